@@ -1,0 +1,1 @@
+"""The cluster: numpy and one transport library per file."""

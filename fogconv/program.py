@@ -1,0 +1,196 @@
+"""Program: what one rank does in one inference, as data.
+
+A program knows no model: it names local buffers, weights by content hash, and steps in the order in which they run. Each
+buffer is a region of some tensor in the blocked layout (coordinates are the whole tensor's, on every rank). A Recv waits for
+its message; a Send does not wait. Every message of a run has a tag of its own, so that order on the wire does not matter.
+
+Everything here is frozen and travels as msgpack.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from fogconv.geometry import ConvSpec, PoolSpec, Region
+
+Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
+"""How a payload is coded: as it is, in 16 bits, or lossless without its zeros or compressed."""
+
+Activation = Literal["relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid"]
+
+
+class Buffer(msgspec.Struct, frozen=True):
+    """A local array for ``region`` of a tensor, inside a margin (top, bottom, left, right) of zeros."""
+
+    tensor: str
+    region: Region
+    margin: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    """``layer`` is an index into ``Program.layers``, by which times are reported."""
+
+    layer: int
+
+
+class Input(Step, frozen=True, tag=True):
+    """Master: take the ``index``-th input of the run (NCHW) into a buffer."""
+
+    index: int
+    target: int
+
+
+class Output(Step, frozen=True, tag=True):
+    """Master: give a buffer out as the ``index``-th output of the run (NCHW)."""
+
+    index: int
+    source: int
+
+
+class Send(Step, frozen=True, tag=True):
+    """Send ``region`` of a buffer to another rank."""
+
+    source: int
+    region: Region
+    to: int
+    tag: int
+    wire: Wire = "fp32"
+
+
+class Recv(Step, frozen=True, tag=True):
+    """Wait for a region from another rank and write it into a buffer, or add it where ``accumulate`` is set."""
+
+    target: int
+    region: Region
+    origin: int
+    tag: int
+    accumulate: bool = False
+    wire: Wire = "fp32"
+
+
+class Copy(Step, frozen=True, tag=True):
+    """Copy (or add) a region of one buffer into another; ``shift`` is added to the channels on the way."""
+
+    source: int
+    region: Region
+    target: int
+    shift: int = 0
+    accumulate: bool = False
+
+
+class Permute(Step, frozen=True, tag=True):
+    """Copy single channels: the target's k-th channel is channel ``channels[k]`` of the source's tensor."""
+
+    source: int
+    target: int
+    channels: tuple[int, ...]
+
+
+class Conv(Step, frozen=True, tag=True):
+    """``spec`` at the size of this shard: source region in, target region out.
+
+    The source region is what lies inside the image; ``spec.padding`` says where its border is the image's. A residual
+    (a buffer that holds the target region) is added before the activation.
+    """
+
+    spec: ConvSpec
+    weight: str
+    bias: str | None
+    activation: Activation | None
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    residual: int | None = None
+
+
+class Pool(Step, frozen=True, tag=True):
+    """``spec`` is the whole layer's; the regions say which part of it is done here."""
+
+    spec: PoolSpec
+    source: int
+    target: int
+    target_region: Region
+
+
+class GlobalPool(Step, frozen=True, tag=True):
+    """target = sum over the source region's rows and columns ÷ ``divisor`` (the whole map's H·W)."""
+
+    source: int
+    source_region: Region
+    target: int
+    divisor: int
+
+
+class Add(Step, frozen=True, tag=True):
+    """target = activation(sum of the sources) over ``region``."""
+
+    sources: tuple[int, ...]
+    target: int
+    region: Region
+    activation: Activation | None = None
+
+
+class Affine(Step, frozen=True, tag=True):
+    """target = activation(source · scale + shift + residual) over ``region``; scale and shift are keys of arrays as long as
+    the region's channels."""
+
+    source: int
+    target: int
+    region: Region
+    scale: str | None = None
+    shift: str | None = None
+    activation: Activation | None = None
+    residual: int | None = None
+
+
+class Gate(Step, frozen=True, tag=True):
+    """target = source · gate over ``region``; the gate is a buffer of 1×1 maps that holds the region's channels."""
+
+    source: int
+    gate: int
+    target: int
+    region: Region
+
+
+class Host(Step, frozen=True, tag=True):
+    """Master: run the graph's ``layer``-th layer in torch."""
+
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+AnyStep = Input | Output | Send | Recv | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host
+
+
+class Program(msgspec.Struct, frozen=True):
+    """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes."""
+
+    rank: int
+    ranks: int
+    batch: int
+    layers: tuple[str, ...]
+    buffers: tuple[Buffer, ...]
+    steps: tuple[AnyStep, ...]
+    weights: dict[str, tuple[int, ...]]
+
+    @property
+    def peers(self) -> frozenset[int]:
+        """The ranks with which this one exchanges messages."""
+        to = {step.to for step in self.steps if isinstance(step, Send)}
+        origin = {step.origin for step in self.steps if isinstance(step, Recv)}
+        return frozenset(to | origin)
+
+
+def encode(program: Program) -> bytes:
+    return msgspec.msgpack.encode(program)
+
+
+def decode(data: bytes) -> Program:
+    """Raises msgspec.ValidationError (or DecodeError) for anything that is not a Program."""
+    return _DECODER.decode(data)
+
+
+_DECODER = msgspec.msgpack.Decoder(Program)
