@@ -1,0 +1,157 @@
+"""The definition of right: every layer in plain float64 NumPy, slow and obvious. Tests hold the kernels to this.
+
+All maps are NCHW. Letters as in `fogconv.geometry`: c, f channels; g groups; H×W in, h×w out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.errors import KernelError
+from fogconv.geometry import ConvSpec, PoolSpec
+
+Float64 = NDArray[np.float64]
+Real = NDArray[Any]
+
+
+def conv2d(x: Real, weight: Real, bias: Real | None, spec: ConvSpec) -> Float64:
+    """(N, c, H, W), (f, c/g, K_h, K_w), (f,) → (N, f, h, w): one matrix product per tap and group.
+
+    Raises KernelError for shapes that are not the spec's.
+    """
+    _expect("input", x, spec.input_shape)
+    _expect("weight", weight, spec.weight_shape)
+    x = _pad(x, spec)
+    out = np.zeros(spec.output_shape)
+    for group_in, group_out in _groups(spec):
+        for (i, j), tap in _taps(spec):
+            w = np.asarray(weight[group_out, :, i, j], np.float64)
+            out[:, group_out] += np.einsum("fc,nchw->nfhw", w, x[(slice(None), group_in, *tap)], optimize=True)
+    if bias is not None:
+        _expect("bias", bias, (spec.out_channels,))
+        out += np.asarray(bias, np.float64)[:, None, None]
+    return out
+
+
+def conv2d_grad_input(grad_out: Real, weight: Real, spec: ConvSpec) -> Float64:
+    """(N, f, h, w), (f, c/g, K_h, K_w) → (N, c, H, W): the adjoint of ``conv2d`` in its input."""
+    _expect("grad_out", grad_out, spec.output_shape)
+    _expect("weight", weight, spec.weight_shape)
+    top, bottom, left, right = spec.padding
+    padded = np.zeros((spec.batch, spec.in_channels, spec.height + top + bottom, spec.width + left + right))
+    grad = np.asarray(grad_out, np.float64)
+    for group_in, group_out in _groups(spec):
+        for (i, j), tap in _taps(spec):
+            w = np.asarray(weight[group_out, :, i, j], np.float64)
+            padded[(slice(None), group_in, *tap)] += np.einsum("fc,nfhw->nchw", w, grad[:, group_out], optimize=True)
+    return padded[:, :, top : top + spec.height, left : left + spec.width]
+
+
+def conv2d_grad_weight(x: Real, grad_out: Real, spec: ConvSpec) -> Float64:
+    """(N, c, H, W), (N, f, h, w) → (f, c/g, K_h, K_w): the adjoint of ``conv2d`` in its weight."""
+    _expect("input", x, spec.input_shape)
+    _expect("grad_out", grad_out, spec.output_shape)
+    x = _pad(x, spec)
+    grad = np.asarray(grad_out, np.float64)
+    out = np.zeros(spec.weight_shape)
+    for group_in, group_out in _groups(spec):
+        for (i, j), tap in _taps(spec):
+            part = x[(slice(None), group_in, *tap)]
+            out[group_out, :, i, j] = np.einsum("nfhw,nchw->fc", grad[:, group_out], part, optimize=True)
+    return out
+
+
+def linear(x: Real, weight: Real, bias: Real | None) -> Float64:
+    """(N, c), (f, c), (f,) → (N, f)."""
+    out = np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T
+    return out if bias is None else out + np.asarray(bias, np.float64)
+
+
+def pool2d(x: Real, spec: PoolSpec) -> Float64:
+    """(N, C, H, W) → (N, C, h, w), as torch defines it: see `fogconv.geometry.PoolSpec`.
+
+    A max over padding alone is −inf, an average of nothing is 0; NaN wins over every number.
+    """
+    _expect("input", x, (spec.batch, spec.channels, spec.height, spec.width))
+    if spec.kind == "avg" and spec.dilation != (1, 1):
+        raise KernelError(f"average pooling has no dilation, here {spec.dilation}")
+    x = np.asarray(x, np.float64)
+    out = np.zeros((spec.batch, spec.channels, spec.out_height, spec.out_width))
+    for row, (rows, rows_counted) in enumerate(_windows(spec, 0)):
+        for column, (columns, columns_counted) in enumerate(_windows(spec, 1)):
+            window = x[:, :, rows, columns]
+            if spec.kind == "max":
+                out[:, :, row, column] = window.max(axis=(2, 3), initial=-np.inf)
+            elif window.shape[2] and window.shape[3]:
+                inside = window.shape[2] * window.shape[3]
+                count = rows_counted * columns_counted if spec.count_include_pad else inside
+                out[:, :, row, column] = window.sum(axis=(2, 3)) / (spec.divisor or count)
+    return out
+
+
+def activate(x: Real, activation: str | None) -> Float64:
+    """torch's relu, relu6, silu, hardswish, sigmoid, hardsigmoid, or nothing. Raises KernelError for another name."""
+    x = np.asarray(x, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        match activation:
+            case None:
+                return x
+            case "relu":
+                return np.maximum(x, 0.0)
+            case "relu6":
+                return np.minimum(np.maximum(x, 0.0), 6.0)
+            case "silu":
+                return np.asarray(x / (1.0 + np.exp(-x)))
+            case "sigmoid":
+                return np.asarray(1.0 / (1.0 + np.exp(-x)))
+            case "hardsigmoid":
+                return np.asarray(np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+            case "hardswish":
+                return np.asarray(x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+            case _:
+                raise KernelError(f"there is no activation {activation!r}")
+
+
+def _groups(spec: ConvSpec) -> Iterator[tuple[slice, slice]]:
+    """The input and the output channels of each group."""
+    c, f = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    for group in range(spec.groups):
+        yield slice(group * c, (group + 1) * c), slice(group * f, (group + 1) * f)
+
+
+def _taps(spec: ConvSpec) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+    """For each kernel element the rows and columns of the padded input that it meets, one for each output."""
+    for i in range(spec.kernel[0]):
+        for j in range(spec.kernel[1]):
+            row, column = i * spec.dilation[0], j * spec.dilation[1]
+            rows = slice(row, row + (spec.out_height - 1) * spec.stride[0] + 1, spec.stride[0])
+            columns = slice(column, column + (spec.out_width - 1) * spec.stride[1] + 1, spec.stride[1])
+            yield (i, j), (rows, columns)
+
+
+def _windows(spec: PoolSpec, axis: int) -> Iterator[tuple[slice, int]]:
+    """For each output along an axis the inputs of its window, and how many elements it has with the padding."""
+    size = (spec.height, spec.width)[axis]
+    before, after = spec.padding[2 * axis : 2 * axis + 2]
+    kernel, stride, dilation = spec.kernel[axis], spec.stride[axis], spec.dilation[axis]
+    for index in range((spec.out_height, spec.out_width)[axis]):
+        first = index * stride - before
+        counted = min(first + kernel, size + after) - first
+        skipped = max(0, -(first // dilation)) if first < 0 else 0
+        stop = min(first + dilation * (kernel - 1) + 1, size)
+        start = first + skipped * dilation
+        yield slice(start, max(start, stop), dilation), counted
+
+
+def _pad(x: Real, spec: ConvSpec) -> Float64:
+    top, bottom, left, right = spec.padding
+    return np.pad(np.asarray(x, np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)))
+
+
+def _expect(name: str, array: Real, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise KernelError(f"{name} has the shape {array.shape}; the layer takes {shape}")
