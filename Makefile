@@ -1,0 +1,64 @@
+# What to type: `make run` for the demonstration, `make test` before a commit, `make help` for the rest.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARM64 := .arm64
+ARM_PYTHON := $(ARM64)/bin/python-arm64
+PYTEST_ARGS ?=
+
+.PHONY: help setup run test test-full test-arm check format bench report fog clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## the virtual environment .venv with everything that is developed with
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(READY) ## five ranks on this machine tell what is on a photograph
+	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --threshold 0 --compare
+
+test: $(READY) ## the tests, a pairwise subset of the matrix (10 minutes at most on two cores)
+	$(BIN)/python -m pytest -m "not full" $(PYTEST_ARGS)
+
+test-full: $(READY) ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# An aarch64 Python has no torch, so only the files that hold tests marked `arm` are collected there.
+test-arm: $(READY) $(ARM64)/ready ## kernels, codec and worker on aarch64 under qemu-user, and a cluster of unlike nodes
+	$(ARM_PYTHON) -m pytest -p no:cacheprovider -m arm $$(grep -rl --include='test_*.py' 'pytest\.mark\.arm' tests) $(PYTEST_ARGS)
+	FOGCONV_ARM64_PYTHON=$(CURDIR)/$(ARM_PYTHON) $(BIN)/python -m pytest tests/cluster/test_unlike_nodes.py $(PYTEST_ARGS)
+
+$(ARM64)/ready: tools/setup_arm64.sh constraints.txt
+	PYTHON=$(CURDIR)/$(BIN)/python tools/setup_arm64.sh $(ARM64)
+
+check: $(READY) ## ruff, mypy --strict, and the floors of ARCHITECTURE.md
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## pytest-benchmark's figures, kept as JSON under .benchmarks for comparison between commits
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave --benchmark-save-data $(PYTEST_ARGS)
+
+report: $(READY) ## docs/report: the speedup model's plots and tables
+	$(BIN)/python -m bench.report
+
+fog: $(READY) ## (root) the emulated cluster: five nodes of 0.1 core on 1 Gbit/s
+	$(BIN)/python -m bench.fog --net resnet50 --nodes 5 --cpu 0.1 --rate 1gbit
+
+clean: ## caches and built files; the environments stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(ARM64)/*' -prune -exec rm -rf {} +
