@@ -1,0 +1,134 @@
+"""The hostfile: one file that MPICH's and Open MPI's mpirun and fogconv's ZeroMQ all accept.
+
+MPICH rejects trailing comments and ``slots=`` and reads ``host:5555`` as 5,555 ranks. Bare hosts, ``host:SLOTS`` and
+whole-line comments work everywhere, so what only ZeroMQ needs stands in such a comment before the host.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fogconv.errors import TopologyError
+
+MAX_SLOTS = 1024
+"""More ranks than this on one host are taken for a port that slipped in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A line of a hostfile. ``rate`` is relative (2: twice as fast as a host of rate 1); ``line`` counts from 1."""
+
+    name: str
+    slots: int = 1
+    port: int | None = None
+    rate: float | None = None
+    line: int = 0
+
+
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::(?P<slots>\S*))?")
+
+
+def read_hostfile(path: str | Path) -> tuple[Host, ...]:
+    """The hosts of a file that MPICH's and Open MPI's mpirun read too, in its order.
+
+    One host, or ``host:SLOTS``, a line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own speaks of
+    the next host. Raises TopologyError with the line's number.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a text file"
+        raise TopologyError(f"hostfile {path}: can't be read: {reason}") from error
+    return parse_hostfile(text, str(path))
+
+
+def parse_hostfile(text: str, where: str = "hostfile") -> tuple[Host, ...]:
+    """``read_hostfile`` on text; ``where`` names it in messages."""
+    hosts = tuple(_hosts(text, where))
+    if not hosts:
+        raise TopologyError(f"{where}: it lists no host")
+    taken: dict[tuple[str, int], int] = {}
+    for host in hosts:
+        if host.port is not None and taken.setdefault((host.name, host.port), host.line) != host.line:
+            raise TopologyError(
+                f"{where}, line {host.line}: {host.name} port {host.port} is listed already "
+                f"in line {taken[host.name, host.port]}"
+            )
+    return hosts
+
+
+def _hosts(text: str, where: str) -> Iterator[Host]:
+    pending: dict[str, float] = {}
+    pending_line = 0
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line, at = raw.strip(), f"{where}, line {number}"
+        if not line:
+            continue
+        if line.startswith("#"):
+            words = line[1:].split()
+            if words[:1] == ["fogconv"]:
+                if pending_line:
+                    raise TopologyError(f"{at}: the #fogconv comment in line {pending_line} has no host after it")
+                pending, pending_line = _settings(words[1:], at), number
+            continue
+        yield _host(line, at, pending, number)
+        pending, pending_line = {}, 0
+    if pending_line:
+        raise TopologyError(f"{where}, line {pending_line}: the #fogconv comment has no host after it")
+
+
+def _host(line: str, at: str, settings: Mapping[str, float], number: int) -> Host:
+    if "#" in line:
+        raise TopologyError(f"{at}: {line!r}: MPICH takes no comment after a host; put it on a line of its own")
+    if "=" in line:
+        raise TopologyError(
+            f"{at}: {line!r}: MPICH takes no slots=, write host:SLOTS; port and rate go into a line "
+            "'#fogconv port=5555 rate=2' before the host"
+        )
+    match = _HOST.fullmatch(line)
+    if match is None:
+        raise TopologyError(f"{at}: {line!r} is neither a host nor host:SLOTS")
+    slots = _whole(match["slots"], f"{at}: the slots of {match['name']}") if match["slots"] is not None else 1
+    if slots > MAX_SLOTS:
+        raise TopologyError(
+            f"{at}: {line!r} asks for {slots} ranks; a port goes into a line '#fogconv port={slots}' before the host"
+        )
+    port = settings.get("port")
+    return Host(match["name"], slots, None if port is None else int(port), settings.get("rate"), number)
+
+
+def _settings(words: Sequence[str], at: str) -> dict[str, float]:
+    settings: dict[str, float] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in ("port", "rate"):
+            raise TopologyError(f"{at}: {word!r} is not known; a #fogconv comment takes port=PORT and rate=RATE")
+        if key in settings:
+            raise TopologyError(f"{at}: {key} is given twice")
+        if key == "port":
+            settings[key] = _whole(value, f"{at}: port")
+            if settings[key] > 65535:
+                raise TopologyError(f"{at}: port {value} is over 65535")
+        else:
+            settings[key] = _positive(value, f"{at}: rate")
+    return settings
+
+
+def _whole(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise TopologyError(f"{what}: {text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _positive(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise TopologyError(f"{what}: {text!r} is not a positive number")
+    return value
