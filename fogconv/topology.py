@@ -42,6 +42,15 @@ def kernel_class(spec: ConvSpec) -> str:
     return "direct"
 
 
+def _not_negative(whose: str, what: str, value: float) -> None:
+    _require(value >= 0 and math.isfinite(value), f"{whose}: {what} is {value}; it must not be negative")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise TopologyError(message)
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """One rank's computer. ``gamma_s_per_mac`` needs a "default"; the other kernel classes fall back to it.
@@ -233,12 +242,3 @@ class Topology:
     def replace_device(self, rank: int, device: Device) -> Topology:
         devices = tuple(device if i == rank else old for i, old in enumerate(self.devices))
         return replace(self, devices=devices)
-
-
-def _not_negative(whose: str, what: str, value: float) -> None:
-    _require(value >= 0 and math.isfinite(value), f"{whose}: {what} is {value}; it must not be negative")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise TopologyError(message)
