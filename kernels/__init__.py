@@ -1,1 +1,23 @@
-"""Kernels: numpy and numba only."""
+"""Kernels: numpy and numba only.
+
+The public names are loaded when they are first asked for, so that `fogconv.kernels.blocked` stays free of numba.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fogconv.kernels.blocked import pack, unpack
+    from fogconv.kernels.conv import conv2d, prepare_conv2d
+
+__all__ = ["conv2d", "pack", "prepare_conv2d", "unpack"]
+
+_HOME = {"conv2d": "conv", "prepare_conv2d": "conv", "pack": "blocked", "unpack": "blocked"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
