@@ -62,6 +62,7 @@ def _isa(wanted: str) -> Isa:
 
 def _features() -> frozenset[str]:
     """What numba generates code for: $NUMBA_CPU_FEATURES where set, else the CPU's own."""
-    if config.CPU_FEATURES is not None:
-        return frozenset(feature[1:] for feature in config.CPU_FEATURES.split(",") if feature.startswith("+"))
+    override: str | None = getattr(config, "CPU_FEATURES", None)
+    if override is not None:
+        return frozenset(feature[1:] for feature in override.split(",") if feature.startswith("+"))
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)

@@ -3,17 +3,20 @@
 Numba's own cache misses what we need: it never hits for closures over an intrinsic, does not notice when the source of an
 intrinsic changes, lets two processes that compile at once write the same file, and raises where package and home are
 read-only. Here a compiled function is one file, named by a hash over everything that decided its code: the sources of
-its module and of the kernel modules imported by that one, the values it closes over, its signature, the instruction set, the CPU,
-and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so nothing needs a lock.
+its module and of the kernel modules imported by that one, the values it closes over, its signature, the instruction set,
+the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so nothing needs
+a lock.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import os
 import pickle
 import platform
+import stat
 import sys
 import tempfile
 import time
@@ -33,9 +36,11 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
 from fogconv.errors import KernelError
-from fogconv.kernels.isa import Isa, host_isa
+from fogconv.kernels.isa import host_isa
 
 PACKAGE = __name__.rpartition(".")[0]
+PLAIN = (bool, int, float, str, np.dtype, np.generic, numba.types.Type)
+
 UNUSED_S = 60 * 24 * 3600.0
 """A compiled function that nobody loaded for so long is removed when its successor is stored."""
 
@@ -49,15 +54,15 @@ def jit(function: Callable[..., Any]) -> Any:
     """
     identity = _identity(function)
     name = function.__qualname__.replace(".<locals>", "")
-    # Symbols are named after the function. A closure's name must say which one it is, or two that were compiled by two processes
-    # could meet in a third under one symbol.
+    # Symbols are named after the function. A closure's name must say which one it is, or two that were compiled by two
+    # processes could meet in a third under one symbol.
     function.__qualname__ = f"{name}.{identity[:16]}"
-    dispatcher = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
     dispatcher._cache = _FileCache(name, identity)
     return dispatcher
 
 
-class _FileCache(NullCache):  # type: ignore[misc]
+class _FileCache(NullCache):
     """One file per compiled signature; the interface is that of numba's dispatcher."""
 
     def __init__(self, name: str, identity: str) -> None:
@@ -80,17 +85,15 @@ class _FileCache(NullCache):  # type: ignore[misc]
         digest, payload = content[:32], content[32:]
         if hashlib.sha256(payload).digest() != digest:
             return None  # cut short by a full disk; the new one will replace it
-        try:
+        with contextlib.suppress(OSError):  # a cache shared read-only works all the same
             os.utime(path)
-        except OSError:
-            pass  # a cache shared read-only works all the same
-        return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         path = self._path(sig, data.codegen)
         if path is None or data.lifted or data.library.has_dynamic_globals:
             return
-        payload = dumps(data._reduce())
+        payload = dumps(data._reduce())  # type: ignore[no-untyped-call]
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="writing-")
             with os.fdopen(handle, "wb") as file:
@@ -138,7 +141,7 @@ def _cache_folder(override: str | None, xdg: str | None, home: str | None) -> Pa
     # A predictable name in a folder open to all: only a folder that is ours and closed to others may be loaded from.
     owner = os.getuid() if hasattr(os, "getuid") else 0
     substitute = Path(tempfile.gettempdir()) / f"fogconv-{owner}"
-    if _usable(substitute) and substitute.stat().st_uid == owner and not substitute.is_symlink():
+    if _usable(substitute) and _private(substitute, owner):
         _warn_once(f"{wanted} can't be written; compiled kernels are kept in {substitute} instead (set FOGCONV_CACHE_DIR)")
         return substitute
     _warn_once(f"neither {wanted} nor {substitute} can be written; kernels are compiled anew by every process")
@@ -152,8 +155,12 @@ def _usable(folder: Path) -> bool:
             pass
     except OSError:
         return False
-    mode = folder.stat().st_mode
-    return not mode & 0o022  # what others can write we must not load
+    return True
+
+
+def _private(folder: Path, owner: int) -> bool:
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == owner and not status.st_mode & 0o022
 
 
 @cache
@@ -163,9 +170,8 @@ def _warn_once(message: str) -> None:
 
 @cache
 def _versions() -> str:
-    return " ".join(
-        (numba.__version__, llvmlite.__version__, np.__version__, sys.version, platform.machine(), host_isa().name)
-    )
+    versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version, platform.machine())
+    return " ".join((*versions, host_isa().name))
 
 
 def _identity(function: Callable[..., Any]) -> str:
@@ -187,11 +193,7 @@ def _facts(value: object) -> Iterator[str]:
         yield f"tuple of {len(value)}"
         for item in value:
             yield from _facts(item)
-    elif (
-        value is None
-        or isinstance(value, (bool, int, float, str, np.dtype, np.generic, numba.types.Type, Isa))
-        or _frozen(value)
-    ):
+    elif value is None or isinstance(value, PLAIN) or _frozen(value):
         yield repr(value)
     else:
         raise KernelError(f"a compiled function can't close over {value!r}: its cache could not tell two such values apart")
