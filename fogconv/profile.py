@@ -1,0 +1,164 @@
+"""Profile: a measured cluster as plain JSON that people can edit; `fogconv calibrate` writes it.
+
+    {"fogconv_profile": 1,
+     "devices": [{"name": "pi5", "address": "tcp://10.0.0.2:5555", "gamma_s_per_mac": {"default": 1.1e-10, "linear": 4e-10},
+                  "copy_s_per_byte": 2e-10, "step_s": 1e-5, "memory_bytes": null, "threads": 4}, …],
+     "links": [{"origin": 0, "to": 1, "alpha_s": 2e-4, "beta_s_per_element": 3.2e-7, "message_elements": null}, …],
+     "spreads": {"gamma pi5 direct": 0.02, "beta 0→1": 0.01}}
+
+``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of the
+repeats of one measurement: how sure the figure is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from fogconv.errors import TopologyError
+from fogconv.geometry import BYTES_PER_ELEMENT
+from fogconv.topology import Device, Link, Topology
+
+VERSION = 1
+
+
+class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See Device for the units."""
+
+    name: str
+    gamma_s_per_mac: dict[str, float]
+    address: str = ""
+    copy_s_per_byte: float = 0.0
+    step_s: float = 0.0
+    memory_bytes: int | None = None
+    threads: int = 1
+    joules_per_mac: float = 0.0
+
+
+class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From rank ``origin`` to rank ``to``; see Link for the units."""
+
+    origin: int
+    to: int
+    alpha_s: float
+    beta_s_per_element: float
+    message_elements: int | None = None
+    wake_s: float = 0.0
+    joules_per_byte: float = 0.0
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file holds; ``topology()`` is what the planner and the model work with."""
+
+    fogconv_profile: int
+    devices: tuple[ProfileDevice, ...]
+    links: tuple[ProfileLink, ...]
+    spreads: dict[str, float] = {}
+    note: str = ""
+
+    @staticmethod
+    def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
+        """The profile of a topology; links that the topology derives are left to be derived again."""
+        devices = tuple(
+            ProfileDevice(
+                device.name,
+                dict(device.gamma_s_per_mac),
+                device.address,
+                device.copy_s_per_byte,
+                device.step_s,
+                device.memory_bytes,
+                device.threads,
+                device.joules_per_mac,
+            )
+            for device in topology.devices
+        )
+        stars = {pair for i in topology.workers for pair in ((0, i), (i, 0))}
+        links = tuple(_link_out(i, j, topology.link(i, j)) for i, j in sorted(stars | set(topology.links)))
+        return Profile(VERSION, devices, links, spreads or {}, note)
+
+    def topology(self, where: str = "profile") -> Topology:
+        """Raises TopologyError, ``where`` in its message, for missing links and for rates that can't be."""
+        links: dict[tuple[int, int], Link] = {}
+        try:
+            devices = tuple(
+                Device(
+                    device.name,
+                    device.gamma_s_per_mac,
+                    device.copy_s_per_byte,
+                    device.step_s,
+                    device.memory_bytes,
+                    device.threads,
+                    device.address,
+                    device.joules_per_mac,
+                )
+                for device in self.devices
+            )
+            for link in self.links:
+                pair = (link.origin, link.to)
+                if pair in links:
+                    raise TopologyError(f"the link {link.origin}→{link.to} is given twice")
+                links[pair] = _link_in(link)
+            return Topology(devices, links)
+        except TopologyError as error:
+            raise TopologyError(f"{where}: {error}") from None
+
+
+def read_profile(path: str | Path) -> Profile:
+    """Raises TopologyError, in a sentence, for what is no profile of this version or describes no cluster."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise TopologyError(f"profile {path}: can't be read: {error.strerror or error}") from error
+    where = f"profile {path}"
+    try:
+        version = msgspec.json.decode(data, type=_Version).fogconv_profile
+        if version != VERSION:
+            raise TopologyError(
+                f"{where}: it is of version {version}; this fogconv reads version {VERSION}: run `fogconv calibrate` again"
+            )
+        profile = msgspec.json.decode(data, type=Profile)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TopologyError(f"{where}: it is not a profile: {error}") from error
+    profile.topology(where)
+    return profile
+
+
+def write_profile(profile: Profile, path: str | Path) -> None:
+    """Write indented JSON. Raises TopologyError if the file can't be written."""
+    try:
+        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
+    except OSError as error:
+        raise TopologyError(f"profile {path}: can't be written: {error.strerror or error}") from error
+
+
+class _Version(msgspec.Struct):
+    fogconv_profile: int
+
+
+def _link_in(link: ProfileLink) -> Link:
+    name = f"link {link.origin}→{link.to}"
+    if not link.beta_s_per_element > 0:
+        raise TopologyError(f"{name}: beta_s_per_element is {link.beta_s_per_element}; it must be positive")
+    try:
+        return Link(
+            link.alpha_s,
+            link.beta_s_per_element / BYTES_PER_ELEMENT,
+            link.wake_s,
+            link.message_elements,
+            link.joules_per_byte,
+        )
+    except TopologyError as error:
+        raise TopologyError(f"{name}: {str(error).removeprefix('link: ')}") from None
+
+
+def _link_out(origin: int, to: int, link: Link) -> ProfileLink:
+    return ProfileLink(
+        origin,
+        to,
+        link.latency_s,
+        link.s_per_byte * BYTES_PER_ELEMENT,
+        link.message_elements,
+        link.wake_s,
+        link.joules_per_byte,
+    )
