@@ -8,6 +8,7 @@ it runs in torch on the master, between gathered inputs and outputs that are sen
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,6 +158,13 @@ class Host:
 
 
 Layer = Conv | Pool | GlobalPool | Add | Affine | Gate | Concat | Slice | Shuffle | Host
+
+
+def weight_key(array: NDArray[Any]) -> str:
+    """The content hash by which an array is known on the wire: BLAKE2b over dtype, shape and bytes, as 32 hex digits."""
+    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def reads(layer: Layer) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """Program: what one rank does in one inference, as data.
 
-A program knows no model: it names local buffers, weights by content hash, and steps in the order in which they run. Each
-buffer is a region of some tensor in the blocked layout (coordinates are the whole tensor's, on every rank). A Recv waits for
-its message; a Send does not wait. Every message of a run has a tag of its own, so that order on the wire does not matter.
+A program knows no model: it names local buffers, weights by content hash, and steps in the order in which they run.
+Each buffer is a region of some tensor in the blocked layout, and the regions of steps are in that tensor's coordinates, the
+same on every rank. A Recv waits for its message; a Send does not wait. Every message of a run has a tag of its own, so
+that order on the wire does not matter.
 
 Everything here is frozen and travels as msgpack.
 """
@@ -47,6 +48,7 @@ class Output(Step, frozen=True, tag=True):
 
     index: int
     source: int
+    region: Region
 
 
 class Send(Step, frozen=True, tag=True):
@@ -81,18 +83,20 @@ class Copy(Step, frozen=True, tag=True):
 
 
 class Permute(Step, frozen=True, tag=True):
-    """Copy single channels: the target's k-th channel is channel ``channels[k]`` of the source's tensor."""
+    """Copy single channels: the target region's k-th channel is the source region's ``channels[k]``-th."""
 
     source: int
+    source_region: Region
     target: int
+    target_region: Region
     channels: tuple[int, ...]
 
 
 class Conv(Step, frozen=True, tag=True):
     """``spec`` at the size of this shard: source region in, target region out.
 
-    The source region is what lies inside the image; ``spec.padding`` says where its border is the image's. A residual
-    (a buffer that holds the target region) is added before the activation.
+    The source region is what lies inside the image; ``spec.padding`` says where its border is the image's. A residual of
+    the target region's shape is added before the activation.
     """
 
     spec: ConvSpec
@@ -104,13 +108,15 @@ class Conv(Step, frozen=True, tag=True):
     target: int
     target_region: Region
     residual: int | None = None
+    residual_region: Region | None = None
 
 
 class Pool(Step, frozen=True, tag=True):
-    """``spec`` is the whole layer's; the regions say which part of it is done here."""
+    """``spec`` is the whole layer's; rows and columns of the regions say which part of it is done here."""
 
     spec: PoolSpec
     source: int
+    source_region: Region
     target: int
     target_region: Region
 
@@ -121,45 +127,53 @@ class GlobalPool(Step, frozen=True, tag=True):
     source: int
     source_region: Region
     target: int
+    target_region: Region
     divisor: int
 
 
 class Add(Step, frozen=True, tag=True):
-    """target = activation(sum of the sources) over ``region``."""
+    """target = activation(sum of the sources)."""
 
     sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
     target: int
-    region: Region
+    target_region: Region
     activation: Activation | None = None
 
 
 class Affine(Step, frozen=True, tag=True):
-    """target = activation(source · scale + shift + residual) over ``region``; scale and shift are keys of arrays as long as
-    the region's channels."""
+    """target = activation(source · scale + shift + residual); scale and shift are keys of arrays as long as
+    the region's channels. The target may be the source."""
 
     source: int
+    source_region: Region
     target: int
-    region: Region
+    target_region: Region
     scale: str | None = None
     shift: str | None = None
     activation: Activation | None = None
     residual: int | None = None
+    residual_region: Region | None = None
 
 
 class Gate(Step, frozen=True, tag=True):
-    """target = source · gate over ``region``; the gate is a buffer of 1×1 maps that holds the region's channels."""
+    """target = source · gate; the gate region is 1×1."""
 
     source: int
+    source_region: Region
     gate: int
+    gate_region: Region
     target: int
-    region: Region
+    target_region: Region
 
 
 class Host(Step, frozen=True, tag=True):
     """Master: run the graph's ``layer``-th layer in torch."""
 
     sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
     targets: tuple[int, ...]
+    target_regions: tuple[Region, ...]
 
 
 AnyStep = Input | Output | Send | Recv | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host

@@ -1,0 +1,407 @@
+"""Lowering: a Plan becomes one Program per rank.
+
+The layers are walked once, in order, and every rank's steps are written in that one order: whatever a layer needs and
+a rank lacks is sent and received by `partition.transfers`, its work is done, and a partial result is summed where the
+plan wants it. All of a layer's sends stand before its receives and no send waits, so no order of ranks can dead-lock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from fogconv import program as step
+from fogconv.geometry import Region
+from fogconv.layers import (
+    Add,
+    Affine,
+    Array,
+    Concat,
+    Conv,
+    Gate,
+    GlobalPool,
+    Host,
+    Layer,
+    LayerGraph,
+    Pool,
+    Shuffle,
+    Slice,
+    weight_key,
+)
+from fogconv.partition import Layout, transfers
+from fogconv.plan import Placement, Plan, Work, check_plan, is_partial, needs, shard_of
+from fogconv.program import Activation, AnyStep, Program
+from fogconv.residency import Held, Residency, shuffled
+
+MASTER = 0
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One program per rank, and every array that they name, by content hash. Ranks without a step get an empty program."""
+
+    programs: tuple[Program, ...]
+    weights: dict[str, Array]
+
+
+def lower(graph: LayerGraph, plan: Plan) -> Lowered:
+    """Raises PlannerError when the plan is not for this graph."""
+    check_plan(plan, graph)
+    return _Lowering(graph, plan).run()
+
+
+def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
+    """(tensor, rank) → every region that this rank will produce, receive or read of it."""
+    boxes: dict[tuple[int, int], list[Region]] = defaultdict(list)
+    boxes[graph.input, MASTER].append(graph.tensors[graph.input].region)
+    boxes[graph.output, MASTER].append(graph.tensors[graph.output].region)
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        moved = list(placement.via)
+        if placement.target is not None and not isinstance(layer, Host):
+            moved.append((layer.target, placement.target))
+            if isinstance(layer, Conv) and layer.residual is not None and _summed(layer, placement):
+                moved.append((layer.residual, placement.target))
+        for tensor, layout in moved:
+            for rank, regions in enumerate(layout.regions):
+                boxes[tensor, rank].extend(regions)
+        for work in placement.work:
+            for tensor, region in needs(graph, layer, work):
+                boxes[tensor, work.rank].append(region)
+            if isinstance(layer, Host):
+                for tensor in layer.writes:
+                    boxes[tensor, work.rank].append(graph.tensors[tensor].region)
+            elif not is_partial(layer, work):
+                boxes[layer.target, work.rank].append(work.output)
+    return boxes
+
+
+def _summed(layer: Layer, placement: Placement) -> bool:
+    return any(is_partial(layer, work) for work in placement.work)
+
+
+@dataclass
+class _Partial:
+    """A summand of a layer's output: ``region`` lies in ``buffer`` of ``rank``."""
+
+    rank: int
+    buffer: int
+    region: Region
+
+
+@dataclass
+class _Lowering:
+    graph: LayerGraph
+    plan: Plan
+    steps: list[list[AnyStep]] = field(init=False)
+    named: list[dict[str, tuple[int, ...]]] = field(init=False)
+    weights: dict[str, Array] = field(default_factory=dict)
+    tag: int = 0
+    index: int = 0
+    """Of the layer that is being lowered."""
+
+    def __post_init__(self) -> None:
+        self.steps = [[] for _ in range(self.plan.ranks)]
+        self.named = [{} for _ in range(self.plan.ranks)]
+        self.residency = Residency(self.graph, self.plan.ranks, wanted(self.graph, self.plan))
+        self.cuts: dict[tuple[object, ...], str] = {}
+
+    def run(self) -> Lowered:
+        graph = self.graph
+        home = self.residency.home(MASTER, graph.input)
+        self.steps[MASTER].append(step.Input(len(graph.layers), index=0, target=home.buffer))
+        self.residency.hold(MASTER, graph.input, Held(graph.tensors[graph.input].region, home.buffer, home.shift))
+        for index, (layer, placement) in enumerate(zip(graph.layers, self.plan.placements, strict=True)):
+            self.index = index
+            self.layer(layer, placement)
+        self.index = len(graph.layers)
+        whole = graph.tensors[graph.output].region
+        self.fetch(graph.output, {MASTER: [whole]})
+        last = self.ensure(MASTER, graph.output, whole)
+        self.steps[MASTER].append(step.Output(self.index, index=0, source=last.buffer, region=last.place))
+        names = (*(layer.name for layer in graph.layers), "in/out")
+        programs = tuple(
+            Program(
+                rank,
+                self.plan.ranks,
+                graph.tensors[graph.input].batch,
+                names,
+                tuple(self.residency.buffers[rank]),
+                tuple(self.steps[rank]),
+                self.named[rank],
+            )
+            for rank in range(self.plan.ranks)
+        )
+        return Lowered(programs, self.weights)
+
+    def layer(self, layer: Layer, placement: Placement) -> None:
+        if isinstance(layer, Concat):
+            offsets, at = [], 0
+            for source in layer.sources:
+                offsets.append((source, at))
+                at += self.graph.tensors[source].channels
+            self.residency.relabel(layer.target, offsets)
+            return
+        if isinstance(layer, Slice):
+            self.residency.relabel(layer.target, [(layer.source, -layer.start)])
+            return
+        for tensor, layout in placement.via:
+            self.fetch(tensor, dict(enumerate(layout.regions)))
+        needed: dict[int, dict[int, list[Region]]] = defaultdict(lambda: defaultdict(list))
+        for work in placement.work:
+            for tensor, region in needs(self.graph, layer, work):
+                needed[tensor][work.rank].append(region)
+        for tensor, by_rank in needed.items():
+            self.fetch(tensor, by_rank)
+        summands = [part for work in placement.work if (part := self.work(layer, work))]
+        if isinstance(layer, Host):
+            return
+        if summands:
+            assert placement.target is not None
+            self.reduce(layer, placement.target, summands)
+        elif placement.target is not None:
+            self.fetch(layer.target, dict(enumerate(placement.target.regions)))
+
+    # Moving
+
+    def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
+        """Bring each rank what it lacks of ``needed``, into its home buffer."""
+        layout = Layout(tuple(tuple(needed.get(rank, ())) for rank in range(self.plan.ranks)))
+        moves = transfers(self.residency.layout(tensor), layout)
+        for tag, move in enumerate(moves, self.tag):
+            at = self.residency.find(move.source, tensor, move.region)
+            self.steps[move.source].append(step.Send(self.index, at.buffer, at.place, move.target, tag, self.plan.wire))
+        for tag, move in enumerate(moves, self.tag):
+            home = self.residency.home(move.target, tensor)
+            held = Held(move.region, home.buffer, home.shift)
+            self.steps[move.target].append(
+                step.Recv(self.index, home.buffer, held.place, move.source, tag, wire=self.plan.wire)
+            )
+            self.residency.hold(move.target, tensor, held)
+        self.tag += len(moves)
+
+    def ensure(self, rank: int, tensor: int, region: Region) -> Held:
+        """The region in one aligned buffer of this rank, copied together where it is in several."""
+        found = self.residency.readable(rank, tensor, region)
+        if found is not None:
+            return found
+        home = self.residency.home(rank, tensor)
+        at_home = Held(region, home.buffer, home.shift)
+        if not self.residency.aligned(rank, home.buffer, at_home.place):
+            at_home = Held(region, self.residency.new_buffer(rank, tensor, region), 0)
+        missing: tuple[Region, ...] = (region,)
+        for held in list(self.residency.held(rank, tensor)):
+            pieces, missing = _cut(missing, held.region)
+            if (held.buffer, held.shift) == (at_home.buffer, at_home.shift):
+                continue
+            for piece in pieces:
+                self.copy(rank, Held(piece, held.buffer, held.shift), Held(piece, at_home.buffer, at_home.shift))
+        self.residency.hold(rank, tensor, at_home)
+        return at_home
+
+    def copy(self, rank: int, source: Held, target: Held) -> None:
+        self.steps[rank].append(
+            step.Copy(self.index, source.buffer, source.place, target.buffer, target.shift - source.shift)
+        )
+
+    # Working
+
+    def work(self, layer: Layer, work: Work) -> _Partial | None:
+        """Write the steps of one rank's work. A summand is returned instead of being noted as held."""
+        if isinstance(layer, Host):
+            self.host(layer, work)
+            return None
+        rank = work.rank
+        inputs = [self.ensure(rank, tensor, region) for tensor, region in needs(self.graph, layer, work)]
+        if is_partial(layer, work):
+            buffer = self.residency.new_buffer(rank, layer.target, work.output, margin=False)
+            self.compute(layer, work, inputs, Held(work.output, buffer, 0))
+            return _Partial(rank, buffer, work.output)
+        self.written(rank, layer.target, work.output, lambda out: self.compute(layer, work, inputs, out))
+        return None
+
+    def written(self, rank: int, tensor: int, region: Region, write: Callable[[Held], None]) -> None:
+        """Have a kernel write a region into the tensor's home; aside and copied where it would hit other channels."""
+        home = self.residency.home(rank, tensor)
+        at_home = Held(region, home.buffer, home.shift)
+        if self.residency.writable(rank, home.buffer, at_home.place):
+            write(at_home)
+        else:
+            aside = Held(region, self.residency.new_buffer(rank, tensor, region, margin=False), 0)
+            write(aside)
+            self.copy(rank, aside, at_home)
+        self.residency.hold(rank, tensor, at_home)
+
+    def compute(self, layer: Layer, work: Work, inputs: list[Held], out: Held) -> None:
+        first = inputs[0]
+        match layer:
+            case Conv():
+                self.conv(layer, work, inputs, out)
+                return
+            case Pool():
+                new: AnyStep = step.Pool(self.index, layer.spec, first.buffer, first.place, out.buffer, out.place)
+            case GlobalPool():
+                source = self.graph.tensors[layer.source]
+                divisor = source.height * source.width
+                new = step.GlobalPool(self.index, first.buffer, first.place, out.buffer, out.place, divisor)
+            case Add():
+                buffers, places = tuple(i.buffer for i in inputs), tuple(i.place for i in inputs)
+                new = step.Add(self.index, buffers, places, out.buffer, out.place, _activation(layer.activation))
+            case Affine():
+                scale, shift = (
+                    None if key is None else self.weight(work.rank, key, (work.output.channels.slice(),))
+                    for key in (layer.scale, layer.shift)
+                )
+                new = step.Affine(
+                    self.index, first.buffer, first.place, out.buffer, out.place, scale, shift, _activation(layer.activation)
+                )
+            case Gate():
+                gate = inputs[1]
+                new = step.Gate(self.index, first.buffer, first.place, gate.buffer, gate.place, out.buffer, out.place)
+            case Shuffle():
+                channels = shuffled(layer, self.graph.tensors[layer.source].channels)[work.output.channels.slice()]
+                new = step.Permute(self.index, first.buffer, first.place, out.buffer, out.place, channels)
+            case _:
+                raise AssertionError(layer)
+        self.steps[work.rank].append(new)
+
+    def conv(self, layer: Conv, work: Work, inputs: list[Held], out: Held) -> None:
+        shard = shard_of(layer, work)
+        weight = self.weight(work.rank, layer.weight, (shard.filters.slice(), shard.depth.slice()))
+        bias = None
+        if layer.bias is not None and shard.bears_bias:
+            bias = self.weight(work.rank, layer.bias, (shard.filters.slice(),))
+        residual = inputs[1] if len(inputs) > 1 else None
+        self.steps[work.rank].append(
+            step.Conv(
+                self.index,
+                shard.spec,
+                weight,
+                bias,
+                None if shard.partial else _activation(layer.activation),
+                inputs[0].buffer,
+                inputs[0].place,
+                out.buffer,
+                out.place,
+                None if residual is None else residual.buffer,
+                None if residual is None else residual.place,
+            )
+        )
+
+    def host(self, layer: Host, work: Work) -> None:
+        read = [self.ensure(work.rank, tensor, self.graph.tensors[tensor].region) for tensor in layer.reads]
+        write = []
+        for tensor in layer.writes:
+            region = self.graph.tensors[tensor].region
+            home = self.residency.home(work.rank, tensor)
+            at_home = Held(region, home.buffer, home.shift)
+            if not self.residency.aligned(work.rank, home.buffer, at_home.place):
+                at_home = Held(region, self.residency.new_buffer(work.rank, tensor, region), 0)
+            self.residency.hold(work.rank, tensor, at_home)
+            write.append(at_home)
+        self.steps[work.rank].append(
+            step.Host(
+                self.index,
+                tuple(held.buffer for held in read),
+                tuple(held.place for held in read),
+                tuple(held.buffer for held in write),
+                tuple(held.place for held in write),
+            )
+        )
+
+    def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
+        """The content hash of a part of a weight, noted as needed by this rank."""
+        whole = self.graph.weights[key]
+        part = (key, *((s.start, s.stop) for s in cut))
+        name = self.cuts.get(part)
+        if name is None:
+            array = np.ascontiguousarray(whole[cut], dtype=np.float32)
+            name = self.cuts[part] = weight_key(array)
+            self.weights[name] = array
+        self.named[rank][name] = self.weights[name].shape
+        return name
+
+    # Summing
+
+    def reduce(self, layer: Layer, target: Layout, summands: list[_Partial]) -> None:
+        """Sum the partial results where the target layout wants them, then add the residual and apply the activation."""
+        tensor = layer.target  # type: ignore[union-attr]
+        residual = layer.residual if isinstance(layer, Conv) else None
+        if residual is not None:
+            self.fetch(residual, dict(enumerate(target.regions)))
+        jobs = []
+        for rank, boxes in enumerate(target.regions):
+            for box in boxes:
+                # Summands of a grid's column share one region; columns don't overlap.
+                for whole in dict.fromkeys(part.region for part in summands):
+                    if common := box & whole:
+                        jobs.append((rank, common, [part for part in summands if part.region == whole]))
+        tags: dict[tuple[int, int], int] = {}
+        for number, (rank, box, parts) in enumerate(jobs):
+            for part in parts:
+                if part.rank != rank:
+                    tags[number, part.rank] = self.tag
+                    self.steps[part.rank].append(step.Send(self.index, part.buffer, box, rank, self.tag, self.plan.wire))
+                    self.tag += 1
+        for number, (rank, box, parts) in enumerate(jobs):
+            origins = {part.rank: tags[number, part.rank] for part in parts if part.rank != rank}
+            own = next((part for part in parts if part.rank == rank), None)
+            self.sum(layer, tensor, rank, box, own, origins, residual)
+
+    def sum(
+        self,
+        layer: Layer,
+        tensor: int,
+        rank: int,
+        box: Region,
+        own: _Partial | None,
+        origins: dict[int, int],
+        residual: int | None,
+    ) -> None:
+        home = self.residency.home(rank, tensor)
+        at_home = Held(box, home.buffer, home.shift)
+        if own is not None and self.residency.aligned(rank, own.buffer, box):
+            total = Held(box, own.buffer, 0)
+        elif own is None and self.residency.writable(rank, home.buffer, at_home.place):
+            total = at_home
+        else:
+            total = Held(box, self.residency.new_buffer(rank, tensor, box, margin=False), 0)
+            if own is not None:
+                self.copy(rank, Held(box, own.buffer, 0), total)
+        for number, (origin, tag) in enumerate(origins.items()):
+            add = own is not None or number > 0
+            self.steps[rank].append(step.Recv(self.index, total.buffer, total.place, origin, tag, add, self.plan.wire))
+        addend = None if residual is None else self.ensure(rank, residual, box)
+        activation = _activation(layer.activation) if isinstance(layer, Conv) else None
+        if total == at_home and addend is None and activation is None:
+            self.residency.hold(rank, tensor, at_home)
+            return
+
+        def finish(out: Held) -> None:
+            self.steps[rank].append(
+                step.Affine(
+                    self.index,
+                    total.buffer,
+                    total.place,
+                    out.buffer,
+                    out.place,
+                    activation=activation,
+                    residual=None if addend is None else addend.buffer,
+                    residual_region=None if addend is None else addend.place,
+                )
+            )
+
+        self.written(rank, tensor, box, finish)
+
+
+def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:
+    """What of the missing boxes lies in ``box``, and what is still missing after that."""
+    inside = [common for part in missing if (common := part & box)]
+    return inside, tuple(rest for part in missing for rest in part.minus(box))
+
+
+def _activation(name: str | None) -> Activation | None:
+    return cast("Activation | None", name)
