@@ -1,0 +1,264 @@
+"""Vec: 16 floats as one value inside jitted code, so that a kernel written in Python keeps its lanes in registers.
+
+LLVM cuts a Vec to the machine's registers (one of AVX-512, two of AVX2, four of NEON). Addresses are int64; a load or store
+needs no alignment, though all of a map's are aligned. What was tried first: plain loops over 16 lanes. LLVM vectorises those where the lanes are
+loaded and stored at once, but not where they are accumulated over a window.
+
+    load(a) store(a, v)                 16 floats at an address
+    load_lanes(a, n) store_lanes(…)     the first n of them; the others are not touched and read as 0
+    store_between(a, v, low, high)      lanes low to high−1; the others are written back as they were
+    align(v, w, n)                      lanes n to n+15 of v and w side by side
+    load_word(a) store_word(a, w)       one float as an int32, bit by bit
+    add sub mul div fma maximum         lane by lane; maximum keeps NaN
+    splat(x)  zero()  activate(v, code) total(v): the sum of the lanes
+    prefetch(a)                         bring a line into the first cache
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import PrimitiveModel
+from numba.core.extending import intrinsic, register_model
+
+from fogconv.kernels import activation
+from fogconv.kernels.blocked import BLOCK
+
+_VEC = ir.VectorType(ir.FloatType(), BLOCK)
+_MASK = ir.VectorType(ir.IntType(1), BLOCK)
+
+
+class VecType(types.Type):
+    """Numba's type of a Vec."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"Vec{BLOCK}f32")
+
+
+vec = VecType()
+
+
+@register_model(VecType)
+class _VecModel(PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, _VEC)
+
+
+def _address(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.inttoptr(address, _VEC.as_pointer())
+
+
+@intrinsic
+def load(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(builder, args[0]), align=4)
+
+    return vec(types.int64), codegen
+
+
+@intrinsic
+def store(typingctx: Any, address: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], _address(builder, args[0]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vec), codegen
+
+
+def _first_lanes(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
+    """<16 x i1>: lane number < lanes."""
+    word = ir.IntType(32)
+    many = ir.VectorType(word, BLOCK)
+    one = builder.insert_element(ir.Constant(many, ir.Undefined), builder.trunc(lanes, word), ir.Constant(word, 0))
+    all_ = builder.shuffle_vector(one, ir.Constant(many, ir.Undefined), ir.Constant(many, [0] * BLOCK))
+    return builder.icmp_signed("<", ir.Constant(many, list(range(BLOCK))), all_)
+
+
+@intrinsic
+def load_lanes(typingctx: Any, address: Any, lanes: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, mask = _address(builder, args[0]), _first_lanes(builder, args[1])
+        align = ir.Constant(ir.IntType(32), 4)
+        zero = activation.constant(_VEC, 0.0)
+        return activation.call_intrinsic(builder, "llvm.masked.load.v16f32.p0", _VEC, pointer, align, mask, zero)
+
+    return vec(types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_lanes(typingctx: Any, address: Any, value: Any, lanes: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, mask = _address(builder, args[0]), _first_lanes(builder, args[2])
+        align = ir.Constant(ir.IntType(32), 4)
+        void = ir.VoidType()
+        activation.call_intrinsic(builder, "llvm.masked.store.v16f32.p0", void, args[1], pointer, align, mask)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vec, types.int64), codegen
+
+
+@intrinsic
+def store_between(typingctx: Any, address: Any, value: Any, low: Any, high: Any) -> Any:
+    """Read, blend and write: unlike a masked store it is fast on every instruction set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _address(builder, args[0])
+        old = builder.load(pointer, align=4)
+        value = builder.select(_first_lanes(builder, args[3]), args[1], old)
+        value = builder.select(_first_lanes(builder, args[2]), old, value)
+        builder.store(value, pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vec, types.int64, types.int64), codegen
+
+
+@intrinsic
+def align(typingctx: Any, low: Any, high: Any, first: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        low, high, first = args
+        start = builder.block
+        done = builder.append_basic_block("aligned")
+        switch = builder.switch(first, done)
+        results = [(low, start)]
+        for shift in range(1, BLOCK):
+            block = builder.append_basic_block(f"shift{shift}")
+            switch.add_case(ir.Constant(first.type, shift), block)
+            builder.position_at_end(block)
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), list(range(shift, shift + BLOCK)))
+            results.append((builder.shuffle_vector(low, high, lanes), block))
+            builder.branch(done)
+        builder.position_at_end(done)
+        phi = builder.phi(_VEC)
+        for result, block in results:
+            phi.add_incoming(result, block)
+        return phi
+
+    return vec(vec, vec, types.int64), codegen
+
+
+@intrinsic
+def load_word(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()), align=4)
+
+    return types.int32(types.int64), codegen
+
+
+@intrinsic
+def store_word(typingctx: Any, address: Any, word: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(32).as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int32), codegen
+
+
+def _elementwise(method: str) -> Any:
+    @intrinsic
+    def operation(typingctx: Any, a: Any, b: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, method)(*args)
+
+        return vec(vec, vec), codegen
+
+    return operation
+
+
+add, sub, mul, div = (_elementwise(method) for method in ("fadd", "fsub", "fmul", "fdiv"))
+
+
+@intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, rounded once."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return activation.fma(builder, *args)
+
+    return vec(vec, vec, vec), codegen
+
+
+@intrinsic
+def maximum(typingctx: Any, best: Any, value: Any) -> Any:
+    """As torch's max pooling: a value that is greater, or NaN, takes the place of the best."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        best, value = args
+        # not (value <= best) takes every NaN in value; a NaN in best must then be kept against a number.
+        taken = builder.fcmp_unordered(">", value, best)
+        kept = builder.fcmp_unordered("uno", best, best)
+        return builder.select(kept, best, builder.select(taken, value, best))
+
+    return vec(vec, vec), codegen
+
+
+@intrinsic
+def splat(typingctx: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        undefined = ir.Constant(_VEC, ir.Undefined)
+        one = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
+        return builder.shuffle_vector(one, undefined, zeros)
+
+    return vec(types.float32), codegen
+
+
+@intrinsic
+def load_splat(typingctx: Any, address: Any) -> Any:
+    """The one float at an address in every lane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        undefined = ir.Constant(_VEC, ir.Undefined)
+        pointer = builder.inttoptr(args[0], ir.FloatType().as_pointer())
+        one = builder.insert_element(undefined, builder.load(pointer), ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
+        return builder.shuffle_vector(one, undefined, zeros)
+
+    return vec(types.int64), codegen
+
+
+@intrinsic
+def zero(typingctx: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return activation.constant(_VEC, 0.0)
+
+    return vec(), codegen
+
+
+@intrinsic
+def activate(typingctx: Any, value: Any, code: Any) -> Any:
+    """The activation of a number from `fogconv.kernels.activation.CODES`; other numbers do nothing."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, code = args
+        start = builder.block
+        done = builder.append_basic_block("activated")
+        switch = builder.switch(code, done)
+        results = [(value, start)]
+        for name, number in activation.CODES.items():
+            if name is None:
+                continue
+            block = builder.append_basic_block(name)
+            switch.add_case(ir.Constant(code.type, number), block)
+            builder.position_at_end(block)
+            results.append((activation.build(builder, name, value), builder.block))
+            builder.branch(done)
+        builder.position_at_end(done)
+        phi = builder.phi(_VEC)
+        for result, block in results:
+            phi.add_incoming(result, block)
+        return phi
+
+    return vec(vec, types.int64), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        read, near, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
+        activation.call_intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, read, near, data)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
