@@ -281,7 +281,7 @@ class _Lowering:
                 shard.spec,
                 weight,
                 bias,
-                None if shard.partial else _activation(layer.activation),
+                None if is_partial(layer, work) else _activation(layer.activation),
                 inputs[0].buffer,
                 inputs[0].place,
                 out.buffer,

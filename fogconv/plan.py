@@ -40,12 +40,16 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows."""
+    """``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows.
+
+    ``raw``: the conv's residual and activation are left to where the result goes (they would have to travel first).
+    """
 
     rank: int
     output: Region
     depth: Span | None = None
     rows: Span | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def needs(graph: LayerGraph, layer: Layer, work: Work) -> tuple[tuple[int, Regio
         case Conv():
             shard = shard_of(layer, work)
             read: tuple[tuple[int, Region], ...] = ((layer.source, shard.input),)
-            if layer.residual is not None and not shard.partial:
+            if layer.residual is not None and not is_partial(layer, work):
                 read += ((layer.residual, work.output),)
             return read
         case Pool():
@@ -144,7 +148,7 @@ def needs(graph: LayerGraph, layer: Layer, work: Work) -> tuple[tuple[int, Regio
 
 
 def is_partial(layer: Layer, work: Work) -> bool:
-    """Whether this work's result is a summand only."""
+    """Whether this work's result is a summand only, or unfinished: residual and activation come after the target's sum."""
     if isinstance(layer, Conv):
-        return shard_of(layer, work).partial
+        return work.raw or shard_of(layer, work).partial
     return work.rows is not None

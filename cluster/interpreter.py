@@ -1,0 +1,242 @@
+"""Interpreter: a Program bound to this rank's memory and kernels.
+
+Binding does everything that costs time once: buffers are taken, weights packed, kernels compiled, addresses resolved.
+Running is then a walk over bound calls. Nothing is compiled or taken while an inference runs, apart from what torch does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv import program as steps
+from fogconv.cluster.mailbox import Mailbox
+from fogconv.errors import ClusterError
+from fogconv.geometry import Region
+from fogconv.kernels import elementwise, pooling, wire
+from fogconv.kernels.blocked import BLOCK, Blocked, Margin, pack, unpack
+from fogconv.kernels.conv import prepare_conv2d
+from fogconv.program import Program
+
+Array = NDArray[np.float32]
+Call = Callable[["Run"], None]
+
+
+class HostCalls(Protocol):
+    """What the master's torch does for Host steps: ``layer`` is the index of the graph's layer, ``maps`` are NCHW.
+
+    ``values`` is a dict of this inference's own.
+    """
+
+    def __call__(self, layer: int, values: dict[Any, Any], maps: Sequence[Array]) -> Sequence[Array]: ...
+
+
+class Run:
+    """What one inference has of its own: the way to the other ranks, inputs, outputs, and torch's values."""
+
+    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array]) -> None:
+        self.mailbox = mailbox
+        self.inputs = inputs
+        self.outputs: dict[int, Array] = {}
+        self.values: dict[Any, Any] = {}
+        self.ready_ns = 0
+
+
+class Executable:
+    """One rank's program, ready to run. Not re-entrant: one run at a time.
+
+    ``times`` (steps, 2): time.perf_counter_ns at the begin and end of each step of the last run; a Recv begins when its
+    message is there, so that waiting is the gap before it. ``memory_bytes``: buffers and packed weights. Raises
+    KernelError or ClusterError for a program that can't be bound.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        *,
+        threads: int = 1,
+        host: HostCalls | None = None,
+    ) -> None:
+        missing = [key for key in program.weights if key not in weights]
+        if missing:
+            raise ClusterError(
+                f"rank {program.rank}: {len(missing)} weights of the program are not here, first {missing[0]}"
+            )
+        self.program = program
+        self._weights = weights
+        self._threads = threads
+        self._host = host
+        self._buffers = [
+            Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin)) for buffer in program.buffers
+        ]
+        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers)
+        self._calls = [self._bind(step) for step in program.steps]
+        self.times: NDArray[np.int64] = np.zeros((len(self._calls), 2), np.int64)
+
+    def run(self, mailbox: Mailbox, inputs: Sequence[Array] = ()) -> list[Array]:
+        """The outputs (master) in the order of their index. Raises what the mailbox raises."""
+        run = Run(mailbox, inputs)
+        clock, times = time.perf_counter_ns, self.times
+        for number, call in enumerate(self._calls):
+            run.ready_ns = clock()
+            call(run)
+            times[number, 0] = run.ready_ns
+            times[number, 1] = clock()
+        return [run.outputs[index] for index in sorted(run.outputs)]
+
+    def _bind(self, step: steps.AnyStep) -> Call:
+        match step:
+            case steps.Input():
+                return self._input(step)
+            case steps.Output():
+                return self._output(step)
+            case steps.Send():
+                return self._send(step)
+            case steps.Recv():
+                return self._receive(step)
+            case steps.Host():
+                return self._call_host(step)
+            case _:
+                call = self._compute(step)
+                return lambda run: call()
+
+    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        view = self._view
+        match step:
+            case steps.Conv():
+                bias = None if step.bias is None else self._weights[step.bias]
+                prepared = prepare_conv2d(
+                    step.spec, self._weights[step.weight], bias, activation=step.activation, threads=self._threads
+                )
+                self.memory_bytes += prepared.weight_bytes
+                return prepared.bind(
+                    view(step.source, step.source_region),
+                    view(step.target, step.target_region),
+                    self._optional(step.residual, step.residual_region),
+                )
+            case steps.Pool():
+                source, target = step.source_region, step.target_region
+                return pooling.bind_pool(
+                    step.spec,
+                    view(step.source, source),
+                    source.rows.start,
+                    source.columns.start,
+                    view(step.target, target),
+                    target.rows.start,
+                    target.columns.start,
+                )
+            case steps.GlobalPool():
+                return pooling.bind_global_pool(
+                    view(step.source, step.source_region), view(step.target, step.target_region), step.divisor
+                )
+            case steps.Add():
+                sources = [view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
+                return elementwise.bind_add(sources, view(step.target, step.target_region), step.activation)
+            case steps.Affine():
+                return elementwise.bind_affine(
+                    view(step.source, step.source_region),
+                    view(step.target, step.target_region),
+                    None if step.scale is None else self._weights[step.scale],
+                    None if step.shift is None else self._weights[step.shift],
+                    step.activation,
+                    self._optional(step.residual, step.residual_region),
+                )
+            case steps.Gate():
+                return elementwise.bind_gate(
+                    view(step.source, step.source_region),
+                    view(step.gate, step.gate_region),
+                    view(step.target, step.target_region),
+                )
+            case steps.Permute():
+                return elementwise.bind_permute(
+                    view(step.source, step.source_region), view(step.target, step.target_region), step.channels
+                )
+            case steps.Copy():
+                source_view, first = self._around(step.source, step.region)
+                target_view, target_first = self._around(step.target, step.region.shift_channels(step.shift))
+                channels = len(step.region.channels)
+                return elementwise.bind_shift_copy(source_view, first, target_view, target_first, channels, step.accumulate)
+            case _:
+                raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__}")
+
+    def _view(self, buffer: int, region: Region) -> Blocked:
+        """The region of a buffer that begins at a block of 16 channels. Raises ClusterError where it lies outside."""
+        origin = self.program.buffers[buffer].region
+        if region not in origin:
+            raise ClusterError(f"rank {self.program.rank}: {region} is not in buffer {buffer}, which holds {origin}")
+        return self._buffers[buffer].view(
+            region.channels.slice(origin.channels.start),
+            region.rows.slice(origin.rows.start),
+            region.columns.slice(origin.columns.start),
+        )
+
+    def _around(self, buffer: int, region: Region) -> tuple[Blocked, int]:
+        """A view that begins at the block in which the region begins, and the region's first lane there."""
+        origin = self.program.buffers[buffer].region.channels.start
+        lane = (region.channels.start - origin) % BLOCK
+        wider = region.with_channels(type(region.channels)(region.channels.start - lane, region.channels.stop))
+        return self._view(buffer, wider), lane
+
+    def _optional(self, buffer: int | None, region: Region | None) -> Blocked | None:
+        return None if buffer is None or region is None else self._view(buffer, region)
+
+    def _input(self, step: steps.Input) -> Call:
+        target, index = self._buffers[step.target], step.index
+
+        def call(run: Run) -> None:
+            pack(run.inputs[index], out=target)
+
+        return call
+
+    def _output(self, step: steps.Output) -> Call:
+        source, index = self._view(step.source, step.region), step.index
+
+        def call(run: Run) -> None:
+            run.outputs[index] = unpack(source)
+
+        return call
+
+    def _send(self, step: steps.Send) -> Call:
+        view, lane = self._around(step.source, step.region)
+        channels = len(step.region.channels)
+        cut = np.empty(wire.wire_elements(self.program.batch, *step.region.shape), np.float32)
+        extract = wire.bind_extract(view, lane, channels, cut)
+        to, tag, form = step.to, step.tag, step.wire
+
+        def call(run: Run) -> None:
+            extract()
+            run.mailbox.send(to, tag, wire.encode(cut, form))
+
+        return call
+
+    def _receive(self, step: steps.Recv) -> Call:
+        view, lane = self._around(step.target, step.region)
+        elements = wire.wire_elements(self.program.batch, *step.region.shape)
+        insert = wire.bind_insert(view, lane, len(step.region.channels), step.accumulate)
+        origin, tag, form = step.origin, step.tag, step.wire
+
+        def call(run: Run) -> None:
+            payload = run.mailbox.receive(origin, tag)
+            run.ready_ns = time.perf_counter_ns()
+            insert(wire.decode(payload, form, elements))
+
+        return call
+
+    def _call_host(self, step: steps.Host) -> Call:
+        if self._host is None:
+            raise ClusterError(f"rank {self.program.rank} has no torch to run {self.program.layers[step.layer]}")
+        host, layer = self._host, step.layer
+        sources = [self._view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
+        targets = [self._view(t, region) for t, region in zip(step.targets, step.target_regions, strict=True)]
+
+        def call(run: Run) -> None:
+            results = host(layer, run.values, [unpack(source) for source in sources])
+            for result, target in zip(results, targets, strict=True):
+                pack(result, out=target)
+
+        return call

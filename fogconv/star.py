@@ -1,0 +1,89 @@
+"""The paper's scheme as a plan: every layer begins and ends on the master (the star).
+
+A conv that the trigger lets out is cut by input channels, output channels or a grid of both (grouped ones along whole
+groups), its shards are computed by the workers, and the master sums and concatenates. Everything else stays at home.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fogconv.layers import Concat, Conv, Host, Layer, LayerGraph, Slice
+from fogconv.partition import on
+from fogconv.plan import Placement, Plan, Work
+from fogconv.program import Wire
+from fogconv.topology import Topology
+from fogconv.trigger import Decision, Trigger, decide
+
+
+def plan_star(
+    graph: LayerGraph,
+    topology: Topology,
+    *,
+    trigger: str | Trigger = "both",
+    threshold: float = 1.0,
+    master_computes: bool = True,
+    even: bool = False,
+    wire: Wire = "fp32",
+) -> Plan:
+    """Raises InputError for an unknown trigger or threshold. ``placement.decision`` keeps S, the estimate and the reason."""
+    placements = []
+    seconds = 0.0
+    for layer in graph.layers:
+        if isinstance(layer, Conv) and not layer.linear:
+            decision = decide(
+                layer.spec,
+                topology,
+                trigger=trigger,
+                threshold=threshold,
+                master_computes=master_computes,
+                even=even,
+            )
+            placement = conv_placement(graph, layer, decision, len(topology))
+            seconds += placement.predicted["total_s"]
+            placements.append(placement)
+        else:
+            placements.append(at_home(graph, layer))
+    return Plan(graph.name, len(topology), "star", tuple(placements), wire, seconds)
+
+
+def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: int) -> Placement:
+    """The placement of one conv that begins and ends on the master."""
+    facts = {
+        "bound_s_paper": decision.bound_s_paper,
+        "bound_s_star": decision.bound_s_star,
+        "estimate": decision.estimate,
+        "reason": decision.reason,
+    }
+    if not decision.distribute or decision.predicted is None:
+        local = {"part_s": 0.0, "tx_s": 0.0, "edge_s": decision.local_s, "rx_s": 0.0, "join_s": 0.0}
+        home = at_home(graph, layer)
+        return Placement(home.mode, home.work, predicted={**local, "total_s": decision.local_s}, decision=facts)
+    work = tuple(
+        Work(
+            shard.rank,
+            shard.output,
+            shard.depth if shard.partial else None,
+            # A residual lies on the master: it is added there instead of travelling.
+            raw=layer.residual is not None,
+        )
+        for shard in decision.shards
+    )
+    predicted = {**asdict(decision.predicted), "total_s": decision.predicted.total_s}
+    target = on(0, graph.tensors[layer.target].region, ranks)
+    return Placement("star", work, target, split=str(decision.split), predicted=predicted, decision=facts)
+
+
+def at_home(graph: LayerGraph, layer: Layer) -> Placement:
+    """The layer on the master alone."""
+    if isinstance(layer, Concat | Slice):
+        return Placement("relabel", ())
+    if isinstance(layer, Host):
+        written = [graph.tensors[tensor].region for tensor in layer.writes]
+        return Placement("host", (Work(0, written[0]),) if written else (Work(0, graph.tensors[graph.input].region),))
+    return Placement("local", (Work(0, graph.tensors[layer.target].region),))
+
+
+def plan_local(graph: LayerGraph, ranks: int = 1) -> Plan:
+    """Everything on the master."""
+    return Plan(graph.name, ranks, "local", tuple(at_home(graph, layer) for layer in graph.layers))
