@@ -1,0 +1,95 @@
+"""Is the emulated cluster what it says? Link and CPU rates, measured against nominal, before anything else is believed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.fog.bed import FogBed
+from fogconv.errors import ClusterError
+
+PROBE = Path(__file__).with_name("probe.py")
+PORT = 5201
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """Measured ÷ nominal, 1 being the truth.
+
+    ``links``  node 0 to each other node: payload bytes of TCP per second (0.95 is what headers leave)
+    ``cpu``    CPU time that each node got under its quota, all nodes busy at once
+    ``work``   work that each did in that time, against one node without a quota just before and after: where this is off
+               and ``cpu`` is not, the cores themselves changed speed (other load on the machine)
+    """
+
+    links: tuple[float, ...]
+    cpu: tuple[float, ...]
+    work: tuple[float, ...]
+
+    def within(self, tolerance: float) -> bool:
+        """Whether links and CPU time are as said."""
+        return all(abs(ratio - 1) <= tolerance for ratio in self.links + self.cpu)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_link(bed: FogBed, sender: int, receiver: int, duration_s: float = 0.5) -> float:
+    """Bytes per second of TCP payload from one node to another. Raises ClusterError when nothing gets through."""
+    sink = bed.popen(receiver, _probe("sink", PORT), stdout=subprocess.PIPE, text=True)
+    assert sink.stdout is not None
+    sink.stdout.readline()
+    source = bed.popen(sender, _probe("source", bed.nodes[receiver].address, PORT, duration_s))
+    output, _ = sink.communicate(timeout=duration_s + 30)
+    source.wait()
+    count, seconds = (float(word) for word in output.split() or (0, 0))
+    if not seconds:
+        raise ClusterError(f"no bytes came from node {sender} to node {receiver} of the emulated cluster")
+    return count / seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Per second: units of work done, and CPU time used."""
+
+    work_per_s: float
+    cpu_per_s: float
+
+
+def measure_effort(bed: FogBed, nodes: Sequence[int], duration_s: float = 1.0) -> list[Effort]:
+    """What each of the nodes does and uses, all busy at the same time."""
+    running = [bed.popen(node, _probe("work", duration_s), stdout=subprocess.PIPE, text=True) for node in nodes]
+    for process in running:  # starting an interpreter takes a node of 0.05 core half a second
+        assert process.stdout is not None
+        process.stdout.readline()
+    before, started = [bed.usage(node).cpu_s for node in nodes], time.monotonic()
+    time.sleep(duration_s * 0.8)  # all are still at it
+    after, elapsed = [bed.usage(node).cpu_s for node in nodes], time.monotonic() - started
+    done = [float(process.communicate(timeout=duration_s + 60)[0]) / duration_s for process in running]
+    return [Effort(work, (end - begin) / elapsed) for work, begin, end in zip(done, before, after, strict=True)]
+
+
+def check(bed: FogBed, shares: Sequence[float], link_s: float = 0.5, work_s: float = 2.0) -> Honesty:
+    """Measure the bed; its CPU limits are lifted afterwards."""
+    bed.set_cpu(None)
+    links = tuple(measure_link(bed, 0, node, link_s) / bed.rate.bytes_per_s for node in range(1, len(bed.nodes)))
+    alone = measure_effort(bed, [0], work_s / 2)
+    bed.set_cpu(shares)
+    limited = measure_effort(bed, range(len(bed.nodes)), work_s)
+    bed.set_cpu(None)
+    alone += measure_effort(bed, [0], work_s / 2)
+    full = sum(effort.work_per_s for effort in alone) / len(alone)
+    return Honesty(
+        links,
+        tuple(effort.cpu_per_s / share for effort, share in zip(limited, shares, strict=True)),
+        tuple(effort.work_per_s / full / share for effort, share in zip(limited, shares, strict=True)),
+    )
+
+
+def _probe(*words: object) -> list[str]:
+    return [sys.executable, "-I", "-S", str(PROBE), *map(str, words)]

@@ -1,0 +1,257 @@
+"""The emulated cluster: does a bed limit what it says, cut and heal links, and leave nothing behind?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.fog import FogBed
+from bench.fog.bed import RUN, sweep
+from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
+from bench.fog.honesty import check, measure_link
+from bench.fog.shaping import Rate, burst_bytes, shape
+from fogconv.errors import DependencyError, InputError
+
+CAN = os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
+needs_bed = pytest.mark.skipif(not CAN, reason="needs root and iproute2")
+root = pytest.mark.root
+
+
+# --- what is computed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_s"),
+    [("1gbit", 125e6), ("100mbit", 12.5e6), ("2.5 Gbit/s", 312.5e6), ("800kbit", 1e5)],
+)
+def test_a_rate_is_read_in_the_units_people_write(text: str, bytes_per_s: float) -> None:
+    assert Rate.parse(text).bytes_per_s == bytes_per_s
+    assert Rate.parse(str(Rate.parse(text))) == Rate.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0mbit", "-1gbit", "100", "100MB/s", "1tbit"])
+def test_a_rate_that_is_none_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match="100mbit"):
+        Rate.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("share", "quota", "period"),
+    [(0.1, 1000, 10_000), (0.05, 1000, 20_000), (0.2, 1000, 5_000), (1.0, 10_000, 10_000), (1.8, 18_000, 10_000)],
+)
+def test_a_share_becomes_the_shortest_period_the_kernel_grants(share: float, quota: int, period: int) -> None:
+    assert quota_and_period_us(share) == (quota, period)
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1e-6, float("nan"), float("inf")])
+def test_an_impossible_share_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match="share"):
+        quota_and_period_us(share)
+
+
+def test_a_shaped_device_lets_out_two_frames_at_least() -> None:
+    assert burst_bytes(Rate.parse("1mbit")) == 3200
+    assert burst_bytes(Rate.parse("1gbit")) == 125_000
+    assert all(command[:3] == ["tc", "-n", "ns"] for command in shape("ns", "eth0", Rate.parse("1gbit")))
+
+
+@pytest.fixture
+def unified(tmp_path: Path) -> Path:
+    """A folder that looks like a mounted cgroup version 2."""
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    return tmp_path
+
+
+def test_version_2_groups_are_written_as_the_kernel_documents(unified: Path) -> None:
+    group = find_cgroup("node", f"cgroup2 {unified} cgroup2 rw,relatime 0 0\n")
+    assert group == CgroupV2("node", unified)
+    group.create()
+    assert (unified / "cgroup.subtree_control").read_text() == "+cpu +memory"
+    group.set_cpu(0.05)
+    assert (unified / "node/cpu.max").read_text() == "1000 20000"
+    group.set_cpu(None)
+    assert (unified / "node/cpu.max").read_text() == "max 100000"
+    group.set_memory(900_000_000)
+    assert (unified / "node/memory.max").read_text() == "900000000"
+    (unified / "node/cpu.stat").write_text("usage_usec 1500000\nnr_periods 10\nnr_throttled 3\nthrottled_usec 250000\n")
+    (unified / "node/memory.current").write_text("4096\n")
+    assert group.usage() == Usage(cpu_s=1.5, throttled_s=0.25, peak_bytes=4096)
+    assert group.members == [unified / "node/cgroup.procs"]
+
+
+def test_a_version_2_mount_without_the_controllers_leaves_version_1(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("hugetlb\n")
+    mounts = (
+        "cgroup /c/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n"
+        f"cgroup2 {tmp_path} cgroup2 rw 0 0\n"
+        "cgroup /c/memory cgroup rw,memory 0 0\n"
+    )
+    group = find_cgroup("node", mounts)
+    assert group == CgroupV1("node", Path("/c/cpu,cpuacct"), Path("/c/cpu,cpuacct"), Path("/c/memory"))
+    assert group.members == [Path("/c/cpu,cpuacct/node/cgroup.procs"), Path("/c/memory/node/cgroup.procs")]
+
+
+def test_a_machine_without_controllers_is_told_which() -> None:
+    with pytest.raises(DependencyError, match="cpu, cpuacct, memory"):
+        find_cgroup("node", "proc /proc proc rw 0 0\n")
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 1000])
+def test_a_bed_of_no_size_is_refused(nodes: int) -> None:
+    with pytest.raises(InputError, match="nodes"):
+        FogBed(nodes)
+
+
+def test_shares_must_fit_the_nodes() -> None:
+    with pytest.raises(InputError, match="2 CPU shares for 3 nodes"):
+        FogBed(3, cpu=[0.1, 0.2])
+
+
+# --- what root can show -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bed() -> Iterator[FogBed]:
+    with FogBed(2, rate="200mbit") as it:
+        yield it
+
+
+def reachable(bed: FogBed, timeout_s: float = 0.5) -> bool:
+    """Whether node 0 gets an answer (a refusal is one) from node 1."""
+    code = f"import socket; socket.create_connection(({bed.nodes[1].address!r}, 9), timeout={timeout_s})"
+    done = subprocess.run(bed.command(0, [sys.executable, "-I", "-S", "-c", code]), capture_output=True, text=True)
+    return "ConnectionRefusedError" in done.stderr
+
+
+def left_behind(name: str) -> list[str]:
+    """Whatever of a bed is still on the machine."""
+    places = (Path("/run/netns"), RUN, Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/"))
+    return [str(path) for place in places if place.is_dir() for path in place.glob(f"{name}*")]
+
+
+@root
+@needs_bed
+def test_links_and_cores_run_at_the_rate_they_claim(bed: FogBed) -> None:
+    honesty = check(bed, [0.1, 0.2], link_s=0.3, work_s=1.0)
+    assert honesty.within(0.2), honesty
+
+
+@root
+@needs_bed
+def test_a_link_changes_its_rate_while_up(bed: FogBed) -> None:
+    bed.set_rate(1, "20mbit")
+    assert measure_link(bed, 0, 1, 0.5) == pytest.approx(2.5e6, rel=0.2)
+    assert measure_link(bed, 1, 0, 0.5) == pytest.approx(2.5e6, rel=0.2)
+
+
+@root
+@needs_bed
+def test_a_cut_link_carries_nothing_and_a_healed_one_does_again(bed: FogBed) -> None:
+    assert reachable(bed)
+    bed.cut(1)
+    assert not reachable(bed)
+    bed.heal(1)
+    assert any(reachable(bed) for _ in range(20))
+
+
+@root
+@needs_bed
+def test_a_card_counts_what_passed(bed: FogBed) -> None:
+    before = bed.cards()
+    measure_link(bed, 0, 1, 0.2)
+    sent, received = (now - then for now, then in zip(bed.cards(), before, strict=True))
+    assert sent.sent_bytes > 5e6
+    assert received.received_bytes == pytest.approx(sent.sent_bytes, rel=0.01)
+    assert received.sent_bytes < sent.sent_bytes / 10
+
+
+@root
+@needs_bed
+def test_a_node_that_takes_too_much_memory_is_ended() -> None:
+    with FogBed(1, memory_bytes=64_000_000) as bed:
+        hog = bed.popen(0, [sys.executable, "-I", "-S", "-c", "b = bytearray(300_000_000)"])
+        assert hog.wait(timeout=30) == -signal.SIGKILL
+
+
+@root
+@needs_bed
+def test_nothing_is_left_behind() -> None:
+    with FogBed(2, cpu=0.1) as bed:
+        sleeper = bed.popen(1, ["sleep", "600"])
+        time.sleep(0.2)
+        assert left_behind(bed.name)
+    assert sleeper.returncode == -signal.SIGKILL
+    assert left_behind(bed.name) == []
+    bed.down()  # a second time does nothing
+
+
+@root
+@needs_bed
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_bed_whose_process_is_ended_goes_away(end: signal.Signals) -> None:
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from bench.fog import FogBed
+        with FogBed(2) as bed:
+            bed.popen(1, ["sleep", "600"])
+            print(bed.name, flush=True)
+            time.sleep(600)
+        """
+    )
+    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert owner.stdout is not None
+    name = owner.stdout.readline().strip()
+    assert left_behind(name)
+    owner.send_signal(end)
+    owner.wait(timeout=30)
+    sweep()  # what a SIGKILL leaves, the next bed clears away
+    assert left_behind(name) == []
+
+
+@root
+@needs_bed
+def test_two_beds_do_not_meet() -> None:
+    with FogBed(2) as one, FogBed(2) as other:
+        assert reachable(one)
+        assert reachable(other)
+        sweep()
+        assert left_behind(one.name)
+        assert left_behind(other.name)
+
+
+@root
+@needs_bed
+def test_an_mpi_launcher_reaches_the_nodes_through_the_agent(bed: FogBed) -> None:
+    mpirun = Path(sys.executable).with_name("mpirun")
+    if not mpirun.exists():
+        pytest.skip("needs an MPI wheel")
+    code = "from mpi4py import MPI; w = MPI.COMM_WORLD; print(f'{w.rank} {w.size} {MPI.Get_processor_name()}\\n', end='')"
+    hosts = ",".join(node.address for node in bed.nodes)
+    launch = [
+        mpirun,
+        "-launcher",
+        "ssh",
+        "-launcher-exec",
+        bed.agent(),
+        "-hosts",
+        hosts,
+        "-n",
+        2,
+        sys.executable,
+        "-c",
+        code,
+    ]
+    environment = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "eth0"}
+    run = bed.popen(0, list(map(str, launch)), stdout=subprocess.PIPE, text=True, env=environment)
+    output, _ = run.communicate(timeout=120)
+    assert sorted(output.splitlines()) == [f"{node.index} 2 {node.name}" for node in bed.nodes]
