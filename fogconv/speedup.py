@@ -198,11 +198,11 @@ def s_star(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = Fals
     uses as many workers as it can.
     """
     parts = _workers(n) + 1 if master_computes else _workers(n)
-    for m in range(parts, 0, -1):
+    for m in range(parts, 1 if master_computes else 0, -1):
         bounds = [s_split(spec, rates, split, master_computes=master_computes) for split in splits(spec, m)]
         if bounds:
             return max(bounds)
-    raise AssertionError("one part is always possible")
+    return s_split(spec, rates, Split())  # a single channel: it goes to a worker or stays
 
 
 def splits(spec: ConvSpec, parts: int) -> Iterator[Split]:
@@ -222,7 +222,7 @@ def best_split(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = 
     first = 2 if master_computes else 1
     candidates = (split for m in range(first, parts + 1) for split in splits(spec, m))
     priced = [(split, t_cld(spec, rates, split, master_computes=master_computes)) for split in candidates]
-    if not priced:  # one channel and a master that computes: the whole shard goes to a worker
+    if not priced:  # a single channel: it goes to a worker or stays
         return Split(), t_cld(spec, rates, Split())
     return min(priced, key=lambda pair: pair[1].total_s)
 

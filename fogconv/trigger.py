@@ -180,7 +180,7 @@ def _cheapest(spec: ConvSpec, topology: Topology, *, master_computes: bool, even
     kind = kernel_class(spec)
     best: _Best | None = None
     for split, ranks in heapq.nsmallest(
-        EXACT, _candidates(spec, order, master_computes), key=lambda pair: _rough_s(spec, topology, pair, master_computes)
+        EXACT, _candidates(spec, order, master_computes), key=lambda pair: _rough_s(spec, topology, pair)
     ):
         weights = tuple(1.0 if even else topology.rate(rank, kind) for rank in ranks)
         try:
@@ -201,11 +201,13 @@ def _candidates(spec: ConvSpec, order: Sequence[int], master_computes: bool) -> 
         ranks = (0, *order[:m]) if master_computes else tuple(order[:m])
         for split in splits(spec, len(ranks)):
             yield split, ranks
+    if master_computes and not any(splits(spec, 2)):  # a single channel: it goes to a worker or stays
+        yield Split(), (order[0],)
 
 
-def _rough_s(spec: ConvSpec, topology: Topology, pair: tuple[Split, tuple[int, ...]], master_computes: bool) -> float:
+def _rough_s(spec: ConvSpec, topology: Topology, pair: tuple[Split, tuple[int, ...]]) -> float:
     split, ranks = pair
-    return t_cld(spec, master_rates(topology, spec, ranks), split, master_computes=master_computes).total_s
+    return t_cld(spec, master_rates(topology, spec, ranks), split, master_computes=0 in ranks).total_s
 
 
 def _alone_s(spec: ConvSpec, topology: Topology, rank: int, cost: Seconds) -> float:
