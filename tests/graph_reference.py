@@ -1,0 +1,97 @@
+"""A LayerGraph run with torch.nn.functional, layer by layer: the definition of what a graph means, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+
+from fogconv.geometry import PoolSpec
+from fogconv.layers import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
+
+ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
+    None: lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
+}
+
+
+@torch.inference_mode()
+def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = None) -> NDArray[Any]:
+    """The graph's output for an input (N, C, H, W), in the type of the graph's weights.
+
+    ``without`` names a conv whose weights count as zero.
+    """
+    maps: dict[int, torch.Tensor] = {graph.input: torch.from_numpy(image)}
+    values: dict[str, Any] = {}
+    for layer in graph.layers:
+        match layer:
+            case Conv():
+                maps[layer.target] = _conv(graph, layer, maps, zero=layer.name == without)
+            case Pool():
+                maps[layer.target] = _pool(layer.spec, maps[layer.source])
+            case GlobalPool():
+                maps[layer.target] = maps[layer.source].mean((2, 3), keepdim=True)
+            case Add():
+                total = maps[layer.sources[0]]
+                for source in layer.sources[1:]:
+                    total = total + maps[source]
+                maps[layer.target] = ACTIVATIONS[layer.activation](total)
+            case Affine():
+                x = maps[layer.source]
+                if layer.scale is not None:
+                    x = x * torch.from_numpy(graph.weights[layer.scale]).reshape(1, -1, 1, 1)
+                if layer.shift is not None:
+                    x = x + torch.from_numpy(graph.weights[layer.shift]).reshape(1, -1, 1, 1)
+                maps[layer.target] = ACTIVATIONS[layer.activation](x)
+            case Gate():
+                assert maps[layer.gate].shape[2:] == (1, 1)
+                maps[layer.target] = maps[layer.source] * maps[layer.gate]
+            case Concat():
+                maps[layer.target] = torch.cat([maps[source] for source in layer.sources], 1)
+            case Slice():
+                stop = layer.start + graph.tensors[layer.target].channels
+                maps[layer.target] = maps[layer.source][:, layer.start : stop]
+            case Shuffle():
+                channels = graph.tensors[layer.source].channels
+                per_group = channels // layer.groups
+                order = [
+                    i * per_group + j for j in range(per_group) for i in range(layer.groups)
+                ]  # position j·g + i takes i·(C/g) + j
+                maps[layer.target] = maps[layer.source][:, order]
+            case Host():
+                results = layer.call(values, *(maps[number].contiguous().numpy() for number in layer.reads))
+                assert len(results) == len(layer.writes)
+                maps.update((number, torch.from_numpy(result)) for number, result in zip(layer.writes, results, strict=True))
+        for number in layer.writes if isinstance(layer, Host) else (layer.target,):
+            assert tuple(maps[number].shape) == graph.tensors[number].shape, layer
+    return np.asarray(maps[graph.output].reshape(graph.output_shape).numpy())
+
+
+def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero: bool) -> torch.Tensor:
+    spec = layer.spec
+    top, bottom, left, right = spec.padding
+    weight = torch.from_numpy(graph.weights[layer.weight])
+    assert tuple(weight.shape) == spec.weight_shape
+    assert tuple(maps[layer.source].shape) == spec.input_shape
+    padded = F.pad(maps[layer.source], (left, right, top, bottom))
+    bias = None if layer.bias is None else torch.from_numpy(graph.weights[layer.bias])
+    x = F.conv2d(padded, torch.zeros_like(weight) if zero else weight, bias, spec.stride, 0, spec.dilation, spec.groups)
+    if layer.residual is not None:
+        x = x + maps[layer.residual]
+    return ACTIVATIONS[layer.activation](x)
+
+
+def _pool(spec: PoolSpec, x: torch.Tensor) -> torch.Tensor:
+    top, _, left, _ = spec.padding
+    if spec.kind == "max":
+        return F.max_pool2d(x, spec.kernel, spec.stride, (top, left), spec.dilation, spec.ceil_mode)
+    return F.avg_pool2d(x, spec.kernel, spec.stride, (top, left), spec.ceil_mode, spec.count_include_pad, spec.divisor)
