@@ -41,8 +41,8 @@ def place(name: str, x: Blocked) -> Place:
     inner = (m.top + x.height + m.bottom, m.left + x.width + m.right)
     if data.shape[1] < blocks(x.channels) or data.shape[2] < inner[0] or data.shape[3] < inner[1]:
         raise KernelError(
-            f"{name}: {x.channels} channels of {x.height}×{x.width} in a margin of {tuple(m)} need {blocks(x.channels)} blocks "
-            f"of {inner[0]}×{inner[1]}; the array has {data.shape[1:4]}"
+            f"{name}: {x.channels} channels of {x.height}×{x.width} in a margin of {tuple(m)} need {blocks(x.channels)} "
+            f"blocks of {inner[0]}×{inner[1]}; the array has {data.shape[1:4]}"
         )
     image, block, row, column, lane = data.strides
     if lane != 4 or (column != PIXEL and data.shape[3] > 1):

@@ -62,10 +62,9 @@ def bind_affine(
 def bind_gate(x: Blocked, gate: Blocked, out: Blocked) -> Bound:
     """out = x · gate, the gate being (N, C, 1, 1). Raises KernelError for other shapes."""
     same_size("the input", x, out)
-    if (gate.batch, gate.channels, gate.height, gate.width) != (out.batch, out.channels, 1, 1):
-        raise KernelError(
-            f"the gate is {(gate.batch, gate.channels, gate.height, gate.width)}; it must be {(out.batch, out.channels, 1, 1)}"
-        )
+    shape, wanted = (gate.batch, gate.channels, gate.height, gate.width), (out.batch, out.channels, 1, 1)
+    if shape != wanted:
+        raise KernelError(f"the gate is {shape}; it must be {wanted}")
     at = place("gate", gate)
     terms = _lanes("shift", None, out.channels, 0.0)
     return _bind_affine(x, out, gate, (at.address, at.image, at.block), terms, None, None)
@@ -108,13 +107,14 @@ def bind_shift_copy(
 
 
 def bind_permute(source: Blocked, out: Blocked, channels: Sequence[int]) -> Bound:
-    """Channel k of the output = channel ``channels[k]`` of the source. Raises KernelError for channels that are not there."""
+    """Channel k of the output = channel ``channels[k]`` of the source. Raises KernelError for channels that don't exist."""
     if (source.batch, source.height, source.width) != (out.batch, out.height, out.width):
         _unequal(source, out)
     if len(channels) != out.channels or (channels and not 0 <= min(channels) <= max(channels) < source.channels):
+        least, most = min(channels, default=0), max(channels, default=0)
         raise KernelError(
-            f"{len(channels)} channels between {min(channels, default=0)} and {max(channels, default=0)} can't be picked from "
-            f"{source.channels} for an output of {out.channels}"
+            f"{len(channels)} channels between {least} and {most} can't be picked from {source.channels} "
+            f"for an output of {out.channels}"
         )
     a, b = place("source", source), place("output", out)
     rows, columns = flat(out.height, out.width, a, b)

@@ -1,8 +1,8 @@
 """Vec: 16 floats as one value inside jitted code, so that a kernel written in Python keeps its lanes in registers.
 
 LLVM cuts a Vec to the machine's registers (one of AVX-512, two of AVX2, four of NEON). Addresses are int64; a load or store
-needs no alignment, though all of a map's are aligned. What was tried first: plain loops over 16 lanes. LLVM vectorises those where the lanes are
-loaded and stored at once, but not where they are accumulated over a window.
+needs no alignment, though all of a map's are aligned. Plain loops over 16 lanes would do where lanes are loaded and
+stored at once, but LLVM does not keep them in registers where they are accumulated over a window.
 
     load(a) store(a, v)                 16 floats at an address
     load_lanes(a, n) store_lanes(…)     the first n of them; the others are not touched and read as 0
@@ -19,12 +19,13 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.core.datamodel import PrimitiveModel
-from numba.core.extending import intrinsic, register_model
+from numba.core import datamodel, extending, types
 
 from fogconv.kernels import activation
 from fogconv.kernels.blocked import BLOCK
+
+intrinsic: Any = extending.intrinsic  # numba's annotations know nothing of the codegen's first argument
+_Model: Any = datamodel.PrimitiveModel  # type: ignore[attr-defined]
 
 _VEC = ir.VectorType(ir.FloatType(), BLOCK)
 _MASK = ir.VectorType(ir.IntType(1), BLOCK)
@@ -40,8 +41,8 @@ class VecType(types.Type):
 vec = VecType()
 
 
-@register_model(VecType)
-class _VecModel(PrimitiveModel):  # type: ignore[misc]
+@extending.register_model(VecType)
+class _VecModel(_Model):  # type: ignore[misc]
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, _VEC)
 

@@ -15,7 +15,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What lies around a map: margins, blocks before and after it in the same buffer, whether it is cut from a larger one."""
+    """What lies around a map: margins, blocks before and after it in its buffer, rows and columns around it."""
 
     margin: Margin = Margin()
     blocks_before: int = 0
