@@ -1,0 +1,90 @@
+"""Seconds: what a shard costs on a device, and what a set of transfers costs on the cards.
+
+compute   γ·MACs + the fixed cost of a step; what is not a conv costs the memory that it touches
+transfer  each card is full duplex and takes one byte after the other each way; the busiest decides, and the processor's
+          part (cutting, joining, the system's copies) is added to it, since a fog device has no core to spare
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fogconv.geometry import BYTES_PER_ELEMENT, Region
+from fogconv.layers import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, Layer, Pool, Shuffle, Slice
+from fogconv.partition import Transfer
+from fogconv.plan import Work, shard_of
+from fogconv.program import Wire
+from fogconv.topology import Topology
+
+WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros": 2.6, "lz4": 2.5, "zstd": 2.1}
+"""Bytes per element on the wire. The lossless ones depend on the values: taken for maps of which 38 % are zeros."""
+
+WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
+"""What coding costs, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory gives 3 GB/s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Transfers, summed up: bytes through each card, (sent, received), and the seconds that they take together."""
+
+    card_bytes: tuple[tuple[float, float], ...]
+    seconds: float
+
+
+class Prices:
+    """Seconds in one topology, for one batch size and one way of coding activations on the wire."""
+
+    def __init__(self, topology: Topology, batch: int = 1, wire: Wire = "fp32") -> None:
+        self.topology = topology
+        self._elements = batch
+        self._element_bytes = WIRE_BYTES[wire] * batch
+        # A byte is cut or joined once by the program and copied once more by the system.
+        self._passes = 2.0 + WIRE_PASSES[wire]
+        self._cards = [topology.card(rank) for rank in topology.ranks]
+
+    def traffic(self, moves: Iterable[Transfer]) -> Traffic:
+        """Transfers that may all be under way at once."""
+        ranks = len(self.topology)
+        sent, received, handled, wait = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks, 0.0
+        for move in moves:
+            n_bytes = move.region.elements * self._element_bytes
+            raw = move.region.elements * self._elements * BYTES_PER_ELEMENT
+            link = self.topology.link(move.source, move.target)
+            sent[move.source] += n_bytes
+            received[move.target] += n_bytes
+            for rank in (move.source, move.target):
+                device = self.topology.devices[rank]
+                handled[rank] += device.copy_s(raw * self._passes) + device.step_s
+            wait = max(wait, link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT) + n_bytes * link.s_per_byte)
+        busiest = max(max(sent[rank] * tx, received[rank] * rx) + handled[rank] for rank, (tx, rx) in enumerate(self._cards))
+        return Traffic(tuple(zip(sent, received, strict=True)), max(busiest, wait))
+
+    def work_s(self, layer: Layer, work: Work) -> float:
+        """One rank's part of a layer, on that rank's device."""
+        device = self.topology.devices[work.rank]
+        elements = work.output.elements * self._elements
+        match layer:
+            case Conv():
+                return device.conv_s(shard_of(layer, work).spec)
+            case Pool():
+                touched = elements * (1 + layer.spec.kernel[0] * layer.spec.kernel[1] / 2)
+            case Add():
+                touched = elements * (1 + len(layer.sources))
+            case GlobalPool() | Affine() | Gate() | Shuffle():
+                touched = elements * 3
+            case Concat() | Slice() | Host():
+                return 0.0
+        return device.step_s + device.copy_s(touched * BYTES_PER_ELEMENT)
+
+    def finish_s(self, rank: int, region: Region, summands: int) -> float:
+        """Summing partial results on a rank and the epilogue over them."""
+        device = self.topology.devices[rank]
+        return device.step_s + device.copy_s(region.elements * self._elements * BYTES_PER_ELEMENT * (1 + summands))
+
+    def slowest_s(self, layer: Layer, works: Sequence[Work]) -> float:
+        """T_edge: the ranks work at the same time, each one piece after the other."""
+        per_rank: dict[int, float] = {}
+        for work in works:
+            per_rank[work.rank] = per_rank.get(work.rank, 0.0) + self.work_s(layer, work)
+        return max(per_rank.values(), default=0.0)

@@ -1,0 +1,218 @@
+"""Options: the ways in which a layer can be computed on a cluster, as layouts in and layouts out.
+
+mode         needs                  gives
+local        On(0)                  On(0)
+copies       Replicate              Replicate        (every rank does it all)
+output       Replicate              Shard(C)
+input        Shard(C)               Partial → On(0), Shard(C), Shard(H) or Replicate
+groups       Shard(C)               Shard(C)         (grouped and depthwise convs, along whole groups)
+channels     Shard(C)               Shard(C)         (whatever works channel by channel)
+rows         Shard(H) with halo     Shard(H)
+sums         Shard(H)               Partial → …      (global pooling over rows)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+from fogconv.cost import Prices, Traffic
+from fogconv.errors import GeometryError
+from fogconv.geometry import Region, Span
+from fogconv.layers import Concat, Conv, GlobalPool, Host, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.layouts import LayoutBook
+from fogconv.partition import Layout, on, replicate, shard_channels, shard_rows, split, split_channels, transfers
+from fogconv.plan import Work, is_partial, needs
+from fogconv.star import at_home
+
+Scheme = Literal["auto", "depth", "rows", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to do one layer. ``needed`` are (tensor, layout number); ``made`` is the layout number of the result.
+
+    ``target`` is the layout in which a partial result is summed. ``edge_s``: the slowest rank's work. ``sum_s``: bringing
+    the summands together and the epilogue. ``stored`` are the weight elements on each rank.
+    """
+
+    mode: str
+    work: tuple[Work, ...]
+    needed: tuple[tuple[int, int], ...]
+    made: int
+    target: Layout | None
+    edge_s: float
+    sum_s: float
+    sum_traffic: Traffic | None
+    stored: tuple[int, ...]
+
+
+class Options:
+    """All options of all layers of a graph, for one scheme on one cluster."""
+
+    def __init__(self, graph: LayerGraph, prices: Prices, book: LayoutBook, scheme: Scheme) -> None:
+        self._graph = graph
+        self._prices = prices
+        self._book = book
+        self._scheme = scheme
+        self._ranks = len(prices.topology)
+        self._weights = [prices.topology.rate(rank) for rank in prices.topology.ranks]
+        self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
+        self.channel_spans = cache(self._channel_spans)
+
+    def of(self, layer: Layer) -> tuple[Option, ...]:
+        """At least the local one. Options that this geometry does not allow are left out."""
+        if isinstance(layer, Host):
+            return (self._at_home(layer),)
+        found = [self._at_home(layer)]
+        if self._ranks > 1 and self._scheme != "local":
+            for mode, works, targets in self._ways(layer):
+                for target in targets:
+                    option = self._option(layer, mode, works, target)
+                    if option is not None:
+                        found.append(option)
+        return tuple(found)
+
+    def whole_on_master(self, tensor: int) -> int:
+        return self._book.number(on(0, self._graph.tensors[tensor].region, self._ranks))
+
+    def layout(self, tensor: int, kind: str) -> Layout:
+        """M, R, C or H of a tensor."""
+        whole = self._graph.tensors[tensor].region
+        match kind:
+            case "M":
+                return on(0, whole, self._ranks)
+            case "R":
+                return replicate(whole, self._ranks)
+            case "C":
+                return shard_channels(whole, self.channel_spans(tensor))
+            case _:
+                return shard_rows(whole, split(len(whole.rows), self._weights))
+
+    def _channel_spans(self, tensor: int) -> tuple[Span, ...]:
+        """How a tensor's channels are dealt out: along whole groups where a grouped conv makes it."""
+        layer = self._producer.get(tensor)
+        if isinstance(layer, Conv) and layer.spec.groups > 1 and not layer.spec.depthwise:
+            per_group = layer.spec.out_channels // layer.spec.groups
+            spans = split(layer.spec.groups, self._weights)
+            return tuple(Span(span.start * per_group, span.stop * per_group) for span in spans)
+        return split_channels(self._graph.tensors[tensor].channels, self._weights)
+
+    def _ways(self, layer: Layer) -> Iterator[tuple[str, list[Work], Sequence[str]]]:
+        """(mode, work, kinds of layout for the result)."""
+        assert not isinstance(layer, Host)
+        whole = self._graph.tensors[layer.target].region
+        by_channels = [
+            Work(rank, whole.with_channels(span)) for rank, span in enumerate(self.channel_spans(layer.target)) if span
+        ]
+        by_rows = [
+            Work(rank, whole.with_rows(span)) for rank, span in enumerate(split(len(whole.rows), self._weights)) if span
+        ]
+        single_pixel = whole.shape[1:] == (1, 1)
+        rows_allowed = self._scheme != "depth" and not single_pixel
+        # The rows scheme still needs a way through the head, where maps are one pixel.
+        channels_allowed = self._scheme != "rows" or single_pixel
+        sums = ["M", "R", "C"] if self._scheme == "depth" or single_pixel else ["M", "R", "C", "H"]
+        if channels_allowed:
+            yield "copies", [Work(rank, whole) for rank in range(self._ranks)], [""]
+        if isinstance(layer, Conv):
+            if channels_allowed and layer.spec.groups == 1:
+                yield "output", by_channels, [""]
+                yield "input", self._input_split(layer, whole), sums
+            elif channels_allowed:
+                yield "groups", by_channels, [""]
+        elif channels_allowed and not isinstance(layer, Shuffle):
+            yield "channels", by_channels, [""]
+        if rows_allowed:
+            yield "rows", by_rows, [""]
+        if isinstance(layer, GlobalPool) and self._scheme != "depth":
+            height = self._graph.tensors[layer.source].height
+            spans = split(height, self._weights)
+            yield "sums", [Work(r, whole, rows=span) for r, span in enumerate(spans) if span], ["M", "R", "C"]
+
+    def _input_split(self, layer: Conv, whole: Region) -> list[Work]:
+        return [Work(rank, whole, depth=span) for rank, span in enumerate(self.channel_spans(layer.source)) if span]
+
+    def _at_home(self, layer: Layer) -> Option:
+        option = self._option(layer, "local", list(at_home(self._graph, layer).work), "")
+        assert option is not None
+        return replace(option, mode="host" if isinstance(layer, Host) else "local")
+
+    def _option(self, layer: Layer, mode: str, works: list[Work], kind: str) -> Option | None:
+        needed: dict[int, list[tuple[Region, ...]]] = {}
+        stored = [0] * self._ranks
+        try:
+            for work in works:
+                for tensor, region in needs(self._graph, layer, work):
+                    needed.setdefault(tensor, [()] * self._ranks)[work.rank] = (region,)
+                if isinstance(layer, Conv):
+                    stored[work.rank] += weight_elements(layer, work)
+            edge_s = self._prices.slowest_s(layer, works)
+        except GeometryError:  # a part would read nothing but padding, or cut a group
+            return None
+        if isinstance(layer, Host):
+            return Option(mode, tuple(works), self._numbers(needed), -1, None, edge_s, 0.0, None, tuple(stored))
+        partial = any(is_partial(layer, work) for work in works)
+        if not partial:
+            # A split by input channels over so few that one rank has them all is no split.
+            if kind:
+                return None
+            made = [()] * self._ranks if not works else _made(works, self._ranks)
+            number = self._book.number(Layout(tuple(made)))
+            return Option(mode, tuple(works), self._numbers(needed), number, None, edge_s, 0.0, None, tuple(stored))
+        target = self.layout(layer.target, kind)
+        held = Layout(_made(works, self._ranks), partial=True)
+        traffic = self._prices.traffic(transfers(held, target))
+        finish_s = max(
+            self._prices.finish_s(rank, box, len(works)) for rank, boxes in enumerate(target.regions) for box in boxes
+        )
+        if isinstance(layer, Conv) and layer.residual is not None:
+            needed[layer.residual] = list(target.regions)
+        return Option(
+            mode,
+            tuple(works),
+            self._numbers(needed),
+            self._book.number(target),
+            target,
+            edge_s,
+            traffic.seconds + finish_s,
+            traffic,
+            tuple(stored),
+        )
+
+    def _numbers(self, needed: dict[int, list[tuple[Region, ...]]]) -> tuple[tuple[int, int], ...]:
+        return tuple((tensor, self._book.number(Layout(tuple(regions)))) for tensor, regions in needed.items())
+
+
+def _made(works: Sequence[Work], ranks: int) -> tuple[tuple[Region, ...], ...]:
+    made: list[tuple[Region, ...]] = [()] * ranks
+    for work in works:
+        made[work.rank] = (*made[work.rank], work.output)
+    return tuple(made)
+
+
+def weight_elements(layer: Conv, work: Work) -> int:
+    """How much of a conv's weight this work needs."""
+    c = layer.spec.in_channels // layer.spec.groups if work.depth is None else len(work.depth)
+    return len(work.output.channels) * c * layer.spec.kernel[0] * layer.spec.kernel[1]
+
+
+def relabelled(graph: LayerGraph, layer: Concat | Slice) -> tuple[tuple[int, int], ...]:
+    """(tensor, channel offset) of the pieces that a concatenation or slice consists of."""
+    if isinstance(layer, Slice):
+        return ((layer.source, -layer.start),)
+    pieces, at = [], 0
+    for source in layer.sources:
+        pieces.append((source, at))
+        at += graph.tensors[source].channels
+    return tuple(pieces)
+
+
+def split_name(layer: Layer, option: Option) -> str | None:
+    """The cut for people: "input:4", "output:4", "groups:4", "rows:5"; None where one rank does it."""
+    parts = len({work.rank for work in option.work})
+    if parts < 2 and option.mode in ("local", "host", "relabel"):
+        return None
+    return f"{'channels' if option.mode == 'channels' and not isinstance(layer, Pool) else option.mode}:{parts}"

@@ -1,0 +1,236 @@
+"""The planner: the cheapest path of layouts through a graph.
+
+A state says, for every tensor that somebody still reads, which rank holds which part of it. The layers are taken in
+order; each has a few options (`fogconv.options`), and an option costs what brings its inputs to where it needs them, the
+slowest rank's work, and summing. That is a shortest path over (layer × layouts of the live tensors), so that branches and
+residuals pay for their relayouts too. Only the BEAM cheapest states of a layer are kept: all of them in a chain or a
+ResNet, the best in Inception's wide cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fogconv.cost import Prices
+from fogconv.errors import InputError, PlannerError
+from fogconv.geometry import BYTES_PER_ELEMENT
+from fogconv.layers import Concat, Conv, Host, LayerGraph, Slice, reads, writes
+from fogconv.layouts import LayoutBook
+from fogconv.options import Option, Options, Scheme, relabelled, split_name, weight_elements
+from fogconv.partition import Layout, on
+from fogconv.plan import Placement, Plan
+from fogconv.program import Wire
+from fogconv.star import plan_star
+from fogconv.topology import Topology
+
+BEAM = 48
+
+SCHEMES = ("auto", "star", "depth", "rows", "local")
+
+
+def plan(
+    graph: LayerGraph,
+    topology: Topology,
+    *,
+    scheme: str = "auto",
+    wire: Wire = "fp32",
+    trigger: str = "both",
+    threshold: float = 1.0,
+    master_computes: bool = True,
+) -> Plan:
+    """The plan of a scheme: "auto" is the cheapest of all paths, "depth" and "rows" of those with such layouts only.
+
+    Raises InputError for an unknown scheme, PlannerError when the weights fit into no rank's memory limit.
+    """
+    match scheme:
+        case "star":
+            return plan_star(
+                graph, topology, trigger=trigger, threshold=threshold, master_computes=master_computes, wire=wire
+            )
+        case "local":
+            return _search(graph, topology, "local", wire)
+        case "auto" | "depth" | "rows":
+            return _search(graph, topology, scheme, wire)
+    raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """How a state was reached: the option taken, the detours of its inputs, and the state before."""
+
+    before: _Choice | None
+    option: Option | None
+    via: tuple[tuple[int, int], ...]
+    move_s: float
+
+
+_State = dict[int, int]
+"""Tensor → layout number, for the tensors that are still read."""
+
+
+@dataclass(slots=True)
+class _Path:
+    cost: float
+    state: _State
+    last: _Choice | None
+
+
+def _search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire) -> Plan:
+    if len(topology) == 1:
+        scheme = "local"
+    prices = Prices(topology, graph.tensors[graph.input].batch, wire)
+    penalty = 0.0
+    # A rank whose memory limit is too small makes weights dear until the path that stores least on it is the cheapest.
+    for _ in range(12):
+        found = _cheapest(graph, prices, scheme, wire, penalty)
+        over = _over_memory(graph, topology, found)
+        if over is None:
+            return found
+        penalty = max(4 * penalty, 1e-10)
+    raise PlannerError(over)
+
+
+def _cheapest(graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, penalty: float) -> Plan:
+    book = LayoutBook(prices)
+    options = Options(graph, prices, book, scheme)
+    last_reader = {tensor: index for index, layer in enumerate(graph.layers) for tensor in reads(layer)}
+    last_reader[graph.output] = len(graph.layers)
+    paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
+    for index, layer in enumerate(graph.layers):
+        best: dict[tuple[tuple[int, int], ...], _Path] = {}
+        dead = [tensor for tensor in (*reads(layer), *writes(layer)) if last_reader.get(tensor, -1) <= index]
+        if isinstance(layer, Concat | Slice):
+            pieces, whole = relabelled(graph, layer), graph.tensors[layer.target].region
+            for path in paths:
+                layouts = tuple((path.state[tensor], offset) for tensor, offset in pieces)
+                state = {**path.state, layer.target: book.relabel(layouts, whole)}
+                _keep(best, path.cost, state, dead, _Choice(path.last, None, (), 0.0))
+        else:
+            ways = options.of(layer)
+            written = layer.writes if isinstance(layer, Host) else (layer.target,)
+            for path in paths:
+                for option in ways:
+                    state, move_s, via = _bring(book, path.state, option)
+                    for tensor in written:
+                        state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
+                    fixed = option.edge_s + option.sum_s + penalty * sum(option.stored)
+                    _keep(best, path.cost + move_s + fixed, state, dead, _Choice(path.last, option, via, move_s))
+        paths = sorted(best.values(), key=lambda path: path.cost)[:BEAM]
+    home = options.whole_on_master(graph.output)
+
+    def total(path: _Path) -> float:
+        return path.cost + book.move(path.state[graph.output], home)[0].seconds
+
+    return _plan(graph, book, scheme, wire, min(paths, key=total), prices)
+
+
+def _bring(book: LayoutBook, state: _State, option: Option) -> tuple[_State, float, tuple[tuple[int, int], ...]]:
+    """The state after the option's inputs are where it needs them, the seconds, and the detours taken."""
+    after = dict(state)
+    seconds = 0.0
+    via: tuple[tuple[int, int], ...] = ()
+    for tensor, needed in option.needed:
+        held = after[tensor]
+        first, second, over = book.move(held, needed)
+        seconds += first.seconds
+        if second is not None and over is not None:
+            seconds += second.seconds
+            via += ((tensor, over),)
+            held = book.union(held, over)
+        after[tensor] = book.union(held, needed)
+    return after, seconds, via
+
+
+def _keep(
+    best: dict[tuple[tuple[int, int], ...], _Path], cost: float, state: _State, dead: list[int], choice: _Choice
+) -> None:
+    for tensor in dead:
+        state.pop(tensor, None)
+    key = tuple(sorted(state.items()))
+    known = best.get(key)
+    if known is None or cost < known.cost:
+        best[key] = _Path(cost, state, choice)
+
+
+def _choices(last: _Choice | None) -> Iterator[_Choice]:
+    found = []
+    while last is not None:
+        found.append(last)
+        last = last.before
+    return reversed(found)
+
+
+def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path: _Path, prices: Prices) -> Plan:
+    """Walk the path once more for the figures: seconds per layer, bytes per card."""
+    ranks = len(prices.topology)
+    sent, received = [0.0] * ranks, [0.0] * ranks
+    state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
+    placements = []
+    seconds = 0.0
+
+    def count(cards: tuple[tuple[float, float], ...]) -> None:
+        for rank, (out, into) in enumerate(cards):
+            sent[rank] += out
+            received[rank] += into
+
+    for layer, choice in zip(graph.layers, _choices(path.last), strict=True):
+        option = choice.option
+        if option is None:
+            assert isinstance(layer, Concat | Slice)
+            layouts = tuple((state[tensor], offset) for tensor, offset in relabelled(graph, layer))
+            state[layer.target] = book.relabel(layouts, graph.tensors[layer.target].region)
+            placements.append(Placement("relabel", ()))
+            continue
+        for tensor, needed in option.needed:
+            first, second, _ = book.move(state[tensor], needed)
+            count(first.card_bytes)
+            if second is not None:
+                count(second.card_bytes)
+        state, _, via = _bring(book, state, option)
+        if option.sum_traffic is not None:
+            count(option.sum_traffic.card_bytes)
+        for tensor in writes(layer):
+            state[tensor] = book.number(_whole_on_master(graph, tensor, ranks)) if isinstance(layer, Host) else option.made
+        total = choice.move_s + option.edge_s + option.sum_s
+        seconds += total
+        predicted = {
+            "edge_s": option.edge_s,
+            "wait_s": choice.move_s,
+            "tx_s": choice.move_s,
+            "rx_s": option.sum_s,
+            "total_s": total,
+        }
+        detours = tuple((tensor, book[number]) for tensor, number in via)
+        name = split_name(layer, option)
+        placements.append(Placement(option.mode, option.work, option.target, detours, name, predicted))
+    last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
+    count(last.card_bytes)
+    cards = tuple(zip(sent, received, strict=True))
+    return Plan(graph.name, ranks, scheme, tuple(placements), wire, seconds + last.seconds, cards)
+
+
+def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:
+    return on(0, graph.tensors[tensor].region, ranks)
+
+
+def stored_bytes(plan: Plan, graph: LayerGraph) -> dict[int, int]:
+    """Bytes of conv weights on each rank."""
+    stored: dict[int, int] = dict.fromkeys(range(plan.ranks), 0)
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        if isinstance(layer, Conv):
+            for work in placement.work:
+                stored[work.rank] += weight_elements(layer, work) * BYTES_PER_ELEMENT
+    return stored
+
+
+def _over_memory(graph: LayerGraph, topology: Topology, found: Plan) -> str | None:
+    """The sentence about the first rank whose weights exceed its limit, or None."""
+    for rank, need in stored_bytes(found, graph).items():
+        limit = topology.devices[rank].memory_bytes
+        if limit is not None and need > limit:
+            return (
+                f"{graph.name} needs {need / 1e6:.0f} MB of weights on rank {rank} ({topology.devices[rank].name}), whose "
+                f"limit is {limit / 1e6:.0f} MB; use more ranks, another --scheme, or a greater --memory"
+            )
+    return None
