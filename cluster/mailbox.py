@@ -1,0 +1,140 @@
+"""Mailbox: how a program's Send and Recv steps reach the other ranks.
+
+A message of a run is named by (run, origin rank, tag). Any order of arrival will do: what comes early waits in the Inbox;
+what comes for a run that is over is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.codec import Frame, nbytes
+from fogconv.cluster.switchboard import Switchboard
+from fogconv.errors import ClusterError, TransportTimeout
+
+Payload = NDArray[np.uint8]
+
+
+class Mailbox(Protocol):
+    """What the interpreter sees of the cluster, for one run."""
+
+    def send(self, to: int, tag: int, payload: Payload) -> None:
+        """Never waits for the peer. The array must not change until the run's end."""
+
+    def receive(self, origin: int, tag: int) -> Payload:
+        """Blocks until the message is here. The array starts at a multiple of 16 bytes and may be read-only.
+
+        Raises TransportTimeout, WorkerLostError, RunAborted.
+        """
+
+
+class RunAborted(ClusterError):
+    """The master gave this run up."""
+
+
+class Inbox:
+    """Payloads by (run, origin, tag), and the runs that failed. Not locked: the Switchboard's lock guards it."""
+
+    def __init__(self) -> None:
+        self._payloads: dict[tuple[int, int, int], Frame] = {}
+        self._failures: dict[int, Exception] = {}
+        self._closed: set[int] = set()
+        self._floor = 0
+        self.bytes = 0
+
+    def put(self, run: int, origin: int, tag: int, payload: Frame) -> bool:
+        """Keep a payload. False if its run is over."""
+        if self.over(run):
+            return False
+        known = self._payloads.get((run, origin, tag))
+        self.bytes += nbytes(payload) - (nbytes(known) if known is not None else 0)
+        self._payloads[run, origin, tag] = payload
+        return True
+
+    def take(self, run: int, origin: int, tag: int) -> Frame | None:
+        """The payload, which leaves the inbox, or None. Raises what ``fail`` was given for this run."""
+        failure = self._failures.get(run)
+        if failure is not None:
+            raise failure
+        payload = self._payloads.pop((run, origin, tag), None)
+        if payload is not None:
+            self.bytes -= nbytes(payload)
+        return payload
+
+    def fail(self, run: int, error: Exception) -> None:
+        """From now on ``take`` raises for this run; the first error stays."""
+        if not self.over(run):
+            self._failures.setdefault(run, error)
+
+    def failure(self, run: int) -> Exception | None:
+        return self._failures.get(run)
+
+    def close_through(self, run: int) -> None:
+        """Close this run and all before it."""
+        for key in [key for key in self._payloads if key[0] <= run]:
+            self.bytes -= nbytes(self._payloads.pop(key))
+        for number in [number for number in self._failures if number <= run]:
+            del self._failures[number]
+        self._floor = max(self._floor, run)
+
+    def close(self, run: int) -> None:
+        """The run is over: drop what it left, and whatever still comes for it."""
+        self._failures.pop(run, None)
+        self._closed.add(run)
+        while self._floor + 1 in self._closed:
+            self._floor += 1
+            self._closed.discard(self._floor)
+        for key in [key for key in self._payloads if key[0] == run]:
+            self.bytes -= nbytes(self._payloads.pop(key))
+
+    def over(self, run: int) -> bool:
+        return run <= self._floor or run in self._closed
+
+
+class RunMailbox:
+    """The Mailbox of one run on one rank; ``post(to, tag, payload)`` puts a message on its way."""
+
+    def __init__(
+        self,
+        board: Switchboard,
+        inbox: Inbox,
+        run: int,
+        post: Callable[[int, int, Payload], None],
+        timeout_s: float,
+    ) -> None:
+        self.run = run
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._board = board
+        self._inbox = inbox
+        self._post = post
+        self._timeout_s = timeout_s
+
+    def send(self, to: int, tag: int, payload: Payload) -> None:
+        self.sent_bytes += payload.nbytes
+        self._post(to, tag, payload)
+
+    def receive(self, origin: int, tag: int) -> Payload:
+        take, run = self._inbox.take, self.run
+        frame = self._board.wait(lambda: take(run, origin, tag), self._timeout_s)
+        if frame is None:
+            raise TransportTimeout(
+                f"nothing came from rank {origin} (run {run}, message {tag}) within {self._timeout_s:g} s; "
+                "a slower cluster needs a longer --timeout"
+            )
+        payload = as_array(frame)
+        self.received_bytes += payload.nbytes
+        return payload
+
+
+def as_array(frame: Frame) -> Payload:
+    """A frame as bytes that start at a multiple of 16, copied only if they don't.
+
+    Small ZeroMQ frames lie anywhere in its read buffer; Numba would compile a kernel anew for unaligned arrays.
+    """
+    array = frame if isinstance(frame, np.ndarray) else np.frombuffer(frame, np.uint8)
+    return array if array.ctypes.data % 16 == 0 else array.copy()

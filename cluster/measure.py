@@ -1,0 +1,83 @@
+"""Measure: seconds of single convs with this process's kernels, and the rate of a copy in memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv import program as ir
+from fogconv.cluster.mailbox import Mailbox, Payload
+from fogconv.errors import ClusterError
+from fogconv.geometry import ConvSpec, Region
+from fogconv.layers import weight_key
+
+
+class Runnable(Protocol):
+    """What Session and Worker need of the interpreter's Executable."""
+
+    memory_bytes: int
+
+    def run(self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]: ...
+
+    @property
+    def times(self) -> NDArray[np.int64]: ...
+
+
+class Build(Protocol):
+    """The interpreter's constructor, or a test's."""
+
+    def __call__(self, program: ir.Program, weights: dict[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
+
+
+class NoMailbox:
+    """For programs that neither send nor receive."""
+
+    def send(self, to: int, tag: int, payload: Payload) -> None:
+        raise ClusterError(f"a lone program sends to rank {to}")
+
+    def receive(self, origin: int, tag: int) -> Payload:
+        raise ClusterError(f"a lone program waits for rank {origin}")
+
+
+def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float32]]]:
+    """A program of this one conv, with seeded weights."""
+    weight = np.random.default_rng(0).standard_normal(spec.weight_shape, np.float32)
+    key = weight_key(weight)
+    source = Region.whole(spec.in_channels, spec.height, spec.width)
+    target = Region.whole(spec.out_channels, spec.out_height, spec.out_width)
+    conv = ir.Conv(0, spec, key, None, None, 0, source, 1, target)
+    buffers = (ir.Buffer("in", source, spec.padding), ir.Buffer("out", target))
+    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), {key: spec.weight_shape}), {key: weight}
+
+
+def conv_seconds(specs: Sequence[ConvSpec], build: Build, *, threads: int = 1, repeats: int = 3) -> tuple[float, ...]:
+    """The median of ``repeats`` warm runs of each conv, in seconds."""
+    seconds = []
+    for spec in specs:
+        program, weights = conv_program(spec)
+        executable = build(program, weights, threads=threads)
+        executable.run(NoMailbox())
+        runs = []
+        for _ in range(repeats):
+            executable.run(NoMailbox())
+            begin, end = executable.times[0]
+            runs.append((int(end) - int(begin)) * 1e-9)
+        seconds.append(statistics.median(runs))
+    return tuple(seconds)
+
+
+def copy_bytes_per_s(nbytes: int = 8 << 20, repeats: int = 5) -> float:
+    """The rate of copying ``nbytes`` from one array to another (read and write count once)."""
+    source, target = np.ones(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
+    np.copyto(target, source)
+    best = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        np.copyto(target, source)
+        best = min(best, time.perf_counter() - begin)
+    return nbytes / best

@@ -1,0 +1,758 @@
+"""Session: the master's side of the cluster: open, load, run, close. One object for all transports.
+
+    with connect("tcp://pi1:5555,tcp://pi2:5555") as session:
+        loaded = session.load(programs, weights)
+        result = session.run(loaded, [image])
+
+All methods may be called from several threads. Runs of different Loaded overlap; runs of one take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fogconv.errors
+from fogconv import program as ir
+from fogconv.cluster import codec
+from fogconv.cluster import messages as m
+from fogconv.cluster.clock import PING_ROUNDS, Offset, PingTimes, best_offset
+from fogconv.cluster.codec import Frame
+from fogconv.cluster.lifecycle import Event as LifeEvent
+from fogconv.cluster.lifecycle import Lifecycle, State
+from fogconv.cluster.mailbox import Inbox, Payload, RunMailbox
+from fogconv.cluster.measure import Runnable
+from fogconv.cluster.switchboard import Switchboard
+from fogconv.cluster.transport import Endpoint, Event, Loss, Peer
+from fogconv.errors import (
+    ClusterError,
+    ConnectError,
+    FogconvError,
+    InputError,
+    RefusedError,
+    TransportTimeout,
+    WireError,
+    WorkerFailedError,
+    WorkerLostError,
+)
+
+log = logging.getLogger("fogconv.session")
+
+T = TypeVar("T")
+Array = NDArray[np.float32]
+
+MASTER = 0
+MAX_RUNS_IN_FLIGHT = 16
+SHIPPING_WINDOW_BYTES = 32 << 20
+"""Weights on their way to one worker that it has not acknowledged."""
+LOAD_TIMEOUT_S = 900.0
+"""Compiling on a small device, cold, takes minutes at worst; a lost worker is noticed long before."""
+CLOCK_AGE_S = 10.0
+"""Offsets older than this are measured again after a run: quartz drifts by some 10 µs a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker as it introduced itself. Memory is the process's; a limit of 0 means none.
+
+    ``clock_offset_ns``: the worker's perf_counter_ns minus the master's, off by at most ``clock_error_ns``.
+    """
+
+    rank: int
+    address: str
+    host: str
+    pid: int
+    threads: int
+    memory_limit_bytes: int
+    memory_bytes: int
+    isa: str
+    software: str
+    protocol: int = m.PROTOCOL_VERSION
+    clock_offset_ns: int = 0
+    clock_error_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far loading is, over all workers. ``ready`` counts workers whose kernels are compiled."""
+
+    shipped_bytes: int
+    total_bytes: int
+    ready: int
+    workers: int
+
+
+@dataclass(eq=False)
+class Loaded:
+    """Programs that are ready to run. ``shipped_bytes``: what had to travel, per rank."""
+
+    number: int
+    programs: dict[int, ir.Program] = field(repr=False)
+    executable: Runnable | None = field(repr=False)
+    shipped_bytes: dict[int, int]
+    program_bytes: dict[int, int]
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """The workers that take part."""
+        return frozenset(self.programs) - {MASTER}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """``latency_s`` is from the call to the outputs. ``times``: per rank (steps, 2) ns on the master's perf_counter_ns."""
+
+    run: int
+    outputs: list[NDArray[Any]]
+    begin_ns: int
+    latency_s: float
+    times: dict[int, NDArray[np.int64]]
+    sent_bytes: dict[int, int]
+    received_bytes: dict[int, int]
+
+
+@dataclass(slots=True)
+class Link:
+    """The master's end of the connection to one worker."""
+
+    rank: int
+    address: str
+    key: str | None
+    peer: Peer
+    life: Lifecycle
+    info: WorkerInfo | None = None
+    refusal: str = ""
+    loss: str = ""
+    seen: float = 0.0
+
+
+class Session:
+    """Opened by ``fogconv.cluster.connect``. ``local`` builds the master's own executable from (program, weights, host)."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        addresses: Sequence[str],
+        *,
+        keys: Sequence[str | None] = (),
+        local: Callable[[ir.Program, Mapping[str, Array], Any], Runnable] | None = None,
+        name: str = "",
+        timeout_s: float = 60.0,
+        connect_timeout_s: float = 5.0,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name or f"{os.uname().nodename}:{os.getpid()}"
+        self.timeout_s = timeout_s
+        self._endpoint = endpoint
+        self._local = local or _interpreter
+        self._on_close = on_close
+        self._board = Switchboard(endpoint, self._handle)
+        self._inbox = Inbox()
+        self._replies: dict[tuple[int, int], tuple[m.AnyMessage, Sequence[Frame], int]] = {}
+        self._done: dict[tuple[int, int], tuple[m.Done, Frame]] = {}
+        self._stored: dict[int, set[str]] = {}
+        self._active: dict[int, frozenset[int]] = {}
+        self._links: dict[int, Link] = {}
+        self._rank_of: dict[Peer, int] = {}
+        self._loaded: dict[int, Loaded] = {}
+        self._request = 0
+        self._run = 0
+        self._program = 0
+        self._order = threading.Lock()
+        self._loading = threading.Lock()
+        self._in_flight = threading.BoundedSemaphore(MAX_RUNS_IN_FLIGHT)
+        self._pool: ThreadPoolExecutor | None = None
+        self._clocks_at = 0.0
+        self._closed = False
+        self.token = os.urandom(16)
+        keys = keys or [None] * len(addresses)
+        try:
+            for rank, (address, key) in enumerate(zip(addresses, keys, strict=True), start=1):
+                self._links[rank] = Link(rank, address, key, None, Lifecycle())
+            self._join(list(self._links), connect_timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    # The cluster
+
+    @property
+    def scheme(self) -> str:
+        """The transport: "inproc", "tcp" or "mpi"."""
+        return self._endpoint.scheme
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that the session was opened with, the master and lost ones included."""
+        return len(self._links) + 1
+
+    @property
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """The workers that are there, by rank."""
+        return tuple(link.info for link in self._links.values() if link.info is not None and link.life.joined)
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """The ranks of the workers that are gone. Known as of the last call that waited; ``refresh`` looks now."""
+        return frozenset(rank for rank, link in self._links.items() if link.life.state is State.LOST)
+
+    def refresh(self) -> frozenset[int]:
+        """Handle what has come in; the lost ranks."""
+        self._board.drain()
+        return self.lost
+
+    def rejoin(self, timeout_s: float = 1.0) -> frozenset[int]:
+        """Try to take lost workers back under their old ranks; the ranks that came. Their programs must be loaded again."""
+        with self._board.lock:
+            back = list(self.lost)
+            for rank in back:
+                self._links[rank].life.apply(LifeEvent.REJOIN)
+        if not back:
+            return frozenset()
+        try:
+            self._join(back, timeout_s)
+        except (ConnectError, RefusedError) as error:
+            log.info("%s", error)
+        finally:
+            with self._board.lock:
+                for rank in back:
+                    if self._links[rank].life.state is State.JOINING:
+                        self._links[rank].life.apply(LifeEvent.LOSS)
+        return frozenset(back) - self.lost
+
+    def _join(self, ranks: list[int], timeout_s: float) -> None:
+        joining = [self._links[rank] for rank in ranks]
+        with self._board.lock:
+            for link in joining:
+                link.refusal = link.loss = ""
+                link.peer = self._endpoint.connect(link.address, link.key)
+                self._rank_of[link.peer] = link.rank
+                hello = m.Hello(self.token, link.rank, self.ranks, self.name, self.timeout_s)
+                self._send(link, hello)
+        deadline = time.monotonic() + timeout_s
+        self._board.wait(
+            lambda: True if all(link.life.state is not State.JOINING for link in joining) else None,
+            timeout_s,
+        )
+        for link in joining:
+            if link.refusal:
+                raise RefusedError(f"worker {link.rank} at {link.address} refused: {link.refusal}")
+            if link.life.state is State.JOINING or (link.life.state is State.LOST and link.loss):
+                why = f" ({link.loss})" if link.loss else ""
+                waited = timeout_s - max(0.0, deadline - time.monotonic())
+                raise ConnectError(
+                    f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}: is a fogconv-worker "
+                    "running there, and is the port open?"
+                )
+        present = [link for link in self._links.values() if link.life.joined]
+        if any(link.rank in ranks for link in present):
+            peers = m.Peers(
+                {link.rank: link.address for link in present},
+                {link.rank: link.key for link in present if link.key is not None},
+            )
+            for link in present:
+                self._send(link, peers)
+            self.synchronise(link.rank for link in joining if link.life.joined)
+
+    def synchronise(self, ranks: Iterable[int] | None = None) -> None:
+        """Measure the workers' clocks against the master's."""
+        for rank in [info.rank for info in self.workers] if ranks is None else list(ranks):
+            try:
+                offset = best_offset([self._exchange(rank) for _ in range(PING_ROUNDS)])
+            except WorkerLostError:
+                continue
+            self._set_clock(rank, offset)
+        self._clocks_at = time.monotonic()
+
+    def _set_clock(self, rank: int, offset: Offset) -> None:
+        link = self._links[rank]
+        if link.info is not None:
+            link.info = replace(link.info, clock_offset_ns=offset.offset_ns, clock_error_ns=offset.error_ns)
+
+    # Programs
+
+    def load(
+        self,
+        programs: Sequence[ir.Program],
+        weights: Mapping[str, Array],
+        *,
+        host: Any = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Loaded:
+        """Prepare programs, one per rank that takes part (those without steps are left out), on all ranks at once.
+
+        ``weights`` holds every array that they name, by content key. Each worker is asked which it already has and is sent
+        only what its own program lacks. Raises WorkerMemoryError, WorkerLostError, WorkerFailedError, InputError.
+        """
+        parts = {program.rank: program for program in programs if program.steps}
+        self._check(parts, weights)
+        with self._loading:
+            self._program += 1
+            number = self._program
+            remote = {rank: program for rank, program in parts.items() if rank != MASTER}
+            try:
+                requests = {rank: self._ask_load(rank, number, program) for rank, program in remote.items()}
+                missing = {
+                    rank: self._reply(rank, request, m.Missing, self.timeout_s)[0].keys for rank, request in requests.items()
+                }
+                own = parts.get(MASTER)
+                shipping = _Shipping(self, requests, missing, weights, progress)
+                shipping.start()
+                executable = None if own is None else self._local(own, {key: weights[key] for key in own.weights}, host)
+                shipping.finish()
+                sizes = {}
+                for ready, (rank, request) in enumerate(requests.items(), start=1):
+                    answer = self._reply(rank, request, m.Loaded, LOAD_TIMEOUT_S)[0]
+                    sizes[rank] = answer.program_bytes
+                    self._set_memory(rank, answer.memory_bytes)
+                    shipping.report(ready)
+            except BaseException:
+                for rank in remote:
+                    if self._links[rank].life.joined:
+                        self._send(self._links[rank], m.Unload(number))
+                raise
+            if executable is not None:
+                sizes[MASTER] = executable.memory_bytes
+            loaded = Loaded(number, parts, executable, shipping.total_of, sizes)
+            self._loaded[number] = loaded
+            return loaded
+
+    def unload(self, loaded: Loaded) -> None:
+        """Free what a Loaded takes on all ranks; weights stay with the workers."""
+        with loaded.lock:
+            if self._loaded.pop(loaded.number, None) is None:
+                return
+            loaded.executable = None
+            for rank in loaded.ranks:
+                if self._links[rank].life.joined:
+                    self._send(self._links[rank], m.Unload(loaded.number))
+
+    def _check(self, parts: Mapping[int, ir.Program], weights: Mapping[str, Array]) -> None:
+        self._require_open()
+        for rank, program in parts.items():
+            if rank != MASTER and rank not in self._links:
+                raise InputError(f"a program for rank {rank}: this session has the ranks 0 to {self.ranks - 1}")
+            if rank != MASTER:
+                self._require(rank)
+            for key, shape in program.weights.items():
+                if key not in weights:
+                    raise InputError(f"the program of rank {rank} names weights {key}, which were not given")
+                if tuple(weights[key].shape) != tuple(shape):
+                    raise InputError(f"weights {key}: the program says {tuple(shape)}, the array has {weights[key].shape}")
+
+    def _ask_load(self, rank: int, number: int, program: ir.Program) -> int:
+        request = self._next_request()
+        self._send(self._links[rank], m.Load(request, number), ir.encode(program))
+        return request
+
+    def _set_memory(self, rank: int, memory_bytes: int) -> None:
+        link = self._links[rank]
+        if link.info is not None:
+            link.info = replace(link.info, memory_bytes=memory_bytes)
+
+    # Runs
+
+    def run(self, loaded: Loaded, inputs: Sequence[NDArray[Any]] = (), *, timeout_s: float | None = None) -> RunResult:
+        """One inference. Raises WorkerLostError(rank), WorkerFailedError(rank), TransportTimeout; the session stays usable.
+
+        ``timeout_s`` is for each message that the master waits for.
+        """
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        with self._in_flight, loaded.lock:
+            self._require_open()
+            if loaded.number not in self._loaded:
+                raise InputError("these programs were unloaded")
+            # Workers do runs in the order in which they are asked, so all must be asked in one order.
+            with self._order:
+                run = self._begin(loaded)
+                begin_ns = time.perf_counter_ns()
+                for rank in loaded.ranks:
+                    self._send(self._links[rank], m.Run(run, loaded.number))
+            mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
+            try:
+                outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, inputs)
+                latency_s = (time.perf_counter_ns() - begin_ns) * 1e-9
+                done = self._await_done(run, loaded, timeout_s)
+            except BaseException:
+                self._abort(run, loaded)
+                raise
+            finally:
+                self._end(run, loaded)
+            result = self._result(run, loaded, mailbox, outputs, begin_ns, latency_s, done)
+        if time.monotonic() - self._clocks_at > CLOCK_AGE_S:
+            self.synchronise(loaded.ranks - self.lost)
+        return result
+
+    def submit(self, loaded: Loaded, inputs: Sequence[NDArray[Any]] = ()) -> Future[RunResult]:
+        """``run`` in the background. Runs of several Loaded (the same programs loaded twice, say) overlap."""
+        with self._order:
+            self._require_open()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(MAX_RUNS_IN_FLIGHT, "fogconv-run")
+        return self._pool.submit(self.run, loaded, inputs)
+
+    def _begin(self, loaded: Loaded) -> int:
+        with self._board.lock:
+            for rank in loaded.ranks:
+                self._require(rank)
+            self._run += 1
+            self._active[self._run] = loaded.ranks
+            for rank in loaded.ranks:
+                self._links[rank].life.apply(LifeEvent.RUN)
+            return self._run
+
+    def _poster(self, run: int) -> Callable[[int, int, Payload], None]:
+        links, send, encode = self._links, self._endpoint.send, codec.encode
+
+        def post(to: int, tag: int, payload: Payload) -> None:
+            send(links[to].peer, encode(m.Data(run, tag), payload))
+
+        return post
+
+    def _await_done(self, run: int, loaded: Loaded, timeout_s: float) -> dict[int, tuple[m.Done, Frame]]:
+        wanted = [(run, rank) for rank in loaded.ranks]
+
+        def ready() -> bool | None:
+            failure = self._inbox.failure(run)
+            if failure is not None:
+                raise failure
+            return True if all(key in self._done for key in wanted) else None
+
+        if self._board.wait(ready, timeout_s) is None:
+            late = [rank for rank in loaded.ranks if (run, rank) not in self._done]
+            raise TransportTimeout(f"ranks {late} did not report the end of run {run} within {timeout_s:g} s")
+        return {rank: self._done[run, rank] for rank in loaded.ranks}
+
+    def _abort(self, run: int, loaded: Loaded) -> None:
+        for rank in loaded.ranks:
+            if self._links[rank].life.joined:
+                self._send(self._links[rank], m.Abort(run))
+
+    def _end(self, run: int, loaded: Loaded) -> None:
+        with self._board.lock:
+            self._inbox.close(run)
+            self._active.pop(run, None)
+            for rank in loaded.ranks:
+                self._done.pop((run, rank), None)
+                if self._links[rank].life.state is State.BUSY:
+                    self._links[rank].life.apply(LifeEvent.FINISH)
+
+    def _result(
+        self,
+        run: int,
+        loaded: Loaded,
+        mailbox: RunMailbox,
+        outputs: list[NDArray[Any]],
+        begin_ns: int,
+        latency_s: float,
+        done: Mapping[int, tuple[m.Done, Frame]],
+    ) -> RunResult:
+        times, sent, received = {}, {MASTER: mailbox.sent_bytes}, {MASTER: mailbox.received_bytes}
+        if loaded.executable is not None:
+            times[MASTER] = loaded.executable.times.copy()
+        for rank, (message, payload) in done.items():
+            info = self._links[rank].info
+            offset = 0 if info is None else info.clock_offset_ns
+            if codec.nbytes(payload) != 16 * len(loaded.programs[rank].steps):
+                raise WireError(f"rank {rank} reports times of {codec.nbytes(payload)} bytes for its program")
+            times[rank] = np.frombuffer(payload, np.int64).reshape(-1, 2) - offset
+            sent[rank], received[rank] = message.sent_bytes, message.received_bytes
+        return RunResult(run, outputs, begin_ns, latency_s, times, sent, received)
+
+    # Measurements
+
+    def ping(self, rank: int, nbytes: int = 0) -> PingTimes:
+        """One exchange with a worker, ``nbytes`` there and then ``nbytes`` back, for α and β."""
+        there = self._exchange(rank, np.zeros(nbytes, np.uint8), echo=False, reply_bytes=0)
+        back = self._exchange(rank, b"", echo=False, reply_bytes=nbytes)
+        info = self._links[rank].info
+        return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
+
+    def _exchange(
+        self, rank: int, payload: Frame = b"", *, echo: bool = False, reply_bytes: int = 0
+    ) -> tuple[int, int, int, int]:
+        """(sent here, received there, sent there, received here), each on its own clock, in ns."""
+        request = self._next_request()
+        sent = time.perf_counter_ns()
+        self._post(rank, m.Ping(request, echo, reply_bytes), payload)
+        pong, received = self._reply(rank, request, m.Pong, self.timeout_s)
+        return (sent, pong.received_ns, pong.sent_ns, received)
+
+    def measure(
+        self, specs: Sequence[fogconv.geometry.ConvSpec], *, ranks: Iterable[int] | None = None, repeats: int = 3
+    ) -> dict[int, m.Measured]:
+        """Let workers (all, unless named) time convs, all at once: rank → seconds per spec, and a copy rate in bytes/s."""
+        chosen = [info.rank for info in self.workers] if ranks is None else list(ranks)
+        requests = {}
+        for rank in chosen:
+            requests[rank] = self._next_request()
+            self._post(rank, m.Measure(requests[rank], tuple(specs), repeats))
+        return {rank: self._reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()}
+
+    def status(self, timeout_s: float = 5.0) -> dict[int, m.Status]:
+        """What each worker tells of itself; those that do not answer in time are left out."""
+        requests = {}
+        for info in self.workers:
+            requests[info.rank] = self._next_request()
+            self._post(info.rank, m.StatusQuery(requests[info.rank]))
+        answers = {}
+        for rank, request in requests.items():
+            try:
+                answers[rank] = self._reply(rank, request, m.Status, timeout_s)[0]
+            except (WorkerLostError, TransportTimeout) as error:
+                log.info("no status: %s", error)
+        return answers
+
+    def seconds_since_seen(self, rank: int) -> float:
+        """How long ago the last message of a worker was handled."""
+        return time.monotonic() - self._links[rank].seen
+
+    # The end
+
+    def close(self) -> None:
+        """Let the workers go, ready for the next master. Again: nothing."""
+        with self._order:
+            if self._closed:
+                return
+            self._closed = True
+        with self._board.lock:
+            for run in self._active:
+                self._inbox.fail(run, ClusterError("the session was closed"))
+        self._board.changed()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+        for link in self._links.values():
+            if link.life.joined:
+                self._send(link, m.Bye())
+            link.life.apply(LifeEvent.STOP)
+        self._endpoint.close()
+        self._on_close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # Messages
+
+    def _next_request(self) -> int:
+        with self._board.lock:
+            self._request += 1
+            return self._request
+
+    def _post(self, rank: int, message: m.AnyMessage, *payloads: Frame) -> None:
+        with self._board.lock:
+            self._require_open()
+            self._require(rank)
+            self._send(self._links[rank], message, *payloads)
+
+    def _send(self, link: Link, message: m.AnyMessage, *payloads: Frame) -> None:
+        self._endpoint.send(link.peer, codec.encode(message, *payloads))
+
+    def _reply(self, rank: int, request: int, kind: type[T], timeout_s: float) -> tuple[T, int]:
+        """The answer to a request, and when it was handled (perf_counter_ns)."""
+
+        def ready() -> tuple[m.AnyMessage, Sequence[Frame], int] | None:
+            found = self._replies.pop((rank, request), None)
+            if found is None:
+                self._require(rank)
+            return found
+
+        found = self._board.wait(ready, timeout_s)
+        if found is None:
+            raise TransportTimeout(f"worker {rank} did not answer ({kind.__name__}) within {timeout_s:g} s")
+        message, _, at_ns = found
+        if isinstance(message, m.Failed):
+            raise failure_of(message, rank, self._links[rank])
+        if not isinstance(message, kind):
+            raise WireError(f"worker {rank} answered with {type(message).__name__}, not {kind.__name__}")
+        return message, at_ns
+
+    def _require(self, rank: int) -> None:
+        link = self._links[rank]
+        if not link.life.joined:
+            raise WorkerLostError(_loss_message(link), rank)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClusterError("the session is closed")
+
+    def _handle(self, event: Event) -> None:
+        rank = self._rank_of.get(event.peer)
+        if rank is None:
+            return
+        link = self._links[rank]
+        if isinstance(event, Loss):
+            self._lose(link, event.reason)
+            return
+        link.seen = time.monotonic()
+        try:
+            message, payloads = codec.decode(event.frames)
+        except WireError as error:
+            if link.life.state is State.JOINING:
+                link.refusal = str(error)
+                link.life.apply(LifeEvent.REFUSE)
+            else:
+                self._lose(link, f"it sent nonsense: {error}")
+            return
+        match message:
+            case m.Data():
+                if rank in self._active.get(message.run, ()):
+                    self._inbox.put(message.run, rank, message.tag, payloads[0])
+            case m.Done():
+                if rank in self._active.get(message.run, ()):
+                    self._done[message.run, rank] = (message, payloads[0])
+            case m.Failed() if message.run:
+                self._inbox_fail(message.run, failure_of(message, rank, link))
+            case m.Welcome():
+                self._welcome(link, message)
+            case m.Refused():
+                link.refusal = message.reason
+                if link.life.state is State.JOINING:
+                    link.life.apply(LifeEvent.REFUSE)
+                else:
+                    self._lose(link, message.reason)
+            case m.Stored():
+                self._stored.setdefault(rank, set()).add(message.key)
+            case m.Bye():
+                self._lose(link, "it was stopped")
+            case m.Missing() | m.Loaded() | m.Pong() | m.Measured() | m.Status() | m.Failed():
+                if len(self._replies) < 10_000:
+                    self._replies[rank, message.request] = (message, payloads, time.perf_counter_ns())
+            case _:
+                log.warning("worker %d sent %s, which workers do not send", rank, type(message).__name__)
+
+    def _welcome(self, link: Link, message: m.Welcome) -> None:
+        if link.life.state is not State.JOINING:
+            return
+        link.life.apply(LifeEvent.WELCOME)
+        link.info = WorkerInfo(
+            link.rank,
+            link.address,
+            message.host,
+            message.pid,
+            message.threads,
+            message.memory_limit_bytes,
+            message.memory_bytes,
+            message.isa,
+            message.software,
+        )
+
+    def _inbox_fail(self, run: int, error: Exception) -> None:
+        if run in self._active:
+            self._inbox.fail(run, error)
+
+    def _lose(self, link: Link, reason: str) -> None:
+        if link.life.state in (State.STOPPED, State.LOST):
+            return
+        link.loss = reason
+        link.life.apply(LifeEvent.LOSS)
+        self._rank_of.pop(link.peer, None)
+        self._endpoint.disconnect(link.peer)
+        self._stored.pop(link.rank, None)
+        log.warning("%s", _loss_message(link))
+        for run, ranks in self._active.items():
+            if link.rank in ranks:
+                self._inbox.fail(run, WorkerLostError(_loss_message(link), link.rank))
+
+
+class _Shipping:
+    """Weights on their way to all workers at once, each worker's queue bounded by a window."""
+
+    def __init__(
+        self,
+        session: Session,
+        requests: Mapping[int, int],
+        missing: Mapping[int, Sequence[str]],
+        weights: Mapping[str, Array],
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._session = session
+        self._requests = requests
+        self._weights = weights
+        self._queues = {rank: list(keys) for rank, keys in missing.items() if keys}
+        self._flying: dict[int, dict[str, int]] = {rank: {} for rank in self._queues}
+        self._progress = progress
+        self._shipped = 0
+        self.total_of = {rank: sum(weights[key].nbytes for key in keys) for rank, keys in missing.items()}
+        self._total = sum(self.total_of.values())
+
+    def start(self) -> None:
+        """Fill the windows; the links work while the master prepares its own program."""
+        self.report(0)
+        for rank in self._queues:
+            self._fill(rank)
+
+    def finish(self) -> None:
+        """Ship the rest; returns when the workers have acknowledged all."""
+        board = self._session._board
+        while any(self._flying.values()):
+            if board.wait(self._collect, LOAD_TIMEOUT_S) is None:
+                raise TransportTimeout(f"no worker acknowledged weights within {LOAD_TIMEOUT_S:g} s")
+            for rank in self._queues:
+                self._fill(rank)
+            self.report(0)
+
+    def report(self, ready: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress(self._shipped, self._total, ready, len(self._requests)))
+
+    def _fill(self, rank: int) -> None:
+        queue, flying = self._queues[rank], self._flying[rank]
+        while queue and sum(flying.values()) < SHIPPING_WINDOW_BYTES:
+            key = queue.pop()
+            array = np.ascontiguousarray(self._weights[key], np.float32)
+            flying[key] = array.nbytes
+            payload = array.reshape(-1).view(np.uint8) if array.size else b""
+            self._session._post(rank, m.Weight(key, array.shape), payload)
+
+    def _collect(self) -> bool | None:
+        """Under the switchboard's lock: take the acknowledgements that came."""
+        came = False
+        for rank, flying in self._flying.items():
+            if flying:
+                self._session._require(rank)
+                self._raise_failure(rank)
+            for key in self._session._stored.get(rank, set()) & flying.keys():
+                self._session._stored[rank].discard(key)
+                self._shipped += flying.pop(key)
+                came = True
+        return True if came else None
+
+    def _raise_failure(self, rank: int) -> None:
+        message = self._session._replies.get((rank, self._requests[rank]), (None,))[0]
+        if isinstance(message, m.Failed):
+            raise failure_of(message, rank, self._session._links[rank])
+
+
+def failure_of(message: m.Failed, rank: int, link: Link) -> FogconvError:
+    """A worker's error as the same error here; one that this side does not know is a WorkerFailedError."""
+    where = f"worker {rank} ({link.address})"
+    kind = getattr(fogconv.errors, message.error, None)
+    if kind in (fogconv.errors.WorkerMemoryError, fogconv.errors.TransportTimeout):
+        error: FogconvError = kind(f"{where}: {message.message}")
+        return error
+    return WorkerFailedError(f"{where} failed: {message.error}: {message.message}", rank)
+
+
+def _loss_message(link: Link) -> str:
+    host = f" on {link.info.host}" if link.info is not None else ""
+    return f"worker {link.rank} at {link.address}{host} is lost: {link.loss or 'it never joined'}"
+
+
+def _interpreter(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Runnable:
+    from fogconv.cluster.interpreter import Executable
+
+    return Executable(program, weights, threads=len(os.sched_getaffinity(0)), host=host)

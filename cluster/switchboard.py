@@ -1,0 +1,69 @@
+"""Switchboard: several threads wait for different things on one endpoint.
+
+There is no receiving thread, because a hand-over between threads costs more than a small message does. Whoever waits
+first receives for all (it leads); the others sleep until something was handled. When the leader has what it wanted,
+another takes over.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from fogconv.cluster.transport import Endpoint, Event
+
+T = TypeVar("T")
+
+
+class Switchboard:
+    """``handle`` is called with every event, under ``lock``, by whichever thread leads."""
+
+    def __init__(self, endpoint: Endpoint, handle: Callable[[Event], None]) -> None:
+        self.endpoint = endpoint
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._handle = handle
+        self._leading = False
+
+    def wait(self, ready: Callable[[], T | None], timeout_s: float) -> T | None:
+        """What ``ready`` returns once that is not None; None after the time. It is called under the lock and may raise."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                found = ready()
+                if found is not None:
+                    return found
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return None
+                if self._leading:
+                    self._changed.wait(remaining)
+                else:
+                    self._lead(remaining)
+
+    def drain(self) -> None:
+        """Handle what is here already, without waiting; nothing if another thread leads."""
+        with self._changed:
+            while not self._leading and self._lead(0.0):
+                pass
+
+    def changed(self) -> None:
+        """Something that ``ready`` looks at changed outside of ``handle``."""
+        with self._changed:
+            self._changed.notify_all()
+        self.endpoint.wake()
+
+    def _lead(self, timeout_s: float) -> bool:
+        self._leading = True
+        self._changed.release()
+        try:
+            event = self.endpoint.receive(timeout_s)
+        finally:
+            self._changed.acquire()
+            self._leading = False
+            self._changed.notify_all()
+        if event is not None:
+            self._handle(event)
+        return event is not None
