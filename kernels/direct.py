@@ -1,0 +1,358 @@
+"""Direct convolution: every output is summed in registers over the whole kernel and all input channels, then stored once.
+
+Any kernel, stride, dilation, padding and number of groups. The output channels are cut into groups of vectors (``Pass``), the
+output map into tiles (``Cover``); a list of tiles with their offsets is made when arrays are bound, so that the driver only
+walks lists. Weights are packed as the micro-kernel reads them: [channels group][full blocks, then parts][K_h][K_w][lane][vector].
+
+Groups whose output channels do not start at a block of 16 are summed into a scratch map and copied lane by lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.geometry import ConvSpec
+from fogconv.kernels import activation as activations
+from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.bound import PIXEL, Place, address_of, place
+from fogconv.kernels.isa import Isa
+from fogconv.kernels.jit import jit
+from fogconv.kernels.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
+from fogconv.kernels.tiling import Cover, Pass, plan_passes
+from fogconv.kernels.vector import activate, load, store
+
+CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "relu6": (0.0, 6.0)}
+"""The activations that a tile applies itself."""
+
+CHUNK_BYTES = 256 * 1024
+"""How much of a large input is worked on before its output channels are complete: a part of the second-level cache."""
+
+HEADER, ITEM, TILE = 8, 16, 6
+
+
+@jit
+def run_direct(a):  # type: ignore[no-untyped-def]
+    """Walk the items of the array that ``DirectKernel.numbers`` makes."""
+    batch, x_image, out_image, residual_image, code, out_block, out_row, items = a[:HEADER]
+    for image in range(batch):
+        for item in range(HEADER, HEADER + ITEM * items, ITEM):
+            fields = a[item]
+            x = a[item + 1] + image * x_image
+            weights, bias = a[item + 2], a[item + 3]
+            out = a[item + 4] + image * out_image
+            residual = a[item + 5] + image * residual_image
+            for _group in range(a[item + 6]):
+                for tile in range(a[item + 11], a[item + 12], TILE):
+                    to = out + a[tile + 2]
+                    call_tile(a[tile], fields, x + a[tile + 1], weights, bias, to, residual + a[tile + 3], weights)
+                    if code > 0:
+                        for block in range(a[item + 13]):
+                            for row in range(a[tile + 4]):
+                                address = to + block * out_block + row * out_row
+                                for column in range(a[tile + 5]):
+                                    value = activate(load(address + 64 * column), code)
+                                    store(address + 64 * column, value)
+                weights += a[item + 7]
+                bias += a[item + 8]
+                out += a[item + 9]
+                residual += a[item + 10]
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Where a group's input channels lie: full blocks from ``first_block`` on, and parts (block, lane, lanes)."""
+
+    first_block: int
+    full_blocks: int
+    parts: tuple[tuple[int, int, int], ...]
+
+    @staticmethod
+    def of(start: int, stop: int) -> Channels:
+        """The channels start … stop−1 of a blocked map."""
+        parts = []
+        if start % BLOCK or stop - start < BLOCK:
+            lanes = min(BLOCK - start % BLOCK, stop - start)
+            parts.append((start // BLOCK, start % BLOCK, lanes))
+            start += lanes
+        full = (stop - start) // BLOCK
+        first = start // BLOCK
+        if stop > start + full * BLOCK:
+            parts.append((first + full, 0, stop - start - full * BLOCK))
+        return Channels(first, full, tuple(parts))
+
+    def runs(self, start: int) -> list[tuple[int, int]]:
+        """The channels (from, lanes), counted from ``start``, in the order in which they are summed."""
+        full = [((self.first_block + i) * BLOCK - start, BLOCK) for i in range(self.full_blocks)]
+        return full + [(block * BLOCK + lane - start, lanes) for block, lane, lanes in self.parts]
+
+
+class DirectKernel:
+    """Packed weights and everything that does not depend on addresses. See ``fogconv.kernels.conv`` for the interface."""
+
+    algorithm = "direct"
+
+    def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, packed: PackedWeights) -> None:
+        self.spec, self.isa, self.activation, self.packed = spec, isa, activation, packed
+        per_group = spec.out_channels // spec.groups
+        depth = spec.in_channels // spec.groups * spec.kernel[0] * spec.kernel[1]
+        self.passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth, packed.vectors)
+        self._addresses = {
+            (p.vectors, rows, columns): tile_address(make_tile(isa, rows, columns, p.vectors, BLOCK * spec.stride[1]))
+            for p in self.passes
+            for rows, columns in p.cover.shapes
+        }
+
+    @staticmethod
+    def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DirectKernel:
+        per_group = spec.out_channels // spec.groups
+        depth = weight[0].size
+        passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth)
+        return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, passes[0].vectors))
+
+    def at(self, spec: ConvSpec) -> DirectKernel:
+        return DirectKernel(spec, self.isa, self.activation, self.packed)
+
+    @property
+    def wanted_margin(self) -> Margin:
+        return Margin(*self.spec.padding)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.packed.weights.nbytes + self.packed.bias.nbytes
+
+    def unpack(self) -> tuple[Array, Array | None]:
+        return self.packed.unpack(), self.packed.unpack_bias()
+
+    def numbers(
+        self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int
+    ) -> tuple[Any, list[int], tuple[object, ...]]:
+        """(compiled function, its numbers, arrays to keep alive) for one thread's share."""
+        spec, isa, packed = self.spec, self.isa, self.packed
+        at_x, at_out = place("the input", x), place("the output", out)
+        at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
+        origin = at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL
+        per_group_in, per_group_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        by_groups = self._split_by_groups(threads)
+        fields = np.zeros((spec.groups, FIELDS), np.int64)
+        items: list[list[int]] = []
+        tiles: list[list[int]] = []
+        for chunk, of in [(0, 1)] if by_groups else _share(self._chunks(), thread, threads):
+            for p in self.passes:
+                start, stop = _part(len(p.cover.bands), chunk, of)
+                first, last = _part(p.count, thread, threads) if by_groups else (0, p.count)
+                listed = self._tiles(p, start, stop, at_x, at_out, at_residual)
+                if not listed or first == last:
+                    continue
+                begin = len(tiles)
+                tiles += listed
+                for group in range(spec.groups):
+                    lanes = p.vectors * isa.vector_length
+                    block = (group * per_group_out + (p.first + first * p.vectors) * isa.vector_length) // BLOCK
+                    items.append(
+                        [
+                            address_of(fields) + group * fields.strides[0],
+                            origin,
+                            packed.address(group, p.first + first * p.vectors),
+                            packed.bias_address(group, p.first + first * p.vectors),
+                            at_out.address + block * at_out.block,
+                            at_residual.address + block * at_residual.block,
+                            last - first,
+                            4 * packed.depth * lanes,
+                            4 * lanes,
+                            lanes // BLOCK * at_out.block,
+                            lanes // BLOCK * at_residual.block,
+                            begin,
+                            begin + len(listed),
+                            -(-lanes // BLOCK),
+                            0,
+                            0,
+                        ]
+                    )
+        for group in range(spec.groups):
+            channels = Channels.of(group * per_group_in, (group + 1) * per_group_in)
+            self._fill(fields[group], channels, at_x, at_out, at_residual, residual is not None)
+        code = 0 if self.activation in CLAMPS else activations.code(self.activation)
+        header = [spec.batch, at_x.image, at_out.image, at_residual.image, code, at_out.block, at_out.row, len(items)]
+        first_tile = HEADER + ITEM * len(items)
+        for item in items:
+            item[11] = first_tile + TILE * item[11]
+            item[12] = first_tile + TILE * item[12]
+        numbers = header + [n for item in items for n in item] + [n for tile in tiles for n in tile]
+        return run_direct, numbers, (fields, packed, x, out, residual)
+
+    def _tiles(self, p: Pass, start: int, stop: int, x: Place, out: Place, residual: Place) -> list[list[int]]:
+        """The tiles of some bands: address and offsets of input, output and residual; rows, columns."""
+        down, right = self.spec.stride
+        skipped = sum(p.cover.bands[:start])
+        listed = []
+        for t in replace(p.cover, bands=p.cover.bands[start:stop]).places():
+            row = t.row + skipped
+            listed.append(
+                [
+                    self._addresses[p.vectors, t.rows, t.columns],
+                    row * down * x.row + t.column * right * PIXEL,
+                    row * out.row + t.column * PIXEL,
+                    row * residual.row + t.column * PIXEL,
+                    t.rows,
+                    t.columns,
+                ]
+            )
+        return listed
+
+    def _fill(
+        self, fields: NDArray[np.int64], channels: Channels, x: Place, out: Place, residual: Place, with_residual: bool
+    ) -> None:
+        spec = self.spec
+        kh, kw = spec.kernel
+        side_by_side = spec.dilation[1] == 1  # a row of the kernel is then one run of K_w·16 floats
+        tap = spec.dilation[1] * PIXEL
+        values = {
+            Field.FULL_BLOCKS: channels.full_blocks,
+            Field.FULL_OFFSET: channels.first_block * x.block,
+            Field.BLOCK_STRIDE: x.block,
+            Field.KERNEL_ROWS: kh,
+            Field.KERNEL_ROW_STRIDE: spec.dilation[0] * x.row,
+            Field.RUNS: 1 if side_by_side else kw,
+            Field.RUN_STRIDE: tap,
+            Field.RUN_ROUNDS: (kw if side_by_side else 1) * BLOCK // 4,
+            Field.PARTS: len(channels.parts),
+            Field.TAPS: kw,
+            Field.TAP_STRIDE: tap,
+            Field.ROW_STRIDE: spec.stride[0] * x.row,
+            Field.OUT_BLOCK_STRIDE: out.block,
+            Field.OUT_ROW_STRIDE: out.row,
+            Field.RESIDUAL_BLOCK_STRIDE: residual.block,
+            Field.RESIDUAL_ROW_STRIDE: residual.row,
+        }
+        for i, (block, lane, lanes) in enumerate(channels.parts):
+            values[Field(Field.PART_OFFSET + 2 * i)] = block * x.block + 4 * lane
+            values[Field(Field.PART_LANES + 2 * i)] = lanes
+        flags = Flag.RESIDUAL if with_residual else Flag(0)
+        if self.activation in CLAMPS:
+            flags |= Flag.CLAMP
+            values[Field.CLAMP] = clamp_bounds(*CLAMPS[self.activation])
+        values[Field.FLAGS] = int(flags)
+        for field, value in values.items():
+            fields[field] = value
+
+    def _chunks(self) -> int:
+        """Into how many parts the rows are cut so that a part of the input stays in the cache for all output channels."""
+        spec = self.spec
+        input_bytes = 4 * spec.in_channels * spec.height * spec.width
+        return min(spec.out_height, -(-input_bytes // CHUNK_BYTES)) if input_bytes > 2 * CHUNK_BYTES else 1
+
+    def _split_by_groups(self, threads: int) -> bool:
+        """Whether threads share the output channels (deep layers: each reads half of the weights) or the rows."""
+        if threads == 1:
+            return False
+        groups = max(p.count for p in self.passes)
+        weights = self.packed.weights.nbytes
+        return groups >= 2 * threads and weights > 4 * self.spec.in_channels * self.spec.height * self.spec.width
+
+
+def _part(length: int, index: int, of: int) -> tuple[int, int]:
+    """The index-th of ``of`` nearly equal parts of range(length)."""
+    return length * index // of, length * (index + 1) // of
+
+
+def _share(chunks: int, thread: int, threads: int) -> list[tuple[int, int]]:
+    """The chunks (index, of) of one thread; at least one chunk per thread."""
+    per_thread = -(-chunks // threads)
+    return [(thread * per_thread + i, per_thread * threads) for i in range(per_thread)]
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """All weights in the micro-kernel's order, and the bias (zeros where there is none)."""
+
+    weights: Array
+    bias: Array
+    shape: tuple[int, int, int, int]
+    groups: int
+    lanes: int
+    """Floats per vector."""
+    vectors: int
+    """Vectors per group of output channels; the last group may have fewer."""
+
+    @property
+    def depth(self) -> int:
+        """Products per output: c/g·K_h·K_w."""
+        return int(np.prod(self.shape[1:]))
+
+    @property
+    def per_group(self) -> int:
+        """Vectors of output channels in each group of the convolution."""
+        return -(-(self.shape[0] // self.groups) // self.lanes)
+
+    def address(self, group: int, vector: int) -> int:
+        """Where the weights of a group's output channels start, from one of its vectors on."""
+        return address_of(self.weights) + 4 * self.depth * self.lanes * (group * self.per_group + vector)
+
+    def bias_address(self, group: int, vector: int) -> int:
+        return address_of(self.bias) + 4 * self.lanes * (group * self.per_group + vector)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The vectors of each packed piece of a group of the convolution, in order."""
+        count, rest = divmod(self.per_group, self.vectors)
+        return (self.vectors,) * count + ((rest,) if rest else ())
+
+    def unpack_bias(self) -> Array:
+        """The bias (f,)."""
+        f = self.shape[0] // self.groups
+        return self.bias.reshape(self.groups, -1)[:, :f].reshape(-1)
+
+    def unpack(self) -> Array:
+        """The weights (f, c/g, K_h, K_w) as they were, exactly."""
+        f, c, kh, kw = self.shape
+        out = np.empty(self.shape, np.float32)
+        per_group = f // self.groups
+        position = 0
+        for group in range(self.groups):
+            runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
+            start = group * per_group
+            for size in self.sizes:
+                stop = min(start + size * self.lanes, (group + 1) * per_group)
+                wide = size * self.lanes
+                for channel, lanes in runs:
+                    piece = self.weights[position : position + lanes * kh * kw * wide].reshape(kh, kw, lanes, wide)
+                    out[start:stop, channel : channel + lanes] = piece[..., : stop - start].transpose(3, 2, 0, 1)
+                    position += piece.size
+                start = stop
+        return out
+
+
+def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vectors: int) -> PackedWeights:
+    """Weights (f, c/g, K_h, K_w) and bias (f,) → the micro-kernel's order; lanes beyond f/g are zeros."""
+    f, c, kh, kw = weight.shape
+    vl = isa.vector_length
+    per_group = f // groups
+    total = groups * -(-per_group // vl)
+    packed = PackedWeights(
+        aligned_zeros((total * vl * c * kh * kw,)), aligned_zeros((total * vl,)), (f, c, kh, kw), groups, vl, vectors
+    )
+    position = 0
+    for group in range(groups):
+        runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
+        start = group * per_group
+        for size in packed.sizes:
+            stop = min(start + size * vl, (group + 1) * per_group)
+            wide = size * vl
+            for channel, lanes in runs:
+                piece = packed.weights[position : position + lanes * kh * kw * wide].reshape(kh, kw, lanes, wide)
+                piece[..., : stop - start] = weight[start:stop, channel : channel + lanes].transpose(2, 3, 1, 0)
+                position += piece.size
+            start = stop
+        if bias is not None:
+            at = group * packed.per_group * vl
+            packed.bias[at : at + per_group] = bias[group * per_group : (group + 1) * per_group]
+    return packed
+
+
+__all__: Sequence[str] = ["Channels", "Cover", "DirectKernel", "PackedWeights", "pack_weights"]

@@ -1,0 +1,179 @@
+"""Emit LLVM IR for vectors of floats: what the builders of the convolution micro-kernels share.
+
+Addresses travel as 64-bit integers, offsets are bytes. A vector has ``vl`` floats, whatever the CPU has registers for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+Value = Any
+"""An llvmlite value; the library has no types of its own."""
+
+Builder = Any
+
+F32 = ir.FloatType()
+I8 = ir.IntType(8)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+
+
+def vector(vl: int) -> Any:
+    return ir.VectorType(F32, vl)
+
+
+def constant(vl: int, value: float) -> Value:
+    return ir.Constant(vector(vl), [float(value)] * vl)
+
+
+def shifted(builder: Builder, address: Value, offset: Value | int) -> Value:
+    """The address ``offset`` bytes on."""
+    if isinstance(offset, int):
+        return address if offset == 0 else builder.add(address, I64(offset))
+    return builder.add(address, offset)
+
+
+def pointer(builder: Builder, address: Value, to: Any, offset: int = 0) -> Value:
+    """A pointer ``offset`` bytes behind an address, in the form that folds into an instruction's own displacement."""
+    base = builder.inttoptr(address, I8.as_pointer())
+    if offset:
+        base = builder.gep(base, [I64(offset)])
+    return builder.bitcast(base, to.as_pointer())
+
+
+def load(builder: Builder, address: Value, vl: int, offset: int = 0, align: int | None = None) -> Value:
+    """``vl`` floats, aligned to their own size unless told otherwise."""
+    value = builder.load(pointer(builder, address, vector(vl), offset))
+    value.align = 4 * vl if align is None else align
+    return value
+
+
+def store(builder: Builder, value: Value, address: Value, offset: int = 0, align: int | None = None) -> None:
+    instruction = builder.store(value, pointer(builder, address, value.type, offset))
+    instruction.align = 4 * value.type.count if align is None else align
+
+
+def load_i64(builder: Builder, address: Value, index: int) -> Value:
+    """Element ``index`` of an array of 64-bit integers."""
+    value = builder.load(pointer(builder, address, I64, 8 * index))
+    value.align = 8
+    return value
+
+
+def load_f32(builder: Builder, address: Value, offset: int = 0) -> Value:
+    value = builder.load(pointer(builder, address, F32, offset))
+    value.align = 4
+    return value
+
+
+def splat(builder: Builder, scalar: Value, vl: int) -> Value:
+    undefined = ir.Constant(vector(vl), ir.Undefined)
+    one = builder.insert_element(undefined, scalar, I32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, vl), [0] * vl))
+
+
+def lane_splat(builder: Builder, value: Value, lane: int, vl: int) -> Value:
+    """A vector that repeats one lane of another (aarch64 folds this into the multiplication)."""
+    undefined = ir.Constant(value.type, ir.Undefined)
+    return builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(I32, vl), [lane] * vl))
+
+
+def fma(builder: Builder, a: Value, b: Value, c: Value, fused: bool = True) -> Value:
+    """a·b + c, with one rounding where the instruction set can."""
+    if not fused:  # without the instruction, llvm.fma calls the C library once per float
+        return builder.fadd(builder.fmul(a, b), c)
+    name = f"llvm.fma.v{a.type.count}f32"
+    module = builder.module
+    function = module.globals.get(name) or ir.Function(module, ir.FunctionType(a.type, [a.type] * 3), name)
+    return builder.call(function, [a, b, c])
+
+
+def maximum(builder: Builder, bound: Value, value: Value) -> Value:
+    """max(bound, value); a NaN value stays NaN, as in torch (one maxps on x86)."""
+    return builder.select(builder.fcmp_ordered(">", bound, value), bound, value)
+
+
+def minimum(builder: Builder, bound: Value, value: Value) -> Value:
+    return builder.select(builder.fcmp_ordered("<", bound, value), bound, value)
+
+
+READ_L2, WRITE_L1 = (0, 2), (1, 3)
+
+
+def prefetch(builder: Builder, address: Value, offset: int = 0, kind: tuple[int, int] = READ_L2) -> None:
+    """Ask for a cache line; never faults, whatever the address."""
+    module = builder.module
+    name = "llvm.prefetch.p0"
+    signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = module.globals.get(name) or ir.Function(module, signature, name)
+    write, locality = kind
+    builder.call(function, [pointer(builder, address, I8, offset), I32(write), I32(locality), I32(1)])
+
+
+def loop(
+    builder: Builder,
+    count: Value,
+    carried: Sequence[Value],
+    body: Callable[[Sequence[Value]], Sequence[Value]],
+    at_least_once: bool = False,
+) -> list[Value]:
+    """``carried = body(carried)``, ``count`` times; values stay in registers (phi nodes). Returns the last ones.
+
+    With ``at_least_once`` the test stands at the end, which leaves one jump per round.
+    """
+    before = builder.block
+    inside, end = builder.append_basic_block("round"), builder.append_basic_block("end")
+    if at_least_once:
+        builder.branch(inside)
+    else:
+        builder.cbranch(builder.icmp_signed(">", count, I64(0)), inside, end)
+    builder.position_at_end(inside)
+    left = builder.phi(I64)
+    left.add_incoming(count, before)
+    phis = []
+    for value in carried:
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, before)
+        phis.append(phi)
+    new = body(phis)
+    fewer = builder.sub(left, I64(1))
+    left.add_incoming(fewer, builder.block)
+    for phi, value in zip(phis, new, strict=True):
+        phi.add_incoming(value, builder.block)
+    last = builder.block
+    builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), inside, end)
+    builder.position_at_end(end)
+    results = []
+    for value, first in zip(new, carried, strict=True):
+        if at_least_once:
+            results.append(value)
+            continue
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, last)
+        phi.add_incoming(first, before)
+        results.append(phi)
+    return results
+
+
+def when(
+    builder: Builder, condition: Value, values: Sequence[Value], body: Callable[[Sequence[Value]], Sequence[Value]]
+) -> list[Value]:
+    """``values = body(values)`` if the condition holds."""
+    before = builder.block
+    then, end = builder.append_basic_block("then"), builder.append_basic_block("end")
+    builder.cbranch(condition, then, end)
+    builder.position_at_end(then)
+    new = body(values)
+    last = builder.block
+    builder.branch(end)
+    builder.position_at_end(end)
+    results = []
+    for old, value in zip(values, new, strict=True):
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, last)
+        phi.add_incoming(old, before)
+        results.append(phi)
+    return results

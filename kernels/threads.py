@@ -1,0 +1,68 @@
+"""Running the parts of one kernel on several threads. The compiled code holds no GIL, so Python's threads are enough.
+
+The calling thread does the first part itself. Waiting threads sleep; nobody spins.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+
+Call = Callable[[], None]
+
+
+class Helper:
+    """A thread that runs one call at a time, for one caller at a time."""
+
+    def __init__(self) -> None:
+        self._call: Call | None = None
+        self._error: BaseException | None = None
+        self._begin, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        threading.Thread(target=self._serve, name="fogconv-kernel", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            self._begin.acquire()
+            try:
+                if self._call is not None:
+                    self._call()
+            except BaseException as error:  # handed to the caller by wait()
+                self._error = error
+            self._done.release()
+
+    def start(self, call: Call) -> None:
+        self._call = call
+        self._begin.release()
+
+    def wait(self) -> None:
+        self._done.acquire()
+        error, self._call, self._error = self._error, None, None
+        if error is not None:
+            raise error
+
+
+def parallel(calls: Sequence[Call]) -> Call:
+    """One call that runs all of them at the same time and returns when the last is done."""
+    first, *others = calls
+    if not others:
+        return first
+    pairs = tuple(zip(_helpers(len(others), os.getpid()), others, strict=True))
+
+    def run() -> None:
+        for helper, call in pairs:
+            helper.start(call)
+        try:
+            first()
+        finally:
+            for helper, _ in pairs:
+                helper.wait()
+
+    return run
+
+
+@cache
+def _helpers(count: int, process: int) -> tuple[Helper, ...]:
+    """Threads shared by all calls of the same count; a forked child gets its own."""
+    return tuple(Helper() for _ in range(count))
