@@ -8,8 +8,10 @@ stored at once, but LLVM does not keep them in registers where they are accumula
     load_lanes(a, n) store_lanes(…)     the first n of them; the others are not touched and read as 0
     store_between(a, v, low, high)      lanes low to high−1; the others are written back as they were
     align(v, w, n)                      lanes n to n+15 of v and w side by side
-    load_word(a) store_word(a, w)       one float as an int32, bit by bit
+    load_word(a) store_word(a, w)       one float as an int32, bit by bit; store_long(a, n): an int64
     add sub mul div fma maximum         lane by lane; maximum keeps NaN
+    load_half store_half                the first n of them, in fp16 at the address (round to nearest even)
+    load_bfloat store_bfloat            the same in bf16
     splat(x)  zero()  activate(v, code) total(v): the sum of the lanes
     prefetch(a)                         bring a line into the first cache
 """
@@ -28,7 +30,8 @@ intrinsic: Any = extending.intrinsic  # numba's annotations know nothing of the 
 _Model: Any = datamodel.PrimitiveModel  # type: ignore[attr-defined]
 
 _VEC = ir.VectorType(ir.FloatType(), BLOCK)
-_MASK = ir.VectorType(ir.IntType(1), BLOCK)
+_WORDS = ir.VectorType(ir.IntType(32), BLOCK)
+_SHORTS = ir.VectorType(ir.IntType(16), BLOCK)
 
 
 class VecType(types.Type):
@@ -100,6 +103,63 @@ def store_lanes(typingctx: Any, address: Any, value: Any, lanes: Any) -> Any:
     return types.void(types.int64, vec, types.int64), codegen
 
 
+def _narrow(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """To fp16 in <16 x i16>: one conversion instruction per register on every CPU with F16C, AVX-512 or NEON."""
+    return builder.bitcast(builder.fptrunc(value, ir.VectorType(ir.HalfType(), BLOCK)), _SHORTS)
+
+
+def _narrow_bfloat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """To bf16: round the upper half to nearest even; a NaN keeps its upper half and stays a NaN."""
+    bits = builder.bitcast(value, _WORDS)
+    sixteen = activation.constant(_WORDS, 16)
+    odd = builder.and_(builder.lshr(bits, sixteen), activation.constant(_WORDS, 1))
+    rounded = builder.add(bits, builder.add(odd, activation.constant(_WORDS, 0x7FFF)))
+    quiet = builder.or_(bits, activation.constant(_WORDS, 0x400000))
+    bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+    return builder.trunc(builder.lshr(bits, sixteen), _SHORTS)
+
+
+def _widen(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    return builder.fpext(builder.bitcast(value, ir.VectorType(ir.HalfType(), BLOCK)), _VEC)
+
+
+def _widen_bfloat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    bits = builder.shl(builder.zext(value, _WORDS), activation.constant(_WORDS, 16))
+    return builder.bitcast(bits, _VEC)
+
+
+def _narrow_pair(narrow: Any, widen: Any) -> tuple[Any, Any]:
+    """The load and the store of one 16-bit format; of the first ``lanes`` floats only, and the others read as 0."""
+
+    @intrinsic
+    def load_(typingctx: Any, address: Any, lanes: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], _SHORTS.as_pointer())
+            mask, align = _first_lanes(builder, args[1]), ir.Constant(ir.IntType(32), 2)
+            none = activation.constant(_SHORTS, 0)
+            name = "llvm.masked.load.v16i16.p0"
+            return widen(builder, activation.call_intrinsic(builder, name, _SHORTS, pointer, align, mask, none))
+
+        return vec(types.int64, types.int64), codegen
+
+    @intrinsic
+    def store_(typingctx: Any, address: Any, value: Any, lanes: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], _SHORTS.as_pointer())
+            mask, align = _first_lanes(builder, args[2]), ir.Constant(ir.IntType(32), 2)
+            name, value = "llvm.masked.store.v16i16.p0", narrow(builder, args[1])
+            activation.call_intrinsic(builder, name, ir.VoidType(), value, pointer, align, mask)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, vec, types.int64), codegen
+
+    return load_, store_
+
+
+load_half, store_half = _narrow_pair(_narrow, _widen)
+load_bfloat, store_bfloat = _narrow_pair(_narrow_bfloat, _widen_bfloat)
+
+
 @intrinsic
 def store_between(typingctx: Any, address: Any, value: Any, low: Any, high: Any) -> Any:
     """Read, blend and write: unlike a masked store it is fast on every instruction set."""
@@ -154,6 +214,15 @@ def store_word(typingctx: Any, address: Any, word: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int32), codegen
+
+
+@intrinsic
+def store_long(typingctx: Any, address: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 def _elementwise(method: str) -> Any:
