@@ -186,7 +186,7 @@ class Executable:
         return None if buffer is None or region is None else self._view(buffer, region)
 
     def _input(self, step: steps.Input) -> Call:
-        target, index = self._buffers[step.target], step.index
+        target, index = self._view(step.target, step.region), step.index
 
         def call(run: Run) -> None:
             pack(run.inputs[index], out=target)
@@ -210,20 +210,20 @@ class Executable:
 
         def call(run: Run) -> None:
             extract()
-            run.mailbox.send(to, tag, wire.encode(cut, form))
+            run.mailbox.send(to, tag, np.frombuffer(wire.encode(cut, form), np.uint8))
 
         return call
 
     def _receive(self, step: steps.Recv) -> Call:
         view, lane = self._around(step.target, step.region)
         elements = wire.wire_elements(self.program.batch, *step.region.shape)
-        insert = wire.bind_insert(view, lane, len(step.region.channels), step.accumulate)
+        channels, accumulate = len(step.region.channels), step.accumulate
         origin, tag, form = step.origin, step.tag, step.wire
 
         def call(run: Run) -> None:
             payload = run.mailbox.receive(origin, tag)
             run.ready_ns = time.perf_counter_ns()
-            insert(wire.decode(payload, form, elements))
+            wire.bind_insert(wire.decode(payload, form, elements), view, lane, channels, accumulate)()
 
         return call
 

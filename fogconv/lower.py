@@ -111,9 +111,13 @@ class _Lowering:
 
     def run(self) -> Lowered:
         graph = self.graph
-        home = self.residency.home(MASTER, graph.input)
-        self.steps[MASTER].append(step.Input(len(graph.layers), index=0, target=home.buffer))
-        self.residency.hold(MASTER, graph.input, Held(graph.tensors[graph.input].region, home.buffer, home.shift))
+        self.index = len(graph.layers)
+        self.written(
+            MASTER,
+            graph.input,
+            graph.tensors[graph.input].region,
+            lambda out: self.steps[MASTER].append(step.Input(self.index, 0, out.buffer, out.place)),
+        )
         for index, (layer, placement) in enumerate(zip(graph.layers, self.plan.placements, strict=True)):
             self.index = index
             self.layer(layer, placement)
@@ -225,14 +229,24 @@ class _Lowering:
 
     def written(self, rank: int, tensor: int, region: Region, write: Callable[[Held], None]) -> None:
         """Have a kernel write a region into the tensor's home; aside and copied where it would hit other channels."""
+        out = self.place(rank, tensor, region)
+        write(out)
+        self.settle(rank, tensor, out)
+
+    def place(self, rank: int, tensor: int, region: Region) -> Held:
+        """Where a kernel may write a region in whole blocks of 16 channels."""
         home = self.residency.home(rank, tensor)
         at_home = Held(region, home.buffer, home.shift)
         if self.residency.writable(rank, home.buffer, at_home.place):
-            write(at_home)
-        else:
-            aside = Held(region, self.residency.new_buffer(rank, tensor, region, margin=False), 0)
-            write(aside)
-            self.copy(rank, aside, at_home)
+            return at_home
+        return Held(region, self.residency.new_buffer(rank, tensor, region, margin=False), 0)
+
+    def settle(self, rank: int, tensor: int, written: Held) -> None:
+        """Note what was written as held at home."""
+        home = self.residency.home(rank, tensor)
+        at_home = Held(written.region, home.buffer, home.shift)
+        if written != at_home:
+            self.copy(rank, written, at_home)
         self.residency.hold(rank, tensor, at_home)
 
     def compute(self, layer: Layer, work: Work, inputs: list[Held], out: Held) -> None:
@@ -293,15 +307,7 @@ class _Lowering:
 
     def host(self, layer: Host, work: Work) -> None:
         read = [self.ensure(work.rank, tensor, self.graph.tensors[tensor].region) for tensor in layer.reads]
-        write = []
-        for tensor in layer.writes:
-            region = self.graph.tensors[tensor].region
-            home = self.residency.home(work.rank, tensor)
-            at_home = Held(region, home.buffer, home.shift)
-            if not self.residency.aligned(work.rank, home.buffer, at_home.place):
-                at_home = Held(region, self.residency.new_buffer(work.rank, tensor, region), 0)
-            self.residency.hold(work.rank, tensor, at_home)
-            write.append(at_home)
+        write = [self.place(work.rank, tensor, self.graph.tensors[tensor].region) for tensor in layer.writes]
         self.steps[work.rank].append(
             step.Host(
                 self.index,
@@ -311,6 +317,8 @@ class _Lowering:
                 tuple(held.place for held in write),
             )
         )
+        for tensor, written in zip(layer.writes, write, strict=True):
+            self.settle(work.rank, tensor, written)
 
     def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
         """The content hash of a part of a weight, noted as needed by this rank."""

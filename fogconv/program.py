@@ -41,6 +41,7 @@ class Input(Step, frozen=True, tag=True):
 
     index: int
     target: int
+    region: Region
 
 
 class Output(Step, frozen=True, tag=True):

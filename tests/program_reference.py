@@ -1,0 +1,138 @@
+"""Programs run in float64 numpy, all ranks in one process: what the interpreter and the kernels are held to.
+
+Buffers are plain (N, C, H, W) arrays that begin as NaN, so that reading what nobody wrote shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv import program as steps
+from fogconv.geometry import Region
+from fogconv.kernels import reference
+from fogconv.program import Program
+
+Array = NDArray[Any]
+
+
+def run(
+    programs: Sequence[Program], weights: Mapping[str, Array], x: Array, host: Callable[..., Sequence[Array]] | None = None
+) -> Array:
+    """The output of the master. Raises AssertionError for a dead-lock, a message sent twice, or one never received."""
+    messages: dict[tuple[int, int, int], Array] = {}
+    outputs: dict[int, Array] = {}
+    ranks = {program.rank: _rank(program, weights, x, messages, outputs, host) for program in programs}
+    while ranks:
+        moved = False
+        for rank, walk in list(ranks.items()):
+            for progressed in walk:
+                if not progressed:
+                    break
+                moved = True
+            else:
+                del ranks[rank]
+                moved = True
+        assert moved, "dead-lock: every rank waits"
+    assert not messages, f"never received: {sorted(messages)}"
+    return outputs[0]
+
+
+def _rank(
+    program: Program,
+    weights: Mapping[str, Array],
+    x: Array,
+    messages: dict[tuple[int, int, int], Array],
+    outputs: dict[int, Array],
+    host: Callable[..., Sequence[Array]] | None,
+) -> Generator[bool, None, None]:
+    """Yields True after a step, False where it has to wait."""
+    buffers = [np.full((program.batch, *buffer.region.shape), np.nan) for buffer in program.buffers]
+    values: dict[Any, Any] = {}
+
+    def at(buffer: int, region: Region) -> Array:
+        origin = program.buffers[buffer].region
+        assert region in origin, f"{region} is not in {origin}"
+        return buffers[buffer][
+            :,
+            region.channels.slice(origin.channels.start),
+            region.rows.slice(origin.rows.start),
+            region.columns.slice(origin.columns.start),
+        ]
+
+    def optional(key: str | None) -> Array | None:
+        if key is not None:
+            assert key in program.weights
+        return None if key is None else weights[key]
+
+    for step in program.steps:
+        match step:
+            case steps.Input():
+                at(step.target, step.region)[:] = x
+            case steps.Output():
+                outputs[step.index] = at(step.source, step.region).copy()
+            case steps.Send():
+                assert step.to != program.rank
+                key = (program.rank, step.to, step.tag)
+                assert key not in messages
+                messages[key] = at(step.source, step.region).copy()
+                assert not np.isnan(messages[key]).any(), f"rank {program.rank} sends what nobody wrote: {step}"
+            case steps.Recv():
+                key = (step.origin, program.rank, step.tag)
+                while key not in messages:
+                    yield False
+                payload = messages.pop(key)
+                target = at(step.target, step.region)
+                target[:] = target + payload if step.accumulate else payload
+            case steps.Copy():
+                target = at(step.target, step.region.shift_channels(step.shift))
+                source = at(step.source, step.region)
+                target[:] = target + source if step.accumulate else source
+            case steps.Conv():
+                weight = optional(step.weight)
+                assert weight is not None
+                source = at(step.source, step.source_region)
+                out = reference.conv2d(source, weight, optional(step.bias), step.spec)
+                if step.residual is not None and step.residual_region is not None:
+                    out = out + at(step.residual, step.residual_region)
+                at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
+            case steps.Pool():
+                # Unknown rows are NaN in the whole map, so that a window that reaches for them shows.
+                spec, source = step.spec, step.source_region
+                channels = len(source.channels)
+                whole = np.full((program.batch, channels, spec.height, spec.width), np.nan)
+                whole[:, :, source.rows.slice(), source.columns.slice()] = at(step.source, source)
+                pooled = reference.pool2d(whole, replace(spec, channels=channels, batch=program.batch))
+                region = step.target_region
+                at(step.target, region)[:] = pooled[:, :, region.rows.slice(), region.columns.slice()]
+            case steps.GlobalPool():
+                total = at(step.source, step.source_region).sum((2, 3), keepdims=True)
+                at(step.target, step.target_region)[:] = total / step.divisor
+            case steps.Add():
+                total = sum(at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True))
+                at(step.target, step.target_region)[:] = reference.activate(np.asarray(total), step.activation)
+            case steps.Affine():
+                out = at(step.source, step.source_region).copy()
+                for key, combine in ((step.scale, np.multiply), (step.shift, np.add)):
+                    if key is not None:
+                        out = combine(out, weights[key][None, :, None, None])
+                if step.residual is not None and step.residual_region is not None:
+                    out = out + at(step.residual, step.residual_region)
+                at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
+            case steps.Gate():
+                gated = at(step.source, step.source_region) * at(step.gate, step.gate_region)
+                at(step.target, step.target_region)[:] = gated
+            case steps.Permute():
+                source = at(step.source, step.source_region)
+                at(step.target, step.target_region)[:] = source[:, list(step.channels)]
+            case steps.Host():
+                assert host is not None
+                maps = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                results = host(step.layer, values, maps)
+                for result, buffer, region in zip(results, step.targets, step.target_regions, strict=True):
+                    at(buffer, region)[:] = result
+        yield True

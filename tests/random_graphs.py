@@ -1,0 +1,170 @@
+"""Small random LayerGraphs for property tests: convs of any geometry, branches, sums, concatenations, gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fogconv.geometry import ConvSpec, PoolSpec
+from fogconv.layers import (
+    ACTIVATIONS,
+    Add,
+    Affine,
+    Concat,
+    Conv,
+    Gate,
+    GlobalPool,
+    Host,
+    Layer,
+    LayerGraph,
+    Pool,
+    Shuffle,
+    Slice,
+    Tensor,
+)
+
+
+class _Draft:
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.batch = draw(st.integers(1, 2))
+        self.generator = np.random.default_rng(draw(st.integers(0, 2**20)))
+        self.tensors: list[Tensor] = []
+        self.layers: list[Layer] = []
+        self.weights: dict[str, NDArray[Any]] = {}
+
+    def tensor(self, channels: int, height: int, width: int) -> int:
+        self.tensors.append(Tensor(f"t{len(self.tensors)}", self.batch, channels, height, width))
+        return len(self.tensors) - 1
+
+    def weight(self, *shape: int) -> str:
+        key = f"w{len(self.weights)}"
+        # Values that float32 holds exactly, so that the float64 references see the same ones.
+        self.weights[key] = self.generator.standard_normal(shape).astype(np.float32).astype(np.float64)
+        return key
+
+    def activation(self) -> str | None:
+        return self.draw(st.sampled_from([None, "relu", *ACTIVATIONS]))
+
+    def like(self, number: int) -> list[int]:
+        """The tensors of the same shape."""
+        return [i for i, tensor in enumerate(self.tensors) if tensor.shape == self.tensors[number].shape]
+
+    def conv(self, source: int) -> int:
+        draw, x = self.draw, self.tensors[source]
+        groups = draw(st.sampled_from([1, 1, 1] + [g for g in (2, 4, x.channels) if x.channels % g == 0]))
+        kernel = (draw(st.integers(1, min(3, x.height))), draw(st.integers(1, min(3, x.width))))
+        padding = tuple(draw(st.integers(0, 2)) for _ in range(4))
+        stride = tuple(draw(st.integers(1, 2)) for _ in range(2))
+        outs = groups * draw(st.sampled_from([1, 2, 5, 16]) if groups < 8 else st.just(1))
+        spec = ConvSpec(x.channels, outs, x.height, x.width, kernel, stride, padding, (1, 1), groups, self.batch)  # type: ignore[arg-type]
+        target = self.tensor(outs, spec.out_height, spec.out_width)
+        same = [number for number in self.like(target) if number != target]
+        residual = draw(st.sampled_from([None, *same]))
+        bias = self.weight(outs) if draw(st.booleans()) else None
+        weight = self.weight(*spec.weight_shape)
+        self.layers.append(Conv(f"conv{target}", source, target, spec, weight, bias, self.activation(), residual))
+        return target
+
+    def same_conv(self, source: int) -> int:
+        x = self.tensors[source]
+        spec = ConvSpec(x.channels, x.channels, x.height, x.width, (3, 3), padding=(1, 1, 1, 1), batch=self.batch)
+        target = self.tensor(x.channels, x.height, x.width)
+        residual = self.draw(st.sampled_from([None, source]))
+        weight = self.weight(*spec.weight_shape)
+        self.layers.append(Conv(f"conv{target}", source, target, spec, weight, None, self.activation(), residual))
+        return target
+
+    def pool(self, source: int) -> int:
+        x, draw = self.tensors[source], self.draw
+        kernel = (min(x.height, draw(st.integers(1, 3))), min(x.width, draw(st.integers(1, 3))))
+        padding = (kernel[0] // 2, kernel[0] // 2, kernel[1] // 2, kernel[1] // 2) if draw(st.booleans()) else (0, 0, 0, 0)
+        kind = draw(st.sampled_from(["max", "avg"]))
+        ceil, counted = draw(st.booleans()), draw(st.booleans())
+        spec = PoolSpec(
+            kind, x.channels, x.height, x.width, kernel, (2, 2), padding, (1, 1), ceil, counted, None, self.batch
+        )
+        target = self.tensor(x.channels, spec.out_height, spec.out_width)
+        self.layers.append(Pool(f"pool{target}", source, target, spec))
+        return target
+
+    def add(self, source: int) -> int:
+        other = self.draw(st.sampled_from(self.like(source)))
+        target = self.tensor(*self.tensors[source].shape[1:])
+        self.layers.append(Add(f"add{target}", (source, other), target, self.activation()))
+        return target
+
+    def affine(self, source: int) -> int:
+        channels = self.tensors[source].channels
+        target = self.tensor(*self.tensors[source].shape[1:])
+        scale, shift = self.weight(channels), self.weight(channels)
+        self.layers.append(Affine(f"affine{target}", source, target, scale, shift, self.activation()))
+        return target
+
+    def gate(self, source: int) -> int:
+        channels = self.tensors[source].channels
+        mean = self.tensor(channels, 1, 1)
+        self.layers.append(GlobalPool(f"mean{mean}", source, mean))
+        spec = ConvSpec(channels, channels, 1, 1, (1, 1), batch=self.batch)
+        gate = self.tensor(channels, 1, 1)
+        self.layers.append(Conv(f"gate{gate}", mean, gate, spec, self.weight(*spec.weight_shape), None, "sigmoid"))
+        target = self.tensor(*self.tensors[source].shape[1:])
+        self.layers.append(Gate(f"gated{target}", source, gate, target))
+        return target
+
+    def concat(self, source: int) -> int:
+        x = self.tensors[source]
+        fitting = [i for i, t in enumerate(self.tensors) if (t.height, t.width) == (x.height, x.width)]
+        sources = (source, *self.draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=2)))
+        target = self.tensor(sum(self.tensors[i].channels for i in sources), x.height, x.width)
+        self.layers.append(Concat(f"concat{target}", sources, target))
+        return target
+
+    def slice(self, source: int) -> int:
+        x = self.tensors[source]
+        start = self.draw(st.integers(0, x.channels - 1))
+        target = self.tensor(self.draw(st.integers(1, x.channels - start)), x.height, x.width)
+        self.layers.append(Slice(f"slice{target}", source, target, start))
+        return target
+
+    def shuffle(self, source: int) -> int:
+        x = self.tensors[source]
+        groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4) if x.channels % g == 0]))
+        target = self.tensor(x.channels, x.height, x.width)
+        self.layers.append(Shuffle(f"shuffle{target}", source, target, groups))
+        return target
+
+    def host(self, source: int) -> int:
+        target = self.tensor(*self.tensors[source].shape[1:])
+        self.layers.append(Host(f"host{target}", (source,), (target,), lambda values, x: [np.ascontiguousarray(-2 * x)]))
+        return target
+
+    def head(self, source: int) -> int:
+        x = self.tensors[source]
+        spec = ConvSpec(x.channels, 5, x.height, x.width, (x.height, x.width), batch=self.batch)
+        target = self.tensor(5, 1, 1)
+        weight, bias = self.weight(*spec.weight_shape), self.weight(5)
+        self.layers.append(Conv(f"head{target}", source, target, spec, weight, bias, linear=True))
+        return target
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> LayerGraph:
+    draft = _Draft(draw)
+    x = first = draft.tensor(draw(st.sampled_from([1, 3, 16, 33])), draw(st.integers(3, 9)), draw(st.integers(3, 7)))
+    kinds = [
+        draft.conv, draft.conv, draft.same_conv, draft.same_conv, draft.pool, draft.add, draft.affine, draft.gate,
+        draft.concat, draft.slice, draft.shuffle, draft.host,
+    ]  # fmt: skip
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=7)):
+        # Mostly a chain, now and then from an older tensor, so that branches stay alive.
+        if draw(st.integers(0, 3)) == 0:
+            x = draw(st.integers(0, len(draft.tensors) - 1))
+        x = kind(x)
+    if draw(st.booleans()):
+        x = draft.head(x)
+    out = draft.tensors[x]
+    return LayerGraph("random", tuple(draft.tensors), tuple(draft.layers), first, x, out.shape, draft.weights)

@@ -1,0 +1,95 @@
+"""Programs of any plan compute the graph: no message lost, nothing read that was not written, the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fogconv.cost import Prices
+from fogconv.errors import PlannerError
+from fogconv.layers import Concat, Host, LayerGraph, Slice
+from fogconv.layouts import LayoutBook
+from fogconv.lower import lower
+from fogconv.options import Options
+from fogconv.plan import Placement, Plan
+from fogconv.planner import plan as make_plan
+from fogconv.program import decode, encode
+from fogconv.star import plan_star
+from fogconv.topology import Topology
+from tests.graph_reference import run_graph
+from tests.program_reference import run
+from tests.random_graphs import graphs
+
+topologies = st.builds(
+    lambda rates, bandwidth: _uneven(rates, bandwidth),
+    st.lists(st.sampled_from([0.5, 1.0, 1.0, 2.0, 3.7]), min_size=1, max_size=5),
+    st.sampled_from([1e5, 1e8, 1e11]),
+)
+
+
+def _uneven(rates: list[float], bandwidth: float) -> Topology:
+    topology = Topology.uniform(len(rates), 1e9, bandwidth, 1e-5, copy_s_per_byte=1e-10, step_s=1e-6)
+    for rank, rate in enumerate(rates):
+        topology = topology.replace_device(rank, topology.devices[rank].scaled(rate))
+    return topology
+
+
+def host_of(graph: LayerGraph) -> Any:
+    def call(layer: int, values: dict[Any, Any], maps: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        found = graph.layers[layer]
+        assert isinstance(found, Host)
+        return found.call(values, *maps)
+
+    return call
+
+
+def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
+    lowered = lower(graph, plan)
+    x = np.random.default_rng(seed).standard_normal(graph.tensors[graph.input].shape)
+    programs = [decode(encode(program)) for program in lowered.programs]
+    out = run(programs, lowered.weights, x, host_of(graph)).reshape(graph.output_shape)
+    expected = run_graph(graph, x)
+    assert np.max(np.abs(out - expected)) <= 1e-9 * max(1.0, np.max(np.abs(expected)))
+
+
+@given(graphs(), topologies, st.sampled_from(["auto", "depth", "rows", "local"]), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_planners_plan_computes_the_graph(graph: LayerGraph, topology: Topology, scheme: str, seed: int) -> None:
+    check(graph, make_plan(graph, topology, scheme=scheme), seed)
+
+
+@given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_star_computes_the_graph(graph: LayerGraph, topology: Topology, master: bool, even: bool, seed: int) -> None:
+    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, even=even), seed)
+
+
+@given(graphs(), topologies, st.data(), st.integers(0, 9))
+@settings(deadline=None, max_examples=120)
+def test_any_mixture_of_options_computes_the_graph(
+    graph: LayerGraph, topology: Topology, data: st.DataObject, seed: int
+) -> None:
+    """Not only the cheapest path: every layer in a way drawn at random, so that any layout meets any other."""
+    prices = Prices(topology)
+    options = Options(graph, prices, LayoutBook(prices), "auto")
+    placements = []
+    for layer in graph.layers:
+        if isinstance(layer, Concat | Slice):
+            placements.append(Placement("relabel", ()))
+            continue
+        option = data.draw(st.sampled_from(options.of(layer)))
+        placements.append(Placement(option.mode, option.work, option.target))
+    check(graph, Plan(graph.name, len(topology), "any", tuple(placements)), seed)
+
+
+def test_a_plan_of_another_graph_is_refused() -> None:
+    graph = LayerGraph("a", (), (), 0, 0, (), {})
+    with pytest.raises(PlannerError, match="plan again"):
+        lower(graph, replace(Plan("b", 2, "local", ())))
