@@ -1,0 +1,18 @@
+"""What is measured: a model by name, with seeded weights that every layer shows in, and one input.
+
+Seeded, so that nothing is asked of a hub from inside a node; the time does not depend on the weights' values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.seeding import noise_images
+from fogconv.zoo import ZooModel, load_model
+
+
+def subject(net: str) -> tuple[ZooModel, NDArray[np.float32]]:
+    """The model and its input (1, 3, H, W). Raises ModelError for an unknown name."""
+    zoo = load_model(net, weights="random" if not net.endswith(".pt2") else "pretrained")
+    return zoo, noise_images(1, zoo.input_size, seed=1).numpy()
