@@ -246,7 +246,7 @@ def test_energy_counts_macs_and_bytes() -> None:
 def test_no_workers_is_refused(n: int) -> None:
     for ask in (s_star, best_split, estimate, break_even_bandwidth, best_n):
         with pytest.raises(InputError, match="workers"):
-            ask(LAYER, RATES, n)  # type: ignore[operator]
+            ask(LAYER, RATES, n)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,358 @@
+"""Calibration: what the devices and links of a session measure, as a Topology.
+
+    γ   a few convs of each kernel class, timed by every rank with its own kernels, all ranks at once
+    α   half of the shortest round trip of an empty message
+    β   (round trip with the payload − round trip without it) ÷ its elements, each way on its own
+
+``calibrate`` takes its time and tells the spreads; ``calibrate_quickly`` keeps under 2 s and remembers each pair of hosts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import platformdirs
+
+from fogconv.errors import FogconvError
+from fogconv.geometry import ConvSpec
+from fogconv.profile import Profile, ProfileDevice, ProfileLink
+from fogconv.topology import Topology, kernel_class
+
+CACHE_VERSION = 1
+CACHE_AGE_S = 7 * 86400.0
+"""After this long a pair of hosts is measured again: cables, chargers and heat change."""
+LEAST_S_PER_BYTE = 1e-12
+"""Between threads of a process a payload takes no time at all; the model wants a positive β."""
+PROBE_S = 0.02
+"""A payload that takes this long tells β well above the jitter of a round trip."""
+LARGEST_PROBE_BYTES = 8 << 20
+
+_PAD = (1, 1, 1, 1)
+TINY = ConvSpec(16, 16, 2, 2, (1, 1))
+"""So little work that its time is the fixed cost of a step."""
+QUICK = (
+    ConvSpec(64, 64, 28, 28, (3, 3), padding=_PAD),
+    ConvSpec(128, 128, 28, 28, (1, 1)),
+    ConvSpec(64, 64, 28, 28, (3, 3), stride=(2, 2), padding=_PAD),
+    ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=128),
+)
+FULL = (
+    *QUICK,
+    ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD),
+    ConvSpec(256, 256, 14, 14, (3, 3), padding=_PAD),
+    ConvSpec(512, 512, 7, 7, (3, 3), padding=_PAD),
+    ConvSpec(256, 64, 56, 56, (1, 1)),
+    ConvSpec(512, 512, 14, 14, (1, 1)),
+    ConvSpec(1024, 256, 7, 7, (1, 1)),
+    ConvSpec(128, 128, 28, 28, (3, 3), stride=(2, 2), padding=_PAD),
+    ConvSpec(128, 128, 17, 17, (1, 7), padding=(0, 0, 3, 3)),
+    ConvSpec(96, 96, 56, 56, (3, 3), padding=_PAD, groups=96),
+    ConvSpec(480, 480, 14, 14, (5, 5), padding=(2, 2, 2, 2), groups=480),
+    ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=32),
+    ConvSpec(256, 256, 14, 14, (3, 3), padding=_PAD, groups=32),
+    ConvSpec(3, 64, 112, 112, (7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
+    ConvSpec(3, 32, 112, 112, (3, 3), stride=(2, 2), padding=_PAD),
+    ConvSpec(2048, 1000, 1, 1, (1, 1)),
+    ConvSpec(512, 512, 7, 7, (7, 7)),
+)
+
+Local = Callable[[Sequence[ConvSpec], int], Sequence[float]]
+"""(specs, repeats) → seconds of each on the master."""
+
+
+class Worker(Protocol):
+    """What a session tells of a worker."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def memory_limit_bytes(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def software(self) -> str: ...
+
+
+class RoundTrips(Protocol):
+    """A session's ping: round trips with the payload in one direction only."""
+
+    @property
+    def there_s(self) -> float: ...
+    @property
+    def back_s(self) -> float: ...
+
+
+class Answer(Protocol):
+    """What a worker answers to measure."""
+
+    @property
+    def seconds(self) -> Sequence[float]: ...
+    @property
+    def copy_bytes_per_s(self) -> float: ...
+
+
+class Session(Protocol):
+    """What calibration asks of `fogconv.cluster.session.Session`."""
+
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def workers(self) -> Sequence[Worker]: ...
+    def ping(self, rank: int, nbytes: int = 0) -> RoundTrips: ...
+    def measure(
+        self, specs: Sequence[ConvSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
+    ) -> Mapping[int, Answer]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One device: γ per kernel class, the cost of a step, the copy rate; spreads by name."""
+
+    gamma_s_per_mac: dict[str, float]
+    step_s: float
+    copy_s_per_byte: float
+    spreads: dict[str, float]
+
+
+class CachedPair(msgspec.Struct, frozen=True):
+    """A worker's device and both directions of its link, as measured from one master."""
+
+    version: int
+    measured_at: float
+    device: ProfileDevice
+    there: ProfileLink
+    back: ProfileLink
+
+
+def calibrate_quickly(
+    session: Session, *, cache: Path | None = None, refresh: bool = False, local: Local | None = None
+) -> Topology:
+    """Measure what is not remembered, in under 2 s once kernels are compiled. Ranks are the session's.
+
+    ``cache`` is a folder (by default the user's cache folder); one that can't be written is done without.
+    """
+    folder = cache or Path(platformdirs.user_cache_dir("fogconv")) / "calibration"
+    workers = sorted(session.workers, key=lambda worker: worker.rank)
+    known = {} if refresh else {w.rank: pair for w in workers if (pair := _remembered(folder, session.scheme, w))}
+    master = None if refresh else _remembered_device(folder)
+    missing = [worker.rank for worker in workers if worker.rank not in known]
+    if missing or master is None:
+        figures = measure_devices(session, QUICK, ranks=missing, repeats=3, local=local)
+        master = _device("master", "", 0, os.cpu_count() or 1, figures[0])
+        _remember(folder, _master_key(), CachedPair(CACHE_VERSION, time.time(), master, _NOWHERE, _NOWHERE))
+        for worker in workers:
+            if worker.rank in figures:
+                there, back, _ = measure_link(session, worker.rank, rounds=5)
+                device = _device(
+                    worker.host, worker.address, worker.memory_limit_bytes, worker.threads, figures[worker.rank]
+                )
+                known[worker.rank] = pair = CachedPair(CACHE_VERSION, time.time(), device, there, back)
+                _remember(folder, _pair_key(session.scheme, worker), pair)
+    return _profile(master, [known[worker.rank] for worker in workers], {}).topology("calibration")
+
+
+def calibrate(
+    session: Session, *, specs: Sequence[ConvSpec] = FULL, repeats: int = 7, rounds: int = 15, local: Local | None = None
+) -> Profile:
+    """Measure everything, several times over, with spreads: (third quartile − first) ÷ median."""
+    workers = sorted(session.workers, key=lambda worker: worker.rank)
+    figures = measure_devices(session, specs, ranks=[w.rank for w in workers], repeats=repeats, passes=3, local=local)
+    spreads = {f"gamma rank 0 {kind}": value for kind, value in figures[0].spreads.items()}
+    pairs = []
+    for worker in workers:
+        there, back, link_spreads = measure_link(session, worker.rank, rounds=rounds)
+        found = figures[worker.rank]
+        device = _device(worker.host, worker.address, worker.memory_limit_bytes, worker.threads, found)
+        pairs.append(CachedPair(CACHE_VERSION, time.time(), device, there, back))
+        spreads |= {f"gamma rank {worker.rank} {kind}": value for kind, value in found.spreads.items()}
+        spreads |= link_spreads
+    master = _device("master", "", 0, os.cpu_count() or 1, figures[0])
+    return _profile(master, pairs, spreads)
+
+
+def measure_devices(
+    session: Session,
+    specs: Sequence[ConvSpec],
+    *,
+    ranks: Sequence[int],
+    repeats: int,
+    passes: int = 1,
+    local: Local | None = None,
+) -> dict[int, Figures]:
+    """γ on the master (rank 0) and the workers named, all at the same time, as they will compute."""
+    timer = local or _local_seconds
+    wanted = [TINY, *specs]
+    runs: dict[int, list[Sequence[float]]] = {rank: [] for rank in (0, *ranks)}
+    copies: dict[int, float] = {}
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(passes):
+            own = pool.submit(timer, wanted, repeats)
+            answers = session.measure(wanted, ranks=ranks, repeats=repeats) if ranks else {}
+            runs[0].append(own.result())
+            for rank, answer in answers.items():
+                runs[rank].append(answer.seconds)
+                copies[rank] = 1 / max(answer.copy_bytes_per_s, 1.0)
+    copies[0] = 1 / _copy_bytes_per_s()
+    return {rank: _figures(wanted, passes_of, copies[rank]) for rank, passes_of in runs.items()}
+
+
+def measure_link(session: Session, rank: int, *, rounds: int) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
+    """α and β to a worker and back, with their spreads."""
+    empty = [session.ping(rank) for _ in range(rounds)]
+    idle_there, idle_back = min(trip.there_s for trip in empty), min(trip.back_s for trip in empty)
+    n_bytes = _probe_bytes(session, rank, (idle_there + idle_back) / 2)
+    loaded = [session.ping(rank, n_bytes) for _ in range(max(2, rounds // 3))]
+    there = [max((trip.there_s - idle_there) / n_bytes, LEAST_S_PER_BYTE) for trip in loaded]
+    back = [max((trip.back_s - idle_back) / n_bytes, LEAST_S_PER_BYTE) for trip in loaded]
+    alphas = [(trip.there_s + trip.back_s) / 4 for trip in empty]
+    spreads = {
+        f"alpha 0↔{rank}": _spread(alphas),
+        f"beta 0→{rank}": _spread(there),
+        f"beta {rank}→0": _spread(back),
+    }
+    alpha = statistics.median(alphas)
+    return (
+        ProfileLink(0, rank, alpha, statistics.median(there) * 4),
+        ProfileLink(rank, 0, alpha, statistics.median(back) * 4),
+        spreads,
+    )
+
+
+def _probe_bytes(session: Session, rank: int, idle_s: float) -> int:
+    """A payload that takes about PROBE_S, found by quadrupling; the first ones also open TCP's window."""
+    n_bytes = 64 << 10
+    while n_bytes < LARGEST_PROBE_BYTES:
+        trip = session.ping(rank, n_bytes)
+        if min(trip.there_s, trip.back_s) - idle_s > PROBE_S / 2:
+            break
+        n_bytes *= 4
+    return n_bytes
+
+
+def _figures(specs: Sequence[ConvSpec], passes: Sequence[Sequence[float]], copy_s_per_byte: float) -> Figures:
+    """specs[0] is TINY: its time is one step's. A class's γ is the geometric mean over its specs."""
+    medians = [statistics.median(values) for values in zip(*passes, strict=True)]
+    step_s = min(medians)
+    per_class: dict[str, list[float]] = {}
+    spreads: dict[str, float] = {}
+    for index, spec in enumerate(specs[1:], start=1):
+        kind = kernel_class(spec)
+        gamma = max(medians[index] - step_s, medians[index] / 4) / spec.macs
+        per_class.setdefault(kind, []).append(gamma)
+        spread = _spread([values[index] for values in passes])
+        spreads[kind] = max(spreads.get(kind, 0.0), spread)
+    gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
+    dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]
+    return Figures({"default": statistics.geometric_mean(dense), **gammas}, step_s, copy_s_per_byte, spreads)
+
+
+def _spread(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return (third - first) / median if median else 0.0
+
+
+def _local_seconds(specs: Sequence[ConvSpec], repeats: int) -> Sequence[float]:
+    """The master's own kernels, as its workers time theirs."""
+    from fogconv.cluster.interpreter import Executable
+    from fogconv.cluster.measure import conv_seconds
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return conv_seconds(specs, Executable, threads=cores, repeats=repeats)
+
+
+def _copy_bytes_per_s() -> float:
+    from fogconv.cluster.measure import copy_bytes_per_s
+
+    return copy_bytes_per_s()
+
+
+def _device(name: str, address: str, memory: int, threads: int, figures: Figures) -> ProfileDevice:
+    return ProfileDevice(
+        name,
+        figures.gamma_s_per_mac,
+        address,
+        figures.copy_s_per_byte,
+        figures.step_s,
+        memory or None,
+        max(1, threads),
+    )
+
+
+def _profile(master: ProfileDevice, pairs: Sequence[CachedPair], spreads: dict[str, float]) -> Profile:
+    links = []
+    for rank, pair in enumerate(pairs, start=1):
+        links.append(msgspec.structs.replace(pair.there, origin=0, to=rank))
+        links.append(msgspec.structs.replace(pair.back, origin=rank, to=0))
+    return Profile(1, (master, *(pair.device for pair in pairs)), tuple(links), spreads)
+
+
+_NOWHERE = ProfileLink(0, 0, 0.0, 1.0)
+
+
+def _master_key() -> str:
+    import fogconv
+
+    return f"master {os.uname().nodename} {os.cpu_count()} {fogconv.__version__}"
+
+
+def _pair_key(scheme: str, worker: Worker) -> str:
+    """Two hosts, one way of talking, one address: another instruction set or version of fogconv is measured anew."""
+    # In-process and MPI addresses name ranks, not devices; the host and the rank tell them apart.
+    return f"{os.uname().nodename} {scheme} {worker.address} {worker.host} {worker.threads} {worker.isa} {worker.software}"
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def _remembered(folder: Path, scheme: str, worker: Worker) -> CachedPair | None:
+    return _read(_path(folder, _pair_key(scheme, worker)))
+
+
+def _remembered_device(folder: Path) -> ProfileDevice | None:
+    found = _read(_path(folder, _master_key()))
+    return None if found is None else found.device
+
+
+def _read(path: Path) -> CachedPair | None:
+    try:
+        pair = msgspec.json.decode(path.read_bytes(), type=CachedPair)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    fresh = pair.version == CACHE_VERSION and 0 <= time.time() - pair.measured_at < CACHE_AGE_S
+    if not fresh:
+        return None
+    try:
+        _profile(pair.device, [pair], {}).topology()
+    except FogconvError:
+        return None
+    return pair
+
+
+def _remember(folder: Path, key: str, pair: CachedPair) -> None:
+    path = _path(folder, key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Several masters may write at once: each its own file, renamed in one step.
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_bytes(msgspec.json.encode(pair))
+        draft.replace(path)
+    except OSError:
+        return
