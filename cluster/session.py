@@ -159,7 +159,7 @@ class Session:
         self._on_close = on_close
         self._board = Switchboard(endpoint, self._handle)
         self._inbox = Inbox()
-        self._replies: dict[tuple[int, int], tuple[m.AnyMessage, Sequence[Frame], int]] = {}
+        self._replies: dict[tuple[int, int, type], tuple[m.AnyMessage, int]] = {}
         self._done: dict[tuple[int, int], tuple[m.Done, Frame]] = {}
         self._stored: dict[int, set[str]] = {}
         self._active: dict[int, frozenset[int]] = {}
@@ -564,8 +564,8 @@ class Session:
     def _reply(self, rank: int, request: int, kind: type[T], timeout_s: float) -> tuple[T, int]:
         """The answer to a request, and when it was handled (perf_counter_ns)."""
 
-        def ready() -> tuple[m.AnyMessage, Sequence[Frame], int] | None:
-            found = self._replies.pop((rank, request), None)
+        def ready() -> tuple[m.AnyMessage, int] | None:
+            found = self._replies.pop((rank, request, kind), None) or self._replies.pop((rank, request, m.Failed), None)
             if found is None:
                 self._require(rank)
             return found
@@ -573,7 +573,7 @@ class Session:
         found = self._board.wait(ready, timeout_s)
         if found is None:
             raise TransportTimeout(f"worker {rank} did not answer ({kind.__name__}) within {timeout_s:g} s")
-        message, _, at_ns = found
+        message, at_ns = found
         if isinstance(message, m.Failed):
             raise failure_of(message, rank, self._links[rank])
         if not isinstance(message, kind):
@@ -630,7 +630,7 @@ class Session:
                 self._lose(link, "it was stopped")
             case m.Missing() | m.Loaded() | m.Pong() | m.Measured() | m.Status() | m.Failed():
                 if len(self._replies) < 10_000:
-                    self._replies[rank, message.request] = (message, payloads, time.perf_counter_ns())
+                    self._replies[rank, message.request, type(message)] = (message, time.perf_counter_ns())
             case _:
                 log.warning("worker %d sent %s, which workers do not send", rank, type(message).__name__)
 
@@ -732,9 +732,9 @@ class _Shipping:
         return True if came else None
 
     def _raise_failure(self, rank: int) -> None:
-        message = self._session._replies.get((rank, self._requests[rank]), (None,))[0]
-        if isinstance(message, m.Failed):
-            raise failure_of(message, rank, self._session._links[rank])
+        found = self._session._replies.pop((rank, self._requests[rank], m.Failed), None)
+        if found is not None and isinstance(found[0], m.Failed):
+            raise failure_of(found[0], rank, self._session._links[rank])
 
 
 def failure_of(message: m.Failed, rank: int, link: Link) -> FogconvError:

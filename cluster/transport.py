@@ -49,7 +49,7 @@ class Endpoint(Protocol):
         """ "inproc", "tcp", "mpi": for people."""
 
     def connect(self, address: str, key: str | None = None) -> Peer:
-        """Open a link; where nobody listens this shows as silence or Loss. ``key``: the public key that the peer must have."""
+        """Open a link; where nobody listens this shows as silence or Loss. ``key``: the public key the peer must have."""
 
     def disconnect(self, peer: Peer) -> None:
         """Drop a link that ``connect`` opened. Unknown peers are ignored."""

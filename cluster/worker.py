@@ -400,8 +400,8 @@ class Worker:
         if needed > free:
             raise WorkerMemoryError(
                 f"the shard needs {needed / 1e6:.0f} MB ({arriving / 1e6:.0f} MB of weights to come, "
-                f"{shard / 1e6:.0f} MB packed, {buffers / 1e6:.0f} MB of maps), but {max(0, free) / 1e6:.0f} MB are left of this worker's limit of "
-                f"{self.memory_limit_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
+                f"{shard / 1e6:.0f} MB packed, {buffers / 1e6:.0f} MB of maps), but {max(0, free) / 1e6:.0f} MB are left of "
+                f"this worker's limit of {self.memory_limit_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
             )
 
     def _trim(self, mastery: Mastery) -> None:

@@ -60,7 +60,7 @@ def star(workers: Sequence[int], region: Region = PIECE, *, ranks: int = 0) -> t
     ranks = ranks or max(workers) + 1
     buffers = (ir.Buffer("x", region), ir.Buffer("y", region))
     weights = {}
-    master: list[ir.AnyStep] = [ir.Input(0, 0, 0)]
+    master: list[ir.AnyStep] = [ir.Input(0, 0, 0, region)]
     programs = []
     for rank in workers:
         weight = np.full((4,), rank / 4, np.float32)
@@ -79,7 +79,7 @@ def ring(workers: Sequence[int], rounds: int = 1, region: Region = PIECE) -> tup
     stops = [0, *(list(workers) * rounds), 0]
     buffers = (ir.Buffer("x", region),)
     steps: dict[int, list[ir.AnyStep]] = {rank: [] for rank in (0, *workers)}
-    steps[0].append(ir.Input(0, 0, 0))
+    steps[0].append(ir.Input(0, 0, 0, region))
     for tag, (origin, to) in enumerate(zip(stops, stops[1:], strict=False), start=1):
         if origin == to:
             continue

@@ -1,0 +1,424 @@
+"""ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
+
+    [header]                  a message without payload
+    [header, payload]         a message
+    [header, first part]      the begin of a long one; the header says how long the payload is
+    [empty, next part]        its continuation
+    [empty]                   nothing: "are you there?"
+
+Long payloads travel in parts because a heartbeat can't overtake the message that is on the wire: at 100 Mbit one
+of 10 MB would silence a link for as long as a dead peer is. A ROUTER's messages have the sender's routing id in front.
+
+The I/O thread of ZeroMQ moves bytes and answers heartbeats by itself, also while a kernel runs. Sockets are used from
+several threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor tells only
+of changes, and a send may use the change up: so a socket that was sent on is looked at again before the next wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import socket as sockets
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+from zmq.utils.monitor import parse_monitor_message
+
+from fogconv.cluster import codec
+from fogconv.cluster.codec import Frame
+from fogconv.cluster.transport import Arrival, Event, Loss, Peer
+from fogconv.errors import ClusterError, ConnectError, WireError
+
+PART_BYTES = 256 << 10
+"""0.2 s at 10 Mbit."""
+HIGH_WATER_MARK = 4096
+"""Messages queued per connection in ZeroMQ. Reached on the receiving side, it would stop heartbeats too."""
+MAX_BACKLOG = 65536
+"""Messages beyond the mark that wait here for one peer."""
+LINGER_MS = 500
+SEND_BUFFER_BYTES = 512 << 10
+"""What the kernel holds ahead of a heartbeat."""
+HALF_OPEN_MS = 5000
+PROBE_DELAYS_S = (0.01, 0.1, 0.5)
+"""After a ROUTER lost a connection its routing id disappears in a moment."""
+
+_IPV4 = re.compile(r"tcp://[0-9.]+:")
+_READABLE = select.POLLIN
+_MONITORED = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A payload of which parts have come."""
+
+    header: Frame
+    payload: NDArray[np.uint8]
+    filled: int
+
+
+@dataclass(eq=False, slots=True)
+class _Socket:
+    """A DEALER, or the ROUTER, with what waits for it."""
+
+    raw: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    address: str
+    router: bool = False
+    connected: bool = False
+    backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class ZeromqEndpoint:
+    """See transport.Endpoint. A worker gives ``bind``, the address it listens on.
+
+    ``heartbeat_s``: within this time a peer that is gone, or stopped, is noticed. Payloads of more than
+    ``max_payload_bytes`` are not taken. Raises ConnectError where the address can't be bound.
+    """
+
+    scheme = "tcp"
+
+    def __init__(
+        self,
+        bind: str | None = None,
+        *,
+        heartbeat_s: float = 1.0,
+        max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
+    ) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._max_payload_bytes = max_payload_bytes
+        self._lock = threading.RLock()
+        self._context = zmq.Context()
+        self._poller = select.poll()
+        self._by_fd: dict[int, tuple[_Socket, bool]] = {}
+        self._changed: set[_Socket] = set()
+        self._links: dict[Peer, _Socket] = {}
+        self._incoming: set[Peer] = set()
+        self._partial: dict[Peer, _Partial] = {}
+        self._probe_at: deque[float] = deque()
+        self._events: deque[Event] = deque()
+        self._waiting = False
+        self._woken = False
+        self._closed = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._poller.register(self._wake_read, _READABLE)
+        self._router: _Socket | None = None
+        self.address = ""
+        if bind is not None:
+            try:
+                self._router = self._bind(bind)
+            except BaseException:
+                self.close()
+                raise
+
+    def _bind(self, address: str) -> _Socket:
+        raw = self._raw(zmq.ROUTER, address)
+        raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        router = _Socket(raw, monitor, address, router=True, connected=True)
+        try:
+            raw.bind(address)
+        except zmq.ZMQError as error:
+            _drop(router, 0)
+            if error.errno == zmq.EADDRINUSE:
+                raise ConnectError(f"{address} is in use: another worker may run there; choose another port") from error
+            raise ConnectError(f"{address} can't be bound: {error.strerror}") from error
+        self.address = raw.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._watch(router)
+        return router
+
+    def _raw(self, kind: int, address: str) -> zmq.Socket[bytes]:
+        raw: zmq.Socket[bytes] = self._context.socket(kind)
+        for option, value in (
+            (zmq.LINGER, LINGER_MS),
+            (zmq.SNDHWM, HIGH_WATER_MARK),
+            (zmq.RCVHWM, HIGH_WATER_MARK),
+            (zmq.MAXMSGSIZE, max(PART_BYTES, codec.MAX_HEADER_BYTES)),
+            (zmq.SNDBUF, SEND_BUFFER_BYTES),
+            (zmq.IPV6, int(not _IPV4.match(address))),
+            (zmq.HANDSHAKE_IVL, HALF_OPEN_MS),
+            (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.HEARTBEAT_IVL, max(1, int(250 * self._heartbeat_s))),
+            (zmq.HEARTBEAT_TIMEOUT, max(1, int(600 * self._heartbeat_s))),
+        ):
+            raw.setsockopt(option, value)
+        return raw
+
+    def _watch(self, link: _Socket) -> None:
+        for raw, is_monitor in ((link.raw, False), (link.monitor, True)):
+            fd = raw.getsockopt(zmq.FD)
+            self._by_fd[fd] = (link, is_monitor)
+            self._poller.register(fd, _READABLE)
+        self._changed.add(link)
+
+    def _forget(self, link: _Socket, linger_ms: int) -> None:
+        for raw in (link.raw, link.monitor):
+            fd = raw.getsockopt(zmq.FD)
+            del self._by_fd[fd]
+            self._poller.unregister(fd)
+        self._changed.discard(link)
+        _drop(link, linger_ms)
+
+    # Endpoint
+
+    def connect(self, address: str, key: str | None = None) -> Peer:
+        """See transport.Endpoint. Raises ConnectError for an address that is none."""
+        with self._lock:
+            raw = self._raw(zmq.DEALER, address)
+            link = _Socket(raw, raw.get_monitor_socket(_MONITORED | _BAD_HANDSHAKE), address)
+            try:
+                raw.connect(address)
+            except zmq.ZMQError as error:
+                _drop(link, 0)
+                raise ConnectError(f"{address}: {error.strerror}") from error
+            self._watch(link)
+            self._links[link] = link
+            self._interrupt()
+            return link
+
+    def disconnect(self, peer: Peer) -> None:
+        with self._lock:
+            link = self._links.pop(peer, None)
+            if link is not None:
+                self._forget(link, LINGER_MS if link.connected else 0)
+            self._partial.pop(peer, None)
+
+    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            link = self._links.get(peer) if isinstance(peer, _Socket) else self._router
+            if link is None or (link.router and peer not in self._incoming):
+                return
+            for part in _parts(frames):
+                if link.backlog or not self._try_send(link, peer, part):
+                    if len(link.backlog) >= MAX_BACKLOG:
+                        raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
+                    link.backlog.append((peer, part))
+            self._changed.add(link)
+            if self._waiting:
+                self._interrupt()
+
+    def receive(self, timeout_s: float) -> Event | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                if self._closed:
+                    return None
+                if not self._events:
+                    self._work()
+                if self._events:
+                    return self._events.popleft()
+                if self._woken:
+                    self._woken = False
+                    return None
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return None
+                if self._probe_at:
+                    remaining = min(remaining, max(0.0, self._probe_at[0] - time.monotonic()))
+                self._waiting = True
+            ready = self._poller.poll(remaining * 1000.0)
+            with self._lock:
+                self._waiting = False
+                for fd, _ in ready:
+                    self._note(fd)
+
+    def wake(self) -> None:
+        self._woken = True
+        self._interrupt()
+
+    def probe(self, peer: Peer) -> bool:
+        with self._lock:
+            if isinstance(peer, _Socket):
+                return peer in self._links
+            return peer in self._incoming and self._reachable(peer)
+
+    def diagnose(self, address: str) -> str:
+        """Why nothing answers at an address, as far as a plain TCP connection tells; empty if that works."""
+        if not address.startswith("tcp://"):
+            return ""
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        try:
+            with sockets.create_connection((host.strip("[]"), int(port)), timeout=1.0):
+                return ""
+        except OSError as error:
+            return error.strerror or str(error)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for link in [*self._links.values(), *([self._router] if self._router else [])]:
+                for peer, part in link.backlog:
+                    if not self._try_send(link, peer, part):
+                        break
+                _drop(link, LINGER_MS if link.connected else 0)
+            self._links.clear()
+            self._router = None
+            self._interrupt()
+        self._context.term()
+        with self._lock:
+            if not self._waiting:
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+
+    # Under the lock
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"!")
+
+    def _note(self, fd: int) -> None:
+        if fd == self._wake_read:
+            with contextlib.suppress(BlockingIOError, OSError):
+                os.read(fd, 4096)
+            return
+        watched = self._by_fd.get(fd)
+        if watched is None:
+            return
+        link, is_monitor = watched
+        self._changed.add(link)
+        if is_monitor:
+            self._read_monitor(link)
+
+    def _work(self) -> None:
+        """Read what came on every socket that changed, send what waits for it, and look after lost peers."""
+        while self._changed:
+            link = self._changed.pop()
+            while link.backlog and self._try_send(link, *link.backlog[0]):
+                link.backlog.popleft()
+            self._read(link)
+        if self._probe_at and time.monotonic() >= self._probe_at[0]:
+            self._probe_at.popleft()
+            for peer in list(self._incoming):
+                if not self._reachable(peer):
+                    self._incoming.discard(peer)
+                    self._partial.pop(peer, None)
+                    self._events.append(Loss(peer, "the connection ended"))
+
+    def _read(self, link: _Socket) -> None:
+        raw = link.raw
+        while True:
+            try:
+                first = raw.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            peer: Peer = link
+            if link.router:
+                peer = first
+                if not raw.rcvmore:
+                    continue
+                first = raw.recv()
+                self._incoming.add(peer)
+            frames: list[Frame] = [first]
+            while raw.rcvmore:
+                part = raw.recv(copy=False)
+                if len(frames) < 3:
+                    frames.append(part.buffer)
+            self._assemble(peer, frames)
+
+    def _assemble(self, peer: Peer, frames: list[Frame]) -> None:
+        header = frames[0]
+        if not codec.nbytes(header):
+            partial = self._partial.get(peer)
+            if partial is None or len(frames) != 2:
+                return  # "are you there?", or the rest of what was refused
+            part = np.frombuffer(frames[1], np.uint8)
+            end = partial.filled + part.nbytes
+            if end > partial.payload.nbytes:
+                del self._partial[peer]
+                return
+            partial.payload[partial.filled : end] = part
+            partial.filled = end
+            if end == partial.payload.nbytes:
+                del self._partial[peer]
+                self._events.append(Arrival(peer, [partial.header, partial.payload]))
+            return
+        self._partial.pop(peer, None)
+        if len(frames) == 2 and codec.nbytes(frames[1]) >= PART_BYTES:
+            try:
+                (size,) = codec.peek(header, self._max_payload_bytes)
+                if size > codec.nbytes(frames[1]):
+                    partial = _Partial(header, np.empty(size, np.uint8), 0)
+                    self._partial[peer] = partial
+                    self._assemble(peer, [b"", frames[1]])
+                    return
+            except (WireError, ValueError, MemoryError):
+                frames = [header]  # whoever decodes it says what is wrong
+        self._events.append(Arrival(peer, frames))
+
+    def _read_monitor(self, link: _Socket) -> None:
+        while True:
+            try:
+                event = parse_monitor_message(link.monitor.recv_multipart(zmq.NOBLOCK))["event"]
+            except zmq.Again:
+                return
+            if link.router:
+                now = time.monotonic()
+                self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
+            elif event == zmq.EVENT_CONNECTED:
+                link.connected = True
+            elif link in self._links:
+                self._read(link)  # what came before the end counts
+                del self._links[link]
+                self._partial.pop(link, None)
+                reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else "it does not accept our key"
+                self._forget(link, 0)
+                self._events.append(Loss(link, reason))
+                return
+
+    def _reachable(self, peer: Peer) -> bool:
+        if self._router is None:
+            return False
+        return self._send_parts(self._router, peer, [b""]) is not None
+
+    def _try_send(self, link: _Socket, peer: Peer, part: list[Frame]) -> bool:
+        """False if it has to wait. A peer that is gone takes everything."""
+        return self._send_parts(link, peer, part) is not False
+
+    def _send_parts(self, link: _Socket, peer: Peer, part: list[Frame]) -> bool | None:
+        """True: sent. False: its queue is full. None: nobody is there."""
+        raw = link.raw
+        try:
+            if link.router:
+                raw.send(peer, zmq.NOBLOCK | zmq.SNDMORE)  # type: ignore[arg-type]
+            last = len(part) - 1
+            for number, frame in enumerate(part):
+                raw.send(frame, zmq.NOBLOCK if number == last else zmq.NOBLOCK | zmq.SNDMORE, copy=False)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return None
+            raise ClusterError(f"{link.address}: sending failed: {error.strerror}") from error
+        return True
+
+
+def _parts(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """A message as it travels: whole, or cut."""
+    if len(frames) == 1 or codec.nbytes(frames[1]) <= PART_BYTES:
+        return [list(frames)]
+    payload = memoryview(frames[1])
+    cuts = range(PART_BYTES, payload.nbytes, PART_BYTES)
+    return [[frames[0], payload[:PART_BYTES]], *([b"", payload[cut : cut + PART_BYTES]] for cut in cuts)]
+
+
+def _drop(link: _Socket, linger_ms: int) -> None:
+    link.raw.disable_monitor()
+    link.monitor.close(0)
+    link.raw.close(linger_ms)

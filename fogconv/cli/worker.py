@@ -1,0 +1,120 @@
+"""``fogconv worker``: serve masters on this device until stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from fogconv.errors import FogconvError, InputError
+
+ATTEND_S = 0.2
+"""While a kernel runs or compiles, strangers and pings are answered this often."""
+STOP_S = 1.5
+"""A kernel that runs at SIGTERM is waited for this long."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def worker(
+    bind: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://*:5555",
+    threads: Annotated[int, typer.Option(help="Threads for kernels; 0: all cores.")] = 0,
+    memory: Annotated[
+        str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
+    ] = "",
+    heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = 1.0,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
+) -> None:
+    """Serve one master after the other: hold weight shards, run programs."""
+    start_logging(log_json)
+    try:
+        serve(bind, threads=threads, memory_limit_bytes=parse_bytes(memory), heartbeat_s=heartbeat)
+    except FogconvError as error:
+        print(f"fogconv-worker: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+def serve(bind: str, *, threads: int = 0, memory_limit_bytes: int = 0, heartbeat_s: float = 1.0) -> None:
+    """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT. Raises ConnectError."""
+    # Late, so that `--help` is quick.
+    from fogconv.cluster.worker import Worker
+    from fogconv.cluster.zeromq import ZeromqEndpoint
+
+    limit = {"max_payload_bytes": memory_limit_bytes} if memory_limit_bytes else {}
+    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, **limit)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    worker = Worker(endpoint, threads=threads or cores, memory_limit_bytes=memory_limit_bytes)
+    stopping = threading.Event()
+    failures: list[BaseException] = []
+
+    def live() -> None:
+        try:
+            worker.serve()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            stopping.set()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    # Python hands signals to the main thread only, and not before a kernel returns: so that one runs none.
+    thread = threading.Thread(target=live, name="worker", daemon=True)
+    thread.start()
+    log = logging.getLogger("fogconv.worker")
+    log.info("listening on %s with %d threads, pid %d", endpoint.address, worker.threads, os.getpid())
+    while not stopping.wait(ATTEND_S):
+        worker.attend()
+    worker.stop()
+    thread.join(STOP_S)
+    if failures:
+        raise failures[0]
+    log.info("stopped")
+    if thread.is_alive():
+        logging.shutdown()
+        os._exit(0)
+
+
+def parse_bytes(text: str) -> int:
+    """``900M``, ``1.5G``, ``512Mi`` or a plain number as bytes; empty: 0. Raises InputError."""
+    if not text:
+        return 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
+    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
+        raise InputError(f"--memory {text!r} is no amount of memory; write 900M, 1.5G or 512Mi")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def start_logging(as_json: bool, level: int = logging.INFO) -> None:
+    """Log lines on stderr, plain or one JSON object each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+if __name__ == "__main__":
+    typer.run(worker)
