@@ -9,7 +9,6 @@ mpi://                              all other ranks of this mpirun
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from fogconv import program as ir
 from fogconv.cluster.inproc import Hub
 from fogconv.cluster.measure import Build, Runnable
+from fogconv.cluster.service import cores
 from fogconv.cluster.session import Session
 from fogconv.cluster.worker import Worker
 from fogconv.errors import InputError
@@ -47,6 +47,8 @@ def connect(
     options: dict[str, Any] = {"name": name, "timeout_s": timeout_s, "local": local}
     if isinstance(cluster, str) and cluster.startswith("inproc://"):
         return _inproc(_worker_count(cluster), threads, build, options)
+    if isinstance(cluster, str) and cluster.startswith("mpi:"):
+        return _mpi(options)
     addresses = addresses_of(cluster)
     from fogconv.cluster.zeromq import ZeromqEndpoint
 
@@ -104,9 +106,23 @@ def _worker_count(address: str) -> int:
     return int(text)
 
 
+def _mpi(options: Mapping[str, Any]) -> Session:
+    """On rank 0 a session with all other ranks. On these it serves until the master leaves, and does not return."""
+    from fogconv.cluster.mpi import MpiEndpoint, launched
+    from fogconv.cluster.service import serve_mpi
+
+    launch = launched()
+    if launch is None:
+        raise InputError("mpi:// needs mpirun: mpirun -n 5 fogconv-run MODEL")
+    if launch.rank:
+        serve_mpi()
+    endpoint = MpiEndpoint()
+    # Ranks start together, but a small device may take a while to import what it needs.
+    return Session(endpoint, [f"mpi://{rank}" for rank in range(1, endpoint.size)], connect_timeout_s=60.0, **options)
+
+
 def _inproc(count: int, threads: int | None, build: Build | None, options: Mapping[str, Any]) -> Session:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = threads or max(1, cores // (count + 1))
+    each = threads or max(1, cores() // (count + 1))
     hub = Hub()
     addresses = [f"inproc://worker/{number}" for number in range(1, count + 1)]
     # Shipping within the process is free, and keeping the plain weights too would double them.

@@ -9,6 +9,7 @@ All methods may be called from several threads. Runs of different Loaded overlap
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -175,6 +176,7 @@ class Session:
         self._pool: ThreadPoolExecutor | None = None
         self._clocks_at = 0.0
         self._closed = False
+        atexit.register(self.close)
         self.token = os.urandom(16)
         keys = keys or [None] * len(addresses)
         try:
@@ -526,6 +528,7 @@ class Session:
             if self._closed:
                 return
             self._closed = True
+        atexit.unregister(self.close)
         with self._board.lock:
             for run in self._active:
                 self._inbox.fail(run, ClusterError("the session was closed"))

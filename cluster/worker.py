@@ -77,6 +77,7 @@ class Worker:
     """One worker on one endpoint. ``serve`` is its life; ``stop`` and ``attend`` may be called from other threads.
 
     ``memory_limit_bytes`` is for the whole process (0: none). ``keep_weights``: for the next load and the next master.
+    ``once``: stop when the first master leaves.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Worker:
         threads: int = 1,
         memory_limit_bytes: int = 0,
         keep_weights: bool = True,
+        once: bool = False,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.life = Lifecycle()
@@ -96,6 +98,7 @@ class Worker:
         self._endpoint = endpoint
         self._build = build or _interpreter()
         self._keep_weights = keep_weights
+        self._once = once
         self._clock_ns = clock_ns
         self._board = Switchboard(endpoint, self._handle)
         self._mastery: Mastery | None = None
@@ -227,7 +230,7 @@ class Worker:
             self._endpoint.disconnect(peer)
         self._send(mastery.peer, m.Bye())
         self.life.apply(Event.LOSS)
-        self.life.apply(Event.REJOIN)
+        self.life.apply(Event.STOP if self._once else Event.REJOIN)
 
     def _pong(self, peer: Peer, ping: m.Ping, payload: Frame) -> None:
         received = self._clock_ns()

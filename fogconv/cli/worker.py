@@ -6,21 +6,15 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 import time
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from fogconv.errors import FogconvError, InputError
 
-ATTEND_S = 0.2
-"""While a kernel runs or compiles, strangers and pings are answered this often."""
-STOP_S = 1.5
-"""A kernel that runs at SIGTERM is waited for this long."""
+log = logging.getLogger("fogconv.worker")
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
@@ -46,44 +40,16 @@ def worker(
 def serve(bind: str, *, threads: int = 0, memory_limit_bytes: int = 0, heartbeat_s: float = 1.0) -> None:
     """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT. Raises ConnectError."""
     # Late, so that `--help` is quick.
+    from fogconv.cluster import service
     from fogconv.cluster.worker import Worker
     from fogconv.cluster.zeromq import ZeromqEndpoint
 
     limit = {"max_payload_bytes": memory_limit_bytes} if memory_limit_bytes else {}
     endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, **limit)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    worker = Worker(endpoint, threads=threads or cores, memory_limit_bytes=memory_limit_bytes)
-    stopping = threading.Event()
-    failures: list[BaseException] = []
-
-    def live() -> None:
-        try:
-            worker.serve()
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            stopping.set()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    # Python hands signals to the main thread only, and not before a kernel returns: so that one runs none.
-    thread = threading.Thread(target=live, name="worker", daemon=True)
-    thread.start()
-    log = logging.getLogger("fogconv.worker")
+    worker = Worker(endpoint, threads=threads or service.cores(), memory_limit_bytes=memory_limit_bytes)
     log.info("listening on %s with %d threads, pid %d", endpoint.address, worker.threads, os.getpid())
-    while not stopping.wait(ATTEND_S):
-        worker.attend()
-    worker.stop()
-    thread.join(STOP_S)
-    if failures:
-        raise failures[0]
+    service.run(worker)
     log.info("stopped")
-    if thread.is_alive():
-        logging.shutdown()
-        os._exit(0)
 
 
 def parse_bytes(text: str) -> int:
