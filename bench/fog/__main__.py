@@ -1,0 +1,110 @@
+"""``python -m bench.fog``: one row of the table of what the cluster is worth."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.fog.run import Setup, run
+from fogconv.cli.worker import parse_bytes
+from fogconv.errors import FogconvError, InputError
+
+Option = typer.Option
+
+
+def main(
+    net: Annotated[str, Option(help="Model: a torchvision name, efficientnet_lite0, or a .pt2 file.")] = "resnet50",
+    nodes: Annotated[int, Option(help="Nodes, the master included.")] = 5,
+    cpu: Annotated[str, Option(help="Share of a core: one figure, or one per node (0.2,0.1,…).")] = "0.1",
+    rate: Annotated[str, Option(help="Rate of every link, such as 100mbit.")] = "1gbit",
+    scheme: Annotated[str, Option(help="auto, star, depth, rows or local.")] = "auto",
+    transport: Annotated[str, Option(help="zmq or mpi.")] = "zmq",
+    wire: Annotated[str, Option(help="fp32, fp16, bf16, zeros, lz4 or zstd.")] = "fp32",
+    secure: Annotated[bool, Option("--secure", help="Encrypt with CURVE (ZeroMQ).")] = False,
+    repeats: Annotated[int, Option(help="Inferences that count.")] = 12,
+    rounds: Annotated[int, Option(help="Rounds into which they are divided, torch and one node between them.")] = 3,
+    memory: Annotated[str, Option(help="Memory limit of every node, such as 900M.")] = "",
+    sync: Annotated[float, Option(help="Seconds that the planner adds for waiting on a throttled peer.")] = 0.0,
+    honesty: Annotated[bool, Option(help="Check link and CPU rates first.")] = True,
+    trace: Annotated[bool, Option("--trace", help="Say where the time went (in the JSON).")] = False,
+    as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Measure fogconv on an emulated cluster against torch on one of its nodes. Needs root and Linux."""
+    console = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _terminated)  # the bed is taken down on the way out
+    try:
+        setup = Setup(
+            net,
+            nodes,
+            parse_shares(cpu),
+            rate,
+            scheme,
+            transport,
+            wire,  # type: ignore[arg-type]
+            secure,
+            repeats,
+            rounds,
+            parse_bytes(memory) or None,
+            sync,
+            honesty,
+            trace,
+        )
+        result = run(setup, lambda line: console.print(f"[dim]{line}[/dim]"))
+    except FogconvError as error:
+        print(f"bench.fog: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps(result))
+    else:
+        Console().print(table(result))
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """ "0.1" or "0.2,0.1,0.1". Raises InputError."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(f"--cpu {text!r} is no share of a core; write 0.1, or one per node like 0.2,0.1,0.1") from None
+
+
+def table(result: dict[str, Any]) -> Table:
+    title = f"{result['net']}, {result['scheme']}, {result['nodes']} nodes of {result['cpu']} core, {result['rate']}"
+    it = Table(title=title + (" — VOID: below the lower bound" if result["void"] else ""))
+    it.add_column("what")
+    it.add_column("", justify="right")
+    for name, value, form in (
+        ("torch on one node", "torch_one_node_s", "{:.3f} s"),
+        ("fogconv on one node", "fogconv_one_node_s", "{:.3f} s"),
+        ("fogconv on all nodes", "fogconv_s", "{:.3f} s"),
+        ("  as predicted", "predicted_s", "{:.3f} s"),
+        ("  lower bound", "lower_bound_s", "{:.3f} s"),
+        ("speedup over torch", "speedup_vs_torch", "{:.2f}"),
+        ("speedup over fogconv on one node", "speedup_vs_one_node", "{:.2f}"),
+        ("bytes through the busiest card", "bytes_busiest_card", "{:,.0f}"),
+        ("most memory of a worker", "max_worker_memory_mb", "{:.0f} MB"),
+        ("largest share of the weights", "max_weight_share", "{:.3f}"),
+        ("largest error", "max_abs_error", "{:.2e}"),
+        ("  of values up to", "max_abs_reference", "{:.3g}"),
+    ):
+        it.add_row(name, form.format(result[value]))
+    if result["honesty"] is not None:
+        for name in ("links", "cpu", "work"):
+            it.add_row(f"honesty: {name}", " ".join(f"{ratio:.2f}" for ratio in result["honesty"][name]))
+    return it
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise typer.Exit(128 + number)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,229 @@
+"""The experiment: torch on one node, fogconv on one node, fogconv on all, in turns, in one bed.
+
+All three are loaded and compiled before the quotas apply. Then each in turn runs a few inferences back to back, round after
+round, so that a machine that slows down slows all of them; the first inference of each turn is not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bench.fog.bed import Card, FogBed
+from bench.fog.conversation import Contender, Facts
+from bench.fog.driver import Job
+from bench.fog.honesty import Honesty, check
+from bench.fog.shaping import Rate
+from fogconv.errors import InputError
+from fogconv.program import Wire
+
+PORT = 5555
+LOAD_TIMEOUT_S = 600.0
+RUN_TIMEOUT_S = 900.0
+TRANSPORTS = ("zmq", "mpi")
+
+# One thread for everything, and no page faults by malloc's returning large blocks to the system, for both sides alike.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+    # MPI ranks on one machine would find shared memory, past the shaped links.
+    "UCX_TLS": "tcp,self",
+    "UCX_NET_DEVICES": "eth0",
+}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured. ``cpu``: each node's share of a core; ``repeats``: counted inferences of fogconv on all nodes."""
+
+    net: str
+    nodes: int = 5
+    cpu: tuple[float, ...] = (0.1,)
+    rate: str = "1gbit"
+    scheme: str = "auto"
+    transport: str = "zmq"
+    wire: Wire = "fp32"
+    secure: bool = False
+    repeats: int = 12
+    rounds: int = 3
+    memory_bytes: int | None = None
+    sync_s: float = 0.0
+    honesty: bool = True
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.cpu) == 1:
+            object.__setattr__(self, "cpu", self.cpu * self.nodes)
+        if len(self.cpu) != self.nodes:
+            raise InputError(f"{len(self.cpu)} CPU shares for {self.nodes} nodes: give one, or one per node")
+        if self.transport not in TRANSPORTS:
+            raise InputError(f"there is no transport {self.transport!r}; it is one of {', '.join(TRANSPORTS)}")
+        if self.rounds < 1 or self.repeats < self.rounds:
+            raise InputError(f"{self.repeats} inferences in {self.rounds} rounds: every round needs one at least")
+
+
+@dataclass
+class Tally:
+    """What one contender did over the rounds."""
+
+    facts: Facts
+    seconds: list[float] = field(default_factory=list)
+    last: Facts = field(default_factory=dict)
+    cards: list[Card] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    elapsed_s: float = 0.0
+    inferences: int = 0
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def run(setup: Setup, say: Say = lambda line: None) -> Facts:
+    """One row of the table, in the form that ``python -m bench.fog --json`` prints."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fogconv-bench-")))
+        bed = stack.enter_context(FogBed(setup.nodes, setup.rate, memory_bytes=setup.memory_bytes))
+        honesty = None
+        if setup.honesty:
+            say("checking that links and cores run at their rates")
+            honesty = check(bed, setup.cpu)
+        say("loading torch on one node")
+        torch = start(stack, bed, folder, "torch", [["-m", "bench.fog.torch_alone", folder / "torch", setup.net]])
+        say("loading fogconv on one node")
+        one = Job(setup.net, "inproc://0", setup.cpu[:1], "local")
+        alone = start(stack, bed, folder, "one", [_driver(folder / "one", one)])
+        say(f"loading fogconv on {setup.nodes} nodes")
+        every = start(stack, bed, folder, "all", _cluster(setup, bed, folder))
+        tallies = {it.name: Tally(it.hear(LOAD_TIMEOUT_S)["ready"]) for it in (torch, alone, every)}
+        bed.set_cpu(setup.cpu)
+        each_round = -(-setup.repeats // setup.rounds)
+        few = max(1, min(3, each_round // 2))
+        for number in range(setup.rounds):
+            say(f"round {number + 1} of {setup.rounds}")
+            for contender, count in ((torch, few), (alone, few), (every, each_round)):
+                take_turn(bed, contender, count, tallies[contender.name])
+        bed.set_cpu(None)
+        memory = max((peak_bytes(bed, node) for node in range(1, setup.nodes)), default=0)
+    return summary(setup, tallies, memory, honesty)
+
+
+def start(stack: ExitStack, bed: FogBed, folder: Path, name: str, commands: Sequence[Sequence[object]]) -> Contender:
+    """Start a contender: its last command is the process that converses (in node 0); those before are workers, by node."""
+    contender = stack.enter_context(Contender(folder / name, name))
+    environment = os.environ | ENVIRONMENT
+    log = stack.enter_context(contender.log.open("w"))
+    *workers, driver = [list(map(str, command)) for command in commands]
+    for node, command in enumerate(workers, start=1):
+        bed.popen(node, command, stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL)
+    driver = driver if driver[0].startswith("/") else [sys.executable, *driver]
+    contender.process = bed.popen(0, driver, stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL)
+    return contender
+
+
+def take_turn(bed: FogBed, contender: Contender, count: int, tally: Tally) -> None:
+    """One inference to warm up and ``count`` that are."""
+    nodes = range(len(bed.nodes))
+    cards, used, started = bed.cards(), [bed.usage(node).cpu_s for node in nodes], time.monotonic()
+    answer = contender.run(count + 1, RUN_TIMEOUT_S)
+    tally.elapsed_s += time.monotonic() - started
+    tally.inferences += count + 1
+    moved = [now - then for now, then in zip(bed.cards(), cards, strict=True)]
+    spent = [bed.usage(node).cpu_s - then for node, then in zip(nodes, used, strict=True)]
+    old_cards = tally.cards or [Card(0, 0)] * len(moved)
+    tally.cards = [
+        Card(a.sent_bytes + b.sent_bytes, a.received_bytes + b.received_bytes) for a, b in zip(old_cards, moved, strict=True)
+    ]
+    tally.cpu_s = [a + b for a, b in zip(tally.cpu_s or [0.0] * len(spent), spent, strict=True)]
+    tally.seconds += answer["seconds"][1:]
+    tally.last = answer
+
+
+def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Honesty | None) -> Facts:
+    torch, alone, every = (tallies[name] for name in ("torch", "one", "all"))
+    planned = max(max(card) for card in every.facts["card_bytes"])
+    # Kernels at the rate that one node showed in this run, on all nodes; and the plan's bytes over the busiest card.
+    compute_s = alone.median_s * setup.cpu[0] / sum(setup.cpu)
+    wire_s = planned / Rate.parse(setup.rate).bytes_per_s
+    lower = max(compute_s, wire_s)
+    result: Facts = {
+        "net": setup.net,
+        "nodes": setup.nodes,
+        "cpu": list(setup.cpu),
+        "rate": setup.rate,
+        "scheme": setup.scheme,
+        "transport": setup.transport,
+        "wire": setup.wire,
+        "secure": setup.secure,
+        "torch_one_node_s": torch.median_s,
+        "fogconv_one_node_s": alone.median_s,
+        "fogconv_s": every.median_s,
+        "speedup_vs_torch": torch.median_s / every.median_s,
+        "speedup_vs_one_node": alone.median_s / every.median_s,
+        "predicted_s": every.facts["predicted_s"],
+        "lower_bound_s": lower,
+        "void": every.median_s < lower,
+        "bytes_busiest_card": max(max(c.sent_bytes, c.received_bytes) for c in every.cards) / every.inferences,
+        "bytes_busiest_card_planned": planned,
+        "max_worker_memory_mb": memory / 1e6,
+        "max_weight_share": every.facts["max_weight_share"],
+        "max_abs_error": max(every.facts["max_abs_error"], every.last["max_abs_error"]),
+        "max_abs_reference": every.facts["max_abs_reference"],
+        "honesty": None if honesty is None else honesty.as_dict(),
+        "torch_variant": torch.facts["variant"],
+        "cpu_used": [used / every.elapsed_s / share for used, share in zip(every.cpu_s, setup.cpu, strict=True)],
+        "seconds": {name: [round(value, 4) for value in tally.seconds] for name, tally in tallies.items()},
+    }
+    if setup.trace:
+        result["trace"] = every.last["trace"][-1]
+        result["plan"] = {key: every.facts[key] for key in ("modes", "steps", "gamma", "links", "card_bytes")}
+    return result
+
+
+def peak_bytes(bed: FogBed, node: int) -> int:
+    """The largest resident size that any process of a node ever had."""
+    peak = 0
+    for pid in bed.nodes[node].cgroup.members[0].read_text().split():
+        status = Path("/proc", pid, "status")
+        if status.exists():
+            sizes = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            peak = max(peak, int(sizes.get("VmHWM", "0 kB").split()[0]) * 1024)
+    return peak
+
+
+def _driver(folder: Path, job: Job) -> list[object]:
+    return ["-m", "bench.fog.driver", folder, msgspec.json.encode(job).decode()]
+
+
+def _cluster(setup: Setup, bed: FogBed, folder: Path) -> list[list[object]]:
+    """The commands of fogconv on all nodes: workers, then the master."""
+    folder, programs = folder / "all", Path(sys.executable).parent
+    addresses = [f"tcp://{node.address}:{PORT}" for node in bed.nodes[1:]]
+    cluster = "mpi://" if setup.transport == "mpi" else ",".join(addresses) or "inproc://0"
+    job = Job(setup.net, cluster, setup.cpu, setup.scheme, setup.wire, sync_s=setup.sync_s, secure=setup.secure)
+    if setup.transport == "mpi":
+        hosts = ",".join(node.address for node in bed.nodes)
+        launch = [programs / "mpirun", "-launcher", "ssh", "-launcher-exec", bed.agent(), "-hosts", hosts, "-n", setup.nodes]
+        return [[*launch, sys.executable, *_driver(folder, job)]]
+    security: list[object] = []
+    workers: list[list[object]] = [
+        [sys.executable, "-m", "fogconv.cli.worker", "--bind", address, "--threads", 1, *security] for address in addresses
+    ]
+    return [*workers, _driver(folder, job)]
