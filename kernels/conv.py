@@ -12,7 +12,7 @@ from fogconv.errors import KernelError
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import activation as activations
 from fogconv.kernels.blocked import Array, Blocked, Margin, pack, unpack
-from fogconv.kernels.bound import Bound, bind
+from fogconv.kernels.bound import Bound
 from fogconv.kernels.isa import Isa, host_isa
 from fogconv.kernels.scratch import Scratch
 from fogconv.kernels.select import Kernel, choose, prepare_kernel
@@ -78,8 +78,7 @@ class PreparedConv2d:
         if _overlap(x.interior, out.interior):
             raise KernelError("conv2d: the output lies over the input; it needs memory of its own")
         threads = self._recipe.threads
-        parts = [self._kernel.numbers(x, out, residual, thread, threads) for thread in range(threads)]
-        return parallel([bind(function, numbers, self, kept) for function, numbers, kept in parts])
+        return parallel([self._kernel.bind(x, out, residual, thread, threads) for thread in range(threads)])
 
     def run(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
         """bind(x, out, residual)()."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import activation as activations
 from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin, aligned_zeros, blocks
-from fogconv.kernels.bound import PIXEL, Place, address_of, place
+from fogconv.kernels.bound import PIXEL, Bound, Place, address_of, bind, place
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.jit import jit
 from fogconv.kernels.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
@@ -38,7 +38,7 @@ HEADER, ITEM, TILE = 8, 16, 6
 
 @jit
 def run_direct(a):  # type: ignore[no-untyped-def]
-    """Walk the items of the array that ``DirectKernel.numbers`` makes."""
+    """Walk the items of the array that `walk_numbers` makes."""
     batch, x_image, out_image, residual_image, code, out_block, out_row, items = a[:HEADER]
     for image in range(batch):
         for item in range(HEADER, HEADER + ITEM * items, ITEM):
@@ -62,6 +62,7 @@ def run_direct(a):  # type: ignore[no-untyped-def]
                 bias += a[item + 8]
                 out += a[item + 9]
                 residual += a[item + 10]
+                x += a[item + 14]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +130,8 @@ class DirectKernel:
     def unpack(self) -> tuple[Array, Array | None]:
         return self.packed.unpack(), self.packed.unpack_bias()
 
-    def numbers(
-        self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int
-    ) -> tuple[Any, list[int], tuple[object, ...]]:
-        """(compiled function, its numbers, arrays to keep alive) for one thread's share."""
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
+        """The call that does one thread's share. Each group's output channels start at a block of their own in ``out``."""
         spec, isa, packed = self.spec, self.isa, self.packed
         at_x, at_out = place("the input", x), place("the output", out)
         at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
@@ -144,8 +143,8 @@ class DirectKernel:
         tiles: list[list[int]] = []
         for chunk, of in [(0, 1)] if by_groups else _share(self._chunks(), thread, threads):
             for p in self.passes:
-                start, stop = _part(len(p.cover.bands), chunk, of)
-                first, last = _part(p.count, thread, threads) if by_groups else (0, p.count)
+                start, stop = part(len(p.cover.bands), chunk, of)
+                first, last = part(p.count, thread, threads) if by_groups else (0, p.count)
                 listed = self._tiles(p, start, stop, at_x, at_out, at_residual)
                 if not listed or first == last:
                     continue
@@ -153,7 +152,7 @@ class DirectKernel:
                 tiles += listed
                 for group in range(spec.groups):
                     lanes = p.vectors * isa.vector_length
-                    block = (group * per_group_out + (p.first + first * p.vectors) * isa.vector_length) // BLOCK
+                    block = group * blocks(per_group_out) + (p.first + first * p.vectors) * isa.vector_length // BLOCK
                     items.append(
                         [
                             address_of(fields) + group * fields.strides[0],
@@ -178,13 +177,8 @@ class DirectKernel:
             channels = Channels.of(group * per_group_in, (group + 1) * per_group_in)
             self._fill(fields[group], channels, at_x, at_out, at_residual, residual is not None)
         code = 0 if self.activation in CLAMPS else activations.code(self.activation)
-        header = [spec.batch, at_x.image, at_out.image, at_residual.image, code, at_out.block, at_out.row, len(items)]
-        first_tile = HEADER + ITEM * len(items)
-        for item in items:
-            item[11] = first_tile + TILE * item[11]
-            item[12] = first_tile + TILE * item[12]
-        numbers = header + [n for item in items for n in item] + [n for tile in tiles for n in tile]
-        return run_direct, numbers, (fields, packed, x, out, residual)
+        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, items, tiles)
+        return bind(run_direct, numbers, fields, packed, x, out, residual)
 
     def _tiles(self, p: Pass, start: int, stop: int, x: Place, out: Place, residual: Place) -> list[list[int]]:
         """The tiles of some bands: address and offsets of input, output and residual; rows, columns."""
@@ -256,7 +250,20 @@ class DirectKernel:
         return groups >= 2 * threads and weights > 4 * self.spec.in_channels * self.spec.height * self.spec.width
 
 
-def _part(length: int, index: int, of: int) -> tuple[int, int]:
+def walk_numbers(
+    batch: int, x: Place, out: Place, residual: Place, code: int, items: list[list[int]], tiles: list[list[int]]
+) -> list[int]:
+    """The array that `run_direct` walks. Items name their tiles by first and last index."""
+    first_tile = HEADER + ITEM * len(items)
+    numbers = [batch, x.image, out.image, residual.image, code, out.block, out.row, len(items)]
+    for item in items:
+        numbers += [*item[:11], first_tile + TILE * item[11], first_tile + TILE * item[12], *item[13:]]
+    for tile in tiles:
+        numbers += tile
+    return numbers
+
+
+def part(length: int, index: int, of: int) -> tuple[int, int]:
     """The index-th of ``of`` nearly equal parts of range(length)."""
     return length * index // of, length * (index + 1) // of
 

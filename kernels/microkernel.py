@@ -18,7 +18,6 @@ from enum import IntEnum, IntFlag
 from functools import cache
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -251,10 +250,10 @@ def emit_tile(
     *sums, _, weights, ahead = v.when(builder, has_blocks, [*sums, first, weights, ahead], full_blocks)
     has_parts = builder.icmp_signed(">", field(Field.PARTS), I64(0))
     *sums, _, _, _ = v.when(builder, has_parts, [*sums, x, weights, ahead], parts)
-    _finish(builder, tile, fields, sums, out, residual)
+    emit_finish(builder, tile, fields, sums, out, residual)
 
 
-def _finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], out: Value, residual: Value) -> None:
+def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], out: Value, residual: Value) -> None:
     """Residual, clamp, store."""
     flags = v.load_i64(builder, fields, Field.FLAGS)
 
@@ -310,4 +309,16 @@ def clamp_bounds(low: float, high: float) -> int:
     return int(np.array([low, high], np.float32).view(np.int64)[0])
 
 
-__all__ = ["FIELDS", "Field", "Flag", "Tile", "call_tile", "clamp_bounds", "emit_tile", "ir", "make_tile", "tile_address"]
+__all__ = [
+    "FIELDS",
+    "Field",
+    "Flag",
+    "Tile",
+    "call_tile",
+    "clamp_bounds",
+    "emit_finish",
+    "emit_tile",
+    "function_address",
+    "make_tile",
+    "tile_address",
+]

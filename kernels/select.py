@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from fogconv.geometry import ConvSpec
-from fogconv.kernels.blocked import Array, Blocked, Margin
+from fogconv.kernels import depthwise
+from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin
+from fogconv.kernels.bound import Bound
 from fogconv.kernels.direct import DirectKernel
+from fogconv.kernels.grouped import GroupedKernel
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.scratch import Scratch
 
@@ -31,15 +34,17 @@ class Kernel(Protocol):
         """Weight and bias as they were given."""
         ...
 
-    def numbers(
-        self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int
-    ) -> tuple[Any, list[int], tuple[object, ...]]:
-        """For one thread's share: a compiled function, the numbers to call it with, what must be kept alive."""
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
+        """The call that does one thread's share."""
         ...
 
 
 def choose(spec: ConvSpec, isa: Isa, strict: bool) -> str:
     """The name of the algorithm."""
+    if depthwise.can_run(spec, isa):
+        return "depthwise"
+    if spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK:
+        return "grouped"
     return "direct"
 
 
@@ -47,4 +52,8 @@ def prepare_kernel(
     algorithm: str, spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
 ) -> Kernel:
     """Pack the weights and compile the code of one algorithm."""
+    if algorithm == "depthwise":
+        return depthwise.DepthwiseKernel.prepare(spec, isa, weight, bias, activation)
+    if algorithm == "grouped":
+        return GroupedKernel.prepare(spec, isa, weight, bias, activation, scratch)
     return DirectKernel.prepare(spec, isa, weight, bias, activation)

@@ -1,0 +1,267 @@
+"""Depthwise convolution, and groups of 2, 4 or 8 channels: output lanes see input lanes of their own block only.
+
+Here the vectors run along the channels of input, weights and output alike; nothing is broadcast. A group of s channels
+needs each input vector s times, with its lanes rotated within the groups (a shuffle), and s times the weights:
+
+    out[pixel, lane] += x[pixel + tap, s·⌊lane/s⌋ + j] · w[tap, j, lane]        j < s
+
+Small kernels are unrolled and every input of a tile is loaded once; large ones loop over their taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from fogconv.geometry import ConvSpec
+from fogconv.kernels import activation as activations
+from fogconv.kernels import emit as v
+from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.direct import CLAMPS, part, run_direct, walk_numbers
+from fogconv.kernels.emit import I32, I64, Builder, Value
+from fogconv.kernels.isa import Isa
+from fogconv.kernels.jit import jit
+from fogconv.kernels.microkernel import FIELDS, SIGNATURE, Field, Flag, Tile, clamp_bounds, emit_finish, function_address
+from fogconv.kernels.tiling import Cover, split_evenly
+
+UNROLLED_TAPS = 49
+
+
+@dataclass(frozen=True, slots=True)
+class DepthTile:
+    """One tile of a depthwise convolution. Strides and dilations are constants of the code."""
+
+    rows: int
+    columns: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    group: int
+    """Channels per group: 1, 2, 4 or 8."""
+    vl: int
+    fused: bool
+
+
+def can_run(spec: ConvSpec, isa: Isa) -> bool:
+    """Whether every group has as many output as input channels, and fits into a vector."""
+    size = spec.in_channels // spec.groups
+    return spec.groups > 1 and spec.in_channels == spec.out_channels and size in (1, 2, 4, 8) and size <= isa.vector_length
+
+
+@cache
+def tile_address(tile: DepthTile) -> int:
+    return function_address(_compiled(tile), SIGNATURE)
+
+
+@cache
+def _compiled(tile: DepthTile) -> Any:
+    @intrinsic  # type: ignore[misc]
+    def emit(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
+        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
+            emit_tile(builder, tile, *args[:-1])
+            return context.get_dummy_value()
+
+        return SIGNATURE, code
+
+    @jit
+    def depthwise(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
+        emit(fields, x, weights, bias, out, residual, ahead)
+
+    return depthwise
+
+
+def emit_tile(
+    builder: Builder, tile: DepthTile, fields: Value, x: Value, weights: Value, bias: Value, out: Value, residual: Value
+) -> None:
+    """The code of one tile: the 16 channels of a block, vl at a time. Weights are [tap][j][16]."""
+    row_stride = v.load_i64(builder, fields, Field.ROW_STRIDE)
+    taps = tile.kernel[0] * tile.kernel[1]
+    emit_sums = _unrolled if taps <= UNROLLED_TAPS else _looped
+
+    def part(now: Sequence[Value]) -> list[Value]:
+        x, weights, bias, out, residual = now
+        start = v.load(builder, bias, tile.vl)
+        sums = emit_sums(builder, tile, row_stride, x, weights, start)
+        shape = Tile(tile.rows, tile.columns, 1, 0, tile.vl)
+        emit_finish(builder, shape, fields, sums, out, residual)
+        return [v.shifted(builder, address, 4 * tile.vl) for address in now]
+
+    v.loop(builder, I64(BLOCK // tile.vl), [x, weights, bias, out, residual], part, at_least_once=True)
+
+
+def _rotations(builder: Builder, tile: DepthTile, value: Value) -> list[Value]:
+    """The input vector as each of the s products needs it."""
+    if tile.group == 1:
+        return [value]
+    s = tile.group
+    masks = [[s * (lane // s) + j for lane in range(tile.vl)] for j in range(s)]
+    undefined = ir.Constant(value.type, ir.Undefined)
+    integers = ir.VectorType(I32, tile.vl)
+    return [builder.shuffle_vector(value, undefined, ir.Constant(integers, mask)) for mask in masks]
+
+
+def _unrolled(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, weights: Value, start: Value) -> list[Value]:
+    (kh, kw), (down, right), (dh, dw), s = tile.kernel, tile.stride, tile.dilation, tile.group
+    sums = [start] * (tile.rows * tile.columns)
+    users: dict[int, list[tuple[int, int]]] = {}
+    for r in range(tile.rows):
+        for i in range(kh):
+            users.setdefault(r * down + i * dh, []).append((r, i))
+    columns: dict[int, list[tuple[int, int]]] = {}
+    for c in range(tile.columns):
+        for j in range(kw):
+            columns.setdefault(c * right + j * dw, []).append((c, j))
+    row, previous = x, 0
+    for line, uses in sorted(users.items()):
+        for _ in range(line - previous):
+            row = v.shifted(builder, row, row_stride)
+        previous = line
+        for column, pairs in sorted(columns.items()):
+            turned = _rotations(builder, tile, v.load(builder, row, tile.vl, PIXEL * column))
+            for r, i in uses:
+                for c, j in pairs:
+                    for q in range(s):
+                        w = v.load(builder, weights, tile.vl, PIXEL * ((i * kw + j) * s + q))
+                        at = r * tile.columns + c
+                        sums[at] = v.fma(builder, turned[q], w, sums[at], tile.fused)
+    return sums
+
+
+def _looped(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, weights: Value, start: Value) -> list[Value]:
+    kh, kw = tile.kernel
+    down, right = tile.stride
+
+    def tap(now: Sequence[Value]) -> list[Value]:
+        *sums, x, weights = now
+        w = [v.load(builder, weights, tile.vl, PIXEL * q) for q in range(tile.group)]
+        row = x
+        for r in range(tile.rows):
+            for _ in range(down if r else 0):
+                row = v.shifted(builder, row, row_stride)
+            for c in range(tile.columns):
+                turned = _rotations(builder, tile, v.load(builder, row, tile.vl, PIXEL * c * right))
+                for q in range(tile.group):
+                    at = r * tile.columns + c
+                    sums[at] = v.fma(builder, turned[q], w[q], sums[at], tile.fused)
+        return [*sums, v.shifted(builder, x, PIXEL * tile.dilation[1]), v.shifted(builder, weights, PIXEL * tile.group)]
+
+    def kernel_row(now: Sequence[Value]) -> list[Value]:
+        *_, x, _ = now
+        *sums, _, weights = v.loop(builder, I64(kw), now, tap, at_least_once=True)
+        return [*sums, v.shifted(builder, x, builder.mul(row_stride, I64(tile.dilation[0]))), weights]
+
+    carried = [*[start] * (tile.rows * tile.columns), x, weights]
+    *sums, _, _ = v.loop(builder, I64(kh), carried, kernel_row, at_least_once=True)
+    return list(sums)
+
+
+class DepthwiseKernel:
+    """Packed weights [block][tap][j][16] and everything that does not depend on addresses."""
+
+    algorithm = "depthwise"
+
+    def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, weights: Array, bias: Array) -> None:
+        self.spec, self.isa, self.activation = spec, isa, activation
+        self.weights, self.bias = weights, bias
+        rows, longest = (2, 7) if isa.registers > 16 else (1, 6)
+        if spec.kernel[0] * spec.kernel[1] > UNROLLED_TAPS:
+            rows, longest = 1, 12
+        full, rest = divmod(spec.out_height, min(rows, spec.out_height))
+        bands = (min(rows, spec.out_height),) * full + ((rest,) if rest else ())
+        self.cover = Cover(bands, split_evenly(spec.out_width, longest))
+        self._addresses = {shape: tile_address(self._tile(*shape)) for shape in self.cover.shapes}
+
+    @staticmethod
+    def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DepthwiseKernel:
+        f, s, kh, kw = weight.shape
+        lanes = blocks(f) * BLOCK
+        weights, biases = aligned_zeros((lanes // BLOCK, kh * kw, s, BLOCK)), aligned_zeros((lanes,))
+        padded = np.zeros((lanes, s, kh, kw), np.float32)
+        padded[:f] = weight
+        weights[:] = padded.reshape(-1, BLOCK, s, kh * kw).transpose(0, 3, 2, 1)
+        if bias is not None:
+            biases[:f] = bias
+        return DepthwiseKernel(spec, isa, activation, weights, biases)
+
+    def at(self, spec: ConvSpec) -> DepthwiseKernel:
+        return DepthwiseKernel(spec, self.isa, self.activation, self.weights, self.bias)
+
+    def unpack(self) -> tuple[Array, Array | None]:
+        f, s, kh, kw = self.spec.weight_shape
+        weight = self.weights.transpose(0, 3, 2, 1).reshape(-1, s, kh, kw)[:f]
+        return np.ascontiguousarray(weight), self.bias[:f].copy()
+
+    @property
+    def wanted_margin(self) -> Margin:
+        return Margin(*self.spec.padding)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weights.nbytes + self.bias.nbytes
+
+    def _tile(self, rows: int, columns: int) -> DepthTile:
+        s = self.spec
+        return DepthTile(
+            rows, columns, s.kernel, s.stride, s.dilation, s.in_channels // s.groups, self.isa.vector_length, self.isa.fused
+        )
+
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
+        spec = self.spec
+        at_x, at_out = place("the input", x), place("the output", out)
+        at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
+        fields = np.zeros(FIELDS, np.int64)
+        fields[Field.ROW_STRIDE] = at_x.row
+        fields[Field.OUT_ROW_STRIDE] = at_out.row
+        fields[Field.RESIDUAL_ROW_STRIDE] = at_residual.row
+        fields[Field.FLAGS] = (Flag.RESIDUAL if residual is not None else 0) | (
+            Flag.CLAMP if self.activation in CLAMPS else 0
+        )
+        if self.activation in CLAMPS:
+            fields[Field.CLAMP] = clamp_bounds(*CLAMPS[self.activation])
+        all_blocks = blocks(spec.out_channels)
+        by_blocks = all_blocks >= threads
+        first, last = part(all_blocks, thread, threads) if by_blocks else (0, all_blocks)
+        start, stop = (0, len(self.cover.bands)) if by_blocks else part(len(self.cover.bands), thread, threads)
+        tiles = []
+        skipped = sum(self.cover.bands[:start])
+        for t in Cover(self.cover.bands[start:stop], self.cover.pieces).places():
+            row = t.row + skipped
+            tiles.append(
+                [
+                    self._addresses[t.rows, t.columns],
+                    row * spec.stride[0] * at_x.row + t.column * spec.stride[1] * PIXEL,
+                    row * at_out.row + t.column * PIXEL,
+                    row * at_residual.row + t.column * PIXEL,
+                    t.rows,
+                    t.columns,
+                ]
+            )
+        weights_step = self.weights.strides[0]
+        item = [
+            address_of(fields),
+            at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL + first * at_x.block,
+            address_of(self.weights) + first * weights_step,
+            address_of(self.bias) + first * PIXEL,
+            at_out.address + first * at_out.block,
+            at_residual.address + first * at_residual.block,
+            last - first,
+            weights_step,
+            PIXEL,
+            at_out.block,
+            at_residual.block,
+            0,
+            len(tiles),
+            1,
+            at_x.block,
+            0,
+        ]
+        code = 0 if self.activation in CLAMPS else activations.code(self.activation)
+        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, [item], tiles)
+        return bind(run_direct, numbers, fields, self, x, out, residual)
