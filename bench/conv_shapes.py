@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +21,16 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from fogconv.zoo import torchvision_models
+
+# fmt: off
 TORCHVISION = [
-    "alexnet",
-    "vgg11",
-    "vgg13",
-    "vgg16",
-    "vgg19",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "densenet121",
-    "googlenet",
-    "inception_v3",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "mnasnet0_5",
-    "mnasnet1_0",
-    "shufflenet_v2_x0_5",
-    "shufflenet_v2_x1_0",
-    "squeezenet1_0",
-    "squeezenet1_1",
-    "efficientnet_b0",
-    "efficientnet_b4",
-    "regnet_y_400mf",
-    "convnext_tiny",
+    "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "wide_resnet50_2", "densenet121", "googlenet", "inception_v3", "mobilenet_v2",
+    "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet0_5", "mnasnet1_0", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0",
+    "squeezenet1_0", "squeezenet1_1", "efficientnet_b0", "efficientnet_b4", "regnet_y_400mf", "convnext_tiny",
 ]
+# fmt: on
 SIZES = {"inception_v3": 299, "efficientnet_b4": 380}
 TARGET = Path(__file__).parent.parent / "fogconv" / "data" / "convs.json"
 
@@ -107,28 +88,16 @@ def rows_of(model: nn.Module, size: int) -> list[list[Any]]:
     return watch.rows
 
 
-def _torchvision() -> Any:
-    """torchvision's compiled operators do not load beside a CPU torch; declaring two of them is enough to import it."""
-    try:
-        import torchvision
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    return torchvision
-
-
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args()
-    torchvision = _torchvision()
+    models = torchvision_models()
     nets = {}
     for name in TORCHVISION:
         size = SIZES.get(name, 224)
         # regnet computes its widths with tensors, which the meta device can't give back as numbers.
         with torch.device("cpu" if name.startswith("regnet") else "meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            model = torchvision.models.get_model(name, weights=None)
+            model = models.get_model(name, weights=None)
         nets[name] = {"size": size, "convs": rows_of(model.to("meta"), size)}
     with torch.device("meta"):
         nets["efficientnet_lite0"] = {"size": 224, "convs": rows_of(EfficientNet.from_name("efficientnet-lite0"), 224)}
@@ -136,7 +105,7 @@ def main() -> None:
     for name, net in sorted(nets.items()):
         convs = ",\n    ".join(json.dumps(row, separators=(",", ":")) for row in net["convs"])
         lines.append(f'  "{name}": {{"size": {net["size"]}, "convs": [\n    {convs}]}}')
-    about = f"torchvision {torchvision.__version__}, efficientnet-lite-pytorch 0.1.0; python -m bench.conv_shapes"
+    about = f"torchvision {version('torchvision')}, efficientnet-lite-pytorch 0.1.0; python -m bench.conv_shapes"
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text('{"source": ' + json.dumps(about) + ',\n "nets": {\n' + ",\n".join(lines) + "\n}}\n")
     print(f"{TARGET.name}: {len(nets)} nets, {sum(len(net['convs']) for net in nets.values())} convs")
