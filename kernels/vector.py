@@ -54,10 +54,33 @@ def _address(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     return builder.inttoptr(address, _VEC.as_pointer())
 
 
+def emit_load(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """Emit `load`; the other ``emit_…`` likewise, for intrinsics that are built of several."""
+    return builder.load(_address(builder, address), align=4)
+
+
+def emit_store(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
+    builder.store(value, _address(builder, address), align=4)
+
+
+def emit_load_splat(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    undefined = ir.Constant(_VEC, ir.Undefined)
+    pointer = builder.inttoptr(address, ir.FloatType().as_pointer())
+    one = builder.insert_element(undefined, builder.load(pointer, align=4), ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(_WORDS, [0] * BLOCK)
+    return builder.shuffle_vector(one, undefined, zeros)
+
+
+def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    read, near, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
+    activation.call_intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, read, near, data)
+
+
 @intrinsic
 def load(typingctx: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(builder, args[0]), align=4)
+        return emit_load(builder, args[0])
 
     return vec(types.int64), codegen
 
@@ -65,7 +88,7 @@ def load(typingctx: Any, address: Any) -> Any:
 @intrinsic
 def store(typingctx: Any, address: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], _address(builder, args[0]), align=4)
+        emit_store(builder, args[0], args[1])
         return context.get_dummy_value()
 
     return types.void(types.int64, vec), codegen
@@ -279,11 +302,7 @@ def load_splat(typingctx: Any, address: Any) -> Any:
     """The one float at an address in every lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        undefined = ir.Constant(_VEC, ir.Undefined)
-        pointer = builder.inttoptr(args[0], ir.FloatType().as_pointer())
-        one = builder.insert_element(undefined, builder.load(pointer), ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
-        return builder.shuffle_vector(one, undefined, zeros)
+        return emit_load_splat(builder, args[0])
 
     return vec(types.int64), codegen
 
@@ -326,9 +345,7 @@ def activate(typingctx: Any, value: Any, code: Any) -> Any:
 @intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        read, near, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
-        activation.call_intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, read, near, data)
+        emit_prefetch(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

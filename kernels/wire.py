@@ -194,7 +194,7 @@ def _decode_zeros(data: memoryview, elements: int) -> Array:
     source = np.frombuffer(data, np.uint8)
     out = np.empty(elements, np.float32)
     start = address_of(source)
-    bind(_spread, (start, start + words * 4, address_of(out), elements))()
+    bind(_spread, (start, start + words * 4, address_of(out), elements, start + len(data) - 4))()
     return out
 
 
@@ -360,12 +360,12 @@ def _squeeze(a):  # type: ignore[no-untyped-def]
 
 @jit
 def _spread(a):  # type: ignore[no-untyped-def]
-    bitmap, values, out, elements = a[0], a[1], a[2], a[3]
+    """Without a branch: a value is loaded for every element (the last one again at the end) and masked away for zeros."""
+    bitmap, values, out, elements, last = a[0], a[1], a[2], a[3], a[4]
     for k in range(0, elements, 32):
-        bits = np.int64(np.uint32(vector.load_word(bitmap + (k >> 3))))
+        bits = np.int64(vector.load_word(bitmap + (k >> 3)))
         for bit in range(min(32, elements - k)):
-            if (bits >> bit) & 1:
-                vector.store_word(out + (k + bit) * 4, vector.load_word(values))
-                values += 4
-            else:
-                vector.store_word(out + (k + bit) * 4, np.int32(0))
+            some = (bits >> bit) & 1
+            word = vector.load_word(min(values, last))
+            vector.store_word(out + (k + bit) * 4, np.int32(word & np.int32(-some)))
+            values += some * 4
