@@ -41,6 +41,7 @@ class PreparedConv2d:
 
     def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
         self._kernel, self._recipe = kernel, recipe
+        kernel.warm(recipe.threads)
 
     @property
     def spec(self) -> ConvSpec:

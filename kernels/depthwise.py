@@ -176,6 +176,7 @@ class DepthwiseKernel:
         full, rest = divmod(spec.out_height, min(rows, spec.out_height))
         bands = (min(rows, spec.out_height),) * full + ((rest,) if rest else ())
         self.cover = Cover(bands, split_evenly(spec.out_width, longest))
+        run_direct.compile("void(int64[::1])")
         self._addresses = {shape: tile_address(self._tile(*shape)) for shape in self.cover.shapes}
 
     @staticmethod
@@ -197,6 +198,9 @@ class DepthwiseKernel:
         f, s, kh, kw = self.spec.weight_shape
         weight = self.weights.transpose(0, 3, 2, 1).reshape(-1, s, kh, kw)[:f]
         return np.ascontiguousarray(weight), self.bias[:f].copy()
+
+    def warm(self, threads: int) -> None:
+        """Everything was compiled when the kernel was made."""
 
     @property
     def wanted_margin(self) -> Margin:

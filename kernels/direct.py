@@ -103,6 +103,7 @@ class DirectKernel:
         per_group = spec.out_channels // spec.groups
         depth = spec.in_channels // spec.groups * spec.kernel[0] * spec.kernel[1]
         self.passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth, packed.vectors)
+        run_direct.compile("void(int64[::1])")
         self._addresses = {
             (p.vectors, rows, columns): tile_address(make_tile(isa, rows, columns, p.vectors, BLOCK * spec.stride[1]))
             for p in self.passes
@@ -118,6 +119,9 @@ class DirectKernel:
 
     def at(self, spec: ConvSpec) -> DirectKernel:
         return DirectKernel(spec, self.isa, self.activation, self.packed)
+
+    def warm(self, threads: int) -> None:
+        """Everything was compiled when the kernel was made."""
 
     @property
     def wanted_margin(self) -> Margin:

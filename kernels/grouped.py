@@ -42,6 +42,9 @@ class GroupedKernel:
     def spec(self) -> ConvSpec:
         return self._direct.spec
 
+    def warm(self, threads: int) -> None:
+        """Everything was compiled when the kernel was made."""
+
     @property
     def wanted_margin(self) -> Margin:
         return self._direct.wanted_margin

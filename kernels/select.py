@@ -12,13 +12,17 @@ from fogconv.kernels.direct import DirectKernel
 from fogconv.kernels.grouped import GroupedKernel
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.scratch import Scratch
+from fogconv.kernels.winograd import WinogradKernel
 
 
 class Kernel(Protocol):
     """One algorithm with its packed weights, for one ConvSpec."""
 
-    algorithm: str
-    spec: ConvSpec
+    @property
+    def algorithm(self) -> str: ...
+
+    @property
+    def spec(self) -> ConvSpec: ...
 
     @property
     def wanted_margin(self) -> Margin: ...
@@ -32,6 +36,10 @@ class Kernel(Protocol):
 
     def unpack(self) -> tuple[Array, Array | None]:
         """Weight and bias as they were given."""
+        ...
+
+    def warm(self, threads: int) -> None:
+        """Compile what ``bind`` will need for so many threads."""
         ...
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
@@ -54,6 +62,8 @@ def prepare_kernel(
     """Pack the weights and compile the code of one algorithm."""
     if algorithm == "depthwise":
         return depthwise.DepthwiseKernel.prepare(spec, isa, weight, bias, activation)
+    if algorithm.startswith("winograd"):
+        return WinogradKernel.prepare(spec, isa, int(algorithm[-1]), weight, bias, activation, scratch)
     if algorithm == "grouped":
         return GroupedKernel.prepare(spec, isa, weight, bias, activation, scratch)
     return DirectKernel.prepare(spec, isa, weight, bias, activation)

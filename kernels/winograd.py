@@ -1,0 +1,333 @@
+"""Winograd convolution F(m×m, 3×3): (m+2)² products per m² outputs instead of 9·m², 2.25 (m = 2) or 4 (m = 4) times fewer.
+
+For some tiles at a time: transform their inputs into V, multiply the (m+2)² matrices with the micro-kernel that direct
+convolution uses (a tile takes the place of a pixel), transform the products M back into the output.
+
+    V  [element][input block][tile][16]      U  [element][group][input channel][lane]      M  [element][output block][tile][16]
+
+The elements of V and of M lie an odd number of cache lines apart, or all (m+2)² would fall into one set of the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fogconv.geometry import ConvSpec
+from fogconv.kernels import activation as activations
+from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.direct import CLAMPS, Channels, part
+from fogconv.kernels.isa import Isa
+from fogconv.kernels.jit import jit
+from fogconv.kernels.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
+from fogconv.kernels.scratch import Scratch
+from fogconv.kernels.tiling import Pass, plan_passes
+from fogconv.kernels.transforms import input_intrinsic, output_intrinsic, transform_weights
+from fogconv.kernels.vector import activate, load, store
+
+SCRATCH_BYTES = 768 * 1024
+"""V and M together, when there are tiles enough: what stays in the second-level cache between the three steps."""
+
+LEAST_TILES = 56
+"""But never fewer tiles at a time, as all of U is read again for each set of tiles."""
+
+HEADER, BLOCK_NUMBERS, ITEM, TILE = 32, 10, 8, 2
+
+
+def can_run(spec: ConvSpec) -> bool:
+    """Whether Winograd's algorithm exists for the shape: 3×3, stride and dilation 1, no groups."""
+    return spec.kernel == (3, 3) and spec.stride == (1, 1) and spec.dilation == (1, 1) and spec.groups == 1
+
+
+@cache
+def driver(m: int, isa: Isa) -> Any:
+    """The compiled function that walks the numbers of `WinogradKernel.bind`."""
+    transform_input, transform_output = input_intrinsic(m, isa), output_intrinsic(m, isa)
+
+    @jit
+    def run_winograd(a):  # type: ignore[no-untyped-def]
+        batch, x_image, out_image, residual_image, code = a[:5]
+        x_start, x_row, x_block, x_blocks, x_rows, x_columns = a[5:11]
+        out_start, out_row, out_block, out_first, out_last = a[11:16]
+        residual_start, residual_row, residual_block = a[16:19]
+        v, products, weights_start, weights_element = a[19:23]
+        bias, zeros, flags, clamp = a[23:27]
+        across, height, width, sets = a[27:31]
+        for image in range(batch):
+            x = x_start + image * x_image
+            out = out_start + image * out_image
+            residual = residual_start + image * residual_image
+            for number in range(sets):
+                at = HEADER + BLOCK_NUMBERS * number
+                first, last, v_element, v_block, m_element, m_block, fields, items, items_end = a[at : at + 9]
+                for block in range(x_blocks):
+                    to = v + block * v_block
+                    for tile in range(first, last):
+                        row, column = m * (tile // across), m * (tile % across)
+                        start = x + block * x_block + row * x_row + 64 * column
+                        transform_input(start, x_row, x_rows - row, x_columns - column, to, v_element)
+                        to += 64
+                for element in range((m + 2) * (m + 2)):
+                    for item in range(items, items_end, ITEM):
+                        weights = weights_start + element * weights_element + a[item]
+                        to = products + element * m_element + a[item + 1]
+                        for _group in range(a[item + 2]):
+                            for tile in range(a[item + 5], a[item + 6], TILE):
+                                offset = a[tile + 1]
+                                start = v + element * v_element + offset
+                                call_tile(a[tile], fields, start, weights, zeros, to + offset, 0, weights)
+                            weights += a[item + 3]
+                            to += a[item + 4]
+                for block in range(out_first, out_last):
+                    start = products + block * m_block
+                    for tile in range(first, last):
+                        row, column = m * (tile // across), m * (tile % across)
+                        to = out + block * out_block + row * out_row + 64 * column
+                        more = residual + block * residual_block + row * residual_row + 64 * column
+                        rows, columns = height - row, width - column
+                        transform_output(
+                            start, m_element, bias + 64 * block, to, out_row, more, residual_row, rows, columns, flags, clamp
+                        )
+                        start += 64
+                        if code > 0:
+                            for i in range(min(m, rows)):
+                                for j in range(min(m, columns)):
+                                    store(to + i * out_row + 64 * j, activate(load(to + i * out_row + 64 * j), code))
+
+    return run_winograd
+
+
+@dataclass(frozen=True)
+class WinogradWeights:
+    """U, the bias, and the weights that U was made of (U can't be turned back exactly)."""
+
+    u: Array
+    bias: Array
+    original: Array
+    has_bias: bool
+    vectors: int
+    """Vectors of output channels per group."""
+
+
+class WinogradKernel:
+    """U and everything that does not depend on addresses."""
+
+    def __init__(
+        self, spec: ConvSpec, isa: Isa, m: int, activation: str | None, packed: WinogradWeights, scratch: Scratch
+    ) -> None:
+        self.spec, self.isa, self.m, self.activation = spec, isa, m, activation
+        self.algorithm = f"winograd{m}"
+        self._packed, self._scratch = packed, scratch
+        self._down, self._across = -(-spec.out_height // m), -(-spec.out_width // m)
+        driver(m, isa).compile("void(int64[::1])")
+
+    def warm(self, threads: int) -> None:
+        """Compile what ``bind`` will need for so many threads."""
+        for thread in range(threads):
+            first, last = self._tiles_of(thread, threads)
+            for tiles in self._set_sizes(last - first):
+                for p in self._passes(tiles):
+                    self._addresses(p)
+
+    def _by_tiles(self, threads: int) -> bool:
+        """Whether threads share the tiles, or the output channels where tiles are few."""
+        few = self._down * self._across < 2 * LEAST_TILES * threads
+        return threads == 1 or not few or blocks(self.spec.out_channels) < 2 * threads
+
+    def _tiles_of(self, thread: int, threads: int) -> tuple[int, int]:
+        tiles = self._down * self._across
+        return part(tiles, thread, threads) if self._by_tiles(threads) else (0, tiles)
+
+    @staticmethod
+    def prepare(
+        spec: ConvSpec, isa: Isa, m: int, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
+    ) -> WinogradKernel:
+        tiles = max(_set_sizes(spec, m, -(-spec.out_height // m) * -(-spec.out_width // m)))
+        passes = plan_passes(isa, 1, tiles, spec.out_channels, spec.in_channels)
+        return WinogradKernel(spec, isa, m, activation, pack(weight, bias, m, isa, passes[0].vectors), scratch)
+
+    def at(self, spec: ConvSpec) -> WinogradKernel:
+        return WinogradKernel(spec, self.isa, self.m, self.activation, self._packed, self._scratch)
+
+    def unpack(self) -> tuple[Array, Array | None]:
+        f = self.spec.out_channels
+        return self._packed.original, self._packed.bias[:f].copy() if self._packed.has_bias else None
+
+    @property
+    def wanted_margin(self) -> Margin:
+        """Enough for whole tiles to the right and below."""
+        s = self.spec
+        top, bottom, left, right = s.padding
+        return Margin(
+            top,
+            max(bottom, self._down * self.m + 2 - top - s.height),
+            left,
+            max(right, self._across * self.m + 2 - left - s.width),
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._packed.u.nbytes + self._packed.bias.nbytes
+
+    def _set_sizes(self, tiles: int) -> tuple[int, ...]:
+        return _set_sizes(self.spec, self.m, tiles)
+
+    def _passes(self, tiles: int) -> tuple[Pass, ...]:
+        spec = self.spec
+        return plan_passes(self.isa, 1, tiles, spec.out_channels, spec.in_channels, self._packed.vectors)
+
+    def _addresses(self, p: Pass) -> list[tuple[int, int]]:
+        """(address, bytes from the first tile) of the micro-kernels that cover a set of tiles."""
+        return [
+            (tile_address(make_tile(self.isa, 1, t.columns, p.vectors, BLOCK)), PIXEL * t.column) for t in p.cover.places()
+        ]
+
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
+        """The call that does one thread's share: some of the tiles, or of the output channels where tiles are few."""
+        spec, isa, a2 = self.spec, self.isa, (self.m + 2) ** 2
+        at_x, at_out = place("the input", x), place("the output", out)
+        at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
+        tiles, out_blocks = self._down * self._across, blocks(spec.out_channels)
+        by_tiles = self._by_tiles(threads)
+        first_tile, last_tile = self._tiles_of(thread, threads)
+        sizes = self._set_sizes(last_tile - first_tile)
+        longest = max(sizes, default=0)
+        v_element, m_element = (_odd_lines(blocks(c) * longest) for c in (spec.in_channels, spec.out_channels))
+        memory = self._scratch.borrow(a2 * (v_element + m_element) // 4, thread)
+        flags = (Flag.RESIDUAL if residual is not None else 0) | (Flag.CLAMP if self.activation in CLAMPS else 0)
+        clamp = np.array(CLAMPS.get(self.activation, (0.0, 0.0)), np.float32)
+        zeros = aligned_zeros((BLOCK * 4,))
+        fields = np.zeros((len(sizes), FIELDS), np.int64)
+        vl = isa.vector_length
+        sets: list[list[int]] = []
+        items: list[list[int]] = []
+        calls: list[tuple[int, int]] = []
+        first_block, last_block = 0, out_blocks
+        start = first_tile
+        for number, size in enumerate(sizes):
+            _fill(fields[number], spec.in_channels, size)
+            begin = len(items)
+            for p in self._passes(size):
+                first, last = (0, p.count) if by_tiles else part(p.count, thread, threads)
+                lanes = p.vectors * vl
+                listed = self._addresses(p)
+                vector = p.first + first * p.vectors
+                items.append(
+                    [
+                        4 * vl * spec.in_channels * vector,
+                        vector * vl // BLOCK * size * PIXEL,
+                        last - first,
+                        4 * lanes * spec.in_channels,
+                        lanes // BLOCK * size * PIXEL,
+                        len(calls),
+                        len(calls) + len(listed),
+                        0,
+                    ]
+                )
+                calls += listed
+            sets.append(
+                [
+                    start,
+                    start + size,
+                    v_element,
+                    size * PIXEL,
+                    m_element,
+                    size * PIXEL,
+                    address_of(fields) + number * fields.strides[0],
+                    begin,
+                    len(items),
+                    0,
+                ]
+            )
+            start += size
+        if not by_tiles:
+            first_block, last_block = self._blocks_of(thread, threads, tiles)
+        m = x.margin
+        first_item = HEADER + BLOCK_NUMBERS * len(sets)
+        first_call = first_item + ITEM * len(items)
+        header = [
+            *(spec.batch, at_x.image, at_out.image, at_residual.image),
+            0 if self.activation in CLAMPS else activations.code(self.activation),
+            at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL,
+            *(at_x.row, at_x.block, blocks(spec.in_channels)),
+            *(spec.padding[0] + spec.height + m.bottom, spec.padding[2] + spec.width + m.right),
+            *(at_out.address, at_out.row, at_out.block, first_block, last_block),
+            *(at_residual.address, at_residual.row, at_residual.block),
+            *(address_of(memory), address_of(memory) + a2 * v_element),
+            *(address_of(self._packed.u), self._packed.u.nbytes // a2),
+            *(address_of(self._packed.bias), address_of(zeros), int(flags), address_of(clamp)),
+            *(self._across, spec.out_height, spec.out_width, len(sets), 0),
+        ]
+        numbers = header
+        for one in sets:
+            numbers += [*one[:7], first_item + ITEM * one[7], first_item + ITEM * one[8], 0]
+        for item in items:
+            numbers += [*item[:5], first_call + TILE * item[5], first_call + TILE * item[6], 0]
+        for call in calls:
+            numbers += call
+        return bind(driver(self.m, isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
+
+    def _blocks_of(self, thread: int, threads: int, tiles: int) -> tuple[int, int]:
+        """The output blocks whose sums one thread makes when threads share the output channels."""
+        touched = []
+        for p in self._passes(tiles):
+            first, last = part(p.count, thread, threads)
+            if last > first:
+                per_vector = self.isa.vector_length
+                touched += [
+                    (p.first + first * p.vectors) * per_vector // BLOCK,
+                    -(-(p.first + last * p.vectors) * per_vector // BLOCK),
+                ]
+        return (min(touched), max(touched)) if touched else (0, 0)
+
+
+def _set_sizes(spec: ConvSpec, m: int, tiles: int) -> tuple[int, ...]:
+    """Into how many sets of how many tiles the work is cut, so that V and M stay in the cache."""
+    per_tile = 4 * (m + 2) ** 2 * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
+    most = max(LEAST_TILES, SCRATCH_BYTES // per_tile // 14 * 14)
+    if tiles <= most * 3 // 2:
+        return (tiles,) if tiles else ()
+    full, rest = divmod(tiles, most)
+    return (most,) * full + ((rest,) if rest else ())
+
+
+def _odd_lines(lines: int) -> int:
+    """Bytes of an odd number of cache lines, at least ``lines``."""
+    return PIXEL * (lines | 1)
+
+
+def _fill(fields: Any, in_channels: int, tiles: int) -> None:
+    """A matrix product for the micro-kernel: one row of tiles, kernel 1×1."""
+    channels = Channels.of(0, in_channels)
+    fields[Field.FULL_BLOCKS] = channels.full_blocks
+    fields[Field.BLOCK_STRIDE] = fields[Field.OUT_BLOCK_STRIDE] = tiles * PIXEL
+    fields[Field.KERNEL_ROWS] = fields[Field.RUNS] = fields[Field.TAPS] = 1
+    fields[Field.RUN_ROUNDS] = BLOCK // 4
+    fields[Field.PARTS] = len(channels.parts)
+    for i, (block, lane, lanes) in enumerate(channels.parts):
+        fields[Field.PART_OFFSET + 2 * i] = block * tiles * PIXEL + 4 * lane
+        fields[Field.PART_LANES + 2 * i] = lanes
+
+
+def pack(weight: Array, bias: Array | None, m: int, isa: Isa, vectors: int) -> WinogradWeights:
+    """(f, c, 3, 3) → U [(m+2)²][group][c][lane]."""
+    f, c = weight.shape[:2]
+    vl = isa.vector_length
+    lanes = -(-f // vl) * vl
+    a2 = (m + 2) ** 2
+    u, biases = aligned_zeros((a2, c * lanes)), aligned_zeros((blocks(f) * BLOCK,))
+    for start in range(0, lanes, vectors * vl):
+        wide = min(vectors * vl, lanes - start)
+        stop = min(start + wide, f)
+        piece = u[:, start * c : (start + wide) * c].reshape(a2, c, wide)
+        piece[:, :, : stop - start] = transform_weights(weight[start:stop].transpose(1, 0, 2, 3), m)
+    if bias is not None:
+        biases[:f] = bias
+    return WinogradWeights(u, biases, weight, bias is not None, vectors)
+
+
+__all__ = ["WinogradKernel", "can_run", "clamp_bounds"]
