@@ -14,14 +14,12 @@ import struct
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.cluster.messages import KINDS, PAYLOADS, PROTOCOL_VERSION, AnyMessage
 from fogconv.errors import WireError
 
-Frame = bytes | memoryview | NDArray[np.uint8]
-"""One frame: bytes, or anything one-dimensional and contiguous of bytes."""
+Frame = bytes | memoryview
+"""One frame: bytes, or a contiguous view of bytes."""
 
 MAGIC = b"FOGC"
 MAX_HEADER_BYTES = 4 << 20

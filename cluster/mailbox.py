@@ -7,7 +7,7 @@ what comes for a run that is over is dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ class RunMailbox:
         board: Switchboard,
         inbox: Inbox,
         run: int,
-        post: Callable[[int, int, Payload], None],
+        post: Callable[[int, int, memoryview], None],
         timeout_s: float,
     ) -> None:
         self.run = run
@@ -116,17 +116,19 @@ class RunMailbox:
 
     def send(self, to: int, tag: int, payload: Payload) -> None:
         self.sent_bytes += payload.nbytes
-        self._post(to, tag, payload)
+        self._post(to, tag, payload.data)
 
     def receive(self, origin: int, tag: int) -> Payload:
-        take, run = self._inbox.take, self.run
-        frame = self._board.wait(lambda: take(run, origin, tag), self._timeout_s)
+        def ready() -> Frame | None:
+            return self._inbox.take(self.run, origin, tag)
+
+        frame = self._board.wait(ready, self._timeout_s)
         if frame is None:
             raise TransportTimeout(
-                f"nothing came from rank {origin} (run {run}, message {tag}) within {self._timeout_s:g} s; "
+                f"nothing came from rank {origin} (run {self.run}, message {tag}) within {self._timeout_s:g} s; "
                 "a slower cluster needs a longer --timeout"
             )
-        payload = as_array(frame)
+        payload = as_array(cast(Frame, frame))
         self.received_bytes += payload.nbytes
         return payload
 
@@ -136,5 +138,5 @@ def as_array(frame: Frame) -> Payload:
 
     Small ZeroMQ frames lie anywhere in its read buffer; Numba would compile a kernel anew for unaligned arrays.
     """
-    array = frame if isinstance(frame, np.ndarray) else np.frombuffer(frame, np.uint8)
+    array: Payload = np.frombuffer(frame, np.uint8)
     return array if array.ctypes.data % 16 == 0 else array.copy()

@@ -245,7 +245,7 @@ AnyMessage = (
     | Bye
 )
 
-KINDS: tuple[type[AnyMessage], ...] = AnyMessage.__args__  # type: ignore[attr-defined]
+KINDS: tuple[type[AnyMessage], ...] = AnyMessage.__args__
 """The number of a type in the prelude is its place here."""
 
 PAYLOADS: dict[type[AnyMessage], int] = {Load: 1, Weight: 1, Data: 1, Done: 1, Ping: 1, Pong: 1}

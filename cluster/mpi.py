@@ -202,7 +202,7 @@ class MpiEndpoint:
             try:
                 for size in codec.peek(frames[0], self._max_payload_bytes):
                     payload: NDArray[np.uint8] = np.empty(size, np.uint8)
-                    frames.append(payload)
+                    frames.append(payload.data)
                     request = self._comm.Irecv([payload, mpi.BYTE], origin, PAYLOAD_TAG)
             except WireError:
                 del frames[1:]  # whoever decodes it says what is wrong

@@ -88,6 +88,17 @@ def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
     sys.exit(0)
 
 
+def abort_mpi(code: int) -> NoReturn:
+    """End this rank with an exit code, and the others with it, where MPI still runs.
+
+    After Session.close it does not, and on Ctrl-C mpirun tells every rank itself.
+    """
+    mpi = sys.modules["mpi4py.MPI"]
+    if code != 128 + signal.SIGINT and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(code)
+    _leave(code)
+
+
 def _one_host(size: int) -> bool:
     """Whether mpirun put all ranks on this host, as far as it tells."""
     local = os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
@@ -96,5 +107,6 @@ def _one_host(size: int) -> bool:
 
 def _leave(code: int) -> NoReturn:
     logging.shutdown()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -31,7 +31,7 @@ from fogconv.cluster.clock import PING_ROUNDS, Offset, PingTimes, best_offset
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.lifecycle import Event as LifeEvent
 from fogconv.cluster.lifecycle import Lifecycle, State
-from fogconv.cluster.mailbox import Inbox, Payload, RunMailbox
+from fogconv.cluster.mailbox import Inbox, RunMailbox
 from fogconv.cluster.measure import Runnable
 from fogconv.cluster.switchboard import Switchboard
 from fogconv.cluster.transport import Endpoint, Event, Loss, Peer
@@ -414,10 +414,10 @@ class Session:
                 self._links[rank].life.apply(LifeEvent.RUN)
             return self._run
 
-    def _poster(self, run: int) -> Callable[[int, int, Payload], None]:
+    def _poster(self, run: int) -> Callable[[int, int, Frame], None]:
         links, send, encode = self._links, self._endpoint.send, codec.encode
 
-        def post(to: int, tag: int, payload: Payload) -> None:
+        def post(to: int, tag: int, payload: Frame) -> None:
             send(links[to].peer, encode(m.Data(run, tag), payload))
 
         return post
@@ -476,7 +476,7 @@ class Session:
 
     def ping(self, rank: int, nbytes: int = 0) -> PingTimes:
         """One exchange with a worker, ``nbytes`` there and then ``nbytes`` back, for α and β."""
-        there = self._exchange(rank, np.zeros(nbytes, np.uint8), echo=False, reply_bytes=0)
+        there = self._exchange(rank, bytes(nbytes), echo=False, reply_bytes=0)
         back = self._exchange(rank, b"", echo=False, reply_bytes=nbytes)
         info = self._links[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
@@ -718,7 +718,7 @@ class _Shipping:
             key = queue.pop()
             array = np.ascontiguousarray(self._weights[key], np.float32)
             flying[key] = array.nbytes
-            payload = array.reshape(-1).view(np.uint8) if array.size else b""
+            payload = array.reshape(-1).view(np.uint8).data if array.size else b""
             self._session._post(rank, m.Weight(key, array.shape), payload)
 
     def _collect(self) -> bool | None:

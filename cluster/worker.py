@@ -28,7 +28,7 @@ from fogconv.cluster import messages as m
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.device import temperature_c, throttled
 from fogconv.cluster.lifecycle import Event, Lifecycle, State
-from fogconv.cluster.mailbox import Inbox, Payload, RunAborted, RunMailbox
+from fogconv.cluster.mailbox import Inbox, RunAborted, RunMailbox
 from fogconv.cluster.measure import Build, Runnable, conv_seconds, copy_bytes_per_s
 from fogconv.cluster.switchboard import Switchboard
 from fogconv.cluster.transport import Arrival, Endpoint, Loss, Peer
@@ -296,7 +296,7 @@ class Worker:
             self._fail(mastery, request, run, WorkerFailedError(f"{type(error).__name__}: {error}"))
 
     def _run(self, mastery: Mastery, task: m.Run) -> None:
-        def post(to: int, tag: int, payload: Payload) -> None:
+        def post(to: int, tag: int, payload: Frame) -> None:
             self._endpoint.send(self._outgoing(mastery, to), codec.encode(m.Data(task.run, tag), payload))
 
         with self._board.lock:

@@ -159,14 +159,16 @@ class ZeromqEndpoint:
 
     def _watch(self, link: _Socket) -> None:
         for raw, is_monitor in ((link.raw, False), (link.monitor, True)):
-            fd = raw.getsockopt(zmq.FD)
+            fd = _fd(raw)
             self._by_fd[fd] = (link, is_monitor)
             self._poller.register(fd, _READABLE)
+        # A descriptor stays quiet until its socket has once been found empty.
         self._changed.add(link)
+        self._read_monitor(link)
 
     def _forget(self, link: _Socket, linger_ms: int) -> None:
         for raw in (link.raw, link.monitor):
-            fd = raw.getsockopt(zmq.FD)
+            fd = _fd(raw)
             del self._by_fd[fd]
             self._poller.unregister(fd)
         self._changed.discard(link)
@@ -347,7 +349,7 @@ class ZeromqEndpoint:
             partial.filled = end
             if end == partial.payload.nbytes:
                 del self._partial[peer]
-                self._events.append(Arrival(peer, [partial.header, partial.payload]))
+                self._events.append(Arrival(peer, [partial.header, partial.payload.data]))
             return
         self._partial.pop(peer, None)
         if len(frames) == 2 and codec.nbytes(frames[1]) >= PART_BYTES:
@@ -395,8 +397,8 @@ class ZeromqEndpoint:
         """True: sent. False: its queue is full. None: nobody is there."""
         raw = link.raw
         try:
-            if link.router:
-                raw.send(peer, zmq.NOBLOCK | zmq.SNDMORE)  # type: ignore[arg-type]
+            if isinstance(peer, bytes):
+                raw.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
             last = len(part) - 1
             for number, frame in enumerate(part):
                 raw.send(frame, zmq.NOBLOCK if number == last else zmq.NOBLOCK | zmq.SNDMORE, copy=False)
@@ -415,7 +417,15 @@ def _parts(frames: Sequence[Frame]) -> list[list[Frame]]:
         return [list(frames)]
     payload = memoryview(frames[1])
     cuts = range(PART_BYTES, payload.nbytes, PART_BYTES)
-    return [[frames[0], payload[:PART_BYTES]], *([b"", payload[cut : cut + PART_BYTES]] for cut in cuts)]
+    parts: list[list[Frame]] = [[frames[0], payload[:PART_BYTES]]]
+    parts += [[b"", payload[cut : cut + PART_BYTES]] for cut in cuts]
+    return parts
+
+
+def _fd(raw: zmq.Socket[bytes]) -> int:
+    fd = raw.getsockopt(zmq.FD)
+    assert isinstance(fd, int)
+    return fd
 
 
 def _drop(link: _Socket, linger_ms: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def ring(workers: Sequence[int], rounds: int = 1, region: Region = PIECE) -> tup
     buffers = (ir.Buffer("x", region),)
     steps: dict[int, list[ir.AnyStep]] = {rank: [] for rank in (0, *workers)}
     steps[0].append(ir.Input(0, 0, 0, region))
-    for tag, (origin, to) in enumerate(zip(stops, stops[1:], strict=False), start=1):
+    for tag, (origin, to) in enumerate(pairwise(stops), start=1):
         if origin == to:
             continue
         steps[origin].append(ir.Send(tag - 1, 0, region, to, tag))
