@@ -103,23 +103,27 @@ def aligned_zeros(shape: tuple[int, ...], alignment: int = 64) -> Array:
 
 
 def pack(x: Array, margin: Margin = Margin(), out: Blocked | None = None) -> Blocked:
-    """NCHW (N, C, H, W) float32 → blocked, into ``out`` where given (its margin is left alone)."""
+    """NCHW (N, C, H, W) float32 → blocked, into ``out`` where given (its margin is left alone).
+
+    Raises KernelError for another type, and where ``out`` has another shape.
+    """
+    from fogconv.kernels.transpose import bind_pack  # here, so that the layout can be named without loading numba
+
+    if x.ndim != 4:
+        raise KernelError(f"only (N, C, H, W) can be packed, not an array of the shape {x.shape}")
     batch, channels, height, width = x.shape
     out = Blocked.empty(batch, channels, height, width, margin) if out is None else out
-    inside = out.interior
-    for block in range(blocks(channels)):
-        lanes = min(BLOCK, channels - block * BLOCK)
-        part = x[:, block * BLOCK : block * BLOCK + lanes]
-        inside[:, block, :, :, :lanes] = part.transpose(0, 2, 3, 1)
-        inside[:, block, :, :, lanes:] = 0.0
+    bind_pack(np.ascontiguousarray(x), out)()
     return out
 
 
-def unpack(x: Blocked) -> Array:
-    """Blocked → NCHW (N, C, H, W) float32, a new contiguous array."""
-    out = np.empty((x.batch, x.channels, x.height, x.width), np.float32)
-    inside = x.interior
-    for block in range(blocks(x.channels)):
-        lanes = min(BLOCK, x.channels - block * BLOCK)
-        out[:, block * BLOCK : block * BLOCK + lanes] = inside[:, block, :, :, :lanes].transpose(0, 3, 1, 2)
+def unpack(x: Blocked, out: Array | None = None) -> Array:
+    """Blocked → NCHW (N, C, H, W) float32: a new contiguous array, or ``out`` where given.
+
+    Raises KernelError where ``out`` has another shape or type, or gaps between its rows.
+    """
+    from fogconv.kernels.transpose import bind_unpack
+
+    out = np.empty((x.batch, x.channels, x.height, x.width), np.float32) if out is None else out
+    bind_unpack(x, out)()
     return out

@@ -45,7 +45,7 @@ def place(name: str, x: Blocked) -> Place:
             f"blocks of {inner[0]}×{inner[1]}; the array has {data.shape[1:4]}"
         )
     image, block, row, column, lane = data.strides
-    if lane != 4 or (column != PIXEL and data.shape[3] > 1):
+    if data.size and (lane != 4 or (column != PIXEL and data.shape[3] > 1)):
         raise KernelError(f"{name}: the lanes and the columns must be contiguous; the strides are {data.strides} bytes")
     address = data.__array_interface__["data"][0] + m.top * row + m.left * PIXEL
     if data.size and address % PIXEL:

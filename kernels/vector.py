@@ -71,6 +71,13 @@ def emit_load_splat(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     return builder.shuffle_vector(one, undefined, zeros)
 
 
+def emit_interleave(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, half: int) -> ir.Value:
+    """a0 b0 a1 b1 … of the lower (0) or the upper (1) halves."""
+    first = half * BLOCK // 2
+    lanes = [lane + other for lane in range(first, first + BLOCK // 2) for other in (0, BLOCK)]
+    return builder.shuffle_vector(a, b, ir.Constant(_WORDS, lanes))
+
+
 def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
     read, near, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
