@@ -11,7 +11,9 @@ same. What happened is told in ``Inference.events``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,11 +87,35 @@ class Engine:
                     raise
                 events.append(f"{error}; replanned over {len(self.ranks) - len(lost) - 1} workers and ran again")
                 self._replan(lost)
-        output = np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
-        return Inference(output, time.perf_counter() - begin, run, tuple(events))
+        return Inference(self._output(run), time.perf_counter() - begin, run, tuple(events))
+
+    def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
+        """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
+
+        Each in flight has buffers of its own. A lost worker ends the stream with WorkerLostError.
+        """
+        weights = self._lowered.weights
+        slots = [
+            self.loaded,
+            *(self.session.load(self.programs, weights, host=self._host) for _ in range(depth - 1)),
+        ]
+        waiting: deque[Future[RunResult]] = deque()
+        try:
+            for number, frame in enumerate(frames):
+                if len(waiting) == depth:
+                    yield self._output(waiting.popleft().result())
+                waiting.append(self.session.submit(slots[number % depth], [frame]))
+            while waiting:
+                yield self._output(waiting.popleft().result())
+        finally:
+            for slot in slots[1:]:
+                self.session.unload(slot)
 
     def close(self) -> None:
         self.session.unload(self.loaded)
+
+    def _output(self, run: RunResult) -> Array:
+        return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
 
     def _replan(self, lost: Sequence[int]) -> None:
         self.session.unload(self.loaded)
@@ -111,9 +137,9 @@ class Engine:
                 threshold=choices.threshold,
                 master_computes=choices.master_computes,
             )
-        lowered: Lowered = lower(self.graph, self.plan)
-        self.programs = tuple(renumber(program, self.ranks) for program in lowered.programs)
-        self.loaded = self.session.load(self.programs, lowered.weights, host=self._host, progress=self.progress)
+        self._lowered: Lowered = lower(self.graph, self.plan)
+        self.programs = tuple(renumber(program, self.ranks) for program in self._lowered.programs)
+        self.loaded = self.session.load(self.programs, self._lowered.weights, host=self._host, progress=self.progress)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]
