@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One layer's answers. ``terms`` are of the cheapest split; ``chosen_s`` is what the layer takes by the trigger's verdict."""
+    """One layer's answers. ``terms`` are of the cheapest split; ``chosen_s`` is its time by the trigger's verdict."""
 
     name: str
     spec: ConvSpec
