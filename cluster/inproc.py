@@ -94,6 +94,9 @@ class InprocEndpoint:
     def probe(self, peer: Peer) -> bool:
         return self._hub._there(str(peer))
 
+    def diagnose(self, address: str) -> str:
+        return ""
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True

@@ -122,6 +122,9 @@ class MpiEndpoint:
     def probe(self, peer: Peer) -> bool:
         return True
 
+    def diagnose(self, address: str) -> str:
+        return ""
+
     def close(self) -> None:
         self._closing = True
         self._bell.set()

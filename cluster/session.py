@@ -251,8 +251,9 @@ class Session:
             if link.refusal:
                 raise RefusedError(f"worker {link.rank} at {link.address} refused: {link.refusal}")
             if link.life.state is State.JOINING or (link.life.state is State.LOST and link.loss):
-                why = f" ({link.loss})" if link.loss else ""
                 waited = timeout_s - max(0.0, deadline - time.monotonic())
+                why = link.loss or self._endpoint.diagnose(link.address)
+                why = f" ({why})" if why else ""
                 raise ConnectError(
                     f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}: is a fogconv-worker "
                     "running there, and is the port open?"

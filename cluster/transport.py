@@ -66,5 +66,8 @@ class Endpoint(Protocol):
     def probe(self, peer: Peer) -> bool:
         """False if this peer is known to be gone; True where it is there or nobody knows."""
 
+    def diagnose(self, address: str) -> str:
+        """Why nothing answers there, for people; empty if this transport can't tell."""
+
     def close(self) -> None:
         """Send what is waiting (for a moment), then let everything go. Again: nothing."""

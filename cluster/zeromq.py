@@ -111,7 +111,8 @@ class ZeromqEndpoint:
         self._waiting = False
         self._woken = False
         self._closed = False
-        self._wake_read, self._wake_write = os.pipe()
+        self._pipe: tuple[int, ...] = os.pipe()
+        self._wake_read, self._wake_write = self._pipe
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poller.register(self._wake_read, _READABLE)
@@ -216,6 +217,7 @@ class ZeromqEndpoint:
 
     def receive(self, timeout_s: float) -> Event | None:
         deadline = time.monotonic() + timeout_s
+        polled = False
         while True:
             with self._lock:
                 if self._closed:
@@ -228,14 +230,18 @@ class ZeromqEndpoint:
                     self._woken = False
                     return None
                 remaining = deadline - time.monotonic()
-                if remaining <= 0:
+                if remaining <= 0 and polled:
                     return None
                 if self._probe_at:
                     remaining = min(remaining, max(0.0, self._probe_at[0] - time.monotonic()))
                 self._waiting = True
-            ready = self._poller.poll(remaining * 1000.0)
+            ready = self._poller.poll(max(0.0, remaining) * 1000.0)
+            polled = True
             with self._lock:
                 self._waiting = False
+                if self._closed:
+                    self._close_pipe()
+                    return None
                 for fd, _ in ready:
                     self._note(fd)
 
@@ -276,18 +282,23 @@ class ZeromqEndpoint:
         self._context.term()
         with self._lock:
             if not self._waiting:
-                os.close(self._wake_read)
-                os.close(self._wake_write)
+                self._close_pipe()
 
     # Under the lock
 
+    def _close_pipe(self) -> None:
+        pipe, self._pipe = self._pipe, ()
+        for fd in pipe:
+            os.close(fd)
+
     def _interrupt(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"!")
+        with contextlib.suppress(BlockingIOError):
+            if self._pipe:
+                os.write(self._wake_write, b"!")
 
     def _note(self, fd: int) -> None:
         if fd == self._wake_read:
-            with contextlib.suppress(BlockingIOError, OSError):
+            with contextlib.suppress(BlockingIOError):
                 os.read(fd, 4096)
             return
         watched = self._by_fd.get(fd)
