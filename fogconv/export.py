@@ -23,10 +23,11 @@ from torch.export.graph_signature import InputKind
 
 from fogconv.errors import ModelError
 from fogconv.fusion import Draft, fuse
+from fogconv.grouping import group, live
 from fogconv.host import functional
 from fogconv.layers import Affine, Array, Conv, Host, Layer, LayerGraph, Tensor, reads, weight_key, writes
 from fogconv.rules import RULES
-from fogconv.translate import Const, Hosted, Padded, Ref, Translator, group, live, op_name, shape_of
+from fogconv.translate import Const, Hosted, Padded, Ref, Translator, op_name, shape_of
 
 
 def export(model: torch.nn.Module, example: torch.Tensor, name: str) -> LayerGraph:

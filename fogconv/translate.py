@@ -9,13 +9,13 @@ A node's value is one of
     Many    the results of an operation that has several
 
 `fogconv.rules` says which operations become layers. What no rule takes is hosted, and neighbouring hosted operations
-become one Host layer.
+become one Host layer (`fogconv.grouping`).
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fogconv.errors import ModelError
 from fogconv.fusion import AnyArray, Draft
-from fogconv.host import HostCall
-from fogconv.layers import Host, Layer, Tensor, reads, writes
+from fogconv.layers import Layer, Tensor
 
 Shape = tuple[int, ...]
 
@@ -72,11 +70,14 @@ class HostOp:
     node: fx.Node
 
 
-Rule = Callable[["Translator", fx.Node, Mapping[str, Any]], Value | None]
+Args = Mapping[str, Any]
+"""A node's arguments by name."""
+
+Rule = Callable[["Translator", fx.Node, Args], Value | None]
 
 
 def op_name(node: fx.Node) -> str:
-    """'conv2d', 'relu' (for relu_ as well, see `fogconv.export.functional`), '' for what is no ATen operation."""
+    """'conv2d', 'relu' (for relu_ as well, see `fogconv.host.functional`), '' for what is no ATen operation."""
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None:
         return ""
@@ -94,6 +95,15 @@ def bind(node: fx.Node) -> dict[str, Any]:
         else:
             bound[argument.name] = node.kwargs.get(argument.name, argument.default_value)
     return bound
+
+
+def pair(value: Any, default: tuple[int, int] | None = None) -> tuple[int, int]:
+    """torch's int-or-list, an empty list meaning the default."""
+    if isinstance(value, int):
+        return (value, value)
+    if not value and default is not None:
+        return default
+    return (int(value[0]), int(value[-1]))
 
 
 def shape_of(node: fx.Node) -> Shape:
@@ -230,103 +240,6 @@ class Translator:
         kwargs = fx.node.map_arg(node.kwargs, lambda source: lookup[source])
         with torch.no_grad():
             return Const(node.target(*args, **kwargs))  # type: ignore[operator]
-
-
-def live(items: Sequence[Layer | HostOp], translator: Translator, output: int) -> list[Layer | HostOp]:
-    """The items that the output depends on."""
-    wanted = {output}
-    nodes: set[fx.Node] = set()
-    kept: list[Layer | HostOp] = []
-    for item in reversed(items):
-        if isinstance(item, HostOp):
-            if item.node not in nodes and translator.written.get(item.node) not in wanted:
-                continue
-            for source in item.node.all_input_nodes:
-                value = translator.values[source]
-                if isinstance(value, Ref):
-                    wanted.add(value.tensor)
-                elif isinstance(value, Hosted):
-                    nodes.add(source)
-        elif not wanted.isdisjoint(writes(item)):
-            wanted.update(reads(item))
-        else:
-            continue
-        kept.append(item)
-    return kept[::-1]
-
-
-def group(items: Sequence[Layer | HostOp], translator: Translator, inputs: Sequence[int]) -> list[Layer]:
-    """Neighbouring hosted operations as one Host layer, never in a cycle.
-
-    Alternately every layer that can run runs, then every hosted operation that can: what is hosted together is
-    then as much as possible, and without hosted operations the order stays as it was.
-    """
-    done_maps = set(inputs)
-    done_nodes: set[fx.Node] = set()
-    order: list[Layer] = []
-    waiting = list(items)
-
-    def ready(item: Layer | HostOp) -> bool:
-        if not isinstance(item, HostOp):
-            return done_maps.issuperset(reads(item))
-        values = ((source, translator.values[source]) for source in item.node.all_input_nodes)
-        return all(
-            value.tensor in done_maps if isinstance(value, Ref) else not isinstance(value, Hosted) or source in done_nodes
-            for source, value in values
-        )
-
-    while waiting:
-        before = len(order)
-        left: list[Layer | HostOp] = []
-        for item in waiting:
-            if not isinstance(item, HostOp) and ready(item):
-                order.append(item)
-                done_maps.update(writes(item))
-            else:
-                left.append(item)
-        hosted: list[fx.Node] = []
-        waiting = []
-        for item in left:
-            if isinstance(item, HostOp) and ready(item):
-                hosted.append(item.node)
-                done_nodes.add(item.node)
-            else:
-                waiting.append(item)
-        if hosted:
-            order.append(_host_layer(hosted, translator, waiting))
-            done_maps.update(writes(order[-1]))
-        elif waiting and len(order) == before:
-            raise ModelError(f"the exported program has a cycle at {waiting[0]}")
-    return order
-
-
-def _host_layer(nodes: Sequence[fx.Node], translator: Translator, later: Sequence[Layer | HostOp]) -> Host:
-    inside = set(nodes)
-    maps: dict[int, int] = {}
-    shapes: dict[fx.Node, tuple[int, Shape]] = {}
-    constants: dict[fx.Node, Any] = {}
-    for node in nodes:
-        for source in set(node.all_input_nodes) - inside:
-            match translator.values[source]:
-                case Ref(tensor, shape):
-                    shapes[source] = (maps.setdefault(tensor, len(maps)), shape)
-                case Const(value):
-                    constants[source] = value
-    needed = {source for item in later if isinstance(item, HostOp) for source in item.node.all_input_nodes}
-    kept = tuple(node for node in nodes if node in needed and isinstance(translator.values[node], Hosted))
-    written = [node for node in nodes if node in translator.written]
-    targets = tuple(translator.written[node] for node in written)
-    call = HostCall(
-        tuple(nodes),
-        shapes,
-        constants,
-        frozenset(source for node in nodes for source in node.all_input_nodes if source not in inside),
-        kept,
-        tuple((node, translator.tensors[translator.written[node]].shape) for node in written),
-    )
-    ops = tuple(sorted({op_name(node) or getattr(node.target, "__name__", str(node.target)) for node in nodes}))
-    name = translator.name(nodes[0])
-    return Host(f"host:{name}", tuple(maps), targets, call, ops)
 
 
 def as_numpy(value: torch.Tensor) -> AnyArray:

