@@ -46,7 +46,8 @@ class Prices:
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
         """Transfers that may all be under way at once."""
         ranks = len(self.topology)
-        sent, received, handled, wait = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks, 0.0
+        sent, received, handled = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
+        latency_s = slowest_s = 0.0
         for move in moves:
             n_bytes = move.region.elements * self._element_bytes
             raw = move.region.elements * self._elements * BYTES_PER_ELEMENT
@@ -56,9 +57,11 @@ class Prices:
             for rank in (move.source, move.target):
                 device = self.topology.devices[rank]
                 handled[rank] += device.copy_s(raw * self._passes) + device.step_s
-            wait = max(wait, link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT) + n_bytes * link.s_per_byte)
-        busiest = max(max(sent[rank] * tx, received[rank] * rx) + handled[rank] for rank, (tx, rx) in enumerate(self._cards))
-        return Traffic(tuple(zip(sent, received, strict=True)), max(busiest, wait))
+            latency_s = max(latency_s, link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
+            slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
+        cards = enumerate(self._cards)
+        busiest_s = max(max(sent[rank] * tx, received[rank] * rx) + handled[rank] for rank, (tx, rx) in cards)
+        return Traffic(tuple(zip(sent, received, strict=True)), latency_s + max(busiest_s, slowest_s))
 
     def work_s(self, layer: Layer, work: Work) -> float:
         """One rank's part of a layer, on that rank's device."""

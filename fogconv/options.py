@@ -23,11 +23,14 @@ from fogconv.errors import GeometryError
 from fogconv.geometry import Region, Span
 from fogconv.layers import Concat, Conv, GlobalPool, Host, Layer, LayerGraph, Pool, Shuffle, Slice
 from fogconv.layouts import LayoutBook
-from fogconv.partition import Layout, on, replicate, shard_channels, shard_rows, split, split_channels, transfers
+from fogconv.partition import Layout, level, on, replicate, shard_channels, shard_rows, split, split_channels, transfers
 from fogconv.plan import Work, is_partial, needs
 from fogconv.star import at_home
 
 Scheme = Literal["auto", "depth", "rows", "local"]
+
+MOST_OVERLAP = 3
+"""Rows: what three 3×3 convs in a row reach beyond a rank's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Options:
         self._book = book
         self._scheme = scheme
         self._ranks = len(prices.topology)
-        self._weights = [prices.topology.rate(rank) for rank in prices.topology.ranks]
+        self._weights = level([prices.topology.rate(rank) for rank in prices.topology.ranks])
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
 
@@ -107,9 +110,6 @@ class Options:
         by_channels = [
             Work(rank, whole.with_channels(span)) for rank, span in enumerate(self.channel_spans(layer.target)) if span
         ]
-        by_rows = [
-            Work(rank, whole.with_rows(span)) for rank, span in enumerate(split(len(whole.rows), self._weights)) if span
-        ]
         single_pixel = whole.shape[1:] == (1, 1)
         rows_allowed = self._scheme != "depth" and not single_pixel
         # The rows scheme still needs a way through the head, where maps are one pixel.
@@ -126,11 +126,24 @@ class Options:
         elif channels_allowed and not isinstance(layer, Shuffle):
             yield "channels", by_channels, [""]
         if rows_allowed:
-            yield "rows", by_rows, [""]
+            for overlap in self._overlaps(whole):
+                yield "rows", self._by_rows(whole, overlap), [""]
         if isinstance(layer, GlobalPool) and self._scheme != "depth":
             height = self._graph.tensors[layer.source].height
             spans = split(height, self._weights)
             yield "sums", [Work(r, whole, rows=span) for r, span in enumerate(spans) if span], ["M", "R", "C"]
+
+    def _overlaps(self, whole: Region) -> range:
+        """How many rows of its neighbours a rank may compute again, so that the next layers need no exchange."""
+        least = min(len(span) for span in split(len(whole.rows), self._weights) if span)
+        return range(1 + min(MOST_OVERLAP, least // 4))
+
+    def _by_rows(self, whole: Region, overlap: int) -> list[Work]:
+        return [
+            Work(rank, whole.with_rows(Span(span.start - overlap, span.stop + overlap) & whole.rows))
+            for rank, span in enumerate(split(len(whole.rows), self._weights))
+            if span
+        ]
 
     def _input_split(self, layer: Conv, whole: Region) -> list[Work]:
         return [Work(rank, whole, depth=span) for rank, span in enumerate(self.channel_spans(layer.source)) if span]

@@ -146,6 +146,24 @@ def split(total: int, weights: Sequence[float], grain: int = 1) -> tuple[Span, .
     return tuple(spans)
 
 
+def level(rates: Sequence[float], tolerance: float = 0.25) -> tuple[float, ...]:
+    """The rates, with those that differ by less than the tolerance made equal (their mean).
+
+    What a busy machine measures of equal devices differs by 20 %, and shares that follow such noise leave ranks waiting.
+    """
+    levelled = list(rates)
+    order = sorted(range(len(rates)), key=lambda i: rates[i])
+    group: list[int] = []
+    for i in [*order, None]:
+        if i is not None and (not group or rates[i] <= rates[group[0]] * (1 + tolerance)):
+            group.append(i)
+            continue
+        for member in group:
+            levelled[member] = sum(rates[j] for j in group) / len(group)
+        group = [] if i is None else [i]
+    return tuple(levelled)
+
+
 def split_channels(channels: int, weights: Sequence[float]) -> tuple[Span, ...]:
     """Channel spans in whole blocks of 16 where there are at least two blocks for each rank, else single channels.
 
