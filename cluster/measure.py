@@ -44,14 +44,16 @@ class NoMailbox:
 
 
 def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float32]]]:
-    """A program of this one conv, with seeded weights."""
+    """A program of this one conv, fused with its bias and a ReLU as nets have them, with seeded weights."""
     weight = np.random.default_rng(0).standard_normal(spec.weight_shape, np.float32)
-    key = weight_key(weight)
+    bias = np.zeros(spec.out_channels, np.float32)
+    key, bias_key = weight_key(weight), weight_key(bias)
     source = Region.whole(spec.in_channels, spec.height, spec.width)
     target = Region.whole(spec.out_channels, spec.out_height, spec.out_width)
-    conv = ir.Conv(0, spec, key, None, None, 0, source, 1, target)
+    conv = ir.Conv(0, spec, key, bias_key, "relu", 0, source, 1, target)
     buffers = (ir.Buffer("in", source, spec.padding), ir.Buffer("out", target))
-    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), {key: spec.weight_shape}), {key: weight}
+    shapes: dict[str, tuple[int, ...]] = {key: spec.weight_shape, bias_key: bias.shape}
+    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes), {key: weight, bias_key: bias}
 
 
 LEAST_S = 0.1
