@@ -58,6 +58,8 @@ SHIPPING_WINDOW_BYTES = 32 << 20
 """Weights on their way to one worker that it has not acknowledged."""
 LOAD_TIMEOUT_S = 900.0
 """Compiling on a small device, cold, takes minutes at worst; a lost worker is noticed long before."""
+INVITE_EVERY_S = 0.25
+"""A worker that refused, or whose connection broke, is asked again no sooner."""
 CLOCK_AGE_S = 10.0
 """Offsets older than this are measured again after a run: quartz drifts by some 10 µs a second."""
 
@@ -136,6 +138,7 @@ class Link:
     refusal: str = ""
     loss: str = ""
     seen: float = 0.0
+    invited: float = 0.0
 
 
 class Session:
@@ -166,6 +169,7 @@ class Session:
         self._active: dict[int, frozenset[int]] = {}
         self._links: dict[int, Link] = {}
         self._rank_of: dict[Peer, int] = {}
+        self._away: set[int] = set()
         self._loaded: dict[int, Loaded] = {}
         self._request = 0
         self._run = 0
@@ -215,33 +219,43 @@ class Session:
         return self.lost
 
     def rejoin(self, timeout_s: float = 1.0) -> frozenset[int]:
-        """Try to take lost workers back under their old ranks; the ranks that came. Their programs must be loaded again."""
-        with self._board.lock:
-            back = list(self.lost)
-            for rank in back:
-                self._links[rank].life.apply(LifeEvent.REJOIN)
-        if not back:
+        """Invite lost workers back under their old ranks, and wait so long for them; the ranks that are back.
+
+        Invitations stay open: whoever answers later is back at a later call, and with 0 nobody is waited for. What a
+        returned worker had loaded must be loaded again; weights that it kept are not shipped again.
+        """
+        if self.scheme == "mpi":
             return frozenset()
-        try:
-            self._join(back, timeout_s)
-        except (ConnectError, RefusedError) as error:
-            log.info("%s", error)
-        finally:
-            with self._board.lock:
-                for rank in back:
-                    if self._links[rank].life.state is State.JOINING:
-                        self._links[rank].life.apply(LifeEvent.LOSS)
-        return frozenset(back) - self.lost
+        now = time.monotonic()
+        with self._board.lock:
+            if self._closed:
+                return frozenset()
+            for rank in self.lost:
+                link = self._links[rank]
+                self._away.add(rank)
+                if now - link.invited >= INVITE_EVERY_S or timeout_s:
+                    link.life.apply(LifeEvent.REJOIN)
+                    self._invite(link)
+        if not self._away:
+            return frozenset()
+        away = [self._links[rank] for rank in self._away]
+        if timeout_s:
+            self._board.wait(
+                lambda: True if all(link.life.state is not State.JOINING for link in away) else None, timeout_s
+            )
+        else:
+            self._board.drain()
+        back = frozenset(link.rank for link in away if link.life.joined)
+        if back:
+            self._away -= back
+            self._introduce(back)
+        return back - self.lost
 
     def _join(self, ranks: list[int], timeout_s: float) -> None:
         joining = [self._links[rank] for rank in ranks]
         with self._board.lock:
             for link in joining:
-                link.refusal = link.loss = ""
-                link.peer = self._endpoint.connect(link.address, link.key)
-                self._rank_of[link.peer] = link.rank
-                hello = m.Hello(self.token, link.rank, self.ranks, self.name, self.timeout_s)
-                self._send(link, hello)
+                self._invite(link)
         deadline = time.monotonic() + timeout_s
         self._board.wait(
             lambda: True if all(link.life.state is not State.JOINING for link in joining) else None,
@@ -258,15 +272,26 @@ class Session:
                     f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}: is a fogconv-worker "
                     "running there, and is the port open?"
                 )
+        if joining:
+            self._introduce(frozenset(link.rank for link in joining if link.life.joined))
+
+    def _invite(self, link: Link) -> None:
+        link.refusal = link.loss = ""
+        link.invited = time.monotonic()
+        link.peer = self._endpoint.connect(link.address, link.key)
+        self._rank_of[link.peer] = link.rank
+        self._send(link, m.Hello(self.token, link.rank, self.ranks, self.name, self.timeout_s))
+
+    def _introduce(self, ranks: frozenset[int]) -> None:
+        """Tell all workers who is there, and measure the clocks of those who came."""
         present = [link for link in self._links.values() if link.life.joined]
-        if any(link.rank in ranks for link in present):
-            peers = m.Peers(
-                {link.rank: link.address for link in present},
-                {link.rank: link.key for link in present if link.key is not None},
-            )
-            for link in present:
-                self._send(link, peers)
-            self.synchronise(link.rank for link in joining if link.life.joined)
+        peers = m.Peers(
+            {link.rank: link.address for link in present},
+            {link.rank: link.key for link in present if link.key is not None},
+        )
+        for link in present:
+            self._send(link, peers)
+        self.synchronise(sorted(ranks))
 
     def synchronise(self, ranks: Iterable[int] | None = None) -> None:
         """Measure the workers' clocks against the master's."""

@@ -163,6 +163,10 @@ class Worker:
                 log.info("master %s left", mastery.hello.name)
                 self._leave("the master left")
             case m.Peers():
+                # Somebody came, or came back: a link to who was there before would be to the wrong one.
+                for peer in mastery.outgoing.values():
+                    self._endpoint.disconnect(peer)
+                mastery.outgoing.clear()
                 mastery.addresses = message
             case m.Abort():
                 mastery.inbox.fail(message.run, RunAborted(f"the master aborted run {message.run}"))
@@ -186,7 +190,8 @@ class Worker:
 
     def _greet(self, event: Arrival, hello: m.Hello) -> None:
         mastery = self._mastery
-        if mastery is not None and mastery.peer != event.peer and self._endpoint.probe(mastery.peer):
+        returned = mastery is not None and mastery.hello.session == hello.session
+        if mastery is not None and not returned and mastery.peer != event.peer and self._endpoint.probe(mastery.peer):
             self._send(event.peer, m.Refused(f"this worker is serving another master ({mastery.hello.name})"))
             log.warning("refused master %s: serving %s", hello.name, mastery.hello.name)
             return
@@ -216,6 +221,8 @@ class Worker:
             log.warning("master %s is lost: %s", mastery.hello.name, loss.reason)
             self._leave(f"the master is lost: {loss.reason}")
         mastery.incoming.pop(loss.peer, None)
+        for rank in [rank for rank, peer in mastery.outgoing.items() if peer == loss.peer]:
+            del mastery.outgoing[rank]
 
     def _leave(self, reason: str) -> None:
         """Forget the master and all that is its own; weights stay."""
