@@ -1,0 +1,308 @@
+"""Backward convolution: the gradients of conv2d in its input and in its weight, for workers that have no torch.
+
+    grad_input   (N, f, h, w), (f, c/g, K_h, K_w) → (N, c, H, W)
+    grad_weight  (N, c, H, W), (N, f, h, w)       → (f, c/g, K_h, K_w)
+
+grad_input is a convolution of the output's gradient, once for each phase of the stride (see `fogconv.kernels.phases`).
+
+grad_weight is a matrix product over pixels, a panel of 16 × 16 channels for each tap. A chunk of pixels that fits the second
+cache is used for all channels and taps before the next.
+
+Each group is computed on blocks of its own; depthwise convolutions, whose groups are single channels, have loops of
+their own over vectors of groups (`fogconv.kernels.gradient_depthwise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.errors import KernelError
+from fogconv.geometry import ConvSpec
+from fogconv.kernels.blocked import BLOCK, Blocked, Margin, blocks
+from fogconv.kernels.bound import PIXEL, Bound, address_of, bind, place, sequence
+from fogconv.kernels.gradient_depthwise import bind_depthwise_input, bind_depthwise_weight
+from fogconv.kernels.gradient_tiles import InputTile, input_tile, input_tiles, weight_lanes, weight_tile
+from fogconv.kernels.isa import host_isa
+from fogconv.kernels.jit import jit
+from fogconv.kernels.panels import bind_pack_panels, bind_unpack_panels, empty_panels
+from fogconv.kernels.phases import Phase, overhang, phases
+from fogconv.kernels.transpose import bind_pack, bind_unpack
+
+Array = NDArray[np.float32]
+
+WEIGHTS_BYTES = 320 * 1024
+"""Weights that are used for all pixels before the next are touched: a share of a second-level cache."""
+
+CHUNK_PIXELS = 2048
+"""Pixels of one chunk of grad_weight: 128 KB per block of channels."""
+
+
+def conv2d_grad_input(grad_out: Array, weight: Array, spec: ConvSpec) -> Array:
+    """(N, f, h, w), (f, c/g, K_h, K_w) → (N, c, H, W), all float32. Raises KernelError for other shapes or types.
+
+    For repeated steps keep a `GradInput`.
+    """
+    return GradInput(spec).run(grad_out, weight)
+
+
+def conv2d_grad_weight(x: Array, grad_out: Array, spec: ConvSpec) -> Array:
+    """(N, c, H, W), (N, f, h, w) → (f, c/g, K_h, K_w), all float32. Raises KernelError for other shapes or types.
+
+    For repeated steps keep a `GradWeight`.
+    """
+    return GradWeight(spec).run(x, grad_out)
+
+
+class GradInput:
+    """grad_input for one spec, with buffers that are reused by every run. Not for two threads at a time."""
+
+    def __init__(self, spec: ConvSpec) -> None:
+        self.spec = spec
+        rows, columns = phases(spec, 0), phases(spec, 1)
+        self._depthwise = spec.depthwise and spec.out_channels == spec.groups
+        groups = 1 if self._depthwise else spec.groups
+        c, f = spec.in_channels // groups, spec.out_channels // groups
+        tile = InputTile(1, 1) if self._depthwise else _choose(blocks(c), [phase.count for phase in columns])
+        c_blocks = -(-blocks(c) // tile.vectors) * tile.vectors
+        top, bottom = overhang(rows, spec.out_height)
+        left, right = overhang(columns, spec.out_width)
+        margin = Margin(top, bottom, left, right + tile.pixels - 1)
+        self._go = Blocked.empty(spec.batch, f, spec.out_height, spec.out_width, margin)
+        whole = Blocked.empty(spec.batch, c_blocks * BLOCK, spec.height, spec.width)
+        self._gi = Blocked(whole.data, c, spec.height, spec.width)
+        steps = []
+        if self._depthwise:
+            self._taps = Blocked.empty(1, c, 1, spec.kernel[0] * spec.kernel[1])
+            for row in rows:
+                for column in columns:
+                    steps.append(bind_depthwise_input(spec, row, column, self._go, self._taps, self._gi))
+        else:
+            self._w = empty_panels(c_blocks * BLOCK, f, spec.kernel[0] * spec.kernel[1])
+            for row in rows:
+                for column in columns:
+                    steps.append(_bind_input(spec, row, column, tile, self._go, self._w, whole))
+        self._compute = sequence(steps)
+
+    def run(self, grad_out: Array, weight: Array, out: Array | None = None) -> Array:
+        """The gradient, in ``out`` where given. Raises KernelError for arrays of other shapes or types."""
+        spec = self.spec
+        grad_out = _expect("grad_out", grad_out, spec.output_shape)
+        weight = _expect("weight", weight, spec.weight_shape)
+        out = np.empty(spec.input_shape, np.float32) if out is None else _expect_out(out, spec.input_shape)
+        if self._depthwise:
+            bind_pack(grad_out, self._go)()
+            bind_pack(weight.reshape(1, spec.in_channels, 1, -1), self._taps)()
+            self._compute()
+            bind_unpack(self._gi, out)()
+            return out
+        c, f = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        for group in range(spec.groups):
+            outputs = slice(group * f, (group + 1) * f)
+            bind_pack(grad_out[:, outputs], self._go)()
+            bind_pack_panels(weight[outputs].transpose(1, 0, 2, 3), self._w[: blocks(c)])()
+            self._compute()
+            bind_unpack(self._gi, out[:, group * c : (group + 1) * c])()
+        return out
+
+
+class GradWeight:
+    """grad_weight for one spec, with buffers that are reused by every run. Not for two threads at a time."""
+
+    def __init__(self, spec: ConvSpec) -> None:
+        self.spec = spec
+        self._depthwise = spec.depthwise and spec.out_channels == spec.groups
+        groups = 1 if self._depthwise else spec.groups
+        c, f = spec.in_channels // groups, spec.out_channels // groups
+        self._x = Blocked.empty(spec.batch, c, spec.height, spec.width, Margin(*spec.padding))
+        self._go = Blocked.empty(spec.batch, f, spec.out_height, spec.out_width)
+        taps = spec.kernel[0] * spec.kernel[1]
+        if self._depthwise:
+            self._taps = Blocked.empty(1, c, 1, taps)
+            self._compute = bind_depthwise_weight(spec, self._x, self._go, self._taps)
+        else:
+            self._w = empty_panels(f, c, taps)
+            self._compute = sequence([_bind_weight(spec, *chunk, self._x, self._go, self._w) for chunk in _chunks(spec)])
+
+    def run(self, x: Array, grad_out: Array, out: Array | None = None) -> Array:
+        """The gradient, in ``out`` where given. Raises KernelError for arrays of other shapes or types."""
+        spec = self.spec
+        x = _expect("x", x, spec.input_shape)
+        grad_out = _expect("grad_out", grad_out, spec.output_shape)
+        out = np.empty(spec.weight_shape, np.float32) if out is None else _expect_out(out, spec.weight_shape)
+        if self._depthwise:
+            bind_pack(x, self._x)()
+            bind_pack(grad_out, self._go)()
+            self._compute()
+            bind_unpack(self._taps, out.reshape(1, spec.in_channels, 1, -1))()
+            return out
+        c, f = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        for group in range(spec.groups):
+            outputs = slice(group * f, (group + 1) * f)
+            bind_pack(x[:, group * c : (group + 1) * c], self._x)()
+            bind_pack(grad_out[:, outputs], self._go)()
+            self._compute()
+            bind_unpack_panels(self._w, out[outputs])()
+        return out
+
+
+def _choose(c_blocks: int, counts: list[int]) -> InputTile:
+    """The tile that computes the least beyond the map; of equals the one that comes first."""
+    isa = host_isa()
+
+    def cost(tile: InputTile) -> float:
+        pixels = sum(-(-count // tile.pixels) * tile.pixels for count in counts)
+        # Every broadcast and every weight is a load: the more of both per product, the slower.
+        loads = 1 / tile.pixels + 1 / tile.vectors
+        return pixels * (-(-c_blocks // tile.vectors)) * tile.vectors * (1 + 0.2 * loads)
+
+    return min(input_tiles(isa), key=cost)
+
+
+def _bind_input(
+    spec: ConvSpec, row: Phase, column: Phase, tile: InputTile, go: Blocked, panels: Array, gi: Blocked
+) -> Bound:
+    """One phase: every stride-th row and column of the input, all its channels."""
+    a, b = place("grad_out", go), place("grad_input", gi)
+    taps = []
+    for i, down in row.taps:
+        for j, across in column.taps:
+            taps += [down * a.row + across * PIXEL, (i * spec.kernel[1] + j) * BLOCK * PIXEL]
+    f_blocks, panel = panels.shape[1], panels.shape[2] * BLOCK * PIXEL
+    used = len(taps) // 2 * BLOCK * PIXEL * tile.vectors
+    chunk = max(1, min(f_blocks, WEIGHTS_BYTES // used))
+    numbers = (
+        *a[:3],
+        *(b.address + row.first * b.row + column.first * PIXEL, b.image, b.block, b.row * spec.stride[0]),
+        *(PIXEL * spec.stride[1], address_of(panels), panel, f_blocks * panel),
+        *(spec.batch, panels.shape[0] // tile.vectors, f_blocks, chunk, row.count, column.count, a.row, len(taps) // 2),
+        *taps,
+    )
+    return bind(_input(tile), numbers, go.data, panels, gi.data)
+
+
+@cache
+def _input(tile: InputTile) -> Any:
+    run, pixels, vectors = input_tile(tile), tile.pixels, tile.vectors
+
+    @jit
+    def grad_input(a):  # type: ignore[no-untyped-def]
+        go, go_image, go_block = a[0], a[1], a[2]
+        gi, gi_image, gi_block, gi_row, gi_column = a[3], a[4], a[5], a[6], a[7]
+        w, w_input, w_output = a[8], a[9], a[10]
+        batch, c_groups, f_blocks, chunk, rows, columns, go_row, count = (
+            a[11],
+            a[12],
+            a[13],
+            a[14],
+            a[15],
+            a[16],
+            a[17],
+            a[18],
+        )
+        taps = a.ctypes.data + 19 * 8
+        for c in range(c_groups):
+            for f in range(0, f_blocks, chunk):
+                weights = w + c * vectors * w_output + f * w_input
+                for n in range(batch):
+                    for row in range(rows):
+                        source = go + n * go_image + f * go_block + row * go_row
+                        target = gi + n * gi_image + c * vectors * gi_block + row * gi_row
+                        for column in range(0, columns, pixels):
+                            run(
+                                source + column * 64,
+                                taps,
+                                count,
+                                min(chunk, f_blocks - f),
+                                go_block,
+                                w_input,
+                                weights,
+                                w_output,
+                                target + column * gi_column,
+                                gi_column,
+                                gi_block,
+                                columns - column,
+                                f,
+                            )
+
+    return grad_input
+
+
+def _chunks(spec: ConvSpec) -> Iterator[tuple[int, int, int, int]]:
+    """(first image, images, first row, rows): pieces of the output of about ``CHUNK_PIXELS``, in order."""
+    pixels = spec.out_height * spec.out_width
+    images = max(1, CHUNK_PIXELS // pixels)
+    pieces = max(1, pixels // CHUNK_PIXELS)
+    for image in range(0, spec.batch, images):
+        for piece in range(pieces):
+            first, stop = spec.out_height * piece // pieces, spec.out_height * (piece + 1) // pieces
+            if stop > first:
+                yield image, min(images, spec.batch - image), first, stop - first
+
+
+def _bind_weight(
+    spec: ConvSpec, image: int, images: int, first_row: int, rows: int, x: Blocked, go: Blocked, panels: Array
+) -> Bound:
+    """One chunk of pixels, all channels and taps; the first one sets the sums, the others add to them."""
+    a, b = place("x", x), place("grad_out", go)
+    origin = a.address - spec.padding[0] * a.row - spec.padding[2] * PIXEL
+    numbers = (
+        *(origin + image * a.image + first_row * spec.stride[0] * a.row, a.image, a.block, a.row * spec.stride[0]),
+        *(spec.stride[1] * PIXEL, a.row * spec.dilation[0], spec.dilation[1] * PIXEL),
+        *(b.address + image * b.image + first_row * b.row, b.image, b.block, b.row, address_of(panels)),
+        *(images, rows, spec.out_width, panels.shape[0], panels.shape[1], *spec.kernel, x.channels),
+        int(image > 0 or first_row > 0),
+    )
+    return bind(_weight(weight_lanes(host_isa())), numbers, x.data, go.data, panels)
+
+
+@cache
+def _weight(lanes: int) -> Any:
+    run = weight_tile(lanes)
+
+    @jit
+    def grad_weight(a):  # type: ignore[no-untyped-def]
+        x, x_image, x_block, x_row, x_column, tap_row, tap_column = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+        go, go_image, go_block, go_row, panel = a[7], a[8], a[9], a[10], a[11]
+        images, rows, columns, f_blocks, c_blocks = a[12], a[13], a[14], a[15], a[16]
+        kernel_rows, kernel_columns, channels, add = a[17], a[18], a[19], a[20]
+        for f in range(f_blocks):
+            for c in range(c_blocks):
+                for i in range(kernel_rows):
+                    for j in range(kernel_columns):
+                        source = x + c * x_block + i * tap_row + j * tap_column
+                        # The panel's rows beyond the last channel stay zero.
+                        for lane in range(0, min(16, channels - c * 16), lanes):
+                            run(
+                                source + lane * 4,
+                                x_image,
+                                x_row,
+                                x_column,
+                                go + f * go_block,
+                                go_image,
+                                go_row,
+                                images,
+                                rows,
+                                columns,
+                                panel + lane * 64,
+                                add,
+                            )
+                        panel += 1024
+
+    return grad_weight
+
+
+def _expect(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    if array.shape != shape or array.dtype != np.float32:
+        raise KernelError(f"{name} must be float32 {shape}, not {array.dtype} {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def _expect_out(out: Array, shape: tuple[int, ...]) -> Array:
+    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous or not out.flags.writeable:
+        raise KernelError(f"the output must be writeable contiguous float32 {shape}, not {out.dtype} {out.shape}")
+    return out

@@ -1,0 +1,140 @@
+"""The two micro-kernels of backward convolution, as intrinsics on vectors of 16 floats.
+
+InputTile    gi[pixel, c] = Σ over blocks of f, taps, lanes of go[pixel + tap, f] · w[tap, f, c]      pixels × vectors of c
+WeightTile   gw[tap, c, f] = Σ over images, rows, columns of x[pixel + tap, c] · go[pixel, f]       lanes of c × one block of f
+
+Both keep all sums in registers: stack slots that LLVM turns into phis. The shape that fits depends on the registers: a
+vector of 16 floats is one of AVX-512's 32, two of AVX2's 16, four of NEON's 32.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import cgutils as _cgutils
+from numba.core import extending, types
+
+from fogconv.kernels import activation, vector
+from fogconv.kernels.blocked import BLOCK
+from fogconv.kernels.isa import AVX512, Isa
+
+cgutils: Any = _cgutils  # no annotations there
+
+_VEC = ir.VectorType(ir.FloatType(), BLOCK)
+_LONG = ir.IntType(64)
+
+
+class InputTile(NamedTuple):
+    """Pixels along a row × blocks of input channels."""
+
+    pixels: int
+    vectors: int
+
+
+def input_tiles(isa: Isa) -> tuple[InputTile, ...]:
+    """The tiles that fit into the registers, the most efficient first."""
+    if isa is AVX512:
+        return (InputTile(14, 2), InputTile(7, 4), InputTile(8, 3), InputTile(14, 1), InputTile(7, 1))
+    return (InputTile(6, 1), InputTile(4, 1))
+
+
+def weight_lanes(isa: Isa) -> int:
+    """Input channels per WeightTile."""
+    return 16 if isa is AVX512 else 4
+
+
+def _pointer(builder: Any, address: Any, offset: int) -> Any:
+    return builder.add(address, _LONG(offset)) if offset else address
+
+
+@cache
+def input_tile(tile: InputTile) -> Any:
+    """Arguments: the address of the first pixel; pairs of offsets (go, w) for each tap and how many there are; blocks of f
+    and the steps from one to the next in go and w; w and the step to its next vector; the address of the first
+    output, the steps to the next pixel and vector, how many pixels are wanted, and whether to add to what is there.
+    """
+
+    @extending.intrinsic
+    def run(  # type: ignore[no-untyped-def]
+        typingctx, go, taps, count, f_blocks, go_step, w_step, w, w_vector, out, pixel_step, vector_step, wanted, add
+    ):
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            go, taps, count, f_blocks, go_step, w_step, w, w_vector, out, pixel_step, vector_step, wanted, add = args
+            grid = [(pixel, v) for pixel in range(tile.pixels) for v in range(tile.vectors)]
+            slots = {at: cgutils.alloca_once(builder, _VEC) for at in grid}
+            for slot in slots.values():
+                builder.store(activation.constant(_VEC, 0.0), slot)
+            pairs = builder.inttoptr(taps, _LONG.as_pointer())
+            with cgutils.for_range(builder, f_blocks) as block, cgutils.for_range(builder, count) as tap:
+                first = builder.shl(tap.index, _LONG(1))
+                go_offset = builder.load(builder.gep(pairs, [first]))
+                w_offset = builder.load(builder.gep(pairs, [builder.add(first, _LONG(1))]))
+                source = builder.add(builder.add(go, go_offset), builder.mul(block.index, go_step))
+                weight = builder.add(builder.add(w, w_offset), builder.mul(block.index, w_step))
+                panels = [builder.add(weight, builder.mul(w_vector, _LONG(v))) for v in range(tile.vectors)]
+                for lane in range(BLOCK):
+                    factors = [vector.emit_load(builder, _pointer(builder, panel, lane * 64)) for panel in panels]
+                    for pixel in range(tile.pixels):
+                        value = vector.emit_load_splat(builder, _pointer(builder, source, pixel * 64 + lane * 4))
+                        for v, factor in enumerate(factors):
+                            slot = slots[pixel, v]
+                            builder.store(activation.fma(builder, value, factor, builder.load(slot)), slot)
+            for pixel in range(tile.pixels):
+                with builder.if_then(builder.icmp_signed("<", _LONG(pixel), wanted)):
+                    for v in range(tile.vectors):
+                        target = builder.add(out, builder.mul(pixel_step, _LONG(pixel)))
+                        target = builder.add(target, builder.mul(vector_step, _LONG(v)))
+                        total = builder.load(slots[pixel, v])
+                        with builder.if_else(builder.icmp_signed("!=", add, _LONG(0))) as (more, new):
+                            with more:
+                                before = vector.emit_load(builder, target)
+                                vector.emit_store(builder, target, builder.fadd(before, total))
+                            with new:
+                                vector.emit_store(builder, target, total)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 13), codegen
+
+    return run
+
+
+@cache
+def weight_tile(lanes: int) -> Any:
+    """Arguments: x and its steps from image to image, row to row, column to column; go and its steps to the next image
+    and row (columns are contiguous); images, rows and columns; the address of the panel; whether to add to what is there.
+    """
+
+    @extending.intrinsic
+    def run(  # type: ignore[no-untyped-def]
+        typingctx, x, x_image, x_row, x_column, go, go_image, go_row, images, rows, columns, out, add
+    ):
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            x, x_image, x_row, x_column, go, go_image, go_row, images, rows, columns, out, add = args
+            slots = [cgutils.alloca_once(builder, _VEC) for _ in range(lanes)]
+            for slot in slots:
+                builder.store(activation.constant(_VEC, 0.0), slot)
+            with cgutils.for_range(builder, images) as image, cgutils.for_range(builder, rows) as row:
+                x_start = builder.add(x, builder.add(builder.mul(image.index, x_image), builder.mul(row.index, x_row)))
+                go_start = builder.add(go, builder.add(builder.mul(image.index, go_image), builder.mul(row.index, go_row)))
+                with cgutils.for_range(builder, columns) as column:
+                    source = builder.add(x_start, builder.mul(column.index, x_column))
+                    factor = vector.emit_load(builder, builder.add(go_start, builder.shl(column.index, _LONG(6))))
+                    for lane, slot in enumerate(slots):
+                        value = vector.emit_load_splat(builder, _pointer(builder, source, lane * 4))
+                        builder.store(activation.fma(builder, value, factor, builder.load(slot)), slot)
+            with builder.if_else(builder.icmp_signed("!=", add, _LONG(0))) as (more, new):
+                with more:
+                    for lane, slot in enumerate(slots):
+                        target = _pointer(builder, out, lane * 64)
+                        before = vector.emit_load(builder, target)
+                        vector.emit_store(builder, target, builder.fadd(before, builder.load(slot)))
+                with new:
+                    for lane, slot in enumerate(slots):
+                        vector.emit_store(builder, _pointer(builder, out, lane * 64), builder.load(slot))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 12), codegen
+
+    return run
