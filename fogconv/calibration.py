@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import statistics
 import time
@@ -24,6 +25,7 @@ import platformdirs
 
 from fogconv.errors import FogconvError
 from fogconv.geometry import ConvSpec
+from fogconv.predictors import Sample
 from fogconv.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.topology import Topology, kernel_class
 
@@ -35,6 +37,8 @@ LEAST_S_PER_BYTE = 1e-12
 PROBE_S = 0.02
 """A payload that takes this long tells β well above the jitter of a round trip."""
 LARGEST_PROBE_BYTES = 8 << 20
+BUDGET_S = 20.0
+"""`fogconv calibrate` passes over the devices as often as this allows, three times at most; links take the rest of 30 s."""
 
 _PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
@@ -171,7 +175,9 @@ def calibrate(
 ) -> Profile:
     """Measure everything, several times over, with spreads: (third quartile − first) ÷ median."""
     workers = sorted(session.workers, key=lambda worker: worker.rank)
-    figures = measure_devices(session, specs, ranks=[w.rank for w in workers], repeats=repeats, passes=3, local=local)
+    figures = measure_devices(
+        session, specs, ranks=[w.rank for w in workers], repeats=repeats, passes=3, budget_s=BUDGET_S, local=local
+    )
     spreads = {f"gamma rank 0 {kind}": value for kind, value in figures[0].spreads.items()}
     pairs = []
     for worker in workers:
@@ -192,15 +198,22 @@ def measure_devices(
     ranks: Sequence[int],
     repeats: int,
     passes: int = 1,
+    budget_s: float = math.inf,
     local: Local | None = None,
 ) -> dict[int, Figures]:
-    """γ on the master (rank 0) and the workers named, all at the same time, as they will compute."""
+    """γ on the master (rank 0) and the workers named, all at the same time, as they will compute.
+
+    ``passes`` times over, or as often as ``budget_s`` allows, but once at least.
+    """
     timer = local or _local_seconds
     wanted = [TINY, *specs]
     runs: dict[int, list[Sequence[float]]] = {rank: [] for rank in (0, *ranks)}
     copies: dict[int, float] = {}
+    begin = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
-        for _ in range(passes):
+        for done in range(passes):
+            if done and (time.monotonic() - begin) * (done + 1) / done > budget_s:
+                break
             own = pool.submit(timer, wanted, repeats)
             answers = session.measure(wanted, ranks=ranks, repeats=repeats) if ranks else {}
             runs[0].append(own.result())
@@ -209,6 +222,17 @@ def measure_devices(
                 copies[rank] = 1 / max(answer.copy_bytes_per_s, 1.0)
     copies[0] = 1 / _copy_bytes_per_s()
     return {rank: _figures(wanted, passes_of, copies[rank]) for rank, passes_of in runs.items()}
+
+
+def device_samples(session: Session, specs: Sequence[ConvSpec], *, local: Local | None = None) -> dict[int, list[Sample]]:
+    """Every rank times every spec: what predictors learn from."""
+    ranks = [worker.rank for worker in session.workers]
+    with ThreadPoolExecutor(1) as pool:
+        own = pool.submit(local or _local_seconds, specs, 3)
+        answers = session.measure(specs, ranks=ranks, repeats=3) if ranks else {}
+        seconds: dict[int, Sequence[float]] = {0: own.result()}
+    seconds |= {rank: answer.seconds for rank, answer in answers.items()}
+    return {rank: [Sample(spec, each) for spec, each in zip(specs, found, strict=True)] for rank, found in seconds.items()}
 
 
 def measure_link(session: Session, rank: int, *, rounds: int) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
