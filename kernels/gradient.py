@@ -59,33 +59,36 @@ def conv2d_grad_weight(x: Array, grad_out: Array, spec: ConvSpec) -> Array:
 
 
 class GradInput:
-    """grad_input for one spec, with buffers that are reused by every run. Not for two threads at a time."""
+    """grad_input for one spec, with buffers that are reused by every run. Not for two threads at a time.
+
+    Groups are computed as if they were images, group g of image n being number n·groups + g.
+    """
 
     def __init__(self, spec: ConvSpec) -> None:
         self.spec = spec
         rows, columns = phases(spec, 0), phases(spec, 1)
-        self._depthwise = spec.depthwise and spec.out_channels == spec.groups
-        groups = 1 if self._depthwise else spec.groups
+        self._depthwise = _is_depthwise(spec)
+        self._groups = groups = 1 if self._depthwise else spec.groups
         c, f = spec.in_channels // groups, spec.out_channels // groups
+        taps = spec.kernel[0] * spec.kernel[1]
         tile = InputTile(1, 1) if self._depthwise else _choose(blocks(c), [phase.count for phase in columns])
         c_blocks = -(-blocks(c) // tile.vectors) * tile.vectors
-        top, bottom = overhang(rows, spec.out_height)
-        left, right = overhang(columns, spec.out_width)
-        margin = Margin(top, bottom, left, right + tile.pixels - 1)
-        self._go = Blocked.empty(spec.batch, f, spec.out_height, spec.out_width, margin)
-        whole = Blocked.empty(spec.batch, c_blocks * BLOCK, spec.height, spec.width)
+        right = overhang(columns, spec.out_width)[1] + tile.pixels - 1
+        margin = Margin(*overhang(rows, spec.out_height), overhang(columns, spec.out_width)[0], right)
+        self._go = Blocked.empty(spec.batch * groups, f, spec.out_height, spec.out_width, margin)
+        whole = Blocked.empty(spec.batch * groups, c_blocks * BLOCK, spec.height, spec.width)
         self._gi = Blocked(whole.data, c, spec.height, spec.width)
-        steps = []
+        pairs = [(row, column) for row in rows for column in columns]
         if self._depthwise:
-            self._taps = Blocked.empty(1, c, 1, spec.kernel[0] * spec.kernel[1])
-            for row in rows:
-                for column in columns:
-                    steps.append(bind_depthwise_input(spec, row, column, self._go, self._taps, self._gi))
+            self._taps = Blocked.empty(1, c, 1, taps)
+            steps = [bind_depthwise_input(spec, *pair, self._go, self._taps, self._gi) for pair in pairs]
         else:
-            self._w = empty_panels(c_blocks * BLOCK, f, spec.kernel[0] * spec.kernel[1])
-            for row in rows:
-                for column in columns:
-                    steps.append(_bind_input(spec, row, column, tile, self._go, self._w, whole))
+            self._w = empty_panels(groups, c_blocks * BLOCK, f, taps)
+            steps = [
+                _bind_input(spec, group, row, column, tile, self._go, self._w, whole)
+                for group in range(groups)
+                for row, column in pairs
+            ]
         self._compute = sequence(steps)
 
     def run(self, grad_out: Array, weight: Array, out: Array | None = None) -> Array:
@@ -95,38 +98,42 @@ class GradInput:
         weight = _expect("weight", weight, spec.weight_shape)
         out = np.empty(spec.input_shape, np.float32) if out is None else _expect_out(out, spec.input_shape)
         if self._depthwise:
-            bind_pack(grad_out, self._go)()
             bind_pack(weight.reshape(1, spec.in_channels, 1, -1), self._taps)()
-            self._compute()
-            bind_unpack(self._gi, out)()
-            return out
-        c, f = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-        for group in range(spec.groups):
-            outputs = slice(group * f, (group + 1) * f)
-            bind_pack(grad_out[:, outputs], self._go)()
-            bind_pack_panels(weight[outputs].transpose(1, 0, 2, 3), self._w[: blocks(c)])()
-            self._compute()
-            bind_unpack(self._gi, out[:, group * c : (group + 1) * c])()
+        else:
+            per_group = weight.reshape(self._groups, -1, *spec.weight_shape[1:])
+            bind_pack_panels(per_group.transpose(0, 2, 1, 3, 4), self._w)()
+        bind_pack(_by_group(grad_out, self._groups), self._go)()
+        self._compute()
+        bind_unpack(self._gi, _by_group(out, self._groups))()
         return out
 
 
 class GradWeight:
-    """grad_weight for one spec, with buffers that are reused by every run. Not for two threads at a time."""
+    """grad_weight for one spec, with buffers that are reused by every run. Not for two threads at a time.
+
+    Groups are computed as in `GradInput`.
+    """
 
     def __init__(self, spec: ConvSpec) -> None:
         self.spec = spec
-        self._depthwise = spec.depthwise and spec.out_channels == spec.groups
-        groups = 1 if self._depthwise else spec.groups
+        self._depthwise = _is_depthwise(spec)
+        self._groups = groups = 1 if self._depthwise else spec.groups
         c, f = spec.in_channels // groups, spec.out_channels // groups
-        self._x = Blocked.empty(spec.batch, c, spec.height, spec.width, Margin(*spec.padding))
-        self._go = Blocked.empty(spec.batch, f, spec.out_height, spec.out_width)
+        self._x = Blocked.empty(spec.batch * groups, c, spec.height, spec.width, Margin(*spec.padding))
+        self._go = Blocked.empty(spec.batch * groups, f, spec.out_height, spec.out_width)
         taps = spec.kernel[0] * spec.kernel[1]
         if self._depthwise:
             self._taps = Blocked.empty(1, c, 1, taps)
             self._compute = bind_depthwise_weight(spec, self._x, self._go, self._taps)
         else:
-            self._w = empty_panels(f, c, taps)
-            self._compute = sequence([_bind_weight(spec, *chunk, self._x, self._go, self._w) for chunk in _chunks(spec)])
+            self._w = empty_panels(groups, f, c, taps)
+            self._compute = sequence(
+                [
+                    _bind_weight(spec, group, *chunk, self._x, self._go, self._w)
+                    for group in range(groups)
+                    for chunk in _chunks(spec)
+                ]
+            )
 
     def run(self, x: Array, grad_out: Array, out: Array | None = None) -> Array:
         """The gradient, in ``out`` where given. Raises KernelError for arrays of other shapes or types."""
@@ -134,20 +141,25 @@ class GradWeight:
         x = _expect("x", x, spec.input_shape)
         grad_out = _expect("grad_out", grad_out, spec.output_shape)
         out = np.empty(spec.weight_shape, np.float32) if out is None else _expect_out(out, spec.weight_shape)
+        bind_pack(_by_group(x, self._groups), self._x)()
+        bind_pack(_by_group(grad_out, self._groups), self._go)()
+        self._compute()
         if self._depthwise:
-            bind_pack(x, self._x)()
-            bind_pack(grad_out, self._go)()
-            self._compute()
             bind_unpack(self._taps, out.reshape(1, spec.in_channels, 1, -1))()
-            return out
-        c, f = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-        for group in range(spec.groups):
-            outputs = slice(group * f, (group + 1) * f)
-            bind_pack(x[:, group * c : (group + 1) * c], self._x)()
-            bind_pack(grad_out[:, outputs], self._go)()
-            self._compute()
-            bind_unpack_panels(self._w, out[outputs])()
+        else:
+            bind_unpack_panels(self._w, out.reshape(self._groups, -1, *spec.weight_shape[1:]))()
         return out
+
+
+def _is_depthwise(spec: ConvSpec) -> bool:
+    """Whether every group is one channel in and one out."""
+    return spec.groups == spec.in_channels == spec.out_channels and spec.groups > 1
+
+
+def _by_group(array: Array, groups: int) -> Array:
+    """(N, C, H, W) → (N·groups, C/groups, H, W), as a view."""
+    batch, channels, rows, columns = array.shape
+    return array.reshape(batch * groups, channels // groups, rows, columns)
 
 
 def _choose(c_blocks: int, counts: list[int]) -> InputTile:
@@ -164,22 +176,24 @@ def _choose(c_blocks: int, counts: list[int]) -> InputTile:
 
 
 def _bind_input(
-    spec: ConvSpec, row: Phase, column: Phase, tile: InputTile, go: Blocked, panels: Array, gi: Blocked
+    spec: ConvSpec, group: int, row: Phase, column: Phase, tile: InputTile, go: Blocked, panels: Array, gi: Blocked
 ) -> Bound:
-    """One phase: every stride-th row and column of the input, all its channels."""
+    """One phase of one group: every stride-th row and column of the input, all its channels."""
     a, b = place("grad_out", go), place("grad_input", gi)
     taps = []
     for i, down in row.taps:
         for j, across in column.taps:
             taps += [down * a.row + across * PIXEL, (i * spec.kernel[1] + j) * BLOCK * PIXEL]
-    f_blocks, panel = panels.shape[1], panels.shape[2] * BLOCK * PIXEL
+    _, c_blocks, f_blocks, kernel_taps, _, _ = panels.shape
+    panel = kernel_taps * BLOCK * PIXEL
     used = len(taps) // 2 * BLOCK * PIXEL * tile.vectors
     chunk = max(1, min(f_blocks, WEIGHTS_BYTES // used))
     numbers = (
-        *a[:3],
-        *(b.address + row.first * b.row + column.first * PIXEL, b.image, b.block, b.row * spec.stride[0]),
-        *(PIXEL * spec.stride[1], address_of(panels), panel, f_blocks * panel),
-        *(spec.batch, panels.shape[0] // tile.vectors, f_blocks, chunk, row.count, column.count, a.row, len(taps) // 2),
+        *(a.address + group * a.image, a.image * spec.groups, a.block),
+        b.address + group * b.image + row.first * b.row + column.first * PIXEL,
+        *(b.image * spec.groups, b.block, b.row * spec.stride[0], PIXEL * spec.stride[1]),
+        *(address_of(panels[group]), panel, f_blocks * panel),
+        *(spec.batch, c_blocks // tile.vectors, f_blocks, chunk, row.count, column.count, a.row, len(taps) // 2),
         *taps,
     )
     return bind(_input(tile), numbers, go.data, panels, gi.data)
@@ -245,19 +259,29 @@ def _chunks(spec: ConvSpec) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _bind_weight(
-    spec: ConvSpec, image: int, images: int, first_row: int, rows: int, x: Blocked, go: Blocked, panels: Array
+    spec: ConvSpec,
+    group: int,
+    image: int,
+    images: int,
+    first_row: int,
+    rows: int,
+    x: Blocked,
+    go: Blocked,
+    panels: Array,
 ) -> Bound:
-    """One chunk of pixels, all channels and taps; the first one sets the sums, the others add to them."""
+    """One chunk of pixels of one group, all channels and taps; the first one sets the sums, the others add to them."""
     a, b = place("x", x), place("grad_out", go)
+    groups = spec.groups
+    image, f_blocks, c_blocks = image * groups + group, panels.shape[1], panels.shape[2]
     origin = a.address - spec.padding[0] * a.row - spec.padding[2] * PIXEL
     numbers = (
-        *(origin + image * a.image + first_row * spec.stride[0] * a.row, a.image, a.block, a.row * spec.stride[0]),
-        *(spec.stride[1] * PIXEL, a.row * spec.dilation[0], spec.dilation[1] * PIXEL),
-        *(b.address + image * b.image + first_row * b.row, b.image, b.block, b.row, address_of(panels)),
-        *(images, rows, spec.out_width, panels.shape[0], panels.shape[1], *spec.kernel, x.channels),
-        int(image > 0 or first_row > 0),
+        *(origin + image * a.image + first_row * spec.stride[0] * a.row, a.image * groups, a.block),
+        *(a.row * spec.stride[0], spec.stride[1] * PIXEL, a.row * spec.dilation[0], spec.dilation[1] * PIXEL),
+        *(b.address + image * b.image + first_row * b.row, b.image * groups, b.block, b.row, address_of(panels[group])),
+        *(images, rows, spec.out_width, f_blocks, c_blocks, *spec.kernel, x.channels),
+        int(image >= groups or first_row > 0),
     )
-    return bind(_weight(weight_lanes(host_isa())), numbers, x.data, go.data, panels)
+    return bind(_weight(weight_lanes(host_isa(), x.channels)), numbers, x.data, go.data, panels)
 
 
 @cache

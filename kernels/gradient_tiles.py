@@ -1,7 +1,7 @@
 """The two micro-kernels of backward convolution, as intrinsics on vectors of 16 floats.
 
-InputTile    gi[pixel, c] = Σ over blocks of f, taps, lanes of go[pixel + tap, f] · w[tap, f, c]      pixels × vectors of c
-WeightTile   gw[tap, c, f] = Σ over images, rows, columns of x[pixel + tap, c] · go[pixel, f]       lanes of c × one block of f
+InputTile    gi[pixel, c] = Σ over blocks of f, taps, lanes of go[pixel + tap, f] · w[tap, f, c]  pixels × vectors of c
+WeightTile   gw[tap, c, f] = Σ over images, rows, columns of x[pixel + tap, c] · go[pixel, f]     lanes of c × one block of f
 
 Both keep all sums in registers: stack slots that LLVM turns into phis. The shape that fits depends on the registers: a
 vector of 16 floats is one of AVX-512's 32, two of AVX2's 16, four of NEON's 32.
@@ -40,9 +40,9 @@ def input_tiles(isa: Isa) -> tuple[InputTile, ...]:
     return (InputTile(6, 1), InputTile(4, 1))
 
 
-def weight_lanes(isa: Isa) -> int:
-    """Input channels per WeightTile."""
-    return 16 if isa is AVX512 else 4
+def weight_lanes(isa: Isa, channels: int) -> int:
+    """Input channels per WeightTile: as many as the registers hold, fewer where there are only few (RGB)."""
+    return 16 if isa is AVX512 and channels > 8 else 8 if isa is AVX512 and channels > 4 else 4
 
 
 def _pointer(builder: Any, address: Any, offset: int) -> Any:

@@ -117,8 +117,8 @@ def prepare_linear(
     if threads < 1:
         raise KernelError(f"linear: {threads} threads; at least 1 is needed")
     activations.code(activation)
-    panels = empty_panels(spec.out_channels, spec.in_channels, spec.kernel[0] * spec.kernel[1])
-    bind_pack_panels(np.ascontiguousarray(weight), panels)()
+    panels = empty_panels(1, spec.out_channels, spec.in_channels, spec.kernel[0] * spec.kernel[1])
+    bind_pack_panels(np.ascontiguousarray(weight)[None], panels)()
     terms = aligned_zeros((blocks(spec.out_channels) * BLOCK,))
     if bias is not None:
         terms[: spec.out_channels] = bias

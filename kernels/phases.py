@@ -1,8 +1,8 @@
 """Phases: how the rows of a strided convolution's input meet its taps, seen from the input.
 
 The rows y = first + stride·Y meet only the taps i with (y + padding − i·dilation) divisible by the stride, each at the
-output row Y + distance. So the gradient in the input is a plain convolution for each phase, and no zeros are inserted between the
-gradient's rows, as in the textbook's transposed convolution.
+output row Y + distance. So the gradient in the input is a plain convolution for each phase, and no zeros are inserted
+between the gradient's rows, as in the textbook's transposed convolution.
 """
 
 from __future__ import annotations
