@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv import program as steps
+from fogconv.cluster.arrays import Arrays
 from fogconv.cluster.mailbox import Mailbox
 from fogconv.errors import ClusterError
 from fogconv.geometry import Region
@@ -71,6 +72,7 @@ class Executable:
         self._weights = weights
         self._threads = threads
         self._host = host
+        self.arrays = Arrays()
         self._buffers = [
             Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin)) for buffer in program.buffers
         ]
@@ -101,6 +103,17 @@ class Executable:
                 return self._receive(step)
             case steps.Host():
                 return self._call_host(step)
+            case (
+                steps.Bring()
+                | steps.Show()
+                | steps.Give()
+                | steps.Take()
+                | steps.ConvForward()
+                | steps.ConvGradInput()
+                | steps.ConvGradWeight()
+                | steps.Forget()
+            ):
+                return lambda run: self.arrays.do(step, run, self._threads)
             case _:
                 call = self._compute(step)
                 return lambda run: call()

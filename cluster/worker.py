@@ -14,7 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -46,6 +47,13 @@ MAX_PING_BYTES = 64 << 20
 MASTER_RANK = 0
 
 
+@runtime_checkable
+class Shares(Protocol):
+    """An executable whose arrays stay from run to run, and may be shared with other programs'."""
+
+    arrays: Any
+
+
 @dataclass(slots=True)
 class Loading:
     """A program that waits for weights."""
@@ -69,6 +77,7 @@ class Mastery:
     incoming: dict[Peer, int] = field(default_factory=dict)
     loading: list[Loading] = field(default_factory=list)
     programs: dict[int, Runnable] = field(default_factory=dict)
+    arrays: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary)
     run: int = 0
     over: bool = False
 
@@ -382,6 +391,8 @@ class Worker:
             except FogconvError as error:
                 self._fail(mastery, loading.request, 0, error)
                 continue
+            if program.shares and isinstance(executable, Shares):
+                executable.arrays = mastery.arrays.setdefault(program.shares, executable.arrays)
             with self._board.lock:
                 if not mastery.over:
                     mastery.programs[loading.number] = executable

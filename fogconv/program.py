@@ -177,11 +177,84 @@ class Host(Step, frozen=True, tag=True):
     target_regions: tuple[Region, ...]
 
 
-AnyStep = Input | Output | Send | Recv | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host
+# Steps on plain arrays (C order, float32), by name: what training needs. Unlike buffers, arrays stay from one run to the
+# next, and programs with one ``Program.shares`` see the same: a backward pass finds the input of its forward pass.
+
+
+class Bring(Step, frozen=True, tag=True):
+    """Master: the run's ``index``-th input becomes an array, uncopied."""
+
+    index: int
+    array: str
+
+
+class Show(Step, frozen=True, tag=True):
+    """Master: an array becomes the run's ``index``-th output, and is forgotten."""
+
+    array: str
+    index: int
+
+
+class Give(Step, frozen=True, tag=True):
+    """Send an array to another rank, and forget it."""
+
+    array: str
+    to: int
+    tag: int
+
+
+class Take(Step, frozen=True, tag=True):
+    """Wait for an array of this shape from another rank."""
+
+    array: str
+    shape: tuple[int, ...]
+    origin: int
+    tag: int
+
+
+class ConvForward(Step, frozen=True, tag=True):
+    """out (N, f, h, w) = conv(x, weight), without a bias. Weights are packed when another array bears their name."""
+
+    spec: ConvSpec
+    x: str
+    weight: str
+    out: str
+
+
+class ConvGradInput(Step, frozen=True, tag=True):
+    """out (N, c, H, W) = the gradient of the input."""
+
+    spec: ConvSpec
+    grad_out: str
+    weight: str
+    out: str
+
+
+class ConvGradWeight(Step, frozen=True, tag=True):
+    """out (f, c/g, K_h, K_w) = the gradient of the weight."""
+
+    spec: ConvSpec
+    x: str
+    grad_out: str
+    out: str
+
+
+class Forget(Step, frozen=True, tag=True):
+    """Drop arrays."""
+
+    arrays: tuple[str, ...]
+
+
+ArrayStep = Bring | Show | Give | Take | ConvForward | ConvGradInput | ConvGradWeight | Forget
+
+AnyStep = Input | Output | Send | Recv | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host | ArrayStep
 
 
 class Program(msgspec.Struct, frozen=True):
-    """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes."""
+    """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes.
+
+    ``shares`` names the arrays (see Bring and the steps after it) that programs of one session have in common.
+    """
 
     rank: int
     ranks: int
@@ -190,12 +263,13 @@ class Program(msgspec.Struct, frozen=True):
     buffers: tuple[Buffer, ...]
     steps: tuple[AnyStep, ...]
     weights: dict[str, tuple[int, ...]]
+    shares: str = ""
 
     @property
     def peers(self) -> frozenset[int]:
         """The ranks with which this one exchanges messages."""
-        to = {step.to for step in self.steps if isinstance(step, Send)}
-        origin = {step.origin for step in self.steps if isinstance(step, Recv)}
+        to = {step.to for step in self.steps if isinstance(step, Send | Give)}
+        origin = {step.origin for step in self.steps if isinstance(step, Recv | Take)}
         return frozenset(to | origin)
 
 

@@ -1,0 +1,1 @@
+"""Layers of torch that run on a cluster."""
