@@ -154,12 +154,13 @@ def _star(steps: Sequence[_Timed]) -> dict[str, float | None]:
     works = [
         t for t in steps if not isinstance(t.step, Send | Recv) and (t.rank != 0 or not returns or t.end <= returns[0].begin)
     ]
-    if not (sends and returns and arrivals and works):
+    if not (returns and works):
         return _alone(steps)
     begin, end = min(t.begin for t in steps), max(t.end for t in steps if t.rank == 0)
     part = _seconds(sends)
     cut = begin + int(part * 1e9)
-    there = max(cut, max(t.end for t in arrivals))
+    # No arrivals: the workers hold the input already, from a layer that reads the same map.
+    there = max([cut, *(t.end for t in arrivals)])
     done = max(there, max(t.end for t in works))
     back = min(end, max(done, max(t.begin for t in returns)))
     return {

@@ -5,19 +5,24 @@ Bad input is one sentence on stderr and exit code 2; Ctrl-C is exit code 130; a 
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 
+from fogconv.cli.ranks import end_together, hush, is_other_rank
 from fogconv.errors import FogconvError
 
 COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
 """Each is a function of that name in the module fogconv.cli.NAME."""
+
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> None:
@@ -62,14 +67,25 @@ def _command(name: str) -> Callable[..., Any]:
     return found
 
 
-def _guarded(application: typer.Typer) -> None:
+def _guarded(application: typer.Typer) -> NoReturn:
+    code = 0
+    if is_other_rank():
+        hush()
     try:
         application(standalone_mode=True)
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except FogconvError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)  # noqa: PTH119
-        sys.exit(error.exit_code)
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        code = error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code:
+        end_together(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

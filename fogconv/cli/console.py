@@ -1,20 +1,39 @@
-"""Console: the tables and bars that people see. Results go to the file given, everything else to stderr."""
+"""Console: the tables and bars that people see. Results go to the file given, everything else to stderr.
+
+Nothing but the layer's name ever folds: at 80 columns as at 200 every figure is whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
+
+from fogconv.report import STAR_TERMS, TERMS
 
 if TYPE_CHECKING:
     from fogconv.cli.job import Result
     from fogconv.report import LayerReport
 
 stderr = Console(stderr=True)
+
+STAR_LEGEND = (
+    "Two lines a layer: predicted, measured; times in ms. part: the master cuts, tx: shards travel out, edge: the ranks "
+    "compute, rx: results travel back, join: the master sums and joins. S: the most that distributing could gain by the paper's "
+    "model, S* below it over links that send to one at a time. split: how the conv is cut and into how many shards; home: "
+    "it stays on the master. out/in: bytes through the master's network card."
+)
+RESIDENT_LEGEND = (
+    "Two lines a layer: predicted, measured; times in ms. edge: the slowest rank's computing, wait: the longest that a rank "
+    "waited for data, tx and rx: the slowest rank's sending and taking in (they overlap), total: what the layer added to the "
+    "inference. split: how the conv is cut and over how many ranks; home: it stays on one. bytes: sent by all ranks together."
+)
 
 
 @contextmanager
@@ -41,11 +60,14 @@ def loading_bar(quiet: bool) -> Iterator[Callable[[Any], None]]:
         yield show
 
 
-def print_report(result: Result, *, alone: bool, out: TextIO) -> None:
-    console = Console(file=out, highlight=False)
+def print_report(result: Result, *, alone: bool, out: TextIO, width: int | None = None) -> None:
+    """``width`` in columns; None: the terminal's, 80 where there is none."""
+    console = Console(file=out, highlight=False, width=width)
     for line in _head(result, alone):
         console.print(line)
-    console.print(_star_table(result) if result.scheme == "star" else _resident_table(result))
+    star = result.scheme == "star"
+    console.print(Text(STAR_LEGEND if star else RESIDENT_LEGEND, style="dim"))
+    console.print(_star_table(result.layers) if star else _resident_table(result.layers))
     for line in _foot(result):
         console.print(line)
 
@@ -73,43 +95,66 @@ def _workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
-def _table(*columns: str) -> Table:
+def figures_table(first: str, *others: str) -> Table:
+    """A borderless table: a first column that folds, and right-aligned ones that never do."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for index, name in enumerate(columns):
-        if index == 0:
-            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=26, min_width=17)
-        else:
-            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(first, overflow="fold", min_width=19)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _star_table(result: Result) -> Table:
-    """Two lines a layer: name and prediction above, shape and measurement below. Times in ms."""
-    table = _table("layer (ms: predicted, measured)", "S", "cut", "part", "tx", "edge", "rx", "join", "sum", "kB out", "in")
-    for layer in result.layers:
-        terms = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
+def _star_table(layers: Sequence[LayerReport]) -> Table:
+    terms = [term.removesuffix("_s") for term in STAR_TERMS]
+    table = figures_table("layer\nkernel c→f h×w", "S\nS*", "split\nout/in", "", *terms)
+    for layer in layers:
         table.add_row(
-            f"{layer.name}\n[dim]{_shape(layer)}[/dim]",
-            f"{_short(layer.bound_s_paper)}\n[dim]{_short(layer.bound_s_star)}[/dim]",
-            layer.split if layer.distributed and layer.split else "local",
-            *(f"{_ms(layer.predicted[term])}\n{_ms(layer.measured[term])}" for term in terms),
-            f"{layer.bytes_tx / 1e3:.0f}",
-            f"{layer.bytes_rx / 1e3:.0f}",
+            _named(layer),
+            f"{short(layer.bound_s_paper)}\n{short(layer.bound_s_star)}",
+            f"{layer.split if layer.distributed and layer.split else 'home'}\n{_both_ways(layer)}",
+            "pred\nmeas",
+            *(_pair(layer, term) for term in STAR_TERMS),
         )
+    _total(table, layers, STAR_TERMS, "", f"\n{_both_ways(*layers)}")
     return table
 
 
-def _resident_table(result: Result) -> Table:
-    table = _table("layer (ms)", "cut", "predicted", "edge", "wait", "tx", "rx", "total", "kB sent")
-    for layer in result.layers:
+def _resident_table(layers: Sequence[LayerReport]) -> Table:
+    terms = [term.removesuffix("_s") for term in TERMS]
+    table = figures_table("layer\nkernel c→f h×w", "split\nbytes", "", *terms)
+    for layer in layers:
         table.add_row(
-            f"{layer.name}\n[dim]{_shape(layer)}[/dim]",
-            layer.split or "local",
-            _ms(layer.predicted["total_s"]),
-            *(_ms(layer.measured[term]) for term in ("edge_s", "wait_s", "tx_s", "rx_s", "total_s")),
-            f"{layer.bytes_tx / 1e3:.0f}",
+            _named(layer),
+            f"{layer.split if layer.distributed and layer.split else 'home'}\n{byte_count(layer.bytes_tx)}",
+            "pred\nmeas",
+            *(_pair(layer, term) for term in TERMS),
         )
+    _total(table, layers, TERMS, f"\n{byte_count(sum(layer.bytes_tx for layer in layers))}")
     return table
+
+
+def _total(table: Table, layers: Sequence[LayerReport], terms: Sequence[str], *middle: str) -> None:
+    cells = []
+    for term in terms:
+        predicted, measured = (
+            sum(of[term] or 0.0 for of in figures)
+            for figures in ([layer.predicted for layer in layers], [layer.measured for layer in layers])
+        )
+        cells.append(f"{milliseconds(predicted)}\n{milliseconds(measured)}")
+    table.add_row(f"all {len(layers)} convs", *middle, "pred\nmeas", *cells, style="bold")
+
+
+def _named(layer: LayerReport) -> str:
+    return f"{layer.name}\n[dim]{shape(layer.k, layer.c, layer.f, layer.h, layer.w)}[/dim]"
+
+
+def _pair(layer: LayerReport, term: str) -> str:
+    return f"{milliseconds(layer.predicted[term])}\n{milliseconds(layer.measured[term])}"
+
+
+def _both_ways(*layers: LayerReport) -> str:
+    sent, received = sum(layer.bytes_tx for layer in layers), sum(layer.bytes_rx for layer in layers)
+    return f"{byte_count(sent)}/{byte_count(received)}" if sent or received else ""
 
 
 def _foot(result: Result) -> Iterator[str]:
@@ -130,13 +175,36 @@ def _foot(result: Result) -> Iterator[str]:
         yield f"error     {result.max_abs_error:.2e} at most, of values up to {result.max_abs_reference:.3g}"
 
 
-def _shape(layer: LayerReport) -> str:
-    return f"{layer.k[0]}×{layer.k[1]} {layer.c}→{layer.f} {layer.h}×{layer.w}"
+def shape(kernel: tuple[int, int], c: int, f: int, h: int, w: int) -> str:
+    """ "3×3 64→128 56×56": kernel, input and output channels, output size."""
+    return f"{kernel[0]}×{kernel[1]} {c}→{f} {h}×{w}"
 
 
-def _ms(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1e3:.2f}"
+def milliseconds(seconds: float | None) -> str:
+    """Three digits in ms, five characters at most; nothing for nothing."""
+    if not seconds:
+        return ""
+    value = seconds * 1e3
+    if value < 9.995:
+        return f"{value:.2f}"
+    if value < 99.95:
+        return f"{value:.1f}"
+    return f"{value:.0f}" if value < 99999.5 else f"{value / 1e3:.0f}s"
 
 
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if value < 1e4 else "≫"
+def byte_count(count: float) -> str:
+    """ "982", "401k", "12.8M"; powers of 1000, five characters at most."""
+    for limit, scale, unit in ((1e3, 1, ""), (1e6, 1e3, "k"), (1e9, 1e6, "M")):
+        if count < limit * 0.9995:
+            value = count / scale
+            return f"{value:.1f}{unit}" if unit == "M" and value < 99.95 else f"{value:.0f}{unit}"
+    return f"{count / 1e9:.1f}G"
+
+
+def short(value: float | None) -> str:
+    """Three digits, five characters at most."""
+    if value is None:
+        return ""
+    if not math.isfinite(value) or value >= 99999.5:
+        return "≫"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cli.console import loading_bar, print_report, print_stream, stderr
+from fogconv.cli.ranks import closed_quietly
 from fogconv.cluster.connect import connect
 from fogconv.cluster.mpi import launched
 from fogconv.cluster.service import cores
@@ -21,8 +22,10 @@ from fogconv.cluster.session import Session
 from fogconv.engine import Choices, Engine, Inference
 from fogconv.errors import InputError, ModelError
 from fogconv.plan import load_plan
+from fogconv.planner import SCHEMES
 from fogconv.program import Wire
 from fogconv.report import LayerReport, layer_reports, trace_events
+from fogconv.trigger import Trigger
 
 if TYPE_CHECKING:
     from fogconv.topology import Topology
@@ -129,8 +132,7 @@ class Result:
 
 def run_job(job: Job, shown: Shown) -> Result:
     """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
-    if job.wire not in WIRES:
-        raise InputError(f"--wire {job.wire!r}: it is one of {', '.join(WIRES)}")
+    _check(job)
     with _opened(job) as session:
         model, x = _prepared(job)
         with loading_bar(shown.json) as bar:
@@ -148,6 +150,17 @@ def run_job(job: Job, shown: Shown) -> Result:
     return result
 
 
+def _check(job: Job) -> None:
+    """What can be told to be wrong before anything is loaded."""
+    if job.wire not in WIRES:
+        raise InputError(f"--wire {job.wire!r}: it is one of {', '.join(WIRES)}")
+    if job.scheme not in SCHEMES:
+        raise InputError(f"--scheme {job.scheme!r}: it is one of {', '.join(SCHEMES)}")
+    Trigger.parse(job.trigger)
+    if not job.threshold >= 0:
+        raise InputError(f"--threshold {job.threshold:g}: it is 0 or more; 0 distributes every conv, inf none")
+
+
 @contextmanager
 def _opened(job: Job) -> Iterator[Session]:
     """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
@@ -162,6 +175,9 @@ def _opened(job: Job) -> Iterator[Session]:
     session = connect(where, timeout_s=job.timeout_s, heartbeat_s=job.heartbeat_s, threads=job.threads or None)
     try:
         yield session
+    except Exception:
+        closed_quietly(session)
+        raise
     finally:
         session.close()
 

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.ranks import ranks_released
+from fogconv.cluster.mpi import launched
+from fogconv.cluster.service import serve_mpi
 from fogconv.errors import InputError
 
 
@@ -53,22 +56,17 @@ def run(
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost worker is noticed.")] = 1.0,
 ) -> None:
     """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained."""
-    from fogconv.cluster.mpi import launched
-
     launch = launched()
-    if launch is not None and launch.rank and not cluster:
-        # A worker: serves until the master leaves. It never imports torch.
-        from fogconv.cluster.service import serve_mpi
-
-        serve_mpi(threads=threads)
     if launch is not None and launch.rank:
+        if not cluster:
+            # A worker: serves until the master leaves. It never imports torch.
+            sys.stderr = sys.__stderr__
+            serve_mpi(threads=threads)
         return
-    if master_computes not in ("on", "off"):
-        raise InputError(f"--master-computes {master_computes!r}: it is on or off")
-    from fogconv.cli.job import Job, Shown, run_job
+    with ranks_released():
+        from fogconv.cli.job import Job, Shown, run_job
 
-    run_job(
-        Job(
+        job = Job(
             model=model,
             images=tuple(image or ("coffee",)),
             cluster=cluster,
@@ -76,7 +74,7 @@ def run(
             scheme=scheme or ("star" if trigger or threshold is not None else "auto"),
             trigger=trigger or "both",
             threshold=1.0 if threshold is None else threshold,
-            master_computes=master_computes == "on",
+            master_computes=_on(master_computes),
             even=even,
             wire=wire,
             plan=plan,
@@ -92,9 +90,14 @@ def run(
             threads=threads,
             timeout_s=timeout,
             heartbeat_s=heartbeat,
-        ),
-        Shown(json=json, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout),
-    )
+        )
+        run_job(job, Shown(json=json, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout))
+
+
+def _on(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise InputError(f"--master-computes {text!r}: it is on or off")
+    return text == "on"
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...] | None:

@@ -1,0 +1,147 @@
+"""The matrix: which model runs on how many workers, over which transport, under which scheme; and what right is.
+
+The quick suite takes a pairwise subset of it (every two values of two axes meet in some cell) on reduced images; the full one
+takes every cell on images of the published size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fogconv.cluster.session import Session
+from fogconv.engine import Choices, Engine
+from fogconv.layers import LayerGraph
+from fogconv.topology import Topology
+from tests import seeded_models as models
+
+TOLERANCE = 1e-4
+"""Of the largest reference value."""
+
+TRANSPORTS = ("inproc", "zmq", "mpi")
+STAR_WORKERS = (1, 2, 3, 4, 7)
+RESIDENT_RANKS = (3, 5)
+RESIDENT_SCHEMES = ("auto", "depth", "rows")
+RESIDENT_MODELS = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_0",
+    "swin_t",
+    "vgg11_bn",
+    "vit_b_32",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``size`` is the image's side in pixels. ``master_computes`` is for the star."""
+
+    model: str
+    size: int
+    workers: int
+    transport: str
+    scheme: str
+    master_computes: bool = True
+
+    def __str__(self) -> str:
+        alone = "" if self.master_computes else "-master_idle"
+        return f"{self.model}@{self.size}-{self.scheme}-{self.workers}workers-{self.transport}{alone}"
+
+    @property
+    def choices(self) -> Choices:
+        return Choices(self.scheme, threshold=0.0, master_computes=self.master_computes)
+
+    @property
+    def topology(self) -> Topology:
+        """A network so fast that layers are distributed, which on one machine they would not be."""
+        return Topology.uniform(self.workers + 1, 10e9, 1e11, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)
+
+
+def star_cells(*, full: bool) -> list[Cell]:
+    cells = []
+    for i, model in enumerate(models.ENGINE_MODELS):
+        for j, workers in enumerate(STAR_WORKERS):
+            for k, transport in enumerate(TRANSPORTS):
+                if full:
+                    cells.append(Cell(model, models.published(model), workers, transport, "star", (i + j + k) % 2 == 0))
+                elif (i + j) % len(TRANSPORTS) == k:
+                    cells.append(Cell(model, models.small(model), workers, transport, "star", i % 2 == 0))
+    return cells
+
+
+def resident_cells(*, full: bool) -> list[Cell]:
+    cells = []
+    for i, model in enumerate(RESIDENT_MODELS):
+        for j, scheme in enumerate(RESIDENT_SCHEMES):
+            for k, ranks in enumerate(RESIDENT_RANKS):
+                if full:
+                    cells.append(Cell(model, models.published(model), ranks - 1, "inproc", scheme))
+                elif (i + j) % len(RESIDENT_RANKS) == k:
+                    cells.append(Cell(model, models.small(model), ranks - 1, "inproc", scheme))
+    return cells
+
+
+@dataclass(frozen=True)
+class Reference:
+    """torch's answer in float32 and in float64."""
+
+    single: NDArray[np.float32]
+    double: NDArray[np.float64]
+
+    @property
+    def scale(self) -> float:
+        return float(np.abs(self.double).max())
+
+    @property
+    def own_error(self) -> float:
+        """torch's fp32 error, of the largest value."""
+        return float(np.abs(self.single - self.double).max()) / self.scale
+
+    def errors(self, output: NDArray[np.float32]) -> tuple[float, float]:
+        """(against float32, against float64), of the largest value."""
+        single = float(np.abs(output - self.single).max()) / float(np.abs(self.single).max())
+        return single, float(np.abs(output - self.double).max()) / self.scale
+
+
+@cache
+def reference(model: str, size: int) -> Reference:
+    x = torch.from_numpy(models.photograph(model, size))
+    with torch.inference_mode():
+        single = models.model(model, size).module(x).numpy()
+        double = models.model64(model, size)(x.double()).numpy()
+    return Reference(single, double)
+
+
+def run_cell(cell: Cell, graph: LayerGraph, x: NDArray[np.float32], session: Session) -> tuple[Engine, NDArray[np.float32]]:
+    """The engine as it ran (its plan is of interest), and the output."""
+    engine = Engine(graph, session, cell.topology, cell.choices)
+    try:
+        return engine, engine.run(x).output
+    finally:
+        engine.close()
+
+
+def check(cell: Cell, output: NDArray[np.float32]) -> None:
+    """Equal to torch's within TOLERANCE; against float64 within the larger of that and ten times torch's own error."""
+    right = reference(cell.model, cell.size)
+    assert output.shape == right.single.shape
+    assert np.isfinite(output).all()
+    single, double = right.errors(output)
+    allowed = max(TOLERANCE, 10 * right.own_error)
+    assert double <= allowed, f"{cell}: {double:.2e} of the largest value off float64's; {allowed:.2e} allowed"
+    assert single <= TOLERANCE, f"{cell}: {single:.2e} of the largest value off torch's; {TOLERANCE:.0e} allowed"
