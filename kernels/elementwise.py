@@ -92,6 +92,8 @@ def bind_shift_copy(
     for name, first, view in (("source", source_channel, source), ("output", out_channel, out)):
         if channels < 0 or first < 0 or first + channels > view.channels:
             raise KernelError(f"channels {first} to {first + channels} do not lie inside the {name}'s {view.channels}")
+    if channels == 0:
+        return sequence(())
     a, b = place("source", source), place("output", out)
     rows, columns = flat(out.height, out.width, a, b)
     start = out_channel % BLOCK

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fogconv.errors import DependencyError, KernelError, WireError
 from fogconv.kernels import vector
 from fogconv.kernels.blocked import BLOCK, Blocked
-from fogconv.kernels.bound import Bound, address_of, bind, place
+from fogconv.kernels.bound import Bound, address_of, bind, place, sequence
 from fogconv.kernels.jit import jit
 
 Array = NDArray[np.float32]
@@ -65,6 +65,8 @@ def bind_insert(
 ) -> Bound:
     """The other way round: write a payload into a view's channels, or add it to them where ``accumulate`` is set."""
     kind = _check(target, first_channel, channels, payload, "payload")
+    if channels == 0:
+        return sequence(())
     at = place("target", target)
     block, start = divmod(first_channel, BLOCK)
     numbers = (
