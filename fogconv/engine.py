@@ -5,7 +5,7 @@
     loaded    the programs, on every rank, ready to run
 
 A lost worker costs a new plan: the inference is run again from its input on those that are left, so that its answer is the
-same. What happened is told in ``Inference.events``.
+same. A worker that comes back takes part from the next inference on. What happened is told in ``Inference.events``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.session import Loaded, Progress, RunResult, Session
-from fogconv.errors import WorkerLostError
+from fogconv.errors import ClusterError, TransportTimeout, WorkerFailedError, WorkerLostError
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.lower import Lowered, lower
 from fogconv.plan import Plan
 from fogconv.planner import plan
 from fogconv.program import Program, Recv, Send, Wire
+from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of
 from fogconv.topology import Topology
+
+EVENTS_KEPT = 1000
+PLANS_KEPT = 32
+CREW_ERRORS = (WorkerLostError, WorkerFailedError, TransportTimeout)
+"""What a run may raise because somebody is gone: a peer's report of it may be faster than the master's own notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class Choices:
     even: bool = False
     wire: Wire = "fp32"
     plan: Plan | None = None
+    rehearse: bool = False
+    """Plan for losses beforehand: every worker compiles, and is sent, what any single loss would ask of it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,10 @@ class Inference:
 
 @dataclass
 class Engine:
-    """``ranks[i]`` is the session's rank of the plan's i-th; after a loss there are fewer. Not thread-safe."""
+    """``ranks[i]`` is the session's rank of the plan's i-th (the crew); after a loss there are fewer. Not thread-safe.
+
+    ``events`` are the sentences of all inferences so far, the latest last.
+    """
 
     graph: LayerGraph
     session: Session
@@ -65,86 +76,216 @@ class Engine:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        self.ranks: tuple[int, ...] = tuple(
-            rank for rank in self.topology.ranks if rank == 0 or rank not in self.session.lost
-        )
+        self.ranks: tuple[int, ...] = tuple(rank for rank in self.topology.ranks if rank == MASTER or rank in self._present)
+        self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
+        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._returned: frozenset[int] = frozenset()
         self.plan: Plan
         self.programs: tuple[Program, ...]
         self.loaded: Loaded
-        self._place()
+        self._lowered: Lowered
+        while True:
+            try:
+                if self.choices.rehearse:
+                    self.rehearse()
+                self._place()
+                break
+            except WorkerLostError as error:
+                turn = after_loss(self.ranks, self._present, str(error), frames=0)
+                if turn is None:
+                    raise
+                self.ranks = turn.crew
+                self.events.extend(turn.events)
 
     def run(self, x: Array) -> Inference:
         """One inference of (N, 3, H, W) float32. Raises what the cluster raises, but for lost workers."""
-        events: list[str] = []
         begin = time.perf_counter()
+        told = self._muster()
         while True:
             try:
                 run = self.session.run(self.loaded, [x])
                 break
-            except WorkerLostError as error:
-                lost = sorted(self.session.lost & set(self.ranks))
-                if not lost:
-                    raise
-                events.append(f"{error}; replanned over {len(self.ranks) - len(lost) - 1} workers and ran again")
-                self._replan(lost)
-        return Inference(self._output(run), time.perf_counter() - begin, run, tuple(events))
+            except CREW_ERRORS as error:
+                told += self._recover(error)
+        return Inference(self._output(run), time.perf_counter() - begin, run, told)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
         """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
 
-        Each in flight has buffers of its own. A lost worker ends the stream with WorkerLostError.
+        Each in flight has buffers of its own. When a worker is lost, those in flight that it spoilt are run again: no frame
+        is lost or out of order. What happened is told in ``events``.
         """
-        weights = self._lowered.weights
-        slots = [
-            self.loaded,
-            *(self.session.load(self.programs, weights, host=self._host) for _ in range(depth - 1)),
-        ]
-        waiting: deque[Future[RunResult]] = deque()
+        flights = _Flights(self, depth)
         try:
-            for number, frame in enumerate(frames):
-                if len(waiting) == depth:
-                    yield self._output(waiting.popleft().result())
-                waiting.append(self.session.submit(slots[number % depth], [frame]))
-            while waiting:
-                yield self._output(waiting.popleft().result())
+            for frame in frames:
+                if self._crew_changes():
+                    while flights:
+                        yield self._output(flights.land())
+                    self._muster()
+                    flights.reload()
+                if len(flights) == depth:
+                    yield self._output(flights.land())
+                flights.launch(frame)
+            while flights:
+                yield self._output(flights.land())
         finally:
-            for slot in slots[1:]:
-                self.session.unload(slot)
+            flights.close()
+
+    def rehearse(self) -> None:
+        """Have every crew that losses may leave load its programs once: then a loss compiles nothing and ships nothing.
+
+        Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
+        """
+        for crew in rehearsals(self.ranks):
+            lowered = lower(self.graph, self._plan_for(crew))
+            programs = [renumber(program, crew) for program in lowered.programs]
+            self.session.unload(self.session.load(programs, lowered.weights, host=self._host))
 
     def close(self) -> None:
         self.session.unload(self.loaded)
 
-    def _output(self, run: RunResult) -> Array:
-        return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
+    # The crew
 
-    def _replan(self, lost: Sequence[int]) -> None:
+    @property
+    def _present(self) -> frozenset[int]:
+        return frozenset(info.rank for info in self.session.workers)
+
+    def _crew_changes(self) -> bool:
+        """Whether somebody of the crew is gone, or somebody outside of it is there. Looks, waits for nobody."""
+        self.session.refresh()
+        self._returned |= self.session.rejoin(0.0) & set(self.topology.ranks)
+        return bool(self._returned) or not self._present >= set(self.ranks) - {MASTER}
+
+    def _muster(self) -> tuple[str, ...]:
+        """Before an inference: plan anew if the crew has changed; the sentences about it."""
+        if not self._crew_changes():
+            return ()
+        turn = muster(self.ranks, self._present, self._returned)
+        self._returned = frozenset()
+        return self._turn(turn)
+
+    def _recover(self, error: ClusterError) -> tuple[str, ...]:
+        """After a run failed: plan over those that are left. Raises the error where nobody of the crew is gone."""
+        self.session.refresh()
+        turn = after_loss(self.ranks, self._present, str(error))
+        if turn is None:
+            raise error
+        return self._turn(turn)
+
+    def _turn(self, turn: Turn) -> tuple[str, ...]:
+        told = turn.events
+        self.events.extend(told)
         self.session.unload(self.loaded)
-        self.ranks = tuple(rank for rank in self.ranks if rank not in lost)
-        self._place()
+        self.ranks = turn.crew
+        try:
+            self._place()
+        except WorkerLostError as error:
+            told += self._recover(error)
+        return told
 
-    def _place(self) -> None:
-        """Plan for the ranks that live, write their programs, load them."""
+    # Plans
+
+    def _plan_for(self, crew: tuple[int, ...]) -> Plan:
         choices = self.choices
-        if choices.plan is not None and choices.plan.ranks == len(self.ranks):
-            self.plan = choices.plan
-        else:
-            self.plan = plan(
+        if choices.plan is not None and choices.plan.ranks == len(crew):
+            return choices.plan
+        found = self._plans.get(crew)
+        if found is None:
+            if len(self._plans) >= PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            found = self._plans[crew] = plan(
                 self.graph,
-                self.topology.subset(self.ranks),
+                topology_of(self.topology, crew),
                 scheme=choices.scheme,
                 wire=choices.wire,
                 trigger=choices.trigger,
                 threshold=choices.threshold,
                 master_computes=choices.master_computes,
             )
-        self._lowered: Lowered = lower(self.graph, self.plan)
+        return found
+
+    def _place(self) -> None:
+        """Plan for the crew, write its programs, load them."""
+        self.plan = self._plan_for(self.ranks)
+        self._lowered = lower(self.graph, self.plan)
         self.programs = tuple(renumber(program, self.ranks) for program in self._lowered.programs)
-        self.loaded = self.session.load(self.programs, self._lowered.weights, host=self._host, progress=self.progress)
+        self.loaded = self._load(self.progress)
+
+    def _load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
+        return self.session.load(self.programs, self._lowered.weights, host=self._host, progress=progress)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]
         assert isinstance(found, Host)
         return found.call(values, *maps)
+
+    def _output(self, run: RunResult) -> Array:
+        return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
+
+
+class _Flights:
+    """The inferences in flight of a stream, the oldest first, each with a Loaded of its own."""
+
+    def __init__(self, engine: Engine, depth: int) -> None:
+        self._engine = engine
+        self._depth = depth
+        self._waiting: deque[tuple[Array, Future[RunResult]]] = deque()
+        self._slots: list[Loaded] = []
+        self._next = 0
+        self.reload()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def launch(self, frame: Array) -> None:
+        slot = self._slots[self._next % self._depth]
+        self._next += 1
+        self._waiting.append((frame, self._engine.session.submit(slot, [frame])))
+
+    def land(self) -> RunResult:
+        """The result of the oldest one; what a loss spoilt has been run again."""
+        while True:
+            try:
+                result = self._waiting[0][1].result()
+            except CREW_ERRORS as error:
+                self._again(error)
+            else:
+                self._waiting.popleft()
+                return result
+
+    def reload(self) -> None:
+        """Load as many copies of the engine's programs as may be in flight."""
+        while True:
+            self._forget()
+            self._slots = [self._engine.loaded]
+            try:
+                while len(self._slots) < self._depth:
+                    self._slots.append(self._engine._load())
+                return
+            except WorkerLostError as error:
+                self._engine._recover(error)
+
+    def close(self) -> None:
+        wait([future for _, future in self._waiting])
+        self._forget()
+
+    def _again(self, error: ClusterError) -> None:
+        """Let what still flies come down, then launch what failed once more over those that are left."""
+        wait([future for _, future in self._waiting])
+        self._engine._recover(error)
+        self.reload()
+        flown, self._waiting, self._next = self._waiting, deque(), 0
+        for frame, future in flown:
+            if future.exception() is None:
+                self._waiting.append((frame, future))
+                self._next += 1
+            else:
+                self.launch(frame)
+
+    def _forget(self) -> None:
+        for slot in self._slots[1:]:
+            self._engine.session.unload(slot)
+        self._slots = []
 
 
 def renumber(program: Program, ranks: Sequence[int]) -> Program:

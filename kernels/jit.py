@@ -19,6 +19,7 @@ import platform
 import stat
 import sys
 import tempfile
+import threading
 import time
 import types
 import warnings
@@ -204,6 +205,10 @@ def _frozen(value: object) -> bool:
     return params is not None and bool(params.frozen)
 
 
+_parsing = threading.Lock()
+"""CPython 3.11's ast.parse counts its recursion per interpreter: two threads at once raise SystemError now and then."""
+
+
 @cache
 def _module_hash(module: str) -> str:
     """A hash over the source of a module and of all kernel modules that it imports, directly or not."""
@@ -218,7 +223,9 @@ def _module_hash(module: str) -> str:
             sources[name] = b""
             continue
         sources[name] = Path(file).read_bytes()
-        for node in ast.walk(ast.parse(sources[name])):
+        with _parsing:
+            tree = ast.parse(sources[name])
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
                 candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):

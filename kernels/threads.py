@@ -44,25 +44,36 @@ class Helper:
 
 
 def parallel(calls: Sequence[Call]) -> Call:
-    """One call that runs all of them at the same time and returns when the last is done."""
+    """One call that runs all of them at the same time and returns when the last is done.
+
+    While another caller has the helpers (inferences overlap in a stream), the parts run one after the other instead.
+    """
     first, *others = calls
     if not others:
         return first
-    pairs = tuple(zip(_helpers(len(others), os.getpid()), others, strict=True))
+    helpers, busy = _helpers(len(others), os.getpid())
+    pairs = tuple(zip(helpers, others, strict=True))
 
     def run() -> None:
-        for helper, call in pairs:
-            helper.start(call)
+        if not busy.acquire(blocking=False):
+            for call in calls:
+                call()
+            return
         try:
-            first()
+            for helper, call in pairs:
+                helper.start(call)
+            try:
+                first()
+            finally:
+                for helper, _ in pairs:
+                    helper.wait()
         finally:
-            for helper, _ in pairs:
-                helper.wait()
+            busy.release()
 
     return run
 
 
 @cache
-def _helpers(count: int, process: int) -> tuple[Helper, ...]:
-    """Threads shared by all calls of the same count; a forked child gets its own."""
-    return tuple(Helper() for _ in range(count))
+def _helpers(count: int, process: int) -> tuple[tuple[Helper, ...], threading.Lock]:
+    """Threads shared by all calls of the same count, and a lock for who has them; a forked child gets its own."""
+    return tuple(Helper() for _ in range(count)), threading.Lock()

@@ -1,0 +1,144 @@
+"""A small network and in-process workers that fail on cue: at the n-th message, of their own or of all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.codec import Frame
+from fogconv.cluster.inproc import Hub
+from fogconv.cluster.interpreter import Executable
+from fogconv.cluster.session import Session
+from fogconv.cluster.worker import Worker
+from fogconv.engine import Choices, Engine
+from fogconv.geometry import ConvSpec
+from fogconv.layers import Add, Conv, Layer, LayerGraph, Tensor
+from fogconv.topology import Topology
+from tests.graph_reference import run_graph
+
+PAD = (1, 1, 1, 1)
+
+
+@cache
+def network() -> LayerGraph:
+    """Five convs, one with a residual, and a sum: (1, 16, 12, 12) → (1, 32, 12, 12)."""
+    rng = np.random.default_rng(7)
+    weights: dict[str, NDArray[Any]] = {}
+    tensors = [Tensor("x", 1, 16, 12, 12)]
+    layers: list[Layer] = []
+
+    def conv(source: int, channels: int, *, residual: int | None = None, kernel: int = 3) -> int:
+        c = tensors[source].channels
+        padding = PAD if kernel == 3 else (0, 0, 0, 0)
+        spec = ConvSpec(c, channels, 12, 12, (kernel, kernel), padding=padding)
+        target = len(tensors)
+        tensors.append(Tensor(f"t{target}", 1, channels, 12, 12))
+        scale = np.float32(1.0 / np.sqrt(c * kernel * kernel))
+        weights[f"w{target}"] = rng.standard_normal(spec.weight_shape, np.float32) * scale
+        weights[f"b{target}"] = rng.standard_normal(channels, np.float32)
+        layers.append(Conv(f"conv{target}", source, target, spec, f"w{target}", f"b{target}", "relu", residual))
+        return target
+
+    a = conv(0, 64)
+    b = conv(a, 64)
+    c = conv(b, 64, residual=a)
+    d = conv(c, 32, kernel=1)
+    e = conv(c, 32)
+    tensors.append(Tensor("sum", 1, 32, 12, 12))
+    layers.append(Add("sum", (d, e), len(tensors) - 1, None))
+    return LayerGraph("small", tuple(tensors), tuple(layers), 0, len(tensors) - 1, (1, 32, 12, 12), weights)
+
+
+@cache
+def image(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((1, 16, 12, 12), np.float32)
+
+
+@cache
+def answer(seed: int = 0) -> NDArray[Any]:
+    return run_graph(network(), image(seed))
+
+
+def assert_right(output: NDArray[Any], seed: int = 0, tolerance: float = 1e-4) -> None:
+    expected = answer(seed)
+    assert output.shape == expected.shape
+    assert np.max(np.abs(output - expected)) <= tolerance * np.max(np.abs(expected))
+
+
+class FaultyHub(Hub):
+    """``strike(message)`` is called before each message (sender, receiver, number) is delivered; True drops it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+        self.strike: Callable[[str, str, int], bool] = lambda origin, to, number: False
+
+    def _route(self, origin: str, to: str, frames: Sequence[Frame]) -> None:
+        self.number += 1
+        if not self.strike(origin, to, self.number):
+            super()._route(origin, to, frames)
+
+
+class FaultCluster:
+    """``workers`` in-process workers with the real interpreter; ``engine`` runs the small network on them."""
+
+    def __init__(self, workers: int = 3, *, build: Any = Executable, **options: Any) -> None:
+        self.hub = FaultyHub()
+        self.names = [f"worker/{number}" for number in range(1, workers + 1)]
+        self.alive: dict[str, tuple[Worker, threading.Thread]] = {}
+        self.dead: list[tuple[Worker, threading.Thread]] = []
+        self._build = build
+        for name in self.names:
+            self.start(name)
+        self.session = Session(self.hub.endpoint("master"), self.names, timeout_s=options.pop("timeout_s", 20.0), **options)
+
+    def start(self, name: str) -> Worker:
+        """A worker under this name, as a new process of it would be."""
+        worker = Worker(self.hub.endpoint(name), build=self._build)
+        thread = threading.Thread(target=worker.serve, daemon=True)
+        thread.start()
+        self.alive[name] = worker, thread
+        return worker
+
+    def cut(self, rank: int) -> None:
+        """Pull a worker's cable for good."""
+        name = self.names[rank - 1]
+        self.dead.append(self.alive.pop(name))
+        self.hub.cut(name, "its cable was pulled")
+
+    def restart(self, rank: int) -> Worker:
+        return self.start(self.names[rank - 1])
+
+    def cut_at(self, rank: int, number: int) -> None:
+        """Pull the cable just before the ``number``-th message from now on would be delivered."""
+        at = self.hub.number + number
+
+        def strike(origin: str, to: str, sent: int) -> bool:
+            if sent >= at and self.names[rank - 1] in self.alive:
+                self.cut(rank)
+            return False
+
+        self.hub.strike = strike
+
+    def engine(self, scheme: str = "auto", **choices: Any) -> Engine:
+        """Rates and links under which every scheme distributes."""
+        topology = Topology.uniform(self.session.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
+        return Engine(network(), self.session, topology, Choices(scheme=scheme, **{"threshold": 0.0, **choices}))
+
+    def close(self) -> None:
+        self.session.close()
+        for worker, thread in [*self.alive.values(), *self.dead]:
+            worker.stop()
+            thread.join(10.0)
+            assert not thread.is_alive(), "a worker did not stop"
+
+    def __enter__(self) -> FaultCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
