@@ -18,7 +18,7 @@ from fogconv.topology import Device, Link, Topology, kernel_class
 
 SPECS_PER_CLASS = 4
 LARGE_BYTES = 2_000_000
-STEP_S = 20e-6
+STEP_S = float(__import__("os").environ.get("STEP_S", "20e-6"))
 """What a step costs beside its kernel: a bound call, a frame handed on."""
 
 

@@ -1,0 +1,107 @@
+"""fogconv's master in a node: plans, loads, then runs inferences back to back when asked."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.fog.conversation import Facts, converse
+from bench.fog.rates import measure
+from bench.fog.subject import subject
+from fogconv import program as ir
+from fogconv.cluster.interpreter import Executable
+from fogconv.cluster.session import Loaded, RunResult, Session
+from fogconv.export import export
+from fogconv.layers import Host, LayerGraph
+from fogconv.lower import lower
+from fogconv.plan import Plan
+from fogconv.planner import plan, stored_bytes
+
+if TYPE_CHECKING:
+    from bench.fog.driver import Job
+
+
+class Subject:
+    """The graph, its host calls, its input, and what torch says the answer is."""
+
+    def __init__(self, net: str) -> None:
+        zoo, self.image = subject(net)
+        x = torch.from_numpy(self.image)
+        with torch.inference_mode():
+            self.reference: NDArray[np.float32] = zoo.module(x).numpy()
+        self.graph: LayerGraph = export(zoo.module, x, net)
+
+    def host(self, layer: int, values: dict[Any, Any], maps: Any) -> Any:
+        call = self.graph.layers[layer]
+        assert isinstance(call, Host)
+        return call.call(values, *maps)
+
+    def error(self, output: NDArray[Any]) -> Facts:
+        difference = np.abs(output.reshape(self.reference.shape) - self.reference)
+        return {
+            "max_abs_error": float(difference.max()),
+            "max_abs_reference": float(np.abs(self.reference).max()),
+        }
+
+
+def plan_facts(found: Plan, graph: LayerGraph) -> Facts:
+    """What the plan promises: seconds, bytes through each card, who holds which share of the weights."""
+    stored = stored_bytes(found, graph)
+    whole = sum(graph.weights[conv.weight].nbytes for conv in graph.convs) or 1
+    return {
+        "predicted_s": found.predicted_s,
+        "card_bytes": found.card_bytes,
+        "max_weight_share": max(stored.values()) / whole,
+        "modes": [placement.mode for placement in found.placements],
+    }
+
+
+def where_time_went(loaded: Loaded, result: RunResult) -> Facts:
+    """Seconds per rank by kind of step, waiting (the gaps before receives) apart; seconds per layer and rank."""
+    ranks: dict[int, dict[str, float]] = {}
+    layers: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for rank, times in sorted(result.times.items()):
+        program, kinds = loaded.programs[rank], defaultdict[str, float](float)
+        last = result.begin_ns
+        for step, (begin, end) in zip(program.steps, times.tolist(), strict=True):
+            kinds["wait" if isinstance(step, ir.Recv) else "between"] += max(0, begin - last) * 1e-9
+            kinds[type(step).__name__] += (end - begin) * 1e-9
+            layers[program.layers[step.layer]][rank] += (end - begin) * 1e-9
+            last = end
+        ranks[rank] = dict(kinds)
+    return {"ranks": ranks, "layers": layers}
+
+
+def drive(job: Job, folder: Path, session: Session) -> None:
+    torch.set_num_threads(1)
+    it = Subject(job.net)
+    topology = measure(session, it.graph, job.shares, Executable, job.sync_s)
+    found = plan(it.graph, topology, scheme=job.scheme, wire=job.wire, **job.options)
+    lowered = lower(it.graph, found)
+    loaded = session.load(lowered.programs, lowered.weights, host=it.host)
+    first = session.run(loaded, [it.image])
+    facts = plan_facts(found, it.graph) | it.error(first.outputs[0])
+    facts |= {"gamma": [dict(device.gamma_s_per_mac) for device in topology.devices]}
+    facts |= {"links": [[i, j, link.latency_s, link.s_per_byte] for (i, j), link in topology.links.items()]}
+    facts |= {"steps": [len(program.steps) for program in lowered.programs]}
+
+    def run(repeats: int) -> Facts:
+        results: list[RunResult] = []
+        stamps = [time.perf_counter()]
+        for _ in range(repeats):
+            results.append(session.run(loaded, [it.image]))
+            stamps.append(time.perf_counter())
+        return {
+            "seconds": np.diff(stamps).tolist(),
+            "latency_s": [result.latency_s for result in results],
+            "trace": [where_time_went(loaded, result) for result in results],
+            **it.error(results[-1].outputs[0]),
+        }
+
+    converse(folder, facts, run)
