@@ -5,6 +5,7 @@ mean        the historical mean: of this very layer, or else of its kernel class
 regression  Neurosurgeon (Kang et al. 2017): a regression per type of layer over its sizes, fitted by logarithms
 forest      a random forest over the fused kernel's sizes, as in nn-Meter (Zhang et al. 2021), with the device's load as a
             feature, as in PerDNN (Jeong et al. 2020); needs scikit-learn
+boosted     the same features in gradient-boosted trees, which come closer for fewer samples; needs scikit-learn
 
 All learn from the same samples, so that they can be compared; the first three need numpy only.
 """
@@ -120,35 +121,51 @@ class Regression:
 
 
 @dataclass(frozen=True, slots=True)
-class Forest:
-    """A random forest for the logarithm of seconds per computed MAC, so that what it predicts scales with the layer."""
+class Trees:
+    """Decision trees for the logarithm of seconds per computed MAC, so that what they predict scales with the layer."""
 
-    trees: Any
-    name: str = "forest"
+    name: str
+    model: Any
 
     @staticmethod
-    def fit(samples: Sequence[Sample]) -> Forest:
+    def forest(samples: Sequence[Sample]) -> Trees:
         """Raises DependencyError without scikit-learn."""
-        try:
-            from sklearn.ensemble import ExtraTreesRegressor
-        except ImportError as error:
-            raise DependencyError("scikit-learn is not installed: pip install 'fogconv[model]'") from error
-        features = np.array([_features(sample.spec, sample.load) for sample in samples])
-        target = np.log([sample.seconds / _computed_macs(sample.spec) for sample in samples])
-        trees = ExtraTreesRegressor(n_estimators=200, min_samples_leaf=1, max_features=0.6, random_state=0)
-        trees.fit(features, target)
-        return Forest(trees)
+        ensemble = _sklearn_ensemble()
+        return _trees("forest", ensemble.RandomForestRegressor(200, max_features=0.5, random_state=0), samples)
+
+    @staticmethod
+    def boosted(samples: Sequence[Sample]) -> Trees:
+        """Raises DependencyError without scikit-learn."""
+        model = _sklearn_ensemble().GradientBoostingRegressor(
+            n_estimators=400, max_depth=5, learning_rate=0.05, subsample=0.6, random_state=0
+        )
+        return _trees("boosted", model, samples)
 
     def seconds(self, spec: ConvSpec, load: float = 0.0) -> float:
-        rate = self.trees.predict(_features(spec, load)[None])[0]
+        rate = self.model.predict(_features(spec, load)[None])[0]
         return float(math.exp(rate) * _computed_macs(spec))
+
+
+def _trees(name: str, model: Any, samples: Sequence[Sample]) -> Trees:
+    features = np.array([_features(sample.spec, sample.load) for sample in samples])
+    model.fit(features, np.log([sample.seconds / _computed_macs(sample.spec) for sample in samples]))
+    return Trees(name, model)
+
+
+def _sklearn_ensemble() -> Any:
+    try:
+        from sklearn import ensemble
+    except ImportError as error:
+        raise DependencyError("scikit-learn is not installed: pip install 'fogconv[model]'") from error
+    return ensemble
 
 
 FITS: dict[str, Callable[[Sequence[Sample]], Predictor]] = {
     "macs": Macs.fit,
     "mean": HistoricalMean.fit,
     "regression": Regression.fit,
-    "forest": Forest.fit,
+    "forest": Trees.forest,
+    "boosted": Trees.boosted,
 }
 """Every predictor by name."""
 
@@ -249,31 +266,40 @@ def _computed_macs(spec: ConvSpec) -> float:
 
 
 def _features(spec: ConvSpec, load: float) -> NDArray[np.float64]:
-    """Sizes, memory touched, work per byte, and how the blocks and tiles divide."""
+    """Sizes, memory touched, work per byte, and how blocks of channels and tiles of pixels divide the layer."""
     kh, kw = spec.kernel
+    h, w = spec.out_height, spec.out_width
+    c, f = spec.in_channels, spec.out_channels
     macs = _computed_macs(spec)
-    n_bytes = 4.0 * (spec.input_elements + spec.output_elements + spec.weight_elements)
-    kinds = [1.0 if kernel_class(spec) == kind else 0.0 for kind in KERNEL_CLASSES]
+    elements = (spec.weight_elements, spec.input_elements, spec.output_elements)
+    logs = [math.log(value) for value in (macs, sum(elements), macs / sum(elements), *elements, h * w)]
+    # The last tile of a row is computed in full; so is the last group of output blocks.
+    waste = [math.ceil(w / tile) * tile / w for tile in (4, 6, 7, 8, 9, 14, 28)]
+    waste += [math.ceil(f / (BLOCK * blocks)) * BLOCK * blocks / f for blocks in (2, 3)]
     return np.array(
         [
-            math.log(macs),
-            math.log(n_bytes),
-            math.log(macs / n_bytes),
-            math.log(4.0 * spec.weight_elements),
-            math.log(4.0 * spec.input_elements),
-            math.log(4.0 * spec.output_elements),
-            _blocks(spec.in_channels),
-            _blocks(spec.out_channels),
-            _blocks(spec.out_channels) % 2,
-            _blocks(spec.out_channels) % 3,
-            spec.out_height,
-            spec.out_width,
-            spec.out_width % 14,
-            spec.out_width % 8,
+            *logs,
+            *waste,
+            macs / spec.macs,
+            math.log(c / spec.groups * kh * kw),
+            c,
+            f,
+            c % BLOCK,
+            f % BLOCK,
+            _blocks(c),
+            _blocks(f),
+            _blocks(f) % 2,
+            _blocks(f) % 3,
+            h,
+            w,
+            w % 14,
+            w % 8,
+            spec.height * spec.width,
             kh * kw,
             kw,
             spec.stride[1],
+            (spec.padding[0] + spec.padding[1]) / h,
             load,
-            *kinds,
+            *(1.0 if kernel_class(spec) == kind else 0.0 for kind in KERNEL_CLASSES),
         ]
     )

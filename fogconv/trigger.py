@@ -21,7 +21,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from fogconv.errors import GeometryError, InputError
@@ -179,9 +179,8 @@ def _cheapest(spec: ConvSpec, topology: Topology, *, master_computes: bool, even
     order = sorted(topology.workers, key=lambda rank: _alone_s(spec, topology, rank, cost))
     kind = kernel_class(spec)
     best: _Best | None = None
-    for split, ranks in heapq.nsmallest(
-        EXACT, _candidates(spec, order, master_computes), key=lambda pair: _rough_s(spec, topology, pair)
-    ):
+    candidates = _candidates(spec, topology, order, master_computes)
+    for _, split, ranks in heapq.nsmallest(EXACT, candidates, key=lambda candidate: candidate[0]):
         weights = tuple(1.0 if even else topology.rate(rank, kind) for rank in ranks)
         try:
             shards = conv_grid(spec, ranks, split.p, weights)
@@ -195,19 +194,29 @@ def _cheapest(spec: ConvSpec, topology: Topology, *, master_computes: bool, even
     return best
 
 
-def _candidates(spec: ConvSpec, order: Sequence[int], master_computes: bool) -> Iterator[tuple[Split, tuple[int, ...]]]:
-    """Every split over the best m workers, and the master where it computes."""
-    for m in range(1, len(order) + 1):
+def _candidates(
+    spec: ConvSpec, topology: Topology, order: Sequence[int], master_computes: bool
+) -> Iterator[tuple[float, Split, tuple[int, ...]]]:
+    """(roughly T_cld, split, ranks) for every split over the best m workers, and the master where it computes."""
+    base = master_rates(topology, spec, order[:1])
+    kind = kernel_class(spec)
+    sums = [0.0] * 4
+    if master_computes:
+        sums[0], sums[1] = topology.devices[0].gamma(kind), topology.devices[0].step_s
+    for m, rank in enumerate(order, start=1):
+        # Running sums, or a thousand workers would be averaged a thousand times.
+        device, there, back = topology.devices[rank], topology.link(0, rank), topology.link(rank, 0)
+        sums[0] += device.gamma(kind)
+        sums[1] += device.step_s
+        sums[2] += (there.latency_s + back.latency_s) / 2
+        sums[3] += (there.wake_s + back.wake_s) / 2
         ranks = (0, *order[:m]) if master_computes else tuple(order[:m])
-        for split in splits(spec, len(ranks)):
-            yield split, ranks
+        parts = len(ranks)
+        mean = replace(base, gamma=sums[0] / parts, step=sums[1] / parts, alpha=sums[2] / m, wake=sums[3] / m)
+        for split in splits(spec, parts):
+            yield t_cld(spec, mean, split, master_computes=master_computes).total_s, split, ranks
     if master_computes and not any(splits(spec, 2)):  # a single channel: it goes to a worker or stays
-        yield Split(), (order[0],)
-
-
-def _rough_s(spec: ConvSpec, topology: Topology, pair: tuple[Split, tuple[int, ...]]) -> float:
-    split, ranks = pair
-    return t_cld(spec, master_rates(topology, spec, ranks), split, master_computes=0 in ranks).total_s
+        yield t_cld(spec, base, Split()).total_s, Split(), (order[0],)
 
 
 def _alone_s(spec: ConvSpec, topology: Topology, rank: int, cost: Seconds) -> float:

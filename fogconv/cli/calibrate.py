@@ -30,7 +30,7 @@ def calibrate(
     quick: Annotated[bool, typer.Option("--quick", help="In under 2 s, without spreads.")] = False,
     predictor: Annotated[
         str | None,
-        typer.Option(help="Also time random convs and compare predictors: macs, mean, regression, forest or all."),
+        typer.Option(help="Also time random convs and compare predictors: macs, mean, regression, forest, boosted or all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The profile on stdout.")] = False,
 ) -> None:
