@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fogconv.cluster.connect import connect as connect
+    from fogconv.nn import DistributedConv2d as DistributedConv2d
+    from fogconv.nn import distribute as distribute
 
 __version__ = "0.1.0"
 
-_LAZY: dict[str, str] = {"connect": "fogconv.cluster.connect"}
+_LAZY: dict[str, str] = {
+    "connect": "fogconv.cluster.connect",
+    "DistributedConv2d": "fogconv.nn",
+    "distribute": "fogconv.nn",
+}
 
-__all__ = ["__version__", "connect"]
+__all__ = ["DistributedConv2d", "__version__", "connect", "distribute"]
 
 
 def __getattr__(name: str) -> Any:
