@@ -19,7 +19,7 @@ from fogconv.cluster.messages import KINDS, PAYLOADS, PROTOCOL_VERSION, AnyMessa
 from fogconv.errors import WireError
 
 Frame = bytes | memoryview
-"""One frame: bytes, or a contiguous view of bytes."""
+"""One frame: bytes, or a contiguous one-dimensional view of bytes (so that ``len`` counts bytes)."""
 
 MAGIC = b"FOGC"
 MAX_HEADER_BYTES = 4 << 20
@@ -56,26 +56,52 @@ def encode(message: AnyMessage, *payloads: Frame) -> list[Frame]:
         raise WireError(f"{type(message).__name__} carries {_PAYLOADS_OF[kind]} payloads, not {len(payloads)}")
     if not payloads:
         return [_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, 0) + _encode(message)]
-    sizes = b""
-    for payload in payloads:
-        size = nbytes(payload)
-        if size > MAX_PAYLOAD_BYTES:
-            raise WireError(f"a payload of {size} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
-        sizes += _SIZE.pack(size)
-    return [_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, len(payloads)) + sizes + _encode(message), *payloads]
-
-
-def nbytes(frame: Frame) -> int:
-    return len(frame) if isinstance(frame, bytes) else frame.nbytes
+    size = len(payloads[0])
+    if size > MAX_PAYLOAD_BYTES:
+        raise WireError(f"a payload of {size} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+    return [_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, 1) + _SIZE.pack(size) + _encode(message), payloads[0]]
 
 
 def peek(header: Frame, limit: int = MAX_PAYLOAD_BYTES) -> tuple[int, ...]:
     """The payload sizes that a header declares, checked against ``limit``. Raises WireError, VersionError."""
-    size = nbytes(header)
+    return _prelude(header, limit)[1]
+
+
+def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[AnyMessage, Sequence[Frame]]:
+    """A message and its payload frames, which are those given. Raises WireError, VersionError.
+
+    A single frame may hold header and payload, one after the other.
+    """
+    if not frames:
+        raise WireError("a message without frames")
+    header = frames[0]
+    kind, sizes = _prelude(header, limit)
+    start = _PRELUDE.size + _SIZE.size * len(sizes)
+    body = memoryview(header)[start:]
+    payloads = frames[1:]
+    if sizes:
+        if not payloads and len(sizes) == 1 and sizes[0] <= len(body):
+            cut = len(body) - sizes[0]
+            body, payloads = body[:cut], (body[cut:],)
+        elif len(payloads) != len(sizes):
+            raise WireError(f"{len(sizes)} payloads declared, {len(payloads)} came")
+        elif len(payloads[0]) != sizes[0]:
+            raise WireError(f"a payload of {sizes[0]} bytes declared, {len(payloads[0])} came")
+    elif payloads:
+        raise WireError(f"no payload declared, {len(payloads)} came")
+    try:
+        message: AnyMessage = _DECODERS[kind].decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # ValueError: a ConvSpec's own check; UnicodeDecodeError is one too.
+        raise WireError(f"a malformed {KINDS[kind].__name__}: {error}") from error
+    return message, payloads
+
+
+def _prelude(header: Frame, limit: int) -> tuple[int, tuple[int, ...]]:
+    """(kind, payload sizes). Types carry one payload at most, so one is enough to check."""
+    size = len(header)
     if size < _PRELUDE.size:
         raise WireError(f"a header of {size} bytes is shorter than its prelude of {_PRELUDE.size}")
-    if size > MAX_HEADER_BYTES:
-        raise WireError(f"a header of {size} bytes is over the limit of {MAX_HEADER_BYTES}")
     magic, version, kind, count = _PRELUDE.unpack_from(header)
     if magic != MAGIC:
         raise WireError("not a message of fogconv: wrong magic bytes")
@@ -85,34 +111,13 @@ def peek(header: Frame, limit: int = MAX_PAYLOAD_BYTES) -> tuple[int, ...]:
         raise WireError(f"unknown message type {kind}")
     if count != _PAYLOADS_OF[kind]:
         raise WireError(f"{KINDS[kind].__name__} carries {_PAYLOADS_OF[kind]} payloads, not {count}")
-    if size < _PRELUDE.size + count * _SIZE.size:
-        raise WireError(f"a header of {size} bytes is too short for {count} payload sizes")
+    if size > MAX_HEADER_BYTES:
+        raise WireError(f"a header of {size} bytes is over the limit of {MAX_HEADER_BYTES}")
     if not count:
-        return ()
-    sizes = struct.unpack_from(f"<{count}Q", header, _PRELUDE.size)
-    for declared in sizes:
-        if declared > limit:
-            raise WireError(f"{KINDS[kind].__name__} declares a payload of {declared} bytes; the limit is {limit}")
-    return sizes
-
-
-def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[AnyMessage, Sequence[Frame]]:
-    """A message and its payload frames, which are those given. Raises WireError, VersionError."""
-    if not frames:
-        raise WireError("a message without frames")
-    header = frames[0]
-    sizes = peek(header, limit)
-    payloads = frames[1:]
-    if len(payloads) != len(sizes):
-        raise WireError(f"{len(sizes)} payloads declared, {len(payloads)} came")
-    for payload, declared in zip(payloads, sizes, strict=True):
-        if nbytes(payload) != declared:
-            raise WireError(f"a payload of {declared} bytes declared, {nbytes(payload)} came")
-    kind = memoryview(header)[6]
-    try:
-        body = memoryview(header)[_PRELUDE.size + _SIZE.size * len(sizes) :]
-        message: AnyMessage = _DECODERS[kind].decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        # ValueError: a ConvSpec's own check; UnicodeDecodeError is one too.
-        raise WireError(f"a malformed {KINDS[kind].__name__}: {error}") from error
-    return message, payloads
+        return kind, ()
+    if size < _PRELUDE.size + _SIZE.size:
+        raise WireError(f"a header of {size} bytes is too short for a payload size")
+    (declared,) = _SIZE.unpack_from(header, _PRELUDE.size)
+    if declared > limit:
+        raise WireError(f"{KINDS[kind].__name__} declares a payload of {declared} bytes; the limit is {limit}")
+    return kind, (declared,)

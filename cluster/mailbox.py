@@ -12,11 +12,12 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.codec import Frame, nbytes
+from fogconv.cluster.codec import Frame
 from fogconv.cluster.switchboard import Switchboard
 from fogconv.errors import ClusterError, TransportTimeout
 
 Payload = NDArray[np.uint8]
+SHORT_BYTES = 4096
 
 
 class Mailbox(Protocol):
@@ -51,7 +52,7 @@ class Inbox:
         if self.over(run):
             return False
         known = self._payloads.get((run, origin, tag))
-        self.bytes += nbytes(payload) - (nbytes(known) if known is not None else 0)
+        self.bytes += len(payload) - (len(known) if known is not None else 0)
         self._payloads[run, origin, tag] = payload
         return True
 
@@ -62,7 +63,7 @@ class Inbox:
             raise failure
         payload = self._payloads.pop((run, origin, tag), None)
         if payload is not None:
-            self.bytes -= nbytes(payload)
+            self.bytes -= len(payload)
         return payload
 
     def fail(self, run: int, error: Exception) -> None:
@@ -76,7 +77,7 @@ class Inbox:
     def close_through(self, run: int) -> None:
         """Close this run and all before it."""
         for key in [key for key in self._payloads if key[0] <= run]:
-            self.bytes -= nbytes(self._payloads.pop(key))
+            self.bytes -= len(self._payloads.pop(key))
         for number in [number for number in self._failures if number <= run]:
             del self._failures[number]
         self._floor = max(self._floor, run)
@@ -89,7 +90,7 @@ class Inbox:
             self._floor += 1
             self._closed.discard(self._floor)
         for key in [key for key in self._payloads if key[0] == run]:
-            self.bytes -= nbytes(self._payloads.pop(key))
+            self.bytes -= len(self._payloads.pop(key))
 
     def over(self, run: int) -> bool:
         return run <= self._floor or run in self._closed
@@ -139,4 +140,5 @@ def as_array(frame: Frame) -> Payload:
     Small ZeroMQ frames lie anywhere in its read buffer; Numba would compile a kernel anew for unaligned arrays.
     """
     array: Payload = np.frombuffer(frame, np.uint8)
-    return array if array.ctypes.data % 16 == 0 else array.copy()
+    # Asking where an array lies takes longer than copying a short one.
+    return array.copy() if len(array) <= SHORT_BYTES or array.ctypes.data % 16 else array

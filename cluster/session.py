@@ -204,6 +204,11 @@ class Session:
         return len(self._links) + 1
 
     @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called; nothing can be run any more."""
+        return self._closed
+
+    @property
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers that are there, by rank."""
         return tuple(link.info for link in self._links.values() if link.info is not None and link.life.joined)
@@ -240,9 +245,7 @@ class Session:
             return frozenset()
         away = [self._links[rank] for rank in self._away]
         if timeout_s:
-            self._board.wait(
-                lambda: True if all(link.life.state is not State.JOINING for link in away) else None, timeout_s
-            )
+            self._board.wait(lambda: True if all(link.life.state is not State.JOINING for link in away) else None, timeout_s)
         else:
             self._board.drain()
         back = frozenset(link.rank for link in away if link.life.joined)
@@ -492,8 +495,8 @@ class Session:
         for rank, (message, payload) in done.items():
             info = self._links[rank].info
             offset = 0 if info is None else info.clock_offset_ns
-            if codec.nbytes(payload) != 16 * len(loaded.programs[rank].steps):
-                raise WireError(f"rank {rank} reports times of {codec.nbytes(payload)} bytes for its program")
+            if len(payload) != 16 * len(loaded.programs[rank].steps):
+                raise WireError(f"rank {rank} reports times of {len(payload)} bytes for its program")
             times[rank] = np.frombuffer(payload, np.int64).reshape(-1, 2) - offset
             sent[rank], received[rank] = message.sent_bytes, message.received_bytes
         return RunResult(run, outputs, begin_ns, latency_s, times, sent, received)

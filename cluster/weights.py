@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.codec import Frame, nbytes
+from fogconv.cluster.codec import Frame
 from fogconv.cluster.mailbox import as_array
 from fogconv.errors import WireError
 from fogconv.layers import weight_key
@@ -36,8 +36,8 @@ class WeightStore:
 
     def put(self, key: str, shape: tuple[int, ...], payload: Frame) -> None:
         """Keep fp32 values that came with ``key``. Raises WireError when the bytes do not fit the shape or the key."""
-        if math.prod(shape) * 4 != nbytes(payload):
-            raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes, {nbytes(payload)} came")
+        if math.prod(shape) * 4 != len(payload):
+            raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes, {len(payload)} came")
         array = as_array(payload).view(np.float32).reshape(shape)
         if weight_key(array) != key:
             raise WireError(f"the weights that came as {key} have the content key {weight_key(array)}")
