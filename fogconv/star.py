@@ -13,7 +13,7 @@ from fogconv.partition import on
 from fogconv.plan import Placement, Plan, Work
 from fogconv.program import Wire
 from fogconv.topology import Topology
-from fogconv.trigger import Decision, Trigger, decide
+from fogconv.trigger import Decision, Seconds, Trigger, decide
 
 
 def plan_star(
@@ -25,8 +25,12 @@ def plan_star(
     master_computes: bool = True,
     even: bool = False,
     wire: Wire = "fp32",
+    seconds: Seconds | None = None,
 ) -> Plan:
-    """Raises InputError for an unknown trigger or threshold. ``placement.decision`` keeps S, the estimate and the reason."""
+    """Raises InputError for an unknown trigger or threshold. ``placement.decision`` keeps S, the estimate and the reason.
+
+    ``seconds`` prices a shard on a rank instead of γ·MACs (see `fogconv.predictors`).
+    """
     placements = []
     seconds = 0.0
     for layer in graph.layers:
@@ -38,6 +42,7 @@ def plan_star(
                 threshold=threshold,
                 master_computes=master_computes,
                 even=even,
+                seconds=seconds,
             )
             placement = conv_placement(graph, layer, decision, len(topology))
             seconds += placement.predicted["total_s"]

@@ -1,0 +1,141 @@
+"""The master of bench.model_accuracy, inside node 0: calibrates under the quota, plans the star, runs, reports every term.
+
+python -m bench.accuracy_master FOLDER TASK        TASK is a Task as JSON
+
+It is asked four things, in this order: MEASURE (quota on), LOAD (quota off), then as many inferences as wanted (quota on).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from bench.fog.conversation import Facts, converse
+from bench.fog.master import Subject
+from fogconv.calibration import FULL, measure_link
+from fogconv.cluster.connect import connect
+from fogconv.cluster.interpreter import Executable
+from fogconv.cluster.measure import conv_seconds, copy_bytes_per_s
+from fogconv.cluster.session import Loaded, Session
+from fogconv.geometry import ConvSpec
+from fogconv.lower import lower
+from fogconv.plan import Plan
+from fogconv.predictors import Predictor, Sample, fit, random_convs
+from fogconv.program import Program
+from fogconv.report import layer_reports
+from fogconv.star import plan_star
+from fogconv.topology import Device, Link, Topology
+
+MEASURE, LOAD = -1, -2
+
+
+class Task(msgspec.Struct, frozen=True):
+    """``net`` and where the workers are. ``samples``: random convs that the predictor learns from."""
+
+    net: str
+    cluster: str
+    samples: int = 240
+    predictor: str = "boosted"
+
+
+class Master:
+    def __init__(self, task: Task, session: Session) -> None:
+        torch.set_num_threads(1)
+        self.task, self.session = task, session
+        self.subject = Subject(task.net)
+        # Without the quota, by the thread's own time: kernels do the same work whatever the quota is.
+        specs = random_convs(task.samples, seed=3)
+        seconds = conv_seconds(specs, Executable, repeats=2, least_s=0.01, clock=time.thread_time)
+        self.predictor: Predictor = fit(task.predictor, [Sample(s, t) for s, t in zip(specs, seconds, strict=True)])
+        session.measure(FULL[:2], repeats=1)
+        self.topology: Topology
+        self.slower: list[float] = []
+        self.plan: Plan
+        self.programs: tuple[Program, ...]
+        self.loaded: Loaded
+
+    def answer(self, number: int) -> Facts:
+        if number == MEASURE:
+            return self.measure()
+        if number == LOAD:
+            return self.load()
+        return self.run(number)
+
+    def measure(self) -> Facts:
+        """Under the quota: how much slower each node is than its kernels' own time, and every link."""
+        probe = FULL[:2]
+        own = [self.predictor.seconds(spec) for spec in probe]
+        seconds: list[Sequence[float]] = [conv_seconds(probe, Executable, least_s=0.4)]
+        answers = self.session.measure(probe, repeats=20)
+        seconds += [answers[rank].seconds for rank in sorted(answers)]
+        self.slower = [float(np.mean([t / o for t, o in zip(found, own, strict=True)])) for found in seconds]
+        links: dict[tuple[int, int], Link] = {}
+        alphas = []
+        for worker in self.session.workers:
+            there, back, _ = measure_link(self.session, worker.rank, rounds=12)
+            for link in (there, back):
+                links[link.origin, link.to] = Link(link.alpha_s, link.beta_s_per_element / 4)
+                alphas.append(link.alpha_s)
+        copy = self.slower[0] / copy_bytes_per_s()
+        devices = [
+            Device(f"node {rank}", {"default": 1e-10 * slow}, copy, 2e-5 * slow) for rank, slow in enumerate(self.slower)
+        ]
+        self.topology = Topology(tuple(devices), links)
+        return {"slower": self.slower, "alpha_s": alphas, "beta": [link.s_per_byte for link in links.values()], "copy": copy}
+
+    def seconds(self, rank: int, spec: ConvSpec) -> float:
+        return self.predictor.seconds(spec) * self.slower[rank]
+
+    def load(self) -> Facts:
+        graph = self.subject.graph
+        self.plan = plan_star(graph, self.topology, threshold=0, master_computes=False, seconds=self.seconds)
+        lowered = lower(graph, self.plan)
+        self.programs = lowered.programs
+        self.loaded = self.session.load(lowered.programs, lowered.weights, host=self.subject.host)
+        self.session.run(self.loaded, [self.subject.image])
+        return {"splits": [placement.split for placement in self.plan.placements]}
+
+    def run(self, repeats: int) -> Facts:
+        found = []
+        for _ in range(repeats):
+            self.session.synchronise()
+            result = self.session.run(self.loaded, [self.subject.image])
+            reports = layer_reports(self.subject.graph, self.plan, self.programs, result.times)
+            found.append(
+                {
+                    "latency_s": result.latency_s,
+                    "layers": [
+                        {
+                            "name": report.name,
+                            "split": report.split,
+                            "predicted": report.predicted,
+                            "measured": report.measured,
+                            "bytes_tx": report.bytes_tx,
+                            "bytes_rx": report.bytes_rx,
+                        }
+                        for report in reports
+                    ],
+                }
+            )
+        return {"runs": found}
+
+
+def main(folder: Path, text: str) -> None:
+    task = msgspec.json.decode(text, type=Task)
+
+    def local(program: Program, weights: Any, host: Any) -> Executable:
+        return Executable(program, weights, threads=1, host=host)
+
+    with connect(task.cluster, local=local, timeout_s=600.0, connect_timeout_s=60.0) as session:
+        converse(folder, {}, Master(task, session).answer)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
