@@ -56,7 +56,7 @@ class Prices:
             received[move.target] += n_bytes
             for rank in (move.source, move.target):
                 device = self.topology.devices[rank]
-                handled[rank] += device.copy_s(raw * self._passes) + device.step_s
+                handled[rank] += device.copy_s(raw * self._passes) + device.step_s + device.message_s
             latency_s = max(latency_s, link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
             slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
         cards = enumerate(self._cards)

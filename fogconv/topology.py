@@ -56,7 +56,9 @@ class Device:
     """One rank's computer. ``gamma_s_per_mac`` needs a "default"; the other kernel classes fall back to it.
 
     ``copy_s_per_byte`` prices cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one step of a
-    program (a kernel call, a frame handed to the transport). Raises TopologyError for rates that can't be.
+    program (a kernel call, a frame handed to the transport), ``message_s`` what sending or receiving one message takes of
+    the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one. Raises
+    TopologyError for rates that can't be.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Device:
     threads: int = 1
     address: str = ""
     joules_per_mac: float = 0.0
+    message_s: float = 0.0
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:
@@ -78,7 +81,7 @@ class Device:
                 gamma > 0 and math.isfinite(gamma),
                 f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive",
             )
-        for what in ("copy_s_per_byte", "step_s", "joules_per_mac"):
+        for what in ("copy_s_per_byte", "step_s", "joules_per_mac", "message_s"):
             _not_negative(f"device {self.name}", what, getattr(self, what))
         _require(
             self.memory_bytes is None or self.memory_bytes > 0,
@@ -102,7 +105,13 @@ class Device:
         """The same device ``rate`` times as fast. Raises TopologyError unless the rate is positive."""
         _require(rate > 0 and math.isfinite(rate), f"device {self.name}: rate is {rate}; it must be positive")
         gamma = {kind: value / rate for kind, value in self.gamma_s_per_mac.items()}
-        return replace(self, gamma_s_per_mac=gamma, copy_s_per_byte=self.copy_s_per_byte / rate, step_s=self.step_s / rate)
+        return replace(
+            self,
+            gamma_s_per_mac=gamma,
+            copy_s_per_byte=self.copy_s_per_byte / rate,
+            step_s=self.step_s / rate,
+            message_s=self.message_s / rate,
+        )
 
 
 @dataclass(frozen=True, slots=True)
