@@ -33,6 +33,9 @@ CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "
 CHUNK_BYTES = 256 * 1024
 """How much of a large input is worked on before its output channels are complete: a part of the second-level cache."""
 
+FEW, UNROLLED = 4, 24
+"""First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
+
 HEADER, ITEM, TILE = 8, 16, 6
 
 
@@ -104,8 +107,11 @@ class DirectKernel:
         depth = spec.in_channels // spec.groups * spec.kernel[0] * spec.kernel[1]
         self.passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth, packed.vectors)
         run_direct.compile("void(int64[::1])")
+        few = (0, 0)
+        if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
+            few = (spec.in_channels, spec.kernel[1])
         self._addresses = {
-            (p.vectors, rows, columns): tile_address(make_tile(isa, rows, columns, p.vectors, BLOCK * spec.stride[1]))
+            (p.vectors, rows, columns): tile_address(make_tile(isa, rows, columns, p.vectors, BLOCK * spec.stride[1], few))
             for p in self.passes
             for rows, columns in p.cover.shapes
         }

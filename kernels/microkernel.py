@@ -40,6 +40,8 @@ class Tile:
     unroll: int = 4
     by_lane: bool = False
     """Load vl input channels at once and multiply by lane: what aarch64 has instead of broadcasts from memory."""
+    few: tuple[int, int] = (0, 0)
+    """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
     """Fetch one line of what ``ahead`` points at per input channel."""
 
@@ -159,7 +161,9 @@ def emit_tile(
 
     row_stride = field(Field.ROW_STRIDE)
 
-    def products(sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int) -> list[Value]:
+    def products(
+        sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int = 0
+    ) -> list[Value]:
         """sums += x · weights over some input channels that lie side by side."""
         sums = list(sums)
         rows = [x]
@@ -170,7 +174,7 @@ def emit_tile(
         for k in range(channels):
             if tile.prefetch:
                 v.prefetch(builder, ahead, 64 * k)
-            w = [v.load(builder, weights, vl, 4 * vl * (k * nv + n), align=4 * vl) for n in range(nv)]
+            w = [v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl) for n in range(nv)]
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
                 if by_lane:
@@ -237,12 +241,34 @@ def emit_tile(
             def kernel_row(now: Sequence[Value]) -> list[Value]:
                 return strided(taps, tap_stride, now, tap)
 
+            def short_row(now: Sequence[Value]) -> list[Value]:
+                *sums, start, weights, ahead = now
+                count, wide = tile.few
+                at = start
+                for tap in range(wide):
+                    sums = products(sums, at, weights, ahead, count, tap * count)
+                    at = v.shifted(builder, at, tap_stride)
+                return [*sums, start, v.shifted(builder, weights, 4 * vl * nv * count * wide), ahead]
+
+            if tile.few[0]:
+                kernel_row = short_row
             *sums, _, weights, ahead = strided(kernel_rows, kernel_row_stride, [*sums, x, weights, ahead], kernel_row)
             return [*sums, start, weights, ahead, v.shifted(builder, which, 16)]
 
         *results, _ = v.loop(builder, field(Field.PARTS), [*now, fields], part, at_least_once=True)
         return results
 
+    if tile.few[0]:
+        # Little is computed per byte here: ask early for the output's lines, and for the input of the tile below.
+        for base, offset in _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE):
+            if offset % 64 == 0:
+                v.prefetch(builder, base, offset, v.WRITE_L1)
+        kernel_rows, line_stride = field(Field.KERNEL_ROWS), field(Field.KERNEL_ROW_STRIDE)
+        below = v.shifted(builder, x, builder.mul(kernel_rows, line_stride))
+        for _ in range(tile.step // 16):
+            for line in range(tile.columns * tile.step // 16):
+                v.prefetch(builder, below, 64 * line)
+            below = v.shifted(builder, below, line_stride)
     start = [v.load(builder, bias, vl, 4 * vl * n, align=4 * vl) for n in range(nv)]
     sums: list[Value] = [start[n] for _ in range(tile.pixels) for n in range(nv)]
     first = v.shifted(builder, x, field(Field.FULL_OFFSET))
@@ -257,25 +283,8 @@ def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], 
     """Residual, clamp, store."""
     flags = v.load_i64(builder, fields, Field.FLAGS)
 
-    def addressed(base: Value, block_stride: Field, row_stride: Field) -> list[tuple[Value, int]]:
-        """For each (pixel, vector): an address and a constant offset."""
-        per_block = 16 // tile.vl
-        down, over = (v.load_i64(builder, fields, which) for which in (row_stride, block_stride))
-        places: list[tuple[Value, int]] = []
-        row = base
-        for r in range(tile.rows):
-            row = v.shifted(builder, row, down) if r else row
-            blocks = [row]
-            for _ in range(1, -(-tile.vectors // per_block)):
-                blocks.append(v.shifted(builder, blocks[-1], over))
-            for column in range(tile.columns):
-                places += [
-                    (blocks[n // per_block], 64 * column + 4 * tile.vl * (n % per_block)) for n in range(tile.vectors)
-                ]
-        return places
-
     def add(now: Sequence[Value]) -> list[Value]:
-        places = addressed(residual, Field.RESIDUAL_BLOCK_STRIDE, Field.RESIDUAL_ROW_STRIDE)
+        places = _places(builder, tile, fields, residual, Field.RESIDUAL_BLOCK_STRIDE, Field.RESIDUAL_ROW_STRIDE)
         return [
             builder.fadd(value, v.load(builder, base, tile.vl, offset))
             for value, (base, offset) in zip(now, places, strict=True)
@@ -291,15 +300,33 @@ def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], 
 
     sums = v.when(builder, wanted(Flag.RESIDUAL), sums, add)
     sums = v.when(builder, wanted(Flag.CLAMP), sums, clamp)
-    for value, (base, offset) in zip(sums, addressed(out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE), strict=True):
+    for value, (base, offset) in zip(
+        sums, _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE), strict=True
+    ):
         v.store(builder, value, base, offset)
 
 
-def make_tile(isa: Isa, rows: int, columns: int, vectors: int, step: int, prefetch: bool = False) -> Tile:
+def _places(
+    builder: Builder, tile: Tile, fields: Value, base: Value, block_stride: Field, row_stride: Field
+) -> list[tuple[Value, int]]:
+    """For each (pixel, vector) of a tile: an address and a constant offset."""
+    per_block = 16 // tile.vl
+    down, over = (v.load_i64(builder, fields, which) for which in (row_stride, block_stride))
+    places: list[tuple[Value, int]] = []
+    row = base
+    for r in range(tile.rows):
+        row = v.shifted(builder, row, down) if r else row
+        blocks = [row]
+        for _ in range(1, -(-tile.vectors // per_block)):
+            blocks.append(v.shifted(builder, blocks[-1], over))
+        for column in range(tile.columns):
+            places += [(blocks[n // per_block], 64 * column + 4 * tile.vl * (n % per_block)) for n in range(tile.vectors)]
+    return places
+
+
+def make_tile(isa: Isa, rows: int, columns: int, vectors: int, step: int, few: tuple[int, int] = (0, 0)) -> Tile:
     """The tile as the instruction set likes it built."""
-    return Tile(
-        rows, columns, vectors, step, isa.vector_length, isa.fused, unroll=4, by_lane=isa.name == "neon", prefetch=prefetch
-    )
+    return Tile(rows, columns, vectors, step, isa.vector_length, isa.fused, by_lane=isa.name == "neon", few=few)
 
 
 def clamp_bounds(low: float, high: float) -> int:

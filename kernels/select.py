@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fogconv.errors import KernelError
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import depthwise
 from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin
@@ -12,7 +13,7 @@ from fogconv.kernels.direct import DirectKernel
 from fogconv.kernels.grouped import GroupedKernel
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.scratch import Scratch
-from fogconv.kernels.winograd import WinogradKernel
+from fogconv.kernels.winograd import WinogradKernel, form_of
 
 
 class Kernel(Protocol):
@@ -63,7 +64,10 @@ def prepare_kernel(
     if algorithm == "depthwise":
         return depthwise.DepthwiseKernel.prepare(spec, isa, weight, bias, activation)
     if algorithm.startswith("winograd"):
-        return WinogradKernel.prepare(spec, isa, int(algorithm[-1]), weight, bias, activation, scratch)
+        form = form_of(spec, int(algorithm[-1]))
+        if form is None:
+            raise KernelError(f"there is no {algorithm} for {spec}")
+        return WinogradKernel.prepare(spec, isa, form, weight, bias, activation, scratch)
     if algorithm == "grouped":
         return GroupedKernel.prepare(spec, isa, weight, bias, activation, scratch)
     return DirectKernel.prepare(spec, isa, weight, bias, activation)

@@ -1,11 +1,11 @@
-"""Winograd convolution F(m×m, 3×3): (m+2)² products per m² outputs instead of 9·m², 2.25 (m = 2) or 4 (m = 4) times fewer.
+"""Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36.
 
-For some tiles at a time: transform their inputs into V, multiply the (m+2)² matrices with the micro-kernel that direct
+Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time: transform their inputs into V, multiply the matrices, one per element, with the micro-kernel that direct
 convolution uses (a tile takes the place of a pixel), transform the products M back into the output.
 
     V  [element][input block][tile][16]      U  [element][group][input channel][lane]      M  [element][output block][tile][16]
 
-The elements of V and of M lie an odd number of cache lines apart, or all (m+2)² would fall into one set of the cache.
+The elements of V and of M lie an odd number of cache lines apart, or all would fall into one set of the cache.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fogconv.kernels.bound import PIXEL, Bound, Place, address_of, bind, place
 from fogconv.kernels.direct import CLAMPS, Channels, part
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.jit import jit
-from fogconv.kernels.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
+from fogconv.kernels.microkernel import FIELDS, Field, Flag, call_tile, make_tile, tile_address
 from fogconv.kernels.scratch import Scratch
 from fogconv.kernels.tiling import Pass, plan_passes
-from fogconv.kernels.transforms import input_intrinsic, output_intrinsic, transform_weights
+from fogconv.kernels.transforms import Form, input_intrinsic, output_intrinsic, transform_weights
 from fogconv.kernels.vector import activate, load, store
 
 SCRATCH_BYTES = 768 * 1024
@@ -38,15 +38,24 @@ LEAST_TILES = 56
 HEADER, BLOCK_NUMBERS, ITEM, TILE = 32, 10, 8, 2
 
 
-def can_run(spec: ConvSpec) -> bool:
-    """Whether Winograd's algorithm exists for the shape: 3×3, stride and dilation 1, no groups."""
-    return spec.kernel == (3, 3) and spec.stride == (1, 1) and spec.dilation == (1, 1) and spec.groups == 1
+KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
+"""7×7 would need 100 elements per tile, and loses too many digits in two dimensions."""
+
+
+def form_of(spec: ConvSpec, m: int) -> Form | None:
+    """The form with m (2 or 4) outputs per transformed dimension; None where the layer has none (stride, dilation, groups)."""
+    if spec.kernel not in KERNELS or spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
+        return None
+    kh, kw = spec.kernel
+    return Form((m if kh > 1 else 1, m if kw > 1 else 1), spec.kernel)
 
 
 @cache
-def driver(m: int, isa: Isa) -> Any:
+def driver(form: Form, isa: Isa) -> Any:
     """The compiled function that walks the numbers of `WinogradKernel.bind`."""
-    transform_input, transform_output = input_intrinsic(m, isa), output_intrinsic(m, isa)
+    transform_input, transform_output = input_intrinsic(form, isa), output_intrinsic(form, isa)
+    down, right = form.outputs
+    elements = form.elements
 
     @jit
     def run_winograd(a):  # type: ignore[no-untyped-def]
@@ -67,11 +76,11 @@ def driver(m: int, isa: Isa) -> Any:
                 for block in range(x_blocks):
                     to = v + block * v_block
                     for tile in range(first, last):
-                        row, column = m * (tile // across), m * (tile % across)
+                        row, column = down * (tile // across), right * (tile % across)
                         start = x + block * x_block + row * x_row + 64 * column
                         transform_input(start, x_row, x_rows - row, x_columns - column, to, v_element)
                         to += 64
-                for element in range((m + 2) * (m + 2)):
+                for element in range(elements):
                     for item in range(items, items_end, ITEM):
                         weights = weights_start + element * weights_element + a[item]
                         to = products + element * m_element + a[item + 1]
@@ -85,7 +94,7 @@ def driver(m: int, isa: Isa) -> Any:
                 for block in range(out_first, out_last):
                     start = products + block * m_block
                     for tile in range(first, last):
-                        row, column = m * (tile // across), m * (tile % across)
+                        row, column = down * (tile // across), right * (tile % across)
                         to = out + block * out_block + row * out_row + 64 * column
                         more = residual + block * residual_block + row * residual_row + 64 * column
                         rows, columns = height - row, width - column
@@ -94,8 +103,8 @@ def driver(m: int, isa: Isa) -> Any:
                         )
                         start += 64
                         if code > 0:
-                            for i in range(min(m, rows)):
-                                for j in range(min(m, columns)):
+                            for i in range(min(down, rows)):
+                                for j in range(min(right, columns)):
                                     store(to + i * out_row + 64 * j, activate(load(to + i * out_row + 64 * j), code))
 
     return run_winograd
@@ -117,13 +126,13 @@ class WinogradKernel:
     """U and everything that does not depend on addresses."""
 
     def __init__(
-        self, spec: ConvSpec, isa: Isa, m: int, activation: str | None, packed: WinogradWeights, scratch: Scratch
+        self, spec: ConvSpec, isa: Isa, form: Form, activation: str | None, packed: WinogradWeights, scratch: Scratch
     ) -> None:
-        self.spec, self.isa, self.m, self.activation = spec, isa, m, activation
-        self.algorithm = f"winograd{m}"
+        self.spec, self.isa, self.form, self.activation = spec, isa, form, activation
+        self.algorithm = f"winograd{max(form.outputs)}"
         self._packed, self._scratch = packed, scratch
-        self._down, self._across = -(-spec.out_height // m), -(-spec.out_width // m)
-        driver(m, isa).compile("void(int64[::1])")
+        self._down, self._across = _tiles(spec, form)
+        driver(form, isa).compile("void(int64[::1])")
 
     def warm(self, threads: int) -> None:
         """Compile what ``bind`` will need for so many threads."""
@@ -144,14 +153,15 @@ class WinogradKernel:
 
     @staticmethod
     def prepare(
-        spec: ConvSpec, isa: Isa, m: int, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
+        spec: ConvSpec, isa: Isa, form: Form, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
     ) -> WinogradKernel:
-        tiles = max(_set_sizes(spec, m, -(-spec.out_height // m) * -(-spec.out_width // m)))
+        down, across = _tiles(spec, form)
+        tiles = max(_set_sizes(spec, form, down * across))
         passes = plan_passes(isa, 1, tiles, spec.out_channels, spec.in_channels)
-        return WinogradKernel(spec, isa, m, activation, pack(weight, bias, m, isa, passes[0].vectors), scratch)
+        return WinogradKernel(spec, isa, form, activation, pack(weight, bias, form, isa, passes[0].vectors), scratch)
 
     def at(self, spec: ConvSpec) -> WinogradKernel:
-        return WinogradKernel(spec, self.isa, self.m, self.activation, self._packed, self._scratch)
+        return WinogradKernel(spec, self.isa, self.form, self.activation, self._packed, self._scratch)
 
     def unpack(self) -> tuple[Array, Array | None]:
         f = self.spec.out_channels
@@ -160,21 +170,18 @@ class WinogradKernel:
     @property
     def wanted_margin(self) -> Margin:
         """Enough for whole tiles to the right and below."""
-        s = self.spec
+        s, (mh, mw), (kh, kw) = self.spec, self.form.outputs, self.form.kernel
         top, bottom, left, right = s.padding
-        return Margin(
-            top,
-            max(bottom, self._down * self.m + 2 - top - s.height),
-            left,
-            max(right, self._across * self.m + 2 - left - s.width),
-        )
+        below = self._down * mh + kh - 1 - top - s.height
+        beside = self._across * mw + kw - 1 - left - s.width
+        return Margin(top, max(bottom, below), left, max(right, beside))
 
     @property
     def weight_bytes(self) -> int:
         return self._packed.u.nbytes + self._packed.bias.nbytes
 
     def _set_sizes(self, tiles: int) -> tuple[int, ...]:
-        return _set_sizes(self.spec, self.m, tiles)
+        return _set_sizes(self.spec, self.form, tiles)
 
     def _passes(self, tiles: int) -> tuple[Pass, ...]:
         spec = self.spec
@@ -188,7 +195,7 @@ class WinogradKernel:
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
         """The call that does one thread's share: some of the tiles, or of the output channels where tiles are few."""
-        spec, isa, a2 = self.spec, self.isa, (self.m + 2) ** 2
+        spec, isa, a2 = self.spec, self.isa, self.form.elements
         at_x, at_out = place("the input", x), place("the output", out)
         at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
         tiles, out_blocks = self._down * self._across, blocks(spec.out_channels)
@@ -269,7 +276,7 @@ class WinogradKernel:
             numbers += [*item[:5], first_call + TILE * item[5], first_call + TILE * item[6], 0]
         for call in calls:
             numbers += call
-        return bind(driver(self.m, isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
+        return bind(driver(self.form, isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
 
     def _blocks_of(self, thread: int, threads: int, tiles: int) -> tuple[int, int]:
         """The output blocks whose sums one thread makes when threads share the output channels."""
@@ -285,14 +292,20 @@ class WinogradKernel:
         return (min(touched), max(touched)) if touched else (0, 0)
 
 
-def _set_sizes(spec: ConvSpec, m: int, tiles: int) -> tuple[int, ...]:
+def _set_sizes(spec: ConvSpec, form: Form, tiles: int) -> tuple[int, ...]:
     """Into how many sets of how many tiles the work is cut, so that V and M stay in the cache."""
-    per_tile = 4 * (m + 2) ** 2 * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
+    per_tile = 4 * form.elements * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
     most = max(LEAST_TILES, SCRATCH_BYTES // per_tile // 14 * 14)
     if tiles <= most * 3 // 2:
         return (tiles,) if tiles else ()
     full, rest = divmod(tiles, most)
     return (most,) * full + ((rest,) if rest else ())
+
+
+def _tiles(spec: ConvSpec, form: Form) -> tuple[int, int]:
+    """Rows and columns of tiles."""
+    mh, mw = form.outputs
+    return -(-spec.out_height // mh), -(-spec.out_width // mw)
 
 
 def _odd_lines(lines: int) -> int:
@@ -313,21 +326,18 @@ def _fill(fields: Any, in_channels: int, tiles: int) -> None:
         fields[Field.PART_LANES + 2 * i] = lanes
 
 
-def pack(weight: Array, bias: Array | None, m: int, isa: Isa, vectors: int) -> WinogradWeights:
-    """(f, c, 3, 3) → U [(m+2)²][group][c][lane]."""
+def pack(weight: Array, bias: Array | None, form: Form, isa: Isa, vectors: int) -> WinogradWeights:
+    """(f, c, K_h, K_w) → U [element][group][c][lane]."""
     f, c = weight.shape[:2]
     vl = isa.vector_length
     lanes = -(-f // vl) * vl
-    a2 = (m + 2) ** 2
+    a2 = form.elements
     u, biases = aligned_zeros((a2, c * lanes)), aligned_zeros((blocks(f) * BLOCK,))
     for start in range(0, lanes, vectors * vl):
         wide = min(vectors * vl, lanes - start)
         stop = min(start + wide, f)
         piece = u[:, start * c : (start + wide) * c].reshape(a2, c, wide)
-        piece[:, :, : stop - start] = transform_weights(weight[start:stop].transpose(1, 0, 2, 3), m)
+        piece[:, :, : stop - start] = transform_weights(weight[start:stop].transpose(1, 0, 2, 3), form)
     if bias is not None:
         biases[:f] = bias
     return WinogradWeights(u, biases, weight, bias is not None, vectors)
-
-
-__all__ = ["WinogradKernel", "can_run", "clamp_bounds"]
