@@ -127,7 +127,8 @@ def main() -> None:
 def show(found: dict[str, Any]) -> None:
     print(
         f"{found['net']}, {found['rate']}, {found['workers']} workers: "
-        f"median layer error {found['median_layer_error']:.1%}, total {found['total_error']:.1%} of {found['latency_s']:.3f} s"
+        f"median layer error {found['median_layer_error']:.1%}, "
+        f"total {found['total_error']:.1%} of {found['latency_s']:.3f} s"
     )
     for term, sums in found["terms"].items():
         print(f"  {term:8s} predicted {sums['predicted_s']:8.3f} s   measured {sums['measured_s']:8.3f} s")

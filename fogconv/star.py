@@ -32,7 +32,7 @@ def plan_star(
     ``seconds`` prices a shard on a rank instead of γ·MACs (see `fogconv.predictors`).
     """
     placements = []
-    seconds = 0.0
+    total_s = 0.0
     for layer in graph.layers:
         if isinstance(layer, Conv) and not layer.linear:
             decision = decide(
@@ -45,11 +45,11 @@ def plan_star(
                 seconds=seconds,
             )
             placement = conv_placement(graph, layer, decision, len(topology))
-            seconds += placement.predicted["total_s"]
+            total_s += placement.predicted["total_s"]
             placements.append(placement)
         else:
             placements.append(at_home(graph, layer))
-    return Plan(graph.name, len(topology), "star", tuple(placements), wire, seconds)
+    return Plan(graph.name, len(topology), "star", tuple(placements), wire, total_s)
 
 
 def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: int) -> Placement:
