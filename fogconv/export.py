@@ -26,6 +26,7 @@ from fogconv.fusion import Draft, fuse
 from fogconv.grouping import group, live
 from fogconv.host import functional
 from fogconv.layers import Affine, Array, Conv, Host, Layer, LayerGraph, Tensor, reads, weight_key, writes
+from fogconv.nesting import nest_concats
 from fogconv.rules import RULES
 from fogconv.translate import Const, Hosted, Padded, Ref, Translator, op_name, shape_of
 
@@ -204,7 +205,7 @@ def _finish(
         return None if key is None else hashed[key]
 
     final = tuple(_renumbered(layer, numbers, keep) for layer in layers)
-    return LayerGraph(
+    graph = LayerGraph(
         name,
         tuple(tensors[index] for index in range(len(tensors))),
         final,
@@ -214,6 +215,7 @@ def _finish(
         weights,
         {"torch": torch.__version__},
     )
+    return nest_concats(graph)
 
 
 def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | None], str | None]) -> Layer:

@@ -131,8 +131,9 @@ class Span:
         return self.stop > self.start
 
     def __and__(self, other: Span) -> Span:
-        start = max(self.start, other.start)
-        return Span(start, max(start, min(self.stop, other.stop)))
+        start = self.start if self.start > other.start else other.start
+        stop = self.stop if self.stop < other.stop else other.stop
+        return Span(start, stop if stop > start else start)
 
     def __contains__(self, other: object) -> bool:
         """Whether the other Span lies inside this one (an empty one always does)."""
@@ -173,10 +174,22 @@ class Region:
         return c * h * w
 
     def __bool__(self) -> bool:
-        return bool(self.channels) and bool(self.rows) and bool(self.columns)
+        return (
+            self.channels.stop > self.channels.start
+            and self.rows.stop > self.rows.start
+            and self.columns.stop > self.columns.start
+        )
 
     def __and__(self, other: Region) -> Region:
-        return Region(self.channels & other.channels, self.rows & other.rows, self.columns & other.columns)
+        # The planner intersects some 10⁵ boxes, most of them disjoint: those end at the first axis.
+        channels = self.channels & other.channels
+        if channels.stop <= channels.start:
+            return NOTHING
+        rows = self.rows & other.rows
+        if rows.stop <= rows.start:
+            return NOTHING
+        columns = self.columns & other.columns
+        return Region(channels, rows, columns) if columns.stop > columns.start else NOTHING
 
     def __contains__(self, other: object) -> bool:
         return isinstance(other, Region) and (
@@ -209,6 +222,10 @@ class Region:
     def __str__(self) -> str:
         c, r, w = self.channels, self.rows, self.columns
         return f"[{c.start}:{c.stop}, {r.start}:{r.stop}, {w.start}:{w.stop}]"
+
+
+NOTHING = Region(Span(0, 0), Span(0, 0), Span(0, 0))
+"""The empty box."""
 
 
 def _around(whole: Span, part: Span) -> Iterable[Span]:

@@ -23,6 +23,8 @@ class LayoutBook:
         self.union = cache(self._union)
         self.move = cache(self._move)
         self.relabel = cache(self._relabel)
+        self.effort = 0
+        """Pairs of boxes compared so far: what the search costs, counted so that it is the same on every machine."""
 
     def number(self, layout: Layout) -> int:
         known = self._numbers.get(layout)
@@ -36,7 +38,8 @@ class LayoutBook:
 
     def _union(self, a: int, b: int) -> int:
         """What is held after ``b`` was brought to a tensor that was held as ``a``."""
-        pairs = zip(self[a].regions, self[b].regions, strict=True)
+        pairs = list(zip(self[a].regions, self[b].regions, strict=True))
+        self.effort += sum(len(ours) * len(theirs) for ours, theirs in pairs)
         return self.number(Layout(tuple(_merge(ours, theirs) for ours, theirs in pairs)))
 
     def _relabel(self, pieces: tuple[tuple[int, int], ...], whole: Region) -> int:
@@ -53,6 +56,7 @@ class LayoutBook:
         """The traffic that brings ``needed`` to where ``held`` is; with the detour over a layout (its number) where
         scattering first and exchanging then relieves the one card that has it all."""
         have, want = self[held], self[needed]
+        self.effort += sum(map(len, have.regions)) * sum(map(len, want.regions))
         moves = transfers(have, want)
         direct = self._prices.traffic(moves)
         via = self._scatter(have, want)

@@ -25,6 +25,14 @@ from fogconv.star import plan_star
 from fogconv.topology import Topology
 
 BEAM = 48
+EFFORT = 60_000
+"""Pairs of boxes that one search may compare (LayoutBook.effort); where it runs ahead of its share, fewer states are kept.
+
+A ResNet stays below; DenseNet's concatenations, whose channel shards are lists of dozens of boxes, would take minutes.
+"""
+LEAST_BEAM = 2
+RIVALS = 4
+"""So many of the cheapest paths are tried as shorter ways to the others."""
 
 SCHEMES = ("auto", "star", "depth", "rows", "local")
 
@@ -97,6 +105,7 @@ def _cheapest(graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, pen
     last_reader = {tensor: index for index, layer in enumerate(graph.layers) for tensor in reads(layer)}
     last_reader[graph.output] = len(graph.layers)
     paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
+    beam = BEAM
     for index, layer in enumerate(graph.layers):
         best: dict[tuple[tuple[int, int], ...], _Path] = {}
         dead = [tensor for tensor in (*reads(layer), *writes(layer)) if last_reader.get(tensor, -1) <= index]
@@ -116,13 +125,38 @@ def _cheapest(graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, pen
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
                     fixed = option.edge_s + option.sum_s + penalty * sum(option.stored)
                     _keep(best, path.cost + move_s + fixed, state, dead, _Choice(path.last, option, via, move_s))
-        paths = sorted(best.values(), key=lambda path: path.cost)[:BEAM]
+        if book.effort > EFFORT * (index + 1) / len(graph.layers):
+            beam = max(LEAST_BEAM, beam // 2)
+        else:
+            beam = min(BEAM, 2 * beam)
+        paths = _worth_keeping(book, sorted(best.values(), key=lambda path: path.cost), beam)
     home = options.whole_on_master(graph.output)
 
     def total(path: _Path) -> float:
         return path.cost + book.move(path.state[graph.output], home)[0].seconds
 
     return _plan(graph, book, scheme, wire, min(paths, key=total), prices)
+
+
+def _worth_keeping(book: LayoutBook, paths: list[_Path], beam: int) -> list[_Path]:
+    """The ``beam`` cheapest, without those whose layouts a cheaper path could be brought to for less than the difference."""
+    kept: list[_Path] = []
+    for path in paths:
+        if len(kept) == beam:
+            break
+        if not any(_reaches(book, cheaper, path) for cheaper in kept[:RIVALS]):
+            kept.append(path)
+    return kept
+
+
+def _reaches(book: LayoutBook, cheaper: _Path, path: _Path) -> bool:
+    left = path.cost - cheaper.cost
+    for tensor, layout in path.state.items():
+        first, second, _ = book.move(cheaper.state[tensor], layout)
+        left -= first.seconds + (0.0 if second is None else second.seconds)
+        if left < 0:
+            return False
+    return True
 
 
 def _bring(book: LayoutBook, state: _State, option: Option) -> tuple[_State, float, tuple[tuple[int, int], ...]]:
