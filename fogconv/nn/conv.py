@@ -277,11 +277,7 @@ def _transformed(tensor: Tensor) -> bool:
     """Inside vmap, grad or jvp, or where forward-mode gradients are taken: torch's own conv knows how."""
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return True
-    return (
-        torch.autograd.forward_ad._current_level >= 0
-        and torch._C._functorch.maybe_current_level() is None
-        and (torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None)
-    )
+    return bool(torch.autograd.forward_ad._current_level >= 0)
 
 
 class _Convolve(torch.autograd.Function):

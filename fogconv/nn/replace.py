@@ -44,8 +44,8 @@ def distribute(
 
     ``exclude`` names modules (with ``*`` and ``?``). With an ``example`` input the model is run once, in inference mode, to
     learn each conv's size, and only convs that the trigger lets out are replaced; without one every conv is, and decides
-    at each call. Convs that compute in a way of their own (a subclass with a forward, say) are left alone. Unless ``inplace``, the
-    model is copied. Raises InputError for names in ``exclude`` that fit no module.
+    at each call. Convs that compute in a way of their own (a subclass with a forward, say) are left alone. The model is
+    copied unless ``inplace``. Raises InputError for names in ``exclude`` that fit no module.
     """
     target = model if inplace else copy.deepcopy(model)
     convs = [
