@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Any
 
@@ -116,10 +117,8 @@ def test_a_changed_byte_never_raises_anything_but_a_wire_error(message: Any, pay
     header = bytearray(frames[0])
     place = data.draw(st.integers(0, len(header) - 1))
     header[place] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(WireError):
         codec.decode([bytes(header), *frames[1:]])
-    except WireError:
-        pass
 
 
 @settings(max_examples=300)
