@@ -156,7 +156,8 @@ def _star(steps: Sequence[_Timed]) -> dict[str, float | None]:
     ]
     if not (returns and works):
         return _alone(steps)
-    begin, end = min(t.begin for t in steps), max(t.end for t in steps if t.rank == 0)
+    # On the master's clock: workers may have begun on what they hold while the layer before was still on its way back.
+    begin, end = min(t.before for t in steps if t.rank == 0), max(t.end for t in steps if t.rank == 0)
     part = _seconds(sends)
     cut = begin + int(part * 1e9)
     # No arrivals: the workers hold the input already, from a layer that reads the same map.
