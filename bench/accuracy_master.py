@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
+from bench.fog.cgroup import quota_and_period_us
 from bench.fog.conversation import Facts, converse
 from bench.fog.master import Subject
 from fogconv.calibration import FULL, measure_link
@@ -27,13 +29,18 @@ from fogconv.cluster.session import Loaded, Session
 from fogconv.geometry import ConvSpec
 from fogconv.lower import lower
 from fogconv.plan import Plan
+from fogconv.prediction import star_terms
 from fogconv.predictors import Predictor, Sample, fit, random_convs
 from fogconv.program import Program
 from fogconv.report import layer_reports
+from fogconv.speedup import Terms
 from fogconv.star import plan_star
 from fogconv.topology import Device, Link, Topology
 
 MEASURE, LOAD = -1, -2
+CPU = 0.2
+"""Each node's share of a core."""
+PERIOD_S = quota_and_period_us(CPU)[1] * 1e-6
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -60,6 +67,7 @@ class Master:
         self.plan: Plan
         self.programs: tuple[Program, ...]
         self.loaded: Loaded
+        self.terms: dict[int, Terms] = {}
 
     def answer(self, number: int) -> Facts:
         if number == MEASURE:
@@ -91,7 +99,7 @@ class Master:
         return {"slower": self.slower, "alpha_s": alphas, "beta": [link.s_per_byte for link in links.values()], "copy": copy}
 
     def seconds(self, rank: int, spec: ConvSpec) -> float:
-        return self.predictor.seconds(spec) * self.slower[rank]
+        return under_quota(self.predictor.seconds(spec), self.slower[rank])
 
     def load(self) -> Facts:
         graph = self.subject.graph
@@ -100,6 +108,7 @@ class Master:
         self.programs = lowered.programs
         self.loaded = self.session.load(lowered.programs, lowered.weights, host=self.subject.host)
         self.session.run(self.loaded, [self.subject.image])
+        self.terms = star_terms(self.programs, self.topology, self.seconds)
         return {"splits": [placement.split for placement in self.plan.placements]}
 
     def run(self, repeats: int) -> Facts:
@@ -107,7 +116,7 @@ class Master:
         for _ in range(repeats):
             self.session.synchronise()
             result = self.session.run(self.loaded, [self.subject.image])
-            reports = layer_reports(self.subject.graph, self.plan, self.programs, result.times)
+            reports = layer_reports(self.subject.graph, self.plan, self.programs, result.times, convs_only=False)
             found.append(
                 {
                     "latency_s": result.latency_s,
@@ -115,16 +124,39 @@ class Master:
                         {
                             "name": report.name,
                             "split": report.split,
-                            "predicted": report.predicted,
+                            "predicted": vars_of(self.terms[index]),
                             "measured": report.measured,
                             "bytes_tx": report.bytes_tx,
                             "bytes_rx": report.bytes_rx,
                         }
-                        for report in reports
+                        for index, report in enumerate(reports)
+                        if report.distributed and index in self.terms
                     ],
                 }
             )
         return {"runs": found}
+
+
+def under_quota(cpu_s: float, slower: float) -> float:
+    """Seconds for so much work of a rank that waited before: it begins anywhere in a period, with that period's quota whole.
+
+    The emulated node works in bursts; a real slow device does not. On average over where in the period the work begins.
+    """
+    quota = PERIOD_S / slower
+    total, phases = 0.0, 50
+    for phase in range(phases):
+        rest_of_period = PERIOD_S * (phase + 0.5) / phases
+        first = min(quota, rest_of_period)
+        if cpu_s <= first:
+            total += cpu_s
+            continue
+        periods, left = divmod(cpu_s - first, quota)
+        total += rest_of_period + periods * PERIOD_S + left
+    return total / phases
+
+
+def vars_of(terms: Terms) -> dict[str, float]:
+    return {**asdict(terms), "total_s": terms.total_s}
 
 
 def main(folder: Path, text: str) -> None:

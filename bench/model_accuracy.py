@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from bench.accuracy_master import LOAD, MEASURE, Task
+from bench.accuracy_master import CPU, LOAD, MEASURE, Task
 from bench.fog.bed import FogBed
 from bench.fog.run import start
 from fogconv.cluster.interpreter import Executable
@@ -28,7 +28,6 @@ from fogconv.cluster.measure import conv_seconds
 from fogconv.errors import FogconvError
 from fogconv.predictors import Sample, compare, random_convs
 
-CPU = 0.2
 TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
 PORT = 5555
 TIMEOUT_S = 900.0

@@ -123,14 +123,16 @@ def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *
     away = [shard for shard in shards if shard.rank != 0]
     cut = sum(region.elements for region in {shard.input for shard in away}) * spec.batch
     joined = sum(shard.output.elements for shard in away) * spec.batch
-    sent = [(topology.link(0, shard.rank), shard.input.elements * spec.batch) for shard in away]
-    returned = [(topology.link(shard.rank, 0), shard.output.elements * spec.batch) for shard in away]
+    sent: list[tuple[Link, float]] = [(topology.link(0, shard.rank), shard.input.elements * spec.batch) for shard in away]
+    returned: list[tuple[Link, float]] = [
+        (topology.link(shard.rank, 0), shard.output.elements * spec.batch) for shard in away
+    ]
     tx, rx = topology.card(0)
     return Terms(
         master.copy_s(cut * BYTES_PER_ELEMENT),
-        _wire_s(sent, tx),
+        wire_s(sent, tx),
         max(seconds(shard.rank, shard.spec) for shard in shards),
-        _wire_s(returned, rx),
+        wire_s(returned, rx),
         master.copy_s(joined * BYTES_PER_ELEMENT),
     )
 
@@ -224,7 +226,7 @@ def _alone_s(spec: ConvSpec, topology: Topology, rank: int, cost: Seconds) -> fl
     return cost(rank, spec) + there.seconds(spec.input_elements) + back.seconds(spec.output_elements)
 
 
-def _wire_s(transfers: Sequence[tuple[Link, int]], card_s_per_byte: float) -> float:
+def wire_s(transfers: Sequence[tuple[Link, float]], card_s_per_byte: float) -> float:
     """The master's card takes one transfer after the other; a link slower than the card may take longer than all of them."""
     if not transfers:
         return 0.0
