@@ -71,10 +71,11 @@ class GradInput:
         self._groups = groups = 1 if self._depthwise else spec.groups
         c, f = spec.in_channels // groups, spec.out_channels // groups
         taps = spec.kernel[0] * spec.kernel[1]
-        tile = InputTile(1, 1) if self._depthwise else _choose(blocks(c), [phase.count for phase in columns])
+        tile = InputTile(1, 1, 1) if self._depthwise else _choose(spec, blocks(c), rows, columns)
         c_blocks = -(-blocks(c) // tile.vectors) * tile.vectors
-        right = overhang(columns, spec.out_width)[1] + tile.pixels - 1
-        margin = Margin(*overhang(rows, spec.out_height), overhang(columns, spec.out_width)[0], right)
+        top, bottom = overhang(rows, spec.out_height)
+        left, right = overhang(columns, spec.out_width)
+        margin = Margin(top, bottom + tile.rows - 1, left, right + tile.columns - 1)
         self._go = Blocked.empty(spec.batch * groups, f, spec.out_height, spec.out_width, margin)
         whole = Blocked.empty(spec.batch * groups, c_blocks * BLOCK, spec.height, spec.width)
         self._gi = Blocked(whole.data, c, spec.height, spec.width)
@@ -162,17 +163,25 @@ def _by_group(array: Array, groups: int) -> Array:
     return array.reshape(batch * groups, channels // groups, rows, columns)
 
 
-def _choose(c_blocks: int, counts: list[int]) -> InputTile:
-    """The tile that computes the least beyond the map; of equals the one that comes first."""
-    isa = host_isa()
+def _choose(spec: ConvSpec, c_blocks: int, rows: list[Phase], columns: list[Phase]) -> InputTile:
+    """The tile that loses least: to pixels and channels beyond the map, and to loads."""
 
     def cost(tile: InputTile) -> float:
-        pixels = sum(-(-count // tile.pixels) * tile.pixels for count in counts)
-        # Every broadcast and every weight is a load: the more of both per product, the slower.
-        loads = 1 / tile.pixels + 1 / tile.vectors
-        return pixels * (-(-c_blocks // tile.vectors)) * tile.vectors * (1 + 0.2 * loads)
+        computed = sum(phase.count if _by_image(spec, tile, phase) else _up(phase.count, tile.rows) for phase in rows)
+        computed *= sum(_up(phase.count, tile.columns) for phase in columns) * _up(c_blocks, tile.vectors)
+        # Per product 1/vectors broadcasts come from the first cache, 1/pixels vectors of weights from the second.
+        return computed * (1 + 0.15 / tile.vectors + 1.5 / tile.pixels)
 
-    return min(input_tiles(isa), key=cost)
+    return min(input_tiles(host_isa()), key=cost)
+
+
+def _by_image(spec: ConvSpec, tile: InputTile, row: Phase) -> bool:
+    """Whether the tile's rows are better taken from neighbouring images: where the map's rows do not fill it."""
+    return row.count % tile.rows > 0 and spec.batch % tile.rows == 0
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def _bind_input(
@@ -188,57 +197,54 @@ def _bind_input(
     panel = kernel_taps * BLOCK * PIXEL
     used = len(taps) // 2 * BLOCK * PIXEL * tile.vectors
     chunk = max(1, min(f_blocks, WEIGHTS_BYTES // used))
+    # Count and steps of the loop over single rows or images, then of the one that is taken tile by tile.
+    walks = [
+        (spec.batch, a.image * spec.groups, b.image * spec.groups),
+        (row.count, a.row, b.row * spec.stride[0]),
+    ]
+    if _by_image(spec, tile, row):
+        walks.reverse()
     numbers = (
-        *(a.address + group * a.image, a.image * spec.groups, a.block),
-        b.address + group * b.image + row.first * b.row + column.first * PIXEL,
-        *(b.image * spec.groups, b.block, b.row * spec.stride[0], PIXEL * spec.stride[1]),
+        *(a.address + group * a.image, a.block),
+        *(b.address + group * b.image + row.first * b.row + column.first * PIXEL, b.block, PIXEL * spec.stride[1]),
         *(address_of(panels[group]), panel, f_blocks * panel),
-        *(spec.batch, c_blocks // tile.vectors, f_blocks, chunk, row.count, column.count, a.row, len(taps) // 2),
-        *taps,
+        *(c_blocks // tile.vectors, f_blocks, chunk, *walks[0], *walks[1], column.count, len(taps) // 2, *taps),
     )
     return bind(_input(tile), numbers, go.data, panels, gi.data)
 
 
 @cache
 def _input(tile: InputTile) -> Any:
-    run, pixels, vectors = input_tile(tile), tile.pixels, tile.vectors
+    run, tile_rows, tile_columns, vectors = input_tile(tile), tile.rows, tile.columns, tile.vectors
 
     @jit
     def grad_input(a):  # type: ignore[no-untyped-def]
-        go, go_image, go_block = a[0], a[1], a[2]
-        gi, gi_image, gi_block, gi_row, gi_column = a[3], a[4], a[5], a[6], a[7]
-        w, w_input, w_output = a[8], a[9], a[10]
-        batch, c_groups, f_blocks, chunk, rows, columns, go_row, count = (
-            a[11],
-            a[12],
-            a[13],
-            a[14],
-            a[15],
-            a[16],
-            a[17],
-            a[18],
-        )
-        taps = a.ctypes.data + 19 * 8
+        go, go_block, gi, gi_block, gi_column, w, w_input, w_output = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
+        c_groups, f_blocks, chunk = a[8], a[9], a[10]
+        singles, go_single, gi_single, rows, go_row, gi_row = a[11], a[12], a[13], a[14], a[15], a[16]
+        columns, count, taps = a[17], a[18], a.ctypes.data + 19 * 8
         for c in range(c_groups):
             for f in range(0, f_blocks, chunk):
-                weights = w + c * vectors * w_output + f * w_input
-                for n in range(batch):
-                    for row in range(rows):
-                        source = go + n * go_image + f * go_block + row * go_row
-                        target = gi + n * gi_image + c * vectors * gi_block + row * gi_row
-                        for column in range(0, columns, pixels):
+                for single in range(singles):
+                    for row in range(0, rows, tile_rows):
+                        source = go + single * go_single + f * go_block + row * go_row
+                        target = gi + single * gi_single + c * vectors * gi_block + row * gi_row
+                        for column in range(0, columns, tile_columns):
                             run(
                                 source + column * 64,
+                                go_row,
                                 taps,
                                 count,
                                 min(chunk, f_blocks - f),
                                 go_block,
                                 w_input,
-                                weights,
+                                w + c * vectors * w_output + f * w_input,
                                 w_output,
                                 target + column * gi_column,
+                                gi_row,
                                 gi_column,
                                 gi_block,
+                                rows - row,
                                 columns - column,
                                 f,
                             )

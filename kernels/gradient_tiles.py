@@ -27,17 +27,25 @@ _LONG = ir.IntType(64)
 
 
 class InputTile(NamedTuple):
-    """Pixels along a row × blocks of input channels."""
+    """Rows × columns of pixels × blocks of input channels. The rows may as well be one row of several images."""
 
-    pixels: int
+    rows: int
+    columns: int
     vectors: int
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.columns
 
 
 def input_tiles(isa: Isa) -> tuple[InputTile, ...]:
     """The tiles that fit into the registers, the most efficient first."""
+    shapes: tuple[tuple[int, int, int], ...]
     if isa is AVX512:
-        return (InputTile(14, 2), InputTile(7, 4), InputTile(8, 3), InputTile(14, 1), InputTile(7, 1))
-    return (InputTile(6, 1), InputTile(4, 1))
+        shapes = ((1, 14, 2), (2, 7, 2), (1, 8, 3), (2, 4, 3), (1, 28, 1), (2, 14, 1), (4, 7, 1))
+    else:
+        shapes = ((1, 6, 1), (2, 3, 1))
+    return tuple(InputTile(*shape) for shape in shapes)
 
 
 def weight_lanes(isa: Isa, channels: int) -> int:
@@ -51,18 +59,36 @@ def _pointer(builder: Any, address: Any, offset: int) -> Any:
 
 @cache
 def input_tile(tile: InputTile) -> Any:
-    """Arguments: the address of the first pixel; pairs of offsets (go, w) for each tap and how many there are; blocks of f
-    and the steps from one to the next in go and w; w and the step to its next vector; the address of the first
-    output, the steps to the next pixel and vector, how many pixels are wanted, and whether to add to what is there.
+    """Arguments: the address of the first pixel and the step to the next row; pairs of offsets (go, w) for each tap and how
+    many there are; blocks of f and the steps between them in go and w; w and the step to its next vector; the address
+    of the first output, the steps to the next row, column and vector, how many rows and columns are wanted; whether to add.
     """
 
     @extending.intrinsic
     def run(  # type: ignore[no-untyped-def]
-        typingctx, go, taps, count, f_blocks, go_step, w_step, w, w_vector, out, pixel_step, vector_step, wanted, add
+        typingctx,
+        go,
+        go_row,
+        taps,
+        count,
+        f_blocks,
+        go_step,
+        w_step,
+        w,
+        w_vector,
+        out,
+        out_row,
+        out_column,
+        out_vector,
+        rows,
+        columns,
+        add,
     ):
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            go, taps, count, f_blocks, go_step, w_step, w, w_vector, out, pixel_step, vector_step, wanted, add = args
-            grid = [(pixel, v) for pixel in range(tile.pixels) for v in range(tile.vectors)]
+            go, go_row, taps, count, f_blocks, go_step, w_step, w, w_vector, *args = args
+            out, out_row, out_column, out_vector, rows, columns, add = args
+            pixels = [(row, column) for row in range(tile.rows) for column in range(tile.columns)]
+            grid = [(pixel, v) for pixel in pixels for v in range(tile.vectors)]
             slots = {at: cgutils.alloca_once(builder, _VEC) for at in grid}
             for slot in slots.values():
                 builder.store(activation.constant(_VEC, 0.0), slot)
@@ -73,19 +99,24 @@ def input_tile(tile: InputTile) -> Any:
                 w_offset = builder.load(builder.gep(pairs, [builder.add(first, _LONG(1))]))
                 source = builder.add(builder.add(go, go_offset), builder.mul(block.index, go_step))
                 weight = builder.add(builder.add(w, w_offset), builder.mul(block.index, w_step))
+                sources = [builder.add(source, builder.mul(go_row, _LONG(row))) for row in range(tile.rows)]
                 panels = [builder.add(weight, builder.mul(w_vector, _LONG(v))) for v in range(tile.vectors)]
                 for lane in range(BLOCK):
                     factors = [vector.emit_load(builder, _pointer(builder, panel, lane * 64)) for panel in panels]
-                    for pixel in range(tile.pixels):
-                        value = vector.emit_load_splat(builder, _pointer(builder, source, pixel * 64 + lane * 4))
+                    for pixel in pixels:
+                        row, column = pixel
+                        value = vector.emit_load_splat(builder, _pointer(builder, sources[row], column * 64 + lane * 4))
                         for v, factor in enumerate(factors):
                             slot = slots[pixel, v]
                             builder.store(activation.fma(builder, value, factor, builder.load(slot)), slot)
-            for pixel in range(tile.pixels):
-                with builder.if_then(builder.icmp_signed("<", _LONG(pixel), wanted)):
+            for pixel in pixels:
+                row, column = _LONG(pixel[0]), _LONG(pixel[1])
+                inside = builder.and_(builder.icmp_signed("<", row, rows), builder.icmp_signed("<", column, columns))
+                with builder.if_then(inside):
                     for v in range(tile.vectors):
-                        target = builder.add(out, builder.mul(pixel_step, _LONG(pixel)))
-                        target = builder.add(target, builder.mul(vector_step, _LONG(v)))
+                        target = builder.add(out, builder.mul(out_row, row))
+                        target = builder.add(target, builder.mul(out_column, column))
+                        target = builder.add(target, builder.mul(out_vector, _LONG(v)))
                         total = builder.load(slots[pixel, v])
                         with builder.if_else(builder.icmp_signed("!=", add, _LONG(0))) as (more, new):
                             with more:
@@ -95,7 +126,7 @@ def input_tile(tile: InputTile) -> Any:
                                 vector.emit_store(builder, target, total)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 13), codegen
+        return types.void(*[types.int64] * 16), codegen
 
     return run
 

@@ -47,7 +47,7 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / max(1e-30, np.abs(expected).max()))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(conv_specs(), st.integers(0, 2**31))
 def test_both_gradients_are_the_references(spec: ConvSpec, seed: int) -> None:
     x, weight, grad = arrays(spec, seed)
@@ -55,7 +55,7 @@ def test_both_gradients_are_the_references(spec: ConvSpec, seed: int) -> None:
     assert error(conv2d_grad_weight(x, grad, spec), reference.conv2d_grad_weight(x, grad, spec)) < 1e-5
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(conv_specs(), st.integers(0, 2**31))
 def test_gradients_are_adjoints_of_the_forward_pass(spec: ConvSpec, seed: int) -> None:
     """⟨conv(x), y⟩ = ⟨x, grad_input(y)⟩ = ⟨w, grad_weight(x, y)⟩."""
