@@ -19,14 +19,16 @@ import numpy as np
 import torch
 
 from bench.fog.cgroup import quota_and_period_us
-from bench.fog.conversation import Facts, converse
+from bench.fog.conversation import Facts, Voice
 from bench.fog.master import Subject
 from fogconv.calibration import FULL, measure_link
 from fogconv.cluster.connect import connect
 from fogconv.cluster.interpreter import Executable
-from fogconv.cluster.measure import conv_seconds, copy_bytes_per_s
+from fogconv.cluster.measure import conv_seconds
 from fogconv.cluster.session import Loaded, Session
 from fogconv.geometry import ConvSpec
+from fogconv.kernels import wire
+from fogconv.kernels.blocked import Blocked
 from fogconv.lower import lower
 from fogconv.plan import Plan
 from fogconv.prediction import star_terms
@@ -91,7 +93,7 @@ class Master:
             for link in (there, back):
                 links[link.origin, link.to] = Link(link.alpha_s, link.beta_s_per_element / 4)
                 alphas.append(link.alpha_s)
-        copy = self.slower[0] / copy_bytes_per_s()
+        copy = cut_s_per_byte()
         devices = [
             Device(f"node {rank}", {"default": 1e-10 * slow}, copy, 2e-5 * slow) for rank, slow in enumerate(self.slower)
         ]
@@ -137,6 +139,19 @@ class Master:
         return {"runs": found}
 
 
+def cut_s_per_byte(least_s: float = 0.5) -> float:
+    """What cutting a region out of a map takes, by the clock, in seconds per byte: the map does not fit into a cache."""
+    source = Blocked.empty(1, 64, 224, 224)
+    out = np.empty(source.batch * 64 * 224 * 224, np.float32)
+    extract = wire.bind_extract(source, 0, 64, out)
+    extract()
+    runs, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < least_s:
+        extract()
+        runs += 1
+    return (time.perf_counter() - begin) / runs / out.nbytes
+
+
 def under_quota(cpu_s: float, slower: float) -> float:
     """Seconds for so much work of a rank that waited before: it begins anywhere in a period, with that period's quota whole.
 
@@ -165,8 +180,9 @@ def main(folder: Path, text: str) -> None:
     def local(program: Program, weights: Any, host: Any) -> Executable:
         return Executable(program, weights, threads=1, host=host)
 
-    with connect(task.cluster, local=local, timeout_s=600.0, connect_timeout_s=60.0) as session:
-        converse(folder, {}, Master(task, session).answer)
+    with connect(task.cluster, local=local, timeout_s=600.0, connect_timeout_s=60.0, insecure=True) as session:
+        master = Master(task, session)
+        Voice(folder).serve({}, master.answer)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def case(net: str, rate: str, workers: int, repeats: int) -> dict[str, Any]:
         addresses = [f"tcp://{node.address}:{PORT}" for node in bed.nodes[1:]]
         task = Task(net, ",".join(addresses))
         serve: list[list[object]] = [
-            [sys.executable, "-m", "fogconv.cli.worker", "--bind", address, "--threads", 1] for address in addresses
+            [sys.executable, "-m", "fogconv.cli.worker", "--bind", address, "--threads", 1, "--insecure"]
+            for address in addresses
         ]
         drive: list[object] = ["-m", "bench.accuracy_master", folder / "master", msgspec.json.encode(task).decode()]
         master = start(stack, bed, folder, "master", [*serve, drive])

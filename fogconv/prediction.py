@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fogconv.cost import WIRE_BYTES
 from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
@@ -31,11 +32,22 @@ def star_terms(programs: Sequence[Program], topology: Topology, seconds: Seconds
                     layer.sent.append((topology.link(MASTER, step.to), _elements(step, program)))
                 case Recv() if program.rank == MASTER:
                     layer.returned.append((topology.link(step.origin, MASTER), _elements(step, program)))
+                    layer.origins[step.origin] += _elements(step, program)
                 case Conv():
                     layer.convs[program.rank].append(step.spec)
                 case Add() | Affine() if program.rank == MASTER:
                     layer.finished += step.target_region.elements * program.batch
-    return {index: layer.terms(topology, price) for index, layer in layers.items() if layer.sent or layer.returned}
+    found: dict[int, Terms] = {}
+    before: Terms | None = None
+    for index in sorted(layers):
+        if layers[index].sent or layers[index].returned:
+            terms = layers[index].terms(topology, price)
+            if before is not None and not layers[index].sent:
+                # The workers hold all of their input, and begin while the layer before is still on its way back.
+                hidden = min(terms.edge_s, before.rx_s + before.join_s)
+                terms = replace(terms, edge_s=terms.edge_s - hidden)
+            found[index] = before = terms
+    return found
 
 
 class _Layer:
@@ -44,6 +56,7 @@ class _Layer:
     def __init__(self) -> None:
         self.sent: list[tuple[Link, float]] = []
         self.returned: list[tuple[Link, float]] = []
+        self.origins: dict[int, float] = defaultdict(float)
         self.convs: dict[int, list[ConvSpec]] = defaultdict(list)
         self.finished = 0
 
@@ -51,13 +64,19 @@ class _Layer:
         master = topology.devices[MASTER]
         tx, rx = topology.card(MASTER)
         cut = sum(elements for _, elements in self.sent)
-        joined = sum(elements for _, elements in self.returned) + 2 * self.finished
+        # Before its return is on the wire a worker cuts it out of its map, as the master does with what it sends.
+        handed = max(
+            (topology.devices[rank].copy_s(elements * BYTES_PER_ELEMENT) for rank, elements in self.origins.items()),
+            default=0.0,
+        )
+        # Returns are taken in as they come: only the last one's joining is left when all are here.
+        joined = max((elements for _, elements in self.returned), default=0.0) + 2 * self.finished
         return Terms(
             master.copy_s(cut * BYTES_PER_ELEMENT) + master.step_s * len(self.sent),
             wire_s(self.sent, tx),
             max((sum(price(rank, spec) for spec in specs) for rank, specs in self.convs.items()), default=0.0),
-            wire_s(self.returned, rx),
-            master.copy_s(joined * BYTES_PER_ELEMENT) + master.step_s * len(self.returned),
+            wire_s(self.returned, rx) + handed,
+            master.copy_s(joined * BYTES_PER_ELEMENT) + master.step_s,
         )
 
 
