@@ -16,6 +16,7 @@ from typing import Any
 
 from fogconv import program as ir
 from fogconv.cluster.inproc import Hub
+from fogconv.cluster.keys import Keys, default_folder, is_local, read_keys
 from fogconv.cluster.measure import Build, Runnable
 from fogconv.cluster.service import cores
 from fogconv.cluster.session import Session
@@ -34,6 +35,8 @@ def connect(
     timeout_s: float = 60.0,
     connect_timeout_s: float = 5.0,
     heartbeat_s: float = 1.0,
+    keys: Keys | Path | None = None,
+    insecure: bool = False,
     threads: int | None = None,
     build: Build | None = None,
     local: Callable[[ir.Program, Mapping[str, Any], Any], Runnable] | None = None,
@@ -41,8 +44,9 @@ def connect(
     """Open a session with the workers named (see above).
 
     ``timeout_s`` is for each message that a run waits for, ``heartbeat_s`` the time within which a lost worker is noticed,
-    ``threads`` each in-process worker's. ``build`` and ``local`` stand in for the interpreter, for tests.
-    Raises InputError, ConnectError, RefusedError, DependencyError.
+    ``threads`` each in-process worker's. ``keys``, or the folder that holds them, encrypt every link; without, the user's
+    folder is used where a link leaves this machine, unless ``insecure``. ``build`` and ``local`` stand in for the
+    interpreter, for tests. Raises InputError, ConnectError, RefusedError, DependencyError.
     """
     options: dict[str, Any] = {"name": name, "timeout_s": timeout_s, "local": local}
     if isinstance(cluster, str) and cluster.startswith("inproc://"):
@@ -52,8 +56,25 @@ def connect(
     addresses = addresses_of(cluster)
     from fogconv.cluster.zeromq import ZeromqEndpoint
 
-    endpoint = ZeromqEndpoint(heartbeat_s=heartbeat_s)
-    return Session(endpoint, addresses, connect_timeout_s=connect_timeout_s, **options)
+    own = keys_for(addresses, keys, insecure)
+    endpoint = ZeromqEndpoint(heartbeat_s=heartbeat_s, keys=own)
+    try:
+        listed = [None if own is None else own.of_worker(address) for address in addresses]
+    except BaseException:
+        endpoint.close()
+        raise
+    return Session(endpoint, addresses, keys=listed, connect_timeout_s=connect_timeout_s, **options)
+
+
+def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool) -> Keys | None:
+    """The keys to use with these addresses; None where all is on this machine, or ``insecure``. Raises InputError."""
+    if isinstance(keys, Keys):
+        return keys
+    if keys is not None:
+        return read_keys(keys)
+    if insecure or all(is_local(address) for address in addresses):
+        return None
+    return read_keys(default_folder())
 
 
 def addresses_of(cluster: str | Sequence[str] | Path) -> list[str]:

@@ -91,6 +91,9 @@ class InprocEndpoint:
     def wake(self) -> None:
         self._events.put(None)
 
+    def admit(self, keys: frozenset[str]) -> None:
+        pass
+
     def probe(self, peer: Peer) -> bool:
         return self._hub._there(str(peer))
 

@@ -119,6 +119,9 @@ class MpiEndpoint:
     def wake(self) -> None:
         self._events.put(None)
 
+    def admit(self, keys: frozenset[str]) -> None:
+        pass
+
     def probe(self, peer: Peer) -> bool:
         return True
 

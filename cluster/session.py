@@ -294,7 +294,8 @@ class Session:
         )
         for link in present:
             self._send(link, peers)
-        self.synchronise(sorted(ranks))
+        # With keys everybody is asked: an answer shows that the list of peers has arrived, and peers may connect.
+        self.synchronise(sorted(ranks) if not peers.keys else [link.rank for link in present])
 
     def synchronise(self, ranks: Iterable[int] | None = None) -> None:
         """Measure the workers' clocks against the master's."""

@@ -63,6 +63,9 @@ class Endpoint(Protocol):
     def wake(self) -> None:
         """Make a waiting ``receive`` return None now."""
 
+    def admit(self, keys: frozenset[str]) -> None:
+        """With encryption: besides masters, peers with these public keys may connect. Replaces the last such set."""
+
     def probe(self, peer: Peer) -> bool:
         """False if this peer is known to be gone; True where it is there or nobody knows."""
 

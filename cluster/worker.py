@@ -86,7 +86,7 @@ class Worker:
     """One worker on one endpoint. ``serve`` is its life; ``stop`` and ``attend`` may be called from other threads.
 
     ``memory_limit_bytes`` is for the whole process (0: none). ``keep_weights``: for the next load and the next master.
-    ``once``: stop when the first master leaves.
+    ``once``: stop when the first master leaves. ``masters``: the public keys of those who may be one; None: anybody.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Worker:
         memory_limit_bytes: int = 0,
         keep_weights: bool = True,
         once: bool = False,
+        masters: frozenset[str] | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.life = Lifecycle()
@@ -108,6 +109,7 @@ class Worker:
         self._build = build or _interpreter()
         self._keep_weights = keep_weights
         self._once = once
+        self._masters = masters
         self._clock_ns = clock_ns
         self._board = Switchboard(endpoint, self._handle)
         self._mastery: Mastery | None = None
@@ -162,7 +164,10 @@ class Worker:
             case m.Hello():
                 self._greet(event, message)
             case m.Attach():
-                if mastery is not None and message.session == mastery.hello.session:
+                # Where the master named keys, a peer must have proven that rank's.
+                key = None if mastery is None else mastery.addresses.keys.get(message.rank)
+                proven = key is None or key == event.credential
+                if mastery is not None and message.session == mastery.hello.session and proven:
                     mastery.incoming[event.peer] = message.rank
             case m.StatusQuery():
                 self._send(event.peer, self._status(message))
@@ -177,6 +182,7 @@ class Worker:
                     self._endpoint.disconnect(peer)
                 mastery.outgoing.clear()
                 mastery.addresses = message
+                self._endpoint.admit(frozenset(message.keys.values()))
             case m.Abort():
                 mastery.inbox.fail(message.run, RunAborted(f"the master aborted run {message.run}"))
             case m.Ping():
@@ -198,6 +204,9 @@ class Worker:
             mastery.inbox.put(message.run, rank, message.tag, payload)
 
     def _greet(self, event: Arrival, hello: m.Hello) -> None:
+        if self._masters is not None and event.credential not in self._masters:
+            self._send(event.peer, m.Refused("your key is not listed among this worker's masters"))
+            return
         mastery = self._mastery
         returned = mastery is not None and mastery.hello.session == hello.session
         if mastery is not None and not returned and mastery.peer != event.peer and self._endpoint.probe(mastery.peer):
@@ -244,6 +253,7 @@ class Worker:
         mastery.inbox.fail(mastery.run, RunAborted(reason))
         for peer in mastery.outgoing.values():
             self._endpoint.disconnect(peer)
+        self._endpoint.admit(frozenset())
         self._send(mastery.peer, m.Bye())
         self.life.apply(Event.LOSS)
         self.life.apply(Event.STOP if self._once else Event.REJOIN)

@@ -18,6 +18,7 @@ of changes, and a send may use the change up: so a socket that was sent on is lo
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import select
@@ -31,12 +32,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import zmq
 from numpy.typing import NDArray
+from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
 from fogconv.cluster import codec
 from fogconv.cluster.codec import Frame
+from fogconv.cluster.keys import KeyPair, Keys
 from fogconv.cluster.transport import Arrival, Event, Loss, Peer
 from fogconv.errors import ClusterError, ConnectError, WireError
+
+log = logging.getLogger("fogconv.transport")
 
 SHORT_BYTES = 4 << 10
 """Up to here one copy is cheaper than one more frame."""
@@ -56,11 +61,14 @@ PROBE_DELAYS_S = (0.01, 0.1, 0.5)
 """After a ROUTER lost a connection its routing id disappears in a moment."""
 
 _IPV4 = re.compile(r"tcp://[0-9.]+:")
+_BAD_HANDSHAKE_REASON = (
+    "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
+)
 _READABLE = select.POLLIN
+_POLLIN = int(zmq.POLLIN)
 _LAST = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_MONITORED = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-_BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 
 @dataclass(slots=True)
@@ -91,7 +99,9 @@ class ZeromqEndpoint:
     """See transport.Endpoint. A worker gives ``bind``, the address it listens on.
 
     ``heartbeat_s``: within this time a peer that is gone, or stopped, is noticed. Payloads of more than
-    ``max_payload_bytes`` are not taken. Raises ConnectError where the address can't be bound.
+    ``max_payload_bytes`` are not taken. With ``keys`` all that is bound is encrypted and open to listed masters and
+    admitted peers only, and so is every link for which ``connect`` is given a key. Raises ConnectError where the address
+    can't be bound.
     """
 
     scheme = "tcp"
@@ -102,7 +112,12 @@ class ZeromqEndpoint:
         *,
         heartbeat_s: float = 1.0,
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
+        keys: Keys | None = None,
     ) -> None:
+        self._keys = keys
+        self._admitted: frozenset[str] = frozenset()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._turned_away = 0
         self._heartbeat_s = heartbeat_s
         self._max_payload_bytes = max_payload_bytes
         self._lock = threading.RLock()
@@ -111,7 +126,7 @@ class ZeromqEndpoint:
         self._by_fd: dict[int, tuple[_Socket, bool]] = {}
         self._changed: set[_Socket] = set()
         self._links: dict[Peer, _Socket] = {}
-        self._incoming: set[Peer] = set()
+        self._incoming: dict[Peer, str | None] = {}
         self._partial: dict[Peer, _Partial] = {}
         self._probe_at: deque[float] = deque()
         self._events: deque[Event] = deque()
@@ -135,7 +150,11 @@ class ZeromqEndpoint:
     def _bind(self, address: str) -> _Socket:
         raw = self._raw(zmq.ROUTER, address)
         raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        if self._keys is not None:
+            self._authenticate()
+            _encrypt(raw, self._keys.own)
+            raw.curve_server = True
+        monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | _BAD_HANDSHAKE)
         router = _Socket(raw, monitor, address, router=True, connected=True)
         try:
             raw.bind(address)
@@ -147,6 +166,18 @@ class ZeromqEndpoint:
         self.address = raw.getsockopt_string(zmq.LAST_ENDPOINT)
         self._watch(router)
         return router
+
+    def _authenticate(self) -> None:
+        """Let ZeroMQ ask, in a thread of pyzmq's, whether a client's key is one that may come in."""
+        authenticator = ThreadAuthenticator(self._context)
+        authenticator.start()
+        authenticator.configure_curve_callback(credentials_provider=self)
+        self._authenticator = authenticator
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """pyzmq's authenticator asks this for every client."""
+        assert self._keys is not None
+        return key.decode() in self._keys.masters or key.decode() in self._admitted
 
     def _raw(self, kind: int, address: str) -> zmq.Socket[bytes]:
         raw: zmq.Socket[bytes] = self._context.socket(kind)
@@ -188,7 +219,14 @@ class ZeromqEndpoint:
         """See transport.Endpoint. Raises ConnectError for an address that is none."""
         with self._lock:
             raw = self._raw(zmq.DEALER, address)
-            link = _Socket(raw, raw.get_monitor_socket(_MONITORED | _BAD_HANDSHAKE), address)
+            if key is not None:
+                if self._keys is None:
+                    raise ConnectError(f"{address} has a key and this end has none")
+                _encrypt(raw, self._keys.own)
+                raw.curve_serverkey = key.encode()
+            link = _Socket(
+                raw, raw.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | _BAD_HANDSHAKE), address
+            )
             try:
                 raw.connect(address)
             except zmq.ZMQError as error:
@@ -254,6 +292,9 @@ class ZeromqEndpoint:
         self._woken = True
         self._interrupt()
 
+    def admit(self, keys: frozenset[str]) -> None:
+        self._admitted = keys
+
     def probe(self, peer: Peer) -> bool:
         with self._lock:
             if isinstance(peer, _Socket):
@@ -284,6 +325,8 @@ class ZeromqEndpoint:
             self._links.clear()
             self._router = None
             self._interrupt()
+        if self._authenticator is not None:
+            self._authenticator.stop()
         self._context.term()
         with self._lock:
             if not self._waiting:
@@ -325,24 +368,29 @@ class ZeromqEndpoint:
             self._probe_at.popleft()
             for peer in list(self._incoming):
                 if not self._reachable(peer):
-                    self._incoming.discard(peer)
+                    self._incoming.pop(peer, None)
                     self._partial.pop(peer, None)
                     self._events.append(Loss(peer, "the connection ended"))
 
     def _read(self, link: _Socket) -> None:
         recv, get = link.raw.recv, link.raw.getsockopt
         # Asking first, because zmq.Again costs more than a message.
-        while get(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
-            first = recv(zmq.NOBLOCK)
+        while int(get(zmq.EVENTS)) & _POLLIN:
+            first: bytes = recv(_LAST)
             more = get(zmq.RCVMORE)
             peer: Peer = link
             if link.router:
                 peer = first
                 if not more:
                     continue
-                first = recv()
-                more = get(zmq.RCVMORE)
-                self._incoming.add(peer)
+                credential = None
+                if self._keys is None:
+                    first = recv()
+                    more = get(zmq.RCVMORE)
+                else:
+                    frame = recv(copy=False)
+                    first, more, credential = frame.bytes, frame.more, str(frame["User-Id"])
+                self._incoming[peer] = credential
             frames: list[Frame] = [first]
             while more:
                 part = recv(copy=False)
@@ -366,7 +414,7 @@ class ZeromqEndpoint:
             partial.filled = end
             if end == partial.payload.nbytes:
                 del self._partial[peer]
-                self._events.append(Arrival(peer, [partial.header, partial.payload.data]))
+                self._arrive(peer, [partial.header, partial.payload.data])
             return
         self._partial.pop(peer, None)
         if len(frames) == 2 and len(frames[1]) >= PART_BYTES:
@@ -379,7 +427,10 @@ class ZeromqEndpoint:
                     return
             except (WireError, ValueError, MemoryError):
                 frames = [header]  # whoever decodes it says what is wrong
-        self._events.append(Arrival(peer, frames))
+        self._arrive(peer, frames)
+
+    def _arrive(self, peer: Peer, frames: list[Frame]) -> None:
+        self._events.append(Arrival(peer, frames, self._incoming.get(peer)))
 
     def _read_monitor(self, link: _Socket) -> None:
         while True:
@@ -387,7 +438,11 @@ class ZeromqEndpoint:
                 event = parse_monitor_message(link.monitor.recv_multipart(zmq.NOBLOCK))["event"]
             except zmq.Again:
                 return
-            if link.router:
+            if link.router and event & _BAD_HANDSHAKE:
+                self._turned_away += 1
+                if self._turned_away == 1:
+                    log.warning("turned away a stranger: no key, a wrong one, or not of this protocol (logged once)")
+            elif link.router:
                 now = time.monotonic()
                 self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
             elif event == zmq.EVENT_CONNECTED:
@@ -396,7 +451,7 @@ class ZeromqEndpoint:
                 self._read(link)  # what came before the end counts
                 del self._links[link]
                 self._partial.pop(link, None)
-                reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else "it does not accept our key"
+                reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON
                 self._forget(link, 0)
                 self._events.append(Loss(link, reason))
                 return
@@ -448,6 +503,11 @@ def _fd(raw: zmq.Socket[bytes]) -> int:
     fd = raw.getsockopt(zmq.FD)
     assert isinstance(fd, int)
     return fd
+
+
+def _encrypt(raw: zmq.Socket[bytes], own: KeyPair) -> None:
+    raw.curve_publickey = own.public.encode()
+    raw.curve_secretkey = own.secret.encode()
 
 
 def _drop(link: _Socket, linger_ms: int) -> None:

@@ -17,7 +17,8 @@ from fogconv.cluster.service import serve_mpi
 
 
 class Job(msgspec.Struct, frozen=True):
-    """``shares`` are the nodes' shares of a core, master first; ``cluster`` is what `connect` takes."""
+    """``shares`` are the nodes' shares of a core, master first; ``cluster`` is what `connect` takes;
+    ``keys`` the folder with the master's keys, if links are encrypted."""
 
     net: str
     cluster: str
@@ -26,7 +27,7 @@ class Job(msgspec.Struct, frozen=True):
     wire: ir.Wire = "fp32"
     options: dict[str, Any] = {}
     sync_s: float = 0.0
-    secure: bool = False
+    keys: str = ""
 
 
 def main(folder: Path, text: str) -> None:
@@ -43,7 +44,10 @@ def main(folder: Path, text: str) -> None:
     def local(program: ir.Program, weights: Any, host: Any) -> Executable:
         return Executable(program, weights, threads=1, host=host)
 
-    with connect(job.cluster, local=local, timeout_s=600.0, connect_timeout_s=60.0) as session:
+    keys = Path(job.keys) if job.keys else None
+    with connect(
+        job.cluster, local=local, keys=keys, insecure=keys is None, timeout_s=600.0, connect_timeout_s=60.0
+    ) as session:
         drive(job, folder, session)
 
 

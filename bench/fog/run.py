@@ -24,6 +24,7 @@ from bench.fog.conversation import Contender, Facts
 from bench.fog.driver import Job
 from bench.fog.honesty import Honesty, check
 from bench.fog.shaping import Rate
+from fogconv.cluster.keys import write_keys
 from fogconv.errors import InputError
 from fogconv.program import Wire
 
@@ -112,7 +113,12 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
         alone = start(stack, bed, folder, "one", [_driver(folder / "one", one)])
         say(f"loading fogconv on {setup.nodes} nodes")
         every = start(stack, bed, folder, "all", _cluster(setup, bed, folder))
-        tallies = {it.name: Tally(it.hear(LOAD_TIMEOUT_S)["ready"]) for it in (torch, alone, every)}
+        tallies = {torch.name: Tally(torch.hear(LOAD_TIMEOUT_S)["ready"])}
+        for contender in (alone, every):
+            contender.hear(LOAD_TIMEOUT_S)
+        say("measuring rates under the quotas")
+        for contender in (alone, every):
+            tallies[contender.name] = Tally(calibrated(bed, contender, setup.cpu))
         bed.set_cpu(setup.cpu)
         each_round = -(-setup.repeats // setup.rounds)
         few = max(1, min(3, each_round // 2))
@@ -136,6 +142,15 @@ def start(stack: ExitStack, bed: FogBed, folder: Path, name: str, commands: Sequ
     driver = driver if driver[0].startswith("/") else [sys.executable, *driver]
     contender.process = bed.popen(0, driver, stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL)
     return contender
+
+
+def calibrated(bed: FogBed, contender: Contender, shares: Sequence[float]) -> Facts:
+    """Let a master measure rates under the quotas, then plan, load and compile without."""
+    bed.set_cpu(shares)
+    contender.ask({"calibrate": True}, RUN_TIMEOUT_S)
+    bed.set_cpu(None)
+    ready: Facts = contender.ask({"load": True}, LOAD_TIMEOUT_S)["ready"]
+    return ready
 
 
 def take_turn(bed: FogBed, contender: Contender, count: int, tally: Tally) -> None:
@@ -212,18 +227,47 @@ def _driver(folder: Path, job: Job) -> list[object]:
     return ["-m", "bench.fog.driver", folder, msgspec.json.encode(job).decode()]
 
 
+def _shared_keys(folder: Path) -> Path:
+    """One key pair for all nodes: encryption costs the same, and this bed has no strangers."""
+    public = write_keys(folder).public
+    (folder / "masters").write_text(f"{public}\n")
+    (folder / "workers").write_text(f"* {public}\n")
+    return folder
+
+
 def _cluster(setup: Setup, bed: FogBed, folder: Path) -> list[list[object]]:
     """The commands of fogconv on all nodes: workers, then the master."""
+    keys = make_keys(folder / "keys", bed) if setup.secure else []
     folder, programs = folder / "all", Path(sys.executable).parent
     addresses = [f"tcp://{node.address}:{PORT}" for node in bed.nodes[1:]]
     cluster = "mpi://" if setup.transport == "mpi" else ",".join(addresses) or "inproc://0"
-    job = Job(setup.net, cluster, setup.cpu, setup.scheme, setup.wire, sync_s=setup.sync_s, secure=setup.secure)
+    job = Job(
+        setup.net,
+        cluster,
+        setup.cpu,
+        setup.scheme,
+        setup.wire,
+        sync_s=setup.sync_s,
+        keys=str(keys[0]) if keys else "",
+    )
     if setup.transport == "mpi":
         hosts = ",".join(node.address for node in bed.nodes)
         launch = [programs / "mpirun", "-launcher", "ssh", "-launcher-exec", bed.agent(), "-hosts", hosts, "-n", setup.nodes]
         return [[*launch, sys.executable, *_driver(folder, job)]]
-    security: list[object] = []
-    workers: list[list[object]] = [
-        [sys.executable, "-m", "fogconv.cli.worker", "--bind", address, "--threads", 1, *security] for address in addresses
-    ]
+    workers: list[list[object]] = []
+    for rank, address in enumerate(addresses, start=1):
+        security = ["--keys", keys[rank]] if keys else ["--insecure"]
+        workers.append([programs / "fogconv-worker", "--bind", address, "--threads", 1, *security])
     return [*workers, _driver(folder, job)]
+
+
+def make_keys(folder: Path, bed: FogBed) -> list[Path]:
+    """A folder of keys for every node: the master lists the workers, each worker the master."""
+    homes = [folder / str(node.index) for node in bed.nodes]
+    pairs = [write_keys(home) for home in homes]
+    (homes[0] / "workers").write_text(
+        "".join(f"{node.address} {pair.public}\n" for node, pair in zip(bed.nodes[1:], pairs[1:], strict=True))
+    )
+    for home in homes[1:]:
+        (home / "masters").write_text(f"{pairs[0].public}\n")
+    return homes

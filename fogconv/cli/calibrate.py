@@ -32,6 +32,8 @@ def calibrate(
         str | None,
         typer.Option(help="Also time random convs and compare predictors: macs, mean, regression, forest, boosted or all."),
     ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The profile on stdout.")] = False,
 ) -> None:
     """Measure γ per kernel class on every device, α and β on every link both ways, and say how sure it is."""
@@ -46,7 +48,7 @@ def calibrate(
         from fogconv.profile import write_profile
 
         begin = time.perf_counter()
-        with connect(cluster) as session:
+        with connect(cluster, keys=keys, insecure=insecure) as session:
             if session.ranks > 1 and not session.workers:
                 raise InputError(f"no worker of {cluster} is there")
             found = _measured(session, quick)

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,28 +27,56 @@ def worker(
         str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
     ] = "",
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = 1.0,
+    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
     try:
-        serve(bind, threads=threads, memory_limit_bytes=parse_bytes(memory), heartbeat_s=heartbeat)
+        serve(
+            bind,
+            threads=threads,
+            memory_limit_bytes=parse_bytes(memory),
+            heartbeat_s=heartbeat,
+            keys=keys,
+            insecure=insecure,
+        )
     except FogconvError as error:
         print(f"fogconv-worker: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
 
 
-def serve(bind: str, *, threads: int = 0, memory_limit_bytes: int = 0, heartbeat_s: float = 1.0) -> None:
-    """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT. Raises ConnectError."""
+def serve(
+    bind: str,
+    *,
+    threads: int = 0,
+    memory_limit_bytes: int = 0,
+    heartbeat_s: float = 1.0,
+    keys: Path | None = None,
+    insecure: bool = False,
+) -> None:
+    """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT.
+
+    Raises ConnectError, and InputError where keys are needed (any address but loopback and ipc, unless ``insecure``).
+    """
     # Late, so that `--help` is quick.
     from fogconv.cluster import service
+    from fogconv.cluster.connect import keys_for
     from fogconv.cluster.worker import Worker
     from fogconv.cluster.zeromq import ZeromqEndpoint
 
     limit = {"max_payload_bytes": memory_limit_bytes} if memory_limit_bytes else {}
-    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, **limit)
-    worker = Worker(endpoint, threads=threads or service.cores(), memory_limit_bytes=memory_limit_bytes)
-    log.info("listening on %s with %d threads, pid %d", endpoint.address, worker.threads, os.getpid())
+    own = keys_for([bind], keys, insecure)
+    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, keys=own, **limit)
+    worker = Worker(
+        endpoint,
+        threads=threads or service.cores(),
+        memory_limit_bytes=memory_limit_bytes,
+        masters=None if own is None else own.masters,
+    )
+    how = "in the clear" if own is None else f"encrypted, for {len(own.masters)} masters"
+    log.info("listening on %s with %d threads, %s, pid %d", endpoint.address, worker.threads, how, os.getpid())
     service.run(worker)
     log.info("stopped")
 

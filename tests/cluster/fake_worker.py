@@ -11,4 +11,4 @@ from tests.cluster.programs import FakeExecutable
 if __name__ == "__main__":
     fogconv.cluster.worker._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
     start_logging(False)
-    serve(sys.argv[1])
+    serve(sys.argv[1], insecure=True)

@@ -170,7 +170,7 @@ def test_nobody_there_is_told_with_address_and_time(stack: contextlib.ExitStack)
         connect(address, connect_timeout_s=0.4)
     assert error.value.exit_code == 2
     with pytest.raises(ConnectError, match=r"no-such-host\.invalid"):
-        connect("tcp://no-such-host.invalid:5555", connect_timeout_s=0.2)
+        connect("tcp://no-such-host.invalid:5555", connect_timeout_s=0.2, insecure=True)
 
 
 def test_host_names_and_ipv6_work(stack: contextlib.ExitStack) -> None:

@@ -1,0 +1,137 @@
+"""Keys: who may talk to whom on ZeroMQ (CURVE, 256-bit Curve25519 keys in z85, 40 characters).
+
+    FOLDER/key        this device's key pair, mode 0600
+    FOLDER/key.pub    its public key, to be copied to others
+    FOLDER/masters    on a worker: the public keys of the masters that it serves, one a line
+    FOLDER/workers    on a master: "HOST KEY" or "HOST:PORT KEY" or "* KEY" a line, the workers that it trusts
+
+``#`` begins a comment line. A worker accepts listed masters, and from other workers what its master names for the session.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+from platformdirs import user_config_path
+
+from fogconv.errors import InputError
+
+KEY_CHARACTERS = 40
+_Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A device's keys in z85."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    @staticmethod
+    def generate() -> KeyPair:
+        public, secret = zmq.curve_keypair()
+        return KeyPair(public.decode(), secret.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a device knows: its own pair, the masters it serves, the workers it trusts (by host, host:port or "*")."""
+
+    own: KeyPair
+    masters: frozenset[str] = frozenset()
+    workers: Mapping[str, str] = field(default_factory=dict)
+
+    def of_worker(self, address: str) -> str:
+        """The public key that the worker at an address must have. Raises InputError if none is listed."""
+        host_port = address.partition("://")[2]
+        for name in (host_port, host_port.rpartition(":")[0].strip("[]"), "*"):
+            if name in self.workers:
+                return self.workers[name]
+        raise InputError(
+            f"no key is listed for the worker at {address}: add a line '{host_port} KEY' to the file 'workers' beside "
+            "your key (KEY is in key.pub on that device), or go without with --insecure"
+        )
+
+
+def default_folder() -> Path:
+    """Where keys are looked for unless told otherwise, such as ~/.config/fogconv."""
+    return user_config_path("fogconv")
+
+
+def write_keys(folder: Path) -> KeyPair:
+    """Make a key pair in a folder; the secret is for its owner only (mode 0600). Raises InputError if there is one."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pair = KeyPair.generate()
+    try:
+        handle = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise InputError(
+            f"{folder / 'key'} exists already; remove it first if all who list it are to be told a new one"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{folder / 'key'} can't be written: {error.strerror}") from error
+    with os.fdopen(handle, "w") as file:
+        file.write(f"# fogconv's secret key of this device: show it to nobody\n{pair.public}\n{pair.secret}\n")
+    (folder / "key.pub").write_text(f"{pair.public}\n")
+    return pair
+
+
+def read_keys(folder: Path) -> Keys:
+    """The keys in a folder. Raises InputError for a missing or malformed file, or a secret that others can read."""
+    path = folder / "key"
+    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise InputError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
+    if len(lines) != 2:
+        raise InputError(f"{path} must hold a public and a secret key, one a line; it holds {len(lines)} lines")
+    own = KeyPair(*(_key(text, f"{path}, line {number}") for number, text in lines))
+    if zmq.curve_public(own.secret.encode()).decode() != own.public:
+        raise InputError(f"{path}: the two keys do not belong together")
+    masters = frozenset(_key(text, f"{folder / 'masters'}, line {number}") for number, text in _lines(folder / "masters"))
+    workers = {}
+    for number, text in _lines(folder / "workers"):
+        at = f"{folder / 'workers'}, line {number}"
+        name, _, key = text.partition(" ")
+        if not key:
+            raise InputError(f"{at}: write HOST KEY, HOST:PORT KEY or * KEY")
+        workers[name] = _key(key.strip(), at)
+    return Keys(own, masters, workers)
+
+
+def is_local(address: str) -> bool:
+    """Whether an address can be reached from this machine only: loopback, or ipc."""
+    scheme, _, rest = address.partition("://")
+    if scheme in ("ipc", "inproc"):
+        return True
+    host = rest.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if complaint:
+            raise InputError(complaint) from error
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read: {error}") from error
+    numbered = enumerate((line.strip() for line in text.splitlines()), start=1)
+    # A z85 key may begin with "#" too, so a comment is told by the space after it.
+    return [(number, line) for number, line in numbered if line and line != "#" and not line.startswith("# ")]
+
+
+def _key(text: str, where: str) -> str:
+    if len(text) != KEY_CHARACTERS or not set(text) <= _Z85:
+        raise InputError(f"{where}: that is no key; a key has {KEY_CHARACTERS} characters (z85)")
+    return text
