@@ -289,12 +289,13 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, remote: RemoteConv, failed: Callable[[ClusterError], None]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.remote, ctx.failed, ctx.token = remote, failed, 0
+        ctx.spec, ctx.remote, ctx.failed, ctx.token = remote.spec, remote, failed, 0
         keep = ctx.needs_input_grad[1]
         try:
             y, ctx.token = remote.forward(x.numpy(), weight.numpy(), _version(weight), keep=keep)
         except ClusterError as error:
             failed(error)
+            ctx.remote = None
             return _locally(x, weight, remote.spec)
         return torch.from_numpy(y)
 
@@ -302,17 +303,17 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
         x, weight = ctx.saved_tensors
-        remote: RemoteConv = ctx.remote
+        remote: RemoteConv | None = ctx.remote
         wants_x, wants_w = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or remote.session.closed:  # create_graph=True: torch can derive its own
-            return (*_gradients(grad, x, weight, remote.spec, wants_x, wants_w), None, None)
+        if torch.is_grad_enabled() or remote is None or remote.session.closed:  # create_graph=True: torch derives its own
+            return (*_gradients(grad, x, weight, ctx.spec, wants_x, wants_w), None, None)
         try:
             grad_x, grad_w = remote.backward(
                 grad.numpy(), x.numpy(), weight.numpy(), _version(weight), ctx.token, grad_x=wants_x, grad_w=wants_w
             )
         except ClusterError as error:
             ctx.failed(error)
-            return (*_gradients(grad, x, weight, remote.spec, wants_x, wants_w), None, None)
+            return (*_gradients(grad, x, weight, ctx.spec, wants_x, wants_w), None, None)
         return (
             None if grad_x is None else torch.from_numpy(grad_x),
             None if grad_w is None else torch.from_numpy(grad_w),
