@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from fogconv.errors import KernelError
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import activation as activations
-from fogconv.kernels.blocked import Array, Blocked, Margin, pack, unpack
+from fogconv.kernels.blocked import Array, Blocked, Margin
 from fogconv.kernels.bound import Bound
 from fogconv.kernels.isa import Isa, host_isa
+from fogconv.kernels.linear import PreparedLinear, is_linear, prepare_linear
 from fogconv.kernels.scratch import Scratch
 from fogconv.kernels.select import Kernel, choose, prepare_kernel
 from fogconv.kernels.threads import parallel
+from fogconv.kernels.transpose import bind_pack, bind_unpack
 
 Precision = Literal["fast", "strict"]
 
@@ -110,8 +112,10 @@ def prepare_conv2d(
     precision: Precision = "fast",
     scratch: Scratch | None = None,
     algorithm: str | None = None,
-) -> PreparedConv2d:
+) -> PreparedConv2d | PreparedLinear:
     """Pack the weights (f, c/g, K_h, K_w) and the bias (f,), both float32, and compile what the spec needs.
+
+    A kernel that covers the whole input gives a `PreparedLinear`, which is used in the same way.
 
     ``activation`` is None, "relu", "relu6", "silu", "hardswish", "sigmoid" or "hardsigmoid". ``precision`` "strict" allows
     direct kernels only; "fast" also Winograd's (errors below 5e-5 of the largest output; an infinity in the input spoils
@@ -126,6 +130,8 @@ def prepare_conv2d(
         raise KernelError(f"conv2d: precision is {precision!r}; it must be 'fast' or 'strict'")
     if threads < 1:
         raise KernelError(f"conv2d: {threads} threads; at least 1 is needed")
+    if algorithm is None and is_linear(spec):
+        return prepare_linear(spec, weight, bias, activation=activation, threads=threads)
     recipe = Recipe(host_isa(), activation, threads, precision == "strict", scratch or Scratch(), algorithm)
     kernel = prepare_kernel(recipe.choose(spec), spec, recipe.isa, weight, bias, activation, recipe.scratch)
     return PreparedConv2d(kernel, recipe)
@@ -174,8 +180,12 @@ def conv2d(
         return np.empty((0, *spec.output_shape[1:]), np.float32)
     prepared = prepare_conv2d(spec, weight, bias, activation=activation, precision=precision)
     out = Blocked.empty(*spec.output_shape)
-    prepared.run(pack(x, prepared.wanted_margin), out)
-    return unpack(out)
+    blocked = Blocked.empty(*spec.input_shape, Margin(*prepared.wanted_margin))
+    bind_pack(np.ascontiguousarray(x), blocked)()
+    prepared.run(blocked, out)
+    y = np.empty(spec.output_shape, np.float32)
+    bind_unpack(out, y)()
+    return y
 
 
 def _expect(name: str, x: Blocked, shape: tuple[int, int, int, int]) -> None:
@@ -193,7 +203,7 @@ def _floats(name: str, array: Array, shape: tuple[int, ...]) -> Array:
 
 def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
     try:
-        return bool(np.shares_memory(a, b, max_work=10_000))
+        return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return False
 

@@ -43,7 +43,7 @@ class Tile:
     few: tuple[int, int] = (0, 0)
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
-    """Fetch one line of what ``ahead`` points at per input channel."""
+    """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
 
     @property
     def pixels(self) -> int:
@@ -173,7 +173,7 @@ def emit_tile(
         held: dict[tuple[int, int], Value] = {}
         for k in range(channels):
             if tile.prefetch:
-                v.prefetch(builder, ahead, 64 * k)
+                v.prefetch(builder, ahead, 4 * tile.step * k)
             w = [v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl) for n in range(nv)]
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
@@ -195,7 +195,7 @@ def emit_tile(
                 *sums,
                 v.shifted(builder, x, 4 * channels),
                 v.shifted(builder, weights, 4 * vl * nv * channels),
-                v.shifted(builder, ahead, 64 * channels) if tile.prefetch else ahead,
+                v.shifted(builder, ahead, 4 * tile.step * channels) if tile.prefetch else ahead,
             ]
 
         return v.loop(builder, count, carried, body, at_least_once)
@@ -204,8 +204,10 @@ def emit_tile(
         """Repeat ``inner``, with x advanced by ``stride`` between the rounds."""
 
         def body(now: Sequence[Value]) -> list[Value]:
-            *_, x, _, _ = now
+            *_, x, _, before = now
             *sums, _, weights, ahead = inner(now)
+            if tile.prefetch:
+                ahead = v.shifted(builder, before, stride)
             return [*sums, v.shifted(builder, x, stride), weights, ahead]
 
         return v.loop(builder, count, carried, body, at_least_once=True)
@@ -324,9 +326,13 @@ def _places(
     return places
 
 
-def make_tile(isa: Isa, rows: int, columns: int, vectors: int, step: int, few: tuple[int, int] = (0, 0)) -> Tile:
+def make_tile(
+    isa: Isa, rows: int, columns: int, vectors: int, step: int, few: tuple[int, int] = (0, 0), prefetch: bool = False
+) -> Tile:
     """The tile as the instruction set likes it built."""
-    return Tile(rows, columns, vectors, step, isa.vector_length, isa.fused, by_lane=isa.name == "neon", few=few)
+    return Tile(
+        rows, columns, vectors, step, isa.vector_length, isa.fused, by_lane=isa.name == "neon", few=few, prefetch=prefetch
+    )
 
 
 def clamp_bounds(low: float, high: float) -> int:
