@@ -5,6 +5,7 @@ Bad input is one sentence on stderr and exit code 2; Ctrl-C is exit code 130; a 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -12,36 +13,37 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
-
-from fogconv.cli.ranks import end_together, hush, is_other_rank
+from fogconv.cli.interrupt import INTERRUPTED, leave_at_once
 from fogconv.errors import FogconvError
+
+if TYPE_CHECKING:
+    import typer
 
 COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
 """Each is a function of that name in the module fogconv.cli.NAME."""
 
-INTERRUPTED = 128 + signal.SIGINT
-
 
 def main() -> None:
-    _guarded(_application())
+    _guarded(_application)
 
 
 def main_run() -> None:
-    _guarded(_single("run"))
+    _guarded(lambda: _single("run"))
 
 
 def main_worker() -> None:
-    _guarded(_single("worker"))
+    _guarded(lambda: _single("worker"))
 
 
 def main_speedup() -> None:
-    _guarded(_single("speedup"))
+    _guarded(lambda: _single("speedup"))
 
 
 def _application() -> typer.Typer:
+    import typer
+
     application = typer.Typer(
         name="fogconv",
         help="Run one CNN, losslessly, on a cluster of small computers.",
@@ -57,6 +59,8 @@ def _application() -> typer.Typer:
 
 
 def _single(name: str) -> typer.Typer:
+    import typer
+
     application = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     application.command()(_command(name))
     return application
@@ -67,12 +71,16 @@ def _command(name: str) -> Callable[..., Any]:
     return found
 
 
-def _guarded(application: typer.Typer) -> NoReturn:
+def _guarded(application: Callable[[], typer.Typer]) -> NoReturn:
+    signal.signal(signal.SIGINT, leave_at_once)
+    # Late, so that Ctrl-C meets the handler from the start.
+    from fogconv.cli.ranks import end_together, hush, is_other_rank
+
     code = 0
     if is_other_rank():
         hush()
     try:
-        application(standalone_mode=True)
+        application()(standalone_mode=True)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except FogconvError as error:
@@ -85,6 +93,10 @@ def _guarded(application: typer.Typer) -> NoReturn:
         code = 1
     if code:
         end_together(code)
+    if code == INTERRUPTED:
+        # The interpreter's shutdown takes seconds after torch, and holds up the thread that watches for that.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

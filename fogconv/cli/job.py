@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cli.console import loading_bar, print_report, print_stream, stderr
+from fogconv.cli.console import loading_bar, print_report, print_stream
+from fogconv.cli.interrupt import Watch
 from fogconv.cli.ranks import closed_quietly
 from fogconv.cluster.connect import connect
 from fogconv.cluster.mpi import launched
@@ -70,6 +72,8 @@ class Job:
     threads: int = 0
     timeout_s: float = 60.0
     heartbeat_s: float = 1.0
+    keys: Path | None = None
+    insecure: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Shown:
     json: bool = False
     trace: Path | None = None
     alone: bool = False
-    out: TextIO = field(default_factory=lambda: stderr.file)
+    out: TextIO = field(default_factory=lambda: sys.stdout)
 
 
 @dataclass(frozen=True)
@@ -172,14 +176,23 @@ def _opened(job: Job) -> Iterator[Session]:
     else:
         spare = min(4, max(0, cores() - 1)) if job.workers < 0 else job.workers
         where = f"inproc://{0 if launch is not None else spare}"
-    session = connect(where, timeout_s=job.timeout_s, heartbeat_s=job.heartbeat_s, threads=job.threads or None)
+    session = connect(
+        where,
+        timeout_s=job.timeout_s,
+        heartbeat_s=job.heartbeat_s,
+        threads=job.threads or None,
+        keys=job.keys,
+        insecure=job.insecure,
+    )
+    watch = Watch(lambda: closed_quietly(session))
     try:
         yield session
-    except Exception:
+    except BaseException:
         closed_quietly(session)
         raise
     finally:
         session.close()
+        watch.done()
 
 
 def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:

@@ -54,6 +54,8 @@ def run(
     threads: Annotated[int, typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one message of a run.")] = 60.0,
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost worker is noticed.")] = 1.0,
+    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
 ) -> None:
     """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained."""
     launch = launched()
@@ -90,6 +92,8 @@ def run(
             threads=threads,
             timeout_s=timeout,
             heartbeat_s=heartbeat,
+            keys=keys,
+            insecure=insecure,
         )
         run_job(job, Shown(json=json, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout))
 

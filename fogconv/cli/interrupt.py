@@ -1,0 +1,67 @@
+"""Interrupt: Ctrl-C ends the program within two seconds with exit code 130, whatever it is doing.
+
+Python raises KeyboardInterrupt only between two of its own instructions, and an export or a compilation can hold it up for
+many seconds. So a thread that the signal wakes at once waits a moment for the orderly way, then closes what has to be
+closed and leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+INTERRUPTED = 128 + signal.SIGINT
+ORDERLY_S = 0.4
+"""How long KeyboardInterrupt has to come through."""
+CLOSING_S = 1.0
+"""How long closing may take after that."""
+
+
+def leave_at_once(number: int, frame: FrameType | None) -> None:
+    """The handler while there is nothing yet to close."""
+    os._exit(INTERRUPTED)
+
+
+class Watch:
+    """From its making on, Ctrl-C raises KeyboardInterrupt once; if the program is still there after ORDERLY_S, ``close`` is
+    called from a thread and the program left. Make it on the main thread; ``done`` when there is nothing to close any more.
+    """
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close = close
+        self._over = threading.Event()
+        self._interrupted = False
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        self._wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._wait, args=(read,), name="interrupt", daemon=True)
+        self._thread.start()
+
+    def done(self) -> None:
+        if self._interrupted:
+            return  # the interpreter's own shutdown may be held up, too
+        self._over.set()
+        signal.set_wakeup_fd(self._wakeup)
+        signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        # A terminal and mpirun may both send it; the second must not hit the closing.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def _wait(self, read: int) -> None:
+        while signal.SIGINT not in os.read(read, 64):
+            pass
+        if self._over.wait(ORDERLY_S):
+            return
+        closing = threading.Thread(target=self._close, daemon=True)
+        closing.start()
+        closing.join(CLOSING_S)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
