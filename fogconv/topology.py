@@ -57,7 +57,8 @@ class Device:
 
     ``copy_s_per_byte`` prices cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one step of a
     program (a kernel call, a frame handed to the transport), ``message_s`` what sending or receiving one message takes of
-    the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one. Raises
+    the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one.
+    ``weight_s_per_byte`` is what fetching a conv's weights from memory takes, which a shard of rows pays in full. Raises
     TopologyError for rates that can't be.
     """
 
@@ -70,6 +71,7 @@ class Device:
     address: str = ""
     joules_per_mac: float = 0.0
     message_s: float = 0.0
+    weight_s_per_byte: float = 0.0
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:
@@ -81,7 +83,7 @@ class Device:
                 gamma > 0 and math.isfinite(gamma),
                 f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive",
             )
-        for what in ("copy_s_per_byte", "step_s", "joules_per_mac", "message_s"):
+        for what in ("copy_s_per_byte", "step_s", "joules_per_mac", "message_s", "weight_s_per_byte"):
             _not_negative(f"device {self.name}", what, getattr(self, what))
         _require(
             self.memory_bytes is None or self.memory_bytes > 0,
@@ -94,8 +96,9 @@ class Device:
         return self.gamma_s_per_mac.get(kind, self.gamma_s_per_mac["default"])
 
     def conv_s(self, spec: ConvSpec) -> float:
-        """Seconds for a conv of this size: γ·MACs + the fixed cost of a step."""
-        return spec.macs * self.gamma(kernel_class(spec)) + self.step_s
+        """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
+        weights_s = spec.weight_elements * BYTES_PER_ELEMENT * self.weight_s_per_byte
+        return spec.macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
 
     def copy_s(self, n_bytes: float) -> float:
         """Seconds to copy (or add) so many bytes in memory."""
@@ -111,6 +114,7 @@ class Device:
             copy_s_per_byte=self.copy_s_per_byte / rate,
             step_s=self.step_s / rate,
             message_s=self.message_s / rate,
+            weight_s_per_byte=self.weight_s_per_byte / rate,
         )
 
 

@@ -31,7 +31,9 @@ def main(
     repeats: Annotated[int, Option(help="Inferences that count.")] = 12,
     rounds: Annotated[int, Option(help="Rounds into which they are divided, torch and one node between them.")] = 3,
     memory: Annotated[str, Option(help="Memory limit of every node, such as 900M.")] = "",
-    sync: Annotated[float, Option(help="Seconds that the planner adds for waiting on a throttled peer.")] = 0.0,
+    sync: Annotated[
+        float, Option(help="Seconds that the planner adds for waiting on a throttled peer; -1: by the quota's period.")
+    ] = -1.0,
     honesty: Annotated[bool, Option(help="Check link and CPU rates first.")] = True,
     trace: Annotated[bool, Option("--trace", help="Say where the time went (in the JSON).")] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
@@ -52,7 +54,7 @@ def main(
             repeats,
             rounds,
             parse_bytes(memory) or None,
-            sync,
+            None if sync < 0 else sync,
             honesty,
             trace,
         )

@@ -1,8 +1,8 @@
 """A conversation between the experiment and a process in a node, over two FIFOs: one JSON object per line.
 
 FIFOs, because standard input and output don't survive every MPI launcher, and because waiting on them takes no CPU time. The
-process in the node says {"ready": facts} when it is loaded, then answers each {"run": N} with what it measured, until
-{"quit": true}.
+process in the node says {"compiled": true} and waits for {"calibrate": true} where it has to measure rates under the quotas,
+says {"ready": facts} when it is loaded, then answers each {"run": N} with what it measured, until {"quit": true}.
 """
 
 from __future__ import annotations
@@ -82,18 +82,22 @@ class Contender:
         return "\n".join(text.splitlines()[-lines:])
 
 
-def converse(folder: Path, facts: Facts, run: Callable[[int], Facts]) -> None:
-    """The end in the node: tell the facts, then answer until told to quit."""
-    answer = os.open(folder / "answer", os.O_RDWR)
+class Voice:
+    """The end in the node."""
 
-    def say(line: Facts) -> None:
-        os.write(answer, json.dumps(line).encode() + b"\n")
+    def __init__(self, folder: Path) -> None:
+        self._answer = os.open(folder / "answer", os.O_RDWR)
+        self._questions = os.fdopen(os.open(folder / "ask", os.O_RDWR), "r")
 
-    with os.fdopen(os.open(folder / "ask", os.O_RDWR), "r") as questions:
-        say({"ready": facts})
-        for line in questions:
-            question = json.loads(line)
-            if question.get("quit"):
-                break
-            say(run(question["run"]))
-    os.close(answer)
+    def say(self, line: Facts) -> None:
+        os.write(self._answer, json.dumps(line).encode() + b"\n")
+
+    def hear(self) -> Facts:
+        question: Facts = json.loads(self._questions.readline())
+        return question
+
+    def serve(self, facts: Facts, run: Callable[[int], Facts]) -> None:
+        """Tell the facts, then run as often as asked, until told to quit."""
+        self.say({"ready": facts})
+        while not (question := self.hear()).get("quit"):
+            self.say(run(question["run"]))

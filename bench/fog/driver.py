@@ -26,7 +26,7 @@ class Job(msgspec.Struct, frozen=True):
     scheme: str = "auto"
     wire: ir.Wire = "fp32"
     options: dict[str, Any] = {}
-    sync_s: float = 0.0
+    sync_s: float | None = None
     keys: str = ""
 
 

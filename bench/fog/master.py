@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.fog.conversation import Facts, converse
-from bench.fog.rates import measure
+from bench.fog.conversation import Facts, Voice
+from bench.fog.rates import Rates
 from bench.fog.subject import subject
 from fogconv import program as ir
-from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.session import Loaded, RunResult, Session
 from fogconv.export import export
 from fogconv.layers import Host, LayerGraph
@@ -81,13 +80,20 @@ def where_time_went(loaded: Loaded, result: RunResult) -> Facts:
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
     it = Subject(job.net)
-    topology = measure(session, it.graph, job.shares, Executable, job.sync_s)
+    voice = Voice(folder)
+    rates = Rates(session, it.graph, it.image)
+    voice.say({"compiled": True})
+    voice.hear()
+    topology = rates.topology(job.shares, job.sync_s)
+    voice.say({"calibrated": True})
+    voice.hear()
     found = plan(it.graph, topology, scheme=job.scheme, wire=job.wire, **job.options)
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, [it.image])
     facts = plan_facts(found, it.graph) | it.error(first.outputs[0])
     facts |= {"gamma": [dict(device.gamma_s_per_mac) for device in topology.devices]}
+    facts |= {"message_s": topology.devices[0].message_s, "weight_s_per_byte": topology.devices[0].weight_s_per_byte}
     facts |= {"links": [[i, j, link.latency_s, link.s_per_byte] for (i, j), link in topology.links.items()]}
     facts |= {"steps": [len(program.steps) for program in lowered.programs]}
 
@@ -104,4 +110,4 @@ def drive(job: Job, folder: Path, session: Session) -> None:
             **it.error(results[-1].outputs[0]),
         }
 
-    converse(folder, facts, run)
+    voice.serve(facts, run)

@@ -1,67 +1,140 @@
-"""The topology that the planner gets: every node's rate and every link, measured in the bed before the quotas apply.
+"""The topology that the planner gets: every node's rate and every link, measured in the bed.
 
-A node's seconds under its quota are its seconds at full speed ÷ its share of a core, so devices are scaled; links keep
-their rate. One thing a quota adds: who waits for a message is woken in the middle of the other's period.
+    γ, w       seconds per MAC and per byte of weights, from a few runs of the whole network on the master: caches are as
+               cold as they will be. A worker's are the master's, by their shares of a core
+    message_s  the processor time of a ping, all threads, ÷ its messages
+    α, β       pings, empty and large
+
+What computes is measured under the quota, which costs a tenth more than the missing time: a node comes back to cold caches
+every period. Links are measured before, and compilation is over by then.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+import time
 from collections.abc import Sequence
 
-from fogconv.cluster.measure import Build, conv_seconds, copy_bytes_per_s
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.fog.cgroup import quota_and_period_us
+from fogconv import program as ir
+from fogconv.cluster.interpreter import Executable
+from fogconv.cluster.measure import NoMailbox, copy_bytes_per_s
 from fogconv.cluster.session import Session
-from fogconv.geometry import ConvSpec
-from fogconv.layers import Conv, LayerGraph
+from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.layers import Array, Host, LayerGraph
+from fogconv.lower import lower
+from fogconv.star import plan_local
 from fogconv.topology import Device, Link, Topology, kernel_class
 
-SPECS_PER_CLASS = 4
+FULL_SPEED_RUNS = 7
+RUNS = 3
+PINGS = 20
 LARGE_BYTES = 2_000_000
-STEP_S = float(__import__("os").environ.get("STEP_S", "20e-6"))
-"""What a step costs beside its kernel: a bound call, a frame handed on."""
+MESSAGES_PER_PING = 4
+"""Two exchanges, each a message there and one back; a node sends one and receives one of each."""
+LEAST_COMPUTE = 0.05
+"""The part of any conv's time that is taken to be computing."""
+SYNC_PERIODS = 0.2
+"""Who waits for a message waits, on average, this part of a quota's period for its sender's next slice. Seen with a chain of
+nodes that exchange 20 KB with both neighbours: 2 to 4 ms a time, at 0.1 core, beyond computing."""
+STEP_S = 10e-6
+"""What a step costs beside its kernel, at full speed: a bound call."""
 
 
-def representative(graph: LayerGraph, limit: int = SPECS_PER_CLASS) -> dict[str, list[ConvSpec]]:
-    """Per kernel class, a few of the graph's convs from the dearest on."""
-    classes: dict[str, list[ConvSpec]] = defaultdict(list)
-    specs = {layer.spec for layer in graph.layers if isinstance(layer, Conv)}
-    for spec in sorted(specs, key=lambda spec: (-spec.macs, str(spec))):
-        chosen = classes[kernel_class(spec)]
-        if len(chosen) < limit:
-            chosen.append(spec)
-    return dict(classes)
+class Rates:
+    """Compiles and measures links when made, without quotas; measures the devices in ``topology``, under them."""
+
+    def __init__(self, session: Session, graph: LayerGraph, image: Array) -> None:
+        self._session = session
+        self._image = image
+        lowered = lower(graph, plan_local(graph))
+        [self._program] = lowered.programs
+
+        def host(layer: int, values: dict[object, object], maps: Sequence[Array]) -> Sequence[Array]:
+            call = graph.layers[layer]
+            assert isinstance(call, Host)
+            return call.call(values, *maps)
+
+        self._executable: Executable | None = Executable(self._program, lowered.weights, threads=1, host=host)
+        convs = [number for number, step in enumerate(self._program.steps) if isinstance(step, ir.Conv)]
+        times = [self._run() for _ in range(FULL_SPEED_RUNS + 1)][1:]
+        self._full_speed: NDArray[np.float64] = np.asarray(np.median(times, axis=0), np.float64)
+        self._seconds = self._full_speed[convs]
+        self._links = {worker.rank: _link(session, worker.rank) for worker in session.workers}
+        self._copy_s_per_byte = 1 / copy_bytes_per_s()
+
+    def topology(self, shares: Sequence[float], sync_s: float | None = None) -> Topology:
+        """Call once, under the quotas. ``sync_s`` is added to each link's latency: what waiting for a throttled peer costs
+        beyond the wire (None: by the quota's period)."""
+        specs = [step.spec for step in self._program.steps if isinstance(step, ir.Conv)]
+        # A pause of 9 ms falls on one step or the next by chance: the whole run tells the rate, full speed the proportions.
+        self._run()
+        stretch = statistics.mean(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
+        gamma, weight_s_per_byte = fit(specs, self._seconds * stretch)
+        self._executable = None
+        message_s = message_seconds(self._session) / shares[0]
+        first = Device(
+            "node 0",
+            gamma,
+            self._copy_s_per_byte / shares[0],
+            STEP_S / shares[0],
+            message_s=message_s,
+            weight_s_per_byte=weight_s_per_byte,
+        )
+        if sync_s is None:
+            periods = [quota_and_period_us(share)[1] * 1e-6 for share in shares if share < 1]
+            sync_s = SYNC_PERIODS * max(periods, default=0.0)
+        links: dict[tuple[int, int], Link] = {}
+        for rank, (there, back) in self._links.items():
+            links[0, rank] = Link(there.latency_s + sync_s, there.s_per_byte)
+            links[rank, 0] = Link(back.latency_s + sync_s, back.s_per_byte)
+        return Topology(tuple(first.scaled(share / shares[0]) for share in shares), links)
+
+    def _run(self) -> NDArray[np.float64]:
+        """Seconds of every step of the network, run on the master alone."""
+        assert self._executable is not None
+        self._executable.run(NoMailbox(), [self._image])
+        begins, ends = self._executable.times.T.astype(np.float64)
+        times: NDArray[np.float64] = (ends - begins) * 1e-9
+        return times
 
 
-def gammas(classes: dict[str, list[ConvSpec]], seconds: Sequence[float]) -> dict[str, float]:
-    """γ per class, in seconds per MAC: all its time over all its MACs; "default" is over everything."""
-    left = iter(seconds)
-    time = {kind: sum(next(left) for _ in specs) for kind, specs in classes.items()}
-    macs = {kind: sum(spec.macs for spec in specs) for kind, specs in classes.items()}
-    return {"default": sum(time.values()) / sum(macs.values()), **{kind: time[kind] / macs[kind] for kind in classes}}
+def fit(specs: Sequence[ConvSpec], seconds: NDArray[np.float64]) -> tuple[dict[str, float], float]:
+    """γ per kernel class, and seconds per byte of weights, that explain the times; "default" is γ over all convs.
 
-
-def measure(session: Session, graph: LayerGraph, shares: Sequence[float], build: Build, sync_s: float = 0.0) -> Topology:
-    """Measure every rank alone, then every link to the master; scale the ranks to their shares of a core.
-
-    ``sync_s`` is added to each link's latency: what waiting for a throttled peer costs beyond the wire.
+    A linear layer does nothing but fetch weights, so its time tells their rate; γ is what is left, class by class.
     """
-    classes = representative(graph)
-    specs = [spec for chosen in classes.values() for spec in chosen]
-    devices = [_device(0, gammas(classes, conv_seconds(specs, build)), copy_bytes_per_s())]
-    for worker in session.workers:
-        [measured] = session.measure(specs, ranks=[worker.rank]).values()
-        devices.append(_device(worker.rank, gammas(classes, measured.seconds), measured.copy_bytes_per_s))
-    links: dict[tuple[int, int], Link] = {}
-    for worker in session.workers:
-        small = [session.ping(worker.rank) for _ in range(9)]
-        large = [session.ping(worker.rank, LARGE_BYTES) for _ in range(3)]
-        # Round trips with the payload one way only.
-        for pair, way in (((0, worker.rank), "there_s"), ((worker.rank, 0), "back_s")):
-            empty, full = (statistics.median(getattr(times, way) for times in pings) for pings in (small, large))
-            links[pair] = Link(empty / 2 + sync_s, max(1e-12, (full - empty) / LARGE_BYTES))
-    return Topology(tuple(device.scaled(share) for device, share in zip(devices, shares, strict=True)), links)
+    macs = np.array([spec.macs for spec in specs], float)
+    weight_bytes = np.array([spec.weight_elements * BYTES_PER_ELEMENT for spec in specs], float)
+    kinds = np.array([kernel_class(spec) for spec in specs])
+    linear = kinds == "linear"
+    per_byte = float(seconds[linear].sum() / weight_bytes[linear].sum()) if linear.any() else 0.0
+    left = np.maximum(seconds - weight_bytes * per_byte, seconds * LEAST_COMPUTE)
+    gamma = {str(kind): float(left[kinds == kind].sum() / macs[kinds == kind].sum()) for kind in np.unique(kinds)}
+    return {"default": float(left.sum() / macs.sum()), **gamma}, per_byte
 
 
-def _device(rank: int, gamma: dict[str, float], copy_rate: float) -> Device:
-    return Device(f"node {rank}", gamma, 1 / copy_rate, STEP_S)
+def message_seconds(session: Session) -> float:
+    """Seconds of the processor, all threads, that one message takes on the master; 0 where there is nobody to talk to."""
+    if not session.workers:
+        return 0.0
+    rank = session.workers[0].rank
+    session.ping(rank)
+    begin = time.process_time()
+    for _ in range(PINGS):
+        session.ping(rank)
+    return (time.process_time() - begin) / (PINGS * MESSAGES_PER_PING)
+
+
+def _link(session: Session, rank: int) -> tuple[Link, Link]:
+    """There and back."""
+    small = [session.ping(rank) for _ in range(PINGS)]
+    large = [session.ping(rank, LARGE_BYTES) for _ in range(3)]
+    ways = []
+    for way in ("there_s", "back_s"):  # round trips with the payload one way only
+        empty, full = (statistics.median(getattr(times, way) for times in pings) for pings in (small, large))
+        ways.append(Link(empty / 2, max(1e-12, (full - empty) / LARGE_BYTES)))
+    return ways[0], ways[1]

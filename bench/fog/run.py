@@ -65,7 +65,7 @@ class Setup:
     repeats: int = 12
     rounds: int = 3
     memory_bytes: int | None = None
-    sync_s: float = 0.0
+    sync_s: float | None = None
     honesty: bool = True
     trace: bool = False
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.fog.conversation import Facts, converse
+from bench.fog.conversation import Facts, Voice
 from bench.fog.subject import subject
 
 TRIES = 5
@@ -54,7 +54,7 @@ def main(folder: Path, net: str) -> None:
             stamps.append(time.perf_counter())
         return {"seconds": np.diff(stamps).tolist()}
 
-    converse(folder, {"variant": best, "full_speed_s": full_speed}, run)
+    Voice(folder).serve({"variant": best, "full_speed_s": full_speed}, run)
 
 
 if __name__ == "__main__":
