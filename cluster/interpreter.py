@@ -20,7 +20,8 @@ from fogconv.errors import ClusterError
 from fogconv.geometry import Region
 from fogconv.kernels import elementwise, pooling, wire
 from fogconv.kernels.blocked import BLOCK, Blocked, Margin, pack, unpack
-from fogconv.kernels.conv import prepare_conv2d
+from fogconv.kernels.conv import PreparedConv2d, prepare_conv2d
+from fogconv.kernels.scratch import Scratch
 from fogconv.program import Program
 
 Array = NDArray[np.float32]
@@ -77,6 +78,8 @@ class Executable:
             Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin)) for buffer in program.buffers
         ]
         self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers)
+        self._scratch = Scratch()
+        self._prepared: dict[tuple[str, str | None, str | None], PreparedConv2d] = {}
         self._calls = [self._bind(step) for step in program.steps]
         self.times: NDArray[np.int64] = np.zeros((len(self._calls), 2), np.int64)
 
@@ -122,12 +125,7 @@ class Executable:
         view = self._view
         match step:
             case steps.Conv():
-                bias = None if step.bias is None else self._weights[step.bias]
-                prepared = prepare_conv2d(
-                    step.spec, self._weights[step.weight], bias, activation=step.activation, threads=self._threads
-                )
-                self.memory_bytes += prepared.weight_bytes
-                return prepared.bind(
+                return self._prepare(step).bind(
                     view(step.source, step.source_region),
                     view(step.target, step.target_region),
                     self._optional(step.residual, step.residual_region),
@@ -176,6 +174,24 @@ class Executable:
                 return elementwise.bind_shift_copy(source_view, first, target_view, target_first, channels, step.accumulate)
             case _:
                 raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__}")
+
+    def _prepare(self, step: steps.Conv) -> PreparedConv2d:
+        """The conv with its weights packed; parts of one layer (interior and borders) share them."""
+        key = (step.weight, step.bias, step.activation)
+        known = self._prepared.get(key)
+        if known is None:
+            bias = None if step.bias is None else self._weights[step.bias]
+            known = self._prepared[key] = prepare_conv2d(
+                step.spec,
+                self._weights[step.weight],
+                bias,
+                activation=step.activation,
+                threads=self._threads,
+                scratch=self._scratch,
+            )
+            self.memory_bytes += known.weight_bytes
+            return known
+        return known.at(step.spec)
 
     def _view(self, buffer: int, region: Region) -> Blocked:
         """The region of a buffer that begins at a block of 16 channels. Raises ClusterError where it lies outside."""

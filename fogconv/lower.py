@@ -16,6 +16,7 @@ import numpy as np
 
 from fogconv import program as step
 from fogconv.geometry import Region
+from fogconv.interior import interior_first
 from fogconv.layers import (
     Add,
     Affine,
@@ -32,7 +33,7 @@ from fogconv.layers import (
     Slice,
     weight_key,
 )
-from fogconv.partition import Layout, transfers
+from fogconv.partition import Layout, Transfer, transfers
 from fogconv.plan import Placement, Plan, Work, check_plan, is_partial, needs, shard_of
 from fogconv.program import Activation, AnyStep, Program
 from fogconv.residency import Held, Residency, shuffled
@@ -158,9 +159,11 @@ class _Lowering:
         for work in placement.work:
             for tensor, region in needs(self.graph, layer, work):
                 needed[tensor][work.rank].append(region)
-        for tensor, by_rank in needed.items():
-            self.fetch(tensor, by_rank)
-        summands = [part for work in placement.work if (part := self.work(layer, work))]
+        receives = [self.send(tensor, by_rank) for tensor, by_rank in needed.items()]
+        late = self.early(layer, placement)
+        for tensor, moves in receives:
+            self.receive(tensor, moves)
+        summands = [part for work in late if (part := self.work(layer, work))]
         if isinstance(layer, Host):
             return
         if summands:
@@ -171,21 +174,51 @@ class _Lowering:
 
     # Moving
 
+    def early(self, layer: Layer, placement: Placement) -> tuple[Work, ...]:
+        """Do what can be done before anything arrives; what is left to do."""
+        if not isinstance(layer, Conv) or placement.mode != "rows":
+            return placement.work
+        late: list[Work] = []
+        for work in placement.work:
+            held = self.residency.held(work.rank, layer.source)
+            if is_partial(layer, work) or not held:
+                late.append(work)
+                continue
+            parts = interior_first(
+                self.graph,
+                layer,
+                work,
+                lambda tensor, region, rank=work.rank: self.residency.readable(rank, tensor, region) is not None,  # type: ignore[misc]
+            )
+            if parts is None:
+                late.append(work)
+            else:
+                self.work(layer, parts[0])
+                late.extend(parts[1])
+        return tuple(late)
+
     def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
         """Bring each rank what it lacks of ``needed``, into its home buffer."""
+        self.receive(*self.send(tensor, needed))
+
+    def send(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> tuple[int, list[tuple[int, Transfer]]]:
+        """The sending half of ``fetch``: the transfers that have to be received, with their tags."""
         layout = Layout(tuple(tuple(needed.get(rank, ())) for rank in range(self.plan.ranks)))
-        moves = transfers(self.residency.layout(tensor), layout)
-        for tag, move in enumerate(moves, self.tag):
+        moves = list(enumerate(transfers(self.residency.layout(tensor), layout), self.tag))
+        self.tag += len(moves)
+        for tag, move in moves:
             at = self.residency.find(move.source, tensor, move.region)
             self.steps[move.source].append(step.Send(self.index, at.buffer, at.place, move.target, tag, self.plan.wire))
-        for tag, move in enumerate(moves, self.tag):
+        return tensor, moves
+
+    def receive(self, tensor: int, moves: list[tuple[int, Transfer]]) -> None:
+        for tag, move in moves:
             home = self.residency.home(move.target, tensor)
             held = Held(move.region, home.buffer, home.shift)
             self.steps[move.target].append(
                 step.Recv(self.index, home.buffer, held.place, move.source, tag, wire=self.plan.wire)
             )
             self.residency.hold(move.target, tensor, held)
-        self.tag += len(moves)
 
     def ensure(self, rank: int, tensor: int, region: Region) -> Held:
         """The region in one aligned buffer of this rank, copied together where it is in several."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -87,6 +88,18 @@ def test_any_mixture_of_options_computes_the_graph(
         option = data.draw(st.sampled_from(options.of(layer)))
         placements.append(Placement(option.mode, option.work, option.target))
     check(graph, Plan(graph.name, len(topology), "any", tuple(placements)), seed)
+
+
+@given(graphs(), topologies, st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_interior_first_computes_the_graph(graph: LayerGraph, topology: Topology, seed: int) -> None:
+    """With limits at which even these small maps are cut into interior and borders."""
+    with (
+        patch("fogconv.interior.LEAST_WORK", 0),
+        patch("fogconv.interior.TILE", 1),
+        patch("fogconv.interior.LEAST_SHARE", 0),
+    ):
+        check(graph, make_plan(graph, topology, scheme="rows"), seed)
 
 
 def test_a_plan_of_another_graph_is_refused() -> None:

@@ -1,0 +1,57 @@
+"""Interior first: what a rank can compute of its rows before its neighbours' rows arrive.
+
+With the interior first and the border last, the border rows travel while the next interior is computed: an exchange
+delays a rank only if it takes longer than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from fogconv.geometry import Region, Span
+from fogconv.layers import Conv, LayerGraph
+from fogconv.plan import Work, needs
+
+TILE = 4
+"""Rows of a Winograd tile: cuts fall on its multiples, so that no tile is computed twice."""
+
+LEAST_SHARE = 0.4
+"""A smaller interior hides too little to be worth two more kernel calls."""
+
+LEAST_WORK = 2_000_000
+"""MACs of an interior that is worth it."""
+
+
+def interior_first(
+    graph: LayerGraph, layer: Conv, work: Work, here: Callable[[int, Region], bool]
+) -> tuple[Work, tuple[Work, ...]] | None:
+    """(the interior, the borders), or None where all or too little of the work can be done with what is here.
+
+    ``here(tensor, region)`` says whether the rank holds a region.
+    """
+    rows = work.output.rows
+    if all(here(tensor, region) for tensor, region in needs(graph, layer, work)):
+        return None
+
+    def ready(part: Span) -> bool:
+        piece = replace(work, output=work.output.with_rows(part))
+        return all(here(tensor, region) for tensor, region in needs(graph, layer, piece))
+
+    able = [row for row in range(rows.start, rows.stop) if ready(Span(row, row + 1))]
+    if not able or len(able) != able[-1] - able[0] + 1:
+        return None
+    start, stop = able[0], able[-1] + 1
+    if layer.spec.kernel == (3, 3) and layer.spec.stride == (1, 1):
+        start = min(stop, rows.start + -(-(start - rows.start) // TILE) * TILE)
+        stop = start + (stop - start) // TILE * TILE
+    interior = Span(start, stop)
+    macs = layer.spec.macs * len(interior) // layer.spec.out_height
+    if len(interior) < LEAST_SHARE * len(rows) or macs < LEAST_WORK or not ready(interior):
+        return None
+    borders = tuple(
+        replace(work, output=work.output.with_rows(part))
+        for part in (Span(rows.start, start), Span(stop, rows.stop))
+        if part
+    )
+    return replace(work, output=work.output.with_rows(interior)), borders
