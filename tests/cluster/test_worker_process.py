@@ -71,7 +71,7 @@ def three(stack: contextlib.ExitStack) -> Workers:
 
 
 def open_session(workers: Workers, stack: contextlib.ExitStack) -> Session:
-    return stack.enter_context(connect(workers.addresses, local=fake_local, timeout_s=20.0))
+    return stack.enter_context(connect(workers.addresses, local=fake_local, timeout_s=20.0, connect_timeout_s=30.0))
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -118,7 +118,7 @@ def test_a_worker_is_free_again_when_its_master_was_killed(three: Workers, stack
         "import sys, time\n"
         "from fogconv.cluster.connect import connect\n"
         "from tests.cluster.programs import fake_local\n"
-        "session = connect(sys.argv[1:], local=fake_local)\n"
+        "session = connect(sys.argv[1:], local=fake_local, connect_timeout_s=30.0)\n"
         "print('joined', flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -214,7 +214,7 @@ def test_a_worker_needs_no_torch_and_its_kernels_are_right(no_torch: Path, stack
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join((str(no_torch), root))
     workers = Workers(stack, REAL, PYTHONPATH=path).start(1)
-    session = stack.enter_context(connect(workers.addresses, local=local))
+    session = stack.enter_context(connect(workers.addresses, local=local, connect_timeout_s=30.0))
     spec = ConvSpec(16, 32, 9, 9, (3, 3), padding=(1, 1, 1, 1))
     weight = np.random.default_rng(4).standard_normal(spec.weight_shape, np.float32)
     key = weight_key(weight)
