@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from fogconv.cluster.connect import connect
+from fogconv.cluster.interpreter import Executable
+from fogconv.nn import DistributedConv2d
+from fogconv.program import Program
 
 CASES = ((256, 14), (512, 7), (64, 56))
 """(channels in and out, rows and columns); K = 3, batch 8."""
@@ -154,11 +159,13 @@ def serve_gloo(rank: int, ranks: int, port: int) -> None:
     dist.destroy_process_group()
 
 
+def one_thread(program: Program, weights: Mapping[str, Any], host: Any) -> Executable:
+    """The master's interpreter, on one thread like everybody else's."""
+    return Executable(program, weights, threads=1, host=host)
+
+
 def measure(ranks: int, repeats: int) -> list[dict[str, Any]]:
     """All cases on so many ranks."""
-    from fogconv.cluster.connect import connect
-    from fogconv.nn import DistributedConv2d
-
     port = _free_port()
     with contextlib.ExitStack() as stack:
         for rank in range(1, ranks):
@@ -168,7 +175,7 @@ def measure(ranks: int, repeats: int) -> list[dict[str, Any]]:
         for address in addresses:
             stack.enter_context(_process("-m", "fogconv.cli.worker", "--bind", address, "--threads", "1"))
         join_gloo(0, ranks, port)
-        session = stack.enter_context(connect(addresses, connect_timeout_s=60.0))
+        session = stack.enter_context(connect(addresses, connect_timeout_s=60.0, local=one_thread))
         rows = []
         for case, (channels, side) in enumerate(CASES):
             data = Data.of(case)
@@ -180,7 +187,9 @@ def measure(ranks: int, repeats: int) -> list[dict[str, Any]]:
                 )
                 conv.weight = torch.nn.Parameter(data.weight.clone())
                 ours[split], theirs[split] = conv, gloo_layer(split, data.share(split))
-            samples: dict[tuple[str, str], list[Times]] = {(side_, split): [] for side_ in ("ours", "gloo") for split in SPLITS}
+            samples: dict[tuple[str, str], list[Times]] = {
+                (side_, split): [] for side_ in ("ours", "gloo") for split in SPLITS
+            }
             for repeat in range(repeats + 2):
                 for split in SPLITS:
                     dist.broadcast(torch.tensor([RUN, case, SPLITS.index(split)]), 0)
@@ -240,8 +249,6 @@ def main() -> None:
     if options.serve:
         serve_gloo(*options.serve)
         return
-    # The master has one thread too: pin this process to one core for its kernels' sake.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}) if len(os.sched_getaffinity(0)) == 1 else None
     rows = [row for ranks in options.ranks for row in measure(ranks, options.repeats)]
     ratios = [row[way] for row in rows for way in ("forward_ratio", "backward_ratio")]
     geomean = math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
@@ -251,7 +258,8 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['case']:22} {row['ranks']} ranks  forward {row['forward_ratio']:.2f} "
-            f"({row['forward_s'] * 1e3:.1f} ms, gloo {row['gloo_forward_s'] * 1e3:.1f})  backward {row['backward_ratio']:.2f} "
+            f"({row['forward_s'] * 1e3:.1f} ms, gloo {row['gloo_forward_s'] * 1e3:.1f})  "
+            f"backward {row['backward_ratio']:.2f} "
             f"({row['backward_s'] * 1e3:.1f} ms, gloo {row['gloo_backward_s'] * 1e3:.1f})"
         )
     print(f"geometric mean {geomean:.2f}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -38,13 +39,16 @@ class Running(Protocol):
 
 
 class Arrays:
-    """Arrays by name, and the kernels bound for them. Not for two threads at a time."""
+    """Arrays by name, and the kernels bound for them. Not for two threads at a time.
+
+    What a conv step writes is overwritten when the same step runs again.
+    """
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
-        self._forward: dict[tuple[str, ConvSpec], _Forward] = {}
-        self._grad_input: dict[ConvSpec, GradInput] = {}
-        self._grad_weight: dict[ConvSpec, GradWeight] = {}
+        self._forward: dict[tuple[str, ConvSpec, ConvSpec], _Forward] = {}
+        self._grad_input: dict[ConvSpec, tuple[GradInput, Array]] = {}
+        self._grad_weight: dict[ConvSpec, tuple[GradWeight, Array]] = {}
 
     def do(self, step: steps.ArrayStep, run: Running, threads: int) -> None:
         """One step. Raises ClusterError for an array that is not here, and what the mailbox raises."""
@@ -63,35 +67,46 @@ class Arrays:
                     raise WireError(f"{step.array} of shape {step.shape} came as {payload.nbytes} bytes")
                 arrays[step.array] = payload.view(np.float32).reshape(step.shape)
             case steps.ConvForward():
-                weight = self._get(step.weight)
-                forward = self._forward.get((step.weight, step.spec))
-                if forward is None or forward.weight is not weight:
-                    forward = _Forward(step.spec, weight, threads, forward)
-                    self._forward[step.weight, step.spec] = forward
+                forward = self._packed(step.weight, step.spec, lambda weight: weight, step.spec, threads)
                 arrays[step.out] = forward(self._get(step.x))
             case steps.ConvGradInput():
-                kernel = self._input_kernel(step.spec)
-                arrays[step.out] = kernel.run(self._get(step.grad_out), self._get(step.weight))
+                mirrored = _mirrored(step.spec)
+                if mirrored is not None:
+                    back = self._packed(step.weight, step.spec, lambda weight: _mirror(weight, step.spec), mirrored, threads)
+                    arrays[step.out] = back(self._get(step.grad_out))
+                else:
+                    kernel, out = self._input_kernel(step.spec)
+                    arrays[step.out] = kernel.run(self._get(step.grad_out), self._get(step.weight), out)
             case steps.ConvGradWeight():
-                arrays[step.out] = self._weight_kernel(step.spec).run(self._get(step.x), self._get(step.grad_out))
+                weight_kernel, out = self._weight_kernel(step.spec)
+                arrays[step.out] = weight_kernel.run(self._get(step.x), self._get(step.grad_out), out)
             case steps.Forget():
                 for name in step.arrays:
                     arrays.pop(name, None)
 
+    def _packed(self, name: str, spec: ConvSpec, change: Callable[[Array], Array], used: ConvSpec, threads: int) -> _Forward:
+        """The kernel for the weights of this name, packed again if they are others than before."""
+        weight = self._get(name)
+        known = self._forward.get((name, spec, used))
+        if known is None or known.weight is not weight:
+            known = _Forward(used, weight, change(weight), threads, known)
+            self._forward[name, spec, used] = known
+        return known
+
     # Imported where they are first used: inference needs no gradients, and a small device imports slowly.
 
-    def _input_kernel(self, spec: ConvSpec) -> GradInput:
+    def _input_kernel(self, spec: ConvSpec) -> tuple[GradInput, Array]:
         from fogconv.kernels.gradient import GradInput
 
         if spec not in self._grad_input:
-            self._grad_input[spec] = GradInput(spec)
+            self._grad_input[spec] = GradInput(spec), np.empty(spec.input_shape, np.float32)
         return self._grad_input[spec]
 
-    def _weight_kernel(self, spec: ConvSpec) -> GradWeight:
+    def _weight_kernel(self, spec: ConvSpec) -> tuple[GradWeight, Array]:
         from fogconv.kernels.gradient import GradWeight
 
         if spec not in self._grad_weight:
-            self._grad_weight[spec] = GradWeight(spec)
+            self._grad_weight[spec] = GradWeight(spec), np.empty(spec.weight_shape, np.float32)
         return self._grad_weight[spec]
 
     def _get(self, name: str) -> Array:
@@ -106,19 +121,47 @@ class Arrays:
 
 
 class _Forward:
-    """A forward kernel with its weights packed; the maps of the one before are used again."""
+    """A forward kernel with its weights packed. Maps and result are those of the one before, and of every call."""
 
-    def __init__(self, spec: ConvSpec, weight: Array, threads: int, before: _Forward | None) -> None:
+    def __init__(self, spec: ConvSpec, weight: Array, packed: Array, threads: int, before: _Forward | None) -> None:
         self.weight = weight
-        prepared = prepare_conv2d(spec, weight, threads=threads)
+        prepared = prepare_conv2d(spec, packed, threads=threads)
         if before is None:
             self._x = Blocked.empty(*spec.input_shape, prepared.wanted_margin)
             self._out = Blocked.empty(*spec.output_shape)
+            self._result = np.empty(spec.output_shape, np.float32)
         else:
-            self._x, self._out = before._x, before._out
+            self._x, self._out, self._result = before._x, before._out, before._result
         self._run: Callable[[], Any] = prepared.bind(self._x, self._out)
 
     def __call__(self, x: Array) -> Array:
         pack(np.ascontiguousarray(x), out=self._x)
         self._run()
-        return unpack(self._out)
+        return unpack(self._out, out=self._result)
+
+
+def _mirrored(spec: ConvSpec) -> ConvSpec | None:
+    """The forward conv that computes grad_input, which it can for a stride of 1: with Winograd's kernels twice as fast.
+
+    A padding beyond the kernel's reach would have to be cropped instead.
+    """
+    reach = [d * (k - 1) for d, k in zip(spec.dilation, spec.kernel, strict=True)]
+    top, bottom, left, right = spec.padding
+    around = (reach[0] - top, reach[0] - bottom, reach[1] - left, reach[1] - right)
+    if spec.stride != (1, 1) or min(around) < 0 or spec.depthwise:
+        return None
+    return replace(
+        spec,
+        in_channels=spec.out_channels,
+        out_channels=spec.in_channels,
+        height=spec.out_height,
+        width=spec.out_width,
+        padding=around,
+    )
+
+
+def _mirror(weight: Array, spec: ConvSpec) -> Array:
+    """(f, c/g, K_h, K_w) → (c, f/g, K_h, K_w), turned by 180°."""
+    f, c = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    grouped = weight.reshape(spec.groups, f, c, *spec.kernel).transpose(0, 2, 1, 3, 4)[..., ::-1, ::-1]
+    return np.ascontiguousarray(grouped.reshape(spec.in_channels, f, *spec.kernel))

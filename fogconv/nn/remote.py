@@ -84,8 +84,8 @@ class RemoteConv:
             outputs = self._run(variant, x, None, weight, version)
             if keep:
                 self._kept = token
-        y = np.empty(self.spec.output_shape, np.float32)
-        _join(y, [(_index(shard.output), part) for shard, part in zip(self.shards, outputs, strict=True)])
+            y = np.empty(self.spec.output_shape, np.float32)
+            _join(y, [(_index(shard.output), part) for shard, part in zip(self.shards, outputs, strict=True)])
         return y, token
 
     def backward(
@@ -98,15 +98,15 @@ class RemoteConv:
             there = token != 0 and token == self._kept
             variant = _Variant(True, ship, send_x=grad_w and not there, grad_x=grad_x, grad_w=grad_w)
             outputs = self._run(variant, x, grad, weight, version)
-        count = len(self.shards)
-        result_x = result_w = None
-        if grad_x:
-            result_x = np.zeros(self.spec.input_shape, np.float32)
-            _join(result_x, [(_index(shard.input), part) for shard, part in zip(self.shards, outputs, strict=False)])
-        if grad_w:
-            result_w = np.empty(self.spec.weight_shape, np.float32)
-            for shard, part in zip(self.shards, outputs[count if grad_x else 0 :], strict=True):
-                result_w[shard.filters.slice(), shard.depth.slice()] = part
+            count = len(self.shards)
+            result_x = result_w = None
+            if grad_x:
+                result_x = np.zeros(self.spec.input_shape, np.float32)
+                _join(result_x, [(_index(shard.input), part) for shard, part in zip(self.shards, outputs, strict=False)])
+            if grad_w:
+                result_w = np.empty(self.spec.weight_shape, np.float32)
+                for shard, part in zip(self.shards, outputs[count if grad_x else 0 :], strict=True):
+                    result_w[shard.filters.slice(), shard.depth.slice()] = part
         return result_x, result_w
 
     def unload(self) -> None:
@@ -176,9 +176,8 @@ class RemoteConv:
         steps: dict[int, list[AnyStep]] = {MASTER: []}
         master = steps[MASTER]
         own: list[AnyStep] = []
-        returns: list[AnyStep] = []
+        returns: tuple[list[AnyStep], list[AnyStep]] = ([], [])  # the first result of all ranks, then the second
         index = 0
-        results = self._results(variant)
         for number, shard in enumerate(self.shards):
             remote = shard.rank != MASTER
             mine = steps.setdefault(shard.rank, [])
@@ -189,18 +188,16 @@ class RemoteConv:
                     tag = next(tags)
                     master.append(Give(0, f"{name}{number}", shard.rank, tag))
                     mine.append(Take(0, name if name != "x" else self._x(variant), shape, MASTER, tag))
-            work = own if remote is False else mine
-            work.extend(self._work(variant, shard, f"{number}" if not remote else ""))
-            for kind, result in enumerate(results):
-                at = kind * len(self.shards) + number
+            for kind, (step, result) in enumerate(self._work(variant, shard, "" if remote else str(number))):
+                (mine if remote else own).append(step)
                 if remote:
                     tag = next(tags)
                     mine.append(Give(0, result, MASTER, tag))
-                    returns.append(Take(0, f"{result}{number}", self._shape(result, shard), shard.rank, tag))
-                returns.append(Show(0, f"{result}{number}", at))
+                    returns[kind].append(Take(0, f"{result}{number}", self._shape(result, shard), shard.rank, tag))
+                returns[kind].append(Show(0, f"{result}{number}", kind * len(self.shards) + number))
             if remote:
                 mine.append(Forget(0, ("grad",) if variant.keep else ("grad", self._x(variant))))
-        steps[MASTER] = [*master, *own, *returns]
+        steps[MASTER] = [*master, *own, *returns[0], *returns[1]]
         return [
             Program(rank, self.session.ranks, self.spec.batch, (self._name,), (), tuple(todo), {}, self._name)
             for rank, todo in steps.items()
@@ -220,21 +217,17 @@ class RemoteConv:
             needs.append(("w", shard.spec.weight_shape))
         return [(name, tuple(shape)) for name, shape in needs]
 
-    def _work(self, variant: _Variant, shard: Shard, suffix: str) -> list[AnyStep]:
+    def _work(self, variant: _Variant, shard: Shard, suffix: str) -> list[tuple[AnyStep, str]]:
+        """Each step with what it results in; the master's arrays have the shard's number behind their names."""
         x = "x" if suffix else self._x(variant)
         if not variant.backward:
-            return [ConvForward(0, shard.spec, x + suffix, "w" + suffix, "y" + suffix)]
-        work: list[AnyStep] = []
+            return [(ConvForward(0, shard.spec, x + suffix, "w" + suffix, "y" + suffix), "y")]
+        work: list[tuple[AnyStep, str]] = []
         if variant.grad_x:
-            work.append(ConvGradInput(0, shard.spec, "grad" + suffix, "w" + suffix, "gx" + suffix))
+            work.append((ConvGradInput(0, shard.spec, "grad" + suffix, "w" + suffix, "gx" + suffix), "gx"))
         if variant.grad_w:
-            work.append(ConvGradWeight(0, shard.spec, x + suffix, "grad" + suffix, "gw" + suffix))
+            work.append((ConvGradWeight(0, shard.spec, x + suffix, "grad" + suffix, "gw" + suffix), "gw"))
         return work
-
-    def _results(self, variant: _Variant) -> Sequence[str]:
-        if not variant.backward:
-            return ("y",)
-        return ("gx",) * variant.grad_x + ("gw",) * variant.grad_w
 
     def _shape(self, result: str, shard: Shard) -> tuple[int, ...]:
         shapes = {"y": shard.spec.output_shape, "gx": shard.spec.input_shape, "gw": shard.spec.weight_shape}
