@@ -4,7 +4,8 @@ InputTile    gi[pixel, c] = Σ over blocks of f, taps, lanes of go[pixel + tap, 
 WeightTile   gw[tap, c, f] = Σ over images, rows, columns of x[pixel + tap, c] · go[pixel, f]     lanes of c × one block of f
 
 Both keep all sums in registers: stack slots that LLVM turns into phis. The shape that fits depends on the registers: a
-vector of 16 floats is one of AVX-512's 32, two of AVX2's 16, four of NEON's 32.
+vector of 16 floats is one of AVX-512's 32, two of AVX2's 16, four of NEON's 32. Tried and lost: fetching weights ahead of
+their use (half the speed), tiles of one block of channels where two fit (every weight is a load from the second cache).
 """
 
 from __future__ import annotations

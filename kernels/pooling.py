@@ -19,8 +19,8 @@ from fogconv.kernels.blocked import Blocked
 from fogconv.kernels.bound import PIXEL, Bound, bind, flat, place
 from fogconv.kernels.jit import jit
 
-UNROLLED = 16
-"""Windows of more elements than this are not unrolled."""
+UNROLLED = ((2, 2), (3, 3))
+"""The windows that networks use and that have a loop compiled for them; all others share one."""
 
 NEGATIVE_INFINITY = np.float32(-np.inf)
 
@@ -99,7 +99,7 @@ def bind_pool(spec: PoolSpec, x: Blocked, x_row: int, x_column: int, out: Blocke
     for table, step in zip(tables, (a.row, PIXEL), strict=True):
         for window in table:
             numbers += [window.start * step if window.inside else 0, window.inside, window.counted]
-    kernel = spec.kernel if spec.kernel[0] * spec.kernel[1] <= UNROLLED else (0, 0)
+    kernel = spec.kernel if spec.kernel in UNROLLED else (0, 0)
     return bind(_pool(spec.kind == "max", *kernel), numbers, x.data, out.data)
 
 

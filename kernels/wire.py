@@ -128,6 +128,11 @@ def decode(buffer: Buffer, wire: str, elements: int) -> Array:
     raise WireError(f"there is no wire format {wire!r}")
 
 
+def warm_up(wire: str) -> None:
+    """Compile and import what a format needs, so that no inference has to. Raises as ``encode`` does."""
+    decode(encode(np.zeros(17, np.float32), wire), wire, 17)
+
+
 def _bytes(array: NDArray[Any]) -> memoryview:
     return array.view(np.uint8).data
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fogconv.errors import KernelError, WireError
+from fogconv.errors import DependencyError, KernelError, WireError
 from fogconv.kernels import wire
 from fogconv.kernels.blocked import Blocked
 from tests.kernels.maps import Array, Surroundings, Untouched, place, random, surroundings, unpack
@@ -148,6 +150,22 @@ def test_a_frame_that_lies_about_its_size_is_refused_before_memory_is_taken() ->
     bomb = zstandard.ZstdCompressor().compress(bytes(10**7))
     with pytest.raises(WireError, match="10000000 bytes; it must have 400"):
         wire.decode(bomb, "zstd", 100)
+
+
+@pytest.mark.parametrize("format_", ["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"])
+def test_after_warming_up_nothing_is_compiled(format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire.warm_up(format_)
+    monkeypatch.setattr("numba.core.compiler.compile_extra", None)
+    payload = np.arange(5, dtype=np.float32)
+    np.testing.assert_array_equal(wire.decode(wire.encode(payload, format_), format_, 5), payload)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lz4.block", None)
+    wire._library.cache_clear()
+    with pytest.raises(DependencyError, match=r"lz4.*fogconv\[wire\]"):
+        wire.warm_up("lz4")
+    wire._library.cache_clear()
 
 
 def test_unknown_formats_and_bad_arrays_are_refused() -> None:
