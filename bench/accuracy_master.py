@@ -50,7 +50,7 @@ class Task(msgspec.Struct, frozen=True):
 
     net: str
     cluster: str
-    samples: int = 240
+    samples: int = 300
     predictor: str = "boosted"
 
 
@@ -60,7 +60,7 @@ class Master:
         self.task, self.session = task, session
         self.subject = Subject(task.net)
         # Without the quota, by the thread's own time: kernels do the same work whatever the quota is.
-        specs = random_convs(task.samples, seed=3)
+        specs = random_convs(task.samples, seed=3, most_macs=2_000_000_000)
         seconds = conv_seconds(specs, Executable, repeats=2, least_s=0.01, clock=time.thread_time)
         self.predictor: Predictor = fit(task.predictor, [Sample(s, t) for s, t in zip(specs, seconds, strict=True)])
         session.measure(FULL[:2], repeats=1)
@@ -89,7 +89,7 @@ class Master:
         links: dict[tuple[int, int], Link] = {}
         alphas = []
         for worker in self.session.workers:
-            there, back, _ = measure_link(self.session, worker.rank, rounds=12)
+            there, back, _ = measure_link(self.session, worker.rank, rounds=12, probe_s=0.15)
             for link in (there, back):
                 links[link.origin, link.to] = Link(link.alpha_s, link.beta_s_per_element / 4)
                 alphas.append(link.alpha_s)

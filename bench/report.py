@@ -187,8 +187,8 @@ def boards_verdict() -> str:
     }
     losers = [name for name, gain in gains.items() if gain < 1.05]
     return (
-        f"On {_listed(losers)} the paper's scheme gains less than 5 % for every one of these nets: the faster the processor, the "
-        "faster the link has to be. What keeps activations on the workers (`fogconv run --scheme auto`) is another matter."
+        f"On {_listed(losers)} the paper's scheme gains less than 5 % for every one of these nets: the faster the "
+        "processor, the faster the link has to be. What keeps activations on the workers (`fogconv run --scheme auto`) is another matter."
     )
 
 
@@ -213,8 +213,8 @@ def write(folder: Path) -> None:
         "# The analytic model, in figures",
         "",
         f"Written by `make report`. Unless said otherwise: devices of {RATE_FLOP_PER_S / 1e9:.0f} GFLOP/s, "
-        f"{show_seconds(LATENCY_S)} per message, {WORKERS} workers, only they compute, partitioning and joining free, batch 1,",
-        "fp32.",
+        f"{show_seconds(LATENCY_S)} per message, {WORKERS} workers, only they compute, partitioning and joining free,",
+        "batch 1, fp32.",
         "All of it is computed by `fogconv.speedup`; `bench.model_accuracy` says how far the model is from measurements.",
         "",
         "## S grows with the depth and with K², and is greatest at c = f",
@@ -228,8 +228,8 @@ def write(folder: Path) -> None:
         *volume_lines,
         "",
         "Rows with halo send hardly more than every element once, whatever n is, as long as maps are higher than n rows; a",
-        "split by output channels sends the whole input to every worker. The best grid lies between, near √n times the volume",
-        "of a broadcast. In bytes depth is the better cut only where a broadcast is one transmission, or where maps are too",
+        "split by output channels sends the whole input to every worker. The best grid lies between, near √n times the",
+        "volume of a broadcast. In bytes depth is the better cut only where a broadcast is one transmission, or where maps are too",
         "small to cut into rows.",
         "",
         "## Where the paper's bound and the unicast bound part ways",

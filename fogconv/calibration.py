@@ -36,7 +36,10 @@ LEAST_S_PER_BYTE = 1e-12
 """Between threads of a process a payload takes no time at all; the model wants a positive β."""
 PROBE_S = 0.02
 """A payload that takes this long tells β well above the jitter of a round trip."""
-LARGEST_PROBE_BYTES = 8 << 20
+LONG_PROBE_S = 0.1
+"""For the long way: well beyond what a shaper lets pass in a burst."""
+LEAST_PROBE_BYTES = 64 << 10
+LARGEST_PROBE_BYTES = 16 << 20
 BUDGET_S = 20.0
 """`fogconv calibrate` passes over the devices as often as this allows, three times at most; links take the rest of 30 s."""
 
@@ -181,7 +184,7 @@ def calibrate(
     spreads = {f"gamma rank 0 {kind}": value for kind, value in figures[0].spreads.items()}
     pairs = []
     for worker in workers:
-        there, back, link_spreads = measure_link(session, worker.rank, rounds=rounds)
+        there, back, link_spreads = measure_link(session, worker.rank, rounds=rounds, probe_s=LONG_PROBE_S)
         found = figures[worker.rank]
         device = _device(worker.host, worker.address, worker.memory_limit_bytes, worker.threads, found)
         pairs.append(CachedPair(CACHE_VERSION, time.time(), device, there, back))
@@ -235,14 +238,20 @@ def device_samples(session: Session, specs: Sequence[ConvSpec], *, local: Local 
     return {rank: [Sample(spec, each) for spec, each in zip(specs, found, strict=True)] for rank, found in seconds.items()}
 
 
-def measure_link(session: Session, rank: int, *, rounds: int) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
-    """α and β to a worker and back, with their spreads."""
+def measure_link(
+    session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S
+) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
+    """α and β to a worker and back, with their spreads.
+
+    β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the first
+    bytes of a burst pass at a higher rate, and that would count as bandwidth.
+    """
     empty = [session.ping(rank) for _ in range(rounds)]
-    idle_there, idle_back = min(trip.there_s for trip in empty), min(trip.back_s for trip in empty)
-    n_bytes = _probe_bytes(session, rank, (idle_there + idle_back) / 2)
-    loaded = [session.ping(rank, n_bytes) for _ in range(max(2, rounds // 3))]
-    there = [max((trip.there_s - idle_there) / n_bytes, LEAST_S_PER_BYTE) for trip in loaded]
-    back = [max((trip.back_s - idle_back) / n_bytes, LEAST_S_PER_BYTE) for trip in loaded]
+    large = _probe_bytes(session, rank, min(trip.there_s + trip.back_s for trip in empty) / 2, probe_s)
+    small = large // 4
+    pairs = [(session.ping(rank, small), session.ping(rank, large)) for _ in range(max(2, rounds // 3))]
+    there = [max((more.there_s - less.there_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
+    back = [max((more.back_s - less.back_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
     alphas = [(trip.there_s + trip.back_s) / 4 for trip in empty]
     spreads = {
         f"alpha 0↔{rank}": _spread(alphas),
@@ -257,12 +266,12 @@ def measure_link(session: Session, rank: int, *, rounds: int) -> tuple[ProfileLi
     )
 
 
-def _probe_bytes(session: Session, rank: int, idle_s: float) -> int:
-    """A payload that takes about PROBE_S, found by quadrupling; the first ones also open TCP's window."""
-    n_bytes = 64 << 10
+def _probe_bytes(session: Session, rank: int, idle_s: float, probe_s: float) -> int:
+    """A payload that takes about ``probe_s``, found by quadrupling; the first ones also open TCP's window."""
+    n_bytes = LEAST_PROBE_BYTES
     while n_bytes < LARGEST_PROBE_BYTES:
         trip = session.ping(rank, n_bytes)
-        if min(trip.there_s, trip.back_s) - idle_s > PROBE_S / 2:
+        if min(trip.there_s, trip.back_s) - idle_s > probe_s:
             break
         n_bytes *= 4
     return n_bytes

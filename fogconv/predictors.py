@@ -211,7 +211,7 @@ def random_convs(count: int, seed: int = 0, *, most_macs: int = 60_000_000) -> t
 
 def _random_conv(rng: np.random.Generator) -> ConvSpec | None:
     kind = rng.choice(("1x1", "3x3", "3x3", "3x3s2", "5x5", "1x7", "depthwise", "first"))
-    size = int(rng.choice((7, 8, 14, 17, 28, 35, 56, 112)))
+    size = int(rng.choice((7, 8, 14, 17, 28, 35, 56, 112, 224)))
     c, f = (round(2 ** rng.uniform(4, 9.5)) for _ in range(2))
     if rng.random() < 0.6:
         c, f = (max(BLOCK, round(channels / BLOCK) * BLOCK) for channels in (c, f))
