@@ -188,7 +188,8 @@ def boards_verdict() -> str:
     losers = [name for name, gain in gains.items() if gain < 1.05]
     return (
         f"On {_listed(losers)} the paper's scheme gains less than 5 % for every one of these nets: the faster the "
-        "processor, the faster the link has to be. What keeps activations on the workers (`fogconv run --scheme auto`) is another matter."
+        "processor, the faster the link has to be. "
+        "What keeps activations on the workers (`fogconv run --scheme auto`) is another matter."
     )
 
 
@@ -229,8 +230,8 @@ def write(folder: Path) -> None:
         "",
         "Rows with halo send hardly more than every element once, whatever n is, as long as maps are higher than n rows; a",
         "split by output channels sends the whole input to every worker. The best grid lies between, near √n times the",
-        "volume of a broadcast. In bytes depth is the better cut only where a broadcast is one transmission, or where maps are too",
-        "small to cut into rows.",
+        "volume of a broadcast. In bytes depth is the better cut only where a broadcast is one transmission, or where maps",
+        "are too small to cut into rows.",
         "",
         "## Where the paper's bound and the unicast bound part ways",
         "",
