@@ -12,7 +12,6 @@ from typer.testing import CliRunner, Result
 
 from fogconv.cli.simulate import simulate
 
-
 SLOW = ("--rate", "1GFLOP/s", "--bandwidth", "10Gbit")
 """Devices so slow that a small net is worth sharing."""
 
