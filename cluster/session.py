@@ -165,6 +165,8 @@ class Session:
         self._inbox = Inbox()
         self._replies: dict[tuple[int, int, type], tuple[m.AnyMessage, int]] = {}
         self._done: dict[tuple[int, int], tuple[m.Done, Frame]] = {}
+        self._asked: set[tuple[int, int]] = set()
+        self._shipped: dict[int, set[str]] = {}
         self._stored: dict[int, set[str]] = {}
         self._active: dict[int, frozenset[int]] = {}
         self._links: dict[int, Link] = {}
@@ -338,6 +340,7 @@ class Session:
                 missing = {
                     rank: self._reply(rank, request, m.Missing, self.timeout_s)[0].keys for rank, request in requests.items()
                 }
+                self._check_missing(remote, missing)
                 own = parts.get(MASTER)
                 shipping = _Shipping(self, requests, missing, weights, progress)
                 shipping.start()
@@ -383,8 +386,17 @@ class Session:
                 if tuple(weights[key].shape) != tuple(shape):
                     raise InputError(f"weights {key}: the program says {tuple(shape)}, the array has {weights[key].shape}")
 
+    def _check_missing(self, remote: Mapping[int, ir.Program], missing: Mapping[int, Sequence[str]]) -> None:
+        """A worker that asks for what its program does not name is not one of ours."""
+        for rank, keys in missing.items():
+            strange = set(keys) - remote[rank].weights.keys()
+            if strange:
+                with self._board.lock:
+                    self._lose(self._links[rank], f"it asked for weights that its program does not name ({min(strange)})")
+                self._require(rank)
+
     def _ask_load(self, rank: int, number: int, program: ir.Program) -> int:
-        request = self._next_request()
+        request = self._next_request(rank)
         self._send(self._links[rank], m.Load(request, number), ir.encode(program))
         return request
 
@@ -515,7 +527,7 @@ class Session:
         self, rank: int, payload: Frame = b"", *, echo: bool = False, reply_bytes: int = 0
     ) -> tuple[int, int, int, int]:
         """(sent here, received there, sent there, received here), each on its own clock, in ns."""
-        request = self._next_request()
+        request = self._next_request(rank)
         sent = time.perf_counter_ns()
         self._post(rank, m.Ping(request, echo, reply_bytes), payload)
         pong, received = self._reply(rank, request, m.Pong, self.timeout_s)
@@ -528,7 +540,7 @@ class Session:
         chosen = [info.rank for info in self.workers] if ranks is None else list(ranks)
         requests = {}
         for rank in chosen:
-            requests[rank] = self._next_request()
+            requests[rank] = self._next_request(rank)
             self._post(rank, m.Measure(requests[rank], tuple(specs), repeats))
         return {rank: self._reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()}
 
@@ -536,7 +548,7 @@ class Session:
         """What each worker tells of itself; those that do not answer in time are left out."""
         requests = {}
         for info in self.workers:
-            requests[info.rank] = self._next_request()
+            requests[info.rank] = self._next_request(info.rank)
             self._post(info.rank, m.StatusQuery(requests[info.rank]))
         answers = {}
         for rank, request in requests.items():
@@ -580,9 +592,10 @@ class Session:
 
     # Messages
 
-    def _next_request(self) -> int:
+    def _next_request(self, rank: int) -> int:
         with self._board.lock:
             self._request += 1
+            self._asked.add((rank, self._request))
             return self._request
 
     def _post(self, rank: int, message: m.AnyMessage, *payloads: Frame) -> None:
@@ -604,6 +617,8 @@ class Session:
             return found
 
         found = self._board.wait(ready, timeout_s)
+        if kind is not m.Missing or found is None or isinstance(found[0], m.Failed):
+            self._asked.discard((rank, request))
         if found is None:
             raise TransportTimeout(f"worker {rank} did not answer ({kind.__name__}) within {timeout_s:g} s")
         message, at_ns = found
@@ -658,11 +673,12 @@ class Session:
                 else:
                     self._lose(link, message.reason)
             case m.Stored():
-                self._stored.setdefault(rank, set()).add(message.key)
+                if message.key in self._shipped.get(rank, ()):
+                    self._stored.setdefault(rank, set()).add(message.key)
             case m.Bye():
                 self._lose(link, "it was stopped")
             case m.Missing() | m.Loaded() | m.Pong() | m.Measured() | m.Status() | m.Failed():
-                if len(self._replies) < 10_000:
+                if (rank, message.request) in self._asked:
                     self._replies[rank, message.request, type(message)] = (message, time.perf_counter_ns())
             case _:
                 log.warning("worker %d sent %s, which workers do not send", rank, type(message).__name__)
@@ -695,6 +711,9 @@ class Session:
         self._rank_of.pop(link.peer, None)
         self._endpoint.disconnect(link.peer)
         self._stored.pop(link.rank, None)
+        self._shipped.pop(link.rank, None)
+        self._asked = {(rank, request) for rank, request in self._asked if rank != link.rank}
+        self._replies = {key: reply for key, reply in self._replies.items() if key[0] != link.rank}
         log.warning("%s", _loss_message(link))
         for run, ranks in self._active.items():
             if link.rank in ranks:
@@ -748,6 +767,7 @@ class _Shipping:
             key = queue.pop()
             array = np.ascontiguousarray(self._weights[key], np.float32)
             flying[key] = array.nbytes
+            self._session._shipped.setdefault(rank, set()).add(key)
             payload = array.reshape(-1).view(np.uint8).data if array.size else b""
             self._session._post(rank, m.Weight(key, array.shape), payload)
 
@@ -760,6 +780,7 @@ class _Shipping:
                 self._raise_failure(rank)
             for key in self._session._stored.get(rank, set()) & flying.keys():
                 self._session._stored[rank].discard(key)
+                self._session._shipped[rank].discard(key)
                 self._shipped += flying.pop(key)
                 came = True
         return True if came else None

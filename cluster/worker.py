@@ -172,7 +172,9 @@ class Worker:
             case m.StatusQuery():
                 self._send(event.peer, self._status(message))
             case _ if mastery is None or event.peer != mastery.peer:
-                self._send(event.peer, m.Refused("this worker does not serve you; say Hello first"))
+                if event.peer not in self._complained and len(self._complained) < 1000:
+                    self._complained.add(event.peer)
+                    self._send(event.peer, m.Refused("this worker does not serve you; say Hello first"))
             case m.Bye():
                 log.info("master %s left", mastery.hello.name)
                 self._leave("the master left")
@@ -208,8 +210,8 @@ class Worker:
             self._send(event.peer, m.Refused("your key is not listed among this worker's masters"))
             return
         mastery = self._mastery
-        returned = mastery is not None and mastery.hello.session == hello.session
-        if mastery is not None and not returned and mastery.peer != event.peer and self._endpoint.probe(mastery.peer):
+        # The same session's token does not help: all its workers know it, and a replay would take this one away.
+        if mastery is not None and mastery.peer != event.peer and self._endpoint.probe(mastery.peer):
             self._send(event.peer, m.Refused(f"this worker is serving another master ({mastery.hello.name})"))
             log.warning("refused master %s: serving %s", hello.name, mastery.hello.name)
             return

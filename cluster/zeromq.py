@@ -252,8 +252,11 @@ class ZeromqEndpoint:
             if link is None or (link.router and peer not in self._incoming):
                 return
             for part in _parts(frames):
-                if link.backlog or not self._try_send(link, peer, part):
-                    if len(link.backlog) >= MAX_BACKLOG:
+                waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
+                if waiting or not self._try_send(link, peer, part):
+                    if waiting >= MAX_BACKLOG and link.router:
+                        return  # whoever asks and asks and takes no answer
+                    if waiting >= MAX_BACKLOG:
                         raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
                     link.backlog.append((peer, part))
             self._changed.add(link)
@@ -359,11 +362,6 @@ class ZeromqEndpoint:
 
     def _work(self) -> None:
         """Read what came on every socket that changed, send what waits for it, and look after lost peers."""
-        while self._changed:
-            link = self._changed.pop()
-            while link.backlog and self._try_send(link, *link.backlog[0]):
-                link.backlog.popleft()
-            self._read(link)
         if self._probe_at and time.monotonic() >= self._probe_at[0]:
             self._probe_at.popleft()
             for peer in list(self._incoming):
@@ -371,6 +369,21 @@ class ZeromqEndpoint:
                     self._incoming.pop(peer, None)
                     self._partial.pop(peer, None)
                     self._events.append(Loss(peer, "the connection ended"))
+        while self._changed:
+            link = self._changed.pop()
+            if link.backlog:
+                self._send_waiting(link)
+            self._read(link)
+
+    def _send_waiting(self, link: _Socket) -> None:
+        """Each peer's messages in their order; a peer that takes nothing holds up nobody else."""
+        stuck: set[Peer] = set()
+        left: deque[tuple[Peer, list[Frame]]] = deque()
+        for peer, part in link.backlog:
+            if peer in stuck or not self._try_send(link, peer, part):
+                stuck.add(peer)
+                left.append((peer, part))
+        link.backlog = left
 
     def _read(self, link: _Socket) -> None:
         recv, get = link.raw.recv, link.raw.getsockopt
@@ -459,6 +472,8 @@ class ZeromqEndpoint:
     def _reachable(self, peer: Peer) -> bool:
         if self._router is None:
             return False
+        # This send, too, may use up what the descriptor had to tell.
+        self._changed.add(self._router)
         return self._send_parts(self._router, peer, [b""]) is not None
 
     def _try_send(self, link: _Socket, peer: Peer, part: list[Frame]) -> bool:

@@ -97,9 +97,9 @@ def test_the_master_alone_finishes_when_all_are_gone(cluster: FaultCluster, sche
         cluster.cut_at(rank, 2)
         inference = engine.run(image())
         assert_right(inference.output)
-        assert f"worker {rank}" in inference.events[0] and "its cable was pulled" in inference.events[0]
+        assert f"worker {rank}" in inference.events[0] and "lost" in inference.events[0]
     assert engine.ranks == (0,)
-    assert "on the master alone" in inference.events[-1]
+    assert "the master alone" in inference.events[-1]
 
 
 def test_two_workers_lost_in_one_inference_cost_two_plans_at_most(cluster: FaultCluster) -> None:
@@ -176,8 +176,7 @@ def test_a_stream_takes_a_worker_back(cluster: FaultCluster) -> None:
     cluster.cut(3)
 
     def frames() -> Iterator[int]:
-        for seed in range(6):
-            yield seed
+        yield from range(6)
         cluster.restart(3)
         while engine.ranks != (0, 1, 2, 3):
             yield 0

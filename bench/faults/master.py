@@ -1,0 +1,58 @@
+"""The master of a fault campaign: one inference per line on standard input, one JSON object each on standard output.
+
+python -m bench.faults.master NET SCHEME ADDRESS,ADDRESS,…
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from bench.fog.subject import subject
+from fogconv.calibration import calibrate_quickly
+from fogconv.cluster.connect import connect
+from fogconv.engine import Choices, Engine
+from fogconv.export import export
+from fogconv.topology import Topology
+
+
+def say(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def main(net: str, scheme: str, cluster: str, rates: str = "measured") -> None:
+    torch.set_num_threads(1)
+    zoo, image = subject(net)
+    with torch.inference_mode():
+        reference = zoo.module(torch.from_numpy(image)).numpy()
+    graph = export(zoo.module, torch.from_numpy(image), net)
+    largest = float(np.abs(reference).max())
+    with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, insecure=True) as session:
+        choices = Choices(scheme=scheme, threshold=0.0, rehearse=True)
+        if rates == "assumed":
+            topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
+        else:
+            topology = calibrate_quickly(session)
+        engine = Engine(graph, session, topology, choices)
+        say({"ready": True, "workers": len(engine.ranks) - 1})
+        for _ in sys.stdin:
+            try:
+                found = engine.run(image)
+                facts = {
+                    "error": float(np.abs(found.output - reference).max()) / largest,
+                    "latency_s": found.latency_s,
+                    "events": list(found.events),
+                }
+            except Exception as error:  # an answer that is missing is what the campaign counts
+                facts = {"failure": f"{type(error).__name__}: {error}"}
+            say({**facts, "workers": len(engine.ranks) - 1, "rss": psutil.Process().memory_info().rss})
+        engine.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5])
