@@ -24,12 +24,12 @@ import msgspec
 import platformdirs
 
 from fogconv.errors import FogconvError
-from fogconv.geometry import ConvSpec
+from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.predictors import Sample
 from fogconv.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.topology import Topology, kernel_class
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 CACHE_AGE_S = 7 * 86400.0
 """After this long a pair of hosts is measured again: cables, chargers and heat change."""
 LEAST_S_PER_BYTE = 1e-12
@@ -40,6 +40,11 @@ LONG_PROBE_S = 0.1
 """For the long way: well beyond what a shaper lets pass in a burst."""
 LEAST_PROBE_BYTES = 64 << 10
 LARGEST_PROBE_BYTES = 16 << 20
+LEAST_COMPUTE = 0.05
+"""The part of a linear layer's time that is taken to be computing."""
+PINGS = 20
+MESSAGES_PER_PING = 4
+"""Two exchanges, each a message there and one back; either end sends one and receives one of each."""
 BUDGET_S = 20.0
 """`fogconv calibrate` passes over the devices as often as this allows, three times at most; links take the rest of 30 s."""
 
@@ -51,6 +56,7 @@ QUICK = (
     ConvSpec(128, 128, 28, 28, (1, 1)),
     ConvSpec(64, 64, 28, 28, (3, 3), stride=(2, 2), padding=_PAD),
     ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=128),
+    ConvSpec(2048, 1000, 1, 1, (1, 1)),
 )
 FULL = (
     *QUICK,
@@ -68,7 +74,6 @@ FULL = (
     ConvSpec(256, 256, 14, 14, (3, 3), padding=_PAD, groups=32),
     ConvSpec(3, 64, 112, 112, (7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
     ConvSpec(3, 32, 112, 112, (3, 3), stride=(2, 2), padding=_PAD),
-    ConvSpec(2048, 1000, 1, 1, (1, 1)),
     ConvSpec(512, 512, 7, 7, (7, 7)),
 )
 
@@ -128,11 +133,12 @@ class Session(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One device: γ per kernel class, the cost of a step, the copy rate; spreads by name."""
+    """One device: γ per kernel class, the cost of a step, the rates of copying and of fetching weights; spreads by name."""
 
     gamma_s_per_mac: dict[str, float]
     step_s: float
     copy_s_per_byte: float
+    weight_s_per_byte: float
     spreads: dict[str, float]
 
 
@@ -160,14 +166,13 @@ def calibrate_quickly(
     missing = [worker.rank for worker in workers if worker.rank not in known]
     if missing or master is None:
         figures = measure_devices(session, QUICK, ranks=missing, repeats=3, local=local)
-        master = _device("master", "", 0, os.cpu_count() or 1, figures[0])
+        message_s = message_seconds(session)
+        master = _device("master", "", 0, os.cpu_count() or 1, figures[0], message_s)
         _remember(folder, _master_key(), CachedPair(CACHE_VERSION, time.time(), master, _NOWHERE, _NOWHERE))
         for worker in workers:
             if worker.rank in figures:
                 there, back, _ = measure_link(session, worker.rank, rounds=5)
-                device = _device(
-                    worker.host, worker.address, worker.memory_limit_bytes, worker.threads, figures[worker.rank]
-                )
+                device = _worker_device(worker, figures, message_s)
                 known[worker.rank] = pair = CachedPair(CACHE_VERSION, time.time(), device, there, back)
                 _remember(folder, _pair_key(session.scheme, worker), pair)
     return _profile(master, [known[worker.rank] for worker in workers], {}).topology("calibration")
@@ -181,16 +186,17 @@ def calibrate(
     figures = measure_devices(
         session, specs, ranks=[w.rank for w in workers], repeats=repeats, passes=3, budget_s=BUDGET_S, local=local
     )
+    message_s = message_seconds(session)
     spreads = {f"gamma rank 0 {kind}": value for kind, value in figures[0].spreads.items()}
     pairs = []
     for worker in workers:
         there, back, link_spreads = measure_link(session, worker.rank, rounds=rounds, probe_s=LONG_PROBE_S)
         found = figures[worker.rank]
-        device = _device(worker.host, worker.address, worker.memory_limit_bytes, worker.threads, found)
+        device = _worker_device(worker, figures, message_s)
         pairs.append(CachedPair(CACHE_VERSION, time.time(), device, there, back))
         spreads |= {f"gamma rank {worker.rank} {kind}": value for kind, value in found.spreads.items()}
         spreads |= link_spreads
-    master = _device("master", "", 0, os.cpu_count() or 1, figures[0])
+    master = _device("master", "", 0, os.cpu_count() or 1, figures[0], message_s)
     return _profile(master, pairs, spreads)
 
 
@@ -238,6 +244,18 @@ def device_samples(session: Session, specs: Sequence[ConvSpec], *, local: Local 
     return {rank: [Sample(spec, each) for spec, each in zip(specs, found, strict=True)] for rank, found in seconds.items()}
 
 
+def message_seconds(session: Session) -> float:
+    """Seconds of the processor, all threads, that one message takes on the master; 0 where there is nobody to talk to."""
+    if not session.workers:
+        return 0.0
+    rank = session.workers[0].rank
+    session.ping(rank)
+    begin = time.process_time()
+    for _ in range(PINGS):
+        session.ping(rank)
+    return (time.process_time() - begin) / (PINGS * MESSAGES_PER_PING)
+
+
 def measure_link(
     session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S
 ) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
@@ -283,15 +301,25 @@ def _figures(specs: Sequence[ConvSpec], passes: Sequence[Sequence[float]], copy_
     step_s = min(medians)
     per_class: dict[str, list[float]] = {}
     spreads: dict[str, float] = {}
+    fetches = [
+        (medians[index] - step_s) / (spec.weight_elements * BYTES_PER_ELEMENT)
+        for index, spec in enumerate(specs)
+        if kernel_class(spec) == "linear"
+    ]
+    # A linear layer does little but fetch weights. Those of the other specs are in a cache after the first run.
+    weight_s_per_byte = (1 - LEAST_COMPUTE) * statistics.median(fetches) if fetches else 0.0
     for index, spec in enumerate(specs[1:], start=1):
         kind = kernel_class(spec)
-        gamma = max(medians[index] - step_s, medians[index] / 4) / spec.macs
+        compute = LEAST_COMPUTE if kind == "linear" else 1.0
+        gamma = compute * max(medians[index] - step_s, medians[index] / 4) / spec.macs
         per_class.setdefault(kind, []).append(gamma)
         spread = _spread([values[index] for values in passes])
         spreads[kind] = max(spreads.get(kind, 0.0), spread)
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
     dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]
-    return Figures({"default": statistics.geometric_mean(dense), **gammas}, step_s, copy_s_per_byte, spreads)
+    return Figures(
+        {"default": statistics.geometric_mean(dense), **gammas}, step_s, copy_s_per_byte, weight_s_per_byte, spreads
+    )
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -316,7 +344,7 @@ def _copy_bytes_per_s() -> float:
     return copy_bytes_per_s()
 
 
-def _device(name: str, address: str, memory: int, threads: int, figures: Figures) -> ProfileDevice:
+def _device(name: str, address: str, memory: int, threads: int, figures: Figures, message_s: float) -> ProfileDevice:
     return ProfileDevice(
         name,
         figures.gamma_s_per_mac,
@@ -325,7 +353,16 @@ def _device(name: str, address: str, memory: int, threads: int, figures: Figures
         figures.step_s,
         memory or None,
         max(1, threads),
+        message_s=message_s,
+        weight_s_per_byte=figures.weight_s_per_byte,
     )
+
+
+def _worker_device(worker: Worker, figures: Mapping[int, Figures], message_s: float) -> ProfileDevice:
+    """Only the master's processor time for a message can be seen; a worker's is taken to differ as its rate does."""
+    found = figures[worker.rank]
+    slower = found.gamma_s_per_mac["default"] / figures[0].gamma_s_per_mac["default"]
+    return _device(worker.host, worker.address, worker.memory_limit_bytes, worker.threads, found, message_s * slower)
 
 
 def _profile(master: ProfileDevice, pairs: Sequence[CachedPair], spreads: dict[str, float]) -> Profile:

@@ -34,6 +34,8 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_bytes: int | None = None
     threads: int = 1
     joules_per_mac: float = 0.0
+    message_s: float = 0.0
+    weight_s_per_byte: float = 0.0
 
 
 class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +72,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.memory_bytes,
                 device.threads,
                 device.joules_per_mac,
+                device.message_s,
+                device.weight_s_per_byte,
             )
             for device in topology.devices
         )
@@ -91,6 +95,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.threads,
                     device.address,
                     device.joules_per_mac,
+                    device.message_s,
+                    device.weight_s_per_byte,
                 )
                 for device in self.devices
             )

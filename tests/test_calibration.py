@@ -79,6 +79,9 @@ def test_gamma_alpha_and_beta_are_found_again(tmp_path: Path) -> None:
         assert topology.devices[rank].gamma("winograd") == pytest.approx(gamma, rel=0.02)
         assert topology.devices[rank].gamma("depthwise") == pytest.approx(3 * gamma, rel=0.02)
     assert topology.devices[1].step_s == pytest.approx(STEP, rel=0.02)
+    linear = QUICK[-1]
+    assert topology.devices[1].conv_s(linear) == pytest.approx(STEP + linear.macs * 1e-10, rel=0.02)
+    assert topology.devices[1].weight_s_per_byte == pytest.approx(0.95 * 1e-10 / 4, rel=0.02)
     assert topology.devices[1].memory_bytes == 900_000_000
     there, back = topology.link(0, 2), topology.link(2, 0)
     assert there.latency_s == back.latency_s == pytest.approx(1e-3)

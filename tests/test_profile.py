@@ -13,7 +13,9 @@ from fogconv.profile import Profile, read_profile, write_profile
 from fogconv.topology import Device, Link, Topology
 
 MASTER = Device("master", {"default": 1e-10}, 2e-10, 1e-5, None, 2)
-PI = Device("pi", {"default": 4e-10, "winograd": 2e-10}, 4e-10, 2e-5, 900_000_000, 4, "tcp://10.0.0.2:5555", 1e-10)
+PI = Device(
+    "pi", {"default": 4e-10, "winograd": 2e-10}, 4e-10, 2e-5, 900_000_000, 4, "tcp://10.0.0.2:5555", 1e-10, 3e-5, 2e-10
+)
 TOPOLOGY = Topology((MASTER, PI), {(0, 1): Link(1e-4, 8e-8, 0.01, 1000), (1, 0): Link(2e-4, 9e-8)})
 
 
