@@ -26,10 +26,14 @@ WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros"
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Transfers, summed up: bytes through each card, (sent, received), and the seconds that they take together."""
+    """Transfers, summed up: bytes through each card, (sent, received), and the seconds that they take together.
+
+    ``cpu_s`` of these keep the busiest rank's processor; the rest can pass while it computes.
+    """
 
     card_bytes: tuple[tuple[float, float], ...]
     seconds: float
+    cpu_s: float
 
 
 class Prices:
@@ -61,7 +65,8 @@ class Prices:
             slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
         cards = enumerate(self._cards)
         busiest_s = max(max(sent[rank] * tx, received[rank] * rx) + handled[rank] for rank, (tx, rx) in cards)
-        return Traffic(tuple(zip(sent, received, strict=True)), latency_s + max(busiest_s, slowest_s))
+        seconds = latency_s + max(busiest_s, slowest_s)
+        return Traffic(tuple(zip(sent, received, strict=True)), seconds, max(handled))
 
     def work_s(self, layer: Layer, work: Work) -> float:
         """One rank's part of a layer, on that rank's device."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from fogconv.geometry import Region, Span
+from fogconv.geometry import ConvSpec, Region, Span
 from fogconv.layers import Conv, LayerGraph
 from fogconv.plan import Work, needs
 
@@ -21,6 +21,20 @@ LEAST_SHARE = 0.4
 
 LEAST_WORK = 2_000_000
 """MACs of an interior that is worth it."""
+
+
+def hidden_share(spec: ConvSpec, rows: int) -> float:
+    """Of a shard of so many output rows, the share that can be computed before the neighbours' rows are here."""
+    halo = spec.dilation[0] * (spec.kernel[0] - 1) // 2
+    if not halo:
+        return 0.0
+    border = -(-halo // (TILE if _tiled(spec) else 1)) * (TILE if _tiled(spec) else 1)
+    share = max(0, rows - 2 * border) / rows
+    return share if share >= LEAST_SHARE and spec.macs * rows * share >= LEAST_WORK * spec.out_height else 0.0
+
+
+def _tiled(spec: ConvSpec) -> bool:
+    return spec.kernel == (3, 3) and spec.stride == (1, 1)
 
 
 def interior_first(
@@ -42,7 +56,7 @@ def interior_first(
     if not able or len(able) != able[-1] - able[0] + 1:
         return None
     start, stop = able[0], able[-1] + 1
-    if layer.spec.kernel == (3, 3) and layer.spec.stride == (1, 1):
+    if _tiled(layer.spec):
         start = min(stop, rows.start + -(-(start - rows.start) // TILE) * TILE)
         stop = start + (stop - start) // TILE * TILE
     interior = Span(start, stop)

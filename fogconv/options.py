@@ -21,6 +21,7 @@ from typing import Literal
 from fogconv.cost import Prices, Traffic
 from fogconv.errors import GeometryError
 from fogconv.geometry import Region, Span
+from fogconv.interior import hidden_share
 from fogconv.layers import Concat, Conv, GlobalPool, Host, Layer, LayerGraph, Pool, Shuffle, Slice
 from fogconv.layouts import LayoutBook
 from fogconv.partition import Layout, level, on, replicate, shard_channels, shard_rows, split, split_channels, transfers
@@ -32,13 +33,17 @@ Scheme = Literal["auto", "depth", "rows", "local"]
 MOST_OVERLAP = 3
 """Rows: what three 3×3 convs in a row reach beyond a rank's own."""
 
+UNITS_PER_RANK = 4
+"""Aligned cuts fall on multiples of 1/4 of a rank's share or less, so that no rank has more than a quarter too much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """One way to do one layer. ``needed`` are (tensor, layout number); ``made`` is the layout number of the result.
 
     ``target`` is the layout in which a partial result is summed. ``edge_s``: the slowest rank's work. ``sum_s``: bringing
-    the summands together and the epilogue. ``stored`` are the weight elements on each rank.
+    the summands together and the epilogue. ``stored`` are the weight elements on each rank. ``hidden_s`` of the work can be
+    done while the inputs are on their way.
     """
 
     mode: str
@@ -50,6 +55,7 @@ class Option:
     sum_s: float
     sum_traffic: Traffic | None
     stored: tuple[int, ...]
+    hidden_s: float = 0.0
 
 
 class Options:
@@ -126,24 +132,25 @@ class Options:
         elif channels_allowed and not isinstance(layer, Shuffle):
             yield "channels", by_channels, [""]
         if rows_allowed:
-            for overlap in self._overlaps(whole):
-                yield "rows", self._by_rows(whole, overlap), [""]
+            plain, aligned = self._row_spans(len(whole.rows)), self._aligned_spans(len(whole.rows))
+            for spans in dict.fromkeys((plain, aligned)):
+                for overlap in range(1 + min(MOST_OVERLAP, min(len(span) for span in spans if span) // 2)):
+                    yield "rows", _overlapping(whole, spans, overlap), [""]
         if isinstance(layer, GlobalPool) and self._scheme != "depth":
             height = self._graph.tensors[layer.source].height
             spans = split(height, self._weights)
             yield "sums", [Work(r, whole, rows=span) for r, span in enumerate(spans) if span], ["M", "R", "C"]
 
-    def _overlaps(self, whole: Region) -> range:
-        """How many rows of its neighbours a rank may compute again, so that the next layers need no exchange."""
-        least = min(len(span) for span in split(len(whole.rows), self._weights) if span)
-        return range(1 + min(MOST_OVERLAP, least // 4))
+    def _row_spans(self, height: int) -> tuple[Span, ...]:
+        return split(height, self._weights)
 
-    def _by_rows(self, whole: Region, overlap: int) -> list[Work]:
-        return [
-            Work(rank, whole.with_rows(Span(span.start - overlap, span.stop + overlap) & whole.rows))
-            for rank, span in enumerate(split(len(whole.rows), self._weights))
-            if span
-        ]
+    def _aligned_spans(self, height: int) -> tuple[Span, ...]:
+        """Cut where the map still has a cut after it was halved a few times: a stride of 2 then moves no row."""
+        units = height
+        while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * self._ranks:
+            units //= 2
+        size = height // units
+        return tuple(Span(span.start * size, span.stop * size) for span in split(units, self._weights))
 
     def _input_split(self, layer: Conv, whole: Region) -> list[Work]:
         return [Work(rank, whole, depth=span) for rank, span in enumerate(self.channel_spans(layer.source)) if span]
@@ -174,7 +181,12 @@ class Options:
                 return None
             made = [()] * self._ranks if not works else _made(works, self._ranks)
             number = self._book.number(Layout(tuple(made)))
-            return Option(mode, tuple(works), self._numbers(needed), number, None, edge_s, 0.0, None, tuple(stored))
+            hidden_s = 0.0
+            if isinstance(layer, Conv) and mode == "rows":
+                hidden_s = edge_s * hidden_share(layer.spec, min(len(work.output.rows) for work in works))
+            return Option(
+                mode, tuple(works), self._numbers(needed), number, None, edge_s, 0.0, None, tuple(stored), hidden_s
+            )
         target = self.layout(layer.target, kind)
         held = Layout(_made(works, self._ranks), partial=True)
         traffic = self._prices.traffic(transfers(held, target))
@@ -197,6 +209,15 @@ class Options:
 
     def _numbers(self, needed: dict[int, list[tuple[Region, ...]]]) -> tuple[tuple[int, int], ...]:
         return tuple((tensor, self._book.number(Layout(tuple(regions)))) for tensor, regions in needed.items())
+
+
+def _overlapping(whole: Region, spans: Sequence[Span], overlap: int) -> list[Work]:
+    """Each rank's rows, and ``overlap`` of its neighbours' on either side."""
+    return [
+        Work(rank, whole.with_rows(Span(span.start - overlap, span.stop + overlap) & whole.rows))
+        for rank, span in enumerate(spans)
+        if span
+    ]
 
 
 def _made(works: Sequence[Work], ranks: int) -> tuple[tuple[Region, ...], ...]:

@@ -10,7 +10,7 @@ ResNet, the best in Inception's wide cells.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fogconv.cost import Prices
 from fogconv.errors import InputError, PlannerError
@@ -58,8 +58,14 @@ def plan(
             )
         case "local":
             return _search(graph, topology, "local", wire)
-        case "auto" | "depth" | "rows":
+        case "depth" | "rows":
             return _search(graph, topology, scheme, wire)
+        case "auto":
+            # The search over everything keeps only some paths; one of the narrower ones may find a better.
+            wide = _search(graph, topology, "auto", wire)
+            found = [wide, *(_search(graph, topology, narrow, wire) for narrow in ("rows", "depth", "local"))]
+            best = min(found, key=lambda each: each.predicted_s or 0.0)
+            return replace(best, scheme="auto")
     raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
 
 
@@ -125,10 +131,8 @@ def _cheapest(graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, pen
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
                     fixed = option.edge_s + option.sum_s + penalty * sum(option.stored)
                     _keep(best, path.cost + move_s + fixed, state, dead, _Choice(path.last, option, via, move_s))
-        if book.effort > EFFORT * (index + 1) / len(graph.layers):
-            beam = max(LEAST_BEAM, beam // 2)
-        else:
-            beam = min(BEAM, 2 * beam)
+        ahead = book.effort > EFFORT * (index + 1) / len(graph.layers)
+        beam = max(LEAST_BEAM, beam // 2) if ahead else min(BEAM, 2 * beam)
         paths = _worth_keeping(book, sorted(best.values(), key=lambda path: path.cost), beam)
     home = options.whole_on_master(graph.output)
 
@@ -162,17 +166,19 @@ def _reaches(book: LayoutBook, cheaper: _Path, path: _Path) -> bool:
 def _bring(book: LayoutBook, state: _State, option: Option) -> tuple[_State, float, tuple[tuple[int, int], ...]]:
     """The state after the option's inputs are where it needs them, the seconds, and the detours taken."""
     after = dict(state)
-    seconds = 0.0
+    busy_s = waiting_s = 0.0
     via: tuple[tuple[int, int], ...] = ()
     for tensor, needed in option.needed:
         held = after[tensor]
         first, second, over = book.move(held, needed)
-        seconds += first.seconds
-        if second is not None and over is not None:
-            seconds += second.seconds
+        legs = [first] if second is None else [first, second]
+        busy_s += sum(leg.cpu_s for leg in legs)
+        waiting_s += sum(leg.seconds - leg.cpu_s for leg in legs)
+        if over is not None:
             via += ((tensor, over),)
             held = book.union(held, over)
         after[tensor] = book.union(held, needed)
+    seconds = busy_s + max(0.0, waiting_s - option.hidden_s)
     return after, seconds, via
 
 
