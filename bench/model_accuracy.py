@@ -111,9 +111,11 @@ def main() -> None:
         for net in options.net:
             for rate in options.rate:
                 for workers in options.workers:
+                    print(f"{net}, {rate}, {workers} workers", file=sys.stderr)
                     cases.append(case(net, rate, workers, options.repeats))
                     if not options.json:
                         show(cases[-1])
+        print("predictors", file=sys.stderr)
         scores = predictors(options.samples, options.held_out) if options.samples else {}
     except FogconvError as error:
         print(f"bench.model_accuracy: {error}", file=sys.stderr)
