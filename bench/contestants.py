@@ -33,7 +33,8 @@ def with_fair_malloc() -> None:
 
 
 class Contest:
-    """One convolution on random normal numbers. ``torch`` and ``torch_nchw`` are calls by name; the latter take and give NCHW.
+    """One convolution on random normal numbers. ``torch`` and ``torch_nchw`` are calls by name; the latter
+    take and give NCHW.
 
     ``ours`` runs on blocked maps, ``ours_nchw`` packs the input and unpacks the output as well.
     """

@@ -1,8 +1,8 @@
 """Our convolutions against torch's: `python -m bench.kernels --net resnet50 [--json] [--shards] [--errors]`.
 
-One thread, batch 1, fp32. Every layer's contestants run interleaved in this process, each warmed by an untimed call before the
-timed one. A round's ratio is torch's best variant of the layer ÷ ours; the layer's ratio is the median over the rounds. The
-geometric mean goes over the distinct layers, the total counts each as often as it occurs.
+One thread, batch 1, fp32. Every layer's contestants run interleaved in this process, each warmed by an untimed call
+before the timed one. A round's ratio is torch's best variant of the layer ÷ ours; the layer's ratio is the median over the
+rounds. The geometric mean goes over the distinct layers, the total counts each as often as it occurs.
 
 ``--quantile 0`` takes each contestant's fastest round instead, for machines with noisy neighbours.
 """
@@ -114,7 +114,7 @@ def bench_net(net: str, budget_s: float, fastest: bool, errors: bool, only: str 
 
 
 def bench_shards(spec: ConvSpec, budget_s: float) -> list[dict[str, float]]:
-    """1/n of the output channels, for n = 1 … 8: the time of the largest shard, and how near n of them come to n-fold speed."""
+    """1/n of the output channels, n = 1 … 8: the time of the largest shard, and how near n of them come to n-fold speed."""
     random = np.random.default_rng(0)
     weight = random.standard_normal(spec.weight_shape, dtype=np.float32)
     calls: dict[str, Call] = {}

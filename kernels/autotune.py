@@ -33,7 +33,8 @@ ROUNDS = 9
 
 def key(spec: ConvSpec) -> str:
     """A spec as a word: cxHxW-fkK_hxK_wsS, then what differs from its default (batch does not matter)."""
-    word = f"{spec.in_channels}x{spec.height}x{spec.width}-{spec.out_channels}k{spec.kernel[0]}x{spec.kernel[1]}s{spec.stride[0]}"
+    word = f"{spec.in_channels}x{spec.height}x{spec.width}-{spec.out_channels}"
+    word += f"k{spec.kernel[0]}x{spec.kernel[1]}s{spec.stride[0]}"
     if spec.stride[0] != spec.stride[1]:
         word += f"x{spec.stride[1]}"
     if any(spec.padding):

@@ -119,7 +119,8 @@ def prepare_conv2d(
 
     ``activation`` is None, "relu", "relu6", "silu", "hardswish", "sigmoid" or "hardsigmoid". ``precision`` "strict" allows
     direct kernels only; "fast" also Winograd's (errors below 5e-5 of the largest output; an infinity in the input spoils
-    a whole tile of outputs, and becomes NaN). Layers that never run at the same time can share a ``scratch``. ``algorithm`` forces one.
+    a whole tile of outputs, and becomes NaN). Layers that never run at the same time can share a ``scratch``; a bound call
+    is then not to be run while another one of the pool runs. ``algorithm`` forces one.
     Raises KernelError for weights of another shape or type, an unknown activation, precision or algorithm.
     """
     weight = _floats("the weight", weight, spec.weight_shape)
@@ -151,9 +152,9 @@ def conv2d(
 ) -> Array:
     """torch's conv2d on numpy arrays: x (N, C, H, W), weight (f, C/groups, K_h, K_w), bias (f,), all float32 → (N, f, h, w).
 
-    ``padding`` is one number, (rows, columns) or (top, bottom, left, right). Arrays need not be contiguous. Everything is packed
-    anew by each call: see `prepare_conv2d` for layers that run often. Raises KernelError (GeometryError for impossible
-    shapes) for anything that describes no convolution.
+    ``padding`` is one number, (rows, columns) or (top, bottom, left, right). Arrays need not be contiguous. Everything is
+    packed anew by each call: see `prepare_conv2d` for layers that run often. Raises KernelError (GeometryError for
+    impossible shapes) for anything that describes no convolution.
     """
     x, weight = np.asarray(x), np.asarray(weight)
     for name, array in (("x", x), ("the weight", weight)):

@@ -62,13 +62,14 @@ def tile_address(tile: DepthTile) -> int:
 
 @cache
 def _compiled(tile: DepthTile) -> Any:
-    @intrinsic  # type: ignore[misc]
-    def emit(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
+    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
         def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
             emit_tile(builder, tile, *args[:-1])
             return context.get_dummy_value()
 
         return SIGNATURE, code
+
+    emit: Any = intrinsic(define)
 
     @jit
     def depthwise(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
@@ -118,6 +119,12 @@ def _unrolled(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, we
     for c in range(tile.columns):
         for j in range(kw):
             columns.setdefault(c * right + j * dw, []).append((c, j))
+    # The next band's new rows, while this one is computed: one map is read by a few long streams only.
+    ahead = v.shifted(builder, x, builder.mul(row_stride, I64(max(users) + 1)))
+    for _ in range(tile.rows * down if tile.vl == BLOCK else 0):
+        for column in range(tile.columns * right):
+            v.prefetch(builder, ahead, PIXEL * column)
+        ahead = v.shifted(builder, ahead, row_stride)
     row, previous = x, 0
     for line, uses in sorted(users.items()):
         for _ in range(line - previous):

@@ -1,8 +1,9 @@
 """Direct convolution: every output is summed in registers over the whole kernel and all input channels, then stored once.
 
-Any kernel, stride, dilation, padding and number of groups. The output channels are cut into groups of vectors (``Pass``), the
-output map into tiles (``Cover``); a list of tiles with their offsets is made when arrays are bound, so that the driver only
-walks lists. Weights are packed as the micro-kernel reads them: [channels group][full blocks, then parts][K_h][K_w][lane][vector].
+Any kernel, stride, dilation, padding and number of groups. The output channels are cut into groups of vectors (``Pass``),
+the output map into tiles (``Cover``); a list of tiles with their offsets is made when arrays are bound, so that the driver
+only walks lists. Weights are packed as the micro-kernel reads them: [group of output channels][full blocks, then
+parts][K_h][K_w][lane][vector].
 
 Groups whose output channels do not start at a block of 16 are summed into a scratch map and copied lane by lane.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray

@@ -4,8 +4,9 @@
         out[pixel, vector] += x[pixel, k] · w[k, vector]      pixel < rows·columns, vector < vectors
 
 One builder emits it for every instruction set: ``vl`` floats per vector, ``vectors`` vectors of output channels, the pixels
-of the tile fixed, all strides and counts read from an array of integers (``Sum``, ``Epilogue``). The input value is broadcast, the weights
-lie in the order in which they are read, the bias starts the sum, and residual and clamp are applied before the only store.
+of the tile fixed, all strides and counts read from an array of integers (``Field``). The input value is broadcast, the
+weights lie in the order in which they are read, the bias starts the sum, and residual and clamp are applied before the only
+store.
 
 A partial block of input channels (21 = 16 + 5) is summed lane by lane, so that nothing beyond the last channel is read.
 """
@@ -22,14 +23,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from fogconv.kernels import emit as v
+from fogconv.kernels.emit import I64, Builder, Value
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.jit import jit
-from fogconv.kernels.emit import I64, Builder, Value
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The shape of one micro-kernel. ``step`` is the distance in floats between the inputs of neighbouring output columns."""
+    """The shape of one micro-kernel. ``step`` is the distance in floats between the inputs of neighbouring columns."""
 
     rows: int
     columns: int
@@ -105,13 +106,14 @@ def function_address(dispatcher: Any, signature: Any) -> int:
 
 @cache
 def _compiled(tile: Tile) -> Any:
-    @intrinsic  # type: ignore[misc]
-    def emit(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
+    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
         def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
             emit_tile(builder, tile, *args)
             return context.get_dummy_value()
 
         return SIGNATURE, code
+
+    emit: Any = intrinsic(define)
 
     @jit
     def microkernel(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
@@ -120,8 +122,7 @@ def _compiled(tile: Tile) -> Any:
     return microkernel
 
 
-@intrinsic  # type: ignore[misc]
-def call_tile(
+def _call_tile(
     typing: Any, address: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any
 ) -> Any:
     """Call a micro-kernel by its address."""
@@ -132,6 +133,9 @@ def call_tile(
         return context.get_dummy_value()
 
     return signature, code
+
+
+call_tile: Any = intrinsic(_call_tile)
 
 
 def call_address(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> None:

@@ -1,9 +1,10 @@
 """Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36.
 
-Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time: transform their inputs into V, multiply the matrices, one per element, with the micro-kernel that direct
-convolution uses (a tile takes the place of a pixel), transform the products M back into the output.
+Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time: transform their inputs into V, multiply the
+matrices, one per element, with the micro-kernel that direct convolution uses (a tile takes the place of a pixel), transform
+the products M back into the output.
 
-    V  [element][input block][tile][16]      U  [element][group][input channel][lane]      M  [element][output block][tile][16]
+    V  [element][input block][tile][16]    U  [element][group][input channel][lane]    M  [element][output block][tile][16]
 
 The elements of V and of M lie an odd number of cache lines apart, or all would fall into one set of the cache.
 """
@@ -43,7 +44,7 @@ KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
 
 
 def form_of(spec: ConvSpec, m: int) -> Form | None:
-    """The form with m (2 or 4) outputs per transformed dimension; None where the layer has none (stride, dilation, groups)."""
+    """The form with m (2 or 4) outputs per transformed dimension; None where the shape forbids it."""
     if spec.kernel not in KERNELS or spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
         return None
     kh, kw = spec.kernel
