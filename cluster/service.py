@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fogconv.cluster.worker import Worker
+from fogconv.errors import FogconvError
 
 ATTEND_S = 0.2
 """While a kernel runs or compiles, strangers and pings are answered this often."""
@@ -31,6 +33,9 @@ def run(worker: Worker) -> int:
     Kernels run on a thread of their own: Python hands signals to the main thread only, and not before a kernel returns.
     Raises what ended the worker, if it was an error.
     """
+    # Numba's half a million objects stay as they are: let no collection in the middle of an inference walk them.
+    gc.collect()
+    gc.freeze()
     stopping = threading.Event()
     signals: list[int] = []
     failures: list[BaseException] = []
@@ -81,7 +86,7 @@ def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
     except BaseException as error:
         rank = launch.rank if launch is not None else 0
         print(f"fogconv: rank {rank} on {os.uname().nodename} ends the job: {error}", file=sys.stderr)
-        _leave(1)
+        _leave(error.exit_code if isinstance(error, FogconvError) else 1)
     if number:
         # MPI's own shutdown would wait for ranks that the same signal ended.
         _leave(128 + number)

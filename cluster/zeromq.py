@@ -124,7 +124,7 @@ class ZeromqEndpoint:
         self._context = zmq.Context()
         self._poller = select.poll()
         self._by_fd: dict[int, tuple[_Socket, bool]] = {}
-        self._changed: set[_Socket] = set()
+        self._changed: dict[_Socket, None] = {}  # an ordered set: looked at in turns
         self._links: dict[Peer, _Socket] = {}
         self._incoming: dict[Peer, str | None] = {}
         self._partial: dict[Peer, _Partial] = {}
@@ -202,7 +202,7 @@ class ZeromqEndpoint:
             self._by_fd[fd] = (link, is_monitor)
             self._poller.register(fd, _READABLE)
         # A descriptor stays quiet until its socket has once been found empty.
-        self._changed.add(link)
+        self._changed[link] = None
         self._read_monitor(link)
 
     def _forget(self, link: _Socket, linger_ms: int) -> None:
@@ -210,7 +210,7 @@ class ZeromqEndpoint:
             fd = _fd(raw)
             del self._by_fd[fd]
             self._poller.unregister(fd)
-        self._changed.discard(link)
+        self._changed.pop(link, None)
         _drop(link, linger_ms)
 
     # Endpoint
@@ -259,7 +259,7 @@ class ZeromqEndpoint:
                     if waiting >= MAX_BACKLOG:
                         raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
                     link.backlog.append((peer, part))
-            self._changed.add(link)
+            self._changed[link] = None
             if self._waiting:
                 self._interrupt()
 
@@ -270,7 +270,7 @@ class ZeromqEndpoint:
                 if self._closed:
                     self._close_pipe()
                     return None
-                if self._changed or self._probe_at:
+                if not self._events and (self._changed or self._probe_at):
                     self._work()
                 if self._events:
                     return self._events.popleft()
@@ -292,8 +292,9 @@ class ZeromqEndpoint:
                         self._note(fd)
 
     def wake(self) -> None:
-        self._woken = True
-        self._interrupt()
+        with self._lock:
+            self._woken = True
+            self._interrupt()
 
     def admit(self, keys: frozenset[str]) -> None:
         self._admitted = keys
@@ -356,12 +357,12 @@ class ZeromqEndpoint:
         if watched is None:
             return
         link, is_monitor = watched
-        self._changed.add(link)
+        self._changed[link] = None
         if is_monitor:
             self._read_monitor(link)
 
     def _work(self) -> None:
-        """Read what came on every socket that changed, send what waits for it, and look after lost peers."""
+        """Read the next message of the sockets that changed, send what waits for them, and look after lost peers."""
         if self._probe_at and time.monotonic() >= self._probe_at[0]:
             self._probe_at.popleft()
             for peer in list(self._incoming):
@@ -369,11 +370,13 @@ class ZeromqEndpoint:
                     self._incoming.pop(peer, None)
                     self._partial.pop(peer, None)
                     self._events.append(Loss(peer, "the connection ended"))
-        while self._changed:
-            link = self._changed.pop()
+        while self._changed and not self._events:
+            link = next(iter(self._changed))
+            del self._changed[link]
             if link.backlog:
                 self._send_waiting(link)
-            self._read(link)
+            if self._read(link):
+                self._changed[link] = None
 
     def _send_waiting(self, link: _Socket) -> None:
         """Each peer's messages in their order; a peer that takes nothing holds up nobody else."""
@@ -385,32 +388,23 @@ class ZeromqEndpoint:
                 left.append((peer, part))
         link.backlog = left
 
-    def _read(self, link: _Socket) -> None:
-        recv, get = link.raw.recv, link.raw.getsockopt
-        # Asking first, because zmq.Again costs more than a message.
-        while int(get(zmq.EVENTS)) & _POLLIN:
-            first: bytes = recv(_LAST)
-            more = get(zmq.RCVMORE)
-            peer: Peer = link
-            if link.router:
-                peer = first
-                if not more:
-                    continue
-                credential = None
-                if self._keys is None:
-                    first = recv()
-                    more = get(zmq.RCVMORE)
-                else:
-                    frame = recv(copy=False)
-                    first, more, credential = frame.bytes, frame.more, str(frame["User-Id"])
-                self._incoming[peer] = credential
-            frames: list[Frame] = [first]
-            while more:
-                part = recv(copy=False)
-                more = part.more
-                if len(frames) < 3:
-                    frames.append(part.buffer)
-            self._assemble(peer, frames)
+    def _read(self, link: _Socket) -> bool:
+        """Take one message. False if there is none."""
+        raw = link.raw
+        # Asking first, because zmq.Again costs more than a message; and asking little, because pyzmq makes two enums for it.
+        if not int(raw.getsockopt(zmq.EVENTS)) & _POLLIN:
+            return False
+        peer: Peer = raw.recv(_LAST) if link.router else link
+        frame = raw.recv(_LAST, copy=False)
+        if link.router:
+            self._incoming[peer] = None if self._keys is None else str(frame["User-Id"])
+        frames: list[Frame] = [frame.bytes]
+        while frame.more:
+            frame = raw.recv(_LAST, copy=False)
+            if len(frames) < 3:
+                frames.append(frame.buffer)
+        self._assemble(peer, frames)
+        return True
 
     def _assemble(self, peer: Peer, frames: list[Frame]) -> None:
         header = frames[0]
@@ -461,7 +455,8 @@ class ZeromqEndpoint:
             elif event == zmq.EVENT_CONNECTED:
                 link.connected = True
             elif link in self._links:
-                self._read(link)  # what came before the end counts
+                while self._read(link):  # what came before the end counts
+                    pass
                 del self._links[link]
                 self._partial.pop(link, None)
                 reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON
@@ -473,7 +468,7 @@ class ZeromqEndpoint:
         if self._router is None:
             return False
         # This send, too, may use up what the descriptor had to tell.
-        self._changed.add(self._router)
+        self._changed[self._router] = None
         return self._send_parts(self._router, peer, [b""]) is not None
 
     def _try_send(self, link: _Socket, peer: Peer, part: list[Frame]) -> bool:
