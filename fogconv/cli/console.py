@@ -26,8 +26,8 @@ stderr = Console(stderr=True)
 STAR_LEGEND = (
     "Two lines a layer: predicted, measured; times in ms. part: the master cuts, tx: shards travel out, edge: the ranks "
     "compute, rx: results travel back, join: the master sums and joins. S: the most that distributing could gain by the "
-    "paper's model, S* below it over links that send to one at a time. split: how the conv is cut and into how many shards; home: "
-    "it stays on the master. out/in: bytes through the master's network card."
+    "paper's model, S* below it over links that send to one at a time. split: how the conv is cut and into how many shards; "
+    "home: it stays on the master. out/in: bytes through the master's network card."
 )
 RESIDENT_LEGEND = (
     "Two lines a layer: predicted, measured; times in ms. edge: the slowest rank's computing, wait: the longest that a rank "

@@ -27,6 +27,12 @@ def plan(
         str,
         typer.Option(help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=_DEVICES),
     ] = "",
+    keys: Annotated[
+        Path | None, typer.Option(help="Folder with this device's keys (of `fogconv keygen`).", rich_help_panel=_DEVICES)
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Go without encryption and keys on a network.", rich_help_panel=_DEVICES)
+    ] = False,
     profile: Annotated[
         Path | None, typer.Option(help="What `fogconv calibrate` measured.", rich_help_panel=_DEVICES)
     ] = None,
@@ -74,7 +80,15 @@ def plan(
                 raise InputError(f"{option} {path}: there is no folder {path.parent}")
         if plot is not None:
             check_suffix(plot)
-        topology, described = _topology(cluster, profile, ranks, preset, rate, bandwidth, latency)
+        figures = (profile, ranks, preset, rate, bandwidth, latency)
+        if not cluster:
+            topology, described = _described(*figures)
+        elif any(figure is not None for figure in figures):
+            raise InputError(
+                "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out"
+            )
+        else:
+            topology, described = _measured(cluster, keys, insecure)
         graph = _graph(model, size, batch)
         found = make_plan(
             graph,
@@ -101,8 +115,7 @@ def plan(
                 print(f"wrote {path}", file=sys.stderr)
 
 
-def _topology(
-    cluster: str,
+def _described(
     profile: Path | None,
     ranks: int | None,
     preset: str | None,
@@ -110,18 +123,18 @@ def _topology(
     bandwidth: str | None,
     latency: str | None,
 ) -> tuple[Topology, str]:
-    if not cluster:
-        if ranks == 1:
-            raise InputError("--ranks 1 is the master alone, and there is nothing to plan; give 2 or more")
-        workers = None if ranks is None else ranks - 1
-        found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
-        return found.topology, found.description
-    if profile is not None or any(figure is not None for figure in (ranks, preset, rate, bandwidth, latency)):
-        raise InputError("--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out")
+    if ranks == 1:
+        raise InputError("--ranks 1 is the master alone, and there is nothing to plan; give 2 or more")
+    workers = None if ranks is None else ranks - 1
+    found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
+    return found.topology, found.description
+
+
+def _measured(cluster: str, keys: Path | None, insecure: bool) -> tuple[Topology, str]:
     from fogconv.calibration import calibrate_quickly
     from fogconv.cluster.connect import connect
 
-    with connect(cluster) as session:
+    with connect(cluster, keys=keys, insecure=insecure) as session:
         return calibrate_quickly(session), f"measured: {cluster}"
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,8 +32,8 @@ STATES = {"joining": "idle", "lost": "idle"}
 class Health:
     """One worker, as of its last answer.
 
-    ``rate`` is the hostfile's (1: as fast as the others); ``share`` is the worker's part of the weights that all hold together;
-    ``bytes_per_s`` and ``runs_per_s`` are between its last two answers.
+    ``rate`` is the hostfile's (1: as fast as the others); ``share`` is the worker's part of all the weights that
+    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers.
     """
 
     address: str
@@ -61,18 +62,23 @@ class Watcher:
     """Asks workers how they are. It opens no session, so a worker may serve its master meanwhile."""
 
     rates: Mapping[str, float]
+    keys: Path | None = None
+    insecure: bool = False
     health: dict[str, Health] = field(init=False)
 
     def __post_init__(self) -> None:
+        from fogconv.cluster.connect import keys_for
         from fogconv.cluster.zeromq import ZeromqEndpoint
 
-        self._endpoint = ZeromqEndpoint()
+        own = keys_for(list(self.rates), self.keys, self.insecure)
+        self._keys = {address: None if own is None else own.of_worker(address) for address in self.rates}
+        self._endpoint = ZeromqEndpoint(keys=own)
         self._peers: dict[Peer, str] = {}
         self._answered_at: dict[str, float] = {}
         self._request = 0
         self.health = {address: Health(address, rate) for address, rate in self.rates.items()}
         for address in self.rates:
-            self._peers[self._endpoint.connect(address)] = address
+            self._peers[self._endpoint.connect(address, self._keys[address])] = address
 
     def ask(self, timeout_s: float = ANSWER_S) -> tuple[Health, ...]:
         """One round: all workers asked, and waited for."""
@@ -96,7 +102,7 @@ class Watcher:
             if isinstance(event, Loss):
                 self._endpoint.disconnect(event.peer)
                 del self._peers[event.peer]
-                self._peers[self._endpoint.connect(address)] = address
+                self._peers[self._endpoint.connect(address, self._keys[address])] = address
                 waiting.discard(address)
                 self.health[address] = replace(self.health[address], state="gone")
                 continue
@@ -158,6 +164,8 @@ class Watcher:
 
 def status(
     cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT,… or a hostfile.")],
+    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys (of `fogconv keygen`).")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="One round, then end: 0 if all answered, else 1.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a round on stdout.")] = False,
@@ -167,7 +175,7 @@ def status(
     It disturbs neither them nor their master. Ctrl-C ends it.
     """
     with sentences("fogconv status"):
-        watcher = Watcher(rates_of(cluster))
+        watcher = Watcher(rates_of(cluster), keys, insecure)
         try:
             if once or as_json:
                 _print_rounds(watcher, interval, once, as_json)
