@@ -313,8 +313,9 @@ def _figures(specs: Sequence[ConvSpec], passes: Sequence[Sequence[float]], copy_
         compute = LEAST_COMPUTE if kind == "linear" else 1.0
         gamma = compute * max(medians[index] - step_s, medians[index] / 4) / spec.macs
         per_class.setdefault(kind, []).append(gamma)
-        spread = _spread([values[index] for values in passes])
-        spreads[kind] = max(spreads.get(kind, 0.0), spread)
+        if len(passes) > 1:  # one pass tells nothing about how sure it is
+            spread = _spread([values[index] for values in passes])
+            spreads[kind] = max(spreads.get(kind, 0.0), spread)
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
     dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]
     return Figures(
