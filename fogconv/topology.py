@@ -12,7 +12,7 @@ slower of the two cards in question.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fogconv.errors import TopologyError
@@ -58,8 +58,9 @@ class Device:
     ``copy_s_per_byte`` prices cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one step of a
     program (a kernel call, a frame handed to the transport), ``message_s`` what sending or receiving one message takes of
     the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one.
-    ``weight_s_per_byte`` is what fetching a conv's weights from memory takes, which a shard of rows pays in full. Raises
-    TopologyError for rates that can't be.
+    ``weight_s_per_byte`` is what fetching a conv's weights from memory takes, which a shard of rows pays in full. ``effort``
+    gives the MACs that γ is to count for a conv, where its kernels' tiles are known to do more or fewer than the
+    definition has. Raises TopologyError for rates that can't be.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Device:
     joules_per_mac: float = 0.0
     message_s: float = 0.0
     weight_s_per_byte: float = 0.0
+    effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:
@@ -98,7 +100,8 @@ class Device:
     def conv_s(self, spec: ConvSpec) -> float:
         """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
         weights_s = spec.weight_elements * BYTES_PER_ELEMENT * self.weight_s_per_byte
-        return spec.macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
+        macs = spec.macs if self.effort is None else self.effort(spec)
+        return macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
 
     def copy_s(self, n_bytes: float) -> float:
         """Seconds to copy (or add) so many bytes in memory."""

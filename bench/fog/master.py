@@ -93,7 +93,7 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     first = session.run(loaded, [it.image])
     facts = plan_facts(found, it.graph) | it.error(first.outputs[0])
     facts |= {"gamma": [dict(device.gamma_s_per_mac) for device in topology.devices]}
-    facts |= {"message_s": topology.devices[0].message_s, "weight_s_per_byte": topology.devices[0].weight_s_per_byte}
+    facts |= {"message_s": topology.devices[0].message_s}
     facts |= {"links": [[i, j, link.latency_s, link.s_per_byte] for (i, j), link in topology.links.items()]}
     facts |= {"steps": [len(program.steps) for program in lowered.programs]}
 

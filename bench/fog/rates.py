@@ -1,7 +1,7 @@
 """The topology that the planner gets: every node's rate and every link, measured in the bed.
 
-    γ, w       seconds per MAC and per byte of weights, from a few runs of the whole network on the master: caches are as
-               cold as they will be. A worker's are the master's, by their shares of a core
+    γ          a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as
+               cold as they will be. A worker's is the master's, by their shares of a core
     message_s  the processor time of a ping, all threads, ÷ its messages
     α, β       pings, empty and large
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,9 @@ from fogconv import program as ir
 from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.measure import NoMailbox, copy_bytes_per_s
 from fogconv.cluster.session import Session
-from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.geometry import ConvSpec
+from fogconv.kernels.isa import host_isa
+from fogconv.kernels.select import choose, cycles
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.lower import lower
 from fogconv.star import plan_local
@@ -35,8 +38,7 @@ PINGS = 20
 LARGE_BYTES = 2_000_000
 MESSAGES_PER_PING = 4
 """Two exchanges, each a message there and one back; a node sends one and receives one of each."""
-LEAST_COMPUTE = 0.05
-"""The part of any conv's time that is taken to be computing."""
+MACS_PER_CYCLE = 16
 SYNC_PERIODS = 0.2
 """Who waits for a message waits, on average, this part of a quota's period for its sender's next slice. Seen with a chain of
 nodes that exchange 20 KB with both neighbours: 2 to 4 ms a time, at 0.1 core, beyond computing."""
@@ -73,7 +75,7 @@ class Rates:
         # A pause of 9 ms falls on one step or the next by chance: the whole run tells the rate, full speed the proportions.
         self._run()
         stretch = statistics.mean(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
-        gamma, weight_s_per_byte = fit(specs, self._seconds * stretch)
+        gamma = fit(specs, self._seconds * stretch)
         self._executable = None
         message_s = message_seconds(self._session) / shares[0]
         first = Device(
@@ -82,7 +84,7 @@ class Rates:
             self._copy_s_per_byte / shares[0],
             STEP_S / shares[0],
             message_s=message_s,
-            weight_s_per_byte=weight_s_per_byte,
+            effort=effort,
         )
         if sync_s is None:
             periods = [quota_and_period_us(share)[1] * 1e-6 for share in shares if share < 1]
@@ -102,19 +104,22 @@ class Rates:
         return times
 
 
-def fit(specs: Sequence[ConvSpec], seconds: NDArray[np.float64]) -> tuple[dict[str, float], float]:
-    """γ per kernel class, and seconds per byte of weights, that explain the times; "default" is γ over all convs.
-
-    A linear layer does nothing but fetch weights, so its time tells their rate; γ is what is left, class by class.
-    """
-    macs = np.array([spec.macs for spec in specs], float)
-    weight_bytes = np.array([spec.weight_elements * BYTES_PER_ELEMENT for spec in specs], float)
+def fit(specs: Sequence[ConvSpec], seconds: NDArray[np.float64]) -> dict[str, float]:
+    """γ per kernel class in seconds per MAC of ``effort``; "default" is over all convs."""
+    macs = np.array([effort(spec) for spec in specs])
     kinds = np.array([kernel_class(spec) for spec in specs])
-    linear = kinds == "linear"
-    per_byte = float(seconds[linear].sum() / weight_bytes[linear].sum()) if linear.any() else 0.0
-    left = np.maximum(seconds - weight_bytes * per_byte, seconds * LEAST_COMPUTE)
-    gamma = {str(kind): float(left[kinds == kind].sum() / macs[kinds == kind].sum()) for kind in np.unique(kinds)}
-    return {"default": float(left.sum() / macs.sum()), **gamma}, per_byte
+    gamma = {str(kind): float(seconds[kinds == kind].sum() / macs[kinds == kind].sum()) for kind in np.unique(kinds)}
+    return {"default": float(seconds.sum() / macs.sum()), **gamma}
+
+
+@lru_cache(maxsize=1 << 16)
+def effort(spec: ConvSpec) -> float:
+    """What the kernels' own rule counts: whole tiles of the algorithm that they choose, and its weights from memory.
+
+    Tried: γ·MACs, which takes a shard of 3 rows in tiles of 4 for cheaper than it is, and weights for free: VGG-16's late
+    layers were then cut by rows, a fifth slower than by channels.
+    """
+    return MACS_PER_CYCLE * cycles(spec, choose(spec, host_isa(), strict=False)) * spec.batch
 
 
 def message_seconds(session: Session) -> float:
