@@ -78,7 +78,7 @@ def most_pixels(isa: Isa, vectors: int) -> int:
         return {1: 12, 2: 8, 3: 5, 4: 4}[vectors]
     if isa.registers > 16:
         return {1: 28, 2: 14, 3: 8, 4: 6}[vectors]
-    return {1: 10, 2: 6, 3: 3, 4: 2}[vectors]
+    return {1: 9, 2: 6, 3: 3, 4: 2}[vectors]
 
 
 def split_evenly(length: int, longest: int) -> tuple[int, ...]:

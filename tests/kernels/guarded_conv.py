@@ -1,0 +1,61 @@
+"""Runs the convolution kernels on arrays that end, then on arrays that begin, at a page that nobody may touch.
+
+Every kind of kernel, with margins of exactly the padding, on each instruction set. A kernel that reads or writes outside its
+arrays kills this process: `test_guard_pages_conv` looks at how it ended.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fogconv.geometry import ConvSpec
+from fogconv.kernels import blocked, depthwise, direct, winograd
+from fogconv.kernels import scratch as scratches
+from fogconv.kernels.blocked import Blocked, Margin
+from fogconv.kernels.isa import AVX2, Isa, host_isa
+from fogconv.kernels.scratch import Scratch
+from fogconv.kernels.select import candidates, prepare_kernel
+from tests.kernels import guarded
+
+P1 = (1, 1, 1, 1)
+
+SPECS = (
+    ConvSpec(3, 5, 7, 7, (3, 3), (2, 2), P1),
+    ConvSpec(21, 37, 5, 7, (3, 3), (1, 1), P1, batch=2),
+    ConvSpec(16, 16, 3, 5, (3, 3), (1, 1), (1, 0, 0, 1)),
+    ConvSpec(32, 16, 4, 7, (1, 1), (2, 2)),
+    ConvSpec(24, 24, 5, 7, (3, 3), (1, 1), P1, groups=24),
+    ConvSpec(16, 16, 5, 7, (3, 3), (2, 2), P1, groups=4),
+    ConvSpec(42, 10, 4, 7, (3, 3), (1, 1), P1, groups=2),
+    ConvSpec(16, 16, 4, 9, (1, 7), (1, 1), (0, 0, 3, 3)),
+)
+
+
+def run(spec: ConvSpec, isa: Isa) -> None:
+    for algorithm in candidates(spec, isa):
+        weight, bias = guarded.filled(*spec.weight_shape), guarded.filled(spec.out_channels)
+        kernel = prepare_kernel(algorithm, spec, isa, weight, bias, "relu", Scratch())
+        kernel.warm(2)
+        for margin in (Margin(*spec.padding), kernel.wanted_margin):
+            x = Blocked.empty(*spec.input_shape, margin)
+            x.interior[...] = 1.0
+            out, residual = Blocked.empty(*spec.output_shape), Blocked.empty(*spec.output_shape)
+            for more in (None, residual):
+                for threads in (1, 2):
+                    for thread in range(threads):
+                        kernel.bind(x, out, more, thread, threads)()
+            assert np.isfinite(out.data).all()
+
+
+def main() -> None:
+    for module in (blocked, depthwise, direct, winograd, scratches):
+        module.aligned_zeros = lambda shape: guarded.guarded(shape)  # 32 bytes are enough for AVX2's weights
+    for flush in (True, False):
+        guarded.at_end = flush
+        for spec in SPECS:
+            for isa in {host_isa(), AVX2}:
+                run(spec, isa)
+
+
+if __name__ == "__main__":
+    main()
