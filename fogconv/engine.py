@@ -25,6 +25,7 @@ from fogconv.cluster.session import Loaded, Progress, RunResult, Session
 from fogconv.errors import ClusterError, TransportTimeout, WorkerFailedError, WorkerLostError
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.lower import Lowered, lower
+from fogconv.pace import Correction, Pace, observe
 from fogconv.plan import Plan
 from fogconv.planner import plan
 from fogconv.program import Program, Recv, Send, Wire
@@ -50,6 +51,8 @@ class Choices:
     plan: Plan | None = None
     rehearse: bool = False
     """Plan for losses beforehand: every worker compiles, and is sent, what any single loss would ask of it."""
+    adapt: bool = False
+    """Watch how long ranks and links take, and plan anew where that is off (`fogconv.pace`)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Engine:
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._returned: frozenset[int] = frozenset()
+        self._pace = Pace()
+        self._correction: Correction | None = None
         self.plan: Plan
         self.programs: tuple[Program, ...]
         self.loaded: Loaded
@@ -107,6 +112,7 @@ class Engine:
                 break
             except CREW_ERRORS as error:
                 told += self._recover(error)
+        self._watch(run)
         return Inference(self._output(run), time.perf_counter() - begin, run, told)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
@@ -154,15 +160,39 @@ class Engine:
         """Whether somebody of the crew is gone, or somebody outside of it is there. Looks, waits for nobody."""
         self.session.refresh()
         self._returned |= self.session.rejoin(0.0) & set(self.topology.ranks)
-        return bool(self._returned) or not self._present >= set(self.ranks) - {MASTER}
+        gone = not self._present >= set(self.ranks) - {MASTER}
+        return gone or bool(self._returned) or self._correction is not None
 
     def _muster(self) -> tuple[str, ...]:
         """Before an inference: plan anew if the crew has changed; the sentences about it."""
         if not self._crew_changes():
             return ()
+        told = self._correct()
         turn = muster(self.ranks, self._present, self._returned)
         self._returned = frozenset()
-        return self._turn(turn)
+        if turn.changed:
+            return told + self._turn(turn)
+        if told and self._plan_for(self.ranks).placements != self.plan.placements:
+            return self._turn(Turn(self.ranks, True, told))
+        return ()
+
+    def _watch(self, run: RunResult) -> None:
+        """After a run: note whether the ranks and links keep the pace that they were planned for."""
+        if not self.choices.adapt or len(self.ranks) == 1 or set(run.times) != set(self.loaded.programs):
+            return
+        drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
+        self._pace = self._pace.after(drift)
+        self._correction = self._pace.correction()
+
+    def _correct(self) -> tuple[str, ...]:
+        """Take what was measured for what is planned with; the sentences about it."""
+        correction, self._correction = self._correction, None
+        if correction is None:
+            return ()
+        self.topology = correction.apply(self.topology, self.ranks)
+        self._plans.clear()
+        self._pace = Pace()
+        return correction.sentences(self.ranks)
 
     def _recover(self, error: ClusterError) -> tuple[str, ...]:
         """After a run failed: plan over those that are left. Raises the error where nobody of the crew is gone."""
@@ -175,6 +205,7 @@ class Engine:
     def _turn(self, turn: Turn) -> tuple[str, ...]:
         told = turn.events
         self.events.extend(told)
+        self._pace, self._correction = Pace(), None
         self.session.unload(self.loaded)
         self.ranks = turn.crew
         try:
@@ -251,6 +282,7 @@ class _Flights:
                 self._again(error)
             else:
                 self._waiting.popleft()
+                self._engine._watch(result)
                 return result
 
     def reload(self) -> None:

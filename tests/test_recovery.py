@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fogconv.errors import WorkerFailedError
@@ -19,6 +19,7 @@ crews = st.sets(st.integers(1, 9)).map(lambda workers: (0, *sorted(workers)))
 some = st.frozensets(st.integers(1, 9))
 
 
+@settings(deadline=None)
 @given(crews, some, some)
 def test_the_next_crew_is_who_is_there_and_was_there_or_came(
     crew: tuple[int, ...], present: frozenset[int], returned: frozenset[int]
@@ -30,6 +31,7 @@ def test_the_next_crew_is_who_is_there_and_was_there_or_came(
     assert bool(turn.events) == turn.changed
 
 
+@settings(deadline=None)
 @given(crews, some)
 def test_after_a_loss_the_others_run_again_or_it_was_no_loss(crew: tuple[int, ...], present: frozenset[int]) -> None:
     turn = after_loss(crew, present, "worker 3 is lost")
@@ -42,6 +44,7 @@ def test_after_a_loss_the_others_run_again_or_it_was_no_loss(crew: tuple[int, ..
         assert over(turn.crew) in turn.events[0]
 
 
+@settings(deadline=None)
 @given(crews)
 def test_rehearsals_are_every_single_loss_and_the_way_down_to_the_master(crew: tuple[int, ...]) -> None:
     played = rehearsals(crew)

@@ -54,7 +54,7 @@ def main(
                 finally:
                     master.close()
         if "malformed" in parts:
-            result["malformed"] = asdict(besiege(malformed, net, say, half=half_open))
+            result["malformed"] = asdict(besiege(malformed, "squeezenet1_1", say, half=half_open))
         if "redundancy" in parts:
             from bench.faults.redundancy import price as redundancy_price
 

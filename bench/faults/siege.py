@@ -23,7 +23,7 @@ from fogconv.cluster import codec
 from fogconv.cluster import messages as m
 from fogconv.errors import ClusterError, WireError
 
-BURST = 250
+BURST = 500
 """Messages of one stranger before it hangs up and another comes."""
 HALF_OPEN = 2000
 
