@@ -46,7 +46,7 @@ class Arrays:
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
-        self._forward: dict[tuple[str, ConvSpec, ConvSpec], _Forward] = {}
+        self._forward: dict[tuple[type, str, ConvSpec], _Forward] = {}
         self._grad_input: dict[ConvSpec, tuple[GradInput, Array]] = {}
         self._grad_weight: dict[ConvSpec, tuple[GradWeight, Array]] = {}
 
@@ -67,12 +67,12 @@ class Arrays:
                     raise WireError(f"{step.array} of shape {step.shape} came as {payload.nbytes} bytes")
                 arrays[step.array] = payload.view(np.float32).reshape(step.shape)
             case steps.ConvForward():
-                forward = self._packed(step.weight, step.spec, lambda weight: weight, step.spec, threads)
+                forward = self._packed(step, step.spec, threads)
                 arrays[step.out] = forward(self._get(step.x))
             case steps.ConvGradInput():
                 mirrored = _mirrored(step.spec)
                 if mirrored is not None:
-                    back = self._packed(step.weight, step.spec, lambda weight: _mirror(weight, step.spec), mirrored, threads)
+                    back = self._packed(step, mirrored, threads)
                     arrays[step.out] = back(self._get(step.grad_out))
                 else:
                     kernel, out = self._input_kernel(step.spec)
@@ -84,13 +84,14 @@ class Arrays:
                 for name in step.arrays:
                     arrays.pop(name, None)
 
-    def _packed(self, name: str, spec: ConvSpec, change: Callable[[Array], Array], used: ConvSpec, threads: int) -> _Forward:
-        """The kernel for the weights of this name, packed again if they are others than before."""
-        weight = self._get(name)
-        known = self._forward.get((name, spec, used))
+    def _packed(self, step: steps.ConvForward | steps.ConvGradInput, used: ConvSpec, threads: int) -> _Forward:
+        """The kernel of a step for the weights of this name, packed again if they are others than before."""
+        weight = self._get(step.weight)
+        key = (type(step), step.weight, step.spec)
+        known = self._forward.get(key)
         if known is None or known.weight is not weight:
-            known = _Forward(used, weight, change(weight), threads, known)
-            self._forward[name, spec, used] = known
+            turned = _mirror(weight, step.spec) if isinstance(step, steps.ConvGradInput) else weight
+            self._forward[key] = known = _Forward(used, weight, turned, threads, known)
         return known
 
     # Imported where they are first used: inference needs no gradients, and a small device imports slowly.

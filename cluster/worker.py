@@ -460,13 +460,20 @@ class Worker:
 
 
 def buffer_bytes(program: ir.Program) -> int:
-    """What a program's buffers take in the blocked layout, if none shares memory with another."""
+    """What a program's buffers take in the blocked layout, if none shares memory with another, and its plain arrays."""
+    arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.Take)]
+    for step in program.steps:
+        if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):
+            # Blocked maps in and out, and the plain result.
+            arrays.append(step.spec.input_elements + step.spec.output_elements + step.spec.weight_elements)
+            arrays.append(max(step.spec.input_elements, step.spec.output_elements))
+    plain = 4 * sum(arrays)
     total = 0
     for buffer in program.buffers:
         channels, rows, columns = buffer.region.shape
         top, bottom, left, right = buffer.margin
         total += -(-channels // 16) * 16 * (top + rows + bottom) * (left + columns + right)
-    return 4 * program.batch * total
+    return plain + 4 * program.batch * total
 
 
 def _process_bytes() -> int:

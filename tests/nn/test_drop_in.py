@@ -86,8 +86,17 @@ def gradients(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 # --- torch's own databases --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["auto", "input", "output"])
-def test_torchs_sample_inputs_give_the_same_values_and_gradients(cluster: Session, split: str) -> None:
+def test_torchs_sample_inputs_give_the_same_values_and_gradients(cluster: Session) -> None:
+    samples_agree(cluster, "auto")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("split", ["input", "output", (2, 1)])
+def test_torchs_sample_inputs_agree_however_they_are_split(cluster: Session, split: Any) -> None:
+    samples_agree(cluster, split)
+
+
+def samples_agree(cluster: Session, split: Any) -> None:
     used = 0
     for sample in CONV2D.sample_inputs("cpu", torch.float32, requires_grad=True):
         weight, *rest = sample.args
