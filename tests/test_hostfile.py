@@ -23,8 +23,8 @@ def test_hosts_come_in_the_files_order_with_the_settings_of_the_comment_above() 
 
 def test_the_example_is_valid_and_keeps_to_what_mpich_takes() -> None:
     hosts = read_hostfile(EXAMPLE)
-    assert len(hosts) == 4
-    assert [host.port for host in hosts] == [5555, 5555, 5555, None]
+    assert len(hosts) == 5
+    assert [host.port for host in hosts] == [5555, 5555, 5555, 5555, 5556]
     for line in EXAMPLE.read_text().splitlines():
         if line and not line.startswith("#"):
             assert "#" not in line and "=" not in line and " " not in line
