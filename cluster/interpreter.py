@@ -21,6 +21,7 @@ from fogconv.geometry import Region
 from fogconv.kernels import elementwise, pooling, wire
 from fogconv.kernels.blocked import BLOCK, Blocked, Margin, pack, unpack
 from fogconv.kernels.conv import PreparedConv2d, prepare_conv2d
+from fogconv.kernels.linear import PreparedLinear
 from fogconv.kernels.scratch import Scratch
 from fogconv.program import Program
 
@@ -79,7 +80,7 @@ class Executable:
         ]
         self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers)
         self._scratch = Scratch()
-        self._prepared: dict[tuple[str, str | None, str | None], PreparedConv2d] = {}
+        self._prepared: dict[tuple[str, str | None, str | None], PreparedConv2d | PreparedLinear] = {}
         self._calls = [self._bind(step) for step in program.steps]
         self.times: NDArray[np.int64] = np.zeros((len(self._calls), 2), np.int64)
 
@@ -175,7 +176,7 @@ class Executable:
             case _:
                 raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__}")
 
-    def _prepare(self, step: steps.Conv) -> PreparedConv2d:
+    def _prepare(self, step: steps.Conv) -> PreparedConv2d | PreparedLinear:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
         key = (step.weight, step.bias, step.activation)
         known = self._prepared.get(key)

@@ -8,14 +8,13 @@ plan wants it. All of a layer's sends stand before its receives and no send wait
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
 from fogconv import program as step
+from fogconv.drafts import MASTER
 from fogconv.geometry import Region
+from fogconv.guarded import GuardedDrafts, Partial
 from fogconv.interior import interior_first
 from fogconv.layers import (
     Add,
@@ -31,14 +30,11 @@ from fogconv.layers import (
     Pool,
     Shuffle,
     Slice,
-    weight_key,
 )
-from fogconv.partition import Layout, Transfer, transfers
+from fogconv.partition import Layout
 from fogconv.plan import Placement, Plan, Work, check_plan, is_partial, needs, shard_of
 from fogconv.program import Activation, AnyStep, Program
-from fogconv.residency import Held, Residency, shuffled
-
-MASTER = 0
+from fogconv.residency import Held, shuffled
 
 
 @dataclass(frozen=True)
@@ -55,61 +51,7 @@ def lower(graph: LayerGraph, plan: Plan) -> Lowered:
     return _Lowering(graph, plan).run()
 
 
-def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
-    """(tensor, rank) → every region that this rank will produce, receive or read of it."""
-    boxes: dict[tuple[int, int], list[Region]] = defaultdict(list)
-    boxes[graph.input, MASTER].append(graph.tensors[graph.input].region)
-    boxes[graph.output, MASTER].append(graph.tensors[graph.output].region)
-    for layer, placement in zip(graph.layers, plan.placements, strict=True):
-        moved = list(placement.via)
-        if placement.target is not None and not isinstance(layer, Host):
-            moved.append((layer.target, placement.target))
-            if isinstance(layer, Conv) and layer.residual is not None and _summed(layer, placement):
-                moved.append((layer.residual, placement.target))
-        for tensor, layout in moved:
-            for rank, regions in enumerate(layout.regions):
-                boxes[tensor, rank].extend(regions)
-        for work in placement.work:
-            for tensor, region in needs(graph, layer, work):
-                boxes[tensor, work.rank].append(region)
-            if isinstance(layer, Host):
-                for tensor in layer.writes:
-                    boxes[tensor, work.rank].append(graph.tensors[tensor].region)
-            elif not is_partial(layer, work):
-                boxes[layer.target, work.rank].append(work.output)
-    return boxes
-
-
-def _summed(layer: Layer, placement: Placement) -> bool:
-    return any(is_partial(layer, work) for work in placement.work)
-
-
-@dataclass
-class _Partial:
-    """A summand of a layer's output: ``region`` lies in ``buffer`` of ``rank``."""
-
-    rank: int
-    buffer: int
-    region: Region
-
-
-@dataclass
-class _Lowering:
-    graph: LayerGraph
-    plan: Plan
-    steps: list[list[AnyStep]] = field(init=False)
-    named: list[dict[str, tuple[int, ...]]] = field(init=False)
-    weights: dict[str, Array] = field(default_factory=dict)
-    tag: int = 0
-    index: int = 0
-    """Of the layer that is being lowered."""
-
-    def __post_init__(self) -> None:
-        self.steps = [[] for _ in range(self.plan.ranks)]
-        self.named = [{} for _ in range(self.plan.ranks)]
-        self.residency = Residency(self.graph, self.plan.ranks, wanted(self.graph, self.plan))
-        self.cuts: dict[tuple[object, ...], str] = {}
-
+class _Lowering(GuardedDrafts):
     def run(self) -> Lowered:
         graph = self.graph
         self.index = len(graph.layers)
@@ -168,6 +110,9 @@ class _Lowering:
             return
         if summands:
             assert placement.target is not None
+            if placement.guard is not None:
+                assert isinstance(layer, Conv)
+                summands = self.guarded(layer, placement.guard, late, summands)
             self.reduce(layer, placement.target, summands)
         elif placement.target is not None:
             self.fetch(layer.target, dict(enumerate(placement.target.regions)))
@@ -197,56 +142,9 @@ class _Lowering:
                 late.extend(parts[1])
         return tuple(late)
 
-    def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
-        """Bring each rank what it lacks of ``needed``, into its home buffer."""
-        self.receive(*self.send(tensor, needed))
-
-    def send(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> tuple[int, list[tuple[int, Transfer]]]:
-        """The sending half of ``fetch``: the transfers that have to be received, with their tags."""
-        layout = Layout(tuple(tuple(needed.get(rank, ())) for rank in range(self.plan.ranks)))
-        moves = list(enumerate(transfers(self.residency.layout(tensor), layout), self.tag))
-        self.tag += len(moves)
-        for tag, move in moves:
-            at = self.residency.find(move.source, tensor, move.region)
-            self.steps[move.source].append(step.Send(self.index, at.buffer, at.place, move.target, tag, self.plan.wire))
-        return tensor, moves
-
-    def receive(self, tensor: int, moves: list[tuple[int, Transfer]]) -> None:
-        for tag, move in moves:
-            home = self.residency.home(move.target, tensor)
-            held = Held(move.region, home.buffer, home.shift)
-            self.steps[move.target].append(
-                step.Recv(self.index, home.buffer, held.place, move.source, tag, wire=self.plan.wire)
-            )
-            self.residency.hold(move.target, tensor, held)
-
-    def ensure(self, rank: int, tensor: int, region: Region) -> Held:
-        """The region in one aligned buffer of this rank, copied together where it is in several."""
-        found = self.residency.readable(rank, tensor, region)
-        if found is not None:
-            return found
-        home = self.residency.home(rank, tensor)
-        at_home = Held(region, home.buffer, home.shift)
-        if not self.residency.aligned(rank, home.buffer, at_home.place):
-            at_home = Held(region, self.residency.new_buffer(rank, tensor, region), 0)
-        missing: tuple[Region, ...] = (region,)
-        for held in list(self.residency.held(rank, tensor)):
-            pieces, missing = _cut(missing, held.region)
-            if (held.buffer, held.shift) == (at_home.buffer, at_home.shift):
-                continue
-            for piece in pieces:
-                self.copy(rank, Held(piece, held.buffer, held.shift), Held(piece, at_home.buffer, at_home.shift))
-        self.residency.hold(rank, tensor, at_home)
-        return at_home
-
-    def copy(self, rank: int, source: Held, target: Held) -> None:
-        self.steps[rank].append(
-            step.Copy(self.index, source.buffer, source.place, target.buffer, target.shift - source.shift)
-        )
-
     # Working
 
-    def work(self, layer: Layer, work: Work) -> _Partial | None:
+    def work(self, layer: Layer, work: Work) -> Partial | None:
         """Write the steps of one rank's work. A summand is returned instead of being noted as held."""
         if isinstance(layer, Host):
             self.host(layer, work)
@@ -256,31 +154,9 @@ class _Lowering:
         if is_partial(layer, work):
             buffer = self.residency.new_buffer(rank, layer.target, work.output, margin=False)
             self.compute(layer, work, inputs, Held(work.output, buffer, 0))
-            return _Partial(rank, buffer, work.output)
+            return Partial(rank, buffer, work.output)
         self.written(rank, layer.target, work.output, lambda out: self.compute(layer, work, inputs, out))
         return None
-
-    def written(self, rank: int, tensor: int, region: Region, write: Callable[[Held], None]) -> None:
-        """Have a kernel write a region into the tensor's home; aside and copied where it would hit other channels."""
-        out = self.place(rank, tensor, region)
-        write(out)
-        self.settle(rank, tensor, out)
-
-    def place(self, rank: int, tensor: int, region: Region) -> Held:
-        """Where a kernel may write a region in whole blocks of 16 channels."""
-        home = self.residency.home(rank, tensor)
-        at_home = Held(region, home.buffer, home.shift)
-        if self.residency.writable(rank, home.buffer, at_home.place):
-            return at_home
-        return Held(region, self.residency.new_buffer(rank, tensor, region, margin=False), 0)
-
-    def settle(self, rank: int, tensor: int, written: Held) -> None:
-        """Note what was written as held at home."""
-        home = self.residency.home(rank, tensor)
-        at_home = Held(written.region, home.buffer, home.shift)
-        if written != at_home:
-            self.copy(rank, written, at_home)
-        self.residency.hold(rank, tensor, at_home)
 
     def compute(self, layer: Layer, work: Work, inputs: list[Held], out: Held) -> None:
         first = inputs[0]
@@ -353,21 +229,9 @@ class _Lowering:
         for tensor, written in zip(layer.writes, write, strict=True):
             self.settle(work.rank, tensor, written)
 
-    def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
-        """The content hash of a part of a weight, noted as needed by this rank."""
-        whole = self.graph.weights[key]
-        part = (key, *((s.start, s.stop) for s in cut))
-        name = self.cuts.get(part)
-        if name is None:
-            array = np.ascontiguousarray(whole[cut], dtype=np.float32)
-            name = self.cuts[part] = weight_key(array)
-            self.weights[name] = array
-        self.named[rank][name] = self.weights[name].shape
-        return name
-
     # Summing
 
-    def reduce(self, layer: Layer, target: Layout, summands: list[_Partial]) -> None:
+    def reduce(self, layer: Layer, target: Layout, summands: list[Partial]) -> None:
         """Sum the partial results where the target layout wants them, then add the residual and apply the activation."""
         tensor = layer.target  # type: ignore[union-attr]
         residual = layer.residual if isinstance(layer, Conv) else None
@@ -384,9 +248,8 @@ class _Lowering:
         for number, (rank, box, parts) in enumerate(jobs):
             for part in parts:
                 if part.rank != rank:
-                    tags[number, part.rank] = self.tag
-                    self.steps[part.rank].append(step.Send(self.index, part.buffer, box, rank, self.tag, self.plan.wire))
-                    self.tag += 1
+                    tag = tags[number, part.rank] = self.next_tag()
+                    self.steps[part.rank].append(step.Send(self.index, part.buffer, box, rank, tag, self.plan.wire))
         for number, (rank, box, parts) in enumerate(jobs):
             origins = {part.rank: tags[number, part.rank] for part in parts if part.rank != rank}
             own = next((part for part in parts if part.rank == rank), None)
@@ -398,7 +261,7 @@ class _Lowering:
         tensor: int,
         rank: int,
         box: Region,
-        own: _Partial | None,
+        own: Partial | None,
         origins: dict[int, int],
         residual: int | None,
     ) -> None:
@@ -436,12 +299,6 @@ class _Lowering:
             )
 
         self.written(rank, tensor, box, finish)
-
-
-def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:
-    """What of the missing boxes lies in ``box``, and what is still missing after that."""
-    inside = [common for part in missing if (common := part & box)]
-    return inside, tuple(rest for part in missing for rest in part.minus(box))
 
 
 def _activation(name: str | None) -> Activation | None:

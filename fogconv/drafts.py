@@ -1,0 +1,157 @@
+"""Drafts: all ranks' programs while they are being written: steps, buffers, weights, and moving regions between ranks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from fogconv import program as step
+from fogconv.geometry import Region
+from fogconv.layers import Array, Conv, Host, Layer, LayerGraph, weight_key
+from fogconv.partition import Layout, Transfer, transfers
+from fogconv.plan import Placement, Plan, is_partial, needs
+from fogconv.program import AnyStep
+from fogconv.residency import Held, Residency
+
+MASTER = 0
+
+
+class Drafts:
+    """``index`` is the layer that is being written; ``named[rank]`` are the weights that a rank needs, with their shapes."""
+
+    def __init__(self, graph: LayerGraph, plan: Plan) -> None:
+        self.graph = graph
+        self.plan = plan
+        self.steps: list[list[AnyStep]] = [[] for _ in range(plan.ranks)]
+        self.named: list[dict[str, tuple[int, ...]]] = [{} for _ in range(plan.ranks)]
+        self.weights: dict[str, Array] = {}
+        self.residency = Residency(graph, plan.ranks, wanted(graph, plan))
+        self.index = 0
+        self._tag = 0
+        self._cuts: dict[tuple[object, ...], str] = {}
+
+    def next_tag(self) -> int:
+        """A number that no other message of the run has."""
+        self._tag += 1
+        return self._tag - 1
+
+    def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
+        """Bring each rank what it lacks of ``needed``, into its home buffer."""
+        self.receive(*self.send(tensor, needed))
+
+    def send(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> tuple[int, list[tuple[int, Transfer]]]:
+        """The sending half of ``fetch``: the transfers that have to be received, with their tags."""
+        layout = Layout(tuple(tuple(needed.get(rank, ())) for rank in range(self.plan.ranks)))
+        moves = [(self.next_tag(), move) for move in transfers(self.residency.layout(tensor), layout)]
+        for tag, move in moves:
+            at = self.residency.find(move.source, tensor, move.region)
+            self.steps[move.source].append(step.Send(self.index, at.buffer, at.place, move.target, tag, self.plan.wire))
+        return tensor, moves
+
+    def receive(self, tensor: int, moves: list[tuple[int, Transfer]]) -> None:
+        for tag, move in moves:
+            home = self.residency.home(move.target, tensor)
+            held = Held(move.region, home.buffer, home.shift)
+            self.steps[move.target].append(
+                step.Recv(self.index, home.buffer, held.place, move.source, tag, wire=self.plan.wire)
+            )
+            self.residency.hold(move.target, tensor, held)
+
+    def ensure(self, rank: int, tensor: int, region: Region) -> Held:
+        """The region in one aligned buffer of this rank, copied together where it is in several."""
+        found = self.residency.readable(rank, tensor, region)
+        if found is not None:
+            return found
+        home = self.residency.home(rank, tensor)
+        at_home = Held(region, home.buffer, home.shift)
+        if not self.residency.aligned(rank, home.buffer, at_home.place):
+            at_home = Held(region, self.residency.new_buffer(rank, tensor, region), 0)
+        missing: tuple[Region, ...] = (region,)
+        for held in list(self.residency.held(rank, tensor)):
+            pieces, missing = _cut(missing, held.region)
+            if (held.buffer, held.shift) == (at_home.buffer, at_home.shift):
+                continue
+            for piece in pieces:
+                self.copy(rank, Held(piece, held.buffer, held.shift), Held(piece, at_home.buffer, at_home.shift))
+        self.residency.hold(rank, tensor, at_home)
+        return at_home
+
+    def copy(self, rank: int, source: Held, target: Held) -> None:
+        self.steps[rank].append(
+            step.Copy(self.index, source.buffer, source.place, target.buffer, target.shift - source.shift)
+        )
+
+    def written(self, rank: int, tensor: int, region: Region, write: Callable[[Held], None]) -> None:
+        """Have a kernel write a region into the tensor's home; aside and copied where it would hit other channels."""
+        out = self.place(rank, tensor, region)
+        write(out)
+        self.settle(rank, tensor, out)
+
+    def place(self, rank: int, tensor: int, region: Region) -> Held:
+        """Where a kernel may write a region in whole blocks of 16 channels."""
+        home = self.residency.home(rank, tensor)
+        at_home = Held(region, home.buffer, home.shift)
+        if self.residency.writable(rank, home.buffer, at_home.place):
+            return at_home
+        return Held(region, self.residency.new_buffer(rank, tensor, region, margin=False), 0)
+
+    def settle(self, rank: int, tensor: int, written: Held) -> None:
+        """Note what was written as held at home."""
+        home = self.residency.home(rank, tensor)
+        at_home = Held(written.region, home.buffer, home.shift)
+        if written != at_home:
+            self.copy(rank, written, at_home)
+        self.residency.hold(rank, tensor, at_home)
+
+    def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
+        """The content hash of a part of a weight, noted as needed by this rank."""
+        whole = self.graph.weights[key]
+        part = (key, *((s.start, s.stop) for s in cut))
+        name = self._cuts.get(part)
+        if name is None:
+            array = np.ascontiguousarray(whole[cut], dtype=np.float32)
+            name = self._cuts[part] = weight_key(array)
+            self.weights[name] = array
+        self.named[rank][name] = self.weights[name].shape
+        return name
+
+
+def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
+    """(tensor, rank) → every region that this rank will produce, receive or read of it."""
+    boxes: dict[tuple[int, int], list[Region]] = defaultdict(list)
+    boxes[graph.input, MASTER].append(graph.tensors[graph.input].region)
+    boxes[graph.output, MASTER].append(graph.tensors[graph.output].region)
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        moved = list(placement.via)
+        if placement.target is not None and not isinstance(layer, Host):
+            moved.append((layer.target, placement.target))
+            if isinstance(layer, Conv) and layer.residual is not None and _summed(layer, placement):
+                moved.append((layer.residual, placement.target))
+        for tensor, layout in moved:
+            for rank, regions in enumerate(layout.regions):
+                boxes[tensor, rank].extend(regions)
+        for work in placement.work:
+            for tensor, region in needs(graph, layer, work):
+                boxes[tensor, work.rank].append(region)
+                if placement.guard is not None:
+                    boxes[tensor, MASTER].append(region)
+                    if placement.guard.code is not None:
+                        boxes[tensor, placement.guard.code].append(region)
+            if isinstance(layer, Host):
+                for tensor in layer.writes:
+                    boxes[tensor, work.rank].append(graph.tensors[tensor].region)
+            elif not is_partial(layer, work):
+                boxes[layer.target, work.rank].append(work.output)
+    return boxes
+
+
+def _summed(layer: Layer, placement: Placement) -> bool:
+    return any(is_partial(layer, work) for work in placement.work)
+
+
+def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:
+    """What of the missing boxes lies in ``box``, and what is still missing after that."""
+    inside = [common for part in missing if (common := part & box)]
+    return inside, tuple(rest for part in missing for rest in part.minus(box))
