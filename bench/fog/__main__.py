@@ -36,6 +36,7 @@ def main(
     ] = -1.0,
     honesty: Annotated[bool, Option(help="Check link and CPU rates first.")] = True,
     trace: Annotated[bool, Option("--trace", help="Say where the time went (in the JSON).")] = False,
+    against: Annotated[str, Option(help="Other schemes to take turns with, as rows,depth,local.")] = "",
     as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Measure fogconv on an emulated cluster against torch on one of its nodes. Needs root and Linux."""
@@ -57,6 +58,7 @@ def main(
             None if sync < 0 else sync,
             honesty,
             trace,
+            tuple(filter(None, against.split(","))),
         )
         result = run(setup, lambda line: console.print(f"[dim]{line}[/dim]"))
     except FogconvError as error:
@@ -98,6 +100,8 @@ def table(result: dict[str, Any]) -> Table:
         ("  of values up to", "max_abs_reference", "{:.3g}"),
     ):
         it.add_row(name, form.format(result[value]))
+    for scheme, rival in result["against"].items():
+        it.add_row(f"against {scheme}", f"{rival['fogconv_s']:.3f} s")
     if result["honesty"] is not None:
         for name in ("links", "cpu", "work"):
             it.add_row(f"honesty: {name}", " ".join(f"{ratio:.2f}" for ratio in result["honesty"][name]))

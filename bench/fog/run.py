@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -52,7 +52,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured. ``cpu``: each node's share of a core; ``repeats``: counted inferences of fogconv on all nodes."""
+    """What is measured. ``cpu``: each node's share of a core; ``repeats``: counted inferences of fogconv on all nodes;
+    ``against``: other schemes that take turns with it, each with workers of its own."""
 
     net: str
     nodes: int = 5
@@ -68,6 +69,7 @@ class Setup:
     sync_s: float | None = None
     honesty: bool = True
     trace: bool = False
+    against: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.cpu) == 1:
@@ -111,20 +113,24 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
         say("loading fogconv on one node")
         one = Job(setup.net, "inproc://0", setup.cpu[:1], "local")
         alone = start(stack, bed, folder, "one", [_driver(folder / "one", one)])
-        say(f"loading fogconv on {setup.nodes} nodes")
-        every = start(stack, bed, folder, "all", _cluster(setup, bed, folder))
+        clusters = []
+        for number, scheme in enumerate((setup.scheme, *setup.against)):
+            say(f"loading fogconv on {setup.nodes} nodes, {scheme}")
+            name = "all" if not number else f"all, {scheme}"
+            commands = _cluster(replace(setup, scheme=scheme), bed, folder / name, PORT + number)
+            clusters.append(start(stack, bed, folder, name, commands))
         tallies = {torch.name: Tally(torch.hear(LOAD_TIMEOUT_S)["ready"])}
-        for contender in (alone, every):
+        for contender in (alone, *clusters):
             contender.hear(LOAD_TIMEOUT_S)
         say("measuring rates under the quotas")
-        for contender in (alone, every):
+        for contender in (alone, *clusters):
             tallies[contender.name] = Tally(calibrated(bed, contender, setup.cpu))
         bed.set_cpu(setup.cpu)
         each_round = -(-setup.repeats // setup.rounds)
         few = max(1, min(3, each_round // 2))
         for number in range(setup.rounds):
             say(f"round {number + 1} of {setup.rounds}")
-            for contender, count in ((torch, few), (alone, few), (every, each_round)):
+            for contender, count in ((torch, few), (alone, few), *((it, each_round) for it in clusters)):
                 take_turn(bed, contender, count, tallies[contender.name])
         bed.set_cpu(None)
         memory = max((peak_bytes(bed, node) for node in range(1, setup.nodes)), default=0)
@@ -206,6 +212,10 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
         "cpu_used": [used / every.elapsed_s / share for used, share in zip(every.cpu_s, setup.cpu, strict=True)],
         "seconds": {name: [round(value, 4) for value in tally.seconds] for name, tally in tallies.items()},
     }
+    result["against"] = {
+        scheme: {"fogconv_s": rival.median_s, "predicted_s": rival.facts["predicted_s"]}
+        for scheme, rival in ((scheme, tallies[f"all, {scheme}"]) for scheme in setup.against)
+    }
     if setup.trace:
         result["trace"] = every.last["trace"][-1]
         result["plan"] = {key: every.facts[key] for key in ("modes", "steps", "gamma", "links", "card_bytes")}
@@ -235,11 +245,11 @@ def _shared_keys(folder: Path) -> Path:
     return folder
 
 
-def _cluster(setup: Setup, bed: FogBed, folder: Path) -> list[list[object]]:
+def _cluster(setup: Setup, bed: FogBed, folder: Path, port: int = PORT) -> list[list[object]]:
     """The commands of fogconv on all nodes: workers, then the master."""
-    keys = make_keys(folder / "keys", bed) if setup.secure else []
-    folder, programs = folder / "all", Path(sys.executable).parent
-    addresses = [f"tcp://{node.address}:{PORT}" for node in bed.nodes[1:]]
+    keys = make_keys(folder.with_name(f"{folder.name} keys"), bed) if setup.secure else []
+    programs = Path(sys.executable).parent
+    addresses = [f"tcp://{node.address}:{port}" for node in bed.nodes[1:]]
     cluster = "mpi://" if setup.transport == "mpi" else ",".join(addresses) or "inproc://0"
     job = Job(
         setup.net,
