@@ -167,8 +167,8 @@ def _choose(spec: ConvSpec, c_blocks: int, rows: list[Phase], columns: list[Phas
     """The tile that loses least: to pixels and channels beyond the map, and to loads."""
 
     def cost(tile: InputTile) -> float:
-        computed = sum(phase.count if _by_image(spec, tile, phase) else _up(phase.count, tile.rows) for phase in rows)
-        computed *= sum(_up(phase.count, tile.columns) for phase in columns) * _up(c_blocks, tile.vectors)
+        computed = sum(phase.size if _by_image(spec, tile, phase) else _up(phase.size, tile.rows) for phase in rows)
+        computed *= sum(_up(phase.size, tile.columns) for phase in columns) * _up(c_blocks, tile.vectors)
         # Per product 1/vectors broadcasts come from the first cache, 1/pixels vectors of weights from the second.
         return computed * (1 + 0.15 / tile.vectors + 1.5 / tile.pixels)
 
@@ -177,7 +177,7 @@ def _choose(spec: ConvSpec, c_blocks: int, rows: list[Phase], columns: list[Phas
 
 def _by_image(spec: ConvSpec, tile: InputTile, row: Phase) -> bool:
     """Whether the tile's rows are better taken from neighbouring images: where the map's rows do not fill it."""
-    return row.count % tile.rows > 0 and spec.batch % tile.rows == 0
+    return row.size % tile.rows > 0 and spec.batch % tile.rows == 0
 
 
 def _up(count: int, multiple: int) -> int:
@@ -200,7 +200,7 @@ def _bind_input(
     # Count and steps of the loop over single rows or images, then of the one that is taken tile by tile.
     walks = [
         (spec.batch, a.image * spec.groups, b.image * spec.groups),
-        (row.count, a.row, b.row * spec.stride[0]),
+        (row.size, a.row, b.row * spec.stride[0]),
     ]
     if _by_image(spec, tile, row):
         walks.reverse()
@@ -208,7 +208,7 @@ def _bind_input(
         *(a.address + group * a.image, a.block),
         *(b.address + group * b.image + row.first * b.row + column.first * PIXEL, b.block, PIXEL * spec.stride[1]),
         *(address_of(panels[group]), panel, f_blocks * panel),
-        *(c_blocks // tile.vectors, f_blocks, chunk, *walks[0], *walks[1], column.count, len(taps) // 2, *taps),
+        *(c_blocks // tile.vectors, f_blocks, chunk, *walks[0], *walks[1], column.size, len(taps) // 2, *taps),
     )
     return bind(_input(tile), numbers, go.data, panels, gi.data)
 

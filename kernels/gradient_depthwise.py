@@ -25,7 +25,7 @@ def bind_depthwise_input(spec: ConvSpec, row: Phase, column: Phase, go: Blocked,
     numbers = (
         *a,
         *(c.address + row.first * c.row + column.first * PIXEL, c.image, c.block, c.row * spec.stride[0]),
-        *(PIXEL * spec.stride[1], b.address, b.block, spec.batch, gi.data.shape[1], row.count, column.count),
+        *(PIXEL * spec.stride[1], b.address, b.block, spec.batch, gi.data.shape[1], row.size, column.size),
         *(len(taps) // 2, *taps),
     )
     return bind(_depthwise_input, numbers, go.data, w.data, gi.data)

@@ -14,10 +14,10 @@ from fogconv.geometry import ConvSpec
 
 
 class Phase(NamedTuple):
-    """``count`` input rows (or columns): ``first``, ``first`` + stride, …; ``taps`` are (tap number, distance)."""
+    """``size`` input rows (or columns): ``first``, ``first`` + stride, …; ``taps`` are (tap number, distance)."""
 
     first: int
-    count: int
+    size: int
     taps: tuple[tuple[int, int], ...]
 
 
@@ -40,5 +40,5 @@ def phases(spec: ConvSpec, axis: int) -> list[Phase]:
 def overhang(of: Sequence[Phase], size: int) -> tuple[int, int]:
     """How many rows the taps reach before and beyond an output of ``size`` rows."""
     low = min((distance for phase in of for _, distance in phase.taps), default=0)
-    high = max((phase.count - 1 + distance for phase in of for _, distance in phase.taps), default=0)
+    high = max((phase.size - 1 + distance for phase in of for _, distance in phase.taps), default=0)
     return max(0, -low), max(0, high - size + 1)

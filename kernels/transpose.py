@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.core import extending, types
+from numba.core import types
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
@@ -52,7 +52,7 @@ def _arguments(plain: Array, blocked: Blocked) -> tuple[Any, ...]:
     return numbers, plain, blocked.data, scratch
 
 
-@extending.intrinsic  # type: ignore[arg-type]
+@vector.intrinsic
 def _transpose(typingctx: Any, source: Any, source_step: Any, target: Any, target_step: Any) -> Any:
     """16 vectors from ``source``, ``source_step`` bytes apart, to ``target`` as 16 columns. Four times every vector is
     interleaved with the one eight further on: after that each number's two coordinates have changed places."""
