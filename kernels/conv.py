@@ -13,8 +13,8 @@ from fogconv.geometry import ConvSpec
 from fogconv.kernels import activation as activations
 from fogconv.kernels.blocked import Array, Blocked, Margin
 from fogconv.kernels.bound import Bound
+from fogconv.kernels.grouped import nothing
 from fogconv.kernels.isa import Isa, host_isa
-from fogconv.kernels.linear import PreparedLinear, is_linear, prepare_linear
 from fogconv.kernels.scratch import Scratch
 from fogconv.kernels.select import Kernel, choose, prepare_kernel
 from fogconv.kernels.threads import parallel
@@ -81,7 +81,8 @@ class PreparedConv2d:
         if _overlap(x.interior, out.interior):
             raise KernelError("conv2d: the output lies over the input; it needs memory of its own")
         threads = self._recipe.threads
-        return parallel([self._kernel.bind(x, out, residual, thread, threads) for thread in range(threads)])
+        shares = [self._kernel.bind(x, out, residual, thread, threads) for thread in range(threads)]
+        return parallel([share for share in shares if share is not nothing])
 
     def run(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
         """bind(x, out, residual)()."""
@@ -98,7 +99,7 @@ class PreparedConv2d:
         if algorithm == self.algorithm:
             return PreparedConv2d(self._kernel.at(spec), recipe)
         weight, bias = self._kernel.unpack()
-        kernel = prepare_kernel(algorithm, spec, recipe.isa, weight, bias, recipe.activation, recipe.scratch)
+        kernel = prepare_kernel(algorithm, spec, recipe.isa, weight, bias, recipe.activation, recipe.scratch, recipe.threads)
         return PreparedConv2d(kernel, recipe)
 
 
@@ -112,10 +113,8 @@ def prepare_conv2d(
     precision: Precision = "fast",
     scratch: Scratch | None = None,
     algorithm: str | None = None,
-) -> PreparedConv2d | PreparedLinear:
+) -> PreparedConv2d:
     """Pack the weights (f, c/g, K_h, K_w) and the bias (f,), both float32, and compile what the spec needs.
-
-    A kernel that covers the whole input gives a `PreparedLinear`, which is used in the same way.
 
     ``activation`` is None, "relu", "relu6", "silu", "hardswish", "sigmoid" or "hardsigmoid". ``precision`` "strict" allows
     direct kernels only; "fast" also Winograd's (errors below 5e-5 of the largest output; an infinity in the input spoils
@@ -131,10 +130,8 @@ def prepare_conv2d(
         raise KernelError(f"conv2d: precision is {precision!r}; it must be 'fast' or 'strict'")
     if threads < 1:
         raise KernelError(f"conv2d: {threads} threads; at least 1 is needed")
-    if algorithm is None and is_linear(spec):
-        return prepare_linear(spec, weight, bias, activation=activation, threads=threads)
     recipe = Recipe(host_isa(), activation, threads, precision == "strict", scratch or Scratch(), algorithm)
-    kernel = prepare_kernel(recipe.choose(spec), spec, recipe.isa, weight, bias, activation, recipe.scratch)
+    kernel = prepare_kernel(recipe.choose(spec), spec, recipe.isa, weight, bias, activation, recipe.scratch, threads)
     return PreparedConv2d(kernel, recipe)
 
 

@@ -20,7 +20,8 @@ class Scratch:
         """At least ``elements`` float32, 64-byte aligned, with anything in them; its own for each thread."""
         memory = self._memory.get(thread)
         if memory is None or memory.size < elements:
-            memory = self._memory[thread] = aligned_zeros((max(1, elements),))
+            # Powers of two, so that what earlier kernels keep adds up to no more than the largest request.
+            memory = self._memory[thread] = aligned_zeros((1 << max(0, elements - 1).bit_length(),))
         return memory[:elements]
 
     @property

@@ -1,6 +1,7 @@
 """Which algorithm computes a ConvSpec: what was measured on this machine, or else a cost rule.
 
 condition                                             algorithm
+    the kernel covers the whole unpadded input        linear
 1 in and 1 out channel per group; or 2, 4, 8 of each  depthwise
 groups whose output channels split a block of 16      grouped
 3×3, 5×5, 1×3 … 7×1, stride 1, one group              direct, winograd2 or winograd4: the cheapest by `cycles`
@@ -20,7 +21,9 @@ from fogconv.kernels.bound import Bound
 from fogconv.kernels.direct import DirectKernel
 from fogconv.kernels.grouped import GroupedKernel
 from fogconv.kernels.isa import Isa
+from fogconv.kernels.linear import is_linear
 from fogconv.kernels.scratch import Scratch
+from fogconv.kernels.whole import LinearKernel
 from fogconv.kernels.winograd import WinogradKernel, form_of
 
 FEWEST_CHANNELS = 12
@@ -67,6 +70,8 @@ class Kernel(Protocol):
 
 def candidates(spec: ConvSpec, isa: Isa) -> tuple[str, ...]:
     """The algorithms that can run a spec and might be the fastest there, the safest first."""
+    if is_linear(spec):
+        return ("linear",)
     if depthwise.can_run(spec, isa):
         return ("depthwise",)
     if spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK:
@@ -106,7 +111,14 @@ def _reading(lines: int) -> float:
 
 
 def prepare_kernel(
-    algorithm: str, spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
+    algorithm: str,
+    spec: ConvSpec,
+    isa: Isa,
+    weight: Array,
+    bias: Array | None,
+    activation: str | None,
+    scratch: Scratch,
+    threads: int = 1,
 ) -> Kernel:
     """Pack the weights and compile the code of one algorithm. Raises KernelError for one that can't run the spec."""
     form = form_of(spec, int(algorithm[-1])) if algorithm in ("winograd2", "winograd4") else None
@@ -116,6 +128,8 @@ def prepare_kernel(
         return depthwise.DepthwiseKernel.prepare(spec, isa, weight, bias, activation)
     if algorithm == "grouped":
         return GroupedKernel.prepare(spec, isa, weight, bias, activation, scratch)
+    if algorithm == "linear" and is_linear(spec):
+        return LinearKernel.prepare(spec, weight, bias, activation, threads)
     if form is not None:
         return WinogradKernel.prepare(spec, isa, form, weight, bias, activation, scratch)
     raise KernelError(f"there is no algorithm {algorithm!r} for {spec}; there are {', '.join(candidates(spec, isa))}")

@@ -262,6 +262,20 @@ def test_weights_are_packed_again_where_another_algorithm_is_better() -> None:
         there.at(replace(spec, out_channels=32))
 
 
+def test_a_shard_that_its_kernel_covers_by_chance_can_still_change_its_size() -> None:
+    small = ConvSpec(21, 24, 3, 3, (3, 3))
+    x, weight, bias = sample(replace(small, height=6, width=5))
+    prepared = prepare_conv2d(small, weight, bias, activation="relu", threads=2)
+    assert prepared.algorithm == "linear"
+    larger = prepared.at(replace(small, height=6, width=5))
+    assert larger.algorithm != "linear"
+    for each, part in ((prepared, x[:, :, :3, :3]), (larger, x)):
+        out = Blocked.empty(*each.spec.output_shape)
+        each.run(pack(np.ascontiguousarray(part), each.wanted_margin), out)
+        exact = reference.activate(reference.conv2d(part, weight, bias, each.spec), "relu")
+        assert error(unpack(out), exact) <= WINOGRAD4
+
+
 def test_strict_precision_never_uses_winograd() -> None:
     spec = ConvSpec(64, 64, 56, 56, (3, 3), (1, 1), P1)
     _, weight, _ = sample(spec)
