@@ -34,6 +34,8 @@ LEAST_BEAM = 2
 RIVALS = 4
 """So many of the cheapest paths are tried as shorter ways to the others."""
 
+_SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "local")
+
 SCHEMES = ("auto", "star", "depth", "rows", "local")
 
 
@@ -61,12 +63,22 @@ def plan(
         case "depth" | "rows":
             return _search(graph, topology, scheme, wire)
         case "auto":
-            # The search over everything keeps only some paths; one of the narrower ones may find a better.
-            wide = _search(graph, topology, "auto", wire)
-            found = [wide, *(_search(graph, topology, narrow, wire) for narrow in ("rows", "depth", "local"))]
-            best = min(found, key=lambda each: each.predicted_s or 0.0)
-            return replace(best, scheme="auto")
+            return _best_of(graph, topology, wire)
     raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
+
+
+def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
+    """The search over everything keeps only some paths; one of the narrower ones may find a better."""
+    found: list[Plan] = []
+    failures: list[PlannerError] = []
+    for scheme in _SEARCHES:
+        try:
+            found.append(_search(graph, topology, scheme, wire))
+        except PlannerError as error:
+            failures.append(error)
+    if not found:
+        raise failures[0]
+    return replace(min(found, key=lambda each: each.predicted_s or 0.0), scheme="auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +141,7 @@ def _cheapest(graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, pen
                     state, move_s, via = _bring(book, path.state, option)
                     for tensor in written:
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
-                    fixed = option.edge_s + option.sum_s + penalty * sum(option.stored)
+                    fixed = option.edge_s + option.sum_s + penalty * max(option.stored)
                     _keep(best, path.cost + move_s + fixed, state, dead, _Choice(path.last, option, via, move_s))
         ahead = book.effort > EFFORT * (index + 1) / len(graph.layers)
         beam = max(LEAST_BEAM, beam // 2) if ahead else min(BEAM, 2 * beam)

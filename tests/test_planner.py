@@ -1,0 +1,134 @@
+"""The planner takes the cheapest path: near when links are slow, far when they are fast, within everyone's memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fogconv.errors import InputError, PlannerError
+from fogconv.geometry import ConvSpec, Region, Span
+from fogconv.interior import hidden_share, interior_first
+from fogconv.layers import Conv
+from fogconv.partition import level
+from fogconv.plan import Work, load_plan, save_plan
+from fogconv.planner import SCHEMES, plan, stored_bytes
+from fogconv.topology import Topology
+from tests.chains import chain
+from tests.random_graphs import graphs
+
+
+def cluster(ranks: int, bandwidth_bytes_per_s: float, latency_s: float = 1e-4) -> Topology:
+    return Topology.uniform(ranks, 10e9, bandwidth_bytes_per_s, latency_s, copy_s_per_byte=1e-10, step_s=1e-5)
+
+
+def predicted(found: object) -> float:
+    seconds = found.predicted_s  # type: ignore[attr-defined]
+    assert seconds is not None
+    return float(seconds)
+
+
+def test_over_a_slow_link_everything_stays_at_home() -> None:
+    found = plan(chain(64, 64, 64), cluster(5, 1e4))
+    assert found.active_ranks == {0}
+
+
+def test_over_a_fast_link_everyone_works_and_it_pays() -> None:
+    graph = chain(64, 64, 64, 64)
+    found = plan(graph, cluster(5, 1e10))
+    assert found.active_ranks == {0, 1, 2, 3, 4}
+    assert predicted(found) < predicted(plan(graph, cluster(5, 1e10), scheme="local")) / 3
+
+
+def test_a_depth_plan_keeps_every_weight_on_one_rank_only() -> None:
+    graph = chain(64, 128, 128, 64)
+    found = plan(graph, cluster(4, 1e10), scheme="depth")
+    whole = sum(graph.weights[conv.weight].nbytes for conv in graph.convs)
+    split = [p for p in found.placements if p.mode in ("output", "input")]
+    assert split and max(stored_bytes(found, graph).values()) <= whole / 4 * 1.15 + sum(
+        graph.weights[layer.weight].nbytes
+        for layer, p in zip(graph.layers, found.placements, strict=True)
+        if isinstance(layer, Conv) and p.mode not in ("output", "input")
+    )
+
+
+def test_a_faster_device_gets_more_rows() -> None:
+    topology = cluster(3, 1e10)
+    topology = topology.replace_device(1, topology.devices[1].scaled(3.0))
+    found = plan(chain(64, 64, 64, size=60), topology, scheme="rows")
+    rows = {work.rank: len(work.output.rows) for work in found.placements[-1].work}
+    assert rows[1] > 2 * rows[0] and rows[1] > 2 * rows[2]
+
+
+def test_memory_limits_are_kept_or_named() -> None:
+    graph = chain(256, 256, 256, 256)
+    each = graph.weights["w0"].nbytes
+    topology = cluster(4, 1e9)
+    for rank in topology.ranks:
+        topology = topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=int(1.5 * each)))
+    found = plan(graph, topology)
+    assert max(stored_bytes(found, graph).values()) <= 1.5 * each
+    for rank in topology.ranks:
+        topology = topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=each // 8))
+    with pytest.raises(PlannerError, match=r"needs \d+ MB of weights on rank .* limit is \d+ MB"):
+        plan(graph, topology)
+
+
+@given(graphs(), st.sampled_from([1e5, 1e7, 1e9]), st.sampled_from([1e-5, 5e-3]))
+@settings(deadline=None, max_examples=25)
+def test_auto_is_never_predicted_slower_than_a_named_scheme(graph: object, bandwidth: float, latency: float) -> None:
+    topology = cluster(4, bandwidth, latency)
+    best = min(predicted(plan(graph, topology, scheme=name)) for name in ("depth", "rows", "local"))  # type: ignore[arg-type]
+    assert predicted(plan(graph, topology)) <= best * (1 + 1e-9)  # type: ignore[arg-type]
+
+
+def test_an_unknown_scheme_is_named_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=", ".join(SCHEMES)):
+        plan(chain(3, 4), cluster(2, 1e9), scheme="sideways")
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    found = plan(chain(64, 64, 64, residual=True), cluster(3, 1e9))
+    save_plan(found, tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == found
+
+
+@pytest.mark.parametrize(("text", "says"), [("{}", "is not a plan"), ("no json", "is not a plan"), (None, "can't read")])
+def test_a_file_that_is_no_plan_is_one_sentence(tmp_path: Path, text: str | None, says: str) -> None:
+    path = tmp_path / "plan.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=says):
+        load_plan(path)
+
+
+def test_rates_that_differ_by_noise_are_made_equal() -> None:
+    levelled = level([1.0, 2.1, 1.1, 1.9, 1.2])
+    assert levelled[0] == levelled[2] == levelled[4] == pytest.approx(1.1)
+    assert levelled[1] == levelled[3] == pytest.approx(2.0)
+
+
+def test_the_interior_needs_nothing_from_the_neighbours() -> None:
+    graph = chain(256, 256, size=64)
+    [layer] = graph.convs
+    own = Region(Span(0, 256), Span(16, 40), Span(0, 64))
+    work = Work(1, own)
+    parts = interior_first(graph, layer, work, lambda tensor, region: region in own)
+    assert parts is not None
+    interior, borders = parts
+    assert (interior.output.rows.start, interior.output.rows.stop) == (20, 36)
+    assert [len(border.output.rows) for border in borders] == [4, 4]
+
+
+def test_a_shard_without_neighbours_rows_to_wait_for_is_not_cut() -> None:
+    graph = chain(256, 256, size=64)
+    assert interior_first(graph, graph.convs[0], Work(0, graph.tensors[1].region), lambda tensor, region: True) is None
+
+
+def test_a_thin_shard_hides_nothing() -> None:
+    spec = ConvSpec(256, 256, 64, 64, (3, 3), padding=(1, 1, 1, 1))
+    assert hidden_share(spec, 4) == 0
+    assert hidden_share(spec, 32) == pytest.approx(0.75)
