@@ -216,7 +216,7 @@ def write(folder: Path) -> None:
         f"Written by `make report`. Unless said otherwise: devices of {RATE_FLOP_PER_S / 1e9:.0f} GFLOP/s, "
         f"{show_seconds(LATENCY_S)} per message, {WORKERS} workers, only they compute, partitioning and joining free,",
         "batch 1, fp32.",
-        "All of it is computed by `fogconv.speedup`; `bench.model_accuracy` says how far the model is from measurements.",
+        "All of it is computed by `fogconv.speedup`; [accuracy.md](accuracy.md) says how far it is from measurements.",
         "",
         "## S grows with the depth and with K², and is greatest at c = f",
         "",
@@ -306,7 +306,7 @@ def main() -> None:
     except FogconvError as error:
         print(f"bench.report: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print(f"wrote {len(list(folder.iterdir()))} files to {folder.name}/")
+    print(f"wrote README.md and three figures to {folder.name}/")
 
 
 if __name__ == "__main__":
