@@ -190,10 +190,9 @@ def test_every_figure_of_the_table_is_whole(width: int, scheme: str) -> None:
         123_456_789, 987_654_321,
     )  # fmt: skip
     guesses = (Guess("espresso", 967, 0.94),)
-    result = Result(
-        Job("densenet121", threshold=0.0), "densenet121", "random", "inproc", 4, scheme, (guesses,), 1.0, 1.0, 2.0, 1e-6,
-        9.0, (layer,), (),
-    )  # fmt: skip
+    job = Job(model="densenet121", threshold=0.0)
+    shown_layers, top5 = (layer,), (guesses,)
+    result = Result(job, job.model, "random", "inproc", 4, scheme, top5, 1.0, 1.0, 2.0, 1e-6, 9.0, shown_layers, ())
     out = io.StringIO()
     console.print_report(result, alone=False, out=out, width=width)
     shown = out.getvalue()
@@ -256,16 +255,3 @@ def test_workers_outlive_a_master_that_is_interrupted_and_serve_the_next(run: Pr
         assert code == 0, err
         assert json.loads(out)["workers"] == 1
         assert worker.poll() is None
-
-
-def test_a_port_in_use_is_a_sentence() -> None:
-    address = f"tcp://127.0.0.1:{free_port()}"
-    with process(sys.executable, "-c", WORKER, "--bind", address):
-        wait_until_listening(int(address.rpartition(":")[2]))
-        second = subprocess.run(
-            [sys.executable, "-c", WORKER, "--bind", address],
-            env=environment(), capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-    assert second.returncode == 2
-    assert f"{address} is in use" in second.stderr
-    assert "Traceback" not in second.stderr
