@@ -27,7 +27,7 @@ def tcp() -> Iterator[Session]:
         for address in addresses:
             stack.enter_context(process(sys.executable, "-m", "fogconv.cli.worker", "--bind", address))
         for port in ports:
-            wait_until_listening(port)
+            wait_until_listening(port, 120.0)
         yield stack.enter_context(connect(addresses, connect_timeout_s=30.0))
 
 

@@ -135,8 +135,8 @@ class Mortal:
             for address in self.addresses
         ]
         for port in ports:
-            wait_until_listening(port)
-        self.session = stack.enter_context(connect(self.addresses, connect_timeout_s=30.0, timeout_s=10.0))
+            wait_until_listening(port, 120.0)
+        self.session = stack.enter_context(connect(self.addresses, connect_timeout_s=30.0, timeout_s=60.0))
 
     def kill(self, number: int) -> None:
         self.processes[number].kill()
@@ -163,7 +163,7 @@ def test_a_worker_that_dies_costs_a_warning_and_nothing_else(mortal: Mortal, mom
         with pytest.warns(RuntimeWarning, match="goes on in torch"):
             y = layer(x)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.filterwarnings("error", message=".*goes on in torch")
             y.sum().backward()
     else:
         mortal.kill(0)
