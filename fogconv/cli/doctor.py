@@ -169,7 +169,7 @@ def _torch() -> Finding:
             "torch",
             "missing",
             "torch is not installed. A worker needs none; the master does: pip install 'fogconv[master]' "
-            "(CPU only: pip install torch --index-url https://download.pytorch.org/whl/cpu).",
+            '(CPU only: the command that pytorch.org\'s "Get started" page shows for pip and CPU).',
         )
     try:
         import torch
