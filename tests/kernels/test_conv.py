@@ -14,7 +14,7 @@ from fogconv.geometry import ConvSpec
 from fogconv.kernels import conv2d, prepare_conv2d, reference
 from fogconv.kernels.autotune import key, parse
 from fogconv.kernels.blocked import Blocked, Margin
-from fogconv.kernels.isa import AVX2, GENERIC, NEON, Isa
+from fogconv.kernels.isa import AVX2, GENERIC, NEON, Isa, host_isa
 from fogconv.kernels.scratch import Scratch
 from fogconv.kernels.select import candidates, choose, prepare_kernel
 from fogconv.kernels.winograd import form_of
@@ -75,7 +75,7 @@ def specs(draw: st.DrawFn) -> ConvSpec:
     return ConvSpec(c, f, height, width, kernel, stride, padding, dilation, groups, draw(st.integers(1, 2)))  # type: ignore[arg-type]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(specs(), st.sampled_from(ACTIVATIONS), st.booleans(), surroundings, surroundings, st.data())
 def test_every_layer_is_right_wherever_its_maps_lie(
     spec: ConvSpec,
@@ -85,8 +85,6 @@ def test_every_layer_is_right_wherever_its_maps_lie(
     around_out: Surroundings,
     data: st.DataObject,
 ) -> None:
-    from fogconv.kernels.isa import host_isa
-
     algorithm = data.draw(st.sampled_from(candidates(spec, host_isa())))
     threads = data.draw(st.sampled_from((1, 2)))
     rng = np.random.default_rng(1)
@@ -115,19 +113,17 @@ def test_every_layer_is_right_wherever_its_maps_lie(
     assert np.array_equal(buffer_without(out), written_before)
 
 
-@pytest.mark.parametrize("isa", [AVX2, NEON, GENERIC], ids=lambda isa: isa.name)
-@pytest.mark.parametrize(
-    "spec",
-    [
-        ConvSpec(21, 37, 5, 9, (3, 3), (1, 1), P1),
-        ConvSpec(3, 12, 9, 9, (3, 3), (2, 2), P1),
-        ConvSpec(24, 24, 5, 9, (3, 3), (1, 1), P1, groups=24),
-        ConvSpec(16, 16, 5, 9, (3, 3), (1, 1), P1, groups=4),
-        ConvSpec(20, 5, 2, 3, (1, 1)),
-    ],
-    ids=key,
+KINDS = (
+    ConvSpec(21, 37, 5, 9, (3, 3), (1, 1), P1),
+    ConvSpec(3, 12, 9, 9, (3, 3), (2, 2), P1),
+    ConvSpec(24, 24, 5, 9, (3, 3), (1, 1), P1, groups=24),
+    ConvSpec(16, 16, 5, 9, (3, 3), (1, 1), P1, groups=4),
+    ConvSpec(20, 5, 2, 3, (1, 1)),
 )
-def test_the_other_instruction_sets_kernels_are_right(isa: Isa, spec: ConvSpec) -> None:
+"""One small layer for every kind of kernel."""
+
+
+def check_kernels(spec: ConvSpec, isa: Isa) -> None:
     x, weight, bias = sample(spec)
     exact = reference.conv2d(x, weight, bias, spec)
     for algorithm in candidates(spec, isa):
@@ -136,6 +132,22 @@ def test_the_other_instruction_sets_kernels_are_right(isa: Isa, spec: ConvSpec) 
         out = Blocked.empty(*spec.output_shape)
         kernel.bind(pack(x, kernel.wanted_margin), out, None, 0, 1)()
         assert error(unpack(out), exact) <= bound(algorithm, spec), algorithm
+
+
+@pytest.mark.parametrize("isa", [AVX2, NEON], ids=lambda isa: isa.name)
+@pytest.mark.parametrize("spec", KINDS, ids=key)
+def test_the_other_instruction_sets_kernels_are_right(isa: Isa, spec: ConvSpec) -> None:
+    check_kernels(spec, isa)
+
+
+def test_without_vector_instructions_worth_the_name_it_is_still_right() -> None:
+    check_kernels(KINDS[1], GENERIC)
+
+
+@pytest.mark.arm
+@pytest.mark.parametrize("spec", KINDS, ids=key)
+def test_this_machines_kernels_are_right(spec: ConvSpec) -> None:
+    check_kernels(spec, host_isa())
 
 
 LAYERS = (
@@ -172,8 +184,6 @@ def check_errors(word: str) -> None:
     spec = parse(word)
     x, weight, _ = sample(spec)
     exact = reference.conv2d(x, weight, None, spec)
-    from fogconv.kernels.isa import host_isa
-
     for algorithm in candidates(spec, host_isa()):
         prepared = prepare_conv2d(spec, weight, algorithm=algorithm)
         out = Blocked.empty(*spec.output_shape)
