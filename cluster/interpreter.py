@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fogconv import program as steps
 from fogconv.cluster.arrays import Arrays
-from fogconv.cluster.mailbox import Mailbox
+from fogconv.cluster.gather import bind_gather
+from fogconv.cluster.mailbox import Mailbox, Payload
 from fogconv.errors import ClusterError
 from fogconv.geometry import Region
 from fogconv.kernels import elementwise, pooling, wire
@@ -105,6 +106,8 @@ class Executable:
                 return self._send(step)
             case steps.Recv():
                 return self._receive(step)
+            case steps.Gather():
+                return bind_gather(step, self)
             case steps.Host():
                 return self._call_host(step)
             case (
@@ -245,17 +248,35 @@ class Executable:
         return call
 
     def _receive(self, step: steps.Recv) -> Call:
-        view, lane = self._around(step.target, step.region)
-        elements = wire.wire_elements(self.program.batch, *step.region.shape)
-        channels, accumulate = len(step.region.channels), step.accumulate
-        origin, tag, form = step.origin, step.tag, step.wire
+        origin, tag, insert = step.origin, step.tag, self.insert(step)
 
         def call(run: Run) -> None:
             payload = run.mailbox.receive(origin, tag)
             run.ready_ns = time.perf_counter_ns()
+            insert(payload)
+
+        return call
+
+    def insert(self, step: steps.Recv) -> Callable[[Payload], None]:
+        """Writes a message's payload into its place."""
+        view, lane = self._around(step.target, step.region)
+        elements = wire.wire_elements(self.program.batch, *step.region.shape)
+        channels, accumulate, form = len(step.region.channels), step.accumulate, step.wire
+
+        def call(payload: Payload) -> None:
             wire.bind_insert(wire.decode(payload, form, elements), view, lane, channels, accumulate)()
 
         return call
+
+    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        """The bound call of a computing step that is not in the program's list."""
+        return self._compute(step)
+
+    def view(self, buffer: int, region: Region) -> Blocked:
+        return self._view(buffer, region)
+
+    def weight(self, key: str) -> Array:
+        return self._weights[key]
 
     def _call_host(self, step: steps.Host) -> Call:
         if self._host is None:

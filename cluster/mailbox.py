@@ -6,8 +6,9 @@ what comes for a run that is over is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, cast
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,29 @@ class Mailbox(Protocol):
         """
 
 
+@runtime_checkable
+class GatherMailbox(Mailbox, Protocol):
+    """What a Gather needs beside that; the master's mailbox has it."""
+
+    given_up: set[int]
+    """Ranks for whose messages this run does not wait any more."""
+
+    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Payload | None] | None:
+        """The first of several (origin, tag) that is here: its place in the list, and the payload (None: that rank is gone).
+
+        None when time.monotonic() passes the deadline. Raises what ``receive`` raises.
+        """
+
+    def tell(self, event: str) -> None:
+        """Note what went wrong and was mended."""
+
+    def give_up(self, origin: int) -> None:
+        """Wait for nothing more of this rank in this run."""
+
+    def skip(self, origin: int) -> None:
+        """A message of this rank was not needed: if it is behind at the run's end, nobody waits for it."""
+
+
 class RunAborted(ClusterError):
     """The master gave this run up."""
 
@@ -43,6 +67,7 @@ class Inbox:
     def __init__(self) -> None:
         self._payloads: dict[tuple[int, int, int], Frame] = {}
         self._failures: dict[int, Exception] = {}
+        self._gone: dict[int, set[int]] = {}
         self._closed: set[int] = set()
         self._floor = 0
         self.bytes = 0
@@ -71,6 +96,14 @@ class Inbox:
         if not self.over(run):
             self._failures.setdefault(run, error)
 
+    def lose(self, run: int, rank: int) -> None:
+        """A rank is gone without which this run can end."""
+        if not self.over(run):
+            self._gone.setdefault(run, set()).add(rank)
+
+    def gone(self, run: int) -> set[int]:
+        return self._gone.get(run, set())
+
     def failure(self, run: int) -> Exception | None:
         return self._failures.get(run)
 
@@ -85,6 +118,7 @@ class Inbox:
     def close(self, run: int) -> None:
         """The run is over: drop what it left, and whatever still comes for it."""
         self._failures.pop(run, None)
+        self._gone.pop(run, None)
         self._closed.add(run)
         while self._floor + 1 in self._closed:
             self._floor += 1
@@ -114,6 +148,9 @@ class RunMailbox:
         self._inbox = inbox
         self._post = post
         self._timeout_s = timeout_s
+        self.given_up: set[int] = set()
+        self.skipped: set[int] = set()
+        self.events: list[str] = []
 
     def send(self, to: int, tag: int, payload: Payload) -> None:
         self.sent_bytes += payload.nbytes
@@ -132,6 +169,41 @@ class RunMailbox:
         payload = as_array(cast(Frame, frame))
         self.received_bytes += payload.nbytes
         return payload
+
+    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Payload | None] | None:
+        """See GatherMailbox."""
+
+        def ready() -> tuple[int, Frame | None] | None:
+            gone = self._inbox.gone(self.run)
+            for index, (origin, tag) in enumerate(wanted):
+                frame = self._inbox.take(self.run, origin, tag)
+                if frame is not None or origin in gone:
+                    return index, frame
+            return None
+
+        limit = self._timeout_s if deadline is None else max(0.0, deadline - time.monotonic())
+        found = self._board.wait(ready, limit)
+        if found is None:
+            if deadline is None:
+                origins = sorted({origin for origin, _ in wanted})
+                raise TransportTimeout(f"nothing came from ranks {origins} (run {self.run}) within {self._timeout_s:g} s")
+            return None
+        index, frame = found
+        if frame is None:
+            return index, None
+        payload = as_array(frame)
+        self.received_bytes += payload.nbytes
+        return index, payload
+
+    def tell(self, event: str) -> None:
+        self.events.append(event)
+
+    def give_up(self, origin: int) -> None:
+        self.given_up.add(origin)
+        self.skipped.add(origin)
+
+    def skip(self, origin: int) -> None:
+        self.skipped.add(origin)
 
 
 def as_array(frame: Frame) -> Payload:

@@ -8,14 +8,19 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
+from fogconv.cluster.lifecycle import State
+from fogconv.cluster.memory import trim
 from fogconv.cluster.worker import Worker
 from fogconv.errors import FogconvError
 
 ATTEND_S = 0.2
 """While a kernel runs or compiles, strangers and pings are answered this often."""
+TRIM_S = 5.0
+"""Between inferences, freed memory goes back to the system this often."""
 STOP_S = 1.5
 """A kernel that runs at SIGTERM is waited for this long."""
 
@@ -56,8 +61,13 @@ def run(worker: Worker) -> int:
         signal.signal(number, stop)
     thread = threading.Thread(target=live, name="worker", daemon=True)
     thread.start()
+    trimmed = time.monotonic()
     while not stopping.wait(ATTEND_S):
         worker.attend()
+        # A worker's limit counts what the process holds, freed or not; a flood of messages leaves a lot behind.
+        if worker.life.state is not State.BUSY and time.monotonic() - trimmed > TRIM_S:
+            trim()
+            trimmed = time.monotonic()
     worker.stop()
     thread.join(STOP_S)
     if failures:

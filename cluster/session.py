@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -104,6 +104,8 @@ class Loaded:
     executable: Runnable | None = field(repr=False)
     shipped_bytes: dict[int, int]
     program_bytes: dict[int, int]
+    expendable: frozenset[int] = frozenset()
+    """Ranks without whose messages a run can end."""
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -123,6 +125,8 @@ class RunResult:
     times: dict[int, NDArray[np.int64]]
     sent_bytes: dict[int, int]
     received_bytes: dict[int, int]
+    events: tuple[str, ...] = ()
+    """What went wrong in this run and was mended in it."""
 
 
 @dataclass(slots=True)
@@ -169,6 +173,7 @@ class Session:
         self._shipped: dict[int, set[str]] = {}
         self._stored: dict[int, set[str]] = {}
         self._active: dict[int, frozenset[int]] = {}
+        self._expendable: dict[int, frozenset[int]] = {}
         self._links: dict[int, Link] = {}
         self._rank_of: dict[Peer, int] = {}
         self._away: set[int] = set()
@@ -359,7 +364,7 @@ class Session:
                 raise
             if executable is not None:
                 sizes[MASTER] = executable.memory_bytes
-            loaded = Loaded(number, parts, executable, shipping.total_of, sizes)
+            loaded = Loaded(number, parts, executable, shipping.total_of, sizes, ir.expendable(parts.values()))
             self._loaded[number] = loaded
             return loaded
 
@@ -427,7 +432,7 @@ class Session:
             try:
                 outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, inputs)
                 latency_s = (time.perf_counter_ns() - begin_ns) * 1e-9
-                done = self._await_done(run, loaded, timeout_s)
+                done = self._await_done(run, loaded, timeout_s, mailbox.skipped)
             except BaseException:
                 self._abort(run, loaded)
                 raise
@@ -452,6 +457,7 @@ class Session:
                 self._require(rank)
             self._run += 1
             self._active[self._run] = loaded.ranks
+            self._expendable[self._run] = loaded.expendable
             for rank in loaded.ranks:
                 self._links[rank].life.apply(LifeEvent.RUN)
             return self._run
@@ -464,19 +470,26 @@ class Session:
 
         return post
 
-    def _await_done(self, run: int, loaded: Loaded, timeout_s: float) -> dict[int, tuple[m.Done, Frame]]:
-        wanted = [(run, rank) for rank in loaded.ranks]
+    def _await_done(
+        self, run: int, loaded: Loaded, timeout_s: float, skipped: Collection[int]
+    ) -> dict[int, tuple[m.Done, Frame]]:
+        """Without those that are gone, or that the run did not wait for: these are told to leave it."""
+        gone = self._inbox.gone(run)
+        wanted = [(run, rank) for rank in loaded.ranks if rank not in gone and rank not in skipped]
 
         def ready() -> bool | None:
             failure = self._inbox.failure(run)
             if failure is not None:
                 raise failure
-            return True if all(key in self._done for key in wanted) else None
+            return True if all(key in self._done or key[1] in gone for key in wanted) else None
 
         if self._board.wait(ready, timeout_s) is None:
-            late = [rank for rank in loaded.ranks if (run, rank) not in self._done]
+            late = [rank for _, rank in wanted if (run, rank) not in self._done]
             raise TransportTimeout(f"ranks {late} did not report the end of run {run} within {timeout_s:g} s")
-        return {rank: self._done[run, rank] for rank in loaded.ranks}
+        for rank in skipped:
+            if self._links[rank].life.joined and (run, rank) not in self._done:
+                self._send(self._links[rank], m.Abort(run))
+        return {rank: self._done[run, rank] for rank in loaded.ranks if (run, rank) in self._done}
 
     def _abort(self, run: int, loaded: Loaded) -> None:
         for rank in loaded.ranks:
@@ -487,6 +500,7 @@ class Session:
         with self._board.lock:
             self._inbox.close(run)
             self._active.pop(run, None)
+            self._expendable.pop(run, None)
             for rank in loaded.ranks:
                 self._done.pop((run, rank), None)
                 if self._links[rank].life.state is State.BUSY:
@@ -512,7 +526,7 @@ class Session:
                 raise WireError(f"rank {rank} reports times of {len(payload)} bytes for its program")
             times[rank] = np.frombuffer(payload, np.int64).reshape(-1, 2) - offset
             sent[rank], received[rank] = message.sent_bytes, message.received_bytes
-        return RunResult(run, outputs, begin_ns, latency_s, times, sent, received)
+        return RunResult(run, outputs, begin_ns, latency_s, times, sent, received, tuple(mailbox.events))
 
     # Measurements
 
@@ -716,7 +730,9 @@ class Session:
         self._replies = {key: reply for key, reply in self._replies.items() if key[0] != link.rank}
         log.warning("%s", _loss_message(link))
         for run, ranks in self._active.items():
-            if link.rank in ranks:
+            if link.rank in self._expendable.get(run, ()):
+                self._inbox.lose(run, link.rank)
+            elif link.rank in ranks:
                 self._inbox.fail(run, WorkerLostError(_loss_message(link), link.rank))
 
 

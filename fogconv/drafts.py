@@ -138,7 +138,7 @@ def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]
                 if placement.guard is not None:
                     boxes[tensor, MASTER].append(region)
                     if placement.guard.code is not None:
-                        boxes[tensor, placement.guard.code].append(region)
+                        boxes[tensor, placement.guard.code].append(graph.tensors[tensor].region)
             if isinstance(layer, Host):
                 for tensor in layer.writes:
                     boxes[tensor, work.rank].append(graph.tensors[tensor].region)

@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.session import Loaded, Progress, RunResult, Session
 from fogconv.errors import ClusterError, TransportTimeout, WorkerFailedError, WorkerLostError
+from fogconv.guard import Protection
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.lower import Lowered, lower
 from fogconv.pace import Correction, Pace, observe
 from fogconv.plan import Plan
 from fogconv.planner import plan
-from fogconv.program import Program, Recv, Send, Wire
+from fogconv.program import Gather, Program, Recv, Send, Wire
 from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of
+from fogconv.star import plan_star
 from fogconv.topology import Topology
 
 EVENTS_KEPT = 1000
@@ -53,6 +55,8 @@ class Choices:
     """Plan for losses beforehand: every worker compiles, and is sent, what any single loss would ask of it."""
     adapt: bool = False
     """Watch how long ranks and links take, and plan anew where that is off (`fogconv.pace`)."""
+    protection: Protection = Protection()
+    """Star: check, code, or do not wait for what workers compute (`fogconv.guard`)."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Engine:
             except CREW_ERRORS as error:
                 told += self._recover(error)
         self._watch(run)
-        return Inference(self._output(run), time.perf_counter() - begin, run, told)
+        return Inference(self._output(run), time.perf_counter() - begin, run, told + run.events)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
         """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
@@ -178,6 +182,7 @@ class Engine:
 
     def _watch(self, run: RunResult) -> None:
         """After a run: note whether the ranks and links keep the pace that they were planned for."""
+        self.events.extend(run.events)
         if not self.choices.adapt or len(self.ranks) == 1 or set(run.times) != set(self.loaded.programs):
             return
         drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
@@ -221,6 +226,17 @@ class Engine:
         if choices.plan is not None and choices.plan.ranks == len(crew):
             return choices.plan
         found = self._plans.get(crew)
+        if found is None and choices.protection:
+            found = self._plans[crew] = plan_star(
+                self.graph,
+                topology_of(self.topology, crew),
+                trigger=choices.trigger,
+                threshold=choices.threshold,
+                master_computes=choices.master_computes,
+                even=choices.even,
+                wire=choices.wire,
+                protection=choices.protection,
+            )
         if found is None:
             if len(self._plans) >= PLANS_KEPT:
                 del self._plans[next(iter(self._plans))]
@@ -324,12 +340,18 @@ def renumber(program: Program, ranks: Sequence[int]) -> Program:
     """The program of a plan over ``ranks`` of a larger session: rank i of the plan is rank ``ranks[i]`` there."""
     if all(i == rank for i, rank in enumerate(ranks)):
         return program
-    steps = tuple(
-        msgspec.structs.replace(step, to=ranks[step.to])
-        if isinstance(step, Send)
-        else msgspec.structs.replace(step, origin=ranks[step.origin])
-        if isinstance(step, Recv)
-        else step
-        for step in program.steps
-    )
+
+    def of(step: Any) -> Any:
+        change = msgspec.structs.replace
+        match step:
+            case Send():
+                return change(step, to=ranks[step.to])
+            case Recv():
+                return change(step, origin=ranks[step.origin])
+            case Gather():
+                pieces = tuple(change(piece, recv=of(piece.recv)) for piece in step.pieces)
+                return change(step, pieces=pieces, code=None if step.code is None else of(step.code))
+        return step
+
+    steps = tuple(of(step) for step in program.steps)
     return msgspec.structs.replace(program, rank=ranks[program.rank], ranks=max(ranks) + 1, steps=steps)

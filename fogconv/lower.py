@@ -101,6 +101,8 @@ class _Lowering(GuardedDrafts):
         for work in placement.work:
             for tensor, region in needs(self.graph, layer, work):
                 needed[tensor][work.rank].append(region)
+        if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
+            needed[layer.source][placement.guard.code].append(self.graph.tensors[layer.source].region)
         receives = [self.send(tensor, by_rank) for tensor, by_rank in needed.items()]
         late = self.early(layer, placement)
         for tensor, moves in receives:

@@ -18,6 +18,7 @@ import msgspec
 
 from fogconv.errors import InputError, PlannerError
 from fogconv.geometry import Region, Span
+from fogconv.guard import Guard
 from fogconv.layers import (
     Add,
     Affine,
@@ -67,6 +68,7 @@ class Placement:
     split: str | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)
     decision: Mapping[str, Any] = field(default_factory=dict)
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class Plan:
 
     @property
     def active_ranks(self) -> frozenset[int]:
-        return frozenset(work.rank for placement in self.placements for work in placement.work) | {0}
+        coders = {p.guard.code for p in self.placements if p.guard is not None and p.guard.code is not None}
+        return frozenset(work.rank for placement in self.placements for work in placement.work) | coders | {0}
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:

@@ -10,6 +10,7 @@ Everything here is frozen and travels as msgpack.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -110,6 +111,35 @@ class Conv(Step, frozen=True, tag=True):
     target_region: Region
     residual: int | None = None
     residual_region: Region | None = None
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What a piece must agree with: ``signs`` (k, channels) · piece = the k channels of ``region`` in buffer ``source``."""
+
+    source: int
+    region: Region
+    signs: str
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A part of a conv's result that comes from another rank. ``spare`` computes the same here, from our own input."""
+
+    recv: Recv
+    spare: Conv
+    check: Check | None = None
+
+
+class Gather(Step, frozen=True, tag=True):
+    """Master: wait for all pieces, in any order, or do without those that are lost, late or wrong.
+
+    ``code`` is the sum of all pieces, each padded with zero channels to the largest and begun at channel 0: with it, any
+    one missing piece is a subtraction. What else is missing is computed here, and so is what has not come after
+    ``patience_s`` (0: wait as long as a Recv would).
+    """
+
+    pieces: tuple[Piece, ...]
+    code: Recv | None = None
+    patience_s: float = 0.0
 
 
 class Pool(Step, frozen=True, tag=True):
@@ -247,7 +277,9 @@ class Forget(Step, frozen=True, tag=True):
 
 ArrayStep = Bring | Show | Give | Take | ConvForward | ConvGradInput | ConvGradWeight | Forget
 
-AnyStep = Input | Output | Send | Recv | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host | ArrayStep
+AnyStep = (
+    Input | Output | Send | Recv | Gather | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host
+) | ArrayStep
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -270,7 +302,26 @@ class Program(msgspec.Struct, frozen=True):
         """The ranks with which this one exchanges messages."""
         to = {step.to for step in self.steps if isinstance(step, Send | Give)}
         origin = {step.origin for step in self.steps if isinstance(step, Recv | Take)}
-        return frozenset(to | origin)
+        gathered = {recv.origin for step in self.steps if isinstance(step, Gather) for recv in gathers(step)}
+        return frozenset(to | origin | gathered)
+
+
+def gathers(step: Gather) -> tuple[Recv, ...]:
+    """All messages that a Gather may take."""
+    return (*(piece.recv for piece in step.pieces), *(() if step.code is None else (step.code,)))
+
+
+def expendable(programs: Iterable[Program]) -> frozenset[int]:
+    """The ranks without whose messages a run can end: all that they send is gathered, and nothing simply received."""
+    gathered: set[int] = set()
+    awaited: set[int] = set()
+    for program in programs:
+        for step in program.steps:
+            if isinstance(step, Gather):
+                gathered |= {recv.origin for recv in gathers(step)}
+            elif isinstance(step, Recv | Take):
+                awaited.add(step.origin)
+    return frozenset(gathered - awaited - {0})
 
 
 def encode(program: Program) -> bytes:

@@ -6,14 +6,19 @@ groups), its shards are computed by the workers, and the master sums and concate
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+from fogconv.errors import InputError
+from fogconv.guard import Guard, Protection
 from fogconv.layers import Concat, Conv, Host, Layer, LayerGraph, Slice
-from fogconv.partition import on
+from fogconv.partition import conv_grid, on
 from fogconv.plan import Placement, Plan, Work
 from fogconv.program import Wire
 from fogconv.topology import Topology
 from fogconv.trigger import Decision, Seconds, Trigger, decide
+
+LEAST_PATIENCE_S = 0.05
+"""Below this a system's own hiccups would count as stalls."""
 
 
 def plan_star(
@@ -26,18 +31,24 @@ def plan_star(
     even: bool = False,
     wire: Wire = "fp32",
     seconds: Seconds | None = None,
+    protection: Protection = Protection(),
 ) -> Plan:
     """Raises InputError for an unknown trigger or threshold. ``placement.decision`` keeps S, the estimate and the reason.
 
-    ``seconds`` prices a shard on a rank instead of γ·MACs (see `fogconv.predictors`).
+    ``seconds`` prices a shard on a rank instead of γ·MACs (see `fogconv.predictors`). With ``protection.redundancy`` the
+    last worker computes no shards, but the sum of the others'; that takes two others at least.
     """
+    if protection.verify and wire in ("fp16", "bf16"):
+        raise InputError(f"--verify can't tell a wrong result from one that --wire {wire} rounded: use fp32 or lossless")
+    coder = len(topology) - 1 if protection.redundancy and len(topology) > 3 else None
+    sharers = topology if coder is None else topology.subset(range(coder))
     placements = []
     total_s = 0.0
     for layer in graph.layers:
         if isinstance(layer, Conv) and not layer.linear:
             decision = decide(
                 layer.spec,
-                topology,
+                sharers,
                 trigger=trigger,
                 threshold=threshold,
                 master_computes=master_computes,
@@ -45,6 +56,8 @@ def plan_star(
                 seconds=seconds,
             )
             placement = conv_placement(graph, layer, decision, len(topology))
+            if protection and placement.mode == "star":
+                placement = guarded(layer, placement, decision, protection, coder)
             total_s += placement.predicted["total_s"]
             placements.append(placement)
         else:
@@ -77,6 +90,22 @@ def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: in
     predicted = {**asdict(decision.predicted), "total_s": decision.predicted.total_s}
     target = on(0, graph.tensors[layer.target].region, ranks)
     return Placement("star", work, target, split=str(decision.split), predicted=predicted, decision=facts)
+
+
+def guarded(layer: Conv, placement: Placement, decision: Decision, protection: Protection, coder: int | None) -> Placement:
+    """The same placement, its shards raw and guarded. With a code the split is by output channels, and dense convs only."""
+    work = tuple(replace(one, raw=True) for one in placement.work)
+    split = placement.split
+    if coder is not None and layer.spec.groups == 1:
+        shards = conv_grid(layer.spec, decision.ranks, 1, decision.weights)
+        work = tuple(Work(shard.rank, shard.output, raw=True) for shard in shards)
+        split = f"output:{len(work)}+1"
+    else:
+        coder = None
+    if all(one.rank == 0 for one in work):
+        return placement
+    patience_s = max(LEAST_PATIENCE_S, protection.patience * placement.predicted["total_s"]) if protection.patience else 0.0
+    return replace(placement, work=work, split=split, guard=Guard(protection.verify, coder, patience_s))
 
 
 def at_home(graph: LayerGraph, layer: Layer) -> Placement:

@@ -88,6 +88,30 @@ def _rank(
                 payload = messages.pop(key)
                 target = at(step.target, step.region)
                 target[:] = target + payload if step.accumulate else payload
+            case steps.Gather():
+                total: Array | float = 0.0
+                for recv in steps.gathers(step):
+                    key = (recv.origin, program.rank, recv.tag)
+                    while key not in messages:
+                        yield False
+                    at(recv.target, recv.region)[:] = messages.pop(key)
+                for piece in step.pieces:
+                    part, spare = at(piece.recv.target, piece.recv.region), piece.spare
+                    weight = optional(spare.weight)
+                    assert weight is not None
+                    again = reference.conv2d(at(spare.source, spare.source_region), weight, optional(spare.bias), spare.spec)
+                    np.testing.assert_allclose(part, again, rtol=1e-9, atol=1e-9)
+                    if piece.check is not None:
+                        rows = optional(piece.check.signs)
+                        assert rows is not None
+                        expected = at(piece.check.source, piece.check.region)
+                        np.testing.assert_allclose(np.einsum("kf,nfhw->nkhw", rows, part), expected, rtol=1e-5, atol=1e-4)
+                    padded = np.zeros((part.shape[0], len(step.code.region.channels), *part.shape[2:])) if step.code else 0.0
+                    if step.code:
+                        padded[:, : part.shape[1]] = part  # type: ignore[index]
+                    total = total + padded
+                if step.code:
+                    np.testing.assert_allclose(at(step.code.target, step.code.region), total, rtol=1e-5, atol=1e-4)
             case steps.Copy():
                 target = at(step.target, step.region.shift_channels(step.shift))
                 source = at(step.source, step.region)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fogconv.cost import Prices
 from fogconv.errors import PlannerError
+from fogconv.guard import Protection
 from fogconv.layers import Concat, Host, LayerGraph, Slice
 from fogconv.layouts import LayoutBook
 from fogconv.lower import lower
@@ -70,6 +71,15 @@ def test_the_planners_plan_computes_the_graph(graph: LayerGraph, topology: Topol
 @settings(deadline=None, max_examples=60)
 def test_the_star_computes_the_graph(graph: LayerGraph, topology: Topology, master: bool, even: bool, seed: int) -> None:
     check(graph, plan_star(graph, topology, threshold=0, master_computes=master, even=even), seed)
+
+
+@given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 1), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_guarded_star_computes_the_graph_and_its_checks_and_codes_agree(
+    graph: LayerGraph, topology: Topology, master: bool, verify: bool, redundancy: int, seed: int
+) -> None:
+    protection = Protection(verify, redundancy, 3.0)
+    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, protection=protection), seed)
 
 
 @given(graphs(), topologies, st.data(), st.integers(0, 9))

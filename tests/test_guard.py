@@ -1,0 +1,210 @@
+"""Guarded convs: a flipped bit is found and its worker named; what is lost or late is made up for; the answer is right."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fogconv import program as steps
+from fogconv.cluster.interpreter import Executable
+from fogconv.errors import InputError
+from fogconv.geometry import Region
+from fogconv.guard import PROJECTIONS, Protection, projected, signs, summed
+from fogconv.guarded import dense
+from fogconv.program import Gather, expendable
+from fogconv.star import plan_star
+from fogconv.topology import Topology
+from tests.fault_cluster import FaultCluster, answer, assert_right, image, network
+
+VERIFY, CODED, PATIENT = Protection(verify=True), Protection(redundancy=1), Protection(patience=3.0)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 9))
+@settings(deadline=None)
+def test_sums_of_filters_are_sums_of_results(sizes: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal((size, 5)) for size in sizes]
+    x = rng.standard_normal(5)
+    total = summed(parts) @ x
+    expected = np.zeros(max(sizes))
+    for part in parts:
+        expected[: len(part)] += part @ x
+    np.testing.assert_allclose(total, expected, atol=1e-5)
+    rows = signs(sizes[0], seed)
+    assert rows.shape == (PROJECTIONS, sizes[0]) and np.all(rows[0] == 1) and np.all(np.abs(rows) == 1)
+    np.testing.assert_allclose(projected(rows, parts[0]) @ x, rows @ (parts[0] @ x), atol=1e-5)
+
+
+def test_a_grouped_filter_made_dense_keeps_to_its_groups() -> None:
+    weight = np.arange(1, 9, dtype=np.float32).reshape(4, 2, 1, 1)
+    whole = dense(weight, 2)
+    assert whole.shape == (4, 4, 1, 1)
+    np.testing.assert_array_equal(whole[:2, :2], weight[:2])
+    np.testing.assert_array_equal(whole[2:, 2:], weight[2:])
+    assert not whole[:2, 2:].any() and not whole[2:, :2].any()
+
+
+def test_rounding_wires_are_refused_with_verify() -> None:
+    with pytest.raises(InputError, match="fp16"):
+        plan_star(network(), Topology.uniform(3, 1e9, 1e9), wire="fp16", protection=VERIFY)
+
+
+@pytest.mark.parametrize("protection", [VERIFY, CODED, PATIENT, Protection(True, 1, 3.0)])
+def test_a_guarded_cluster_without_faults_is_right_and_says_nothing(protection: Protection) -> None:
+    with FaultCluster(4) as cluster:
+        engine = cluster.engine("star", protection=Protection(protection.verify, protection.redundancy, 1e6))
+        assert any(isinstance(step, Gather) for step in engine.programs[0].steps)
+        for seed in range(4):
+            inference = engine.run(image(seed))
+            assert_right(inference.output, seed)
+            assert inference.events == ()
+
+
+def test_every_worker_of_a_guarded_star_is_expendable() -> None:
+    with FaultCluster(3) as cluster:
+        assert cluster.engine("star", protection=VERIFY).loaded.expendable == {1, 2, 3}
+        assert expendable(cluster.engine("rows").programs) == frozenset()
+
+
+def flipping(rank: int, layer: int, flip: Callable[[np.ndarray[Any, Any]], None]) -> Any:
+    """An interpreter one of whose convs goes wrong on one rank: the hook for bit flips, here and not in the real one."""
+
+    class Flipping(Executable):
+        def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
+            call = super()._compute(step)
+            if not isinstance(step, steps.Conv) or self.program.rank != rank or step.layer != layer:
+                return call
+            target = self._view(step.target, step.target_region).interior
+
+            def wrong() -> None:
+                call()
+                flip(target)
+
+            return wrong
+
+    return Flipping
+
+
+def flip_bit(place: Sequence[int], bit: int) -> Callable[[np.ndarray[Any, Any]], None]:
+    def flip(target: np.ndarray[Any, Any]) -> None:
+        index = tuple(at % size for at, size in zip(place, target.shape, strict=True))
+        value = np.array([target[index]], np.float32)
+        value.view(np.uint32)[0] ^= np.uint32(1 << bit)
+        target[index] = value[0]
+
+    return flip
+
+
+@pytest.mark.parametrize("layer", range(5))
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_flipped_bit_that_matters_is_found_and_the_worker_named(layer: int, rank: int) -> None:
+    rng = np.random.default_rng(100 * layer + rank)
+    largest = np.max(np.abs(answer()))
+    found = mattered = 0
+    for bit in (30, 29, 28, 27, 25, 23, 22, 20, 31):
+        place = [int(number) for number in rng.integers(0, 1000, 5)]
+        build = flipping(rank, layer, flip_bit(place, bit))
+        with FaultCluster(3, build=build) as cluster:
+            plain = cluster.engine("star")
+            with np.errstate(all="ignore"):
+                off = np.max(np.abs(plain.run(image()).output - answer())) / largest
+            inference = cluster.engine("star", protection=VERIFY).run(image())
+        if not off <= 1e-3:
+            mattered += 1
+            assert inference.events, f"bit {bit} at {place} moved the output by {off:.1e} and was not found"
+        if inference.events:
+            found += 1
+            assert f"worker {rank} computed a wrong result" in inference.events[0]
+            assert_right(inference.output)
+    assert found >= mattered
+
+
+def test_a_lost_worker_costs_no_second_run_in_a_guarded_star() -> None:
+    with FaultCluster(3) as cluster:
+        engine = cluster.engine("star", protection=PATIENT)
+        messages = cluster.hub.number
+        engine.run(image())
+        messages = cluster.hub.number - messages
+        for number in range(4, messages - 4, 5):
+            rank = 1 + number % 3
+            cluster.cut_at(rank, number)
+            run_before = cluster.session._run
+            inference = engine.run(image())
+            assert_right(inference.output)
+            if not any("taken back" in event or "between" in event for event in inference.events):
+                assert cluster.session._run == run_before + 1, "it was run again"
+            cluster.hub.strike = lambda *_: False
+            if cluster.names[rank - 1] in cluster.alive:
+                cluster.cut(rank)
+            engine.run(image())
+            cluster.restart(rank)
+            cluster.session.rejoin(5.0)
+            engine._returned |= {rank}
+            assert_right(engine.run(image()).output)
+
+
+def test_with_redundancy_a_lost_shard_is_the_code_minus_the_others() -> None:
+    with FaultCluster(4) as cluster:
+        engine = cluster.engine("star", protection=CODED)
+        coder = {p.guard.code for p in engine.plan.placements if p.guard is not None}
+        assert coder == {4}
+        number = cluster.hub.number
+
+        def strike(origin: str, to: str, sent: int) -> bool:
+            # Its results are lost from the second layer on; nobody computes them again.
+            if origin == "worker/1" and to == "master" and sent > number + 8 and "worker/1" in cluster.alive:
+                cluster.cut(1)
+            return False
+
+        cluster.hub.strike = strike
+        inference = engine.run(image())
+        assert_right(inference.output)
+        assert any("the code minus the others" in event for event in inference.events)
+        assert not any("the master computed" in event for event in inference.events)
+
+
+class Stalling(Executable):
+    """Worker 2 hangs in its second conv until it is let go."""
+
+    release = threading.Event()
+
+    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        call = super()._compute(step)
+        if isinstance(step, steps.Conv) and self.program.rank == 2 and step.layer == 1:
+
+            def stall() -> None:
+                type(self).release.wait(20.0)
+                call()
+
+            return stall
+        return call
+
+
+@pytest.mark.parametrize("protection", [PATIENT, Protection(redundancy=1, patience=3.0)])
+def test_what_a_stalled_worker_owes_is_made_up_for_and_what_it_sends_later_is_dropped(protection: Protection) -> None:
+    Stalling.release.clear()
+    with FaultCluster(4, build=Stalling) as cluster:
+        engine = cluster.engine("star", protection=protection)
+        for seed in range(3):
+            inference = engine.run(image(seed))
+            assert_right(inference.output, seed)
+            late = [event for event in inference.events if "worker 2 is late" in event]
+            assert bool(late) == (protection.redundancy == 0)
+        Stalling.release.set()
+        for seed in range(3):
+            assert_right(engine.run(image(seed)).output, seed)
+
+
+def test_region_helpers_cut_codes_at_channel_zero() -> None:
+    plan = plan_star(network(), Topology.uniform(4, 1e9, 1e10), threshold=0, protection=CODED)
+    guarded = [p for p in plan.placements if p.guard is not None]
+    assert guarded
+    for placement in guarded:
+        assert placement.split is not None and placement.split.endswith("+1")
+        assert all(work.raw and work.depth is None and isinstance(work.output, Region) for work in placement.work)
