@@ -32,9 +32,11 @@ test: $(READY) ## the tests, a pairwise subset of the matrix (10 minutes at most
 test-full: $(READY) ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# An aarch64 Python has no torch, so only the files that hold tests marked `arm` are collected there.
+# An aarch64 Python has no torch, so only files that do without are collected there: the codec's, and those with tests marked `arm`.
+ARM_TESTS = $$(grep -rl --include='test_*.py' 'pytest\.mark\.arm' tests)
 test-arm: $(READY) $(ARM64)/ready ## kernels, codec and worker on aarch64 under qemu-user, and a cluster of unlike nodes
-	$(ARM_PYTHON) -m pytest -p no:cacheprovider -m arm $$(grep -rl --include='test_*.py' 'pytest\.mark\.arm' tests) $(PYTEST_ARGS)
+	$(ARM_PYTHON) -m pytest -p no:cacheprovider tests/cluster/test_codec.py $(PYTEST_ARGS)
+	$(ARM_PYTHON) -m pytest -p no:cacheprovider -m arm $(ARM_TESTS) $(PYTEST_ARGS)
 	FOGCONV_ARM64_PYTHON=$(CURDIR)/$(ARM_PYTHON) $(BIN)/python -m pytest tests/cluster/test_unlike_nodes.py $(PYTEST_ARGS)
 
 $(ARM64)/ready: tools/setup_arm64.sh constraints.txt
