@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fogconv.cost import WIRE_BYTES
 from fogconv.layers import Conv, LayerGraph
 from fogconv.plan import Placement, Plan
-from fogconv.program import AnyStep, Input, Output, Program, Recv, Send
+from fogconv.program import AnyStep, Gather, Input, Output, Program, Recv, Send, gathers
 from fogconv.trace import Event
 
 STAR_TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
@@ -115,7 +115,7 @@ def trace_events(programs: Sequence[Program], times: Times) -> list[Event]:
         kind = type(timed.step).__name__.lower()
         if isinstance(timed.step, Recv) and timed.begin > timed.before:
             events.append(Event(timed.rank, f"wait {name}", timed.before / 1e9, timed.begin / 1e9, "wait"))
-        row = {"send": "transmit", "recv": "receive"}.get(kind, "compute")
+        row = {"send": "transmit", "recv": "receive", "gather": "receive"}.get(kind, "compute")
         events.append(Event(timed.rank, f"{kind} {name}", timed.begin / 1e9, timed.end / 1e9, kind, row))
     return events
 
@@ -149,10 +149,12 @@ def _alone(steps: Sequence[_Timed]) -> dict[str, float | None]:
 
 def _star(steps: Sequence[_Timed]) -> dict[str, float | None]:
     sends = [t for t in steps if t.rank == 0 and isinstance(t.step, Send)]
-    returns = [t for t in steps if t.rank == 0 and isinstance(t.step, Recv)]
+    returns = [t for t in steps if t.rank == 0 and isinstance(t.step, Recv | Gather)]
     arrivals = [t for t in steps if t.rank != 0 and isinstance(t.step, Recv)]
     works = [
-        t for t in steps if not isinstance(t.step, Send | Recv) and (t.rank != 0 or not returns or t.end <= returns[0].begin)
+        t
+        for t in steps
+        if not isinstance(t.step, Send | Recv | Gather) and (t.rank != 0 or not returns or t.end <= returns[0].begin)
     ]
     if not (returns and works):
         return _alone(steps)
@@ -215,6 +217,7 @@ def _report(
     star = plan.scheme == "star"
     sent = [t.step.region.elements for t in steps if isinstance(t.step, Send) and (t.rank == 0 or not star)]
     received = [t.step.region.elements for t in steps if isinstance(t.step, Recv) and (t.rank == 0 or not star)]
+    received += [recv.region.elements for t in steps if isinstance(t.step, Gather) for recv in gathers(t.step)]
     ranks = {work.rank for work in placement.work}
     return LayerReport(
         layer.name,

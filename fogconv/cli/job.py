@@ -23,6 +23,7 @@ from fogconv.cluster.service import cores
 from fogconv.cluster.session import Session
 from fogconv.engine import Choices, Engine, Inference
 from fogconv.errors import InputError, ModelError
+from fogconv.guard import Protection
 from fogconv.plan import load_plan
 from fogconv.planner import SCHEMES
 from fogconv.program import Wire
@@ -72,6 +73,11 @@ class Job:
     threads: int = 0
     timeout_s: float = 60.0
     heartbeat_s: float = 1.0
+    verify: bool = False
+    redundancy: int = 0
+    patience: float = 0.0
+    adapt: bool = True
+    rehearse: bool = False
     keys: Path | None = None
     insecure: bool = False
 
@@ -219,6 +225,9 @@ def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32],
         job.even,
         WIRES[job.wire],
         None if job.plan is None else load_plan(job.plan),
+        rehearse=job.rehearse,
+        adapt=job.adapt and job.plan is None,
+        protection=Protection(job.verify, job.redundancy, job.patience),
     )
     if choices.plan is not None and choices.plan.ranks != session.ranks:
         raise InputError(

@@ -54,6 +54,17 @@ def run(
     threads: Annotated[int, typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one message of a run.")] = 60.0,
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost worker is noticed.")] = 1.0,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Star: check every worker's results by checksums; redo wrong ones.")
+    ] = False,
+    redundancy: Annotated[
+        int, typer.Option(help="Star: with 1 a worker holds the sum of the others' filters: any one may fail.", min=0, max=1)
+    ] = 0,
+    patience: Annotated[
+        float, typer.Option(help="Star: compute here what takes longer than so many times the prediction; 0: wait.", min=0)
+    ] = 0.0,
+    adapt: Annotated[bool, typer.Option(help="Plan anew when a worker or a link slows down.")] = True,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Load beforehand what any single loss would need.")] = False,
     keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
 ) -> None:
@@ -68,12 +79,15 @@ def run(
     with ranks_released():
         from fogconv.cli.job import Job, Shown, run_job
 
+        guarded = verify or redundancy > 0 or patience > 0
+        if guarded and scheme not in ("", "star"):
+            raise InputError(f"--verify, --redundancy and --patience guard the star's convs, not --scheme {scheme}")
         job = Job(
             model=model,
             images=tuple(image or ("coffee",)),
             cluster=cluster,
             workers=workers,
-            scheme=scheme or ("star" if trigger or threshold is not None else "auto"),
+            scheme=scheme or ("star" if trigger or threshold is not None or guarded else "auto"),
             trigger=trigger or "both",
             threshold=1.0 if threshold is None else threshold,
             master_computes=_on(master_computes),
@@ -92,6 +106,11 @@ def run(
             threads=threads,
             timeout_s=timeout,
             heartbeat_s=heartbeat,
+            verify=verify,
+            redundancy=redundancy,
+            patience=patience,
+            adapt=adapt,
+            rehearse=rehearse,
             keys=keys,
             insecure=insecure,
         )
