@@ -8,18 +8,25 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.fog import FogBed
 from bench.fog.bed import RUN, sweep
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
+from bench.fog.conversation import Contender, Voice
 from bench.fog.honesty import check, measure_link
+from bench.fog.rates import effort, fit
+from bench.fog.run import Setup
 from bench.fog.shaping import Rate, burst_bytes, shape
-from fogconv.errors import DependencyError, InputError
+from fogconv.errors import ClusterError, DependencyError, InputError
+from fogconv.geometry import ConvSpec
 
 CAN = os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
 needs_bed = pytest.mark.skipif(not CAN, reason="needs root and iproute2")
@@ -255,3 +262,55 @@ def test_an_mpi_launcher_reaches_the_nodes_through_the_agent(bed: FogBed) -> Non
     run = bed.popen(0, list(map(str, launch)), stdout=subprocess.PIPE, text=True, env=environment)
     output, _ = run.communicate(timeout=120)
     assert sorted(output.splitlines()) == [f"{node.index} 2 {node.name}" for node in bed.nodes]
+
+
+# --- the experiment around it -------------------------------------------------------------------------------------------
+
+
+def test_a_contender_answers_until_told_to_quit(tmp_path: Path) -> None:
+    folder = tmp_path / "it"
+    with Contender(folder, "it") as contender:
+        voice = Voice(folder)
+        serving = threading.Thread(target=voice.serve, args=({"loaded": 1}, lambda repeats: {"seconds": [0.5] * repeats}))
+        serving.start()
+        assert contender.hear(10) == {"ready": {"loaded": 1}}
+        assert contender.run(3, 10) == {"seconds": [0.5, 0.5, 0.5]}
+    serving.join(timeout=10)
+    assert not serving.is_alive()
+
+
+def test_a_contender_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with Contender(tmp_path / "it", "it") as contender:
+        contender.log.write_text("Traceback\nModelError: there is no model called resnet51\n")
+        contender.process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+        with pytest.raises(ClusterError, match=r"exit code 3(.|\n)*resnet51"):
+            contender.hear(30)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"cpu": (0.1, 0.2)}, "2 CPU shares for 5 nodes"),
+        ({"transport": "carrier pigeon"}, "zmq, mpi"),
+        ({"repeats": 2, "rounds": 3}, "every round needs one"),
+    ],
+)
+def test_a_set_up_that_makes_no_sense_is_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Setup("resnet18", **options)
+
+
+def test_rates_explain_the_times_that_they_were_fitted_to() -> None:
+    specs = [ConvSpec(64, 64, 28, 28, (1, 1)), ConvSpec(64, 64, 28, 28, (5, 5), stride=(2, 2), padding=(2, 2, 2, 2))]
+    seconds = np.array([effort(specs[0]) * 2e-11, effort(specs[1]) * 3e-11])
+    gamma = fit(specs, seconds)
+    assert gamma["direct1x1"] == pytest.approx(2e-11)
+    assert gamma["direct"] == pytest.approx(3e-11)
+    assert 2e-11 < gamma["default"] < 3e-11
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="only without root is it refused")
+def test_without_root_the_command_says_so_in_a_sentence() -> None:
+    done = subprocess.run([sys.executable, "-m", "bench.fog"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs root" in done.stderr
