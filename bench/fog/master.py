@@ -17,10 +17,11 @@ from bench.fog.subject import subject
 from fogconv import program as ir
 from fogconv.cluster.session import Loaded, RunResult, Session
 from fogconv.export import export
-from fogconv.layers import Host, LayerGraph
+from fogconv.layers import Conv, Host, LayerGraph
 from fogconv.lower import lower
+from fogconv.options import weight_elements
 from fogconv.plan import Plan
-from fogconv.planner import plan, stored_bytes
+from fogconv.planner import plan
 
 if TYPE_CHECKING:
     from bench.fog.driver import Job
@@ -50,9 +51,13 @@ class Subject:
 
 
 def plan_facts(found: Plan, graph: LayerGraph) -> Facts:
-    """What the plan promises: seconds, bytes through each card, who holds which share of the weights."""
-    stored = stored_bytes(found, graph)
-    whole = sum(graph.weights[conv.weight].nbytes for conv in graph.convs) or 1
+    """What the plan promises: seconds, bytes through each card, the largest share of the conv weights on one rank."""
+    stored, whole = dict.fromkeys(range(found.ranks), 0), 1
+    for layer, placement in zip(graph.layers, found.placements, strict=True):
+        if isinstance(layer, Conv) and not layer.linear:
+            whole += layer.spec.weight_elements
+            for work in placement.work:
+                stored[work.rank] += weight_elements(layer, work)
     return {
         "predicted_s": found.predicted_s,
         "card_bytes": found.card_bytes,
