@@ -61,11 +61,16 @@ class Choices:
 
 @dataclass(frozen=True)
 class Inference:
-    """``output`` has the model's own shape, ``run`` every step's times; ``events`` tells what went wrong and was mended."""
+    """``output`` has the model's own shape, ``run`` every step's times; ``events`` tells what went wrong and was mended.
+
+    ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
+    """
 
     output: Array
     latency_s: float
     run: RunResult
+    plan: Plan
+    programs: tuple[Program, ...]
     events: tuple[str, ...] = ()
 
 
@@ -117,7 +122,7 @@ class Engine:
             except CREW_ERRORS as error:
                 told += self._recover(error)
         self._watch(run)
-        return Inference(self._output(run), time.perf_counter() - begin, run, told + run.events)
+        return Inference(self._output(run), time.perf_counter() - begin, run, self.plan, self.programs, told + run.events)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
         """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
@@ -196,7 +201,7 @@ class Engine:
             return ()
         self.topology = correction.apply(self.topology, self.ranks)
         self._plans.clear()
-        self._pace = Pace()
+        self._pace = self._pace.corrected()
         return correction.sentences(self.ranks)
 
     def _recover(self, error: ClusterError) -> tuple[str, ...]:
@@ -210,7 +215,7 @@ class Engine:
     def _turn(self, turn: Turn) -> tuple[str, ...]:
         told = turn.events
         self.events.extend(told)
-        self._pace, self._correction = Pace(), None
+        self._pace, self._correction = Pace(needed=self._pace.needed), None
         self.session.unload(self.loaded)
         self.ranks = turn.crew
         try:

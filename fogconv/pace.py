@@ -27,6 +27,8 @@ MARGIN = 1.5
 LINK_MARGIN = 3.0
 """A message's time has the system's moods in it: only what changed by this factor counts."""
 STREAK = 2
+MOST_STREAK = 32
+CALM = 20
 LEAST_MACS = 100_000
 """Smaller convs cost calls, not arithmetic."""
 LEAST_S = 2e-4
@@ -94,6 +96,13 @@ class Pace:
     slow: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     thin: Mapping[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
     usual: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    needed: int = STREAK
+    """How often in a row: twice as often after each correction, until CALM inferences went by without one."""
+    seen: int = 0
+
+    def corrected(self) -> Pace:
+        """After a new plan."""
+        return Pace(needed=min(MOST_STREAK, 2 * self.needed))
 
     def after(self, drift: Drift) -> Pace:
         """One more inference."""
@@ -109,12 +118,13 @@ class Pace:
             for pair, seen in drift.wire.items()
             if _off(seen / usual[pair], LINK_MARGIN)
         }
-        return Pace(slow, thin, usual)
+        seen = self.seen + 1
+        return Pace(slow, thin, usual, STREAK if seen >= CALM else self.needed, seen)
 
     def correction(self) -> Correction | None:
         """What to correct the topology by, once something was off often enough; None: leave the plan alone."""
-        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= STREAK}
-        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= STREAK}
+        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
+        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= self.needed}
         return Correction(slow, thin) if slow or thin else None
 
 

@@ -260,7 +260,7 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
     typical = next(run for run in runs if run.latency_s == median)
     frames = _stream(engine, x, job.stream) if job.stream else None
     reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
-    layers = layer_reports(engine.graph, engine.plan, engine.programs, typical.run.times)
+    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
     events = tuple(event for run in (first, *runs) for event in run.events)
@@ -316,4 +316,4 @@ def _write_trace(path: Path, engine: Engine, inference: Inference) -> None:
     from fogconv.trace import write_trace
 
     names = {0: "master", **{info.rank: info.host for info in engine.session.workers}}
-    write_trace(path, trace_events(engine.programs, inference.run.times), names)
+    write_trace(path, trace_events(inference.programs, inference.run.times), names)
