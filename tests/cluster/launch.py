@@ -60,7 +60,7 @@ def process(*command: str, cwd: Path = ROOT, **extra: str) -> Iterator[subproces
         child.communicate(timeout=10)
 
 
-def wait_until_listening(port: int, timeout_s: float = 30.0) -> None:
+def wait_until_listening(port: int, timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
