@@ -188,8 +188,11 @@ class Engine:
     def _watch(self, run: RunResult) -> None:
         """After a run: note whether the ranks and links keep the pace that they were planned for."""
         self.events.extend(run.events)
-        if not self.choices.adapt or len(self.ranks) == 1 or set(run.times) != set(self.loaded.programs):
+        ran = self.loaded.programs
+        if not self.choices.adapt or len(self.ranks) == 1 or set(run.times) != set(ran):
             return
+        if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
+            return  # it was in flight while a new plan was made
         drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
         self._pace = self._pace.after(drift)
         self._correction = self._pace.correction()

@@ -18,6 +18,7 @@ from fogconv.calibration import calibrate_quickly
 from fogconv.cluster.connect import connect
 from fogconv.engine import Choices, Engine
 from fogconv.export import export
+from fogconv.guard import Protection
 from fogconv.topology import Topology
 
 
@@ -25,7 +26,7 @@ def say(facts: dict[str, Any]) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def main(net: str, scheme: str, cluster: str, rates: str = "measured") -> None:
+def main(net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}") -> None:
     torch.set_num_threads(1)
     zoo, image = subject(net)
     with torch.inference_mode():
@@ -33,7 +34,8 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured") -> None:
     graph = export(zoo.module, torch.from_numpy(image), net)
     largest = float(np.abs(reference).max())
     with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, insecure=True) as session:
-        choices = Choices(scheme=scheme, threshold=0.0, rehearse=True)
+        guard = Protection(**json.loads(protection))
+        choices = Choices(scheme=scheme, threshold=0.0, rehearse=True, protection=guard)
         if rates == "assumed":
             topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         else:
@@ -55,4 +57,4 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    main(*sys.argv[1:6])

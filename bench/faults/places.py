@@ -39,6 +39,7 @@ class Place(Protocol):
 
     def start(self, worker: int) -> None: ...
     def master(self, arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]: ...
+    def limit(self, share: float | None) -> None: ...
     def cut(self, worker: int) -> None: ...
     def heal(self, worker: int) -> None: ...
     def __enter__(self) -> Place: ...
@@ -89,6 +90,9 @@ class Bed:
     def master(self, arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         return self._bed.popen(0, [sys.executable, *arguments], env=environment(), **options)
 
+    def limit(self, share: float | None) -> None:
+        self._bed.set_cpu(share)
+
     def cut(self, worker: int) -> None:
         self._bed.cut(worker + 1)
 
@@ -126,6 +130,9 @@ class Loopback:
 
     def master(self, arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         return subprocess.Popen([sys.executable, *arguments], env=environment(), **options)
+
+    def limit(self, share: float | None) -> None:
+        """Nothing: only a bed has quotas."""
 
     def cut(self, worker: int) -> None:
         self._relays[worker].frozen.set()
