@@ -24,8 +24,9 @@ from bench.fog.master import Subject
 from fogconv.calibration import FULL, measure_link
 from fogconv.cluster.connect import connect
 from fogconv.cluster.interpreter import Executable
+from fogconv.cluster.loaded import Loaded
 from fogconv.cluster.measure import conv_seconds
-from fogconv.cluster.session import Loaded, Session
+from fogconv.cluster.session import Session
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import wire
 from fogconv.kernels.blocked import Blocked

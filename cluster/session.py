@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -31,19 +31,19 @@ from fogconv.cluster.clock import PING_ROUNDS, Offset, PingTimes, best_offset
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.lifecycle import Event as LifeEvent
 from fogconv.cluster.lifecycle import Lifecycle, State
+from fogconv.cluster.loaded import MASTER, Loaded, Progress, RunResult
 from fogconv.cluster.mailbox import Inbox, RunMailbox
 from fogconv.cluster.measure import Runnable
+from fogconv.cluster.roster import Link, WorkerInfo, failure_of, loss_message
 from fogconv.cluster.switchboard import Switchboard
 from fogconv.cluster.transport import Endpoint, Event, Loss, Peer
 from fogconv.errors import (
     ClusterError,
     ConnectError,
-    FogconvError,
     InputError,
     RefusedError,
     TransportTimeout,
     WireError,
-    WorkerFailedError,
     WorkerLostError,
 )
 
@@ -52,7 +52,6 @@ log = logging.getLogger("fogconv.session")
 T = TypeVar("T")
 Array = NDArray[np.float32]
 
-MASTER = 0
 MAX_RUNS_IN_FLIGHT = 16
 SHIPPING_WINDOW_BYTES = 32 << 20
 """Weights on their way to one worker that it has not acknowledged."""
@@ -62,87 +61,6 @@ INVITE_EVERY_S = 0.25
 """A worker that refused, or whose connection broke, is asked again no sooner."""
 CLOCK_AGE_S = 10.0
 """Offsets older than this are measured again after a run: quartz drifts by some 10 µs a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A worker as it introduced itself. Memory is the process's; a limit of 0 means none.
-
-    ``clock_offset_ns``: the worker's perf_counter_ns minus the master's, off by at most ``clock_error_ns``.
-    """
-
-    rank: int
-    address: str
-    host: str
-    pid: int
-    threads: int
-    memory_limit_bytes: int
-    memory_bytes: int
-    isa: str
-    software: str
-    protocol: int = m.PROTOCOL_VERSION
-    clock_offset_ns: int = 0
-    clock_error_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far loading is, over all workers. ``ready`` counts workers whose kernels are compiled."""
-
-    shipped_bytes: int
-    total_bytes: int
-    ready: int
-    workers: int
-
-
-@dataclass(eq=False)
-class Loaded:
-    """Programs that are ready to run. ``shipped_bytes``: what had to travel, per rank."""
-
-    number: int
-    programs: dict[int, ir.Program] = field(repr=False)
-    executable: Runnable | None = field(repr=False)
-    shipped_bytes: dict[int, int]
-    program_bytes: dict[int, int]
-    expendable: frozenset[int] = frozenset()
-    """Ranks without whose messages a run can end."""
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @property
-    def ranks(self) -> frozenset[int]:
-        """The workers that take part."""
-        return frozenset(self.programs) - {MASTER}
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """``latency_s`` is from the call to the outputs. ``times``: per rank (steps, 2) ns on the master's perf_counter_ns."""
-
-    run: int
-    outputs: list[NDArray[Any]]
-    begin_ns: int
-    latency_s: float
-    times: dict[int, NDArray[np.int64]]
-    sent_bytes: dict[int, int]
-    received_bytes: dict[int, int]
-    events: tuple[str, ...] = ()
-    """What went wrong in this run and was mended in it."""
-
-
-@dataclass(slots=True)
-class Link:
-    """The master's end of the connection to one worker."""
-
-    rank: int
-    address: str
-    key: str | None
-    peer: Peer
-    life: Lifecycle
-    info: WorkerInfo | None = None
-    refusal: str = ""
-    loss: str = ""
-    seen: float = 0.0
-    invited: float = 0.0
 
 
 class Session:
@@ -645,7 +563,7 @@ class Session:
     def _require(self, rank: int) -> None:
         link = self._links[rank]
         if not link.life.joined:
-            raise WorkerLostError(_loss_message(link), rank)
+            raise WorkerLostError(loss_message(link), rank)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -728,12 +646,12 @@ class Session:
         self._shipped.pop(link.rank, None)
         self._asked = {(rank, request) for rank, request in self._asked if rank != link.rank}
         self._replies = {key: reply for key, reply in self._replies.items() if key[0] != link.rank}
-        log.warning("%s", _loss_message(link))
+        log.warning("%s", loss_message(link))
         for run, ranks in self._active.items():
             if link.rank in self._expendable.get(run, ()):
                 self._inbox.lose(run, link.rank)
             elif link.rank in ranks:
-                self._inbox.fail(run, WorkerLostError(_loss_message(link), link.rank))
+                self._inbox.fail(run, WorkerLostError(loss_message(link), link.rank))
 
 
 class _Shipping:
@@ -805,21 +723,6 @@ class _Shipping:
         found = self._session._replies.pop((rank, self._requests[rank], m.Failed), None)
         if found is not None and isinstance(found[0], m.Failed):
             raise failure_of(found[0], rank, self._session._links[rank])
-
-
-def failure_of(message: m.Failed, rank: int, link: Link) -> FogconvError:
-    """A worker's error as the same error here; one that this side does not know is a WorkerFailedError."""
-    where = f"worker {rank} ({link.address})"
-    kind = getattr(fogconv.errors, message.error, None)
-    if kind in (fogconv.errors.WorkerMemoryError, fogconv.errors.TransportTimeout):
-        error: FogconvError = kind(f"{where}: {message.message}")
-        return error
-    return WorkerFailedError(f"{where} failed: {message.error}: {message.message}", rank)
-
-
-def _loss_message(link: Link) -> str:
-    host = f" on {link.info.host}" if link.info is not None else ""
-    return f"worker {link.rank} at {link.address}{host} is lost: {link.loss or 'it never joined'}"
 
 
 def _interpreter(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Runnable:

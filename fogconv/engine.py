@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.session import Loaded, Progress, RunResult, Session
+from fogconv.cluster.loaded import Loaded, Progress, RunResult
+from fogconv.cluster.session import Session
 from fogconv.errors import ClusterError, TransportTimeout, WorkerFailedError, WorkerLostError
 from fogconv.guard import Protection
 from fogconv.layers import Array, Host, LayerGraph

@@ -15,7 +15,8 @@ from bench.fog.conversation import Facts, Voice
 from bench.fog.rates import Rates
 from bench.fog.subject import subject
 from fogconv import program as ir
-from fogconv.cluster.session import Loaded, RunResult, Session
+from fogconv.cluster.loaded import Loaded, RunResult
+from fogconv.cluster.session import Session
 from fogconv.export import export
 from fogconv.layers import Conv, Host, LayerGraph
 from fogconv.lower import lower

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.arrays import Arrays
 from fogconv.cluster.interpreter import Executable
-from fogconv.cluster.session import Loaded, Session
+from fogconv.cluster.loaded import Loaded
+from fogconv.cluster.session import Session
 from fogconv.geometry import ConvSpec, Region
 from fogconv.partition import Shard
 from fogconv.program import (

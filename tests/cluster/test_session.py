@@ -14,7 +14,8 @@ import pytest
 from fogconv import program as ir
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
-from fogconv.cluster.session import Progress, Session
+from fogconv.cluster.loaded import Progress
+from fogconv.cluster.session import Session
 from fogconv.errors import (
     ClusterError,
     ConnectError,
