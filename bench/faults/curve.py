@@ -17,7 +17,8 @@ from bench.fog.bed import FogBed
 from fogconv.cluster.connect import connect
 from fogconv.cluster.keys import write_keys
 
-SHARE = 1.0
+SHARES = (None, 0.25)
+"""Of a core per node: as much as there is, and a small device's."""
 MESSAGE_BYTES = 8 << 20
 ROUNDS = 10
 TURNS = 2
@@ -27,27 +28,33 @@ def price(say: Callable[[str], None]) -> dict[str, Any]:
     if os.geteuid():
         say("no network namespaces without root: encryption is not measured")
         return {"throughput_ratio": None}
-    rates: dict[str, list[float]] = {"plain": [], "curve": []}
+    rates: dict[str, list[float]] = {f"{kind}{share or ''}": [] for kind in ("plain", "curve") for share in SHARES}
     with tempfile.TemporaryDirectory() as folder, FogBed(2, "1gbit") as bed:
         master, worker = Path(folder, "master"), Path(folder, "worker")
         public = {path: write_keys(path).public for path in (master, worker)}
         (master / "workers").write_text(f"* {public[worker]}\n")
         (worker / "masters").write_text(f"{public[master]}\n")
         address = f"tcp://{bed.nodes[1].address}:{PORT}"
-        for _ in range(TURNS):
-            for kind, flags in (("plain", ["--insecure"]), ("curve", ["--keys", str(worker)])):
-                command = worker_command(f"tcp://*:{PORT}", *flags)
-                process = bed.popen(1, command, env=environment(), stderr=subprocess.DEVNULL)
-                keys = str(master) if kind == "curve" else ""
-                argv = [sys.executable, "-m", "bench.faults.curve", address, keys]
-                done = bed.popen(0, argv, env=environment(), stdout=subprocess.PIPE, text=True)
-                out, _ = done.communicate(timeout=120)
-                rates[kind] += json.loads(out)
-                process.terminate()
-                process.wait()
-                say(f"{kind}: {statistics.median(rates[kind]) / 1e6:.1f} MB/s")
-    plain, curve = statistics.median(rates["plain"]), statistics.median(rates["curve"])
-    return {"throughput_ratio": curve / plain, "plain_bytes_per_s": plain, "curve_bytes_per_s": curve}
+        turns = [(share, kind) for _ in range(TURNS) for share in SHARES for kind in ("plain", "curve")]
+        for share, kind in turns:
+            flags = ["--insecure"] if kind == "plain" else ["--keys", str(worker)]
+            bed.set_cpu(share)
+            command = worker_command(f"tcp://*:{PORT}", *flags)
+            process = bed.popen(1, command, env=environment(), stderr=subprocess.DEVNULL)
+            keys = str(master) if kind == "curve" else ""
+            argv = [sys.executable, "-m", "bench.faults.curve", address, keys]
+            done = bed.popen(0, argv, env=environment(), stdout=subprocess.PIPE, text=True)
+            out, _ = done.communicate(timeout=120)
+            rates[f"{kind}{share or ''}"] += json.loads(out)
+            process.terminate()
+            process.wait()
+            say(f"{kind} {share}: {statistics.median(rates[f'{kind}{share or str()}']) / 1e6:.1f} MB/s")
+    median = {name: statistics.median(found) for name, found in rates.items()}
+    return {
+        "throughput_ratio": median["curve"] / median["plain"],
+        "throughput_ratio_quarter_core": median["curve0.25"] / median["plain0.25"],
+        "bytes_per_s": median,
+    }
 
 
 def main(address: str, keys: str) -> None:

@@ -21,6 +21,7 @@ from bench.faults.malformed import Message, half_open, nonsense
 from bench.faults.places import Loopback
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
+from fogconv.cluster.service import TRIM_S
 from fogconv.errors import ClusterError, WireError
 
 BURST = 500
@@ -159,7 +160,7 @@ def besiege(messages: int, net: str, say: Callable[[str], None], *, half: int = 
             sent = stormed + false.sent - sent
             for connection in connections:
                 connection.close()
-            time.sleep(1.0)
+            time.sleep(TRIM_S + 2.0)
             crashes += sum(1 for process in (place.workers[0], master.process) if process.poll() is not None)
             crashes += not infer()
             growth = [(process.memory_info().rss - old) / 1e6 for process, old in zip((worker, boss), before, strict=True)]
