@@ -35,7 +35,7 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured", protectio
     largest = float(np.abs(reference).max())
     with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, insecure=True) as session:
         guard = Protection(**json.loads(protection))
-        choices = Choices(scheme=scheme, threshold=0.0, rehearse=True, protection=guard)
+        choices = Choices(scheme=scheme, threshold=0.0, rehearse=rates == "measured", protection=guard)
         if rates == "assumed":
             topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         else:

@@ -137,7 +137,7 @@ def besiege(messages: int, net: str, say: Callable[[str], None], *, half: int = 
             address = ("127.0.0.1", place.ports[0])
             # Warm-up: the caches of every parser and allocator, so that growth is growth.
             false.goal = BURST * 4
-            storm(f"tcp://127.0.0.1:{address[1]}", BURST * 10, generator, false.replays)
+            storm(f"tcp://127.0.0.1:{address[1]}", min(messages, BURST * 10), generator, false.replays)
             for _ in range(20):
                 crashes += not infer()
                 time.sleep(0.05)
