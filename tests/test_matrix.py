@@ -77,7 +77,7 @@ class Launches:
         cells = self._by_workers.pop(workers)
         folder = self._folder / str(workers)
         folder.mkdir()
-        work = [(cell, self._graph(cell), image(cell.size)) for cell in cells]
+        work = [(cell, self._graph(cell), image(cell.model, cell.size)) for cell in cells]
         (folder / "cells.pickle").write_bytes(pickle.dumps(work))
         done = mpirun(workers + 1, "-m", "tests.matrix_program", str(folder), timeout_s=60 + 60 * len(cells))
         assert done.returncode == 0, done.stderr[-3000:]
@@ -106,7 +106,7 @@ def test_with_every_conv_forced_out_the_output_is_torchs(cell: Cell, request: py
     where: str | list[str] = f"inproc://{cell.workers}"
     if cell.transport == "zmq":
         where = request.getfixturevalue("workers")[: cell.workers]
-    graph, x = models.graph(cell.model, cell.size), image(cell.size)
+    graph, x = models.graph(cell.model, cell.size), image(cell.model, cell.size)
     with connect(where, threads=1) as session:
         engine, output = run_cell(cell, graph, x, session)
     check(cell, output)
@@ -118,7 +118,7 @@ def test_with_every_conv_forced_out_the_output_is_torchs(cell: Cell, request: py
 
 @pytest.mark.parametrize("cell", RESIDENT)
 def test_with_activations_left_on_the_workers_the_output_is_torchs(cell: Cell) -> None:
-    graph, x = models.graph(cell.model, cell.size), image(cell.size)
+    graph, x = models.graph(cell.model, cell.size), image(cell.model, cell.size)
     with connect(f"inproc://{cell.workers}", threads=1) as session:
         engine, output = run_cell(cell, graph, x, session)
     check(cell, output)

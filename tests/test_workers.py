@@ -49,7 +49,7 @@ def test_a_worker_that_can_import_neither_torch_nor_a_model_serves(workers: list
     cell = Cell("mobilenet_v2", 64, 2, "zmq", "auto")
     with connect([address for address, _ in workers]) as session:
         engine = Engine(models.graph(cell.model, cell.size), session, cell.topology, cell.choices)
-        check(cell, engine.run(image(cell.size)).output)
+        check(cell, engine.run(image(cell.model, cell.size)).output)
         assert engine.plan.active_ranks == {0, 1, 2}
 
 
@@ -99,7 +99,7 @@ def test_a_workers_memory_holds_its_shards_and_no_more(workers: list[tuple[str, 
     with connect([address for address, _ in workers]) as session:
         before = {info.rank: info.memory_bytes for info in session.workers}
         engine = Engine(graph, session, cell.topology, Choices("star", threshold=0.0))
-        engine.run(image(cell.size))
+        engine.run(image(cell.model, cell.size))
         shipped = engine.loaded.shipped_bytes
         status = session.status()
         maps = engine.loaded.program_bytes
