@@ -37,6 +37,10 @@ from fogconv.topology import Topology
 
 EVENTS_KEPT = 1000
 PLANS_KEPT = 32
+NOTICE_S = 1.0
+"""A link between two workers may break because one of them is gone: the master knows within its heartbeat."""
+MOST_BROKEN = 3
+"""Links between workers that break in one inference before it is given up."""
 CREW_ERRORS = (WorkerLostError, WorkerFailedError, TransportTimeout)
 """What a run may raise because somebody is gone: a peer's report of it may be faster than the master's own notice."""
 
@@ -93,6 +97,7 @@ class Engine:
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._returned: frozenset[int] = frozenset()
+        self._broken = 0
         self._pace = Pace()
         self._correction: Correction | None = None
         self.plan: Plan
@@ -123,6 +128,7 @@ class Engine:
             except CREW_ERRORS as error:
                 told += self._recover(error)
         self._watch(run)
+        self._broken = 0
         return Inference(self._output(run), time.perf_counter() - begin, run, self.plan, self.programs, told + run.events)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
@@ -212,6 +218,15 @@ class Engine:
         """After a run failed: plan over those that are left. Raises the error where nobody of the crew is gone."""
         self.session.refresh()
         turn = after_loss(self.ranks, self._present, str(error))
+        # A worker that tells of a broken link to another is often faster than the master's own notice of the reason.
+        deadline = time.monotonic() + NOTICE_S
+        while turn is None and isinstance(error, WorkerLostError) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self.session.refresh()
+            turn = after_loss(self.ranks, self._present, str(error))
+        if turn is None and isinstance(error, WorkerLostError) and self._broken < MOST_BROKEN:
+            self._broken += 1
+            turn = Turn(self.ranks, True, (f"{error}; the inference ran again from its input",))
         if turn is None:
             raise error
         return self._turn(turn)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from fogconv.cost import WIRE_BYTES
 from fogconv.layers import Conv, LayerGraph
 from fogconv.plan import Placement, Plan
 from fogconv.program import AnyStep, Gather, Input, Output, Program, Recv, Send, gathers
+from fogconv.speedup import Terms
 from fogconv.trace import Event
 
 STAR_TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
@@ -87,9 +88,19 @@ class LayerReport:
 
 
 def layer_reports(
-    graph: LayerGraph, plan: Plan, programs: Sequence[Program], times: Times, *, convs_only: bool = True
+    graph: LayerGraph,
+    plan: Plan,
+    programs: Sequence[Program],
+    times: Times,
+    *,
+    convs_only: bool = True,
+    predicted: Mapping[int, Terms] | None = None,
 ) -> list[LayerReport]:
-    """One report per conv (or per layer), in the graph's order."""
+    """One report per conv (or per layer), in the graph's order.
+
+    ``predicted`` (layer → terms) takes the place of the plan's own figures: `prediction.star_terms` knows what the
+    workers hold from earlier layers and need not be sent, which the plan does not.
+    """
     by_layer = _by_layer(programs, times)
     terms = STAR_TERMS if plan.scheme == "star" else TERMS
     reports = []
@@ -103,7 +114,9 @@ def layer_reports(
         frontier = max([frontier, *(timed.end for timed in steps)])
         if convs_only and not (isinstance(layer, Conv) and not layer.linear):
             continue
-        reports.append(_report(graph, index, placement, plan, terms, measured, steps))
+        found = None if predicted is None else predicted.get(index)
+        expected = placement.predicted if found is None else {**asdict(found), "total_s": found.total_s}
+        reports.append(_report(graph, index, placement, plan, {t: expected.get(t) for t in terms}, measured, steps))
     return reports
 
 
@@ -201,7 +214,7 @@ def _report(
     index: int,
     placement: Placement,
     plan: Plan,
-    terms: Sequence[str],
+    predicted: dict[str, float | None],
     measured: Mapping[str, float | None],
     steps: Sequence[_Timed],
 ) -> LayerReport:
@@ -229,8 +242,8 @@ def _report(
         bool(ranks - {0}),
         placement.split,
         str(decision.get("reason", placement.mode)),
-        {term: placement.predicted.get(term) for term in terms},
-        {term: measured.get(term) for term in terms},
+        predicted,
+        {term: measured.get(term) for term in predicted},
         int(sum(sent) * element_bytes),
         int(sum(received) * element_bytes),
     )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -25,25 +26,30 @@ from fogconv.engine import Choices, Engine, Inference
 from fogconv.errors import InputError, ModelError
 from fogconv.guard import Protection
 from fogconv.plan import load_plan
-from fogconv.planner import SCHEMES
+from fogconv.planner import SCHEMES, lossless_wire
+from fogconv.prediction import star_terms
 from fogconv.program import Wire
 from fogconv.report import LayerReport, layer_reports, trace_events
 from fogconv.trigger import Trigger
 
 if TYPE_CHECKING:
+    from fogconv.layers import LayerGraph
     from fogconv.topology import Topology
     from fogconv.zoo import ZooModel
 
-WIRES: dict[str, Wire] = {
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "bf16": "bf16",
-    "zeros": "zeros",
-    "lz4": "lz4",
-    "zstd": "zstd",
-    # Half of the values behind a ReLU are zeros, and leaving them out costs less time than any general compressor.
-    "lossless": "zeros",
-}
+WIRES = ("fp32", "fp16", "bf16", "lossless", "zeros", "lz4", "zstd")
+"""What --wire takes: `program.Wire`, and "lossless" for the best of those that lose nothing."""
+
+
+def wire_of(name: str, graph: LayerGraph, topology: Topology, scheme: str) -> Wire:
+    """The Wire that a name of WIRES stands for on these links."""
+    if name != "lossless":
+        return cast("Wire", name)
+    installed: list[Wire] = [library for library, module in _COMPRESSORS.items() if find_spec(module) is not None]
+    return lossless_wire(graph, topology, scheme, ["fp32", "zeros", *installed])
+
+
+_COMPRESSORS: dict[Wire, str] = {"lz4": "lz4", "zstd": "zstandard"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,13 +223,14 @@ def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32],
     from fogconv.export import export
 
     graph = export(model.module, torch.from_numpy(x), model.name)
+    topology = _topology(job, session)
     choices = Choices(
         job.scheme,
         job.trigger,
         job.threshold,
         job.master_computes,
         job.even,
-        WIRES[job.wire],
+        wire_of(job.wire, graph, topology, job.scheme),
         None if job.plan is None else load_plan(job.plan),
         rehearse=job.rehearse,
         adapt=job.adapt and job.plan is None,
@@ -233,7 +240,7 @@ def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32],
         raise InputError(
             f"{job.plan} is a plan for {choices.plan.ranks} ranks, but this cluster has {session.ranks}; plan again"
         )
-    return Engine(graph, session, _topology(job, session), choices, progress)
+    return Engine(graph, session, topology, choices, progress)
 
 
 def _topology(job: Job, session: Session) -> Topology:
@@ -260,7 +267,8 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
     typical = next(run for run in runs if run.latency_s == median)
     frames = _stream(engine, x, job.stream) if job.stream else None
     reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
-    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
+    terms = star_terms(typical.programs, engine.topology) if typical.plan.scheme == "star" else None
+    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times, predicted=terms)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
     events = tuple(event for run in (first, *runs) for event in run.events)

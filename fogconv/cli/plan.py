@@ -66,7 +66,7 @@ def plan(
 ) -> None:
     """Show the cheapest path of layouts through a model: the split per layer, the time, bytes per network card, memory."""
     with sentences("fogconv plan"):
-        from fogconv.cli.job import WIRES
+        from fogconv.cli.job import WIRES, wire_of
         from fogconv.forecast import forecast
         from fogconv.planner import plan as make_plan
         from fogconv.timeline import check_suffix, draw
@@ -90,11 +90,12 @@ def plan(
         else:
             topology, described = _measured(cluster, keys, insecure)
         graph = _graph(model, size, batch)
+        chosen = scheme or ("star" if trigger or threshold is not None else "auto")
         found = make_plan(
             graph,
             topology,
-            scheme=scheme or ("star" if trigger or threshold is not None else "auto"),
-            wire=WIRES[wire],
+            scheme=chosen,
+            wire=wire_of(wire, graph, topology, chosen),
             trigger=trigger or "both",
             threshold=1.0 if threshold is None else threshold,
             master_computes=master_computes == "on",
