@@ -55,6 +55,8 @@ def failure_of(message: m.Failed, rank: int, link: Link) -> FogconvError:
     if kind in (fogconv.errors.WorkerMemoryError, fogconv.errors.TransportTimeout):
         error: FogconvError = kind(f"{where}: {message.message}")
         return error
+    if kind is fogconv.errors.WorkerLostError:
+        return fogconv.errors.WorkerLostError(f"{where}: {message.message}", rank)
     return WorkerFailedError(f"{where} failed: {message.error}: {message.message}", rank)
 
 

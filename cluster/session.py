@@ -210,6 +210,10 @@ class Session:
         self._rank_of[link.peer] = link.rank
         self._send(link, m.Hello(self.token, link.rank, self.ranks, self.name, self.timeout_s))
 
+    def reconnect(self) -> None:
+        """Have the workers make their links to each other anew, where one of these broke."""
+        self._introduce(frozenset())
+
     def _introduce(self, ranks: frozenset[int]) -> None:
         """Tell all workers who is there, and measure the clocks of those who came."""
         present = [link for link in self._links.values() if link.life.joined]

@@ -35,7 +35,14 @@ from fogconv.cluster.switchboard import Switchboard
 from fogconv.cluster.transport import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport import Event as Incoming
 from fogconv.cluster.weights import WeightStore
-from fogconv.errors import ClusterError, FogconvError, WireError, WorkerFailedError, WorkerMemoryError
+from fogconv.errors import (
+    ClusterError,
+    FogconvError,
+    WireError,
+    WorkerFailedError,
+    WorkerLostError,
+    WorkerMemoryError,
+)
 
 log = logging.getLogger("fogconv.worker")
 
@@ -243,6 +250,10 @@ class Worker:
         mastery.incoming.pop(loss.peer, None)
         for rank in [rank for rank, peer in mastery.outgoing.items() if peer == loss.peer]:
             del mastery.outgoing[rank]
+            # What was on its way is lost, and the master may not have noticed anything: a link can fail alone.
+            if mastery.run:
+                lost = WorkerLostError(f"rank {mastery.hello.rank} lost its link to rank {rank}: {loss.reason}", rank)
+                mastery.inbox.fail(mastery.run, lost)
 
     def _leave(self, reason: str) -> None:
         """Forget the master and all that is its own; weights stay."""

@@ -226,6 +226,7 @@ class Engine:
             turn = after_loss(self.ranks, self._present, str(error))
         if turn is None and isinstance(error, WorkerLostError) and self._broken < MOST_BROKEN:
             self._broken += 1
+            self.session.reconnect()
             turn = Turn(self.ranks, True, (f"{error}; the inference ran again from its input",))
         if turn is None:
             raise error

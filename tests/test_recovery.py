@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fogconv.cluster.transport import Loss
 from fogconv.errors import WorkerFailedError
 from fogconv.recovery import after_loss, muster, over, rehearsals
 from tests.cluster.cluster_of import eventually
@@ -204,3 +205,23 @@ def test_an_error_that_is_no_loss_is_not_run_again(cluster: FaultCluster) -> Non
     cluster.alive["worker/1"][0]._mastery.programs.clear()  # type: ignore[union-attr]
     with pytest.raises(WorkerFailedError, match="no program"):
         engine.run(image())
+
+
+def test_a_link_between_two_workers_that_breaks_alone_costs_one_more_run(cluster: FaultCluster) -> None:
+    engine = cluster.engine("rows")
+    struck: list[int] = []
+
+    def strike(origin: str, to: str, number: int) -> bool:
+        if (origin, to) == ("worker/1", "worker/2") and not struck:
+            struck.append(number)
+            cluster.hub._endpoints["worker/1"]._deliver(Loss("worker/2", "the cable between them was pulled"))
+            return True
+        return False
+
+    cluster.hub.strike = strike
+    inference = engine.run(image())
+    assert struck
+    assert_right(inference.output)
+    assert engine.ranks == (0, 1, 2, 3)
+    assert "lost its link to rank 2" in inference.events[0] and "ran again" in inference.events[0]
+    assert not engine.run(image()).events
