@@ -10,7 +10,7 @@ import numpy as np
 from fogconv import program as step
 from fogconv.geometry import Region
 from fogconv.layers import Array, Conv, Host, Layer, LayerGraph, weight_key
-from fogconv.partition import Layout, Transfer, transfers
+from fogconv.partition import Layout, Transfer, merge, transfers
 from fogconv.plan import Placement, Plan, is_partial, needs
 from fogconv.program import AnyStep
 from fogconv.residency import Held, Residency
@@ -27,7 +27,8 @@ class Drafts:
         self.steps: list[list[AnyStep]] = [[] for _ in range(plan.ranks)]
         self.named: list[dict[str, tuple[int, ...]]] = [{} for _ in range(plan.ranks)]
         self.weights: dict[str, Array] = {}
-        self.residency = Residency(graph, plan.ranks, wanted(graph, plan))
+        self._wanted = wanted(graph, plan)
+        self.residency = Residency(graph, plan.ranks, self._wanted)
         self.index = 0
         self._tag = 0
         self._cuts: dict[tuple[object, ...], str] = {}
@@ -36,6 +37,14 @@ class Drafts:
         """A number that no other message of the run has."""
         self._tag += 1
         return self._tag - 1
+
+    def all_wanted(self, tensor: int, rank: int) -> tuple[Region, ...]:
+        """Everything that a rank will ever need of a tensor, as disjoint boxes.
+
+        It is fetched at the first need: convs of several branches want different halos of one map, and one message with
+        the widest costs hardly more than the first of several.
+        """
+        return merge((), self._wanted[tensor, rank])
 
     def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
         """Bring each rank what it lacks of ``needed``, into its home buffer."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from fogconv.cost import Prices, Traffic
-from fogconv.geometry import Region, Span, bounding, subtract
-from fogconv.partition import Layout, split, transfers
+from fogconv.geometry import Region, Span, bounding
+from fogconv.partition import Layout, merge, split, transfers
 
 
 class LayoutBook:
@@ -40,7 +40,7 @@ class LayoutBook:
         """What is held after ``b`` was brought to a tensor that was held as ``a``."""
         pairs = list(zip(self[a].regions, self[b].regions, strict=True))
         self.effort += sum(len(ours) * len(theirs) for ours, theirs in pairs)
-        return self.number(Layout(tuple(_merge(ours, theirs) for ours, theirs in pairs)))
+        return self.number(Layout(tuple(merge(ours, theirs) for ours, theirs in pairs)))
 
     def _relabel(self, pieces: tuple[tuple[int, int], ...], whole: Region) -> int:
         """A tensor that consists of (layout, channel offset) pieces; outside ``whole`` nothing counts."""
@@ -49,7 +49,7 @@ class LayoutBook:
         for number, offset in pieces:
             for rank, boxes in enumerate(self[number].regions):
                 shifted = tuple(box for old in boxes if (box := old.shift_channels(offset) & whole))
-                held[rank] = _merge(held[rank], shifted)
+                held[rank] = merge(held[rank], shifted)
         return self.number(Layout(tuple(held)))
 
     def _move(self, held: int, needed: int) -> tuple[Traffic, Traffic | None, int | None]:
@@ -86,22 +86,3 @@ class LayoutBook:
                 part = Span(axis.start + span.start, axis.start + span.stop)
                 regions[rank] = (common.with_rows(part) if axis is common.rows else common.with_channels(part),)
         return self.number(Layout(tuple(regions)))
-
-
-def _merge(ours: tuple[Region, ...], theirs: tuple[Region, ...]) -> tuple[Region, ...]:
-    """Disjoint boxes that cover both; neighbours grow into one box where that is exact."""
-    boxes = list(ours)
-    for new in theirs:
-        for piece in subtract(new, boxes):
-            _add(boxes, piece)
-    return tuple(sorted(boxes))
-
-
-def _add(boxes: list[Region], new: Region) -> None:
-    for old in boxes:
-        both = bounding([old, new])
-        if both.elements == old.elements + new.elements:
-            boxes.remove(old)
-            _add(boxes, both)
-            return
-    boxes.append(new)

@@ -97,13 +97,14 @@ class _Lowering(GuardedDrafts):
             return
         for tensor, layout in placement.via:
             self.fetch(tensor, dict(enumerate(layout.regions)))
-        needed: dict[int, dict[int, list[Region]]] = defaultdict(lambda: defaultdict(list))
+        readers: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
         for work in placement.work:
-            for tensor, region in needs(self.graph, layer, work):
-                needed[tensor][work.rank].append(region)
+            for tensor, _ in needs(self.graph, layer, work):
+                readers[tensor][work.rank] = self.all_wanted(tensor, work.rank)
         if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
-            needed[layer.source][placement.guard.code].append(self.graph.tensors[layer.source].region)
-        receives = [self.send(tensor, by_rank) for tensor, by_rank in needed.items()]
+            coder = placement.guard.code
+            readers[layer.source][coder] = self.all_wanted(layer.source, coder)
+        receives = [self.send(tensor, by_rank) for tensor, by_rank in readers.items()]
         late = self.early(layer, placement)
         for tensor, moves in receives:
             self.receive(tensor, moves)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fogconv.errors import GeometryError
-from fogconv.geometry import ConvSpec, PoolSpec, Region, Span, subtract
+from fogconv.geometry import ConvSpec, PoolSpec, Region, Span, bounding, subtract
 
 GRAIN = 16
 """Channels per block of the activation layout: shards that begin at a multiple are contiguous."""
@@ -56,6 +56,25 @@ def shard_channels(whole: Region, spans: Sequence[Span]) -> Layout:
 def shard_rows(whole: Region, spans: Sequence[Span]) -> Layout:
     """``spans[rank]`` of the rows on each rank; empty spans hold nothing."""
     return Layout(tuple((whole.with_rows(span),) if span else () for span in spans))
+
+
+def merge(ours: Sequence[Region], theirs: Sequence[Region]) -> tuple[Region, ...]:
+    """Disjoint boxes that cover both, given that ours are disjoint; neighbours grow into one box where that is exact."""
+    boxes = list(ours)
+    for new in theirs:
+        for piece in subtract(new, boxes):
+            _grow(boxes, piece)
+    return tuple(sorted(boxes))
+
+
+def _grow(boxes: list[Region], new: Region) -> None:
+    for old in boxes:
+        both = bounding([old, new])
+        if both.elements == old.elements + new.elements:
+            boxes.remove(old)
+            _grow(boxes, both)
+            return
+    boxes.append(new)
 
 
 @dataclass(frozen=True, slots=True)
