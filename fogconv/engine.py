@@ -273,6 +273,7 @@ class Engine:
                 trigger=choices.trigger,
                 threshold=choices.threshold,
                 master_computes=choices.master_computes,
+                even=choices.even,
             )
         return found
 

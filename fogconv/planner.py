@@ -48,15 +48,23 @@ def plan(
     trigger: str = "both",
     threshold: float = 1.0,
     master_computes: bool = True,
+    even: bool = False,
 ) -> Plan:
     """The plan of a scheme: "auto" is the cheapest of all paths, "depth" and "rows" of those with such layouts only.
 
+    ``trigger``, ``threshold``, ``master_computes`` and ``even`` are the star's; see `star.plan_star`.
     Raises InputError for an unknown scheme, PlannerError when the weights fit into no rank's memory limit.
     """
     match scheme:
         case "star":
             return plan_star(
-                graph, topology, trigger=trigger, threshold=threshold, master_computes=master_computes, wire=wire
+                graph,
+                topology,
+                trigger=trigger,
+                threshold=threshold,
+                master_computes=master_computes,
+                even=even,
+                wire=wire,
             )
         case "local":
             return _search(graph, topology, "local", wire)

@@ -63,6 +63,16 @@ def test_a_faster_device_gets_more_rows() -> None:
     assert rows[1] > 2 * rows[0] and rows[1] > 2 * rows[2]
 
 
+def test_even_shares_are_even_whatever_the_rates() -> None:
+    topology = cluster(3, 1e10)
+    topology = topology.replace_device(1, topology.devices[1].scaled(3.0))
+    shares = {}
+    for even in (False, True):
+        found = plan(chain(64, 96, size=16), topology, scheme="star", threshold=0, master_computes=False, even=even)
+        shares[even] = {len(work.output.channels) * len(work.depth or range(64)) for work in found.placements[0].work}
+    assert len(shares[True]) == 1 and len(shares[False]) > 1
+
+
 def test_memory_limits_are_kept_or_named() -> None:
     graph = chain(256, 256, 256, 256)
     each = graph.weights["w0"].nbytes
