@@ -414,6 +414,10 @@ class Worker:
             except FogconvError as error:
                 self._fail(mastery, loading.request, 0, error)
                 continue
+            except Exception as error:  # the master waits for an answer to the load, not to what completed it
+                log.exception("a program can't be bound")
+                self._fail(mastery, loading.request, 0, WorkerFailedError(f"{type(error).__name__}: {error}"))
+                continue
             if program.shares and isinstance(executable, Shares):
                 executable.arrays = mastery.arrays.setdefault(program.shares, executable.arrays)
             with self._board.lock:

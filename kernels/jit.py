@@ -206,7 +206,16 @@ def _frozen(value: object) -> bool:
 
 
 _parsing = threading.Lock()
-"""CPython 3.11's ast.parse counts its recursion per interpreter: two threads at once raise SystemError now and then."""
+
+
+def _parsed(source: bytes) -> ast.AST:
+    """CPython 3.11's ast.parse counts its recursion per interpreter: two threads at once (the other may be anybody's) raise
+    SystemError now and then, and once more does it."""
+    with _parsing:
+        for _ in range(20):
+            with contextlib.suppress(SystemError):
+                return ast.parse(source)
+        return ast.parse(source)
 
 
 @cache
@@ -223,9 +232,7 @@ def _module_hash(module: str) -> str:
             sources[name] = b""
             continue
         sources[name] = Path(file).read_bytes()
-        with _parsing:
-            tree = ast.parse(sources[name])
-        for node in ast.walk(tree):
+        for node in ast.walk(_parsed(sources[name])):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
                 candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):
