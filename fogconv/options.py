@@ -59,15 +59,24 @@ class Option:
 
 
 class Options:
-    """All options of all layers of a graph, for one scheme on one cluster."""
+    """All options of all layers of a graph, for one scheme on one cluster; ``crew`` are the ranks that get work (all)."""
 
-    def __init__(self, graph: LayerGraph, prices: Prices, book: LayoutBook, scheme: Scheme) -> None:
+    def __init__(
+        self,
+        graph: LayerGraph,
+        prices: Prices,
+        book: LayoutBook,
+        scheme: Scheme,
+        crew: Sequence[int] | None = None,
+    ) -> None:
         self._graph = graph
         self._prices = prices
         self._book = book
         self._scheme = scheme
         self._ranks = len(prices.topology)
-        self._weights = level([prices.topology.rate(rank) for rank in prices.topology.ranks])
+        self._crew = list(prices.topology.ranks) if crew is None else sorted(crew)
+        rates = level([prices.topology.rate(rank) for rank in prices.topology.ranks])
+        self._weights = [rate if rank in self._crew else 0.0 for rank, rate in enumerate(rates)]
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
 
@@ -76,7 +85,7 @@ class Options:
         if isinstance(layer, Host):
             return (self._at_home(layer),)
         found = [self._at_home(layer)]
-        if self._ranks > 1 and self._scheme != "local":
+        if len(self._crew) > 1 and self._scheme != "local":
             for mode, works, targets in self._ways(layer):
                 for target in targets:
                     option = self._option(layer, mode, works, target)
@@ -94,7 +103,7 @@ class Options:
             case "M":
                 return on(0, whole, self._ranks)
             case "R":
-                return replicate(whole, self._ranks)
+                return replicate(whole, self._ranks, self._crew)
             case "C":
                 return shard_channels(whole, self.channel_spans(tensor))
             case _:
@@ -122,7 +131,7 @@ class Options:
         channels_allowed = self._scheme != "rows" or single_pixel
         sums = ["M", "R", "C"] if self._scheme == "depth" or single_pixel else ["M", "R", "C", "H"]
         if channels_allowed:
-            yield "copies", [Work(rank, whole) for rank in range(self._ranks)], [""]
+            yield "copies", [Work(rank, whole) for rank in self._crew], [""]
         if isinstance(layer, Conv):
             if channels_allowed and layer.spec.groups == 1:
                 yield "output", by_channels, [""]
@@ -147,7 +156,7 @@ class Options:
     def _aligned_spans(self, height: int) -> tuple[Span, ...]:
         """Cut where the map still has a cut after it was halved a few times: a stride of 2 then moves no row."""
         units = height
-        while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * self._ranks:
+        while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * len(self._crew):
             units //= 2
         size = height // units
         return tuple(Span(span.start * size, span.stop * size) for span in split(units, self._weights))

@@ -18,7 +18,7 @@ from fogconv.geometry import BYTES_PER_ELEMENT
 from fogconv.layers import Concat, Conv, Host, LayerGraph, Slice, reads, writes
 from fogconv.layouts import LayoutBook
 from fogconv.options import Option, Options, Scheme, relabelled, split_name, weight_elements
-from fogconv.partition import Layout, on
+from fogconv.partition import Layout, level, on
 from fogconv.plan import Placement, Plan
 from fogconv.program import Wire
 from fogconv.star import plan_star
@@ -75,6 +75,13 @@ def plan(
     raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
 
 
+def _crews(topology: Topology) -> list[tuple[int, ...]]:
+    """All ranks, and without those of the lowest rates: a slow rank's messages can cost more than its work is worth."""
+    rates = level([topology.rate(rank) for rank in topology.ranks])
+    levels = sorted(set(rates[1:]))
+    return [tuple(rank for rank in topology.ranks if rank == 0 or rates[rank] >= least) for least in (levels or [0.0])]
+
+
 def lossless_wire(graph: LayerGraph, topology: Topology, scheme: str, available: Sequence[Wire]) -> Wire:
     """Of the ways to code activations without loss, the one whose plan is the fastest on these links: on a fast one that is
     to send them as they are."""
@@ -89,11 +96,12 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
     """The search over everything keeps only some paths; one of the narrower ones may find a better."""
     found: list[Plan] = []
     failures: list[PlannerError] = []
-    for scheme in _SEARCHES:
-        try:
-            found.append(_search(graph, topology, scheme, wire))
-        except PlannerError as error:
-            failures.append(error)
+    for crew in _crews(topology):
+        for scheme in _SEARCHES:
+            try:
+                found.append(_search(graph, topology, scheme, wire, crew))
+            except PlannerError as error:
+                failures.append(error)
     if not found:
         raise failures[0]
     return replace(min(found, key=lambda each: each.predicted_s or 0.0), scheme="auto")
@@ -120,14 +128,14 @@ class _Path:
     last: _Choice | None
 
 
-def _search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire) -> Plan:
+def _search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
     if len(topology) == 1:
         scheme = "local"
     prices = Prices(topology, graph.tensors[graph.input].batch, wire)
     penalty = 0.0
     # A rank whose memory limit is too small makes weights dear until the path that stores least on it is the cheapest.
     for _ in range(12):
-        found = _cheapest(graph, prices, scheme, wire, penalty)
+        found = _cheapest(graph, prices, scheme, wire, penalty, crew)
         over = _over_memory(graph, topology, found)
         if over is None:
             return found
@@ -135,9 +143,11 @@ def _search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire) -
     raise PlannerError(over)
 
 
-def _cheapest(graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, penalty: float) -> Plan:
+def _cheapest(
+    graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, penalty: float, crew: Sequence[int] | None
+) -> Plan:
     book = LayoutBook(prices)
-    options = Options(graph, prices, book, scheme)
+    options = Options(graph, prices, book, scheme, crew)
     last_reader = {tensor: index for index, layer in enumerate(graph.layers) for tensor in reads(layer)}
     last_reader[graph.output] = len(graph.layers)
     paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]

@@ -63,6 +63,13 @@ def test_a_faster_device_gets_more_rows() -> None:
     assert rows[1] > 2 * rows[0] and rows[1] > 2 * rows[2]
 
 
+def test_a_rank_that_costs_more_than_it_gives_is_left_out() -> None:
+    topology = cluster(4, 1e10, 1e-6)
+    slow = replace(topology.devices[3].scaled(0.05), message_s=5e-3)
+    found = plan(chain(64, 64, 64, 64), topology.replace_device(3, slow))
+    assert found.active_ranks == {0, 1, 2}
+
+
 def test_even_shares_are_even_whatever_the_rates() -> None:
     topology = cluster(3, 1e10)
     topology = topology.replace_device(1, topology.devices[1].scaled(3.0))
