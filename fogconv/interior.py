@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from fogconv.errors import GeometryError
 from fogconv.geometry import ConvSpec, Region, Span
 from fogconv.layers import Conv, LayerGraph
 from fogconv.plan import Work, needs
@@ -50,7 +51,15 @@ def interior_first(
 
     def ready(part: Span) -> bool:
         piece = replace(work, output=work.output.with_rows(part))
-        return all(here(tensor, region) for tensor, region in needs(graph, layer, piece))
+        return possible(piece) and all(here(tensor, region) for tensor, region in needs(graph, layer, piece))
+
+    def possible(piece: Work) -> bool:
+        """Not where the piece alone would read nothing but padding."""
+        try:
+            needs(graph, layer, piece)
+        except GeometryError:
+            return False
+        return True
 
     able = [row for row in range(rows.start, rows.stop) if ready(Span(row, row + 1))]
     if not able or len(able) != able[-1] - able[0] + 1:
@@ -68,4 +77,6 @@ def interior_first(
         for part in (Span(rows.start, start), Span(stop, rows.stop))
         if part
     )
+    if not all(map(possible, borders)):
+        return None
     return replace(work, output=work.output.with_rows(interior)), borders

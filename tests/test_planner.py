@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fogconv.errors import InputError, PlannerError
 from fogconv.geometry import ConvSpec, Region, Span
 from fogconv.interior import hidden_share, interior_first
-from fogconv.layers import Conv
+from fogconv.layers import Conv, LayerGraph, Tensor
 from fogconv.partition import level
 from fogconv.plan import Work, load_plan, save_plan
 from fogconv.planner import SCHEMES, plan, stored_bytes
@@ -143,6 +143,16 @@ def test_the_interior_needs_nothing_from_the_neighbours() -> None:
 def test_a_shard_without_neighbours_rows_to_wait_for_is_not_cut() -> None:
     graph = chain(256, 256, size=64)
     assert interior_first(graph, graph.convs[0], Work(0, graph.tensors[1].region), lambda tensor, region: True) is None
+
+
+def test_rows_that_read_only_padding_are_not_cut_off() -> None:
+    """A border of such rows would be a conv without an input."""
+    spec = ConvSpec(512, 512, 30, 64, (1, 1), padding=(0, 8, 0, 0))
+    tensors = (Tensor("a", 1, 512, 30, 64), Tensor("b", 1, 512, 38, 64))
+    graph = LayerGraph("padded", tensors, (Conv("conv", 0, 1, spec, "w"),), 0, 1, (1, 512, 38, 64), {})
+    work = Work(1, Region(Span(0, 512), Span(10, 38), Span(0, 64)))
+    own = Region(Span(0, 512), Span(11, 30), Span(0, 64))
+    assert interior_first(graph, graph.convs[0], work, lambda tensor, region: region in own) is None
 
 
 def test_a_thin_shard_hides_nothing() -> None:
