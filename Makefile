@@ -11,7 +11,7 @@ ARM64 := .arm64
 ARM_PYTHON := $(ARM64)/bin/python-arm64
 PYTEST_ARGS ?=
 
-.PHONY: help setup run test test-full test-arm check format bench report fog clean
+.PHONY: help setup run test test-full test-arm fuzz check format bench report fog clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,13 @@ test-arm: $(READY) $(ARM64)/ready ## kernels, codec and worker on aarch64 under 
 
 $(ARM64)/ready: tools/setup_arm64.sh constraints.txt
 	PYTHON=$(CURDIR)/$(BIN)/python tools/setup_arm64.sh $(ARM64)
+
+FUZZ_S ?= 60
+
+fuzz: $(READY) ## everything that is decoded from the wire, against a coverage-guided fuzzer (FUZZ_S seconds)
+	cp -r tests/corpus/codec $(VENV)/corpus
+	$(BIN)/python -m tests.cluster.fuzz_codec $(VENV)/corpus -max_total_time=$(FUZZ_S)
+	rm -r $(VENV)/corpus
 
 check: $(READY) ## ruff, mypy --strict, and the floors of ARCHITECTURE.md
 	$(BIN)/ruff check .
