@@ -16,7 +16,7 @@ for tool in apt-get dpkg-deb "$python"; do
     command -v "$tool" >/dev/null || { echo "setup_arm64: $tool is missing; this needs Debian's apt and Python 3" >&2; exit 2; }
 done
 rm -rf "$home"
-mkdir -p "$home"/{bin,root,site,download,apt/lists/partial,apt/cache/archives/partial}
+mkdir -p "$home"/{bin,system,site,download,apt/lists/partial,apt/cache/archives/partial}
 trap 'rm -rf "$home"' ERR
 cd "$home"
 
@@ -37,7 +37,7 @@ CONF
     rm qemu-user-static_*.deb
     apt-get -qq download {libc6,libgcc-s1,libstdc++6,libgomp1,zlib1g,libexpat1,libssl3,liblzma5,libbz2-1.0,libffi8,libuuid1,libsqlite3-0}:arm64 \
         {python3.11-minimal,libpython3.11-minimal,libpython3.11-stdlib}:arm64
-    for package in *.deb; do dpkg-deb -x "$package" ../root; done
+    for package in *.deb; do dpkg-deb -x "$package" ../system; done
 )
 chmod +x bin/qemu-aarch64-static
 
@@ -49,18 +49,18 @@ for glibc in 28 27 26 24 17; do platforms+=(--platform "manylinux_2_${glibc}_aar
     "${platforms[@]}" --platform manylinux2014_aarch64 -c "$project/constraints.txt" $packages
 
 # 3. A Raspberry Pi 4 to look at: qemu takes /proc/cpuinfo from the root it is given, and LLVM then picks cortex-a72.
-mkdir -p root/proc
+mkdir -p system/proc
 for core in 0 1 2 3; do
     printf 'processor\t: %d\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n' "$core"
     printf 'CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\n'
-done > root/proc/cpuinfo
+done > system/proc/cpuinfo
 
 # 4. The wrapper. qemu's default CPU raises false floating-point warnings, so QEMU_CPU is always set; sitecustomize makes
 #    subprocesses and multiprocessing re-enter qemu where binfmt is not registered.
 cat > bin/python-arm64 <<WRAPPER
 #!/bin/sh
 export QEMU_CPU="\${QEMU_CPU:-cortex-a72}" PYTHONPATH="$home/site\${PYTHONPATH:+:\$PYTHONPATH}" PYTHONNOUSERSITE=1
-exec "$home/bin/qemu-aarch64-static" -L "$home/root" "$home/root/usr/bin/python3.11" "\$@"
+exec "$home/bin/qemu-aarch64-static" -L "$home/system" "$home/system/usr/bin/python3.11" "\$@"
 WRAPPER
 chmod +x bin/python-arm64
 echo "import sys; sys.executable = '$home/bin/python-arm64'" > site/sitecustomize.py
