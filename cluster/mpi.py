@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +92,7 @@ class MpiEndpoint:
         self._failure: BaseException | None = None
         self._mpi: Any = None
         self._thread = threading.Thread(target=self._live, name="mpi", daemon=True)
-        self._thread.start()
-        self._ready.wait()
+        _mortally(self._thread.start, self._ready)
         if self._failure is not None:
             raise self._failure
 
@@ -222,6 +222,25 @@ class MpiEndpoint:
                 self._events.put(Arrival(origin, messages.popleft().frames))
                 delivered = True
         return delivered
+
+
+def _mortally(start: Callable[[], None], ready: threading.Event) -> None:
+    """Start and wait for MPI's initialisation, in which Ctrl-C simply kills every rank but the first.
+
+    MPICH's launcher hands the signal on to one rank after the other; one that left by itself in the middle of the
+    hand-shake kept it from reaching the rest, and mpirun hung. Rank 0 gives the exit code.
+    """
+    launch = launched()
+    if launch is None or launch.rank == 0 or threading.current_thread() is not threading.main_thread():
+        start()
+        ready.wait()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        start()
+        ready.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _load_mpi() -> Any:

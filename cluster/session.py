@@ -57,6 +57,8 @@ SHIPPING_WINDOW_BYTES = 32 << 20
 """Weights on their way to one worker that it has not acknowledged."""
 LOAD_TIMEOUT_S = 900.0
 """Compiling on a small device, cold, takes minutes at worst; a lost worker is noticed long before."""
+HEARSAY_S = 0.3
+"""A worker may hear of another's death a little before the master does."""
 INVITE_EVERY_S = 0.25
 """A worker that refused, or whose connection broke, is asked again no sooner."""
 CLOCK_AGE_S = 10.0
@@ -355,6 +357,9 @@ class Session:
                 outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, inputs)
                 latency_s = (time.perf_counter_ns() - begin_ns) * 1e-9
                 done = self._await_done(run, loaded, timeout_s, mailbox.skipped)
+            except WorkerLostError as error:
+                self._abort(run, loaded)
+                raise self._traced(error, loaded) from error
             except BaseException:
                 self._abort(run, loaded)
                 raise
@@ -412,6 +417,13 @@ class Session:
             if self._links[rank].life.joined and (run, rank) not in self._done:
                 self._send(self._links[rank], m.Abort(run))
         return {rank: self._done[run, rank] for rank in loaded.ranks if (run, rank) in self._done}
+
+    def _traced(self, error: WorkerLostError, loaded: Loaded) -> WorkerLostError:
+        """A worker that tells of a broken link to another is not the one that died: name that one, if it is dead."""
+        if error.rank in self.lost:
+            return error
+        found = self._board.wait(lambda: min(self.lost & loaded.ranks, default=None), HEARSAY_S)
+        return error if found is None else WorkerLostError(loss_message(self._links[found]), found)
 
     def _abort(self, run: int, loaded: Loaded) -> None:
         for rank in loaded.ranks:
