@@ -236,8 +236,12 @@ def test_ctrl_c_ends_everything_with_130(ranks: int, after_s: float) -> None:
         family = psutil.Process(child.pid).children(recursive=True)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=20)
-        assert child.returncode == 130, out + err
-        assert "Traceback" not in err
+        if ranks and after_s < 1:
+            # Python itself or MPI may still be starting: mpirun then tells of the signal, and Python of where it was.
+            assert child.returncode in {130, signal.SIGINT}, out + err
+        else:
+            assert child.returncode == 130, out + err
+            assert "Traceback" not in err
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive
 
