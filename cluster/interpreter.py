@@ -17,7 +17,7 @@ from fogconv import program as steps
 from fogconv.cluster.arrays import Arrays
 from fogconv.cluster.gather import bind_gather
 from fogconv.cluster.mailbox import Mailbox, Payload
-from fogconv.errors import ClusterError
+from fogconv.errors import ClusterError, WireError
 from fogconv.geometry import Region
 from fogconv.kernels import elementwise, pooling, wire
 from fogconv.kernels.blocked import BLOCK, Blocked, Margin, pack, unpack
@@ -237,15 +237,24 @@ class Executable:
     def _send(self, step: steps.Send) -> Call:
         view, lane = self._around(step.source, step.region)
         channels = len(step.region.channels)
-        cut = np.empty(wire.wire_elements(self.program.batch, *step.region.shape), np.float32)
+        form, plain = step.wire, step.wire not in wire.LOSSLESS
+        elements = wire.wire_elements(self.program.batch, *step.region.shape)
+        cut = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
         extract = wire.bind_extract(view, lane, channels, cut)
-        to, tag, form = step.to, step.tag, step.wire
+        to, tag, raw = step.to, step.tag, cut.view(np.uint8)
 
-        def call(run: Run) -> None:
+        def send_plain(run: Run) -> None:
+            extract()
+            run.mailbox.send(to, tag, raw)
+
+        def send_coded(run: Run) -> None:
             extract()
             run.mailbox.send(to, tag, np.frombuffer(wire.encode(cut, form), np.uint8))
 
-        return call
+        if plain:
+            return send_plain
+        wire.warm_up(form)
+        return send_coded
 
     def _receive(self, step: steps.Recv) -> Call:
         origin, tag, insert = step.origin, step.tag, self.insert(step)
@@ -261,12 +270,23 @@ class Executable:
         """Writes a message's payload into its place."""
         view, lane = self._around(step.target, step.region)
         elements = wire.wire_elements(self.program.batch, *step.region.shape)
-        channels, accumulate, form = len(step.region.channels), step.accumulate, step.wire
+        form, plain = step.wire, step.wire not in wire.LOSSLESS
+        dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
+        insert = wire.bind_inserts(dtype, view, lane, len(step.region.channels), step.accumulate)
+        n_bytes = elements * dtype.itemsize
 
-        def call(payload: Payload) -> None:
-            wire.bind_insert(wire.decode(payload, form, elements), view, lane, channels, accumulate)()
+        def insert_plain(payload: Payload) -> None:
+            if payload.nbytes != n_bytes:
+                raise WireError(f"a payload of {payload.nbytes} bytes came; {n_bytes} were expected")
+            insert(payload.view(dtype))
 
-        return call
+        def insert_coded(payload: Payload) -> None:
+            insert(wire.decode(payload, form, elements))
+
+        if plain:
+            return insert_plain
+        wire.warm_up(form)
+        return insert_coded
 
     def compute(self, step: steps.AnyStep) -> Callable[[], None]:
         """The bound call of a computing step that is not in the program's list."""

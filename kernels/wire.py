@@ -16,7 +16,7 @@ whole blocks is copied row by row, and nothing but the region itself is sent. Ev
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -38,6 +38,10 @@ DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dty
 LOSSLESS = ("zeros", "lz4", "zstd")
 
 _KINDS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint16): 2}
+
+
+PAYLOAD_NUMBER = 4
+"""Where `bind_insert` keeps the payload's address among a kernel's numbers."""
 
 
 def wire_elements(batch: int, channels: int, rows: int, columns: int) -> int:
@@ -74,6 +78,29 @@ def bind_insert(
         *(address_of(payload), target.batch, channels, target.height, target.width, start),
     )
     return bind(_insert(kind, start != 0, accumulate), numbers, target.data, payload)
+
+
+def bind_inserts(
+    dtype: Any, target: Blocked, first_channel: int, channels: int, accumulate: bool = False
+) -> Callable[[NDArray[Any]], None]:
+    """``bind_insert`` for one payload after the other: all but the payload's address is resolved once.
+
+    The call takes flat contiguous payloads of ``dtype`` (one of ``DTYPES``) and raises WireError for any other.
+    """
+    elements = wire_elements(target.batch, channels, target.height, target.width)
+    bound = bind_insert(np.empty(elements, dtype), target, first_channel, channels, accumulate)
+    expected = np.dtype(dtype)
+    # What `bind` makes is the compiled kernel over one array of numbers.
+    kernel, numbers = (bound.func, bound.args[0]) if isinstance(bound, partial) else (None, None)
+
+    def insert(payload: NDArray[Any]) -> None:
+        if payload.dtype != expected or payload.shape != (elements,) or payload.strides != (expected.itemsize,):
+            raise WireError(f"a payload of {payload.dtype} {payload.shape} came; {expected} ({elements},) was expected")
+        if numbers is not None and kernel is not None:
+            numbers[PAYLOAD_NUMBER] = address_of(payload)
+            kernel(numbers)
+
+    return insert
 
 
 def encode(payload: Array, wire: str) -> memoryview:

@@ -88,7 +88,12 @@ def test_insert_puts_it_back_and_touches_nothing_else(
     target = place(y, around, rng)
     untouched = Untouched(target)
     payload = narrow(in_wire_order(x), format_)
-    wire.bind_insert(payload, target, first, channels, accumulate)()
+    inserts = wire.bind_inserts(payload.dtype, target, first, channels, accumulate)
+    if accumulate:
+        wire.bind_insert(payload, target, first, channels, accumulate)()
+    else:
+        inserts(np.full_like(payload, 7))  # the next payload takes its place
+        inserts(payload)
     arrived = widen(narrow(x, format_), format_).reshape(shape)
     expected = y.copy()
     expected[:, first : first + channels] = y[:, first : first + channels] + arrived if accumulate else arrived
@@ -182,3 +187,7 @@ def test_unknown_formats_and_bad_arrays_are_refused() -> None:
         wire.bind_insert(np.zeros(80, np.float32), view, 1, 20)
     with pytest.raises(KernelError, match="int32"):
         wire.bind_insert(np.zeros(80, np.int32), view, 0, 20)
+    inserts = wire.bind_inserts(np.float32, view, 0, 20)
+    for payload in (np.zeros(79, np.float32), np.zeros(80, np.float16), np.zeros(160, np.float32)[::2]):
+        with pytest.raises(WireError, match="was expected"):
+            inserts(payload)
