@@ -251,6 +251,8 @@ class Engine:
         if choices.plan is not None and choices.plan.ranks == len(crew):
             return choices.plan
         found = self._plans.get(crew)
+        if found is None and len(self._plans) >= PLANS_KEPT:
+            del self._plans[next(iter(self._plans))]
         if found is None and choices.protection:
             found = self._plans[crew] = plan_star(
                 self.graph,
@@ -263,8 +265,6 @@ class Engine:
                 protection=choices.protection,
             )
         if found is None:
-            if len(self._plans) >= PLANS_KEPT:
-                del self._plans[next(iter(self._plans))]
             found = self._plans[crew] = plan(
                 self.graph,
                 topology_of(self.topology, crew),

@@ -134,15 +134,6 @@ def _moves(held: Layout, target: int, box: Region, sent: list[int]) -> list[Tran
     return moves
 
 
-def card_bytes(moves: Sequence[Transfer], ranks: int, element_bytes: float = 4.0) -> list[tuple[float, float]]:
-    """(sent, received) bytes per image through each rank's network card: the busiest one decides."""
-    sent, received = [0.0] * ranks, [0.0] * ranks
-    for move in moves:
-        sent[move.source] += move.region.elements * element_bytes
-        received[move.target] += move.region.elements * element_bytes
-    return list(zip(sent, received, strict=True))
-
-
 def split(total: int, weights: Sequence[float], grain: int = 1) -> tuple[Span, ...]:
     """Cut 0 … total-1 into consecutive spans proportional to the weights, in multiples of ``grain`` (the last may be short).
 

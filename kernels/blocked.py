@@ -29,9 +29,6 @@ class Margin(NamedTuple):
     left: int = 0
     right: int = 0
 
-    def union(self, other: Margin) -> Margin:
-        return Margin(*(max(a, b) for a, b in zip(self, other, strict=True)))
-
 
 def blocks(channels: int) -> int:
     """⌈channels/16⌉."""
