@@ -103,7 +103,7 @@ def table(result: dict[str, Any]) -> Table:
     for scheme, rival in result["against"].items():
         it.add_row(f"against {scheme}", f"{rival['fogconv_s']:.3f} s")
     if result["honesty"] is not None:
-        for name in ("links", "cpu", "work"):
+        for name in ("links", "cpu", "work", "slices"):
             it.add_row(f"honesty: {name}", " ".join(f"{ratio:.2f}" for ratio in result["honesty"][name]))
     return it
 

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from bench.fog.cgroup import Cgroup, Usage, find_cgroup
 from bench.fog.shaping import Rate, reshape, shape
+from bench.fog.ticker import Tickers
 from fogconv.errors import ClusterError, DependencyError, InputError
 
 RUN = Path("/run/fogconv-bed")
@@ -86,6 +87,7 @@ class FogBed:
         )
         self._lock: IO[str] | None = None
         self._started: list[subprocess.Popen[Any]] = []
+        self._tickers: Tickers | None = None
 
     def __enter__(self) -> FogBed:
         require_root()
@@ -130,10 +132,13 @@ class FogBed:
             node.cgroup.create()
             if (memory := self._memory[node.index]) is not None:
                 node.cgroup.set_memory(int(memory))
+        self._tickers = Tickers()
         self.set_cpu(self._cpu)
 
     def down(self) -> None:
         """End what was started in the nodes and remove them. Does nothing the second time."""
+        if self._tickers is not None:
+            self._tickers.stop()
         for process in self._started:
             process.kill()  # it may not have joined its group yet
         for node in self.nodes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.fog.bed import FogBed
+from bench.fog.cgroup import quota_and_period_us
 from fogconv.errors import ClusterError
 
 PROBE = Path(__file__).with_name("probe.py")
@@ -25,11 +26,13 @@ class Honesty:
     ``cpu``    CPU time that each node got under its quota, all nodes busy at once
     ``work``   work that each did in that time, against one node without a quota just before and after: where this is off
                and ``cpu`` is not, the cores themselves changed speed (other load on the machine)
+    ``slices`` how long each ran between two pauses, against the quota of one period (see `bench.fog.ticker`)
     """
 
     links: tuple[float, ...]
     cpu: tuple[float, ...]
     work: tuple[float, ...]
+    slices: tuple[float, ...]
 
     def within(self, tolerance: float) -> bool:
         """Whether links and CPU time are as said."""
@@ -55,10 +58,11 @@ def measure_link(bed: FogBed, sender: int, receiver: int, duration_s: float = 0.
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Per second: units of work done, and CPU time used."""
+    """Per second: units of work done, CPU time used, and pauses."""
 
     work_per_s: float
     cpu_per_s: float
+    pauses_per_s: float
 
 
 def measure_effort(bed: FogBed, nodes: Sequence[int], duration_s: float = 1.0, slack_s: float = 0.5) -> list[Effort]:
@@ -76,10 +80,11 @@ def measure_effort(bed: FogBed, nodes: Sequence[int], duration_s: float = 1.0, s
     time.sleep(duration_s)
     after, elapsed = [bed.usage(node).cpu_s for node in nodes], time.monotonic() - started
     all_busy = all(process.poll() is None for process in running)
-    done = [float(process.communicate(timeout=works_s + 60)[0]) / works_s for process in running]
+    done = [[float(word) / works_s for word in process.communicate(timeout=works_s + 60)[0].split()] for process in running]
     if not all_busy:
         return measure_effort(bed, nodes, duration_s, 2 * slack_s)
-    return [Effort(work, (end - begin) / elapsed) for work, begin, end in zip(done, before, after, strict=True)]
+    used = [(end - begin) / elapsed for begin, end in zip(before, after, strict=True)]
+    return [Effort(work, cpu, pauses) for (work, pauses), cpu in zip(done, used, strict=True)]
 
 
 def check(bed: FogBed, shares: Sequence[float], link_s: float = 0.5, work_s: float = 2.0) -> Honesty:
@@ -96,6 +101,10 @@ def check(bed: FogBed, shares: Sequence[float], link_s: float = 0.5, work_s: flo
         links,
         tuple(effort.cpu_per_s / share for effort, share in zip(limited, shares, strict=True)),
         tuple(effort.work_per_s / full / share for effort, share in zip(limited, shares, strict=True)),
+        tuple(
+            effort.cpu_per_s / max(effort.pauses_per_s, 1.0) / (quota_and_period_us(share)[0] * 1e-6)
+            for effort, share in zip(limited, shares, strict=True)
+        ),
     )
 
 

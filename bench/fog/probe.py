@@ -2,7 +2,7 @@
 
     python -I -S probe.py sink PORT            accept one connection; print the bytes and seconds of its steady part
     python -I -S probe.py source HOST PORT S   send for S seconds
-    python -I -S probe.py work S               print a line, then the units of work done in S seconds
+    python -I -S probe.py work S               print a line, then the units of work done in S seconds, and the pauses in them
 
 Standard library only: it must start at once, in a node of a tenth of a core too.
 """
@@ -15,6 +15,8 @@ import time
 
 CHUNK = 1 << 20
 UNIT = range(2000)
+PAUSE_S = 0.5e-3
+"""A unit of work takes a tenth of this; one that took longer was interrupted by the quota."""
 WARM_UP_S = 0.2
 """Left out at the start: TCP's slow start, and the burst that the shaper lets through."""
 
@@ -46,13 +48,16 @@ def source(host: str, port: int, duration_s: float) -> None:
 
 def work(duration_s: float) -> None:
     print("working", flush=True)
-    until = time.monotonic() + duration_s
-    done = 0
-    while time.monotonic() < until:
+    now = time.monotonic()
+    until = now + duration_s
+    done = pauses = 0
+    while now < until:
         for _ in UNIT:
             pass
         done += 1
-    print(done, flush=True)
+        before, now = now, time.monotonic()
+        pauses += now - before > PAUSE_S
+    print(done, pauses, flush=True)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,36 @@ def test_links_and_cores_run_at_the_rate_they_claim(bed: FogBed) -> None:
 
 @root
 @needs_bed
+def test_a_node_pauses_every_period_and_not_every_few(bed: FogBed) -> None:
+    honesty = check(bed, [0.1, 0.05], link_s=0.3, work_s=2.0)
+    assert max(honesty.slices) < 2, honesty
+
+
+@root
+@needs_bed
+def test_tickers_end_with_who_started_them() -> None:
+    script = textwrap.dedent(
+        """
+        import time
+        from bench.fog.ticker import Tickers
+        print(Tickers()._running[0].pid, flush=True)
+        time.sleep(60)
+        """
+    )
+    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    ticker = Path("/proc", owner.stdout.readline().strip())
+    assert ticker.exists()
+    owner.kill()
+    owner.wait(timeout=30)
+    until = time.monotonic() + 30
+    while ticker.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not ticker.exists()
+
+
+@root
+@needs_bed
 def test_a_link_changes_its_rate_while_up(bed: FogBed) -> None:
     bed.set_rate(1, "20mbit")
     assert measure_link(bed, 0, 1, 0.5) == pytest.approx(2.5e6, rel=0.2)
