@@ -17,6 +17,7 @@ from typing import Any
 from fogconv import program as ir
 from fogconv.cluster.inproc import Hub
 from fogconv.cluster.keys import Keys, default_folder, is_local, read_keys
+from fogconv.cluster.lastword import LastWord
 from fogconv.cluster.measure import Build, Runnable
 from fogconv.cluster.service import cores
 from fogconv.cluster.session import Session
@@ -40,19 +41,21 @@ def connect(
     threads: int | None = None,
     build: Build | None = None,
     local: Callable[[ir.Program, Mapping[str, Any], Any], Runnable] | None = None,
+    last_word: LastWord | None = None,
 ) -> Session:
     """Open a session with the workers named (see above).
 
     ``timeout_s`` is for each message that a run waits for, ``heartbeat_s`` the time within which a lost worker is noticed,
     ``threads`` each in-process worker's. ``keys``, or the folder that holds them, encrypt every link; without, the user's
     folder is used where a link leaves this machine, unless ``insecure``. ``build`` and ``local`` stand in for the
-    interpreter, for tests. Raises InputError, ConnectError, RefusedError, DependencyError.
+    interpreter, for tests. ``last_word``: over MPI, instead of one that only the session's end silences. Raises InputError,
+    ConnectError, RefusedError, DependencyError.
     """
     options: dict[str, Any] = {"name": name, "timeout_s": timeout_s, "local": local}
     if isinstance(cluster, str) and cluster.startswith("inproc://"):
         return _inproc(_worker_count(cluster), threads, build, options)
     if isinstance(cluster, str) and cluster.startswith("mpi:"):
-        return _mpi(options)
+        return _mpi(last_word, options)
     addresses = addresses_of(cluster)
     from fogconv.cluster.zeromq import ZeromqEndpoint
 
@@ -127,7 +130,7 @@ def _worker_count(address: str) -> int:
     return int(text)
 
 
-def _mpi(options: Mapping[str, Any]) -> Session:
+def _mpi(last_word: LastWord | None, options: Mapping[str, Any]) -> Session:
     """On rank 0 a session with all other ranks. On these it serves until the master leaves, and does not return."""
     from fogconv.cluster.mpi import MpiEndpoint, launched
     from fogconv.cluster.service import serve_mpi
@@ -137,9 +140,15 @@ def _mpi(options: Mapping[str, Any]) -> Session:
         raise InputError("mpi:// needs mpirun: mpirun -n 5 fogconv-run MODEL")
     if launch.rank:
         serve_mpi()
-    endpoint = MpiEndpoint()
+    word = last_word or LastWord()
+    try:
+        endpoint = MpiEndpoint()
+    except BaseException:
+        word.silence()
+        raise
     # Ranks start together, but a small device may take a while to import what it needs.
-    return Session(endpoint, [f"mpi://{rank}" for rank in range(1, endpoint.size)], connect_timeout_s=60.0, **options)
+    addresses = [f"mpi://{rank}" for rank in range(1, endpoint.size)]
+    return Session(endpoint, addresses, connect_timeout_s=60.0, on_close=word.silence, **options)
 
 
 def _inproc(count: int, threads: int | None, build: Build | None, options: Mapping[str, Any]) -> Session:

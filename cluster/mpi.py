@@ -6,6 +6,12 @@ because a blocking call spins: it asks, and sleeps in between, for a tenth of th
 
     tag 0   header of a message, found by a matched probe
     tag 1   its payload; receives are posted in the order of the headers, and MPI keeps that order
+
+A rank that dies ends the whole job, unless Open MPI was told to tolerate it (``mpirun --with-ft ulfm``: user-level failure
+mitigation). Then the next probe of any source fails; who is gone is asked, acknowledged, and reported as a Loss, and what
+was under way to or from that rank is dropped. Ranks keep their numbers. A program with collectives would now revoke its
+communicator and shrink it; this one only sends from rank to rank, which goes on without, and revoking would throw away
+what is under way between the living.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster import codec
 from fogconv.cluster.codec import Frame
-from fogconv.cluster.transport import Arrival, Event, Peer
+from fogconv.cluster.transport import Arrival, Event, Loss, Peer
 from fogconv.errors import ClusterError, DependencyError, WireError
 
 SCHEME = "mpi"
@@ -64,6 +70,20 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     return None
 
 
+def tolerant(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether mpirun was told to go on without ranks that die (Open MPI's ``--with-ft ulfm``)."""
+    return environment.get("OMPI_MCA_mpi_ft_enable", "").lower() in ("1", "true", "yes")
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A frame that MPI reads until the request is done."""
+
+    to: int
+    frame: Frame
+    request: Any
+
+
 @dataclass(slots=True)
 class _Incoming:
     """A message whose payload may still be on its way."""
@@ -91,6 +111,7 @@ class MpiEndpoint:
         self._closing = False
         self._failure: BaseException | None = None
         self._mpi: Any = None
+        self._dead: set[int] = set()
         self._thread = threading.Thread(target=self._live, name="mpi", daemon=True)
         _mortally(self._thread.start, self._ready)
         if self._failure is not None:
@@ -123,7 +144,7 @@ class MpiEndpoint:
         pass
 
     def probe(self, peer: Peer) -> bool:
-        return True
+        return peer not in self._dead
 
     def diagnose(self, address: str) -> str:
         return ""
@@ -160,7 +181,7 @@ class MpiEndpoint:
             self._events.put(None)
 
     def _communicate(self) -> None:
-        sending: list[tuple[Any, Frame]] = []
+        sending: list[_Outgoing] = []
         receiving: dict[int, deque[_Incoming]] = defaultdict(deque)
         active = time.monotonic()
         while True:
@@ -170,9 +191,11 @@ class MpiEndpoint:
             busy |= moving
             if sending:
                 before = len(sending)
-                sending[:] = [(request, frame) for request, frame in sending if not request.Test()]
+                sending[:] = [part for part in sending if not self._done(part.request)]
                 busy |= len(sending) < before
-            transferring = bool(sending) or any(receiving.values())
+            # MPI ends what concerns a dead rank when it likes; its memory must stay until then, but nobody waits for it.
+            transferring = any(part.to not in self._dead for part in sending)
+            transferring |= any(messages and origin not in self._dead for origin, messages in receiving.items())
             if self._closing and not self._outbox and not transferring:
                 return
             now = time.monotonic()
@@ -185,12 +208,17 @@ class MpiEndpoint:
                 self._bell.clear()
                 active = time.monotonic()
 
-    def _post_sends(self, sending: list[tuple[Any, Frame]]) -> bool:
+    def _post_sends(self, sending: list[_Outgoing]) -> bool:
         posted = False
         while self._outbox:
-            peer, frames = self._outbox.popleft()
-            for tag, frame in zip((HEADER_TAG, PAYLOAD_TAG), frames, strict=False):
-                sending.append((self._comm.Isend([frame, self._mpi.BYTE], peer, tag), frame))
+            to, frames = self._outbox.popleft()
+            if to in self._dead:
+                continue
+            try:
+                for tag, frame in zip((HEADER_TAG, PAYLOAD_TAG), frames, strict=False):
+                    sending.append(_Outgoing(to, frame, self._comm.Isend([frame, self._mpi.BYTE], to, tag)))
+            except self._mpi.Exception as error:
+                self._survive(error)
             posted = True
         return posted
 
@@ -198,30 +226,63 @@ class MpiEndpoint:
         """Take the headers that came and post receives for their payloads."""
         mpi, matched = self._mpi, False
         status = mpi.Status()
-        while (message := self._comm.Improbe(mpi.ANY_SOURCE, HEADER_TAG, status)) is not None:
-            matched = True
-            origin = status.Get_source()
-            header = bytearray(status.Get_count(mpi.BYTE))
-            message.Recv([header, mpi.BYTE])
-            frames: list[Frame] = [memoryview(header)]
-            request = None
+        while True:
             try:
-                for size in codec.peek(frames[0], self._max_payload_bytes):
-                    payload: NDArray[np.uint8] = np.empty(size, np.uint8)
-                    frames.append(payload.data)
-                    request = self._comm.Irecv([payload, mpi.BYTE], origin, PAYLOAD_TAG)
-            except WireError:
-                del frames[1:]  # whoever decodes it says what is wrong
-            receiving[origin].append(_Incoming(frames, request))
-        return matched
+                message = self._comm.Improbe(mpi.ANY_SOURCE, HEADER_TAG, status)
+                if message is None:
+                    return matched
+                matched = True
+                origin = status.Get_source()
+                header = bytearray(status.Get_count(mpi.BYTE))
+                message.Recv([header, mpi.BYTE])
+                if origin not in self._dead:
+                    receiving[origin].append(self._expect(origin, memoryview(header)))
+            except mpi.Exception as error:
+                self._survive(error)
+
+    def _expect(self, origin: int, header: Frame) -> _Incoming:
+        frames = [header]
+        request = None
+        try:
+            for size in codec.peek(header, self._max_payload_bytes):
+                payload: NDArray[np.uint8] = np.empty(size, np.uint8)
+                frames.append(payload.data)
+                request = self._comm.Irecv([payload, self._mpi.BYTE], origin, PAYLOAD_TAG)
+        except WireError:
+            del frames[1:]  # whoever decodes it says what is wrong
+        return _Incoming(frames, request)
 
     def _deliver(self, receiving: dict[int, deque[_Incoming]]) -> bool:
         delivered = False
         for origin, messages in receiving.items():
-            while messages and (messages[0].request is None or messages[0].request.Test()):
-                self._events.put(Arrival(origin, messages.popleft().frames))
+            while messages and (messages[0].request is None or self._done(messages[0].request)):
+                message = messages.popleft()
+                if origin not in self._dead:
+                    self._events.put(Arrival(origin, message.frames))
                 delivered = True
         return delivered
+
+    # Ranks that died
+
+    def _done(self, request: Any) -> bool:
+        """Whether MPI is through with this request, be it that the other end is gone: then that is known, too."""
+        try:
+            return bool(request.Test())
+        except self._mpi.Exception as error:
+            self._survive(error)
+            return True
+
+    def _survive(self, error: Any) -> None:
+        """Report who is gone, where an error means that somebody is; else raise it again."""
+        mpi = self._mpi
+        if error.Get_error_class() not in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING):
+            raise error
+        failed = self._comm.Get_failed()
+        self._comm.Ack_failed(failed.Get_size())
+        ranks = failed.Translate_ranks(None, self._comm.Get_group())
+        for rank in sorted(set(ranks) - self._dead):
+            self._dead.add(rank)
+            self._events.put(Loss(rank, "MPI says that its process has ended"))
 
 
 def _mortally(start: Callable[[], None], ready: threading.Event) -> None:

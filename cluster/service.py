@@ -80,9 +80,10 @@ def run(worker: Worker) -> int:
 def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
     """Be one of mpirun's ranks other than 0: serve the master until it leaves, then end this process.
 
-    An error ends the whole job with a sentence: ranks can't be lost one by one here.
+    An error ends the whole job with a sentence: ranks can't be lost one by one, unless MPI is tolerant. Then this one alone
+    ends, and ends with an error where the master was lost, as mpirun's own exit code does not tell.
     """
-    from fogconv.cluster.mpi import MpiEndpoint, launched
+    from fogconv.cluster.mpi import MpiEndpoint, launched, tolerant
 
     launch = launched()
     share = max(1, cores() // launch.size) if launch is not None and _one_host(launch.size) else cores()
@@ -95,12 +96,13 @@ def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
         number = run(worker)
     except BaseException as error:
         rank = launch.rank if launch is not None else 0
-        print(f"fogconv: rank {rank} on {os.uname().nodename} ends the job: {error}", file=sys.stderr)
+        does = "leaves" if tolerant() else "ends the job"
+        print(f"fogconv: rank {rank} on {os.uname().nodename} {does}: {error}", file=sys.stderr)
         _leave(error.exit_code if isinstance(error, FogconvError) else 1)
     if number:
         # MPI's own shutdown would wait for ranks that the same signal ended.
-        _leave(128 + number)
-    sys.exit(0)
+        _leave(0 if tolerant() else 128 + number)
+    sys.exit(0 if endpoint.probe(0) else 1)
 
 
 def abort_mpi(code: int) -> NoReturn:

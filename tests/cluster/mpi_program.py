@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 
@@ -15,6 +16,8 @@ from fogconv.cluster import codec
 from fogconv.cluster import messages as m
 from fogconv.cluster.connect import connect
 from fogconv.cluster.mpi import MpiEndpoint, launched
+from fogconv.errors import WorkerLostError
+from fogconv.geometry import Region
 from tests.cluster.contract import CHECKS, echo
 from tests.cluster.programs import PIECE, FakeExecutable, fake_local, ring, star
 
@@ -63,8 +66,64 @@ def die() -> dict[str, object]:
     return {}
 
 
+def survive() -> dict[str, object]:
+    """Rank 0 kills one rank after the other, each in the middle of an inference, until it is alone."""
+    from fogconv.engine import Choices, Engine
+    from fogconv.topology import Topology
+    from tests.fault_cluster import assert_right, image, network
+
+    scheme = sys.argv[2]
+    with connect("mpi://") as cluster:
+        topology = Topology.uniform(cluster.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
+        engine = Engine(network(), cluster, topology, Choices(scheme=scheme, threshold=0.0))
+        assert_right(engine.run(image()).output)
+        crews = [engine.ranks]
+        for worker in cluster.workers:
+            killer = threading.Timer(0.02, os.kill, (worker.pid, 9))
+            killer.start()
+            while len(engine.ranks) == len(crews[-1]):
+                assert_right(engine.run(image()).output)
+            crews.append(engine.ranks)
+            for _ in range(3):
+                assert_right(engine.run(image()).output)
+        return {"crews": crews, "events": list(engine.events)}
+
+
+def flood() -> dict[str, object]:
+    """Ranks die while 32 MB to and from each are under way; the others' arrive."""
+    region = Region.whole(16, 512, 1024)
+    x = np.random.default_rng(0).standard_normal((1, *region.shape), np.float32)
+    lost, right = [], True
+    with connect("mpi://", local=fake_local) as cluster:
+        for victim in (1, 2):
+            ranks = [info.rank for info in cluster.workers]
+            loaded = cluster.load(*star(ranks, region, ranks=cluster.ranks))
+            cluster.run(loaded, [x])
+            os.kill(next(info.pid for info in cluster.workers if info.rank == victim), 9)
+            try:
+                while True:
+                    cluster.run(loaded, [x])
+            except WorkerLostError as error:
+                lost.append(error.rank)
+            left = [rank for rank in ranks if rank != victim]
+            outputs = cluster.run(cluster.load(*star(left, region, ranks=cluster.ranks)), [x]).outputs
+            right &= bool(np.allclose(outputs[0], len(left) * x + sum(left)))
+    return {"lost": lost, "right": right}
+
+
+def linger() -> dict[str, object]:
+    """A session that is open until somebody ends the job."""
+    with connect("mpi://", local=fake_local) as cluster:
+        print(json.dumps({"pids": [os.getpid(), *(worker.pid for worker in cluster.workers)]}), flush=True)
+        time.sleep(60.0)
+    return {}
+
+
+PROGRAMS = {"contract": contract, "session": session, "die": die, "survive": survive, "flood": flood, "linger": linger}
+
 if __name__ == "__main__":
-    fogconv.cluster.worker._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
-    result = {"contract": contract, "session": session, "die": die}[sys.argv[1]]()
+    if sys.argv[1] != "survive":
+        fogconv.cluster.worker._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
+    result = PROGRAMS[sys.argv[1]]()
     if result:
         print(json.dumps(result), flush=True)

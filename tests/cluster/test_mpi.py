@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
-import time
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 
-from fogconv.cluster.mpi import Launch, launched
-from tests.cluster.launch import mpirun
+from fogconv.cluster.lastword import SENTENCE, TOLERANT_SENTENCE
+from fogconv.cluster.mpi import Launch, launched, tolerant
+from tests.cluster.cluster_of import eventually
+from tests.cluster.launch import ROOT, environment, mpich, mpirun, open_mpi, process, ulfm
+
+PROGRAM = ("-m", "tests.cluster.mpi_program")
+
+
+def running(pid: int) -> bool:
+    with suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def test_a_session_over_all_ranks() -> None:
@@ -22,13 +38,76 @@ def test_a_session_over_all_ranks() -> None:
     assert finished.stderr == ""
 
 
-def test_a_dead_rank_ends_the_job_and_leaves_no_orphans() -> None:
-    begin = time.monotonic()
-    finished = mpirun(3, "-m", "tests.cluster.mpi_program", "die")
-    assert finished.returncode != 0
-    assert time.monotonic() - begin < 5.0 + 5.0  # the start-up of three Pythons included
-    left = [p for p in psutil.process_iter(["cmdline"]) if "tests.cluster.mpi_program" in (p.info["cmdline"] or [])]
-    assert [p.info for p in left if "die" in p.info["cmdline"]] == []
+@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("launcher", [mpich, open_mpi])
+def test_a_dead_rank_ends_the_job_with_one_sentence_and_leaves_no_orphans(
+    launcher: Callable[[int], list[str]], victim: int
+) -> None:
+    with process(*launcher(4), *PROGRAM, "linger") as job:
+        assert job.stdout is not None
+        pids = json.loads(job.stdout.readline())["pids"]
+        os.kill(pids[victim], signal.SIGKILL)
+        _, told = job.communicate(timeout=5.0)
+        assert job.returncode != 0
+        assert [line for line in told.splitlines() if line.startswith("fogconv: ")] == [SENTENCE]
+        eventually(lambda: not any(running(pid) for pid in pids), 5.0)
+
+
+def test_the_last_word_is_read_in_a_file_too(tmp_path: Path) -> None:
+    """mpirun would write its own message over what is appended to the file before."""
+    told = tmp_path / "told"
+    command = [*mpich(3), *PROGRAM, "die"]
+    with told.open("w") as file:
+        subprocess.run(command, cwd=ROOT, env=environment(), stdout=file, stderr=file, timeout=60.0, check=False)
+    # mpirun has ended, but a file tells nobody that something is still to come.
+    eventually(lambda: told.read_text().endswith(f"{SENTENCE}\n"), 5.0)
+
+
+def test_an_orderly_end_needs_no_last_word() -> None:
+    finished = mpirun(2, *PROGRAM, "session")
+    assert "died" not in finished.stderr
+
+
+@pytest.mark.parametrize("launcher", [open_mpi, ulfm])
+def test_open_mpi_keeps_the_contract(launcher: Callable[[int], list[str]]) -> None:
+    finished = mpirun(2, *PROGRAM, "contract", launcher=launcher)
+    assert finished.returncode == 0, finished.stderr
+    assert set(json.loads(finished.stdout).values()) == {""}
+
+
+@pytest.mark.parametrize("scheme", ["star", "rows", "depth", "auto"])
+def test_with_ulfm_any_rank_but_the_first_may_be_killed(scheme: str) -> None:
+    finished = mpirun(4, *PROGRAM, "survive", scheme, launcher=ulfm, timeout_s=240.0)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    # With one rank less at a time to the master alone, and all answers right: those that are wrong end the program.
+    assert result["crews"] == [[0, 1, 2, 3], [0, 2, 3], [0, 3], [0]]
+    assert [event.split(";")[0].split(" on ")[0] for event in result["events"]] == [
+        f"worker {rank} at mpi://{rank}" for rank in (1, 2, 3)
+    ]
+
+
+def test_with_ulfm_ranks_may_be_killed_while_large_messages_are_under_way() -> None:
+    finished = mpirun(4, *PROGRAM, "flood", launcher=ulfm, timeout_s=120.0)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout) == {"lost": [1, 2], "right": True}
+
+
+def test_with_ulfm_the_end_of_the_first_rank_is_the_end() -> None:
+    with process(*ulfm(3), *PROGRAM, "linger") as job:
+        assert job.stdout is not None
+        pids = json.loads(job.stdout.readline())["pids"]
+        os.kill(pids[0], signal.SIGKILL)
+        _, told = job.communicate(timeout=5.0)
+        assert job.returncode == 1
+        assert TOLERANT_SENTENCE in told
+        eventually(lambda: not any(running(pid) for pid in pids), 5.0)
+
+
+def test_tolerance_is_recognised_without_importing_mpi() -> None:
+    assert tolerant({"OMPI_MCA_mpi_ft_enable": "1"})
+    assert not tolerant({"OMPI_MCA_mpi_ft_enable": "0"})
+    assert not tolerant({})
 
 
 def test_mpirun_is_recognised_without_importing_mpi() -> None:
