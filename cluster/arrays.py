@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv import program as steps
-from fogconv.cluster.mailbox import Mailbox
+from fogconv.cluster.mailbox import Mailbox, as_array
 from fogconv.errors import ClusterError, WireError
 from fogconv.geometry import ConvSpec
 from fogconv.kernels.blocked import Blocked, pack, unpack
@@ -60,9 +60,9 @@ class Arrays:
                 run.outputs[step.index] = self._pop(step.array)
             case steps.Give():
                 array = np.ascontiguousarray(self._pop(step.array))
-                run.mailbox.send(step.to, step.tag, array.reshape(-1).view(np.uint8))
+                run.mailbox.send(step.to, step.tag, array.reshape(-1).view(np.uint8).data)
             case steps.Take():
-                payload = run.mailbox.receive(step.origin, step.tag)
+                payload = as_array(run.mailbox.receive(step.origin, step.tag))
                 if payload.nbytes != 4 * math.prod(step.shape):
                     raise WireError(f"{step.array} of shape {step.shape} came as {payload.nbytes} bytes")
                 arrays[step.array] = payload.view(np.float32).reshape(step.shape)

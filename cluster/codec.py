@@ -31,6 +31,8 @@ _PRELUDE = struct.Struct("<4sHBB")
 _SIZE = struct.Struct("<Q")
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _PAYLOADS_OF = tuple(PAYLOADS.get(kind, 0) for kind in KINDS)
+_PRELUDES = tuple(_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, count) for kind, count in enumerate(_PAYLOADS_OF))
+_KIND_OF_PRELUDE = {prelude: kind for kind, prelude in enumerate(_PRELUDES)}
 _encode = msgspec.msgpack.Encoder().encode
 _DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
 
@@ -55,11 +57,11 @@ def encode(message: AnyMessage, *payloads: Frame) -> list[Frame]:
     if len(payloads) != _PAYLOADS_OF[kind]:
         raise WireError(f"{type(message).__name__} carries {_PAYLOADS_OF[kind]} payloads, not {len(payloads)}")
     if not payloads:
-        return [_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, 0) + _encode(message)]
+        return [_PRELUDES[kind] + _encode(message)]
     size = len(payloads[0])
     if size > MAX_PAYLOAD_BYTES:
         raise WireError(f"a payload of {size} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
-    return [_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, 1) + _SIZE.pack(size) + _encode(message), payloads[0]]
+    return [_PRELUDES[kind] + _SIZE.pack(size) + _encode(message), payloads[0]]
 
 
 def peek(header: Frame, limit: int = MAX_PAYLOAD_BYTES) -> tuple[int, ...]:
@@ -100,24 +102,31 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
 def _prelude(header: Frame, limit: int) -> tuple[int, tuple[int, ...]]:
     """(kind, payload sizes). Types carry one payload at most, so one is enough to check."""
     size = len(header)
-    if size < _PRELUDE.size:
-        raise WireError(f"a header of {size} bytes is shorter than its prelude of {_PRELUDE.size}")
-    magic, version, kind, count = _PRELUDE.unpack_from(header)
-    if magic != MAGIC:
-        raise WireError("not a message of fogconv: wrong magic bytes")
-    if version != PROTOCOL_VERSION:
-        raise VersionError(version)
-    if kind >= len(KINDS):
-        raise WireError(f"unknown message type {kind}")
-    if count != _PAYLOADS_OF[kind]:
-        raise WireError(f"{KINDS[kind].__name__} carries {_PAYLOADS_OF[kind]} payloads, not {count}")
+    known = _KIND_OF_PRELUDE.get(bytes(header[: _PRELUDE.size]))
+    if known is None:
+        raise _not_ours(header)
     if size > MAX_HEADER_BYTES:
         raise WireError(f"a header of {size} bytes is over the limit of {MAX_HEADER_BYTES}")
-    if not count:
-        return kind, ()
+    if not _PAYLOADS_OF[known]:
+        return known, ()
     if size < _PRELUDE.size + _SIZE.size:
         raise WireError(f"a header of {size} bytes is too short for a payload size")
     (declared,) = _SIZE.unpack_from(header, _PRELUDE.size)
     if declared > limit:
-        raise WireError(f"{KINDS[kind].__name__} declares a payload of {declared} bytes; the limit is {limit}")
-    return kind, (declared,)
+        raise WireError(f"{KINDS[known].__name__} declares a payload of {declared} bytes; the limit is {limit}")
+    return known, (declared,)
+
+
+def _not_ours(header: Frame) -> WireError:
+    """What is wrong with a prelude that no type has."""
+    size = len(header)
+    if size < _PRELUDE.size:
+        return WireError(f"a header of {size} bytes is shorter than its prelude of {_PRELUDE.size}")
+    magic, version, kind, count = _PRELUDE.unpack_from(header)
+    if magic != MAGIC:
+        return WireError("not a message of fogconv: wrong magic bytes")
+    if version != PROTOCOL_VERSION:
+        return VersionError(version)
+    if kind >= len(KINDS):
+        return WireError(f"unknown message type {kind}")
+    return WireError(f"{KINDS[kind].__name__} carries {_PAYLOADS_OF[kind]} payloads, not {count}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -24,11 +25,11 @@ SHORT_BYTES = 4096
 class Mailbox(Protocol):
     """What the interpreter sees of the cluster, for one run."""
 
-    def send(self, to: int, tag: int, payload: Payload) -> None:
-        """Never waits for the peer. The array must not change until the run's end."""
+    def send(self, to: int, tag: int, payload: Frame) -> None:
+        """Never waits for the peer. The bytes must not change until the run's end."""
 
-    def receive(self, origin: int, tag: int) -> Payload:
-        """Blocks until the message is here. The array starts at a multiple of 16 bytes and may be read-only.
+    def receive(self, origin: int, tag: int) -> Frame:
+        """Blocks until the message is here: its bytes, wherever they lie; ``as_array`` makes an array of them.
 
         Raises TransportTimeout, WorkerLostError, RunAborted.
         """
@@ -41,7 +42,7 @@ class GatherMailbox(Mailbox, Protocol):
     given_up: set[int]
     """Ranks for whose messages this run does not wait any more."""
 
-    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Payload | None] | None:
+    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Frame | None] | None:
         """The first of several (origin, tag) that is here: its place in the list, and the payload (None: that rank is gone).
 
         None when time.monotonic() passes the deadline. Raises what ``receive`` raises.
@@ -74,18 +75,19 @@ class Inbox:
 
     def put(self, run: int, origin: int, tag: int, payload: Frame) -> bool:
         """Keep a payload. False if its run is over."""
-        if self.over(run):
+        if run <= self._floor or run in self._closed:
             return False
-        known = self._payloads.get((run, origin, tag))
-        self.bytes += len(payload) - (len(known) if known is not None else 0)
-        self._payloads[run, origin, tag] = payload
+        key = (run, origin, tag)
+        if key in self._payloads:
+            self.bytes -= len(self._payloads[key])
+        self.bytes += len(payload)
+        self._payloads[key] = payload
         return True
 
     def take(self, run: int, origin: int, tag: int) -> Frame | None:
         """The payload, which leaves the inbox, or None. Raises what ``fail`` was given for this run."""
-        failure = self._failures.get(run)
-        if failure is not None:
-            raise failure
+        if run in self._failures:
+            raise self._failures[run]
         payload = self._payloads.pop((run, origin, tag), None)
         if payload is not None:
             self.bytes -= len(payload)
@@ -138,7 +140,7 @@ class RunMailbox:
         board: Switchboard,
         inbox: Inbox,
         run: int,
-        post: Callable[[int, int, memoryview], None],
+        post: Callable[[int, int, Frame], None],
         timeout_s: float,
     ) -> None:
         self.run = run
@@ -152,25 +154,21 @@ class RunMailbox:
         self.skipped: set[int] = set()
         self.events: list[str] = []
 
-    def send(self, to: int, tag: int, payload: Payload) -> None:
-        self.sent_bytes += payload.nbytes
-        self._post(to, tag, payload.data)
+    def send(self, to: int, tag: int, payload: Frame) -> None:
+        self.sent_bytes += len(payload)
+        self._post(to, tag, payload)
 
-    def receive(self, origin: int, tag: int) -> Payload:
-        def ready() -> Frame | None:
-            return self._inbox.take(self.run, origin, tag)
-
-        frame = self._board.wait(ready, self._timeout_s)
+    def receive(self, origin: int, tag: int) -> Frame:
+        frame = cast(Frame | None, self._board.wait(partial(self._inbox.take, self.run, origin, tag), self._timeout_s))
         if frame is None:
             raise TransportTimeout(
                 f"nothing came from rank {origin} (run {self.run}, message {tag}) within {self._timeout_s:g} s; "
                 "a slower cluster needs a longer --timeout"
             )
-        payload = as_array(cast(Frame, frame))
-        self.received_bytes += payload.nbytes
-        return payload
+        self.received_bytes += len(frame)
+        return frame
 
-    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Payload | None] | None:
+    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Frame | None] | None:
         """See GatherMailbox."""
 
         def ready() -> tuple[int, Frame | None] | None:
@@ -189,11 +187,9 @@ class RunMailbox:
                 raise TransportTimeout(f"nothing came from ranks {origins} (run {self.run}) within {self._timeout_s:g} s")
             return None
         index, frame = found
-        if frame is None:
-            return index, None
-        payload = as_array(frame)
-        self.received_bytes += payload.nbytes
-        return index, payload
+        if frame is not None:
+            self.received_bytes += len(frame)
+        return index, frame
 
     def tell(self, event: str) -> None:
         self.events.append(event)

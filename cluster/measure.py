@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv import program as ir
-from fogconv.cluster.mailbox import Mailbox, Payload
+from fogconv.cluster.codec import Frame
+from fogconv.cluster.mailbox import Mailbox
 from fogconv.errors import ClusterError
 from fogconv.geometry import ConvSpec, Region
 from fogconv.layers import weight_key
@@ -36,10 +37,10 @@ class Build(Protocol):
 class NoMailbox:
     """For programs that neither send nor receive."""
 
-    def send(self, to: int, tag: int, payload: Payload) -> None:
+    def send(self, to: int, tag: int, payload: Frame) -> None:
         raise ClusterError(f"a lone program sends to rank {to}")
 
-    def receive(self, origin: int, tag: int) -> Payload:
+    def receive(self, origin: int, tag: int) -> Frame:
         raise ClusterError(f"a lone program waits for rank {origin}")
 
 

@@ -26,22 +26,28 @@ class Switchboard:
         self._changed = threading.Condition(self.lock)
         self._handle = handle
         self._leading = False
+        self._asleep = 0
 
     def wait(self, ready: Callable[[], T | None], timeout_s: float) -> T | None:
         """What ``ready`` returns once that is not None; None after the time. It is called under the lock and may raise."""
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while True:
+        with self.lock:
+            found = ready()
+            if found is not None:
+                return found
+            deadline = time.monotonic() + timeout_s
+            remaining = timeout_s
+            while remaining > 0:
+                if self._leading:
+                    self._asleep += 1
+                    self._changed.wait(remaining)
+                    self._asleep -= 1
+                else:
+                    self._lead(remaining)
                 found = ready()
                 if found is not None:
                     return found
                 remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    return None
-                if self._leading:
-                    self._changed.wait(remaining)
-                else:
-                    self._lead(remaining)
+            return None
 
     def drain(self) -> None:
         """Handle what is here already, without waiting; nothing if another thread leads."""
@@ -57,13 +63,14 @@ class Switchboard:
 
     def _lead(self, timeout_s: float) -> bool:
         self._leading = True
-        self._changed.release()
+        self.lock.release()
         try:
             event = self.endpoint.receive(timeout_s)
         finally:
-            self._changed.acquire()
+            self.lock.acquire()
             self._leading = False
-            self._changed.notify_all()
+            if self._asleep:
+                self._changed.notify_all()
         if event is not None:
             self._handle(event)
         return event is not None

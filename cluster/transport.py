@@ -12,8 +12,7 @@ messages and no transport. There are three: in-process queues, ZeroMQ, MPI.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fogconv.cluster.codec import Frame
 
@@ -21,8 +20,7 @@ Peer = Hashable
 """Names the other end of a link, on this end only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """Frames came from a peer. ``credential`` is the public key that the transport has proven, if it proves any."""
 
     peer: Peer
@@ -30,8 +28,7 @@ class Arrival:
     credential: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """A peer is gone."""
 
     peer: Peer

@@ -37,9 +37,9 @@ class FakeExecutable:
                     self._buffers[step.target][:] = inputs[step.index]
                 case ir.Send():
                     # A copy, because the same buffer may be written again in this run.
-                    mailbox.send(step.to, step.tag, self._buffers[step.source].copy().reshape(-1).view(np.uint8))
+                    mailbox.send(step.to, step.tag, self._buffers[step.source].copy().reshape(-1).view(np.uint8).data)
                 case ir.Recv():
-                    values = mailbox.receive(step.origin, step.tag).view(np.float32)
+                    values = np.frombuffer(mailbox.receive(step.origin, step.tag), np.float32)
                     target = self._buffers[step.target]
                     target[:] = values.reshape(target.shape) + (target if step.accumulate else 0)
                 case ir.Copy():
