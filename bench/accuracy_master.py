@@ -1,15 +1,15 @@
-"""The master of bench.model_accuracy, inside node 0: calibrates under the quota, plans the star, runs, reports every term.
+"""The master of bench.model_accuracy, inside node 0: calibrates, plans the star, runs, reports every term.
 
 python -m bench.accuracy_master FOLDER TASK        TASK is a Task as JSON
 
-It is asked four things, in this order: MEASURE (quota on), LOAD (quota off), then as many inferences as wanted (quota on).
+It is asked in this order: "measure", "pings" (quota on), "load" (quota off), then as many inferences as wanted (quota on).
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ import torch
 from bench.fog.cgroup import quota_and_period_us
 from bench.fog.conversation import Facts, Voice
 from bench.fog.master import Subject
-from fogconv.calibration import FULL, measure_link
+from fogconv import program as ir
+from fogconv.calibration import FULL, TINY, measure_link
 from fogconv.cluster.connect import connect
 from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.loaded import Loaded
@@ -32,27 +33,43 @@ from fogconv.kernels import wire
 from fogconv.kernels.blocked import Blocked
 from fogconv.lower import lower
 from fogconv.plan import Plan
-from fogconv.prediction import star_terms
+from fogconv.prediction import simulated_terms, star_terms
 from fogconv.predictors import Predictor, Sample, fit, random_convs
+from fogconv.processor import after_rest_s
+from fogconv.profile import Profile
 from fogconv.program import Program
 from fogconv.report import layer_reports
 from fogconv.speedup import Terms
 from fogconv.star import plan_star
 from fogconv.topology import Device, Link, Topology
 
-MEASURE, LOAD = -1, -2
 CPU = 0.2
 """Each node's share of a core."""
 PERIOD_S = quota_and_period_us(CPU)[1] * 1e-6
+PAUSE_S = 5e-4
 
 
 class Task(msgspec.Struct, frozen=True):
-    """``net`` and where the workers are. ``samples``: random convs that the predictor learns from."""
+    """``net`` and where the workers are. ``samples``: random convs that the predictor learns from. ``keep``: a folder for
+    what was measured, to be looked at."""
 
     net: str
     cluster: str
     samples: int = 300
     predictor: str = "boosted"
+    keep: str = ""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What to do. ``there_bytes``, ``back_bytes``: of each of ``count`` pings with the first worker. ``cpu_s``: seconds of
+    the processor as the nodes' own accounts have them: a message's, a sent byte's and a received byte's, of the master and
+    of a worker."""
+
+    do: str
+    count: int = 1
+    there_bytes: int = 0
+    back_bytes: int = 0
+    cpu_s: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.0,) * 3, (0.0,) * 3)
 
 
 class Master:
@@ -64,61 +81,101 @@ class Master:
         specs = random_convs(task.samples, seed=3, most_macs=2_000_000_000)
         seconds = conv_seconds(specs, Executable, repeats=2, least_s=0.01, clock=time.thread_time)
         self.predictor: Predictor = fit(task.predictor, [Sample(s, t) for s, t in zip(specs, seconds, strict=True)])
+        [self.step_s] = conv_seconds([TINY], Executable, clock=time.thread_time)
         session.measure(FULL[:2], repeats=1)
-        self.topology: Topology
+        # Links without the quota, too: what a message takes of the processor is measured for itself.
+        self.links: dict[tuple[int, int], Link] = {}
+        for worker in session.workers:
+            there, back, _ = measure_link(session, worker.rank, rounds=24, probe_s=0.15)
+            for link in (there, back):
+                self.links[link.origin, link.to] = Link(
+                    link.alpha_s, link.beta_s_per_element / 4, burst_bytes=link.burst_bytes
+                )
         self.slower: list[float] = []
+        self.share, self.tick_s, self.cut = 1.0, 0.0, 0.0
+        self.topology: Topology
         self.plan: Plan
         self.programs: tuple[Program, ...]
         self.loaded: Loaded
         self.terms: dict[int, Terms] = {}
+        self.formula: dict[int, Terms] = {}
 
-    def answer(self, number: int) -> Facts:
-        if number == MEASURE:
-            return self.measure()
-        if number == LOAD:
-            return self.load()
-        return self.run(number)
+    def answer(self, asked: Any) -> Facts:
+        question = msgspec.convert(asked, Question)
+        match question.do:
+            case "measure":
+                return self.measure()
+            case "pings":
+                for _ in range(question.count):
+                    self.session.ping(1, question.there_bytes, question.back_bytes)
+                return {}
+            case "load":
+                return self.load(question)
+            case _:
+                return self.run(question.count)
 
     def measure(self) -> Facts:
-        """Under the quota: how much slower each node is than its kernels' own time, and every link."""
+        """Under the quota: how it stretches work, and how much slower than their own time each node's kernels are."""
         probe = FULL[:2]
         own = [self.predictor.seconds(spec) for spec in probe]
         seconds: list[Sequence[float]] = [conv_seconds(probe, Executable, least_s=0.4)]
         answers = self.session.measure(probe, repeats=20)
         seconds += [answers[rank].seconds for rank in sorted(answers)]
         self.slower = [float(np.mean([t / o for t, o in zip(found, own, strict=True)])) for found in seconds]
-        links: dict[tuple[int, int], Link] = {}
-        alphas = []
-        for worker in self.session.workers:
-            there, back, _ = measure_link(self.session, worker.rank, rounds=12, probe_s=0.15)
-            for link in (there, back):
-                links[link.origin, link.to] = Link(link.alpha_s, link.beta_s_per_element / 4)
-                alphas.append(link.alpha_s)
-        copy = cut_s_per_byte()
-        devices = [
-            Device(f"node {rank}", {"default": 1e-10 * slow}, copy, 2e-5 * slow) for rank, slow in enumerate(self.slower)
-        ]
-        self.topology = Topology(tuple(devices), links)
-        return {"slower": self.slower, "alpha_s": alphas, "beta": [link.s_per_byte for link in links.values()], "copy": copy}
+        self.cut = cut_s_per_byte()
+        self.share, self.tick_s = quota()
+        return {"slower": self.slower, "share": self.share, "tick_s": self.tick_s, "copy": self.cut}
 
     def seconds(self, rank: int, spec: ConvSpec) -> float:
-        return under_quota(self.predictor.seconds(spec), self.slower[rank])
+        """In the long run."""
+        return self.predictor.seconds(spec) * self.slower[rank]
 
-    def load(self) -> Facts:
+    def after_rest_s(self, rank: int, spec: ConvSpec) -> float:
+        return after_rest_s(self.topology.devices[rank], self.seconds(rank, spec))
+
+    def load(self, question: Question) -> Facts:
+        devices = []
+        for rank, slower in enumerate(self.slower):
+            message, send, receive = (cpu_s / self.share for cpu_s in question.cpu_s[min(rank, 1)])
+            devices.append(
+                Device(
+                    f"node {rank}",
+                    {"default": 1e-10 * slower},
+                    self.cut,
+                    self.step_s * slower,
+                    message_s=message,
+                    send_s_per_byte=send,
+                    receive_s_per_byte=receive,
+                    share=self.share,
+                    period_s=PERIOD_S,
+                    tick_s=self.tick_s,
+                )
+            )
+        self.topology = Topology(tuple(devices), self.links)
         graph = self.subject.graph
-        self.plan = plan_star(graph, self.topology, threshold=0, master_computes=False, seconds=self.seconds)
+        self.plan = plan_star(graph, self.topology, threshold=0, master_computes=False, seconds=self.after_rest_s)
         lowered = lower(graph, self.plan)
         self.programs = lowered.programs
         self.loaded = self.session.load(lowered.programs, lowered.weights, host=self.subject.host)
         self.session.run(self.loaded, [self.subject.image])
-        self.terms = star_terms(self.programs, self.topology, self.seconds)
-        return {"splits": [placement.split for placement in self.plan.placements]}
+        self.terms = simulated_terms(graph, self.plan, self.programs, self.topology, self.seconds)
+        self.formula = star_terms(self.programs, self.topology, self.after_rest_s)
+        if self.task.keep:
+            self.keep_programs(Path(self.task.keep))
+        return {
+            "splits": [placement.split for placement in self.plan.placements],
+            "profile": msgspec.to_builtins(Profile.of(self.topology)),
+        }
 
     def run(self, repeats: int) -> Facts:
+        """Back to back: what there is to tell of them is worked out when all are done."""
+        self.session.synchronise()
+        results = [self.session.run(self.loaded, [self.subject.image]) for _ in range(repeats)]
         found = []
-        for _ in range(repeats):
-            self.session.synchronise()
-            result = self.session.run(self.loaded, [self.subject.image])
+        for number, result in enumerate(results):
+            if self.task.keep:
+                times: Mapping[str, Any] = {str(rank): each for rank, each in result.times.items()}
+                np.savez(Path(self.task.keep, f"times-{number}.npz"), **times)
             reports = layer_reports(self.subject.graph, self.plan, self.programs, result.times, convs_only=False)
             found.append(
                 {
@@ -128,16 +185,44 @@ class Master:
                             "name": report.name,
                             "split": report.split,
                             "predicted": vars_of(self.terms[index]),
+                            "formula": vars_of(self.formula[index]),
                             "measured": report.measured,
                             "bytes_tx": report.bytes_tx,
                             "bytes_rx": report.bytes_rx,
                         }
                         for index, report in enumerate(reports)
-                        if report.distributed and index in self.terms
+                        if report.distributed and index in self.formula
                     ],
                 }
             )
         return {"runs": found}
+
+    def keep_programs(self, folder: Path) -> None:
+        """The programs, what their convs take, and the topology."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for program in self.programs:
+            (folder / f"rank-{program.rank}.program").write_bytes(ir.encode(program))
+        convs = [
+            (program.rank, step.spec) for program in self.programs for step in program.steps if isinstance(step, ir.Conv)
+        ]
+        prices = [(rank, msgspec.to_builtins(spec), self.predictor.seconds(spec)) for rank, spec in convs]
+        facts = {"prices": prices, "slower": self.slower, "profile": msgspec.to_builtins(Profile.of(self.topology))}
+        (folder / "facts.json").write_bytes(msgspec.json.encode(facts))
+
+
+def quota(least_s: float = 2.0) -> tuple[float, float]:
+    """(share, tick_s) of this processor: how much of the time it runs, and the longest that it runs without a pause.
+
+    By looking at the clock: between two looks there is a pause, or none."""
+    begin = start = last = time.perf_counter()
+    runs = []
+    while last - begin < least_s:
+        now = time.perf_counter()
+        if now - last > PAUSE_S:
+            runs.append(last - start)
+            start = now
+        last = now
+    return sum(runs) / (start - begin), float(np.quantile(runs, 0.9))
 
 
 def cut_s_per_byte(least_s: float = 0.5) -> float:
@@ -151,24 +236,6 @@ def cut_s_per_byte(least_s: float = 0.5) -> float:
         extract()
         runs += 1
     return (time.perf_counter() - begin) / runs / out.nbytes
-
-
-def under_quota(cpu_s: float, slower: float) -> float:
-    """Seconds for so much work of a rank that waited before: it begins anywhere in a period, with that period's quota whole.
-
-    The emulated node works in bursts; a real slow device does not. On average over where in the period the work begins.
-    """
-    quota = PERIOD_S / slower
-    total, phases = 0.0, 50
-    for phase in range(phases):
-        rest_of_period = PERIOD_S * (phase + 0.5) / phases
-        first = min(quota, rest_of_period)
-        if cpu_s <= first:
-            total += cpu_s
-            continue
-        periods, left = divmod(cpu_s - first, quota)
-        total += rest_of_period + periods * PERIOD_S + left
-    return total / phases
 
 
 def vars_of(terms: Terms) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Is the model right? Predicted against measured, layer by layer, on the emulated cluster.
 
     python -m bench.model_accuracy [--json] [--net vgg16 …] [--rate 100mbit …] [--workers 2 …]
+    python -m bench.model_accuracy --json --case vgg16:1gbit:4 > one.json     some cases only (all of it takes half an hour)
+    python -m bench.model_accuracy --json --merge one.json two.json …         and all in one again
 
 Nodes of 0.2 core, every conv distributed (the paper's star), inferences back to back, quotas applied after loading and
 compiling. And how well each predictor tells the time of convs that it did not learn from. Needs root.
@@ -20,26 +22,34 @@ from typing import Any
 
 import msgspec
 
-from bench.accuracy_master import CPU, LOAD, MEASURE, Task
+from bench.accuracy_master import CPU, Question, Task
 from bench.fog.bed import FogBed
+from bench.fog.conversation import Contender
 from bench.fog.run import start
 from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.measure import conv_seconds
-from fogconv.errors import FogconvError
+from fogconv.errors import FogconvError, InputError
 from fogconv.predictors import Sample, compare, random_convs
 
 TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
 PORT = 5555
 TIMEOUT_S = 900.0
+LEAST_S = 40.0
+"""One layer's time scatters by a quarter where it is as short as a quota's period: so short nets run more often."""
+PINGS, PING_BYTES = 100, 2_000_000
+MESSAGES_PER_PING = 4
+"""Two exchanges, each a message there and one back; either end sends two and receives two."""
+
+Costs = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-def case(net: str, rate: str, workers: int, repeats: int) -> dict[str, Any]:
+def case(net: str, rate: str, workers: int, repeats: int, keep: str = "") -> dict[str, Any]:
     """One net on one cluster: the median error over its distributed layers, and that of their sum."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fogconv-accuracy-")))
         bed = stack.enter_context(FogBed(workers + 1, rate))
         addresses = [f"tcp://{node.address}:{PORT}" for node in bed.nodes[1:]]
-        task = Task(net, ",".join(addresses))
+        task = Task(net, ",".join(addresses), keep=str(Path(keep, f"{net}-{rate}-{workers}").absolute()) if keep else "")
         serve: list[list[object]] = [
             [sys.executable, "-m", "fogconv.cli.worker", "--bind", address, "--threads", 1, "--insecure"]
             for address in addresses
@@ -49,13 +59,40 @@ def case(net: str, rate: str, workers: int, repeats: int) -> dict[str, Any]:
         master.hear(TIMEOUT_S)
         shares = (CPU,) * (workers + 1)
         bed.set_cpu(shares)
-        measured = master.run(MEASURE, TIMEOUT_S)
+        measured = ask(master, Question("measure"))
+        costs = message_costs(bed, master)
         bed.set_cpu(None)
-        master.run(LOAD, TIMEOUT_S)
+        measured |= ask(master, Question("load", cpu_s=costs))
         bed.set_cpu(shares)
-        runs = master.run(repeats + 1, TIMEOUT_S)["runs"][1:]
+        warm = ask(master, Question("run"))["runs"][0]["latency_s"]
+        repeats = max(repeats, round(LEAST_S / warm))
+        used = [bed.usage(node).cpu_s for node in range(workers + 1)]
+        runs = ask(master, Question("run", repeats))["runs"]
+        measured["cpu_s"] = [(bed.usage(node).cpu_s - then) / repeats for node, then in enumerate(used)]
         bed.set_cpu(None)
     return summary(net, rate, workers, runs, measured)
+
+
+def ask(master: Contender, question: Question) -> dict[str, Any]:
+    return master.do(msgspec.to_builtins(question), TIMEOUT_S)
+
+
+def message_costs(bed: FogBed, master: Contender) -> Costs:
+    """Seconds of the processor for a message, a byte sent, a byte received, on the master and on a worker."""
+
+    def spent(question: Question) -> list[float]:
+        before = [bed.usage(node).cpu_s for node in (0, 1)]
+        ask(master, question)
+        return [(bed.usage(node).cpu_s - then) / question.count for node, then in zip((0, 1), before, strict=True)]
+
+    empty = spent(Question("pings", PINGS))
+    there = spent(Question("pings", PINGS // 5, there_bytes=PING_BYTES))
+    back = spent(Question("pings", PINGS // 5, back_bytes=PING_BYTES))
+    out, into = ([max(0.0, a - b) / PING_BYTES for a, b in zip(found, empty, strict=True)] for found in (there, back))
+    return (
+        (empty[0] / MESSAGES_PER_PING, out[0], into[0]),
+        (empty[1] / MESSAGES_PER_PING, into[1], out[1]),
+    )
 
 
 def summary(net: str, rate: str, workers: int, runs: list[Any], calibrated: dict[str, Any]) -> dict[str, Any]:
@@ -66,24 +103,30 @@ def summary(net: str, rate: str, workers: int, runs: list[Any], calibrated: dict
         error = layer["predicted"]["total_s"] / measured["total_s"] - 1
         layers.append(layer | {"measured": measured, "error": error})
     terms = {
-        term: {
-            "predicted_s": sum(layer["predicted"][term] for layer in layers),
-            "measured_s": sum(layer["measured"][term] for layer in layers),
-        }
+        term: {f"{kind}_s": sum(layer[kind][term] for layer in layers) for kind in ("predicted", "formula", "measured")}
         for term in TERMS
     }
     latency = statistics.fmean(run["latency_s"] for run in runs)
-    difference = terms["total_s"]["predicted_s"] - terms["total_s"]["measured_s"]
     return {
         "net": net,
         "rate": rate,
         "workers": workers,
-        "median_layer_error": statistics.median(abs(layer["error"]) for layer in layers),
-        "total_error": abs(difference) / latency,
+        **errors(layers, "predicted", latency),
+        "formula": errors(layers, "formula", latency),
         "latency_s": latency,
+        "inferences": len(runs),
         "terms": terms,
         "calibrated": calibrated,
         "layers": layers,
+    }
+
+
+def errors(layers: list[dict[str, Any]], kind: str, latency_s: float) -> dict[str, float]:
+    """Of what was predicted in this way: the median over the layers, and their sum's share of the latency."""
+    totals = [(layer[kind]["total_s"], layer["measured"]["total_s"]) for layer in layers]
+    return {
+        "median_layer_error": statistics.median(abs(predicted / measured - 1) for predicted, measured in totals),
+        "total_error": abs(sum(predicted - measured for predicted, measured in totals)) / latency_s,
     }
 
 
@@ -101,40 +144,75 @@ def main() -> None:
     parser.add_argument("--net", nargs="*", default=["vgg16", "resnet50"])
     parser.add_argument("--rate", nargs="*", default=["100mbit", "1gbit"])
     parser.add_argument("--workers", nargs="*", type=int, default=[2, 4])
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--samples", type=int, default=900)
+    parser.add_argument("--case", nargs="*", type=parse_case, help="NET:RATE:WORKERS, instead of all combinations")
+    parser.add_argument("--merge", nargs="+", type=Path, help="measure nothing; put the results of earlier runs together")
+    parser.add_argument("--repeats", type=int, default=8, help="inferences per case at least (default: 8)")
+    parser.add_argument("--samples", type=int, default=900, help="convs that the predictors learn from; 0: leave them out")
     parser.add_argument("--held-out", type=int, default=150)
+    parser.add_argument("--keep", default="", help="a folder for each case's programs and the times of their steps")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
-        cases = []
-        for net in options.net:
-            for rate in options.rate:
-                for workers in options.workers:
-                    print(f"{net}, {rate}, {workers} workers", file=sys.stderr)
-                    cases.append(case(net, rate, workers, options.repeats))
-                    if not options.json:
-                        show(cases[-1])
-        print("predictors", file=sys.stderr)
-        scores = predictors(options.samples, options.held_out) if options.samples else {}
+        found = merged(options.merge) if options.merge else measured(options)
     except FogconvError as error:
         print(f"bench.model_accuracy: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     if options.json:
-        print(json.dumps({"cases": cases, "predictors": scores}))
+        print(json.dumps(found))
         return
-    for name, score in scores.items():
+    if options.merge:
+        for each in found["cases"]:
+            show(each)
+    for name, score in found["predictors"].items():
         print(f"{name:11s} within 10 %: {100 * score['within_10pct']:5.1f} %   MAPE {score['mape']:.1%}")
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    chosen = options.case
+    if chosen is None:
+        chosen = [(net, rate, workers) for net in options.net for rate in options.rate for workers in options.workers]
+    cases = []
+    for net, rate, workers in chosen:
+        print(f"{net}, {rate}, {workers} workers", file=sys.stderr)
+        cases.append(case(net, rate, workers, options.repeats, options.keep))
+        if not options.json:
+            show(cases[-1])
+    if options.samples:
+        print("predictors", file=sys.stderr)
+    return {"cases": cases, "predictors": predictors(options.samples, options.held_out) if options.samples else {}}
+
+
+def merged(files: list[Path]) -> dict[str, Any]:
+    """The cases of all files, a later file's instead of an earlier one's. Raises InputError for what this did not write."""
+    cases: dict[tuple[str, str, int], Any] = {}
+    scores: dict[str, Any] = {}
+    for file in files:
+        try:
+            part = json.loads(file.read_bytes())
+            cases |= {(each["net"], each["rate"], each["workers"]): each for each in part["cases"]}
+            scores |= part["predictors"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"--merge {file}: it is no result of bench.model_accuracy --json ({error})") from error
+    return {"cases": list(cases.values()), "predictors": scores}
+
+
+def parse_case(text: str) -> tuple[str, str, int]:
+    net, rate, workers = text.split(":")
+    return net, rate, int(workers)
 
 
 def show(found: dict[str, Any]) -> None:
     print(
         f"{found['net']}, {found['rate']}, {found['workers']} workers: "
         f"median layer error {found['median_layer_error']:.1%}, "
-        f"total {found['total_error']:.1%} of {found['latency_s']:.3f} s"
+        f"total {found['total_error']:.1%} of {found['latency_s']:.3f} s "
+        f"(the formula alone: {found['formula']['median_layer_error']:.1%}, {found['formula']['total_error']:.1%})"
     )
     for term, sums in found["terms"].items():
-        print(f"  {term:8s} predicted {sums['predicted_s']:8.3f} s   measured {sums['measured_s']:8.3f} s")
+        print(
+            f"  {term:8s} predicted {sums['predicted_s']:8.3f} s   measured {sums['measured_s']:8.3f} s"
+            f"   (by the formula {sums['formula_s']:8.3f} s)"
+        )
 
 
 if __name__ == "__main__":

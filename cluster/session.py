@@ -464,10 +464,10 @@ class Session:
 
     # Measurements
 
-    def ping(self, rank: int, nbytes: int = 0) -> PingTimes:
-        """One exchange with a worker, ``nbytes`` there and then ``nbytes`` back, for α and β."""
+    def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> PingTimes:
+        """One exchange with a worker, ``nbytes`` there and then as many back (or ``back_bytes``), for α and β."""
         there = self._exchange(rank, bytes(nbytes), echo=False, reply_bytes=0)
-        back = self._exchange(rank, b"", echo=False, reply_bytes=nbytes)
+        back = self._exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
         info = self._links[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
 

@@ -42,6 +42,8 @@ LEAST_PROBE_BYTES = 64 << 10
 LARGEST_PROBE_BYTES = 16 << 20
 LEAST_COMPUTE = 0.05
 """The part of a linear layer's time that is taken to be computing."""
+SHORTER = 32
+"""A payload by this much shorter takes a few ms: well more than a shaper's burst, little enough for that to show."""
 PINGS = 20
 MESSAGES_PER_PING = 4
 """Two exchanges, each a message there and one back; either end sends one and receives one of each."""
@@ -259,10 +261,11 @@ def message_seconds(session: Session) -> float:
 def measure_link(
     session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S
 ) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
-    """α and β to a worker and back, with their spreads.
+    """α and β to a worker and back, with their spreads, and what a shaper lets pass at once.
 
     β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the first
-    bytes of a burst pass at a higher rate, and that would count as bandwidth.
+    bytes of a burst pass at a higher rate, and that would count as bandwidth. How many bytes, a short payload tells, by what
+    it takes less than at that slope.
     """
     empty = [session.ping(rank) for _ in range(rounds)]
     large = _probe_bytes(session, rank, min(trip.there_s + trip.back_s for trip in empty) / 2, probe_s)
@@ -270,18 +273,29 @@ def measure_link(
     pairs = [(session.ping(rank, small), session.ping(rank, large)) for _ in range(max(2, rounds // 3))]
     there = [max((more.there_s - less.there_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
     back = [max((more.back_s - less.back_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
+    shorts = [session.ping(rank, large // SHORTER) for _ in range(max(2, rounds // 3))]
     alphas = [(trip.there_s + trip.back_s) / 4 for trip in empty]
     spreads = {
         f"alpha 0↔{rank}": _spread(alphas),
         f"beta 0→{rank}": _spread(there),
         f"beta {rank}→0": _spread(back),
     }
-    alpha = statistics.median(alphas)
+    alpha, beta_there, beta_back = (statistics.median(found) for found in (alphas, there, back))
+    burst_there = _burst_bytes(
+        [trip.there_s for trip in shorts], [trip.there_s for trip in empty], large // SHORTER, beta_there
+    )
+    burst_back = _burst_bytes([trip.back_s for trip in shorts], [trip.back_s for trip in empty], large // SHORTER, beta_back)
     return (
-        ProfileLink(0, rank, alpha, statistics.median(there) * 4),
-        ProfileLink(rank, 0, alpha, statistics.median(back) * 4),
+        ProfileLink(0, rank, alpha, beta_there * BYTES_PER_ELEMENT, burst_bytes=burst_there),
+        ProfileLink(rank, 0, alpha, beta_back * BYTES_PER_ELEMENT, burst_bytes=burst_back),
         spreads,
     )
+
+
+def _burst_bytes(shorts: Sequence[float], empty: Sequence[float], n_bytes: int, s_per_byte: float) -> float:
+    """What a payload of ``n_bytes`` takes less than its bytes at the link's rate, in bytes; at most all of it."""
+    taken_s = statistics.median(shorts) - statistics.median(empty)
+    return float(min(max(0.0, n_bytes - taken_s / s_per_byte), n_bytes))
 
 
 def _probe_bytes(session: Session, rank: int, idle_s: float, probe_s: float) -> int:

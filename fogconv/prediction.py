@@ -1,7 +1,11 @@
-"""Prediction: the five terms of every layer of a star, priced from the programs that will run.
+"""Prediction: the five terms of every layer of a star, from the programs that will run.
 
 `fogconv.trigger` decides one layer at a time, and takes every shard to travel. A worker that holds a piece already, because
 it made it or got it for the layer before, is not sent it again: the programs know.
+
+star_terms        the paper's formula, layer by layer: quick, and right where one term after the other takes its time
+simulated_terms   the programs simulated, and the terms read from the timeline as a run's are: layers overlap, returns queue,
+                  and messages take the processor away from the program, which on a slow device is most of what they cost
 """
 
 from __future__ import annotations
@@ -12,12 +16,19 @@ from dataclasses import replace
 
 from fogconv.cost import WIRE_BYTES
 from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.layers import LayerGraph
+from fogconv.plan import Plan
 from fogconv.program import Add, Affine, Conv, Program, Recv, Send
+from fogconv.report import STAR_TERMS, layer_reports
+from fogconv.simulate import Disturbance, simulate
 from fogconv.speedup import Terms
 from fogconv.topology import Link, Topology
 from fogconv.trigger import Seconds, wire_s
 
 MASTER = 0
+SEEDS, IN_A_ROW = 8, 3
+"""Where in its quota's period a device is differs from inference to inference: so many simulations, of so many inferences
+back to back, of which the first is left out."""
 
 
 def star_terms(programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None) -> dict[int, Terms]:
@@ -48,6 +59,34 @@ def star_terms(programs: Sequence[Program], topology: Topology, seconds: Seconds
                 terms = replace(terms, edge_s=terms.edge_s - hidden)
             found[index] = before = terms
     return found
+
+
+def simulated_terms(
+    graph: LayerGraph, plan: Plan, programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None
+) -> dict[int, Terms]:
+    """Layer → its terms, on average over inferences back to back. ``seconds``: what a conv takes in the long run.
+
+    Raises DependencyError without simpy.
+    """
+    bursts = any(device.share < 1 for device in topology.devices)
+    sums: dict[int, list[float]] = defaultdict(lambda: [0.0] * 5)
+    runs = 0
+    for seed in range(SEEDS if bursts else 1):
+        inferences = IN_A_ROW if bursts else 1
+        timeline = simulate(
+            programs,
+            topology,
+            inferences=inferences,
+            disturbance=Disturbance(seed=seed),
+            seconds=seconds,
+            keep_events=False,
+        )
+        for times in timeline.times[1 if bursts else 0 :]:
+            runs += 1
+            for index, report in enumerate(layer_reports(graph, plan, programs, times, convs_only=False)):
+                for place, term in enumerate(STAR_TERMS[:-1]):
+                    sums[index][place] += report.measured[term] or 0.0
+    return {index: Terms(*(value / runs for value in values)) for index, values in sums.items()}
 
 
 class _Layer:

@@ -36,6 +36,11 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     joules_per_mac: float = 0.0
     message_s: float = 0.0
     weight_s_per_byte: float = 0.0
+    send_s_per_byte: float = 0.0
+    receive_s_per_byte: float = 0.0
+    share: float = 1.0
+    period_s: float = 0.0
+    tick_s: float = 0.0
 
 
 class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +53,7 @@ class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     message_elements: int | None = None
     wake_s: float = 0.0
     joules_per_byte: float = 0.0
+    burst_bytes: float = 0.0
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +80,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.joules_per_mac,
                 device.message_s,
                 device.weight_s_per_byte,
+                device.send_s_per_byte,
+                device.receive_s_per_byte,
+                device.share,
+                device.period_s,
+                device.tick_s,
             )
             for device in topology.devices
         )
@@ -97,6 +108,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.joules_per_mac,
                     device.message_s,
                     device.weight_s_per_byte,
+                    device.send_s_per_byte,
+                    device.receive_s_per_byte,
+                    device.share,
+                    device.period_s,
+                    device.tick_s,
                 )
                 for device in self.devices
             )
@@ -153,6 +169,7 @@ def _link_in(link: ProfileLink) -> Link:
             link.wake_s,
             link.message_elements,
             link.joules_per_byte,
+            link.burst_bytes,
         )
     except TopologyError as error:
         raise TopologyError(f"{name}: {str(error).removeprefix('link: ')}") from None
@@ -167,4 +184,5 @@ def _link_out(origin: int, to: int, link: Link) -> ProfileLink:
         link.message_elements,
         link.wake_s,
         link.joules_per_byte,
+        link.burst_bytes,
     )

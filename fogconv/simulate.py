@@ -1,9 +1,10 @@
 """Simulate: the engine's programs run on devices and links that nobody here has, event by event (simpy).
 
-    rank      walks its program's steps one after the other: a step takes what the model says for that device
-    card      of every rank, full duplex: one queue out and one in; messages that share it take turns chunk by chunk
-    medium    a shared access point: every chunk from or to one of its ranks occupies it (twice, where both are)
-    message   waits behind the chunks before it, travels α after them, and is there when its last chunk is
+    rank       walks its program's steps one after the other: a step takes what the model says for that device
+    processor  of every rank: what messages ask of it takes turns with the program's steps where it has a quota
+    card       of every rank, full duplex: one queue out and one in; messages that share it take turns chunk by chunk
+    medium     a shared access point: every chunk from or to one of its ranks occupies it (twice, where both are)
+    message    waits behind those before it to the same rank; is there when its last chunk is, α after that left
 
 Programs go in as the workers get them; a timeline comes out. Up to 1,024 workers, uneven devices, stragglers, several
 inferences in flight.
@@ -11,17 +12,22 @@ inferences in flight.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fogconv import program as steps
 from fogconv.cost import WIRE_BYTES, WIRE_PASSES
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
+from fogconv.processor import Card, Processor
 from fogconv.program import Program
-from fogconv.topology import Topology
+from fogconv.topology import Link, Topology
 from fogconv.trace import Event
 
 if TYPE_CHECKING:
@@ -29,6 +35,10 @@ if TYPE_CHECKING:
 
 MOST_CHUNKS = 32
 """A message takes turns on a card in at most so many chunks; in a large cluster fewer, or events outnumber patience."""
+LEAST_CHUNKS, CHUNK_BYTES = 4, 64 << 10
+"""A short one in fewer: this is what a system hands to its card at a time."""
+WINDOW_BYTES = 512 << 10
+"""What is on its way to one rank before the sender's processor handles more: the send buffer of a connection."""
 
 Process = Generator[Any, Any, None]
 
@@ -47,13 +57,15 @@ class Disturbance:
 @dataclass(frozen=True)
 class Timeline:
     """``latencies_s``: of each inference. ``events`` for `fogconv.trace`. ``card_bytes``: (sent, received) per rank.
-    ``busy_s``: seconds of computing per rank."""
+    ``busy_s``: seconds of computing per rank. ``times``: of each inference, as its ranks would report them: rank →
+    (steps, 2), begin and end of every step in ns; a Recv begins when its message is there."""
 
     latencies_s: tuple[float, ...]
     total_s: float
     events: tuple[Event, ...]
     card_bytes: tuple[tuple[float, float], ...]
     busy_s: tuple[float, ...]
+    times: tuple[Mapping[int, NDArray[np.int64]], ...]
 
 
 def simulate(
@@ -113,22 +125,27 @@ class _World:
         self.host_s = host_s
         self.seconds = seconds or (lambda rank, spec: topology.devices[rank].conv_s(spec))
         self.keep_events = keep_events
-        self.out = [simpy.Resource(self.env) for _ in topology.ranks]
-        self.into = [simpy.Resource(self.env) for _ in topology.ranks]
+        self.processors = [Processor(self.env, device, self.random) for device in topology.devices]
+        bursts = _bursts(topology)
+        cards = [topology.card(rank) for rank in topology.ranks]
+        self.out = [Card(cards[rank][0], bursts[rank][0]) for rank in topology.ranks]
+        self.into = [Card(cards[rank][1], bursts[rank][1]) for rank in topology.ranks]
+        self.lines: dict[tuple[int, int], tuple[simpy.Resource, simpy.Container]] = {}
         self.medium = {point: simpy.Resource(self.env) for point in set(points.values())}
         self.points = points
         self.point_s_per_byte = 1 / point_rate if point_rate else 0.0
-        self.cards = [topology.card(rank) for rank in topology.ranks]
         self.arrivals: dict[tuple[int, int, int, int], simpy.Event] = {}
         self.events: list[Event] = []
         self.sent = [0.0] * len(topology)
         self.received = [0.0] * len(topology)
         self.busy = [0.0] * len(topology)
+        self.times: list[dict[int, NDArray[np.int64]]] = []
         self.chunks = max(2, min(MOST_CHUNKS, 2048 // len(topology)))
 
     def run(self, programs: Sequence[Program], inferences: int, in_flight: int) -> Timeline:
         begins = [0.0] * inferences
         ends = [0.0] * inferences
+        self.times = [{} for _ in range(inferences)]
         doors = [self.env.event() for _ in range(inferences)]
         for door in doors[:in_flight]:
             door.succeed()
@@ -146,6 +163,7 @@ class _World:
             tuple(self.events),
             tuple(zip(self.sent, self.received, strict=True)),
             tuple(self.busy),
+            tuple(self.times),
         )
 
     def _rank(
@@ -157,69 +175,107 @@ class _World:
             yield door
             if rank == 0:
                 begins[number] = self.env.now
-            for step in program.steps:
-                yield from self._step(program, step, number)
+            times = self.times[number][rank] = np.zeros((len(program.steps), 2), np.int64)
+            for place, step in enumerate(program.steps):
+                begin = yield from self._step(program, step, number)
+                times[place] = round(begin * 1e9), round(self.env.now * 1e9)
             if rank == 0:
                 ends[number] = self.env.now
                 if number + in_flight < len(doors):
                     doors[number + in_flight].succeed()
 
-    def _step(self, program: Program, step: steps.AnyStep, number: int) -> Process:
-        rank, begin = program.rank, self.env.now
+    def _step(self, program: Program, step: steps.AnyStep, number: int) -> Generator[Any, Any, float]:
+        """Returns when the step began."""
+        rank, begin = program.rank, float(self.env.now)
+        work = self.processors[rank].work
         name = program.layers[step.layer] if 0 <= step.layer < len(program.layers) else "?"
         match step:
             case steps.Send():
-                yield self.env.timeout(self._handling_s(rank, step.region, program.batch, step.wire))
+                yield from work(self._handling_s(rank, step.region, program.batch, step.wire) + self._message_s(rank))
                 self._record(rank, f"send {name}", begin, "send")
                 self.env.process(self._message(program, step, number, name))
             case steps.Recv():
-                arrival = self._arrival(number, step.origin, rank, step.tag)
-                yield arrival
+                yield self._arrival(number, step.origin, rank, step.tag)
                 if self.env.now > begin:
                     self._record(rank, f"wait {name}", begin, "wait")
-                begin = self.env.now
-                yield self.env.timeout(self._handling_s(rank, step.region, program.batch, step.wire))
+                begin = float(self.env.now)
+                yield from work(self._handling_s(rank, step.region, program.batch, step.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
             case _:
-                yield self.env.timeout(self._compute_s(program, step))
+                yield from work(self._compute_s(program, step))
                 self._record(rank, name, begin, type(step).__name__.lower())
+        return begin
 
     def _message(self, program: Program, step: steps.Send, number: int, name: str) -> Process:
         """A message goes out chunk by chunk; every chunk finds its own way through the medium and into the other card."""
-        link = self.topology.link(program.rank, step.to)
+        origin, to = program.rank, step.to
+        link, device = self.topology.link(origin, to), self.topology.devices[origin]
         n_bytes = step.region.elements * program.batch * WIRE_BYTES[step.wire]
-        self.sent[program.rank] += n_bytes
-        self.received[step.to] += n_bytes
-        chunk = n_bytes / self.chunks
-        out_s = chunk * max(self.cards[program.rank][0], link.s_per_byte) * self._rate_loss(program.rank)
-        left = [self.chunks]
-        begin = -1.0
-        yield self.env.timeout(link.wake_s + (link.messages(n_bytes / BYTES_PER_ELEMENT) - 1) * link.latency_s)
-        for _ in range(self.chunks):
-            with self.out[program.rank].request() as turn:
-                yield turn
-                begin = self.env.now if begin < 0 else begin
-                yield self.env.timeout(out_s)
-            self.env.process(self._chunk(program.rank, step, chunk, link.latency_s, number, left))
+        self.sent[origin] += n_bytes
+        self.received[to] += n_bytes
+        chunks = min(self.chunks, max(LEAST_CHUNKS, math.ceil(n_bytes / CHUNK_BYTES)))
+        chunk = n_bytes / chunks
+        left = [chunks]
+        turn, window = self._line(origin, to)
+        with turn.request() as mine:
+            yield mine
+            begin = self.env.now
+            yield self.env.timeout(link.wake_s + (link.messages(n_bytes / BYTES_PER_ELEMENT) - 1) * link.latency_s)
+            for _ in range(chunks):
+                yield from self.processors[origin].work(self._slower(origin) * device.send_s_per_byte * chunk, urgent=True)
+                yield window.get(min(chunk, WINDOW_BYTES / 2))
+                self.env.process(self._chunk(origin, step, chunk, link, number, left, window))
         if self.keep_events:
-            self.events.append(Event(program.rank, f"{name} → {step.to}", begin, self.env.now, "transfer", "transmit"))
+            self.events.append(Event(origin, f"{name} → {to}", begin, self.env.now, "transfer", "transmit"))
 
     def _chunk(
-        self, origin: int, step: steps.Send, n_bytes: float, latency_s: float, number: int, left: list[int]
+        self,
+        origin: int,
+        step: steps.Send,
+        n_bytes: float,
+        link: Link,
+        number: int,
+        left: list[int],
+        window: simpy.Container,
     ) -> Process:
-        for end in (origin, step.to):
+        """Out of one card and into the other at the same time, as frames are; each behind what came before."""
+        env, to = self.env, step.to
+        out_s = n_bytes * max(self.out[origin].s_per_byte, link.s_per_byte) * self._rate_loss(origin)
+        gone_s = self.out[origin].pass_s(env.now, out_s)
+        yield env.timeout(max(0.0, gone_s - out_s))
+        in_s = n_bytes * self.into[to].s_per_byte * self._rate_loss(to)
+        yield env.timeout(max(min(out_s, gone_s), self.into[to].pass_s(env.now, in_s)))
+        for end in (origin, to):
             point = self.points.get(end)
             if point is not None:
                 with self.medium[point].request() as turn:
                     yield turn
-                    yield self.env.timeout(n_bytes * self.point_s_per_byte)
-        yield self.env.timeout(latency_s)
-        with self.into[step.to].request() as turn:
-            yield turn
-            yield self.env.timeout(n_bytes * self.cards[step.to][1] * self._rate_loss(step.to))
+                    yield env.timeout(n_bytes * self.point_s_per_byte)
+        yield window.put(min(n_bytes, WINDOW_BYTES / 2))
+        yield env.timeout(self._latency_s(link, origin, to))
+        device = self.topology.devices[to]
+        yield from self.processors[to].work(self._slower(to) * device.receive_s_per_byte * n_bytes, urgent=True)
         left[0] -= 1
         if not left[0]:
-            self._arrival(number, origin, step.to, step.tag).succeed()
+            yield from self.processors[to].work(self._message_s(to), urgent=True)
+            self._arrival(number, origin, to, step.tag).succeed()
+
+    def _line(self, origin: int, to: int) -> tuple[simpy.Resource, simpy.Container]:
+        """The connection between two ranks: one message's turn, and room in its window."""
+        import simpy
+
+        if (origin, to) not in self.lines:
+            window = simpy.Container(self.env, init=WINDOW_BYTES)
+            self.lines[origin, to] = (simpy.Resource(self.env), window)
+        return self.lines[origin, to]
+
+    def _latency_s(self, link: Link, origin: int, to: int) -> float:
+        """α without what both ends' processors take, which a ping holds too and which is charged for itself here."""
+        ends = (self.topology.devices[origin], self.topology.devices[to])
+        return max(0.0, link.latency_s - sum(device.share * device.message_s for device in ends))
+
+    def _message_s(self, rank: int) -> float:
+        return self._slower(rank) * self.topology.devices[rank].message_s
 
     def _arrival(self, number: int, origin: int, to: int, tag: int) -> simpy.Event:
         key = (number, origin, to, tag)
@@ -263,8 +319,11 @@ class _World:
         seconds = device.step_s + device.copy_s(touched * program.batch * BYTES_PER_ELEMENT / 2)
         return self._disturbed(rank, seconds)
 
+    def _slower(self, rank: int) -> float:
+        return self.disturbance.stragglers.get(rank, 1.0)
+
     def _disturbed(self, rank: int, seconds: float) -> float:
-        slower = self.disturbance.stragglers.get(rank, 1.0)
+        slower = self._slower(rank)
         if self.disturbance.jitter:
             slower *= self.random.lognormvariate(0.0, self.disturbance.jitter)
         return seconds * slower
@@ -275,3 +334,13 @@ class _World:
             self.busy[rank] += now - begin
         if self.keep_events and now > begin:
             self.events.append(Event(rank, name, begin, now, kind))
+
+
+def _bursts(topology: Topology) -> list[tuple[float, float]]:
+    """What each card lets pass at once, out and in, in bytes: the most of any of its links."""
+    found = [[0.0, 0.0] for _ in topology.ranks]
+    for (i, j), link in topology.links.items():
+        found[i][0] = max(found[i][0], link.burst_bytes)
+        found[j][1] = max(found[j][1], link.burst_bytes)
+    fallback = topology.default_link.burst_bytes if topology.default_link is not None else 0.0
+    return [(max(out, fallback), max(into, fallback)) for out, into in found]

@@ -42,6 +42,19 @@ def kernel_class(spec: ConvSpec) -> str:
     return "direct"
 
 
+_DEVICE_COSTS = (
+    "copy_s_per_byte",
+    "step_s",
+    "joules_per_mac",
+    "message_s",
+    "weight_s_per_byte",
+    "send_s_per_byte",
+    "receive_s_per_byte",
+    "period_s",
+    "tick_s",
+)
+
+
 def _not_negative(whose: str, what: str, value: float) -> None:
     _require(value >= 0 and math.isfinite(value), f"{whose}: {what} is {value}; it must not be negative")
 
@@ -60,7 +73,11 @@ class Device:
     the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one.
     ``weight_s_per_byte`` is what fetching a conv's weights from memory takes, which a shard of rows pays in full. ``effort``
     gives the MACs that γ is to count for a conv, where its kernels' tiles are known to do more or fewer than the
-    definition has. Raises TopologyError for rates that can't be.
+    definition has. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor's part of a byte's way to and from the
+    card (the transport, the system's copies). All of these are what it takes in the long run.
+
+    A device under a quota (a container's, a hypervisor's) computes by bursts: it has ``share`` of each ``period_s``, which
+    the system enforces every ``tick_s`` (see `fogconv.processor`). Raises TopologyError for rates that can't be.
     """
 
     name: str
@@ -73,6 +90,11 @@ class Device:
     joules_per_mac: float = 0.0
     message_s: float = 0.0
     weight_s_per_byte: float = 0.0
+    send_s_per_byte: float = 0.0
+    receive_s_per_byte: float = 0.0
+    share: float = 1.0
+    period_s: float = 0.0
+    tick_s: float = 0.0
     effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,8 +107,13 @@ class Device:
                 gamma > 0 and math.isfinite(gamma),
                 f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive",
             )
-        for what in ("copy_s_per_byte", "step_s", "joules_per_mac", "message_s", "weight_s_per_byte"):
+        for what in _DEVICE_COSTS:
             _not_negative(f"device {self.name}", what, getattr(self, what))
+        _require(0 < self.share <= 1, f"device {self.name}: share is {self.share}; it must be above 0 and at most 1")
+        _require(
+            self.share == 1 or (self.period_s > 0 and self.tick_s > 0),
+            f"device {self.name}: a share of {self.share} needs a positive period_s and tick_s",
+        )
         _require(
             self.memory_bytes is None or self.memory_bytes > 0,
             f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
@@ -118,6 +145,8 @@ class Device:
             step_s=self.step_s / rate,
             message_s=self.message_s / rate,
             weight_s_per_byte=self.weight_s_per_byte / rate,
+            send_s_per_byte=self.send_s_per_byte / rate,
+            receive_s_per_byte=self.receive_s_per_byte / rate,
         )
 
 
@@ -126,7 +155,8 @@ class Link:
     """One direction between two ranks.
 
     ``wake_s`` is what a sleeping radio takes before its first byte; ``message_elements`` is M, or None where a transfer of
-    any size is one message. Raises TopologyError for negative or infinite figures, and for a link without a bandwidth.
+    any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises TopologyError for negative
+    or infinite figures, and for a link without a bandwidth.
     """
 
     latency_s: float
@@ -134,9 +164,10 @@ class Link:
     wake_s: float = 0.0
     message_elements: int | None = None
     joules_per_byte: float = 0.0
+    burst_bytes: float = 0.0
 
     def __post_init__(self) -> None:
-        for what in ("latency_s", "s_per_byte", "wake_s", "joules_per_byte"):
+        for what in ("latency_s", "s_per_byte", "wake_s", "joules_per_byte", "burst_bytes"):
             _not_negative("link", what, getattr(self, what))
         _require(
             self.message_elements is None or self.message_elements >= 1,
@@ -228,6 +259,7 @@ class Topology:
             max(self.links[i, 0].wake_s, self.links[0, j].wake_s),
             self.links[i, 0].message_elements,
             max(self.links[i, 0].joules_per_byte, self.links[0, j].joules_per_byte),
+            min(self.links[i, 0].burst_bytes, self.links[0, j].burst_bytes),
         )
 
     def rate(self, rank: int, kind: str = "default") -> float:

@@ -48,9 +48,9 @@ def test_computing_takes_gamma_times_macs() -> None:
 
 
 def test_a_message_takes_its_bytes_and_the_latency() -> None:
-    """Out and back, each through two cards chunk by chunk: one chunk in 32 waits for the second card."""
+    """Out and back; it leaves one card and enters the other at the same time."""
     found = simulate(star(1), topology(2))
-    one_way = ALPHA + BYTES * BETA * (1 + 1 / 32)
+    one_way = ALPHA + BYTES * BETA
     assert found.latencies_s[0] == pytest.approx(2 * one_way + SPEC.macs * GAMMA, rel=1e-6)
     assert found.card_bytes == ((BYTES, BYTES), (BYTES, BYTES))
 
@@ -65,7 +65,7 @@ def test_the_masters_card_is_shared() -> None:
 def test_both_directions_of_a_card_work_at_once() -> None:
     there = [program(0, 2, Send(0, 0, WHOLE, 1, 1), Recv(0, 1, WHOLE, 1, 2))]
     there += [program(1, 2, Send(0, 0, WHOLE, 0, 2), Recv(0, 1, WHOLE, 0, 1))]
-    assert simulate(there, topology(2, alpha=0.0)).latencies_s[0] == pytest.approx(BYTES * BETA * (1 + 1 / 32), rel=1e-6)
+    assert simulate(there, topology(2, alpha=0.0)).latencies_s[0] == pytest.approx(BYTES * BETA, rel=1e-6)
 
 
 def test_workers_on_one_access_point_share_it() -> None:
@@ -132,6 +132,52 @@ def test_what_cannot_be_is_refused() -> None:
         simulate(star(1), topology(2), disturbance=Disturbance({5: 2.0}))
     with pytest.raises(InputError, match="access point"):
         simulate(star(1), topology(2), access_points={1: 0})
+
+
+def test_messages_take_the_processor_at_both_ends() -> None:
+    """A first chunk's handling can't be hidden behind the wire, nor can the last one's; the others' can."""
+    device = Device("d", {"default": GAMMA}, message_s=0.25, send_s_per_byte=BETA / 4, receive_s_per_byte=BETA / 2)
+    programs = [program(0, 2, Send(0, 0, WHOLE, 1, 1)), program(1, 2, Recv(0, 0, WHOLE, 0, 1))]
+    found = simulate(programs, Topology((device, device), {}, Link(2.0, BETA)))
+    chunk = BYTES / 4
+    # α as a ping measures it holds both ends' handling of the message.
+    expected = 0.25 + chunk * BETA / 4 + BYTES * BETA + 1.5 + chunk * BETA / 2 + 0.25
+    assert found.times[0][1][-1, 0] == pytest.approx(expected * 1e9)
+
+
+def test_messages_to_one_rank_arrive_in_the_order_in_which_they_were_sent() -> None:
+    half = WHOLE.with_channels(Span(0, 8))
+    sender = program(0, 2, Send(0, 0, WHOLE, 1, 1), Send(0, 0, half, 1, 2))
+    receiver = program(1, 2, Recv(0, 0, half, 0, 2), Recv(0, 0, WHOLE, 0, 1))
+    times = simulate([sender, receiver], topology(2)).times[0][1]
+    assert times[0, 0] == pytest.approx((ALPHA + 1.5 * BYTES * BETA) * 1e9)
+
+
+def test_a_shaped_link_lets_the_first_bytes_pass_at_once() -> None:
+    programs = [program(0, 2, Send(0, 0, WHOLE, 1, 1)), program(1, 2, Recv(0, 0, WHOLE, 0, 1))]
+    link = Link(0.0, BETA, burst_bytes=BYTES / 4)
+    found = simulate(programs, Topology((Device("d", {"default": GAMMA}),) * 2, {}, link))
+    assert found.latencies_s[0] == 0.0
+    assert found.total_s == pytest.approx(0.75 * BYTES * BETA)
+
+
+def test_a_throttled_rank_computes_at_its_share_in_the_long_run() -> None:
+    long_run_s = 100 * SPEC.macs * GAMMA
+    device = Device("d", {"default": GAMMA}, share=0.2, period_s=0.05, tick_s=0.01)
+    found = simulate([program(0, 1, *[conv()] * 100)], Topology((device,)))
+    assert found.latencies_s[0] == pytest.approx(long_run_s, rel=0.05)
+
+
+def test_times_are_as_a_run_reports_them() -> None:
+    """(begin, end) in ns of every step of every inference; a Recv begins when its message is there."""
+    found = simulate(star(2), topology(3), inferences=2)
+    assert len(found.times) == 2
+    for times in found.times:
+        assert set(times) == {0, 1, 2}
+        for rank, found_times in times.items():
+            assert found_times.shape == ((4, 2) if rank == 0 else (3, 2))
+            assert (found_times[:, 0] <= found_times[:, 1]).all()
+            assert (found_times[1:, 0] >= found_times[:-1, 1]).all()
 
 
 def test_a_region_in_part_costs_its_part() -> None:

@@ -58,7 +58,11 @@ class Contender:
         return answer
 
     def run(self, repeats: int, timeout_s: float) -> Facts:
-        return self.ask({"run": repeats}, timeout_s)
+        return self.do(repeats, timeout_s)
+
+    def do(self, question: Any, timeout_s: float) -> Facts:
+        """Anything that this contender's ``run`` knows."""
+        return self.ask({"run": question}, timeout_s)
 
     def close(self) -> None:
         os.write(self._ask, b'{"quit": true}\n')
@@ -96,7 +100,7 @@ class Voice:
         question: Facts = json.loads(self._questions.readline())
         return question
 
-    def serve(self, facts: Facts, run: Callable[[int], Facts]) -> None:
+    def serve(self, facts: Facts, run: Callable[[Any], Facts]) -> None:
         """Tell the facts, then run as often as asked, until told to quit."""
         self.say({"ready": facts})
         while not (question := self.hear()).get("quit"):
