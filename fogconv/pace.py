@@ -75,12 +75,13 @@ def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topo
     wire: dict[tuple[int, int], list[float]] = {}
     for (origin, to, tag), (gone, n_bytes) in sent.items():
         arrived, waited = came.get((origin, to, tag), (0, 0))
-        if n_bytes < LEAST_BYTES or waited <= 0:
+        # A message that came before it was sent, by two clocks, tells of these alone.
+        if n_bytes < LEAST_BYTES or waited <= 0 or arrived <= gone:
             continue
         link = topology.link(origin, to)
         on_wire_s = n_bytes * link.s_per_byte
         if on_wire_s > link.latency_s:
-            seconds = max(0.0, (arrived - gone) * 1e-9)
+            seconds = (arrived - gone) * 1e-9
             wire.setdefault((origin, to), []).append(seconds / (link.latency_s + on_wire_s))
     return Drift(compute, {pair: statistics.median(ratios) for pair, ratios in wire.items()})
 

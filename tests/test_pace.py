@@ -104,6 +104,16 @@ def test_a_device_whose_rate_changes_is_found_after_two_inferences(rank: int, fa
     assert after.rate((rank + 1) % 4) == TOPOLOGY.rate((rank + 1) % 4)
 
 
+def test_messages_that_came_before_they_were_sent_tell_nothing_of_their_link() -> None:
+    programs = even_rows()
+    times = times_of(programs, TOPOLOGY, {}, {})
+    times[1] = times[1] - 1_000_000_000  # its clock is a second behind
+    drift = observe(programs, range(4), times, TOPOLOGY)
+    assert drift.wire
+    assert not [pair for pair in drift.wire if pair[1] == 1]
+    assert all(ratio > 0 for ratio in drift.wire.values())
+
+
 def test_when_all_are_slower_the_plan_is_as_good_as_before() -> None:
     pace = Pace()
     for _ in range(5):
