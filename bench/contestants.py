@@ -48,7 +48,7 @@ class Contest:
         self.torch_nchw, self.torch_other = self._torch()
         prepared = prepare_conv2d(spec, self.weight, self.bias)
         self.algorithm = prepared.algorithm
-        blocked = Blocked.empty(*spec.input_shape, prepared.wanted_margin)
+        blocked = prepared.empty_input()
         pack_input = bind_pack(self.x, blocked)
         pack_input()
         self._out = Blocked.empty(*spec.output_shape)

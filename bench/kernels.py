@@ -1,8 +1,10 @@
-"""Our convolutions against torch's: `python -m bench.kernels --net resnet50 [--json] [--shards] [--errors]`.
+"""Our convolutions against torch's: `python -m bench.kernels --net resnet50 [--json] [--shards] [--errors] [--threads 2]`.
 
 One thread, batch 1, fp32. Every layer's contestants run interleaved in this process, each warmed by an untimed call
 before the timed one. A round's ratio is torch's best variant of the layer ÷ ours; the layer's ratio is the median over the
 rounds. The geometric mean goes over the distinct layers, the total counts each as often as it occurs.
+
+``--threads 2`` compares our kernels on one thread with themselves on two, instead.
 
 ``--quantile 0`` takes each contestant's fastest round instead, for machines with noisy neighbours.
 """
@@ -13,47 +15,18 @@ import argparse
 import json
 import math
 import statistics
-import time
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from bench.contestants import Call, Contest, with_fair_malloc
+from bench.contestants import Contest, with_fair_malloc
 from bench.layers import conv_specs, label
+from bench.scaling import Times, bench_shards, bench_threads, interleaved, scaling_of
 from fogconv.geometry import ConvSpec
-from fogconv.kernels import prepare_conv2d
-from fogconv.kernels.blocked import Blocked
 
 NETS = ("resnet50", "vgg16", "inception_v3", "mobilenet_v2")
 
 TARGET = {"resnet50": 1.2, "vgg16": 2.3, "inception_v3": 1.4, "mobilenet_v2": 1.15}
-
-SAMPLE_S = 2e-4
-"""Short calls are repeated to fill a sample of this length."""
-
-Times = dict[str, list[float]]
-
-
-def interleaved(calls: Mapping[str, Call], budget_s: float, least_rounds: int = 7) -> Times:
-    """Seconds per call of every contestant, round by round."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(SAMPLE_S / max(1e-7, time.perf_counter() - start)))
-    times: Times = {name: [] for name in calls}
-    begin = time.perf_counter()
-    while len(times[next(iter(calls))]) < least_rounds or time.perf_counter() - begin < budget_s:
-        for name, call in calls.items():
-            call()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats[name])
-    return times
 
 
 def compare(times: Times, ours: str, others: list[str], fastest: bool) -> dict[str, Any]:
@@ -113,24 +86,6 @@ def bench_net(net: str, budget_s: float, fastest: bool, errors: bool, only: str 
     }
 
 
-def bench_shards(spec: ConvSpec, budget_s: float) -> list[dict[str, float]]:
-    """1/n of the output channels, n = 1 … 8: the time of the largest shard, and how near n of them come to n-fold speed."""
-    random = np.random.default_rng(0)
-    weight = random.standard_normal(spec.weight_shape, dtype=np.float32)
-    calls: dict[str, Call] = {}
-    for n in range(1, 9):
-        channels = -(-spec.out_channels // n)
-        part = ConvSpec(
-            spec.in_channels, channels, spec.height, spec.width, spec.kernel, spec.stride, spec.padding, spec.dilation
-        )
-        prepared = prepare_conv2d(part, weight[:channels])
-        calls[str(n)] = prepared.bind(
-            Blocked.empty(*part.input_shape, prepared.wanted_margin), Blocked.empty(*part.output_shape)
-        )
-    times = {name: min(seconds) for name, seconds in interleaved(calls, budget_s).items()}
-    return [{"n": n, "shard_s": times[str(n)], "efficiency": times["1"] / (n * times[str(n)])} for n in range(1, 9)]
-
-
 def print_net(result: dict[str, Any]) -> None:
     print(f"{result['net']}: one thread, batch 1, fp32; ratio = torch's best ÷ ours")
     for layer in result["layers"]:
@@ -151,6 +106,30 @@ def print_net(result: dict[str, Any]) -> None:
         print(f"worst error against float64 {result['worst_error']:.1e} of the largest value")
 
 
+def print_scaling(net: str, threads: int, budget_s: float, only: str, as_json: bool) -> None:
+    layers = []
+    for spec, count in conv_specs(net).items():
+        if only in label(spec):
+            layers.append({**bench_threads(spec, threads, budget_s), "count": count})
+            row = layers[-1]
+            if not as_json:
+                print(
+                    f"{row['layer']:34s} {row['algorithm']:10s} {1e6 * row['one_s']:7.0f} → {1e6 * row['several_s']:7.0f} µs"
+                    f" ratio {row['ratio']:.2f}",
+                    flush=True,
+                )
+    kinds = scaling_of(layers)
+    if as_json:
+        print(json.dumps({"net": net, "threads": threads, "kinds": kinds, "layers": layers}))
+        return
+    for kind, found in kinds.items():
+        target = f" (target {found['target']} on two)" if "target" in found else ""
+        print(
+            f"{kind}: geometric mean over {found['layers']:.0f} layers {found['geomean']:.2f}{target}, summed "
+            f"{found['total_ratio']:.2f}, worst {found['worst']:.2f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -162,6 +141,7 @@ def main() -> None:
     parser.add_argument("--quantile", type=float, choices=(0.0, 0.5), default=0.5, help="0: fastest rounds, 0.5: medians")
     parser.add_argument("--errors", action="store_true", help="compare with float64 as well (slow)")
     parser.add_argument("--shards", action="store_true", help="efficiency of 1/n shards instead")
+    parser.add_argument("--threads", type=int, help="how our kernels scale from one thread to so many, instead")
     options = parser.parse_args()
     with_fair_malloc()
     torch.set_num_threads(1)
@@ -170,6 +150,9 @@ def main() -> None:
             if options.only in label(spec) and spec.groups == 1:
                 row = bench_shards(spec, options.seconds)
                 print(f"{label(spec):34s}", " ".join(f"1/{r['n']}: {r['efficiency']:.2f}" for r in row), flush=True)
+        return
+    if options.threads:
+        print_scaling(options.net, options.threads, options.seconds, options.only, options.json)
         return
     result = bench_net(options.net, options.seconds, options.quantile == 0, options.errors, options.only)
     if options.json:

@@ -128,7 +128,7 @@ class _Forward:
         self.weight = weight
         prepared = prepare_conv2d(spec, packed, threads=threads)
         if before is None:
-            self._x = Blocked.empty(*spec.input_shape, prepared.wanted_margin)
+            self._x = prepared.empty_input()
             self._out = Blocked.empty(*spec.output_shape)
             self._result = np.empty(spec.output_shape, np.float32)
         else:

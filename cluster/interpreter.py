@@ -19,10 +19,11 @@ from fogconv.cluster.arrays import Arrays
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.gather import bind_gather
 from fogconv.cluster.mailbox import SHORT_BYTES, Mailbox, as_array
+from fogconv.cluster.narrow import narrow_buffers
 from fogconv.errors import ClusterError, WireError
 from fogconv.geometry import Region
 from fogconv.kernels import elementwise, pooling, wire
-from fogconv.kernels.blocked import BLOCK, Blocked, Margin, pack, unpack
+from fogconv.kernels.blocked import BLOCK, NARROW, Blocked, Margin, pack, unpack
 from fogconv.kernels.conv import PreparedConv2d, prepare_conv2d
 from fogconv.kernels.linear import PreparedLinear
 from fogconv.kernels.scratch import Scratch
@@ -76,8 +77,10 @@ class Executable:
         self._threads = threads
         self._host = host
         self.arrays = Arrays()
+        narrow = narrow_buffers(program)
         self._buffers = [
-            Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin)) for buffer in program.buffers
+            Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin), NARROW if number in narrow else BLOCK)
+            for number, buffer in enumerate(program.buffers)
         ]
         self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers)
         self._scratch = Scratch()

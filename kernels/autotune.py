@@ -32,7 +32,7 @@ ROUNDS = 9
 
 
 def key(spec: ConvSpec) -> str:
-    """A spec as a word: cxHxW-fkK_hxK_wsS, then what differs from its default (batch does not matter)."""
+    """A spec as a word: cxHxW-fkK_hxK_wsS, then what differs from its default."""
     word = f"{spec.in_channels}x{spec.height}x{spec.width}-{spec.out_channels}"
     word += f"k{spec.kernel[0]}x{spec.kernel[1]}s{spec.stride[0]}"
     if spec.stride[0] != spec.stride[1]:
@@ -41,16 +41,17 @@ def key(spec: ConvSpec) -> str:
         word += "p" + (str(spec.padding[0]) if len(set(spec.padding)) == 1 else "x".join(map(str, spec.padding)))
     if spec.dilation != (1, 1):
         word += f"d{spec.dilation[0]}x{spec.dilation[1]}"
-    return word + (f"g{spec.groups}" if spec.groups > 1 else "")
+    word += f"g{spec.groups}" if spec.groups > 1 else ""
+    return word + (f"n{spec.batch}" if spec.batch > 1 else "")
 
 
 def parse(word: str) -> ConvSpec:
     """The inverse of `key`. Raises KernelError for anything else."""
     number = r"(\d+(?:x\d+)*)"
-    match = re.fullmatch(rf"(\d+)x(\d+)x(\d+)-(\d+)k{number}s{number}(?:p{number})?(?:d{number})?(?:g(\d+))?", word)
+    match = re.fullmatch(rf"(\d+)x(\d+)x(\d+)-(\d+)k{number}s{number}(?:p{number})?(?:d{number})?(?:g(\d+))?(?:n(\d+))?", word)
     if match is None:
         raise KernelError(f"{word!r} is no convolution; write it like 64x56x56-64k3x3s1p1")
-    c, h, w, f, kernel, stride, padding, dilation, groups = match.groups()
+    c, h, w, f, kernel, stride, padding, dilation, groups, batch = match.groups()
 
     def numbers(text: str | None, count: int, default: int) -> tuple[int, ...]:
         values = tuple(map(int, text.split("x"))) if text else (default,)
@@ -61,7 +62,8 @@ def parse(word: str) -> ConvSpec:
     top, bottom, left, right = numbers(padding, 4, 0)
     k, s, d = numbers(kernel, 2, 1), numbers(stride, 2, 1), numbers(dilation, 2, 1)
     pad = (top, bottom, left, right)
-    return ConvSpec(int(c), int(f), int(h), int(w), (k[0], k[1]), (s[0], s[1]), pad, (d[0], d[1]), int(groups or 1))
+    shape = int(c), int(f), int(h), int(w), (k[0], k[1]), (s[0], s[1]), pad, (d[0], d[1])
+    return ConvSpec(*shape, int(groups or 1), int(batch or 1))
 
 
 def tuned_algorithm(spec: ConvSpec, isa: Isa) -> str | None:
@@ -71,18 +73,18 @@ def tuned_algorithm(spec: ConvSpec, isa: Isa) -> str | None:
 
 
 def tune(spec: ConvSpec) -> dict[str, float]:
-    """Measure every algorithm for one image and one thread and keep the fastest: seconds by algorithm."""
+    """Measure every algorithm on one thread and keep the fastest: seconds by algorithm."""
     from fogconv.kernels.conv import prepare_conv2d  # these modules need each other
     from fogconv.kernels.select import candidates
 
-    isa, spec = host_isa(), spec.with_batch(1)
+    isa = host_isa()
     random = np.random.default_rng(0)
     weight = random.standard_normal(spec.weight_shape, dtype=np.float32)
     x = random.standard_normal(spec.input_shape, dtype=np.float32)
     calls = {}
     for name in candidates(spec, isa):
         prepared = prepare_conv2d(spec, weight, algorithm=name)
-        calls[name] = prepared.bind(pack(x, prepared.wanted_margin), Blocked.empty(*spec.output_shape))
+        calls[name] = prepared.bind(pack(x, out=prepared.empty_input()), Blocked.empty(*spec.output_shape))
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(ROUNDS):
         for name, call in calls.items():

@@ -3,6 +3,9 @@
 data    (N, ⌈C/16⌉, top+H+bottom, left+W+right, 16) float32, the last axis contiguous and 64-byte aligned
 lane    one of the 16 channels of a block; the lanes beyond C in the last block hold finite values that nobody uses
 margin  zeros around each map, as many as the convs that read it need for their padding
+
+A map of up to 4 channels can be narrow: (N, 1, …, 4), aligned to 16 bytes. First convolutions, packing, unpacking and the
+wire take narrow maps; the other kernels refuse them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from fogconv.errors import KernelError
 
 BLOCK = 16
 """Channels per block, the same on every instruction set; a kernel's vector length divides it."""
+
+NARROW = 4
+"""Lanes of a narrow map."""
 
 Array = NDArray[np.float32]
 
@@ -46,15 +52,20 @@ class Blocked:
     margin: Margin = Margin()
 
     @staticmethod
-    def empty(batch: int, channels: int, height: int, width: int, margin: Margin = Margin()) -> Blocked:
-        """A new map of zeros, 64-byte aligned. Raises KernelError for negative sizes."""
+    def empty(batch: int, channels: int, height: int, width: int, margin: Margin = Margin(), lanes: int = BLOCK) -> Blocked:
+        """A new map of zeros, 64-byte aligned; narrow where ``lanes`` is 4. Raises KernelError for negative sizes, and for
+        more channels than a narrow map has."""
         shape = (
             batch,
             blocks(channels),
             margin.top + height + margin.bottom,
             margin.left + width + margin.right,
-            BLOCK,
+            lanes,
         )
+        if lanes != BLOCK and not (lanes == NARROW and 0 < channels <= NARROW):
+            raise KernelError(
+                f"{channels} channels can't lie in pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
+            )
         if min(batch, channels, height, width, *margin) < 0:
             raise KernelError(f"a blocked map can't have the negative sizes {shape}")
         return Blocked(aligned_zeros(shape), channels, height, width, margin)
@@ -62,6 +73,11 @@ class Blocked:
     @property
     def batch(self) -> int:
         return int(self.data.shape[0])
+
+    @property
+    def lanes(self) -> int:
+        """16, or 4 if the map is narrow."""
+        return int(self.data.shape[4])
 
     @property
     def interior(self) -> Array:

@@ -15,7 +15,7 @@ from numba.core import types
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.kernels.blocked import BLOCK, Blocked, blocks
+from fogconv.kernels.blocked import BLOCK, NARROW, Blocked, blocks
 
 Bound = Callable[[], None]
 
@@ -32,11 +32,14 @@ class Place(NamedTuple):
     row: int
 
 
-def place(name: str, x: Blocked) -> Place:
-    """The Place of a map. Raises KernelError for an array that is not in the blocked layout."""
+def place(name: str, x: Blocked, narrow: bool = False) -> Place:
+    """The Place of a map. Raises KernelError for an array that is not in the blocked layout, and for a narrow one if
+    ``narrow`` isn't set."""
     data = x.data
-    if data.dtype != np.float32 or data.ndim != 5 or data.shape[4] != BLOCK:
-        raise KernelError(f"{name}: a blocked map is a float32 array (N, blocks, rows, columns, {BLOCK}), not {_what(data)}")
+    if data.dtype != np.float32 or data.ndim != 5 or data.shape[4] not in ((BLOCK, NARROW) if narrow else (BLOCK,)):
+        lanes = f"{BLOCK} or {NARROW}" if narrow else str(BLOCK)
+        raise KernelError(f"{name}: a blocked map is a float32 array (N, blocks, rows, columns, {lanes}), not {_what(data)}")
+    pixel = 4 * x.lanes
     m = x.margin
     inner = (m.top + x.height + m.bottom, m.left + x.width + m.right)
     if data.shape[1] < blocks(x.channels) or data.shape[2] < inner[0] or data.shape[3] < inner[1]:
@@ -45,12 +48,12 @@ def place(name: str, x: Blocked) -> Place:
             f"blocks of {inner[0]}×{inner[1]}; the array has {data.shape[1:4]}"
         )
     image, block, row, column, lane = data.strides
-    if data.size and (lane != 4 or (column != PIXEL and data.shape[3] > 1)):
+    if data.size and (lane != 4 or (column != pixel and data.shape[3] > 1)):
         raise KernelError(f"{name}: the lanes and the columns must be contiguous; the strides are {data.strides} bytes")
-    address = data.__array_interface__["data"][0] + m.top * row + m.left * PIXEL
-    if data.size and address % PIXEL:
+    address = data.__array_interface__["data"][0] + m.top * row + m.left * pixel
+    if data.size and address % pixel:
         raise KernelError(
-            f"{name}: the array must be aligned to {PIXEL} bytes; it starts {address % PIXEL} bytes after that"
+            f"{name}: the array must be aligned to {pixel} bytes; it starts {address % pixel} bytes after that"
         )
     return Place(address, image, block, row)
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fogconv.errors import KernelError
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import activation as activations
-from fogconv.kernels.blocked import Array, Blocked, Margin
+from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin
 from fogconv.kernels.bound import Bound
+from fogconv.kernels.direct import lanes_for
 from fogconv.kernels.grouped import nothing
 from fogconv.kernels.isa import Isa, host_isa
 from fogconv.kernels.scratch import Scratch
@@ -58,6 +59,16 @@ class PreparedConv2d:
     def wanted_margin(self) -> Margin:
         """The input margin with which it is fastest; at least the padding, which is all that it needs."""
         return self._kernel.wanted_margin
+
+    @property
+    def wanted_lanes(self) -> int:
+        """Lanes per pixel of the input with which it is fastest: 4 (see `fogconv.kernels.blocked`) for a first layer; it
+        takes 16 as well."""
+        return lanes_for(self.spec) if self.algorithm == "direct" else BLOCK
+
+    def empty_input(self) -> Blocked:
+        """A map of zeros for its input, with the margin and the lanes that it wants."""
+        return Blocked.empty(*self.spec.input_shape, self.wanted_margin, self.wanted_lanes)
 
     @property
     def weight_bytes(self) -> int:
@@ -178,7 +189,7 @@ def conv2d(
         return np.empty((0, *spec.output_shape[1:]), np.float32)
     prepared = prepare_conv2d(spec, weight, bias, activation=activation, precision=precision)
     out = Blocked.empty(*spec.output_shape)
-    blocked = Blocked.empty(*spec.input_shape, Margin(*prepared.wanted_margin))
+    blocked = prepared.empty_input()
     bind_pack(np.ascontiguousarray(x), blocked)()
     prepared.run(blocked, out)
     y = np.empty(spec.output_shape, np.float32)

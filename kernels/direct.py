@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import activation as activations
-from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.blocked import BLOCK, NARROW, Array, Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.bound import PIXEL, Bound, Place, address_of, bind, place
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.jit import jit
@@ -40,6 +40,11 @@ FEW, UNROLLED = 4, 24
 """First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
 
 HEADER, ITEM, TILE = 8, 16, 6
+
+
+def lanes_for(spec: ConvSpec) -> int:
+    """Lanes per pixel of the input with which a direct convolution is fastest: 4 for first layers, else 16."""
+    return NARROW if spec.groups == 1 and spec.in_channels <= NARROW else BLOCK
 
 
 @jit
@@ -111,18 +116,7 @@ class DirectKernel:
         depth = spec.in_channels // spec.groups * spec.kernel[0] * spec.kernel[1]
         self.passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth, packed.vectors)
         run_direct.compile("void(int64[::1])")
-        few = (0, 0)
-        if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
-            few = (spec.in_channels, spec.kernel[1])
-        # Many blocks of channels are many streams, too many for the CPU's own prefetcher.
-        ahead = spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
-        self._addresses = {
-            (p.vectors, rows, columns): tile_address(
-                make_tile(isa, rows, columns, p.vectors, BLOCK * spec.stride[1], few, ahead)
-            )
-            for p in self.passes
-            for rows, columns in p.cover.shapes
-        }
+        self._addresses = {self.wanted_lanes: self._tile_addresses(self.wanted_lanes)}
 
     @staticmethod
     def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DirectKernel:
@@ -131,11 +125,31 @@ class DirectKernel:
         passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth)
         return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, passes[0].vectors))
 
+    def _tile_addresses(self, lanes: int) -> dict[tuple[int, int, int], int]:
+        """The micro-kernels, by (vectors, rows, columns), for inputs of so many lanes a pixel."""
+        spec = self.spec
+        few = (0, 0)
+        if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
+            few = (spec.in_channels, spec.kernel[1])
+        # Many blocks of channels are many streams, too many for the CPU's own prefetcher.
+        ahead = spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
+        return {
+            (p.vectors, rows, columns): tile_address(
+                make_tile(self.isa, rows, columns, p.vectors, lanes * spec.stride[1], few, ahead)
+            )
+            for p in self.passes
+            for rows, columns in p.cover.shapes
+        }
+
     def at(self, spec: ConvSpec) -> DirectKernel:
         return DirectKernel(spec, self.isa, self.activation, self.packed)
 
     def warm(self, threads: int) -> None:
-        """Everything was compiled when the kernel was made."""
+        """Everything was compiled when the kernel was made, for inputs of ``wanted_lanes``."""
+
+    @property
+    def wanted_lanes(self) -> int:
+        return lanes_for(self.spec)
 
     @property
     def wanted_margin(self) -> Margin:
@@ -151,9 +165,12 @@ class DirectKernel:
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
         """The call that does one thread's share. Each group's output channels start at a block of their own in ``out``."""
         spec, isa, packed = self.spec, self.isa, self.packed
-        at_x, at_out = place("the input", x), place("the output", out)
+        at_x, at_out = place("the input", x, narrow=spec.groups == 1), place("the output", out)
         at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
-        origin = at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL
+        pixel = 4 * x.lanes
+        origin = at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * pixel
+        if x.lanes not in self._addresses:
+            self._addresses[x.lanes] = self._tile_addresses(x.lanes)
         per_group_in, per_group_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         by_groups = self._split_by_groups(threads)
         fields = np.zeros((spec.groups, FIELDS), np.int64)
@@ -163,7 +180,7 @@ class DirectKernel:
             for p in self.passes:
                 start, stop = part(len(p.cover.bands), chunk, of)
                 first, last = part(p.count, thread, threads) if by_groups else (0, p.count)
-                listed = self._tiles(p, start, stop, at_x, at_out, at_residual)
+                listed = self._tiles(p, start, stop, x.lanes, at_x, at_out, at_residual)
                 if not listed or first == last:
                     continue
                 begin = len(tiles)
@@ -188,27 +205,28 @@ class DirectKernel:
                             begin + len(listed),
                             -(-lanes // BLOCK),
                             0,
-                            p.cover.pieces[0] * spec.stride[1] * PIXEL,
+                            p.cover.pieces[0] * spec.stride[1] * pixel,
                         ]
                     )
         for group in range(spec.groups):
             channels = Channels.of(group * per_group_in, (group + 1) * per_group_in)
-            self._fill(fields[group], channels, at_x, at_out, at_residual, residual is not None)
+            self._fill(fields[group], channels, pixel, at_x, at_out, at_residual, residual is not None)
         code = 0 if self.activation in CLAMPS else activations.code(self.activation)
         numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, items, tiles)
         return bind(run_direct, numbers, fields, packed, x, out, residual)
 
-    def _tiles(self, p: Pass, start: int, stop: int, x: Place, out: Place, residual: Place) -> list[list[int]]:
+    def _tiles(self, p: Pass, start: int, stop: int, lanes: int, x: Place, out: Place, residual: Place) -> list[list[int]]:
         """The tiles of some bands: address and offsets of input, output and residual; rows, columns."""
         down, right = self.spec.stride
+        addresses = self._addresses[lanes]
         skipped = sum(p.cover.bands[:start])
         listed = []
         for t in replace(p.cover, bands=p.cover.bands[start:stop]).places():
             row = t.row + skipped
             listed.append(
                 [
-                    self._addresses[p.vectors, t.rows, t.columns],
-                    row * down * x.row + t.column * right * PIXEL,
+                    addresses[p.vectors, t.rows, t.columns],
+                    row * down * x.row + t.column * right * 4 * lanes,
                     row * out.row + t.column * PIXEL,
                     row * residual.row + t.column * PIXEL,
                     t.rows,
@@ -218,12 +236,20 @@ class DirectKernel:
         return listed
 
     def _fill(
-        self, fields: NDArray[np.int64], channels: Channels, x: Place, out: Place, residual: Place, with_residual: bool
+        self,
+        fields: NDArray[np.int64],
+        channels: Channels,
+        pixel: int,
+        x: Place,
+        out: Place,
+        residual: Place,
+        with_residual: bool,
     ) -> None:
+        """``pixel``: bytes from one input pixel to the next."""
         spec = self.spec
         kh, kw = spec.kernel
         side_by_side = spec.dilation[1] == 1  # a row of the kernel is then one run of K_w·16 floats
-        tap = spec.dilation[1] * PIXEL
+        tap = spec.dilation[1] * pixel
         values = {
             Field.FULL_BLOCKS: channels.full_blocks,
             Field.FULL_OFFSET: channels.first_block * x.block,

@@ -18,7 +18,7 @@ from fogconv.kernels import depthwise
 from fogconv.kernels.autotune import tuned_algorithm
 from fogconv.kernels.blocked import BLOCK, Array, Blocked, Margin, blocks
 from fogconv.kernels.bound import Bound
-from fogconv.kernels.direct import DirectKernel
+from fogconv.kernels.direct import DirectKernel, lanes_for
 from fogconv.kernels.grouped import GroupedKernel
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.linear import is_linear
@@ -90,8 +90,16 @@ def choose(spec: ConvSpec, isa: Isa, strict: bool) -> str:
     return measured if measured in possible else min(possible, key=lambda name: cycles(spec, name))
 
 
+def reads_narrow(spec: ConvSpec) -> bool:
+    """Whether the spec's input had best be a narrow map (see `fogconv.kernels.blocked`), whatever is chosen."""
+    return lanes_for(spec) != BLOCK and not is_linear(spec)
+
+
 def cycles(spec: ConvSpec, algorithm: str) -> float:
-    """An estimate in cycles of a core that multiplies 16 floats per cycle. One image; only ratios matter."""
+    """An estimate in cycles of a core that multiplies 16 floats per cycle, per image; only ratios matter.
+
+    Winograd's weights are read once for the whole batch.
+    """
     out = blocks(spec.out_channels)
     products = spec.in_channels * out
     form = form_of(spec, int(algorithm[-1])) if algorithm.startswith("winograd") else None
@@ -102,7 +110,7 @@ def cycles(spec: ConvSpec, algorithm: str) -> float:
     tiles = -(-spec.out_height // mh) * -(-spec.out_width // mw)
     into, back = TRANSFORM_CYCLES
     transforms = tiles * elements * (into * blocks(spec.in_channels) + back * out)
-    return tiles * elements * products + transforms + _reading(elements * products)
+    return tiles * elements * products + transforms + _reading(elements * products) / spec.batch
 
 
 def _reading(lines: int) -> float:

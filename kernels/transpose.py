@@ -16,8 +16,8 @@ from numba.core import types
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.kernels import vector
-from fogconv.kernels.blocked import BLOCK, Blocked, aligned_zeros
+from fogconv.kernels import narrow, vector
+from fogconv.kernels.blocked import BLOCK, NARROW, Blocked, aligned_zeros
 from fogconv.kernels.bound import Bound, address_of, bind, place
 from fogconv.kernels.jit import jit
 
@@ -29,14 +29,14 @@ def bind_pack(x: Array, out: Blocked) -> Bound:
 
     Raises KernelError for another shape or type than the output's.
     """
-    return bind(_pack, *_arguments(x, out))
+    return bind(narrow.pack(out.channels) if out.lanes == NARROW else _pack, *_arguments(x, out))
 
 
 def bind_unpack(x: Blocked, out: Array) -> Bound:
     """Blocked → NCHW. Raises KernelError for another shape or type than the input's."""
     if not out.flags.writeable:
         raise KernelError("the output array is read-only")
-    return bind(_unpack, *_arguments(out, x))
+    return bind(narrow.unpack(x.channels) if x.lanes == NARROW else _unpack, *_arguments(out, x))
 
 
 def _arguments(plain: Array, blocked: Blocked) -> tuple[Any, ...]:
@@ -46,7 +46,7 @@ def _arguments(plain: Array, blocked: Blocked) -> tuple[Any, ...]:
     _, _, rows, columns = plain.shape
     if plain.size and ((columns > 1 and plain.strides[3] != 4) or (rows > 1 and plain.strides[2] != 4 * columns)):
         raise KernelError(f"the NCHW array's rows must follow one another; its strides are {plain.strides} bytes")
-    at = place("blocked map", blocked)
+    at = place("blocked map", blocked, narrow=True)
     scratch = aligned_zeros((2, BLOCK, BLOCK))
     numbers = (*at, address_of(plain), *plain.strides[:2], *shape, address_of(scratch))
     return numbers, plain, blocked.data, scratch

@@ -1,6 +1,6 @@
 """Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36.
 
-Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time: transform their inputs into V, multiply the
+Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time, of any images: transform their inputs into V, multiply the
 matrices, one per element, with the micro-kernel that direct convolution uses (a tile takes the place of a pixel), transform
 the products M back into the output.
 
@@ -60,53 +60,51 @@ def driver(form: Form, isa: Isa) -> Any:
 
     @jit
     def run_winograd(a):  # type: ignore[no-untyped-def]
-        batch, x_image, out_image, residual_image, code = a[:5]
-        x_start, x_row, x_block, x_blocks, x_rows, x_columns = a[5:11]
-        out_start, out_row, out_block, out_first, out_last = a[11:16]
-        residual_start, residual_row, residual_block = a[16:19]
+        per_image, x_image, out_image, residual_image, code = a[:5]
+        x, x_row, x_block, x_blocks, x_rows, x_columns = a[5:11]
+        out, out_row, out_block, out_first, out_last = a[11:16]
+        residual, residual_row, residual_block = a[16:19]
         v, products, weights_start, weights_element = a[19:23]
         bias, zeros, flags, clamp = a[23:27]
         across, height, width, sets = a[27:31]
-        for image in range(batch):
-            x = x_start + image * x_image
-            out = out_start + image * out_image
-            residual = residual_start + image * residual_image
-            for number in range(sets):
-                at = HEADER + BLOCK_NUMBERS * number
-                first, last, v_element, v_block, m_element, m_block, fields, items, items_end = a[at : at + 9]
-                for block in range(x_blocks):
-                    to = v + block * v_block
-                    for tile in range(first, last):
-                        row, column = down * (tile // across), right * (tile % across)
-                        start = x + block * x_block + row * x_row + 64 * column
-                        transform_input(start, x_row, x_rows - row, x_columns - column, to, v_element)
-                        to += 64
-                for element in range(elements):
-                    for item in range(items, items_end, ITEM):
-                        weights = weights_start + element * weights_element + a[item]
-                        to = products + element * m_element + a[item + 1]
-                        for _group in range(a[item + 2]):
-                            for tile in range(a[item + 5], a[item + 6], TILE):
-                                offset = a[tile + 1]
-                                start = v + element * v_element + offset
-                                call_tile(a[tile], fields, start, weights, zeros, to + offset, 0, weights)
-                            weights += a[item + 3]
-                            to += a[item + 4]
-                for block in range(out_first, out_last):
-                    start = products + block * m_block
-                    for tile in range(first, last):
-                        row, column = down * (tile // across), right * (tile % across)
-                        to = out + block * out_block + row * out_row + 64 * column
-                        more = residual + block * residual_block + row * residual_row + 64 * column
-                        rows, columns = height - row, width - column
-                        transform_output(
-                            start, m_element, bias + 64 * block, to, out_row, more, residual_row, rows, columns, flags, clamp
-                        )
-                        start += 64
-                        if code > 0:
-                            for i in range(min(down, rows)):
-                                for j in range(min(right, columns)):
-                                    store(to + i * out_row + 64 * j, activate(load(to + i * out_row + 64 * j), code))
+        for number in range(sets):
+            at = HEADER + BLOCK_NUMBERS * number
+            first, last, v_element, v_block, m_element, m_block, fields, items, items_end = a[at : at + 9]
+            for block in range(x_blocks):
+                to = v + block * v_block
+                for tile in range(first, last):
+                    image, place = tile // per_image, tile % per_image
+                    row, column = down * (place // across), right * (place % across)
+                    start = x + image * x_image + block * x_block + row * x_row + 64 * column
+                    transform_input(start, x_row, x_rows - row, x_columns - column, to, v_element)
+                    to += 64
+            for element in range(elements):
+                for item in range(items, items_end, ITEM):
+                    weights = weights_start + element * weights_element + a[item]
+                    to = products + element * m_element + a[item + 1]
+                    for _group in range(a[item + 2]):
+                        for tile in range(a[item + 5], a[item + 6], TILE):
+                            offset = a[tile + 1]
+                            start = v + element * v_element + offset
+                            call_tile(a[tile], fields, start, weights, zeros, to + offset, 0, weights)
+                        weights += a[item + 3]
+                        to += a[item + 4]
+            for block in range(out_first, out_last):
+                start = products + block * m_block
+                for tile in range(first, last):
+                    image, place = tile // per_image, tile % per_image
+                    row, column = down * (place // across), right * (place % across)
+                    to = out + image * out_image + block * out_block + row * out_row + 64 * column
+                    more = residual + image * residual_image + block * residual_block + row * residual_row + 64 * column
+                    rows, columns = height - row, width - column
+                    transform_output(
+                        start, m_element, bias + 64 * block, to, out_row, more, residual_row, rows, columns, flags, clamp
+                    )
+                    start += 64
+                    if code > 0:
+                        for i in range(min(down, rows)):
+                            for j in range(min(right, columns)):
+                                store(to + i * out_row + 64 * j, activate(load(to + i * out_row + 64 * j), code))
 
     return run_winograd
 
@@ -133,6 +131,7 @@ class WinogradKernel:
         self.algorithm = f"winograd{max(form.outputs)}"
         self._packed, self._scratch = packed, scratch
         self._down, self._across = _tiles(spec, form)
+        self._tiles = spec.batch * self._down * self._across
         driver(form, isa).compile("void(int64[::1])")
 
     def warm(self, threads: int) -> None:
@@ -145,19 +144,18 @@ class WinogradKernel:
 
     def _by_tiles(self, threads: int) -> bool:
         """Whether threads share the tiles, or the output channels where tiles are few."""
-        few = self._down * self._across < 2 * LEAST_TILES * threads
+        few = self._tiles < 2 * LEAST_TILES * threads
         return threads == 1 or not few or blocks(self.spec.out_channels) < 2 * threads
 
     def _tiles_of(self, thread: int, threads: int) -> tuple[int, int]:
-        tiles = self._down * self._across
-        return part(tiles, thread, threads) if self._by_tiles(threads) else (0, tiles)
+        return part(self._tiles, thread, threads) if self._by_tiles(threads) else (0, self._tiles)
 
     @staticmethod
     def prepare(
         spec: ConvSpec, isa: Isa, form: Form, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
     ) -> WinogradKernel:
         down, across = _tiles(spec, form)
-        tiles = max(_set_sizes(spec, form, down * across))
+        tiles = max(_set_sizes(spec, form, spec.batch * down * across))
         passes = plan_passes(isa, 1, tiles, spec.out_channels, spec.in_channels)
         return WinogradKernel(spec, isa, form, activation, pack(weight, bias, form, isa, passes[0].vectors), scratch)
 
@@ -199,7 +197,7 @@ class WinogradKernel:
         spec, isa, a2 = self.spec, self.isa, self.form.elements
         at_x, at_out = place("the input", x), place("the output", out)
         at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
-        tiles, out_blocks = self._down * self._across, blocks(spec.out_channels)
+        out_blocks = blocks(spec.out_channels)
         by_tiles = self._by_tiles(threads)
         first_tile, last_tile = self._tiles_of(thread, threads)
         sizes = self._set_sizes(last_tile - first_tile)
@@ -253,12 +251,12 @@ class WinogradKernel:
             )
             start += size
         if not by_tiles:
-            first_block, last_block = self._blocks_of(thread, threads, tiles)
+            first_block, last_block = self._blocks_of(thread, threads)
         m = x.margin
         first_item = HEADER + BLOCK_NUMBERS * len(sets)
         first_call = first_item + ITEM * len(items)
         header = [
-            *(spec.batch, at_x.image, at_out.image, at_residual.image),
+            *(self._down * self._across, at_x.image, at_out.image, at_residual.image),
             0 if self.activation in CLAMPS else activations.code(self.activation),
             at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL,
             *(at_x.row, at_x.block, blocks(spec.in_channels)),
@@ -279,10 +277,10 @@ class WinogradKernel:
             numbers += call
         return bind(driver(self.form, isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
 
-    def _blocks_of(self, thread: int, threads: int, tiles: int) -> tuple[int, int]:
+    def _blocks_of(self, thread: int, threads: int) -> tuple[int, int]:
         """The output blocks whose sums one thread makes when threads share the output channels."""
         touched = []
-        for p in self._passes(tiles):
+        for p in self._passes(self._tiles):
             first, last = part(p.count, thread, threads)
             if last > first:
                 per_vector = self.isa.vector_length

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import DependencyError, KernelError, WireError
-from fogconv.kernels import vector
-from fogconv.kernels.blocked import BLOCK, Blocked
+from fogconv.kernels import narrow, vector
+from fogconv.kernels.blocked import BLOCK, NARROW, Blocked
 from fogconv.kernels.bound import Bound, address_of, bind, place, sequence
 from fogconv.kernels.jit import jit
 
@@ -57,11 +57,12 @@ def bind_extract(source: Blocked, first_channel: int, channels: int, out: NDArra
     kind = _check(source, first_channel, channels, out, "output")
     if not out.flags.writeable:
         raise KernelError("the output array is read-only")
-    at = place("source", source)
+    at = place("source", source, narrow=True)
     first, shift = divmod(first_channel, BLOCK)
     last = (first_channel + channels - 1) // BLOCK
     numbers = (*at, address_of(out), source.batch, channels, source.height, source.width, shift, first, last)
-    return bind(_extract(kind, shift != 0), numbers, source.data, out)
+    kernel = narrow.extract(_store(kind), _size(kind)) if source.lanes == NARROW else _extract(kind, shift != 0)
+    return bind(kernel, numbers, source.data, out)
 
 
 def bind_insert(
@@ -71,13 +72,17 @@ def bind_insert(
     kind = _check(target, first_channel, channels, payload, "payload")
     if channels == 0:
         return sequence(())
-    at = place("target", target)
+    at = place("target", target, narrow=True)
     block, start = divmod(first_channel, BLOCK)
     numbers = (
         *(at.address + block * at.block, at.image, at.block, at.row),
         *(address_of(payload), target.batch, channels, target.height, target.width, start),
     )
-    return bind(_insert(kind, start != 0, accumulate), numbers, target.data, payload)
+    if target.lanes == NARROW:
+        kernel = narrow.insert(_load(kind), _size(kind), accumulate)
+    else:
+        kernel = _insert(kind, start != 0, accumulate)
+    return bind(kernel, numbers, target.data, payload)
 
 
 def bind_inserts(
@@ -232,6 +237,11 @@ def _decode_zeros(data: memoryview, elements: int) -> Array:
     return out
 
 
+def _size(kind: int) -> int:
+    """Bytes of an element."""
+    return 4 if kind == 0 else 2
+
+
 @cache
 def _load(kind: int) -> Any:
     """Load the first lanes of a payload's group."""
@@ -278,7 +288,7 @@ def _store_float(address, value, lanes):  # type: ignore[no-untyped-def]
 
 @cache
 def _extract(kind: int, unaligned: bool) -> Any:
-    store, size = _store(kind), 4 if kind == 0 else 2
+    store, size = _store(kind), _size(kind)
 
     @jit
     def extract(a):  # type: ignore[no-untyped-def]
@@ -311,7 +321,7 @@ def _extract(kind: int, unaligned: bool) -> Any:
 
 @cache
 def _insert(kind: int, unaligned: bool, accumulate: bool) -> Any:
-    load, size = _load(kind), 4 if kind == 0 else 2
+    load, size = _load(kind), _size(kind)
 
     @jit
     def insert(a):  # type: ignore[no-untyped-def]

@@ -13,7 +13,7 @@ import numpy as np
 
 from fogconv.geometry import ConvSpec, PoolSpec
 from fogconv.kernels import blocked, elementwise, gradient, linear, panels, pooling, transpose, wire
-from fogconv.kernels.blocked import Blocked, Margin
+from fogconv.kernels.blocked import NARROW, Blocked, Margin
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
@@ -80,6 +80,16 @@ def run(channels: int, height: int, width: int, margin: Margin) -> None:
             payload = guarded(wire.wire_elements(2, count, height, width), dtype)
             wire.bind_extract(x, first, count, payload)()
             wire.bind_insert(payload, out, first, count, True)()
+    if channels <= NARROW:
+        shape_in_memory = (2, 1, margin.top + height + margin.bottom, margin.left + width + margin.right, NARROW)
+        narrow = Blocked(guarded(shape_in_memory), channels, height, width, margin)
+        transpose.bind_pack(plain, narrow)()
+        transpose.bind_unpack(narrow, plain)()
+        for dtype in wire.DTYPES.values():
+            for first in range(channels):
+                payload = guarded(wire.wire_elements(2, channels - first, height, width), dtype)
+                wire.bind_extract(narrow, first, channels - first, payload)()
+                wire.bind_insert(payload, narrow, first, channels - first, first > 0)()
     flat = filled(channels * height * width)
     flat[::3] = 0
     for form in ("fp16", "bf16", "zeros"):

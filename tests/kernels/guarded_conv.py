@@ -6,21 +6,24 @@ arrays kills this process: `test_guard_pages_conv` looks at how it ended.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import blocked, depthwise, direct, winograd
 from fogconv.kernels import scratch as scratches
-from fogconv.kernels.blocked import Blocked, Margin
+from fogconv.kernels.blocked import BLOCK, NARROW, Blocked, Margin
 from fogconv.kernels.isa import AVX2, Isa, host_isa
 from fogconv.kernels.scratch import Scratch
-from fogconv.kernels.select import candidates, prepare_kernel
+from fogconv.kernels.select import candidates, prepare_kernel, reads_narrow
 from tests.kernels import guarded
 
 P1 = (1, 1, 1, 1)
 
 SPECS = (
     ConvSpec(3, 5, 7, 7, (3, 3), (2, 2), P1),
+    ConvSpec(4, 5, 7, 7, (3, 3), (1, 1), P1),
     ConvSpec(21, 37, 5, 7, (3, 3), (1, 1), P1, batch=2),
     ConvSpec(16, 16, 3, 5, (3, 3), (1, 1), (1, 0, 0, 1)),
     ConvSpec(32, 16, 4, 7, (1, 1), (2, 2)),
@@ -36,8 +39,9 @@ def run(spec: ConvSpec, isa: Isa) -> None:
         weight, bias = guarded.filled(*spec.weight_shape), guarded.filled(spec.out_channels)
         kernel = prepare_kernel(algorithm, spec, isa, weight, bias, "relu", Scratch())
         kernel.warm(2)
-        for margin in (Margin(*spec.padding), kernel.wanted_margin):
-            x = Blocked.empty(*spec.input_shape, margin)
+        lanes = (BLOCK, NARROW) if reads_narrow(spec) else (BLOCK,)
+        for margin, width in itertools.product((Margin(*spec.padding), kernel.wanted_margin), lanes):
+            x = Blocked.empty(*spec.input_shape, margin, width)
             x.interior[...] = 1.0
             out, residual = Blocked.empty(*spec.output_shape), Blocked.empty(*spec.output_shape)
             for more in (None, residual):
