@@ -68,6 +68,10 @@ class Prices:
         seconds = latency_s + max(busiest_s, slowest_s)
         return Traffic(tuple(zip(sent, received, strict=True)), seconds, max(handled))
 
+    def start_s(self, ranks: int) -> float:
+        """What starting and ending an inference on so many ranks takes the master: a message to each other and one back."""
+        return 2 * max(0, ranks - 1) * self.topology.devices[0].message_s
+
     def work_s(self, layer: Layer, work: Work) -> float:
         """One rank's part of a layer, on that rank's device."""
         device = self.topology.devices[work.rank]

@@ -78,6 +78,7 @@ class Options:
         rates = level([prices.topology.rate(rank) for rank in prices.topology.ranks])
         self._weights = [rate if rank in self._crew else 0.0 for rank, rate in enumerate(rates)]
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
+        self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and _halo(layer)}
         self.channel_spans = cache(self._channel_spans)
 
     def of(self, layer: Layer) -> tuple[Option, ...]:
@@ -107,7 +108,7 @@ class Options:
             case "C":
                 return shard_channels(whole, self.channel_spans(tensor))
             case _:
-                return shard_rows(whole, split(len(whole.rows), self._weights))
+                return shard_rows(whole, self._row_spans(len(whole.rows)))
 
     def _channel_spans(self, tensor: int) -> tuple[Span, ...]:
         """How a tensor's channels are dealt out: along whole groups where a grouped conv makes it."""
@@ -143,15 +144,20 @@ class Options:
         if rows_allowed:
             plain, aligned = self._row_spans(len(whole.rows)), self._aligned_spans(len(whole.rows))
             for spans in dict.fromkeys((plain, aligned)):
-                for overlap in range(1 + min(MOST_OVERLAP, min(len(span) for span in spans if span) // 2)):
+                fewest = min(len(span) for span in spans if span)
+                for overlap in range(1 + min(MOST_OVERLAP, fewest // 2)):
                     yield "rows", _overlapping(whole, spans, overlap), [""]
+                halo = _halo(layer)
+                if 0 < halo < fewest and layer.target in self._haloed:
+                    yield "rows", _overlapping(whole, _drifted(spans, halo), 0), [""]
         if isinstance(layer, GlobalPool) and self._scheme != "depth":
             height = self._graph.tensors[layer.source].height
-            spans = split(height, self._weights)
+            spans = self._row_spans(height)
             yield "sums", [Work(r, whole, rows=span) for r, span in enumerate(spans) if span], ["M", "R", "C"]
 
     def _row_spans(self, height: int) -> tuple[Span, ...]:
-        return split(height, self._weights)
+        """What is left over goes to the last ranks: the first has the start and the end of an inference to see to."""
+        return split(height, self._weights, last_first=True)
 
     def _aligned_spans(self, height: int) -> tuple[Span, ...]:
         """Cut where the map still has a cut after it was halved a few times: a stride of 2 then moves no row."""
@@ -159,7 +165,7 @@ class Options:
         while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * len(self._crew):
             units //= 2
         size = height // units
-        return tuple(Span(span.start * size, span.stop * size) for span in split(units, self._weights))
+        return tuple(Span(span.start * size, span.stop * size) for span in self._row_spans(units))
 
     def _input_split(self, layer: Conv, whole: Region) -> list[Work]:
         return [Work(rank, whole, depth=span) for rank, span in enumerate(self.channel_spans(layer.source)) if span]
@@ -218,6 +224,26 @@ class Options:
 
     def _numbers(self, needed: dict[int, list[tuple[Region, ...]]]) -> tuple[tuple[int, int], ...]:
         return tuple((tensor, self._book.number(Layout(tuple(regions)))) for tensor, regions in needed.items())
+
+
+def _halo(layer: Layer) -> int:
+    """Rows of its input beyond its own that a conv of stride 1 reads on either side."""
+    if not isinstance(layer, Conv) or layer.spec.stride[0] != 1:
+        return 0
+    return layer.spec.dilation[0] * (layer.spec.kernel[0] - 1) // 2
+
+
+def _drifted(spans: Sequence[Span], rows: int) -> tuple[Span, ...]:
+    """All cuts moved down by so many rows.
+
+    Where a conv's input is cut above and its output there, all that a rank lacks comes from the one neighbour below, in one
+    message and not in one from either; the next conv may move the cuts back, with what comes from above.
+    """
+    first, last = (next(i for i in order if spans[i]) for order in (range(len(spans)), reversed(range(len(spans)))))
+    return tuple(
+        span and Span(span.start + (rows if i != first else 0), span.stop + (rows if i != last else 0))
+        for i, span in enumerate(spans)
+    )
 
 
 def _overlapping(whole: Region, spans: Sequence[Span], overlap: int) -> list[Work]:

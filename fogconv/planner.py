@@ -287,7 +287,8 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
     count(last.card_bytes)
     cards = tuple(zip(sent, received, strict=True))
-    return Plan(graph.name, ranks, scheme, tuple(placements), wire, seconds + last.seconds, cards)
+    found = Plan(graph.name, ranks, scheme, tuple(placements), wire, card_bytes=cards)
+    return replace(found, predicted_s=seconds + last.seconds + prices.start_s(len(found.active_ranks)))
 
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:

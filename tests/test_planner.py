@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fogconv.cost import Prices
 from fogconv.errors import InputError, PlannerError
 from fogconv.geometry import ConvSpec, Region, Span
 from fogconv.interior import hidden_share, interior_first
 from fogconv.layers import Conv, LayerGraph, Tensor
+from fogconv.lower import lower
 from fogconv.partition import level
 from fogconv.plan import Work, load_plan, save_plan
 from fogconv.planner import SCHEMES, plan, stored_bytes
+from fogconv.program import Recv
 from fogconv.topology import Topology
 from tests.chains import chain
 from tests.random_graphs import graphs
@@ -159,3 +162,27 @@ def test_a_thin_shard_hides_nothing() -> None:
     spec = ConvSpec(256, 256, 64, 64, (3, 3), padding=(1, 1, 1, 1))
     assert hidden_share(spec, 4) == 0
     assert hidden_share(spec, 32) == pytest.approx(0.75)
+
+
+def test_a_chain_of_convs_asks_one_neighbour_at_a_time() -> None:
+    """With dear messages the cuts move down at one conv and back at the next: one message where halos take two."""
+    topology = cluster(4, 1e10, 1e-6)
+    for rank in topology.ranks:
+        topology = topology.replace_device(rank, replace(topology.devices[rank], message_s=2e-3))
+    graph = chain(64, 64, 64, 64, 64, size=64)
+    found = plan(graph, topology, scheme="rows")
+    programs = lower(graph, found).programs
+    received = [sum(isinstance(step, Recv) for step in program.steps) for program in programs]
+    cuts = [[work.output.rows.start for work in placement.work] for placement in found.placements]
+    assert len({tuple(each) for each in cuts}) > 1
+    # The scatter, and one message at each exchange.
+    exchanges = sum(placement.predicted["wait_s"] > 0 for placement in found.placements[1:])
+    assert max(received[1:]) <= 1 + exchanges
+
+
+def test_starting_an_inference_on_others_is_part_of_the_prediction() -> None:
+    topology = cluster(3, 1e10)
+    slow = replace(topology.devices[0], message_s=1e-3)
+    prices = Prices(topology.replace_device(0, slow))
+    assert prices.start_s(1) == 0.0
+    assert prices.start_s(3) == pytest.approx(4e-3)

@@ -2,7 +2,7 @@
 
     γ          a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as
                cold as they will be. A worker's is the master's, by their shares of a core
-    message_s  the processor time of a ping, all threads, ÷ its messages
+    message_s  the processor time of a ping from cold caches, all threads, ÷ its messages
     α, β       pings, empty and large
 
 What computes is measured under the quota, which costs a tenth more than the missing time: a node comes back to cold caches
@@ -32,6 +32,9 @@ from fogconv.lower import lower
 from fogconv.star import plan_local
 from fogconv.topology import Device, Link, Topology, kernel_class
 
+COLD_BYTES = 4_000_000
+"""So much is copied before a ping whose processor time counts: between two messages of a run there are convs, and a node
+that sleeps through most of a period finds its caches emptied. A message then takes 0.3 ms of a core, and not 0.06."""
 FULL_SPEED_RUNS = 7
 RUNS = 3
 PINGS = 20
@@ -70,7 +73,7 @@ class Rates:
 
     def topology(self, shares: Sequence[float], sync_s: float | None = None) -> Topology:
         """Call once, under the quotas. ``sync_s`` is added to each link's latency: what waiting for a throttled peer costs
-        beyond the wire (None: by the quota's period)."""
+        beyond the wire (None: by the longer of both ends' periods)."""
         specs = [step.spec for step in self._program.steps if isinstance(step, ir.Conv)]
         # A pause of 9 ms falls on one step or the next by chance: the whole run tells the rate, full speed the proportions.
         self._run()
@@ -86,13 +89,12 @@ class Rates:
             message_s=message_s,
             effort=effort,
         )
-        if sync_s is None:
-            periods = [quota_and_period_us(share)[1] * 1e-6 for share in shares if share < 1]
-            sync_s = SYNC_PERIODS * max(periods, default=0.0)
+        periods = [quota_and_period_us(share)[1] * 1e-6 if share < 1 else 0.0 for share in shares]
         links: dict[tuple[int, int], Link] = {}
         for rank, (there, back) in self._links.items():
-            links[0, rank] = Link(there.latency_s + sync_s, there.s_per_byte)
-            links[rank, 0] = Link(back.latency_s + sync_s, back.s_per_byte)
+            late_s = SYNC_PERIODS * max(periods[0], periods[rank]) if sync_s is None else sync_s
+            links[0, rank] = Link(there.latency_s + late_s, there.s_per_byte)
+            links[rank, 0] = Link(back.latency_s + late_s, back.s_per_byte)
         return Topology(tuple(first.scaled(share / shares[0]) for share in shares), links)
 
     def _run(self) -> NDArray[np.float64]:
@@ -127,11 +129,14 @@ def message_seconds(session: Session) -> float:
     if not session.workers:
         return 0.0
     rank = session.workers[0].rank
-    session.ping(rank)
-    begin = time.process_time()
+    source, target = np.ones(COLD_BYTES, np.uint8), np.zeros(COLD_BYTES, np.uint8)
+    spent_s = 0.0
     for _ in range(PINGS):
+        np.copyto(target, source)
+        begin = time.process_time()
         session.ping(rank)
-    return (time.process_time() - begin) / (PINGS * MESSAGES_PER_PING)
+        spent_s += time.process_time() - begin
+    return spent_s / (PINGS * MESSAGES_PER_PING)
 
 
 def _link(session: Session, rank: int) -> tuple[Link, Link]:

@@ -184,6 +184,7 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
     compute_s = alone.median_s * setup.cpu[0] / sum(setup.cpu)
     wire_s = planned / Rate.parse(setup.rate).bytes_per_s
     lower = max(compute_s, wire_s)
+    allowed = sum(setup.cpu) / setup.cpu[0]
     result: Facts = {
         "net": setup.net,
         "nodes": setup.nodes,
@@ -198,6 +199,11 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
         "fogconv_s": every.median_s,
         "speedup_vs_torch": torch.median_s / every.median_s,
         "speedup_vs_one_node": alone.median_s / every.median_s,
+        # What the summed rate of all nodes allows over the one that torch and fogconv alone ran on (node 0), and how much
+        # of it there is: speedup ÷ (Σ cpu ÷ cpu of node 0), over torch and over fogconv on that node.
+        "speedup_of_summed_rate": allowed,
+        "share_of_summed_rate_vs_torch": torch.median_s / every.median_s / allowed,
+        "share_of_summed_rate_vs_one_node": alone.median_s / every.median_s / allowed,
         "predicted_s": every.facts["predicted_s"],
         "lower_bound_s": lower,
         "void": every.median_s < lower,
@@ -218,7 +224,7 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
     }
     if setup.trace:
         result["trace"] = every.last["trace"][-1]
-        result["plan"] = {key: every.facts[key] for key in ("modes", "steps", "gamma", "links", "card_bytes")}
+        result["plan"] = {key: every.facts[key] for key in ("modes", "steps", "gamma", "message_s", "links", "card_bytes")}
     return result
 
 

@@ -24,6 +24,7 @@ from bench.fog.conversation import Contender, Voice
 from bench.fog.honesty import check, measure_link
 from bench.fog.rates import effort, fit
 from bench.fog.run import Setup
+from bench.fog.scaling import Point, Series, draw, missing
 from bench.fog.shaping import Rate, burst_bytes, shape
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.geometry import ConvSpec
@@ -344,3 +345,21 @@ def test_without_root_the_command_says_so_in_a_sentence() -> None:
     done = subprocess.run([sys.executable, "-m", "bench.fog"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "needs root" in done.stderr
+
+
+def test_a_series_of_sizes_is_measured_once_and_drawn_from_its_file(tmp_path: Path) -> None:
+    series = Series(tmp_path / "scaling.json")
+    assert missing(series.points(), ["vgg16"], [2, 3]) == [("vgg16", 2), ("vgg16", 3)]
+    seconds = {"auto": 1.0, "rows": 1.25, "depth": 2.0, "star": 4.0}
+    series.add(Point("vgg16", 3, 0.1, "1gbit", 4.0, 1.6, 0.5, seconds))
+    [point] = series.points()
+    assert (point.speedup("depth"), point.bound) == (2.0, 8.0)
+    assert missing(series.points(), ["vgg16"], [2, 3]) == [("vgg16", 2)]
+    draw(series.points(), tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_a_file_that_is_no_series_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "scaling.json").write_text('{"x": 1}')
+    with pytest.raises(InputError, match="not a series"):
+        Series(tmp_path / "scaling.json").points()
