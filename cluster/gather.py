@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from fogconv.cluster.mailbox import GatherMailbox
 from fogconv.errors import ClusterError
 from fogconv.kernels.blocked import pack, unpack
+from fogconv.kernels.isa import host_isa
+from fogconv.kernels.select import candidates
 from fogconv.program import Check, Gather, Piece, Recv
 
 if TYPE_CHECKING:
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
-TOLERANCE = 1e-4
-"""Of the piece's largest value, times the root of its channels: ten times what Winograd's rounding adds up to."""
+VALUE_ROUNDING = 2e-5
+"""What the sums of n channels may be off by: so much of the piece's largest value, times √n; thrice of what was seen."""
+TERM_ROUNDING = {False: 2 * 2.0**-24, True: 8 * 2.0**-24}
+"""Or so much of the largest sum of absolute terms, times √n, without and with Winograd: where the terms cancel each other,
+that is more. Twice of what was seen."""
 
 
 def bind_gather(step: Gather, executable: Executable) -> Callable[[Run], None]:
@@ -142,19 +147,25 @@ class Gathering:
 
 def _bind_check(piece: Piece, check: Check, executable: Executable) -> Callable[[], float | None]:
     """How far a piece's sums are from what they must be, of its largest value; None where that is rounding."""
+    spare = piece.spare
     values, sums = executable.view(piece.recv.target, piece.recv.region), executable.view(check.source, check.region)
-    rows = executable.weight(check.signs)
+    source = executable.view(spare.source, spare.source_region)
+    rows, weight = executable.weight(check.signs), executable.weight(spare.weight)
+    n = int(np.count_nonzero(rows, axis=1).max())
+    winograd = "winograd4" in candidates(spare.spec, host_isa())
+    # A grouped conv's filters read different inputs: their absolute sums add up.
+    together = n if spare.spec.groups > 1 else np.sqrt(n)
+    per_input = TERM_ROUNDING[winograd] * together * float(np.abs(weight).reshape(len(weight), -1).sum(1).max())
 
     def call() -> float | None:
         part, expected = unpack(values), unpack(sums)
         f = part.shape[1]
         with np.errstate(invalid="ignore", over="ignore"):
             found = rows @ part.transpose(1, 0, 2, 3).reshape(f, -1)
-        wanted = expected.transpose(1, 0, 2, 3).reshape(len(rows), -1)
+            off = float(np.abs(found - expected.transpose(1, 0, 2, 3).reshape(len(rows), -1)).max())
         largest = float(np.abs(part).max())
-        off = float(np.abs(found - wanted).max())
-        scale = max(largest, float(np.abs(wanted).max()) / f, 1e-30)
-        # NaN is wrong too: so not "off > …".
-        return None if off <= TOLERANCE * scale * np.sqrt(f) else off / scale
+        rounding = max(VALUE_ROUNDING * np.sqrt(n) * largest, per_input * float(np.abs(source.interior).max()), 1e-30)
+        # NaN is wrong, too, and so is infinity.
+        return None if off <= rounding and np.isfinite(off) else off / max(largest, 1e-30)
 
     return call

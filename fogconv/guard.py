@@ -1,7 +1,7 @@
 """Guard: steps with which the master needs not believe, nor wait for, what workers compute of a star's convs.
 
-    check     the sum over a piece's output channels, and sums with random signs, against one conv whose filters are summed
-              in the same way, computed by the master from its own input (algorithm-based fault tolerance)
+    check     sums over a piece's output channels with random signs, against one conv whose filters are summed in the same
+              way, computed by the master from its own input (algorithm-based fault tolerance)
     code      one more worker's conv with the sum of all pieces' filters: any one piece is the code minus the others
     patience  how long a piece may take before the master computes it itself; the first result wins
 
@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PROJECTIONS = 8
-"""Sums per piece: the plain one and seven with random signs. A change that one sum does not see, another one does; the
-kernels compute 16 channels at a time anyway."""
+PROJECTIONS = 16
+"""Sums per piece: as many channels as the kernels compute at a time anyway. What cancels in one sum shows in another."""
+SUMMED = 64
+"""Channels per sum, up to 512 in all: rounding grows with the root of their number, and hides flips that matter."""
+FEWEST_SUMS = 2
+"""Sums in which each channel is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,17 @@ class Guard:
 
 
 def signs(channels: int, seed: int) -> NDArray[np.float32]:
-    """(k, channels) of ±1, the first row all ones; the same for the same seed."""
-    rows = np.random.default_rng(seed).choice(np.array([-1.0, 1.0], np.float32), (PROJECTIONS, channels))
-    rows[0] = 1.0
+    """(PROJECTIONS, channels) of ±1 and 0; the same for the same seed.
+
+    The channels are cut into as many runs as need be, and the rows dealt out to them: each row sums one run. Half of its
+    signs are minus, so that what all channels have in common, and its rounding, leaves the sum.
+    """
+    rng = np.random.default_rng(seed)
+    runs = min(PROJECTIONS // FEWEST_SUMS, -(-channels // SUMMED))
+    rows = np.zeros((PROJECTIONS, channels), np.float32)
+    for number, row in enumerate(rows):
+        run = row[channels * (number % runs) // runs : channels * (number % runs + 1) // runs]
+        run[:] = rng.permutation(np.resize(np.array([1.0, -1.0], np.float32), len(run)))
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 
 from fogconv import program as steps
 from fogconv.cluster.interpreter import Executable
+from fogconv.engine import Choices, Engine
 from fogconv.errors import InputError
-from fogconv.geometry import Region
-from fogconv.guard import PROJECTIONS, Protection, projected, signs, summed
+from fogconv.geometry import ConvSpec, Region
+from fogconv.guard import FEWEST_SUMS, PROJECTIONS, SUMMED, Protection, projected, signs, summed
 from fogconv.guarded import dense
+from fogconv.layers import Conv, LayerGraph, Tensor
 from fogconv.program import Gather, expendable
 from fogconv.star import plan_star
 from fogconv.topology import Topology
-from tests.fault_cluster import FaultCluster, answer, assert_right, image, network
+from tests.fault_cluster import FaultCluster, assert_right, image, network
 
 VERIFY, CODED, PATIENT = Protection(verify=True), Protection(redundancy=1), Protection(patience=3.0)
 
@@ -37,8 +40,19 @@ def test_sums_of_filters_are_sums_of_results(sizes: list[int], seed: int) -> Non
         expected[: len(part)] += part @ x
     np.testing.assert_allclose(total, expected, atol=1e-5)
     rows = signs(sizes[0], seed)
-    assert rows.shape == (PROJECTIONS, sizes[0]) and np.all(rows[0] == 1) and np.all(np.abs(rows) == 1)
+    assert rows.shape == (PROJECTIONS, sizes[0]) and np.all(np.abs(rows) == 1)
     np.testing.assert_allclose(projected(rows, parts[0]) @ x, rows @ (parts[0] @ x), atol=1e-5)
+
+
+@given(st.integers(1, 2500), st.integers(0, 9))
+@settings(deadline=None)
+def test_every_channel_is_in_several_sums_of_few_channels_with_both_signs(channels: int, seed: int) -> None:
+    rows = signs(channels, seed)
+    assert set(np.unique(rows)) <= {-1.0, 0.0, 1.0}
+    assert np.all(np.count_nonzero(rows, axis=0) >= FEWEST_SUMS)
+    assert np.count_nonzero(rows, axis=1).max() <= max(SUMMED, -(-channels // 8))
+    assert np.all(np.abs(rows.sum(axis=1)) <= 1)
+    assert channels < 8 or len(np.unique(rows, axis=0)) > 2, "the sums are the same sum"
 
 
 def test_a_grouped_filter_made_dense_keeps_to_its_groups() -> None:
@@ -102,27 +116,131 @@ def flip_bit(place: Sequence[int], bit: int) -> Callable[[np.ndarray[Any, Any]],
 
 
 @pytest.mark.parametrize("layer", range(5))
-@pytest.mark.parametrize("rank", [1, 3])
-def test_a_flipped_bit_that_matters_is_found_and_the_worker_named(layer: int, rank: int) -> None:
-    rng = np.random.default_rng(100 * layer + rank)
-    largest = np.max(np.abs(answer()))
-    found = mattered = 0
-    for bit in (30, 29, 28, 27, 25, 23, 22, 20, 31):
-        place = [int(number) for number in rng.integers(0, 1000, 5)]
-        build = flipping(rank, layer, flip_bit(place, bit))
-        with FaultCluster(3, build=build) as cluster:
-            plain = cluster.engine("star")
+def test_in_every_layer_of_a_network_a_wrong_worker_is_found_and_named(layer: int) -> None:
+    build = flipping(3, layer, flip_bit([0, 0, 3, 3, 1], 30))
+    with FaultCluster(3, build=build) as cluster:
+        inference = cluster.engine("star", protection=VERIFY).run(image())
+    assert_right(inference.output)
+    assert "worker 3 computed a wrong result" in inference.events[0]
+
+
+# Bit flips, wherever they may strike
+
+GEOMETRIES = {
+    "3×3": ConvSpec(32, 96, 10, 12, (3, 3), padding=(1, 1, 1, 1)),
+    "winograd": ConvSpec(64, 192, 28, 28, (3, 3), padding=(1, 1, 1, 1)),
+    "1×1": ConvSpec(128, 256, 7, 7, (1, 1)),
+    "stride": ConvSpec(16, 64, 15, 13, (5, 3), (2, 3), (2, 1, 0, 1)),
+    "dilation": ConvSpec(16, 48, 14, 14, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
+    "first": ConvSpec(3, 64, 32, 32, (7, 7), (2, 2), (3, 3, 3, 3)),
+    "groups": ConvSpec(64, 128, 9, 9, (3, 3), (1, 1), (1, 1, 1, 1), groups=4),
+    "depthwise": ConvSpec(96, 96, 14, 14, (3, 3), (1, 1), (1, 1, 1, 1), groups=96),
+    "many filters": ConvSpec(48, 1100, 5, 5, (1, 1)),
+    "linear": ConvSpec(256, 300, 1, 1, (1, 1)),
+}
+
+
+@dataclass
+class Fault:
+    """A flip of one bit on worker 2: of its ``result``, its ``input``, or the ``weight`` that it keeps."""
+
+    kind: str = ""
+    seed: int = 0
+    bit: int = 0
+
+    def flip(self, values: np.ndarray[Any, Any]) -> None:
+        place = [int(number) for number in np.random.default_rng(self.seed).integers(0, 1 << 30, values.ndim)]
+        flip_bit(place, self.bit)(values)
+
+
+class Struck(Executable):
+    """The real interpreter, but for ``fault``."""
+
+    fault = Fault()
+
+    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        call = super()._compute(step)
+        if not isinstance(step, steps.Conv) or self.program.rank != 2:
+            return call
+        source, target = self._view(step.source, step.source_region), self._view(step.target, step.target_region)
+
+        def struck() -> None:
+            fault = type(self).fault
+            if fault.kind == "input":
+                kept = source.interior.copy()
+                fault.flip(source.interior[..., : step.spec.in_channels])
+                call()
+                source.interior[:] = kept
+            elif fault.kind == "weight":
+                # Flips in what a kernel has packed are flips in what it packs.
+                weights = dict(self._weights)
+                weights[step.weight] = self._weights[step.weight].copy()
+                fault.flip(weights[step.weight])
+                kept_weights, self._weights, self._prepared = self._weights, weights, {}
+                super(Struck, self)._compute(step)()
+                self._weights, self._prepared = kept_weights, {}
+            else:
+                call()
+            if fault.kind == "result":
+                fault.flip(target.interior[..., : step.spec.out_channels])
+
+        return struck
+
+
+def one_conv(spec: ConvSpec) -> LayerGraph:
+    """A conv alone, without an activation: its output is the network's."""
+    rng = np.random.default_rng(3)
+    scale = np.float32(1.0 / np.sqrt(spec.macs / spec.output_elements))
+    weights = {
+        "w": rng.standard_normal(spec.weight_shape, np.float32) * scale,
+        "b": rng.standard_normal(spec.out_channels, np.float32),
+    }
+    tensors = (
+        Tensor("x", 1, spec.in_channels, spec.height, spec.width),
+        Tensor("y", 1, spec.out_channels, spec.out_height, spec.out_width),
+    )
+    layers = (Conv("conv", 0, 1, spec, "w", "b", None),)
+    return LayerGraph("one conv", tensors, layers, 0, 1, tensors[1].shape, weights)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_every_flipped_bit_that_matters_is_found_and_mended(name: str) -> None:
+    spec = GEOMETRIES[name]
+    graph = one_conv(spec)
+    x = np.maximum(np.random.default_rng(1).standard_normal((1, spec.in_channels, spec.height, spec.width), np.float32), 0)
+    Struck.fault = Fault()
+    with FaultCluster(3, build=Struck) as cluster:
+        topology = Topology.uniform(4, 1e9, 1e12, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)
+        choices = Choices("star", threshold=0.0)
+        plain = Engine(graph, cluster.session, topology, choices)
+        guarded = Engine(graph, cluster.session, topology, replace(choices, protection=VERIFY))
+        assert 2 in guarded.loaded.ranks and 2 in plain.loaded.ranks, "worker 2 has nothing to do"
+        right = plain.run(x)
+        largest = np.max(np.abs(right.output))
+        mattered = 0
+
+        @settings(deadline=None, max_examples=150, database=None)
+        @given(st.sampled_from(["result", "input", "weight"]), st.integers(0, 1 << 30), st.integers(0, 31))
+        def strike(kind: str, seed: int, bit: int) -> None:
+            nonlocal mattered
+            Struck.fault = Fault()
+            assert guarded.run(x).events == (), "it accuses somebody who was right"
+            Struck.fault = Fault(kind, seed, bit)
             with np.errstate(all="ignore"):
-                off = np.max(np.abs(plain.run(image()).output - answer())) / largest
-            inference = cluster.engine("star", protection=VERIFY).run(image())
-        if not off <= 1e-3:
-            mattered += 1
-            assert inference.events, f"bit {bit} at {place} moved the output by {off:.1e} and was not found"
-        if inference.events:
-            found += 1
-            assert f"worker {rank} computed a wrong result" in inference.events[0]
-            assert_right(inference.output)
-    assert found >= mattered
+                off = np.max(np.abs(plain.run(x).output - right.output)) / largest
+            found = guarded.run(x)
+            if not off <= 1e-3:
+                mattered += 1
+                assert found.events, f"{Struck.fault} moved the output by {off:.1e} of its largest value and was not found"
+            if found.events:
+                assert "worker 2 computed a wrong result" in found.events[0]
+            assert np.max(np.abs(found.output - right.output)) <= 1e-3 * largest
+
+        try:
+            strike()
+        finally:
+            Struck.fault = Fault()
+        assert mattered >= 10
 
 
 def test_a_lost_worker_costs_no_second_run_in_a_guarded_star() -> None:
