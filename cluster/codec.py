@@ -29,6 +29,7 @@ MAX_PAYLOAD_BYTES = (1 << 31) - 1
 
 _PRELUDE = struct.Struct("<4sHBB")
 _SIZE = struct.Struct("<Q")
+_BODY = _PRELUDE.size + _SIZE.size
 _KIND_OF = {kind: number for number, kind in enumerate(KINDS)}
 _PAYLOADS_OF = tuple(PAYLOADS.get(kind, 0) for kind in KINDS)
 _PRELUDES = tuple(_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, count) for kind, count in enumerate(_PAYLOADS_OF))
@@ -66,7 +67,8 @@ def encode(message: AnyMessage, *payloads: Frame) -> list[Frame]:
 
 def peek(header: Frame, limit: int = MAX_PAYLOAD_BYTES) -> tuple[int, ...]:
     """The payload sizes that a header declares, checked against ``limit``. Raises WireError, VersionError."""
-    return _prelude(header, limit)[1]
+    size = _prelude(header, limit)[1]
+    return () if size is None else (size,)
 
 
 def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[AnyMessage, Sequence[Frame]]:
@@ -77,20 +79,23 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
     if not frames:
         raise WireError("a message without frames")
     header = frames[0]
-    kind, sizes = _prelude(header, limit)
-    start = _PRELUDE.size + _SIZE.size * len(sizes)
-    body = memoryview(header)[start:]
+    kind, size = _prelude(header, limit)
     payloads = frames[1:]
-    if sizes:
-        if not payloads and len(sizes) == 1 and sizes[0] <= len(body):
-            cut = len(body) - sizes[0]
-            body, payloads = body[:cut], (body[cut:],)
-        elif len(payloads) != len(sizes):
-            raise WireError(f"{len(sizes)} payloads declared, {len(payloads)} came")
-        elif len(payloads[0]) != sizes[0]:
-            raise WireError(f"a payload of {sizes[0]} bytes declared, {len(payloads[0])} came")
+    if size is None:
+        if payloads:
+            raise WireError(f"no payload declared, {len(payloads)} came")
+        body = header[_PRELUDE.size :]
     elif payloads:
-        raise WireError(f"no payload declared, {len(payloads)} came")
+        if len(payloads) != 1:
+            raise WireError(f"1 payloads declared, {len(payloads)} came")
+        if len(payloads[0]) != size:
+            raise WireError(f"a payload of {size} bytes declared, {len(payloads[0])} came")
+        body = header[_BODY:]
+    else:
+        cut = len(header) - size
+        if cut < _BODY:
+            raise WireError("1 payloads declared, 0 came")
+        body, payloads = header[_BODY:cut], (header[cut:],)
     try:
         message: AnyMessage = _DECODERS[kind].decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -99,8 +104,8 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
     return message, payloads
 
 
-def _prelude(header: Frame, limit: int) -> tuple[int, tuple[int, ...]]:
-    """(kind, payload sizes). Types carry one payload at most, so one is enough to check."""
+def _prelude(header: Frame, limit: int) -> tuple[int, int | None]:
+    """(kind, the payload's size). Types carry one payload at most."""
     size = len(header)
     known = _KIND_OF_PRELUDE.get(bytes(header[: _PRELUDE.size]))
     if known is None:
@@ -108,13 +113,13 @@ def _prelude(header: Frame, limit: int) -> tuple[int, tuple[int, ...]]:
     if size > MAX_HEADER_BYTES:
         raise WireError(f"a header of {size} bytes is over the limit of {MAX_HEADER_BYTES}")
     if not _PAYLOADS_OF[known]:
-        return known, ()
-    if size < _PRELUDE.size + _SIZE.size:
+        return known, None
+    if size < _BODY:
         raise WireError(f"a header of {size} bytes is too short for a payload size")
     (declared,) = _SIZE.unpack_from(header, _PRELUDE.size)
     if declared > limit:
         raise WireError(f"{KINDS[known].__name__} declares a payload of {declared} bytes; the limit is {limit}")
-    return known, (declared,)
+    return known, declared
 
 
 def _not_ours(header: Frame) -> WireError:

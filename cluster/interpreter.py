@@ -256,6 +256,15 @@ class Executable:
         cut = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
         extract = wire.bind_extract(view, lane, channels, cut)
         to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
+        whole = wire.in_order(view, lane, channels) if form == "fp32" else None
+        if whole is not None:
+            lying = whole.view(np.uint8).data
+
+            def send_whole(run: Run) -> None:
+                raw[:] = lying
+                run.mailbox.send(to, tag, raw)
+
+            return send_whole
 
         def send_plain(run: Run) -> None:
             extract()
@@ -287,6 +296,16 @@ class Executable:
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
         n_bytes = elements * dtype.itemsize
+        whole = None if step.accumulate or form != "fp32" else wire.in_order(view, lane, len(step.region.channels))
+        if whole is not None:
+            lying = whole.view(np.uint8).data
+
+            def insert_whole(payload: Frame) -> None:
+                if len(payload) != n_bytes:
+                    raise WireError(f"a payload of {len(payload)} bytes came; {n_bytes} were expected")
+                lying[:] = payload
+
+            return insert_whole
         if plain and 0 < n_bytes <= SHORT_BYTES:
             # One place for all of them: copying there costs less than asking where each one lies.
             place = np.empty(elements, dtype)

@@ -248,7 +248,9 @@ class ZeromqEndpoint:
             link = self._links.get(peer) if isinstance(peer, _Socket) else self._router
             if link is None or (link.router and peer not in self._incoming):
                 return
-            for part in _parts(frames):
+            short = len(frames) == 2 and len(frames[1]) <= SHORT_BYTES
+            parts: Sequence[list[Frame]] = ([b"".join(frames)],) if short else _parts(frames)
+            for part in parts:
                 waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
                 if not waiting and self._send_parts(link, peer, part) is not False:
                     continue
@@ -504,8 +506,6 @@ def _parts(frames: Sequence[Frame]) -> list[list[Frame]]:
     if len(frames) == 1:
         return [[frames[0]]]
     size = len(frames[1])
-    if size <= SHORT_BYTES:
-        return [[b"".join(frames)]]
     if size <= PART_BYTES:
         return [list(frames)]
     payload = memoryview(frames[1])

@@ -65,6 +65,15 @@ def bind_extract(source: Blocked, first_channel: int, channels: int, out: NDArra
     return bind(kernel, numbers, source.data, out)
 
 
+def in_order(source: Blocked, first_channel: int, channels: int) -> Array | None:
+    """The payload of these channels of a view as it lies in memory, flat, where it lies there in one piece; else None."""
+    shape = (source.batch, channels, source.height, source.width)
+    if first_channel or channels != source.channels or channels % source.lanes or 0 in shape:
+        return None
+    inner = source.interior
+    return inner.reshape(-1) if inner.flags.c_contiguous else None
+
+
 def bind_insert(
     payload: NDArray[Any], target: Blocked, first_channel: int, channels: int, accumulate: bool = False
 ) -> Bound:
