@@ -31,6 +31,7 @@ from fogconv.cluster.session import Session
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import wire
 from fogconv.kernels.blocked import Blocked
+from fogconv.layers import Conv
 from fogconv.lower import lower
 from fogconv.plan import Plan
 from fogconv.prediction import simulated_terms, star_terms
@@ -164,6 +165,7 @@ class Master:
             self.keep_programs(Path(self.task.keep))
         return {
             "splits": [placement.split for placement in self.plan.placements],
+            "convs_alone_s": sum(self.seconds(0, layer.spec) for layer in graph.layers if isinstance(layer, Conv)),
             "profile": msgspec.to_builtins(Profile.of(self.topology)),
         }
 

@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ PORT = 5555
 TIMEOUT_S = 900.0
 LEAST_S = 40.0
 """One layer's time scatters by a quarter where it is as short as a quota's period: so short nets run more often."""
-PINGS, PING_BYTES = 100, 2_000_000
+PINGS, LARGE_PINGS, PING_BYTES = 200, 50, 4_000_000
 MESSAGES_PER_PING = 4
 """Two exchanges, each a message there and one back; either end sends two and receives two."""
 
@@ -86,8 +87,8 @@ def message_costs(bed: FogBed, master: Contender) -> Costs:
         return [(bed.usage(node).cpu_s - then) / question.count for node, then in zip((0, 1), before, strict=True)]
 
     empty = spent(Question("pings", PINGS))
-    there = spent(Question("pings", PINGS // 5, there_bytes=PING_BYTES))
-    back = spent(Question("pings", PINGS // 5, back_bytes=PING_BYTES))
+    there = spent(Question("pings", LARGE_PINGS, there_bytes=PING_BYTES))
+    back = spent(Question("pings", LARGE_PINGS, back_bytes=PING_BYTES))
     out, into = ([max(0.0, a - b) / PING_BYTES for a, b in zip(found, empty, strict=True)] for found in (there, back))
     return (
         (empty[0] / MESSAGES_PER_PING, out[0], into[0]),
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=150)
     parser.add_argument("--keep", default="", help="a folder for each case's programs and the times of their steps")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="with --merge: the tables of docs/report/accuracy.md")
     options = parser.parse_args()
     try:
         found = merged(options.merge) if options.merge else measured(options)
@@ -159,6 +161,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     if options.json:
         print(json.dumps(found))
+        return
+    if options.markdown:
+        print("\n".join(markdown(found)))
         return
     if options.merge:
         for each in found["cases"]:
@@ -199,6 +204,27 @@ def merged(files: list[Path]) -> dict[str, Any]:
 def parse_case(text: str) -> tuple[str, str, int]:
     net, rate, workers = text.split(":")
     return net, rate, int(workers)
+
+
+def markdown(found: dict[str, Any]) -> Iterator[str]:
+    heads = ["T_part", "n·T_tx", "T_edge", "n·T_rx", "T_join", "T_cld"]
+    yield f"| net | links | workers | error per layer | of the total | by the formula alone | {' | '.join(heads)} |"
+    yield "|" + "---|" * (6 + len(heads))
+    for each in sorted(
+        found["cases"], key=lambda each: (each["net"] != "vgg16", each["rate"] != "100mbit", each["workers"])
+    ):
+        terms = [f"{1e3 * sums['predicted_s']:.0f} / {1e3 * sums['measured_s']:.0f}" for sums in each["terms"].values()]
+        formula = each["formula"]
+        yield (
+            f"| {each['net']} | {each['rate']} | {each['workers']} | {each['median_layer_error']:.1%} "
+            f"| {each['total_error']:.1%} | {formula['median_layer_error']:.1%}, {formula['total_error']:.1%} "
+            f"| {' | '.join(terms)} |"
+        )
+    yield ""
+    yield "| predictor | within 10 % | mean absolute error |"
+    yield "|---|---|---|"
+    for name, score in found["predictors"].items():
+        yield f"| {name} | {score['within_10pct']:.1%} | {score['mape']:.1%} |"
 
 
 def show(found: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from fogconv.predictors import Sample
 from fogconv.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.topology import Topology, kernel_class
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 CACHE_AGE_S = 7 * 86400.0
 """After this long a pair of hosts is measured again: cables, chargers and heat change."""
 LEAST_S_PER_BYTE = 1e-12
@@ -47,6 +47,8 @@ SHORTER = 32
 PINGS = 20
 MESSAGES_PER_PING = 4
 """Two exchanges, each a message there and one back; either end sends one and receives one of each."""
+COST_PINGS, COST_BYTES = 4, 256 << 10
+"""At 10 Mbit that is 2 s."""
 BUDGET_S = 20.0
 """`fogconv calibrate` passes over the devices as often as this allows, three times at most; links take the rest of 30 s."""
 
@@ -127,7 +129,7 @@ class Session(Protocol):
     def scheme(self) -> str: ...
     @property
     def workers(self) -> Sequence[Worker]: ...
-    def ping(self, rank: int, nbytes: int = 0) -> RoundTrips: ...
+    def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
     def measure(
         self, specs: Sequence[ConvSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
     ) -> Mapping[int, Answer]: ...
@@ -142,6 +144,18 @@ class Figures:
     copy_s_per_byte: float
     weight_s_per_byte: float
     spreads: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCosts:
+    """Seconds of the processor: for one message, sent or received, and for each byte of one, on its way out and in."""
+
+    message_s: float
+    send_s_per_byte: float
+    receive_s_per_byte: float
+
+    def scaled(self, slower: float) -> MessageCosts:
+        return MessageCosts(self.message_s * slower, self.send_s_per_byte * slower, self.receive_s_per_byte * slower)
 
 
 class CachedPair(msgspec.Struct, frozen=True):
@@ -168,13 +182,13 @@ def calibrate_quickly(
     missing = [worker.rank for worker in workers if worker.rank not in known]
     if missing or master is None:
         figures = measure_devices(session, QUICK, ranks=missing, repeats=3, local=local)
-        message_s = message_seconds(session)
-        master = _device("master", "", 0, os.cpu_count() or 1, figures[0], message_s)
+        costs = message_costs(session)
+        master = _device("master", "", 0, os.cpu_count() or 1, figures[0], costs)
         _remember(folder, _master_key(), CachedPair(CACHE_VERSION, time.time(), master, _NOWHERE, _NOWHERE))
         for worker in workers:
             if worker.rank in figures:
                 there, back, _ = measure_link(session, worker.rank, rounds=5)
-                device = _worker_device(worker, figures, message_s)
+                device = _worker_device(worker, figures, costs)
                 known[worker.rank] = pair = CachedPair(CACHE_VERSION, time.time(), device, there, back)
                 _remember(folder, _pair_key(session.scheme, worker), pair)
     return _profile(master, [known[worker.rank] for worker in workers], {}).topology("calibration")
@@ -188,17 +202,17 @@ def calibrate(
     figures = measure_devices(
         session, specs, ranks=[w.rank for w in workers], repeats=repeats, passes=3, budget_s=BUDGET_S, local=local
     )
-    message_s = message_seconds(session)
+    costs = message_costs(session)
     spreads = {f"gamma rank 0 {kind}": value for kind, value in figures[0].spreads.items()}
     pairs = []
     for worker in workers:
         there, back, link_spreads = measure_link(session, worker.rank, rounds=rounds, probe_s=LONG_PROBE_S)
         found = figures[worker.rank]
-        device = _worker_device(worker, figures, message_s)
+        device = _worker_device(worker, figures, costs)
         pairs.append(CachedPair(CACHE_VERSION, time.time(), device, there, back))
         spreads |= {f"gamma rank {worker.rank} {kind}": value for kind, value in found.spreads.items()}
         spreads |= link_spreads
-    master = _device("master", "", 0, os.cpu_count() or 1, figures[0], message_s)
+    master = _device("master", "", 0, os.cpu_count() or 1, figures[0], costs)
     return _profile(master, pairs, spreads)
 
 
@@ -246,16 +260,25 @@ def device_samples(session: Session, specs: Sequence[ConvSpec], *, local: Local 
     return {rank: [Sample(spec, each) for spec, each in zip(specs, found, strict=True)] for rank, found in seconds.items()}
 
 
-def message_seconds(session: Session) -> float:
-    """Seconds of the processor, all threads, that one message takes on the master; 0 where there is nobody to talk to."""
+def message_costs(session: Session) -> MessageCosts:
+    """Of the master's processor, all threads, seen by pings of nothing, and of some bytes there or back; nothing where there
+    is nobody to talk to."""
     if not session.workers:
-        return 0.0
+        return MessageCosts(0.0, 0.0, 0.0)
     rank = session.workers[0].rank
-    session.ping(rank)
-    begin = time.process_time()
-    for _ in range(PINGS):
-        session.ping(rank)
-    return (time.process_time() - begin) / (PINGS * MESSAGES_PER_PING)
+
+    def spent(nbytes: int, back_bytes: int, pings: int) -> float:
+        session.ping(rank, nbytes, back_bytes)
+        begin = time.process_time()
+        for _ in range(pings):
+            session.ping(rank, nbytes, back_bytes)
+        return (time.process_time() - begin) / pings
+
+    empty = spent(0, 0, PINGS)
+    sent, received = spent(COST_BYTES, 0, COST_PINGS), spent(0, COST_BYTES, COST_PINGS)
+    return MessageCosts(
+        empty / MESSAGES_PER_PING, max(0.0, sent - empty) / COST_BYTES, max(0.0, received - empty) / COST_BYTES
+    )
 
 
 def measure_link(
@@ -359,7 +382,7 @@ def _copy_bytes_per_s() -> float:
     return copy_bytes_per_s()
 
 
-def _device(name: str, address: str, memory: int, threads: int, figures: Figures, message_s: float) -> ProfileDevice:
+def _device(name: str, address: str, memory: int, threads: int, figures: Figures, costs: MessageCosts) -> ProfileDevice:
     return ProfileDevice(
         name,
         figures.gamma_s_per_mac,
@@ -368,16 +391,18 @@ def _device(name: str, address: str, memory: int, threads: int, figures: Figures
         figures.step_s,
         memory or None,
         max(1, threads),
-        message_s=message_s,
+        message_s=costs.message_s,
         weight_s_per_byte=figures.weight_s_per_byte,
+        send_s_per_byte=costs.send_s_per_byte,
+        receive_s_per_byte=costs.receive_s_per_byte,
     )
 
 
-def _worker_device(worker: Worker, figures: Mapping[int, Figures], message_s: float) -> ProfileDevice:
-    """Only the master's processor time for a message can be seen; a worker's is taken to differ as its rate does."""
+def _worker_device(worker: Worker, figures: Mapping[int, Figures], costs: MessageCosts) -> ProfileDevice:
+    """Only the master's processor time for messages can be seen; a worker's is taken to differ as its rate does."""
     found = figures[worker.rank]
     slower = found.gamma_s_per_mac["default"] / figures[0].gamma_s_per_mac["default"]
-    return _device(worker.host, worker.address, worker.memory_limit_bytes, worker.threads, found, message_s * slower)
+    return _device(worker.host, worker.address, worker.memory_limit_bytes, worker.threads, found, costs.scaled(slower))
 
 
 def _profile(master: ProfileDevice, pairs: Sequence[CachedPair], spreads: dict[str, float]) -> Profile:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fogconv.cost import WIRE_BYTES
+from fogconv.errors import DependencyError
 from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.layers import LayerGraph
 from fogconv.plan import Plan
@@ -59,6 +60,16 @@ def star_terms(programs: Sequence[Program], topology: Topology, seconds: Seconds
                 terms = replace(terms, edge_s=terms.edge_s - hidden)
             found[index] = before = terms
     return found
+
+
+def layer_terms(
+    graph: LayerGraph, plan: Plan, programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None
+) -> dict[int, Terms]:
+    """Layer → its terms: simulated, or by the formula where simpy is not installed."""
+    try:
+        return simulated_terms(graph, plan, programs, topology, seconds)
+    except DependencyError:
+        return star_terms(programs, topology, seconds)
 
 
 def simulated_terms(

@@ -7,20 +7,56 @@
      "spreads": {"gamma pi5 direct": 0.02, "beta 0→1": 0.01}}
 
 ``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of the
-repeats of one measurement: how sure the figure is.
+repeats of one measurement: how sure the figure is. With a ``predictor`` (see `fogconv.predictors`) convs are priced by it,
+fitted to each device's ``samples``, instead of by γ.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
-from fogconv.errors import TopologyError
-from fogconv.geometry import BYTES_PER_ELEMENT
-from fogconv.topology import Device, Link, Topology
+from fogconv.errors import GeometryError, InputError, TopologyError
+from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.names import unknown
+from fogconv.predictors import FITS, Sample, fit
+from fogconv.topology import Device, Link, Topology, kernel_class
 
 VERSION = 1
+
+
+class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """One conv that was timed: its sizes as in ConvSpec, and its seconds."""
+
+    channels: tuple[int, int]
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    seconds: float
+
+    @staticmethod
+    def of(sample: Sample) -> ProfileSample:
+        spec = sample.spec
+        channels, size = (spec.in_channels, spec.out_channels), (spec.height, spec.width)
+        return ProfileSample(
+            channels, size, spec.kernel, spec.stride, spec.padding, spec.dilation, spec.groups, sample.seconds
+        )
+
+    def sample(self) -> Sample:
+        """Raises GeometryError for sizes that can't be, TopologyError for a time that can't be."""
+        if not (self.seconds > 0 and math.isfinite(self.seconds)):
+            raise TopologyError(f"a sample of {self.seconds} s: it must be positive")
+        spec = ConvSpec(
+            *self.channels, *self.size, self.kernel, self.stride, self.padding, dilation=self.dilation, groups=self.groups
+        )
+        return Sample(spec, self.seconds)
 
 
 class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +77,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: float = 1.0
     period_s: float = 0.0
     tick_s: float = 0.0
+    samples: tuple[ProfileSample, ...] = ()
 
 
 class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +101,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     links: tuple[ProfileLink, ...]
     spreads: dict[str, float] = {}
     note: str = ""
+    predictor: str = ""
 
     @staticmethod
     def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
@@ -93,7 +131,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Profile(VERSION, devices, links, spreads or {}, note)
 
     def topology(self, where: str = "profile") -> Topology:
-        """Raises TopologyError, ``where`` in its message, for missing links and for rates that can't be."""
+        """Raises TopologyError, ``where`` in its message, for missing links and for rates that can't be; InputError for an
+        unknown predictor."""
         links: dict[tuple[int, int], Link] = {}
         try:
             devices = tuple(
@@ -113,6 +152,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.share,
                     device.period_s,
                     device.tick_s,
+                    self._effort(device),
                 )
                 for device in self.devices
             )
@@ -124,6 +164,27 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return Topology(devices, links)
         except TopologyError as error:
             raise TopologyError(f"{where}: {error}") from None
+
+    def _effort(self, device: ProfileDevice) -> Callable[[ConvSpec], float] | None:
+        """The MACs that γ has to count for a conv to take what the predictor says. It is fitted when first asked."""
+        if not self.predictor or not device.samples:
+            return None
+        if self.predictor not in FITS:
+            raise InputError(unknown("predictor", self.predictor, FITS))
+        try:
+            samples = [sample.sample() for sample in device.samples]
+        except GeometryError as error:
+            raise TopologyError(f"device {device.name}: {error}") from None
+        predictor = cache(lambda: fit(self.predictor, samples))
+
+        @cache
+        def effort(spec: ConvSpec) -> float:
+            # Device.conv_s adds both of these to γ times what is returned here.
+            fixed_s = device.step_s + spec.weight_elements * BYTES_PER_ELEMENT * device.weight_s_per_byte
+            gamma = device.gamma_s_per_mac.get(kernel_class(spec), device.gamma_s_per_mac["default"])
+            return max(predictor().seconds(spec) - fixed_s, 0.0) / gamma
+
+        return effort
 
 
 def read_profile(path: str | Path) -> Profile:

@@ -201,6 +201,13 @@ class _World:
                 begin = float(self.env.now)
                 yield from work(self._handling_s(rank, step.region, program.batch, step.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
+            case steps.Gather():
+                # All pieces come here, and none is wrong: what is taken in beside them is the sum that mends a loss.
+                for number_of_piece, recv in enumerate(steps.gathers(step)):
+                    yield self._arrival(number, recv.origin, rank, recv.tag)
+                    begin = begin if number_of_piece else float(self.env.now)
+                    yield from work(self._handling_s(rank, recv.region, program.batch, recv.wire))
+                self._record(rank, f"receive {name}", begin, "receive")
             case _:
                 yield from work(self._compute_s(program, step))
                 self._record(rank, name, begin, type(step).__name__.lower())

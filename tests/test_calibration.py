@@ -53,8 +53,9 @@ class FakeSession:
     def workers(self) -> list[FakeWorker]:
         return [FakeWorker(rank, f"tcp://h{rank}:5555", f"h{rank}") for rank in range(1, len(self.gammas) + 1)]
 
-    def ping(self, rank: int, nbytes: int = 0) -> Trip:
-        return Trip(2 * self.alpha + nbytes * self.s_per_byte, 2 * self.alpha + 2 * nbytes * self.s_per_byte)
+    def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> Trip:
+        back = nbytes if back_bytes is None else back_bytes
+        return Trip(2 * self.alpha + nbytes * self.s_per_byte, 2 * self.alpha + 2 * back * self.s_per_byte)
 
     def measure(
         self, specs: Sequence[ConvSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3

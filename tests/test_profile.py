@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from fogconv.errors import TopologyError
-from fogconv.profile import Profile, read_profile, write_profile
+from fogconv.errors import InputError, TopologyError
+from fogconv.predictors import Sample, fit, random_convs
+from fogconv.profile import Profile, ProfileSample, read_profile, write_profile
 from fogconv.topology import Device, Link, Topology
 
 MASTER = Device("master", {"default": 1e-10}, 2e-10, 1e-5, None, 2)
@@ -40,6 +42,54 @@ def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
     for pair, link in TOPOLOGY.links.items():
         assert again.link(*pair).s_per_byte == pytest.approx(link.s_per_byte)
         assert (again.link(*pair).wake_s, again.link(*pair).message_elements) == (link.wake_s, link.message_elements)
+
+
+def test_what_a_throttled_device_on_a_shaped_link_is_like_comes_back() -> None:
+    device = Device(
+        "fog", {"default": 1e-9}, send_s_per_byte=3e-9, receive_s_per_byte=7e-9, share=0.2, period_s=5e-3, tick_s=4e-3
+    )
+    links = {pair: Link(1e-4, 8e-9, burst_bytes=125e3) for pair in ((0, 1), (1, 0))}
+    again = Profile.of(Topology((device, device), links)).topology()
+    assert again.devices == (device, device)
+    assert again.links == links
+
+
+SAMPLES = [Sample(spec, 1e-3 + spec.macs * 7e-11) for spec in random_convs(40, seed=1)]
+
+
+def predicted(name: str) -> Profile:
+    """A profile whose devices were timed; γ says something else."""
+    from msgspec.structs import replace
+
+    profile = Profile.of(TOPOLOGY)
+    samples = tuple(ProfileSample.of(sample) for sample in SAMPLES)
+    return replace(profile, predictor=name, devices=tuple(replace(device, samples=samples) for device in profile.devices))
+
+
+@pytest.mark.parametrize("name", ["macs", "mean", "regression"])
+def test_a_predictor_in_a_profile_prices_convs_instead_of_gamma(name: str, tmp_path: Path) -> None:
+    write_profile(predicted(name), tmp_path / "profile.json")
+    device = read_profile(tmp_path / "profile.json").topology().devices[1]
+    predictor = fit(name, SAMPLES)
+    for sample in SAMPLES[:10]:
+        assert device.conv_s(sample.spec) == pytest.approx(predictor.seconds(sample.spec))
+    assert device.scaled(2).conv_s(SAMPLES[0].spec) == pytest.approx(predictor.seconds(SAMPLES[0].spec) / 2)
+
+
+def test_a_sample_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    document = json.loads(msgspec.json.encode(predicted("macs")))
+    document["devices"][1]["samples"][0][-1] = 0.0
+    with pytest.raises(TopologyError, match=r"a sample of 0\.0 s: it must be positive"):
+        reread(document, tmp_path)
+    document["devices"][1]["samples"][0][0] = [0, 4]
+    with pytest.raises(TopologyError):
+        reread(document, tmp_path)
+
+
+def test_an_unknown_predictor_is_refused(tmp_path: Path) -> None:
+    document = json.loads(msgspec.json.encode(predicted("macs"))) | {"predictor": "oracle"}
+    with pytest.raises(InputError, match="oracle"):
+        reread(document, tmp_path)
 
 
 def test_a_uniform_topology_keeps_its_links_in_a_profile() -> None:

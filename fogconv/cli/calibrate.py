@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from fogconv.cluster.session import Session
     from fogconv.profile import Profile
 
-SAMPLES = 60
-"""Random convs that a predictor learns from on each device."""
-HELD_OUT = 20
+SAMPLES = 150
+"""Random convs that a predictor learns from on each device, before it is judged by those held out."""
+HELD_OUT = 50
 
 
 def calibrate(
@@ -30,7 +30,10 @@ def calibrate(
     quick: Annotated[bool, typer.Option("--quick", help="In under 2 s, without spreads.")] = False,
     predictor: Annotated[
         str | None,
-        typer.Option(help="Also time random convs and compare predictors: macs, mean, regression, forest, boosted or all."),
+        typer.Option(
+            help="Also time random convs, for the profile to price convs by macs, mean, regression, forest, boosted, or "
+            "the best of all."
+        ),
     ] = None,
     keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
@@ -52,7 +55,9 @@ def calibrate(
             if session.ranks > 1 and not session.workers:
                 raise InputError(f"no worker of {cluster} is there")
             found = _measured(session, quick)
-            scores = {} if predictor is None else _scores(session, predictor)
+            scores: dict[str, Any] = {}
+            if predictor is not None:
+                found, scores = _predicted(session, found, predictor)
         took = time.perf_counter() - begin
         if out is not None:
             write_profile(found, out)
@@ -76,20 +81,27 @@ def _measured(session: Session, quick: bool) -> Profile:
     return measure(session)
 
 
-def _scores(session: Session, name: str) -> dict[str, Any]:
-    """Per rank and predictor: how well it tells convs that it did not learn from."""
+def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:
+    """The profile with samples of each device and a predictor for them ("all": the one with the least error), and, per
+    rank and predictor, how well it tells convs that it did not learn from."""
+    from msgspec.structs import replace
+
     from fogconv.calibration import device_samples
     from fogconv.predictors import FITS, compare, random_convs
+    from fogconv.profile import ProfileSample
 
     specs = random_convs(SAMPLES + HELD_OUT, most_macs=20_000_000)
     names = tuple(FITS) if name == "all" else (name,)
     scores: dict[str, Any] = {}
+    devices = list(profile.devices)
     for rank, samples in device_samples(session, specs).items():
         found = compare(samples[:SAMPLES], samples[SAMPLES:], names)
         scores[f"rank {rank}"] = {
             each: {"within_10pct": score.within_10pct, "mape": score.mape} for each, score in found.items()
         }
-    return scores
+        devices[rank] = replace(devices[rank], samples=tuple(ProfileSample.of(sample) for sample in samples))
+    best = min(names, key=lambda each: sum(found[each]["mape"] for found in scores.values()))
+    return replace(profile, devices=tuple(devices), predictor=best), scores
 
 
 def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
@@ -134,6 +146,8 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
             f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
         )
         console.print(f"{who}: {told}")
+    if scores:
+        console.print(f"The profile prices convs by {profile.predictor}.")
     worst = max(profile.spreads.values(), default=0.0)
     if worst > 0.2:
         console.print(

@@ -27,7 +27,7 @@ from fogconv.errors import InputError, ModelError
 from fogconv.guard import Protection
 from fogconv.plan import load_plan
 from fogconv.planner import SCHEMES, lossless_wire
-from fogconv.prediction import star_terms
+from fogconv.prediction import layer_terms
 from fogconv.program import Wire
 from fogconv.report import LayerReport, layer_reports, trace_events
 from fogconv.trigger import Trigger
@@ -269,7 +269,9 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
     typical = next(run for run in runs if run.latency_s == median)
     frames = _stream(engine, x, job.stream) if job.stream else None
     reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
-    terms = star_terms(typical.programs, engine.topology) if typical.plan.scheme == "star" else None
+    terms = None
+    if typical.plan.scheme == "star":
+        terms = layer_terms(engine.graph, typical.plan, typical.programs, engine.topology)
     layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times, predicted=terms)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from fogconv import calibration
+from fogconv.cli import calibrate as command
 from fogconv.cli.calibrate import calibrate
 from fogconv.profile import read_profile
 
@@ -47,6 +48,19 @@ def test_the_profile_comes_as_json_too() -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["fogconv_profile"] == 1 and len(document["devices"]) == 2 and document["spreads"]
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_predictor_goes_into_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "SAMPLES", 6)
+    monkeypatch.setattr(command, "HELD_OUT", 2)
+    result = call("--cluster", "inproc://1", "--predictor", "macs", "--out", str(tmp_path / "profile.json"))
+    assert result.exit_code == 0, result.output
+    assert "prices convs by macs" in result.stdout
+    profile = read_profile(tmp_path / "profile.json")
+    assert profile.predictor == "macs" and all(len(device.samples) == 8 for device in profile.devices)
+    sample = profile.devices[1].samples[0].sample()
+    assert profile.topology().devices[1].conv_s(sample.spec) > 0
 
 
 @pytest.mark.parametrize(
