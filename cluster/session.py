@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -27,21 +26,21 @@ import fogconv.errors
 from fogconv import program as ir
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
-from fogconv.cluster.clock import PING_ROUNDS, Offset, PingTimes, best_offset
+from fogconv.cluster.clock import PingTimes
 from fogconv.cluster.codec import Frame
+from fogconv.cluster.crew import Crew
 from fogconv.cluster.lifecycle import Event as LifeEvent
-from fogconv.cluster.lifecycle import Lifecycle, State
+from fogconv.cluster.lifecycle import State
 from fogconv.cluster.loaded import MASTER, Loaded, Progress, RunResult
 from fogconv.cluster.mailbox import Inbox, RunMailbox
 from fogconv.cluster.measure import Runnable
 from fogconv.cluster.roster import Link, WorkerInfo, failure_of, loss_message
+from fogconv.cluster.shipping import Shipping
 from fogconv.cluster.switchboard import Switchboard
-from fogconv.cluster.transport import Endpoint, Event, Loss, Peer
+from fogconv.cluster.transport import Endpoint, Event, Loss
 from fogconv.errors import (
     ClusterError,
-    ConnectError,
     InputError,
-    RefusedError,
     TransportTimeout,
     WireError,
     WorkerLostError,
@@ -53,14 +52,10 @@ T = TypeVar("T")
 Array = NDArray[np.float32]
 
 MAX_RUNS_IN_FLIGHT = 16
-SHIPPING_WINDOW_BYTES = 32 << 20
-"""Weights on their way to one worker that it has not acknowledged."""
 LOAD_TIMEOUT_S = 900.0
 """Compiling on a small device, cold, takes minutes at worst; a lost worker is noticed long before."""
 HEARSAY_S = 0.3
 """A worker may hear of another's death a little before the master does."""
-INVITE_EVERY_S = 0.25
-"""A worker that refused, or whose connection broke, is asked again no sooner."""
 CLOCK_AGE_S = 10.0
 """Offsets older than this are measured again after a run: quartz drifts by some 10 µs a second."""
 
@@ -87,33 +82,31 @@ class Session:
         self._on_close = on_close
         self._board = Switchboard(endpoint, self._handle)
         self._inbox = Inbox()
-        self._replies: dict[tuple[int, int, type], tuple[m.AnyMessage, int]] = {}
         self._done: dict[tuple[int, int], tuple[m.Done, Frame]] = {}
-        self._asked: set[tuple[int, int]] = set()
-        self._shipped: dict[int, set[str]] = {}
-        self._stored: dict[int, set[str]] = {}
         self._active: dict[int, frozenset[int]] = {}
         self._expendable: dict[int, frozenset[int]] = {}
-        self._links: dict[int, Link] = {}
-        self._rank_of: dict[Peer, int] = {}
-        self._away: set[int] = set()
         self._loaded: dict[int, Loaded] = {}
-        self._request = 0
         self._run = 0
         self._program = 0
         self._order = threading.Lock()
         self._loading = threading.Lock()
         self._in_flight = threading.BoundedSemaphore(MAX_RUNS_IN_FLIGHT)
         self._pool: ThreadPoolExecutor | None = None
-        self._clocks_at = 0.0
         self._closed = False
         atexit.register(self.close)
         self.token = os.urandom(16)
-        keys = keys or [None] * len(addresses)
+        self._crew = Crew(
+            endpoint,
+            self._board,
+            addresses,
+            keys or [None] * len(addresses),
+            hello=lambda rank: m.Hello(self.token, rank, self.ranks, self.name, self.timeout_s),
+            on_loss=self._fail_runs,
+            timeout_s=timeout_s,
+        )
+        self._links = self._crew.links
         try:
-            for rank, (address, key) in enumerate(zip(addresses, keys, strict=True), start=1):
-                self._links[rank] = Link(rank, address, key, None, Lifecycle())
-            self._join(list(self._links), connect_timeout_s)
+            self._crew.join(connect_timeout_s)
         except BaseException:
             self.close()
             raise
@@ -138,12 +131,12 @@ class Session:
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers that are there, by rank."""
-        return tuple(link.info for link in self._links.values() if link.info is not None and link.life.joined)
+        return self._crew.infos
 
     @property
     def lost(self) -> frozenset[int]:
         """The ranks of the workers that are gone. Known as of the last call that waited; ``refresh`` looks now."""
-        return frozenset(rank for rank, link in self._links.items() if link.life.state is State.LOST)
+        return self._crew.lost
 
     def refresh(self) -> frozenset[int]:
         """Handle what has come in; the lost ranks."""
@@ -156,92 +149,17 @@ class Session:
         Invitations stay open: whoever answers later is back at a later call, and with 0 nobody is waited for. What a
         returned worker had loaded must be loaded again; weights that it kept are not shipped again.
         """
-        if self.scheme == "mpi":
+        if self.scheme == "mpi" or self._closed:
             return frozenset()
-        now = time.monotonic()
-        with self._board.lock:
-            if self._closed:
-                return frozenset()
-            for rank in self.lost:
-                link = self._links[rank]
-                self._away.add(rank)
-                if now - link.invited >= INVITE_EVERY_S or timeout_s:
-                    link.life.apply(LifeEvent.REJOIN)
-                    self._invite(link)
-        if not self._away:
-            return frozenset()
-        away = [self._links[rank] for rank in self._away]
-        if timeout_s:
-            self._board.wait(lambda: True if all(link.life.state is not State.JOINING for link in away) else None, timeout_s)
-        else:
-            self._board.drain()
-        back = frozenset(link.rank for link in away if link.life.joined)
-        if back:
-            self._away -= back
-            self._introduce(back)
-        return back - self.lost
-
-    def _join(self, ranks: list[int], timeout_s: float) -> None:
-        joining = [self._links[rank] for rank in ranks]
-        with self._board.lock:
-            for link in joining:
-                self._invite(link)
-        deadline = time.monotonic() + timeout_s
-        self._board.wait(
-            lambda: True if all(link.life.state is not State.JOINING for link in joining) else None,
-            timeout_s,
-        )
-        for link in joining:
-            if link.refusal:
-                raise RefusedError(f"worker {link.rank} at {link.address} refused: {link.refusal}")
-            if link.life.state is State.JOINING or (link.life.state is State.LOST and link.loss):
-                waited = timeout_s - max(0.0, deadline - time.monotonic())
-                why = link.loss or self._endpoint.diagnose(link.address)
-                why = f" ({why})" if why else ""
-                raise ConnectError(
-                    f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}: is a fogconv-worker "
-                    "running there, and is the port open?"
-                )
-        if joining:
-            self._introduce(frozenset(link.rank for link in joining if link.life.joined))
-
-    def _invite(self, link: Link) -> None:
-        link.refusal = link.loss = ""
-        link.invited = time.monotonic()
-        link.peer = self._endpoint.connect(link.address, link.key)
-        self._rank_of[link.peer] = link.rank
-        self._send(link, m.Hello(self.token, link.rank, self.ranks, self.name, self.timeout_s))
+        return self._crew.rejoin(timeout_s)
 
     def reconnect(self) -> None:
         """Have the workers make their links to each other anew, where one of these broke."""
-        self._introduce(frozenset())
-
-    def _introduce(self, ranks: frozenset[int]) -> None:
-        """Tell all workers who is there, and measure the clocks of those who came."""
-        present = [link for link in self._links.values() if link.life.joined]
-        peers = m.Peers(
-            {link.rank: link.address for link in present},
-            {link.rank: link.key for link in present if link.key is not None},
-        )
-        for link in present:
-            self._send(link, peers)
-        # With keys everybody is asked: an answer shows that the list of peers has arrived, and peers may connect.
-        self.synchronise(sorted(ranks) if not peers.keys else [link.rank for link in present])
+        self._crew.introduce(frozenset())
 
     def synchronise(self, ranks: Iterable[int] | None = None) -> None:
         """Measure the workers' clocks against the master's."""
-        for rank in [info.rank for info in self.workers] if ranks is None else list(ranks):
-            try:
-                offset = best_offset([self._exchange(rank) for _ in range(PING_ROUNDS)])
-            except WorkerLostError:
-                continue
-            self._set_clock(rank, offset)
-        self._clocks_at = time.monotonic()
-
-    def _set_clock(self, rank: int, offset: Offset) -> None:
-        link = self._links[rank]
-        if link.info is not None:
-            link.info = replace(link.info, clock_offset_ns=offset.offset_ns, clock_error_ns=offset.error_ns)
+        self._crew.synchronise([info.rank for info in self.workers] if ranks is None else list(ranks))
 
     # Programs
 
@@ -267,24 +185,25 @@ class Session:
             try:
                 requests = {rank: self._ask_load(rank, number, program) for rank, program in remote.items()}
                 missing = {
-                    rank: self._reply(rank, request, m.Missing, self.timeout_s)[0].keys for rank, request in requests.items()
+                    rank: self._crew.reply(rank, request, m.Missing, self.timeout_s)[0].keys
+                    for rank, request in requests.items()
                 }
                 self._check_missing(remote, missing)
                 own = parts.get(MASTER)
-                shipping = _Shipping(self, requests, missing, weights, progress)
+                shipping = Shipping(self._crew, self._board, requests, missing, weights, LOAD_TIMEOUT_S, progress)
                 shipping.start()
                 executable = None if own is None else self._local(own, {key: weights[key] for key in own.weights}, host)
                 shipping.finish()
                 sizes = {}
                 for ready, (rank, request) in enumerate(requests.items(), start=1):
-                    answer = self._reply(rank, request, m.Loaded, LOAD_TIMEOUT_S)[0]
+                    answer = self._crew.reply(rank, request, m.Loaded, LOAD_TIMEOUT_S)[0]
                     sizes[rank] = answer.program_bytes
-                    self._set_memory(rank, answer.memory_bytes)
+                    self._crew.set_memory(rank, answer.memory_bytes)
                     shipping.report(ready)
             except BaseException:
                 for rank in remote:
                     if self._links[rank].life.joined:
-                        self._send(self._links[rank], m.Unload(number))
+                        self._crew.send(self._links[rank], m.Unload(number))
                 raise
             if executable is not None:
                 sizes[MASTER] = executable.memory_bytes
@@ -300,7 +219,7 @@ class Session:
             loaded.executable = None
             for rank in loaded.ranks:
                 if self._links[rank].life.joined:
-                    self._send(self._links[rank], m.Unload(loaded.number))
+                    self._crew.send(self._links[rank], m.Unload(loaded.number))
 
     def _check(self, parts: Mapping[int, ir.Program], weights: Mapping[str, Array]) -> None:
         self._require_open()
@@ -308,7 +227,7 @@ class Session:
             if rank != MASTER and rank not in self._links:
                 raise InputError(f"a program for rank {rank}: this session has the ranks 0 to {self.ranks - 1}")
             if rank != MASTER:
-                self._require(rank)
+                self._crew.require(rank)
             for key, shape in program.weights.items():
                 if key not in weights:
                     raise InputError(f"the program of rank {rank} names weights {key}, which were not given")
@@ -321,18 +240,15 @@ class Session:
             strange = set(keys) - remote[rank].weights.keys()
             if strange:
                 with self._board.lock:
-                    self._lose(self._links[rank], f"it asked for weights that its program does not name ({min(strange)})")
-                self._require(rank)
+                    self._crew.lose(
+                        self._links[rank], f"it asked for weights that its program does not name ({min(strange)})"
+                    )
+                self._crew.require(rank)
 
     def _ask_load(self, rank: int, number: int, program: ir.Program) -> int:
-        request = self._next_request(rank)
-        self._send(self._links[rank], m.Load(request, number), ir.encode(program))
+        request = self._crew.next_request(rank)
+        self._crew.send(self._links[rank], m.Load(request, number), ir.encode(program))
         return request
-
-    def _set_memory(self, rank: int, memory_bytes: int) -> None:
-        link = self._links[rank]
-        if link.info is not None:
-            link.info = replace(link.info, memory_bytes=memory_bytes)
 
     # Runs
 
@@ -351,7 +267,7 @@ class Session:
                 run = self._begin(loaded)
                 begin_ns = time.perf_counter_ns()
                 for rank in loaded.ranks:
-                    self._send(self._links[rank], m.Run(run, loaded.number))
+                    self._crew.send(self._links[rank], m.Run(run, loaded.number))
             mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
             try:
                 outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, inputs)
@@ -366,7 +282,7 @@ class Session:
             finally:
                 self._end(run, loaded)
             result = self._result(run, loaded, mailbox, outputs, begin_ns, latency_s, done)
-        if time.monotonic() - self._clocks_at > CLOCK_AGE_S:
+        if time.monotonic() - self._crew.clocks_at > CLOCK_AGE_S:
             self.synchronise(loaded.ranks - self.lost)
         return result
 
@@ -381,7 +297,7 @@ class Session:
     def _begin(self, loaded: Loaded) -> int:
         with self._board.lock:
             for rank in loaded.ranks:
-                self._require(rank)
+                self._crew.require(rank)
             self._run += 1
             self._active[self._run] = loaded.ranks
             self._expendable[self._run] = loaded.expendable
@@ -415,7 +331,7 @@ class Session:
             raise TransportTimeout(f"ranks {late} did not report the end of run {run} within {timeout_s:g} s")
         for rank in skipped:
             if self._links[rank].life.joined and (run, rank) not in self._done:
-                self._send(self._links[rank], m.Abort(run))
+                self._crew.send(self._links[rank], m.Abort(run))
         return {rank: self._done[run, rank] for rank in loaded.ranks if (run, rank) in self._done}
 
     def _traced(self, error: WorkerLostError, loaded: Loaded) -> WorkerLostError:
@@ -428,7 +344,7 @@ class Session:
     def _abort(self, run: int, loaded: Loaded) -> None:
         for rank in loaded.ranks:
             if self._links[rank].life.joined:
-                self._send(self._links[rank], m.Abort(run))
+                self._crew.send(self._links[rank], m.Abort(run))
 
     def _end(self, run: int, loaded: Loaded) -> None:
         with self._board.lock:
@@ -466,42 +382,35 @@ class Session:
 
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> PingTimes:
         """One exchange with a worker, ``nbytes`` there and then as many back (or ``back_bytes``), for α and β."""
-        there = self._exchange(rank, bytes(nbytes), echo=False, reply_bytes=0)
-        back = self._exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
+        self._require_open()
+        there = self._crew.exchange(rank, bytes(nbytes), echo=False, reply_bytes=0)
+        back = self._crew.exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
         info = self._links[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
-
-    def _exchange(
-        self, rank: int, payload: Frame = b"", *, echo: bool = False, reply_bytes: int = 0
-    ) -> tuple[int, int, int, int]:
-        """(sent here, received there, sent there, received here), each on its own clock, in ns."""
-        request = self._next_request(rank)
-        sent = time.perf_counter_ns()
-        self._post(rank, m.Ping(request, echo, reply_bytes), payload)
-        pong, received = self._reply(rank, request, m.Pong, self.timeout_s)
-        return (sent, pong.received_ns, pong.sent_ns, received)
 
     def measure(
         self, specs: Sequence[fogconv.geometry.ConvSpec], *, ranks: Iterable[int] | None = None, repeats: int = 3
     ) -> dict[int, m.Measured]:
         """Let workers (all, unless named) time convs, all at once: rank → seconds per spec, and a copy rate in bytes/s."""
+        self._require_open()
         chosen = [info.rank for info in self.workers] if ranks is None else list(ranks)
         requests = {}
         for rank in chosen:
-            requests[rank] = self._next_request(rank)
-            self._post(rank, m.Measure(requests[rank], tuple(specs), repeats))
-        return {rank: self._reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()}
+            requests[rank] = self._crew.next_request(rank)
+            self._crew.post(rank, m.Measure(requests[rank], tuple(specs), repeats))
+        return {rank: self._crew.reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()}
 
     def status(self, timeout_s: float = 5.0) -> dict[int, m.Status]:
         """What each worker tells of itself; those that do not answer in time are left out."""
+        self._require_open()
         requests = {}
         for info in self.workers:
-            requests[info.rank] = self._next_request(info.rank)
-            self._post(info.rank, m.StatusQuery(requests[info.rank]))
+            requests[info.rank] = self._crew.next_request(info.rank)
+            self._crew.post(info.rank, m.StatusQuery(requests[info.rank]))
         answers = {}
         for rank, request in requests.items():
             try:
-                answers[rank] = self._reply(rank, request, m.Status, timeout_s)[0]
+                answers[rank] = self._crew.reply(rank, request, m.Status, timeout_s)[0]
             except (WorkerLostError, TransportTimeout) as error:
                 log.info("no status: %s", error)
         return answers
@@ -527,7 +436,7 @@ class Session:
             self._pool.shutdown(wait=True)
         for link in self._links.values():
             if link.life.joined:
-                self._send(link, m.Bye())
+                self._crew.send(link, m.Bye())
             link.life.apply(LifeEvent.STOP)
         self._endpoint.close()
         self._on_close()
@@ -540,68 +449,24 @@ class Session:
 
     # Messages
 
-    def _next_request(self, rank: int) -> int:
-        with self._board.lock:
-            self._request += 1
-            self._asked.add((rank, self._request))
-            return self._request
-
-    def _post(self, rank: int, message: m.AnyMessage, *payloads: Frame) -> None:
-        with self._board.lock:
-            self._require_open()
-            self._require(rank)
-            self._send(self._links[rank], message, *payloads)
-
-    def _send(self, link: Link, message: m.AnyMessage, *payloads: Frame) -> None:
-        self._endpoint.send(link.peer, codec.encode(message, *payloads))
-
-    def _reply(self, rank: int, request: int, kind: type[T], timeout_s: float) -> tuple[T, int]:
-        """The answer to a request, and when it was handled (perf_counter_ns)."""
-
-        def ready() -> tuple[m.AnyMessage, int] | None:
-            found = self._replies.pop((rank, request, kind), None) or self._replies.pop((rank, request, m.Failed), None)
-            if found is None:
-                self._require(rank)
-            return found
-
-        found = self._board.wait(ready, timeout_s)
-        if kind is not m.Missing or found is None or isinstance(found[0], m.Failed):
-            self._asked.discard((rank, request))
-        if found is None:
-            raise TransportTimeout(f"worker {rank} did not answer ({kind.__name__}) within {timeout_s:g} s")
-        message, at_ns = found
-        if isinstance(message, m.Failed):
-            raise failure_of(message, rank, self._links[rank])
-        if not isinstance(message, kind):
-            raise WireError(f"worker {rank} answered with {type(message).__name__}, not {kind.__name__}")
-        return message, at_ns
-
-    def _require(self, rank: int) -> None:
-        link = self._links[rank]
-        if not link.life.joined:
-            raise WorkerLostError(loss_message(link), rank)
-
     def _require_open(self) -> None:
         if self._closed:
             raise ClusterError("the session is closed")
 
     def _handle(self, event: Event) -> None:
-        rank = self._rank_of.get(event.peer)
+        crew = self._crew
+        rank = crew.rank_of.get(event.peer)
         if rank is None:
             return
-        link = self._links[rank]
+        link = crew.links[rank]
         if isinstance(event, Loss):
-            self._lose(link, event.reason)
+            crew.lose(link, event.reason)
             return
         link.seen = time.monotonic()
         try:
             message, payloads = codec.decode(event.frames)
         except WireError as error:
-            if link.life.state is State.JOINING:
-                link.refusal = str(error)
-                link.life.apply(LifeEvent.REFUSE)
-            else:
-                self._lose(link, f"it sent nonsense: {error}")
+            crew.misread(link, error)
             return
         match message:
             case m.Data():
@@ -611,134 +476,18 @@ class Session:
                 if rank in self._active.get(message.run, ()):
                     self._done[message.run, rank] = (message, payloads[0])
             case m.Failed() if message.run:
-                self._inbox_fail(message.run, failure_of(message, rank, link))
-            case m.Welcome():
-                self._welcome(link, message)
-            case m.Refused():
-                link.refusal = message.reason
-                if link.life.state is State.JOINING:
-                    link.life.apply(LifeEvent.REFUSE)
-                else:
-                    self._lose(link, message.reason)
-            case m.Stored():
-                if message.key in self._shipped.get(rank, ()):
-                    self._stored.setdefault(rank, set()).add(message.key)
-            case m.Bye():
-                self._lose(link, "it was stopped")
-            case m.Missing() | m.Loaded() | m.Pong() | m.Measured() | m.Status() | m.Failed():
-                if (rank, message.request) in self._asked:
-                    self._replies[rank, message.request, type(message)] = (message, time.perf_counter_ns())
+                if message.run in self._active:
+                    self._inbox.fail(message.run, failure_of(message, rank, link))
             case _:
-                log.warning("worker %d sent %s, which workers do not send", rank, type(message).__name__)
+                crew.take(link, message)
 
-    def _welcome(self, link: Link, message: m.Welcome) -> None:
-        if link.life.state is not State.JOINING:
-            return
-        link.life.apply(LifeEvent.WELCOME)
-        link.info = WorkerInfo(
-            link.rank,
-            link.address,
-            message.host,
-            message.pid,
-            message.threads,
-            message.memory_limit_bytes,
-            message.memory_bytes,
-            message.isa,
-            message.software,
-        )
-
-    def _inbox_fail(self, run: int, error: Exception) -> None:
-        if run in self._active:
-            self._inbox.fail(run, error)
-
-    def _lose(self, link: Link, reason: str) -> None:
-        if link.life.state in (State.STOPPED, State.LOST):
-            return
-        link.loss = reason
-        link.life.apply(LifeEvent.LOSS)
-        self._rank_of.pop(link.peer, None)
-        self._endpoint.disconnect(link.peer)
-        self._stored.pop(link.rank, None)
-        self._shipped.pop(link.rank, None)
-        self._asked = {(rank, request) for rank, request in self._asked if rank != link.rank}
-        self._replies = {key: reply for key, reply in self._replies.items() if key[0] != link.rank}
-        log.warning("%s", loss_message(link))
+    def _fail_runs(self, link: Link) -> None:
+        """A worker is lost: the runs that need it fail."""
         for run, ranks in self._active.items():
             if link.rank in self._expendable.get(run, ()):
                 self._inbox.lose(run, link.rank)
             elif link.rank in ranks:
                 self._inbox.fail(run, WorkerLostError(loss_message(link), link.rank))
-
-
-class _Shipping:
-    """Weights on their way to all workers at once, each worker's queue bounded by a window."""
-
-    def __init__(
-        self,
-        session: Session,
-        requests: Mapping[int, int],
-        missing: Mapping[int, Sequence[str]],
-        weights: Mapping[str, Array],
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self._session = session
-        self._requests = requests
-        self._weights = weights
-        self._queues = {rank: list(keys) for rank, keys in missing.items() if keys}
-        self._flying: dict[int, dict[str, int]] = {rank: {} for rank in self._queues}
-        self._progress = progress
-        self._shipped = 0
-        self.total_of = {rank: sum(weights[key].nbytes for key in keys) for rank, keys in missing.items()}
-        self._total = sum(self.total_of.values())
-
-    def start(self) -> None:
-        """Fill the windows; the links work while the master prepares its own program."""
-        self.report(0)
-        for rank in self._queues:
-            self._fill(rank)
-
-    def finish(self) -> None:
-        """Ship the rest; returns when the workers have acknowledged all."""
-        board = self._session._board
-        while any(self._flying.values()):
-            if board.wait(self._collect, LOAD_TIMEOUT_S) is None:
-                raise TransportTimeout(f"no worker acknowledged weights within {LOAD_TIMEOUT_S:g} s")
-            for rank in self._queues:
-                self._fill(rank)
-            self.report(0)
-
-    def report(self, ready: int) -> None:
-        if self._progress is not None:
-            self._progress(Progress(self._shipped, self._total, ready, len(self._requests)))
-
-    def _fill(self, rank: int) -> None:
-        queue, flying = self._queues[rank], self._flying[rank]
-        while queue and sum(flying.values()) < SHIPPING_WINDOW_BYTES:
-            key = queue.pop()
-            array = np.ascontiguousarray(self._weights[key], np.float32)
-            flying[key] = array.nbytes
-            self._session._shipped.setdefault(rank, set()).add(key)
-            payload = array.reshape(-1).view(np.uint8).data if array.size else b""
-            self._session._post(rank, m.Weight(key, array.shape), payload)
-
-    def _collect(self) -> bool | None:
-        """Under the switchboard's lock: take the acknowledgements that came."""
-        came = False
-        for rank, flying in self._flying.items():
-            if flying:
-                self._session._require(rank)
-                self._raise_failure(rank)
-            for key in self._session._stored.get(rank, set()) & flying.keys():
-                self._session._stored[rank].discard(key)
-                self._session._shipped[rank].discard(key)
-                self._shipped += flying.pop(key)
-                came = True
-        return True if came else None
-
-    def _raise_failure(self, rank: int) -> None:
-        found = self._session._replies.pop((rank, self._requests[rank], m.Failed), None)
-        if found is not None and isinstance(found[0], m.Failed):
-            raise failure_of(found[0], rank, self._session._links[rank])
 
 
 def _interpreter(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Runnable:
