@@ -211,7 +211,7 @@ class Engine:
             return ()
         self.topology = correction.apply(self.topology, self.ranks)
         self._plans.clear()
-        self._pace = self._pace.corrected()
+        self._pace = self._pace.corrected(correction)
         return correction.sentences(self.ranks)
 
     def _recover(self, error: ClusterError) -> tuple[str, ...]:
@@ -235,7 +235,9 @@ class Engine:
     def _turn(self, turn: Turn) -> tuple[str, ...]:
         told = turn.events
         self.events.extend(told)
-        self._pace, self._correction = Pace(needed=self._pace.needed), None
+        self._correction = None
+        if turn.crew != self.ranks:
+            self._pace = Pace(needed=self._pace.needed)
         self.session.unload(self.loaded)
         self.ranks = turn.crew
         try:

@@ -33,6 +33,8 @@ LEAST_MACS = 100_000
 """Smaller convs cost calls, not arithmetic."""
 LEAST_S = 2e-4
 """A rank that computes for less than this in an inference is not judged."""
+LEAST_WAIT = 0.1
+"""Of the time that a message seems to have taken: one that was there already came earlier, and was hardly waited for."""
 LEAST_BYTES = 1 << 10
 """Shorter messages tell nothing of bandwidth; nor do those that take less time on the wire than their latency."""
 CLAMP = 64.0
@@ -67,7 +69,7 @@ def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topo
             elif isinstance(step, Send):
                 sent[rank, place[step.to], step.tag] = (end, step.region.elements * program.batch * BYTES_PER_ELEMENT)
             elif isinstance(step, Recv):
-                # Only a message that was waited for tells when it came.
+                # Only a message that was waited for tells when it came, and not if another one before it was later.
                 came[place[step.origin], rank, step.tag] = (begin, begin - last)
             last = end
         if predicted > 0 and measured >= LEAST_S:
@@ -101,9 +103,11 @@ class Pace:
     """How often in a row: twice as often after each correction, until CALM inferences went by without one."""
     seen: int = 0
 
-    def corrected(self) -> Pace:
-        """After a new plan."""
-        return Pace(needed=min(MOST_STREAK, 2 * self.needed))
+    def corrected(self, correction: Correction) -> Pace:
+        """After a new plan for the same crew. What links usually take stays, and what was seen of others: else a
+        link that drops while something else is corrected would be taken for one that was always so."""
+        thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
+        return Pace({}, thin, self.usual, min(MOST_STREAK, 2 * self.needed))
 
     def after(self, drift: Drift) -> Pace:
         """One more inference."""

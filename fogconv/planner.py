@@ -76,10 +76,17 @@ def plan(
 
 
 def _crews(topology: Topology) -> list[tuple[int, ...]]:
-    """All ranks, and without those of the lowest rates: a slow rank's messages can cost more than its work is worth."""
+    """All ranks, and without those of the lowest rates, or of the thinnest links to the master: a rank's messages can cost
+    more than its work is worth."""
     rates = level([topology.rate(rank) for rank in topology.ranks])
-    levels = sorted(set(rates[1:]))
-    return [tuple(rank for rank in topology.ranks if rank == 0 or rates[rank] >= least) for least in (levels or [0.0])]
+    links = [max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte) for rank in topology.ranks[1:]]
+    widths = (0.0, *level([1.0 / max(s_per_byte, 1e-15) for s_per_byte in links], tolerance=1.0))
+    crews = [
+        tuple(rank for rank in topology.ranks if rank == 0 or values[rank] >= least)
+        for values in (rates, widths)
+        for least in sorted(set(values[1:])) or [0.0]
+    ]
+    return list(dict.fromkeys(crews))
 
 
 def lossless_wire(graph: LayerGraph, topology: Topology, scheme: str, available: Sequence[Wire]) -> Wire:

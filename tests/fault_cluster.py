@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -18,6 +20,8 @@ from fogconv.cluster.worker import Worker
 from fogconv.engine import Choices, Engine
 from fogconv.geometry import ConvSpec
 from fogconv.layers import Add, Conv, Layer, LayerGraph, Tensor
+from fogconv.program import AnyStep
+from fogconv.program import Conv as ConvStep
 from fogconv.topology import Topology
 
 PAD = (1, 1, 1, 1)
@@ -88,11 +92,62 @@ class FaultyHub(Hub):
             super()._route(origin, to, frames)
 
 
+class SlowHub(FaultyHub):
+    """Every message takes its time on the wire: ``rate(sender, receiver)`` is in bytes/s, and links don't share it.
+
+    A message waits for the one before it on its link, and nobody waits for a message but its receiver.
+    """
+
+    LATENCY_S = 1e-3
+
+    def __init__(self, bytes_per_s: float) -> None:
+        super().__init__()
+        self.bytes_per_s = bytes_per_s
+        self.rate: Callable[[str, str], float] = lambda origin, to: self.bytes_per_s
+        self._links: dict[tuple[str, str], queue.SimpleQueue[Sequence[Frame] | None]] = {}
+
+    def _route(self, origin: str, to: str, frames: Sequence[Frame]) -> None:
+        with self._lock:
+            link = self._links.get((origin, to))
+            if link is None:
+                link = self._links[origin, to] = queue.SimpleQueue()
+                threading.Thread(target=self._carry, args=(origin, to, link), daemon=True).start()
+        # What is sent is what the buffer holds now: a card copies, and the sender goes on.
+        link.put([bytes(frame) for frame in frames])
+
+    def _carry(self, origin: str, to: str, link: queue.SimpleQueue[Sequence[Frame] | None]) -> None:
+        while (frames := link.get()) is not None:
+            time.sleep(self.LATENCY_S + sum(len(frame) for frame in frames) / self.rate(origin, to))
+            super()._route(origin, to, frames)
+
+    def close(self) -> None:
+        for link in self._links.values():
+            link.put(None)
+
+
+class SlowExecutable(Executable):
+    """Takes as long for a conv as a device of RATE MACs/s would."""
+
+    RATE = 1e8
+
+    def _compute(self, step: AnyStep) -> Callable[[], None]:
+        call = super()._compute(step)
+        if not isinstance(step, ConvStep):
+            return call
+
+        def slow() -> None:
+            end = time.perf_counter() + step.spec.macs / self.RATE
+            call()
+            time.sleep(max(0.0, end - time.perf_counter()))
+
+        return slow
+
+
 class FaultCluster:
     """``workers`` in-process workers with the real interpreter; ``engine`` runs the small network on them."""
 
-    def __init__(self, workers: int = 3, *, build: Any = Executable, **options: Any) -> None:
-        self.hub = FaultyHub()
+    def __init__(self, workers: int = 3, *, build: Any = Executable, hub: FaultyHub | None = None, **options: Any) -> None:
+        self.hub = hub or FaultyHub()
         self.names = [f"worker/{number}" for number in range(1, workers + 1)]
         self.alive: dict[str, tuple[Worker, threading.Thread]] = {}
         self.dead: list[tuple[Worker, threading.Thread]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fogconv.cluster.interpreter import Executable
+from fogconv.engine import Choices, Engine
 from fogconv.lower import lower
 from fogconv.pace import STREAK, Drift, Pace, observe
 from fogconv.plan import Plan
 from fogconv.planner import plan as make_plan
 from fogconv.program import Conv, Program, Recv, Send
 from fogconv.topology import Topology, kernel_class
-from tests.fault_cluster import FaultCluster, assert_right, image, network
+from tests.fault_cluster import FaultCluster, SlowExecutable, SlowHub, assert_right, image, network
 
 TOPOLOGY = Topology.uniform(4, 1e9, 1e8, 1e-5, copy_s_per_byte=1e-11, step_s=1e-7)
 
@@ -160,6 +162,61 @@ def test_a_link_that_drops_tenfold_is_seen_within_two_inferences_and_when_it_rec
     pair = next(iter(correction.thin))
     assert after.link(*pair).s_per_byte > 3 * slow_network.link(*pair).s_per_byte
     assert "slower" in " ".join(correction.sentences(range(4)))
+
+
+def slow_local(program: Program, weights: Any, host: Any) -> SlowExecutable:
+    return SlowExecutable(program, weights, host=host)
+
+
+@pytest.mark.parametrize(("scheme", "bytes_per_s"), [("auto", 2e6), ("star", 5e6)])
+def test_a_link_that_drops_tenfold_in_mid_stream_is_replanned_after_two_inferences(scheme: str, bytes_per_s: float) -> None:
+    """The engine on links that really take their time, of which one becomes ten times as thin."""
+    hub = SlowHub(bytes_per_s)
+    with FaultCluster(3, hub=hub, build=SlowExecutable, local=slow_local) as cluster:
+        rate = SlowExecutable.RATE
+        topology = Topology.uniform(4, rate, hub.bytes_per_s, hub.LATENCY_S, copy_s_per_byte=1e-11, step_s=1e-7)
+        engine = Engine(network(), cluster.session, topology, Choices(scheme, threshold=0.0, adapt=True))
+
+        def share() -> int:
+            mine = [program for program in engine.programs if program.rank == 3]
+            return sum(step.spec.macs for program in mine for step in program.steps if isinstance(step, Conv))
+
+        for _ in range(3):
+            assert_right(engine.run(image()).output)
+        assert not [event for event in engine.events if "link" in event]
+        before = share()
+        hub.rate = lambda origin, to: hub.bytes_per_s / (10 if "worker/3" in (origin, to) else 1)
+        told: list[str] = []
+        for _ in range(3):
+            inference = engine.run(image())
+            assert_right(inference.output)
+            told += inference.events
+        links = [event for event in told if event.startswith("the link")]
+        assert links and all("rank 3" in event and "slower" in event for event in links), told
+        # How thin it is may be seen in one direction first; the share follows.
+        for _ in range(8):
+            assert_right(engine.run(image()).output)
+        assert share() < 0.7 * before
+    hub.close()
+
+
+def test_what_was_seen_of_a_link_outlives_the_correction_of_a_rank() -> None:
+    """Both at once: after the new shares, the link that became thin is not taken for one that was always so."""
+    slow_network = Topology.uniform(4, 1e9, 1e7, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
+    pace = Pace().after(drift_of(slow_network, {}, {}))
+    thin = dict.fromkeys([(0, 3), (2, 3), (3, 2), (3, 0)], 10.0)
+    pace = pace.after(drift_of(slow_network, {1: 3.0}, {}))
+    pace = pace.after(drift_of(slow_network, {1: 3.0}, thin))
+    correction = pace.correction()
+    assert correction is not None and set(correction.slow) == {1} and not correction.thin
+    pace, topology = pace.corrected(correction), correction.apply(slow_network, range(4))
+    for _ in range(pace.needed):
+        assert pace.correction() is None
+        pace = pace.after(observe(even_rows(), range(4), times_of(even_rows(), slow_network, {1: 3.0}, thin), topology))
+        if pace.correction() is not None:
+            break
+    found = pace.correction()
+    assert found is not None and found.thin and set(found.thin) <= set(thin)
 
 
 class Stretched(Executable):
