@@ -31,13 +31,13 @@ def main(
     half_open: Annotated[int, Option(help="Connections that never say a word.")] = 2000,
     seed: Annotated[int, Option(help="Of the faults.")] = 1,
     loopback: Annotated[bool, Option("--loopback", help="No network namespaces, even as root.")] = False,
-    only: Annotated[str, Option(help="Only these parts: inferences,malformed,redundancy,curve.")] = "",
+    only: Annotated[str, Option(help="Only these parts: inferences,link,malformed,redundancy,curve.")] = "",
     as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Four workers, one after the other killed, stopped or cut off, while inferences run; then strangers."""
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, _terminated)
-    parts = set(only.split(",")) if only else {"inferences", "malformed", "redundancy", "curve"}
+    parts = set(only.split(",")) if only else {"inferences", "link", "malformed", "redundancy", "curve"}
 
     def say(line: str) -> None:
         console.print(f"[dim]{line}[/dim]", highlight=False)
@@ -53,6 +53,10 @@ def main(
                     result |= Campaign(place, inferences, faults, seed, say).run(master).summary()
                 finally:
                     master.close()
+        if "link" in parts:
+            from bench.faults.thinning import drop
+
+            result["link"] = {"inferences_until_replanned": None} if os.geteuid() else drop(say)
         if "malformed" in parts:
             result["malformed"] = asdict(besiege(malformed, "squeezenet1_1", say, half=half_open))
         if "redundancy" in parts:

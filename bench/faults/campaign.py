@@ -75,8 +75,18 @@ class Found:
 class Master:
     """The process of bench.faults.master."""
 
-    def __init__(self, place: Place, net: str, scheme: str, rates: str = "measured", protection: str = "{}") -> None:
+    def __init__(
+        self,
+        place: Place,
+        net: str,
+        scheme: str,
+        rates: str = "measured",
+        protection: str = "{}",
+        *,
+        adapt: bool = False,
+    ) -> None:
         arguments = ["-m", "bench.faults.master", net, scheme, ",".join(place.addresses), rates, protection]
+        arguments += ["adapt"] if adapt else []
         self.process = place.master(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.hear()
 

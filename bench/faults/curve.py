@@ -1,4 +1,7 @@
-"""What encryption costs: the rate of large messages between two nodes on 1 Gbit/s, with CURVE and without, in turns."""
+"""What encryption costs: the rate of large messages between two nodes, with CURVE and without, in turns.
+
+On 1 Gbit/s with as much of a core as there is, and with a quarter of one, as a small device has; with that on 100 Mbit/s.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,12 @@ from bench.fog.bed import FogBed
 from fogconv.cluster.connect import connect
 from fogconv.cluster.keys import write_keys
 
-SHARES = (None, 0.25)
-"""Of a core per node: as much as there is, and a small device's."""
+PLACES: dict[str, tuple[str, float | None]] = {
+    "": ("1gbit", None),
+    "_quarter_core": ("1gbit", 0.25),
+    "_quarter_core_100mbit": ("100mbit", 0.25),
+}
+"""Link rate, and share of a core per node."""
 MESSAGE_BYTES = 8 << 20
 ROUNDS = 10
 TURNS = 2
@@ -28,15 +35,18 @@ def price(say: Callable[[str], None]) -> dict[str, Any]:
     if os.geteuid():
         say("no network namespaces without root: encryption is not measured")
         return {"throughput_ratio": None}
-    rates: dict[str, list[float]] = {f"{kind}{share or ''}": [] for kind in ("plain", "curve") for share in SHARES}
+    rates: dict[str, list[float]] = {f"{kind}{place}": [] for kind in ("plain", "curve") for place in PLACES}
     with tempfile.TemporaryDirectory() as folder, FogBed(2, "1gbit") as bed:
         master, worker = Path(folder, "master"), Path(folder, "worker")
         public = {path: write_keys(path).public for path in (master, worker)}
         (master / "workers").write_text(f"* {public[worker]}\n")
         (worker / "masters").write_text(f"{public[master]}\n")
         address = f"tcp://{bed.nodes[1].address}:{PORT}"
-        turns = [(share, kind) for _ in range(TURNS) for share in SHARES for kind in ("plain", "curve")]
-        for share, kind in turns:
+        turns = [(place, kind) for _ in range(TURNS) for place in PLACES for kind in ("plain", "curve")]
+        for place, kind in turns:
+            rate, share = PLACES[place]
+            for node in range(2):
+                bed.set_rate(node, rate)
             flags = ["--insecure"] if kind == "plain" else ["--keys", str(worker)]
             bed.set_cpu(share)
             command = worker_command(f"tcp://*:{PORT}", *flags)
@@ -45,16 +55,13 @@ def price(say: Callable[[str], None]) -> dict[str, Any]:
             argv = [sys.executable, "-m", "bench.faults.curve", address, keys]
             done = bed.popen(0, argv, env=environment(), stdout=subprocess.PIPE, text=True)
             out, _ = done.communicate(timeout=120)
-            rates[f"{kind}{share or ''}"] += json.loads(out)
+            rates[f"{kind}{place}"] += json.loads(out)
             process.terminate()
             process.wait()
-            say(f"{kind} {share}: {statistics.median(rates[f'{kind}{share or str()}']) / 1e6:.1f} MB/s")
+            say(f"{kind} on {rate}, {share or 1} core: {statistics.median(rates[f'{kind}{place}']) / 1e6:.1f} MB/s")
     median = {name: statistics.median(found) for name, found in rates.items()}
-    return {
-        "throughput_ratio": median["curve"] / median["plain"],
-        "throughput_ratio_quarter_core": median["curve0.25"] / median["plain0.25"],
-        "bytes_per_s": median,
-    }
+    ratios = {f"throughput_ratio{place}": median[f"curve{place}"] / median[f"plain{place}"] for place in PLACES}
+    return {**ratios, "bytes_per_s": median}
 
 
 def main(address: str, keys: str) -> None:

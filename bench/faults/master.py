@@ -26,7 +26,7 @@ def say(facts: dict[str, Any]) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def main(net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}") -> None:
+def main(net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}", adapt: str = "") -> None:
     torch.set_num_threads(1)
     zoo, image = subject(net)
     with torch.inference_mode():
@@ -35,7 +35,9 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured", protectio
     largest = float(np.abs(reference).max())
     with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, insecure=True) as session:
         guard = Protection(**json.loads(protection))
-        choices = Choices(scheme=scheme, threshold=0.0, rehearse=rates == "measured", protection=guard)
+        choices = Choices(
+            scheme=scheme, threshold=0.0, rehearse=rates == "measured" and not adapt, adapt=bool(adapt), protection=guard
+        )
         if rates == "assumed":
             topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         else:
@@ -57,4 +59,4 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured", protectio
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:6])
+    main(*sys.argv[1:7])

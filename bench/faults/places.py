@@ -93,6 +93,10 @@ class Bed:
     def limit(self, share: float | None) -> None:
         self._bed.set_cpu(share)
 
+    def thin(self, worker: int, rate: str) -> None:
+        """Both directions of a worker's link at this rate from now on."""
+        self._bed.set_rate(worker + 1, rate)
+
     def cut(self, worker: int) -> None:
         self._bed.cut(worker + 1)
 
