@@ -3,14 +3,19 @@
     python -m tests.cluster.fuzz_codec CORPUS -max_total_time=60
 
 CORPUS is a folder of inputs; what reaches new code is added to it. A finding is any exception but WireError.
-The first byte of an input says what the rest is: a header, header and payload in one frame, a program, wire formats.
+The first byte of an input says what the rest is: a header, header and payload in one frame, a program, wire formats, or a
+conversation with a worker. Most of what comes is MessagePack, which is decoded in C, where coverage is blind: so half of all
+inputs are made by changing a value of a decoded one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,24 +25,36 @@ if __name__ == "__main__":
 
     with atheris.instrument_imports(include=["fogconv.cluster", "fogconv.program", "fogconv.geometry"]):
         import fogconv.cluster.codec
+        import fogconv.cluster.worker
         import fogconv.program  # noqa: F401
 
 from fogconv import program as ir
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
+from fogconv.cluster.transport import Arrival, Loss, Peer
+from fogconv.cluster.worker import Worker
 from fogconv.errors import FogconvError, WireError
 from fogconv.kernels import wire
+from fogconv.lower import lower
+from fogconv.star import plan_star
+from fogconv.topology import Topology
+from tests.chains import chain
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus" / "codec"
 LIMIT = 1 << 20
 FORMATS = ("fp32", "fp16", "bf16", "zeros", "lz4", "zstd")
+TARGETS = 5
+ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 1, 255, 2**16, 2**31, 2**62, 2**63, 2**64 - 1, -(2**63), 0.5, float("nan"), float("inf"), 1e308,
+    "", "x", "x" * 81, "x" * 5000, b"", bytes(16), [], [0], [[[[]]]], {}, {0: ""}, {"a": [1]},
+)  # fmt: skip
 
 
 def one_input(data: bytes) -> None:
     """Decode ``data`` as a stranger's; raises nothing but for a bug."""
     if not data:
         return
-    kind, rest = data[0] % 4, data[1:]
+    kind, rest = data[0] % TARGETS, data[1:]
     with contextlib.suppress(WireError):
         match kind:
             case 0:
@@ -51,12 +68,90 @@ def one_input(data: bytes) -> None:
             case 2:
                 with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
                     program = ir.decode(rest)
-                    assert ir.decode(ir.encode(program)) is not None
-            case _:
+                    assert ir.decode(ir.encode(program)) == program
+                    assert program.peers is not None and ir.expendable([program]) is not None
+            case 3:
                 if len(rest) > 2:
                     with contextlib.suppress(FogconvError):
                         decoded = wire.decode(rest[2:], FORMATS[rest[0] % len(FORMATS)], rest[1])
                         assert decoded.size == rest[1]
+            case _:
+                converse(rest)
+
+
+class Silence:
+    """An Endpoint that nobody listens at."""
+
+    scheme = "silence"
+
+    def connect(self, address: str, key: str | None = None) -> Peer:
+        return address
+
+    def disconnect(self, peer: Peer) -> None: ...
+    def send(self, peer: Peer, frames: object) -> None: ...
+    def receive(self, timeout_s: float) -> None: ...
+    def wake(self) -> None: ...
+    def admit(self, keys: frozenset[str]) -> None: ...
+    def close(self) -> None: ...
+    def probe(self, peer: Peer) -> bool:
+        return True
+
+    def diagnose(self, address: str) -> str:
+        return ""
+
+
+def converse(data: bytes) -> None:
+    """A worker's first minutes: each piece is who speaks (its master, a peer, a stranger, or a loss), how long, and what."""
+    worker = Worker(Silence(), build=_refuse)
+    while len(data) > 2:
+        who, size = data[0] % 4, data[1] + 1
+        piece, data = data[2 : 2 + size], data[2 + size :]
+        worker._handle(Loss(piece[0] % 3, "") if who == 3 else Arrival(who, [piece]))
+    worker.stop()
+
+
+def _refuse(*arguments: Any, **options: Any) -> Any:
+    raise WireError("nothing is built here")
+
+
+def mutated(data: bytes, generator: random.Random) -> bytes:
+    """One value of the MessagePack in an input changed; the input itself where there is none."""
+    head = {0: 1 + codec._PRELUDE.size, 2: 1}.get(data[0] % TARGETS if data else 9)
+    if head is None:
+        return data
+    if head > 1 and len(data) > head and data[head - 1]:
+        head += codec._SIZE.size
+    try:
+        tree = msgspec.msgpack.decode(data[head:])
+        return data[:head] + msgspec.msgpack.encode(_changed(tree, generator))
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError, TypeError):
+        return data
+
+
+def _changed(tree: Any, generator: random.Random) -> Any:
+    if isinstance(tree, dict) and tree and generator.random() < 0.8:
+        key = generator.choice(list(tree))
+        return {**tree, key: _changed(tree[key], generator)}
+    if not isinstance(tree, list) or not tree or generator.random() < 0.1:
+        return generator.choice(ODD)
+    place = generator.randrange(len(tree))
+    match generator.randrange(8):
+        case 0:
+            return tree[:place] + tree[place + 1 :]
+        case 1:
+            return [*tree[:place], tree[place], *tree[place:]]
+        case _:
+            return [*tree[:place], _changed(tree[place], generator), *tree[place + 1 :]]
+
+
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    """libFuzzer's custom mutator."""
+    generator = random.Random(seed)
+    if generator.random() < 0.5:
+        data = mutated(data, generator)
+        if generator.random() < 0.7:
+            return data[:max_size]
+    return bytes(atheris.Mutate(data, max_size))
 
 
 def seeds() -> dict[str, bytes]:
@@ -67,19 +162,53 @@ def seeds() -> dict[str, bytes]:
         body = msgspec.msgpack.encode([0] * len(kind.__struct_fields__))
         header = codec._PRELUDE.pack(codec.MAGIC, m.PROTOCOL_VERSION, m.KINDS.index(kind), sizes)
         found[kind.__name__.lower()] = b"\0" + header + sizes * codec._SIZE.pack(4) + body + sizes * b"\1\2\3\4"
-    hello = codec.encode(m.Hello(bytes(16), 1, 2, "fuzz", 1.0))[0]
-    found["hello_right"] = b"\0" + bytes(hello)
+    for message in honest():
+        frames = codec.encode(message, *([b"\1\2\3\4"] * m.PAYLOADS.get(type(message), 0)))
+        found[f"{type(message).__name__.lower()}_right"] = b"\0" + b"".join(bytes(frame) for frame in frames)
     found["program"] = b"\2" + ir.encode(ir.Program(0, 1, 1, ("a",), (), (), {}))
+    graph = chain(16, 16, size=4)
+    plan = plan_star(graph, Topology.uniform(3, 1e9, 1e12), threshold=0.0)
+    for program in lower(graph, plan).programs:
+        found[f"program_{program.rank}"] = b"\2" + ir.encode(program)
     for number, form in enumerate(FORMATS):
         found[f"wire_{form}"] = bytes([3, number, 4]) + bytes(16)
+        found[f"wire_{form}_right"] = bytes([3, number, 4]) + bytes(wire.encode(wire.np.ones(4, wire.np.float32), form))
+    said = [(0, m.Hello(bytes(16), 1, 3, "fuzz", 1.0)), (1, m.Attach(bytes(16), 2)), (2, m.StatusQuery(1))]
+    said += [(0, message) for message in honest() if not isinstance(message, m.Hello | m.Bye)]
+    talk = b""
+    for who, message in said:
+        piece = b"".join(map(bytes, codec.encode(message, *([b"\1\2\3\4"] * m.PAYLOADS.get(type(message), 0)))))
+        talk += bytes([who, len(piece) - 1]) + piece
+    found["conversation"] = b"\4" + talk + bytes([3, 0, 1])
     return found
+
+
+def honest() -> list[m.AnyMessage]:
+    """Messages as masters and workers send them."""
+    return [
+        m.Hello(bytes(16), 1, 2, "fuzz", 1.0),
+        m.Welcome(1, "pi", 7, 4, 0, 1 << 20, "avx2", "0.1"),
+        m.Peers({1: "tcp://a:1", 2: "tcp://b:2"}, {1: "k"}),
+        m.Load(1, 1),
+        m.Missing(1, ("key",)),
+        m.Weight("key", (1,)),
+        m.Run(1, 1),
+        m.Data(1, 1),
+        m.Abort(1),
+        m.Ping(1, True),
+        m.Unload(1),
+        m.Bye(),
+    ]
 
 
 def main() -> None:
     CORPUS.mkdir(parents=True, exist_ok=True)
     for name, data in seeds().items():
         (CORPUS / name).write_bytes(data)
-    atheris.Setup(sys.argv, one_input)
+    for function in (wire.decode, wire._decompress, wire._decode_zeros, wire._expect):
+        atheris.instrument_func(function)
+    logging.disable()
+    atheris.Setup(sys.argv, one_input, custom_mutator=mutate)
     atheris.Fuzz()
 
 
