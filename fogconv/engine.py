@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.loaded import Loaded, Progress, RunResult
 from fogconv.cluster.session import Session
-from fogconv.errors import ClusterError, TransportTimeout, WorkerFailedError, WorkerLostError
+from fogconv.errors import ClusterError, InputError, TransportTimeout, WorkerFailedError, WorkerLostError
 from fogconv.guard import Protection
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.lower import Lowered, lower
@@ -93,6 +93,10 @@ class Engine:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
+        choices = self.choices
+        if choices.protection and (choices.scheme not in ("auto", "star") or choices.plan is not None):
+            what = f"--scheme {choices.scheme}" if choices.plan is None else "a plan that is given"
+            raise InputError(f"--verify, --redundancy and --patience guard the star's convs, not {what}")
         self.ranks: tuple[int, ...] = tuple(rank for rank in self.topology.ranks if rank == MASTER or rank in self._present)
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self._plans: dict[tuple[int, ...], Plan] = {}

@@ -69,6 +69,19 @@ def test_rounding_wires_are_refused_with_verify() -> None:
         plan_star(network(), Topology.uniform(3, 1e9, 1e9), wire="fp16", protection=VERIFY)
 
 
+@pytest.mark.parametrize("scheme", ["rows", "depth", "local"])
+def test_only_the_star_is_guarded(scheme: str) -> None:
+    with FaultCluster(2) as cluster, pytest.raises(InputError, match=f"the star's convs, not --scheme {scheme}"):
+        cluster.engine(scheme, protection=VERIFY)
+
+
+def test_a_plan_that_is_given_is_not_guarded_in_silence() -> None:
+    with FaultCluster(2) as cluster:
+        plan = cluster.engine("star").plan
+        with pytest.raises(InputError, match="not a plan that is given"):
+            cluster.engine("star", plan=plan, protection=CODED)
+
+
 @pytest.mark.parametrize("protection", [VERIFY, CODED, PATIENT, Protection(True, 1, 3.0)])
 def test_a_guarded_cluster_without_faults_is_right_and_says_nothing(protection: Protection) -> None:
     with FaultCluster(4) as cluster:

@@ -230,7 +230,8 @@ def _mpi() -> Finding:
         if done.returncode == 0 and lines and lines[0].startswith("2 "):
             library = lines[0].partition(" ")[2].split(",")[0].strip()
             with_flags = f" It needs the flags {' '.join(flags)} here." if flags else ""
-            return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}")
+            tolerance = " With --with-ft ulfm it goes on without ranks that die." if "Open MPI v5" in library else ""
+            return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")
         if done.returncode == 0 and lines:
             return Finding(
                 "mpi", "broken", f"{mpirun} starts ranks that don't know each other: it belongs to another MPI than mpi4py "

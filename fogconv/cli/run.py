@@ -55,20 +55,23 @@ def run(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one message of a run.")] = 60.0,
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost worker is noticed.")] = 1.0,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Star: check every worker's results by checksums; redo wrong ones.")
+        bool, typer.Option("--verify", help="Star only: check every worker's results by checksums; redo wrong ones.")
     ] = False,
     redundancy: Annotated[
-        int, typer.Option(help="Star: with 1 a worker holds the sum of the others' filters: any one may fail.", min=0, max=1)
+        int, typer.Option(help="Star only: with 1 a worker holds the sum of all filters: any one may fail.", min=0, max=1)
     ] = 0,
     patience: Annotated[
-        float, typer.Option(help="Star: compute here what takes longer than so many times the prediction; 0: wait.", min=0)
+        float, typer.Option(help="Star only: compute here what takes so many times as long as predicted; 0: wait.", min=0)
     ] = 0.0,
     adapt: Annotated[bool, typer.Option(help="Plan anew when a worker or a link slows down.")] = True,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Load beforehand what any single loss would need.")] = False,
     keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
 ) -> None:
-    """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained."""
+    """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained.
+
+    A worker that dies is survived over ZeroMQ, and with Open MPI's mpirun --with-ft ulfm; other mpiruns end the job.
+    """
     launch = launched()
     if launch is not None and launch.rank:
         if not cluster:
