@@ -499,12 +499,20 @@ def model_results(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict
     return y.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def kinks(model: nn.Module, x: torch.Tensor, gradients: dict[str, torch.Tensor]) -> float:
+    """How far rounding moves torch's own gradients: by thousandths where some ReLU sits on its kink."""
+    generator = torch.Generator().manual_seed(1)
+    noises = [1 + 1e-6 * torch.randn(x.shape, generator=generator) for _ in range(4)]
+    others = [model_results(model, x * noise)[1] for noise in noises]
+    return max(float((other[key] - grad).norm() / grad.norm()) for other in others for key, grad in gradients.items())
+
+
 @pytest.mark.parametrize(
     "name",
     ["resnet18", *(pytest.param(name, marks=pytest.mark.full) for name in ("mobilenet_v3_small", "densenet121"))],
 )
 def test_transparency(inproc: Session, name: str) -> None:
-    """A model, wrapped and not, agrees in its output, in every gradient and in its state_dict."""
+    """A model, wrapped and not, agrees in its output, in every gradient (as far as torch's is one) and in its state_dict."""
     plain = copy.deepcopy(seeded(name, 64).module)
     wrapped = distribute(plain, inproc, threshold=0)
     assert all(entry.distributed is not False for entry in wrapped.fogconv_report)
@@ -513,8 +521,9 @@ def test_transparency(inproc: Session, name: str) -> None:
     (expected, theirs), (actual, ours) = model_results(plain, x), model_results(wrapped, x)
     close(actual, expected, 1e-4)
     assert theirs.keys() == ours.keys()
+    allowed = 1e-3 if name == "resnet18" else max(1e-3, 2 * kinks(plain, x, theirs))
     for key, grad in theirs.items():
-        assert float((ours[key] - grad).norm() / grad.norm()) < 1e-3, key
+        assert float((ours[key] - grad).norm() / grad.norm()) < allowed, (key, allowed)
     assert list(wrapped.state_dict()) == list(plain.state_dict())
     wrapped.load_state_dict(plain.state_dict())
     plain.load_state_dict(wrapped.state_dict())
