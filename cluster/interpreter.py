@@ -24,10 +24,14 @@ from fogconv.errors import ClusterError, WireError
 from fogconv.geometry import Region
 from fogconv.kernels import elementwise, pooling, wire
 from fogconv.kernels.blocked import BLOCK, NARROW, Blocked, Margin, pack, unpack
+from fogconv.kernels.bound import sequence
 from fogconv.kernels.conv import PreparedConv2d, prepare_conv2d
 from fogconv.kernels.linear import PreparedLinear
 from fogconv.kernels.scratch import Scratch
 from fogconv.program import Program
+
+PART_ELEMENTS = 16
+"""The parts of a message begin at multiples of this."""
 
 Array = NDArray[np.float32]
 Call = Callable[["Run"], None]
@@ -249,14 +253,16 @@ class Executable:
         return call
 
     def _send(self, step: steps.Send) -> Call:
-        view, lane = self._around(step.source, step.region)
-        channels = len(step.region.channels)
         form, plain = step.wire, step.wire not in wire.LOSSLESS
-        elements = wire.wire_elements(self.program.batch, *step.region.shape)
-        cut = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
-        extract = wire.bind_extract(view, lane, channels, cut)
+        spans, elements = self._spans(step)
+        cut = np.zeros(elements, wire.DTYPES[form] if plain else np.float32)
+        extracts = []
+        for part, span in zip(step.parts, spans, strict=True):
+            view, lane = self._around(part.buffer, part.region)
+            extracts.append(wire.bind_extract(view, lane, len(part.region.channels), cut[span]))
+        extract = sequence(extracts)
         to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
-        whole = wire.in_order(view, lane, channels) if form == "fp32" else None
+        whole = wire.in_order(view, lane, len(step.region.channels)) if form == "fp32" and not step.more else None
         if whole is not None:
             lying = whole.view(np.uint8).data
 
@@ -279,6 +285,16 @@ class Executable:
         wire.warm_up(form)
         return send_coded
 
+    def _spans(self, step: steps.Send | steps.Recv) -> tuple[list[slice], int]:
+        """Where the parts of a message lie in it, and how many elements it has."""
+        spans, at = [], 0
+        for part in step.parts:
+            at = -(-at // PART_ELEMENTS) * PART_ELEMENTS
+            elements = wire.wire_elements(self.program.batch, *part.region.shape)
+            spans.append(slice(at, at + elements))
+            at += elements
+        return spans, at
+
     def _receive(self, step: steps.Recv) -> Call:
         origin, tag, insert = step.origin, step.tag, self.insert(step)
 
@@ -291,6 +307,8 @@ class Executable:
 
     def insert(self, step: steps.Recv) -> Callable[[Frame], None]:
         """Writes a message's payload into its place. Raises WireError for one of another size."""
+        if step.more:
+            return self._insert_parts(step)
         view, lane = self._around(step.target, step.region)
         elements = wire.wire_elements(self.program.batch, *step.region.shape)
         form, plain = step.wire, step.wire not in wire.LOSSLESS
@@ -328,6 +346,31 @@ class Executable:
 
         def insert_coded(payload: Frame) -> None:
             insert(wire.decode(payload, form, elements))
+
+        if plain:
+            return insert_plain
+        wire.warm_up(form)
+        return insert_coded
+
+    def _insert_parts(self, step: steps.Recv) -> Callable[[Frame], None]:
+        form, plain = step.wire, step.wire not in wire.LOSSLESS
+        spans, elements = self._spans(step)
+        place = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
+        inserts = []
+        for part, span in zip(step.parts, spans, strict=True):
+            view, lane = self._around(part.buffer, part.region)
+            inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels)))
+        insert, raw = sequence(inserts), place.view(np.uint8).data
+
+        def insert_plain(payload: Frame) -> None:
+            if len(payload) != len(raw):
+                raise WireError(f"a payload of {len(payload)} bytes came; {len(raw)} were expected")
+            raw[:] = payload
+            insert()
+
+        def insert_coded(payload: Frame) -> None:
+            place[:] = wire.decode(payload, form, elements)
+            insert()
 
         if plain:
             return insert_plain

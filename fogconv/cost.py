@@ -28,12 +28,15 @@ WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros"
 class Traffic:
     """Transfers, summed up: bytes through each card, (sent, received), and the seconds that they take together.
 
-    ``cpu_s`` of these keep the busiest rank's processor; the rest can pass while it computes.
+    ``cpu_s`` of these keep the busiest rank's processor; the rest can pass while it computes. ``added`` is what they take
+    where each goes with a message that is sent anyway, ``pairs`` being who sends to whom.
     """
 
     card_bytes: tuple[tuple[float, float], ...]
     seconds: float
     cpu_s: float
+    pairs: frozenset[tuple[int, int]] = frozenset()
+    added: Traffic | None = None
 
 
 class Prices:
@@ -48,9 +51,10 @@ class Prices:
         self._cards = [topology.card(rank) for rank in topology.ranks]
 
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
-        """Transfers that may all be under way at once."""
+        """Transfers that may all be under way at once; those from one rank to another are one message."""
         ranks = len(self.topology)
-        sent, received, handled = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
+        sent, received, handled, messages = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
+        pairs: set[tuple[int, int]] = set()
         latency_s = slowest_s = 0.0
         for move in moves:
             n_bytes = move.region.elements * self._element_bytes
@@ -60,13 +64,19 @@ class Prices:
             received[move.target] += n_bytes
             for rank in (move.source, move.target):
                 device = self.topology.devices[rank]
-                handled[rank] += device.copy_s(raw * self._passes) + device.step_s + device.message_s
+                handled[rank] += device.copy_s(raw * self._passes) + device.step_s
+                if (move.source, move.target) not in pairs:
+                    messages[rank] += device.message_s
+            pairs.add((move.source, move.target))
             latency_s = max(latency_s, link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
             slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
-        cards = enumerate(self._cards)
-        busiest_s = max(max(sent[rank] * tx, received[rank] * rx) + handled[rank] for rank, (tx, rx) in cards)
-        seconds = latency_s + max(busiest_s, slowest_s)
-        return Traffic(tuple(zip(sent, received, strict=True)), seconds, max(handled))
+        card_bytes = tuple(zip(sent, received, strict=True))
+        wire_s = [max(sent[rank] * tx, received[rank] * rx) for rank, (tx, rx) in enumerate(self._cards)]
+        added_s = max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
+        added = Traffic(card_bytes, added_s, max(handled), frozenset(pairs))
+        handled = [bytes_s + messages_s for bytes_s, messages_s in zip(handled, messages, strict=True)]
+        seconds = latency_s + max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
+        return Traffic(card_bytes, seconds, max(handled), frozenset(pairs), added)
 
     def start_s(self, ranks: int) -> float:
         """What starting and ending an inference on so many ranks takes the master: a message to each other and one back."""

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fogconv import program as step
 from fogconv.geometry import Region
 from fogconv.layers import Array, Conv, Host, Layer, LayerGraph, weight_key
-from fogconv.partition import Layout, Transfer, merge, transfers
+from fogconv.partition import Layout, merge, transfers
 from fogconv.plan import Placement, Plan, is_partial, needs
 from fogconv.program import AnyStep
 from fogconv.residency import Held, Residency
 
 MASTER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message under way: regions of tensors, from rank ``source`` to rank ``target``."""
+
+    source: int
+    target: int
+    tag: int
+    content: tuple[tuple[int, Region], ...]
 
 
 class Drafts:
@@ -48,25 +59,44 @@ class Drafts:
 
     def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
         """Bring each rank what it lacks of ``needed``, into its home buffer."""
-        self.receive(*self.send(tensor, needed))
+        self.receive(self.send({tensor: needed}))
 
-    def send(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> tuple[int, list[tuple[int, Transfer]]]:
-        """The sending half of ``fetch``: the transfers that have to be received, with their tags."""
-        layout = Layout(tuple(tuple(needed.get(rank, ())) for rank in range(self.plan.ranks)))
-        moves = [(self.next_tag(), move) for move in transfers(self.residency.layout(tensor), layout)]
-        for tag, move in moves:
-            at = self.residency.find(move.source, tensor, move.region)
-            self.steps[move.source].append(step.Send(self.index, at.buffer, at.place, move.target, tag, self.plan.wire))
-        return tensor, moves
-
-    def receive(self, tensor: int, moves: list[tuple[int, Transfer]]) -> None:
-        for tag, move in moves:
-            home = self.residency.home(move.target, tensor)
-            held = Held(move.region, home.buffer, home.shift)
-            self.steps[move.target].append(
-                step.Recv(self.index, home.buffer, held.place, move.source, tag, wire=self.plan.wire)
+    def send(self, needed: Mapping[int, Mapping[int, Sequence[Region]]]) -> list[Parcel]:
+        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever is in it."""
+        pairs: dict[tuple[int, int], list[tuple[int, Region]]] = defaultdict(list)
+        for tensor, by_rank in needed.items():
+            layout = Layout(tuple(tuple(by_rank.get(rank, ())) for rank in range(self.plan.ranks)))
+            for move in transfers(self.residency.layout(tensor), layout):
+                pairs[move.source, move.target].append((tensor, move.region))
+        parcels = [Parcel(*pair, self.next_tag(), tuple(content)) for pair, content in pairs.items()]
+        for parcel in parcels:
+            held = [self.residency.find(parcel.source, tensor, region) for tensor, region in parcel.content]
+            first, *more = [step.Part(each.buffer, each.place) for each in held]
+            self.steps[parcel.source].append(
+                step.Send(self.index, first.buffer, first.region, parcel.target, parcel.tag, self.plan.wire, tuple(more))
             )
-            self.residency.hold(move.target, tensor, held)
+        return parcels
+
+    def receive(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            parts = []
+            for tensor, region in parcel.content:
+                home = self.residency.home(parcel.target, tensor)
+                held = Held(region, home.buffer, home.shift)
+                parts.append(step.Part(home.buffer, held.place))
+                self.residency.hold(parcel.target, tensor, held)
+            first, *more = parts
+            self.steps[parcel.target].append(
+                step.Recv(
+                    self.index,
+                    first.buffer,
+                    first.region,
+                    parcel.source,
+                    parcel.tag,
+                    wire=self.plan.wire,
+                    more=tuple(more),
+                )
+            )
 
     def ensure(self, rank: int, tensor: int, region: Region) -> Held:
         """The region in one aligned buffer of this rank, copied together where it is in several."""

@@ -101,8 +101,8 @@ def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
 
 def _rank(program: Program, device: str, plan: Plan, batch: int) -> RankForecast:
     element_bytes = WIRE_BYTES[plan.wire] * batch
-    sent = sum(step.region.elements for step in program.steps if isinstance(step, Send))
-    received = sum(step.region.elements for step in program.steps if isinstance(step, Recv))
+    sent = sum(step.elements for step in program.steps if isinstance(step, Send))
+    received = sum(step.elements for step in program.steps if isinstance(step, Recv))
     weights = sum(math.prod(shape) for shape in program.weights.values())
     return RankForecast(
         program.rank,

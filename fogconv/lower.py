@@ -35,6 +35,7 @@ from fogconv.partition import Layout
 from fogconv.plan import Placement, Plan, Work, check_plan, is_partial, needs, shard_of
 from fogconv.program import Activation, AnyStep, Program
 from fogconv.residency import Held, shuffled
+from fogconv.waves import ahead
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,8 @@ class _Lowering(GuardedDrafts):
             graph.tensors[graph.input].region,
             lambda out: self.steps[MASTER].append(step.Input(self.index, 0, out.buffer, out.place)),
         )
-        for index, (layer, placement) in enumerate(zip(graph.layers, self.plan.placements, strict=True)):
-            self.index = index
-            self.layer(layer, placement)
+        for wave in self.plan.waves(graph):
+            self.wave(wave)
         self.index = len(graph.layers)
         whole = graph.tensors[graph.output].region
         self.fetch(graph.output, {MASTER: [whole]})
@@ -84,7 +84,43 @@ class _Lowering(GuardedDrafts):
         )
         return Lowered(programs, self.weights)
 
-    def layer(self, layer: Layer, placement: Placement) -> None:
+    def wave(self, wave: tuple[int, ...]) -> None:
+        """Send at once all that its layers need of earlier waves, do what can be done without waiting, then the rest."""
+        there = ahead(self.graph, wave)
+        needed: dict[int, dict[int, tuple[Region, ...]]] = {}
+        ready = []
+        for index in wave:
+            layer, placement = self.graph.layers[index], self.plan.placements[index]
+            if isinstance(layer, Concat | Slice) or placement.via or placement.guard is not None:
+                continue
+            readers = self.readers(layer, placement)
+            if all(tensor in there for tensor in readers):
+                ready.append(index)
+                for tensor, by_rank in readers.items():
+                    needed.setdefault(tensor, {}).update(by_rank)
+        late: dict[int, tuple[Work, ...]] = {}
+        if ready:
+            self.index = ready[0]
+            parcels = self.send(needed)
+            for index in ready:
+                self.index = index
+                late[index] = self.early(self.graph.layers[index], self.plan.placements[index])
+            self.index = ready[0]
+            self.receive(parcels)
+        for index in wave:
+            self.index = index
+            self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
+
+    def readers(self, layer: Layer, placement: Placement) -> dict[int, dict[int, tuple[Region, ...]]]:
+        """Tensor → rank → all that this rank, which computes a part of the layer, will ever need of it."""
+        found: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
+        for work in placement.work:
+            for tensor, _ in needs(self.graph, layer, work):
+                found[tensor][work.rank] = self.all_wanted(tensor, work.rank)
+        return found
+
+    def layer(self, layer: Layer, placement: Placement, late: tuple[Work, ...] | None) -> None:
+        """``late`` is what is left to do where the inputs were fetched with the wave's."""
         if isinstance(layer, Concat):
             offsets, at = [], 0
             for source in layer.sources:
@@ -97,17 +133,14 @@ class _Lowering(GuardedDrafts):
             return
         for tensor, layout in placement.via:
             self.fetch(tensor, dict(enumerate(layout.regions)))
-        readers: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
-        for work in placement.work:
-            for tensor, _ in needs(self.graph, layer, work):
-                readers[tensor][work.rank] = self.all_wanted(tensor, work.rank)
-        if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
-            coder = placement.guard.code
-            readers[layer.source][coder] = self.all_wanted(layer.source, coder)
-        receives = [self.send(tensor, by_rank) for tensor, by_rank in readers.items()]
-        late = self.early(layer, placement)
-        for tensor, moves in receives:
-            self.receive(tensor, moves)
+        if late is None:
+            readers = self.readers(layer, placement)
+            if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
+                coder = placement.guard.code
+                readers[layer.source][coder] = self.all_wanted(layer.source, coder)
+            parcels = self.send(readers)
+            late = self.early(layer, placement)
+            self.receive(parcels)
         summands = [part for work in late if (part := self.work(layer, work))]
         if isinstance(layer, Host):
             return

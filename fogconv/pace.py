@@ -67,7 +67,7 @@ def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topo
                 measured += (end - begin) * 1e-9
                 predicted += step.spec.macs * device.gamma(kernel_class(step.spec)) + device.step_s
             elif isinstance(step, Send):
-                sent[rank, place[step.to], step.tag] = (end, step.region.elements * program.batch * BYTES_PER_ELEMENT)
+                sent[rank, place[step.to], step.tag] = (end, step.elements * program.batch * BYTES_PER_ELEMENT)
             elif isinstance(step, Recv):
                 # Only a message that was waited for tells when it came, and not if another one before it was later.
                 came[place[step.origin], rank, step.tag] = (begin, begin - last)

@@ -35,6 +35,7 @@ from fogconv.layers import (
 )
 from fogconv.partition import Layout, Shard, conv_shard, pool_input
 from fogconv.program import Wire
+from fogconv.waves import one_by_one, waves
 
 PLAN_VERSION = 1
 
@@ -83,6 +84,10 @@ class Plan:
     predicted_s: float | None = None
     card_bytes: tuple[tuple[float, float], ...] = ()
     version: int = PLAN_VERSION
+
+    def waves(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
+        """The order in which layers are computed: the star's is the graph's."""
+        return one_by_one(graph) if any(placement.mode == "star" for placement in self.placements) else waves(graph)
 
     @property
     def active_ranks(self) -> frozenset[int]:

@@ -23,6 +23,7 @@ from fogconv.plan import Placement, Plan
 from fogconv.program import Wire
 from fogconv.star import plan_star
 from fogconv.topology import Topology
+from fogconv.waves import ahead, waves
 
 BEAM = 48
 EFFORT = 60_000
@@ -128,11 +129,18 @@ _State = dict[int, int]
 """Tensor → layout number, for the tensors that are still read."""
 
 
+_Pairs = frozenset[tuple[int, int]]
+"""Who sends to whom."""
+
+
 @dataclass(slots=True)
 class _Path:
+    """``met`` are the pairs between which a message goes at the begin of this wave: more of it costs no message more."""
+
     cost: float
     state: _State
     last: _Choice | None
+    met: _Pairs = frozenset()
 
 
 def _search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
@@ -155,31 +163,39 @@ def _cheapest(
 ) -> Plan:
     book = LayoutBook(prices)
     options = Options(graph, prices, book, scheme, crew)
-    last_reader = {tensor: index for index, layer in enumerate(graph.layers) for tensor in reads(layer)}
+    order = [(wave, index) for wave in waves(graph) for index in wave]
+    last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in reads(graph.layers[index])}
     last_reader[graph.output] = len(graph.layers)
     paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
     beam = BEAM
-    for index, layer in enumerate(graph.layers):
+    there: frozenset[int] = frozenset()
+    for number, (wave, index) in enumerate(order):
+        layer = graph.layers[index]
+        if index == wave[0]:
+            there = ahead(graph, wave)
+            for path in paths:
+                path.met = frozenset()
         best: dict[tuple[tuple[int, int], ...], _Path] = {}
-        dead = [tensor for tensor in (*reads(layer), *writes(layer)) if last_reader.get(tensor, -1) <= index]
+        dead = [tensor for tensor in (*reads(layer), *writes(layer)) if last_reader.get(tensor, -1) <= number]
         if isinstance(layer, Concat | Slice):
             pieces, whole = relabelled(graph, layer), graph.tensors[layer.target].region
             for path in paths:
                 layouts = tuple((path.state[tensor], offset) for tensor, offset in pieces)
                 state = {**path.state, layer.target: book.relabel(layouts, whole)}
-                _keep(best, path.cost, state, dead, _Choice(path.last, None, (), 0.0))
+                _keep(best, path.cost, state, dead, _Choice(path.last, None, (), 0.0), path.met)
         else:
             ways = options.of(layer)
             written = layer.writes if isinstance(layer, Host) else (layer.target,)
             for path in paths:
                 for option in ways:
-                    state, move_s, via = _bring(book, path.state, option)
+                    state, move_s, via, met = _bring(book, path.state, option, there, path.met)
                     for tensor in written:
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
                     fixed = option.edge_s + option.sum_s + penalty * max(option.stored)
-                    _keep(best, path.cost + move_s + fixed, state, dead, _Choice(path.last, option, via, move_s))
-        ahead = book.effort > EFFORT * (index + 1) / len(graph.layers)
-        beam = max(LEAST_BEAM, beam // 2) if ahead else min(BEAM, 2 * beam)
+                    choice = _Choice(path.last, option, via, move_s)
+                    _keep(best, path.cost + move_s + fixed, state, dead, choice, met)
+        late = book.effort > EFFORT * (number + 1) / len(graph.layers)
+        beam = max(LEAST_BEAM, beam // 2) if late else min(BEAM, 2 * beam)
         paths = _worth_keeping(book, sorted(best.values(), key=lambda path: path.cost), beam)
     home = options.whole_on_master(graph.output)
 
@@ -210,14 +226,21 @@ def _reaches(book: LayoutBook, cheaper: _Path, path: _Path) -> bool:
     return True
 
 
-def _bring(book: LayoutBook, state: _State, option: Option) -> tuple[_State, float, tuple[tuple[int, int], ...]]:
-    """The state after the option's inputs are where it needs them, the seconds, and the detours taken."""
+def _bring(
+    book: LayoutBook, state: _State, option: Option, there: frozenset[int], met: _Pairs
+) -> tuple[_State, float, tuple[tuple[int, int], ...], _Pairs]:
+    """The state after the option's inputs are where it needs them, the seconds, the detours taken, and who then has a
+    message from whom, of tensors that are ``there`` at the wave's begin."""
     after = dict(state)
     busy_s = waiting_s = 0.0
     via: tuple[tuple[int, int], ...] = ()
     for tensor, needed in option.needed:
         held = after[tensor]
         first, second, over = book.move(held, needed)
+        if second is None and tensor in there:
+            if first.added is not None and first.pairs <= met:
+                first = first.added
+            met |= first.pairs
         legs = [first] if second is None else [first, second]
         busy_s += sum(leg.cpu_s for leg in legs)
         waiting_s += sum(leg.seconds - leg.cpu_s for leg in legs)
@@ -226,18 +249,23 @@ def _bring(book: LayoutBook, state: _State, option: Option) -> tuple[_State, flo
             held = book.union(held, over)
         after[tensor] = book.union(held, needed)
     seconds = busy_s + max(0.0, waiting_s - option.hidden_s)
-    return after, seconds, via
+    return after, seconds, via, met
 
 
 def _keep(
-    best: dict[tuple[tuple[int, int], ...], _Path], cost: float, state: _State, dead: list[int], choice: _Choice
+    best: dict[tuple[tuple[int, int], ...], _Path],
+    cost: float,
+    state: _State,
+    dead: list[int],
+    choice: _Choice,
+    met: _Pairs,
 ) -> None:
     for tensor in dead:
         state.pop(tensor, None)
     key = tuple(sorted(state.items()))
     known = best.get(key)
     if known is None or cost < known.cost:
-        best[key] = _Path(cost, state, choice)
+        best[key] = _Path(cost, state, choice, met)
 
 
 def _choices(last: _Choice | None) -> Iterator[_Choice]:
@@ -253,28 +281,29 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     ranks = len(prices.topology)
     sent, received = [0.0] * ranks, [0.0] * ranks
     state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
-    placements = []
+    placements: dict[int, Placement] = {}
     seconds = 0.0
+    order = [index for wave in waves(graph) for index in wave]
 
     def count(cards: tuple[tuple[float, float], ...]) -> None:
         for rank, (out, into) in enumerate(cards):
             sent[rank] += out
             received[rank] += into
 
-    for layer, choice in zip(graph.layers, _choices(path.last), strict=True):
-        option = choice.option
+    for index, choice in zip(order, _choices(path.last), strict=True):
+        layer, option = graph.layers[index], choice.option
         if option is None:
             assert isinstance(layer, Concat | Slice)
             layouts = tuple((state[tensor], offset) for tensor, offset in relabelled(graph, layer))
             state[layer.target] = book.relabel(layouts, graph.tensors[layer.target].region)
-            placements.append(Placement("relabel", ()))
+            placements[index] = Placement("relabel", ())
             continue
         for tensor, needed in option.needed:
             first, second, _ = book.move(state[tensor], needed)
             count(first.card_bytes)
             if second is not None:
                 count(second.card_bytes)
-        state, _, via = _bring(book, state, option)
+        state, _, via, _ = _bring(book, state, option, frozenset(), frozenset())
         if option.sum_traffic is not None:
             count(option.sum_traffic.card_bytes)
         for tensor in writes(layer):
@@ -290,11 +319,12 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
         }
         detours = tuple((tensor, book[number]) for tensor, number in via)
         name = split_name(layer, option)
-        placements.append(Placement(option.mode, option.work, option.target, detours, name, predicted))
+        placements[index] = Placement(option.mode, option.work, option.target, detours, name, predicted)
     last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
     count(last.card_bytes)
     cards = tuple(zip(sent, received, strict=True))
-    found = Plan(graph.name, ranks, scheme, tuple(placements), wire, card_bytes=cards)
+    in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
+    found = Plan(graph.name, ranks, scheme, in_order, wire, card_bytes=cards)
     return replace(found, predicted_s=seconds + last.seconds + prices.start_s(len(found.active_ranks)))
 
 

@@ -131,4 +131,4 @@ class _Layer:
 
 
 def _elements(step: Send | Recv, program: Program) -> float:
-    return step.region.elements * program.batch * WIRE_BYTES[step.wire] / BYTES_PER_ELEMENT
+    return step.elements * program.batch * WIRE_BYTES[step.wire] / BYTES_PER_ELEMENT

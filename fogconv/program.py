@@ -53,18 +53,38 @@ class Output(Step, frozen=True, tag=True):
     region: Region
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A region of a buffer, as part of a message."""
+
+    buffer: int
+    region: Region
+
+
 class Send(Step, frozen=True, tag=True):
-    """Send ``region`` of a buffer to another rank."""
+    """Send ``region`` of a buffer to another rank, and what there is ``more`` for it in the same message."""
 
     source: int
     region: Region
     to: int
     tag: int
     wire: Wire = "fp32"
+    more: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(self.source, self.region), *self.more)
+
+    @property
+    def elements(self) -> int:
+        """Of all parts, per image of the batch."""
+        return sum(part.region.elements for part in self.parts)
 
 
 class Recv(Step, frozen=True, tag=True):
-    """Wait for a region from another rank and write it into a buffer, or add it where ``accumulate`` is set."""
+    """Wait for a region from another rank and write it into a buffer, or add it where ``accumulate`` is set.
+
+    ``more`` are the message's further parts, in the order in which they were sent; they are never added.
+    """
 
     target: int
     region: Region
@@ -72,6 +92,16 @@ class Recv(Step, frozen=True, tag=True):
     tag: int
     accumulate: bool = False
     wire: Wire = "fp32"
+    more: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(self.target, self.region), *self.more)
+
+    @property
+    def elements(self) -> int:
+        """Of all parts, per image of the batch."""
+        return sum(part.region.elements for part in self.parts)
 
 
 class Copy(Step, frozen=True, tag=True):

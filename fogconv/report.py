@@ -228,8 +228,8 @@ def _report(
         shape = (out.channels, out.channels, (1, 1), out.height, out.width)
     element_bytes = WIRE_BYTES[plan.wire] * graph.tensors[graph.input].batch
     star = plan.scheme == "star"
-    sent = [t.step.region.elements for t in steps if isinstance(t.step, Send) and (t.rank == 0 or not star)]
-    received = [t.step.region.elements for t in steps if isinstance(t.step, Recv) and (t.rank == 0 or not star)]
+    sent = [t.step.elements for t in steps if isinstance(t.step, Send) and (t.rank == 0 or not star)]
+    received = [t.step.elements for t in steps if isinstance(t.step, Recv) and (t.rank == 0 or not star)]
     received += [recv.region.elements for t in steps if isinstance(t.step, Gather) for recv in gathers(t.step)]
     ranks = {work.rank for work in placement.work}
     return LayerReport(

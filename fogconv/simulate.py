@@ -217,7 +217,7 @@ class _World:
         """A message goes out chunk by chunk; every chunk finds its own way through the medium and into the other card."""
         origin, to = program.rank, step.to
         link, device = self.topology.link(origin, to), self.topology.devices[origin]
-        n_bytes = step.region.elements * program.batch * WIRE_BYTES[step.wire]
+        n_bytes = step.elements * program.batch * WIRE_BYTES[step.wire]
         self.sent[origin] += n_bytes
         self.received[to] += n_bytes
         chunks = min(self.chunks, max(LEAST_CHUNKS, math.ceil(n_bytes / CHUNK_BYTES)))

@@ -24,7 +24,7 @@ def run(
     programs: Sequence[Program], weights: Mapping[str, Array], x: Array, host: Callable[..., Sequence[Array]] | None = None
 ) -> Array:
     """The output of the master. Raises AssertionError for a dead-lock, a message sent twice, or one never received."""
-    messages: dict[tuple[int, int, int], Array] = {}
+    messages: dict[tuple[int, int, int], list[Array]] = {}
     outputs: dict[int, Array] = {}
     ranks = {program.rank: _rank(program, weights, x, messages, outputs, host) for program in programs}
     while ranks:
@@ -46,7 +46,7 @@ def _rank(
     program: Program,
     weights: Mapping[str, Array],
     x: Array,
-    messages: dict[tuple[int, int, int], Array],
+    messages: dict[tuple[int, int, int], list[Array]],
     outputs: dict[int, Array],
     host: Callable[..., Sequence[Array]] | None,
 ) -> Generator[bool, None, None]:
@@ -79,22 +79,24 @@ def _rank(
                 assert step.to != program.rank
                 key = (program.rank, step.to, step.tag)
                 assert key not in messages
-                messages[key] = at(step.source, step.region).copy()
-                assert not np.isnan(messages[key]).any(), f"rank {program.rank} sends what nobody wrote: {step}"
+                messages[key] = [at(part.buffer, part.region).copy() for part in step.parts]
+                wrote = not any(np.isnan(part).any() for part in messages[key])
+                assert wrote, f"rank {program.rank} sends what nobody wrote: {step}"
             case steps.Recv():
                 key = (step.origin, program.rank, step.tag)
                 while key not in messages:
                     yield False
-                payload = messages.pop(key)
-                target = at(step.target, step.region)
-                target[:] = target + payload if step.accumulate else payload
+                assert not (step.accumulate and step.more)
+                for part, payload in zip(step.parts, messages.pop(key), strict=True):
+                    target = at(part.buffer, part.region)
+                    target[:] = target + payload if step.accumulate else payload
             case steps.Gather():
                 total: Array | float = 0.0
                 for recv in steps.gathers(step):
                     key = (recv.origin, program.rank, recv.tag)
                     while key not in messages:
                         yield False
-                    at(recv.target, recv.region)[:] = messages.pop(key)
+                    [at(recv.target, recv.region)[:]] = messages.pop(key)
                 for piece in step.pieces:
                     part, spare = at(piece.recv.target, piece.recv.region), piece.spare
                     weight = optional(spare.weight)
