@@ -1,14 +1,6 @@
 """ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
 
-    [header]                  a message without payload
-    [header + payload]        a short message; the header says how long the payload is
-    [header, payload]         a message
-    [header, first part]      the begin of a long one
-    [empty, next part]        its continuation
-    [empty]                   nothing: "are you there?"
-
-Long payloads travel in parts because a heartbeat can't overtake the message that is on the wire: at 100 Mbit one
-of 10 MB would silence a link for as long as a dead peer is. A ROUTER's messages have the sender's routing id in front.
+A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``.
 
 The I/O thread of ZeroMQ moves bytes and answers heartbeats by itself, also while a kernel runs. Sockets are used from
 several threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor tells only
@@ -20,47 +12,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import select
 import socket as sockets
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
 from fogconv.cluster import codec
 from fogconv.cluster.codec import Frame
-from fogconv.cluster.keys import KeyPair, Keys
+from fogconv.cluster.keys import Keys
+from fogconv.cluster.parts import Assembly, cut
+from fogconv.cluster.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected
 from fogconv.cluster.transport import Arrival, Event, Loss, Peer
-from fogconv.errors import ClusterError, ConnectError, WireError
+from fogconv.errors import ClusterError
 
 log = logging.getLogger("fogconv.transport")
 
-SHORT_BYTES = 4 << 10
-"""Up to here one copy is cheaper than one more frame."""
 COPY_BYTES = 64 << 10
 """Up to here a copy is cheaper than keeping the sender's memory until it is sent."""
-PART_BYTES = 256 << 10
-"""0.2 s at 10 Mbit."""
-HIGH_WATER_MARK = 4096
-"""Messages queued per connection in ZeroMQ. Reached on the receiving side, it would stop heartbeats too."""
 MAX_BACKLOG = 65536
 """Messages beyond the mark that wait here for one peer."""
-LINGER_MS = 500
-SEND_BUFFER_BYTES = 512 << 10
-"""What the kernel holds ahead of a heartbeat."""
-HALF_OPEN_MS = 5000
 PROBE_DELAYS_S = (0.01, 0.1, 0.5)
 """After a ROUTER lost a connection its routing id disappears in a moment."""
 
-_IPV4 = re.compile(r"tcp://[0-9.]+:")
 _BAD_HANDSHAKE_REASON = (
     "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
 )
@@ -68,28 +47,6 @@ _READABLE = select.POLLIN
 _POLLIN = int(zmq.POLLIN)
 _LAST = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-
-
-@dataclass(slots=True)
-class _Partial:
-    """A payload of which parts have come."""
-
-    header: Frame
-    payload: NDArray[np.uint8]
-    filled: int
-
-
-@dataclass(eq=False, slots=True)
-class _Socket:
-    """A DEALER, or the ROUTER, with what waits for it."""
-
-    raw: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
-    address: str
-    router: bool = False
-    connected: bool = False
-    backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
 
 
 class ZeromqEndpoint:
@@ -116,15 +73,14 @@ class ZeromqEndpoint:
         self._authenticator: ThreadAuthenticator | None = None
         self._turned_away = 0
         self._heartbeat_s = heartbeat_s
-        self._max_payload_bytes = max_payload_bytes
         self._lock = threading.RLock()
         self._context = zmq.Context()
         self._poller = select.poll()
-        self._by_fd: dict[int, tuple[_Socket, bool]] = {}
-        self._changed: dict[_Socket, bool] = {}  # looked at in turns; True: its descriptor told of a message
-        self._links: dict[Peer, _Socket] = {}
+        self._by_fd: dict[int, tuple[Socket, bool]] = {}
+        self._changed: dict[Socket, bool] = {}  # looked at in turns; True: its descriptor told of a message
+        self._links: dict[Peer, Socket] = {}
         self._incoming: dict[Peer, str | None] = {}
-        self._partial: dict[Peer, _Partial] = {}
+        self._assembly = Assembly(max_payload_bytes)
         self._probe_at: deque[float] = deque()
         self._events: deque[Event] = deque()
         self._waiting = False
@@ -135,7 +91,7 @@ class ZeromqEndpoint:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poller.register(self._wake_read, _READABLE)
-        self._router: _Socket | None = None
+        self._router: Socket | None = None
         self.address = ""
         if bind is not None:
             try:
@@ -144,23 +100,11 @@ class ZeromqEndpoint:
                 self.close()
                 raise
 
-    def _bind(self, address: str) -> _Socket:
-        raw = self._raw(zmq.ROUTER, address)
-        raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    def _bind(self, address: str) -> Socket:
         if self._keys is not None:
             self._authenticate()
-            _encrypt(raw, self._keys.own)
-            raw.curve_server = True
-        monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | _BAD_HANDSHAKE)
-        router = _Socket(raw, monitor, address, router=True, connected=True)
-        try:
-            raw.bind(address)
-        except zmq.ZMQError as error:
-            _drop(router, 0)
-            if error.errno == zmq.EADDRINUSE:
-                raise ConnectError(f"{address} is in use: another worker may run there; choose another port") from error
-            raise ConnectError(f"{address} can't be bound: {error.strerror}") from error
-        self.address = raw.getsockopt_string(zmq.LAST_ENDPOINT)
+        router = bound(self._context, address, self._heartbeat_s, None if self._keys is None else self._keys.own)
+        self.address = router.raw.getsockopt_string(zmq.LAST_ENDPOINT)
         self._watch(router)
         return router
 
@@ -176,59 +120,28 @@ class ZeromqEndpoint:
         assert self._keys is not None
         return key.decode() in self._keys.masters or key.decode() in self._admitted
 
-    def _raw(self, kind: int, address: str) -> zmq.Socket[bytes]:
-        raw: zmq.Socket[bytes] = self._context.socket(kind)
-        for option, value in (
-            (zmq.LINGER, LINGER_MS),
-            (zmq.SNDHWM, HIGH_WATER_MARK),
-            (zmq.RCVHWM, HIGH_WATER_MARK),
-            (zmq.MAXMSGSIZE, max(PART_BYTES, codec.MAX_HEADER_BYTES)),
-            (zmq.SNDBUF, SEND_BUFFER_BYTES),
-            (zmq.IPV6, int(not _IPV4.match(address))),
-            (zmq.HANDSHAKE_IVL, HALF_OPEN_MS),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            (zmq.HEARTBEAT_IVL, max(1, int(250 * self._heartbeat_s))),
-            (zmq.HEARTBEAT_TIMEOUT, max(1, int(600 * self._heartbeat_s))),
-        ):
-            raw.setsockopt(option, value)
-        return raw
-
-    def _watch(self, link: _Socket) -> None:
-        for raw, is_monitor in ((link.raw, False), (link.monitor, True)):
-            fd = _fd(raw)
+    def _watch(self, link: Socket) -> None:
+        for fd, is_monitor in zip(link.descriptors, (False, True), strict=True):
             self._by_fd[fd] = (link, is_monitor)
             self._poller.register(fd, _READABLE)
         # A descriptor stays quiet until its socket has once been found empty.
         self._changed[link] = False
         self._read_monitor(link)
 
-    def _forget(self, link: _Socket, linger_ms: int) -> None:
-        for raw in (link.raw, link.monitor):
-            fd = _fd(raw)
+    def _forget(self, link: Socket, linger_ms: int) -> None:
+        for fd in link.descriptors:
             del self._by_fd[fd]
             self._poller.unregister(fd)
         self._changed.pop(link, None)
-        _drop(link, linger_ms)
+        link.drop(linger_ms)
 
     # Endpoint
 
     def connect(self, address: str, key: str | None = None) -> Peer:
         """See transport.Endpoint. Raises ConnectError for an address that is none."""
         with self._lock:
-            raw = self._raw(zmq.DEALER, address)
-            if key is not None:
-                if self._keys is None:
-                    raise ConnectError(f"{address} has a key and this end has none")
-                _encrypt(raw, self._keys.own)
-                raw.curve_serverkey = key.encode()
-            link = _Socket(
-                raw, raw.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | _BAD_HANDSHAKE), address
-            )
-            try:
-                raw.connect(address)
-            except zmq.ZMQError as error:
-                _drop(link, 0)
-                raise ConnectError(f"{address}: {error.strerror}") from error
+            own = None if self._keys is None else self._keys.own
+            link = connected(self._context, address, self._heartbeat_s, own, key)
             self._watch(link)
             self._links[link] = link
             self._interrupt()
@@ -239,18 +152,16 @@ class ZeromqEndpoint:
             link = self._links.pop(peer, None)
             if link is not None:
                 self._forget(link, LINGER_MS if link.connected else 0)
-            self._partial.pop(peer, None)
+            self._assembly.forget(peer)
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         with self._lock:
             if self._closed:
                 return
-            link = self._links.get(peer) if isinstance(peer, _Socket) else self._router
+            link = self._links.get(peer) if isinstance(peer, Socket) else self._router
             if link is None or (link.router and peer not in self._incoming):
                 return
-            short = len(frames) == 2 and len(frames[1]) <= SHORT_BYTES
-            parts: Sequence[list[Frame]] = ([b"".join(frames)],) if short else _parts(frames)
-            for part in parts:
+            for part in cut(frames):
                 waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
                 if not waiting and self._send_parts(link, peer, part) is not False:
                     continue
@@ -301,7 +212,7 @@ class ZeromqEndpoint:
 
     def probe(self, peer: Peer) -> bool:
         with self._lock:
-            if isinstance(peer, _Socket):
+            if isinstance(peer, Socket):
                 return peer in self._links
             return peer in self._incoming and self._reachable(peer)
 
@@ -325,7 +236,7 @@ class ZeromqEndpoint:
                 for peer, part in link.backlog:
                     if not self._try_send(link, peer, part):
                         break
-                _drop(link, LINGER_MS if link.connected else 0)
+                link.drop(LINGER_MS if link.connected else 0)
             self._links.clear()
             self._router = None
             self._interrupt()
@@ -368,7 +279,7 @@ class ZeromqEndpoint:
             for peer in list(self._incoming):
                 if not self._reachable(peer):
                     self._incoming.pop(peer, None)
-                    self._partial.pop(peer, None)
+                    self._assembly.forget(peer)
                     self._events.append(Loss(peer, "the connection ended"))
         while self._changed and not self._events:
             link = next(iter(self._changed))
@@ -378,7 +289,7 @@ class ZeromqEndpoint:
             if self._read(link, told):
                 self._changed[link] = False
 
-    def _send_waiting(self, link: _Socket) -> None:
+    def _send_waiting(self, link: Socket) -> None:
         """Each peer's messages in their order; a peer that takes nothing holds up nobody else."""
         stuck: set[Peer] = set()
         left: deque[tuple[Peer, list[Frame]]] = deque()
@@ -388,7 +299,7 @@ class ZeromqEndpoint:
                 left.append((peer, part))
         link.backlog = left
 
-    def _read(self, link: _Socket, told: bool = False) -> bool:
+    def _read(self, link: Socket, told: bool = False) -> bool:
         """Take one message. False if there is none. ``told``: there should be one."""
         raw = link.raw
         # Asking takes longer than a message does, and finding none by zmq.Again twice as long as asking.
@@ -402,58 +313,22 @@ class ZeromqEndpoint:
         if link.router:
             self._incoming[peer] = None if self._keys is None else str(frame["User-Id"])
         frames: list[Frame] = [frame.bytes]
-        if not frame.more and frames[0]:
-            if self._partial:
-                self._partial.pop(peer, None)
-            self._events.append(Arrival(peer, frames, self._incoming.get(peer)))
-            return True
         while frame.more:
             frame = raw.recv(_LAST, copy=False)
             if len(frames) < 3:
                 frames.append(frame.buffer)
-        self._assemble(peer, frames)
+        message = self._assembly.add(peer, frames)
+        if message is not None:
+            self._events.append(Arrival(peer, message, self._incoming.get(peer)))
         return True
 
-    def _assemble(self, peer: Peer, frames: list[Frame]) -> None:
-        header = frames[0]
-        if not len(header):
-            partial = self._partial.get(peer)
-            if partial is None or len(frames) != 2:
-                return  # "are you there?", or the rest of what was refused
-            part = np.frombuffer(frames[1], np.uint8)
-            end = partial.filled + part.nbytes
-            if end > partial.payload.nbytes:
-                del self._partial[peer]
-                return
-            partial.payload[partial.filled : end] = part
-            partial.filled = end
-            if end == partial.payload.nbytes:
-                del self._partial[peer]
-                self._arrive(peer, [partial.header, partial.payload.data])
-            return
-        self._partial.pop(peer, None)
-        if len(frames) == 2 and len(frames[1]) >= PART_BYTES:
-            try:
-                (size,) = codec.peek(header, self._max_payload_bytes)
-                if size > len(frames[1]):
-                    partial = _Partial(header, np.empty(size, np.uint8), 0)
-                    self._partial[peer] = partial
-                    self._assemble(peer, [b"", frames[1]])
-                    return
-            except (WireError, ValueError, MemoryError):
-                frames = [header]  # whoever decodes it says what is wrong
-        self._arrive(peer, frames)
-
-    def _arrive(self, peer: Peer, frames: list[Frame]) -> None:
-        self._events.append(Arrival(peer, frames, self._incoming.get(peer)))
-
-    def _read_monitor(self, link: _Socket) -> None:
+    def _read_monitor(self, link: Socket) -> None:
         while True:
             try:
                 event = parse_monitor_message(link.monitor.recv_multipart(zmq.NOBLOCK))["event"]
             except zmq.Again:
                 return
-            if link.router and event & _BAD_HANDSHAKE:
+            if link.router and event & BAD_HANDSHAKE:
                 self._turned_away += 1
                 if self._turned_away == 1:
                     log.warning("turned away a stranger: no key, a wrong one, or not of this protocol (logged once)")
@@ -466,7 +341,7 @@ class ZeromqEndpoint:
                 while self._read(link):  # what came before the end counts
                     pass
                 del self._links[link]
-                self._partial.pop(link, None)
+                self._assembly.forget(link)
                 reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON
                 self._forget(link, 0)
                 self._events.append(Loss(link, reason))
@@ -479,11 +354,11 @@ class ZeromqEndpoint:
         self._changed[self._router] = False
         return self._send_parts(self._router, peer, [b""]) is not None
 
-    def _try_send(self, link: _Socket, peer: Peer, part: list[Frame]) -> bool:
+    def _try_send(self, link: Socket, peer: Peer, part: list[Frame]) -> bool:
         """False if it has to wait. A peer that is gone takes everything."""
         return self._send_parts(link, peer, part) is not False
 
-    def _send_parts(self, link: _Socket, peer: Peer, part: list[Frame]) -> bool | None:
+    def _send_parts(self, link: Socket, peer: Peer, part: list[Frame]) -> bool | None:
         """True: sent. False: its queue is full. None: nobody is there."""
         send, last = link.raw.send, part[-1]
         try:
@@ -499,34 +374,3 @@ class ZeromqEndpoint:
                 return None
             raise ClusterError(f"{link.address}: sending failed: {error.strerror}") from error
         return True
-
-
-def _parts(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """A message as it travels: whole, or cut."""
-    if len(frames) == 1:
-        return [[frames[0]]]
-    size = len(frames[1])
-    if size <= PART_BYTES:
-        return [list(frames)]
-    payload = memoryview(frames[1])
-    cuts = range(PART_BYTES, payload.nbytes, PART_BYTES)
-    parts: list[list[Frame]] = [[frames[0], payload[:PART_BYTES]]]
-    parts += [[b"", payload[cut : cut + PART_BYTES]] for cut in cuts]
-    return parts
-
-
-def _fd(raw: zmq.Socket[bytes]) -> int:
-    fd = raw.getsockopt(zmq.FD)
-    assert isinstance(fd, int)
-    return fd
-
-
-def _encrypt(raw: zmq.Socket[bytes], own: KeyPair) -> None:
-    raw.curve_publickey = own.public.encode()
-    raw.curve_secretkey = own.secret.encode()
-
-
-def _drop(link: _Socket, linger_ms: int) -> None:
-    link.raw.disable_monitor()
-    link.monitor.close(0)
-    link.raw.close(linger_ms)
