@@ -48,7 +48,8 @@ def key(spec: ConvSpec) -> str:
 def parse(word: str) -> ConvSpec:
     """The inverse of `key`. Raises KernelError for anything else."""
     number = r"(\d+(?:x\d+)*)"
-    match = re.fullmatch(rf"(\d+)x(\d+)x(\d+)-(\d+)k{number}s{number}(?:p{number})?(?:d{number})?(?:g(\d+))?(?:n(\d+))?", word)
+    shape, more = r"(\d+)x(\d+)x(\d+)-(\d+)", r"(?:g(\d+))?(?:n(\d+))?"
+    match = re.fullmatch(rf"{shape}k{number}s{number}(?:p{number})?(?:d{number})?{more}", word)
     if match is None:
         raise KernelError(f"{word!r} is no convolution; write it like 64x56x56-64k3x3s1p1")
     c, h, w, f, kernel, stride, padding, dilation, groups, batch = match.groups()
@@ -62,8 +63,8 @@ def parse(word: str) -> ConvSpec:
     top, bottom, left, right = numbers(padding, 4, 0)
     k, s, d = numbers(kernel, 2, 1), numbers(stride, 2, 1), numbers(dilation, 2, 1)
     pad = (top, bottom, left, right)
-    shape = int(c), int(f), int(h), int(w), (k[0], k[1]), (s[0], s[1]), pad, (d[0], d[1])
-    return ConvSpec(*shape, int(groups or 1), int(batch or 1))
+    numbered = int(c), int(f), int(h), int(w), (k[0], k[1]), (s[0], s[1]), pad, (d[0], d[1])
+    return ConvSpec(*numbered, int(groups or 1), int(batch or 1))
 
 
 def tuned_algorithm(spec: ConvSpec, isa: Isa) -> str | None:

@@ -219,26 +219,30 @@ def _parsed(source: bytes) -> ast.AST:
 
 
 @cache
+def _source(module: str) -> tuple[bytes, tuple[str, ...]]:
+    """A module's source, and what of the kernels it imports, or may import: a name can be a module or something in one."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return b"", ()
+    source = Path(file).read_bytes()
+    candidates: list[str] = []
+    for node in ast.walk(_parsed(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
+            candidates += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            candidates += [alias.name for alias in node.names if alias.name.startswith(PACKAGE)]
+    return source, tuple(candidates)
+
+
+@cache
 def _module_hash(module: str) -> str:
     """A hash over the source of a module and of all kernel modules that it imports, directly or not."""
     sources: dict[str, bytes] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in sources:
-            continue
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file is None:
-            sources[name] = b""
-            continue
-        sources[name] = Path(file).read_bytes()
-        for node in ast.walk(_parsed(sources[name])):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
-                candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                candidates = [alias.name for alias in node.names if alias.name.startswith(PACKAGE)]
-            else:
-                continue
+        if name not in sources:
+            sources[name], candidates = _source(name)
             waiting += [candidate for candidate in candidates if candidate in sys.modules]
     digest = hashlib.sha256()
     for name in sorted(sources):

@@ -1,6 +1,6 @@
 """Running the parts of one kernel on several threads. The compiled code holds no GIL, so Python's threads are enough.
 
-The calling thread does the first part itself. Waiting threads sleep; nobody spins.
+The calling thread does the first part itself. Threads that wait for longer than some 50 µs sleep.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from fogconv.kernels import handoff
+
 Call = Callable[[], None]
 
 
 class Helper:
-    """A thread that runs one call at a time, for one caller at a time."""
+    """A thread that runs one call at a time, for one caller at a time. See `fogconv.kernels.handoff` for how they meet."""
 
     def __init__(self) -> None:
+        handoff.warm_up()
+        self._control = handoff.control_block()
+        self._ticket = 0
         self._call: Call | None = None
         self._error: BaseException | None = None
         self._begin, self._done = threading.Semaphore(0), threading.Semaphore(0)
@@ -24,20 +29,30 @@ class Helper:
 
     def _serve(self) -> None:
         while True:
-            self._begin.acquire()
-            try:
-                if self._call is not None:
-                    self._call()
-            except BaseException as error:  # handed to the caller by wait()
-                self._error = error
-            self._done.release()
+            match handoff.serve(self._control, int(self._control[handoff.DONE])):
+                case handoff.SLEEP:
+                    self._begin.acquire()
+                case handoff.WAKE:
+                    self._done.release()
+                case handoff.PYTHON:
+                    try:
+                        if self._call is not None:
+                            self._call()
+                    except BaseException as error:  # handed to the caller by wait()
+                        self._error = error
+                    if handoff.finished(self._control, int(self._control[handoff.TICKET])):
+                        self._done.release()
 
-    def start(self, call: Call) -> None:
+    def start(self, call: Call, compiled: tuple[int, int, int] | None) -> None:
+        """Begin a call, which is what ``compiled`` says where that is not None."""
         self._call = call
-        self._begin.release()
+        self._ticket += 1
+        if handoff.start(self._control, self._ticket, *(compiled or (0, 0, 0))):
+            self._begin.release()
 
     def wait(self) -> None:
-        self._done.acquire()
+        if handoff.wait(self._control, self._ticket):
+            self._done.acquire()
         error, self._call, self._error = self._error, None, None
         if error is not None:
             raise error
@@ -52,7 +67,7 @@ def parallel(calls: Sequence[Call]) -> Call:
     if not others:
         return first
     helpers, busy = _helpers(len(others), os.getpid())
-    pairs = tuple(zip(helpers, others, strict=True))
+    jobs = tuple((helper, call, handoff.compiled(call)) for helper, call in zip(helpers, others, strict=True))
 
     def run() -> None:
         if not busy.acquire(blocking=False):
@@ -60,12 +75,12 @@ def parallel(calls: Sequence[Call]) -> Call:
                 call()
             return
         try:
-            for helper, call in pairs:
-                helper.start(call)
+            for helper, call, compiled in jobs:
+                helper.start(call, compiled)
             try:
                 first()
             finally:
-                for helper, _ in pairs:
+                for helper, _, _ in jobs:
                     helper.wait()
         finally:
             busy.release()

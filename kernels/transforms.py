@@ -85,20 +85,10 @@ def _polynomial(roots: Sequence[Fraction]) -> Row:
     return tuple(coefficients)
 
 
-def transform_weights(weight: NDArray[Any], form: Form) -> NDArray[np.float32]:
-    """(…, r_h, r_w) → (elements, …), computed in float64."""
+def weight_matrices(form: Form) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """G for the rows and for the columns of a kernel."""
     (mh, mw), (rh, rw) = form.outputs, form.kernel
-    wide = weight.astype(np.float64)
-    down, across = (np.array(matrices(m, r)[2], np.float64) for m, r in ((mh, rh), (mw, rw)))
-    rows = [_weighted(g, [wide[..., k, :] for k in range(rh)]) for g in down]
-    return np.stack([_weighted(g, [row[..., k] for k in range(rw)]) for row in rows for g in across]).astype(np.float32)
-
-
-def _weighted(factors: NDArray[np.float64], terms: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = factors[0] * terms[0]
-    for factor, term in zip(factors[1:], terms[1:], strict=True):
-        total += factor * term
-    return total
+    return np.array(matrices(mh, rh)[2], np.float64), np.array(matrices(mw, rw)[2], np.float64)
 
 
 def _combine(builder: Builder, coefficients: Sequence[Fraction], values: Sequence[Value], fused: bool) -> Value | None:

@@ -3,10 +3,63 @@
 from __future__ import annotations
 
 import threading
+import time
+from functools import partial
+from typing import Any
 
 import pytest
 
+from fogconv.kernels import handoff
+from fogconv.kernels.bound import bind
+from fogconv.kernels.jit import jit
 from fogconv.kernels.threads import parallel
+
+
+@jit
+def count(a: Any) -> None:
+    a[0] += 1
+
+
+def counters(number: int) -> list[partial[None]]:
+    """Compiled calls; each counts how often it ran in the first of its numbers."""
+    calls = [bind(count, [0]) for _ in range(number)]
+    assert all(handoff.compiled(call) for call in calls)
+    return calls  # type: ignore[return-value]
+
+
+def test_compiled_parts_run_once_whether_helpers_are_awake_or_asleep() -> None:
+    calls = counters(3)
+    run = parallel(calls)
+    for round_ in range(1, 401):
+        run()
+        assert [int(call.args[0][0]) for call in calls] == [round_] * 3
+        if round_ % 20 == 0:
+            time.sleep(0.002)  # the helpers give up looking, and sleep
+
+
+def test_compiled_and_python_parts_take_turns() -> None:
+    calls, done = counters(2), []
+    compiled, plain = parallel(calls), parallel([lambda: None, lambda: done.append(1)])
+    for _ in range(200):
+        compiled()
+        plain()
+    assert len(done) == 200
+    assert [int(call.args[0][0]) for call in calls] == [200, 200]
+
+
+def test_callers_of_compiled_parts_do_not_lose_any() -> None:
+    def caller(calls: list[partial[None]]) -> None:
+        run = parallel(calls)
+        for _ in range(2000):
+            run()
+
+    sets = [counters(2) for _ in range(4)]
+    threads = [threading.Thread(target=caller, args=(calls,)) for calls in sets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+    assert [int(call.args[0][0]) for calls in sets for call in calls] == [2000] * 8
 
 
 def test_all_parts_are_done_once_before_it_returns() -> None:

@@ -1,0 +1,96 @@
+"""How long compiling all kernels of a network takes, and loading them from the cache on disk.
+
+    python -m bench.compile_time [--net resnet50] [--json]
+
+Two new processes load the network's program for one device, as a worker does: the first with an empty cache
+folder, the second with what the first left there. Each loads it twice; what the second time in the same process
+still takes is packing weights, and is subtracted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+TARGET_S = {"cold": 20.0, "cached": 1.0}
+
+
+def write_program(net: str, to: Path) -> None:
+    """The program of a network for one device, as it travels to a worker."""
+    from fogconv import program
+    from fogconv.export import export
+    from fogconv.lower import lower
+    from fogconv.planner import plan
+    from fogconv.topology import Topology
+    from fogconv.zoo import load_model
+
+    model = load_model(net, weights="random")
+    graph = export(model.module, model.example(), net)
+    lowered = lower(graph, plan(graph, Topology.uniform(1, 1e11, 1e9, 1e-4), scheme="local"))
+    to.write_bytes(program.encode(lowered.programs[0]))
+
+
+def load_twice(file: Path) -> dict[str, float]:
+    """Seconds: importing, loading the program, and loading it once more."""
+    start = time.perf_counter()
+    import numpy as np
+
+    from fogconv import program
+    from fogconv.cluster.interpreter import Executable
+
+    imported = time.perf_counter()
+    plan = program.decode(file.read_bytes())
+    weights = {key: np.ones(shape, np.float32) for key, shape in plan.weights.items()}
+    seconds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        Executable(plan, weights, threads=1, host=lambda *_: ())
+        seconds.append(time.perf_counter() - begin)
+    return {"import_s": imported - start, "first_s": seconds[0], "again_s": seconds[1], "kernels_s": seconds[0] - seconds[1]}
+
+
+def measure(net: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        file, cache = Path(folder) / "program", Path(folder) / "cache"
+        write_program(net, file)
+        environment = {**os.environ, "FOGCONV_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+        found: dict[str, Any] = {"net": net}
+        for name in ("cold", "cached"):
+            command = [sys.executable, "-m", "bench.compile_time", "--load", str(file)]
+            output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+            found[name] = json.loads(output)
+        files = list(cache.glob("*.nbc"))
+        return {**found, "functions": len(files), "cache_bytes": sum(path.stat().st_size for path in files)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", default="resnet50")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.load:
+        print(json.dumps(load_twice(options.load)))
+        return
+    result = measure(options.net)
+    if options.json:
+        print(json.dumps({**result, "target_s": TARGET_S}))
+        return
+    print(f"{result['net']}: {result['functions']} compiled functions, {result['cache_bytes'] / 1e6:.1f} MB in the cache")
+    for name in ("cold", "cached"):
+        row = result[name]
+        print(
+            f"{name:7s} kernels {row['kernels_s']:6.2f} s (at most {TARGET_S[name]:.0f}), packing {row['again_s']:.2f} s"
+            f", imports {row['import_s']:.2f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Handing a compiled call to a waiting thread without Python's lock, and waiting for it.
+
+Waking a sleeping thread takes 50 to 100 µs on a virtual machine, as long as a small layer. So a helper that has just
+finished looks for its next call for ``SPINS`` rounds, and only then sleeps: within a network's layers it hardly ever
+does. The same for a caller who waits for the helpers' last tiles. That is a bounded wait of some 50 µs, not busy-waiting.
+
+    caller   writes the call, then TICKET; wakes the helper if it was ASLEEP … does its own part … waits for DONE = TICKET
+    helper   waits for TICKET; calls; writes DONE; wakes the caller if it was WAITING
+
+Each side announces its sleep, then looks once more; whoever takes the announcement away (an atomic exchange) has to wake the
+other, so that no wake-up is lost or given twice.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.dispatcher import Dispatcher
+from numba.np import arrayobj as _arrayobj
+from numpy.typing import NDArray
+
+from fogconv.kernels import activation, vector
+from fogconv.kernels.blocked import BLOCK
+from fogconv.kernels.bound import address_of
+from fogconv.kernels.emit import I64, Builder
+from fogconv.kernels.isa import AVX2, AVX512, NEON, host_isa
+from fogconv.kernels.jit import jit
+from fogconv.kernels.microkernel import call_address, function_address
+
+arrayobj: Any = _arrayobj  # no annotations there
+
+Control = NDArray[np.int64]
+
+# Places in the control block: the caller's cache line, then the helper's.
+TICKET, CODE, NUMBERS, LENGTH, WAITING = 0, 1, 2, 3, 4
+DONE, ASLEEP = 8, 9
+
+SPINS = 2000
+"""Rounds of a pause each: 20 to 80 µs, depending on the CPU."""
+
+SLEEP, WAKE, PYTHON = 1, 2, 3
+"""What `serve` returns for: sleep until woken; wake the caller; run the Python call that was handed over."""
+
+KERNEL = types.void(types.int64[::1])
+"""The signature of every kernel that `fogconv.kernels.bound.bind` binds."""
+
+
+def control_block() -> Control:
+    """A new control block, on cache lines of its own."""
+    raw = np.zeros(2 * BLOCK + 8, np.int64)
+    start = -address_of(raw) % 64 // 8
+    return raw[start : start + 2 * BLOCK]
+
+
+@vector.intrinsic
+def _read(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(args[0], I64.as_pointer()), "seq_cst", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@vector.intrinsic
+def _write(typingctx: Any, address: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], builder.inttoptr(args[0], I64.as_pointer()), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@vector.intrinsic
+def _exchange(typingctx: Any, address: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("xchg", builder.inttoptr(args[0], I64.as_pointer()), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@vector.intrinsic
+def _call(typingctx: Any, kernel: Any, numbers: Any, length: Any) -> Any:
+    """Call a kernel by its address, on the numbers at an address."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        kernel, numbers, length = args
+        array = arrayobj.make_array(KERNEL.args[0])(context, builder)
+        data = builder.inttoptr(numbers, I64.as_pointer())
+        arrayobj.populate_array(array, data=data, shape=[length], strides=[I64(8)], itemsize=I64(8), meminfo=None)
+        call_address(context, builder, KERNEL, [kernel, array._getvalue()])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
+@vector.intrinsic
+def _pause(typingctx: Any) -> Any:
+    """Tell the core that this loop waits, where it has a word for it."""
+    isa = host_isa()
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        if isa in (AVX512, AVX2):
+            activation.call_intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType())
+        elif isa is NEON:
+            activation.call_intrinsic(builder, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(ir.IntType(32), 1))
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@jit
+def serve(c, done):  # type: ignore[no-untyped-def]
+    """The helper's loop after the ticket ``done``. Returns where Python is needed: `SLEEP`, `WAKE` or `PYTHON`."""
+    control = c.ctypes.data
+    while True:
+        spins = 0
+        while _read(control + 8 * TICKET) == done:
+            if spins == SPINS:
+                _write(control + 8 * ASLEEP, 1)
+                if _read(control + 8 * TICKET) == done or _exchange(control + 8 * ASLEEP, 0) == 0:
+                    return SLEEP  # in the second case the caller has just promised to wake us
+                break
+            spins += 1
+            _pause()
+        if c[CODE] == 0:
+            return PYTHON
+        _call(c[CODE], c[NUMBERS], c[LENGTH])
+        done += 1
+        if _finished(control, done):
+            return WAKE
+
+
+@jit
+def _finished(control, ticket):  # type: ignore[no-untyped-def]
+    """Say that a ticket is done; whether the caller sleeps and must be woken."""
+    _write(control + 8 * DONE, ticket)
+    return _exchange(control + 8 * WAITING, 0) == 1
+
+
+@jit
+def finished(c, ticket):  # type: ignore[no-untyped-def]
+    """`_finished`, after a Python call."""
+    return _finished(c.ctypes.data, ticket)
+
+
+@jit
+def start(c, ticket, code, numbers, length):  # type: ignore[no-untyped-def]
+    """Hand a call over as this ticket; whether the helper sleeps and must be woken. A code of 0 is a Python call."""
+    control = c.ctypes.data
+    c[CODE], c[NUMBERS], c[LENGTH] = code, numbers, length
+    _write(control + 8 * TICKET, ticket)
+    return _exchange(control + 8 * ASLEEP, 0) == 1
+
+
+@jit
+def wait(c, ticket):  # type: ignore[no-untyped-def]
+    """Wait for a ticket; whether the helper takes long, so that the caller must sleep until woken."""
+    control = c.ctypes.data
+    for _ in range(SPINS):
+        if _read(control + 8 * DONE) == ticket:
+            return False
+        _pause()
+    _write(control + 8 * WAITING, 1)
+    return _read(control + 8 * DONE) != ticket or _exchange(control + 8 * WAITING, 0) == 0
+
+
+def compiled(call: Any) -> tuple[int, int, int] | None:
+    """(code, numbers, length) of a call that `fogconv.kernels.bound.bind` made, or None for any other."""
+    if not isinstance(call, partial) or not isinstance(call.func, Dispatcher):
+        return None
+    (numbers,) = call.args
+    return function_address(call.func, KERNEL), address_of(numbers), len(numbers)
+
+
+def warm_up() -> None:
+    """Compile all of the above."""
+    block = types.int64[::1]
+    serve.compile((block, types.int64))
+    finished.compile((block, types.int64))
+    start.compile((block, *[types.int64] * 4))
+    wait.compile((block, types.int64))
