@@ -92,7 +92,7 @@ def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topo
 class Pace:
     """What has been seen since the last plan: ``slow[rank]`` and ``thin[i, j]`` are how often in a row, and by how much.
 
-    Ranks are held against what was predicted, links against their own first message: a prediction knows a card's bandwidth,
+    Ranks are held against what was predicted, links against their own first messages: a prediction knows a card's bandwidth,
     but not what a system adds to every message.
     """
 
@@ -117,7 +117,12 @@ class Pace:
             for rank, seen in drift.compute.items()
             if _off(seen / middle, MARGIN)
         }
-        usual = {**{pair: max(1.0, seen) for pair, seen in drift.wire.items()}, **self.usual}
+        usual = dict(self.usual)
+        for pair, seen in drift.wire.items():
+            # The first inference is cold: what a link usually takes comes down to what it takes, and never goes up.
+            best = max(1.0, seen)
+            known = usual.get(pair, best)
+            usual[pair] = min(known, (known + best) / 2)
         thin = {
             pair: _streak(self.thin.get(pair), seen / usual[pair])
             for pair, seen in drift.wire.items()

@@ -164,6 +164,19 @@ def test_a_link_that_drops_tenfold_is_seen_within_two_inferences_and_when_it_rec
     assert "slower" in " ".join(correction.sentences(range(4)))
 
 
+def test_a_cold_first_inference_does_not_hide_a_link_that_drops() -> None:
+    wire = {(0, 1): 1.2, (1, 0): 1.5}
+    pace = Pace().after(Drift({}, {pair: 6.0 * seen for pair, seen in wire.items()}))
+    for _ in range(5):
+        pace = pace.after(Drift({}, wire))
+        assert pace.correction() is None or all(ratio < 1 for ratio in pace.correction().thin.values())  # type: ignore[union-attr]
+    for _ in range(2):
+        pace = pace.after(Drift({}, {pair: 10.0 * seen for pair, seen in wire.items()}))
+    found = pace.correction()
+    assert found is not None and set(found.thin) == set(wire)
+    assert all(ratio > 5 for ratio in found.thin.values())
+
+
 def slow_local(program: Program, weights: Any, host: Any) -> SlowExecutable:
     return SlowExecutable(program, weights, host=host)
 
