@@ -48,6 +48,8 @@ CPU = 0.2
 """Each node's share of a core."""
 PERIOD_S = quota_and_period_us(CPU)[1] * 1e-6
 PAUSE_S = 5e-4
+RUNS = 300
+"""Of each probe: with fewer, where in its period a node begins and ends would count."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -119,13 +121,15 @@ class Master:
         """Under the quota: how it stretches work, and how much slower than their own time each node's kernels are."""
         probe = FULL[:2]
         own = [self.predictor.seconds(spec) for spec in probe]
-        seconds: list[Sequence[float]] = [conv_seconds(probe, Executable, least_s=0.4)]
-        answers = self.session.measure(probe, repeats=20)
+        seconds: list[Sequence[float]] = [conv_seconds(probe, Executable, repeats=RUNS)]
+        answers = self.session.measure(probe, repeats=RUNS)
         seconds += [answers[rank].seconds for rank in sorted(answers)]
-        self.slower = [float(np.mean([t / o for t, o in zip(found, own, strict=True)])) for found in seconds]
+        slower = [float(np.mean([t / o for t, o in zip(found, own, strict=True)])) for found in seconds]
+        # All nodes have the same share of the same machine: what they differ by is how it was measured.
+        self.slower = [float(np.mean(slower))] * len(slower)
         self.cut = cut_s_per_byte()
         self.share, self.tick_s = quota()
-        return {"slower": self.slower, "share": self.share, "tick_s": self.tick_s, "copy": self.cut}
+        return {"slower": slower, "share": self.share, "tick_s": self.tick_s, "copy": self.cut}
 
     def seconds(self, rank: int, spec: ConvSpec) -> float:
         """In the long run."""
@@ -202,6 +206,8 @@ class Master:
     def keep_programs(self, folder: Path) -> None:
         """The programs, what their convs take, and the topology."""
         folder.mkdir(parents=True, exist_ok=True)
+        for earlier in folder.glob("times-*.npz"):
+            earlier.unlink()
         for program in self.programs:
             (folder / f"rank-{program.rank}.program").write_bytes(ir.encode(program))
         convs = [

@@ -4,9 +4,9 @@ A quota, as containers and hypervisors set it, grants some of the processor's ti
 does not add up. It is enforced at the system's ticks only, so that a device overdraws what it has, and then stands still for
 as many periods as pay for it:
 
-    period   |    .    |    .    |    .    |    .    |        quota 1 ms, period 5 ms, tick 4 ms
-    tick         |       |       |       |       |
-    running  ####                 ####                        work of 8 ms takes 35 ms, of 1 ms no more than that
+    period   |         |         |         |         |         |         quota 1 ms in each period of 5 ms
+    tick     |       |       |       |       |       |       |       |   every 4 ms
+    running  ########                                ########            a long piece of work: 4 ms in 20
 
 A shaped card lets some bytes pass at once after a rest, and then keeps to its rate.
 """
