@@ -17,7 +17,7 @@ class LayoutBook:
     """
 
     def __init__(self, prices: Prices) -> None:
-        self._prices = prices
+        self.prices = prices
         self._layouts: list[Layout] = []
         self._numbers: dict[Layout, int] = {}
         self.union = cache(self._union)
@@ -58,12 +58,12 @@ class LayoutBook:
         have, want = self[held], self[needed]
         self.effort += sum(map(len, have.regions)) * sum(map(len, want.regions))
         moves = transfers(have, want)
-        direct = self._prices.traffic(moves)
+        direct = self.prices.traffic(moves)
         via = self._scatter(have, want)
         if via is None:
             return direct, None, None
-        first = self._prices.traffic(transfers(have, self[via]))
-        second = self._prices.traffic(transfers(self[self.union(held, via)], want))
+        first = self.prices.traffic(transfers(have, self[via]))
+        second = self.prices.traffic(transfers(self[self.union(held, via)], want))
         if first.seconds + second.seconds < direct.seconds:
             return first, second, via
         return direct, None, None

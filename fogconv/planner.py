@@ -25,7 +25,7 @@ from fogconv.star import plan_star
 from fogconv.topology import Topology
 from fogconv.waves import ahead, waves
 
-BEAM = 48
+BEAM = 24
 EFFORT = 60_000
 """Pairs of boxes that one search may compare (LayoutBook.effort); where it runs ahead of its share, fewer states are kept.
 
@@ -68,9 +68,9 @@ def plan(
                 wire=wire,
             )
         case "local":
-            return _search(graph, topology, "local", wire)
+            return _search(graph, _book(graph, topology, wire), "local", wire)
         case "depth" | "rows":
-            return _search(graph, topology, scheme, wire)
+            return _search(graph, _book(graph, topology, wire), scheme, wire)
         case "auto":
             return _best_of(graph, topology, wire)
     raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
@@ -104,10 +104,11 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
     """The search over everything keeps only some paths; one of the narrower ones may find a better."""
     found: list[Plan] = []
     failures: list[PlannerError] = []
+    book = _book(graph, topology, wire)  # one for all: what a layout costs to come by is the same in every search
     for crew in _crews(topology):
         for scheme in _SEARCHES:
             try:
-                found.append(_search(graph, topology, scheme, wire, crew))
+                found.append(_search(graph, book, scheme, wire, crew))
             except PlannerError as error:
                 failures.append(error)
     if not found:
@@ -143,14 +144,18 @@ class _Path:
     met: _Pairs = frozenset()
 
 
-def _search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
+def _book(graph: LayerGraph, topology: Topology, wire: Wire) -> LayoutBook:
+    return LayoutBook(Prices(topology, graph.tensors[graph.input].batch, wire))
+
+
+def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
+    topology = book.prices.topology
     if len(topology) == 1:
         scheme = "local"
-    prices = Prices(topology, graph.tensors[graph.input].batch, wire)
     penalty = 0.0
     # A rank whose memory limit is too small makes weights dear until the path that stores least on it is the cheapest.
     for _ in range(12):
-        found = _cheapest(graph, prices, scheme, wire, penalty, crew)
+        found = _cheapest(graph, book, scheme, wire, penalty, crew)
         over = _over_memory(graph, topology, found)
         if over is None:
             return found
@@ -159,10 +164,10 @@ def _search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire, c
 
 
 def _cheapest(
-    graph: LayerGraph, prices: Prices, scheme: Scheme, wire: Wire, penalty: float, crew: Sequence[int] | None
+    graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, penalty: float, crew: Sequence[int] | None
 ) -> Plan:
-    book = LayoutBook(prices)
-    options = Options(graph, prices, book, scheme, crew)
+    book.effort = 0
+    options = Options(graph, book.prices, book, scheme, crew)
     order = [(wave, index) for wave in waves(graph) for index in wave]
     last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in reads(graph.layers[index])}
     last_reader[graph.output] = len(graph.layers)
@@ -202,7 +207,7 @@ def _cheapest(
     def total(path: _Path) -> float:
         return path.cost + book.move(path.state[graph.output], home)[0].seconds
 
-    return _plan(graph, book, scheme, wire, min(paths, key=total), prices)
+    return _plan(graph, book, scheme, wire, min(paths, key=total))
 
 
 def _worth_keeping(book: LayoutBook, paths: list[_Path], beam: int) -> list[_Path]:
@@ -276,9 +281,9 @@ def _choices(last: _Choice | None) -> Iterator[_Choice]:
     return reversed(found)
 
 
-def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path: _Path, prices: Prices) -> Plan:
+def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path: _Path) -> Plan:
     """Walk the path once more for the figures: seconds per layer, bytes per card."""
-    ranks = len(prices.topology)
+    ranks = len(book.prices.topology)
     sent, received = [0.0] * ranks, [0.0] * ranks
     state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
     placements: dict[int, Placement] = {}
@@ -325,7 +330,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     cards = tuple(zip(sent, received, strict=True))
     in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
     found = Plan(graph.name, ranks, scheme, in_order, wire, card_bytes=cards)
-    return replace(found, predicted_s=seconds + last.seconds + prices.start_s(len(found.active_ranks)))
+    return replace(found, predicted_s=seconds + last.seconds + book.prices.start_s(len(found.active_ranks)))
 
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:
