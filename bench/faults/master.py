@@ -51,6 +51,7 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured", protectio
                     "error": float(np.abs(found.output - reference).max()) / largest,
                     "latency_s": found.latency_s,
                     "events": list(found.events),
+                    "active": [program.rank for program in found.programs if program.steps],
                 }
             except Exception as error:  # an answer that is missing is what the campaign counts
                 facts = {"failure": f"{type(error).__name__}: {error}"}
