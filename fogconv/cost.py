@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from fogconv.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.layers import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, Layer, Pool, Shuffle, Slice
@@ -49,6 +50,9 @@ class Prices:
         # A byte is cut or joined once by the program and copied once more by the system.
         self._passes = 2.0 + WIRE_PASSES[wire]
         self._cards = [topology.card(rank) for rank in topology.ranks]
+        # A link between workers is derived anew each time, from all links.
+        self._link = cache(topology.link)
+        self._byte_s = [device.copy_s(self._passes * batch * BYTES_PER_ELEMENT) for device in topology.devices]
 
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
         """Transfers that may all be under way at once; those from one rank to another are one message."""
@@ -57,14 +61,14 @@ class Prices:
         pairs: set[tuple[int, int]] = set()
         latency_s = slowest_s = 0.0
         for move in moves:
-            n_bytes = move.region.elements * self._element_bytes
-            raw = move.region.elements * self._elements * BYTES_PER_ELEMENT
-            link = self.topology.link(move.source, move.target)
+            elements = move.region.elements
+            n_bytes = elements * self._element_bytes
+            link = self._link(move.source, move.target)
             sent[move.source] += n_bytes
             received[move.target] += n_bytes
             for rank in (move.source, move.target):
                 device = self.topology.devices[rank]
-                handled[rank] += device.copy_s(raw * self._passes) + device.step_s
+                handled[rank] += elements * self._byte_s[rank] + device.step_s
                 if (move.source, move.target) not in pairs:
                     messages[rank] += device.message_s
             pairs.add((move.source, move.target))
