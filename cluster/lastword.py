@@ -29,7 +29,7 @@ SILENCE_S = 1.0
 # A launcher's own message may be written over what is appended to the same file, so a file's turn comes after its end.
 _SCRIPT = """
 IFS= read -r word && exit
-while [ "$2" ] && [ "$((turn += 1))" -le 40 ] && kill -0 "$2" 2>&-; do sleep 0.05; done
+while [ "$2" ] && [ "$((turn += 1))" -le 80 ] && kill -0 "$2" 2>&-; do sleep 0.05; done
 printf '%s\\n' "$1" >&2
 """
 

@@ -60,7 +60,7 @@ def test_the_last_word_is_read_in_a_file_too(tmp_path: Path) -> None:
     with told.open("w") as file:
         subprocess.run(command, cwd=ROOT, env=environment(), stdout=file, stderr=file, timeout=60.0, check=False)
     # mpirun has ended, but a file tells nobody that something is still to come.
-    eventually(lambda: told.read_text().endswith(f"{SENTENCE}\n"), 5.0)
+    eventually(lambda: told.read_text().endswith(f"{SENTENCE}\n"), 10.0)
 
 
 def test_an_orderly_end_needs_no_last_word() -> None:
