@@ -56,16 +56,6 @@ def session() -> dict[str, object]:
         return {"star": sums.ravel().tolist(), "ring": round_trip.ravel().tolist(), "idle_cpu_s": idle_cpu_s}
 
 
-def die() -> dict[str, object]:
-    """Rank 1 dies in the middle of everything."""
-    launch = launched()
-    if launch is not None and launch.rank == 1:
-        os.kill(os.getpid(), 9)
-    with connect("mpi://", local=fake_local) as cluster:
-        cluster.run(cluster.load(*star([1])), [np.ones((1, *PIECE.shape), np.float32)])
-    return {}
-
-
 def survive() -> dict[str, object]:
     """Rank 0 kills one rank after the other, each in the middle of an inference, until it is alone."""
     from fogconv.engine import Choices, Engine
@@ -121,7 +111,7 @@ def linger() -> dict[str, object]:
     return {}
 
 
-PROGRAMS = {"contract": contract, "session": session, "die": die, "survive": survive, "flood": flood, "linger": linger}
+PROGRAMS = {"contract": contract, "session": session, "survive": survive, "flood": flood, "linger": linger}
 
 if __name__ == "__main__":
     if sys.argv[1] != "survive":

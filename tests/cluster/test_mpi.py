@@ -56,9 +56,15 @@ def test_a_dead_rank_ends_the_job_with_one_sentence_and_leaves_no_orphans(
 def test_the_last_word_is_read_in_a_file_too(tmp_path: Path) -> None:
     """mpirun would write its own message over what is appended to the file before."""
     told = tmp_path / "told"
-    command = [*mpich(3), *PROGRAM, "die"]
     with told.open("w") as file:
-        subprocess.run(command, cwd=ROOT, env=environment(), stdout=file, stderr=file, timeout=60.0, check=False)
+        job = subprocess.Popen([*mpich(3), *PROGRAM, "linger"], cwd=ROOT, env=environment(), stdout=file, stderr=file)
+        try:
+            eventually(lambda: told.read_text().endswith("}\n"), 60.0)
+            os.kill(json.loads(told.read_text().splitlines()[-1])["pids"][1], signal.SIGKILL)
+            job.wait(10.0)
+        finally:
+            job.kill()
+            job.wait()
     # mpirun has ended, but a file tells nobody that something is still to come.
     eventually(lambda: told.read_text().endswith(f"{SENTENCE}\n"), 10.0)
 
