@@ -15,7 +15,7 @@ import fogconv.cluster.worker
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
 from fogconv.cluster.connect import connect
-from fogconv.cluster.mpi import MpiEndpoint, launched
+from fogconv.cluster.mpi import MpiEndpoint
 from fogconv.errors import WorkerLostError
 from fogconv.geometry import Region
 from tests.cluster.contract import CHECKS, echo
