@@ -233,6 +233,12 @@ class Executable:
         wider = region.with_channels(type(region.channels)(region.channels.start - lane, region.channels.stop))
         return self._view(buffer, wider), lane
 
+    def _in_order(self, buffer: int, region: Region) -> memoryview | None:
+        """The bytes of a region's fp32 payload, where they lie in memory in one piece."""
+        view, lane = self._around(buffer, region)
+        found = wire.in_order(view, lane, len(region.channels))
+        return None if found is None else found.view(np.uint8).data
+
     def _optional(self, buffer: int | None, region: Region | None) -> Blocked | None:
         return None if buffer is None or region is None else self._view(buffer, region)
 
@@ -256,21 +262,20 @@ class Executable:
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         spans, elements = self._spans(step)
         cut = np.zeros(elements, wire.DTYPES[form] if plain else np.float32)
+        to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
+        whole = None if step.more or form != "fp32" else self._in_order(step.source, step.region)
+        if whole is not None:
+
+            def send_whole(run: Run) -> None:
+                raw[:] = whole
+                run.mailbox.send(to, tag, raw)
+
+            return send_whole
         extracts = []
         for part, span in zip(step.parts, spans, strict=True):
             view, lane = self._around(part.buffer, part.region)
             extracts.append(wire.bind_extract(view, lane, len(part.region.channels), cut[span]))
         extract = sequence(extracts)
-        to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
-        whole = wire.in_order(view, lane, len(step.region.channels)) if form == "fp32" and not step.more else None
-        if whole is not None:
-            lying = whole.view(np.uint8).data
-
-            def send_whole(run: Run) -> None:
-                raw[:] = lying
-                run.mailbox.send(to, tag, raw)
-
-            return send_whole
 
         def send_plain(run: Run) -> None:
             extract()
@@ -307,41 +312,26 @@ class Executable:
 
     def insert(self, step: steps.Recv) -> Callable[[Frame], None]:
         """Writes a message's payload into its place. Raises WireError for one of another size."""
-        if step.more:
-            return self._insert_parts(step)
-        view, lane = self._around(step.target, step.region)
         elements = wire.wire_elements(self.program.batch, *step.region.shape)
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
         n_bytes = elements * dtype.itemsize
-        whole = None if step.accumulate or form != "fp32" else wire.in_order(view, lane, len(step.region.channels))
+        whole = None if step.more or step.accumulate or form != "fp32" else self._in_order(step.target, step.region)
         if whole is not None:
-            lying = whole.view(np.uint8).data
 
             def insert_whole(payload: Frame) -> None:
-                if len(payload) != n_bytes:
-                    raise WireError(f"a payload of {len(payload)} bytes came; {n_bytes} were expected")
-                lying[:] = payload
+                _expect(payload, n_bytes)
+                whole[:] = payload
 
             return insert_whole
-        if plain and 0 < n_bytes <= SHORT_BYTES:
-            # One place for all of them: copying there costs less than asking where each one lies.
-            place = np.empty(elements, dtype)
-            raw = place.view(np.uint8).data
-            insert_place = wire.bind_insert(place, view, lane, len(step.region.channels), step.accumulate)
-
-            def insert_short(payload: Frame) -> None:
-                if len(payload) != n_bytes:
-                    raise WireError(f"a payload of {len(payload)} bytes came; {n_bytes} were expected")
-                raw[:] = payload
-                insert_place()
-
-            return insert_short
+        # Copying a short one to a place of its own costs less than asking where it lies.
+        if step.more or (plain and 0 < n_bytes <= SHORT_BYTES):
+            return self._insert_staged(step)
+        view, lane = self._around(step.target, step.region)
         insert = wire.bind_inserts(dtype, view, lane, len(step.region.channels), step.accumulate)
 
         def insert_plain(payload: Frame) -> None:
-            if len(payload) != n_bytes:
-                raise WireError(f"a payload of {len(payload)} bytes came; {n_bytes} were expected")
+            _expect(payload, n_bytes)
             insert(as_array(payload).view(dtype))
 
         def insert_coded(payload: Frame) -> None:
@@ -352,19 +342,20 @@ class Executable:
         wire.warm_up(form)
         return insert_coded
 
-    def _insert_parts(self, step: steps.Recv) -> Callable[[Frame], None]:
+    def _insert_staged(self, step: steps.Recv) -> Callable[[Frame], None]:
+        """By way of one place for all payloads of this step, from which each part goes to its own."""
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         spans, elements = self._spans(step)
         place = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
-        inserts = []
+        inserts: list[Callable[[], None]] = []
         for part, span in zip(step.parts, spans, strict=True):
             view, lane = self._around(part.buffer, part.region)
-            inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels)))
+            added = step.accumulate and not inserts  # further parts never are
+            inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels), added))
         insert, raw = sequence(inserts), place.view(np.uint8).data
 
         def insert_plain(payload: Frame) -> None:
-            if len(payload) != len(raw):
-                raise WireError(f"a payload of {len(payload)} bytes came; {len(raw)} were expected")
+            _expect(payload, len(raw))
             raw[:] = payload
             insert()
 
@@ -400,3 +391,8 @@ class Executable:
                 pack(result, out=target)
 
         return call
+
+
+def _expect(payload: Frame, n_bytes: int) -> None:
+    if len(payload) != n_bytes:
+        raise WireError(f"a payload of {len(payload)} bytes came; {n_bytes} were expected")
