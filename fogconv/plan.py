@@ -9,8 +9,8 @@ Data only: the planner makes it, `fogconv.lower` turns it into programs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,32 @@ class Plan:
     def active_ranks(self) -> frozenset[int]:
         coders = {p.guard.code for p in self.placements if p.guard is not None and p.guard.code is not None}
         return frozenset(work.rank for placement in self.placements for work in placement.work) | coders | {0}
+
+    def among(self, ranks: Sequence[int], of: int) -> Plan:
+        """The same plan in a cluster of ``of`` ranks, where ``ranks[i]`` does what rank i did, and the others nothing.
+
+        Only for plans of the layout search: those of a guarded star are made where they run.
+        """
+
+        def spread(layout: Layout) -> Layout:
+            regions: list[tuple[Region, ...]] = [()] * of
+            for rank, boxes in zip(ranks, layout.regions, strict=True):
+                regions[rank] = boxes
+            return replace(layout, regions=tuple(regions))
+
+        placements = tuple(
+            replace(
+                placement,
+                work=tuple(replace(work, rank=ranks[work.rank]) for work in placement.work),
+                target=None if placement.target is None else spread(placement.target),
+                via=tuple((tensor, spread(layout)) for tensor, layout in placement.via),
+            )
+            for placement in self.placements
+        )
+        cards = [(0.0, 0.0)] * of
+        for rank, card in zip(ranks, self.card_bytes, strict=False):
+            cards[rank] = card
+        return replace(self, ranks=of, placements=placements, card_bytes=tuple(cards))
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:

@@ -34,6 +34,9 @@ A ResNet stays below; DenseNet's concatenations, whose channel shards are lists 
 LEAST_BEAM = 2
 RIVALS = 4
 """So many of the cheapest paths are tried as shorter ways to the others."""
+MOST_RANKS = 33
+"""The search takes the square of the ranks (8 s for ResNet-50 on 33), and a layer in more parts gains little: in a larger
+cluster the fastest get work and the others none. The star is not searched for, and uses them all."""
 
 _SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "local")
 
@@ -56,6 +59,9 @@ def plan(
     ``trigger``, ``threshold``, ``master_computes`` and ``even`` are the star's; see `star.plan_star`.
     Raises InputError for an unknown scheme, PlannerError when the weights fit into no rank's memory limit.
     """
+    if len(topology) > MOST_RANKS and scheme in _SEARCHES:
+        fastest = _fastest(topology, MOST_RANKS)
+        return plan(graph, topology.subset(fastest), scheme=scheme, wire=wire).among(fastest, len(topology))
     match scheme:
         case "star":
             return plan_star(
@@ -74,6 +80,15 @@ def plan(
         case "auto":
             return _best_of(graph, topology, wire)
     raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
+
+
+def _fastest(topology: Topology, most: int) -> list[int]:
+    """The master and the fastest workers; of equally fast ones those with the widest links to it."""
+
+    def slowness(rank: int) -> tuple[float, float]:
+        return topology.devices[rank].gamma(), max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte)
+
+    return [0, *sorted(sorted(topology.workers, key=slowness)[: most - 1])]
 
 
 def _crews(topology: Topology) -> list[tuple[int, ...]]:

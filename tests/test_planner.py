@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,10 +18,12 @@ from fogconv.layers import Conv, LayerGraph, Tensor
 from fogconv.lower import lower
 from fogconv.partition import level
 from fogconv.plan import Work, load_plan, save_plan
-from fogconv.planner import SCHEMES, plan, stored_bytes
+from fogconv.planner import MOST_RANKS, SCHEMES, plan, stored_bytes
 from fogconv.program import Recv
 from fogconv.topology import Topology
 from tests.chains import chain
+from tests.graph_reference import run_graph
+from tests.program_reference import run
 from tests.random_graphs import graphs
 
 
@@ -71,6 +74,23 @@ def test_a_rank_that_costs_more_than_it_gives_is_left_out() -> None:
     slow = replace(topology.devices[3].scaled(0.05), message_s=5e-3)
     found = plan(chain(64, 64, 64, 64), topology.replace_device(3, slow))
     assert found.active_ranks == {0, 1, 2}
+
+
+@pytest.mark.parametrize("scheme", ["auto", "depth", "rows"])
+def test_of_hundreds_of_ranks_the_fastest_get_the_work(scheme: str) -> None:
+    graph, topology = chain(64, 64, 64, size=64), cluster(300, 1e10, 1e-6)
+    graph = replace(graph, weights={name: value.astype(np.float64) for name, value in graph.weights.items()})
+    quick = {150 + i for i in range(MOST_RANKS - 1)}
+    for rank in quick:
+        topology = topology.replace_device(rank, topology.devices[rank].scaled(2.0))
+    found = plan(graph, topology, scheme=scheme)
+    assert {0} < found.active_ranks <= {0} | quick
+    assert all(card == (0.0, 0.0) for rank, card in enumerate(found.card_bytes) if rank not in found.active_ranks)
+    image = np.random.default_rng(0).standard_normal((1, 64, 64, 64))
+    lowered = lower(graph, found)
+    assert len(lowered.programs) == 300
+    out = run(lowered.programs, lowered.weights, image).reshape(graph.output_shape)
+    np.testing.assert_allclose(out, run_graph(graph, image), atol=1e-9 * float(np.abs(out).max()))
 
 
 def test_even_shares_are_even_whatever_the_rates() -> None:
