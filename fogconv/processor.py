@@ -79,13 +79,16 @@ def after_rest_s(device: Device, seconds: float, phases: int = 16) -> float:
 
 
 class Processor:
-    """One rank's. A free one does all that is asked at once: a device has cores for its messages beside the program."""
+    """One rank's. A free one does all that is asked at once: a device has cores for its messages beside the program.
+
+    ``worked_s``: all that was asked of it."""
 
     def __init__(self, env: simpy.Environment, device: Device, chance: random.Random) -> None:
         import simpy
 
         self._env = env
         self._share = device.share
+        self.worked_s = 0.0
         self._quota: Quota | None = None
         if device.share < 1:
             phases = (chance.random(), chance.random())
@@ -99,6 +102,7 @@ class Processor:
         that mostly sleeps, as a transport's, runs when it wants to."""
         if seconds <= 0:
             return
+        self.worked_s += seconds
         if self._quota is None:
             yield self._env.timeout(seconds)
             return

@@ -57,7 +57,8 @@ class Disturbance:
 @dataclass(frozen=True)
 class Timeline:
     """``latencies_s``: of each inference. ``events`` for `fogconv.trace`. ``card_bytes``: (sent, received) per rank.
-    ``busy_s``: seconds of computing per rank. ``times``: of each inference, as its ranks would report them: rank →
+    ``busy_s``: seconds of computing per rank; ``processor_s``: what its program and its messages ask of its processor, where
+    that has a quota counted as in the long run. ``times``: of each inference, as its ranks would report them: rank →
     (steps, 2), begin and end of every step in ns; a Recv begins when its message is there."""
 
     latencies_s: tuple[float, ...]
@@ -65,6 +66,7 @@ class Timeline:
     events: tuple[Event, ...]
     card_bytes: tuple[tuple[float, float], ...]
     busy_s: tuple[float, ...]
+    processor_s: tuple[float, ...]
     times: tuple[Mapping[int, NDArray[np.int64]], ...]
 
 
@@ -163,6 +165,7 @@ class _World:
             tuple(self.events),
             tuple(zip(self.sent, self.received, strict=True)),
             tuple(self.busy),
+            tuple(processor.worked_s for processor in self.processors),
             tuple(self.times),
         )
 
