@@ -1,7 +1,7 @@
 """A link that drops tenfold in mid-stream: after how many inferences the engine has noticed, and what the new plan takes.
 
-In a bed (root), since only there a link has a rate. The nodes start with 0.2 core each on 100 Mbit/s, where sharing pays and messages are a good part
-of it; at 1 Gbit/s nodes as slow as these hardly wait for the wire, nor for a tenth of it.
+In a bed (root), since only there a link has a rate. The nodes start with 0.2 core each on 100 Mbit/s, where sharing pays and
+messages are a good part of it; on 1 Gbit/s such slow nodes hardly wait for the wire, nor for a tenth of it.
 """
 
 from __future__ import annotations
