@@ -15,12 +15,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.calibration import QUICK
 from fogconv.cluster.loaded import Loaded, Progress, RunResult
 from fogconv.cluster.session import Session
 from fogconv.errors import ClusterError, InputError, TransportTimeout, WorkerFailedError, WorkerLostError
@@ -32,6 +34,7 @@ from fogconv.plan import Plan
 from fogconv.planner import plan
 from fogconv.program import Gather, Program, Recv, Send, Wire
 from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of
+from fogconv.reprieve import Reprieve, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.star import plan_star
 from fogconv.topology import Topology
 
@@ -104,6 +107,9 @@ class Engine:
         self._broken = 0
         self._pace = Pace()
         self._correction: Correction | None = None
+        self._first = self.topology
+        self._corrected: frozenset[int] = frozenset()
+        self._reprieve = Reprieve()
         self.plan: Plan
         self.programs: tuple[Program, ...]
         self.loaded: Loaded
@@ -181,13 +187,13 @@ class Engine:
         self.session.refresh()
         self._returned |= self.session.rejoin(0.0) & set(self.topology.ranks)
         gone = not self._present >= set(self.ranks) - {MASTER}
-        return gone or bool(self._returned) or self._correction is not None
+        return gone or bool(self._returned) or self._correction is not None or bool(self._reprieve.due(time.monotonic()))
 
     def _muster(self) -> tuple[str, ...]:
         """Before an inference: plan anew if the crew has changed; the sentences about it."""
         if not self._crew_changes():
             return ()
-        told = self._correct()
+        told = self._correct() + self._ask_again()
         turn = muster(self.ranks, self._present, self._returned)
         self._returned = frozenset()
         if turn.changed:
@@ -207,6 +213,8 @@ class Engine:
         drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
         self._pace = self._pace.after(drift)
         self._correction = self._pace.correction()
+        working = {self.ranks[rank] for rank in self.plan.active_ranks}
+        self._reprieve = self._reprieve.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
 
     def _correct(self) -> tuple[str, ...]:
         """Take what was measured for what is planned with; the sentences about it."""
@@ -216,7 +224,37 @@ class Engine:
         self.topology = correction.apply(self.topology, self.ranks)
         self._plans.clear()
         self._pace = self._pace.corrected(correction)
+        self._corrected |= {self.ranks[place] for place in (*correction.slow, *chain(*correction.thin))} - {MASTER}
         return correction.sentences(self.ranks)
+
+    def _ask_again(self) -> tuple[str, ...]:
+        """Ask who was left out for being slow, where that is due, and take the first figures for who is fast again."""
+        told = []
+        for rank in self._reprieve.due(time.monotonic()):
+            try:
+                recovered = self._recovered(rank)
+            except CREW_ERRORS:
+                recovered = False  # whether it is gone is seen to elsewhere
+            if recovered:
+                self.topology = restored(self._first, self.topology, rank)
+                self._corrected -= {rank}
+                self._plans.clear()
+                self._pace = Pace(usual=self._pace.usual, needed=self._pace.needed)
+                told.append(f"worker {rank} and its links are as fast as they were at first; planned anew")
+            else:
+                self._reprieve = self._reprieve.still_slow(rank, time.monotonic())
+        return tuple(told)
+
+    def _recovered(self, rank: int) -> bool:
+        for pair, there in (((MASTER, rank), True), ((rank, MASTER), False)):
+            first, corrected = self._first.link(*pair), self.topology.link(*pair)
+            n_bytes = probe_bytes(first)
+            trip = self.session.ping(rank, n_bytes if there else 0, 0 if there else n_bytes)
+            if not link_recovered(first, corrected, n_bytes, trip.there_s if there else trip.back_s):
+                return False
+        spec = QUICK[0]
+        seconds = self.session.measure([spec], ranks=[rank])[rank].seconds[0]
+        return device_recovered(self._first, self.topology, rank, spec, seconds)
 
     def _recover(self, error: ClusterError) -> tuple[str, ...]:
         """After a run failed: plan over those that are left. Raises the error where nobody of the crew is gone."""
@@ -241,7 +279,7 @@ class Engine:
         self.events.extend(told)
         self._correction = None
         if turn.crew != self.ranks:
-            self._pace = Pace(needed=self._pace.needed)
+            self._pace = Pace()
         self.session.unload(self.loaded)
         self.ranks = turn.crew
         try:

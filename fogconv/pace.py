@@ -6,7 +6,7 @@
 
 A plan balances the ranks against each other, so that what matters is a rank's drift against the others': when all are
 slower by the same factor, the plan is as good as before. Hysteresis: a drift counts when it was off by more than MARGIN in
-the same direction in STREAK inferences running; a new plan starts from there, and another needs as much again.
+the same direction in STREAK inferences running, and a correction of the same one again in twice as many.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MARGIN = 1.5
 LINK_MARGIN = 3.0
 """A message's time has the system's moods in it: only what changed by this factor counts."""
 STREAK = 2
+"""Inferences in a row."""
 MOST_STREAK = 32
 CALM = 20
 LEAST_MACS = 100_000
@@ -78,7 +79,7 @@ def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topo
     for (origin, to, tag), (gone, n_bytes) in sent.items():
         arrived, waited = came.get((origin, to, tag), (0, 0))
         # A message that came before it was sent, by two clocks, tells of these alone.
-        if n_bytes < LEAST_BYTES or waited <= 0 or arrived <= gone:
+        if n_bytes < LEAST_BYTES or arrived <= gone or waited < LEAST_WAIT * (arrived - gone):
             continue
         link = topology.link(origin, to)
         on_wire_s = n_bytes * link.s_per_byte
@@ -99,15 +100,20 @@ class Pace:
     slow: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     thin: Mapping[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
     usual: Mapping[tuple[int, int], float] = field(default_factory=dict)
-    needed: int = STREAK
-    """How often in a row: twice as often after each correction, until CALM inferences went by without one."""
+    needed: Mapping[int | tuple[int, int], int] = field(default_factory=dict)
+    """How often in a row, by rank and by link: STREAK, and twice as often after each correction of the same one, until CALM
+    inferences went by without any."""
     seen: int = 0
 
     def corrected(self, correction: Correction) -> Pace:
         """After a new plan for the same crew. What links usually take stays, and what was seen of others: else a
         link that drops while something else is corrected would be taken for one that was always so."""
         thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
-        return Pace({}, thin, self.usual, min(MOST_STREAK, 2 * self.needed))
+        needed = dict(self.needed)
+        concerned: list[int | tuple[int, int]] = [*correction.slow, *correction.thin]
+        for one in concerned:
+            needed[one] = min(MOST_STREAK, 2 * needed.get(one, STREAK))
+        return Pace({}, thin, self.usual, needed)
 
     def after(self, drift: Drift) -> Pace:
         """One more inference."""
@@ -129,12 +135,12 @@ class Pace:
             if _off(seen / usual[pair], LINK_MARGIN)
         }
         seen = self.seen + 1
-        return Pace(slow, thin, usual, STREAK if seen >= CALM else self.needed, seen)
+        return Pace(slow, thin, usual, {} if seen >= CALM else self.needed, seen)
 
     def correction(self) -> Correction | None:
         """What to correct the topology by, once something was off often enough; None: leave the plan alone."""
-        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
-        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= self.needed}
+        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed.get(rank, STREAK)}
+        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= self.needed.get(pair, STREAK)}
         return Correction(slow, thin) if slow or thin else None
 
 

@@ -114,6 +114,30 @@ def test_messages_that_came_before_they_were_sent_tell_nothing_of_their_link() -
     assert all(ratio > 0 for ratio in drift.wire.values())
 
 
+def test_messages_that_were_there_long_before_they_were_wanted_tell_nothing_of_their_link() -> None:
+    programs = even_rows()
+    times = times_of(programs, TOPOLOGY, {2: 50.0}, {})
+    late = times[2].copy()
+    for number, step in enumerate(programs[2].steps):
+        if isinstance(step, Recv) and number:
+            late[number, 0] = max(late[number, 0], late[number - 1, 1] + 1000)  # to look takes a moment
+    drift = observe(programs, range(4), {**times, 2: late}, TOPOLOGY)
+    assert all(ratio < 3.0 for pair, ratio in drift.wire.items() if pair[1] == 2), drift.wire
+
+
+def test_a_link_that_drops_is_seen_as_soon_after_ranks_were_corrected_again_and_again() -> None:
+    pace = Pace()
+    for _ in range(4):
+        for _ in range(2 * STREAK):
+            pace = pace.after(Drift({0: 1.0, 1: 1.0, 2: 4.0}, {(0, 1): 1.0}))
+        found = pace.correction()
+        pace = pace if found is None else pace.corrected(found)
+    for _ in range(STREAK):
+        pace = pace.after(Drift({0: 1.0, 1: 1.0, 2: 1.0}, {(0, 1): 12.0}))
+    found = pace.correction()
+    assert found is not None and set(found.thin) == {(0, 1)}
+
+
 def test_when_all_are_slower_the_plan_is_as_good_as_before() -> None:
     pace = Pace()
     for _ in range(5):
@@ -223,7 +247,7 @@ def test_what_was_seen_of_a_link_outlives_the_correction_of_a_rank() -> None:
     correction = pace.correction()
     assert correction is not None and set(correction.slow) == {1} and not correction.thin
     pace, topology = pace.corrected(correction), correction.apply(slow_network, range(4))
-    for _ in range(pace.needed):
+    for _ in range(STREAK):
         assert pace.correction() is None
         pace = pace.after(observe(even_rows(), range(4), times_of(even_rows(), slow_network, {1: 3.0}, thin), topology))
         if pace.correction() is not None:
