@@ -84,9 +84,10 @@ class Master:
         protection: str = "{}",
         *,
         adapt: bool = False,
+        share: float = 1.0,
     ) -> None:
         arguments = ["-m", "bench.faults.master", net, scheme, ",".join(place.addresses), rates, protection]
-        arguments += ["adapt"] if adapt else []
+        arguments += ["adapt" if adapt else "", str(share)]
         self.process = place.master(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.hear()
 

@@ -26,7 +26,10 @@ def say(facts: dict[str, Any]) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def main(net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}", adapt: str = "") -> None:
+def main(
+    net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}", adapt: str = "", share: str = "1"
+) -> None:
+    """``rates``: "measured", of which every device will have a ``share`` only, or "assumed"."""
     torch.set_num_threads(1)
     zoo, image = subject(net)
     with torch.inference_mode():
@@ -42,6 +45,8 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured", protectio
             topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         else:
             topology = calibrate_quickly(session)
+            for rank in topology.ranks:
+                topology = topology.replace_device(rank, topology.devices[rank].scaled(float(share)))
         engine = Engine(graph, session, topology, choices)
         say({"ready": True, "workers": len(engine.ranks) - 1})
         for _ in sys.stdin:
@@ -60,4 +65,4 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured", protectio
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:7])
+    main(*sys.argv[1:8])

@@ -22,7 +22,7 @@ MOST = 8
 def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "auto") -> dict[str, Any]:
     """The link is that of the last worker of the plan; ``told`` is what the output says of it."""
     with Bed(4, RATE, ["--insecure"]) as bed:
-        master = Master(bed, net, scheme, "measured", adapt=True)
+        master = Master(bed, net, scheme, "measured", adapt=True, share=SHARE)
         try:
             bed.limit(SHARE)
             before = [_infer(master) for _ in range(CALM)]
