@@ -253,14 +253,19 @@ class Rehearsal:
 
     def corrected(self, topology: Topology, measured_s: Sequence[float], seconds: Seconds) -> Topology:
         """``measured_s``: what an inference takes of each rank's processor, as in the long run. What the parts that were
-        measured one by one don't add up to is the messages'."""
+        measured one by one don't add up to is the messages', those that begin and end an inference included.
+
+        The workers' is taken together: they are equal, and one that gets few messages would tell little of its own.
+        """
         steady = Topology(tuple(replace(d, share=1.0) for d in topology.devices), topology.links)
         expected_s = simulate(self.programs, steady, seconds=seconds, keep_events=False).processor_s
-        for program in self.programs:
-            rank, messages = program.rank, sum(isinstance(step, ir.Send | ir.Recv) for step in program.steps)
-            device = topology.devices[rank]
-            missing_s = (measured_s[rank] - expected_s[rank]) / max(1, messages)
-            topology = topology.replace_device(rank, replace(device, message_s=max(0.0, device.message_s + missing_s)))
+        messages = [2 + sum(isinstance(step, ir.Send | ir.Recv) for step in program.steps) for program in self.programs]
+        messages[0] += 2 * len(topology.workers) - 2
+        for ranks in (range(1), topology.workers):
+            missing_s = sum(measured_s[rank] - expected_s[rank] for rank in ranks) / sum(messages[rank] for rank in ranks)
+            for rank in ranks:
+                device = topology.devices[rank]
+                topology = topology.replace_device(rank, replace(device, message_s=max(0.0, device.message_s + missing_s)))
         return topology
 
 
