@@ -23,7 +23,7 @@ from bench.fog.cgroup import quota_and_period_us
 from bench.fog.conversation import Facts, Voice
 from bench.fog.master import Subject
 from fogconv import program as ir
-from fogconv.calibration import FULL, TINY, measure_link
+from fogconv.calibration import FULL, TINY
 from fogconv.cluster.connect import connect
 from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.loaded import Loaded
@@ -35,6 +35,7 @@ from fogconv.kernels import wire
 from fogconv.kernels.blocked import Blocked
 from fogconv.layers import Conv, LayerGraph
 from fogconv.lower import lower
+from fogconv.pings import measure_link
 from fogconv.plan import Plan
 from fogconv.prediction import simulated_terms, star_terms
 from fogconv.predictors import Predictor, Sample, fit, random_convs

@@ -1,12 +1,14 @@
 """A link that drops tenfold in mid-stream: after how many inferences the engine has noticed, and what the new plan takes.
+And when it is whole again: how long until its worker has work again.
 
-In a bed (root), since only there a link has a rate. The nodes start with 0.2 core each on 100 Mbit/s, where sharing pays and
+In a bed (root), since only there a link has a rate. The nodes have 0.1 core each on 100 Mbit/s, where sharing pays and
 messages are a good part of it; on 1 Gbit/s such slow nodes hardly wait for the wire, nor for a tenth of it.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +16,10 @@ from bench.faults.campaign import Master
 from bench.faults.places import Bed
 
 RATE, THIN = "100mbit", "10mbit"
-SHARE = 0.2
+SHARE = 0.1
 CALM = 6
 MOST = 8
+PATIENCE_S = 60.0
 
 
 def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "auto") -> dict[str, Any]:
@@ -37,6 +40,13 @@ def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "auto"
                 told = [event for event in answer["events"] if event.startswith("the link") and f"rank {victim}" in event]
                 during.append(answer["latency_s"])
             after = [_infer(master) for _ in range(CALM)]
+            left_out = victim not in after[-1]["active"]
+            bed.thin(victim - 1, RATE)
+            begin, restored_s = time.monotonic(), None
+            while restored_s is None and time.monotonic() - begin < PATIENCE_S:
+                if victim in _infer(master)["active"]:
+                    restored_s = time.monotonic() - begin
+            whole = [_infer(master) for _ in range(CALM)]
         finally:
             bed.limit(None)
             master.close()
@@ -48,6 +58,9 @@ def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "auto"
         "thin_s": statistics.median(during[:noticed] or during),
         "replanned_s": statistics.median(answer["latency_s"] for answer in after),
         "told": told,
+        "left_out": left_out,
+        "restored_after_s": restored_s,
+        "restored_s": statistics.median(answer["latency_s"] for answer in whole),
     }
     say(f"a link at {THIN} instead of {RATE}: {result}")
     return result
