@@ -21,8 +21,9 @@ import torch
 
 from bench.contestants import Call, with_fair_malloc
 from bench.scaling import interleaved
+from fogconv.choices import Choices
 from fogconv.cluster.connect import connect
-from fogconv.engine import Choices, Engine
+from fogconv.engine import Engine
 from fogconv.export import export
 from fogconv.topology import Topology
 from fogconv.zoo import load_model

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -23,19 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.calibration import QUICK
+from fogconv.choices import Choices
 from fogconv.cluster.loaded import Loaded, Progress, RunResult
 from fogconv.cluster.session import Session
-from fogconv.errors import ClusterError, InputError, TransportTimeout, WorkerFailedError, WorkerLostError
-from fogconv.guard import Protection
+from fogconv.errors import ClusterError, WorkerLostError
+from fogconv.flights import CREW_ERRORS, Flights
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.lower import Lowered, lower
 from fogconv.pace import Correction, Pace, observe
 from fogconv.plan import Plan
-from fogconv.planner import plan
-from fogconv.program import Gather, Program, Recv, Send, Wire
+from fogconv.program import Gather, Program, Recv, Send
 from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of
 from fogconv.reprieve import Reprieve, device_recovered, link_recovered, probe_bytes, restored
-from fogconv.star import plan_star
 from fogconv.topology import Topology
 
 EVENTS_KEPT = 1000
@@ -44,27 +42,6 @@ NOTICE_S = 1.0
 """A link between two workers may break because one of them is gone: the master knows within its heartbeat."""
 MOST_BROKEN = 3
 """Links between workers that break in one inference before it is given up."""
-CREW_ERRORS = (WorkerLostError, WorkerFailedError, TransportTimeout)
-"""What a run may raise because somebody is gone: a peer's report of it may be faster than the master's own notice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What the user may choose of a plan; see `fogconv.planner.plan`. A plan given is taken while all its ranks live."""
-
-    scheme: str = "auto"
-    trigger: str = "both"
-    threshold: float = 1.0
-    master_computes: bool = True
-    even: bool = False
-    wire: Wire = "fp32"
-    plan: Plan | None = None
-    rehearse: bool = False
-    """Plan for losses beforehand: every worker compiles, and is sent, what any single loss would ask of it."""
-    adapt: bool = False
-    """Watch how long ranks and links take, and plan anew where that is off (`fogconv.pace`)."""
-    protection: Protection = Protection()
-    """Star: check, code, or do not wait for what workers compute (`fogconv.guard`)."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +73,6 @@ class Engine:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        choices = self.choices
-        if choices.protection and (choices.scheme not in ("auto", "star") or choices.plan is not None):
-            what = f"--scheme {choices.scheme}" if choices.plan is None else "a plan that is given"
-            raise InputError(f"--verify, --redundancy and --patience guard the star's convs, not {what}")
         self.ranks: tuple[int, ...] = tuple(rank for rank in self.topology.ranks if rank == MASTER or rank in self._present)
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self._plans: dict[tuple[int, ...], Plan] = {}
@@ -136,8 +109,8 @@ class Engine:
                 run = self.session.run(self.loaded, [x])
                 break
             except CREW_ERRORS as error:
-                told += self._recover(error)
-        self._watch(run)
+                told += self.recover(error)
+        self.watch(run)
         self._broken = 0
         return Inference(self._output(run), time.perf_counter() - begin, run, self.plan, self.programs, told + run.events)
 
@@ -147,7 +120,7 @@ class Engine:
         Each in flight has buffers of its own. When a worker is lost, those in flight that it spoilt are run again: no frame
         is lost or out of order. What happened is told in ``events``.
         """
-        flights = _Flights(self, depth)
+        flights = Flights(self, depth)
         try:
             for frame in frames:
                 if self._crew_changes():
@@ -202,7 +175,7 @@ class Engine:
             return self._turn(Turn(self.ranks, True, told))
         return ()
 
-    def _watch(self, run: RunResult) -> None:
+    def watch(self, run: RunResult) -> None:
         """After a run: note whether the ranks and links keep the pace that they were planned for."""
         self.events.extend(run.events)
         ran = self.loaded.programs
@@ -256,7 +229,7 @@ class Engine:
         seconds = self.session.measure([spec], ranks=[rank])[rank].seconds[0]
         return device_recovered(self._first, self.topology, rank, spec, seconds)
 
-    def _recover(self, error: ClusterError) -> tuple[str, ...]:
+    def recover(self, error: ClusterError) -> tuple[str, ...]:
         """After a run failed: plan over those that are left. Raises the error where nobody of the crew is gone."""
         self.session.refresh()
         turn = after_loss(self.ranks, self._present, str(error))
@@ -285,40 +258,17 @@ class Engine:
         try:
             self._place()
         except WorkerLostError as error:
-            told += self._recover(error)
+            told += self.recover(error)
         return told
 
     # Plans
 
     def _plan_for(self, crew: tuple[int, ...]) -> Plan:
-        choices = self.choices
-        if choices.plan is not None and choices.plan.ranks == len(crew):
-            return choices.plan
         found = self._plans.get(crew)
-        if found is None and len(self._plans) >= PLANS_KEPT:
-            del self._plans[next(iter(self._plans))]
-        if found is None and choices.protection:
-            found = self._plans[crew] = plan_star(
-                self.graph,
-                topology_of(self.topology, crew),
-                trigger=choices.trigger,
-                threshold=choices.threshold,
-                master_computes=choices.master_computes,
-                even=choices.even,
-                wire=choices.wire,
-                protection=choices.protection,
-            )
         if found is None:
-            found = self._plans[crew] = plan(
-                self.graph,
-                topology_of(self.topology, crew),
-                scheme=choices.scheme,
-                wire=choices.wire,
-                trigger=choices.trigger,
-                threshold=choices.threshold,
-                master_computes=choices.master_computes,
-                even=choices.even,
-            )
+            if len(self._plans) >= PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            found = self._plans[crew] = self.choices.plan_for(self.graph, topology_of(self.topology, crew))
         return found
 
     def _place(self) -> None:
@@ -326,9 +276,9 @@ class Engine:
         self.plan = self._plan_for(self.ranks)
         self._lowered = lower(self.graph, self.plan)
         self.programs = tuple(renumber(program, self.ranks) for program in self._lowered.programs)
-        self.loaded = self._load(self.progress)
+        self.loaded = self.load(self.progress)
 
-    def _load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
+    def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
         return self.session.load(self.programs, self._lowered.weights, host=self._host, progress=progress)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
@@ -338,72 +288,6 @@ class Engine:
 
     def _output(self, run: RunResult) -> Array:
         return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
-
-
-class _Flights:
-    """The inferences in flight of a stream, the oldest first, each with a Loaded of its own."""
-
-    def __init__(self, engine: Engine, depth: int) -> None:
-        self._engine = engine
-        self._depth = depth
-        self._waiting: deque[tuple[Array, Future[RunResult]]] = deque()
-        self._slots: list[Loaded] = []
-        self._next = 0
-        self.reload()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def launch(self, frame: Array) -> None:
-        slot = self._slots[self._next % self._depth]
-        self._next += 1
-        self._waiting.append((frame, self._engine.session.submit(slot, [frame])))
-
-    def land(self) -> RunResult:
-        """The result of the oldest one; what a loss spoilt has been run again."""
-        while True:
-            try:
-                result = self._waiting[0][1].result()
-            except CREW_ERRORS as error:
-                self._again(error)
-            else:
-                self._waiting.popleft()
-                self._engine._watch(result)
-                return result
-
-    def reload(self) -> None:
-        """Load as many copies of the engine's programs as may be in flight."""
-        while True:
-            self._forget()
-            self._slots = [self._engine.loaded]
-            try:
-                while len(self._slots) < self._depth:
-                    self._slots.append(self._engine._load())
-                return
-            except WorkerLostError as error:
-                self._engine._recover(error)
-
-    def close(self) -> None:
-        wait([future for _, future in self._waiting])
-        self._forget()
-
-    def _again(self, error: ClusterError) -> None:
-        """Let what still flies come down, then launch what failed once more over those that are left."""
-        wait([future for _, future in self._waiting])
-        self._engine._recover(error)
-        self.reload()
-        flown, self._waiting, self._next = self._waiting, deque(), 0
-        for frame, future in flown:
-            if future.exception() is None:
-                self._waiting.append((frame, future))
-                self._next += 1
-            else:
-                self.launch(frame)
-
-    def _forget(self) -> None:
-        for slot in self._slots[1:]:
-            self._engine.session.unload(slot)
-        self._slots = []
 
 
 def renumber(program: Program, ranks: Sequence[int]) -> Program:

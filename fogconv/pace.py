@@ -6,7 +6,7 @@
 
 A plan balances the ranks against each other, so that what matters is a rank's drift against the others': when all are
 slower by the same factor, the plan is as good as before. Hysteresis: a drift counts when it was off by more than MARGIN in
-the same direction in STREAK inferences running, and a correction of the same one again in twice as many.
+the same direction in STREAK inferences running, and the next correction takes twice as many.
 """
 
 from __future__ import annotations
@@ -100,20 +100,22 @@ class Pace:
     slow: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     thin: Mapping[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
     usual: Mapping[tuple[int, int], float] = field(default_factory=dict)
-    needed: Mapping[int | tuple[int, int], int] = field(default_factory=dict)
-    """How often in a row, by rank and by link: STREAK, and twice as often after each correction of the same one, until CALM
-    inferences went by without any."""
+    needed: tuple[int, int] = (STREAK, STREAK)
+    """How often in a row, for ranks and for links: twice as often after each correction of the kind, until CALM inferences
+    went by without any. Tried: counting for each rank and link by itself, which on a loaded machine corrected one after the
+    other."""
     seen: int = 0
 
     def corrected(self, correction: Correction) -> Pace:
         """After a new plan for the same crew. What links usually take stays, and what was seen of others: else a
         link that drops while something else is corrected would be taken for one that was always so."""
         thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
-        needed = dict(self.needed)
-        concerned: list[int | tuple[int, int]] = [*correction.slow, *correction.thin]
-        for one in concerned:
-            needed[one] = min(MOST_STREAK, 2 * needed.get(one, STREAK))
-        return Pace({}, thin, self.usual, needed)
+        ranks, links = self.needed
+        if correction.slow:
+            ranks = min(MOST_STREAK, 2 * ranks)
+        if correction.thin:
+            links = min(MOST_STREAK, 2 * links)
+        return Pace({}, thin, self.usual, (ranks, links))
 
     def after(self, drift: Drift) -> Pace:
         """One more inference."""
@@ -135,12 +137,13 @@ class Pace:
             if _off(seen / usual[pair], LINK_MARGIN)
         }
         seen = self.seen + 1
-        return Pace(slow, thin, usual, {} if seen >= CALM else self.needed, seen)
+        return Pace(slow, thin, usual, (STREAK, STREAK) if seen >= CALM else self.needed, seen)
 
     def correction(self) -> Correction | None:
         """What to correct the topology by, once something was off often enough; None: leave the plan alone."""
-        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed.get(rank, STREAK)}
-        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= self.needed.get(pair, STREAK)}
+        ranks, links = self.needed
+        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= ranks}
+        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= links}
         return Correction(slow, thin) if slow or thin else None
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.choices import Choices
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.inproc import Hub
 from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.session import Session
 from fogconv.cluster.worker import Worker
-from fogconv.engine import Choices, Engine
+from fogconv.engine import Engine
 from fogconv.geometry import ConvSpec
 from fogconv.layers import Add, Conv, Layer, LayerGraph, Tensor
 from fogconv.program import AnyStep

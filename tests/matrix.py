@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fogconv.choices import Choices
 from fogconv.cluster.session import Session
-from fogconv.engine import Choices, Engine
+from fogconv.engine import Engine
 from fogconv.layers import LayerGraph
 from fogconv.seeding import noise_images
 from fogconv.topology import Topology

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fogconv import program as steps
+from fogconv.choices import Choices
 from fogconv.cluster.interpreter import Executable
-from fogconv.engine import Choices, Engine
+from fogconv.engine import Engine
 from fogconv.errors import InputError
 from fogconv.geometry import ConvSpec, Region
 from fogconv.guard import FEWEST_SUMS, PROJECTIONS, SUMMED, Protection, projected, signs, summed

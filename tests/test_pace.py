@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fogconv.choices import Choices
 from fogconv.cluster.interpreter import Executable
-from fogconv.engine import Choices, Engine
+from fogconv.engine import Engine
 from fogconv.lower import lower
 from fogconv.pace import STREAK, Drift, Pace, observe
 from fogconv.plan import Plan
@@ -214,14 +215,14 @@ def test_a_link_that_drops_tenfold_in_mid_stream_is_replanned_after_two_inferenc
         topology = Topology.uniform(4, rate, hub.bytes_per_s, hub.LATENCY_S, copy_s_per_byte=1e-11, step_s=1e-7)
         engine = Engine(network(), cluster.session, topology, Choices(scheme, threshold=0.0, adapt=True))
 
-        def share() -> int:
-            mine = [program for program in engine.programs if program.rank == 3]
-            return sum(step.spec.macs for program in mine for step in program.steps if isinstance(step, Conv))
+        def traffic() -> int:
+            steps = [(program.rank, step) for program in engine.programs for step in program.steps]
+            return sum(step.elements for rank, step in steps if isinstance(step, Send) and 3 in (rank, step.to))
 
         for _ in range(3):
             assert_right(engine.run(image()).output)
         assert not [event for event in engine.events if "link" in event]
-        before = share()
+        before = traffic()
         hub.rate = lambda origin, to: hub.bytes_per_s / (10 if "worker/3" in (origin, to) else 1)
         told: list[str] = []
         for _ in range(3):
@@ -230,10 +231,10 @@ def test_a_link_that_drops_tenfold_in_mid_stream_is_replanned_after_two_inferenc
             told += inference.events
         links = [event for event in told if event.startswith("the link")]
         assert links and all("rank 3" in event and "slower" in event for event in links), told
-        # How thin it is may be seen in one direction first; the share follows.
+        # How thin it is may be seen in one direction first. Rank 3 then gets less to do, or what needs no exchange.
         for _ in range(8):
             assert_right(engine.run(image()).output)
-        assert share() < 0.7 * before
+        assert traffic() < 0.8 * before
     hub.close()
 
 

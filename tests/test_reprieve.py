@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fogconv import reprieve
-from fogconv.engine import Choices, Engine
+from fogconv.choices import Choices
+from fogconv.engine import Engine
 from fogconv.geometry import ConvSpec
 from fogconv.program import Program
 from fogconv.reprieve import (

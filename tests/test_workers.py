@@ -11,8 +11,9 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
+from fogconv.choices import Choices
 from fogconv.cluster.connect import connect
-from fogconv.engine import Choices, Engine
+from fogconv.engine import Engine
 from fogconv.layers import Conv
 from tests import seeded_models as models
 from tests.cluster.launch import environment, free_port, mpirun, process, wait_until_listening

@@ -18,6 +18,8 @@ from bench.faults.places import Place
 from fogconv.errors import ClusterError
 
 KINDS = ("killed", "stopped", "cut off")
+ASSUMED = "2e10,1.25e8"
+"""FLOP/s and bytes/s, for plans that are the same every time."""
 TOLERANCE = 1e-4
 AWAY_S = (1.2, 2.5)
 """How long a worker stays stopped or cut off: longer than it takes to be noticed."""
@@ -84,10 +86,9 @@ class Master:
         protection: str = "{}",
         *,
         adapt: bool = False,
-        share: float = 1.0,
     ) -> None:
         arguments = ["-m", "bench.faults.master", net, scheme, ",".join(place.addresses), rates, protection]
-        arguments += ["adapt" if adapt else "", str(share)]
+        arguments += ["adapt"] if adapt else []
         self.process = place.master(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.hear()
 

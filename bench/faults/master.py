@@ -15,8 +15,9 @@ import torch
 
 from bench.fog.subject import subject
 from fogconv.calibration import calibrate_quickly
+from fogconv.choices import Choices
 from fogconv.cluster.connect import connect
-from fogconv.engine import Choices, Engine
+from fogconv.engine import Engine
 from fogconv.export import export
 from fogconv.guard import Protection
 from fogconv.topology import Topology
@@ -26,10 +27,8 @@ def say(facts: dict[str, Any]) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def main(
-    net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}", adapt: str = "", share: str = "1"
-) -> None:
-    """``rates``: "measured", of which every device will have a ``share`` only, or "assumed"."""
+def main(net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}", adapt: str = "") -> None:
+    """``rates``: "measured", or FLOP/s and bytes/s to plan for, such as "2e10,1.25e8"."""
     torch.set_num_threads(1)
     zoo, image = subject(net)
     with torch.inference_mode():
@@ -41,12 +40,11 @@ def main(
         choices = Choices(
             scheme=scheme, threshold=0.0, rehearse=rates == "measured" and not adapt, adapt=bool(adapt), protection=guard
         )
-        if rates == "assumed":
-            topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
-        else:
+        if rates == "measured":
             topology = calibrate_quickly(session)
-            for rank in topology.ranks:
-                topology = topology.replace_device(rank, topology.devices[rank].scaled(float(share)))
+        else:
+            flop_per_s, bytes_per_s = (float(word) for word in rates.split(","))
+            topology = Topology.uniform(session.ranks, flop_per_s, bytes_per_s, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         engine = Engine(graph, session, topology, choices)
         say({"ready": True, "workers": len(engine.ranks) - 1})
         for _ in sys.stdin:
@@ -65,4 +63,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:8])
+    main(*sys.argv[1:7])

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.faults.campaign import Master
+from bench.faults.campaign import ASSUMED, Master
 from bench.faults.places import Bed, Loopback, Place
 
 SHARE = 0.2
@@ -30,7 +30,7 @@ def price(say: Callable[[str], None], net: str = "resnet18") -> dict[str, Any]:
     place: Place = Loopback(4) if os.geteuid() else Bed(4, flags=["--insecure"])
     with place:
         for phase, redundancy in enumerate(PHASES):
-            master = Master(place, net, "star", "assumed", json.dumps({"redundancy": redundancy}))
+            master = Master(place, net, "star", ASSUMED, json.dumps({"redundancy": redundancy}))
             try:
                 place.limit(SHARE)
                 latencies = [_infer(master) for _ in range(CALM)]

@@ -14,18 +14,21 @@ from typing import Any
 
 from bench.faults.campaign import Master
 from bench.faults.places import Bed
+from bench.fog.shaping import Rate
 
 RATE, THIN = "100mbit", "10mbit"
 SHARE = 0.1
+CORE_FLOP_PER_S = 6e10
+"""What the plan takes a whole core for."""
 CALM = 6
 MOST = 8
 PATIENCE_S = 60.0
 
 
-def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "auto") -> dict[str, Any]:
+def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "rows") -> dict[str, Any]:
     """The link is that of the last worker of the plan; ``told`` is what the output says of it."""
     with Bed(4, RATE, ["--insecure"]) as bed:
-        master = Master(bed, net, scheme, "measured", adapt=True, share=SHARE)
+        master = Master(bed, net, scheme, f"{SHARE * CORE_FLOP_PER_S:g},{Rate.parse(RATE).bytes_per_s:g}", adapt=True)
         try:
             bed.limit(SHARE)
             before = [_infer(master) for _ in range(CALM)]

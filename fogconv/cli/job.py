@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.choices import Choices
 from fogconv.cli.console import loading_bar, print_report, print_stream
 from fogconv.cli.interrupt import Watch
 from fogconv.cli.ranks import closed_quietly, last_word
@@ -22,7 +23,7 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.mpi import launched
 from fogconv.cluster.service import cores
 from fogconv.cluster.session import Session
-from fogconv.engine import Choices, Engine, Inference
+from fogconv.engine import Engine, Inference
 from fogconv.errors import InputError, ModelError
 from fogconv.guard import Protection
 from fogconv.plan import load_plan

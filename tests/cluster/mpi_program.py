@@ -58,7 +58,8 @@ def session() -> dict[str, object]:
 
 def survive() -> dict[str, object]:
     """Rank 0 kills one rank after the other, each in the middle of an inference, until it is alone."""
-    from fogconv.engine import Choices, Engine
+    from fogconv.choices import Choices
+    from fogconv.engine import Engine
     from fogconv.topology import Topology
     from tests.fault_cluster import assert_near, image, network
 
