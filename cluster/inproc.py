@@ -79,6 +79,9 @@ class InprocEndpoint:
         if not self._closed:
             self._hub._route(self.name, str(peer), frames)
 
+    def room(self, nbytes: int) -> memoryview | None:
+        return None
+
     def receive(self, timeout_s: float) -> Event | None:
         try:
             event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()

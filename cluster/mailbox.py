@@ -28,6 +28,9 @@ class Mailbox(Protocol):
     def send(self, to: int, tag: int, payload: Frame) -> None:
         """Never waits for the peer. The bytes must not change until the run's end."""
 
+    def room(self, nbytes: int) -> memoryview | None:
+        """Memory to make a payload in, from which it is sent uncopied; None where there is no such memory."""
+
     def receive(self, origin: int, tag: int) -> Frame:
         """Blocks until the message is here: its bytes, wherever they lie; ``as_array`` makes an array of them.
 
@@ -157,6 +160,9 @@ class RunMailbox:
     def send(self, to: int, tag: int, payload: Frame) -> None:
         self.sent_bytes += len(payload)
         self._post(to, tag, payload)
+
+    def room(self, nbytes: int) -> memoryview | None:
+        return self._board.endpoint.room(nbytes)
 
     def receive(self, origin: int, tag: int) -> Frame:
         frame = cast(Frame | None, self._board.wait(partial(self._inbox.take, self.run, origin, tag), self._timeout_s))

@@ -40,6 +40,9 @@ class NoMailbox:
     def send(self, to: int, tag: int, payload: Frame) -> None:
         raise ClusterError(f"a lone program sends to rank {to}")
 
+    def room(self, nbytes: int) -> memoryview | None:
+        return None
+
     def receive(self, origin: int, tag: int) -> Frame:
         raise ClusterError(f"a lone program waits for rank {origin}")
 

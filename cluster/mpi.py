@@ -128,6 +128,9 @@ class MpiEndpoint:
             self._outbox.append((peer, frames))
             self._bell.set()
 
+    def room(self, nbytes: int) -> memoryview | None:
+        return None
+
     def receive(self, timeout_s: float) -> Event | None:
         try:
             event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()

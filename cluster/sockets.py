@@ -10,7 +10,7 @@ import zmq
 
 from fogconv.cluster import codec
 from fogconv.cluster.codec import Frame
-from fogconv.cluster.keys import KeyPair
+from fogconv.cluster.keys import KeyPair, is_local
 from fogconv.cluster.parts import PART_BYTES
 from fogconv.cluster.transport import Peer
 from fogconv.errors import ConnectError
@@ -34,6 +34,8 @@ class Socket:
     monitor: zmq.Socket[bytes]
     address: str
     router: bool = False
+    near: bool = False
+    """Whether the other end is on this machine, as far as the address tells, and needs no key."""
     connected: bool = False
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
 
@@ -77,7 +79,8 @@ def connected(
     if key is not None and own is not None:
         _encrypt(raw, own)
         raw.curve_serverkey = key.encode()
-    link = Socket(raw, raw.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE), address)
+    monitor = raw.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
+    link = Socket(raw, monitor, address, near=key is None and is_local(address))
     try:
         raw.connect(address)
     except zmq.ZMQError as error:

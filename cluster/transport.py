@@ -54,6 +54,9 @@ class Endpoint(Protocol):
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         """Hand frames over for sending. To a peer that is gone this does nothing: its Loss tells."""
 
+    def room(self, nbytes: int) -> memoryview | None:
+        """Memory from which a payload made in it reaches peers uncopied; None where there is none. Never written twice."""
+
     def receive(self, timeout_s: float) -> Event | None:
         """The next event, or None."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.mailbox import as_array
+from fogconv.cluster.shared import is_lent
 from fogconv.errors import WireError
 from fogconv.layers import weight_key
 
@@ -38,7 +39,7 @@ class WeightStore:
         """Keep fp32 values that came with ``key``. Raises WireError when the bytes do not fit the shape or the key."""
         if math.prod(shape) * 4 != len(payload):
             raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes, {len(payload)} came")
-        array = as_array(payload).view(np.float32).reshape(shape)
+        array = as_array(bytes(payload) if is_lent(payload) else payload).view(np.float32).reshape(shape)
         if weight_key(array) != key:
             raise WireError(f"the weights that came as {key} have the content key {weight_key(array)}")
         if key not in self._arrays:

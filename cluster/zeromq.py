@@ -1,6 +1,7 @@
 """ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
 
-A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``.
+A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``, or of ``shared``: between
+processes of one user over loopback, long payloads lie in memory that both see.
 
 The I/O thread of ZeroMQ moves bytes and answers heartbeats by itself, also while a kernel runs. Sockets are used from
 several threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor tells only
@@ -27,6 +28,7 @@ from fogconv.cluster import codec
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.keys import Keys
 from fogconv.cluster.parts import Assembly, cut
+from fogconv.cluster.shared import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected
 from fogconv.cluster.transport import Arrival, Event, Loss, Peer
 from fogconv.errors import ClusterError
@@ -54,8 +56,8 @@ class ZeromqEndpoint:
 
     ``heartbeat_s``: within this time a peer that is gone, or stopped, is noticed. Payloads of more than
     ``max_payload_bytes`` are not taken. With ``keys`` all that is bound is encrypted and open to listed masters and
-    admitted peers only, and so is every link for which ``connect`` is given a key. Raises ConnectError where the address
-    can't be bound.
+    admitted peers only, and so is every link for which ``connect`` is given a key. ``shared``: offer memory to peers at
+    loopback addresses. Raises ConnectError where the address can't be bound.
     """
 
     scheme = "tcp"
@@ -67,8 +69,11 @@ class ZeromqEndpoint:
         heartbeat_s: float = 1.0,
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
         keys: Keys | None = None,
+        shared: bool = True,
     ) -> None:
         self._keys = keys
+        self._shared = shared
+        self._sharing = Sharing(max_payload_bytes)
         self._admitted: frozenset[str] = frozenset()
         self._authenticator: ThreadAuthenticator | None = None
         self._turned_away = 0
@@ -152,7 +157,7 @@ class ZeromqEndpoint:
             link = self._links.pop(peer, None)
             if link is not None:
                 self._forget(link, LINGER_MS if link.connected else 0)
-            self._assembly.forget(peer)
+            self._forget_halves(peer)
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         with self._lock:
@@ -161,18 +166,12 @@ class ZeromqEndpoint:
             link = self._links.get(peer) if isinstance(peer, Socket) else self._router
             if link is None or (link.router and peer not in self._incoming):
                 return
-            for part in cut(frames):
-                waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
-                if not waiting and self._send_parts(link, peer, part) is not False:
-                    continue
-                if waiting >= MAX_BACKLOG and link.router:
-                    return  # whoever asks and asks and takes no answer
-                if waiting >= MAX_BACKLOG:
-                    raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
-                link.backlog.append((peer, part))
-            self._changed[link] = False
-            if self._waiting:
-                self._interrupt()
+            long = len(frames) == 2 and len(frames[1]) >= SHARED_BYTES
+            self._send_or_queue(link, peer, self._by_reference(link, peer, frames) if long else cut(frames))
+
+    def room(self, nbytes: int) -> memoryview | None:
+        with self._lock:
+            return self._sharing.room(nbytes)
 
     def receive(self, timeout_s: float) -> Event | None:
         deadline = 0.0
@@ -249,6 +248,33 @@ class ZeromqEndpoint:
 
     # Under the lock
 
+    def _send_or_queue(self, link: Socket, peer: Peer, parts: Sequence[list[Frame]]) -> None:
+        for part in parts:
+            waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
+            if not waiting and self._send_parts(link, peer, part) is not False:
+                continue
+            if waiting >= MAX_BACKLOG and link.router:
+                return  # whoever asks and asks and takes no answer
+            if waiting >= MAX_BACKLOG:
+                raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
+            link.backlog.append((peer, part))
+        self._changed[link] = False
+        if self._waiting:
+            self._interrupt()
+
+    def _by_reference(self, link: Socket, peer: Peer, frames: Sequence[Frame]) -> Sequence[list[Frame]]:
+        """A long message as a reference where the peer sees our memory; as always where it doesn't, or not yet."""
+        referring = self._sharing.refer(peer, frames)
+        if referring is not None:
+            return (referring,)
+        offer = self._sharing.offer(peer) if self._shared and link.near else None
+        return cut(frames) if offer is None else (offer, *cut(frames))
+
+    def _forget_halves(self, peer: Peer) -> None:
+        """A connection is gone: the half of a message that came, and what was lent."""
+        self._assembly.forget(peer)
+        self._sharing.forget(peer)
+
     def _close_pipe(self) -> None:
         pipe, self._pipe = self._pipe, ()
         for fd in pipe:
@@ -279,7 +305,7 @@ class ZeromqEndpoint:
             for peer in list(self._incoming):
                 if not self._reachable(peer):
                     self._incoming.pop(peer, None)
-                    self._assembly.forget(peer)
+                    self._forget_halves(peer)
                     self._events.append(Loss(peer, "the connection ended"))
         while self._changed and not self._events:
             link = next(iter(self._changed))
@@ -317,7 +343,16 @@ class ZeromqEndpoint:
             frame = raw.recv(_LAST, copy=False)
             if len(frames) < 3:
                 frames.append(frame.buffer)
-        message = self._assembly.add(peer, frames)
+        message: Sequence[Frame] | None
+        if is_reference(frames):
+            message = self._sharing.resolve(peer, frames)
+        elif is_sharing(frames):
+            message = None
+            answer = self._sharing.hear(peer, frames)
+            if answer is not None:
+                self._send_or_queue(link, peer, (answer,))
+        else:
+            message = self._assembly.add(peer, frames)
         if message is not None:
             self._events.append(Arrival(peer, message, self._incoming.get(peer)))
         return True
@@ -341,7 +376,7 @@ class ZeromqEndpoint:
                 while self._read(link):  # what came before the end counts
                     pass
                 del self._links[link]
-                self._assembly.forget(link)
+                self._forget_halves(link)
                 reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON
                 self._forget(link, 0)
                 self._events.append(Loss(link, reason))
@@ -360,12 +395,12 @@ class ZeromqEndpoint:
 
     def _send_parts(self, link: Socket, peer: Peer, part: list[Frame]) -> bool | None:
         """True: sent. False: its queue is full. None: nobody is there."""
-        send, last = link.raw.send, part[-1]
+        send, (*first, last) = link.raw.send, part
         try:
             if isinstance(peer, bytes):
                 send(peer, _MORE)
-            if len(part) == 2:
-                send(part[0], _MORE)
+            for frame in first:
+                send(frame, _MORE)
             send(last, _LAST, len(last) <= COPY_BYTES)
         except zmq.Again:
             return False

@@ -65,13 +65,14 @@ def serve(
     """
     # Late, so that `--help` is quick.
     from fogconv.cluster import service
+    from fogconv.cluster.codec import MAX_PAYLOAD_BYTES
     from fogconv.cluster.connect import keys_for
     from fogconv.cluster.worker import Worker
     from fogconv.cluster.zeromq import ZeromqEndpoint
 
-    limit = {"max_payload_bytes": memory_limit_bytes} if memory_limit_bytes else {}
+    limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
     own = keys_for([bind], keys, insecure)
-    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, keys=own, **limit)
+    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, keys=own, max_payload_bytes=limit)
     worker = Worker(
         endpoint,
         threads=threads or service.cores(),
