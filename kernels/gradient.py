@@ -6,7 +6,8 @@
 grad_input is a convolution of the output's gradient, once for each phase of the stride (see `fogconv.kernels.phases`).
 
 grad_weight is a matrix product over pixels, a panel of 16 × 16 channels for each tap. A chunk of pixels that fits the second
-cache is used for all channels and taps before the next.
+cache is used for all channels and taps before the next. Where it pays it goes the way of Winograd
+(`fogconv.kernels.gradient_winograd`).
 
 Each group is computed on blocks of its own; depthwise convolutions, whose groups are single channels, have loops of
 their own over vectors of groups (`fogconv.kernels.gradient_depthwise`).
@@ -27,6 +28,7 @@ from fogconv.kernels.blocked import BLOCK, Blocked, Margin, blocks
 from fogconv.kernels.bound import PIXEL, Bound, address_of, bind, place, sequence
 from fogconv.kernels.gradient_depthwise import bind_depthwise_input, bind_depthwise_weight
 from fogconv.kernels.gradient_tiles import InputTile, input_tile, input_tiles, weight_lanes, weight_tile
+from fogconv.kernels.gradient_winograd import Margins, bind_weight, margins, pays
 from fogconv.kernels.isa import host_isa
 from fogconv.kernels.jit import jit
 from fogconv.kernels.panels import bind_pack_panels, bind_unpack_panels, empty_panels
@@ -95,9 +97,9 @@ class GradInput:
     def run(self, grad_out: Array, weight: Array, out: Array | None = None) -> Array:
         """The gradient, in ``out`` where given. Raises KernelError for arrays of other shapes or types."""
         spec = self.spec
-        grad_out = _expect("grad_out", grad_out, spec.output_shape)
+        grad_out = _expect("grad_out", grad_out, spec.output_shape, spec.groups)
         weight = _expect("weight", weight, spec.weight_shape)
-        out = np.empty(spec.input_shape, np.float32) if out is None else _expect_out(out, spec.input_shape)
+        out = np.empty(spec.input_shape, np.float32) if out is None else _expect_out(out, spec.input_shape, spec.groups)
         if self._depthwise:
             bind_pack(weight.reshape(1, spec.in_channels, 1, -1), self._taps)()
         else:
@@ -120,12 +122,17 @@ class GradWeight:
         self._depthwise = _is_depthwise(spec)
         self._groups = groups = 1 if self._depthwise else spec.groups
         c, f = spec.in_channels // groups, spec.out_channels // groups
-        self._x = Blocked.empty(spec.batch * groups, c, spec.height, spec.width, Margin(*spec.padding))
-        self._go = Blocked.empty(spec.batch * groups, f, spec.out_height, spec.out_width)
+        self._winograd = pays(spec)
+        around = margins(spec) if self._winograd else Margins(Margin(*spec.padding), Margin())
+        self._x = Blocked.empty(spec.batch * groups, c, spec.height, spec.width, around.x)
+        self._go = Blocked.empty(spec.batch * groups, f, spec.out_height, spec.out_width, around.grad_out)
         taps = spec.kernel[0] * spec.kernel[1]
         if self._depthwise:
             self._taps = Blocked.empty(1, c, 1, taps)
             self._compute = bind_depthwise_weight(spec, self._x, self._go, self._taps)
+        elif self._winograd:
+            self._taps = Blocked.empty(1, f, 1, c * taps)
+            self._compute = bind_weight(spec, self._x, self._go, self._taps)
         else:
             self._w = empty_panels(groups, f, c, taps)
             self._compute = sequence(
@@ -139,14 +146,14 @@ class GradWeight:
     def run(self, x: Array, grad_out: Array, out: Array | None = None) -> Array:
         """The gradient, in ``out`` where given. Raises KernelError for arrays of other shapes or types."""
         spec = self.spec
-        x = _expect("x", x, spec.input_shape)
-        grad_out = _expect("grad_out", grad_out, spec.output_shape)
-        out = np.empty(spec.weight_shape, np.float32) if out is None else _expect_out(out, spec.weight_shape)
+        x = _expect("x", x, spec.input_shape, spec.groups)
+        grad_out = _expect("grad_out", grad_out, spec.output_shape, spec.groups)
+        out = np.empty(spec.weight_shape, np.float32) if out is None else _expect_out(out, spec.weight_shape, spec.groups)
         bind_pack(_by_group(x, self._groups), self._x)()
         bind_pack(_by_group(grad_out, self._groups), self._go)()
         self._compute()
-        if self._depthwise:
-            bind_unpack(self._taps, out.reshape(1, spec.in_channels, 1, -1))()
+        if self._depthwise or self._winograd:
+            bind_unpack(self._taps, out.reshape(1, spec.out_channels, 1, -1))()
         else:
             bind_unpack_panels(self._w, out.reshape(self._groups, -1, *spec.weight_shape[1:]))()
         return out
@@ -326,13 +333,17 @@ def _weight(lanes: int) -> Any:
     return grad_weight
 
 
-def _expect(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+def _expect(name: str, array: Array, shape: tuple[int, ...], groups: int = 0) -> Array:
+    """With one group, channels and images may lie apart."""
     if array.shape != shape or array.dtype != np.float32:
         raise KernelError(f"{name} must be float32 {shape}, not {array.dtype} {array.shape}")
-    return np.ascontiguousarray(array)
+    apart = groups == 1 and array.strides[2:] == (4 * array.shape[3], 4)
+    return array if apart else np.ascontiguousarray(array)
 
 
-def _expect_out(out: Array, shape: tuple[int, ...]) -> Array:
-    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous or not out.flags.writeable:
+def _expect_out(out: Array, shape: tuple[int, ...], groups: int) -> Array:
+    """With one group there may be gaps between images or channels; rows follow one another, which the kernels check."""
+    packed = groups == 1 or out.flags.c_contiguous
+    if out.shape != shape or out.dtype != np.float32 or not packed or not out.flags.writeable:
         raise KernelError(f"the output must be writeable contiguous float32 {shape}, not {out.dtype} {out.shape}")
     return out

@@ -28,6 +28,9 @@ PAIRS = (Fraction(1), Fraction(2), Fraction(1, 2), Fraction(3, 4))
 """The points ±p, in the order in which larger filters take them. With ±3/4 as the fourth pair F(4, 7) is ten times as exact
 as with ±4 (5e-6 against 5e-5 of the largest output, 192 channels); ±1/4, ±3 and ±3/2 lie between."""
 
+PAIRS_OF = {(3, 4): (Fraction(3, 4), Fraction(3, 2))}
+"""Others for F(m, r): a gradient's sums over many tiles are three times as exact with these (1.5e-6 of the largest)."""
+
 Row = tuple[Fraction, ...]
 
 
@@ -57,7 +60,8 @@ def matrices(m: int, r: int) -> tuple[tuple[Row, ...], tuple[Row, ...], tuple[Ro
     if size == 1:
         one = ((Fraction(1),),)
         return one, one, one
-    points = [Fraction(0)] + [sign * p for p in PAIRS[: (size - 2) // 2] for sign in (1, -1)]
+    pairs = PAIRS_OF.get((m, r), PAIRS)[: (size - 2) // 2]
+    points = [Fraction(0)] + [sign * p for p in pairs for sign in (1, -1)]
     if len(points) != size - 1:
         raise ValueError(f"F({m}, {r}) needs {size - 1} points; there are pairs for an even number of inputs up to 10")
     bt, g = [], []
@@ -123,6 +127,12 @@ def _input_1d(builder: Builder, m: int, r: int, d: Sequence[Value], fused: bool)
     return results
 
 
+def _filter_1d(builder: Builder, m: int, r: int, g: Sequence[Value], fused: bool) -> list[Value]:
+    """G g."""
+    rows = matrices(m, r)[2]
+    return list(g) if len(rows) == 1 else [_combine(builder, row, g, fused) for row in rows]
+
+
 def _other(builder: Builder, row: Row, partner: Row, even: Value, odd: Value) -> Value:
     if partner[::2] == row[::2]:
         return builder.fsub(even, odd)
@@ -160,7 +170,18 @@ def input_intrinsic(form: Form, isa: Isa) -> Any:
     Only the first ``rows`` × ``columns`` inputs of the tile are read; the others are zeros. Element (i, j) goes to
     ``to + (i·(m_w+r_w−1) + j)·element stride``.
     """
-    (mh, mw), (rh, rw), (high, wide) = form.outputs, form.kernel, form.inputs
+    return _tile_intrinsic(form, isa, form.inputs, _input_1d)
+
+
+@cache
+def filter_intrinsic(form: Form, isa: Isa) -> Any:
+    """transform_filter, as ``input_intrinsic``, of the r_h × r_w values of a filter that lie like an image's: the output's
+    gradient, by which the input is filtered for the gradient of the weight."""
+    return _tile_intrinsic(form, isa, form.kernel, _filter_1d)
+
+
+def _tile_intrinsic(form: Form, isa: Isa, size: tuple[int, int], transform: Any) -> Any:
+    (mh, mw), (rh, rw), (high, wide) = form.outputs, form.kernel, size
 
     def emit(
         builder: Builder, x: Value, row_stride: Value, rows: Value | None, columns: Value | None, to: Value, stride: Value
@@ -182,17 +203,17 @@ def input_intrinsic(form: Form, isa: Isa) -> Any:
                 inside = builder.and_(builder.icmp_signed("<", I64(i), rows), builder.icmp_signed("<", I64(j), columns))
                 return v.when(builder, inside, [zero], load)[0]
 
-            done = [_input_1d(builder, mh, rh, [read(i, j) for i in range(high)], isa.fused) for j in range(wide)]
+            done = [transform(builder, mh, rh, [read(i, j) for i in range(high)], isa.fused) for j in range(wide)]
             at = to
-            for i in range(high):
-                for value in _input_1d(builder, mw, rw, [done[j][i] for j in range(wide)], isa.fused):
+            for i in range(form.inputs[0]):
+                for value in transform(builder, mw, rw, [done[j][i] for j in range(wide)], isa.fused):
                     v.store(builder, value, at)
                     at = v.shifted(builder, at, stride)
 
         _subvectors(builder, isa, [x, to], one)
 
     @intrinsic
-    def transform_input(typing: Any, x: Any, row_stride: Any, rows: Any, columns: Any, to: Any, stride: Any) -> Any:
+    def transform_tile(typing: Any, x: Any, row_stride: Any, rows: Any, columns: Any, to: Any, stride: Any) -> Any:
         def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
             x, row_stride, rows, columns, to, stride = args
             whole = builder.and_(builder.icmp_signed(">=", rows, I64(high)), builder.icmp_signed(">=", columns, I64(wide)))
@@ -205,7 +226,7 @@ def input_intrinsic(form: Form, isa: Isa) -> Any:
 
         return types.void(*[types.int64] * 6), code
 
-    return transform_input
+    return transform_tile
 
 
 @cache

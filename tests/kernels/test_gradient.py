@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -11,6 +13,7 @@ from fogconv.errors import GeometryError, KernelError
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import reference
 from fogconv.kernels.gradient import GradInput, GradWeight, conv2d_grad_input, conv2d_grad_weight
+from fogconv.kernels.gradient_winograd import pays
 from tests.kernels.maps import random
 
 
@@ -82,6 +85,34 @@ def test_layers_of_real_networks_are_exact_to_1e_5(spec: ConvSpec) -> None:
     x, weight, grad = arrays(spec, 0)
     assert error(conv2d_grad_input(grad, weight, spec), reference.conv2d_grad_input(grad, weight, spec)) < 1e-5
     assert error(conv2d_grad_weight(x, grad, spec), reference.conv2d_grad_weight(x, grad, spec)) < 1e-5
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data(), st.integers(0, 2**31))
+def test_the_weight_gradient_by_way_of_winograd_is_the_references(data: st.DataObject, seed: int) -> None:
+    """Channels in parts of blocks, maps that end within a tile, several sets of tiles, and channels of the output apart."""
+    c, f = (data.draw(st.integers(16, 50)) for _ in range(2))
+    height, width = (data.draw(st.integers(5, 40)) for _ in range(2))
+    padding = data.draw(st.tuples(*[st.integers(0, 3)] * 4))
+    spec = ConvSpec(c, f, height, width, (3, 3), padding=padding, batch=data.draw(st.integers(1, 3)))
+    assume(pays(spec))
+    x, _, grad = arrays(spec, seed)
+    whole = np.empty((f, c + 7, 3, 3), np.float32)
+    found = GradWeight(spec).run(x, grad, whole[:, 7:])
+    assert np.shares_memory(found, whole)
+    assert error(found, reference.conv2d_grad_weight(x, grad, spec)) < 1e-5
+
+
+def test_winograd_is_taken_where_it_saves_products() -> None:
+    def spec(c: int, f: int, side: int, **more: Any) -> ConvSpec:
+        return ConvSpec(c, f, side, side, (3, 3), padding=(1, 1, 1, 1), batch=8, **more)
+
+    assert pays(spec(256, 128, 14))
+    assert pays(spec(512, 256, 7))
+    assert not pays(spec(256, 256, 2))
+    assert not pays(spec(3, 64, 56))
+    assert not pays(spec(64, 64, 56, stride=(2, 2)))
+    assert not pays(spec(64, 64, 56, groups=2))
 
 
 def test_repeated_steps_reuse_the_buffers_and_forget_the_step_before() -> None:
