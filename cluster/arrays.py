@@ -2,6 +2,9 @@
 
 A layer's arrays outlive its runs: weights stay until others bear their name, and a forward pass leaves its input for
 the backward pass. Programs with the same ``Program.shares`` share one Arrays.
+
+A conv writes its result to the array that bears the result's name already, if there is one (the master brings the place in
+the whole result); else to memory from which it is sent uncopied, or to memory of the step's own.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from numpy.typing import NDArray
 
 from fogconv import program as steps
 from fogconv.cluster.mailbox import Mailbox, as_array
+from fogconv.cluster.shared import is_lent
 from fogconv.errors import ClusterError, WireError
 from fogconv.geometry import ConvSpec
-from fogconv.kernels.blocked import Blocked, pack, unpack
+from fogconv.kernels.blocked import Blocked, unpack
 from fogconv.kernels.conv import prepare_conv2d
+from fogconv.kernels.transpose import bind_pack
 
 if TYPE_CHECKING:
     from fogconv.kernels.gradient import GradInput, GradWeight
@@ -32,6 +37,7 @@ class Running(Protocol):
 
     mailbox: Mailbox
     outputs: dict[int, Array]
+    meanwhile: Callable[[], None]
     ready_ns: int
 
     @property
@@ -46,9 +52,11 @@ class Arrays:
 
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
+        self._lent: set[str] = set()
+        self._results: dict[tuple[str, tuple[int, ...]], Array] = {}
         self._forward: dict[tuple[type, str, ConvSpec], _Forward] = {}
-        self._grad_input: dict[ConvSpec, tuple[GradInput, Array]] = {}
-        self._grad_weight: dict[ConvSpec, tuple[GradWeight, Array]] = {}
+        self._grad_input: dict[ConvSpec, GradInput] = {}
+        self._grad_weight: dict[ConvSpec, GradWeight] = {}
 
     def do(self, step: steps.ArrayStep, run: Running, threads: int) -> None:
         """One step. Raises ClusterError for an array that is not here, and what the mailbox raises."""
@@ -62,27 +70,79 @@ class Arrays:
                 array = np.ascontiguousarray(self._pop(step.array))
                 run.mailbox.send(step.to, step.tag, array.reshape(-1).view(np.uint8).data)
             case steps.Take():
-                payload = as_array(run.mailbox.receive(step.origin, step.tag))
+                run.meanwhile()
+                frame = run.mailbox.receive(step.origin, step.tag)
+                payload = as_array(frame)
+                (self._lent.add if is_lent(frame) else self._lent.discard)(step.array)
                 if payload.nbytes != 4 * math.prod(step.shape):
                     raise WireError(f"{step.array} of shape {step.shape} came as {payload.nbytes} bytes")
-                arrays[step.array] = payload.view(np.float32).reshape(step.shape)
+                array = payload.view(np.float32).reshape(step.shape)
+                if step.into == "new":
+                    arrays[step.array] = array
+                else:
+                    self._write(step.array, array, step.into == "sum")
             case steps.ConvForward():
                 forward = self._packed(step, step.spec, threads)
-                arrays[step.out] = forward(self._get(step.x))
+                out = self._place(step.out, step.spec.output_shape, 1, run)
+                self._keep(step.out, forward(self._get(step.x), out))
             case steps.ConvGradInput():
+                out = self._place(step.out, step.spec.input_shape, step.spec.groups, run)
                 mirrored = _mirrored(step.spec)
                 if mirrored is not None:
                     back = self._packed(step, mirrored, threads)
-                    arrays[step.out] = back(self._get(step.grad_out))
+                    self._keep(step.out, back(self._get(step.grad_out), out))
                 else:
-                    kernel, out = self._input_kernel(step.spec)
-                    arrays[step.out] = kernel.run(self._get(step.grad_out), self._get(step.weight), out)
+                    kernel = self._input_kernel(step.spec)
+                    self._keep(step.out, kernel.run(self._get(step.grad_out), self._get(step.weight), out))
             case steps.ConvGradWeight():
-                weight_kernel, out = self._weight_kernel(step.spec)
-                arrays[step.out] = weight_kernel.run(self._get(step.x), self._get(step.grad_out), out)
+                out = self._place(step.out, step.spec.weight_shape, step.spec.groups, run)
+                weight_kernel = self._weight_kernel(step.spec)
+                self._keep(step.out, weight_kernel.run(self._get(step.x), self._get(step.grad_out), out))
             case steps.Forget():
                 for name in step.arrays:
                     arrays.pop(name, None)
+
+    def settle(self) -> None:
+        """After a run: copy what stays here and lies in a peer's memory, which it wants back."""
+        for name in self._lent & self._arrays.keys():
+            lent = self._arrays[name]
+            self._arrays[name] = own = lent.copy()
+            for forward in self._forward.values():
+                if forward.weight is lent:
+                    forward.weight = own
+        self._lent.clear()
+
+    def _place(self, name: str, shape: tuple[int, ...], groups: int, run: Running) -> Array:
+        """Where the kernels write a result: where it is to be in the end, if they can write there."""
+        there = self._arrays.get(name)
+        if (
+            there is not None
+            and there.shape == shape
+            and (there.flags.c_contiguous or (groups == 1 and _rows_follow(there)))
+        ):
+            return there
+        room = None if there is not None else run.mailbox.room(4 * math.prod(shape))
+        if room is not None:
+            return np.frombuffer(room, np.float32).reshape(shape)
+        if (name, shape) not in self._results:
+            self._results[name, shape] = np.empty(shape, np.float32)
+        return self._results[name, shape]
+
+    def _keep(self, name: str, result: Array) -> None:
+        if name in self._arrays:
+            self._write(name, result, False)
+        else:
+            self._arrays[name] = result
+
+    def _write(self, name: str, array: Array, add: bool) -> None:
+        """Into the array of this name, if it isn't the same."""
+        there = self._get(name)
+        if there.shape != array.shape:
+            raise ClusterError(f"{name} has the shape {there.shape}, what belongs there {array.shape}")
+        if add:
+            np.add(there, array, out=there)
+        elif there is not array:
+            np.copyto(there, array)
 
     def _packed(self, step: steps.ConvForward | steps.ConvGradInput, used: ConvSpec, threads: int) -> _Forward:
         """The kernel of a step for the weights of this name, packed again if they are others than before."""
@@ -96,18 +156,18 @@ class Arrays:
 
     # Imported where they are first used: inference needs no gradients, and a small device imports slowly.
 
-    def _input_kernel(self, spec: ConvSpec) -> tuple[GradInput, Array]:
+    def _input_kernel(self, spec: ConvSpec) -> GradInput:
         from fogconv.kernels.gradient import GradInput
 
         if spec not in self._grad_input:
-            self._grad_input[spec] = GradInput(spec), np.empty(spec.input_shape, np.float32)
+            self._grad_input[spec] = GradInput(spec)
         return self._grad_input[spec]
 
-    def _weight_kernel(self, spec: ConvSpec) -> tuple[GradWeight, Array]:
+    def _weight_kernel(self, spec: ConvSpec) -> GradWeight:
         from fogconv.kernels.gradient import GradWeight
 
         if spec not in self._grad_weight:
-            self._grad_weight[spec] = GradWeight(spec), np.empty(spec.weight_shape, np.float32)
+            self._grad_weight[spec] = GradWeight(spec)
         return self._grad_weight[spec]
 
     def _get(self, name: str) -> Array:
@@ -122,7 +182,7 @@ class Arrays:
 
 
 class _Forward:
-    """A forward kernel with its weights packed. Maps and result are those of the one before, and of every call."""
+    """A forward kernel with its weights packed. The maps are those of the one before, and of every call."""
 
     def __init__(self, spec: ConvSpec, weight: Array, packed: Array, threads: int, before: _Forward | None) -> None:
         self.weight = weight
@@ -130,15 +190,19 @@ class _Forward:
         if before is None:
             self._x = prepared.empty_input()
             self._out = Blocked.empty(*spec.output_shape)
-            self._result = np.empty(spec.output_shape, np.float32)
         else:
-            self._x, self._out, self._result = before._x, before._out, before._result
+            self._x, self._out = before._x, before._out
         self._run: Callable[[], Any] = prepared.bind(self._x, self._out)
 
-    def __call__(self, x: Array) -> Array:
-        pack(np.ascontiguousarray(x), out=self._x)
+    def __call__(self, x: Array, out: Array) -> Array:
+        bind_pack(x if _rows_follow(x) else np.ascontiguousarray(x), self._x)()
         self._run()
-        return unpack(self._out, out=self._result)
+        return unpack(self._out, out=out)
+
+
+def _rows_follow(x: Array) -> bool:
+    """Whether each channel's rows lie without a gap, as packing wants them; channels and images may lie apart."""
+    return x.strides[3] == 4 and x.strides[2] == 4 * x.shape[3]
 
 
 def _mirrored(spec: ConvSpec) -> ConvSpec | None:

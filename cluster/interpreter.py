@@ -49,9 +49,10 @@ class HostCalls(Protocol):
 class Run:
     """What one inference has of its own: the way to the other ranks, inputs, outputs, and torch's values."""
 
-    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array]) -> None:
+    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = lambda: None) -> None:
         self.mailbox = mailbox
         self.inputs = inputs
+        self.meanwhile = meanwhile
         self.outputs: dict[int, Array] = {}
         self.values: dict[Any, Any] = {}
         self.ready_ns = 0
@@ -92,9 +93,14 @@ class Executable:
         self._calls = [self._bind(step) for step in program.steps]
         self._ticks = [0] * (2 * len(self._calls))
 
-    def run(self, mailbox: Mailbox, inputs: Sequence[Array] = ()) -> list[Array]:
-        """The outputs (master) in the order of their index. Raises what the mailbox raises."""
-        run = Run(mailbox, inputs)
+    def run(
+        self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Array]:
+        """The outputs (master) in the order of their index. Raises what the mailbox raises.
+
+        ``meanwhile`` is called when all is done before the first Take, whose array is probably not there yet.
+        """
+        run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
         self._ticks = ticks = []
         run.ready_ns = clock()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
@@ -252,10 +253,18 @@ class Session:
 
     # Runs
 
-    def run(self, loaded: Loaded, inputs: Sequence[NDArray[Any]] = (), *, timeout_s: float | None = None) -> RunResult:
+    def run(
+        self,
+        loaded: Loaded,
+        inputs: Sequence[NDArray[Any]] = (),
+        *,
+        timeout_s: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> RunResult:
         """One inference. Raises WorkerLostError(rank), WorkerFailedError(rank), TransportTimeout; the session stays usable.
 
-        ``timeout_s`` is for each message that the master waits for.
+        ``timeout_s`` is for each message that the master waits for. ``meanwhile`` is something to do before it waits for
+        arrays (see Executable.run).
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         with self._in_flight, loaded.lock:
@@ -270,7 +279,8 @@ class Session:
                     self._crew.send(self._links[rank], m.Run(run, loaded.number))
             mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
             try:
-                outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, inputs)
+                more = {} if meanwhile is None else {"meanwhile": meanwhile}
+                outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, inputs, **more)
                 latency_s = (time.perf_counter_ns() - begin_ns) * 1e-9
                 done = self._await_done(run, loaded, timeout_s, mailbox.skipped)
             except WorkerLostError as error:
@@ -285,6 +295,11 @@ class Session:
         if time.monotonic() - self._crew.clocks_at > CLOCK_AGE_S:
             self.synchronise(loaded.ranks - self.lost)
         return result
+
+    def room(self, shape: tuple[int, ...]) -> Array | None:
+        """An array to make an input in, from which it reaches workers on this machine uncopied; None where it would not."""
+        memory = self._endpoint.room(4 * math.prod(shape))
+        return None if memory is None else np.frombuffer(memory, np.float32).reshape(shape)
 
     def submit(self, loaded: Loaded, inputs: Sequence[NDArray[Any]] = ()) -> Future[RunResult]:
         """``run`` in the background. Runs of several Loaded (the same programs loaded twice, say) overlap."""

@@ -363,6 +363,8 @@ class Worker:
                 self._received_bytes += mailbox.received_bytes
         times = np.ascontiguousarray(executable.times, np.int64)
         self._answer(mastery, m.Done(task.run, mailbox.sent_bytes, mailbox.received_bytes), times.tobytes())
+        if isinstance(executable, Shares):
+            executable.arrays.settle()
 
     def _outgoing(self, mastery: Mastery, rank: int) -> Peer:
         if rank == MASTER_RANK:

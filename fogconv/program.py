@@ -264,12 +264,14 @@ class Give(Step, frozen=True, tag=True):
 
 
 class Take(Step, frozen=True, tag=True):
-    """Wait for an array of this shape from another rank."""
+    """Wait for an array of this shape from another rank; write it into the array that bears the name, or add it there, if
+    ``into`` says so."""
 
     array: str
     shape: tuple[int, ...]
     origin: int
     tag: int
+    into: Literal["new", "place", "sum"] = "new"
 
 
 class ConvForward(Step, frozen=True, tag=True):

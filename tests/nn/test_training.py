@@ -121,6 +121,36 @@ def test_each_worker_keeps_its_input_for_the_backward_pass(four: Session) -> Non
     assert sent == [shard + weights, grad, grad + shard, shard]
 
 
+def test_one_forward_pass_can_have_two_backward_passes(four: Session) -> None:
+    torch.manual_seed(0)
+    conv = DistributedConv2d(8, 12, 3, padding=1, cluster=four, threshold=0, split="output", on_loss="raise")
+    x = torch.randn(2, 8, 9, 9, requires_grad=True)
+    y = conv(x)
+    first = torch.autograd.grad(y.sum(), (x, conv.weight), retain_graph=True)
+    second = torch.autograd.grad(y.sum(), (x, conv.weight))
+    for one, two in zip(first, second, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("split", ["output", "input"])
+def test_weights_written_where_no_counter_sees_it_are_shipped_before_they_are_used(four: Session, split: str) -> None:
+    """Between the forward and the backward pass, and before the next forward pass."""
+    torch.manual_seed(0)
+    conv = DistributedConv2d(16, 20, 3, padding=1, bias=False, cluster=four, threshold=0, split=split, on_loss="raise")
+    x = torch.randn(2, 16, 9, 9, requires_grad=True)
+    grad = torch.randn(2, 20, 9, 9)
+    y = conv(x)
+    conv.weight.data.mul_(2)
+    y.backward(grad)
+    twin = torch.nn.functional.conv2d
+    x2, w2 = x.detach().clone().requires_grad_(), conv.weight.detach().clone().requires_grad_()
+    twin(x2, w2, padding=1).backward(grad)
+    torch.testing.assert_close(x.grad, x2.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(conv.weight.grad, w2.grad, atol=1e-4, rtol=1e-4)
+    conv.weight.data.add_(1)
+    torch.testing.assert_close(conv(x), twin(x, conv.weight, padding=1), atol=1e-3, rtol=1e-4)
+
+
 # --- workers that die -------------------------------------------------------------------------------------------------
 
 
