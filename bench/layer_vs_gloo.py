@@ -118,9 +118,11 @@ Layer = Callable[[Tensor], Tensor]
 Times = tuple[float, float]
 
 
-def once(layer: Layer, data: Data, before: Callable[[], None] = lambda: None) -> tuple[Times, Tensor, Tensor]:
-    """((forward s, backward s), output, input gradient)."""
-    data.x.grad = None
+def once(
+    layer: Layer, data: Data, weight: Tensor, before: Callable[[], None] = lambda: None
+) -> tuple[Times, Tensor, Tensor]:
+    """((forward s, backward s), output, input gradient). Gradients begin as None, as after zero_grad."""
+    data.x.grad = weight.grad = None
     before()
     begin = time.perf_counter()
     y = layer(data.x)
@@ -148,14 +150,15 @@ def serve_gloo(rank: int, ranks: int, port: int) -> None:
     """A rank of the other side: computes whenever rank 0 does."""
     join_gloo(rank, ranks, port)
     data = {case: Data.of(case) for case in range(len(CASES))}
-    layers = {(case, split): gloo_layer(split, data[case].share(split)) for case in data for split in SPLITS}
+    weights = {(case, split): data[case].share(split) for case in data for split in SPLITS}
     while True:
         order = torch.zeros(3, dtype=torch.int64)
         dist.broadcast(order, 0)
         what, case, split = order.tolist()
         if what == STOP:
             break
-        once(layers[case, SPLITS[split]], data[case], dist.barrier)
+        weight = weights[case, SPLITS[split]]
+        once(gloo_layer(SPLITS[split], weight), data[case], weight, dist.barrier)
     dist.destroy_process_group()
 
 
@@ -179,22 +182,25 @@ def measure(ranks: int, repeats: int) -> list[dict[str, Any]]:
         rows = []
         for case, (channels, side) in enumerate(CASES):
             data = Data.of(case)
-            ours: dict[str, Layer] = {}
-            theirs: dict[str, Layer] = {}
+            ours: dict[str, tuple[Layer, Tensor]] = {}
+            theirs: dict[str, tuple[Layer, Tensor]] = {}
             for split in SPLITS:
                 conv = DistributedConv2d(
                     channels, channels, 3, padding=1, bias=False, cluster=session, threshold=0, split=split
                 )
                 conv.weight = torch.nn.Parameter(data.weight.clone())
-                ours[split], theirs[split] = conv, gloo_layer(split, data.share(split))
+                share = data.share(split)
+                ours[split], theirs[split] = (conv, conv.weight), (gloo_layer(split, share), share)
             samples: dict[tuple[str, str], list[Times]] = {
                 (side_, split): [] for side_ in ("ours", "gloo") for split in SPLITS
             }
             for repeat in range(repeats + 2):
                 for split in SPLITS:
                     dist.broadcast(torch.tensor([RUN, case, SPLITS.index(split)]), 0)
-                    gloo, y, grad = once(theirs[split], data, dist.barrier)
-                    fog, y2, grad2 = once(ours[split], data)
+                    (layer, weight) = theirs[split]
+                    gloo, y, grad = once(layer, data, weight, dist.barrier)
+                    (layer, weight) = ours[split]
+                    fog, y2, grad2 = once(layer, data, weight)
                     assert torch.allclose(y, y2, atol=1e-3)
                     assert torch.allclose(grad, grad2, atol=1e-3)
                     if repeat >= 2:  # the first ones compile and load
