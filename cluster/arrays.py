@@ -53,6 +53,8 @@ class Arrays:
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
         self._lent: set[str] = set()
+        self._read: dict[str, ConvSpec] = {}
+        self._held: dict[str, GradWeight] = {}
         self._results: dict[tuple[str, tuple[int, ...]], Array] = {}
         self._forward: dict[tuple[type, str, ConvSpec], _Forward] = {}
         self._grad_input: dict[ConvSpec, GradInput] = {}
@@ -63,7 +65,7 @@ class Arrays:
         arrays = self._arrays
         match step:
             case steps.Bring():
-                arrays[step.array] = run.inputs[step.index]
+                self._set(step.array, run.inputs[step.index])
             case steps.Show():
                 run.outputs[step.index] = self._pop(step.array)
             case steps.Give():
@@ -78,11 +80,12 @@ class Arrays:
                     raise WireError(f"{step.array} of shape {step.shape} came as {payload.nbytes} bytes")
                 array = payload.view(np.float32).reshape(step.shape)
                 if step.into == "new":
-                    arrays[step.array] = array
+                    self._set(step.array, array)
                 else:
                     self._write(step.array, array, step.into == "sum")
             case steps.ConvForward():
                 forward = self._packed(step, step.spec, threads)
+                self._read[step.x] = step.spec
                 out = self._place(step.out, step.spec.output_shape, 1, run)
                 self._keep(step.out, forward(self._get(step.x), out))
             case steps.ConvGradInput():
@@ -97,13 +100,25 @@ class Arrays:
             case steps.ConvGradWeight():
                 out = self._place(step.out, step.spec.weight_shape, step.spec.groups, run)
                 weight_kernel = self._weight_kernel(step.spec)
-                self._keep(step.out, weight_kernel.run(self._get(step.x), self._get(step.grad_out), out))
+                x = None
+                if self._held.get(step.x) is not weight_kernel:
+                    x = self._get(step.x)
+                    self._clear(weight_kernel)
+                self._keep(step.out, weight_kernel.run(x, self._get(step.grad_out), out))
             case steps.Forget():
                 for name in step.arrays:
                     arrays.pop(name, None)
+                    self._held.pop(name, None)
 
     def settle(self) -> None:
-        """After a run: copy what stays here and lies in a peer's memory, which it wants back."""
+        """After a run: what a forward pass read and left is packed for its gradient, and what else stays here and lies in a
+        peer's memory is copied; the peer wants it back."""
+        for name in self._read.keys() & self._arrays.keys():
+            kernel = self._weight_kernel(self._read[name])
+            self._clear(kernel)
+            kernel.hold(self._arrays.pop(name))
+            self._held[name] = kernel
+        self._read.clear()
         for name in self._lent & self._arrays.keys():
             lent = self._arrays[name]
             self._arrays[name] = own = lent.copy()
@@ -170,7 +185,18 @@ class Arrays:
             self._grad_weight[spec] = GradWeight(spec)
         return self._grad_weight[spec]
 
+    def _clear(self, kernel: GradWeight) -> None:
+        """What this kernel holds becomes an array again."""
+        for name in [name for name, holder in self._held.items() if holder is kernel]:
+            self._get(name)
+
+    def _set(self, name: str, array: Array) -> None:
+        self._arrays[name] = array
+        self._held.pop(name, None)
+
     def _get(self, name: str) -> Array:
+        if name in self._held:
+            self._arrays[name] = self._held.pop(name).held()
         if name not in self._arrays:
             raise ClusterError(f"there is no array {name} here")
         return self._arrays[name]

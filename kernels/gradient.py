@@ -143,13 +143,25 @@ class GradWeight:
                 ]
             )
 
-    def run(self, x: Array, grad_out: Array, out: Array | None = None) -> Array:
-        """The gradient, in ``out`` where given. Raises KernelError for arrays of other shapes or types."""
+    def hold(self, x: Array) -> None:
+        """Take x for a run to come. Raises KernelError for an array of another shape or type."""
+        x = _expect("x", x, self.spec.input_shape, self.spec.groups)
+        bind_pack(_by_group(x, self._groups), self._x)()
+
+    def held(self) -> Array:
+        """A copy of the x that was taken last."""
+        x = np.empty(self.spec.input_shape, np.float32)
+        bind_unpack(self._x, _by_group(x, self._groups))()
+        return x
+
+    def run(self, x: Array | None, grad_out: Array, out: Array | None = None) -> Array:
+        """The gradient, in ``out`` where given. x: None for the one that was taken last. Raises KernelError for arrays of
+        other shapes or types."""
         spec = self.spec
-        x = _expect("x", x, spec.input_shape, spec.groups)
         grad_out = _expect("grad_out", grad_out, spec.output_shape, spec.groups)
         out = np.empty(spec.weight_shape, np.float32) if out is None else _expect_out(out, spec.weight_shape, spec.groups)
-        bind_pack(_by_group(x, self._groups), self._x)()
+        if x is not None:
+            self.hold(x)
         bind_pack(_by_group(grad_out, self._groups), self._go)()
         self._compute()
         if self._depthwise or self._winograd:
