@@ -4,6 +4,12 @@ One thread, batch 1, fp32. Every layer's contestants run interleaved in this pro
 before the timed one. A round's ratio is torch's best variant of the layer ÷ ours; the layer's ratio is the median over the
 rounds. The geometric mean goes over the distinct layers, the total counts each as often as it occurs.
 
+``--shards`` times 1/n of each layer's output channels: n = 8 at 0.91 means that eight such shards are 7.3 times as fast as
+one device. On AVX-512 output channels cost as many as the next multiple of 4 (13 to 15 of 16: of 16; few input channels:
+of 16), on AVX2 of 8, on NEON of 4. Zen 4, 1×1 convolution of 64×56×56 → 64, before quads (see `fogconv.kernels.quads`)
+and with them: 1/3 0.66 → 0.86, 1/5 0.80, 1/6 0.67 → 0.81, 1/7 0.57 → 0.69, 1/8 0.50 → 0.91. Winograd's shards each pay for
+the whole input's transform.
+
 ``--threads 2`` compares our kernels on one thread with themselves on two, instead.
 
 ``--quantile 0`` takes each contestant's fastest round instead, for machines with noisy neighbours.

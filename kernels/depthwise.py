@@ -47,6 +47,8 @@ class DepthTile:
     """Channels per group: 1, 2, 4 or 8."""
     vl: int
     fused: bool
+    lanes: int = BLOCK
+    """Channels of the block: 16, or 8 of a last block that is at most half full."""
 
 
 def can_run(spec: ConvSpec, isa: Isa) -> bool:
@@ -81,7 +83,7 @@ def _compiled(tile: DepthTile) -> Any:
 def emit_tile(
     builder: Builder, tile: DepthTile, fields: Value, x: Value, weights: Value, bias: Value, out: Value, residual: Value
 ) -> None:
-    """The code of one tile: the 16 channels of a block, vl at a time. Weights are [tap][j][16]."""
+    """The code of one tile: the channels of a block, vl at a time. Weights are [tap][j][16]."""
     row_stride = v.load_i64(builder, fields, Field.ROW_STRIDE)
     taps = tile.kernel[0] * tile.kernel[1]
     emit_sums = _unrolled if taps <= UNROLLED_TAPS else _looped
@@ -90,11 +92,14 @@ def emit_tile(
         x, weights, bias, out, residual = now
         start = v.load(builder, bias, tile.vl)
         sums = emit_sums(builder, tile, row_stride, x, weights, start)
-        shape = Tile(tile.rows, tile.columns, 1, 0, tile.vl)
-        emit_finish(builder, shape, fields, sums, out, residual)
+        vl = tile.vl
+        if vl == tile.lanes < BLOCK:  # one store for the whole block, zeros in the lanes that nobody uses
+            zero, vl = v.constant(vl, 0.0), BLOCK
+            sums = [v.pick(builder, value, zero, [min(lane, tile.vl) for lane in range(BLOCK)]) for value in sums]
+        emit_finish(builder, Tile(tile.rows, tile.columns, 1, 0, vl), fields, sums, out, residual)
         return [v.shifted(builder, address, 4 * tile.vl) for address in now]
 
-    v.loop(builder, I64(BLOCK // tile.vl), [x, weights, bias, out, residual], part, at_least_once=True)
+    v.loop(builder, I64(tile.lanes // tile.vl), [x, weights, bias, out, residual], part, at_least_once=True)
 
 
 def _rotations(builder: Builder, tile: DepthTile, value: Value) -> list[Value]:
@@ -184,7 +189,12 @@ class DepthwiseKernel:
         bands = (min(rows, spec.out_height),) * full + ((rest,) if rest else ())
         self.cover = Cover(bands, split_evenly(spec.out_width, longest))
         run_direct.compile("void(int64[::1])")
-        self._addresses = {shape: tile_address(self._tile(*shape)) for shape in self.cover.shapes}
+        half = 0 < spec.out_channels % BLOCK <= BLOCK // 2
+        self._whole_blocks = blocks(spec.out_channels) - half
+        sizes = {BLOCK} if not half else {BLOCK // 2} if spec.out_channels < BLOCK else {BLOCK // 2, BLOCK}
+        self._addresses = {
+            (lanes, *shape): tile_address(self._tile(*shape, lanes)) for lanes in sizes for shape in self.cover.shapes
+        }
 
     @staticmethod
     def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DepthwiseKernel:
@@ -217,11 +227,9 @@ class DepthwiseKernel:
     def weight_bytes(self) -> int:
         return self.weights.nbytes + self.bias.nbytes
 
-    def _tile(self, rows: int, columns: int) -> DepthTile:
-        s = self.spec
-        return DepthTile(
-            rows, columns, s.kernel, s.stride, s.dilation, s.in_channels // s.groups, self.isa.vector_length, self.isa.fused
-        )
+    def _tile(self, rows: int, columns: int, lanes: int) -> DepthTile:
+        s, vl = self.spec, min(self.isa.vector_length, lanes)
+        return DepthTile(rows, columns, s.kernel, s.stride, s.dilation, s.in_channels // s.groups, vl, self.isa.fused, lanes)
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
         spec = self.spec
@@ -240,39 +248,49 @@ class DepthwiseKernel:
         by_blocks = all_blocks >= threads
         first, last = part(all_blocks, thread, threads) if by_blocks else (0, all_blocks)
         start, stop = (0, len(self.cover.bands)) if by_blocks else part(len(self.cover.bands), thread, threads)
-        tiles = []
         skipped = sum(self.cover.bands[:start])
-        for t in Cover(self.cover.bands[start:stop], self.cover.pieces).places():
-            row = t.row + skipped
-            tiles.append(
+        weights_step = self.weights.strides[0]
+        items: list[list[int]] = []
+        tiles: list[list[int]] = []
+        for lanes, begin, end in (
+            (BLOCK, first, min(last, self._whole_blocks)),
+            (BLOCK // 2, max(first, self._whole_blocks), last),
+        ):
+            if begin >= end:
+                continue
+            first_tile = len(tiles)
+            for t in Cover(self.cover.bands[start:stop], self.cover.pieces).places():
+                row = t.row + skipped
+                tiles.append(
+                    [
+                        self._addresses[lanes, t.rows, t.columns],
+                        row * spec.stride[0] * at_x.row + t.column * spec.stride[1] * PIXEL,
+                        row * at_out.row + t.column * PIXEL,
+                        row * at_residual.row + t.column * PIXEL,
+                        t.rows,
+                        t.columns,
+                    ]
+                )
+            items.append(
                 [
-                    self._addresses[t.rows, t.columns],
-                    row * spec.stride[0] * at_x.row + t.column * spec.stride[1] * PIXEL,
-                    row * at_out.row + t.column * PIXEL,
-                    row * at_residual.row + t.column * PIXEL,
-                    t.rows,
-                    t.columns,
+                    address_of(fields),
+                    at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL + begin * at_x.block,
+                    address_of(self.weights) + begin * weights_step,
+                    address_of(self.bias) + begin * PIXEL,
+                    at_out.address + begin * at_out.block,
+                    at_residual.address + begin * at_residual.block,
+                    end - begin,
+                    weights_step,
+                    PIXEL,
+                    at_out.block,
+                    at_residual.block,
+                    first_tile,
+                    len(tiles),
+                    1,
+                    at_x.block,
+                    0,
                 ]
             )
-        weights_step = self.weights.strides[0]
-        item = [
-            address_of(fields),
-            at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL + first * at_x.block,
-            address_of(self.weights) + first * weights_step,
-            address_of(self.bias) + first * PIXEL,
-            at_out.address + first * at_out.block,
-            at_residual.address + first * at_residual.block,
-            last - first,
-            weights_step,
-            PIXEL,
-            at_out.block,
-            at_residual.block,
-            0,
-            len(tiles),
-            1,
-            at_x.block,
-            0,
-        ]
         code = 0 if self.activation in CLAMPS else activations.code(self.activation)
-        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, [item], tiles)
+        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, items, tiles)
         return bind(run_direct, numbers, fields, self, x, out, residual)

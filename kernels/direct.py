@@ -10,9 +10,8 @@ Groups whose output channels do not start at a block of 16 are summed into a scr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,8 @@ from fogconv.kernels.bound import PIXEL, Bound, Place, address_of, bind, place
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.jit import jit
 from fogconv.kernels.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
-from fogconv.kernels.tiling import Cover, Pass, plan_passes
+from fogconv.kernels.quads import QUAD, quad_steps
+from fogconv.kernels.tiling import Cover, Pass, cut, plan_passes
 from fogconv.kernels.vector import activate, load, store
 
 CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "relu6": (0.0, 6.0)}
@@ -112,21 +112,17 @@ class DirectKernel:
 
     def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, packed: PackedWeights) -> None:
         self.spec, self.isa, self.activation, self.packed = spec, isa, activation, packed
-        per_group = spec.out_channels // spec.groups
-        depth = spec.in_channels // spec.groups * spec.kernel[0] * spec.kernel[1]
-        self.passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth, packed.vectors)
+        self.passes = _plan(spec, isa, packed.vectors)
         run_direct.compile("void(int64[::1])")
         self._addresses = {self.wanted_lanes: self._tile_addresses(self.wanted_lanes)}
 
     @staticmethod
     def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DirectKernel:
-        per_group = spec.out_channels // spec.groups
-        depth = weight[0].size
-        passes = plan_passes(isa, spec.out_height, spec.out_width, per_group, depth)
-        return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, passes[0].vectors))
+        vectors = _plan(spec, isa)[0].vectors
+        return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, vectors))
 
     def _tile_addresses(self, lanes: int) -> dict[tuple[int, int, int], int]:
-        """The micro-kernels, by (vectors, rows, columns), for inputs of so many lanes a pixel."""
+        """The micro-kernels, by (output channels, rows, columns), for inputs of so many lanes a pixel."""
         spec = self.spec
         few = (0, 0)
         if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
@@ -134,8 +130,8 @@ class DirectKernel:
         # Many blocks of channels are many streams, too many for the CPU's own prefetcher.
         ahead = spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
         return {
-            (p.vectors, rows, columns): tile_address(
-                make_tile(self.isa, rows, columns, p.vectors, lanes * spec.stride[1], few, ahead)
+            (p.lanes, rows, columns): tile_address(
+                make_tile(self.isa, rows, columns, p.vectors, lanes * spec.stride[1], p.vl, few, ahead)
             )
             for p in self.passes
             for rows, columns in p.cover.shapes
@@ -164,7 +160,7 @@ class DirectKernel:
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
         """The call that does one thread's share. Each group's output channels start at a block of their own in ``out``."""
-        spec, isa, packed = self.spec, self.isa, self.packed
+        spec, packed = self.spec, self.packed
         at_x, at_out = place("the input", x, narrow=spec.groups == 1), place("the output", out)
         at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
         pixel = 4 * x.lanes
@@ -185,15 +181,15 @@ class DirectKernel:
                     continue
                 begin = len(tiles)
                 tiles += listed
+                lanes, channel = p.lanes, p.first + first * p.lanes
                 for group in range(spec.groups):
-                    lanes = p.vectors * isa.vector_length
-                    block = group * blocks(per_group_out) + (p.first + first * p.vectors) * isa.vector_length // BLOCK
+                    block = group * blocks(per_group_out) + channel // BLOCK
                     items.append(
                         [
                             address_of(fields) + group * fields.strides[0],
                             origin,
-                            packed.address(group, p.first + first * p.vectors),
-                            packed.bias_address(group, p.first + first * p.vectors),
+                            packed.address(group, channel),
+                            packed.bias_address(group, channel),
                             at_out.address + block * at_out.block,
                             at_residual.address + block * at_residual.block,
                             last - first,
@@ -225,7 +221,7 @@ class DirectKernel:
             row = t.row + skipped
             listed.append(
                 [
-                    addresses[p.vectors, t.rows, t.columns],
+                    addresses[p.lanes, t.rows, t.columns],
                     row * down * x.row + t.column * right * 4 * lanes,
                     row * out.row + t.column * PIXEL,
                     row * residual.row + t.column * PIXEL,
@@ -326,10 +322,9 @@ class PackedWeights:
     bias: Array
     shape: tuple[int, int, int, int]
     groups: int
-    lanes: int
-    """Floats per vector."""
+    isa: Isa
     vectors: int
-    """Vectors per group of output channels; the last group may have fewer."""
+    """Vectors per group of output channels; the last groups may have fewer, or quads (see `cut`)."""
 
     @property
     def depth(self) -> int:
@@ -338,21 +333,43 @@ class PackedWeights:
 
     @property
     def per_group(self) -> int:
-        """Vectors of output channels in each group of the convolution."""
-        return -(-(self.shape[0] // self.groups) // self.lanes)
+        """Lanes of output channels in each group of the convolution: whole vectors, so that all of them are aligned."""
+        return _up(self.shape[0] // self.groups, self.isa.vector_length)
 
-    def address(self, group: int, vector: int) -> int:
+    def address(self, group: int, channel: int) -> int:
         """Where the weights of a group's output channels start, from one of its vectors on."""
-        return address_of(self.weights) + 4 * self.depth * self.lanes * (group * self.per_group + vector)
+        return address_of(self.weights) + 4 * self.depth * (group * self.per_group + channel)
 
-    def bias_address(self, group: int, vector: int) -> int:
-        return address_of(self.bias) + 4 * self.lanes * (group * self.per_group + vector)
+    def bias_address(self, group: int, channel: int) -> int:
+        return address_of(self.bias) + 4 * (group * self.per_group + channel)
 
-    @cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """The vectors of each packed piece of a group of the convolution, in order."""
-        count, rest = divmod(self.per_group, self.vectors)
-        return (self.vectors,) * count + ((rest,) if rest else ())
+    def pieces(self) -> Iterator[tuple[slice, slice, Array]]:
+        """The weights piece by piece: output channels, input channels of their group, and a view of the packed array whose
+        elements are, in order, [K_h][K_w][input channel][output lane]."""
+        f, c, kh, kw = self.shape
+        per_group, steps = f // self.groups, _steps(c, kh * kw, self.groups)
+        for group in range(self.groups):
+            position = group * self.per_group * self.depth
+            runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
+            start, end = group * per_group, (group + 1) * per_group
+            for vectors, vl in cut(self.isa, per_group, self.depth, steps, self.vectors):
+                outputs = slice(start, min(start + vectors * vl, end))
+                for channel, lanes in runs:
+                    inputs = slice(channel, channel + lanes)
+                    if vl == self.isa.vector_length:
+                        size = lanes * kh * kw * vectors * vl
+                        yield outputs, inputs, self.weights[position : position + size].reshape(kh, kw, lanes, vectors * vl)
+                    else:
+                        size = quad_steps(lanes) * kh * kw * vectors * QUAD**2
+                        quads = self.weights[position : position + size].reshape(kh, kw, -1, vectors, QUAD, QUAD)
+                        whole = lanes // QUAD
+                        stop = channel + whole * QUAD
+                        if whole:
+                            yield outputs, slice(channel, stop), quads[:, :, :whole].transpose(0, 1, 2, 5, 3, 4)
+                        if lanes % QUAD:
+                            yield outputs, slice(stop, channel + lanes), quads[:, :, whole:, ..., 0]
+                    position += size
+                start += vectors * vl
 
     def unpack_bias(self) -> Array:
         """The bias (f,)."""
@@ -361,49 +378,45 @@ class PackedWeights:
 
     def unpack(self) -> Array:
         """The weights (f, c/g, K_h, K_w) as they were, exactly."""
-        f, c, kh, kw = self.shape
         out = np.empty(self.shape, np.float32)
-        per_group = f // self.groups
-        position = 0
-        for group in range(self.groups):
-            runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
-            start = group * per_group
-            for size in self.sizes:
-                stop = min(start + size * self.lanes, (group + 1) * per_group)
-                wide = size * self.lanes
-                for channel, lanes in runs:
-                    piece = self.weights[position : position + lanes * kh * kw * wide].reshape(kh, kw, lanes, wide)
-                    out[start:stop, channel : channel + lanes] = piece[..., : stop - start].transpose(3, 2, 0, 1)
-                    position += piece.size
-                start = stop
+        for outputs, inputs, piece in self.pieces():
+            lanes = piece.reshape(*self.shape[2:], inputs.stop - inputs.start, -1)
+            out[outputs, inputs] = lanes[..., : outputs.stop - outputs.start].transpose(3, 2, 0, 1)
         return out
 
 
 def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vectors: int) -> PackedWeights:
     """Weights (f, c/g, K_h, K_w) and bias (f,) → the micro-kernel's order; lanes beyond f/g are zeros."""
     f, c, kh, kw = weight.shape
-    vl = isa.vector_length
-    per_group = f // groups
-    total = groups * -(-per_group // vl)
+    lanes = groups * _up(f // groups, isa.vector_length)
     packed = PackedWeights(
-        aligned_zeros((total * vl * c * kh * kw,)), aligned_zeros((total * vl,)), (f, c, kh, kw), groups, vl, vectors
+        aligned_zeros((lanes * c * kh * kw,)), aligned_zeros((lanes,)), (f, c, kh, kw), groups, isa, vectors
     )
-    position = 0
-    for group in range(groups):
-        runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
-        start = group * per_group
-        for size in packed.sizes:
-            stop = min(start + size * vl, (group + 1) * per_group)
-            wide = size * vl
-            for channel, lanes in runs:
-                piece = packed.weights[position : position + lanes * kh * kw * wide].reshape(kh, kw, lanes, wide)
-                piece[..., : stop - start] = weight[start:stop, channel : channel + lanes].transpose(2, 3, 1, 0)
-                position += piece.size
-            start = stop
-        if bias is not None:
-            at = group * packed.per_group * vl
-            packed.bias[at : at + per_group] = bias[group * per_group : (group + 1) * per_group]
+    for outputs, inputs, piece in packed.pieces():
+        wide = piece[0, 0].size // (inputs.stop - inputs.start)
+        ordered = weight[outputs, inputs].transpose(2, 3, 1, 0)
+        if wide > ordered.shape[3]:
+            ordered = np.concatenate((ordered, np.zeros((*ordered.shape[:3], wide - ordered.shape[3]), np.float32)), 3)
+        piece[...] = ordered.reshape(piece.shape)
+    if bias is not None:
+        packed.bias.reshape(groups, -1)[:, : f // groups] = bias.reshape(groups, -1)
     return packed
+
+
+def _plan(spec: ConvSpec, isa: Isa, vectors: int | None = None) -> tuple[Pass, ...]:
+    c, taps = spec.in_channels // spec.groups, spec.kernel[0] * spec.kernel[1]
+    steps = _steps(c, taps, spec.groups)
+    return plan_passes(isa, spec.out_height, spec.out_width, spec.out_channels // spec.groups, c * taps, steps, vectors)
+
+
+def _steps(in_channels: int, taps: int, groups: int) -> int:
+    """How many quads an output's products are; or as many as the products where there are none: a group of the convolution
+    that starts within four channels can't be read in fours."""
+    return taps * (in_channels if groups > 1 and in_channels % QUAD else quad_steps(in_channels))
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 __all__: Sequence[str] = ["Channels", "Cover", "DirectKernel", "PackedWeights", "pack_weights"]

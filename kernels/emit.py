@@ -81,6 +81,11 @@ def lane_splat(builder: Builder, value: Value, lane: int, vl: int) -> Value:
     return builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(I32, vl), [lane] * vl))
 
 
+def pick(builder: Builder, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+    """A vector of these lanes of two equally long ones, counted through both."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+
+
 def fma(builder: Builder, a: Value, b: Value, c: Value, fused: bool = True) -> Value:
     """a·b + c, with one rounding where the instruction set can."""
     if not fused:  # without the instruction, llvm.fma calls the C library once per float

@@ -1,10 +1,10 @@
 """The instruction sets for which micro-kernels exist, and which one this process uses.
 
-name     vector length  registers  fused
-avx512        16           32      yes
-avx2           8           16      yes
-neon           4           32      yes      aarch64
-generic        4           16      no       anything else: right, not fast
+name     vector length  quads  registers  fused
+avx512        16         yes      32      yes
+avx2           8         no       16      yes
+neon           4         no       32      yes      aarch64
+generic        4         no       16      no       anything else: right, not fast
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class Isa:
     vector_length: int
     registers: int
     fused: bool = True
+    quads: bool = False
+    """Whether a last block of up to 12 output channels is summed 4 × 4 (see `fogconv.kernels.quads`)."""
 
 
-AVX512 = Isa("avx512", 16, 32)
+AVX512 = Isa("avx512", 16, 32, quads=True)
 AVX2 = Isa("avx2", 8, 16)
 NEON = Isa("neon", 4, 32)
 GENERIC = Isa("generic", 4, 16, fused=False)

@@ -9,12 +9,14 @@ weights lie in the order in which they are read, the bias starts the sum, and re
 store.
 
 A partial block of input channels (21 = 16 + 5) is summed lane by lane, so that nothing beyond the last channel is read.
+
+The last output channels of a map may be summed as quads: see `fogconv.kernels.quads`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 from functools import cache
 from typing import Any
@@ -26,6 +28,7 @@ from fogconv.kernels import emit as v
 from fogconv.kernels.emit import I64, Builder, Value
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.jit import jit
+from fogconv.kernels.quads import QUAD, folded, quad_steps, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Tile:
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
     """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
+    quads: bool = False
+    """Every vector is 4 output channels × 4 input channels; up to 3 vectors, stored with zeros behind them as a block."""
 
     @property
     def pixels(self) -> int:
@@ -163,12 +168,17 @@ def emit_tile(
     def field(which: Field) -> Value:
         return v.load_i64(builder, fields, which)
 
+    def steps(channels: int) -> int:
+        return quad_steps(channels) if tile.quads else channels
+
     row_stride = field(Field.ROW_STRIDE)
 
     def products(
         sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int = 0
     ) -> list[Value]:
         """sums += x · weights over some input channels that lie side by side."""
+        if tile.quads:
+            return quad_products(sums, x, weights, ahead, channels, first)
         sums = list(sums)
         rows = [x]
         for _ in range(1, tile.rows):
@@ -191,6 +201,31 @@ def emit_tile(
                     sums[p * nv + n] = v.fma(builder, value, w[n], sums[p * nv + n], tile.fused)
         return sums
 
+    def quad_products(
+        sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int
+    ) -> list[Value]:
+        """The same, four channels at a time, then one by one: so that nothing beyond the last one is read."""
+        sums = list(sums)
+        rows = [x]
+        for _ in range(1, tile.rows):
+            rows.append(v.shifted(builder, rows[-1], row_stride))
+        whole = channels // QUAD * QUAD
+        at = 4 * vl * nv * (first // channels) * quad_steps(channels)
+        for k in [*range(0, whole, QUAD), *range(whole, channels)]:
+            wide = QUAD if k < whole else 1
+            if tile.prefetch:
+                for ahead_of in range(k, k + wide):
+                    v.prefetch(builder, ahead, 4 * tile.step * ahead_of)
+            w = [v.load(builder, weights, vl, at + 4 * vl * n, align=4 * vl) for n in range(nv)]
+            at += 4 * vl * nv
+            for p in range(tile.pixels):
+                row, column = divmod(p, tile.columns)
+                value = v.load(builder, rows[row], wide, 4 * (column * tile.step + k), align=4)
+                value = v.pick(builder, value, v.constant(wide, 0.0), [min(lane % QUAD, wide) for lane in range(vl)])
+                for n in range(nv):
+                    sums[p * nv + n] = v.fma(builder, value, w[n], sums[p * nv + n], tile.fused)
+        return sums
+
     def channels_loop(count: Value, channels: int, at_least_once: bool, carried: Sequence[Value]) -> list[Value]:
         def body(now: Sequence[Value]) -> list[Value]:
             *sums, x, weights, ahead = now
@@ -198,7 +233,7 @@ def emit_tile(
             return [
                 *sums,
                 v.shifted(builder, x, 4 * channels),
-                v.shifted(builder, weights, 4 * vl * nv * channels),
+                v.shifted(builder, weights, 4 * vl * nv * steps(channels)),
                 v.shifted(builder, ahead, 4 * tile.step * channels) if tile.prefetch else ahead,
             ]
 
@@ -242,7 +277,10 @@ def emit_tile(
             x = v.shifted(builder, start, v.load_i64(builder, which, Field.PART_OFFSET))
 
             def tap(now: Sequence[Value]) -> list[Value]:
-                return channels_loop(lanes, 1, True, now)
+                if not tile.quads:
+                    return channels_loop(lanes, 1, True, now)
+                now = channels_loop(builder.lshr(lanes, I64(2)), QUAD, False, now)
+                return channels_loop(builder.and_(lanes, I64(QUAD - 1)), 1, False, now)
 
             def kernel_row(now: Sequence[Value]) -> list[Value]:
                 return strided(taps, tap_stride, now, tap)
@@ -254,7 +292,7 @@ def emit_tile(
                 for tap in range(wide):
                     sums = products(sums, at, weights, ahead, count, tap * count)
                     at = v.shifted(builder, at, tap_stride)
-                return [*sums, start, v.shifted(builder, weights, 4 * vl * nv * count * wide), ahead]
+                return [*sums, start, v.shifted(builder, weights, 4 * vl * nv * steps(count) * wide), ahead]
 
             if tile.few[0]:
                 kernel_row = short_row
@@ -275,13 +313,18 @@ def emit_tile(
             for line in range(tile.columns * tile.step // 16):
                 v.prefetch(builder, below, 64 * line)
             below = v.shifted(builder, below, line_stride)
-    start = [v.load(builder, bias, vl, 4 * vl * n, align=4 * vl) for n in range(nv)]
+    if tile.quads:
+        start = [spread(builder, vl, v.load(builder, bias, QUAD, 4 * QUAD * n)) for n in range(nv)]
+    else:
+        start = [v.load(builder, bias, vl, 4 * vl * n, align=4 * vl) for n in range(nv)]
     sums: list[Value] = [start[n] for _ in range(tile.pixels) for n in range(nv)]
     first = v.shifted(builder, x, field(Field.FULL_OFFSET))
     has_blocks = builder.icmp_signed(">", field(Field.FULL_BLOCKS), I64(0))
     *sums, _, weights, ahead = v.when(builder, has_blocks, [*sums, first, weights, ahead], full_blocks)
     has_parts = builder.icmp_signed(">", field(Field.PARTS), I64(0))
     *sums, _, _, _ = v.when(builder, has_parts, [*sums, x, weights, ahead], parts)
+    if tile.quads:
+        sums, tile = folded(builder, sums, nv), replace(tile, vectors=1)
     emit_finish(builder, tile, fields, sums, out, residual)
 
 
@@ -331,11 +374,23 @@ def _places(
 
 
 def make_tile(
-    isa: Isa, rows: int, columns: int, vectors: int, step: int, few: tuple[int, int] = (0, 0), prefetch: bool = False
+    isa: Isa,
+    rows: int,
+    columns: int,
+    vectors: int,
+    step: int,
+    vl: int,
+    few: tuple[int, int] = (0, 0),
+    prefetch: bool = False,
 ) -> Tile:
-    """The tile as the instruction set likes it built."""
+    """The tile as the instruction set likes it built. ``vl``: output channels per vector, 4 for quads."""
+    by_lane, quads = isa.name == "neon", vl < isa.vector_length
     return Tile(
-        rows, columns, vectors, step, isa.vector_length, isa.fused, by_lane=isa.name == "neon", few=few, prefetch=prefetch
+        *(rows, columns, vectors, step, isa.vector_length, isa.fused),
+        by_lane=by_lane,
+        few=few,
+        prefetch=prefetch,
+        quads=quads,
     )
 
 

@@ -22,6 +22,7 @@ from fogconv.kernels.direct import DirectKernel, lanes_for
 from fogconv.kernels.grouped import GroupedKernel
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.linear import is_linear
+from fogconv.kernels.quads import QUAD
 from fogconv.kernels.scratch import Scratch
 from fogconv.kernels.whole import LinearKernel
 from fogconv.kernels.winograd import WinogradKernel, form_of
@@ -101,7 +102,7 @@ def cycles(spec: ConvSpec, algorithm: str) -> float:
     Winograd's weights are read once for the whole batch.
     """
     out = blocks(spec.out_channels)
-    products = spec.in_channels * out
+    products = spec.in_channels * -(-spec.out_channels // QUAD) * QUAD / BLOCK
     form = form_of(spec, int(algorithm[-1])) if algorithm.startswith("winograd") else None
     if form is None:
         taps = spec.kernel[0] * spec.kernel[1]
@@ -113,7 +114,7 @@ def cycles(spec: ConvSpec, algorithm: str) -> float:
     return tiles * elements * products + transforms + _reading(elements * products) / spec.batch
 
 
-def _reading(lines: int) -> float:
+def _reading(lines: float) -> float:
     """Cycles to bring so many lines of weights to the core once."""
     return next(lines * each for limit, each in LINE_CYCLES if lines * 64 <= limit)
 

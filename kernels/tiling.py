@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 from fogconv.kernels.isa import Isa
+from fogconv.kernels.quads import QUAD
 
 TILE_OVERHEAD = 40.0
 """Cycles to start and to store a tile."""
@@ -61,12 +63,21 @@ class Cover:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """``count`` groups of ``vectors`` vectors of output channels each, from vector ``first`` on, over one cover."""
+    """``count`` groups of ``vectors`` vectors of ``vl`` output channels each, from channel ``first`` on, over one cover.
+
+    ``vl`` is 4 for quads (see `cut`), else the instruction set's.
+    """
 
     first: int
     vectors: int
+    vl: int
     count: int
     cover: Cover
+
+    @property
+    def lanes(self) -> int:
+        """Output channels per group."""
+        return self.vectors * self.vl
 
 
 def most_pixels(isa: Isa, vectors: int) -> int:
@@ -119,24 +130,37 @@ def group_sizes(isa: Isa) -> tuple[int, ...]:
     return (1, 2, 3, 4) if isa.vector_length == 16 else (16 // isa.vector_length,)
 
 
+def cut(isa: Isa, out_channels: int, depth: int, steps: int, vectors: int) -> tuple[tuple[int, int], ...]:
+    """The groups of output channels, in order: (vectors, output channels per vector). ``vectors`` in each, then the rest.
+
+    Where the last block of 16 has up to 12 channels left, these are quads, if that saves products: 21 output channels cost
+    24 then, not 32. ``depth``: products per output; ``steps``: how many quads they are, or ``depth`` where there can be
+    none. The map's size has no say, as maps of all sizes share packed weights.
+    """
+    vl = isa.vector_length
+    total, rest = divmod(out_channels, vl)
+    quads = -(-rest // QUAD) if isa.quads else 0
+    if quads * steps >= depth:
+        quads = 0
+    total += 1 if rest and not quads else 0
+    count, smaller = divmod(total, vectors)
+    return ((vectors, vl),) * count + (((smaller, vl),) if smaller else ()) + (((quads, QUAD),) if quads else ())
+
+
 @cache
 def plan_passes(
-    isa: Isa, height: int, width: int, out_channels: int, depth: int, vectors: int | None = None
+    isa: Isa, height: int, width: int, out_channels: int, depth: int, steps: int, vectors: int | None = None
 ) -> tuple[Pass, ...]:
-    """All output channels in groups, the rest in a smaller one; ``vectors`` fixes the size of the groups."""
-    total = -(-out_channels // isa.vector_length)
+    """All output channels in groups (see `cut`) of the cheapest size; ``vectors`` fixes it."""
     best: tuple[float, tuple[Pass, ...]] | None = None
     for size in group_sizes(isa) if vectors is None else (vectors,):
-        count, rest = divmod(total, size)
-        passes, cost = [], 0.0
-        if count:
-            cover, cycles = best_cover(isa, height, width, size, depth)
-            passes.append(Pass(0, size, count, cover))
+        passes, cost, first = [], 0.0, 0
+        for (number, vl), groups in groupby(cut(isa, out_channels, depth, steps, size)):
+            count = len(list(groups))
+            cover, cycles = best_cover(isa, height, width, number, depth if vl == isa.vector_length else steps)
+            passes.append(Pass(first, number, vl, count, cover))
+            first += count * number * vl
             cost += cycles * count
-        if rest:
-            cover, cycles = best_cover(isa, height, width, rest, depth)
-            passes.append(Pass(count * size, rest, 1, cover))
-            cost += cycles
         if best is None or cost < best[0] * 0.98:
             best = (cost, tuple(passes))
     assert best is not None

@@ -25,8 +25,9 @@ from fogconv.kernels.direct import CLAMPS, Channels, part
 from fogconv.kernels.isa import Isa
 from fogconv.kernels.jit import jit
 from fogconv.kernels.microkernel import FIELDS, Field, Flag, call_tile, make_tile, tile_address
+from fogconv.kernels.quads import QUAD, quad_steps
 from fogconv.kernels.scratch import Scratch
-from fogconv.kernels.tiling import Pass, plan_passes
+from fogconv.kernels.tiling import Pass, cut, plan_passes
 from fogconv.kernels.transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
 from fogconv.kernels.vector import activate, load, store
 
@@ -156,7 +157,7 @@ class WinogradKernel:
     ) -> WinogradKernel:
         down, across = _tiles(spec, form)
         tiles = max(_set_sizes(spec, form, spec.batch * down * across))
-        passes = plan_passes(isa, 1, tiles, spec.out_channels, spec.in_channels)
+        passes = plan_passes(isa, 1, tiles, spec.out_channels, spec.in_channels, quad_steps(spec.in_channels))
         return WinogradKernel(spec, isa, form, activation, pack(weight, bias, form, isa, passes[0].vectors), scratch)
 
     def at(self, spec: ConvSpec) -> WinogradKernel:
@@ -184,17 +185,19 @@ class WinogradKernel:
 
     def _passes(self, tiles: int) -> tuple[Pass, ...]:
         spec = self.spec
-        return plan_passes(self.isa, 1, tiles, spec.out_channels, spec.in_channels, self._packed.vectors)
+        steps = quad_steps(spec.in_channels)
+        return plan_passes(self.isa, 1, tiles, spec.out_channels, spec.in_channels, steps, self._packed.vectors)
 
     def _addresses(self, p: Pass) -> list[tuple[int, int]]:
         """(address, bytes from the first tile) of the micro-kernels that cover a set of tiles."""
         return [
-            (tile_address(make_tile(self.isa, 1, t.columns, p.vectors, BLOCK)), PIXEL * t.column) for t in p.cover.places()
+            (tile_address(make_tile(self.isa, 1, t.columns, p.vectors, BLOCK, p.vl)), PIXEL * t.column)
+            for t in p.cover.places()
         ]
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
         """The call that does one thread's share: some of the tiles, or of the output channels where tiles are few."""
-        spec, isa, a2 = self.spec, self.isa, self.form.elements
+        spec, a2 = self.spec, self.form.elements
         at_x, at_out = place("the input", x), place("the output", out)
         at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
         out_blocks = blocks(spec.out_channels)
@@ -208,7 +211,6 @@ class WinogradKernel:
         clamp = np.array(CLAMPS.get(self.activation, (0.0, 0.0)), np.float32)
         zeros = aligned_zeros((BLOCK * 4,))
         fields = np.zeros((len(sizes), FIELDS), np.int64)
-        vl = isa.vector_length
         sets: list[list[int]] = []
         items: list[list[int]] = []
         calls: list[tuple[int, int]] = []
@@ -219,16 +221,15 @@ class WinogradKernel:
             begin = len(items)
             for p in self._passes(size):
                 first, last = (0, p.count) if by_tiles else part(p.count, thread, threads)
-                lanes = p.vectors * vl
                 listed = self._addresses(p)
-                vector = p.first + first * p.vectors
+                channel = p.first + first * p.lanes
                 items.append(
                     [
-                        4 * vl * spec.in_channels * vector,
-                        vector * vl // BLOCK * size * PIXEL,
+                        4 * spec.in_channels * channel,
+                        channel // BLOCK * size * PIXEL,
                         last - first,
-                        4 * lanes * spec.in_channels,
-                        lanes // BLOCK * size * PIXEL,
+                        4 * p.lanes * spec.in_channels,
+                        p.lanes // BLOCK * size * PIXEL,
                         len(calls),
                         len(calls) + len(listed),
                         0,
@@ -275,7 +276,7 @@ class WinogradKernel:
             numbers += [*item[:5], first_call + TILE * item[5], first_call + TILE * item[6], 0]
         for call in calls:
             numbers += call
-        return bind(driver(self.form, isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
+        return bind(driver(self.form, self.isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
 
     def _blocks_of(self, thread: int, threads: int) -> tuple[int, int]:
         """The output blocks whose sums one thread makes when threads share the output channels."""
@@ -283,11 +284,7 @@ class WinogradKernel:
         for p in self._passes(self._tiles):
             first, last = part(p.count, thread, threads)
             if last > first:
-                per_vector = self.isa.vector_length
-                touched += [
-                    (p.first + first * p.vectors) * per_vector // BLOCK,
-                    -(-(p.first + last * p.vectors) * per_vector // BLOCK),
-                ]
+                touched += [(p.first + first * p.lanes) // BLOCK, blocks(p.first + last * p.lanes)]
         return (min(touched), max(touched)) if touched else (0, 0)
 
 
@@ -326,23 +323,24 @@ def _fill(fields: Any, in_channels: int, tiles: int) -> None:
 
 
 @jit
-def _transform_weights(weight, down, across, u, group):  # type: ignore[no-untyped-def]
-    """G g Gᵀ in float64, for 16 output channels at a time, to U; ``group``: lanes of a whole group of output channels.
+def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-untyped-def]
+    """G g Gᵀ in float64, for 16 output channels at a time, to U; ``groups``: first lane, lanes of each block's group,
+    and how many input channels lie in one of its vectors.
 
     Training needs it at every step: with numpy it took 15 times as long as the convolution of a batch of 8. U's elements
     often lie a power of two apart: written in turns they would all fall into one set of the cache, so 16 input channels
     are collected first.
     """
     f, c, kh, kw = weight.shape
-    rows, columns, lanes = down.shape[0], across.shape[0], u.shape[1] // c
+    rows, columns = down.shape[0], across.shape[0]
     taps = np.zeros((kh, kw, BLOCK))
     half = np.empty((rows, kw, BLOCK))
     total = np.empty(BLOCK)
     collected = np.empty((rows * columns, BLOCK, BLOCK), np.float32)
     for first in range(0, f, BLOCK):
         count = min(BLOCK, f - first)
-        start = first // group * group
-        wide = min(group, lanes - start)
+        start, wide, deep = groups[first // BLOCK]
+        whole = c // deep * deep
         for channel in range(c):
             for lane in range(count):
                 for i in range(kh):
@@ -366,19 +364,26 @@ def _transform_weights(weight, down, across, u, group):  # type: ignore[no-untyp
                 begin = channel // BLOCK * BLOCK
                 for element in range(rows * columns):
                     for k in range(channel + 1 - begin):
-                        at = start * c + (begin + k) * wide + first - start
+                        step, inner = min(begin + k, whole) // deep + max(0, begin + k - whole), (begin + k) % deep
+                        inner = inner if begin + k < whole else 0
+                        at = start * c + step * wide * deep + (first - start) * deep + inner
                         for lane in range(count):
-                            u[element, at + lane] = collected[element, k, lane]
+                            u[element, at + lane * deep] = collected[element, k, lane]
 
 
 def pack(weight: Array, bias: Array | None, form: Form, isa: Isa, vectors: int) -> WinogradWeights:
     """(f, c, K_h, K_w) → U [element][group][c][lane]."""
     f, c = weight.shape[:2]
-    vl = isa.vector_length
-    lanes = -(-f // vl) * vl
+    groups: list[tuple[int, int, int]] = []
+    start = 0
+    for number, vl in cut(isa, f, c, quad_steps(c), vectors):
+        wide = number * vl
+        groups += [(start, wide, QUAD if vl < isa.vector_length else 1)] * blocks(wide)
+        start += wide
+    lanes = -(-f // isa.vector_length) * isa.vector_length  # whole vectors, so that every element is aligned
     u, biases = aligned_zeros((form.elements, c * lanes)), aligned_zeros((blocks(f) * BLOCK,))
     down, across = weight_matrices(form)
-    _transform_weights(np.ascontiguousarray(weight), down, across, u, vectors * vl)
+    _transform_weights(np.ascontiguousarray(weight), down, across, u, np.array(groups))
     if bias is not None:
         biases[:f] = bias
     return WinogradWeights(u, biases, weight, bias is not None, vectors)

@@ -15,6 +15,7 @@ from fogconv.kernels import depthwise
 from fogconv.kernels import emit as v
 from fogconv.kernels.isa import AVX2, AVX512, NEON, Isa
 from fogconv.kernels.microkernel import emit_tile, make_tile
+from fogconv.kernels.quads import QUAD
 from fogconv.kernels.tiling import group_sizes, most_pixels
 
 TARGETS = {
@@ -60,34 +61,36 @@ def hot_loop(lines: list[str]) -> list[str]:
     return max(inner, key=lambda loop: sum(bool(FMA.match(line)) for line in loop))
 
 
-def shapes(isa: Isa) -> list[tuple[int, int]]:
-    """The largest tile for each number of vectors that the tiling uses."""
+def shapes(isa: Isa) -> list[tuple[int, int, int]]:
+    """The largest tile for each number of vectors that the tiling uses; the third is 4 for quads."""
     sizes = sorted({*range(1, group_sizes(isa)[-1] + 1)})
-    return [(vectors, most_pixels(isa, vectors)) for vectors in sizes]
+    whole = [(vectors, most_pixels(isa, vectors), isa.vector_length) for vectors in sizes]
+    return whole + [(quads, most_pixels(isa, quads), QUAD) for quads in (1, 2, 3) if isa.quads]
 
 
 @pytest.mark.parametrize(
-    ("isa", "vectors", "pixels"),
+    ("isa", "vectors", "pixels", "vl"),
     [(isa, *shape) for isa in TARGETS for shape in shapes(isa)],
     ids=lambda value: value.name if isinstance(value, Isa) else str(value),
 )
-def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, vectors: int, pixels: int) -> None:
-    tile = make_tile(isa, 1, pixels, vectors, 16)
+def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, vectors: int, pixels: int, vl: int) -> None:
+    tile = make_tile(isa, 1, pixels, vectors, 16, vl)
     loop = hot_loop(assembly(isa, lambda builder, *a: emit_tile(builder, tile, *a), 7))
-    assert sum(bool(FMA.match(line)) for line in loop) == tile.unroll * pixels * vectors
+    assert sum(bool(FMA.match(line)) for line in loop) == tile.unroll * pixels * vectors // (QUAD if tile.quads else 1)
     assert not [line for line in loop if MULTIPLY_OR_ADD.match(line)]
     assert not [line for line in loop if STACK.search(line)]
 
 
+@pytest.mark.parametrize("lanes", [8, 16])
 @pytest.mark.parametrize("isa", TARGETS, ids=lambda isa: isa.name)
-def test_a_depthwise_tile_is_all_fused_products(isa: Isa) -> None:
+def test_a_depthwise_tile_is_all_fused_products(isa: Isa, lanes: int) -> None:
     rows, columns = (2, 7) if isa.registers > 16 else (1, 6)
-    tile = depthwise.DepthTile(rows, columns, (3, 3), (1, 1), (1, 1), 1, isa.vector_length, True)
+    tile = depthwise.DepthTile(rows, columns, (3, 3), (1, 1), (1, 1), 1, min(lanes, isa.vector_length), True, lanes)
     lines = assembly(isa, lambda builder, *a: depthwise.emit_tile(builder, tile, *a), 6)
     assert sum(bool(FMA.match(line)) for line in lines) >= 9 * rows * columns
 
 
 def test_a_tile_too_large_for_the_registers_is_seen_to_spill() -> None:
-    tile = make_tile(AVX2, 1, 14, 2, 16)
+    tile = make_tile(AVX2, 1, 14, 2, 16, 8)
     loop = hot_loop(assembly(AVX2, lambda builder, *a: emit_tile(builder, tile, *a), 7))
     assert [line for line in loop if STACK.search(line)]

@@ -14,7 +14,7 @@ from fogconv.geometry import ConvSpec
 from fogconv.kernels import conv2d, prepare_conv2d, reference
 from fogconv.kernels.autotune import key, parse
 from fogconv.kernels.blocked import Blocked, Margin
-from fogconv.kernels.isa import AVX2, GENERIC, NEON, Isa, host_isa
+from fogconv.kernels.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_isa
 from fogconv.kernels.scratch import Scratch
 from fogconv.kernels.select import candidates, choose, prepare_kernel
 from fogconv.kernels.winograd import form_of
@@ -132,6 +132,65 @@ def check_kernels(spec: ConvSpec, isa: Isa) -> None:
         out = Blocked.empty(*spec.output_shape)
         kernel.bind(pack(x, kernel.wanted_margin), out, None, 0, 1)()
         assert error(unpack(out), exact) <= bound(algorithm, spec), algorithm
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(2, 40), st.sampled_from((1, 4)), st.booleans(), st.sampled_from((None, "relu6", "silu")))
+@pytest.mark.parametrize("isa", [AVX512, AVX2, NEON], ids=lambda isa: isa.name)
+def test_any_number_of_depthwise_channels_is_right_and_leaves_finite_lanes(
+    isa: Isa, groups: int, size: int, with_residual: bool, activation: str | None
+) -> None:
+    spec = ConvSpec(groups * size, groups * size, 5, 7, (3, 3), (1, 1), P1, groups=groups)
+    x, weight, bias = sample(spec)
+    residual = random(np.random.default_rng(2), *spec.output_shape) if with_residual else None
+    kernel = prepare_kernel("depthwise", spec, isa, weight, bias, activation, Scratch())
+    exact = reference.conv2d(x, weight, bias, spec)
+    exact = reference.activate(exact if residual is None else exact + residual, activation)
+    for threads in (1, 2):
+        out = Blocked.empty(*spec.output_shape)
+        for thread in range(threads):
+            kernel.bind(pack(x, Margin(*P1)), out, pack(residual) if residual is not None else None, thread, threads)()
+        assert np.abs(unpack(out) - exact).max() <= DIRECT * max(1.0, float(np.abs(exact).max()))
+        assert np.isfinite(out.data).all()
+
+
+LAST_BLOCKS = (
+    ConvSpec(21, 1, 5, 9, (3, 3), (1, 1), P1),
+    ConvSpec(64, 1, 4, 7, (1, 1)),
+    ConvSpec(4, 1, 5, 9, (3, 3), (2, 2), P1),
+    ConvSpec(60, 3, 4, 7, (3, 1), (1, 1), (1, 1, 0, 0), (2, 1), groups=3),
+    ConvSpec(54, 3, 4, 7, (3, 1), (1, 1), (1, 1, 0, 0), groups=3),
+)
+"""Layers of which any number of output channels (in each group) is wanted: input channels in fours, and not."""
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(LAST_BLOCKS), st.integers(1, 40), st.booleans(), st.sampled_from((None, "relu6", "silu")), st.data())
+@pytest.mark.parametrize("isa", [AVX512, AVX2, NEON], ids=lambda isa: isa.name)
+def test_any_number_of_output_channels_is_right_and_leaves_finite_lanes(
+    isa: Isa, layer: ConvSpec, channels: int, with_residual: bool, activation: str | None, data: st.DataObject
+) -> None:
+    spec = replace(layer, out_channels=channels * layer.groups)
+    algorithm = data.draw(st.sampled_from(candidates(spec, isa)))
+    x, weight, bias = sample(spec)
+    residual = random(np.random.default_rng(2), *spec.output_shape) if with_residual else None
+    kernel = prepare_kernel(algorithm, spec, isa, weight, bias, activation, Scratch())
+    kernel.warm(1)
+    source = pack(x, kernel.wanted_margin)
+    if spec.in_channels % 16:
+        source.data[:, -1, ..., spec.in_channels % 16 :] = np.nan  # whoever reads a lane beyond the channels spoils sums
+    out = Blocked.empty(*spec.output_shape)
+    kernel.bind(source, out, pack(residual) if residual is not None else None, 0, 1)()
+    exact = reference.conv2d(x, weight, bias, spec)
+    scale = max(1.0, float(np.abs(exact).max()))
+    exact = reference.activate(exact if residual is None else exact + residual, activation)
+    assert np.abs(unpack(out) - exact).max() <= bound(algorithm, spec) * scale
+    if algorithm == "direct":
+        assert np.isfinite(out.data).all()
+    back, bias_back = kernel.unpack()
+    assert np.array_equal(back, weight)
+    assert bias_back is not None
+    assert np.array_equal(bias_back, bias)
 
 
 @pytest.mark.parametrize("isa", [AVX2, NEON], ids=lambda isa: isa.name)
