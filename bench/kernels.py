@@ -6,9 +6,10 @@ rounds. The geometric mean goes over the distinct layers, the total counts each 
 
 ``--shards`` times 1/n of each layer's output channels: n = 8 at 0.91 means that eight such shards are 7.3 times as fast as
 one device. On AVX-512 output channels cost as many as the next multiple of 4 (13 to 15 of 16: of 16; few input channels:
-of 16), on AVX2 of 8, on NEON of 4. Zen 4, 1×1 convolution of 64×56×56 → 64, before quads (see `fogconv.kernels.quads`)
-and with them: 1/3 0.66 → 0.86, 1/5 0.80, 1/6 0.67 → 0.81, 1/7 0.57 → 0.69, 1/8 0.50 → 0.91. Winograd's shards each pay for
-the whole input's transform.
+of 16), on AVX2 of 8, on NEON of 4. Zen 4, without quads (`fogconv.kernels.quads`) and with them: 64 channels of 1×1 at
+56×56 1/3 0.66 → 0.86, 1/5 0.80, 1/6 0.67 → 0.81, 1/7 0.57 → 0.70, 1/8 0.50 → 0.91; 128 channels of 1×1 at 28×28 1/5 0.80 →
+0.92, 1/6 0.67 → 0.88, 1/7 0.57 → 0.85. Winograd's shards each pay for the whole input's transform: 64 channels of 3×3 at
+56×56 1/4 0.86, 1/7 0.48 → 0.59, 1/8 0.42 → 0.65.
 
 ``--threads 2`` compares our kernels on one thread with themselves on two, instead.
 
