@@ -7,7 +7,7 @@ of a sum are added in fours at the end:
 
 12 output channels cost 3/4 of 16, 8 half, 4 a quarter; adding the lanes takes three to ten instructions a pixel. Vectors of
 8 floats for up to 8 channels were tried before: slower where they apply (8 of 64 channels, 1×1 at 56×56: 0.80 of linear
-speed against 0.91), as each product still needs a load of its own, no use for 9 to 12, and none on CPUs whose units are
+speed against 0.90), as each product still needs a load of its own, no use for 9 to 12, and none on CPUs whose units are
 512 bits wide.
 """
 
