@@ -24,8 +24,11 @@ from fogconv.topology import Link, Topology, kernel_class
 
 MARGIN = 1.5
 """A rank that takes half as long again as its share should, or is that much faster, gets another."""
-LINK_MARGIN = 3.0
-"""A message's time has the system's moods in it: only what changed by this factor counts."""
+LINK_MARGIN = 5.0
+"""A message's time has the system's moods in it: only what changed by this factor counts. Tried: 3, with which pauses of
+devices of a tenth of a core were taken for thin links."""
+CARD_MARGIN = 1.5
+"""Where one link to (or from) a rank became thin and all others to it take so much longer than usual, its card did."""
 STREAK = 2
 """Inferences in a row."""
 MOST_STREAK = 32
@@ -100,6 +103,8 @@ class Pace:
     slow: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     thin: Mapping[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
     usual: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    latest: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    """Of the last inference's links, how many times longer than usual they took."""
     needed: tuple[int, int] = (STREAK, STREAK)
     """How often in a row, for ranks and for links: twice as often after each correction of the kind, until CALM inferences
     went by without any. Tried: counting for each rank and link by itself, which on a loaded machine corrected one after the
@@ -115,7 +120,7 @@ class Pace:
             ranks = min(MOST_STREAK, 2 * ranks)
         if correction.thin:
             links = min(MOST_STREAK, 2 * links)
-        return Pace({}, thin, self.usual, (ranks, links))
+        return Pace({}, thin, self.usual, {}, (ranks, links))
 
     def after(self, drift: Drift) -> Pace:
         """One more inference."""
@@ -131,20 +136,29 @@ class Pace:
             best = max(1.0, seen)
             known = usual.get(pair, best)
             usual[pair] = min(known, (known + best) / 2)
-        thin = {
-            pair: _streak(self.thin.get(pair), seen / usual[pair])
-            for pair, seen in drift.wire.items()
-            if _off(seen / usual[pair], LINK_MARGIN)
-        }
+        latest = {pair: seen / usual[pair] for pair, seen in drift.wire.items()}
+        thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
         seen = self.seen + 1
-        return Pace(slow, thin, usual, (STREAK, STREAK) if seen >= CALM else self.needed, seen)
+        return Pace(slow, thin, usual, latest, (STREAK, STREAK) if seen >= CALM else self.needed, seen)
 
     def correction(self) -> Correction | None:
         """What to correct the topology by, once something was off often enough; None: leave the plan alone."""
         ranks, links = self.needed
         slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= ranks}
         thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= links}
+        for pair, ratio in list(thin.items()):
+            for end in (0, 1):
+                if ratio > 1 and self._card_is_thin(pair, end):
+                    thin |= {other: ratio for other in self.usual if other[end] == pair[end] and other not in thin}
         return Correction(slow, thin) if slow or thin else None
+
+    def _card_is_thin(self, pair: tuple[int, int], end: int) -> bool:
+        """Whether what comes from (end 0) or goes to (end 1) this rank takes longer from, or to, everybody. The master's
+        is not asked for: who is slow to answer makes it look slow."""
+        if pair[end] == 0:
+            return False
+        others = [ratio for other, ratio in self.latest.items() if other[end] == pair[end] and other != pair]
+        return bool(others) and min(others) > CARD_MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +186,15 @@ class Correction:
             who = "the master" if crew[place] == 0 else f"worker {crew[place]}"
             pace = f"{ratio:.1f}× slower" if ratio > 1 else f"{1 / ratio:.1f}× faster"
             told.append(f"{who} is {pace} than planned; shares changed")
-        for (i, j), ratio in self.thin.items():
-            pace = f"{ratio:.0f}× slower" if ratio > 1 else f"{1 / ratio:.0f}× faster"
-            told.append(f"the link from rank {crew[i]} to rank {crew[j]} is {pace} than planned; planned anew")
+        left = dict(self.thin)
+        for end, way in ((1, "to"), (0, "from")):
+            for rank in sorted({pair[end] for pair in left}):
+                mine = [pair for pair in left if pair[end] == rank]
+                if len(mine) > 1:
+                    ratios = [left.pop(pair) for pair in mine]
+                    told.append(f"the links {way} rank {crew[rank]} are {_paces(ratios)} than planned; planned anew")
+        for (i, j), ratio in left.items():
+            told.append(f"the link from rank {crew[i]} to rank {crew[j]} is {_paces([ratio])} than planned; planned anew")
         return tuple(told)
 
 
@@ -188,6 +208,11 @@ def _streak(before: tuple[int, float] | None, ratio: float) -> tuple[int, float]
 
 def _off(ratio: float, margin: float) -> bool:
     return ratio > margin or ratio < 1 / margin
+
+
+def _paces(ratios: Sequence[float]) -> str:
+    ratio = statistics.median(ratios)
+    return f"{ratio:.0f}× slower" if ratio > 1 else f"{1 / ratio:.0f}× faster"
 
 
 def _clamped(ratio: float) -> float:

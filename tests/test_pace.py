@@ -238,6 +238,22 @@ def test_a_link_that_drops_tenfold_in_mid_stream_is_replanned_after_two_inferenc
     hub.close()
 
 
+def test_a_thin_card_is_told_from_a_thin_link() -> None:
+    usual = {(i, j): 1.0 for i in range(4) for j in range(4) if i != j}
+    for card in (True, False):
+        pace = Pace().after(Drift({}, usual))
+        # Into rank 3 everything is slow, or what comes from rank 2 only.
+        seen = {pair: 12.0 if pair == (2, 3) else 2.0 if pair[1] == 3 and card else 1.0 for pair in usual}
+        for _ in range(STREAK):
+            pace = pace.after(Drift({}, seen))
+        found = pace.correction()
+        assert found is not None
+        assert set(found.thin) == ({(0, 3), (1, 3), (2, 3)} if card else {(2, 3)})
+        assert set(found.thin.values()) == {12.0}
+        [told] = found.sentences(range(4))
+        assert told.startswith("the links to rank 3 are 12×" if card else "the link from rank 2 to rank 3 is 12×")
+
+
 def test_what_was_seen_of_a_link_outlives_the_correction_of_a_rank() -> None:
     """Both at once: after the new shares, the link that became thin is not taken for one that was always so."""
     slow_network = Topology.uniform(4, 1e9, 1e7, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
