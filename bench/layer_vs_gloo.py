@@ -1,12 +1,13 @@
 """One conv layer on several ranks: DistributedConv2d against torch.distributed, forward and backward, in turns.
 
-    python -m bench.layer_vs_gloo [--json] [--repeats 15]
+    python -m bench.layer_vs_gloo [--json] [--repeats 15] [--tcp]
 
 The other side is what a user would write with torch.distributed over gloo, ranks as processes on one thread each: either
 every rank computes a share of the output channels and all gather them (backward: all-reduce of the partial
 input gradients), or every rank a share of the input channels and the partial outputs are all-reduced (backward:
 all-gather). The faster of the two counts. There every rank has the whole input and ends with the whole output;
-here the master has both. Ours: a master and workers as processes over ZeroMQ on loopback, one thread each.
+here the master has both. Ours: a master and workers as processes over ZeroMQ on loopback, one thread each; as ever
+between one user's processes on one machine, long payloads lie in shared memory. With --tcp they go over loopback.
 
 A ratio above 1 means that ours is faster. Medians over turns in which both sides run one after the other.
 """
@@ -167,8 +168,8 @@ def one_thread(program: Program, weights: Mapping[str, Any], host: Any) -> Execu
     return Executable(program, weights, threads=1, host=host)
 
 
-def measure(ranks: int, repeats: int) -> list[dict[str, Any]]:
-    """All cases on so many ranks."""
+def measure(ranks: int, repeats: int, shared: bool) -> list[dict[str, Any]]:
+    """All cases on so many ranks; ``shared``: see `connect`."""
     port = _free_port()
     with contextlib.ExitStack() as stack:
         for rank in range(1, ranks):
@@ -178,7 +179,7 @@ def measure(ranks: int, repeats: int) -> list[dict[str, Any]]:
         for address in addresses:
             stack.enter_context(_process("-m", "fogconv.cli.worker", "--bind", address, "--threads", "1"))
         join_gloo(0, ranks, port)
-        session = stack.enter_context(connect(addresses, connect_timeout_s=60.0, local=one_thread))
+        session = stack.enter_context(connect(addresses, connect_timeout_s=60.0, local=one_thread, shared=shared))
         rows = []
         for case, (channels, side) in enumerate(CASES):
             data = Data.of(case)
@@ -249,13 +250,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one object on stdout")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--tcp", action="store_true", help="no shared memory")
     parser.add_argument("--ranks", type=int, nargs="*", default=RANKS)
     parser.add_argument("--serve", type=int, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve_gloo(*options.serve)
         return
-    rows = [row for ranks in options.ranks for row in measure(ranks, options.repeats)]
+    rows = [row for ranks in options.ranks for row in measure(ranks, options.repeats, not options.tcp)]
     ratios = [row[way] for row in rows for way in ("forward_ratio", "backward_ratio")]
     geomean = math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
     if options.json:

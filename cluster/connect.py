@@ -38,6 +38,7 @@ def connect(
     heartbeat_s: float = 1.0,
     keys: Keys | Path | None = None,
     insecure: bool = False,
+    shared: bool = True,
     threads: int | None = None,
     build: Build | None = None,
     local: Callable[[ir.Program, Mapping[str, Any], Any], Runnable] | None = None,
@@ -47,8 +48,9 @@ def connect(
 
     ``timeout_s`` is for each message that a run waits for, ``heartbeat_s`` the time within which a lost worker is noticed,
     ``threads`` each in-process worker's. ``keys``, or the folder that holds them, encrypt every link; without, the user's
-    folder is used where a link leaves this machine, unless ``insecure``. ``build`` and ``local`` stand in for the
-    interpreter, for tests. ``last_word``: over MPI, instead of one that only the session's end silences. Raises InputError,
+    folder is used where a link leaves this machine, unless ``insecure``. ``shared``: long payloads to workers on this
+    machine lie in memory that both see; else they go over loopback. ``build`` and ``local`` stand in for the interpreter,
+    for tests. ``last_word``: over MPI, instead of one that only the session's end silences. Raises InputError,
     ConnectError, RefusedError, DependencyError.
     """
     options: dict[str, Any] = {"name": name, "timeout_s": timeout_s, "local": local}
@@ -60,7 +62,7 @@ def connect(
     from fogconv.cluster.zeromq import ZeromqEndpoint
 
     own = keys_for(addresses, keys, insecure)
-    endpoint = ZeromqEndpoint(heartbeat_s=heartbeat_s, keys=own)
+    endpoint = ZeromqEndpoint(heartbeat_s=heartbeat_s, keys=own, shared=shared)
     try:
         listed = [None if own is None else own.of_worker(address) for address in addresses]
     except BaseException:

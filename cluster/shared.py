@@ -125,6 +125,10 @@ class Arena:
         block.lent[word] = peer
         return _REFERENCE.pack(4 * word, number, start, view.nbytes)
 
+    def close(self) -> None:
+        """Nobody new can see it. Who sees it already keeps what was lent."""
+        self._closing()
+
     def forget(self, peer: Peer) -> None:
         """This peer reads no more."""
         for block in self._blocks:
@@ -245,6 +249,15 @@ class Sharing:
         self._windows.pop(peer, None)
         if self._arena is not None:
             self._arena.forget(peer)
+
+    def close(self) -> None:
+        """Share nothing more."""
+        self._possible = False
+        self._readers.clear()
+        self._windows.clear()
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = None
 
     def _open(self) -> bool:
         if self._arena is None and self._possible:

@@ -238,6 +238,7 @@ class ZeromqEndpoint:
                 link.drop(LINGER_MS if link.connected else 0)
             self._links.clear()
             self._router = None
+            self._sharing.close()
             self._interrupt()
         if self._authenticator is not None:
             self._authenticator.stop()
