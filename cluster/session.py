@@ -256,15 +256,15 @@ class Session:
     def run(
         self,
         loaded: Loaded,
-        inputs: Sequence[NDArray[Any]] = (),
+        inputs: Sequence[NDArray[Any]] | Callable[[], Sequence[NDArray[Any]]] = (),
         *,
         timeout_s: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> RunResult:
         """One inference. Raises WorkerLostError(rank), WorkerFailedError(rank), TransportTimeout; the session stays usable.
 
-        ``timeout_s`` is for each message that the master waits for. ``meanwhile`` is something to do before it waits for
-        arrays (see Executable.run).
+        ``inputs`` may be what makes them, which is called while the workers wake up. ``timeout_s`` is for each message that
+        the master waits for. ``meanwhile`` is something to do before it waits for arrays (see Executable.run).
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         with self._in_flight, loaded.lock:
@@ -280,7 +280,8 @@ class Session:
             mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
             try:
                 more = {} if meanwhile is None else {"meanwhile": meanwhile}
-                outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, inputs, **more)
+                given = inputs() if callable(inputs) else inputs
+                outputs = [] if loaded.executable is None else loaded.executable.run(mailbox, given, **more)
                 latency_s = (time.perf_counter_ns() - begin_ns) * 1e-9
                 done = self._await_done(run, loaded, timeout_s, mailbox.skipped)
             except WorkerLostError as error:
