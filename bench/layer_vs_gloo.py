@@ -44,6 +44,8 @@ BATCH = 8
 RANKS = (2, 4)
 SPLITS = ("output", "input")
 STOP, RUN = 0, 1
+REST_S = 0.005
+"""After each side's turn, so that its other ranks are at rest when the next begins."""
 
 
 class GatherOutputs(torch.autograd.Function):
@@ -160,6 +162,7 @@ def serve_gloo(rank: int, ranks: int, port: int) -> None:
             break
         weight = weights[case, SPLITS[split]]
         once(gloo_layer(SPLITS[split], weight), data[case], weight, dist.barrier)
+        dist.barrier()
     dist.destroy_process_group()
 
 
@@ -200,8 +203,11 @@ def measure(ranks: int, repeats: int, shared: bool) -> list[dict[str, Any]]:
                     dist.broadcast(torch.tensor([RUN, case, SPLITS.index(split)]), 0)
                     (layer, weight) = theirs[split]
                     gloo, y, grad = once(layer, data, weight, dist.barrier)
+                    dist.barrier()
+                    time.sleep(REST_S)
                     (layer, weight) = ours[split]
                     fog, y2, grad2 = once(layer, data, weight)
+                    time.sleep(REST_S)
                     assert torch.allclose(y, y2, atol=1e-3)
                     assert torch.allclose(grad, grad2, atol=1e-3)
                     if repeat >= 2:  # the first ones compile and load
