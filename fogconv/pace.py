@@ -24,9 +24,8 @@ from fogconv.topology import Link, Topology, kernel_class
 
 MARGIN = 1.5
 """A rank that takes half as long again as its share should, or is that much faster, gets another."""
-LINK_MARGIN = 5.0
-"""A message's time has the system's moods in it: only what changed by this factor counts. Tried: 3, with which pauses of
-devices of a tenth of a core were taken for thin links."""
+LINK_MARGIN = 4.0
+"""A message's time has the system's moods in it: only what changed by this factor counts."""
 CARD_MARGIN = 1.5
 """Where one link to (or from) a rank became thin and all others to it take so much longer than usual, its card did."""
 STREAK = 2
@@ -48,8 +47,8 @@ Times = Mapping[int, NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """``compute[rank]``: measured ÷ predicted seconds of its convs. ``wire[i, j]``: of the messages from i to j, where they
-    were long enough to tell. Ranks are the plan's."""
+    """``compute[rank]``: measured ÷ predicted seconds of its convs. ``wire[i, j]``: of the quicker messages from i to j,
+    where they were long enough to tell; at least 1. Ranks are the plan's."""
 
     compute: Mapping[int, float]
     wire: Mapping[tuple[int, int], float]
@@ -89,7 +88,7 @@ def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topo
         if on_wire_s > link.latency_s:
             seconds = (arrived - gone) * 1e-9
             wire.setdefault((origin, to), []).append(seconds / (link.latency_s + on_wire_s))
-    return Drift(compute, {pair: statistics.median(ratios) for pair, ratios in wire.items()})
+    return Drift(compute, {pair: max(1.0, _lower_quartile(ratios)) for pair, ratios in wire.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +132,8 @@ class Pace:
         usual = dict(self.usual)
         for pair, seen in drift.wire.items():
             # The first inference is cold: what a link usually takes comes down to what it takes, and never goes up.
-            best = max(1.0, seen)
-            known = usual.get(pair, best)
-            usual[pair] = min(known, (known + best) / 2)
+            known = usual.get(pair, seen)
+            usual[pair] = min(known, (known + seen) / 2)
         latest = {pair: seen / usual[pair] for pair, seen in drift.wire.items()}
         thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
         seen = self.seen + 1
@@ -204,6 +202,11 @@ def _streak(before: tuple[int, float] | None, ratio: float) -> tuple[int, float]
         return 1, ratio
     mildest = min(before[1], ratio) if ratio > 1 else max(before[1], ratio)
     return before[0] + 1, mildest
+
+
+def _lower_quartile(ratios: Sequence[float]) -> float:
+    """A device's pauses make some messages late, and a thin link all of them."""
+    return statistics.quantiles(ratios, n=4, method="inclusive")[0] if len(ratios) > 1 else ratios[0]
 
 
 def _off(ratio: float, margin: float) -> bool:

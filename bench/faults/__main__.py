@@ -48,7 +48,7 @@ def main(
             # The bed's links are no loopback, and keys are not what is measured here.
             place = Loopback(4) if loopback or os.geteuid() else Bed(4, flags=["--insecure"])
             with place:
-                master = Master(place, net, scheme)
+                master = Master(place, net, scheme, mode="rehearse")
                 try:
                     result |= Campaign(place, inferences, faults, seed, say).run(master).summary()
                 finally:

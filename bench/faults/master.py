@@ -14,7 +14,6 @@ import psutil
 import torch
 
 from bench.fog.subject import subject
-from fogconv.calibration import calibrate_quickly
 from fogconv.choices import Choices
 from fogconv.cluster.connect import connect
 from fogconv.engine import Engine
@@ -27,8 +26,8 @@ def say(facts: dict[str, Any]) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def main(net: str, scheme: str, cluster: str, rates: str = "measured", protection: str = "{}", adapt: str = "") -> None:
-    """``rates``: "measured", or FLOP/s and bytes/s to plan for, such as "2e10,1.25e8"."""
+def main(net: str, scheme: str, cluster: str, rates: str, protection: str = "{}", mode: str = "") -> None:
+    """``rates``: FLOP/s and bytes/s to plan for, such as "2e10,1.25e8". ``mode``: "rehearse" or "adapt"."""
     torch.set_num_threads(1)
     zoo, image = subject(net)
     with torch.inference_mode():
@@ -37,14 +36,9 @@ def main(net: str, scheme: str, cluster: str, rates: str = "measured", protectio
     largest = float(np.abs(reference).max())
     with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, insecure=True) as session:
         guard = Protection(**json.loads(protection))
-        choices = Choices(
-            scheme=scheme, threshold=0.0, rehearse=rates == "measured" and not adapt, adapt=bool(adapt), protection=guard
-        )
-        if rates == "measured":
-            topology = calibrate_quickly(session)
-        else:
-            flop_per_s, bytes_per_s = (float(word) for word in rates.split(","))
-            topology = Topology.uniform(session.ranks, flop_per_s, bytes_per_s, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
+        choices = Choices(scheme=scheme, threshold=0.0, rehearse=mode == "rehearse", adapt=mode == "adapt", protection=guard)
+        flop_per_s, bytes_per_s = (float(word) for word in rates.split(","))
+        topology = Topology.uniform(session.ranks, flop_per_s, bytes_per_s, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         engine = Engine(graph, session, topology, choices)
         say({"ready": True, "workers": len(engine.ranks) - 1})
         for _ in sys.stdin:

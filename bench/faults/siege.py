@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psutil
 import zmq
 
-from bench.faults.campaign import ASSUMED, TOLERANCE, Master
+from bench.faults.campaign import TOLERANCE, Master
 from bench.faults.malformed import Message, half_open, nonsense
 from bench.faults.places import Loopback
 from fogconv.cluster import codec
@@ -120,7 +120,7 @@ def besiege(messages: int, net: str, say: Callable[[str], None], *, half: int = 
     with Loopback(1) as place:
         false = FalseWorker(seed)
         place.addresses.append(false.address)
-        master = Master(place, net, "rows", ASSUMED)
+        master = Master(place, net, "rows")
         worker, boss = (psutil.Process(p.pid) for p in (place.workers[0], master.process))
 
         def infer() -> bool:

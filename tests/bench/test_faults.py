@@ -20,7 +20,7 @@ def test_a_campaign_in_small_loses_no_answer() -> None:
     """Every kind once, behind relays: no root needed. The times are the bench's business."""
     said: list[str] = []
     with Loopback(3) as place:
-        master = Master(place, NET, "rows", "assumed")
+        master = Master(place, NET, "rows")
         try:
             found = Campaign(place, inferences=12, faults=3, seed=3, say=said.append).run(master)
         finally:
