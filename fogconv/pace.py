@@ -6,7 +6,7 @@
 
 A plan balances the ranks against each other, so that what matters is a rank's drift against the others': when all are
 slower by the same factor, the plan is as good as before. Hysteresis: a drift counts when it was off by more than MARGIN in
-the same direction in STREAK inferences running, and the next correction takes twice as many.
+the same direction in STREAK inferences running, and the next correction of a rank takes twice as many.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ CARD_MARGIN = 1.5
 """Where one link to (or from) a rank became thin and all others to it take so much longer than usual, its card did."""
 STREAK = 2
 """Inferences in a row."""
+PATIENT = 8
 MOST_STREAK = 32
 CALM = 20
 LEAST_MACS = 100_000
@@ -104,22 +105,19 @@ class Pace:
     usual: Mapping[tuple[int, int], float] = field(default_factory=dict)
     latest: Mapping[tuple[int, int], float] = field(default_factory=dict)
     """Of the last inference's links, how many times longer than usual they took."""
-    needed: tuple[int, int] = (STREAK, STREAK)
-    """How often in a row, for ranks and for links: twice as often after each correction of the kind, until CALM inferences
-    went by without any. Tried: counting for each rank and link by itself, which on a loaded machine corrected one after the
-    other."""
+    needed: int = STREAK
+    """How often in a row, for ranks: twice as often after each correction, until CALM inferences went by without one. For
+    links STREAK is enough, and PATIENT to believe that one is whole again. Tried: counting for each rank by itself, which on
+    a loaded machine corrected one after the other; and for links as for ranks, which after two errors saw a link drop when
+    eight inferences had crept along it."""
     seen: int = 0
 
     def corrected(self, correction: Correction) -> Pace:
         """After a new plan for the same crew. What links usually take stays, and what was seen of others: else a
         link that drops while something else is corrected would be taken for one that was always so."""
         thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
-        ranks, links = self.needed
-        if correction.slow:
-            ranks = min(MOST_STREAK, 2 * ranks)
-        if correction.thin:
-            links = min(MOST_STREAK, 2 * links)
-        return Pace({}, thin, self.usual, {}, (ranks, links))
+        needed = min(MOST_STREAK, 2 * self.needed) if correction.slow else self.needed
+        return Pace({}, thin, self.usual, {}, needed)
 
     def after(self, drift: Drift) -> Pace:
         """One more inference."""
@@ -137,13 +135,12 @@ class Pace:
         latest = {pair: seen / usual[pair] for pair, seen in drift.wire.items()}
         thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
         seen = self.seen + 1
-        return Pace(slow, thin, usual, latest, (STREAK, STREAK) if seen >= CALM else self.needed, seen)
+        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen)
 
     def correction(self) -> Correction | None:
         """What to correct the topology by, once something was off often enough; None: leave the plan alone."""
-        ranks, links = self.needed
-        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= ranks}
-        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= links}
+        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
+        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (STREAK if ratio > 1 else PATIENT)}
         for pair, ratio in list(thin.items()):
             for end in (0, 1):
                 if ratio > 1 and self._card_is_thin(pair, end):
