@@ -245,6 +245,7 @@ class Engine:
             turn = Turn(self.ranks, True, (f"{error}; the inference ran again from its input",))
         if turn is None:
             raise error
+        _let_go(error)
         return self._turn(turn)
 
     def _turn(self, turn: Turn) -> tuple[str, ...]:
@@ -288,6 +289,18 @@ class Engine:
 
     def _output(self, run: RunResult) -> Array:
         return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
+
+
+def _let_go(error: BaseException) -> None:
+    """Let an error that is mended go of the frames it came through.
+
+    They hold the programs, buffers and packed weights of the run that failed, in circles that only a full collection finds:
+    which may be hundreds of megabytes later.
+    """
+    linked = [error]
+    for each in linked:  # grows as it goes; a cause may have its effect for a context
+        each.__traceback__ = None
+        linked += [other for other in (each.__cause__, each.__context__) if other is not None and other not in linked]
 
 
 def renumber(program: Program, ranks: Sequence[int]) -> Program:

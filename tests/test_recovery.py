@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -225,3 +227,21 @@ def test_a_link_between_two_workers_that_breaks_alone_costs_one_more_run(cluster
     assert engine.ranks == (0, 1, 2, 3)
     assert "lost its link to rank 2" in inference.events[0] and "ran again" in inference.events[0]
     assert not engine.run(image()).events
+
+
+def test_what_the_failed_run_held_is_let_go_at_once() -> None:
+    """Not when the garbage collector comes round: that are hundreds of megabytes in a larger network."""
+    with FaultCluster(3) as cluster:
+        engine = cluster.engine("rows")
+        assert_right(engine.run(image()).output)
+        assert engine.loaded.executable is not None
+        held = weakref.ref(engine.loaded.executable)
+        gc.collect()
+        gc.disable()
+        try:
+            cluster.cut_at(2, 8)
+            assert_right(engine.run(image()).output)
+            assert len(engine.ranks) == 3
+            assert held() is None
+        finally:
+            gc.enable()
