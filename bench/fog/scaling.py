@@ -106,7 +106,7 @@ def draw(points: Sequence[Point], out: Path) -> None:
     nets = list(dict.fromkeys(point.net for point in points))
     figure = Figure(figsize=(1 + 4.6 * len(nets), 4.3), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(nets), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(nets), squeeze=False)[0]
     for axes, net in zip(panels, nets, strict=True):
         mine = sorted((point for point in points if point.net == net), key=lambda point: point.nodes)
         nodes = [point.nodes for point in mine]
