@@ -164,7 +164,7 @@ LAST_BLOCKS = (
 """Layers of which any number of output channels (in each group) is wanted: input channels in fours, and not."""
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(LAST_BLOCKS), st.integers(1, 40), st.booleans(), st.sampled_from((None, "relu6", "silu")), st.data())
 @pytest.mark.parametrize("isa", [AVX512, AVX2, NEON], ids=lambda isa: isa.name)
 def test_any_number_of_output_channels_is_right_and_leaves_finite_lanes(

@@ -50,7 +50,7 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / max(1e-30, np.abs(expected).max()))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(conv_specs(), st.integers(0, 2**31))
 def test_both_gradients_are_the_references(spec: ConvSpec, seed: int) -> None:
     x, weight, grad = arrays(spec, seed)
