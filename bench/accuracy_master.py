@@ -53,8 +53,8 @@ CPU = 0.2
 """Each node's share of a core."""
 PERIOD_S = quota_and_period_us(CPU)[1] * 1e-6
 PAUSE_S = 5e-4
-REHEARSAL = ((48, 56), (96, 28), (192, 14), (384, 7))
-"""Channels and pixels of the made-up net that shows what messages cost between convs."""
+REHEARSAL, REHEARSAL_SIZE = (48, 96, 192, 384), 56
+"""Channels of the made-up net that shows what messages cost between convs, stage by stage, and its image's rows."""
 RUNS = 300
 """Of each probe: with fewer, where in its period a node begins and ends would count."""
 
@@ -271,18 +271,18 @@ class Rehearsal:
 
 
 def made_up() -> LayerGraph:
-    """A chain of convs at the sizes of REHEARSAL, 3×3 and 1×1 in turns."""
+    """A chain of convs, 3×3 and 1×1 in turns; each stage halves the maps of the one before."""
     layers: list[torch.nn.Module] = []
-    before, (_, first) = 3, REHEARSAL[0]
+    before = 3
     torch.manual_seed(0)
-    for channels, _ in REHEARSAL:
+    for channels in REHEARSAL:
         stride = 2 if layers else 1
         layers += [torch.nn.Conv2d(before, channels, 3, stride, 1), torch.nn.ReLU()]
         layers += [torch.nn.Conv2d(channels, 3 * channels, 1), torch.nn.ReLU()]
         layers += [torch.nn.Conv2d(3 * channels, channels, 1), torch.nn.ReLU()]
         layers += [torch.nn.Conv2d(channels, channels, 3, 1, 1), torch.nn.ReLU()]
         before = channels
-    return export(torch.nn.Sequential(*layers).eval(), torch.zeros(1, 3, first, first), "rehearsal")
+    return export(torch.nn.Sequential(*layers).eval(), torch.zeros(1, 3, REHEARSAL_SIZE, REHEARSAL_SIZE), "rehearsal")
 
 
 def quota(least_s: float = 2.0) -> tuple[float, float]:

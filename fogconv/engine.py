@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.calibration import QUICK
 from fogconv.choices import Choices
 from fogconv.cluster.loaded import Loaded, Progress, RunResult
 from fogconv.cluster.session import Session
@@ -126,8 +125,10 @@ class Engine:
                 if self._crew_changes():
                     while flights:
                         yield self._output(flights.land())
+                    before = self.loaded
                     self._muster()
-                    flights.reload()
+                    if self.loaded is not before:
+                        flights.reload()
                 if len(flights) == depth:
                     yield self._output(flights.land())
                 flights.launch(frame)
@@ -219,6 +220,8 @@ class Engine:
         return tuple(told)
 
     def _recovered(self, rank: int) -> bool:
+        from fogconv.calibration import QUICK  # late: few runs come here, and it takes a twentieth of a second to import
+
         for pair, there in (((MASTER, rank), True), ((rank, MASTER), False)):
             first, corrected = self._first.link(*pair), self.topology.link(*pair)
             n_bytes = probe_bytes(first)
