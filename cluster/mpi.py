@@ -4,8 +4,8 @@ One thread of each process makes all MPI calls, so that transfers progress while
 because a blocking call spins: it asks, and sleeps in between, for a tenth of the time that nothing has happened (20 µs to
 4 ms). So waiting takes at most a tenth longer than it must, and an idle rank next to no CPU.
 
-    tag 0   header of a message, found by a matched probe
-    tag 1   its payload; receives are posted in the order of the headers, and MPI keeps that order
+    tag 0   header of a message and its payload, if that is short; found by a matched probe
+    tag 1   a long payload; receives are posted in the order of the headers, and MPI keeps that order
 
 A rank that dies ends the whole job, unless Open MPI was told to tolerate it (``mpirun --with-ft ulfm``: user-level failure
 mitigation). Then the next probe of any source fails; who is gone is asked, acknowledged, and reported as a Loss, and what
@@ -38,6 +38,9 @@ from fogconv.errors import ClusterError, DependencyError, WireError
 SCHEME = "mpi"
 HEADER_TAG = 0
 PAYLOAD_TAG = 1
+JOINED_BYTES = 64 << 10
+"""Payloads of up to so many bytes travel behind their headers: a copy costs less than a second message."""
+RENDEZVOUS = "1m"
 LEAST_PAUSE_S = 20e-6
 LONGEST_PAUSE_S = 4e-3
 LONGEST_TRANSFER_PAUSE_S = 300e-6
@@ -221,6 +224,8 @@ class MpiEndpoint:
             to, frames = self._outbox.popleft()
             if to in self._dead:
                 continue
+            if len(frames) == 2 and len(frames[1]) <= JOINED_BYTES:
+                frames = (b"".join(frames),)
             try:
                 for tag, frame in zip((HEADER_TAG, PAYLOAD_TAG), frames, strict=False):
                     sending.append(_Outgoing(to, frame, self._comm.Isend([frame, self._mpi.BYTE], to, tag)))
@@ -252,6 +257,8 @@ class MpiEndpoint:
         request = None
         try:
             for size in codec.peek(header, self._max_payload_bytes):
+                if size <= JOINED_BYTES:
+                    continue  # in the header's frame
                 payload: NDArray[np.uint8] = np.empty(size, np.uint8)
                 frames.append(payload.data)
                 request = self._comm.Irecv([payload, self._mpi.BYTE], origin, PAYLOAD_TAG)
@@ -326,6 +333,8 @@ def _load_mpi() -> Any:
     try:
         import mpi4py
 
+        # Beyond this MPICH asks the other end before it sends, and that is in a kernel, or asleep between two looks.
+        os.environ.setdefault("UCX_RNDV_THRESH", RENDEZVOUS)
         mpi4py.rc.initialize = False
         mpi4py.rc.finalize = False
         from mpi4py import MPI
