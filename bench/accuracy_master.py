@@ -18,10 +18,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from sklearn.linear_model import LinearRegression
 
 from bench.fog.cgroup import quota_and_period_us
 from bench.fog.conversation import Facts, Voice
 from bench.fog.master import Subject
+from bench.made_up import made_up
 from fogconv import program as ir
 from fogconv.calibration import FULL, TINY
 from fogconv.cluster.connect import connect
@@ -29,15 +31,14 @@ from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.loaded import Loaded
 from fogconv.cluster.measure import conv_seconds
 from fogconv.cluster.session import Session
-from fogconv.export import export
 from fogconv.geometry import ConvSpec
 from fogconv.kernels import wire
 from fogconv.kernels.blocked import Blocked
-from fogconv.layers import Conv, LayerGraph
+from fogconv.layers import Conv
 from fogconv.lower import lower
 from fogconv.pings import measure_link
 from fogconv.plan import Plan
-from fogconv.prediction import simulated_terms, star_terms
+from fogconv.prediction import mean_latency_s, simulated_terms, star_terms
 from fogconv.predictors import Predictor, Sample, fit, random_convs
 from fogconv.processor import after_rest_s
 from fogconv.profile import Profile
@@ -53,8 +54,9 @@ CPU = 0.2
 """Each node's share of a core."""
 PERIOD_S = quota_and_period_us(CPU)[1] * 1e-6
 PAUSE_S = 5e-4
-REHEARSAL, REHEARSAL_SIZE = (48, 96, 192, 384), 56
-"""Channels of the made-up net that shows what messages cost between convs, stage by stage, and its image's rows."""
+REHEARSAL, REHEARSAL_SIZES = (48, 96, 192, 384), (32, 112)
+"""Channels of the made-up net that shows what messages cost between convs, stage by stage. With the smaller image, of so
+many rows, it is messages that cost; with the larger one bytes."""
 RUNS = 300
 """Of each probe: with fewer, where in its period a node begins and ends would count."""
 
@@ -80,7 +82,8 @@ class Question(msgspec.Struct, frozen=True):
     there_bytes: int = 0
     back_bytes: int = 0
     cpu_s: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.0,) * 3, (0.0,) * 3)
-    rehearsal_cpu_s: tuple[float, ...] = ()
+    rehearsal_cpu_s: tuple[tuple[float, ...], ...] = ()
+    which: int = 0
 
 
 class Master:
@@ -88,7 +91,7 @@ class Master:
         torch.set_num_threads(1)
         self.task, self.session = task, session
         self.subject = Subject(task.net)
-        self.rehearsal = Rehearsal(session)
+        self.rehearsals = [Rehearsal(session, size) for size in REHEARSAL_SIZES]
         # Without the quota, by the thread's own time: kernels do the same work whatever the quota is.
         specs = random_convs(task.samples, seed=3, most_macs=2_000_000_000)
         seconds = conv_seconds(specs, Executable, repeats=2, least_s=0.01, clock=time.thread_time)
@@ -122,7 +125,7 @@ class Master:
                     self.session.ping(1, question.there_bytes, question.back_bytes)
                 return {}
             case "rehearse":
-                self.rehearsal.run(question.count)
+                self.rehearsals[question.which].run(question.count)
                 return {}
             case "load":
                 return self.load(question)
@@ -168,9 +171,8 @@ class Master:
                     tick_s=self.tick_s,
                 )
             )
-        self.topology = self.rehearsal.corrected(
-            Topology(tuple(devices), self.links), [cpu_s / self.share for cpu_s in question.rehearsal_cpu_s], self.seconds
-        )
+        in_long_run = [[cpu_s / self.share for cpu_s in found] for found in question.rehearsal_cpu_s]
+        self.topology = priced(self.rehearsals, Topology(tuple(devices), self.links), in_long_run, self.seconds)
         graph = self.subject.graph
         self.plan = plan_star(graph, self.topology, threshold=0, master_computes=False, seconds=self.after_rest_s)
         lowered = lower(graph, self.plan)
@@ -185,6 +187,8 @@ class Master:
             "splits": [placement.split for placement in self.plan.placements],
             "convs_alone_s": sum(self.seconds(0, layer.spec) for layer in graph.layers if isinstance(layer, Conv)),
             "profile": msgspec.to_builtins(Profile.of(self.topology)),
+            "rehearsed_s": [rehearsal.latency_s for rehearsal in self.rehearsals],
+            "rehearsed_simulated_s": [mean_latency_s(it.programs, self.topology, self.seconds) for it in self.rehearsals],
         }
 
     def run(self, repeats: int) -> Facts:
@@ -238,51 +242,66 @@ class Rehearsal:
     Pings come one after the other, and find their code and their data in the caches; between convs they don't.
     """
 
-    def __init__(self, session: Session) -> None:
-        graph = made_up()
+    def __init__(self, session: Session, size: int) -> None:
+        graph = made_up(size, REHEARSAL)
         plan = plan_star(graph, Topology.uniform(len(session.workers) + 1, 1e10, 1e8), threshold=0, master_computes=False)
         lowered = lower(graph, plan)
         self.programs = lowered.programs
         self.session = session
         self.loaded = session.load(lowered.programs, lowered.weights)
         self.image = np.random.default_rng(0).standard_normal(graph.tensors[graph.input].shape, np.float32)
+        self.latency_s = 0.0
         self.run(2)
 
     def run(self, repeats: int) -> None:
-        for _ in range(repeats):
-            self.session.run(self.loaded, [self.image])
+        """Back to back; ``latency_s`` is their mean."""
+        self.latency_s = float(np.mean([self.session.run(self.loaded, [self.image]).latency_s for _ in range(repeats)]))
 
-    def corrected(self, topology: Topology, measured_s: Sequence[float], seconds: Seconds) -> Topology:
-        """``measured_s``: what an inference takes of each rank's processor, as in the long run. What the parts that were
-        measured one by one don't add up to is the messages', those that begin and end an inference included.
+    def processor_s(self, topology: Topology, seconds: Seconds) -> Sequence[float]:
+        """What an inference takes of each rank's processor, as simulated."""
+        return simulate(self.programs, topology, seconds=seconds, keep_events=False).processor_s
 
-        The workers' is taken together: they are equal, and one that gets few messages would tell little of its own.
-        """
-        steady = Topology(tuple(replace(d, share=1.0) for d in topology.devices), topology.links)
-        expected_s = simulate(self.programs, steady, seconds=seconds, keep_events=False).processor_s
-        messages = [2 + sum(isinstance(step, ir.Send | ir.Recv) for step in program.steps) for program in self.programs]
-        messages[0] += 2 * len(topology.workers) - 2
-        for ranks in (range(1), topology.workers):
-            missing_s = sum(measured_s[rank] - expected_s[rank] for rank in ranks) / sum(messages[rank] for rank in ranks)
-            for rank in ranks:
-                device = topology.devices[rank]
-                topology = topology.replace_device(rank, replace(device, message_s=max(0.0, device.message_s + missing_s)))
-        return topology
+    @property
+    def messages(self) -> list[int]:
+        """Of each rank, those that begin and end an inference included."""
+        found = [2 + sum(isinstance(step, ir.Send | ir.Recv) for step in program.steps) for program in self.programs]
+        return [found[0] + 2 * len(self.programs) - 4, *found[1:]]
 
 
-def made_up() -> LayerGraph:
-    """A chain of convs, 3×3 and 1×1 in turns; each stage halves the maps of the one before."""
-    layers: list[torch.nn.Module] = []
-    before = 3
-    torch.manual_seed(0)
-    for channels in REHEARSAL:
-        stride = 2 if layers else 1
-        layers += [torch.nn.Conv2d(before, channels, 3, stride, 1), torch.nn.ReLU()]
-        layers += [torch.nn.Conv2d(channels, 3 * channels, 1), torch.nn.ReLU()]
-        layers += [torch.nn.Conv2d(3 * channels, channels, 1), torch.nn.ReLU()]
-        layers += [torch.nn.Conv2d(channels, channels, 3, 1, 1), torch.nn.ReLU()]
-        before = channels
-    return export(torch.nn.Sequential(*layers).eval(), torch.zeros(1, 3, REHEARSAL_SIZE, REHEARSAL_SIZE), "rehearsal")
+def priced(
+    rehearsals: Sequence[Rehearsal], topology: Topology, measured_s: Sequence[Sequence[float]], seconds: Seconds
+) -> Topology:
+    """The topology with messages and bytes at what two rehearsals took beyond their convs, one of many bytes and one of few.
+
+    ``measured_s``: what an inference of each takes of each rank's processor, as in the long run. Bytes keep the proportions
+    that pings found between sending and receiving. The workers' are taken together: they are equal, and one that gets few
+    messages would tell little of its own.
+    """
+    free = _with_messages(topology, topology.ranks, 0.0, 0.0)
+    bytes_only = _with_messages(topology, topology.ranks, 0.0, 1.0)
+    for ranks in (topology.ranks[:1], topology.ranks[1:]):
+        rows, rest = [], []
+        for rehearsal, measured in zip(rehearsals, measured_s, strict=True):
+            without, with_bytes = rehearsal.processor_s(free, seconds), rehearsal.processor_s(bytes_only, seconds)
+            rows.append([sum(rehearsal.messages[rank] for rank in ranks), sum(with_bytes[r] - without[r] for r in ranks)])
+            rest.append(sum(measured[rank] - without[rank] for rank in ranks))
+        message_s, times = LinearRegression(fit_intercept=False, positive=True).fit(rows, rest).coef_.tolist()
+        topology = _with_messages(topology, ranks, message_s, times)
+    return topology
+
+
+def _with_messages(topology: Topology, ranks: Sequence[int], message_s: float, times: float) -> Topology:
+    """A message takes so long on these ranks, and a byte so many times what it takes now."""
+    for rank in ranks:
+        device = topology.devices[rank]
+        device = replace(
+            device,
+            message_s=message_s,
+            send_s_per_byte=times * device.send_s_per_byte,
+            receive_s_per_byte=times * device.receive_s_per_byte,
+        )
+        topology = topology.replace_device(rank, device)
+    return topology
 
 
 def quota(least_s: float = 2.0) -> tuple[float, float]:

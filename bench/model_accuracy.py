@@ -38,7 +38,8 @@ TIMEOUT_S = 900.0
 LEAST_S = 40.0
 """One layer's time scatters by a quarter where it is as short as a quota's period: so short nets run more often."""
 PINGS, LARGE_PINGS, PING_BYTES = 200, 50, 4_000_000
-REHEARSALS = 40
+REHEARSALS = (60, 25)
+"""How often each; the second takes longer."""
 MESSAGES_PER_PING = 4
 """Two exchanges, each a message there and one back; either end sends two and receives two."""
 
@@ -66,7 +67,10 @@ def case(net: str, rate: str, workers: int, repeats: int, keep: str = "") -> dic
         bed.set_cpu(shares)
         measured = ask(master, Question("measure"))
         costs = message_costs(bed, master)
-        rehearsal = spent(bed, master, Question("rehearse", REHEARSALS), range(workers + 1))
+        nodes = range(workers + 1)
+        rehearsal = tuple(
+            spent(bed, master, Question("rehearse", count, which=number), nodes) for number, count in enumerate(REHEARSALS)
+        )
         bed.set_cpu(None)
         measured |= ask(master, Question("load", cpu_s=costs, rehearsal_cpu_s=rehearsal))
         bed.set_cpu(shares)
