@@ -67,17 +67,18 @@ class Crew:
 
     @property
     def infos(self) -> tuple[WorkerInfo, ...]:
-        """The workers that are there, by rank."""
-        return tuple(link.info for link in self.links.values() if link.info is not None and link.life.joined)
+        """The workers that are there and know the others, by rank."""
+        there = (link for link in self.links.values() if link.life.joined and link.rank not in self._away)
+        return tuple(link.info for link in there if link.info is not None)
 
     @property
     def lost(self) -> frozenset[int]:
         return frozenset(rank for rank, link in self.links.items() if link.life.state is State.LOST)
 
-    def require(self, rank: int) -> None:
-        """Raises WorkerLostError unless this worker is there."""
+    def require(self, rank: int, request: int = 0) -> None:
+        """Raises WorkerLostError unless this worker is there, and was so ever since it got that request, if any."""
         link = self.links[rank]
-        if not link.life.joined:
+        if not link.life.joined or (request and (rank, request) not in self._asked):
             raise WorkerLostError(loss_message(link), rank)
 
     # Coming and coming back
@@ -194,12 +195,13 @@ class Crew:
         def ready() -> tuple[m.AnyMessage, int] | None:
             found = self._replies.pop((rank, request, kind), None) or self._replies.pop((rank, request, m.Failed), None)
             if found is None:
-                self.require(rank)
+                self.require(rank, request)
             return found
 
         found = self._board.wait(ready, timeout_s)
         if kind is not m.Missing or found is None or isinstance(found[0], m.Failed):
-            self._asked.discard((rank, request))
+            with self._board.lock:
+                self._asked.discard((rank, request))
         if found is None:
             raise TransportTimeout(f"worker {rank} did not answer ({kind.__name__}) within {timeout_s:g} s")
         message, at_ns = found
@@ -242,7 +244,8 @@ class Crew:
                 if message.key in self.shipping.get(link.rank, ()):
                     self.stored.setdefault(link.rank, set()).add(message.key)
             case m.Bye():
-                self.lose(link, "it was stopped")
+                if link.life.joined:  # else it takes leave of the session that it was lost from
+                    self.lose(link, "it was stopped")
             case m.Missing() | m.Loaded() | m.Pong() | m.Measured() | m.Status() | m.Failed():
                 if (link.rank, message.request) in self._asked:
                     self._replies[link.rank, message.request, type(message)] = (message, time.perf_counter_ns())

@@ -62,4 +62,6 @@ def failure_of(message: m.Failed, rank: int, link: Link) -> FogconvError:
 
 def loss_message(link: Link) -> str:
     host = f" on {link.info.host}" if link.info is not None else ""
+    if link.life.joined:
+        return f"worker {link.rank} at {link.address}{host} was lost, and came back without what it was asked"
     return f"worker {link.rank} at {link.address}{host} is lost: {link.loss or 'it never joined'}"

@@ -4,7 +4,8 @@
         loaded = session.load(programs, weights)
         result = session.run(loaded, [image])
 
-All methods may be called from several threads. Runs of different Loaded overlap; runs of one take turns.
+All methods may be called from several threads. Runs of different Loaded overlap, and so do loads on different ranks; runs of
+one Loaded, and loads on one rank, take turns.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -90,7 +92,7 @@ class Session:
         self._run = 0
         self._program = 0
         self._order = threading.Lock()
-        self._loading = threading.Lock()
+        self._loading = [threading.Lock() for _ in range(len(addresses) + 1)]
         self._in_flight = threading.BoundedSemaphore(MAX_RUNS_IN_FLIGHT)
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
@@ -179,9 +181,12 @@ class Session:
         """
         parts = {program.rank: program for program in programs if program.steps}
         self._check(parts, weights)
-        with self._loading:
-            self._program += 1
-            number = self._program
+        with ExitStack() as turn:
+            for rank in sorted(parts):
+                turn.enter_context(self._loading[rank])
+            with self._board.lock:
+                self._program += 1
+                number = self._program
             remote = {rank: program for rank, program in parts.items() if rank != MASTER}
             try:
                 requests = {rank: self._ask_load(rank, number, program) for rank, program in remote.items()}
@@ -232,8 +237,9 @@ class Session:
             for key, shape in program.weights.items():
                 if key not in weights:
                     raise InputError(f"the program of rank {rank} names weights {key}, which were not given")
-                if tuple(weights[key].shape) != tuple(shape):
-                    raise InputError(f"weights {key}: the program says {tuple(shape)}, the array has {weights[key].shape}")
+                given = weights[key].shape
+                if given != tuple(shape):
+                    raise InputError(f"weights {key}: the program says {tuple(shape)}, the array has {given}")
 
     def _check_missing(self, remote: Mapping[int, ir.Program], missing: Mapping[int, Sequence[str]]) -> None:
         """A worker that asks for what its program does not name is not one of ours."""
@@ -454,6 +460,7 @@ class Session:
             if link.life.joined:
                 self._crew.send(link, m.Bye())
             link.life.apply(LifeEvent.STOP)
+        self._board.changed()  # whoever still loads in another thread finds its workers gone
         self._endpoint.close()
         self._on_close()
 

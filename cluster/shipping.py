@@ -76,7 +76,7 @@ class Shipping:
         crew, came = self._crew, False
         for rank, flying in self._flying.items():
             if flying:
-                crew.require(rank)
+                crew.require(rank, self._requests[rank])
                 crew.raise_failure(rank, self._requests[rank])
             for key in crew.stored.get(rank, set()) & flying.keys():
                 crew.stored[rank].discard(key)

@@ -84,8 +84,12 @@ class Mastery:
     incoming: dict[Peer, int] = field(default_factory=dict)
     loading: list[Loading] = field(default_factory=list)
     programs: dict[int, Runnable] = field(default_factory=dict)
+    peers: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Of each program, the ranks that it exchanges messages with."""
     arrays: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary)
     run: int = 0
+    partners: frozenset[int] = frozenset()
+    """The peers of the program that runs."""
     over: bool = False
 
 
@@ -250,8 +254,9 @@ class Worker:
         mastery.incoming.pop(loss.peer, None)
         for rank in [rank for rank, peer in mastery.outgoing.items() if peer == loss.peer]:
             del mastery.outgoing[rank]
-            # What was on its way is lost, and the master may not have noticed anything: a link can fail alone.
-            if mastery.run:
+            # What was on its way is lost, and the master may not have noticed anything: a link can fail alone. Or it has,
+            # and this run is over others already.
+            if mastery.run and rank in mastery.partners:
                 lost = WorkerLostError(f"rank {mastery.hello.rank} lost its link to rank {rank}: {loss.reason}", rank)
                 mastery.inbox.fail(mastery.run, lost)
 
@@ -321,6 +326,7 @@ class Worker:
                     self._keep(mastery, task, payloads[0])
                 case m.Unload():
                     mastery.programs.pop(task.program, None)
+                    mastery.peers.pop(task.program, None)
                 case m.Measure():
                     seconds = conv_seconds(task.specs, self._build, threads=self.threads, repeats=task.repeats)
                     self._answer(mastery, m.Measured(request, seconds, copy_bytes_per_s()))
@@ -341,7 +347,7 @@ class Worker:
         with self._board.lock:
             if mastery.over:
                 return
-            mastery.run = task.run
+            mastery.run, mastery.partners = task.run, mastery.peers.get(task.program, frozenset())
             self.life.apply(Event.RUN)
         mailbox = RunMailbox(self._board, mastery.inbox, task.run, post, mastery.hello.timeout_s)
         try:
@@ -425,7 +431,9 @@ class Worker:
             with self._board.lock:
                 if not mastery.over:
                     mastery.programs[loading.number] = executable
-            for rank in sorted(program.peers - {mastery.hello.rank}):
+                    mastery.peers[loading.number] = program.peers
+            # Whoever is lost has no address; the program may be for when it is back.
+            for rank in sorted(program.peers & mastery.addresses.addresses.keys() - {mastery.hello.rank}):
                 self._outgoing(mastery, rank)
             self._trim(mastery)
             seconds = time.perf_counter() - begin

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from fogconv import program as step
+from fogconv.cuts import Cuts
 from fogconv.geometry import Region
-from fogconv.layers import Array, Conv, Host, Layer, LayerGraph, weight_key
+from fogconv.layers import Conv, Host, Layer, LayerGraph
 from fogconv.partition import Layout, merge, transfers
 from fogconv.plan import Placement, Plan, is_partial, needs
 from fogconv.program import AnyStep
@@ -37,12 +36,11 @@ class Drafts:
         self.plan = plan
         self.steps: list[list[AnyStep]] = [[] for _ in range(plan.ranks)]
         self.named: list[dict[str, tuple[int, ...]]] = [{} for _ in range(plan.ranks)]
-        self.weights: dict[str, Array] = {}
+        self.weights = Cuts(graph.weights)
         self._wanted = wanted(graph, plan)
         self.residency = Residency(graph, plan.ranks, self._wanted)
         self.index = 0
         self._tag = 0
-        self._cuts: dict[tuple[object, ...], str] = {}
 
     def next_tag(self) -> int:
         """A number that no other message of the run has."""
@@ -146,14 +144,8 @@ class Drafts:
 
     def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
         """The content hash of a part of a weight, noted as needed by this rank."""
-        whole = self.graph.weights[key]
-        part = (key, *((s.start, s.stop) for s in cut))
-        name = self._cuts.get(part)
-        if name is None:
-            array = np.ascontiguousarray(whole[cut], dtype=np.float32)
-            name = self._cuts[part] = weight_key(array)
-            self.weights[name] = array
-        self.named[rank][name] = self.weights[name].shape
+        name = self.weights.cut(key, cut)
+        self.named[rank][name] = self.weights.shape(name)
         return name
 
 

@@ -5,7 +5,8 @@
     loaded    the programs, on every rank, ready to run
 
 A lost worker costs a new plan: the inference is run again from its input on those that are left, so that its answer is the
-same. A worker that comes back takes part from the next inference on. What happened is told in ``Inference.events``.
+same. A worker that comes back is made ready beside the inferences, and takes part from then on. What happened is told in
+``Inference.events``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,16 +27,16 @@ from fogconv.cluster.session import Session
 from fogconv.errors import ClusterError, WorkerLostError
 from fogconv.flights import CREW_ERRORS, Flights
 from fogconv.layers import Array, Host, LayerGraph
-from fogconv.lower import Lowered, lower
 from fogconv.pace import Correction, Pace, observe
 from fogconv.plan import Plan
-from fogconv.program import Gather, Program, Recv, Send
+from fogconv.playbook import Play, Playbook
+from fogconv.program import Program
 from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of
 from fogconv.reprieve import Reprieve, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.topology import Topology
+from fogconv.warming import Warming
 
 EVENTS_KEPT = 1000
-PLANS_KEPT = 32
 NOTICE_S = 1.0
 """A link between two workers may break because one of them is gone: the master knows within its heartbeat."""
 MOST_BROKEN = 3
@@ -72,20 +72,18 @@ class Engine:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
+        self._book = Playbook(self.graph, self.choices)
+        self._warming = Warming(self.session)
         self.ranks: tuple[int, ...] = tuple(rank for rank in self.topology.ranks if rank == MASTER or rank in self._present)
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
-        self._plans: dict[tuple[int, ...], Plan] = {}
-        self._returned: frozenset[int] = frozenset()
         self._broken = 0
         self._pace = Pace()
         self._correction: Correction | None = None
         self._first = self.topology
         self._corrected: frozenset[int] = frozenset()
         self._reprieve = Reprieve()
-        self.plan: Plan
-        self.programs: tuple[Program, ...]
         self.loaded: Loaded
-        self._lowered: Lowered
+        self._play: Play
         while True:
             try:
                 if self.choices.rehearse:
@@ -143,9 +141,8 @@ class Engine:
         Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
         """
         for crew in rehearsals(self.ranks):
-            lowered = lower(self.graph, self._plan_for(crew))
-            programs = [renumber(program, crew) for program in lowered.programs]
-            self.session.unload(self.session.load(programs, lowered.weights, host=self._host))
+            play = self._book.play(self.topology, crew)
+            self.session.unload(self.session.load(play.programs, play.weights, host=self._host))
 
     def close(self) -> None:
         self.session.unload(self.loaded)
@@ -154,27 +151,35 @@ class Engine:
 
     @property
     def _present(self) -> frozenset[int]:
-        return frozenset(info.rank for info in self.session.workers)
+        return frozenset(info.rank for info in self.session.workers) - self._warming.ranks
 
     def _crew_changes(self) -> bool:
-        """Whether somebody of the crew is gone, or somebody outside of it is there. Looks, waits for nobody."""
+        """Whether somebody of the crew is gone, or somebody outside of it is ready. Looks, waits for nobody."""
         self.session.refresh()
-        self._returned |= self.session.rejoin(0.0) & set(self.topology.ranks)
+        for rank in sorted(self.session.rejoin(0.0) & set(self.topology.ranks)):
+            self._warm(rank)
         gone = not self._present >= set(self.ranks) - {MASTER}
-        return gone or bool(self._returned) or self._correction is not None or bool(self._reprieve.due(time.monotonic()))
+        due = bool(self._reprieve.due(time.monotonic()))
+        return gone or self._warming.any_done or self._correction is not None or due
+
+    def _warm(self, rank: int) -> None:
+        """Make a worker ready that came back: for the crew with it and, where that is wished, for that crew's losses."""
+        book, topology = self._book, self.topology
+        crew = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
+        crews = [crew, *(less for less in rehearsals(crew) if self.choices.rehearse and rank in less)]
+        self._warming.begin(rank, lambda: (book.play(topology, each) for each in crews))
 
     def _muster(self) -> tuple[str, ...]:
         """Before an inference: plan anew if the crew has changed; the sentences about it."""
         if not self._crew_changes():
             return ()
         told = self._correct() + self._ask_again()
-        turn = muster(self.ranks, self._present, self._returned)
-        self._returned = frozenset()
-        if turn.changed:
-            return told + self._turn(turn)
-        if told and self._plan_for(self.ranks).placements != self.plan.placements:
-            return self._turn(Turn(self.ranks, True, told))
-        return ()
+        ready, unfit = self._warming.finished()
+        turn = muster(self.ranks, self._present, ready)
+        if turn.changed or (told and self._book.plan(self.topology, self.ranks).placements != self.plan.placements):
+            return self._turn(Turn(turn.crew, True, unfit + told + turn.events))
+        self.events.extend(unfit)
+        return unfit
 
     def watch(self, run: RunResult) -> None:
         """After a run: note whether the ranks and links keep the pace that they were planned for."""
@@ -196,7 +201,6 @@ class Engine:
         if correction is None:
             return ()
         self.topology = correction.apply(self.topology, self.ranks)
-        self._plans.clear()
         self._pace = self._pace.corrected(correction)
         self._corrected |= {self.ranks[place] for place in (*correction.slow, *chain(*correction.thin))} - {MASTER}
         return correction.sentences(self.ranks)
@@ -212,7 +216,6 @@ class Engine:
             if recovered:
                 self.topology = restored(self._first, self.topology, rank)
                 self._corrected -= {rank}
-                self._plans.clear()
                 self._pace = Pace(usual=self._pace.usual, needed=self._pace.needed)
                 told.append(f"worker {rank} and its links are as fast as they were at first; planned anew")
             else:
@@ -265,25 +268,23 @@ class Engine:
             told += self.recover(error)
         return told
 
-    # Plans
+    # Programs
 
-    def _plan_for(self, crew: tuple[int, ...]) -> Plan:
-        found = self._plans.get(crew)
-        if found is None:
-            if len(self._plans) >= PLANS_KEPT:
-                del self._plans[next(iter(self._plans))]
-            found = self._plans[crew] = self.choices.plan_for(self.graph, topology_of(self.topology, crew))
-        return found
+    @property
+    def plan(self) -> Plan:
+        return self._play.plan
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        return self._play.programs
 
     def _place(self) -> None:
         """Plan for the crew, write its programs, load them."""
-        self.plan = self._plan_for(self.ranks)
-        self._lowered = lower(self.graph, self.plan)
-        self.programs = tuple(renumber(program, self.ranks) for program in self._lowered.programs)
+        self._play = self._book.play(self.topology, self.ranks)
         self.loaded = self.load(self.progress)
 
     def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
-        return self.session.load(self.programs, self._lowered.weights, host=self._host, progress=progress)
+        return self.session.load(self.programs, self._play.weights, host=self._host, progress=progress)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]
@@ -304,24 +305,3 @@ def _let_go(error: BaseException) -> None:
     for each in linked:  # grows as it goes; a cause may have its effect for a context
         each.__traceback__ = None
         linked += [other for other in (each.__cause__, each.__context__) if other is not None and other not in linked]
-
-
-def renumber(program: Program, ranks: Sequence[int]) -> Program:
-    """The program of a plan over ``ranks`` of a larger session: rank i of the plan is rank ``ranks[i]`` there."""
-    if all(i == rank for i, rank in enumerate(ranks)):
-        return program
-
-    def of(step: Any) -> Any:
-        change = msgspec.structs.replace
-        match step:
-            case Send():
-                return change(step, to=ranks[step.to])
-            case Recv():
-                return change(step, origin=ranks[step.origin])
-            case Gather():
-                pieces = tuple(change(piece, recv=of(piece.recv)) for piece in step.pieces)
-                return change(step, pieces=pieces, code=None if step.code is None else of(step.code))
-        return step
-
-    steps = tuple(of(step) for step in program.steps)
-    return msgspec.structs.replace(program, rank=ranks[program.rank], ranks=max(ranks) + 1, steps=steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from fogconv import program as step
 from fogconv.drafts import MASTER, Drafts
 from fogconv.geometry import Region, Span
 from fogconv.guard import Guard, projected, signs, summed
-from fogconv.layers import Array, Conv, weight_key
+from fogconv.layers import Array, Conv
 from fogconv.plan import Work, shard_of
 from fogconv.residency import Held
 
@@ -79,28 +79,32 @@ class GuardedDrafts(Drafts):
         """
         shard = shard_of(layer, work)
         rows = signs(len(shard.filters), seed)
-        weight = self.weights[spare.weight]
-        if shard.spec.groups > 1:
-            weight = dense(weight, shard.spec.groups)
-        summed_weight = self.named_weight(MASTER, projected(rows, weight))
-        bias = None if spare.bias is None else self.named_weight(MASTER, projected(rows, self.weights[spare.bias]))
+        groups, weights, bias = shard.spec.groups, self.weights, None
+
+        def plain(name: str) -> Array:
+            return dense(weights[name], groups) if groups > 1 and name == spare.weight else weights[name]
+
+        summed_weight = self.named_weight(MASTER, lambda: projected(rows, plain(spare.weight)))
+        if (spared := spare.bias) is not None:
+            bias = self.named_weight(MASTER, lambda: projected(rows, plain(spared)))
         spec = replace(shard.spec, out_channels=len(rows), groups=1)
         region = spare.target_region.with_channels(Span(0, len(rows)))
         buffer = self.residency.new_buffer(MASTER, layer.target, region, margin=False)
         self.steps[MASTER].append(
             step.Conv(self.index, spec, summed_weight, bias, None, spare.source, spare.source_region, buffer, region)
         )
-        return step.Check(buffer, region, self.named_weight(MASTER, rows))
+        return step.Check(buffer, region, self.named_weight(MASTER, lambda: rows))
 
     def coded(self, layer: Conv, rank: int, works: Sequence[Work], target: Region) -> step.Recv:
         """One more rank's conv with the sum of the pieces' filters."""
         shards = [shard_of(layer, work) for work in works]
-        parts = [self.graph.weights[layer.weight][shard.filters.slice()] for shard in shards]
-        weight = self.named_weight(rank, summed(parts))
-        bias = None
-        if layer.bias is not None:
-            whole = self.graph.weights[layer.bias]
-            bias = self.named_weight(rank, summed([whole[shard.filters.slice()] for shard in shards]))
+
+        def sums(key: str) -> str:
+            whole = self.graph.weights[key]
+            return self.named_weight(rank, lambda: summed([whole[shard.filters.slice()] for shard in shards]))
+
+        weight = sums(layer.weight)
+        bias = None if layer.bias is None else sums(layer.bias)
         most = max(len(shard.filters) for shard in shards)
         spec = replace(shards[0].spec, out_channels=most)
         region = target.with_channels(Span(0, most))
@@ -110,11 +114,10 @@ class GuardedDrafts(Drafts):
         buffer = self.residency.new_buffer(MASTER, layer.target, region, margin=False)
         return self.bring(Partial(rank, out, region), buffer)
 
-    def named_weight(self, rank: int, array: Array) -> str:
+    def named_weight(self, rank: int, make: Callable[[], Array]) -> str:
         """An array that is no part of the graph's weights, noted as needed by this rank."""
-        name = weight_key(array)
-        self.weights[name] = array
-        self.named[rank][name] = array.shape
+        name = self.weights.derive(make)
+        self.named[rank][name] = self.weights.shape(name)
         return name
 
 

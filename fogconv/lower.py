@@ -8,6 +8,7 @@ plan wants it. All of a layer's sends stand before its receives and no send wait
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -43,7 +44,7 @@ class Lowered:
     """One program per rank, and every array that they name, by content hash. Ranks without a step get an empty program."""
 
     programs: tuple[Program, ...]
-    weights: dict[str, Array]
+    weights: Mapping[str, Array]
 
 
 def lower(graph: LayerGraph, plan: Plan) -> Lowered:

@@ -21,9 +21,10 @@ from fogconv.cluster.worker import Worker
 from fogconv.engine import Engine
 from fogconv.geometry import ConvSpec
 from fogconv.layers import Add, Conv, Layer, LayerGraph, Tensor
-from fogconv.program import AnyStep
+from fogconv.program import AnyStep, Program
 from fogconv.program import Conv as ConvStep
 from fogconv.topology import Topology
+from tests.cluster.cluster_of import eventually
 
 PAD = (1, 1, 1, 1)
 
@@ -144,6 +145,21 @@ class SlowExecutable(Executable):
         return slow
 
 
+class Gate:
+    """Builds as the interpreter does, once it is open: a worker slow to get ready. ``built``: each program's ranks."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        self.built: list[int] = []
+
+    def __call__(self, program: Program, weights: Any, *, threads: int = 1) -> Executable:
+        self.reached.set()
+        assert self.open.wait(20.0)
+        self.built.append(program.ranks)
+        return Executable(program, weights, threads=threads)
+
+
 class FaultCluster:
     """``workers`` in-process workers with the real interpreter; ``engine`` runs the small network on them."""
 
@@ -157,9 +173,9 @@ class FaultCluster:
             self.start(name)
         self.session = Session(self.hub.endpoint("master"), self.names, timeout_s=options.pop("timeout_s", 20.0), **options)
 
-    def start(self, name: str) -> Worker:
+    def start(self, name: str, build: Any = None) -> Worker:
         """A worker under this name, as a new process of it would be."""
-        worker = Worker(self.hub.endpoint(name), build=self._build)
+        worker = Worker(self.hub.endpoint(name), build=build or self._build)
         thread = threading.Thread(target=worker.serve, daemon=True)
         thread.start()
         self.alive[name] = worker, thread
@@ -171,8 +187,18 @@ class FaultCluster:
         self.dead.append(self.alive.pop(name))
         self.hub.cut(name, "its cable was pulled")
 
-    def restart(self, rank: int) -> Worker:
-        return self.start(self.names[rank - 1])
+    def restart(self, rank: int, build: Any = None) -> Worker:
+        return self.start(self.names[rank - 1], build)
+
+    def take_back(self, rank: int, engine: Engine) -> None:
+        """Restart a worker, and run inferences until it takes part."""
+        self.restart(rank)
+
+        def part() -> bool:
+            assert_right(engine.run(image()).output)
+            return rank in engine.ranks
+
+        eventually(part)
 
     def cut_at(self, rank: int, number: int) -> None:
         """Pull the cable just before the ``number``-th message from now on would be delivered."""

@@ -275,10 +275,7 @@ def test_a_lost_worker_costs_no_second_run_in_a_guarded_star() -> None:
             if cluster.names[rank - 1] in cluster.alive:
                 cluster.cut(rank)
             engine.run(image())
-            cluster.restart(rank)
-            cluster.session.rejoin(5.0)
-            engine._returned |= {rank}
-            assert_right(engine.run(image()).output)
+            cluster.take_back(rank, engine)
 
 
 def test_with_redundancy_a_lost_shard_is_the_code_minus_the_others() -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fogconv.cluster import codec
+from fogconv.cluster import messages as m
+from fogconv.cluster.codec import Frame
+from fogconv.cluster.loaded import Loaded
 from fogconv.cluster.transport import Loss
-from fogconv.errors import WorkerFailedError
+from fogconv.errors import KernelError, WorkerFailedError
 from fogconv.recovery import after_loss, muster, over, rehearsals
 from tests.cluster.cluster_of import eventually
-from tests.fault_cluster import FaultCluster, assert_right, image
+from tests.fault_cluster import FaultCluster, Gate, assert_right, image
 
 SCHEMES = ("star", "rows", "depth", "auto")
 
@@ -88,11 +93,7 @@ def test_a_worker_lost_at_any_message_changes_no_answer(scheme: str) -> None:
                 cluster.cut(rank)
             else:
                 assert any("is lost" in event or "was lost" in event for event in hit.events)
-            cluster.restart(rank)
-            assert_right(engine.run(image()).output)
-            cluster.session.rejoin(5.0)
-            engine._returned |= {rank}
-            assert_right(engine.run(image()).output)
+            cluster.take_back(rank, engine)
             assert engine.ranks == (0, 1, 2, 3)
 
 
@@ -144,15 +145,137 @@ def test_a_worker_that_returns_takes_part_again(cluster: FaultCluster) -> None:
     assert 2 in engine.plan.active_ranks
 
 
-def test_who_stayed_is_shipped_nothing_when_the_old_plan_returns(cluster: FaultCluster) -> None:
+def test_who_gets_ready_holds_up_nobody(cluster: FaultCluster) -> None:
+    engine = cluster.engine("rows")
+    cluster.cut(2)
+    engine.run(image())
+    gate = Gate()
+    cluster.restart(2, gate)
+    eventually(lambda: not engine.run(image()).events and gate.reached.is_set())
+    for _ in range(3):
+        inference = engine.run(image())
+        assert_right(inference.output)
+        assert not inference.events and engine.ranks == (0, 1, 3)
+    gate.open.set()
+    eventually(lambda: any("worker 2 was taken back" in event for event in engine.run(image()).events))
+    assert engine.ranks == (0, 1, 2, 3)
+    assert_right(engine.run(image()).output)
+
+
+def test_nothing_is_left_to_ship_when_a_worker_enters_the_crew(cluster: FaultCluster) -> None:
     engine = cluster.engine("star")
     cluster.cut(2)
     engine.run(image())
-    cluster.restart(2)
+    cluster.take_back(2, engine)
+    assert engine.loaded.shipped_bytes == {1: 0, 2: 0, 3: 0}
+    assert len(cluster.alive["worker/2"][0].store) > 0
+
+
+def test_who_comes_back_with_what_it_held_is_shipped_nothing(cluster: FaultCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cable was out for a moment; the process is the same."""
+    engine = cluster.engine("star")
+    loads: list[Loaded] = []
+    load = cluster.session.load
+
+    def noted(*arguments: Any, **options: Any) -> Loaded:
+        loads.append(load(*arguments, **options))
+        return loads[-1]
+
+    monkeypatch.setattr(cluster.session, "load", noted)
+    cluster.hub._endpoints["master"]._deliver(Loss("worker/2", "its cable was out"))
+    eventually(lambda: any("worker 2 was taken back" in event for event in engine.run(image()).events))
+    assert any(set(loaded.programs) == {2} for loaded in loads), "it got ready by itself"
+    assert all(loaded.shipped_bytes.get(2, 0) == 0 for loaded in loads)
+
+
+def test_who_gets_ready_gets_ready_for_losses_too_where_that_is_wished(cluster: FaultCluster) -> None:
+    engine = cluster.engine("rows", rehearse=True)
+    cluster.cut(2)
+    engine.run(image())
+    gate = Gate()
+    gate.open.set()
+    cluster.restart(2, gate)
     eventually(lambda: bool(engine.run(image()).events))
-    shipped = engine.loaded.shipped_bytes
-    assert shipped[1] == shipped[3] == 0
-    assert shipped[2] > 0  # a new process holds nothing
+    # All four; without 1; without 3; then the crew itself. (A program's ranks are numbered up to the crew's last.)
+    assert gate.built == [4, 4, 3, 4]
+
+
+def test_who_is_lost_again_while_getting_ready_is_waited_for_again(cluster: FaultCluster) -> None:
+    engine = cluster.engine("rows")
+    cluster.cut(2)
+    engine.run(image())
+    gate = Gate()
+    cluster.restart(2, gate)
+    eventually(lambda: not engine.run(image()).events and gate.reached.is_set())
+    cluster.cut(2)
+    for _ in range(2):
+        inference = engine.run(image())
+        assert_right(inference.output)
+        assert not inference.events
+    gate.open.set()
+    cluster.take_back(2, engine)
+    assert engine.ranks == (0, 1, 2, 3)
+
+
+def test_who_is_lost_and_back_between_two_looks_starts_from_the_beginning(cluster: FaultCluster) -> None:
+    """Gone and there again before anybody asked it anything: both of a crew and of those that get ready."""
+    engine = cluster.engine("rows")
+    cluster.cut(3)
+    engine.run(image())
+    gate = Gate()
+    cluster.restart(3, gate)
+    eventually(lambda: not engine.run(image()).events and gate.reached.is_set())
+    cluster.cut(3)
+    cluster.restart(3)
+    cluster.cut(1)
+    cluster.restart(1)
+    gate.open.set()
+
+    def whole() -> bool:
+        assert_right(engine.run(image()).output)
+        return engine.ranks == (0, 1, 2, 3)
+
+    eventually(whole)
+    assert sum("worker 1 was lost between" in event for event in engine.events) == 1
+    assert sum("taken back" in event for event in engine.events) <= 2
+
+
+def test_when_all_others_are_lost_meanwhile_the_master_goes_on_and_takes_it_back(cluster: FaultCluster) -> None:
+    engine = cluster.engine("rows")
+    cluster.cut(2)
+    engine.run(image())
+    gate = Gate()
+    cluster.restart(2, gate)
+    eventually(lambda: not engine.run(image()).events and gate.reached.is_set())
+    cluster.cut(1)
+    cluster.cut_at(3, 2)
+    assert_right(engine.run(image()).output)
+    cluster.hub.strike = lambda *_: False
+    assert engine.ranks == (0,)
+    gate.open.set()
+    eventually(lambda: any("worker 2 was taken back" in event for event in engine.run(image()).events))
+    assert_right(engine.run(image()).output)
+    assert engine.ranks == (0, 2)
+
+
+def test_who_comes_back_unfit_is_named_and_left_out_until_it_comes_again(cluster: FaultCluster) -> None:
+    engine = cluster.engine("rows")
+    cluster.cut(2)
+    engine.run(image())
+
+    def unfit(*_: object, **__: object) -> object:
+        raise KernelError("no kernel fits this device")
+
+    cluster.restart(2, unfit)
+    told: list[str] = []
+    eventually(lambda: bool(told.extend(engine.run(image()).events)) or bool(told))
+    assert len(told) == 1
+    assert "worker 2 came back, but can't take part" in told[0] and "no kernel fits this device" in told[0]
+    assert told[0] in engine.events
+    assert not engine.run(image()).events
+    cluster.cut(2)
+    cluster.take_back(2, engine)
+    assert engine.ranks == (0, 1, 2, 3)
 
 
 def test_a_rehearsed_loss_ships_nothing(cluster: FaultCluster) -> None:
@@ -227,6 +350,32 @@ def test_a_link_between_two_workers_that_breaks_alone_costs_one_more_run(cluster
     assert engine.ranks == (0, 1, 2, 3)
     assert "lost its link to rank 2" in inference.events[0] and "ran again" in inference.events[0]
     assert not engine.run(image()).events
+
+
+def test_a_worker_that_learns_late_of_a_loss_spoils_no_run_without_the_lost_one(cluster: FaultCluster) -> None:
+    """Links' heartbeats expire one after the other: the master may have planned anew before another worker knows."""
+    engine = cluster.engine("rows")
+    assert_right(engine.run(image()).output)
+    hub, route = cluster.hub, cluster.hub._route
+    late: list[str] = []
+
+    def tell_late(origin: str, to: str, frames: Sequence[Frame]) -> None:
+        rerun = (origin, to) == ("master", "worker/2") and 3 not in engine.ranks
+        if rerun and not late and isinstance(codec.decode(frames)[0], m.Data):
+            late.append(to)
+            second._deliver(Loss("worker/3", "no heartbeat"))
+        route(origin, to, frames)
+
+    hub._route = tell_late  # type: ignore[method-assign]
+    second = hub._endpoints["worker/2"]
+    deliver = second._deliver
+    second._deliver = lambda event: None if isinstance(event, Loss) else deliver(event)  # type: ignore[method-assign]
+    cluster.cut(3)
+    second._deliver = deliver  # type: ignore[method-assign]
+    inference = engine.run(image())
+    assert late
+    assert_right(inference.output)
+    assert len(inference.events) == 1 and "worker 3 was lost between" in inference.events[0]
 
 
 def test_what_the_failed_run_held_is_let_go_at_once() -> None:

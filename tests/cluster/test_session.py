@@ -316,6 +316,85 @@ def test_a_worker_that_returns_is_taken_back(make: Make) -> None:
     np.testing.assert_array_equal(session.run(loaded, [X]).outputs[0], expected)
 
 
+def test_a_program_may_be_loaded_that_names_a_lost_rank(make: Make) -> None:
+    """But not run: a worker that gets ready may do so for a crew that has changed meanwhile."""
+    cluster = make(3)
+    session = cluster.session()
+    cluster.kill(3)
+    eventually(lambda: session.refresh() == {3})
+    session.reconnect()
+    program = next(program for program in ring([1, 3])[0] if program.rank == 1)
+    loaded = session.load([program], {})
+    assert loaded.ranks == {1}
+
+
+def test_a_load_that_takes_long_on_one_rank_holds_up_no_other() -> None:
+    reached, go = threading.Event(), threading.Event()
+    cluster = InprocCluster(3, FakeExecutable)
+    try:
+        cluster.workers[2]._build = _waits(reached, go)
+        session = cluster.session()
+        programs, weights = star([3], ranks=4)
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(session.load, [programs[1]], weights)
+            assert reached.wait(10.0)
+            loaded, expected = star_of(session, [1, 2])
+            np.testing.assert_array_equal(session.run(loaded, [X]).outputs[0], expected)
+            session.unload(loaded)
+            assert not slow.done()
+            go.set()
+            assert slow.result(10.0).ranks == {3}
+    finally:
+        go.set()
+        cluster.close()
+
+
+def test_who_was_lost_and_is_back_does_not_answer_what_it_was_asked_before() -> None:
+    reached, go = threading.Event(), threading.Event()
+    cluster = InprocCluster(2, FakeExecutable)
+    try:
+        cluster.workers[1]._build = _waits(reached, go)
+        session = cluster.session()
+        programs, weights = star([2], ranks=3)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(session.load, [programs[1]], weights)
+            assert reached.wait(10.0)
+            cluster.kill(2)
+            cluster.add("worker/2")
+            eventually(lambda: 2 in session.rejoin(0.0))
+            with pytest.raises(WorkerLostError, match="worker 2"):
+                asked.result(10.0)
+            assert session.load([programs[1]], weights).shipped_bytes == {2: 16}
+    finally:
+        go.set()
+        cluster.close()
+
+
+def test_closing_ends_a_load_that_another_thread_waits_for() -> None:
+    reached, go = threading.Event(), threading.Event()
+    cluster = InprocCluster(1, _waits(reached, go))
+    try:
+        session = cluster.session()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(session.load, *star([1]))
+            assert reached.wait(10.0)
+            session.close()
+            with pytest.raises(WorkerLostError):
+                asked.result(10.0)
+    finally:
+        go.set()
+        cluster.close()
+
+
+def _waits(reached: threading.Event, go: threading.Event) -> Any:
+    def build(program: ir.Program, weights: Any, *, threads: int = 1) -> FakeExecutable:
+        reached.set()
+        assert go.wait(20.0)
+        return FakeExecutable(program, weights, threads=threads)
+
+    return build
+
+
 def test_a_worker_that_is_stopped_says_so(make: Make) -> None:
     cluster = make(2)
     session = cluster.session()
