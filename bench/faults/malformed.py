@@ -2,21 +2,24 @@
 
 random bytes, truncated and oversized frames, wrong magic and versions, unknown types, replays of an honest session,
 declared sizes of 2⁶³, sizes that don't fit, NaN where a count belongs, numbers out of range, deep nesting, parts of
-payloads that nobody announced, connections that never say a word
+payloads that nobody announced, offers of memory that is none, references into it, connections that never say a word
 """
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 
 import msgspec
 
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
+from fogconv.cluster.shared import ACCEPTED, Arena
 
 Message = list[bytes]
 NAN = float("nan")
@@ -125,6 +128,33 @@ def stray_part(generator: random.Random) -> Message:
     return [b"", generator.randbytes(generator.randrange(1000))]
 
 
+@cache
+def arena() -> Arena:
+    return Arena(1 << 20)
+
+
+def offer(generator: random.Random) -> Message:
+    """Memory to share: of any process and descriptor, of ours with a wrong token or size, or ours as it is."""
+    frame = bytearray(arena().offer)
+    match generator.randrange(4):
+        case 0:
+            wrong = generator.choice([0, 1, os.getppid(), 2**32 - 1]), generator.randrange(20), generator.getrandbits(64)
+            frame = bytearray(struct.pack("<4sIIQ16s", b"FOGS", *wrong, generator.randbytes(16)))
+        case 1:
+            frame[generator.randrange(4, len(frame))] ^= generator.randrange(1, 256)
+        case 2:
+            frame = frame[: generator.randrange(4, len(frame))]
+    return [bytes(frame), *generator.choice([[], [ACCEPTED], [b"refused"]])]
+
+
+def reference(generator: random.Random) -> Message:
+    """A payload that should lie in our memory: anywhere in it, across its end, or far beyond."""
+    places = (0, 4096, 4097, 8192, 1 << 20, (1 << 20) - 4, 2**63, 2**64 - 1)
+    where = generator.choice(places), generator.getrandbits(32), generator.choice(places), generator.choice(places)
+    header = honest(generator)[0]
+    return [header, b"", struct.pack("<QIQQ", *where)[: generator.choice([28, 28, 28, 27, 0])]]
+
+
 def empty(generator: random.Random) -> Message:
     return [b""] * generator.randrange(1, 4)
 
@@ -143,6 +173,8 @@ KINDS: tuple[Callable[[random.Random], Message], ...] = (
     not_a_number,
     nested,
     stray_part,
+    offer,
+    reference,
     empty,
 )
 

@@ -3,9 +3,10 @@
     python -m tests.cluster.fuzz_codec CORPUS -max_total_time=60
 
 CORPUS is a folder of inputs; what reaches new code is added to it. A finding is any exception but WireError.
-The first byte of an input says what the rest is: a header, header and payload in one frame, a program, wire formats, or a
-conversation with a worker. Most of what comes is MessagePack, which is decoded in C, where coverage is blind: so half of all
-inputs are made by changing a value of a decoded one.
+The first byte of an input says what the rest is: a header, header and payload in one frame, a program, wire formats, a
+conversation with a worker, or frames as they come to an endpoint: whole, in parts, or by reference. Most of what comes is
+MessagePack, which is decoded in C, where coverage is blind: so half of all inputs are made by changing a value of a decoded
+one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import struct
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +34,13 @@ if __name__ == "__main__":
 from fogconv import program as ir
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
+from fogconv.cluster.parts import PART_BYTES, Assembly
+from fogconv.cluster.shared import ACCEPTED, Arena, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport import Arrival, Loss, Peer
 from fogconv.cluster.worker import Worker
 from fogconv.errors import FogconvError, WireError
 from fogconv.kernels import wire
+from fogconv.layers import weight_key
 from fogconv.lower import lower
 from fogconv.star import plan_star
 from fogconv.topology import Topology
@@ -43,7 +49,8 @@ from tests.chains import chain
 CORPUS = Path(__file__).resolve().parents[1] / "corpus" / "codec"
 LIMIT = 1 << 20
 FORMATS = ("fp32", "fp16", "bf16", "zeros", "lz4", "zstd")
-TARGETS = 5
+TARGETS = 6
+ARENA_BYTES = 1 << 20
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1, 255, 2**16, 2**31, 2**62, 2**63, 2**64 - 1, -(2**63), 0.5, float("nan"), float("inf"), 1e308,
     "", "x", "x" * 81, "x" * 5000, b"", bytes(16), [], [0], [[[[]]]], {}, {0: ""}, {"a": [1]},
@@ -75,8 +82,10 @@ def one_input(data: bytes) -> None:
                     with contextlib.suppress(FogconvError):
                         decoded = wire.decode(rest[2:], FORMATS[rest[0] % len(FORMATS)], rest[1])
                         assert decoded.size == rest[1]
-            case _:
+            case 4:
                 converse(rest)
+            case _:
+                overhear(rest)
 
 
 class Silence:
@@ -102,17 +111,81 @@ class Silence:
 
 
 def converse(data: bytes) -> None:
-    """A worker's first minutes: each piece is who speaks (its master, a peer, a stranger, or a loss), how long, and what."""
-    worker = Worker(Silence(), build=_refuse)
+    """A worker's first minutes: each piece is who speaks (its master, a peer, a stranger, or a loss), how long, and what.
+
+    What it is asked for is done at once, but nothing can be built that has steps.
+    """
+    worker = Worker(Silence(), build=_build, memory_limit_bytes=1 << 40)
     while len(data) > 2:
         who, size = data[0] % 4, data[1] + 1
         piece, data = data[2 : 2 + size], data[2 + size :]
         worker._handle(Loss(piece[0] % 3, "") if who == 3 else Arrival(who, [piece]))
+        while (task := worker._next()) is not None and task[0] is not None:
+            worker._do(*task)
     worker.stop()
 
 
-def _refuse(*arguments: Any, **options: Any) -> Any:
-    raise WireError("nothing is built here")
+def overhear(data: bytes) -> None:
+    """What comes to an endpoint from two peers: each piece is who, what, how long, and the bytes.
+
+    An offer of memory names a process and its descriptor: what is offered here is a real one, changed by the piece's bytes.
+    """
+    sharing, assembly = Sharing(LIMIT), Assembly(LIMIT)
+    while len(data) > 2:
+        peer, what, size = data[0] % 2, data[1] % 6, data[2]
+        piece, data = data[3 : 3 + size], data[3 + size :]
+        first, second = (piece[1 : 1 + piece[0]], piece[1 + piece[0] :]) if piece else (b"", b"")
+        frames: list[bytes]
+        match what:
+            case 0:
+                sharing.forget(peer)
+                assembly.forget(peer)
+                continue
+            case 1:
+                changes = piece.ljust(len(arena().offer), b"\0")
+                frames = [bytes(a ^ b for a, b in zip(arena().offer, changes, strict=False)), ACCEPTED]
+            case 2:
+                frames = [first, b"", second]
+            case 3:
+                frames = [first, second.ljust(PART_BYTES, b"\0")]
+            case 4:
+                frames = [piece]
+            case _:
+                frames = [first, second]
+        with contextlib.suppress(WireError):
+            if is_reference(frames):
+                message = sharing.resolve(peer, frames)
+            elif is_sharing(frames):
+                answer = sharing.hear(peer, frames)
+                assert answer is None or is_sharing(answer)
+                continue
+            else:
+                message = assembly.add(peer, frames)
+            if message is not None:
+                _, payloads = codec.decode(message, LIMIT)
+                assert all(len(bytes(payload)) <= LIMIT for payload in payloads)
+    sharing.close()
+
+
+@cache
+def arena() -> Arena:
+    return Arena(ARENA_BYTES)
+
+
+class Nothing:
+    """What comes of a program without steps."""
+
+    memory_bytes = 0
+    times = wire.np.empty((0, 2), wire.np.int64)
+
+    def run(self, *arguments: Any) -> list[Any]:
+        return []
+
+
+def _build(program: ir.Program, weights: Any, **options: Any) -> Any:
+    if program.steps:
+        raise WireError("nothing is computed here")
+    return Nothing()
 
 
 def mutated(data: bytes, generator: random.Random) -> bytes:
@@ -181,7 +254,30 @@ def seeds() -> dict[str, bytes]:
         piece = b"".join(map(bytes, codec.encode(message, *([b"\1\2\3\4"] * m.PAYLOADS.get(type(message), 0)))))
         talk += bytes([who, len(piece) - 1]) + piece
     found["conversation"] = b"\4" + talk + bytes([3, 0, 1])
+    weight = wire.np.ones(1, wire.np.float32)
+    needy = ir.encode(ir.Program(1, 2, 1, ("a",), (), (), {weight_key(weight): (1,)}))
+    asked = [
+        codec.encode(m.Hello(bytes(16), 1, 3, "fuzz", 1.0)),
+        codec.encode(m.Load(1, 1), needy),
+        codec.encode(m.Weight(weight_key(weight), (1,)), weight.tobytes()),
+        codec.encode(m.Load(2, 2), needy),
+        codec.encode(m.Run(1, 2)),
+    ]
+    found["loading"] = b"\4" + b"".join(bytes([0, len(piece) - 1]) + piece for piece in map(b"".join, asked))
+    header, _ = codec.encode(m.Data(1, 1), bytes(4096))
+    long, _ = codec.encode(m.Data(1, 1), bytes(2 * PART_BYTES))
+    references = [struct.pack("<QIQQ", 4096, 1, 4160, 4096), struct.pack("<QIQQ", 4100, 2, 8000, 4096)]
+    heard = [(0, 1, b"")]
+    heard += [(0, 2, bytes([len(header)]) + header + reference) for reference in references]
+    found["by_reference"] = b"\5" + _pieces(heard)
+    found["in_parts"] = b"\5" + _pieces(
+        [(0, 3, bytes([len(long)]) + long), (1, 0, b""), (0, 3, b""), (0, 5, bytes([len(long)]) + long), (0, 4, b"")]
+    )
     return found
+
+
+def _pieces(heard: list[tuple[int, int, bytes]]) -> bytes:
+    return b"".join(bytes([peer, what, len(piece)]) + piece for peer, what, piece in heard)
 
 
 def honest() -> list[m.AnyMessage]:

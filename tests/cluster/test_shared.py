@@ -10,16 +10,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fogconv.cluster import codec
 from fogconv.cluster import messages as m
-from fogconv.cluster.shared import SHARED_BYTES, Arena, Sharing, is_lent, is_reference, is_sharing
+from fogconv.cluster.shared import ACCEPTED, SHARED_BYTES, Arena, Sharing, is_lent, is_reference, is_sharing
 from fogconv.cluster.transport import Arrival, Peer
 from fogconv.cluster.zeromq import ZeromqEndpoint
 from fogconv.errors import WireError
 from tests.cluster.contract import PATIENCE_S, echo
 
 LIMIT = 1 << 20
+ARENA = Arena(1 << 20)
 HEADER = codec.encode(m.Data(1, 1), bytes(SHARED_BYTES))[0]
 
 
@@ -162,6 +165,40 @@ def test_references_to_anything_else_are_no_messages(reference: bytes) -> None:
     for peer in ("a", "stranger"):
         with pytest.raises(WireError):
             codec.decode(b.resolve(peer, [HEADER, b"", reference]))
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=50), st.sampled_from([[], [ACCEPTED], [b"no"]]), st.booleans())
+def test_any_offer_is_taken_or_passed_over(changes: bytes, behind: list[bytes], honest: bool) -> None:
+    """Random bytes, or a real offer with some of its bytes changed: nothing is raised, and only the real one is taken."""
+    real = ARENA.offer
+    changed = (
+        bytes(a ^ b for a, b in zip(real, changes.ljust(len(real), b"\0"), strict=False)) if honest else b"FOGS" + changes
+    )
+    victim = Sharing(LIMIT)
+    try:
+        answer = victim.hear("a", [changed, *behind])
+        assert (answer is not None) == (changed == real)
+    finally:
+        victim.close()
+
+
+words = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 4095, 4096, 4100, 4160, (1 << 20) - 4, 1 << 20]))
+
+
+@settings(max_examples=500)
+@given(words, st.integers(0, 2**32 - 1), words, words)
+def test_any_reference_is_to_the_arena_or_to_nothing(place: int, number: int, start: int, size: int) -> None:
+    victim = Sharing(LIMIT)
+    try:
+        assert victim.hear("a", [ARENA.offer]) is not None
+        frames = victim.resolve("a", [HEADER, b"", struct.pack("<QIQQ", place, number, start, size)])
+        inside = start >= 4096 and start + size <= ARENA.size and size <= LIMIT
+        assert len(frames) == 1 + (inside and 4096 <= place <= ARENA.size - 4 and place % 4 == 0)
+        if len(frames) == 2:
+            assert len(bytes(frames[1])) == size
+    finally:
+        victim.close()
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "by TCP alone"])
