@@ -98,10 +98,8 @@ class Crew:
                 waited = timeout_s - max(0.0, deadline - time.monotonic())
                 why = link.loss or self._endpoint.diagnose(link.address)
                 why = f" ({why})" if why else ""
-                raise ConnectError(
-                    f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}: is a fogconv-worker "
-                    "running there, and is the port open?"
-                )
+                hint = "" if link.loss else ": is a fogconv-worker running there, and is the port open?"
+                raise ConnectError(f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}{hint}")
         if joining:
             self.introduce(frozenset(link.rank for link in joining if link.life.joined))
 

@@ -276,7 +276,6 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
     layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times, predicted=terms)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
-    events = tuple(event for run in (first, *runs) for event in run.events)
     return Result(
         job,
         model.name,
@@ -291,7 +290,7 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
         None if reference is None else float(np.abs(first.output - reference).max()),
         None if reference is None else float(np.abs(reference).max()),
         tuple(layers),
-        events,
+        tuple(engine.events),
         frames,
     )
 
