@@ -52,11 +52,11 @@ def failure_of(message: m.Failed, rank: int, link: Link) -> FogconvError:
     """A worker's error as the same error here; one that this side does not know is a WorkerFailedError."""
     where = f"worker {rank} ({link.address})"
     kind = getattr(fogconv.errors, message.error, None)
-    if kind in (fogconv.errors.WorkerMemoryError, fogconv.errors.TransportTimeout):
-        error: FogconvError = kind(f"{where}: {message.message}")
+    if kind is fogconv.errors.TransportTimeout:
+        return fogconv.errors.TransportTimeout(f"{where}: {message.message}")
+    if kind in (fogconv.errors.WorkerMemoryError, fogconv.errors.WorkerLostError):
+        error: FogconvError = kind(f"{where}: {message.message}", rank)
         return error
-    if kind is fogconv.errors.WorkerLostError:
-        return fogconv.errors.WorkerLostError(f"{where}: {message.message}", rank)
     return WorkerFailedError(f"{where} failed: {message.error}: {message.message}", rank)
 
 

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from fogconv.choices import Choices
 from fogconv.cluster.loaded import Loaded, Progress, RunResult
 from fogconv.cluster.session import Session
-from fogconv.errors import ClusterError, WorkerLostError
+from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
 from fogconv.flights import CREW_ERRORS, Flights
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.pace import Correction, Pace, observe
 from fogconv.plan import Plan
 from fogconv.playbook import Play, Playbook
 from fogconv.program import Program
-from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of
+from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of, with_less_weight
 from fogconv.reprieve import Reprieve, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.topology import Topology
 from fogconv.warming import Warming
@@ -141,8 +141,7 @@ class Engine:
         Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
         """
         for crew in rehearsals(self.ranks):
-            play = self._book.play(self.topology, crew)
-            self.session.unload(self.session.load(play.programs, play.weights, host=self._host))
+            self.session.unload(self._loaded_for(crew)[1])
 
     def close(self) -> None:
         self.session.unload(self.loaded)
@@ -279,9 +278,26 @@ class Engine:
         return self._play.programs
 
     def _place(self) -> None:
-        """Plan for the crew, write its programs, load them."""
-        self._play = self._book.play(self.topology, self.ranks)
-        self.loaded = self.load(self.progress)
+        self._play, self.loaded = self._loaded_for(self.ranks, self.progress)
+
+    def _loaded_for(self, crew: tuple[int, ...], progress: Callable[[Progress], None] | None = None) -> tuple[Play, Loaded]:
+        """Plan for a crew, write its programs, load them. Who refuses its part for want of memory is given less."""
+        while True:
+            play = self._book.play(self.topology, crew)
+            try:
+                return play, self.session.load(play.programs, play.weights, host=self._host, progress=progress)
+            except WorkerMemoryError as error:
+                if error.rank not in crew:
+                    raise
+                smaller = with_less_weight(self.topology, self.graph, play.plan, crew, error.rank)
+                try:
+                    same = self._book.plan(smaller, crew).placements == play.plan.placements
+                except PlannerError:
+                    raise error from None
+                if same:
+                    raise
+                self.topology = smaller
+                self.events.append(f"{error}; planned anew with less for it")
 
     def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
         return self.session.load(self.programs, self._play.weights, host=self._host, progress=progress)

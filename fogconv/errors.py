@@ -87,6 +87,10 @@ class WorkerFailedError(ClusterError):
 
 
 class WorkerMemoryError(ClusterError):
-    """A shard does not fit into a worker's memory limit; the message names both figures."""
+    """A shard does not fit into a worker's memory limit; the message names both figures. ``rank`` says whose."""
 
     exit_code = 2
+
+    def __init__(self, message: str, rank: int = -1) -> None:
+        super().__init__(message)
+        self.rank = rank

@@ -11,8 +11,11 @@ others, by a new plan, and the master alone is a crew too.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fogconv.layers import LayerGraph
+from fogconv.plan import Plan
+from fogconv.planner import stored_bytes
 from fogconv.topology import Topology
 
 MASTER = 0
@@ -72,6 +75,12 @@ def rehearsals(crew: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 def topology_of(topology: Topology, crew: Sequence[int]) -> Topology:
     """The part of the cluster that a crew has."""
     return topology if tuple(crew) == tuple(topology.ranks) else topology.subset(crew)
+
+
+def with_less_weight(topology: Topology, graph: LayerGraph, plan: Plan, crew: Sequence[int], rank: int) -> Topology:
+    """The cluster, with half of the weights that a plan over ``crew`` stores on a rank as the most that it can hold."""
+    held = stored_bytes(plan, graph)[list(crew).index(rank)]
+    return topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=max(1, held // 2)))
 
 
 def over(crew: Iterable[int]) -> str:

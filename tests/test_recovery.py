@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,10 +17,11 @@ from fogconv.cluster import messages as m
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.loaded import Loaded
 from fogconv.cluster.transport import Loss
-from fogconv.errors import KernelError, WorkerFailedError
+from fogconv.errors import KernelError, WorkerFailedError, WorkerMemoryError
+from fogconv.program import Program
 from fogconv.recovery import after_loss, muster, over, rehearsals
 from tests.cluster.cluster_of import eventually
-from tests.fault_cluster import FaultCluster, Gate, assert_right, image
+from tests.fault_cluster import FaultCluster, Gate, assert_right, image, network
 
 SCHEMES = ("star", "rows", "depth", "auto")
 
@@ -323,6 +325,34 @@ def test_a_stream_takes_a_worker_back(cluster: FaultCluster) -> None:
     for seed, output in zip(seeds, outputs, strict=True):
         assert_right(output, seed)
     assert any("taken back" in event for event in engine.events)
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_who_refuses_its_part_for_want_of_memory_is_given_less(cluster: FaultCluster, rehearse: bool) -> None:
+    whole = sum(weight.nbytes for weight in network().weights.values())
+    second = cluster.alive["worker/2"][0]
+
+    def check(program: Program, missing: set[str]) -> None:
+        needed = sum(4 * math.prod(shape) for shape in program.weights.values())
+        if needed > whole // 3:
+            raise WorkerMemoryError(f"the shard needs {needed} B, but {whole // 3} B are left")
+
+    second._check_memory = check  # type: ignore[method-assign]
+    engine = cluster.engine("rows", rehearse=rehearse)
+    inference = engine.run(image())
+    assert_right(inference.output)
+    assert engine.ranks == (0, 1, 2, 3)
+    assert sum(4 * math.prod(shape) for shape in engine.programs[2].weights.values()) <= whole // 3
+    assert any("worker 2" in event and "planned anew with less for it" in event for event in engine.events)
+
+
+def test_who_has_no_memory_at_all_is_named_with_both_figures(cluster: FaultCluster) -> None:
+    def check(program: Program, missing: set[str]) -> None:
+        raise WorkerMemoryError("the shard needs 7 MB, but 0 MB are left")
+
+    cluster.alive["worker/2"][0]._check_memory = check  # type: ignore[method-assign]
+    with pytest.raises(WorkerMemoryError, match=r"worker 2.*needs 7 MB, but 0 MB"):
+        cluster.engine("star", master_computes=False)
 
 
 def test_an_error_that_is_no_loss_is_not_run_again(cluster: FaultCluster) -> None:
