@@ -101,7 +101,8 @@ class Crew:
                 hint = "" if link.loss else ": is a fogconv-worker running there, and is the port open?"
                 raise ConnectError(f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}{hint}")
         if joining:
-            self.introduce(frozenset(link.rank for link in joining if link.life.joined))
+            self.introduce()
+            self.acquaint(link.rank for link in joining if link.life.joined)
 
     def rejoin(self, timeout_s: float) -> frozenset[int]:
         """See Session.rejoin."""
@@ -123,7 +124,9 @@ class Crew:
         back = frozenset(link.rank for link in away if link.life.joined)
         if back:
             self._away -= back
-            self.introduce(back)
+            self.introduce()
+            if timeout_s:
+                self.acquaint(back)
         return back - self.lost
 
     def _await(self, links: Sequence[Link], timeout_s: float) -> None:
@@ -136,8 +139,8 @@ class Crew:
         self.rank_of[link.peer] = link.rank
         self.send(link, self._hello(link.rank))
 
-    def introduce(self, ranks: frozenset[int]) -> None:
-        """Tell all workers who is there, and measure the clocks of those who came."""
+    def introduce(self) -> None:
+        """Tell all workers who is there."""
         present = [link for link in self.links.values() if link.life.joined]
         peers = m.Peers(
             {link.rank: link.address for link in present},
@@ -145,8 +148,12 @@ class Crew:
         )
         for link in present:
             self.send(link, peers)
-        # With keys everybody is asked: an answer shows that the list of peers has arrived, and peers may connect.
-        self.synchronise(sorted(ranks) if not peers.keys else [link.rank for link in present])
+
+    def acquaint(self, ranks: Iterable[int]) -> None:
+        """Measure the clocks of those who came. With keys everybody is asked: an answer shows that the list of peers has
+        arrived, and peers may connect."""
+        keys = any(link.key is not None for link in self.links.values())
+        self.synchronise([info.rank for info in self.infos] if keys else sorted(ranks))
 
     def synchronise(self, ranks: Iterable[int]) -> None:
         """Measure workers' clocks against the master's."""

@@ -149,16 +149,21 @@ class Session:
     def rejoin(self, timeout_s: float = 1.0) -> frozenset[int]:
         """Invite lost workers back under their old ranks, and wait so long for them; the ranks that are back.
 
-        Invitations stay open: whoever answers later is back at a later call, and with 0 nobody is waited for. What a
-        returned worker had loaded must be loaded again; weights that it kept are not shipped again.
+        Invitations stay open: whoever answers later is back at a later call. With 0 nobody is waited for: ``acquaint`` is
+        due then. What a returned worker had loaded must be loaded again; weights that it kept are not shipped again.
         """
         if self.scheme == "mpi" or self._closed:
             return frozenset()
         return self._crew.rejoin(timeout_s)
 
+    def acquaint(self, rank: int) -> None:
+        """Wait until a worker that is back knows the others, and they it, and its clock is known."""
+        self._crew.acquaint([rank])
+
     def reconnect(self) -> None:
         """Have the workers make their links to each other anew, where one of these broke."""
-        self._crew.introduce(frozenset())
+        self._crew.introduce()
+        self._crew.acquaint(())
 
     def synchronise(self, ranks: Iterable[int] | None = None) -> None:
         """Measure the workers' clocks against the master's."""

@@ -52,6 +52,7 @@ class Warming:
 
     def _warm(self, rank: int, plays: Callable[[], Iterable[Play]], future: Future[None]) -> None:
         try:
+            self._session.acquaint(rank)
             for play in plays():
                 program = [program for program in play.programs if program.rank == rank]
                 self._session.unload(self._session.load(program, play.weights))
