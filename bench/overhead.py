@@ -1,9 +1,10 @@
 """What the engine costs a layer: programs of the shape of a star over resnet18, with empty kernels and 64-byte payloads.
 
-    python -m bench.overhead [--workers 4] [--layers 20] [--transport zmq|inproc] [--json]
+    python -m bench.overhead [--workers 4] [--layers 20] [--transport zmq|ipc|inproc] [--json]
 
 The master sends one block of 16 channels to every worker, each sends one back, layer after layer: the latency of the
-engine's own code, of the transport and of waking up. Workers are processes on this machine, on loopback.
+engine's own code, of the transport and of waking up. Workers are processes on this machine, on loopback; with ipc over Unix
+sockets.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Annotated
@@ -53,15 +55,16 @@ def star_programs(layers: int, workers: int) -> list[ir.Program]:
 
 
 @contextlib.contextmanager
-def worker_processes(count: int) -> Iterator[list[str]]:
-    """Workers on free ports of loopback; their addresses."""
+def worker_processes(transport: str, count: int) -> Iterator[list[str]]:
+    """Workers on free ports of loopback, or on Unix sockets; their addresses."""
     addresses, children = [], []
+    folder = tempfile.TemporaryDirectory(prefix="fogconv-")
     try:
-        for _ in range(count):
+        for number in range(count):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
-            addresses.append(f"tcp://127.0.0.1:{port}")
+            addresses.append(f"ipc://{folder.name}/{number}" if transport == "ipc" else f"tcp://127.0.0.1:{port}")
             command = [sys.executable, "-m", "fogconv.cli.worker", "--bind", addresses[-1], "--threads", "1"]
             children.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
         yield addresses
@@ -70,6 +73,7 @@ def worker_processes(count: int) -> Iterator[list[str]]:
             child.terminate()
         for child in children:
             child.wait()
+        folder.cleanup()
 
 
 @contextlib.contextmanager
@@ -78,7 +82,7 @@ def cluster(transport: str, workers: int) -> Iterator[Session]:
         with connect(f"inproc://{workers}") as session:
             yield session
         return
-    with worker_processes(workers) as addresses:
+    with worker_processes(transport, workers) as addresses:
         deadline = time.monotonic() + 60.0
         while True:
             try:
@@ -104,7 +108,7 @@ def main(
     workers: Annotated[int, typer.Option(min=1)] = 4,
     layers: Annotated[int, typer.Option(min=1)] = 20,
     repeats: Annotated[int, typer.Option(min=1)] = 100,
-    transport: Annotated[str, typer.Option(help="zmq or inproc.")] = "zmq",
+    transport: Annotated[str, typer.Option(help="zmq (TCP on loopback), ipc or inproc.")] = "zmq",
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     with cluster(transport, workers) as session:

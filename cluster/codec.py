@@ -35,7 +35,7 @@ _PAYLOADS_OF = tuple(PAYLOADS.get(kind, 0) for kind in KINDS)
 _PRELUDES = tuple(_PRELUDE.pack(MAGIC, PROTOCOL_VERSION, kind, count) for kind, count in enumerate(_PAYLOADS_OF))
 _KIND_OF_PRELUDE = {prelude: kind for kind, prelude in enumerate(_PRELUDES)}
 _encode = msgspec.msgpack.Encoder().encode
-_DECODERS = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
+_DECODE = tuple(msgspec.msgpack.Decoder(kind).decode for kind in KINDS)
 
 
 class VersionError(WireError):
@@ -97,7 +97,7 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
             raise WireError("1 payloads declared, 0 came")
         body, payloads = header[_BODY:cut], (header[cut:],)
     try:
-        message: AnyMessage = _DECODERS[kind].decode(body)
+        message: AnyMessage = _DECODE[kind](body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # ValueError: a ConvSpec's own check; UnicodeDecodeError is one too.
         raise WireError(f"a malformed {KINDS[kind].__name__}: {error}") from error

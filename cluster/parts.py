@@ -57,20 +57,21 @@ class Assembly:
 
     def __init__(self, max_payload_bytes: int) -> None:
         self._max_payload_bytes = max_payload_bytes
-        self._partial: dict[Peer, _Partial] = {}
+        self.partial: dict[Peer, _Partial] = {}
+        """Of whom a part has come."""
 
     def add(self, peer: Peer, frames: list[Frame]) -> list[Frame] | None:
         """The message that these frames complete; the header alone where it is not to be taken: decoding it says why."""
         header = frames[0]
         if not len(header):
             return self._continue(peer, frames)
-        if self._partial:
+        if self.partial:
             self.forget(peer)
         if len(frames) == 2 and len(frames[1]) >= PART_BYTES:
             try:
                 (size,) = codec.peek(header, self._max_payload_bytes)
                 if size > len(frames[1]):
-                    self._partial[peer] = _Partial(header, np.empty(size, np.uint8), 0)
+                    self.partial[peer] = _Partial(header, np.empty(size, np.uint8), 0)
                     return self._continue(peer, frames)
             except (WireError, ValueError, MemoryError):
                 return [header]
@@ -78,10 +79,10 @@ class Assembly:
 
     def forget(self, peer: Peer) -> None:
         """This peer's connection is gone, and what has come of its message with it."""
-        self._partial.pop(peer, None)
+        self.partial.pop(peer, None)
 
     def _continue(self, peer: Peer, frames: list[Frame]) -> list[Frame] | None:
-        partial = self._partial.get(peer)
+        partial = self.partial.get(peer)
         if partial is None or len(frames) != 2:
             return None  # "are you there?", or the rest of what was refused
         part = np.frombuffer(frames[1], np.uint8)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket as sockets
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import zmq
 
@@ -21,6 +24,8 @@ LINGER_MS = 500
 SEND_BUFFER_BYTES = 512 << 10
 """What the kernel holds ahead of a heartbeat."""
 HALF_OPEN_MS = 5000
+PLAIN_S = 1.0
+"""How long a plain connection may take that only looks whether somebody listens."""
 BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 _IPV4 = re.compile(r"tcp://[0-9.]+:")
@@ -38,6 +43,14 @@ class Socket:
     """Whether the other end is on this machine, as far as the address tells, and needs no key."""
     connected: bool = False
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
+    put: Callable[..., Any] = field(init=False)
+    """The socket's own ``send``, without pyzmq's layer in Python around it,"""
+    take: Callable[..., Any] = field(init=False)
+    """and its ``recv``, without looking it up each time."""
+
+    def __post_init__(self) -> None:
+        self.put = super(zmq.Socket, self.raw).send
+        self.take = self.raw.recv
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -60,11 +73,14 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: fl
     monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
     router = Socket(raw, monitor, address, router=True, connected=True)
     try:
+        # ZeroMQ takes the path of a Unix socket away from whoever listens there.
+        if address.startswith("ipc://") and not trouble(address):
+            raise zmq.ZMQError(zmq.EADDRINUSE)
         raw.bind(address)
     except zmq.ZMQError as error:
         router.drop(0)
         if error.errno == zmq.EADDRINUSE:
-            raise ConnectError(f"{address} is in use: another worker may run there; choose another port") from error
+            raise ConnectError(f"{address} is in use: another worker may run there; choose another address") from error
         raise ConnectError(f"{address} can't be bound: {error.strerror}") from error
     return router
 
@@ -87,6 +103,22 @@ def connected(
         link.drop(0)
         raise ConnectError(f"{address}: {error.strerror}") from error
     return link
+
+
+def trouble(address: str) -> str:
+    """Why nothing answers at an address, as far as a plain connection tells; empty if that works."""
+    scheme, _, rest = address.partition("://")
+    try:
+        if scheme == "ipc":
+            with sockets.socket(sockets.AF_UNIX) as plain:
+                plain.settimeout(PLAIN_S)
+                plain.connect("\0" + rest[1:] if rest.startswith("@") else rest)
+        elif scheme == "tcp":
+            host, _, port = rest.rpartition(":")
+            sockets.create_connection((host.strip("[]"), int(port)), timeout=PLAIN_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str, heartbeat_s: float) -> zmq.Socket[bytes]:

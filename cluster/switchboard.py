@@ -28,10 +28,10 @@ class Switchboard:
         self._leading = False
         self._asleep = 0
 
-    def wait(self, ready: Callable[[], T | None], timeout_s: float) -> T | None:
-        """What ``ready`` returns once that is not None; None after the time. It is called under the lock and may raise."""
+    def wait(self, ready: Callable[..., T | None], timeout_s: float, *about: object) -> T | None:
+        """What ``ready(*about)`` returns once that is not None; None after the time. Called under the lock; it may raise."""
         with self.lock:
-            found = ready()
+            found = ready(*about)
             if found is not None:
                 return found
             deadline = time.monotonic() + timeout_s
@@ -43,7 +43,7 @@ class Switchboard:
                     self._asleep -= 1
                 else:
                     self._lead(remaining)
-                found = ready()
+                found = ready(*about)
                 if found is not None:
                     return found
                 remaining = deadline - time.monotonic()

@@ -171,7 +171,10 @@ class Worker:
         mastery = self._mastery
         match message:
             case m.Data():
-                self._receive_data(event.peer, message, payloads[0])
+                if mastery is not None:
+                    rank = MASTER_RANK if event.peer == mastery.peer else mastery.incoming.get(event.peer)
+                    if rank is not None:
+                        mastery.inbox.put(message.run, rank, message.tag, payloads[0])
             case m.Hello():
                 self._greet(event, message)
             case m.Attach():
@@ -207,14 +210,6 @@ class Worker:
                     mastery.tasks.append((message, tuple(payloads)))
             case _:
                 log.warning("a master does not send %s", type(message).__name__)
-
-    def _receive_data(self, peer: Peer, message: m.Data, payload: Frame) -> None:
-        mastery = self._mastery
-        if mastery is None:
-            return
-        rank = MASTER_RANK if peer == mastery.peer else mastery.incoming.get(peer)
-        if rank is not None:
-            mastery.inbox.put(message.run, rank, message.tag, payload)
 
     def _greet(self, event: Arrival, hello: m.Hello) -> None:
         if self._masters is not None and event.credential not in self._masters:

@@ -14,24 +14,26 @@ import contextlib
 import logging
 import os
 import select
-import socket as sockets
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
 from fogconv.cluster import codec
 from fogconv.cluster.codec import Frame
 from fogconv.cluster.keys import Keys
-from fogconv.cluster.parts import Assembly, cut
+from fogconv.cluster.parts import SHORT_BYTES, Assembly, cut
 from fogconv.cluster.shared import SHARED_BYTES, Sharing, is_reference, is_sharing
-from fogconv.cluster.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected
+from fogconv.cluster.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected, trouble
 from fogconv.cluster.transport import Arrival, Event, Loss, Peer
 from fogconv.errors import ClusterError
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
 
 log = logging.getLogger("fogconv.transport")
 
@@ -46,7 +48,6 @@ _BAD_HANDSHAKE_REASON = (
     "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
 )
 _READABLE = select.POLLIN
-_POLLIN = int(zmq.POLLIN)
 _LAST = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -82,7 +83,7 @@ class ZeromqEndpoint:
         self._context = zmq.Context()
         self._poller = select.poll()
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
-        self._changed: dict[Socket, bool] = {}  # looked at in turns; True: its descriptor told of a message
+        self._changed: dict[Socket, bool] = {}  # True: it has told of a message; False: it has to be asked
         self._links: dict[Peer, Socket] = {}
         self._incoming: dict[Peer, str | None] = {}
         self._assembly = Assembly(max_payload_bytes)
@@ -115,6 +116,9 @@ class ZeromqEndpoint:
 
     def _authenticate(self) -> None:
         """Let ZeroMQ ask, in a thread of pyzmq's, whether a client's key is one that may come in."""
+        # Late, because it brings asyncio along: half of this module's time to import.
+        from zmq.auth.thread import ThreadAuthenticator
+
         authenticator = ThreadAuthenticator(self._context)
         authenticator.start()
         authenticator.configure_curve_callback(credentials_provider=self)
@@ -161,13 +165,19 @@ class ZeromqEndpoint:
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         with self._lock:
-            if self._closed:
+            link = self._links.get(peer)
+            if link is None:  # not one that this end connected: the ROUTER knows it, or it is gone
+                link = self._router
+                if link is None or peer not in self._incoming:
+                    return
+            size = len(frames[1]) if len(frames) == 2 else 0
+            # Most messages. Each of Python's calls on their way counts: its code is cold after a switch of processes.
+            if size <= SHORT_BYTES and not link.backlog and self._send_parts(link, peer, (b"".join(frames),)) is not False:
+                self._changed[link] = False
+                if self._waiting:
+                    self._interrupt()
                 return
-            link = self._links.get(peer) if isinstance(peer, Socket) else self._router
-            if link is None or (link.router and peer not in self._incoming):
-                return
-            long = len(frames) == 2 and len(frames[1]) >= SHARED_BYTES
-            self._send_or_queue(link, peer, self._by_reference(link, peer, frames) if long else cut(frames))
+            self._send_or_queue(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
 
     def room(self, nbytes: int) -> memoryview | None:
         with self._lock:
@@ -175,11 +185,9 @@ class ZeromqEndpoint:
 
     def receive(self, timeout_s: float) -> Event | None:
         deadline = 0.0
-        while True:
-            with self._lock:
-                if self._closed:
-                    self._close_pipe()
-                    return None
+        lock = self._lock
+        with lock:
+            while not self._closed:
                 if not self._events and (self._changed or self._probe_at):
                     self._work()
                 if self._events:
@@ -194,12 +202,17 @@ class ZeromqEndpoint:
                     return None
                 until = min(deadline, self._probe_at[0]) if self._probe_at else deadline
                 self._waiting = True
-            ready = self._poller.poll(max(0.0, until - now) * 1000.0)
-            with self._lock:
-                self._waiting = False
+                lock.release()
+                try:
+                    ready = self._poller.poll(max(0.0, until - now) * 1000.0)
+                finally:
+                    lock.acquire()
+                    self._waiting = False
                 if not self._closed:
                     for fd, _ in ready:
                         self._note(fd)
+            self._close_pipe()
+            return None
 
     def wake(self) -> None:
         with self._lock:
@@ -216,15 +229,7 @@ class ZeromqEndpoint:
             return peer in self._incoming and self._reachable(peer)
 
     def diagnose(self, address: str) -> str:
-        """Why nothing answers at an address, as far as a plain TCP connection tells; empty if that works."""
-        if not address.startswith("tcp://"):
-            return ""
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
-        try:
-            with sockets.create_connection((host.strip("[]"), int(port)), timeout=1.0):
-                return ""
-        except OSError as error:
-            return error.strerror or str(error)
+        return trouble(address)
 
     def close(self) -> None:
         with self._lock:
@@ -309,12 +314,24 @@ class ZeromqEndpoint:
                     self._forget_halves(peer)
                     self._events.append(Loss(peer, "the connection ended"))
         while self._changed and not self._events:
-            link = next(iter(self._changed))
-            told = self._changed.pop(link)
+            link = next((link for link, told in self._changed.items() if told), None)
+            if link is None:
+                self._ask()
+                continue
+            del self._changed[link]
             if link.backlog:
                 self._send_waiting(link)
-            if self._read(link, told):
+            if self._read(link):
                 self._changed[link] = False
+
+    def _ask(self) -> None:
+        """Which of the sockets that changed have a message. One question to all takes half as long as one to each."""
+        for link in self._changed:
+            if link.backlog:
+                self._send_waiting(link)
+        found = zmq.zmq_poll([(link.raw, zmq.POLLIN) for link in self._changed], 0)
+        readable = [raw for raw, _ in found]
+        self._changed = {link: True for link in self._changed if link.raw in readable} if readable else {}
 
     def _send_waiting(self, link: Socket) -> None:
         """Each peer's messages in their order; a peer that takes nothing holds up nobody else."""
@@ -326,22 +343,29 @@ class ZeromqEndpoint:
                 left.append((peer, part))
         link.backlog = left
 
-    def _read(self, link: Socket, told: bool = False) -> bool:
-        """Take one message. False if there is none. ``told``: there should be one."""
-        raw = link.raw
-        # Asking takes longer than a message does, and finding none by zmq.Again twice as long as asking.
-        if not told and not int(raw.getsockopt(zmq.EVENTS)) & _POLLIN:
-            return False
+    def _read(self, link: Socket) -> bool:
+        """Take one message. False if there is none, which is slow to find: better ask before."""
+        take = link.take
+        peer: Peer = link
+        credential = None
         try:
-            peer: Peer = raw.recv(_LAST) if link.router else link
-            frame = raw.recv(_LAST, False)
+            if link.router:
+                peer = take(_LAST)
+                frame = take(_LAST, False)
+                if self._keys is not None:
+                    credential = str(frame["User-Id"])
+                self._incoming[peer] = credential
+            else:
+                frame = take(_LAST, False)
         except zmq.Again:
             return False
-        if link.router:
-            self._incoming[peer] = None if self._keys is None else str(frame["User-Id"])
-        frames: list[Frame] = [frame.bytes]
+        header = frame.bytes
+        if not frame.more and header[:4] == codec.MAGIC and not self._assembly.partial:
+            self._events.append(Arrival(peer, (header,), credential))  # most messages
+            return True
+        frames: list[Frame] = [header]
         while frame.more:
-            frame = raw.recv(_LAST, copy=False)
+            frame = take(_LAST, False)
             if len(frames) < 3:
                 frames.append(frame.buffer)
         message: Sequence[Frame] | None
@@ -355,7 +379,7 @@ class ZeromqEndpoint:
         else:
             message = self._assembly.add(peer, frames)
         if message is not None:
-            self._events.append(Arrival(peer, message, self._incoming.get(peer)))
+            self._events.append(Arrival(peer, message, credential))
         return True
 
     def _read_monitor(self, link: Socket) -> None:
@@ -394,15 +418,16 @@ class ZeromqEndpoint:
         """False if it has to wait. A peer that is gone takes everything."""
         return self._send_parts(link, peer, part) is not False
 
-    def _send_parts(self, link: Socket, peer: Peer, part: list[Frame]) -> bool | None:
+    def _send_parts(self, link: Socket, peer: Peer, part: Sequence[Frame]) -> bool | None:
         """True: sent. False: its queue is full. None: nobody is there."""
-        send, (*first, last) = link.raw.send, part
+        put = link.put
         try:
-            if isinstance(peer, bytes):
-                send(peer, _MORE)
-            for frame in first:
-                send(frame, _MORE)
-            send(last, _LAST, len(last) <= COPY_BYTES)
+            if link.router:
+                put(peer, _MORE)
+            for frame in part[:-1]:
+                put(frame, _MORE)
+            last = part[-1]
+            put(last, _LAST, len(last) <= COPY_BYTES)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

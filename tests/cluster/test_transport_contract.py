@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +29,15 @@ def zeromq_ends() -> tuple[Endpoint, Endpoint, str]:
     return ZeromqEndpoint(), there, there.address
 
 
-@pytest.fixture(params=[inproc_ends, zeromq_ends], ids=["inproc", "zeromq"])
-def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
-    here, there, address = request.param()
+def ipc_ends(folder: Path) -> tuple[Endpoint, Endpoint, str]:
+    there = ZeromqEndpoint(f"ipc://{folder}/worker")
+    return ZeromqEndpoint(), there, there.address
+
+
+@pytest.fixture(params=["inproc", "zeromq", "ipc"])
+def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
+    made = {"inproc": inproc_ends, "zeromq": zeromq_ends, "ipc": partial(ipc_ends, tmp_path)}
+    here, there, address = made[request.param]()
     server = threading.Thread(target=echo, args=(there,), daemon=True)
     server.start()
     yield here, here.connect(address)

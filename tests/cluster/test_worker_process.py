@@ -164,6 +164,25 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2(stack: contextlib.ExitSta
     assert "Traceback" not in errors
 
 
+def test_workers_on_unix_sockets_serve_like_others_and_keep_theirs(stack: contextlib.ExitStack, tmp_path: Path) -> None:
+    """Two of them talk to each other, too; and whose process was killed leaves a file that does not stop the next."""
+    addresses = [f"ipc://{tmp_path}/{number}" for number in (1, 2)]
+    children = [stack.enter_context(process(sys.executable, *FAKE, address)) for address in addresses]
+    session = stack.enter_context(connect(addresses, local=fake_local, timeout_s=20.0, connect_timeout_s=30.0))
+    np.testing.assert_array_equal(session.run(session.load(*ring([1, 2], 2)), [X]).outputs[0], X)
+    second = stack.enter_context(process(sys.executable, *FAKE, addresses[0]))
+    _, errors = second.communicate(timeout=30)
+    assert second.returncode and f"{addresses[0]} is in use" in errors
+    children[1].kill()
+    children[1].wait()
+    eventually(lambda: session.refresh() == {2})
+    with pytest.raises(ConnectError, match=r"\(Connection refused\)"):
+        connect(addresses[1], connect_timeout_s=0.2)
+    children[1] = stack.enter_context(process(sys.executable, *FAKE, addresses[1]))
+    assert session.rejoin(20.0) == {2}
+    np.testing.assert_array_equal(session.run(session.load(*ring([1, 2])), [X]).outputs[0], X)
+
+
 def test_nobody_there_is_told_with_address_and_time(stack: contextlib.ExitStack) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(ConnectError, match=rf"{address} did not answer within 0\.[45] s \(Connection refused\)") as error:
