@@ -268,7 +268,10 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
     median = statistics.median_low([run.latency_s for run in runs])
     typical = next(run for run in runs if run.latency_s == median)
-    frames = _stream(engine, x, job.stream) if job.stream else None
+    outputs, frames = [first.output], None
+    if job.stream:
+        streamed, frames = _stream(engine, x, job.stream)
+        outputs += streamed
     reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
     terms = None
     if typical.plan.scheme == "star":
@@ -287,7 +290,7 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
         median,
         engine.plan.predicted_s,
         torch_s,
-        None if reference is None else float(np.abs(first.output - reference).max()),
+        None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
         None if reference is None else float(np.abs(reference).max()),
         tuple(layers),
         tuple(engine.events),
@@ -309,12 +312,11 @@ def _torch(model: ZooModel, x: NDArray[np.float32], repeat: int) -> tuple[NDArra
     return reference, statistics.median_low(seconds)
 
 
-def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> float:
-    """Frames per second with several inferences in flight."""
+def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[NDArray[np.float32]], float]:
+    """The outputs, and frames per second, with several inferences in flight."""
     begin = time.perf_counter()
-    for _ in engine.stream(x for _ in range(frames)):
-        pass
-    return frames / (time.perf_counter() - begin)
+    outputs = list(engine.stream(x for _ in range(frames)))
+    return outputs, frames / (time.perf_counter() - begin)
 
 
 def _top5(model: ZooModel, scores: NDArray[np.float32]) -> tuple[Guess, ...]:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_with_ulfm_any_rank_but_the_first_may_be_killed(scheme: str) -> None:
     assert [event.split(";")[0].split(" on ")[0] for event in result["events"]] == [
         f"worker {rank} at mpi://{rank}" for rank in (1, 2, 3)
     ]
+
+
+def test_with_ulfm_a_rank_killed_in_a_stream_is_told_and_no_frame_is_wrong() -> None:
+    """The program as a whole. Open MPI's environment has no torch; rank 0 takes that of the tests' own."""
+    dying = ("-m", "tests.cluster.dying", "10", "2", "main_run", sysconfig.get_path("purelib"))
+    model = ("squeezenet1_1", "--weights", "random", "--size", "64", "--repeat", "1", "--stream", "20")
+    finished = mpirun(
+        4, *dying, *model, "--threshold", "0", "--no-adapt", "--compare", "--json", launcher=ulfm, timeout_s=240.0
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert result["workers"] == 2
+    assert result["max_abs_error"] <= 1e-4 * result["max_abs_reference"]
+    assert len(result["events"]) == 1 and result["events"][0].startswith("worker 2 at mpi://2"), result["events"]
 
 
 def test_with_ulfm_ranks_may_be_killed_while_large_messages_are_under_way() -> None:
