@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import llvmlite.binding as llvm
-from numba.core import config
 
 from fogconv.errors import KernelError
+
+NUMBA_SETTINGS = ".numba_config.yaml"
+"""Where numba reads settings beside its environment variables: in the folder that a program was started in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,13 @@ def _isa(wanted: str) -> Isa:
 
 def _features() -> frozenset[str]:
     """What numba generates code for: $NUMBA_CPU_FEATURES where set, else the CPU's own."""
-    override: str | None = getattr(config, "CPU_FEATURES", None)
+    # Numba's import takes longer than all else that a worker does before it can answer, and this module is asked early.
+    if "NUMBA_CPU_FEATURES" in os.environ or Path(NUMBA_SETTINGS).exists():
+        from numba.core import config
+
+        override: str | None = getattr(config, "CPU_FEATURES", None)
+    else:
+        override = None
     if override is not None:
         return frozenset(feature[1:] for feature in override.split(",") if feature.startswith("+"))
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)

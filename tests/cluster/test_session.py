@@ -240,7 +240,12 @@ def test_a_second_master_is_refused_while_the_worker_computes(make: Make) -> Non
     loaded, expected = star_of(first)
     run = first.submit(loaded, [X])
     eventually(lambda: cluster.workers[0].life.state.value == "busy")
-    attending = threading.Thread(target=lambda: [cluster.workers[0].attend() or time.sleep(0.02) for _ in range(200)])
+
+    def attend() -> None:
+        while not gate.wait(0.02):
+            cluster.workers[0].attend()
+
+    attending = threading.Thread(target=attend)
     attending.start()
     with pytest.raises(RefusedError, match="serving another master"):
         cluster.session()
