@@ -27,11 +27,21 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY) ## five ranks on this machine tell what is on a photograph
 	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --threshold 0 --compare
 
+# What only computes shares the cores between two processes; what measures, waits for others or takes cores away has them for
+# itself. A file's tests stay in one process, for they share models, workers and launches.
+COMPUTING := $(addprefix tests/,kernels test_matrix.py test_export.py test_rules.py test_lower.py test_seeding.py \
+	test_planner.py test_predictors.py cli/test_speedup_command.py cluster/test_arrays.py cluster/test_codec.py)
+define RUN_TESTS
+	$(if $(PYTEST_ARGS),$(BIN)/python -m pytest $(1) $(PYTEST_ARGS),\
+	$(BIN)/python -m pytest $(1) -n 2 --dist loadfile $(COMPUTING); computing=$$?; \
+	$(BIN)/python -m pytest $(1) $(addprefix --ignore=,$(COMPUTING)) && exit $$computing)
+endef
+
 test: $(READY) ## the tests, a pairwise subset of the matrix (10 minutes at most on two cores)
-	$(BIN)/python -m pytest -m "not full" $(PYTEST_ARGS)
+	$(call RUN_TESTS,-m "not full")
 
 test-full: $(READY) ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(call RUN_TESTS)
 
 # An aarch64 Python has no torch, so only files that do without are collected there: the codec's, and those with tests marked `arm`.
 ARM_TESTS = $$(grep -rl --include='test_*.py' 'pytest\.mark\.arm' tests)
