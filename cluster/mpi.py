@@ -313,8 +313,10 @@ class MpiEndpoint:
 def _mortally(start: Callable[[], None], ready: threading.Event) -> None:
     """Start and wait for MPI's initialisation, in which Ctrl-C simply kills every rank but the first.
 
-    MPICH's launcher hands the signal on to one rank after the other; one that left by itself in the middle of the
-    hand-shake kept it from reaching the rest, and mpirun hung. Rank 0 gives the exit code.
+    mpi4py holds Python's lock while MPI initialises, so that no handler of Python's runs then. If one rank left by itself
+    the others would wait for it inside MPI, and MPICH's launcher spins on what it left open: mpirun hung in a third of the
+    tries, also where those inside put the signal off and one that was not there yet left. Killed by the signal, a rank
+    makes the launcher kill the rest; but mpirun returns all wait statuses or-ed, and so signals' numbers (2, or 2 | 9).
     """
     launch = launched()
     if launch is None or launch.rank == 0 or threading.current_thread() is not threading.main_thread():
