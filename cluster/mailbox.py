@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +164,7 @@ class RunMailbox:
         return self._board.endpoint.room(nbytes)
 
     def receive(self, origin: int, tag: int) -> Frame:
-        frame: Frame | None = self._board.wait(self._inbox.take, self._timeout_s, self.run, origin, tag)
+        frame = cast(Frame | None, self._board.wait(self._inbox.take, self._timeout_s, self.run, origin, tag))
         if frame is None:
             raise TransportTimeout(
                 f"nothing came from rank {origin} (run {self.run}, message {tag}) within {self._timeout_s:g} s; "

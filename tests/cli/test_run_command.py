@@ -246,9 +246,9 @@ def test_ctrl_c_ends_everything_with_130(ranks: int, after_s: float) -> None:
         assert not alive
 
 
-def test_a_worker_that_dies_in_a_stream_is_told_and_no_frame_is_wrong(run: Program) -> None:
+def test_a_worker_that_dies_in_a_stream_is_told_and_no_frame_is_wrong(run: Program, tmp_path: Path) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
-    dying = ("-m", "tests.cluster.dying", "6", "0", "main_worker", "")
+    dying = ("-m", "tests.cluster.dying", "6", str(tmp_path / "dead"), "main_worker", "")
     with process(sys.executable, *dying, "--bind", address) as worker:
         wait_until_listening(int(address.rpartition(":")[2]))
         stream = ("--cluster", address, "--threshold", "0", "--stream", "9", "--no-adapt", "--compare", "--json")

@@ -1,7 +1,7 @@
-"""A program whose worker is killed in the middle of a run: ``python -m tests.cluster.dying RUNS RANK ENTRY SITE ARGS…``.
+"""A program whose worker is killed in the middle of a run: ``python -m tests.cluster.dying RUNS MARK ENTRY SITE ARGS…``.
 
-It is killed at its run number RUNS, under mpirun only as rank RANK. ENTRY is a function of fogconv.cli.app; SITE is a folder
-of packages that come after this environment's own, such as torch for a master whose environment has none.
+The first worker that comes to its run number RUNS makes the file MARK and is killed. ENTRY is a function of fogconv.cli.app;
+SITE is a folder of packages that come after this environment's own, such as torch for a master whose environment has none.
 """
 
 from __future__ import annotations
@@ -9,34 +9,33 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from fogconv.cli import app
-from fogconv.cluster.mpi import launched
 from fogconv.cluster.worker import Worker
 
 
 def main() -> None:
-    runs, rank, entry, site, *arguments = sys.argv[1:]
+    runs, mark, entry, site, *arguments = sys.argv[1:]
     sys.path.append(site)
     sys.argv[1:] = arguments
-    launch = launched()
-    if launch is None or launch.rank == int(rank):
-        _die_in_run(int(runs))
-    getattr(app, entry)()
-
-
-def _die_in_run(last: int) -> None:
     run, count = Worker._run, 0
 
     def counted(self: Worker, *task: Any) -> None:
         nonlocal count
         count += 1
-        if count == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if count == int(runs):
+            try:
+                Path(mark).touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
         run(self, *task)
 
     Worker._run = counted  # type: ignore[method-assign]
+    getattr(app, entry)()
 
 
 if __name__ == "__main__":
