@@ -2,7 +2,7 @@
 
     γ          a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as
                cold as they will be. A worker's is the master's, by their shares of a core
-    message_s  the processor time of a ping from cold caches, all threads, ÷ its messages
+    message_s  what a rehearsal takes of the processor beyond computing, ÷ its messages (`bench.fog.rehearsal`)
     α, β       pings, empty and large
 
 What computes is measured under the quota, which costs a tenth more than the missing time: a node comes back to cold caches
@@ -12,7 +12,6 @@ every period. Links are measured before, and compilation is over by then.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.fog.cgroup import quota_and_period_us
+from bench.fog.rehearsal import Rehearsal
 from fogconv import program as ir
 from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.measure import NoMailbox, copy_bytes_per_s
@@ -32,15 +32,12 @@ from fogconv.lower import lower
 from fogconv.star import plan_local
 from fogconv.topology import Device, Link, Topology, kernel_class
 
-COLD_BYTES = 4_000_000
-"""So much is copied before a ping whose processor time counts: between two messages of a run there are convs, and a node
-that sleeps through most of a period finds its caches emptied. A message then takes 0.3 ms of a core, and not 0.06."""
 FULL_SPEED_RUNS = 7
 RUNS = 3
 PINGS = 20
 LARGE_BYTES = 2_000_000
-MESSAGES_PER_PING = 4
-"""Two exchanges, each a message there and one back; a node sends one and receives one of each."""
+GUESSED_MESSAGE_S = 0.25e-3
+"""Of a core; for what has to be loaded before it can be measured."""
 MACS_PER_CYCLE = 16
 SYNC_PERIODS = 0.2
 """Who waits for a message waits, on average, this part of a quota's period for its sender's next slice. Seen with a chain of
@@ -52,8 +49,10 @@ STEP_S = 10e-6
 class Rates:
     """Compiles and measures links when made, without quotas; measures the devices in ``topology``, under them."""
 
-    def __init__(self, session: Session, graph: LayerGraph, image: Array) -> None:
-        self._session = session
+    def __init__(
+        self, session: Session, graph: LayerGraph, image: Array, shares: Sequence[float], scheme: str = "auto"
+    ) -> None:
+        self._shares = shares
         self._image = image
         lowered = lower(graph, plan_local(graph))
         [self._program] = lowered.programs
@@ -70,23 +69,32 @@ class Rates:
         self._seconds = self._full_speed[convs]
         self._links = {worker.rank: _link(session, worker.rank) for worker in session.workers}
         self._copy_s_per_byte = 1 / copy_bytes_per_s()
+        self._specs = [step.spec for step in self._program.steps if isinstance(step, ir.Conv)]
+        self._rehearsal: Rehearsal | None = None
+        if session.workers and scheme != "local":
+            self._rehearsal = Rehearsal(session, self._topology(self._seconds / shares[0], GUESSED_MESSAGE_S, 0.0), scheme)
 
-    def topology(self, shares: Sequence[float], sync_s: float | None = None) -> Topology:
+    def topology(self, sync_s: float | None = None) -> Topology:
         """Call once, under the quotas. ``sync_s`` is added to each link's latency: what waiting for a throttled peer costs
         beyond the wire (None: by the longer of both ends' periods)."""
-        specs = [step.spec for step in self._program.steps if isinstance(step, ir.Conv)]
         # A pause of 9 ms falls on one step or the next by chance: the whole run tells the rate, full speed the proportions.
         self._run()
         stretch = statistics.mean(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
-        gamma = fit(specs, self._seconds * stretch)
         self._executable = None
-        message_s = message_seconds(self._session) / shares[0]
+        seconds, message_s = self._seconds * stretch, 0.0
+        if self._rehearsal is not None:
+            message_s = self._rehearsal.message_s(self._topology(seconds, 0.0, sync_s), self._shares[0])
+        return self._topology(seconds, message_s, sync_s)
+
+    def _topology(self, seconds: NDArray[np.float64], message_s: float, sync_s: float | None) -> Topology:
+        """``seconds`` of every conv on the master, ``message_s`` of a core."""
+        shares = self._shares
         first = Device(
             "node 0",
-            gamma,
+            fit(self._specs, seconds),
             self._copy_s_per_byte / shares[0],
             STEP_S / shares[0],
-            message_s=message_s,
+            message_s=message_s / shares[0],
             effort=effort,
         )
         periods = [quota_and_period_us(share)[1] * 1e-6 if share < 1 else 0.0 for share in shares]
@@ -122,21 +130,6 @@ def effort(spec: ConvSpec) -> float:
     layers were then cut by rows, a fifth slower than by channels.
     """
     return MACS_PER_CYCLE * cycles(spec, choose(spec, host_isa(), strict=False)) * spec.batch
-
-
-def message_seconds(session: Session) -> float:
-    """Seconds of the processor, all threads, that one message takes on the master; 0 where there is nobody to talk to."""
-    if not session.workers:
-        return 0.0
-    rank = session.workers[0].rank
-    source, target = np.ones(COLD_BYTES, np.uint8), np.zeros(COLD_BYTES, np.uint8)
-    spent_s = 0.0
-    for _ in range(PINGS):
-        np.copyto(target, source)
-        begin = time.process_time()
-        session.ping(rank)
-        spent_s += time.process_time() - begin
-    return spent_s / (PINGS * MESSAGES_PER_PING)
 
 
 def _link(session: Session, rank: int) -> tuple[Link, Link]:
