@@ -20,6 +20,7 @@ from typing import Protocol
 
 import platformdirs
 
+from fogconv.errors import WorkerLostError
 from fogconv.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.pairs import (
     CACHE_VERSION,
@@ -93,7 +94,10 @@ class Session(Protocol):
     @property
     def scheme(self) -> str: ...
     @property
+    def ranks(self) -> int: ...
+    @property
     def workers(self) -> Sequence[Worker]: ...
+    def refresh(self) -> frozenset[int]: ...
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
     def measure(
         self, specs: Sequence[ConvSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
@@ -116,10 +120,28 @@ def calibrate_quickly(
 ) -> Topology:
     """Measure what is not remembered, in under 2 s once kernels are compiled. Ranks are the session's.
 
-    ``cache`` is a folder (by default the user's cache folder); one that can't be written is done without.
+    A worker that is lost meanwhile is taken to be like the slowest of the others: it may come back. ``cache`` is a folder
+    (by default the user's cache folder); one that can't be written is done without.
     """
     folder = cache or Path(platformdirs.user_cache_dir("fogconv")) / "calibration"
-    workers = sorted(session.workers, key=lambda worker: worker.rank)
+    while True:
+        workers = sorted(session.workers, key=lambda worker: worker.rank)
+        try:
+            master, known = _measured(session, workers, folder, refresh, local)
+            break
+        except WorkerLostError:
+            session.refresh()
+            if len(session.workers) == len(workers):
+                raise
+    slowest = max(known.values(), key=lambda pair: pair.device.gamma_s_per_mac["default"], default=None)
+    pairs = [] if slowest is None else [known.get(rank, slowest) for rank in range(1, session.ranks)]
+    return profile_of(master, pairs, {}).topology("calibration")
+
+
+def _measured(
+    session: Session, workers: Sequence[Worker], folder: Path, refresh: bool, local: Local | None
+) -> tuple[ProfileDevice, dict[int, CachedPair]]:
+    """The master and, by rank, the workers: remembered, or measured and remembered."""
     known = {} if refresh else {w.rank: pair for w in workers if (pair := remembered(folder, session.scheme, w))}
     master = None if refresh else remembered_device(folder)
     missing = [worker.rank for worker in workers if worker.rank not in known]
@@ -134,7 +156,7 @@ def calibrate_quickly(
                 device = _worker_device(worker, figures, costs)
                 known[worker.rank] = pair = CachedPair(CACHE_VERSION, time.time(), device, there, back)
                 remember(folder, pair_key(session.scheme, worker), pair)
-    return profile_of(master, [known[worker.rank] for worker in workers], {}).topology("calibration")
+    return master, known
 
 
 def calibrate(

@@ -31,7 +31,7 @@ from fogconv.pace import Correction, Pace, observe
 from fogconv.plan import Plan
 from fogconv.playbook import Play, Playbook
 from fogconv.program import Program
-from fogconv.recovery import MASTER, Turn, after_loss, muster, rehearsals, topology_of, with_less_weight
+from fogconv.recovery import MASTER, Turn, after_loss, at_first, muster, rehearsals, topology_of, with_less_weight
 from fogconv.reprieve import Reprieve, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.topology import Topology
 from fogconv.warming import Warming
@@ -74,8 +74,9 @@ class Engine:
     def __post_init__(self) -> None:
         self._book = Playbook(self.graph, self.choices)
         self._warming = Warming(self.session)
-        self.ranks: tuple[int, ...] = tuple(rank for rank in self.topology.ranks if rank == MASTER or rank in self._present)
-        self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
+        first = at_first(self.topology.ranks, self._present)
+        self.ranks: tuple[int, ...] = first.crew
+        self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
         self._broken = 0
         self._pace = Pace()
         self._correction: Correction | None = None

@@ -46,6 +46,14 @@ def muster(crew: Sequence[int], present: Collection[int], returned: Collection[i
     return Turn(after, True, tuple(events))
 
 
+def at_first(ranks: Collection[int], present: Collection[int]) -> Turn:
+    """The first crew, where some of a cluster's ranks may have been lost since it was opened."""
+    gone = [rank for rank in sorted(ranks) if rank != MASTER and rank not in present]
+    crew = tuple(rank for rank in sorted(ranks) if rank not in gone)
+    told = (f"{_workers(gone)} {_was(gone)} lost before the first inference; planned over {over(crew)}",) if gone else ()
+    return Turn(crew, False, told)
+
+
 def after_loss(crew: Sequence[int], present: Collection[int], cause: str, *, frames: int = 1) -> Turn | None:
     """In the middle of an inference, or of ``frames`` in flight: the crew that runs it again.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fogconv.calibration import FULL, QUICK, TINY, calibrate, calibrate_quickly, device_samples
+from fogconv.errors import WorkerLostError
 from fogconv.geometry import ConvSpec
 from fogconv.topology import KERNEL_CLASSES, kernel_class
 
@@ -48,12 +49,31 @@ class FakeSession:
     s_per_byte: float = 8e-8
     scheme: str = "tcp"
     measured: list[tuple[int, ...]] = field(default_factory=list)
+    dying: frozenset[int] = frozenset()
+    """Ranks that are lost as soon as they are asked to measure."""
+    mute: frozenset[int] = frozenset()
+    """Ranks that are lost as soon as they are pinged."""
+    lost: frozenset[int] = frozenset()
+
+    @property
+    def ranks(self) -> int:
+        return len(self.gammas) + 1
 
     @property
     def workers(self) -> list[FakeWorker]:
-        return [FakeWorker(rank, f"tcp://h{rank}:5555", f"h{rank}") for rank in range(1, len(self.gammas) + 1)]
+        present = sorted(set(range(1, self.ranks)) - self.lost)
+        return [FakeWorker(rank, f"tcp://h{rank}:5555", f"h{rank}") for rank in present]
+
+    def refresh(self) -> frozenset[int]:
+        return self.lost
+
+    def lose(self, ranks: frozenset[int]) -> None:
+        if ranks:
+            self.lost |= ranks
+            raise WorkerLostError(f"workers {sorted(ranks)} are lost", min(ranks))
 
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> Trip:
+        self.lose(self.mute & {rank})
         back = nbytes if back_bytes is None else back_bytes
         return Trip(2 * self.alpha + nbytes * self.s_per_byte, 2 * self.alpha + 2 * back * self.s_per_byte)
 
@@ -62,6 +82,7 @@ class FakeSession:
     ) -> dict[int, Answer]:
         assert ranks is not None
         self.measured.append(tuple(ranks))
+        self.lose(self.dying & set(ranks))
         return {rank: Answer(seconds(specs, self.gammas[rank - 1])) for rank in ranks}
 
 
@@ -135,6 +156,28 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None
 
 def test_no_worker_is_a_cluster_of_one(tmp_path: Path) -> None:
     assert len(calibrate_quickly(FakeSession(()), cache=tmp_path, local=local)) == 1
+
+
+@pytest.mark.parametrize("how", ["dying", "mute"])
+def test_a_worker_that_is_lost_meanwhile_is_taken_for_as_slow_as_the_slowest(tmp_path: Path, how: str) -> None:
+    session = FakeSession((1e-10, 2e-10, 4e-10), **{how: frozenset({2})})
+    topology = calibrate_quickly(session, cache=tmp_path, local=local)
+    assert len(topology) == 4, "the others keep their ranks"
+    assert topology.devices[1].gamma() == pytest.approx(1e-10, rel=0.02)
+    assert topology.devices[2] == topology.devices[3]
+    assert topology.link(2, 0) == topology.link(3, 0)
+
+
+def test_where_all_are_lost_meanwhile_the_master_is_a_cluster_of_one(tmp_path: Path) -> None:
+    session = FakeSession(dying=frozenset({1, 2}))
+    assert len(calibrate_quickly(session, cache=tmp_path, local=local)) == 1
+
+
+def test_a_loss_of_nobody_is_an_error(tmp_path: Path) -> None:
+    session = FakeSession(dying=frozenset({1}))
+    session.lose = lambda ranks: (_ for _ in ()).throw(WorkerLostError("?", 1))  # type: ignore[method-assign]
+    with pytest.raises(WorkerLostError):
+        calibrate_quickly(session, cache=tmp_path, local=local)
 
 
 def test_the_long_way_measures_every_class_and_says_how_sure_it_is() -> None:

@@ -380,6 +380,17 @@ def test_who_has_no_memory_at_all_is_named_with_both_figures(cluster: FaultClust
         cluster.engine("star", master_computes=False)
 
 
+def test_who_is_lost_before_the_first_inference_is_named_and_taken_back(cluster: FaultCluster) -> None:
+    cluster.cut(2)
+    eventually(lambda: cluster.session.refresh() == {2})
+    engine = cluster.engine("auto")
+    assert engine.ranks == (0, 1, 3)
+    assert list(engine.events) == ["worker 2 was lost before the first inference; planned over 2 workers"]
+    assert_right(engine.run(image()).output)
+    cluster.take_back(2, engine)
+    assert engine.ranks == (0, 1, 2, 3)
+
+
 def test_an_error_that_is_no_loss_is_not_run_again(cluster: FaultCluster) -> None:
     engine = cluster.engine("rows")
     cluster.alive["worker/1"][0]._mastery.programs.clear()  # type: ignore[union-attr]
