@@ -238,8 +238,9 @@ def test_nothing_is_left_behind() -> None:
 def test_a_bed_whose_process_is_ended_goes_away(end: signal.Signals) -> None:
     script = textwrap.dedent(
         """
-        import sys, time
+        import signal, sys, time
         from bench.fog import FogBed
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
         with FogBed(2) as bed:
             bed.popen(1, ["sleep", "600"])
             print(bed.name, flush=True)
