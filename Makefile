@@ -33,11 +33,11 @@ COMPUTING := $(addprefix tests/,kernels test_matrix.py test_export.py test_rules
 	test_planner.py test_predictors.py cli/test_speedup_command.py cluster/test_arrays.py cluster/test_codec.py)
 define RUN_TESTS
 	$(if $(PYTEST_ARGS),$(BIN)/python -m pytest $(1) $(PYTEST_ARGS),\
-	$(BIN)/python -m pytest $(1) -n 2 --dist loadfile $(COMPUTING); computing=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(1) -n 2 --dist loadfile $(COMPUTING); computing=$$?; \
 	$(BIN)/python -m pytest $(1) $(addprefix --ignore=,$(COMPUTING)) && exit $$computing)
 endef
 
-test: $(READY) ## the tests, a pairwise subset of the matrix (10 minutes at most on two cores)
+test: $(READY) ## the tests, a pairwise subset of the matrix (about 11 minutes on two cores)
 	$(call RUN_TESTS,-m "not full")
 
 test-full: $(READY) ## all tests
