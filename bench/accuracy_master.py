@@ -38,7 +38,7 @@ from fogconv.layers import Conv
 from fogconv.lower import lower
 from fogconv.pings import measure_link
 from fogconv.plan import Plan
-from fogconv.prediction import mean_latency_s, simulated_terms, star_terms
+from fogconv.prediction import simulated_terms, star_terms
 from fogconv.predictors import Predictor, Sample, fit, random_convs
 from fogconv.processor import after_rest_s
 from fogconv.profile import Profile
@@ -187,8 +187,6 @@ class Master:
             "splits": [placement.split for placement in self.plan.placements],
             "convs_alone_s": sum(self.seconds(0, layer.spec) for layer in graph.layers if isinstance(layer, Conv)),
             "profile": msgspec.to_builtins(Profile.of(self.topology)),
-            "rehearsed_s": [rehearsal.latency_s for rehearsal in self.rehearsals],
-            "rehearsed_simulated_s": [mean_latency_s(it.programs, self.topology, self.seconds) for it in self.rehearsals],
         }
 
     def run(self, repeats: int) -> Facts:
@@ -250,12 +248,11 @@ class Rehearsal:
         self.session = session
         self.loaded = session.load(lowered.programs, lowered.weights)
         self.image = np.random.default_rng(0).standard_normal(graph.tensors[graph.input].shape, np.float32)
-        self.latency_s = 0.0
         self.run(2)
 
     def run(self, repeats: int) -> None:
-        """Back to back; ``latency_s`` is their mean."""
-        self.latency_s = float(np.mean([self.session.run(self.loaded, [self.image]).latency_s for _ in range(repeats)]))
+        for _ in range(repeats):
+            self.session.run(self.loaded, [self.image])
 
     def processor_s(self, topology: Topology, seconds: Seconds) -> Sequence[float]:
         """What an inference takes of each rank's processor, as simulated."""

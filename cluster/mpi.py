@@ -41,6 +41,7 @@ PAYLOAD_TAG = 1
 JOINED_BYTES = 64 << 10
 """Payloads of up to so many bytes travel behind their headers: a copy costs less than a second message."""
 RENDEZVOUS = "1m"
+"""Beyond this MPICH asks the other end before it sends, and that is in a kernel, or asleep between two looks."""
 LEAST_PAUSE_S = 20e-6
 LONGEST_PAUSE_S = 4e-3
 LONGEST_TRANSFER_PAUSE_S = 300e-6
@@ -335,7 +336,6 @@ def _load_mpi() -> Any:
     try:
         import mpi4py
 
-        # Beyond this MPICH asks the other end before it sends, and that is in a kernel, or asleep between two looks.
         os.environ.setdefault("UCX_RNDV_THRESH", RENDEZVOUS)
         mpi4py.rc.initialize = False
         mpi4py.rc.finalize = False

@@ -44,9 +44,9 @@ class Socket:
     connected: bool = False
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
     put: Callable[..., Any] = field(init=False)
-    """The socket's own ``send``, without pyzmq's layer in Python around it,"""
+    """The socket's own ``send``, without pyzmq's layer in Python around it."""
     take: Callable[..., Any] = field(init=False)
-    """and its ``recv``, without looking it up each time."""
+    """Its ``recv``, without looking it up each time."""
 
     def __post_init__(self) -> None:
         self.put = super(zmq.Socket, self.raw).send

@@ -11,9 +11,8 @@ simulated_terms   the programs simulated, and the terms read from the timeline a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
 
 from fogconv.cost import WIRE_BYTES
 from fogconv.errors import DependencyError
@@ -22,7 +21,7 @@ from fogconv.layers import LayerGraph
 from fogconv.plan import Plan
 from fogconv.program import Add, Affine, Conv, Program, Recv, Send
 from fogconv.report import STAR_TERMS, layer_reports
-from fogconv.simulate import Disturbance, Timeline, simulate
+from fogconv.simulate import Disturbance, simulate
 from fogconv.speedup import Terms
 from fogconv.topology import Link, Topology
 from fogconv.trigger import Seconds, wire_s
@@ -80,40 +79,25 @@ def simulated_terms(
 
     Raises DependencyError without simpy.
     """
+    bursts = any(device.share < 1 for device in topology.devices)
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0] * 5)
     runs = 0
-    for timeline, counted in _timelines(programs, topology, seconds):
-        for times in timeline.times[counted]:
+    for seed in range(SEEDS if bursts else 1):
+        inferences = IN_A_ROW if bursts else 1
+        timeline = simulate(
+            programs,
+            topology,
+            inferences=inferences,
+            disturbance=Disturbance(seed=seed),
+            seconds=seconds,
+            keep_events=False,
+        )
+        for times in timeline.times[1 if bursts else 0 :]:
             runs += 1
             for index, report in enumerate(layer_reports(graph, plan, programs, times, convs_only=False)):
                 for place, term in enumerate(STAR_TERMS[:-1]):
                     sums[index][place] += report.measured[term] or 0.0
     return {index: Terms(*(value / runs for value in values)) for index, values in sums.items()}
-
-
-def mean_latency_s(programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None) -> float:
-    """Of an inference, on average over inferences back to back. Raises DependencyError without simpy."""
-    found = [
-        value for timeline, counted in _timelines(programs, topology, seconds) for value in timeline.latencies_s[counted]
-    ]
-    return fmean(found)
-
-
-def _timelines(programs: Sequence[Program], topology: Topology, seconds: Seconds | None) -> Iterator[tuple[Timeline, slice]]:
-    """Simulations, and which of their inferences count."""
-    bursts = any(device.share < 1 for device in topology.devices)
-    for seed in range(SEEDS if bursts else 1):
-        yield (
-            simulate(
-                programs,
-                topology,
-                inferences=IN_A_ROW if bursts else 1,
-                disturbance=Disturbance(seed=seed),
-                seconds=seconds,
-                keep_events=False,
-            ),
-            slice(1 if bursts else 0, None),
-        )
 
 
 class _Layer:
