@@ -39,8 +39,8 @@ class Rehearsal:
 
     def message_s(self, topology: Topology, share: float) -> float:
         """Of a core, on the master, all threads: what an inference takes there beyond its computing and copying, ÷ its
-        messages, those that begin and end it included. ``topology`` has the devices as they are under their quotas, this one's
-        being ``share`` of a core, with messages for nothing."""
+        messages, those that begin and end it included. ``topology`` has the devices under their quotas, with messages for
+        nothing; the master has ``share`` of a core."""
         self._run()
         begin = time.process_time()
         for _ in range(RUNS):
