@@ -48,24 +48,33 @@ class Drafts:
         return self._tag - 1
 
     def all_wanted(self, tensor: int, rank: int) -> tuple[Region, ...]:
-        """Everything that a rank will ever need of a tensor, as disjoint boxes.
-
-        It is fetched at the first need: convs of several branches want different halos of one map, and one message with
-        the widest costs hardly more than the first of several.
-        """
+        """Everything that a rank will ever need of a tensor, as disjoint boxes."""
         return merge((), self._wanted[tensor, rank])
 
     def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
         """Bring each rank what it lacks of ``needed``, into its home buffer."""
         self.receive(self.send({tensor: needed}))
 
-    def send(self, needed: Mapping[int, Mapping[int, Sequence[Region]]]) -> list[Parcel]:
-        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever is in it."""
+    def send(self, needed: Mapping[int, Mapping[int, Sequence[Region]]], *, ahead: bool = False) -> list[Parcel]:
+        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever is in it.
+
+        ``ahead``: where there is a message, what its receiver will need later of these tensors goes with it, for more in a
+        message costs less than one more message; but nothing later needed makes a message of its own.
+        """
         pairs: dict[tuple[int, int], list[tuple[int, Region]]] = defaultdict(list)
+        met: set[tuple[int, int]] = set()
         for tensor, by_rank in needed.items():
-            layout = Layout(tuple(tuple(by_rank.get(rank, ())) for rank in range(self.plan.ranks)))
+            boxes = [
+                (*by_rank.get(rank, ()), *(self.all_wanted(tensor, rank) if ahead and rank in by_rank else ()))
+                for rank in range(self.plan.ranks)
+            ]
+            layout = Layout(tuple(merge((), several) for several in boxes))
             for move in transfers(self.residency.layout(tensor), layout):
-                pairs[move.source, move.target].append((tensor, move.region))
+                pair = move.source, move.target
+                pairs[pair].append((tensor, move.region))
+                if any(move.region & region for region in by_rank[move.target]):
+                    met.add(pair)
+        pairs = {pair: content for pair, content in pairs.items() if pair in met}
         parcels = [Parcel(*pair, self.next_tag(), tuple(content)) for pair, content in pairs.items()]
         for parcel in parcels:
             held = [self.residency.find(parcel.source, tensor, region) for tensor, region in parcel.content]

@@ -89,35 +89,39 @@ class _Lowering(GuardedDrafts):
         """Send at once all that its layers need of earlier waves, do what can be done without waiting, then the rest."""
         there = ahead(self.graph, wave)
         needed: dict[int, dict[int, tuple[Region, ...]]] = {}
+        first = None
         ready = []
         for index in wave:
             layer, placement = self.graph.layers[index], self.plan.placements[index]
             if isinstance(layer, Concat | Slice) or placement.via or placement.guard is not None:
                 continue
             readers = self.readers(layer, placement)
-            if all(tensor in there for tensor in readers):
+            if readers.keys() <= there:
                 ready.append(index)
-                for tensor, by_rank in readers.items():
-                    needed.setdefault(tensor, {}).update(by_rank)
+            for tensor in readers.keys() & there:
+                first = index if first is None else first
+                for rank, regions in readers[tensor].items():
+                    by_rank = needed.setdefault(tensor, {})
+                    by_rank[rank] = (*by_rank.get(rank, ()), *regions)
         late: dict[int, tuple[Work, ...]] = {}
-        if ready:
-            self.index = ready[0]
-            parcels = self.send(needed)
+        if first is not None:
+            self.index = first
+            parcels = self.send(needed, ahead=True)
             for index in ready:
                 self.index = index
                 late[index] = self.early(self.graph.layers[index], self.plan.placements[index])
-            self.index = ready[0]
+            self.index = first
             self.receive(parcels)
         for index in wave:
             self.index = index
             self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
 
     def readers(self, layer: Layer, placement: Placement) -> dict[int, dict[int, tuple[Region, ...]]]:
-        """Tensor → rank → all that this rank, which computes a part of the layer, will ever need of it."""
+        """Tensor → rank → what this rank, which computes a part of the layer, reads of it."""
         found: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
         for work in placement.work:
-            for tensor, _ in needs(self.graph, layer, work):
-                found[tensor][work.rank] = self.all_wanted(tensor, work.rank)
+            for tensor, region in needs(self.graph, layer, work):
+                found[tensor][work.rank] = (*found[tensor].get(work.rank, ()), region)
         return found
 
     def layer(self, layer: Layer, placement: Placement, late: tuple[Work, ...] | None) -> None:
@@ -139,7 +143,7 @@ class _Lowering(GuardedDrafts):
             if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
                 coder = placement.guard.code
                 readers[layer.source][coder] = self.all_wanted(layer.source, coder)
-            parcels = self.send(readers)
+            parcels = self.send(readers, ahead=True)
             late = self.early(layer, placement)
             self.receive(parcels)
         summands = [part for work in late if (part := self.work(layer, work))]

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from fogconv.cost import Prices
 from fogconv.errors import PlannerError
+from fogconv.geometry import ConvSpec
 from fogconv.guard import Protection
-from fogconv.layers import Concat, Host, LayerGraph, Slice
+from fogconv.layers import Concat, Conv, Host, Layer, LayerGraph, Slice, Tensor
 from fogconv.layouts import LayoutBook
 from fogconv.lower import lower
 from fogconv.options import Options
 from fogconv.plan import Placement, Plan
 from fogconv.planner import plan as make_plan
-from fogconv.program import decode, encode
+from fogconv.program import Send, decode, encode
 from fogconv.star import plan_star
 from fogconv.topology import Topology
 from tests.graph_reference import run_graph
@@ -110,6 +111,43 @@ def test_interior_first_computes_the_graph(graph: LayerGraph, topology: Topology
         patch("fogconv.interior.LEAST_SHARE", 0),
     ):
         check(graph, make_plan(graph, topology, scheme="rows"), seed)
+
+
+def _rows(graph: LayerGraph, topology: Topology, overlaps: Sequence[int]) -> Plan:
+    """By rows, each layer with so many of its neighbours' rows done by both."""
+    prices = Prices(topology)
+    options = Options(graph, prices, LayoutBook(prices), "rows")
+    placements = []
+    for layer, overlap in zip(graph.layers, overlaps, strict=True):
+        height = graph.tensors[layer.target].height  # type: ignore[union-attr]
+        wanted = height + 2 * overlap * (len(topology) - 1)
+        option = next(o for o in options.of(layer) if o.mode == "rows" and sum(len(w.output.rows) for w in o.work) == wanted)
+        placements.append(Placement(option.mode, option.work, option.target))
+    return Plan(graph.name, len(topology), "rows", tuple(placements))
+
+
+def bottleneck() -> LayerGraph:
+    """1×1, and a residual block over it: 1×1, 3×3, 1×1 and the sum with the block's input."""
+    rng = np.random.default_rng(1)
+    tensors = [Tensor(name, 1, 16, 24, 24) for name in ("input", "a", "b", "c", "d")]
+    layers: list[Layer] = []
+    weights: dict[str, NDArray[Any]] = {}
+    for number, kernel in enumerate((1, 1, 3, 1)):
+        spec = ConvSpec(16, 16, 24, 24, (kernel, kernel), padding=(kernel // 2,) * 4)
+        weights[f"w{number}"] = rng.integers(-3, 4, spec.weight_shape).astype(np.float64)
+        residual = 1 if number == 3 else None
+        layers.append(Conv(f"conv{number}", number, number + 1, spec, f"w{number}", None, "relu", residual))
+    return LayerGraph("bottleneck", tuple(tensors), tuple(layers), 0, 4, tensors[4].shape, weights)
+
+
+def test_what_only_a_later_layer_needs_travels_with_the_next_message() -> None:
+    """The block's sum reads the neighbours' rows of its input, its first conv does not: one exchange, before the 3×3."""
+    graph = bottleneck()
+    plan = _rows(graph, Topology.uniform(3, 1e9, 1e8), (0, 0, 2, 2))
+    check(graph, plan, 0)
+    programs = lower(graph, plan).programs
+    between = [s for program in programs for s in program.steps if isinstance(s, Send) and s.layer in (1, 2, 3)]
+    assert sorted((len(s.parts), s.layer) for s in between) == [(2, 2)] * 4  # 0↔1↔2, each with rows of both tensors
 
 
 def test_a_plan_of_another_graph_is_refused() -> None:
