@@ -47,12 +47,21 @@ class Prices:
         self.topology = topology
         self._elements = batch
         self._element_bytes = WIRE_BYTES[wire] * batch
-        # A byte is cut or joined once by the program and copied once more by the system.
-        self._passes = 2.0 + WIRE_PASSES[wire]
         self._cards = [topology.card(rank) for rank in topology.ranks]
         # A link between workers is derived anew each time, from all links.
         self._link = cache(topology.link)
-        self._byte_s = [device.copy_s(self._passes * batch * BYTES_PER_ELEMENT) for device in topology.devices]
+        # A byte is cut or joined once by the program; what the system does with it is measured, or taken for one more copy.
+        cut_s = [device.copy_s((1.0 + WIRE_PASSES[wire]) * batch * BYTES_PER_ELEMENT) for device in topology.devices]
+        self._send_s, self._receive_s = (
+            [
+                cut + self._element_bytes * (each or device.copy_s_per_byte)
+                for cut, each, device in zip(cut_s, measured, topology.devices, strict=True)
+            ]
+            for measured in (
+                [device.send_s_per_byte for device in topology.devices],
+                [device.receive_s_per_byte for device in topology.devices],
+            )
+        )
 
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
         """Transfers that may all be under way at once; those from one rank to another are one message."""
@@ -66,9 +75,9 @@ class Prices:
             link = self._link(move.source, move.target)
             sent[move.source] += n_bytes
             received[move.target] += n_bytes
-            for rank in (move.source, move.target):
+            for rank, element_s in ((move.source, self._send_s[move.source]), (move.target, self._receive_s[move.target])):
                 device = self.topology.devices[rank]
-                handled[rank] += elements * self._byte_s[rank] + device.step_s
+                handled[rank] += elements * element_s + device.step_s
                 if (move.source, move.target) not in pairs:
                     messages[rank] += device.message_s
             pairs.add((move.source, move.target))

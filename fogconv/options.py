@@ -156,8 +156,13 @@ class Options:
             yield "sums", [Work(r, whole, rows=span) for r, span in enumerate(spans) if span], ["M", "R", "C"]
 
     def _row_spans(self, height: int) -> tuple[Span, ...]:
-        """What is left over goes to the last ranks: the first has the start and the end of an inference to see to."""
-        return split(height, self._weights, last_first=True)
+        """What is left over goes to the last ranks: the first has the start and the end of an inference to see to. Where one
+        row more is twice the work, it goes to the outermost, which have one neighbour to talk to and not two."""
+        order = list(reversed(range(self._ranks)))
+        if height < 2 * len(self._crew):
+            ends = {rank: min(i, len(self._crew) - 1 - i) for i, rank in enumerate(self._crew)}
+            order.sort(key=lambda rank: ends.get(rank, self._ranks))
+        return split(height, self._weights, order=order)
 
     def _aligned_spans(self, height: int) -> tuple[Span, ...]:
         """Cut where the map still has a cut after it was halved a few times: a stride of 2 then moves no row."""

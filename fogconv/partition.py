@@ -134,19 +134,19 @@ def _moves(held: Layout, target: int, box: Region, sent: list[int]) -> list[Tran
     return moves
 
 
-def split(total: int, weights: Sequence[float], grain: int = 1, *, last_first: bool = False) -> tuple[Span, ...]:
+def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:
     """Cut 0 … total-1 into consecutive spans proportional to the weights, in multiples of ``grain`` (the last may be short).
 
-    Largest remainder first, so that no span is more than one grain from its due; of equal ones the first, or the last
-    with ``last_first``. More weights than grains leave spans empty; a weight of 0 does too. Raises GeometryError for
-    negative weights or when all are zero.
+    Largest remainder first, so that no span is more than one grain from its due; of equal ones the first, or the first in
+    ``order``. More weights than grains leave spans empty; a weight of 0 does too. Raises GeometryError for negative
+    weights or when all are zero.
     """
     if min(weights, default=0.0) < 0 or sum(weights) <= 0:
         raise GeometryError(f"can't split {total} by the weights {list(weights)}: they must be positive")
     grains = -(-total // grain)
     due = [grains * weight / sum(weights) for weight in weights]
     counts = [int(part) for part in due]
-    by_remainder = sorted(range(len(due)), key=lambda i: (counts[i] - due[i], -i if last_first else i))
+    by_remainder = sorted(order or range(len(due)), key=lambda i: counts[i] - due[i])
     for i in by_remainder[: grains - sum(counts)]:
         counts[i] += 1
     spans, start = [], 0

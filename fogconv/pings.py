@@ -25,14 +25,13 @@ LEAST_PROBE_BYTES = 64 << 10
 LARGEST_PROBE_BYTES = 16 << 20
 SHORTER = 32
 """A payload by this much shorter takes a few ms: well more than a shaper's burst, little enough for that to show."""
-PINGS = 20
 MESSAGES_PER_PING = 4
 """Two exchanges, each a message there and one back; either end sends one and receives one of each."""
 COLD_BYTES = 4_000_000
 """So much is copied before a ping whose processor time counts: between two messages of a run there are convs, and they leave
 nothing else in the caches. A message then takes up to four times what it takes among others."""
-COST_PINGS, COST_BYTES = 4, 256 << 10
-"""At 10 Mbit that is 2 s."""
+COST_ROUNDS, COST_S, COST_BYTES = 4, 1.5, 256 << 10
+"""So many rounds at least, and more for so long: at 10 Mbit that is 2 s."""
 
 
 class RoundTrips(Protocol):
@@ -80,18 +79,19 @@ def message_costs(session: Session) -> MessageCosts:
 
     source, target = np.ones(COLD_BYTES, np.uint8), np.zeros(COLD_BYTES, np.uint8)
 
-    def spent(nbytes: int, back_bytes: int, pings: int) -> float:
+    def spent(nbytes: int, back_bytes: int) -> float:
+        np.copyto(target, source)
+        begin = time.process_time()
         session.ping(rank, nbytes, back_bytes)
-        spent_s = 0.0
-        for _ in range(pings):
-            np.copyto(target, source)
-            begin = time.process_time()
-            session.ping(rank, nbytes, back_bytes)
-            spent_s += time.process_time() - begin
-        return spent_s / pings
+        return time.process_time() - begin
 
-    empty = spent(0, 0, PINGS)
-    sent, received = spent(COST_BYTES, 0, COST_PINGS), spent(0, COST_BYTES, COST_PINGS)
+    # In turns, because the pace of a shared core drifts; the first round opens TCP's window.
+    kinds = ((0, 0), (COST_BYTES, 0), (0, COST_BYTES))
+    rounds: list[list[float]] = []
+    until = time.monotonic() + COST_S
+    while len(rounds) <= COST_ROUNDS or time.monotonic() < until:
+        rounds.append([spent(*kind) for kind in kinds])
+    empty, sent, received = (statistics.median(found) for found in zip(*rounds[1:], strict=True))
     return MessageCosts(
         empty / MESSAGES_PER_PING, max(0.0, sent - empty) / COST_BYTES, max(0.0, received - empty) / COST_BYTES
     )

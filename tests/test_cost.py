@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fogconv.cost import WIRE_BYTES, Prices
@@ -36,6 +38,14 @@ def test_the_processors_part_comes_on_top_and_is_told_apart() -> None:
     traffic = prices(copy_s_per_byte=1e-7, step_s=5e-4).traffic([Transfer(0, 1, WHOLE)])
     assert traffic.cpu_s == pytest.approx(2 * BYTES * 1e-7 + 5e-4)
     assert traffic.seconds == pytest.approx(1e-3 + BYTES / 1e6 + traffic.cpu_s)
+
+
+def test_what_was_measured_of_a_bytes_way_takes_the_place_of_the_systems_copy() -> None:
+    topology = Topology.uniform(2, 2e9, 1e6, 1e-3, copy_s_per_byte=1e-7)
+    for rank in topology.ranks:
+        measured = replace(topology.devices[rank], send_s_per_byte=3e-7, receive_s_per_byte=2e-7)
+        topology = topology.replace_device(rank, measured)
+    assert Prices(topology).traffic([Transfer(0, 1, WHOLE)]).cpu_s == pytest.approx(BYTES * (1e-7 + 3e-7))
 
 
 def test_half_the_bytes_in_sixteen_bits() -> None:

@@ -58,9 +58,9 @@ def test_more_ranks_than_channels_leaves_some_without() -> None:
     assert [len(span) for span in split_channels(3, [1.0] * 7)] == [1, 1, 1, 0, 0, 0, 0]
 
 
-def test_what_is_left_over_goes_to_the_first_or_the_last() -> None:
+def test_what_is_left_over_goes_to_the_first_or_to_those_named_first() -> None:
     assert [len(span) for span in split(7, [1.0] * 5)] == [2, 2, 1, 1, 1]
-    assert [len(span) for span in split(7, [1.0] * 5, last_first=True)] == [1, 1, 1, 2, 2]
+    assert [len(span) for span in split(7, [1.0] * 5, order=[4, 0, 3, 1, 2])] == [2, 1, 1, 1, 2]
 
 
 @st.composite

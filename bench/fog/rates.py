@@ -2,24 +2,28 @@
 
     γ          a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as
                cold as they will be. A worker's is the master's, by their shares of a core
-    message_s  what a rehearsal takes of the processor beyond computing, ÷ its messages (`bench.fog.rehearsal`)
+    messages   what pings from cold caches take of the master's processor, and each byte of one (`fogconv.pings`)
     α, β       pings, empty and large
 
 What computes is measured under the quota, which costs a tenth more than the missing time: a node comes back to cold caches
-every period. Links are measured before, and compilation is over by then.
+every period. Pings go before, and what they found of the processor is stretched alike; compilation is over by then.
+
+Tried: a made-up net's inferences in place of the cold pings. They found the same for a message (0.17 to 0.20 ms of a core,
+where pings found 0.15 to 0.20), and nothing for a byte.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.fog.cgroup import quota_and_period_us
-from bench.fog.rehearsal import Rehearsal
 from fogconv import program as ir
 from fogconv.cluster.interpreter import Executable
 from fogconv.cluster.measure import NoMailbox, copy_bytes_per_s
@@ -29,15 +33,14 @@ from fogconv.kernels.isa import host_isa
 from fogconv.kernels.select import choose, cycles
 from fogconv.layers import Array, Host, LayerGraph
 from fogconv.lower import lower
+from fogconv.pings import message_costs
 from fogconv.star import plan_local
 from fogconv.topology import Device, Link, Topology, kernel_class
 
 FULL_SPEED_RUNS = 7
-RUNS = 3
+RUNS = 5
 PINGS = 20
 LARGE_BYTES = 2_000_000
-GUESSED_MESSAGE_S = 0.25e-3
-"""Of a core; for what has to be loaded before it can be measured."""
 MACS_PER_CYCLE = 16
 SYNC_PERIODS = 0.2
 """Who waits for a message waits, on average, this part of a quota's period for its sender's next slice. Seen with a chain of
@@ -49,9 +52,7 @@ STEP_S = 10e-6
 class Rates:
     """Compiles and measures links when made, without quotas; measures the devices in ``topology``, under them."""
 
-    def __init__(
-        self, session: Session, graph: LayerGraph, image: Array, shares: Sequence[float], scheme: str = "auto"
-    ) -> None:
+    def __init__(self, session: Session, graph: LayerGraph, image: Array, shares: Sequence[float]) -> None:
         self._shares = shares
         self._image = image
         lowered = lower(graph, plan_local(graph))
@@ -70,31 +71,29 @@ class Rates:
         self._links = {worker.rank: _link(session, worker.rank) for worker in session.workers}
         self._copy_s_per_byte = 1 / copy_bytes_per_s()
         self._specs = [step.spec for step in self._program.steps if isinstance(step, ir.Conv)]
-        self._rehearsal: Rehearsal | None = None
-        if session.workers and scheme != "local":
-            self._rehearsal = Rehearsal(session, self._topology(self._seconds / shares[0], GUESSED_MESSAGE_S, 0.0), scheme)
+        self._costs = message_costs(session)
+        self._session = session
+        self._heaviest = max(self._specs, key=effort, default=None)
+        self._occupy()
 
     def topology(self, sync_s: float | None = None) -> Topology:
         """Call once, under the quotas. ``sync_s`` is added to each link's latency: what waiting for a throttled peer costs
         beyond the wire (None: by the longer of both ends' periods)."""
         # A pause of 9 ms falls on one step or the next by chance: the whole run tells the rate, full speed the proportions.
-        self._run()
-        stretch = statistics.mean(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
+        with self._others_at_work():
+            self._run()
+            stretch = statistics.median(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
         self._executable = None
-        seconds, message_s = self._seconds * stretch, 0.0
-        if self._rehearsal is not None:
-            message_s = self._rehearsal.message_s(self._topology(seconds, 0.0, sync_s), self._shares[0])
-        return self._topology(seconds, message_s, sync_s)
-
-    def _topology(self, seconds: NDArray[np.float64], message_s: float, sync_s: float | None) -> Topology:
-        """``seconds`` of every conv on the master, ``message_s`` of a core."""
+        costs = self._costs.scaled(stretch)
         shares = self._shares
         first = Device(
             "node 0",
-            fit(self._specs, seconds),
+            fit(self._specs, self._seconds * stretch),
             self._copy_s_per_byte / shares[0],
             STEP_S / shares[0],
-            message_s=message_s / shares[0],
+            message_s=costs.message_s,
+            send_s_per_byte=costs.send_s_per_byte,
+            receive_s_per_byte=costs.receive_s_per_byte,
             effort=effort,
         )
         periods = [quota_and_period_us(share)[1] * 1e-6 if share < 1 else 0.0 for share in shares]
@@ -104,6 +103,27 @@ class Rates:
             links[0, rank] = Link(there.latency_s + late_s, there.s_per_byte)
             links[rank, 0] = Link(back.latency_s + late_s, back.s_per_byte)
         return Topology(tuple(first.scaled(share / shares[0]) for share in shares), links)
+
+    @contextmanager
+    def _others_at_work(self) -> Iterator[None]:
+        """The workers compute meanwhile: all nodes of a bed share one memory, and those that wait leave it to the master."""
+        over = threading.Event()
+
+        def occupy() -> None:
+            while self._session.workers and not over.is_set():
+                self._occupy()
+
+        thread = threading.Thread(target=occupy)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _occupy(self) -> None:
+        if self._heaviest is not None:
+            self._session.measure([self._heaviest], repeats=1)
 
     def _run(self) -> NDArray[np.float64]:
         """Seconds of every step of the network, run on the master alone."""

@@ -224,7 +224,9 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
     }
     if setup.trace:
         result["trace"] = every.last["trace"][-1]
-        result["plan"] = {key: every.facts[key] for key in ("modes", "steps", "gamma", "message_s", "links", "card_bytes")}
+        result["plan"] = {
+            key: every.facts[key] for key in ("modes", "steps", "gamma", "message_s", "byte_s", "links", "card_bytes")
+        }
     return result
 
 
