@@ -73,15 +73,15 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What to do. ``there_bytes``, ``back_bytes``: of each of ``count`` pings with the first worker. ``cpu_s``: seconds of
-    the processor as the nodes' own accounts have them: a message's, a sent byte's and a received byte's, of the master and
+    """What to do. ``there_bytes``, ``back_bytes``: of each of ``count`` pings with the first worker. ``byte_cpu_s``:
+    seconds of the processor as the nodes' own accounts have them, for a sent byte and for a received one, of the master and
     of a worker; ``rehearsal_cpu_s`` the same of each node, for one inference of the rehearsal."""
 
     do: str
     count: int = 1
     there_bytes: int = 0
     back_bytes: int = 0
-    cpu_s: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.0,) * 3, (0.0,) * 3)
+    byte_cpu_s: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
     rehearsal_cpu_s: tuple[tuple[float, ...], ...] = ()
     which: int = 0
 
@@ -156,14 +156,13 @@ class Master:
     def load(self, question: Question) -> Facts:
         devices = []
         for rank, slower in enumerate(self.slower):
-            message, send, receive = (cpu_s / self.share for cpu_s in question.cpu_s[min(rank, 1)])
+            send, receive = (cpu_s / self.share for cpu_s in question.byte_cpu_s[min(rank, 1)])
             devices.append(
                 Device(
                     f"node {rank}",
                     {"default": 1e-10 * slower},
                     self.cut,
                     self.step_s * slower,
-                    message_s=message,
                     send_s_per_byte=send,
                     receive_s_per_byte=receive,
                     share=self.share,

@@ -37,16 +37,14 @@ PORT = 5555
 TIMEOUT_S = 900.0
 LEAST_S = 40.0
 """One layer's time scatters by a quarter where it is as short as a quota's period: so short nets run more often."""
-PINGS, LARGE_PINGS, PING_BYTES = 200, 50, 4_000_000
+PINGS, PING_BYTES = 50, 4_000_000
 REHEARSALS = (60, 25)
 """How often each; the second takes longer."""
-MESSAGES_PER_PING = 4
-"""Two exchanges, each a message there and one back; either end sends two and receives two."""
 
 PASSES = 3
 """Over the convs for the predictors; the shortest time counts: a shared machine's clock is not the same all the time."""
 
-Costs = tuple[tuple[float, float, float], tuple[float, float, float]]
+Costs = tuple[tuple[float, float], tuple[float, float]]
 
 
 def case(net: str, rate: str, workers: int, repeats: int, keep: str = "") -> dict[str, Any]:
@@ -66,13 +64,13 @@ def case(net: str, rate: str, workers: int, repeats: int, keep: str = "") -> dic
         shares = (CPU,) * (workers + 1)
         bed.set_cpu(shares)
         measured = ask(master, Question("measure"))
-        costs = message_costs(bed, master)
+        costs = byte_costs(bed, master)
         nodes = range(workers + 1)
         rehearsal = tuple(
             spent(bed, master, Question("rehearse", count, which=number), nodes) for number, count in enumerate(REHEARSALS)
         )
         bed.set_cpu(None)
-        measured |= ask(master, Question("load", cpu_s=costs, rehearsal_cpu_s=rehearsal))
+        measured |= ask(master, Question("load", byte_cpu_s=costs, rehearsal_cpu_s=rehearsal))
         bed.set_cpu(shares)
         warm = ask(master, Question("run"))["runs"][0]["latency_s"]
         repeats = max(repeats, round(LEAST_S / warm))
@@ -88,16 +86,13 @@ def ask(master: Contender, question: Question) -> dict[str, Any]:
     return master.do(msgspec.to_builtins(question), TIMEOUT_S)
 
 
-def message_costs(bed: FogBed, master: Contender) -> Costs:
-    """Seconds of the processor for a message, a byte sent, a byte received, on the master and on a worker."""
+def byte_costs(bed: FogBed, master: Contender) -> Costs:
+    """Seconds of the processor for a byte sent and a byte received, on the master and on a worker."""
     empty = spent(bed, master, Question("pings", PINGS), (0, 1))
-    there = spent(bed, master, Question("pings", LARGE_PINGS, there_bytes=PING_BYTES), (0, 1))
-    back = spent(bed, master, Question("pings", LARGE_PINGS, back_bytes=PING_BYTES), (0, 1))
+    there = spent(bed, master, Question("pings", PINGS, there_bytes=PING_BYTES), (0, 1))
+    back = spent(bed, master, Question("pings", PINGS, back_bytes=PING_BYTES), (0, 1))
     out, into = ([max(0.0, a - b) / PING_BYTES for a, b in zip(found, empty, strict=True)] for found in (there, back))
-    return (
-        (empty[0] / MESSAGES_PER_PING, out[0], into[0]),
-        (empty[1] / MESSAGES_PER_PING, into[1], out[1]),
-    )
+    return (out[0], into[0]), (into[1], out[1])
 
 
 def spent(bed: FogBed, master: Contender, question: Question, nodes: Sequence[int]) -> tuple[float, ...]:

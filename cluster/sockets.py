@@ -132,7 +132,8 @@ def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str, heart
         (zmq.IPV6, int(not _IPV4.match(address))),
         (zmq.HANDSHAKE_IVL, HALF_OPEN_MS),
         (zmq.RECONNECT_IVL_MAX, 1000),
-        (zmq.HEARTBEAT_IVL, max(1, int(250 * heartbeat_s))),
+        # Together heartbeat_s: each beat wakes a thread at either end, so not more often than that needs.
+        (zmq.HEARTBEAT_IVL, max(1, int(400 * heartbeat_s))),
         (zmq.HEARTBEAT_TIMEOUT, max(1, int(600 * heartbeat_s))),
     ):
         raw.setsockopt(option, value)
