@@ -51,17 +51,15 @@ class Prices:
         # A link between workers is derived anew each time, from all links.
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; what the system does with it is measured, or taken for one more copy.
-        cut_s = [device.copy_s((1.0 + WIRE_PASSES[wire]) * batch * BYTES_PER_ELEMENT) for device in topology.devices]
-        self._send_s, self._receive_s = (
-            [
-                cut + self._element_bytes * (each or device.copy_s_per_byte)
-                for cut, each, device in zip(cut_s, measured, topology.devices, strict=True)
-            ]
-            for measured in (
-                [device.send_s_per_byte for device in topology.devices],
-                [device.receive_s_per_byte for device in topology.devices],
-            )
-        )
+        cut_bytes = (1.0 + WIRE_PASSES[wire]) * batch * BYTES_PER_ELEMENT
+        self._send_s = [
+            device.copy_s(cut_bytes) + self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte)
+            for device in topology.devices
+        ]
+        self._receive_s = [
+            device.copy_s(cut_bytes) + self._element_bytes * (device.receive_s_per_byte or device.copy_s_per_byte)
+            for device in topology.devices
+        ]
 
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
         """Transfers that may all be under way at once; those from one rank to another are one message."""
