@@ -55,6 +55,8 @@ class Watch:
         self._interrupted = True
         # A terminal and mpirun may both send it; the second must not hit the closing.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Raised in a destructor it ends there, and Python would tell of it with a traceback; the thread sees to the rest.
+        sys.unraisablehook = _untold_interrupts
         raise KeyboardInterrupt
 
     def _wait(self, read: int) -> None:
@@ -68,3 +70,8 @@ class Watch:
         closing.join(CLOSING_S)
         sys.stdout.flush()
         os._exit(INTERRUPTED)
+
+
+def _untold_interrupts(unraisable: sys.UnraisableHookArgs, /) -> None:
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)

@@ -225,6 +225,22 @@ def test_a_failing_rank_0_ends_the_others_quietly(arguments: tuple[str, ...]) ->
     assert done.stderr.count(arguments[-1]) == 1
 
 
+def test_ctrl_c_in_a_destructor_is_not_told_of() -> None:
+    program = """
+import os, signal, time
+from fogconv.cli.interrupt import Watch
+class Object:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+watch = Watch(lambda: None)
+Object()
+time.sleep(60)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("ranks", [0, 3])
 @pytest.mark.parametrize("after_s", [0.5, 6.0])
 def test_ctrl_c_ends_everything_with_130(ranks: int, after_s: float) -> None:
