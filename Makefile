@@ -30,14 +30,18 @@ run: $(READY) ## five ranks on this machine tell what is on a photograph
 # What only computes shares the cores between two processes; what measures, waits for others or takes cores away has them for
 # itself. A file's tests stay in one process, for they share models, workers and launches.
 COMPUTING := $(addprefix tests/,kernels test_matrix.py test_export.py test_rules.py test_lower.py test_seeding.py \
-	test_planner.py test_predictors.py cli/test_speedup_command.py cluster/test_arrays.py cluster/test_codec.py)
+	test_planner.py test_predictors.py cli/test_speedup_command.py cluster/test_arrays.py cluster/test_codec.py \
+	test_simulate.py test_speedup.py test_zoo.py test_nets.py test_guard.py test_images.py test_processor.py \
+	test_prediction.py test_trigger.py test_units.py test_residency.py test_partition.py test_profile.py test_layouts.py \
+	test_waves.py test_cuts.py test_topology.py test_hostfile.py test_playbook.py test_pace.py \
+	cli/test_simulate_command.py cluster/test_narrow.py)
 define RUN_TESTS
 	$(if $(PYTEST_ARGS),$(BIN)/python -m pytest $(1) $(PYTEST_ARGS),\
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(1) -n 2 --dist loadfile $(COMPUTING); computing=$$?; \
 	$(BIN)/python -m pytest $(1) $(addprefix --ignore=,$(COMPUTING)) && exit $$computing)
 endef
 
-test: $(READY) ## the tests, a pairwise subset of the matrix (10 to 11 minutes on two cores)
+test: $(READY) ## the tests, a pairwise subset of the matrix (10 minutes on two cores)
 	$(call RUN_TESTS,-m "not full")
 
 test-full: $(READY) ## all tests
