@@ -41,7 +41,7 @@ define RUN_TESTS
 	$(BIN)/python -m pytest $(1) $(addprefix --ignore=,$(COMPUTING)) && exit $$computing)
 endef
 
-test: $(READY) ## the tests, a pairwise subset of the matrix (10 minutes on two cores)
+test: $(READY) ## the tests, a pairwise subset of the matrix (about 10 minutes on two cores)
 	$(call RUN_TESTS,-m "not full")
 
 test-full: $(READY) ## all tests

@@ -98,11 +98,13 @@ class _Lowering(GuardedDrafts):
             readers = self.readers(layer, placement)
             if readers.keys() <= there:
                 ready.append(index)
-            for tensor in readers.keys() & there:
+            for tensor, by_rank in readers.items():
+                if tensor not in there:
+                    continue
                 first = index if first is None else first
-                for rank, regions in readers[tensor].items():
-                    by_rank = needed.setdefault(tensor, {})
-                    by_rank[rank] = (*by_rank.get(rank, ()), *regions)
+                so_far = needed.setdefault(tensor, {})
+                for rank, regions in by_rank.items():
+                    so_far[rank] = (*so_far.get(rank, ()), *regions)
         late: dict[int, tuple[Work, ...]] = {}
         if first is not None:
             self.index = first

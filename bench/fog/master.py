@@ -99,8 +99,8 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     first = session.run(loaded, [it.image])
     facts = plan_facts(found, it.graph) | it.error(first.outputs[0])
     facts |= {"gamma": [dict(device.gamma_s_per_mac) for device in topology.devices]}
-    first = topology.devices[0]
-    facts |= {"message_s": first.message_s, "byte_s": [first.send_s_per_byte, first.receive_s_per_byte]}
+    master = topology.devices[0]
+    facts |= {"message_s": master.message_s, "byte_s": [master.send_s_per_byte, master.receive_s_per_byte]}
     facts |= {"links": [[i, j, link.latency_s, link.s_per_byte] for (i, j), link in topology.links.items()]}
     facts |= {"steps": [len(program.steps) for program in lowered.programs]}
 
