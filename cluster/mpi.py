@@ -2,7 +2,7 @@
 
 One thread of each process makes all MPI calls, so that transfers progress while kernels run. It never blocks in MPI,
 because a blocking call spins: it asks, and sleeps in between, for a tenth of the time that nothing has happened (20 µs to
-4 ms). So waiting takes at most a tenth longer than it must, and an idle rank next to no CPU.
+20 ms). So waiting takes at most a tenth longer than it must, and an idle rank next to no CPU.
 
     tag 0   header of a message and its payload, if that is short; found by a matched probe
     tag 1   a long payload; receives are posted in the order of the headers, and MPI keeps that order
@@ -43,7 +43,8 @@ JOINED_BYTES = 64 << 10
 RENDEZVOUS = "1m"
 """Beyond this MPICH asks the other end before it sends, and that is in a kernel, or asleep between two looks."""
 LEAST_PAUSE_S = 20e-6
-LONGEST_PAUSE_S = 4e-3
+LONGEST_PAUSE_S = 20e-3
+"""Tried: 4 ms, which took an idle rank a tenth of 0.1 core."""
 LONGEST_TRANSFER_PAUSE_S = 300e-6
 """While bytes move: MPI moves them only when asked."""
 PAUSE_SHARE = 0.1

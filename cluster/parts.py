@@ -23,8 +23,8 @@ from fogconv.errors import WireError
 
 SHORT_BYTES = 4 << 10
 """Up to here one copy is cheaper than one more frame."""
-PART_BYTES = 256 << 10
-"""0.2 s at 10 Mbit."""
+PART_BYTES = 384 << 10
+"""0.3 s at 10 Mbit. The channel shards of VGG-16's later maps, on five ranks, stay below."""
 
 
 def cut(frames: Sequence[Frame]) -> Sequence[list[Frame]]:

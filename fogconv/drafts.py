@@ -74,8 +74,9 @@ class Drafts:
                 pairs[pair].append((tensor, move.region))
                 if any(move.region & region for region in by_rank[move.target]):
                     met.add(pair)
-        pairs = {pair: content for pair, content in pairs.items() if pair in met}
-        parcels = [Parcel(*pair, self.next_tag(), tuple(content)) for pair, content in pairs.items()]
+        # Everybody to the next rank first, so that not all send to the same one at the same time.
+        order = sorted(met, key=lambda pair: ((pair[1] - pair[0]) % self.plan.ranks, pair))
+        parcels = [Parcel(*pair, self.next_tag(), tuple(pairs[pair])) for pair in order]
         for parcel in parcels:
             held = [self.residency.find(parcel.source, tensor, region) for tensor, region in parcel.content]
             first, *more = [step.Part(each.buffer, each.place) for each in held]

@@ -2,6 +2,10 @@
 
 With the interior first and the border last, the border rows travel while the next interior is computed: an exchange
 delays a rank only if it takes longer than that.
+
+Tried: the same along the channels, a conv summing its input's channels in portions, its own first and the others' as they
+come. Each portion passes over the result once more; where processors are slower than links that cost more than the waiting:
+VGG-16 on five nodes of 0.1 core took as long with it as without (depth: 1.02 s, without 0.96).
 """
 
 from __future__ import annotations

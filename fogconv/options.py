@@ -59,7 +59,10 @@ class Option:
 
 
 class Options:
-    """All options of all layers of a graph, for one scheme on one cluster; ``crew`` are the ranks that get work (all)."""
+    """All options of all layers of a graph, for one scheme on one cluster; ``crew`` are the ranks that get work (all).
+
+    ``drifting``: rows may be cut elsewhere behind every conv, and not only between two that need their neighbours' rows.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class Options:
         book: LayoutBook,
         scheme: Scheme,
         crew: Sequence[int] | None = None,
+        *,
+        drifting: bool = False,
     ) -> None:
         self._graph = graph
         self._prices = prices
@@ -77,8 +82,9 @@ class Options:
         self._crew = list(prices.topology.ranks) if crew is None else sorted(crew)
         rates = level([prices.topology.rate(rank) for rank in prices.topology.ranks])
         self._weights = [rate if rank in self._crew else 0.0 for rank, rate in enumerate(rates)]
-        self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
+        self._drifting = drifting
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and _halo(layer)}
+        self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
 
     def of(self, layer: Layer) -> tuple[Option, ...]:
@@ -147,13 +153,19 @@ class Options:
                 fewest = min(len(span) for span in spans if span)
                 for overlap in range(1 + min(MOST_OVERLAP, fewest // 2)):
                     yield "rows", _overlapping(whole, spans, overlap), [""]
-                halo = _halo(layer)
-                if 0 < halo < fewest and layer.target in self._haloed:
-                    yield "rows", _overlapping(whole, _drifted(spans, halo), 0), [""]
+                drift = self._drift(layer)
+                if 0 < drift < fewest:
+                    yield "rows", _overlapping(whole, _drifted(spans, drift), 0), [""]
         if isinstance(layer, GlobalPool) and self._scheme != "depth":
             height = self._graph.tensors[layer.source].height
             spans = self._row_spans(height)
             yield "sums", [Work(r, whole, rows=span) for r, span in enumerate(spans) if span], ["M", "R", "C"]
+
+    def _drift(self, layer: Layer) -> int:
+        """By how many rows the cuts may move down behind this layer; 0 for not at all."""
+        if self._drifting and isinstance(layer, Conv) and layer.spec.stride[0] == 1:
+            return max(1, _halo(layer))
+        return _halo(layer) if layer.target in self._haloed else 0  # type: ignore[union-attr]
 
     def _row_spans(self, height: int) -> tuple[Span, ...]:
         """What is left over goes to the last ranks: the first has the start and the end of an inference to see to. Where one
@@ -242,7 +254,8 @@ def _drifted(spans: Sequence[Span], rows: int) -> tuple[Span, ...]:
     """All cuts moved down by so many rows.
 
     Where a conv's input is cut above and its output there, all that a rank lacks comes from the one neighbour below, in one
-    message and not in one from either; the next conv may move the cuts back, with what comes from above.
+    message and not in one from either; the next such conv may move the cuts back, with what comes from above. The 1×1
+    between them, and the sum with what was cut above, are done where the cuts are.
     """
     first, last = (next(i for i in order if spans[i]) for order in (range(len(spans)), reversed(range(len(spans)))))
     return tuple(

@@ -150,6 +150,31 @@ def test_what_only_a_later_layer_needs_travels_with_the_next_message() -> None:
     assert sorted((len(s.parts), s.layer) for s in between) == [(2, 2)] * 4  # 0↔1↔2, each with rows of both tensors
 
 
+def _by_filters(graph: LayerGraph, ranks: int) -> Plan:
+    """Every conv split by output channels."""
+    prices = Prices(Topology.uniform(ranks, 1e9, 1e8))
+    options = Options(graph, prices, LayoutBook(prices), "depth")
+    found = [next(option for option in options.of(layer) if option.mode == "output") for layer in graph.layers]
+    return Plan(graph.name, ranks, "depth", tuple(Placement(each.mode, each.work, each.target) for each in found))
+
+
+def two_convs(channels: int) -> LayerGraph:
+    rng = np.random.default_rng(1)
+    spec = ConvSpec(channels, channels, 6, 6, (3, 3), padding=(1,) * 4)
+    tensors = tuple(Tensor(name, 1, channels, 6, 6) for name in ("input", "a", "b"))
+    layers = tuple(Conv(f"conv{i}", i, i + 1, spec, f"w{i}", None, "relu") for i in range(2))
+    weights: dict[str, NDArray[Any]] = {f"w{i}": rng.integers(-3, 4, spec.weight_shape).astype(np.float64) for i in range(2)}
+    return LayerGraph("two convs", tensors, layers, 0, 2, tensors[2].shape, weights)
+
+
+def test_everybody_sends_to_the_next_rank_first() -> None:
+    graph = two_convs(64)
+    programs = lower(graph, _by_filters(graph, 4)).programs
+    for rank, program in enumerate(programs):
+        to = [step.to for step in program.steps if isinstance(step, Send) and step.layer == 1]
+        assert to == [(rank + ahead) % 4 for ahead in (1, 2, 3)]
+
+
 def test_a_plan_of_another_graph_is_refused() -> None:
     graph = LayerGraph("a", (), (), 0, 0, (), {})
     with pytest.raises(PlannerError, match="plan again"):

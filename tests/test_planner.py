@@ -200,6 +200,30 @@ def test_a_chain_of_convs_asks_one_neighbour_at_a_time() -> None:
     assert max(received[1:]) <= 1 + exchanges
 
 
+def bottlenecks(count: int, channels: int, size: int) -> LayerGraph:
+    """Residual blocks in a row: 1×1, 3×3, 1×1 and the sum with what came in."""
+    tensors = [Tensor("input", 1, channels, size, size)]
+    layers = []
+    for number, kernel in enumerate((1, 3, 1) * count):
+        spec = ConvSpec(channels, channels, size, size, (kernel, kernel), padding=(kernel // 2,) * 4)
+        residual = number - 2 if number % 3 == 2 else None
+        layers.append(Conv(f"conv{number}", number, number + 1, spec, f"w{number}", None, "relu", residual))
+        tensors.append(Tensor(f"conv{number}", 1, channels, size, size))
+    weights = {layer.weight: np.zeros(layer.spec.weight_shape, np.float32) for layer in layers}
+    return LayerGraph("bottlenecks", tuple(tensors), tuple(layers), 0, len(layers), tensors[-1].shape, weights)
+
+
+def test_residual_blocks_ask_one_neighbour_each() -> None:
+    """The 1×1 behind the cuts that moved, and the sum with the block's input, are done where the cuts are."""
+    topology = cluster(4, 1e10, 1e-6)
+    for rank in topology.ranks:
+        topology = topology.replace_device(rank, replace(topology.devices[rank], message_s=1e-3))
+    graph = bottlenecks(4, 128, 56)
+    programs = lower(graph, plan(graph, topology, scheme="rows")).programs
+    received = [sum(isinstance(step, Recv) for step in program.steps) for program in programs]
+    assert max(received) <= 5  # one for each block, and at the ends of a run one more; symmetric halos take 7
+
+
 def test_starting_an_inference_on_others_is_part_of_the_prediction() -> None:
     topology = cluster(3, 1e10)
     slow = replace(topology.devices[0], message_s=1e-3)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bench.fog import FogBed
-from bench.fog.bed import RUN, sweep
+from bench.fog.bed import BRIDGE_FILTERS, RUN, sweep
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
 from bench.fog.conversation import Contender, Voice
 from bench.fog.honesty import check, measure_link
@@ -210,6 +210,14 @@ def test_a_card_counts_what_passed(bed: FogBed) -> None:
     assert sent.sent_bytes > 5e6
     assert received.received_bytes == pytest.approx(sent.sent_bytes, rel=0.01)
     assert received.sent_bytes < sent.sent_bytes / 10
+
+
+@root
+@needs_bed
+@pytest.mark.skipif(not BRIDGE_FILTERS.exists(), reason="this machine has no filter on bridges")
+def test_the_switch_filters_nothing(bed: FogBed) -> None:
+    asked = ["ip", "netns", "exec", bed.switch, "cat", str(BRIDGE_FILTERS / "bridge-nf-call-iptables")]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() == "0"
 
 
 @root
