@@ -33,6 +33,9 @@ Scheme = Literal["auto", "depth", "rows", "local"]
 MOST_OVERLAP = 3
 """Rows: what three 3×3 convs in a row reach beyond a rank's own."""
 
+COPIED_SHARE = 0.01
+"""Of the model's conv weights: a layer with more is not copied in the depth scheme, which deals the weights out."""
+
 UNITS_PER_RANK = 4
 """Aligned cuts fall on multiples of 1/4 of a rank's share or less, so that no rank has more than a quarter too much."""
 
@@ -83,6 +86,7 @@ class Options:
         rates = level([prices.topology.rate(rank) for rank in prices.topology.ranks])
         self._weights = [rate if rank in self._crew else 0.0 for rank, rate in enumerate(rates)]
         self._drifting = drifting
+        self._conv_weights = sum(conv.spec.weight_elements for conv in graph.convs if not conv.linear)
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and _halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
@@ -137,7 +141,7 @@ class Options:
         # The rows scheme still needs a way through the head, where maps are one pixel.
         channels_allowed = self._scheme != "rows" or single_pixel
         sums = ["M", "R", "C"] if self._scheme == "depth" or single_pixel else ["M", "R", "C", "H"]
-        if channels_allowed:
+        if channels_allowed and not (self._scheme == "depth" and self._weighty(layer)):
             yield "copies", [Work(rank, whole) for rank in self._crew], [""]
         if isinstance(layer, Conv):
             if channels_allowed and layer.spec.groups == 1:
@@ -166,6 +170,12 @@ class Options:
         if self._drifting and isinstance(layer, Conv) and layer.spec.stride[0] == 1:
             return max(1, _halo(layer))
         return _halo(layer) if layer.target in self._haloed else 0  # type: ignore[union-attr]
+
+    def _weighty(self, layer: Layer) -> bool:
+        """Whether copies of a layer's weights would undo what splitting the others saves."""
+        if not isinstance(layer, Conv) or layer.linear:
+            return False
+        return layer.spec.weight_elements > COPIED_SHARE * self._conv_weights
 
     def _row_spans(self, height: int) -> tuple[Span, ...]:
         """What is left over goes to the last ranks: the first has the start and the end of an inference to see to. Where one

@@ -61,6 +61,23 @@ def test_a_depth_plan_keeps_every_weight_on_one_rank_only() -> None:
     )
 
 
+def test_a_depth_plan_copies_no_layer_that_weighs() -> None:
+    """However dear bytes are: splitting the others' weights would be for nothing."""
+    topology = cluster(5, 1e8)
+    for rank in topology.ranks:
+        dear = replace(topology.devices[rank], message_s=1e-3, send_s_per_byte=3e-8, receive_s_per_byte=3e-8)
+        topology = topology.replace_device(rank, dear)
+    graph = chain(64, 64, 128, 128, 256, 256, 256, 512, 512, 512, size=28)
+    found = plan(graph, topology, scheme="depth")
+    whole = sum(conv.spec.weight_elements for conv in graph.convs)
+    copied = [
+        conv.spec.weight_elements / whole
+        for conv, placement in zip(graph.convs, found.placements, strict=True)
+        if placement.mode == "copies"
+    ]
+    assert copied and max(copied) <= 0.01
+
+
 def test_a_faster_device_gets_more_rows() -> None:
     topology = cluster(3, 1e10)
     topology = topology.replace_device(1, topology.devices[1].scaled(3.0))
