@@ -75,10 +75,8 @@ def plan(
             )
         case "local":
             return _search(graph, _book(graph, topology, wire), "local", wire)
-        case "depth":
-            return _search(graph, _book(graph, topology, wire), "depth", wire)
-        case "rows":
-            return _by_rows(graph, _book(graph, topology, wire), wire)
+        case "depth" | "rows":
+            return _search(graph, _book(graph, topology, wire), scheme, wire)
         case "auto":
             return _best_of(graph, topology, wire)
     raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
@@ -117,16 +115,6 @@ def lossless_wire(graph: LayerGraph, topology: Topology, scheme: str, available:
     return min(available, key=seconds)
 
 
-def _by_rows(graph: LayerGraph, book: LayoutBook, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
-    """Without and with drifting cuts, which in one search would crowd out better paths (MobileNet's, by 1 %).
-
-    Not with them where branches are concatenated: tried, and Inception's plans stayed as they were, for half the time more.
-    """
-    ways = (False,) if any(isinstance(layer, Concat) for layer in graph.layers) else (False, True)
-    found = [_search(graph, book, "rows", wire, crew, drifting=drifting) for drifting in ways]
-    return min(found, key=lambda each: each.predicted_s or 0.0)
-
-
 def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
     """The search over everything keeps only some paths; one of the narrower ones may find a better."""
     found: list[Plan] = []
@@ -135,9 +123,7 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
     for crew in _crews(topology):
         for scheme in _SEARCHES:
             try:
-                found.append(
-                    _by_rows(graph, book, wire, crew) if scheme == "rows" else _search(graph, book, scheme, wire, crew)
-                )
+                found.append(_search(graph, book, scheme, wire, crew))
             except PlannerError as error:
                 failures.append(error)
     if not found:
@@ -177,18 +163,23 @@ def _book(graph: LayerGraph, topology: Topology, wire: Wire) -> LayoutBook:
     return LayoutBook(Prices(topology, graph.tensors[graph.input].batch, wire))
 
 
-def _search(
-    graph: LayerGraph,
-    book: LayoutBook,
-    scheme: Scheme,
-    wire: Wire,
-    crew: Sequence[int] | None = None,
-    *,
-    drifting: bool = False,
+def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
+    """By rows without and with drifting cuts, which in one search would crowd out better paths (MobileNet's, by 1 %).
+
+    Not with them where branches are concatenated: tried, and Inception's plans stayed as they were, for half the time more.
+    """
+    if len(book.prices.topology) == 1:
+        scheme = "local"
+    branched = any(isinstance(layer, Concat) for layer in graph.layers)
+    ways = (False, True) if scheme == "rows" and not branched else (False,)
+    found = [_within_memory(graph, book, scheme, wire, crew, drifting) for drifting in ways]
+    return min(found, key=lambda each: each.predicted_s or 0.0)
+
+
+def _within_memory(
+    graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, crew: Sequence[int] | None, drifting: bool
 ) -> Plan:
     topology = book.prices.topology
-    if len(topology) == 1:
-        scheme = "local"
     penalty = 0.0
     # A rank whose memory limit is too small makes weights dear until the path that stores least on it is the cheapest.
     for _ in range(12):

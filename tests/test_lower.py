@@ -26,6 +26,7 @@ from fogconv.planner import plan as make_plan
 from fogconv.program import Send, decode, encode
 from fogconv.star import plan_star
 from fogconv.topology import Topology
+from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
 from tests.random_graphs import graphs
@@ -158,17 +159,8 @@ def _by_filters(graph: LayerGraph, ranks: int) -> Plan:
     return Plan(graph.name, ranks, "depth", tuple(Placement(each.mode, each.work, each.target) for each in found))
 
 
-def two_convs(channels: int) -> LayerGraph:
-    rng = np.random.default_rng(1)
-    spec = ConvSpec(channels, channels, 6, 6, (3, 3), padding=(1,) * 4)
-    tensors = tuple(Tensor(name, 1, channels, 6, 6) for name in ("input", "a", "b"))
-    layers = tuple(Conv(f"conv{i}", i, i + 1, spec, f"w{i}", None, "relu") for i in range(2))
-    weights: dict[str, NDArray[Any]] = {f"w{i}": rng.integers(-3, 4, spec.weight_shape).astype(np.float64) for i in range(2)}
-    return LayerGraph("two convs", tensors, layers, 0, 2, tensors[2].shape, weights)
-
-
 def test_everybody_sends_to_the_next_rank_first() -> None:
-    graph = two_convs(64)
+    graph = chain(64, 64, 64)
     programs = lower(graph, _by_filters(graph, 4)).programs
     for rank, program in enumerate(programs):
         to = [step.to for step in program.steps if isinstance(step, Send) and step.layer == 1]
