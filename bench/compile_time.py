@@ -24,12 +24,12 @@ TARGET_S = {"cold": 20.0, "cached": 1.0}
 
 def write_program(net: str, to: Path) -> None:
     """The program of a network for one device, as it travels to a worker."""
-    from fogconv import program
-    from fogconv.export import export
-    from fogconv.lower import lower
-    from fogconv.planner import plan
-    from fogconv.topology import Topology
-    from fogconv.zoo import load_model
+    from fogconv.frontend.torch.export import export
+    from fogconv.hardware.topology import Topology
+    from fogconv.ir import program
+    from fogconv.lowering.lower import lower
+    from fogconv.planning.search import plan
+    from fogconv.zoo.models import load_model
 
     model = load_model(net, weights="random")
     graph = export(model.module, model.example(), net)
@@ -42,8 +42,8 @@ def load_twice(file: Path) -> dict[str, float]:
     start = time.perf_counter()
     import numpy as np
 
-    from fogconv import program
-    from fogconv.cluster.interpreter import Executable
+    from fogconv.cluster.executor.executable import Executable
+    from fogconv.ir import program
 
     imported = time.perf_counter()
     plan = program.decode(file.read_bytes())

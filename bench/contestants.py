@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.utils.mkldnn
 
-from fogconv.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import prepare_conv2d, reference
-from fogconv.kernels.blocked import Blocked
-from fogconv.kernels.transpose import bind_pack, bind_unpack
+from fogconv.kernels.maps.blocked import Blocked
+from fogconv.kernels.maps.transpose import bind_pack, bind_unpack
 
 Call = Callable[[], object]
 

@@ -1,4 +1,4 @@
-"""Write fogconv/data/convs.json: the conv layers of common nets, so that the calculator needs no torch.
+"""Write fogconv/speedup/data/convs.json: the conv layers of common nets, so that the calculator needs no torch.
 
     python -m bench.conv_shapes
 
@@ -21,7 +21,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fogconv.zoo import torchvision_models
+from fogconv.zoo.models import torchvision_models
 
 # fmt: off
 TORCHVISION = [
@@ -32,7 +32,7 @@ TORCHVISION = [
 ]
 # fmt: on
 SIZES = {"inception_v3": 299, "efficientnet_b4": 380}
-TARGET = Path(__file__).parent.parent / "fogconv" / "data" / "convs.json"
+TARGET = Path(__file__).parent.parent / "fogconv" / "speedup" / "data" / "convs.json"
 
 
 class _Watch(TorchFunctionMode):

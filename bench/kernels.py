@@ -6,7 +6,8 @@ rounds. The geometric mean goes over the distinct layers, the total counts each 
 
 ``--shards`` times 1/n of each layer's output channels: n = 8 at 0.90 means that eight such shards are 7.2 times as fast as
 one device. On AVX-512 output channels cost as many as the next multiple of 4 (13 to 15 of 16: of 16; few input channels:
-of 16), on AVX2 of 8, on NEON of 4. Zen 4, without quads (`fogconv.kernels.quads`) and with them: 64 channels of 1×1 at
+of 16), on AVX2 of 8, on NEON of 4. Zen 4, without quads (`fogconv.kernels.codegen.quads`) and with them: 64 channels of
+1×1 at
 56×56 1/3 0.66 → 0.87, 1/5 0.80, 1/6 0.67 → 0.81, 1/7 0.57 → 0.70, 1/8 0.50 → 0.90; 128 channels of 1×1 at 28×28 1/5 0.80 →
 0.91, 1/6 0.67 → 0.89, 1/7 0.57 → 0.85. Winograd's shards each pay for the whole input's transform: 64 channels of 3×3 at
 56×56 1/4 0.84 → 0.87, 1/7 0.48 → 0.56, 1/8 0.42 → 0.62.
@@ -29,7 +30,7 @@ import torch
 from bench.contestants import Contest, with_fair_malloc
 from bench.layers import conv_specs, label
 from bench.scaling import Times, bench_shards, bench_threads, interleaved, scaling_of
-from fogconv.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec
 
 NETS = ("resnet50", "vgg16", "inception_v3", "mobilenet_v2")
 

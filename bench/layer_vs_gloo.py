@@ -34,9 +34,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fogconv.cluster.connect import connect
-from fogconv.cluster.interpreter import Executable
+from fogconv.cluster.executor.executable import Executable
+from fogconv.ir.program import Program
 from fogconv.nn import DistributedConv2d
-from fogconv.program import Program
 
 CASES = ((256, 14), (512, 7), (64, 56))
 """(channels in and out, rows and columns); K = 3, batch 8."""
@@ -180,7 +180,7 @@ def measure(ranks: int, repeats: int, shared: bool) -> list[dict[str, Any]]:
             stack.enter_context(_process(*command))
         addresses = [f"tcp://127.0.0.1:{_free_port()}" for _ in range(1, ranks)]
         for address in addresses:
-            stack.enter_context(_process("-m", "fogconv.cli.worker", "--bind", address, "--threads", "1"))
+            stack.enter_context(_process("-m", "fogconv.cli.commands.worker", "--bind", address, "--threads", "1"))
         join_gloo(0, ranks, port)
         session = stack.enter_context(connect(addresses, connect_timeout_s=60.0, local=one_thread, shared=shared))
         rows = []

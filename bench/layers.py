@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fogconv.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec
 
 INPUT_SIZE = {"inception_v3": 299}
 """Height and width where they are not 224."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from fogconv.export import export
-from fogconv.layers import LayerGraph
+from fogconv.frontend.torch.export import export
+from fogconv.ir.graph import LayerGraph
 
 
 def made_up(size: int, channels: Sequence[int]) -> LayerGraph:

@@ -27,10 +27,10 @@ from bench.accuracy_master import CPU, Question, Task
 from bench.fog.bed import FogBed
 from bench.fog.conversation import Contender
 from bench.fog.run import start
-from fogconv.cluster.interpreter import Executable
-from fogconv.cluster.measure import conv_seconds
+from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.executor.microbenchmark import conv_seconds
 from fogconv.errors import FogconvError, InputError
-from fogconv.predictors import Sample, compare, random_convs
+from fogconv.hardware.latency_models import Sample, compare, random_convs
 
 TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
 PORT = 5555
@@ -55,7 +55,7 @@ def case(net: str, rate: str, workers: int, repeats: int, keep: str = "") -> dic
         addresses = [f"tcp://{node.address}:{PORT}" for node in bed.nodes[1:]]
         task = Task(net, ",".join(addresses), keep=str(Path(keep, f"{net}-{rate}-{workers}").absolute()) if keep else "")
         serve: list[list[object]] = [
-            [sys.executable, "-m", "fogconv.cli.worker", "--bind", address, "--threads", 1, "--insecure"]
+            [sys.executable, "-m", "fogconv.cli.commands.worker", "--bind", address, "--threads", 1, "--insecure"]
             for address in addresses
         ]
         drive: list[object] = ["-m", "bench.accuracy_master", folder / "master", msgspec.json.encode(task).decode()]

@@ -23,11 +23,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from fogconv import program as ir
 from fogconv.cluster.connect import connect
-from fogconv.cluster.session import Session
+from fogconv.cluster.session.session import Session
 from fogconv.errors import ConnectError
-from fogconv.geometry import Region
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import Region
 
 PIECE = Region.whole(16, 1, 1)
 """16 channels of fp32: 64 bytes."""
@@ -65,7 +65,7 @@ def worker_processes(transport: str, count: int) -> Iterator[list[str]]:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
             addresses.append(f"ipc://{folder.name}/{number}" if transport == "ipc" else f"tcp://127.0.0.1:{port}")
-            command = [sys.executable, "-m", "fogconv.cli.worker", "--bind", addresses[-1], "--threads", "1"]
+            command = [sys.executable, "-m", "fogconv.cli.commands.worker", "--bind", addresses[-1], "--threads", "1"]
             children.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
         yield addresses
     finally:

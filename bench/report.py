@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fogconv.calculator import Question, report
 from fogconv.errors import FogconvError
-from fogconv.figures import BLUE, GREEN, GREY, ORANGE, new_figure, save
-from fogconv.geometry import ConvSpec
-from fogconv.nets import convs
-from fogconv.presets import preset, presets
-from fogconv.speedup import Rates, best_n, estimate, least_depth, s_paper, s_star, splits
-from fogconv.topology import Topology
-from fogconv.units import show_bandwidth, show_seconds
+from fogconv.hardware.presets import preset, presets
+from fogconv.hardware.topology import Topology
+from fogconv.hardware.units import show_bandwidth, show_seconds
+from fogconv.ir.geometry import ConvSpec
+from fogconv.speedup.calculator import Question, report
+from fogconv.speedup.conv_tables import convs
+from fogconv.speedup.model import Rates, best_n, estimate, least_depth, s_paper, s_star, splits
+from fogconv.speedup.plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
 
 FOLDER = Path(__file__).parent.parent / "docs" / "report"
 NETS = ("vgg16", "resnet50", "inception_v3")
@@ -216,7 +216,7 @@ def write(folder: Path) -> None:
         f"Written by `make report`. Unless said otherwise: devices of {RATE_FLOP_PER_S / 1e9:.0f} GFLOP/s, "
         f"{show_seconds(LATENCY_S)} per message, {WORKERS} workers, only they compute, partitioning and joining free,",
         "batch 1, fp32.",
-        "All of it is computed by `fogconv.speedup`; [accuracy.md](accuracy.md) says how far it is from measurements.",
+        "All of it is computed by `fogconv.speedup.model`; [accuracy.md](accuracy.md) says how far it is from measurements.",
         "",
         "## S grows with the depth and with K², and is greatest at c = f",
         "",

@@ -12,9 +12,9 @@ import numpy as np
 
 from bench.contestants import Call
 from bench.layers import label
-from fogconv.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import prepare_conv2d
-from fogconv.kernels.blocked import Blocked
+from fogconv.kernels.maps.blocked import Blocked
 
 SAMPLE_S = 2e-4
 """Short calls are repeated to fill a sample of this length."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fogconv.kernels import prepare_conv2d
-from fogconv.kernels.autotune import parse
-from fogconv.kernels.blocked import Blocked
+from fogconv.kernels.conv.autotune import parse
+from fogconv.kernels.maps.blocked import Blocked
 
 LAYERS = {
     "first layer": "3x224x224-64k7x7s2p3",

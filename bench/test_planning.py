@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fogconv.export import export
-from fogconv.geometry import ConvSpec, Region, Span
-from fogconv.kernels import blocked
-from fogconv.kernels.wire import bind_extract, bind_insert, wire_elements
-from fogconv.layers import LayerGraph
-from fogconv.lower import lower
-from fogconv.partition import Layout, conv_grid, on, replicate, shard_rows, split, transfers
-from fogconv.planner import plan
-from fogconv.topology import Topology
-from fogconv.zoo import load_model
+from fogconv.frontend.torch.export import export
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import ConvSpec, Region, Span
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layout import Layout, on, replicate, shard_rows, transfers
+from fogconv.ir.shard import conv_grid, split
+from fogconv.kernels.maps import blocked
+from fogconv.kernels.maps.wire import bind_extract, bind_insert, wire_elements
+from fogconv.lowering.lower import lower
+from fogconv.planning.search import plan
+from fogconv.zoo.models import load_model
 
 NODES = 5
 SPEC = ConvSpec(256, 256, 28, 28, (3, 3), padding=(1, 1, 1, 1))

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from bench.overhead import PIECE, cluster, star_programs
-from fogconv.cluster import codec
-from fogconv.cluster import messages as m
-from fogconv.cluster.inproc import Hub
-from fogconv.cluster.session import Session
-from fogconv.cluster.transport import Arrival, Endpoint, Peer
-from fogconv.cluster.zeromq import ZeromqEndpoint
+from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.session.session import Session
+from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Peer
+from fogconv.cluster.transport.inproc import Hub
+from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
 LAYERS = 20
 WORKERS = 4

@@ -21,12 +21,12 @@ import torch
 
 from bench.contestants import Call, with_fair_malloc
 from bench.scaling import interleaved
-from fogconv.choices import Choices
 from fogconv.cluster.connect import connect
-from fogconv.engine import Engine
-from fogconv.export import export
-from fogconv.topology import Topology
-from fogconv.zoo import load_model
+from fogconv.frontend.torch.export import export
+from fogconv.hardware.topology import Topology
+from fogconv.planning.plan_options import Choices
+from fogconv.runtime.engine import Engine
+from fogconv.zoo.models import load_model
 
 NETS = ("resnet50", "vgg16", "inception_v3", "mobilenet_v2")
 TARGET = {"resnet50": 1.15, "vgg16": 2.0}

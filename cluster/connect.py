@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fogconv import program as ir
-from fogconv.cluster.inproc import Hub
-from fogconv.cluster.keys import Keys, default_folder, is_local, read_keys
-from fogconv.cluster.lastword import LastWord
-from fogconv.cluster.measure import Build, Runnable
-from fogconv.cluster.service import cores
-from fogconv.cluster.session import Session
-from fogconv.cluster.worker import Worker
+from fogconv.cluster.executor.interface import Build, Runnable
+from fogconv.cluster.protocol.keys import Keys, default_folder, is_local, read_keys
+from fogconv.cluster.session.session import Session
+from fogconv.cluster.transport.inproc import Hub
+from fogconv.cluster.transport.mpi.watchdog import LastWord
+from fogconv.cluster.worker.process import cores
+from fogconv.cluster.worker.server import Worker
 from fogconv.errors import InputError
-from fogconv.hostfile import read_hostfile
+from fogconv.hardware.hostfile import read_hostfile
+from fogconv.ir import program as ir
 
 DEFAULT_PORT = 5555
 MAX_INPROC_WORKERS = 256
@@ -59,7 +59,7 @@ def connect(
     if isinstance(cluster, str) and cluster.startswith("mpi:"):
         return _mpi(last_word, options)
     addresses = addresses_of(cluster)
-    from fogconv.cluster.zeromq import ZeromqEndpoint
+    from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
     own = keys_for(addresses, keys, insecure)
     endpoint = ZeromqEndpoint(heartbeat_s=heartbeat_s, keys=own, shared=shared)
@@ -134,8 +134,8 @@ def _worker_count(address: str) -> int:
 
 def _mpi(last_word: LastWord | None, options: Mapping[str, Any]) -> Session:
     """On rank 0 a session with all other ranks. On these it serves until the master leaves, and does not return."""
-    from fogconv.cluster.mpi import MpiEndpoint, launched
-    from fogconv.cluster.service import serve_mpi
+    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint, launched
+    from fogconv.cluster.worker.process import serve_mpi
 
     launch = launched()
     if launch is None:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from fogconv.nn import DistributedConv2d as DistributedConv2d
     from fogconv.nn import distribute as distribute
 
-__version__ = "0.1.0"
+from fogconv.ir.version import VERSION
+
+__version__ = VERSION
 
 _LAZY: dict[str, str] = {
     "connect": "fogconv.cluster.connect",

@@ -7,6 +7,9 @@ to one of these where they come in. The command line prints the message of a Fog
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FogconvError(Exception):
     """The root: catch this to catch everything that fogconv raises on purpose."""
@@ -94,3 +97,17 @@ class WorkerMemoryError(ClusterError):
     def __init__(self, message: str, rank: int = -1) -> None:
         super().__init__(message)
         self.rank = rank
+
+
+FEW = 12
+"""So many names are listed in full."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """ "net 'vgg61' is not known; did you mean vgg16 or vgg11?"."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f"{what} {name!r} is not known; did you mean {' or '.join(near)}?"
+    listed = ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
+    return f"{what} {name!r} is not known; there are {listed}"

@@ -1,6 +1,6 @@
 """Kernels: numpy and numba only.
 
-The public names are loaded when they are first asked for, so that `fogconv.kernels.blocked` stays free of numba.
+The public names are loaded when they are first asked for, so that `fogconv.kernels.maps.blocked` stays free of numba.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fogconv.kernels.blocked import pack, unpack
-    from fogconv.kernels.conv import conv2d, prepare_conv2d
+    from fogconv.kernels.conv.conv import conv2d, prepare_conv2d
+    from fogconv.kernels.maps.pack import pack, unpack
 
 __all__ = ["conv2d", "pack", "prepare_conv2d", "unpack"]
 
-_HOME = {"conv2d": "conv", "prepare_conv2d": "conv", "pack": "blocked", "unpack": "blocked"}
+_HOME = {"conv2d": "conv.conv", "prepare_conv2d": "conv.conv", "pack": "maps.pack", "unpack": "maps.pack"}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,13 +23,13 @@ from numba.core.dispatcher import Dispatcher
 from numba.np import arrayobj as _arrayobj
 from numpy.typing import NDArray
 
-from fogconv.kernels import activation, vector
-from fogconv.kernels.blocked import BLOCK
-from fogconv.kernels.bound import address_of
-from fogconv.kernels.emit import I64, Builder
-from fogconv.kernels.isa import AVX2, AVX512, NEON, host_isa
-from fogconv.kernels.jit import jit
-from fogconv.kernels.microkernel import call_address, function_address
+from fogconv.ir.geometry import BLOCK
+from fogconv.kernels.codegen import activation, vector
+from fogconv.kernels.codegen.emit import I64, Builder
+from fogconv.kernels.codegen.isa import AVX2, AVX512, NEON, host_isa
+from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.microkernel import call_address, function_address
+from fogconv.kernels.maps.bound import address_of
 
 arrayobj: Any = _arrayobj  # no annotations there
 
@@ -46,7 +46,7 @@ SLEEP, WAKE, PYTHON = 1, 2, 3
 """What `serve` returns for: sleep until woken; wake the caller; run the Python call that was handed over."""
 
 KERNEL = types.void(types.int64[::1])
-"""The signature of every kernel that `fogconv.kernels.bound.bind` binds."""
+"""The signature of every kernel that `fogconv.kernels.maps.bound.bind` binds."""
 
 
 def control_block() -> Control:
@@ -168,7 +168,7 @@ def wait(c, ticket):  # type: ignore[no-untyped-def]
 
 
 def compiled(call: Any) -> tuple[int, int, int] | None:
-    """(code, numbers, length) of a call that `fogconv.kernels.bound.bind` made, or None for any other."""
+    """(code, numbers, length) of a call that `fogconv.kernels.maps.bound.bind` made, or None for any other."""
     if not isinstance(call, partial) or not isinstance(call.func, Dispatcher):
         return None
     (numbers,) = call.args

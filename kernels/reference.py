@@ -1,6 +1,6 @@
 """The definition of right: every layer in plain float64 NumPy, slow and obvious. Tests hold the kernels to this.
 
-All maps are NCHW. Letters as in `fogconv.geometry`: c, f channels; g groups; H×W in, h×w out.
+All maps are NCHW. Letters as in `fogconv.ir.geometry`: c, f channels; g groups; H×W in, h×w out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec
 
 Float64 = NDArray[np.float64]
 Real = NDArray[Any]
@@ -72,7 +72,7 @@ def linear(x: Real, weight: Real, bias: Real | None) -> Float64:
 
 
 def pool2d(x: Real, spec: PoolSpec) -> Float64:
-    """(N, C, H, W) → (N, C, h, w), as torch defines it: see `fogconv.geometry.PoolSpec`.
+    """(N, C, H, W) → (N, C, h, w), as torch defines it: see `fogconv.ir.geometry.PoolSpec`.
 
     A max over padding alone is −inf, an average of nothing is 0; NaN wins over every number.
     """

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from fogconv.geometry import PoolSpec
-from fogconv.layers import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.geometry import PoolSpec
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
 
 ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
     None: lambda x: x,

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fogconv.choices import Choices
-from fogconv.cluster.session import Session
-from fogconv.engine import Engine
-from fogconv.layers import LayerGraph
-from fogconv.seeding import noise_images
-from fogconv.topology import Topology
+from fogconv.cluster.session.session import Session
+from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import LayerGraph
+from fogconv.planning.plan_options import Choices
+from fogconv.runtime.engine import Engine
+from fogconv.zoo.random_weights import noise_images
 from tests import seeded_models as models
 
 TOLERANCE = 1e-4

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv import program as steps
-from fogconv.geometry import Region
+from fogconv.ir import program as steps
+from fogconv.ir.geometry import Region
+from fogconv.ir.program import Program
 from fogconv.kernels import reference
-from fogconv.program import Program
 
 Array = NDArray[Any]
 

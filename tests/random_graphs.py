@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fogconv.geometry import ConvSpec, PoolSpec
-from fogconv.layers import (
+from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.graph import (
     ACTIVATIONS,
     Add,
     Affine,

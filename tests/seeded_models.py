@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fogconv.export import export
-from fogconv.images import load_image
-from fogconv.layers import LayerGraph
-from fogconv.zoo import ZooModel, load_model
+from fogconv.frontend.torch.export import export
+from fogconv.ir.graph import LayerGraph
+from fogconv.zoo.models import ZooModel, load_model
+from fogconv.zoo.preprocessing import load_image
 
 ENGINE_MODELS = (
     "resnet18",

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fogconv.cluster.connect import connect
-from fogconv.layers import Conv
+from fogconv.ir.graph import Conv
 from tests import seeded_models as models
 from tests.cluster.launch import free_port, mpirun, process, wait_until_listening
 from tests.matrix import (

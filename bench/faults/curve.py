@@ -22,7 +22,7 @@ from typing import Any
 from bench.faults.places import PORT, environment, worker_command
 from bench.fog.bed import FogBed
 from fogconv.cluster.connect import connect
-from fogconv.cluster.keys import write_keys
+from fogconv.cluster.protocol.keys import write_keys
 
 PLACES: dict[str, tuple[str, float | None]] = {
     "": ("1gbit", None),

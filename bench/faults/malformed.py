@@ -17,9 +17,9 @@ from functools import cache
 
 import msgspec
 
-from fogconv.cluster import codec
-from fogconv.cluster import messages as m
-from fogconv.cluster.shared import ACCEPTED, Arena
+from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.transport.zeromq.shared_memory import ACCEPTED, Arena
 
 Message = list[bytes]
 NAN = float("nan")

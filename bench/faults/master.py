@@ -14,12 +14,12 @@ import psutil
 import torch
 
 from bench.fog.subject import subject
-from fogconv.choices import Choices
 from fogconv.cluster.connect import connect
-from fogconv.engine import Engine
-from fogconv.export import export
-from fogconv.guard import Protection
-from fogconv.topology import Topology
+from fogconv.frontend.torch.export import export
+from fogconv.hardware.topology import Topology
+from fogconv.ir.guard import Protection
+from fogconv.planning.plan_options import Choices
+from fogconv.runtime.engine import Engine
 
 
 def say(facts: dict[str, Any]) -> None:

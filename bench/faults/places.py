@@ -49,7 +49,7 @@ class Place(Protocol):
 
 
 def worker_command(bind: str, *more: str) -> list[str]:
-    return [sys.executable, "-m", "fogconv.cli.worker", "--bind", bind, "--threads", "1", *more]
+    return [sys.executable, "-m", "fogconv.cli.commands.worker", "--bind", bind, "--threads", "1", *more]
 
 
 def end(process: subprocess.Popen[Any]) -> None:

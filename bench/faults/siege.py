@@ -19,9 +19,9 @@ import zmq
 from bench.faults.campaign import TOLERANCE, Master
 from bench.faults.malformed import Message, half_open, nonsense
 from bench.faults.places import Loopback
-from fogconv.cluster import codec
-from fogconv.cluster import messages as m
-from fogconv.cluster.service import TRIM_S
+from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.worker.process import TRIM_S
 from fogconv.errors import ClusterError, WireError
 
 BURST = 500

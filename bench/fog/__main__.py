@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.fog.run import Setup, run
-from fogconv.cli.worker import parse_bytes
 from fogconv.errors import FogconvError, InputError
+from fogconv.hardware.units import parse_bytes
 
 Option = typer.Option
 

@@ -11,23 +11,10 @@ from typing import Any
 
 import msgspec
 
-from fogconv import program as ir
-from fogconv.cluster.mpi import launched
-from fogconv.cluster.service import serve_mpi
-
-
-class Job(msgspec.Struct, frozen=True):
-    """``shares`` are the nodes' shares of a core, master first; ``cluster`` is what `connect` takes;
-    ``keys`` the folder with the master's keys, if links are encrypted."""
-
-    net: str
-    cluster: str
-    shares: tuple[float, ...]
-    scheme: str = "auto"
-    wire: ir.Wire = "fp32"
-    options: dict[str, Any] = {}
-    sync_s: float | None = None
-    keys: str = ""
+from bench.fog.job import Job
+from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.worker.process import serve_mpi
+from fogconv.ir import program as ir
 
 
 def main(folder: Path, text: str) -> None:
@@ -37,7 +24,7 @@ def main(folder: Path, text: str) -> None:
     # Late: a worker does without torch.
     from bench.fog.master import drive
     from fogconv.cluster.connect import connect
-    from fogconv.cluster.interpreter import Executable
+    from fogconv.cluster.executor.executable import Executable
 
     job = msgspec.json.decode(text, type=Job)
 

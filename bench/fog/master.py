@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from bench.fog.conversation import Facts, Voice
 from bench.fog.rates import Rates
 from bench.fog.subject import subject
-from fogconv import program as ir
-from fogconv.cluster.loaded import Loaded, RunResult
-from fogconv.cluster.session import Session
-from fogconv.export import export
-from fogconv.layers import Conv, Host, LayerGraph
-from fogconv.lower import lower
-from fogconv.options import weight_elements
-from fogconv.plan import Plan
-from fogconv.planner import plan
+from fogconv.cluster.session.loaded_program import Loaded, RunResult
+from fogconv.cluster.session.session import Session
+from fogconv.frontend.torch.export import export
+from fogconv.ir import program as ir
+from fogconv.ir.graph import Conv, Host, LayerGraph
+from fogconv.ir.plan import Plan
+from fogconv.lowering.lower import lower
+from fogconv.planning.search import plan
+from fogconv.planning.strategies import weight_elements
 
 if TYPE_CHECKING:
-    from bench.fog.driver import Job
+    from bench.fog.job import Job
 
 
 class Subject:

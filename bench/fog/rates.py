@@ -2,7 +2,7 @@
 
     γ          a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as
                cold as they will be. A worker's is the master's, by their shares of a core
-    messages   what pings from cold caches take of the master's processor, and each byte of one (`fogconv.pings`)
+    messages   what pings from cold caches take of the master's processor, and each byte of one (`fogconv.calibration.links`)
     α, β       pings, empty and large
 
 What computes is measured under the quota, which costs a tenth more than the missing time: a node comes back to cold caches
@@ -24,18 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.fog.cgroup import quota_and_period_us
-from fogconv import program as ir
-from fogconv.cluster.interpreter import Executable
-from fogconv.cluster.measure import NoMailbox, copy_bytes_per_s
-from fogconv.cluster.session import Session
-from fogconv.geometry import ConvSpec
-from fogconv.kernels.isa import host_isa
-from fogconv.kernels.select import choose, cycles
-from fogconv.layers import Array, Host, LayerGraph
-from fogconv.lower import lower
-from fogconv.pings import message_costs
-from fogconv.star import plan_local
-from fogconv.topology import Device, Link, Topology, kernel_class
+from fogconv.calibration.links import message_costs
+from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.executor.microbenchmark import NoMailbox, copy_bytes_per_s
+from fogconv.cluster.session.session import Session
+from fogconv.hardware.topology import Device, Link, Topology, kernel_class
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.graph import Array, Host, LayerGraph
+from fogconv.kernels.codegen.isa import host_isa
+from fogconv.kernels.conv.select import choose, cycles
+from fogconv.lowering.lower import lower
+from fogconv.planning.star import plan_local
 
 FULL_SPEED_RUNS = 7
 RUNS = 5

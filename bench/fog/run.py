@@ -21,12 +21,12 @@ import msgspec
 
 from bench.fog.bed import Card, FogBed
 from bench.fog.conversation import Contender, Facts
-from bench.fog.driver import Job
 from bench.fog.honesty import Honesty, check
+from bench.fog.job import Job
 from bench.fog.shaping import Rate
-from fogconv.cluster.keys import write_keys
+from fogconv.cluster.protocol.keys import write_keys
 from fogconv.errors import InputError
-from fogconv.program import Wire
+from fogconv.ir.program import Wire
 
 PORT = 5555
 LOAD_TIMEOUT_S = 600.0

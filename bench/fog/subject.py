@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.seeding import noise_images
-from fogconv.zoo import ZooModel, load_model
+from fogconv.zoo.models import ZooModel, load_model
+from fogconv.zoo.random_weights import noise_images
 
 
 def subject(net: str) -> tuple[ZooModel, NDArray[np.float32]]:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fogconv.cli.interrupt import INTERRUPTED, leave_at_once
+from fogconv.cli.process.interrupt import INTERRUPTED, leave_at_once
 from fogconv.errors import FogconvError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _command(name: str) -> Callable[..., Any]:
 def _guarded(application: Callable[[], typer.Typer]) -> NoReturn:
     signal.signal(signal.SIGINT, leave_at_once)
     # Late, so that Ctrl-C meets the handler from the start.
-    from fogconv.cli.ranks import end_together, hush, is_other_rank
+    from fogconv.cli.process.mpi_ranks import end_together, hush, is_other_rank
 
     code = 0
     if is_other_rank():

@@ -8,14 +8,14 @@ from collections import deque
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
-from fogconv.calibration import calibrate_quickly
-from fogconv.cluster.session import Session
+from fogconv.calibration.devices import calibrate_quickly
+from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
-from fogconv.geometry import ConvSpec
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.shard import Shard, conv_grid
 from fogconv.nn.remote import RemoteConv
-from fogconv.partition import Shard, conv_grid
-from fogconv.topology import Topology
-from fogconv.trigger import Trigger, decide
+from fogconv.speedup.trigger import Trigger, decide
 
 SplitChoice = str | tuple[int, int]
 """'auto', 'input', 'output', or (p, q): p input groups × q output groups."""
@@ -57,7 +57,8 @@ class Attached:
             self._unwanted.popleft().unload()
 
     def decide(self, session: Session, spec: ConvSpec, split: SplitChoice, trigger: str, threshold: float) -> Verdict:
-        """The verdict of `fogconv.trigger.decide` over the workers that live; ``split`` overrides its choice of the cut.
+        """The verdict of `fogconv.speedup.trigger.decide` over the workers that live; ``split`` overrides its choice of
+        the cut.
 
         Raises InputError for a split that needs more ranks than there are.
         """

@@ -21,12 +21,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from fogconv.cluster.session import Session
+from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, GeometryError, InputError
-from fogconv.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec
 from fogconv.nn.attached import SplitChoice, Verdict, attached, check_split
 from fogconv.nn.remote import RemoteConv
-from fogconv.trigger import Trigger
+from fogconv.speedup.trigger import Trigger
 
 OnLoss = Literal["local", "raise"]
 

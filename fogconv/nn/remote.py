@@ -20,24 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.arrays import Arrays
-from fogconv.cluster.interpreter import Executable
-from fogconv.cluster.loaded import Loaded
-from fogconv.cluster.session import Session
-from fogconv.geometry import ConvSpec, Region
-from fogconv.partition import Shard
-from fogconv.program import (
-    AnyStep,
-    Bring,
-    ConvForward,
-    ConvGradInput,
-    ConvGradWeight,
-    Forget,
-    Give,
-    Program,
-    Show,
-    Take,
-)
+from fogconv.cluster.executor.array_steps import Arrays
+from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.session.loaded_program import Loaded
+from fogconv.cluster.session.session import Session
+from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.program import AnyStep, Bring, ConvForward, ConvGradInput, ConvGradWeight, Forget, Give, Program, Show, Take
+from fogconv.ir.shard import Shard
 
 Array = NDArray[np.float32]
 

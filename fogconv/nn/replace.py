@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 import torch
 from torch import nn
 
-from fogconv.cluster.session import Session
+from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
 from fogconv.nn.attached import SplitChoice
 from fogconv.nn.conv import DistributedConv2d, OnLoss, replaceable

@@ -10,7 +10,7 @@ from bench.faults.campaign import TOLERANCE, Campaign, Found, Master
 from bench.faults.malformed import KINDS, nonsense
 from bench.faults.places import Loopback
 from bench.faults.siege import besiege
-from fogconv.cluster import codec
+from fogconv.cluster.protocol import codec
 from fogconv.errors import WireError
 
 NET = "squeezenet1_1"

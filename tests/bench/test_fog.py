@@ -27,7 +27,7 @@ from bench.fog.run import Setup
 from bench.fog.scaling import Point, Series, draw, missing
 from bench.fog.shaping import Rate, burst_bytes, shape
 from fogconv.errors import ClusterError, DependencyError, InputError
-from fogconv.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec
 
 CAN = os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
 needs_bed = pytest.mark.skipif(not CAN, reason="needs root and iproute2")

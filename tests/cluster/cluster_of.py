@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fogconv.cluster.inproc import Hub
-from fogconv.cluster.measure import Build
-from fogconv.cluster.session import Session
-from fogconv.cluster.transport import Endpoint
-from fogconv.cluster.worker import Worker
-from fogconv.cluster.zeromq import ZeromqEndpoint
+from fogconv.cluster.executor.interface import Build
+from fogconv.cluster.session.session import Session
+from fogconv.cluster.transport.endpoint import Endpoint
+from fogconv.cluster.transport.inproc import Hub
+from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+from fogconv.cluster.worker.server import Worker
 from tests.cluster.programs import FakeExecutable, fake_local
 
 

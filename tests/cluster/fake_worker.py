@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import fogconv.cluster.worker
-from fogconv.cli.worker import serve, start_logging
+import fogconv.cluster.worker.server
+from fogconv.cli.commands.worker import serve, start_logging
 from tests.cluster.programs import FakeExecutable
 
 if __name__ == "__main__":
-    fogconv.cluster.worker._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
+    fogconv.cluster.worker.server._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
     start_logging(False)
     serve(sys.argv[1], insecure=True)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv import program as ir
-from fogconv.cluster.mailbox import Mailbox
-from fogconv.geometry import Region
-from fogconv.layers import weight_key
+from fogconv.cluster.executor.mailbox import Mailbox
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import Region
+from fogconv.ir.program import weight_key
 
 PIECE = Region.whole(16, 1, 1)
 

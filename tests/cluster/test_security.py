@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fogconv.cluster.connect import connect, keys_for
-from fogconv.cluster.keys import KeyPair, Keys, is_local, read_keys, write_keys
-from fogconv.cluster.session import Session
-from fogconv.cluster.transport import Endpoint
-from fogconv.cluster.zeromq import ZeromqEndpoint
+from fogconv.cluster.protocol.keys import KeyPair, Keys, is_local, read_keys, write_keys
+from fogconv.cluster.session.session import Session
+from fogconv.cluster.transport.endpoint import Endpoint
+from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from fogconv.errors import ConnectError, FogconvError, InputError
 from tests.cluster.cluster_of import Cluster, FakeExecutable, eventually
 from tests.cluster.programs import fake_local, ring

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from fogconv.cluster.connect import connect
-from fogconv.geometry import ConvSpec
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.kernels.reference import conv2d as reference
-from fogconv.layers import Conv, LayerGraph, Tensor
-from fogconv.lower import lower
-from fogconv.planner import plan
-from fogconv.topology import Topology
+from fogconv.lowering.lower import lower
+from fogconv.planning.search import plan
 from tests.cluster.launch import ROOT, free_port, process, wait_until_listening
 
 START_S = 120.0
@@ -55,7 +55,7 @@ def test_an_x86_master_and_an_aarch64_worker_share_a_conv(arm_python: Path) -> N
     topology = Topology.uniform(2, 1e9, 1e9)
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
-    command = (str(arm_python), "-m", "fogconv.cli.worker", "--bind", address, "--threads", "1")
+    command = (str(arm_python), "-m", "fogconv.cli.commands.worker", "--bind", address, "--threads", "1")
     # One heart beats under emulation, too, but a compiling qemu may hold it for a second.
     with process(*command) as worker:
         wait_until_listening(port, START_S)

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fogconv.geometry import ConvSpec, PoolSpec
-from fogconv.kernels import blocked, elementwise, gradient, linear, panels, pooling, transpose, wire
-from fogconv.kernels.blocked import NARROW, Blocked, Margin
+from fogconv.ir.geometry import NARROW, ConvSpec, PoolSpec
+from fogconv.kernels.conv import linear
+from fogconv.kernels.gradient import gradient
+from fogconv.kernels.maps import blocked, elementwise, panels, pooling, transpose, wire
+from fogconv.kernels.maps.blocked import Blocked, Margin
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0

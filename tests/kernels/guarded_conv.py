@@ -10,13 +10,14 @@ import itertools
 
 import numpy as np
 
-from fogconv.geometry import ConvSpec
-from fogconv.kernels import blocked, depthwise, direct, winograd
-from fogconv.kernels import scratch as scratches
-from fogconv.kernels.blocked import BLOCK, NARROW, Blocked, Margin
-from fogconv.kernels.isa import AVX2, Isa, host_isa
-from fogconv.kernels.scratch import Scratch
-from fogconv.kernels.select import candidates, prepare_kernel, reads_narrow
+from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
+from fogconv.kernels.codegen.isa import AVX2, Isa, host_isa
+from fogconv.kernels.conv import depthwise, direct, winograd
+from fogconv.kernels.conv.select import candidates, prepare_kernel, reads_narrow
+from fogconv.kernels.maps import blocked
+from fogconv.kernels.maps import scratch as scratches
+from fogconv.kernels.maps.blocked import Blocked, Margin
+from fogconv.kernels.maps.scratch import Scratch
 from tests.kernels import guarded
 
 P1 = (1, 1, 1, 1)

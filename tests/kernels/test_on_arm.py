@@ -8,11 +8,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fogconv.geometry import PoolSpec
+from fogconv.ir.geometry import PoolSpec
 from fogconv.kernels import reference
-from fogconv.kernels.blocked import Blocked, Margin, pack, unpack
-from fogconv.kernels.elementwise import bind_add
-from fogconv.kernels.pooling import bind_pool
+from fogconv.kernels.maps.blocked import Blocked, Margin
+from fogconv.kernels.maps.elementwise import bind_add
+from fogconv.kernels.maps.pack import pack, unpack
+from fogconv.kernels.maps.pooling import bind_pool
 
 pytestmark = pytest.mark.arm
 

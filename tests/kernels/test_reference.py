@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fogconv.errors import GeometryError, KernelError
-from fogconv.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec
 from fogconv.kernels import reference
 
 torch = pytest.importorskip("torch")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from fogconv.kernels import handoff
-from fogconv.kernels.bound import bind
-from fogconv.kernels.jit import jit
+from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.maps.bound import bind
 from fogconv.kernels.threads import parallel
 
 

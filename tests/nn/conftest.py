@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from fogconv.cluster.connect import connect
-from fogconv.cluster.session import Session
+from fogconv.cluster.session.session import Session
 from tests.cluster.launch import free_port, process, wait_until_listening
 
 
@@ -25,7 +25,7 @@ def tcp() -> Iterator[Session]:
         ports = [free_port() for _ in range(2)]
         addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
         for address in addresses:
-            stack.enter_context(process(sys.executable, "-m", "fogconv.cli.worker", "--bind", address))
+            stack.enter_context(process(sys.executable, "-m", "fogconv.cli.commands.worker", "--bind", address))
         for port in ports:
             wait_until_listening(port, 120.0)
         yield stack.enter_context(connect(addresses, connect_timeout_s=30.0))

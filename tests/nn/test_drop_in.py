@@ -23,10 +23,10 @@ from torch.testing._internal.common_modules import module_db
 
 import fogconv
 from fogconv.cluster.connect import connect
-from fogconv.cluster.session import Session
+from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
 from fogconv.nn import DistributedConv2d, distribute
-from fogconv.zoo import torchvision_models
+from fogconv.zoo.models import torchvision_models
 from tests.seeded_models import model as seeded
 
 CONV2D = next(info for info in op_db if info.name == "nn.functional.conv2d")

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from examples.digits import accuracy, digits, network, train
 from fogconv.cluster.connect import connect
-from fogconv.cluster.session import Session
+from fogconv.cluster.session.session import Session
 from fogconv.errors import GeometryError, WorkerLostError
-from fogconv.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.shard import conv_grid
 from fogconv.nn import DistributedConv2d, distribute
 from fogconv.nn.remote import RemoteConv
-from fogconv.partition import conv_grid
 from tests.cluster.launch import free_port, process, wait_until_listening
 
 
@@ -161,7 +161,7 @@ class Mortal:
         ports = [free_port() for _ in range(2)]
         self.addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
         self.processes = [
-            stack.enter_context(process(sys.executable, "-m", "fogconv.cli.worker", "--bind", address))
+            stack.enter_context(process(sys.executable, "-m", "fogconv.cli.commands.worker", "--bind", address))
             for address in self.addresses
         ]
         for port in ports:

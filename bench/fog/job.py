@@ -1,0 +1,23 @@
+"""Job: what one process of the testbed is to measure, as it travels to a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fogconv.ir import program as ir
+
+
+class Job(msgspec.Struct, frozen=True):
+    """``shares`` are the nodes' shares of a core, master first; ``cluster`` is what `connect` takes;
+    ``keys`` the folder with the master's keys, if links are encrypted."""
+
+    net: str
+    cluster: str
+    shares: tuple[float, ...]
+    scheme: str = "auto"
+    wire: ir.Wire = "fp32"
+    options: dict[str, Any] = {}
+    sync_s: float | None = None
+    keys: str = ""

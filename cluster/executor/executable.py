@@ -1,0 +1,381 @@
+"""Interpreter: a Program bound to this rank's memory and kernels.
+
+Binding does everything that costs time once: buffers are taken, weights packed, kernels compiled, addresses resolved.
+Running is then a walk over bound calls. Nothing is compiled or taken while an inference runs, apart from what torch does.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.executor.array_steps import Arrays
+from fogconv.cluster.executor.buffer_widths import narrow_buffers
+from fogconv.cluster.executor.coded_gather import bind_gather
+from fogconv.cluster.executor.interface import Array, Call, HostCalls, Run
+from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
+from fogconv.cluster.protocol.codec import Frame
+from fogconv.errors import ClusterError, WireError
+from fogconv.ir import program as steps
+from fogconv.ir.geometry import BLOCK, NARROW, Region
+from fogconv.ir.program import Program
+from fogconv.kernels.conv.conv import PreparedConv2d, prepare_conv2d
+from fogconv.kernels.conv.linear import PreparedLinear
+from fogconv.kernels.maps import elementwise, pooling, wire
+from fogconv.kernels.maps.blocked import Blocked, Margin
+from fogconv.kernels.maps.bound import sequence
+from fogconv.kernels.maps.pack import pack, unpack
+from fogconv.kernels.maps.scratch import Scratch
+
+PART_ELEMENTS = 16
+"""The parts of a message begin at multiples of this."""
+
+
+class Executable:
+    """One rank's program, ready to run. Not re-entrant: one run at a time.
+
+    ``memory_bytes``: buffers and packed weights. Raises KernelError or ClusterError for a program that can't be bound.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        *,
+        threads: int = 1,
+        host: HostCalls | None = None,
+    ) -> None:
+        missing = [key for key in program.weights if key not in weights]
+        if missing:
+            raise ClusterError(
+                f"rank {program.rank}: {len(missing)} weights of the program are not here, first {missing[0]}"
+            )
+        self.program = program
+        self._weights = weights
+        self._threads = threads
+        self._host = host
+        self.arrays = Arrays()
+        narrow = narrow_buffers(program)
+        self._buffers = [
+            Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin), NARROW if number in narrow else BLOCK)
+            for number, buffer in enumerate(program.buffers)
+        ]
+        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers)
+        self._scratch = Scratch()
+        self._prepared: dict[tuple[str, str | None, str | None], PreparedConv2d | PreparedLinear] = {}
+        self._calls = [self._bind(step) for step in program.steps]
+        self._ticks = [0] * (2 * len(self._calls))
+
+    def run(
+        self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Array]:
+        """The outputs (master) in the order of their index. Raises what the mailbox raises.
+
+        ``meanwhile`` is called when all is done before the first Take, whose array is probably not there yet.
+        """
+        run = Run(mailbox, inputs, meanwhile)
+        clock = time.perf_counter_ns
+        self._ticks = ticks = []
+        run.ready_ns = clock()
+        for call in self._calls:
+            call(run)
+            ticks.append(run.ready_ns)
+            run.ready_ns = now = clock()
+            ticks.append(now)
+        return [run.outputs[index] for index in sorted(run.outputs)]
+
+    @property
+    def times(self) -> NDArray[np.int64]:
+        """(steps, 2): time.perf_counter_ns at the begin and end of each step of the last run.
+
+        A Recv begins when its message is there, so that waiting is the gap before it.
+        """
+        # An array.array takes a list of integers ten times as fast as NumPy does.
+        return np.frombuffer(array("q", self._ticks), np.int64).reshape(-1, 2)
+
+    def _bind(self, step: steps.AnyStep) -> Call:
+        match step:
+            case steps.Input():
+                return self._input(step)
+            case steps.Output():
+                return self._output(step)
+            case steps.Send():
+                return self._send(step)
+            case steps.Recv():
+                return self._receive(step)
+            case steps.Gather():
+                return bind_gather(step, self)
+            case steps.Host():
+                return self._call_host(step)
+            case (
+                steps.Bring()
+                | steps.Show()
+                | steps.Give()
+                | steps.Take()
+                | steps.ConvForward()
+                | steps.ConvGradInput()
+                | steps.ConvGradWeight()
+                | steps.Forget()
+            ):
+                return lambda run: self.arrays.do(step, run, self._threads)
+            case _:
+                call = self._compute(step)
+                return lambda run: call()
+
+    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        view = self._view
+        match step:
+            case steps.Conv():
+                return self._prepare(step).bind(
+                    view(step.source, step.source_region),
+                    view(step.target, step.target_region),
+                    self._optional(step.residual, step.residual_region),
+                )
+            case steps.Pool():
+                source, target = step.source_region, step.target_region
+                return pooling.bind_pool(
+                    step.spec,
+                    view(step.source, source),
+                    source.rows.start,
+                    source.columns.start,
+                    view(step.target, target),
+                    target.rows.start,
+                    target.columns.start,
+                )
+            case steps.GlobalPool():
+                return pooling.bind_global_pool(
+                    view(step.source, step.source_region), view(step.target, step.target_region), step.divisor
+                )
+            case steps.Add():
+                sources = [view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
+                return elementwise.bind_add(sources, view(step.target, step.target_region), step.activation)
+            case steps.Affine():
+                return elementwise.bind_affine(
+                    view(step.source, step.source_region),
+                    view(step.target, step.target_region),
+                    None if step.scale is None else self._weights[step.scale],
+                    None if step.shift is None else self._weights[step.shift],
+                    step.activation,
+                    self._optional(step.residual, step.residual_region),
+                )
+            case steps.Gate():
+                return elementwise.bind_gate(
+                    view(step.source, step.source_region),
+                    view(step.gate, step.gate_region),
+                    view(step.target, step.target_region),
+                )
+            case steps.Permute():
+                return elementwise.bind_permute(
+                    view(step.source, step.source_region), view(step.target, step.target_region), step.channels
+                )
+            case steps.Copy():
+                source_view, first = self._around(step.source, step.region)
+                target_view, target_first = self._around(step.target, step.region.shift_channels(step.shift))
+                channels = len(step.region.channels)
+                return elementwise.bind_shift_copy(source_view, first, target_view, target_first, channels, step.accumulate)
+            case _:
+                raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__}")
+
+    def _prepare(self, step: steps.Conv) -> PreparedConv2d | PreparedLinear:
+        """The conv with its weights packed; parts of one layer (interior and borders) share them."""
+        key = (step.weight, step.bias, step.activation)
+        known = self._prepared.get(key)
+        if known is None:
+            bias = None if step.bias is None else self._weights[step.bias]
+            known = self._prepared[key] = prepare_conv2d(
+                step.spec,
+                self._weights[step.weight],
+                bias,
+                activation=step.activation,
+                threads=self._threads,
+                scratch=self._scratch,
+            )
+            self.memory_bytes += known.weight_bytes
+            return known
+        return known.at(step.spec)
+
+    def _view(self, buffer: int, region: Region) -> Blocked:
+        """The region of a buffer that begins at a block of 16 channels. Raises ClusterError where it lies outside."""
+        origin = self.program.buffers[buffer].region
+        if region not in origin:
+            raise ClusterError(f"rank {self.program.rank}: {region} is not in buffer {buffer}, which holds {origin}")
+        return self._buffers[buffer].view(
+            region.channels.slice(origin.channels.start),
+            region.rows.slice(origin.rows.start),
+            region.columns.slice(origin.columns.start),
+        )
+
+    def _around(self, buffer: int, region: Region) -> tuple[Blocked, int]:
+        """A view that begins at the block in which the region begins, and the region's first lane there."""
+        origin = self.program.buffers[buffer].region.channels.start
+        lane = (region.channels.start - origin) % BLOCK
+        wider = region.with_channels(type(region.channels)(region.channels.start - lane, region.channels.stop))
+        return self._view(buffer, wider), lane
+
+    def _in_order(self, buffer: int, region: Region) -> memoryview | None:
+        """The bytes of a region's fp32 payload, where they lie in memory in one piece."""
+        view, lane = self._around(buffer, region)
+        found = wire.in_order(view, lane, len(region.channels))
+        return None if found is None else found.view(np.uint8).data
+
+    def _optional(self, buffer: int | None, region: Region | None) -> Blocked | None:
+        return None if buffer is None or region is None else self._view(buffer, region)
+
+    def _input(self, step: steps.Input) -> Call:
+        target, index = self._view(step.target, step.region), step.index
+
+        def call(run: Run) -> None:
+            pack(run.inputs[index], out=target)
+
+        return call
+
+    def _output(self, step: steps.Output) -> Call:
+        source, index = self._view(step.source, step.region), step.index
+
+        def call(run: Run) -> None:
+            run.outputs[index] = unpack(source)
+
+        return call
+
+    def _send(self, step: steps.Send) -> Call:
+        form, plain = step.wire, step.wire not in wire.LOSSLESS
+        spans, elements = self._spans(step)
+        cut = np.zeros(elements, wire.DTYPES[form] if plain else np.float32)
+        to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
+        whole = None if step.more or form != "fp32" else self._in_order(step.source, step.region)
+        if whole is not None:
+
+            def send_whole(run: Run) -> None:
+                raw[:] = whole
+                run.mailbox.send(to, tag, raw)
+
+            return send_whole
+        extracts = []
+        for part, span in zip(step.parts, spans, strict=True):
+            view, lane = self._around(part.buffer, part.region)
+            extracts.append(wire.bind_extract(view, lane, len(part.region.channels), cut[span]))
+        extract = sequence(extracts)
+
+        def send_plain(run: Run) -> None:
+            extract()
+            run.mailbox.send(to, tag, raw)
+
+        def send_coded(run: Run) -> None:
+            extract()
+            run.mailbox.send(to, tag, wire.encode(cut, form))
+
+        if plain:
+            return send_plain
+        wire.warm_up(form)
+        return send_coded
+
+    def _spans(self, step: steps.Send | steps.Recv) -> tuple[list[slice], int]:
+        """Where the parts of a message lie in it, and how many elements it has."""
+        spans, at = [], 0
+        for part in step.parts:
+            at = -(-at // PART_ELEMENTS) * PART_ELEMENTS
+            elements = wire.wire_elements(self.program.batch, *part.region.shape)
+            spans.append(slice(at, at + elements))
+            at += elements
+        return spans, at
+
+    def _receive(self, step: steps.Recv) -> Call:
+        origin, tag, insert = step.origin, step.tag, self.insert(step)
+
+        def call(run: Run) -> None:
+            payload = run.mailbox.receive(origin, tag)
+            run.ready_ns = time.perf_counter_ns()
+            insert(payload)
+
+        return call
+
+    def insert(self, step: steps.Recv) -> Callable[[Frame], None]:
+        """Writes a message's payload into its place. Raises WireError for one of another size."""
+        elements = wire.wire_elements(self.program.batch, *step.region.shape)
+        form, plain = step.wire, step.wire not in wire.LOSSLESS
+        dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
+        n_bytes = elements * dtype.itemsize
+        whole = None if step.more or step.accumulate or form != "fp32" else self._in_order(step.target, step.region)
+        if whole is not None:
+
+            def insert_whole(payload: Frame) -> None:
+                _expect(payload, n_bytes)
+                whole[:] = payload
+
+            return insert_whole
+        # Copying a short one to a place of its own costs less than asking where it lies.
+        if step.more or (plain and 0 < n_bytes <= SHORT_BYTES):
+            return self._insert_staged(step)
+        view, lane = self._around(step.target, step.region)
+        insert = wire.bind_inserts(dtype, view, lane, len(step.region.channels), step.accumulate)
+
+        def insert_plain(payload: Frame) -> None:
+            _expect(payload, n_bytes)
+            insert(as_array(payload).view(dtype))
+
+        def insert_coded(payload: Frame) -> None:
+            insert(wire.decode(payload, form, elements))
+
+        if plain:
+            return insert_plain
+        wire.warm_up(form)
+        return insert_coded
+
+    def _insert_staged(self, step: steps.Recv) -> Callable[[Frame], None]:
+        """By way of one place for all payloads of this step, from which each part goes to its own."""
+        form, plain = step.wire, step.wire not in wire.LOSSLESS
+        spans, elements = self._spans(step)
+        place = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
+        inserts: list[Callable[[], None]] = []
+        for part, span in zip(step.parts, spans, strict=True):
+            view, lane = self._around(part.buffer, part.region)
+            added = step.accumulate and not inserts  # further parts never are
+            inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels), added))
+        insert, raw = sequence(inserts), place.view(np.uint8).data
+
+        def insert_plain(payload: Frame) -> None:
+            _expect(payload, len(raw))
+            raw[:] = payload
+            insert()
+
+        def insert_coded(payload: Frame) -> None:
+            place[:] = wire.decode(payload, form, elements)
+            insert()
+
+        if plain:
+            return insert_plain
+        wire.warm_up(form)
+        return insert_coded
+
+    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        """The bound call of a computing step that is not in the program's list."""
+        return self._compute(step)
+
+    def view(self, buffer: int, region: Region) -> Blocked:
+        return self._view(buffer, region)
+
+    def weight(self, key: str) -> Array:
+        return self._weights[key]
+
+    def _call_host(self, step: steps.Host) -> Call:
+        if self._host is None:
+            raise ClusterError(f"rank {self.program.rank} has no torch to run {self.program.layers[step.layer]}")
+        host, layer = self._host, step.layer
+        sources = [self._view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
+        targets = [self._view(t, region) for t, region in zip(step.targets, step.target_regions, strict=True)]
+
+        def call(run: Run) -> None:
+            results = host(layer, run.values, [unpack(source) for source in sources])
+            for result, target in zip(results, targets, strict=True):
+                pack(result, out=target)
+
+        return call
+
+
+def _expect(payload: Frame, n_bytes: int) -> None:
+    if len(payload) != n_bytes:
+        raise WireError(f"a payload of {len(payload)} bytes came; {n_bytes} were expected")

@@ -1,0 +1,72 @@
+"""What computes a program: the interface that session and worker need of an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.executor.mailbox import Mailbox
+from fogconv.cluster.protocol.codec import Frame
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import Region
+from fogconv.kernels.maps.blocked import Blocked
+
+Array = NDArray[np.float32]
+
+
+class Runnable(Protocol):
+    """What Session and Worker need of the interpreter's Executable."""
+
+    memory_bytes: int
+
+    def run(self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]: ...
+
+    @property
+    def times(self) -> NDArray[np.int64]: ...
+
+
+class Build(Protocol):
+    """The interpreter's constructor, or a test's."""
+
+    def __call__(self, program: ir.Program, weights: dict[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
+
+
+Call = Callable[["Run"], None]
+
+
+class HostCalls(Protocol):
+    """What the master's torch does for Host steps: ``layer`` is the index of the graph's layer, ``maps`` are NCHW.
+
+    ``values`` is a dict of this inference's own.
+    """
+
+    def __call__(self, layer: int, values: dict[Any, Any], maps: Sequence[Array]) -> Sequence[Array]: ...
+
+
+class Binder(Protocol):
+    """What a step that is made of other steps (a Gather) needs of the executor that binds it."""
+
+    program: ir.Program
+
+    def insert(self, step: ir.Recv) -> Callable[[Frame], None]: ...
+
+    def compute(self, step: ir.AnyStep) -> Callable[[], None]: ...
+
+    def view(self, buffer: int, region: Region) -> Blocked: ...
+
+    def weight(self, key: str) -> Array: ...
+
+
+class Run:
+    """What one inference has of its own: the way to the other ranks, inputs, outputs, and torch's values."""
+
+    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.mailbox = mailbox
+        self.inputs = inputs
+        self.meanwhile = meanwhile
+        self.outputs: dict[int, Array] = {}
+        self.values: dict[Any, Any] = {}
+        self.ready_ns = 0

@@ -1,0 +1,217 @@
+"""Mailbox: how a program's Send and Recv steps reach the other ranks.
+
+A message of a run is named by (run, origin rank, tag). Any order of arrival will do: what comes early waits in the Inbox;
+what comes for a run that is over is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.protocol.codec import Frame
+from fogconv.cluster.transport.dispatcher import Switchboard
+from fogconv.errors import ClusterError, TransportTimeout
+
+Payload = NDArray[np.uint8]
+SHORT_BYTES = 4096
+
+
+class Mailbox(Protocol):
+    """What the interpreter sees of the cluster, for one run."""
+
+    def send(self, to: int, tag: int, payload: Frame) -> None:
+        """Never waits for the peer. The bytes must not change until the run's end."""
+
+    def room(self, nbytes: int) -> memoryview | None:
+        """Memory to make a payload in, from which it is sent uncopied; None where there is no such memory."""
+
+    def receive(self, origin: int, tag: int) -> Frame:
+        """Blocks until the message is here: its bytes, wherever they lie; ``as_array`` makes an array of them.
+
+        Raises TransportTimeout, WorkerLostError, RunAborted.
+        """
+
+
+@runtime_checkable
+class GatherMailbox(Mailbox, Protocol):
+    """What a Gather needs beside that; the master's mailbox has it."""
+
+    given_up: set[int]
+    """Ranks for whose messages this run does not wait any more."""
+
+    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Frame | None] | None:
+        """The first of several (origin, tag) that is here: its place in the list, and the payload (None: that rank is gone).
+
+        None when time.monotonic() passes the deadline. Raises what ``receive`` raises.
+        """
+
+    def tell(self, event: str) -> None:
+        """Note what went wrong and was mended."""
+
+    def give_up(self, origin: int) -> None:
+        """Wait for nothing more of this rank in this run."""
+
+    def skip(self, origin: int) -> None:
+        """A message of this rank was not needed: if it is behind at the run's end, nobody waits for it."""
+
+
+class RunAborted(ClusterError):
+    """The master gave this run up."""
+
+
+class Inbox:
+    """Payloads by (run, origin, tag), and the runs that failed. Not locked: the Switchboard's lock guards it."""
+
+    def __init__(self) -> None:
+        self._payloads: dict[tuple[int, int, int], Frame] = {}
+        self._failures: dict[int, Exception] = {}
+        self._gone: dict[int, set[int]] = {}
+        self._closed: set[int] = set()
+        self._floor = 0
+        self.bytes = 0
+
+    def put(self, run: int, origin: int, tag: int, payload: Frame) -> bool:
+        """Keep a payload. False if its run is over."""
+        if run <= self._floor or run in self._closed:
+            return False
+        key = (run, origin, tag)
+        if key in self._payloads:
+            self.bytes -= len(self._payloads[key])
+        self.bytes += len(payload)
+        self._payloads[key] = payload
+        return True
+
+    def take(self, run: int, origin: int, tag: int) -> Frame | None:
+        """The payload, which leaves the inbox, or None. Raises what ``fail`` was given for this run."""
+        if run in self._failures:
+            raise self._failures[run]
+        payload = self._payloads.pop((run, origin, tag), None)
+        if payload is not None:
+            self.bytes -= len(payload)
+        return payload
+
+    def fail(self, run: int, error: Exception) -> None:
+        """From now on ``take`` raises for this run; the first error stays."""
+        if not self.over(run):
+            self._failures.setdefault(run, error)
+
+    def lose(self, run: int, rank: int) -> None:
+        """A rank is gone without which this run can end."""
+        if not self.over(run):
+            self._gone.setdefault(run, set()).add(rank)
+
+    def gone(self, run: int) -> set[int]:
+        return self._gone.get(run, set())
+
+    def failure(self, run: int) -> Exception | None:
+        return self._failures.get(run)
+
+    def close_through(self, run: int) -> None:
+        """Close this run and all before it."""
+        for key in [key for key in self._payloads if key[0] <= run]:
+            self.bytes -= len(self._payloads.pop(key))
+        for number in [number for number in self._failures if number <= run]:
+            del self._failures[number]
+        self._floor = max(self._floor, run)
+
+    def close(self, run: int) -> None:
+        """The run is over: drop what it left, and whatever still comes for it."""
+        self._failures.pop(run, None)
+        self._gone.pop(run, None)
+        self._closed.add(run)
+        while self._floor + 1 in self._closed:
+            self._floor += 1
+            self._closed.discard(self._floor)
+        for key in [key for key in self._payloads if key[0] == run]:
+            self.bytes -= len(self._payloads.pop(key))
+
+    def over(self, run: int) -> bool:
+        return run <= self._floor or run in self._closed
+
+
+class RunMailbox:
+    """The Mailbox of one run on one rank; ``post(to, tag, payload)`` puts a message on its way."""
+
+    def __init__(
+        self,
+        board: Switchboard,
+        inbox: Inbox,
+        run: int,
+        post: Callable[[int, int, Frame], None],
+        timeout_s: float,
+    ) -> None:
+        self.run = run
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._board = board
+        self._inbox = inbox
+        self._post = post
+        self._timeout_s = timeout_s
+        self.given_up: set[int] = set()
+        self.skipped: set[int] = set()
+        self.events: list[str] = []
+
+    def send(self, to: int, tag: int, payload: Frame) -> None:
+        self.sent_bytes += len(payload)
+        self._post(to, tag, payload)
+
+    def room(self, nbytes: int) -> memoryview | None:
+        return self._board.endpoint.room(nbytes)
+
+    def receive(self, origin: int, tag: int) -> Frame:
+        frame = cast(Frame | None, self._board.wait(self._inbox.take, self._timeout_s, self.run, origin, tag))
+        if frame is None:
+            raise TransportTimeout(
+                f"nothing came from rank {origin} (run {self.run}, message {tag}) within {self._timeout_s:g} s; "
+                "a slower cluster needs a longer --timeout"
+            )
+        self.received_bytes += len(frame)
+        return frame
+
+    def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Frame | None] | None:
+        """See GatherMailbox."""
+
+        def ready() -> tuple[int, Frame | None] | None:
+            gone = self._inbox.gone(self.run)
+            for index, (origin, tag) in enumerate(wanted):
+                frame = self._inbox.take(self.run, origin, tag)
+                if frame is not None or origin in gone:
+                    return index, frame
+            return None
+
+        limit = self._timeout_s if deadline is None else max(0.0, deadline - time.monotonic())
+        found = self._board.wait(ready, limit)
+        if found is None:
+            if deadline is None:
+                origins = sorted({origin for origin, _ in wanted})
+                raise TransportTimeout(f"nothing came from ranks {origins} (run {self.run}) within {self._timeout_s:g} s")
+            return None
+        index, frame = found
+        if frame is not None:
+            self.received_bytes += len(frame)
+        return index, frame
+
+    def tell(self, event: str) -> None:
+        self.events.append(event)
+
+    def give_up(self, origin: int) -> None:
+        self.given_up.add(origin)
+        self.skipped.add(origin)
+
+    def skip(self, origin: int) -> None:
+        self.skipped.add(origin)
+
+
+def as_array(frame: Frame) -> Payload:
+    """A frame as bytes that start at a multiple of 16, copied only if they don't.
+
+    Small ZeroMQ frames lie anywhere in its read buffer; Numba would compile a kernel anew for unaligned arrays.
+    """
+    array: Payload = np.frombuffer(frame, np.uint8)
+    # Asking where an array lies takes longer than copying a short one.
+    return array.copy() if len(array) <= SHORT_BYTES or array.ctypes.data % 16 else array

@@ -1,0 +1,86 @@
+"""Measure: seconds of single convs with this process's kernels, and the rate of a copy in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.executor.interface import Build
+from fogconv.cluster.protocol.codec import Frame
+from fogconv.errors import ClusterError
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.program import weight_key
+
+
+class NoMailbox:
+    """For programs that neither send nor receive."""
+
+    def send(self, to: int, tag: int, payload: Frame) -> None:
+        raise ClusterError(f"a lone program sends to rank {to}")
+
+    def room(self, nbytes: int) -> memoryview | None:
+        return None
+
+    def receive(self, origin: int, tag: int) -> Frame:
+        raise ClusterError(f"a lone program waits for rank {origin}")
+
+
+def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float32]]]:
+    """A program of this one conv, fused with its bias and a ReLU as nets have them, with seeded weights."""
+    weight = np.random.default_rng(0).standard_normal(spec.weight_shape, np.float32)
+    bias = np.zeros(spec.out_channels, np.float32)
+    key, bias_key = weight_key(weight), weight_key(bias)
+    source = Region.whole(spec.in_channels, spec.height, spec.width)
+    target = Region.whole(spec.out_channels, spec.out_height, spec.out_width)
+    conv = ir.Conv(0, spec, key, bias_key, "relu", 0, source, 1, target)
+    buffers = (ir.Buffer("in", source, spec.padding), ir.Buffer("out", target))
+    shapes: dict[str, tuple[int, ...]] = {key: spec.weight_shape, bias_key: bias.shape}
+    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes), {key: weight, bias_key: bias}
+
+
+LEAST_S = 0.1
+"""A CPU quota gives 1 ms in 10: single runs are either far too fast or far too slow, so time what fits into many periods."""
+
+
+def conv_seconds(
+    specs: Sequence[ConvSpec],
+    build: Build,
+    *,
+    threads: int = 1,
+    repeats: int = 3,
+    least_s: float = LEAST_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, ...]:
+    """The mean of warm runs of each conv, back to back, in seconds: at least ``repeats`` of them, and for ``least_s``.
+
+    The mean and not the median: under a quota, or with other work on the device, it is what an inference will get.
+    (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.)
+    """
+    seconds = []
+    for spec in specs:
+        program, weights = conv_program(spec)
+        executable = build(program, weights, threads=threads)
+        executable.run(NoMailbox())
+        runs, elapsed, begin = 0, 0.0, clock()
+        while runs < repeats or elapsed < least_s:
+            executable.run(NoMailbox())
+            runs += 1
+            elapsed = clock() - begin
+        seconds.append(elapsed / runs)
+    return tuple(seconds)
+
+
+def copy_bytes_per_s(nbytes: int = 8 << 20, repeats: int = 5) -> float:
+    """The rate of copying ``nbytes`` from one array to another (read and write count once)."""
+    source, target = np.ones(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
+    np.copyto(target, source)
+    best = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        np.copyto(target, source)
+        best = min(best, time.perf_counter() - begin)
+    return nbytes / best

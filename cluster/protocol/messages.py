@@ -1,0 +1,252 @@
+"""Messages: everything that master and workers say to each other, as frozen structs.
+
+    master → worker                       worker → master                  worker → worker
+    Hello                                 Welcome | Refused                Attach
+    Peers, Load, Weight, Unload           Missing, Stored, Loaded, Failed  Data
+    Run, Data, Abort                      Data, Done, Failed
+    Ping, Measure, StatusQuery, Bye       Pong, Measured, Status
+
+A message that carries bulk says so under *payload*: raw frames that travel behind the header (see ``codec``). ``request``
+numbers are chosen by the master and come back in the answer; ``run`` numbers rise within a session.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from fogconv.ir.geometry import ConvSpec
+
+PROTOCOL_VERSION = 1
+"""Raised by one whenever a message changes; ranks of unlike versions refuse each other."""
+
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Rank = Annotated[int, Meta(ge=0, le=65535)]
+Key = Annotated[str, Meta(min_length=1, max_length=80)]
+Text = Annotated[str, Meta(max_length=4096)]
+Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Nanoseconds = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+
+
+class Message(msgspec.Struct, frozen=True, tag=False, array_like=True, forbid_unknown_fields=True):
+    """Common root. Structs travel as arrays of their fields; the type is in the frame's prelude."""
+
+
+class Hello(Message, frozen=True):
+    """A master opens a session; ``session`` is its secret, which peers must show to attach. ``rank`` is the worker's."""
+
+    session: Token
+    rank: Rank
+    ranks: Rank
+    name: Text
+    timeout_s: float
+
+
+class Welcome(Message, frozen=True):
+    """The worker is this master's now. Bytes count the whole process; ``memory_limit_bytes`` 0 means none."""
+
+    rank: Rank
+    host: Text
+    pid: Count
+    threads: Count
+    memory_limit_bytes: Count
+    memory_bytes: Count
+    isa: Text
+    software: Text
+
+
+class Refused(Message, frozen=True):
+    """No, and why, for people to read."""
+
+    reason: Text
+
+
+class Peers(Message, frozen=True):
+    """Where the other workers are reached and, with encryption, the public key (z85) that each one must show."""
+
+    addresses: dict[Rank, Text]
+    keys: dict[Rank, Text] = {}
+
+
+class Attach(Message, frozen=True):
+    """First message between two workers of a session."""
+
+    session: Token
+    rank: Rank
+
+
+class Load(Message, frozen=True):
+    """Prepare a program under this number.
+
+    *payload*: the program (fogconv.ir.program.encode). Answered by Missing, then, when all weights are there, by Loaded;
+    or by Failed.
+    """
+
+    request: Count
+    program: Count
+
+
+class Missing(Message, frozen=True):
+    """The keys that this worker does not hold; it waits for a Weight for each."""
+
+    request: Count
+    keys: tuple[Key, ...]
+
+
+class Weight(Message, frozen=True):
+    """*payload*: fp32 values, C order. ``key`` must be their content key."""
+
+    key: Key
+    shape: Annotated[tuple[Count, ...], Meta(max_length=8)]
+
+
+class Stored(Message, frozen=True):
+    """A weight arrived whole and right."""
+
+    key: Key
+
+
+class Loaded(Message, frozen=True):
+    """The program's kernels are compiled and its buffers exist."""
+
+    request: Count
+    program: Count
+    program_bytes: Count
+    memory_bytes: Count
+    seconds: float
+
+
+class Unload(Message, frozen=True):
+    program: Count
+
+
+class Run(Message, frozen=True):
+    """Run a loaded program. Runs are done in the order in which they were asked for."""
+
+    run: Count
+    program: Count
+
+
+class Data(Message, frozen=True):
+    """*payload*: what a Send step sends."""
+
+    run: Count
+    tag: Count
+
+
+class Done(Message, frozen=True):
+    """*payload*: (steps, 2) int64, the worker's perf_counter_ns at begin and end of each step."""
+
+    run: Count
+    sent_bytes: Count
+    received_bytes: Count
+
+
+class Failed(Message, frozen=True):
+    """A request (or a run, where ``run`` is not 0) went wrong. ``error`` is the name of one of fogconv's errors."""
+
+    request: Count
+    run: Count
+    error: Text
+    message: Text
+
+
+class Abort(Message, frozen=True):
+    """Forget this run: drop its data, stop waiting for more."""
+
+    run: Count
+
+
+class Ping(Message, frozen=True):
+    """*payload*: any bytes. The Pong brings them back if ``echo``, else as many bytes as ``reply_bytes``."""
+
+    request: Count
+    echo: bool
+    reply_bytes: Count = 0
+
+
+class Pong(Message, frozen=True):
+    """``received_ns`` and ``sent_ns`` are the worker's perf_counter_ns."""
+
+    request: Count
+    received_ns: Nanoseconds
+    sent_ns: Nanoseconds
+
+
+class Measure(Message, frozen=True):
+    """Time these convs with this worker's kernels, each the median of ``repeats`` warm runs, and a copy in memory."""
+
+    request: Count
+    specs: Annotated[tuple[ConvSpec, ...], Meta(max_length=1024)]
+    repeats: Annotated[int, Meta(ge=1, le=1000)]
+
+
+class Measured(Message, frozen=True):
+    """Seconds per spec, in order; ``copy_bytes_per_s`` is a large memory copy's rate."""
+
+    request: Count
+    seconds: tuple[float, ...]
+    copy_bytes_per_s: float
+
+
+class StatusQuery(Message, frozen=True):
+    request: Count
+
+
+class Status(Message, frozen=True):
+    """How a worker is. Temperature is NaN and throttled is False where the system does not tell."""
+
+    request: Count
+    state: Text
+    master: Text
+    uptime_s: float
+    runs: Count
+    programs: Count
+    weights: Count
+    weight_bytes: Count
+    memory_bytes: Count
+    memory_limit_bytes: Count
+    sent_bytes: Count
+    received_bytes: Count
+    threads: Count
+    temperature_c: float
+    throttled: bool
+
+
+class Bye(Message, frozen=True):
+    """The sender leaves."""
+
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Refused
+    | Peers
+    | Attach
+    | Load
+    | Missing
+    | Weight
+    | Stored
+    | Loaded
+    | Unload
+    | Run
+    | Data
+    | Done
+    | Failed
+    | Abort
+    | Ping
+    | Pong
+    | Measure
+    | Measured
+    | StatusQuery
+    | Status
+    | Bye
+)
+
+KINDS: tuple[type[AnyMessage], ...] = AnyMessage.__args__
+"""The number of a type in the prelude is its place here."""
+
+PAYLOADS: dict[type[AnyMessage], int] = {Load: 1, Weight: 1, Data: 1, Done: 1, Ping: 1, Pong: 1}
+"""How many payload frames a type carries; the others carry none."""

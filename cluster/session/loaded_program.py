@@ -1,0 +1,59 @@
+"""Loaded: programs that are ready on all ranks, how far loading them is, and what a run of them gave."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.executor.interface import Runnable
+from fogconv.ir import program as ir
+
+MASTER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far loading is, over all workers. ``ready`` counts workers whose kernels are compiled."""
+
+    shipped_bytes: int
+    total_bytes: int
+    ready: int
+    workers: int
+
+
+@dataclass(eq=False)
+class Loaded:
+    """Programs that are ready to run. ``shipped_bytes``: what had to travel, per rank."""
+
+    number: int
+    programs: dict[int, ir.Program] = field(repr=False)
+    executable: Runnable | None = field(repr=False)
+    shipped_bytes: dict[int, int]
+    program_bytes: dict[int, int]
+    expendable: frozenset[int] = frozenset()
+    """Ranks without whose messages a run can end."""
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """The workers that take part."""
+        return frozenset(self.programs) - {MASTER}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """``latency_s`` is from the call to the outputs. ``times``: per rank (steps, 2) ns on the master's perf_counter_ns."""
+
+    run: int
+    outputs: list[NDArray[Any]]
+    begin_ns: int
+    latency_s: float
+    times: dict[int, NDArray[np.int64]]
+    sent_bytes: dict[int, int]
+    received_bytes: dict[int, int]
+    events: tuple[str, ...] = ()
+    """What went wrong in this run and was mended in it."""

@@ -1,0 +1,86 @@
+"""Shipping: weights on their way to all workers at once, each worker's queue bounded by a window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.session.loaded_program import Progress
+from fogconv.cluster.session.workers import Crew
+from fogconv.cluster.transport.dispatcher import Switchboard
+from fogconv.errors import TransportTimeout
+
+WINDOW_BYTES = 32 << 20
+"""Weights on their way to one worker that it has not acknowledged."""
+
+
+class Shipping:
+    """``requests[rank]`` is the load for which ``missing[rank]`` are shipped. ``total_of[rank]``: the bytes."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        board: Switchboard,
+        requests: Mapping[int, int],
+        missing: Mapping[int, Sequence[str]],
+        weights: Mapping[str, NDArray[np.float32]],
+        timeout_s: float,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._crew = crew
+        self._board = board
+        self._requests = requests
+        self._weights = weights
+        self._timeout_s = timeout_s
+        self._queues = {rank: list(keys) for rank, keys in missing.items() if keys}
+        self._flying: dict[int, dict[str, int]] = {rank: {} for rank in self._queues}
+        self._progress = progress
+        self._shipped = 0
+        self.total_of = {rank: sum(weights[key].nbytes for key in keys) for rank, keys in missing.items()}
+        self._total = sum(self.total_of.values())
+
+    def start(self) -> None:
+        """Fill the windows; the links work while the master prepares its own program."""
+        self.report(0)
+        for rank in self._queues:
+            self._fill(rank)
+
+    def finish(self) -> None:
+        """Ship the rest; returns when the workers have acknowledged all. Raises TransportTimeout, what a Failed tells."""
+        while any(self._flying.values()):
+            if self._board.wait(self._collect, self._timeout_s) is None:
+                raise TransportTimeout(f"no worker acknowledged weights within {self._timeout_s:g} s")
+            for rank in self._queues:
+                self._fill(rank)
+            self.report(0)
+
+    def report(self, ready: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress(self._shipped, self._total, ready, len(self._requests)))
+
+    def _fill(self, rank: int) -> None:
+        queue, flying = self._queues[rank], self._flying[rank]
+        while queue and sum(flying.values()) < WINDOW_BYTES:
+            key = queue.pop()
+            array = np.ascontiguousarray(self._weights[key], np.float32)
+            flying[key] = array.nbytes
+            self._crew.shipping.setdefault(rank, set()).add(key)
+            payload = array.reshape(-1).view(np.uint8).data if array.size else b""
+            self._crew.post(rank, m.Weight(key, array.shape), payload)
+
+    def _collect(self) -> bool | None:
+        """Under the switchboard's lock: take the acknowledgements that came."""
+        crew, came = self._crew, False
+        for rank, flying in self._flying.items():
+            if flying:
+                crew.require(rank, self._requests[rank])
+                crew.raise_failure(rank, self._requests[rank])
+            for key in crew.stored.get(rank, set()) & flying.keys():
+                crew.stored[rank].discard(key)
+                crew.shipping[rank].discard(key)
+                self._shipped += flying.pop(key)
+                came = True
+        return True if came else None

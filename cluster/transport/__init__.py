@@ -1,0 +1,1 @@
+"""Transports: a narrow interface, and the ways across it."""

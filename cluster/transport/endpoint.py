@@ -1,0 +1,76 @@
+"""The seam between the cluster and whatever carries its bytes.
+
+An Endpoint is one rank's way to the others. It moves lists of frames and knows no message; Session and Worker know
+messages and no transport. There are three: in-process queues, ZeroMQ, MPI.
+
+    send        never waits for the peer; frames must stay as they are until the run's end (they may not be copied)
+    receive     the next Arrival or Loss, or None after the time given or a wake()
+    order       frames of one peer arrive in the order in which that peer sent them
+    threads     send, wake and close may be called from any thread; one thread at a time receives
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple, Protocol
+
+from fogconv.cluster.protocol.codec import Frame
+
+Peer = Hashable
+"""Names the other end of a link, on this end only."""
+
+
+class Arrival(NamedTuple):
+    """Frames came from a peer. ``credential`` is the public key that the transport has proven, if it proves any."""
+
+    peer: Peer
+    frames: Sequence[Frame]
+    credential: str | None = None
+
+
+class Loss(NamedTuple):
+    """A peer is gone."""
+
+    peer: Peer
+    reason: str
+
+
+Event = Arrival | Loss
+
+
+class Endpoint(Protocol):
+    """One rank's way to its peers."""
+
+    @property
+    def scheme(self) -> str:
+        """ "inproc", "tcp", "mpi": for people."""
+
+    def connect(self, address: str, key: str | None = None) -> Peer:
+        """Open a link; where nobody listens this shows as silence or Loss. ``key``: the public key the peer must have."""
+
+    def disconnect(self, peer: Peer) -> None:
+        """Drop a link that ``connect`` opened. Unknown peers are ignored."""
+
+    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
+        """Hand frames over for sending. To a peer that is gone this does nothing: its Loss tells."""
+
+    def room(self, nbytes: int) -> memoryview | None:
+        """Memory from which a payload made in it reaches peers uncopied; None where there is none. Never written twice."""
+
+    def receive(self, timeout_s: float) -> Event | None:
+        """The next event, or None."""
+
+    def wake(self) -> None:
+        """Make a waiting ``receive`` return None now."""
+
+    def admit(self, keys: frozenset[str]) -> None:
+        """With encryption: besides masters, peers with these public keys may connect. Replaces the last such set."""
+
+    def probe(self, peer: Peer) -> bool:
+        """False if this peer is known to be gone; True where it is there or nobody knows."""
+
+    def diagnose(self, address: str) -> str:
+        """Why nothing answers there, for people; empty if this transport can't tell."""
+
+    def close(self) -> None:
+        """Send what is waiting (for a moment), then let everything go. Again: nothing."""

@@ -1,0 +1,1 @@
+"""MPI, and what is said when it ends."""

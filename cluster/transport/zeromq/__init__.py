@@ -1,0 +1,1 @@
+"""ZeroMQ: sockets, payloads in chunks, payloads in shared memory."""

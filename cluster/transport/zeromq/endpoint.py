@@ -1,0 +1,437 @@
+"""ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
+
+A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``, or of ``shared``: between
+processes of one user over loopback, long payloads lie in memory that both see.
+
+The I/O thread of ZeroMQ moves bytes and answers heartbeats by itself, also while a kernel runs. Sockets are used from
+several threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor tells only
+of changes, and a send may use the change up: so a socket that was sent on is looked at again before the next wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol.codec import Frame
+from fogconv.cluster.protocol.keys import Keys
+from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
+from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
+from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
+from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected, trouble
+from fogconv.errors import ClusterError
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
+
+log = logging.getLogger("fogconv.transport")
+
+COPY_BYTES = 64 << 10
+"""Up to here a copy is cheaper than keeping the sender's memory until it is sent."""
+MAX_BACKLOG = 65536
+"""Messages beyond the mark that wait here for one peer."""
+PROBE_DELAYS_S = (0.01, 0.1, 0.5)
+"""After a ROUTER lost a connection its routing id disappears in a moment."""
+
+_BAD_HANDSHAKE_REASON = (
+    "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
+)
+_READABLE = select.POLLIN
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+
+class ZeromqEndpoint:
+    """See transport.Endpoint. A worker gives ``bind``, the address it listens on.
+
+    ``heartbeat_s``: within this time a peer that is gone, or stopped, is noticed. Payloads of more than
+    ``max_payload_bytes`` are not taken. With ``keys`` all that is bound is encrypted and open to listed masters and
+    admitted peers only, and so is every link for which ``connect`` is given a key. ``shared``: offer memory to peers at
+    loopback addresses. Raises ConnectError where the address can't be bound.
+    """
+
+    scheme = "tcp"
+
+    def __init__(
+        self,
+        bind: str | None = None,
+        *,
+        heartbeat_s: float = 1.0,
+        max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
+        keys: Keys | None = None,
+        shared: bool = True,
+    ) -> None:
+        self._keys = keys
+        self._shared = shared
+        self._sharing = Sharing(max_payload_bytes)
+        self._admitted: frozenset[str] = frozenset()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._turned_away = 0
+        self._heartbeat_s = heartbeat_s
+        self._lock = threading.RLock()
+        self._context = zmq.Context()
+        self._poller = select.poll()
+        self._by_fd: dict[int, tuple[Socket, bool]] = {}
+        self._changed: dict[Socket, bool] = {}  # True: it has told of a message; False: it has to be asked
+        self._links: dict[Peer, Socket] = {}
+        self._incoming: dict[Peer, str | None] = {}
+        self._assembly = Assembly(max_payload_bytes)
+        self._probe_at: deque[float] = deque()
+        self._events: deque[Event] = deque()
+        self._waiting = False
+        self._woken = False
+        self._closed = False
+        self._pipe: tuple[int, ...] = os.pipe()
+        self._wake_read, self._wake_write = self._pipe
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._poller.register(self._wake_read, _READABLE)
+        self._router: Socket | None = None
+        self.address = ""
+        if bind is not None:
+            try:
+                self._router = self._bind(bind)
+            except BaseException:
+                self.close()
+                raise
+
+    def _bind(self, address: str) -> Socket:
+        if self._keys is not None:
+            self._authenticate()
+        router = bound(self._context, address, self._heartbeat_s, None if self._keys is None else self._keys.own)
+        self.address = router.raw.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._watch(router)
+        return router
+
+    def _authenticate(self) -> None:
+        """Let ZeroMQ ask, in a thread of pyzmq's, whether a client's key is one that may come in."""
+        # Late, because it brings asyncio along: half of this module's time to import.
+        from zmq.auth.thread import ThreadAuthenticator
+
+        authenticator = ThreadAuthenticator(self._context)
+        authenticator.start()
+        authenticator.configure_curve_callback(credentials_provider=self)
+        self._authenticator = authenticator
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """pyzmq's authenticator asks this for every client."""
+        assert self._keys is not None
+        return key.decode() in self._keys.masters or key.decode() in self._admitted
+
+    def _watch(self, link: Socket) -> None:
+        for fd, is_monitor in zip(link.descriptors, (False, True), strict=True):
+            self._by_fd[fd] = (link, is_monitor)
+            self._poller.register(fd, _READABLE)
+        # A descriptor stays quiet until its socket has once been found empty.
+        self._changed[link] = False
+        self._read_monitor(link)
+
+    def _forget(self, link: Socket, linger_ms: int) -> None:
+        for fd in link.descriptors:
+            del self._by_fd[fd]
+            self._poller.unregister(fd)
+        self._changed.pop(link, None)
+        link.drop(linger_ms)
+
+    # Endpoint
+
+    def connect(self, address: str, key: str | None = None) -> Peer:
+        """See transport.Endpoint. Raises ConnectError for an address that is none."""
+        with self._lock:
+            own = None if self._keys is None else self._keys.own
+            link = connected(self._context, address, self._heartbeat_s, own, key)
+            self._watch(link)
+            self._links[link] = link
+            self._interrupt()
+            return link
+
+    def disconnect(self, peer: Peer) -> None:
+        with self._lock:
+            link = self._links.pop(peer, None)
+            if link is not None:
+                self._forget(link, LINGER_MS if link.connected else 0)
+            self._forget_halves(peer)
+
+    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
+        with self._lock:
+            link = self._links.get(peer)
+            if link is None:  # not one that this end connected: the ROUTER knows it, or it is gone
+                link = self._router
+                if link is None or peer not in self._incoming:
+                    return
+            size = len(frames[1]) if len(frames) == 2 else 0
+            # Most messages. Each of Python's calls on their way counts: its code is cold after a switch of processes.
+            if size <= SHORT_BYTES and not link.backlog and self._send_parts(link, peer, (b"".join(frames),)) is not False:
+                self._changed[link] = False
+                if self._waiting:
+                    self._interrupt()
+                return
+            self._send_or_queue(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
+
+    def room(self, nbytes: int) -> memoryview | None:
+        with self._lock:
+            return self._sharing.room(nbytes)
+
+    def receive(self, timeout_s: float) -> Event | None:
+        deadline = 0.0
+        lock = self._lock
+        with lock:
+            while not self._closed:
+                if not self._events and (self._changed or self._probe_at):
+                    self._work()
+                if self._events:
+                    return self._events.popleft()
+                if self._woken:
+                    self._woken = False
+                    return None
+                now = time.monotonic()
+                if not deadline:
+                    deadline = now + timeout_s
+                elif now >= deadline:
+                    return None
+                until = min(deadline, self._probe_at[0]) if self._probe_at else deadline
+                self._waiting = True
+                lock.release()
+                try:
+                    ready = self._poller.poll(max(0.0, until - now) * 1000.0)
+                finally:
+                    lock.acquire()
+                    self._waiting = False
+                if not self._closed:
+                    for fd, _ in ready:
+                        self._note(fd)
+            self._close_pipe()
+            return None
+
+    def wake(self) -> None:
+        with self._lock:
+            self._woken = True
+            self._interrupt()
+
+    def admit(self, keys: frozenset[str]) -> None:
+        self._admitted = keys
+
+    def probe(self, peer: Peer) -> bool:
+        with self._lock:
+            if isinstance(peer, Socket):
+                return peer in self._links
+            return peer in self._incoming and self._reachable(peer)
+
+    def diagnose(self, address: str) -> str:
+        return trouble(address)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for link in [*self._links.values(), *([self._router] if self._router else [])]:
+                for peer, part in link.backlog:
+                    if not self._try_send(link, peer, part):
+                        break
+                link.drop(LINGER_MS if link.connected else 0)
+            self._links.clear()
+            self._router = None
+            self._sharing.close()
+            self._interrupt()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        self._context.term()
+        with self._lock:
+            if not self._waiting:
+                self._close_pipe()
+
+    # Under the lock
+
+    def _send_or_queue(self, link: Socket, peer: Peer, parts: Sequence[list[Frame]]) -> None:
+        for part in parts:
+            waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
+            if not waiting and self._send_parts(link, peer, part) is not False:
+                continue
+            if waiting >= MAX_BACKLOG and link.router:
+                return  # whoever asks and asks and takes no answer
+            if waiting >= MAX_BACKLOG:
+                raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
+            link.backlog.append((peer, part))
+        self._changed[link] = False
+        if self._waiting:
+            self._interrupt()
+
+    def _by_reference(self, link: Socket, peer: Peer, frames: Sequence[Frame]) -> Sequence[list[Frame]]:
+        """A long message as a reference where the peer sees our memory; as always where it doesn't, or not yet."""
+        referring = self._sharing.refer(peer, frames)
+        if referring is not None:
+            return (referring,)
+        offer = self._sharing.offer(peer) if self._shared and link.near else None
+        return cut(frames) if offer is None else (offer, *cut(frames))
+
+    def _forget_halves(self, peer: Peer) -> None:
+        """A connection is gone: the half of a message that came, and what was lent."""
+        self._assembly.forget(peer)
+        self._sharing.forget(peer)
+
+    def _close_pipe(self) -> None:
+        pipe, self._pipe = self._pipe, ()
+        for fd in pipe:
+            os.close(fd)
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if self._pipe:
+                os.write(self._wake_write, b"!")
+
+    def _note(self, fd: int) -> None:
+        if fd == self._wake_read:
+            with contextlib.suppress(BlockingIOError):
+                os.read(fd, 4096)
+            return
+        watched = self._by_fd.get(fd)
+        if watched is None:
+            return
+        link, is_monitor = watched
+        self._changed[link] = not is_monitor
+        if is_monitor:
+            self._read_monitor(link)
+
+    def _work(self) -> None:
+        """Read the next message of the sockets that changed, send what waits for them, and look after lost peers."""
+        if self._probe_at and time.monotonic() >= self._probe_at[0]:
+            self._probe_at.popleft()
+            for peer in list(self._incoming):
+                if not self._reachable(peer):
+                    self._incoming.pop(peer, None)
+                    self._forget_halves(peer)
+                    self._events.append(Loss(peer, "the connection ended"))
+        while self._changed and not self._events:
+            link = next((link for link, told in self._changed.items() if told), None)
+            if link is None:
+                self._ask()
+                continue
+            del self._changed[link]
+            if link.backlog:
+                self._send_waiting(link)
+            if self._read(link):
+                self._changed[link] = False
+
+    def _ask(self) -> None:
+        """Which of the sockets that changed have a message. One question to all takes half as long as one to each."""
+        for link in self._changed:
+            if link.backlog:
+                self._send_waiting(link)
+        found = zmq.zmq_poll([(link.raw, zmq.POLLIN) for link in self._changed], 0)
+        readable = [raw for raw, _ in found]
+        self._changed = {link: True for link in self._changed if link.raw in readable} if readable else {}
+
+    def _send_waiting(self, link: Socket) -> None:
+        """Each peer's messages in their order; a peer that takes nothing holds up nobody else."""
+        stuck: set[Peer] = set()
+        left: deque[tuple[Peer, list[Frame]]] = deque()
+        for peer, part in link.backlog:
+            if peer in stuck or not self._try_send(link, peer, part):
+                stuck.add(peer)
+                left.append((peer, part))
+        link.backlog = left
+
+    def _read(self, link: Socket) -> bool:
+        """Take one message. False if there is none, which is slow to find: better ask before."""
+        take = link.take
+        peer: Peer = link
+        credential = None
+        try:
+            if link.router:
+                peer = take(_LAST)
+                frame = take(_LAST, False)
+                if self._keys is not None:
+                    credential = str(frame["User-Id"])
+                self._incoming[peer] = credential
+            else:
+                frame = take(_LAST, False)
+        except zmq.Again:
+            return False
+        header = frame.bytes
+        if not frame.more and header[:4] == codec.MAGIC and not self._assembly.partial:
+            self._events.append(Arrival(peer, (header,), credential))  # most messages
+            return True
+        frames: list[Frame] = [header]
+        while frame.more:
+            frame = take(_LAST, False)
+            if len(frames) < 3:
+                frames.append(frame.buffer)
+        message: Sequence[Frame] | None
+        if is_reference(frames):
+            message = self._sharing.resolve(peer, frames)
+        elif is_sharing(frames):
+            message = None
+            answer = self._sharing.hear(peer, frames)
+            if answer is not None:
+                self._send_or_queue(link, peer, (answer,))
+        else:
+            message = self._assembly.add(peer, frames)
+        if message is not None:
+            self._events.append(Arrival(peer, message, credential))
+        return True
+
+    def _read_monitor(self, link: Socket) -> None:
+        while True:
+            try:
+                event = parse_monitor_message(link.monitor.recv_multipart(zmq.NOBLOCK))["event"]
+            except zmq.Again:
+                return
+            if link.router and event & BAD_HANDSHAKE:
+                self._turned_away += 1
+                if self._turned_away == 1:
+                    log.warning("turned away a stranger: no key, a wrong one, or not of this protocol (logged once)")
+            elif link.router:
+                now = time.monotonic()
+                self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
+            elif event == zmq.EVENT_CONNECTED:
+                link.connected = True
+            elif link in self._links:
+                while self._read(link):  # what came before the end counts
+                    pass
+                del self._links[link]
+                self._forget_halves(link)
+                reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON
+                self._forget(link, 0)
+                self._events.append(Loss(link, reason))
+                return
+
+    def _reachable(self, peer: Peer) -> bool:
+        if self._router is None:
+            return False
+        # This send, too, may use up what the descriptor had to tell.
+        self._changed[self._router] = False
+        return self._send_parts(self._router, peer, [b""]) is not None
+
+    def _try_send(self, link: Socket, peer: Peer, part: list[Frame]) -> bool:
+        """False if it has to wait. A peer that is gone takes everything."""
+        return self._send_parts(link, peer, part) is not False
+
+    def _send_parts(self, link: Socket, peer: Peer, part: Sequence[Frame]) -> bool | None:
+        """True: sent. False: its queue is full. None: nobody is there."""
+        put = link.put
+        try:
+            if link.router:
+                put(peer, _MORE)
+            for frame in part[:-1]:
+                put(frame, _MORE)
+            last = part[-1]
+            put(last, _LAST, len(last) <= COPY_BYTES)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return None
+            raise ClusterError(f"{link.address}: sending failed: {error.strerror}") from error
+        return True

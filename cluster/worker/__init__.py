@@ -1,0 +1,1 @@
+"""The worker: serve masters, hold weights, run programs."""

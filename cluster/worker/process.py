@@ -1,0 +1,129 @@
+"""Service: a worker as the whole purpose of a process, signals included."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import NoReturn
+
+from fogconv.cluster.protocol.lifecycle import State
+from fogconv.cluster.worker.server import Worker
+from fogconv.cluster.worker.system import trim
+from fogconv.errors import FogconvError
+
+ATTEND_S = 0.2
+"""While a kernel runs or compiles, strangers and pings are answered this often."""
+TRIM_S = 5.0
+"""Between inferences, freed memory goes back to the system this often."""
+STOP_S = 1.5
+"""A kernel that runs at SIGTERM is waited for this long."""
+
+log = logging.getLogger("fogconv.worker")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(worker: Worker) -> int:
+    """Serve in this process until the worker ends or a signal comes; that signal's number, or 0.
+
+    Kernels run on a thread of their own: Python hands signals to the main thread only, and not before a kernel returns.
+    Raises what ended the worker, if it was an error.
+    """
+    # Numba's half a million objects stay as they are: let no collection in the middle of an inference walk them.
+    gc.collect()
+    gc.freeze()
+    stopping = threading.Event()
+    signals: list[int] = []
+    failures: list[BaseException] = []
+
+    def live() -> None:
+        try:
+            worker.serve()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            stopping.set()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    thread = threading.Thread(target=live, name="worker", daemon=True)
+    thread.start()
+    trimmed = time.monotonic()
+    while not stopping.wait(ATTEND_S):
+        worker.attend()
+        # A worker's limit counts what the process holds, freed or not; a flood of messages leaves a lot behind.
+        if worker.life.state is not State.BUSY and time.monotonic() - trimmed > TRIM_S:
+            trim()
+            trimmed = time.monotonic()
+    worker.stop()
+    thread.join(STOP_S)
+    if failures:
+        raise failures[0]
+    if thread.is_alive():
+        _leave(0)
+    return signals[0] if signals else 0
+
+
+def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
+    """Be one of mpirun's ranks other than 0: serve the master until it leaves, then end this process.
+
+    An error ends the whole job with a sentence: ranks can't be lost one by one, unless MPI is tolerant. Then this one alone
+    ends, and ends with an error where the master was lost, as mpirun's own exit code does not tell.
+    """
+    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint, launched, tolerant
+
+    launch = launched()
+    share = max(1, cores() // launch.size) if launch is not None and _one_host(launch.size) else cores()
+    worker = None
+    try:
+        endpoint = MpiEndpoint()
+        worker = Worker(
+            endpoint, threads=threads or share, memory_limit_bytes=memory_limit_bytes, keep_weights=False, once=True
+        )
+        number = run(worker)
+    except BaseException as error:
+        rank = launch.rank if launch is not None else 0
+        does = "leaves" if tolerant() else "ends the job"
+        print(f"fogconv: rank {rank} on {os.uname().nodename} {does}: {error}", file=sys.stderr)
+        _leave(error.exit_code if isinstance(error, FogconvError) else 1)
+    if number:
+        # MPI's own shutdown would wait for ranks that the same signal ended.
+        _leave(0 if tolerant() else 128 + number)
+    sys.exit(0 if endpoint.probe(0) else 1)
+
+
+def abort_mpi(code: int) -> NoReturn:
+    """End this rank with an exit code, and the others with it, where MPI still runs.
+
+    After Session.close it does not, and on Ctrl-C mpirun tells every rank itself.
+    """
+    mpi = sys.modules["mpi4py.MPI"]
+    if code != 128 + signal.SIGINT and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(code)
+    _leave(code)
+
+
+def _one_host(size: int) -> bool:
+    """Whether mpirun put all ranks on this host, as far as it tells."""
+    local = os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
+    return local is not None and local.isdigit() and int(local) == size
+
+
+def _leave(code: int) -> NoReturn:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,51 @@
+"""What the system tells about this device: heat and throttling, where it does."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_ZONES = Path("/sys/class/thermal")
+_PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+_PI_THROTTLED_NOW = 0b0111
+"""Raspberry Pi firmware: undervoltage, frequency capped, throttled, as of now."""
+
+
+def temperature_c() -> float:
+    """The hottest thermal zone, in °C; NaN where there is none."""
+    readings = []
+    for zone in _ZONES.glob("thermal_zone*/temp"):
+        try:
+            readings.append(int(zone.read_text()) / 1000.0)
+        except (OSError, ValueError):
+            continue
+    return max(readings, default=math.nan)
+
+
+def throttled() -> bool:
+    """Whether a Raspberry Pi's firmware slows it down now; False on other systems."""
+    try:
+        return bool(int(_PI_THROTTLED.read_text().strip(), 16) & _PI_THROTTLED_NOW)
+    except (OSError, ValueError):
+        return False
+
+
+@cache
+def _malloc_trim() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # musl has none
+        return None
+
+
+def trim() -> None:
+    """Give free memory back, where the C library can. Takes milliseconds; not for the middle of an inference."""
+    call = _malloc_trim()
+    if call is not None:
+        call(0)

@@ -1,0 +1,357 @@
+"""Simulate: the engine's programs run on devices and links that nobody here has, event by event (simpy).
+
+    rank       walks its program's steps one after the other: a step takes what the model says for that device
+    processor  of every rank: what messages ask of it takes turns with the program's steps where it has a quota
+    card       of every rank, full duplex: one queue out and one in; messages that share it take turns chunk by chunk
+    medium     a shared access point: every chunk from or to one of its ranks occupies it (twice, where both are)
+    message    waits behind those before it to the same rank; is there when its last chunk is, α after that left
+
+Programs go in as the workers get them; a timeline comes out. Up to 1,024 workers, uneven devices, stragglers, several
+inferences in flight.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.analysis.processor import Card, Processor
+from fogconv.analysis.trace import Event
+from fogconv.errors import ClusterError, DependencyError, InputError
+from fogconv.hardware.topology import Link, Topology
+from fogconv.ir import program as steps
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
+from fogconv.ir.program import Program
+from fogconv.planning.cost import WIRE_BYTES, WIRE_PASSES
+
+if TYPE_CHECKING:
+    import simpy
+
+MOST_CHUNKS = 32
+"""A message takes turns on a card in at most so many chunks; in a large cluster fewer, or events outnumber patience."""
+LEAST_CHUNKS, CHUNK_BYTES = 4, 64 << 10
+"""A short one in fewer: this is what a system hands to its card at a time."""
+WINDOW_BYTES = 512 << 10
+"""What is on its way to one rank before the sender's processor handles more: the send buffer of a connection."""
+
+Process = Generator[Any, Any, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What makes devices uneven. ``stragglers``: rank → how many times slower it is. ``jitter``: the standard deviation of
+    the logarithm of every compute step's time, by a seeded generator. ``loss_of_rate``: rank → the same for its card."""
+
+    stragglers: Mapping[int, float] = field(default_factory=dict)
+    loss_of_rate: Mapping[int, float] = field(default_factory=dict)
+    jitter: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """``latencies_s``: of each inference. ``events`` for `fogconv.analysis.trace`. ``card_bytes``: (sent, received) per
+    rank.
+    ``busy_s``: seconds of computing per rank; ``processor_s``: what its program and its messages ask of its processor, where
+    that has a quota counted as in the long run. ``times``: of each inference, as its ranks would report them: rank →
+    (steps, 2), begin and end of every step in ns; a Recv begins when its message is there."""
+
+    latencies_s: tuple[float, ...]
+    total_s: float
+    events: tuple[Event, ...]
+    card_bytes: tuple[tuple[float, float], ...]
+    busy_s: tuple[float, ...]
+    processor_s: tuple[float, ...]
+    times: tuple[Mapping[int, NDArray[np.int64]], ...]
+
+
+def simulate(
+    programs: Sequence[Program],
+    topology: Topology,
+    *,
+    inferences: int = 1,
+    in_flight: int = 1,
+    disturbance: Disturbance = Disturbance(),
+    access_points: Mapping[int, int] | None = None,
+    access_point_bytes_per_s: float | None = None,
+    host_s: Mapping[int, float] | None = None,
+    seconds: Callable[[int, ConvSpec], float] | None = None,
+    keep_events: bool = True,
+) -> Timeline:
+    """Run the programs; ``programs[i]`` is rank i's.
+
+    ``access_points`` says which ranks share which medium of ``access_point_bytes_per_s``; the others have cables.
+    ``host_s``: seconds of Host steps by layer. ``seconds`` prices convs instead of γ·MACs. Raises InputError for ranks
+    that the topology lacks, ClusterError when the programs wait for messages that nobody sends.
+    """
+    if len(programs) > len(topology):
+        raise InputError(f"{len(programs)} programs for a topology of {len(topology)} ranks")
+    if inferences < 1 or in_flight < 1:
+        raise InputError(f"{inferences} inferences, {in_flight} in flight: there must be at least 1")
+    points = access_points or {}
+    if points and not (access_point_bytes_per_s and access_point_bytes_per_s > 0):
+        raise InputError("a shared access point needs a positive bandwidth")
+    for rank, factor in (*disturbance.stragglers.items(), *disturbance.loss_of_rate.items()):
+        if rank not in topology.ranks or not factor > 0:
+            raise InputError(
+                f"rank {rank} slower by {factor}: there are ranks 0 to {len(topology) - 1}, factors are positive"
+            )
+    world = _World(topology, disturbance, points, access_point_bytes_per_s or 0.0, host_s or {}, seconds, keep_events)
+    return world.run(programs, inferences, in_flight)
+
+
+class _World:
+    def __init__(
+        self,
+        topology: Topology,
+        disturbance: Disturbance,
+        points: Mapping[int, int],
+        point_rate: float,
+        host_s: Mapping[int, float],
+        seconds: Callable[[int, ConvSpec], float] | None,
+        keep_events: bool,
+    ) -> None:
+        try:
+            import simpy
+        except ImportError as error:
+            raise DependencyError("simpy is not installed: pip install 'fogconv[model]'") from error
+        self.topology = topology
+        self.env: simpy.Environment = simpy.Environment()
+        self.random = random.Random(disturbance.seed)
+        self.disturbance = disturbance
+        self.host_s = host_s
+        self.seconds = seconds or (lambda rank, spec: topology.devices[rank].conv_s(spec))
+        self.keep_events = keep_events
+        self.processors = [Processor(self.env, device, self.random) for device in topology.devices]
+        bursts = _bursts(topology)
+        cards = [topology.card(rank) for rank in topology.ranks]
+        self.out = [Card(cards[rank][0], bursts[rank][0]) for rank in topology.ranks]
+        self.into = [Card(cards[rank][1], bursts[rank][1]) for rank in topology.ranks]
+        self.lines: dict[tuple[int, int], tuple[simpy.Resource, simpy.Container]] = {}
+        self.medium = {point: simpy.Resource(self.env) for point in set(points.values())}
+        self.points = points
+        self.point_s_per_byte = 1 / point_rate if point_rate else 0.0
+        self.arrivals: dict[tuple[int, int, int, int], simpy.Event] = {}
+        self.events: list[Event] = []
+        self.sent = [0.0] * len(topology)
+        self.received = [0.0] * len(topology)
+        self.busy = [0.0] * len(topology)
+        self.times: list[dict[int, NDArray[np.int64]]] = []
+        self.chunks = max(2, min(MOST_CHUNKS, 2048 // len(topology)))
+
+    def run(self, programs: Sequence[Program], inferences: int, in_flight: int) -> Timeline:
+        begins = [0.0] * inferences
+        ends = [0.0] * inferences
+        self.times = [{} for _ in range(inferences)]
+        doors = [self.env.event() for _ in range(inferences)]
+        for door in doors[:in_flight]:
+            door.succeed()
+        running = []
+        for program in programs:
+            walk = self._rank(program, begins, ends, doors, in_flight)
+            running.append(self.env.process(walk))
+        self.env.run()
+        stuck = [rank for rank, process in enumerate(running) if process.is_alive]
+        if stuck:
+            raise ClusterError(f"the simulated ranks {stuck[:8]} wait for messages that nobody sends")
+        return Timeline(
+            tuple(end - begin for begin, end in zip(begins, ends, strict=True)),
+            float(self.env.now),
+            tuple(self.events),
+            tuple(zip(self.sent, self.received, strict=True)),
+            tuple(self.busy),
+            tuple(processor.worked_s for processor in self.processors),
+            tuple(self.times),
+        )
+
+    def _rank(
+        self, program: Program, begins: list[float], ends: list[float], doors: Sequence[simpy.Event], in_flight: int
+    ) -> Process:
+        """One rank's walk, inference after inference. The master opens the door for the next one when one is done."""
+        rank = program.rank
+        for number, door in enumerate(doors):
+            yield door
+            if rank == 0:
+                begins[number] = self.env.now
+            times = self.times[number][rank] = np.zeros((len(program.steps), 2), np.int64)
+            for place, step in enumerate(program.steps):
+                begin = yield from self._step(program, step, number)
+                times[place] = round(begin * 1e9), round(self.env.now * 1e9)
+            if rank == 0:
+                ends[number] = self.env.now
+                if number + in_flight < len(doors):
+                    doors[number + in_flight].succeed()
+
+    def _step(self, program: Program, step: steps.AnyStep, number: int) -> Generator[Any, Any, float]:
+        """Returns when the step began."""
+        rank, begin = program.rank, float(self.env.now)
+        work = self.processors[rank].work
+        name = program.layers[step.layer] if 0 <= step.layer < len(program.layers) else "?"
+        match step:
+            case steps.Send():
+                yield from work(self._handling_s(rank, step.region, program.batch, step.wire) + self._message_s(rank))
+                self._record(rank, f"send {name}", begin, "send")
+                self.env.process(self._message(program, step, number, name))
+            case steps.Recv():
+                yield self._arrival(number, step.origin, rank, step.tag)
+                if self.env.now > begin:
+                    self._record(rank, f"wait {name}", begin, "wait")
+                begin = float(self.env.now)
+                yield from work(self._handling_s(rank, step.region, program.batch, step.wire))
+                self._record(rank, f"receive {name}", begin, "receive")
+            case steps.Gather():
+                # All pieces come here, and none is wrong: what is taken in beside them is the sum that mends a loss.
+                for number_of_piece, recv in enumerate(steps.gathers(step)):
+                    yield self._arrival(number, recv.origin, rank, recv.tag)
+                    begin = begin if number_of_piece else float(self.env.now)
+                    yield from work(self._handling_s(rank, recv.region, program.batch, recv.wire))
+                self._record(rank, f"receive {name}", begin, "receive")
+            case _:
+                yield from work(self._compute_s(program, step))
+                self._record(rank, name, begin, type(step).__name__.lower())
+        return begin
+
+    def _message(self, program: Program, step: steps.Send, number: int, name: str) -> Process:
+        """A message goes out chunk by chunk; every chunk finds its own way through the medium and into the other card."""
+        origin, to = program.rank, step.to
+        link, device = self.topology.link(origin, to), self.topology.devices[origin]
+        n_bytes = step.elements * program.batch * WIRE_BYTES[step.wire]
+        self.sent[origin] += n_bytes
+        self.received[to] += n_bytes
+        chunks = min(self.chunks, max(LEAST_CHUNKS, math.ceil(n_bytes / CHUNK_BYTES)))
+        chunk = n_bytes / chunks
+        left = [chunks]
+        turn, window = self._line(origin, to)
+        with turn.request() as mine:
+            yield mine
+            begin = self.env.now
+            yield self.env.timeout(link.wake_s + (link.messages(n_bytes / BYTES_PER_ELEMENT) - 1) * link.latency_s)
+            for _ in range(chunks):
+                yield from self.processors[origin].work(self._slower(origin) * device.send_s_per_byte * chunk, urgent=True)
+                yield window.get(min(chunk, WINDOW_BYTES / 2))
+                self.env.process(self._chunk(origin, step, chunk, link, number, left, window))
+        if self.keep_events:
+            self.events.append(Event(origin, f"{name} → {to}", begin, self.env.now, "transfer", "transmit"))
+
+    def _chunk(
+        self,
+        origin: int,
+        step: steps.Send,
+        n_bytes: float,
+        link: Link,
+        number: int,
+        left: list[int],
+        window: simpy.Container,
+    ) -> Process:
+        """Out of one card and into the other at the same time, as frames are; each behind what came before."""
+        env, to = self.env, step.to
+        out_s = n_bytes * max(self.out[origin].s_per_byte, link.s_per_byte) * self._rate_loss(origin)
+        gone_s = self.out[origin].pass_s(env.now, out_s)
+        yield env.timeout(max(0.0, gone_s - out_s))
+        in_s = n_bytes * self.into[to].s_per_byte * self._rate_loss(to)
+        yield env.timeout(max(min(out_s, gone_s), self.into[to].pass_s(env.now, in_s)))
+        for end in (origin, to):
+            point = self.points.get(end)
+            if point is not None:
+                with self.medium[point].request() as turn:
+                    yield turn
+                    yield env.timeout(n_bytes * self.point_s_per_byte)
+        yield window.put(min(n_bytes, WINDOW_BYTES / 2))
+        yield env.timeout(self._latency_s(link, origin, to))
+        device = self.topology.devices[to]
+        yield from self.processors[to].work(self._slower(to) * device.receive_s_per_byte * n_bytes, urgent=True)
+        left[0] -= 1
+        if not left[0]:
+            yield from self.processors[to].work(self._message_s(to), urgent=True)
+            self._arrival(number, origin, to, step.tag).succeed()
+
+    def _line(self, origin: int, to: int) -> tuple[simpy.Resource, simpy.Container]:
+        """The connection between two ranks: one message's turn, and room in its window."""
+        import simpy
+
+        if (origin, to) not in self.lines:
+            window = simpy.Container(self.env, init=WINDOW_BYTES)
+            self.lines[origin, to] = (simpy.Resource(self.env), window)
+        return self.lines[origin, to]
+
+    def _latency_s(self, link: Link, origin: int, to: int) -> float:
+        """α without what both ends' processors take, which a ping holds too and which is charged for itself here."""
+        ends = (self.topology.devices[origin], self.topology.devices[to])
+        return max(0.0, link.latency_s - sum(device.share * device.message_s for device in ends))
+
+    def _message_s(self, rank: int) -> float:
+        return self._slower(rank) * self.topology.devices[rank].message_s
+
+    def _arrival(self, number: int, origin: int, to: int, tag: int) -> simpy.Event:
+        key = (number, origin, to, tag)
+        if key not in self.arrivals:
+            self.arrivals[key] = self.env.event()
+        return self.arrivals[key]
+
+    def _rate_loss(self, rank: int) -> float:
+        return self.disturbance.loss_of_rate.get(rank, 1.0)
+
+    def _handling_s(self, rank: int, region: Region, batch: int, wire: steps.Wire) -> float:
+        """The processor's part of a message: cut or join it once, code it, hand it on."""
+        device = self.topology.devices[rank]
+        raw = region.elements * batch * BYTES_PER_ELEMENT
+        return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + WIRE_PASSES[wire])))
+
+    def _compute_s(self, program: Program, step: steps.AnyStep) -> float:
+        rank = program.rank
+        device = self.topology.devices[rank]
+        match step:
+            case steps.Conv():
+                return self._disturbed(rank, self.seconds(rank, step.spec))
+            case steps.Host():
+                return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
+            case steps.Input() | steps.Output():
+                buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
+                touched = 2.0 * buffer.region.elements
+            case steps.Pool():
+                window = step.spec.kernel[0] * step.spec.kernel[1]
+                touched = step.target_region.elements * (1 + window / 2)
+            case steps.GlobalPool():
+                touched = float(step.source_region.elements)
+            case steps.Add():
+                touched = step.target_region.elements * (1.0 + len(step.sources))
+            case steps.Affine() | steps.Gate() | steps.Permute():
+                touched = step.target_region.elements * 2.0
+            case steps.Copy():
+                touched = step.region.elements * (3.0 if step.accumulate else 2.0)
+            case _:
+                raise InputError(f"{type(step).__name__} steps (training) are not simulated")
+        seconds = device.step_s + device.copy_s(touched * program.batch * BYTES_PER_ELEMENT / 2)
+        return self._disturbed(rank, seconds)
+
+    def _slower(self, rank: int) -> float:
+        return self.disturbance.stragglers.get(rank, 1.0)
+
+    def _disturbed(self, rank: int, seconds: float) -> float:
+        slower = self._slower(rank)
+        if self.disturbance.jitter:
+            slower *= self.random.lognormvariate(0.0, self.disturbance.jitter)
+        return seconds * slower
+
+    def _record(self, rank: int, name: str, begin: float, kind: str) -> None:
+        now = self.env.now
+        if kind != "wait":
+            self.busy[rank] += now - begin
+        if self.keep_events and now > begin:
+            self.events.append(Event(rank, name, begin, now, kind))
+
+
+def _bursts(topology: Topology) -> list[tuple[float, float]]:
+    """What each card lets pass at once, out and in, in bytes: the most of any of its links."""
+    found = [[0.0, 0.0] for _ in topology.ranks]
+    for (i, j), link in topology.links.items():
+        found[i][0] = max(found[i][0], link.burst_bytes)
+        found[j][1] = max(found[j][1], link.burst_bytes)
+    fallback = topology.default_link.burst_bytes if topology.default_link is not None else 0.0
+    return [(max(out, fallback), max(into, fallback)) for out, into in found]

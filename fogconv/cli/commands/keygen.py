@@ -1,0 +1,22 @@
+"""``fogconv keygen``: make this device's key pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fogconv.cluster.protocol.keys import default_folder, write_keys
+
+
+def keygen(
+    folder: Annotated[Path | None, typer.Argument(help="Where to; default: the user's configuration folder.")] = None,
+) -> None:
+    """Make a key pair (CURVE) for this device and say what to do with it."""
+    where = folder or default_folder()
+    pair = write_keys(where)
+    print(f"wrote {where / 'key'} (secret, mode 0600) and {where / 'key.pub'}")
+    print(f"public key: {pair.public}")
+    print("on a worker, list it in the file 'masters' if this is a master;")
+    print("on a master, list 'HOST KEY' in the file 'workers' if this is a worker at HOST")

@@ -1,0 +1,272 @@
+"""``fogconv status``: how the workers of a cluster are, live."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fogconv.cli.process.exit_codes import sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import RenderableType
+
+    from fogconv.cluster.protocol.messages import Status
+    from fogconv.cluster.transport.endpoint import Peer
+
+ANSWER_S = 2.0
+"""A worker that computes answers within ATTEND_S of fogconv.cluster.worker.process; this is for slow networks."""
+
+STATES = {"joining": "idle", "lost": "idle"}
+"""A worker that waits for a master calls itself joining, or, its master gone, lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One worker, as of its last answer.
+
+    ``rate`` is the hostfile's (1: as fast as the others); ``share`` is the worker's part of all the weights that
+    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers.
+    """
+
+    address: str
+    rate: float
+    state: str = "silent"
+    master: str = ""
+    share: float = 0.0
+    runs: int = 0
+    runs_per_s: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    bytes_per_s: float = 0.0
+    weight_bytes: int = 0
+    memory_bytes: int = 0
+    memory_limit_bytes: int = 0
+    threads: int = 0
+    temperature_c: float | None = None
+    throttled: bool = False
+    uptime_s: float = 0.0
+    restarts: int = 0
+    seen_s_ago: float | None = None
+
+
+@dataclass
+class Watcher:
+    """Asks workers how they are. It opens no session, so a worker may serve its master meanwhile."""
+
+    rates: Mapping[str, float]
+    keys: Path | None = None
+    insecure: bool = False
+    health: dict[str, Health] = field(init=False)
+
+    def __post_init__(self) -> None:
+        from fogconv.cluster.connect import keys_for
+        from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+
+        own = keys_for(list(self.rates), self.keys, self.insecure)
+        self._keys = {address: None if own is None else own.of_worker(address) for address in self.rates}
+        self._endpoint = ZeromqEndpoint(keys=own)
+        self._peers: dict[Peer, str] = {}
+        self._answered_at: dict[str, float] = {}
+        self._request = 0
+        self.health = {address: Health(address, rate) for address, rate in self.rates.items()}
+        for address in self.rates:
+            self._peers[self._endpoint.connect(address, self._keys[address])] = address
+
+    def ask(self, timeout_s: float = ANSWER_S) -> tuple[Health, ...]:
+        """One round: all workers asked, and waited for."""
+        from fogconv.cluster.protocol import codec
+        from fogconv.cluster.protocol import messages as m
+        from fogconv.cluster.transport.endpoint import Loss
+        from fogconv.errors import WireError
+
+        self._request += 1
+        for peer in list(self._peers):
+            self._endpoint.send(peer, codec.encode(m.StatusQuery(self._request)))
+        waiting = set(self.rates)
+        deadline = time.monotonic() + timeout_s
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            event = self._endpoint.receive(left)
+            if event is None:
+                continue
+            address = self._peers.get(event.peer)
+            if address is None:
+                continue
+            if isinstance(event, Loss):
+                self._endpoint.disconnect(event.peer)
+                del self._peers[event.peer]
+                self._peers[self._endpoint.connect(address, self._keys[address])] = address
+                waiting.discard(address)
+                self.health[address] = replace(self.health[address], state="gone")
+                continue
+            try:
+                message, _ = codec.decode(event.frames)
+            except WireError:
+                waiting.discard(address)
+                self.health[address] = replace(self.health[address], state="speaks another version")
+                continue
+            if isinstance(message, m.Status):
+                waiting.discard(address)
+                self._note(address, message)
+            elif isinstance(message, m.Refused):
+                waiting.discard(address)
+                self.health[address] = replace(self.health[address], state=f"refuses: {message.reason}")
+        for address in waiting:
+            before = self.health[address]
+            self.health[address] = replace(before, state="silent" if before.state != "gone" else "gone")
+        return self._shares()
+
+    def close(self) -> None:
+        self._endpoint.close()
+
+    def _note(self, address: str, status: Status) -> None:
+        before, now = self.health[address], time.monotonic()
+        restarted = before.uptime_s > 0 and status.uptime_s < before.uptime_s
+        since = now - self._answered_at.get(address, now)
+        again = since > 0 and not restarted
+        moved = status.sent_bytes + status.received_bytes - before.sent_bytes - before.received_bytes
+        self._answered_at[address] = now
+        self.health[address] = replace(
+            before,
+            state=STATES.get(status.state, status.state),
+            master=status.master,
+            runs=status.runs,
+            runs_per_s=(status.runs - before.runs) / since if again else 0.0,
+            sent_bytes=status.sent_bytes,
+            received_bytes=status.received_bytes,
+            bytes_per_s=moved / since if again else 0.0,
+            weight_bytes=status.weight_bytes,
+            memory_bytes=status.memory_bytes,
+            memory_limit_bytes=status.memory_limit_bytes,
+            threads=status.threads,
+            temperature_c=None if math.isnan(status.temperature_c) else status.temperature_c,
+            throttled=status.throttled,
+            uptime_s=status.uptime_s,
+            restarts=before.restarts + restarted,
+        )
+
+    def _shares(self) -> tuple[Health, ...]:
+        total = sum(health.weight_bytes for health in self.health.values())
+        now = time.monotonic()
+        for address, health in self.health.items():
+            at = self._answered_at.get(address)
+            share = health.weight_bytes / total if total else 0.0
+            self.health[address] = replace(health, share=share, seen_s_ago=None if at is None else now - at)
+        return tuple(self.health.values())
+
+
+def status(
+    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT,… or a hostfile.")],
+    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys (of `fogconv keygen`).")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="One round, then end: 0 if all answered, else 1.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a round on stdout.")] = False,
+) -> None:
+    """Show how the workers are: state, share, speed, heat, memory.
+
+    It disturbs neither them nor their master. Ctrl-C ends it.
+    """
+    with sentences("fogconv status"):
+        watcher = Watcher(rates_of(cluster), keys, insecure)
+        try:
+            if once or as_json:
+                _print_rounds(watcher, interval, once, as_json)
+            else:
+                _live(watcher, interval)
+        finally:
+            watcher.close()
+
+
+def rates_of(cluster: str) -> dict[str, float]:
+    """Addresses in order, with the relative rates that a hostfile gives them. Raises InputError, TopologyError."""
+    from fogconv.cluster.connect import addresses_of
+    from fogconv.errors import InputError
+    from fogconv.hardware.hostfile import read_hostfile
+
+    if cluster.startswith(("inproc:", "mpi:")):
+        raise InputError(f"--cluster {cluster}: only workers with addresses (tcp://, ipc://) can be asked from outside")
+    addresses = addresses_of(cluster)
+    rates = [1.0] * len(addresses)
+    if "://" not in cluster:
+        rates = [host.rate or 1.0 for host in read_hostfile(cluster) for _ in range(host.slots)]
+    return dict(zip(addresses, rates, strict=True))
+
+
+def _print_rounds(watcher: Watcher, interval_s: float, once: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    while True:
+        found = watcher.ask()
+        if as_json:
+            print(json.dumps({"workers": [asdict(health) for health in found]}), flush=True)
+        else:
+            Console(highlight=False).print(table(found))
+        if once:
+            break
+        time.sleep(interval_s)
+    if any(health.state in ("silent", "gone") or " " in health.state for health in found):
+        raise typer.Exit(1)
+
+
+def _live(watcher: Watcher, interval_s: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(table(watcher.ask()), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(interval_s)
+            live.update(table(watcher.ask()), refresh=True)
+
+
+def table(found: Sequence[Health]) -> RenderableType:
+    """Two lines a worker, whole at 80 columns."""
+    from fogconv.cli.output.console import byte_count, figures_table
+
+    shown = figures_table(
+        "worker\nmaster",
+        "state\nup",
+        "share\nrate",
+        "runs\nper s",
+        "sent\nB/s",
+        "recvd\nseen",
+        "memory\nlimit",
+        "°C\n",
+        "restarts\n",
+    )
+    for health in found:
+        silent = health.seen_s_ago is None
+        state = health.state if " " not in health.state else "refuses"
+        colour = {"idle": "green", "ready": "cyan", "busy": "cyan"}.get(state, "yellow")
+        colour = "red" if state in ("silent", "gone", "refuses") else colour
+        heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
+        shown.add_row(
+            f"{health.address.removeprefix('tcp://')}\n[dim]{health.master}[/dim]",
+            f"[{colour}]{state}[/{colour}]\n{'' if silent else _age(health.uptime_s)}",
+            f"{health.share:.0%}\n×{health.rate:g}",
+            "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",
+            "" if silent else f"{byte_count(health.sent_bytes)}\n{byte_count(health.bytes_per_s)}",
+            "" if silent else f"{byte_count(health.received_bytes)}\n{_age(health.seen_s_ago or 0.0)}",
+            "" if silent else f"{byte_count(health.memory_bytes)}\n{_limit(health, byte_count)}",
+            f"{heat}\n{'[red]slow[/red]' if health.throttled else ''}",
+            str(health.restarts),
+        )
+    return shown
+
+
+def _limit(health: Health, byte_count: Any) -> str:
+    return str(byte_count(health.memory_limit_bytes)) if health.memory_limit_bytes else "none"
+
+
+def _age(seconds: float) -> str:
+    for limit, scale, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / scale:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

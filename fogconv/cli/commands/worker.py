@@ -1,0 +1,107 @@
+"""``fogconv worker``: serve masters on this device until stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fogconv.errors import FogconvError
+from fogconv.hardware.units import parse_bytes
+
+log = logging.getLogger("fogconv.worker")
+
+
+def worker(
+    bind: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://*:5555",
+    threads: Annotated[int, typer.Option(help="Threads for kernels; 0: all cores.")] = 0,
+    memory: Annotated[
+        str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
+    ] = "",
+    heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = 1.0,
+    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
+) -> None:
+    """Serve one master after the other: hold weight shards, run programs."""
+    start_logging(log_json)
+    # Numba before the port is open: it takes seconds on a small device, in which a master would wait for an answer.
+    from fogconv.cluster.executor import executable as _interpreter  # noqa: F401
+
+    try:
+        serve(
+            bind,
+            threads=threads,
+            memory_limit_bytes=parse_bytes(memory),
+            heartbeat_s=heartbeat,
+            keys=keys,
+            insecure=insecure,
+        )
+    except FogconvError as error:
+        print(f"fogconv-worker: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+def serve(
+    bind: str,
+    *,
+    threads: int = 0,
+    memory_limit_bytes: int = 0,
+    heartbeat_s: float = 1.0,
+    keys: Path | None = None,
+    insecure: bool = False,
+) -> None:
+    """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT.
+
+    Raises ConnectError, and InputError where keys are needed (any address but loopback and ipc, unless ``insecure``).
+    """
+    # Late, so that `--help` is quick.
+    from fogconv.cluster.connect import keys_for
+    from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
+    from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+    from fogconv.cluster.worker import process as service
+    from fogconv.cluster.worker.server import Worker
+
+    limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
+    own = keys_for([bind], keys, insecure)
+    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, keys=own, max_payload_bytes=limit)
+    worker = Worker(
+        endpoint,
+        threads=threads or service.cores(),
+        memory_limit_bytes=memory_limit_bytes,
+        masters=None if own is None else own.masters,
+    )
+    how = "in the clear" if own is None else f"encrypted, for {len(own.masters)} masters"
+    log.info("listening on %s with %d threads, %s, pid %d", endpoint.address, worker.threads, how, os.getpid())
+    service.run(worker)
+    log.info("stopped")
+
+
+def start_logging(as_json: bool, level: int = logging.INFO) -> None:
+    """Log lines on stderr, plain or one JSON object each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+if __name__ == "__main__":
+    typer.run(worker)

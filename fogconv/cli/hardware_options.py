@@ -1,0 +1,117 @@
+"""The options that describe devices and links, as a Topology."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fogconv.errors import InputError
+from fogconv.hardware.presets import preset as preset_of
+from fogconv.hardware.profile import read_profile
+from fogconv.hardware.topology import Device, Link, Topology
+from fogconv.hardware.units import bandwidth_bytes_per_s, rate_flop_per_s, seconds, show_bandwidth, show_rate, show_seconds
+from fogconv.ir.geometry import BYTES_PER_ELEMENT
+
+DEFAULT_PRESET = "pi4"
+DEFAULT_WORKERS = 4
+MOST_WORKERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """A topology, and what to call it."""
+
+    topology: Topology
+    description: str
+
+
+def hardware(
+    *,
+    preset: str | None = None,
+    profile: Path | None = None,
+    rate: str | None = None,
+    bandwidth: str | None = None,
+    latency: str | None = None,
+    wake: str | None = None,
+    gamma: float | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    message: int | None = None,
+    copy: float | None = None,
+    joules_per_mac: float | None = None,
+    joules_per_byte: float | None = None,
+    workers: int | None = None,
+) -> Hardware:
+    """A measured profile, or a preset, or plain figures; figures also replace a preset's. Raises InputError.
+
+    With no figure at all it is the default preset. Plain figures without latency, copies or energy take those as free.
+    """
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise InputError(f"{workers} workers: there must be at least 1, and at most {MOST_WORKERS}")
+    _once("γ", gamma=gamma, rate=rate)
+    _once("α", alpha=alpha, latency=latency)
+    _once("β", beta=beta, bandwidth=bandwidth)
+    if profile is not None:
+        if preset is not None or any(figure is not None for figure in (gamma, rate, beta, bandwidth, alpha, latency)):
+            raise InputError("a profile brings its own figures: edit the file to change them")
+        return _from_profile(profile, workers)
+    gamma_s = gamma if rate is None else 2 / rate_flop_per_s(rate)
+    alpha_s = alpha if latency is None else seconds(latency)
+    s_per_byte = 1 / bandwidth_bytes_per_s(bandwidth) if bandwidth is not None else beta and beta / BYTES_PER_ELEMENT
+    for name, value in (("γ", gamma_s), ("β", beta)):
+        if value is not None and not value > 0:
+            raise InputError(f"{name} is {value:g}; it must be positive")
+    if preset is None and (gamma_s is None) != (s_per_byte is None):
+        raise InputError("give both a rate (--rate or --gamma) and a bandwidth (--bandwidth or --beta), or a --preset")
+    plain = preset is None and gamma_s is not None
+    if plain:
+        assert gamma_s is not None and s_per_byte is not None
+        device, link = Device("device", {"default": gamma_s}), Link(0.0, s_per_byte)
+        title = "equal devices"
+    else:
+        board = preset_of(preset or DEFAULT_PRESET)
+        device, link, title = board.device("device"), board.link(), board.title
+        if board.estimates:
+            title += f"; estimates: {', '.join(board.estimates)}"
+        if gamma_s is not None:
+            device = replace(device, gamma_s_per_mac={"default": gamma_s})
+        if s_per_byte is not None:
+            link = replace(link, s_per_byte=s_per_byte)
+    if alpha_s is not None:
+        link = replace(link, latency_s=alpha_s)
+    if wake is not None:
+        link = replace(link, wake_s=seconds(wake))
+    if message is not None:
+        link = replace(link, message_elements=message)
+    if joules_per_byte is not None:
+        link = replace(link, joules_per_byte=joules_per_byte)
+    if copy is not None:
+        device = replace(device, copy_s_per_byte=copy / BYTES_PER_ELEMENT)
+    if joules_per_mac is not None:
+        device = replace(device, joules_per_mac=joules_per_mac)
+    count = (workers or DEFAULT_WORKERS) + 1
+    topology = Topology((device,) * count, {}, link)
+    figures = (
+        f"{show_rate(2 / device.gamma())}, {show_bandwidth(link.bandwidth_bytes_per_s)}, "
+        f"{show_seconds(link.latency_s)} a message"
+    )
+    return Hardware(topology, f"{title}. {figures}")
+
+
+def _from_profile(path: Path, workers: int | None) -> Hardware:
+    topology = read_profile(path).topology(f"profile {path}")
+    there = len(topology.workers)
+    if workers is not None and workers > there:
+        raise InputError(f"profile {path} has {there} workers, not {workers}")
+    if workers is not None:
+        topology = topology.subset(range(workers + 1))
+    if not len(topology.workers):
+        raise InputError(f"profile {path} has no worker")
+    names = ", ".join(device.name for device in topology.devices[:6])
+    return Hardware(topology, f"measured: {names}{', …' if len(topology) > 6 else ''}")
+
+
+def _once(symbol: str, **given: object) -> None:
+    if all(value is not None for value in given.values()):
+        first, second = given
+        raise InputError(f"--{first} and --{second} both give {symbol}; leave one out")

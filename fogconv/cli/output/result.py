@@ -1,0 +1,93 @@
+"""Result: what one run was asked, and what it found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fogconv.analysis.layer_report import LayerReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The command line's choices; see `fogconv.cli.commands.run.run`."""
+
+    model: str
+    images: tuple[str, ...] = ("coffee",)
+    cluster: str = ""
+    workers: int = -1
+    scheme: str = "auto"
+    trigger: str = "both"
+    threshold: float = 1.0
+    master_computes: bool = True
+    even: bool = False
+    wire: str = "fp32"
+    plan: Path | None = None
+    profile: Path | None = None
+    weights: str = "pretrained"
+    size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    labels: Path | None = None
+    repeat: int = 5
+    stream: int = 0
+    compare: bool = False
+    threads: int = 0
+    timeout_s: float = 60.0
+    heartbeat_s: float = 1.0
+    verify: bool = False
+    redundancy: int = 0
+    patience: float = 0.0
+    adapt: bool = True
+    rehearse: bool = False
+    keys: Path | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class Guess:
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job found. Latencies are medians of warm runs, in seconds, without set-up."""
+
+    job: Job
+    model: str
+    weights: str
+    cluster: str
+    workers: int
+    scheme: str
+    top5: tuple[tuple[Guess, ...], ...]
+    latency_s: float
+    predicted_s: float | None
+    torch_latency_s: float | None
+    max_abs_error: float | None
+    max_abs_reference: float | None
+    layers: tuple[LayerReport, ...]
+    events: tuple[str, ...]
+    frames_per_s: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "weights": self.weights,
+            "input": list(self.job.images),
+            "cluster": self.cluster,
+            "workers": self.workers,
+            "scheme": self.scheme,
+            "top5": [vars(guess) for guess in self.top5[0]],
+            "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
+            "latency_s": self.latency_s,
+            "predicted_s": self.predicted_s,
+            "torch_latency_s": self.torch_latency_s,
+            "max_abs_error": self.max_abs_error,
+            "max_abs_reference": self.max_abs_reference,
+            "frames_per_s": self.frames_per_s,
+            "events": list(self.events),
+            "layers": [layer.as_json() for layer in self.layers],
+        }

@@ -1,0 +1,1 @@
+"""How the process starts and ends: MPI ranks, Ctrl-C, exit codes."""

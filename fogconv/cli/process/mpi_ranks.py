@@ -1,0 +1,104 @@
+"""Ranks: how a program that mpirun started several times talks and ends: only rank 0 prints, and all end together.
+
+A rank that leaves with an error code makes mpirun kill the others with a banner over the sentence that matters. So rank 0
+lets them go first, waits until they are gone, and leaves last.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.transport.mpi.watchdog import LastWord
+from fogconv.errors import FogconvError
+
+if TYPE_CHECKING:
+    from fogconv.cluster.session.session import Session
+
+GONE_S = 2.0
+"""How long rank 0 waits for the others to end before it leaves with an error."""
+
+
+def is_other_rank() -> bool:
+    """Whether mpirun started this process as another rank than 0."""
+    launch = launched()
+    return launch is not None and launch.rank > 0
+
+
+def has_other_ranks() -> bool:
+    launch = launched()
+    return launch is not None and launch.rank == 0 and launch.size > 1
+
+
+def hush() -> None:
+    """Print nothing from here on, such as what is wrong with the options: rank 0 says it too."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+
+
+@contextmanager
+def ranks_released() -> Iterator[None]:
+    """Where rank 0 fails before it has opened a session, let the ranks go that wait for it in MPI's initialisation."""
+    try:
+        yield
+    except Exception:
+        if has_other_ranks() and "mpi4py.MPI" not in sys.modules:
+            from fogconv.cluster.connect import connect
+
+            with suppress(FogconvError), connect("mpi://") as session:
+                closed_quietly(session)
+        raise
+
+
+@contextmanager
+def last_word(where: str) -> Iterator[LastWord | None]:
+    """Over MPI: the sentence for the case that a rank dies, silent from Ctrl-C on and at the orderly end. Else None."""
+    if not where.startswith("mpi:"):
+        yield None
+        return
+    word = LastWord()
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        word.silence()
+        if callable(before):
+            before(number, frame)
+
+    try:
+        signal.signal(signal.SIGINT, interrupted)
+        yield word
+    finally:
+        word.silence()
+        if signal.getsignal(signal.SIGINT) is interrupted:  # after Ctrl-C it stays ignored
+            signal.signal(signal.SIGINT, before)
+
+
+def closed_quietly(session: Session) -> None:
+    """Close a session that failed; over MPI, wait until the ranks on this machine have ended."""
+    here = [info.pid for info in session.workers if info.host == os.uname().nodename] if session.scheme == "mpi" else []
+    session.close()
+    deadline = time.monotonic() + GONE_S
+    while any(_alive(pid) for pid in here) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def end_together(code: int) -> None:
+    """Leave with an error code, and the other ranks with this one; return where there are none."""
+    if has_other_ranks() and "mpi4py.MPI" in sys.modules:
+        from fogconv.cluster.worker.process import abort_mpi
+
+        abort_mpi(code)
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    with suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False

@@ -1,0 +1,233 @@
+"""Job: everything that one ``fogconv run`` does on the master, and what it found."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.analysis.layer_report import layer_reports, trace_events
+from fogconv.analysis.star_terms import layer_terms
+from fogconv.cli.output.console import loading_bar, print_report, print_stream
+from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.cli.process.interrupt import Watch
+from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
+from fogconv.cluster.connect import connect
+from fogconv.cluster.session.session import Session
+from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.worker.process import cores
+from fogconv.errors import InputError, ModelError
+from fogconv.ir.guard import Protection
+from fogconv.ir.plan import load_plan
+from fogconv.planning.plan_options import WIRES, Choices, wire_of
+from fogconv.planning.search import SCHEMES
+from fogconv.runtime.engine import Engine, Inference
+from fogconv.speedup.trigger import Trigger
+
+if TYPE_CHECKING:
+    from fogconv.hardware.topology import Topology
+    from fogconv.zoo.models import ZooModel
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where and how results are shown. ``alone``: mpirun started one rank only."""
+
+    json: bool = False
+    trace: Path | None = None
+    alone: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+
+
+def run_job(job: Job, shown: Shown) -> Result:
+    """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
+    _check(job)
+    with _opened(job) as session:
+        model, x = _prepared(job)
+        with loading_bar(shown.json) as bar:
+            engine = _engine(job, session, model, x, bar)
+        result = _measure(job, shown, session, engine, model, x)
+        engine.close()
+    if shown.json:
+        import msgspec
+
+        shown.out.write(msgspec.json.encode(result.as_json()).decode() + "\n")
+    else:
+        print_report(result, alone=shown.alone, out=shown.out)
+        if result.frames_per_s is not None:
+            print_stream(result.frames_per_s, job.stream, out=shown.out)
+    return result
+
+
+def _check(job: Job) -> None:
+    """What can be told to be wrong before anything is loaded."""
+    if job.wire not in WIRES:
+        raise InputError(f"--wire {job.wire!r}: it is one of {', '.join(WIRES)}")
+    if job.scheme not in SCHEMES:
+        raise InputError(f"--scheme {job.scheme!r}: it is one of {', '.join(SCHEMES)}")
+    Trigger.parse(job.trigger)
+    if not job.threshold >= 0:
+        raise InputError(f"--threshold {job.threshold:g}: it is 0 or more; 0 distributes every conv, inf none")
+
+
+@contextmanager
+def _opened(job: Job) -> Iterator[Session]:
+    """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
+    launch = launched()
+    if job.cluster:
+        where: str = job.cluster
+    elif launch is not None and launch.size > 1:
+        where = "mpi://"
+    else:
+        spare = min(4, max(0, cores() - 1)) if job.workers < 0 else job.workers
+        where = f"inproc://{0 if launch is not None else spare}"
+    with last_word(where) as word:
+        session = connect(
+            where,
+            timeout_s=job.timeout_s,
+            heartbeat_s=job.heartbeat_s,
+            threads=job.threads or None,
+            keys=job.keys,
+            insecure=job.insecure,
+            last_word=word,
+        )
+        watch = Watch(lambda: closed_quietly(session), first=word.silence if word else lambda: None)
+        try:
+            yield session
+        except BaseException:
+            closed_quietly(session)
+            raise
+        finally:
+            session.close()
+            watch.done()
+
+
+def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:
+    from fogconv.zoo.models import load_model
+    from fogconv.zoo.preprocessing import load_image
+
+    # Images are opened before weights are fetched: a typo costs no time.
+    pictures = [load_image(name) for name in job.images]
+    model = load_model(job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels)
+    return model, np.stack([model.preprocess(picture) for picture in pictures])
+
+
+def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32], progress: Callable[[Any], None]) -> Engine:
+    import torch
+
+    from fogconv.frontend.torch.export import export
+
+    graph = export(model.module, torch.from_numpy(x), model.name)
+    topology = _topology(job, session)
+    choices = Choices(
+        job.scheme,
+        job.trigger,
+        job.threshold,
+        job.master_computes,
+        job.even,
+        wire_of(job.wire, graph, topology, job.scheme),
+        None if job.plan is None else load_plan(job.plan),
+        rehearse=job.rehearse,
+        adapt=job.adapt and job.plan is None,
+        protection=Protection(job.verify, job.redundancy, job.patience),
+    )
+    if choices.plan is not None and choices.plan.ranks != session.ranks:
+        raise InputError(
+            f"{job.plan} is a plan for {choices.plan.ranks} ranks, but this cluster has {session.ranks}; plan again"
+        )
+    return Engine(graph, session, topology, choices, progress)
+
+
+def _topology(job: Job, session: Session) -> Topology:
+    from fogconv.calibration.devices import calibrate_quickly
+
+    if job.profile is None:
+        return calibrate_quickly(session)
+    from fogconv.hardware.profile import read_profile
+
+    topology = read_profile(job.profile).topology(str(job.profile))
+    if len(topology) < session.ranks:
+        raise InputError(
+            f"{job.profile} describes {len(topology)} devices, but this cluster has {session.ranks}; calibrate again"
+        )
+    return topology.subset(range(session.ranks))
+
+
+def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> Result:
+    first = engine.run(x)
+    runs = [engine.run(x) for _ in range(job.repeat)]
+    if not np.isfinite(first.output).all():
+        raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
+    median = statistics.median_low([run.latency_s for run in runs])
+    typical = next(run for run in runs if run.latency_s == median)
+    outputs, frames = [first.output], None
+    if job.stream:
+        streamed, frames = _stream(engine, x, job.stream)
+        outputs += streamed
+    reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
+    terms = None
+    if typical.plan.scheme == "star":
+        terms = layer_terms(engine.graph, typical.plan, typical.programs, engine.topology)
+    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times, predicted=terms)
+    if shown.trace is not None:
+        _write_trace(shown.trace, engine, typical)
+    return Result(
+        job,
+        model.name,
+        model.weights_origin,
+        job.cluster or session.scheme,
+        len(engine.ranks) - 1,
+        engine.plan.scheme,
+        tuple(_top5(model, row) for row in first.output),
+        median,
+        engine.plan.predicted_s,
+        torch_s,
+        None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
+        None if reference is None else float(np.abs(reference).max()),
+        tuple(layers),
+        tuple(engine.events),
+        frames,
+    )
+
+
+def _torch(model: ZooModel, x: NDArray[np.float32], repeat: int) -> tuple[NDArray[np.float32], float]:
+    import torch
+
+    seconds = []
+    with torch.inference_mode():
+        image = torch.from_numpy(x)
+        reference = cast("NDArray[np.float32]", model.module(image).numpy())
+        for _ in range(repeat):
+            begin = time.perf_counter()
+            model.module(image)
+            seconds.append(time.perf_counter() - begin)
+    return reference, statistics.median_low(seconds)
+
+
+def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[NDArray[np.float32]], float]:
+    """The outputs, and frames per second, with several inferences in flight."""
+    begin = time.perf_counter()
+    outputs = list(engine.stream(x for _ in range(frames)))
+    return outputs, frames / (time.perf_counter() - begin)
+
+
+def _top5(model: ZooModel, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
+    shifted = np.exp(scores.astype(np.float64).ravel() - scores.max())
+    probabilities = shifted / shifted.sum()
+    best = np.argsort(-probabilities, kind="stable")[:5]
+    return tuple(Guess(model.label(int(i)), int(i), float(probabilities[i])) for i in best)
+
+
+def _write_trace(path: Path, engine: Engine, inference: Inference) -> None:
+    from fogconv.analysis.trace import write_trace
+
+    names = {0: "master", **{info.rank: info.host for info in engine.session.workers}}
+    write_trace(path, trace_events(inference.programs, inference.run.times), names)

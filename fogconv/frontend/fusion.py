@@ -1,0 +1,176 @@
+"""Fusion: make a list of layers shorter without changing what it computes.
+
+    conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set
+    affine → affine              becomes   one affine
+    conv → add (other operand)   becomes   conv with a residual, where the other operand is there before the conv runs
+
+A layer is only taken into the one before it where nobody else reads what lies between. Scales are multiplied in float64;
+rounding to the model's type happens once, after fusion. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Layer, LayerGraph, reads, writes
+
+AnyArray = NDArray[Any]
+Draft = dict[str, AnyArray]
+"""Weights by provisional names, before they are hashed."""
+
+
+def fuse(layers: Sequence[Layer], arrays: Draft, output: int) -> tuple[list[Layer], Draft]:
+    """The layers with every affine, activation and residual sum taken in where that is legal.
+
+    ``output`` is the tensor that leaves the graph and counts as read. The draft is not changed; the one returned holds
+    the folded weights as float64.
+    """
+    kept: list[Layer | None] = list(layers)
+    draft = dict(arrays)
+    _take_in_affines(kept, draft, output)
+    _take_in_sums(kept, output)
+    return [layer for layer in kept if layer is not None], draft
+
+
+def _readers(layers: Sequence[Layer | None], output: int) -> Counter[int]:
+    count = Counter(number for layer in layers if layer is not None for number in reads(layer))
+    count[output] += 1
+    return count
+
+
+def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> None:
+    """In order, so that conv → batch norm → activation is taken in two steps."""
+    readers = _readers(layers, output)
+    producer: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        if isinstance(layer, Affine) and readers[layer.source] == 1 and layer.source in producer:
+            before = layers[producer[layer.source]]
+            merged = _merge(before, layer, draft)
+            if merged is not None:
+                position = producer[layer.source]
+                layers[position], layers[index] = merged, None
+                producer[layer.target] = position
+                continue
+        if layer is not None:
+            producer.update((number, index) for number in writes(layer))
+
+
+def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
+    """One layer for two, or None where they don't combine."""
+    if not isinstance(before, Conv | Affine | Add) or before.activation is not None:
+        return None
+    if affine.scale is None and affine.shift is None:
+        return replace(before, target=affine.target, activation=affine.activation)
+    scale = _float64(draft, affine.scale)
+    shift = _float64(draft, affine.shift)
+    match before:
+        case Conv(residual=None):
+            weight, bias = before.weight, _float64(draft, before.bias)
+            if scale is not None:
+                weight = f"{before.weight}*{affine.scale}"
+                draft[weight] = _scaled(draft[before.weight], scale)
+            return replace(
+                before,
+                target=affine.target,
+                weight=weight,
+                bias=_store(draft, f"{before.weight}+{affine.target}", _chain(bias, scale, shift)),
+                activation=affine.activation,
+            )
+        case Affine():
+            first, offset = _float64(draft, before.scale), _float64(draft, before.shift)
+            both = first if scale is None else scale if first is None else first * scale
+            return replace(
+                before,
+                target=affine.target,
+                scale=_store(draft, f"{before.target}*{affine.target}", both),
+                shift=_store(draft, f"{before.target}+{affine.target}", _chain(offset, scale, shift)),
+                activation=affine.activation,
+            )
+    return None
+
+
+def _scaled(weight: AnyArray, scale: AnyArray) -> AnyArray:
+    scaled: AnyArray = weight.astype(np.float64) * scale.reshape(-1, 1, 1, 1)
+    return scaled
+
+
+def _chain(bias: AnyArray | None, scale: AnyArray | None, shift: AnyArray | None) -> AnyArray | None:
+    """bias · scale + shift, with absent terms left out."""
+    if bias is not None and scale is not None:
+        bias = bias * scale
+    if bias is None or shift is None:
+        return shift if bias is None else bias
+    total: AnyArray = bias + shift
+    return total
+
+
+def _float64(draft: Draft, key: str | None) -> AnyArray | None:
+    return None if key is None else draft[key].astype(np.float64)
+
+
+def _store(draft: Draft, key: str, value: AnyArray | None) -> str | None:
+    if value is None:
+        return None
+    draft[key] = value
+    return key
+
+
+def _take_in_sums(layers: list[Layer | None], output: int) -> None:
+    """Where both operands come from convs the later one takes the sum: the other is there when it runs.
+
+    Moving a conv behind its partner would make more sums fusable, but holds two maps longer; no torchvision
+    model has such a sum.
+    """
+    readers = _readers(layers, output)
+    producer: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        if layer is None:
+            continue
+        if isinstance(layer, Add) and len(layer.sources) == 2:
+            taken = _conv_for_sum(layers, layer, readers, producer)
+            if taken is not None:
+                position, conv = taken
+                layers[position], layers[index] = conv, None
+                producer[layer.target] = position
+                continue
+        producer.update((number, index) for number in writes(layer))
+
+
+def _conv_for_sum(
+    layers: Sequence[Layer | None], add: Add, readers: Counter[int], producer: dict[int, int]
+) -> tuple[int, Conv] | None:
+    best: tuple[int, Conv] | None = None
+    for source, other in (add.sources, add.sources[::-1]):
+        position = producer.get(source, -1)
+        conv = layers[position] if position >= 0 else None
+        if (
+            isinstance(conv, Conv)
+            and not conv.linear
+            and conv.activation is None
+            and conv.residual is None
+            and readers[source] == 1
+            and producer.get(other, -1) < position  # −1: the graph's input, there from the start
+            and (best is None or position > best[0])
+        ):
+            best = position, replace(conv, target=add.target, activation=add.activation, residual=other)
+    return best
+
+
+def nest_concats(graph: LayerGraph) -> LayerGraph:
+    """The same graph with such sources replaced; a graph without them is returned as it is."""
+    earlier: dict[tuple[int, ...], int] = {}
+    layers: list[Layer] = []
+    for layer in graph.layers:
+        if isinstance(layer, Concat):
+            length = max((n for n in range(2, len(layer.sources)) if layer.sources[:n] in earlier), default=0)
+            earlier.setdefault(layer.sources, layer.target)
+            if length:
+                layer = replace(layer, sources=(earlier[layer.sources[:length]], *layer.sources[length:]))
+        layers.append(layer)
+    return graph if tuple(layers) == graph.layers else replace(graph, layers=tuple(layers))

@@ -1,0 +1,1 @@
+"""torch.export's program becomes a LayerGraph; one rule per operator."""

@@ -1,0 +1,128 @@
+"""Convolutions, linear layers as convs over a whole map, and zeros around a conv."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from fogconv.frontend.torch.translate import Args, Padded, Ref, Translator, Value, pair, shape_of
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.graph import Conv
+
+
+def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    weight = t.const(a["weight"])
+    if weight is None or weight.ndim != 4 or a.get("transposed") or not _constant_or_none(t, a["bias"]):
+        return None
+    source_value = t.values[a["input"]]
+    around = source_value.padding if isinstance(source_value, Padded) else (0, 0, 0, 0)
+    source = source_value.tensor if isinstance(source_value, Padded) else t.as_map(a["input"])
+    if source is None:
+        return None
+    dilation = pair(a["dilation"])
+    padding = _conv_padding(a["padding"], (weight.shape[2], weight.shape[3]), dilation)
+    read = t.tensors[source]
+    spec = ConvSpec(
+        in_channels=read.channels,
+        out_channels=weight.shape[0],
+        height=read.height,
+        width=read.width,
+        kernel=(weight.shape[2], weight.shape[3]),
+        stride=pair(a["stride"]),
+        padding=tuple(ours + theirs for ours, theirs in zip(around, padding, strict=True)),  # type: ignore[arg-type]
+        dilation=dilation,
+        groups=int(a["groups"]),
+        batch=t.batch,
+    )
+    name = t.name(node)
+    target = t.map_of(name, spec.out_channels, spec.out_height, spec.out_width)
+    bias = t.const(a["bias"])
+    t.items.append(
+        Conv(name, source, target, spec, t.array(name, weight), None if bias is None else t.array(f"{name}.bias", bias))
+    )
+    return Ref(target, shape_of(node))
+
+
+def _constant_or_none(t: Translator, argument: object) -> bool:
+    return argument is None or t.const(argument) is not None
+
+
+def _conv_padding(padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+    if padding == "valid":
+        return (0, 0, 0, 0)
+    if padding == "same":  # torch puts the odd zero at the end
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
+    rows, columns = pair(padding)
+    return (rows, rows, columns, columns)
+
+
+def linear(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    return _linear(t, node, a["input"], t.const(a["weight"]), a["bias"])
+
+
+def addmm(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    weight = t.const(a["mat2"])
+    bias = t.const(a["self"])
+    if weight is None or bias is None or bias.ndim != 1 or a["beta"] != 1 or a["alpha"] != 1:
+        return None
+    return _linear(t, node, a["mat1"], weight.t(), a["self"])
+
+
+def mm(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    weight = t.const(a["mat2"])
+    return None if weight is None else _linear(t, node, a["self"], weight.t(), None)
+
+
+def _linear(t: Translator, node: fx.Node, source: object, weight: torch.Tensor | None, bias: object) -> Value | None:
+    """A linear layer over a flattened map is a conv whose kernel covers the map."""
+    ref = t.ref(source)
+    if ref is None or weight is None or not _constant_or_none(t, bias):
+        return None
+    read = t.tensors[ref.tensor]
+    features = read.channels * read.height * read.width
+    if ref.shape[-1] != features or math.prod(ref.shape[:-1]) != t.batch or weight.shape[1] != features:
+        return None
+    outputs = int(weight.shape[0])
+    spec = ConvSpec(
+        read.channels, outputs, read.height, read.width, kernel=(read.height, read.width), groups=1, batch=t.batch
+    )
+    name = t.name(node)
+    target = t.map_of(name, outputs, 1, 1)
+    offset = t.const(bias)
+    t.items.append(
+        Conv(
+            name,
+            ref.tensor,
+            target,
+            spec,
+            t.array(name, weight.reshape(spec.weight_shape)),
+            None if offset is None else t.array(f"{name}.bias", offset),
+            linear=True,
+        )
+    )
+    return Ref(target, shape_of(node))
+
+
+def pad(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    """Zeros before a conv are left to the conv; a pad of nothing is nothing."""
+    amounts = [int(amount) for amount in a["pad"]]
+    if not any(amounts):
+        return t.ref(a["self"])
+    zeros = a.get("mode", "constant") == "constant" and not a["value"]
+    readers_merge = all(_reads_as_conv(t, reader, node) for reader in node.users)
+    if not zeros or min(amounts) < 0 or any(amounts[4:]) or not readers_merge or t.ref(a["self"]) is None:
+        return None
+    source = t.as_map(a["self"])
+    left, right, top, bottom = (*amounts, 0, 0)[:4]
+    return None if source is None else Padded(source, (top, bottom, left, right))
+
+
+def _reads_as_conv(t: Translator, reader: fx.Node, source: fx.Node) -> bool:
+    name = getattr(getattr(reader.target, "_schema", None), "name", "")
+    if name not in ("aten::conv2d", "aten::convolution") or reader.args[0] is not source:
+        return False
+    return isinstance(reader.args[1], fx.Node) and t.const(reader.args[1]) is not None

@@ -1,0 +1,177 @@
+"""Per element and per channel: batch norm, activations, sums, products, squeeze-and-excitation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import fx
+
+from fogconv.frontend.fusion import AnyArray
+from fogconv.frontend.torch.translate import Args, Many, Ref, Rule, Shape, Translator, Value, as_numpy, shape_of
+from fogconv.ir.graph import Add, Affine, Gate
+
+
+def _affine(
+    t: Translator, node: fx.Node, ref: Ref, scale: AnyArray | None, shift: AnyArray | None, activation: str | None = None
+) -> Ref:
+    name = t.name(node)
+    read = t.tensors[ref.tensor]
+    target = t.map_of(name, read.channels, read.height, read.width)
+    keys = [
+        None if value is None else t.array(f"{name}.{what}", value) for what, value in (("scale", scale), ("shift", shift))
+    ]
+    t.items.append(Affine(name, ref.tensor, target, keys[0], keys[1], activation))
+    return Ref(target, ref.shape)
+
+
+def batch_norm(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    """x·w/√(var+eps) + (b − mean·w/√(var+eps)), in float64."""
+    ref = t.channelwise(a["input"])
+    mean, variance = t.const(a["running_mean"]), t.const(a["running_var"])
+    if ref is None or a.get("training") or mean is None or variance is None:
+        return None
+    scale = 1.0 / np.sqrt(as_numpy(variance) + float(a["eps"]))
+    weight, bias = t.const(a["weight"]), t.const(a["bias"])
+    if weight is not None:
+        scale = scale * as_numpy(weight)
+    shift = -as_numpy(mean) * scale
+    if bias is not None:
+        shift = shift + as_numpy(bias)
+    return _affine(t, node, ref, scale, shift)
+
+
+def batch_norm_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    normed = batch_norm(t, node, a)
+    return Many((normed, None, None)) if isinstance(normed, Ref) else None
+
+
+def activation(kind: str) -> Rule:
+    def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
+        ref = t.ref(a["self"])
+        return None if ref is None else _affine(t, node, ref, None, None, kind)
+
+    return rule
+
+
+def clamp(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    """hardtanh(0, 6), clamp(0, 6), clamp(min=0) and clamp_min(0)."""
+    low = a.get("min", a.get("min_val"))
+    high = a.get("max", a.get("max_val"))
+    ref = t.ref(a["self"])
+    if ref is None or isinstance(low, fx.Node) or low != 0 or high not in (None, 6, float("inf")):
+        return None
+    return _affine(t, node, ref, None, None, "relu6" if high == 6 else "relu")
+
+
+def _per_channel(t: Translator, ref: Ref, argument: object, result: Shape) -> AnyArray | None:
+    """A constant operand as one number per channel, or None."""
+    if isinstance(argument, bool | complex) or result != ref.shape:
+        return None
+    channels = t.tensors[ref.tensor].channels
+    if isinstance(argument, int | float):
+        return np.full(channels, float(argument))
+    value = t.const(argument)
+    if value is None or value.dtype not in (t.dtype, torch.float64) or (value.dtype != t.dtype and value.ndim):
+        return None
+    if value.numel() == 1:
+        return np.full(channels, float(value))
+    shape = (1,) * (len(ref.shape) - value.ndim) + tuple(value.shape)
+    whole = t.tensors[ref.tensor].shape
+    if ref.shape[:2] != whole[:2] or shape[1] != channels or value.numel() != channels:
+        return None
+    return as_numpy(value).reshape(channels)
+
+
+def add(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    return _sum(t, node, a["self"], a["other"], 1.0, a["alpha"])
+
+
+def subtract(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    return _sum(t, node, a["self"], a["other"], 1.0, -a["alpha"], maps=False)
+
+
+def subtract_from(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    ref, shift = t.ref(a["self"]), a["other"]
+    offset = None if ref is None else _per_channel(t, ref, shift, shape_of(node))
+    return None if ref is None or offset is None else _affine(t, node, ref, np.full_like(offset, -a["alpha"]), offset)
+
+
+def _sum(
+    t: Translator, node: fx.Node, one: object, other: object, sign: float, alpha: float, *, maps: bool = True
+) -> Value | None:
+    ref = t.ref(one)
+    if ref is not None and (shift := _per_channel(t, ref, other, shape_of(node))) is not None:
+        return _affine(t, node, ref, None, shift * alpha)
+    ref = t.ref(other)
+    if ref is not None and alpha == 1 and (shift := _per_channel(t, ref, one, shape_of(node))) is not None:
+        return _affine(t, node, ref, None, shift * sign)
+    return _sum_of_maps(t, node, one, other) if maps and alpha == 1 else None
+
+
+def _sum_of_maps(t: Translator, node: fx.Node, one: object, other: object) -> Value | None:
+    if not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
+        return None
+    refs = [t.ref(one), t.ref(other)]
+    if not any(refs) or shape_of(one) != shape_of(other):
+        return None
+    if refs[0] and refs[1] and t.tensors[refs[0].tensor].shape == t.tensors[refs[1].tensor].shape:
+        sources = (refs[0].tensor, refs[1].tensor)
+    else:
+        maps = [t.as_map(one), t.as_map(other)]
+        if maps[0] is None or maps[1] is None:
+            return None
+        sources = (maps[0], maps[1])
+    name = t.name(node)
+    read = t.tensors[sources[0]]
+    target = t.map_of(name, read.channels, read.height, read.width)
+    t.items.append(Add(name, sources, target))
+    return Ref(target, shape_of(node))
+
+
+def multiply(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    for one, other in ((a["self"], a["other"]), (a["other"], a["self"])):
+        ref = t.ref(one)
+        if ref is not None and (scale := _per_channel(t, ref, other, shape_of(node))) is not None:
+            return _affine(t, node, ref, scale, None)
+    return _gate(t, node, a["self"], a["other"]) or _gate(t, node, a["other"], a["self"])
+
+
+def divide(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    ref = t.ref(a["self"])
+    if ref is None or a.get("rounding_mode") is not None:
+        return None
+    divisor = _per_channel(t, ref, a["other"], shape_of(node))
+    return None if divisor is None else _affine(t, node, ref, 1.0 / divisor, None)
+
+
+def _gate(t: Translator, node: fx.Node, source: object, gate: object) -> Value | None:
+    """x · gate with the gate (N, C, 1, 1); x · sigmoid(x) is silu and x · hardsigmoid(x) hardswish."""
+    if not isinstance(source, fx.Node) or not isinstance(gate, fx.Node) or not (t.ref(source) or t.ref(gate)):
+        return None
+    self_gated = _self_gated(t, node, source, gate)
+    if self_gated is not None:
+        return self_gated
+    if len(shape_of(gate)) != 4 or shape_of(gate)[2:] != (1, 1) or shape_of(source)[:2] != shape_of(gate)[:2]:
+        return None
+    if not t.could_be_map(source) or not t.could_be_map(gate):
+        return None
+    source_map, gate_map = t.as_map(source), t.as_map(gate)
+    if source_map is None or gate_map is None:
+        return None
+    name = t.name(node)
+    read = t.tensors[source_map]
+    target = t.map_of(name, read.channels, read.height, read.width)
+    t.items.append(Gate(name, source_map, gate_map, target))
+    return Ref(target, shape_of(node))
+
+
+def _self_gated(t: Translator, node: fx.Node, source: fx.Node, gate: fx.Node) -> Value | None:
+    ref, gate_ref = t.ref(source), t.ref(gate)
+    if ref is None or gate_ref is None or ref.shape != gate_ref.shape:
+        return None
+    for item in t.items:
+        if isinstance(item, Affine) and item.target == gate_ref.tensor:
+            kinds = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
+            if item.source == ref.tensor and item.scale is item.shift is None and item.activation in kinds:
+                return _affine(t, node, ref, None, None, kinds[item.activation])
+    return None

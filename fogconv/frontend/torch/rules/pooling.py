@@ -1,0 +1,120 @@
+"""Pooling, adaptive pooling where its windows are all alike, and means over rows and columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from fogconv.frontend.torch.translate import Args, Many, Ref, Translator, Value, pair, shape_of
+from fogconv.ir.geometry import PoolSpec
+from fogconv.ir.graph import GlobalPool, Pool
+
+
+def _pool(t: Translator, node: fx.Node, source: object, kind: str, **geometry: Any) -> Value | None:
+    number = t.as_map(source)
+    if number is None:
+        return None
+    read = t.tensors[number]
+    rows, columns = geometry.pop("padding")
+    spec = PoolSpec(
+        kind, read.channels, read.height, read.width, padding=(rows, rows, columns, columns), batch=t.batch, **geometry
+    )
+    name = t.name(node)
+    target = t.map_of(name, read.channels, spec.out_height, spec.out_width)
+    t.items.append(Pool(name, number, target, spec))
+    return Ref(target, (t.batch, read.channels, spec.out_height, spec.out_width))
+
+
+def max_pool(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    kernel = pair(a["kernel_size"])
+    return _pool(
+        t,
+        node,
+        a["self"],
+        "max",
+        kernel=kernel,
+        stride=pair(a["stride"], kernel),
+        padding=pair(a["padding"]),
+        dilation=pair(a["dilation"]),
+        ceil_mode=bool(a["ceil_mode"]),
+    )
+
+
+def max_pool_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    """With indices: only where nobody reads them."""
+    if _indices_are_read(node):
+        return None
+    pooled = max_pool(t, node, a)
+    return Many((pooled, None)) if isinstance(pooled, Ref) else None
+
+
+def _indices_are_read(node: fx.Node) -> bool:
+    return any(reader.users and reader.args[1:] != (0,) for reader in node.users)
+
+
+def average_pool(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    kernel = pair(a["kernel_size"])
+    return _pool(
+        t,
+        node,
+        a["self"],
+        "avg",
+        kernel=kernel,
+        stride=pair(a["stride"], kernel),
+        padding=pair(a["padding"]),
+        ceil_mode=bool(a["ceil_mode"]),
+        count_include_pad=bool(a["count_include_pad"]),
+        divisor=a["divisor_override"],
+    )
+
+
+def adaptive_average(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    return _adaptive(t, node, a["self"], "avg")
+
+
+def adaptive_max_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    if _indices_are_read(node):
+        return None
+    pooled = _adaptive(t, node, a["self"], "max")
+    return Many((pooled, None)) if isinstance(pooled, Ref) else None
+
+
+def _adaptive(t: Translator, node: fx.Node, source: object, kind: str) -> Value | None:
+    """Windows are all alike where the output size divides the input size; otherwise torch does it."""
+    if not isinstance(source, fx.Node) or not t.could_be_map(source):
+        return None
+    _, _, height, width = shape_of(source)
+    result = node.meta["val"]
+    rows, columns = tuple(int(size) for size in (result[0] if isinstance(result, tuple | list) else result).shape)[-2:]
+    if (rows, columns) == (height, width):
+        return t.ref(source)
+    if (rows, columns) == (1, 1) and kind == "avg":
+        return _global_pool(t, node, source)
+    if height % rows or width % columns:
+        return None
+    window = (height // rows, width // columns)
+    return _pool(t, node, source, kind, kernel=window, stride=window, padding=(0, 0))
+
+
+def _global_pool(t: Translator, node: fx.Node, source: fx.Node) -> Value | None:
+    number = t.as_map(source)
+    if number is None:
+        return None
+    read = t.tensors[number]
+    if (read.height, read.width) == (1, 1):
+        return Ref(number, shape_of(node))
+    name = t.name(node)
+    target = t.map_of(name, read.channels, 1, 1)
+    t.items.append(GlobalPool(name, number, target))
+    return Ref(target, shape_of(node))
+
+
+def mean(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    source = a["self"]
+    dims = a["dim"]
+    if not t.could_be_map(source) or not dims or a.get("dtype") is not None:
+        return None
+    if {dim % 4 for dim in dims} != {2, 3} or t.ref(source) is None:
+        return None
+    return _global_pool(t, node, source)

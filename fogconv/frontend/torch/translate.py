@@ -1,0 +1,249 @@
+"""Translation: the nodes of an exported torch program, one after the other, into layers and host operations.
+
+A node's value is one of
+
+    Ref     a map (or the same elements in another shape: a flattened map, squeezed axes) that some layer wrote
+    Const   a tensor that does not depend on the input: weights, and whatever is computed from them alone
+    Hosted  anything else; torch computes it on the master
+    Padded  a map with zeros around it that the conv behind it will take into its own padding
+    Many    the results of an operation that has several
+
+`fogconv.frontend.torch.rules` says which operations become layers. What no rule takes is hosted, and neighbouring
+hosted operations become one Host layer (`fogconv.frontend.torch.host_ops`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fogconv.frontend.fusion import AnyArray, Draft
+from fogconv.ir.graph import Layer, Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The elements of map number ``tensor``, in this shape."""
+
+    tensor: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Const:
+    value: Any
+
+
+@dataclass(frozen=True)
+class Hosted:
+    pass
+
+
+@dataclass(frozen=True)
+class Padded:
+    """``tensor`` with (top, bottom, left, right) zeros around it."""
+
+    tensor: int
+    padding: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Many:
+    values: tuple[Ref | None, ...]
+
+
+Value = Ref | Const | Hosted | Padded | Many
+
+
+@dataclass(frozen=True)
+class HostOp:
+    """One hosted node, waiting to be grouped."""
+
+    node: fx.Node
+
+
+Args = Mapping[str, Any]
+"""A node's arguments by name."""
+
+Rule = Callable[["Translator", fx.Node, Args], Value | None]
+
+
+def op_name(node: fx.Node) -> str:
+    """'conv2d', 'relu' (for relu_ as well, see `fogconv.frontend.torch.host_ops.functional`), '' for what is no ATen
+    operation."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None:
+        return ""
+    name = str(schema.name).removeprefix("aten::")
+    return name.removesuffix("_") if schema.is_mutable else name
+
+
+def bind(node: fx.Node) -> dict[str, Any]:
+    """The node's arguments by the names of its schema, defaults filled in."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    bound = {}
+    for index, argument in enumerate(schema.arguments):
+        if index < len(node.args) and not argument.kwarg_only:
+            bound[argument.name] = node.args[index]
+        else:
+            bound[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    return bound
+
+
+def pair(value: Any, default: tuple[int, int] | None = None) -> tuple[int, int]:
+    """torch's int-or-list, an empty list meaning the default."""
+    if isinstance(value, int):
+        return (value, value)
+    if not value and default is not None:
+        return default
+    return (int(value[0]), int(value[-1]))
+
+
+def shape_of(node: fx.Node) -> Shape:
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
+def layer_name(node: fx.Node) -> str:
+    """The module that the node comes from ('layer1.0.conv2'); with the operation if called in a forward ('layer1.0.add')."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path, kind = next(reversed(stack.values())) if stack else ("", "")
+    if not path:
+        return node.name
+    built_in = str(kind).startswith("torch.nn.modules.") and ".container." not in str(kind)
+    return str(path) if built_in else f"{path}.{op_name(node) or node.name}"
+
+
+_SHAPE_ONLY = {"new_zeros": 0.0, "new_ones": 1.0, "zeros_like": 0.0, "ones_like": 1.0}
+"""Operations that look at their argument's shape and type only; the fill value."""
+
+
+@dataclass
+class Translator:
+    """Walks a program in order. ``dtype`` is the maps' type (the model's); ``batch`` their first axis."""
+
+    rules: Mapping[str, Rule]
+    dtype: torch.dtype
+    batch: int
+    values: dict[fx.Node, Value] = field(default_factory=dict)
+    tensors: list[Tensor] = field(default_factory=list)
+    items: list[Layer | HostOp] = field(default_factory=list)
+    draft: Draft = field(default_factory=dict)
+    written: dict[fx.Node, int] = field(default_factory=dict)
+    _names: dict[str, int] = field(default_factory=dict)
+
+    def map_of(self, name: str, channels: int, height: int, width: int) -> int:
+        """A new map; its number."""
+        self.tensors.append(Tensor(name, self.batch, channels, height, width))
+        return len(self.tensors) - 1
+
+    def name(self, node: fx.Node) -> str:
+        """A name for a layer, no two alike: a module that is called twice gets 'conv#2'."""
+        name = layer_name(node)
+        self._names[name] = count = self._names.get(name, 0) + 1
+        return name if count == 1 else f"{name}#{count}"
+
+    def array(self, name: str, value: torch.Tensor | AnyArray) -> str:
+        """Keep a weight; its provisional key."""
+        key = f"{name}:{len(self.draft)}"
+        self.draft[key] = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+        return key
+
+    def const(self, argument: object) -> torch.Tensor | None:
+        value = self.values.get(argument) if isinstance(argument, fx.Node) else None
+        return value.value if isinstance(value, Const) and isinstance(value.value, torch.Tensor) else None
+
+    def ref(self, argument: object) -> Ref | None:
+        value = self.values.get(argument) if isinstance(argument, fx.Node) else None
+        return value if isinstance(value, Ref) else None
+
+    def channelwise(self, argument: object) -> Ref | None:
+        """A Ref whose axis 1 is the channels: (N, C, …)."""
+        ref = self.ref(argument)
+        return ref if ref and ref.shape[:2] == self.tensors[ref.tensor].shape[:2] else None
+
+    def as_map(self, argument: object) -> int | None:
+        """The number of a map that holds a 4-D value; hosted values and reshaped maps are written as a map for it."""
+        if not isinstance(argument, fx.Node) or not self.could_be_map(argument):
+            return None
+        value = self.values[argument]
+        if isinstance(value, Ref) and self.tensors[value.tensor].shape == value.shape:
+            return value.tensor
+        if not isinstance(value, Ref | Hosted):
+            return None
+        if isinstance(value, Ref) and argument not in self.written:
+            if argument.op != "call_function":
+                return None
+            self.items.append(HostOp(argument))  # a reshape that moves elements between channels, say
+        return self.write(argument, shape_of(argument))
+
+    def could_be_map(self, node: fx.Node) -> bool:
+        value = node.meta.get("val")
+        return (
+            isinstance(value, torch.Tensor)
+            and value.ndim == 4
+            and value.shape[0] == self.batch
+            and value.dtype == self.dtype
+        )
+
+    def write(self, node: fx.Node, shape: Shape) -> int:
+        """Have a hosted node's result written as a map of this shape."""
+        if node not in self.written:
+            self.written[node] = self.map_of(node.name, *shape[1:])
+        return self.written[node]
+
+    def host(self, node: fx.Node) -> Hosted:
+        """Let torch compute this node on the master."""
+        for source in node.all_input_nodes:
+            if isinstance(self.values[source], Padded | Many):
+                self.host(source)
+        self.values[node] = hosted = Hosted()
+        self.items.append(HostOp(node))
+        return hosted
+
+    def visit(self, node: fx.Node) -> None:
+        """One call_function node. Constants are folded; then a rule, then the host."""
+        folded = self._fold(node)
+        if folded is not None:
+            self.values[node] = folded
+            return
+        if node.target is operator.getitem:
+            source = self.values[node.args[0]]  # type: ignore[index]
+            if isinstance(source, Many) and isinstance(picked := source.values[int(node.args[1])], Ref):  # type: ignore[arg-type]
+                self.values[node] = picked
+                return
+        rule = self.rules.get(op_name(node))
+        value = rule(self, node, bind(node)) if rule else None
+        if value is None:
+            self.host(node)
+        else:
+            self.values[node] = value
+
+    def _fold(self, node: fx.Node) -> Const | None:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.nondeterministic_seeded in tags:
+            return None
+        if op_name(node) in _SHAPE_ONLY:
+            fake = node.meta["val"]
+            return Const(torch.full(shape_of(node), _SHAPE_ONLY[op_name(node)], dtype=fake.dtype))
+        sources = [self.values[source] for source in node.all_input_nodes]
+        if not all(isinstance(source, Const) for source in sources):
+            return None
+        lookup = {source: value.value for source, value in self.values.items() if isinstance(value, Const)}
+        args = fx.node.map_arg(node.args, lambda source: lookup[source])
+        kwargs = fx.node.map_arg(node.kwargs, lambda source: lookup[source])
+        with torch.no_grad():
+            return Const(node.target(*args, **kwargs))  # type: ignore[operator]
+
+
+def as_numpy(value: torch.Tensor) -> AnyArray:
+    """A constant as float64, for arithmetic on scales and shifts."""
+    array: AnyArray = value.detach().to(torch.float64).numpy()
+    return np.atleast_1d(array)

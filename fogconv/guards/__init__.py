@@ -1,0 +1,1 @@
+"""Guards: wrong, late or missing pieces do no harm."""

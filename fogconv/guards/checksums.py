@@ -1,0 +1,47 @@
+"""Checksums and sums of filters: the arithmetic of checked and coded pieces ()."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROJECTIONS = 16
+"""Sums per piece: as many channels as the kernels compute at a time anyway. What cancels in one sum shows in another."""
+
+
+SUMMED = 64
+"""Channels per sum, up to 512 in all: rounding grows with the root of their number, and hides flips that matter."""
+
+
+FEWEST_SUMS = 2
+"""Sums in which each channel is."""
+
+
+def signs(channels: int, seed: int) -> NDArray[np.float32]:
+    """(PROJECTIONS, channels) of ±1 and 0; the same for the same seed.
+
+    The channels are cut into as many runs as need be, and the rows dealt out to them: each row sums one run. Half of its
+    signs are minus, so that what all channels have in common, and its rounding, leaves the sum.
+    """
+    rng = np.random.default_rng(seed)
+    runs = min(PROJECTIONS // FEWEST_SUMS, -(-channels // SUMMED))
+    rows = np.zeros((PROJECTIONS, channels), np.float32)
+    for number, row in enumerate(rows):
+        run = row[channels * (number % runs) // runs : channels * (number % runs + 1) // runs]
+        run[:] = rng.permutation(np.resize(np.array([1.0, -1.0], np.float32), len(run)))
+    return rows
+
+
+def projected(rows: NDArray[np.float32], weight: NDArray[np.floating]) -> NDArray[np.float32]:
+    """rows (k, f) · weight (f, …) = (k, …): the filters, or biases, of the check. Summed in float64, returned in float32."""
+    flat = weight.reshape(len(weight), -1).astype(np.float64)
+    return np.ascontiguousarray((rows.astype(np.float64) @ flat).reshape(len(rows), *weight.shape[1:]), np.float32)
+
+
+def summed(parts: list[NDArray[np.floating]]) -> NDArray[np.float32]:
+    """The sum of filters (or biases) of all pieces, those with fewer output channels padded with zeros."""
+    most = max(len(part) for part in parts)
+    total = np.zeros((most, *parts[0].shape[1:]), np.float64)
+    for part in parts:
+        total[: len(part)] += part
+    return np.ascontiguousarray(total, np.float32)

@@ -1,0 +1,1 @@
+"""Devices and links: topology, host files, profiles, presets, latency models, units."""

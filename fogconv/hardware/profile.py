@@ -1,0 +1,248 @@
+"""Profile: a measured cluster as plain JSON that people can edit; `fogconv calibrate` writes it.
+
+    {"fogconv_profile": 1,
+     "devices": [{"name": "pi5", "address": "tcp://10.0.0.2:5555", "gamma_s_per_mac": {"default": 1.1e-10, "linear": 4e-10},
+                  "copy_s_per_byte": 2e-10, "step_s": 1e-5, "memory_bytes": null, "threads": 4}, …],
+     "links": [{"origin": 0, "to": 1, "alpha_s": 2e-4, "beta_s_per_element": 3.2e-7, "message_elements": null}, …],
+     "spreads": {"gamma pi5 direct": 0.02, "beta 0→1": 0.01}}
+
+``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of the
+repeats of one measurement: how sure the figure is. With a ``predictor`` (see `fogconv.hardware.latency_models`) convs
+are priced by it, fitted to each device's ``samples``, instead of by γ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from fogconv.errors import GeometryError, InputError, TopologyError, unknown
+from fogconv.hardware.latency_models import FITS, Sample, fit
+from fogconv.hardware.topology import Device, Link, Topology, kernel_class
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+
+VERSION = 1
+
+
+class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """One conv that was timed: its sizes as in ConvSpec, and its seconds."""
+
+    channels: tuple[int, int]
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    seconds: float
+
+    @staticmethod
+    def of(sample: Sample) -> ProfileSample:
+        spec = sample.spec
+        channels, size = (spec.in_channels, spec.out_channels), (spec.height, spec.width)
+        return ProfileSample(
+            channels, size, spec.kernel, spec.stride, spec.padding, spec.dilation, spec.groups, sample.seconds
+        )
+
+    def sample(self) -> Sample:
+        """Raises GeometryError for sizes that can't be, TopologyError for a time that can't be."""
+        if not (self.seconds > 0 and math.isfinite(self.seconds)):
+            raise TopologyError(f"a sample of {self.seconds} s: it must be positive")
+        spec = ConvSpec(
+            *self.channels, *self.size, self.kernel, self.stride, self.padding, dilation=self.dilation, groups=self.groups
+        )
+        return Sample(spec, self.seconds)
+
+
+class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See Device for the units."""
+
+    name: str
+    gamma_s_per_mac: dict[str, float]
+    address: str = ""
+    copy_s_per_byte: float = 0.0
+    step_s: float = 0.0
+    memory_bytes: int | None = None
+    threads: int = 1
+    joules_per_mac: float = 0.0
+    message_s: float = 0.0
+    weight_s_per_byte: float = 0.0
+    send_s_per_byte: float = 0.0
+    receive_s_per_byte: float = 0.0
+    share: float = 1.0
+    period_s: float = 0.0
+    tick_s: float = 0.0
+    samples: tuple[ProfileSample, ...] = ()
+
+
+class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From rank ``origin`` to rank ``to``; see Link for the units."""
+
+    origin: int
+    to: int
+    alpha_s: float
+    beta_s_per_element: float
+    message_elements: int | None = None
+    wake_s: float = 0.0
+    joules_per_byte: float = 0.0
+    burst_bytes: float = 0.0
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file holds; ``topology()`` is what the planner and the model work with."""
+
+    fogconv_profile: int
+    devices: tuple[ProfileDevice, ...]
+    links: tuple[ProfileLink, ...]
+    spreads: dict[str, float] = {}
+    note: str = ""
+    predictor: str = ""
+
+    @staticmethod
+    def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
+        """The profile of a topology; links that the topology derives are left to be derived again."""
+        devices = tuple(
+            ProfileDevice(
+                device.name,
+                dict(device.gamma_s_per_mac),
+                device.address,
+                device.copy_s_per_byte,
+                device.step_s,
+                device.memory_bytes,
+                device.threads,
+                device.joules_per_mac,
+                device.message_s,
+                device.weight_s_per_byte,
+                device.send_s_per_byte,
+                device.receive_s_per_byte,
+                device.share,
+                device.period_s,
+                device.tick_s,
+            )
+            for device in topology.devices
+        )
+        stars = {pair for i in topology.workers for pair in ((0, i), (i, 0))}
+        links = tuple(_link_out(i, j, topology.link(i, j)) for i, j in sorted(stars | set(topology.links)))
+        return Profile(VERSION, devices, links, spreads or {}, note)
+
+    def topology(self, where: str = "profile") -> Topology:
+        """Raises TopologyError, ``where`` in its message, for missing links and for rates that can't be; InputError for an
+        unknown predictor."""
+        links: dict[tuple[int, int], Link] = {}
+        try:
+            devices = tuple(
+                Device(
+                    device.name,
+                    device.gamma_s_per_mac,
+                    device.copy_s_per_byte,
+                    device.step_s,
+                    device.memory_bytes,
+                    device.threads,
+                    device.address,
+                    device.joules_per_mac,
+                    device.message_s,
+                    device.weight_s_per_byte,
+                    device.send_s_per_byte,
+                    device.receive_s_per_byte,
+                    device.share,
+                    device.period_s,
+                    device.tick_s,
+                    self._effort(device),
+                )
+                for device in self.devices
+            )
+            for link in self.links:
+                pair = (link.origin, link.to)
+                if pair in links:
+                    raise TopologyError(f"the link {link.origin}→{link.to} is given twice")
+                links[pair] = _link_in(link)
+            return Topology(devices, links)
+        except TopologyError as error:
+            raise TopologyError(f"{where}: {error}") from None
+
+    def _effort(self, device: ProfileDevice) -> Callable[[ConvSpec], float] | None:
+        """The MACs that γ has to count for a conv to take what the predictor says. It is fitted when first asked."""
+        if not self.predictor or not device.samples:
+            return None
+        if self.predictor not in FITS:
+            raise InputError(unknown("predictor", self.predictor, FITS))
+        try:
+            samples = [sample.sample() for sample in device.samples]
+        except GeometryError as error:
+            raise TopologyError(f"device {device.name}: {error}") from None
+        predictor = cache(lambda: fit(self.predictor, samples))
+
+        @cache
+        def effort(spec: ConvSpec) -> float:
+            # Device.conv_s adds both of these to γ times what is returned here.
+            fixed_s = device.step_s + spec.weight_elements * BYTES_PER_ELEMENT * device.weight_s_per_byte
+            gamma = device.gamma_s_per_mac.get(kernel_class(spec), device.gamma_s_per_mac["default"])
+            return max(predictor().seconds(spec) - fixed_s, 0.0) / gamma
+
+        return effort
+
+
+def read_profile(path: str | Path) -> Profile:
+    """Raises TopologyError, in a sentence, for what is no profile of this version or describes no cluster."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise TopologyError(f"profile {path}: can't be read: {error.strerror or error}") from error
+    where = f"profile {path}"
+    try:
+        version = msgspec.json.decode(data, type=_Version).fogconv_profile
+        if version != VERSION:
+            raise TopologyError(
+                f"{where}: it is of version {version}; this fogconv reads version {VERSION}: run `fogconv calibrate` again"
+            )
+        profile = msgspec.json.decode(data, type=Profile)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TopologyError(f"{where}: it is not a profile: {error}") from error
+    profile.topology(where)
+    return profile
+
+
+def write_profile(profile: Profile, path: str | Path) -> None:
+    """Write indented JSON. Raises TopologyError if the file can't be written."""
+    try:
+        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
+    except OSError as error:
+        raise TopologyError(f"profile {path}: can't be written: {error.strerror or error}") from error
+
+
+class _Version(msgspec.Struct):
+    fogconv_profile: int
+
+
+def _link_in(link: ProfileLink) -> Link:
+    name = f"link {link.origin}→{link.to}"
+    if not link.beta_s_per_element > 0:
+        raise TopologyError(f"{name}: beta_s_per_element is {link.beta_s_per_element}; it must be positive")
+    try:
+        return Link(
+            link.alpha_s,
+            link.beta_s_per_element / BYTES_PER_ELEMENT,
+            link.wake_s,
+            link.message_elements,
+            link.joules_per_byte,
+            link.burst_bytes,
+        )
+    except TopologyError as error:
+        raise TopologyError(f"{name}: {str(error).removeprefix('link: ')}") from None
+
+
+def _link_out(origin: int, to: int, link: Link) -> ProfileLink:
+    return ProfileLink(
+        origin,
+        to,
+        link.latency_s,
+        link.s_per_byte * BYTES_PER_ELEMENT,
+        link.message_elements,
+        link.wake_s,
+        link.joules_per_byte,
+        link.burst_bytes,
+    )

@@ -1,0 +1,292 @@
+"""Topology: the devices of a cluster and the links between them, as measured or as guessed.
+
+    γ   seconds per MAC on one device, per kernel class   (Device.gamma_s_per_mac)
+    α   seconds per message                               (Link.latency_s)
+    β   seconds per element on the wire                   (Link.s_per_byte × bytes per element)
+    M   elements per message                              (Link.message_elements)
+
+Rank 0 is the master. Links are directional. A pair of workers whose link nobody measured is taken to be as fast as the
+slower of the two cards in question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from fogconv.errors import TopologyError
+from fogconv.hardware.hostfile import Host, read_hostfile
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+
+__all__ = ["HERE", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
+
+KERNEL_CLASSES = ("direct1x1", "direct", "winograd", "depthwise", "grouped", "first", "linear")
+"""Kinds of conv kernels whose seconds per MAC differ enough to be measured apart."""
+
+
+def kernel_class(spec: ConvSpec) -> str:
+    """The kernel class whose γ prices this conv: one of KERNEL_CLASSES."""
+    if spec.depthwise:
+        return "depthwise"
+    if spec.groups > 1:
+        return "grouped"
+    if (spec.out_height, spec.out_width) == (1, 1) and spec.kernel == (spec.height, spec.width):
+        return "linear"
+    if spec.in_channels <= 4:
+        return "first"
+    if spec.kernel == (1, 1):
+        return "direct1x1"
+    if spec.kernel == (3, 3) and spec.stride == (1, 1) and spec.dilation == (1, 1):
+        return "winograd"
+    return "direct"
+
+
+_DEVICE_COSTS = (
+    "copy_s_per_byte",
+    "step_s",
+    "joules_per_mac",
+    "message_s",
+    "weight_s_per_byte",
+    "send_s_per_byte",
+    "receive_s_per_byte",
+    "period_s",
+    "tick_s",
+)
+
+
+def _not_negative(whose: str, what: str, value: float) -> None:
+    _require(value >= 0 and math.isfinite(value), f"{whose}: {what} is {value}; it must not be negative")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise TopologyError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One rank's computer. ``gamma_s_per_mac`` needs a "default"; the other kernel classes fall back to it.
+
+    ``copy_s_per_byte`` prices cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one step of a
+    program (a kernel call, a frame handed to the transport), ``message_s`` what sending or receiving one message takes of
+    the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one.
+    ``weight_s_per_byte`` is what fetching a conv's weights from memory takes, which a shard of rows pays in full. ``effort``
+    gives the MACs that γ is to count for a conv, where its kernels' tiles are known to do more or fewer than the
+    definition has. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor's part of a byte's way to and from the
+    card (the transport, the system's copies). All of these are what it takes in the long run.
+
+    A device under a quota (a container's, a hypervisor's) computes by bursts: it has ``share`` of each ``period_s``, which
+    the system enforces every ``tick_s`` (see `fogconv.analysis.processor`). Raises TopologyError for rates that can't be.
+    """
+
+    name: str
+    gamma_s_per_mac: Mapping[str, float]
+    copy_s_per_byte: float = 0.0
+    step_s: float = 0.0
+    memory_bytes: int | None = None
+    threads: int = 1
+    address: str = ""
+    joules_per_mac: float = 0.0
+    message_s: float = 0.0
+    weight_s_per_byte: float = 0.0
+    send_s_per_byte: float = 0.0
+    receive_s_per_byte: float = 0.0
+    share: float = 1.0
+    period_s: float = 0.0
+    tick_s: float = 0.0
+    effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if "default" not in self.gamma_s_per_mac:
+            raise TopologyError(
+                f'device {self.name}: gamma_s_per_mac has no "default" (it has {sorted(self.gamma_s_per_mac)})'
+            )
+        for kind, gamma in self.gamma_s_per_mac.items():
+            _require(
+                gamma > 0 and math.isfinite(gamma),
+                f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive",
+            )
+        for what in _DEVICE_COSTS:
+            _not_negative(f"device {self.name}", what, getattr(self, what))
+        _require(0 < self.share <= 1, f"device {self.name}: share is {self.share}; it must be above 0 and at most 1")
+        _require(
+            self.share == 1 or (self.period_s > 0 and self.tick_s > 0),
+            f"device {self.name}: a share of {self.share} needs a positive period_s and tick_s",
+        )
+        _require(
+            self.memory_bytes is None or self.memory_bytes > 0,
+            f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
+        )
+        _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
+
+    def gamma(self, kind: str = "default") -> float:
+        """γ of a kernel class in seconds per MAC, or the device's default."""
+        return self.gamma_s_per_mac.get(kind, self.gamma_s_per_mac["default"])
+
+    def conv_s(self, spec: ConvSpec) -> float:
+        """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
+        weights_s = spec.weight_elements * BYTES_PER_ELEMENT * self.weight_s_per_byte
+        macs = spec.macs if self.effort is None else self.effort(spec)
+        return macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
+
+    def copy_s(self, n_bytes: float) -> float:
+        """Seconds to copy (or add) so many bytes in memory."""
+        return n_bytes * self.copy_s_per_byte
+
+    def scaled(self, rate: float) -> Device:
+        """The same device ``rate`` times as fast. Raises TopologyError unless the rate is positive."""
+        _require(rate > 0 and math.isfinite(rate), f"device {self.name}: rate is {rate}; it must be positive")
+        gamma = {kind: value / rate for kind, value in self.gamma_s_per_mac.items()}
+        return replace(
+            self,
+            gamma_s_per_mac=gamma,
+            copy_s_per_byte=self.copy_s_per_byte / rate,
+            step_s=self.step_s / rate,
+            message_s=self.message_s / rate,
+            weight_s_per_byte=self.weight_s_per_byte / rate,
+            send_s_per_byte=self.send_s_per_byte / rate,
+            receive_s_per_byte=self.receive_s_per_byte / rate,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction between two ranks.
+
+    ``wake_s`` is what a sleeping radio takes before its first byte; ``message_elements`` is M, or None where a transfer of
+    any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises TopologyError for negative
+    or infinite figures, and for a link without a bandwidth.
+    """
+
+    latency_s: float
+    s_per_byte: float
+    wake_s: float = 0.0
+    message_elements: int | None = None
+    joules_per_byte: float = 0.0
+    burst_bytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        for what in ("latency_s", "s_per_byte", "wake_s", "joules_per_byte", "burst_bytes"):
+            _not_negative("link", what, getattr(self, what))
+        _require(
+            self.message_elements is None or self.message_elements >= 1,
+            f"link: message_elements is {self.message_elements}; it must be at least 1",
+        )
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        return 1 / self.s_per_byte if self.s_per_byte else math.inf
+
+    def messages(self, elements: float) -> int:
+        """How many messages so many elements take."""
+        if not elements:
+            return 0
+        return 1 if self.message_elements is None else math.ceil(elements / self.message_elements)
+
+    def seconds(self, elements: float, bytes_per_element: float = BYTES_PER_ELEMENT) -> float:
+        """⌈elements ÷ M⌉·α + elements·β; nothing for nothing. The wake-up time is not in it."""
+        return self.messages(elements) * self.latency_s + elements * bytes_per_element * self.s_per_byte
+
+
+HERE = Link(0.0, 0.0)
+"""From a rank to itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """``devices[0]`` is the master; ``links[i, j]`` leads from rank i to rank j.
+
+    Each worker needs a link from the master and one back, or ``default_link`` stands in. Raises TopologyError where one is
+    missing, or names a rank that there isn't.
+    """
+
+    devices: tuple[Device, ...]
+    links: Mapping[tuple[int, int], Link] = field(default_factory=dict)
+    default_link: Link | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.devices)
+        _require(n >= 1, "a topology needs at least one device, the master")
+        for i, j in self.links:
+            _require(0 <= i < n and 0 <= j < n and i != j, f"link {i}→{j}: there are ranks 0 to {n - 1}")
+        if self.default_link is None:
+            for i in range(1, n):
+                for pair in ((0, i), (i, 0)):
+                    _require(pair in self.links, f"the link {pair[0]}→{pair[1]} is missing: rank {i} could not be used")
+
+    @staticmethod
+    def uniform(
+        n_ranks: int,
+        rate_flop_per_s: float,
+        bandwidth_bytes_per_s: float,
+        latency_s: float = 0.0,
+        *,
+        copy_s_per_byte: float = 0.0,
+        step_s: float = 0.0,
+        memory_bytes: int | None = None,
+    ) -> Topology:
+        """Equal devices on equal links. One MAC is two FLOP. Raises TopologyError for zero or negative figures."""
+        _require(n_ranks >= 1, f"a cluster of {n_ranks} ranks: there must be at least 1")
+        _require(rate_flop_per_s > 0, f"the rate is {rate_flop_per_s} FLOP/s; it must be positive")
+        _require(bandwidth_bytes_per_s > 0, f"the bandwidth is {bandwidth_bytes_per_s} B/s; it must be positive")
+        gamma = {"default": 2 / rate_flop_per_s}
+        devices = tuple(Device(f"rank {rank}", gamma, copy_s_per_byte, step_s, memory_bytes) for rank in range(n_ranks))
+        return Topology(devices, {}, Link(latency_s, 1 / bandwidth_bytes_per_s))
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    @property
+    def ranks(self) -> range:
+        return range(len(self.devices))
+
+    @property
+    def workers(self) -> range:
+        """All ranks but the master."""
+        return range(1, len(self.devices))
+
+    def link(self, i: int, j: int) -> Link:
+        """From rank i to rank j, measured or, between workers, derived from both cards."""
+        if i == j:
+            return HERE
+        found = self.links.get((i, j), self.default_link)
+        if found is not None:
+            return found
+        return Link(
+            max(self.links[i, 0].latency_s, self.links[0, j].latency_s),
+            max(self.card(i)[0], self.card(j)[1]),
+            max(self.links[i, 0].wake_s, self.links[0, j].wake_s),
+            self.links[i, 0].message_elements,
+            max(self.links[i, 0].joules_per_byte, self.links[0, j].joules_per_byte),
+            min(self.links[i, 0].burst_bytes, self.links[0, j].burst_bytes),
+        )
+
+    def rate(self, rank: int, kind: str = "default") -> float:
+        """MAC/s of a rank, for one kernel class."""
+        return 1 / self.devices[rank].gamma(kind)
+
+    def card(self, rank: int) -> tuple[float, float]:
+        """(transmit, receive) seconds per byte of a rank's network card: that of its fastest link each way."""
+        fallback = self.default_link.s_per_byte if self.default_link is not None else 0.0
+        tx = min((link.s_per_byte for (i, _), link in self.links.items() if i == rank), default=fallback)
+        rx = min((link.s_per_byte for (_, j), link in self.links.items() if j == rank), default=fallback)
+        return tx, rx
+
+    def without(self, rank: int) -> Topology:
+        """The cluster after losing a worker; higher ranks move down by one. Raises TopologyError for the master."""
+        return self.subset([other for other in self.ranks if other != rank], lost=rank)
+
+    def subset(self, ranks: Sequence[int], *, lost: int | None = None) -> Topology:
+        """These ranks only, renumbered in the order given; the first must be 0."""
+        if lost == 0 or not ranks or ranks[0] != 0:
+            raise TopologyError("rank 0 is the master: there is no cluster without it")
+        if any(rank not in self.ranks for rank in (*ranks, *(() if lost is None else (lost,)))):
+            raise TopologyError(f"ranks {list(ranks)}: there are ranks 0 to {len(self) - 1}")
+        new = {old: i for i, old in enumerate(ranks)}
+        links = {(new[i], new[j]): link for (i, j), link in self.links.items() if i in new and j in new}
+        return Topology(tuple(self.devices[old] for old in ranks), links, self.default_link)
+
+    def replace_device(self, rank: int, device: Device) -> Topology:
+        devices = tuple(device if i == rank else old for i, old in enumerate(self.devices))
+        return replace(self, devices=devices)

@@ -1,0 +1,1 @@
+"""The nouns that travel: shapes, layers, shards, layouts, plans, programs."""

@@ -1,0 +1,322 @@
+"""Shapes: one conv layer (ConvSpec), one piece of a tensor (Region).
+
+    c, f     input and output channels        (in_channels, out_channels)
+    g        groups
+    K_h·K_w  kernel size
+    H×W      input height and width           h×w  output height and width
+
+Everything here is exact integer arithmetic and imports nothing but the errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from fogconv.errors import GeometryError
+
+BYTES_PER_ELEMENT = 4
+"""fp32, the only type that is computed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSpec:
+    """One conv2d at one input size: everything that decides its shapes, its work and its kernel.
+
+    ``padding`` is (top, bottom, left, right), so that a shard of rows, which has a border on one side only,
+    is a ConvSpec like any other. Raises GeometryError when the numbers describe no layer.
+    """
+
+    in_channels: int
+    out_channels: int
+    height: int
+    width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        positive = {
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "height": self.height,
+            "width": self.width,
+            "groups": self.groups,
+            "batch": self.batch,
+            "kernel": min(self.kernel),
+            "stride": min(self.stride),
+            "dilation": min(self.dilation),
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise GeometryError(f"conv2d: {name} is {value}; it must be at least 1")
+        if min(self.padding) < 0:
+            raise GeometryError(f"conv2d: padding {self.padding} is negative; crop the input instead")
+        for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if channels % self.groups:
+                raise GeometryError(f"conv2d: {name} {channels} is not divisible by groups {self.groups}")
+        if self.out_height < 1 or self.out_width < 1:
+            raise GeometryError(
+                f"conv2d: the output would be {self.out_height}×{self.out_width}: a kernel of "
+                f"{self.kernel[0]}×{self.kernel[1]} (dilation {self.dilation[0]}×{self.dilation[1]}) does not fit into "
+                f"{self.height}×{self.width} with padding {self.padding}"
+            )
+
+    @property
+    def out_height(self) -> int:
+        top, bottom, _, _ = self.padding
+        return (self.height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        _, _, left, right = self.padding
+        return (self.width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(N, c, H, W)."""
+        return (self.batch, self.in_channels, self.height, self.width)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """(N, f, h, w)."""
+        return (self.batch, self.out_channels, self.out_height, self.out_width)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """(f, c/g, K_h, K_w)."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates: N·h·w·K_h·K_w·(c/g)·f."""
+        return self.batch * self.out_height * self.out_width * self.weight_elements
+
+    @property
+    def weight_elements(self) -> int:
+        f, c_per_group, kh, kw = self.weight_shape
+        return f * c_per_group * kh * kw
+
+    @property
+    def input_elements(self) -> int:
+        return self.batch * self.in_channels * self.height * self.width
+
+    @property
+    def output_elements(self) -> int:
+        return self.batch * self.out_channels * self.out_height * self.out_width
+
+    @property
+    def depthwise(self) -> bool:
+        """One input channel per group (channel multipliers included)."""
+        return self.groups > 1 and self.groups == self.in_channels
+
+    def with_batch(self, batch: int) -> ConvSpec:
+        return replace(self, batch=batch)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """The integers start … stop-1. Empty when stop <= start."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __bool__(self) -> bool:
+        return self.stop > self.start
+
+    def __and__(self, other: Span) -> Span:
+        start = self.start if self.start > other.start else other.start
+        stop = self.stop if self.stop < other.stop else other.stop
+        return Span(start, stop if stop > start else start)
+
+    def __contains__(self, other: object) -> bool:
+        """Whether the other Span lies inside this one (an empty one always does)."""
+        return isinstance(other, Span) and (not other or (self.start <= other.start and other.stop <= self.stop))
+
+    def shift(self, by: int) -> Span:
+        return Span(self.start + by, self.stop + by)
+
+    def slice(self, origin: int = 0) -> slice:
+        """As an index into an array whose element 0 is ``origin``."""
+        return slice(self.start - origin, self.stop - origin)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Region:
+    """A box of a tensor (N, C, H, W): channels × rows × columns, all images of the batch.
+
+    Coordinates are those of the whole tensor, on every rank.
+    """
+
+    channels: Span
+    rows: Span
+    columns: Span
+
+    @staticmethod
+    def whole(channels: int, height: int, width: int) -> Region:
+        return Region(Span(0, channels), Span(0, height), Span(0, width))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, rows, columns)."""
+        return (len(self.channels), len(self.rows), len(self.columns))
+
+    @property
+    def elements(self) -> int:
+        """Elements per image."""
+        c, h, w = self.shape
+        return c * h * w
+
+    def __bool__(self) -> bool:
+        return (
+            self.channels.stop > self.channels.start
+            and self.rows.stop > self.rows.start
+            and self.columns.stop > self.columns.start
+        )
+
+    def __and__(self, other: Region) -> Region:
+        # The planner intersects some 10⁵ boxes, most of them disjoint: those end at the first axis.
+        channels = self.channels & other.channels
+        if channels.stop <= channels.start:
+            return NOTHING
+        rows = self.rows & other.rows
+        if rows.stop <= rows.start:
+            return NOTHING
+        columns = self.columns & other.columns
+        return Region(channels, rows, columns) if columns.stop > columns.start else NOTHING
+
+    def __contains__(self, other: object) -> bool:
+        return isinstance(other, Region) and (
+            not other or (other.channels in self.channels and other.rows in self.rows and other.columns in self.columns)
+        )
+
+    def minus(self, other: Region) -> tuple[Region, ...]:
+        """This box without the other: at most six disjoint boxes (channels cut first, then rows, then columns)."""
+        common = self & other
+        if not common:
+            return (self,) if self else ()
+        pieces = []
+        for before_after in _around(self.channels, common.channels):
+            pieces.append(Region(before_after, self.rows, self.columns))
+        for before_after in _around(self.rows, common.rows):
+            pieces.append(Region(common.channels, before_after, self.columns))
+        for before_after in _around(self.columns, common.columns):
+            pieces.append(Region(common.channels, common.rows, before_after))
+        return tuple(pieces)
+
+    def with_channels(self, channels: Span) -> Region:
+        return replace(self, channels=channels)
+
+    def with_rows(self, rows: Span) -> Region:
+        return replace(self, rows=rows)
+
+    def shift_channels(self, by: int) -> Region:
+        return replace(self, channels=self.channels.shift(by))
+
+    def __str__(self) -> str:
+        c, r, w = self.channels, self.rows, self.columns
+        return f"[{c.start}:{c.stop}, {r.start}:{r.stop}, {w.start}:{w.stop}]"
+
+
+NOTHING = Region(Span(0, 0), Span(0, 0), Span(0, 0))
+"""The empty box."""
+
+
+def _around(whole: Span, part: Span) -> Iterable[Span]:
+    for piece in (Span(whole.start, part.start), Span(part.stop, whole.stop)):
+        if piece:
+            yield piece
+
+
+def subtract(region: Region, holes: Iterable[Region]) -> tuple[Region, ...]:
+    """The region without all the holes, as disjoint boxes."""
+    left: tuple[Region, ...] = (region,) if region else ()
+    for hole in holes:
+        left = tuple(piece for box in left for piece in box.minus(hole))
+    return left
+
+
+def bounding(regions: Iterable[Region]) -> Region:
+    """The least box that holds all the regions. Raises GeometryError for none."""
+    boxes = [region for region in regions if region]
+    if not boxes:
+        raise GeometryError("no region to bound")
+    return Region(
+        *(
+            Span(min(getattr(box, axis).start for box in boxes), max(getattr(box, axis).stop for box in boxes))
+            for axis in ("channels", "rows", "columns")
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """One max or average pooling at one input size, with torch's semantics.
+
+    ``padding`` is (top, bottom, left, right). A max pool pads with −inf, an average pool with zeros that
+    ``count_include_pad`` counts or not; ``divisor`` overrides the count; with ``ceil_mode`` a last window may hang over
+    the padded border, but never starts beyond the input and its left padding. Raises GeometryError.
+    """
+
+    kind: str
+    channels: int
+    height: int
+    width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor: int | None = None
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("max", "avg"):
+            raise GeometryError(f"pooling: kind is {self.kind!r}; it must be 'max' or 'avg'")
+        sizes = (
+            self.channels,
+            self.height,
+            self.width,
+            self.batch,
+            *self.kernel,
+            *self.stride,
+            *self.dilation,
+        )
+        if min(sizes) < 1:
+            raise GeometryError(f"pooling: sizes must be at least 1: {self}")
+        if min(self.padding) < 0 or self.divisor == 0:
+            raise GeometryError(f"pooling: padding must not be negative nor the divisor zero: {self}")
+        if self.out_height < 1 or self.out_width < 1:
+            raise GeometryError(f"pooling: the output would be {self.out_height}×{self.out_width}: {self}")
+
+    @property
+    def out_height(self) -> int:
+        return self._out(self.height, 0, self.padding[0], self.padding[1])
+
+    @property
+    def out_width(self) -> int:
+        return self._out(self.width, 1, self.padding[2], self.padding[3])
+
+    def _out(self, size: int, axis: int, before: int, after: int) -> int:
+        span = size + before + after - self.dilation[axis] * (self.kernel[axis] - 1) - 1
+        if not self.ceil_mode:
+            return span // self.stride[axis] + 1
+        out = -(-span // self.stride[axis]) + 1
+        if (out - 1) * self.stride[axis] >= size + before:
+            out -= 1
+        return out
+
+
+BLOCK = 16
+"""Channels per block, the same on every instruction set; a kernel's vector length divides it."""
+
+
+NARROW = 4
+"""Lanes of a narrow map."""

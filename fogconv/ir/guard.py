@@ -1,0 +1,27 @@
+"""Guards: what is asked for beside a layer's work, so that wrong, late or missing pieces do no harm. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What the user asked for: ``verify`` every piece, ``redundancy`` 0 or 1, ``patience`` a multiple of the predicted time
+    (0: none)."""
+
+    verify: bool = False
+    redundancy: int = 0
+    patience: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.verify or self.redundancy > 0 or self.patience > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The protection of one layer. ``code`` is the rank that computes the sum of the pieces."""
+
+    verify: bool = False
+    code: int | None = None
+    patience_s: float = 0.0

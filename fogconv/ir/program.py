@@ -1,0 +1,378 @@
+"""Program: what one rank does in one inference, as data.
+
+A program knows no model: it names local buffers, weights by content hash, and steps in the order in which they run.
+Each buffer is a region of some tensor in the blocked layout, and the regions of steps are in that tensor's coordinates, the
+same on every rank. A Recv waits for its message; a Send does not wait. Every message of a run has a tag of its own, so
+that order on the wire does not matter.
+
+Everything here is frozen and travels as msgpack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Region
+
+Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
+"""How a payload is coded: as it is, in 16 bits, or lossless without its zeros or compressed."""
+
+Activation = Literal["relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid"]
+
+
+class Buffer(msgspec.Struct, frozen=True):
+    """A local array for ``region`` of a tensor, inside a margin (top, bottom, left, right) of zeros."""
+
+    tensor: str
+    region: Region
+    margin: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    """``layer`` is an index into ``Program.layers``, by which times are reported."""
+
+    layer: int
+
+
+class Input(Step, frozen=True, tag=True):
+    """Master: take the ``index``-th input of the run (NCHW) into a buffer."""
+
+    index: int
+    target: int
+    region: Region
+
+
+class Output(Step, frozen=True, tag=True):
+    """Master: give a buffer out as the ``index``-th output of the run (NCHW)."""
+
+    index: int
+    source: int
+    region: Region
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A region of a buffer, as part of a message."""
+
+    buffer: int
+    region: Region
+
+
+class Send(Step, frozen=True, tag=True):
+    """Send ``region`` of a buffer to another rank, and what there is ``more`` for it in the same message."""
+
+    source: int
+    region: Region
+    to: int
+    tag: int
+    wire: Wire = "fp32"
+    more: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(self.source, self.region), *self.more)
+
+    @property
+    def elements(self) -> int:
+        """Of all parts, per image of the batch."""
+        return sum(part.region.elements for part in self.parts)
+
+
+class Recv(Step, frozen=True, tag=True):
+    """Wait for a region from another rank and write it into a buffer, or add it where ``accumulate`` is set.
+
+    ``more`` are the message's further parts, in the order in which they were sent; they are never added.
+    """
+
+    target: int
+    region: Region
+    origin: int
+    tag: int
+    accumulate: bool = False
+    wire: Wire = "fp32"
+    more: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(self.target, self.region), *self.more)
+
+    @property
+    def elements(self) -> int:
+        """Of all parts, per image of the batch."""
+        return sum(part.region.elements for part in self.parts)
+
+
+class Copy(Step, frozen=True, tag=True):
+    """Copy (or add) a region of one buffer into another; ``shift`` is added to the channels on the way."""
+
+    source: int
+    region: Region
+    target: int
+    shift: int = 0
+    accumulate: bool = False
+
+
+class Permute(Step, frozen=True, tag=True):
+    """Copy single channels: the target region's k-th channel is the source region's ``channels[k]``-th."""
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    channels: tuple[int, ...]
+
+
+class Conv(Step, frozen=True, tag=True):
+    """``spec`` at the size of this shard: source region in, target region out.
+
+    The source region is what lies inside the image; ``spec.padding`` says where its border is the image's. A residual of
+    the target region's shape is added before the activation.
+    """
+
+    spec: ConvSpec
+    weight: str
+    bias: str | None
+    activation: Activation | None
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    residual: int | None = None
+    residual_region: Region | None = None
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What a piece must agree with: ``signs`` (k, channels) · piece = the k channels of ``region`` in buffer ``source``."""
+
+    source: int
+    region: Region
+    signs: str
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A part of a conv's result that comes from another rank. ``spare`` computes the same here, from our own input."""
+
+    recv: Recv
+    spare: Conv
+    check: Check | None = None
+
+
+class Gather(Step, frozen=True, tag=True):
+    """Master: wait for all pieces, in any order, or do without those that are lost, late or wrong.
+
+    ``code`` is the sum of all pieces, each padded with zero channels to the largest and begun at channel 0: with it, any
+    one missing piece is a subtraction. What else is missing is computed here, and so is what has not come after
+    ``patience_s`` (0: wait as long as a Recv would).
+    """
+
+    pieces: tuple[Piece, ...]
+    code: Recv | None = None
+    patience_s: float = 0.0
+
+
+class Pool(Step, frozen=True, tag=True):
+    """``spec`` is the whole layer's; rows and columns of the regions say which part of it is done here."""
+
+    spec: PoolSpec
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+
+
+class GlobalPool(Step, frozen=True, tag=True):
+    """target = sum over the source region's rows and columns ÷ ``divisor`` (the whole map's H·W)."""
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    divisor: int
+
+
+class Add(Step, frozen=True, tag=True):
+    """target = activation(sum of the sources)."""
+
+    sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
+    target: int
+    target_region: Region
+    activation: Activation | None = None
+
+
+class Affine(Step, frozen=True, tag=True):
+    """target = activation(source · scale + shift + residual); scale and shift are keys of arrays as long as
+    the region's channels. The target may be the source."""
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    scale: str | None = None
+    shift: str | None = None
+    activation: Activation | None = None
+    residual: int | None = None
+    residual_region: Region | None = None
+
+
+class Gate(Step, frozen=True, tag=True):
+    """target = source · gate; the gate region is 1×1."""
+
+    source: int
+    source_region: Region
+    gate: int
+    gate_region: Region
+    target: int
+    target_region: Region
+
+
+class Host(Step, frozen=True, tag=True):
+    """Master: run the graph's ``layer``-th layer in torch."""
+
+    sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
+    targets: tuple[int, ...]
+    target_regions: tuple[Region, ...]
+
+
+# Steps on plain arrays (C order, float32), by name: what training needs. Unlike buffers, arrays stay from one run to the
+# next, and programs with one ``Program.shares`` see the same: a backward pass finds the input of its forward pass.
+
+
+class Bring(Step, frozen=True, tag=True):
+    """Master: the run's ``index``-th input becomes an array, uncopied."""
+
+    index: int
+    array: str
+
+
+class Show(Step, frozen=True, tag=True):
+    """Master: an array becomes the run's ``index``-th output, and is forgotten."""
+
+    array: str
+    index: int
+
+
+class Give(Step, frozen=True, tag=True):
+    """Send an array to another rank, and forget it."""
+
+    array: str
+    to: int
+    tag: int
+
+
+class Take(Step, frozen=True, tag=True):
+    """Wait for an array of this shape from another rank; write it into the array that bears the name, or add it there, if
+    ``into`` says so."""
+
+    array: str
+    shape: tuple[int, ...]
+    origin: int
+    tag: int
+    into: Literal["new", "place", "sum"] = "new"
+
+
+class ConvForward(Step, frozen=True, tag=True):
+    """out (N, f, h, w) = conv(x, weight), without a bias. Weights are packed when another array bears their name."""
+
+    spec: ConvSpec
+    x: str
+    weight: str
+    out: str
+
+
+class ConvGradInput(Step, frozen=True, tag=True):
+    """out (N, c, H, W) = the gradient of the input."""
+
+    spec: ConvSpec
+    grad_out: str
+    weight: str
+    out: str
+
+
+class ConvGradWeight(Step, frozen=True, tag=True):
+    """out (f, c/g, K_h, K_w) = the gradient of the weight."""
+
+    spec: ConvSpec
+    x: str
+    grad_out: str
+    out: str
+
+
+class Forget(Step, frozen=True, tag=True):
+    """Drop arrays."""
+
+    arrays: tuple[str, ...]
+
+
+ArrayStep = Bring | Show | Give | Take | ConvForward | ConvGradInput | ConvGradWeight | Forget
+
+AnyStep = (
+    Input | Output | Send | Recv | Gather | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host
+) | ArrayStep
+
+
+class Program(msgspec.Struct, frozen=True):
+    """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes.
+
+    ``shares`` names the arrays (see Bring and the steps after it) that programs of one session have in common.
+    """
+
+    rank: int
+    ranks: int
+    batch: int
+    layers: tuple[str, ...]
+    buffers: tuple[Buffer, ...]
+    steps: tuple[AnyStep, ...]
+    weights: dict[str, tuple[int, ...]]
+    shares: str = ""
+
+    @property
+    def peers(self) -> frozenset[int]:
+        """The ranks with which this one exchanges messages."""
+        to = {step.to for step in self.steps if isinstance(step, Send | Give)}
+        origin = {step.origin for step in self.steps if isinstance(step, Recv | Take)}
+        gathered = {recv.origin for step in self.steps if isinstance(step, Gather) for recv in gathers(step)}
+        return frozenset(to | origin | gathered)
+
+
+def gathers(step: Gather) -> tuple[Recv, ...]:
+    """All messages that a Gather may take."""
+    return (*(piece.recv for piece in step.pieces), *(() if step.code is None else (step.code,)))
+
+
+def expendable(programs: Iterable[Program]) -> frozenset[int]:
+    """The ranks without whose messages a run can end: all that they send is gathered, and nothing simply received."""
+    gathered: set[int] = set()
+    awaited: set[int] = set()
+    for program in programs:
+        for step in program.steps:
+            if isinstance(step, Gather):
+                gathered |= {recv.origin for recv in gathers(step)}
+            elif isinstance(step, Recv | Take):
+                awaited.add(step.origin)
+    return frozenset(gathered - awaited - {0})
+
+
+def encode(program: Program) -> bytes:
+    return msgspec.msgpack.encode(program)
+
+
+def decode(data: bytes) -> Program:
+    """Raises msgspec.ValidationError (or DecodeError) for anything that is not a Program."""
+    return _DECODER.decode(data)
+
+
+_DECODER = msgspec.msgpack.Decoder(Program)
+
+
+def weight_key(array: NDArray[Any]) -> str:
+    """The content hash by which an array is known on the wire: BLAKE2b over dtype, shape and bytes, as 32 hex digits."""
+    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

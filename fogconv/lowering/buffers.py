@@ -1,0 +1,194 @@
+"""Residency: which rank holds which regions of which tensor in which buffer, while programs are being written.
+
+A tensor has at most one *home* buffer on a rank: the bounding box of all that this rank will ever produce, receive or
+read of it. A concatenation costs nothing where the home of a source can lie inside the home of the result (same channel
+alignment): then producing the source has already written the result. Else the pieces are copied when somebody reads them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fogconv.errors import PlannerError
+from fogconv.ir.geometry import Region, bounding, subtract
+from fogconv.ir.graph import Concat, Conv, LayerGraph, Shuffle, Slice
+from fogconv.ir.layout import Layout
+from fogconv.ir.program import Buffer
+from fogconv.ir.shard import GRAIN
+
+WINOGRAD_SLACK = 3
+"""Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile is special."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """``region`` of a tensor lies in ``buffer``, at channels moved by ``shift``."""
+
+    region: Region
+    buffer: int
+    shift: int
+
+    @property
+    def place(self) -> Region:
+        """The region in the buffer's coordinates."""
+        return self.region.shift_channels(self.shift)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    buffer: int
+    shift: int
+
+
+class Residency:
+    """All ranks' buffers and what they hold so far. ``wanted[(tensor, rank)]`` is everything that will ever be there."""
+
+    def __init__(self, graph: LayerGraph, ranks: int, wanted: Mapping[tuple[int, int], list[Region]]) -> None:
+        self._graph = graph
+        self._wanted = {key: bounding(boxes) for key, boxes in wanted.items() if any(boxes)}
+        self._containers = containers(graph)
+        self._margins = margins(graph)
+        self._homes: dict[tuple[int, int], Home] = {}
+        self._held: list[dict[int, list[Held]]] = [defaultdict(list) for _ in range(ranks)]
+        self.buffers: list[list[Buffer]] = [[] for _ in range(ranks)]
+
+    def new_buffer(self, rank: int, tensor: int, region: Region, *, margin: bool = True) -> int:
+        name = self._graph.tensors[tensor].name
+        self.buffers[rank].append(Buffer(name, region, self._margins[tensor] if margin else (0, 0, 0, 0)))
+        return len(self.buffers[rank]) - 1
+
+    def home(self, rank: int, tensor: int) -> Home:
+        """Where this tensor lives on this rank; inside another tensor's home where that saves a copy."""
+        known = self._homes.get((tensor, rank))
+        if known is None:
+            known = self._homes[tensor, rank] = self._inside_another(rank, tensor) or Home(
+                self.new_buffer(rank, tensor, self._wanted[tensor, rank]), 0
+            )
+        return known
+
+    def _inside_another(self, rank: int, tensor: int) -> Home | None:
+        region = self._wanted[tensor, rank]
+        for container, offset in self._containers[tensor]:
+            if (container, rank) not in self._wanted:
+                continue
+            host = self.home(rank, container)
+            shift = offset + host.shift
+            box = self.buffers[rank][host.buffer].region
+            if region.shift_channels(shift) in box and self.aligned(rank, host.buffer, region.shift_channels(shift)):
+                return Home(host.buffer, shift)
+        return None
+
+    def aligned(self, rank: int, buffer: int, place: Region) -> bool:
+        """Whether a view of this place begins at a block of 16 channels."""
+        return (place.channels.start - self.buffers[rank][buffer].region.channels.start) % GRAIN == 0
+
+    def writable(self, rank: int, buffer: int, place: Region) -> bool:
+        """Whether a kernel may write whole blocks here without touching channels that are not its own."""
+        box = self.buffers[rank][buffer].region.channels
+        ends = (place.channels.stop - box.start) % GRAIN == 0 or place.channels.stop == box.stop
+        return self.aligned(rank, buffer, place) and ends
+
+    def held(self, rank: int, tensor: int) -> list[Held]:
+        return self._held[rank][tensor]
+
+    def layout(self, tensor: int) -> Layout:
+        return Layout(tuple(tuple(h.region for h in held[tensor]) for held in self._held))
+
+    def hold(self, rank: int, tensor: int, new: Held) -> None:
+        """Note that a region is there now; neighbours in one buffer grow together into one box."""
+        kept = []
+        for old in self._held[rank][tensor]:
+            if (old.buffer, old.shift) == (new.buffer, new.shift):
+                both = bounding([old.region, new.region])
+                if both.elements == old.region.elements + new.region.elements - (old.region & new.region).elements:
+                    new = Held(both, new.buffer, new.shift)
+                    continue
+            kept.append(old)
+        self._held[rank][tensor] = [*kept, new]
+
+    def find(self, rank: int, tensor: int, region: Region) -> Held:
+        """One that holds the whole region. Raises PlannerError when none does (a mistake in the lowering)."""
+        for held in self.held(rank, tensor):
+            if region in held.region:
+                return Held(region, held.buffer, held.shift)
+        raise PlannerError(f"rank {rank} does not hold {region} of {self._graph.tensors[tensor].name}")
+
+    def readable(self, rank: int, tensor: int, region: Region) -> Held | None:
+        """The region in one buffer, beginning at a block of 16 channels; None where it first has to be brought together."""
+        by_place: dict[tuple[int, int], list[Region]] = defaultdict(list)
+        for held in self.held(rank, tensor):
+            by_place[held.buffer, held.shift].append(held.region)
+        for (buffer, shift), boxes in by_place.items():
+            found = Held(region, buffer, shift)
+            if not subtract(region, boxes) and self.aligned(rank, buffer, found.place):
+                return found
+        return None
+
+    def relabel(self, target: int, sources: Iterable[tuple[int, int]]) -> None:
+        """The target consists of (source, offset): what is held of those is held of it. Moves nothing.
+
+        A negative offset is a slice: only what falls inside the target counts.
+        """
+        whole = self._graph.tensors[target].region
+        for source, offset in sources:
+            for rank, held in enumerate(self._held):
+                for piece in list(held[source]):
+                    region = piece.region.shift_channels(offset) & whole
+                    if region:
+                        self.hold(rank, target, Held(region, piece.buffer, piece.shift - offset))
+
+
+def containers(graph: LayerGraph) -> dict[int, list[tuple[int, int]]]:
+    """For each tensor the concatenations that contain it, with its channel offset there; the largest first.
+
+    A concatenation whose sources begin those of a longer one (DenseNet's growing list of features) lies inside that one too.
+    """
+    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    concats = [layer for layer in graph.layers if isinstance(layer, Concat)]
+    for concat in concats:
+        offset = 0
+        for source in concat.sources:
+            found[source].append((concat.target, offset))
+            offset += graph.tensors[source].channels
+        for longer in concats:
+            if len(longer.sources) > len(concat.sources) and longer.sources[: len(concat.sources)] == concat.sources:
+                found[concat.target].append((longer.target, 0))
+    for places in found.values():
+        places.sort(key=lambda place: -graph.tensors[place[0]].channels)
+    return found
+
+
+def margins(graph: LayerGraph) -> dict[int, tuple[int, int, int, int]]:
+    """The zeros around each tensor's buffers: the widest padding of all convs that read what may share its buffer."""
+    own: dict[int, tuple[int, int, int, int]] = dict.fromkeys(range(len(graph.tensors)), (0, 0, 0, 0))
+    for layer in graph.layers:
+        if isinstance(layer, Conv) and not layer.linear:
+            top, bottom, left, right = layer.spec.padding
+            slack = WINOGRAD_SLACK if layer.spec.kernel == (3, 3) and layer.spec.stride == (1, 1) else 0
+            wanted = (top, bottom + slack, left, right + slack)
+            own[layer.source] = _widest(own[layer.source], wanted)
+    shared = [
+        (layer.target, source)
+        for layer in graph.layers
+        if isinstance(layer, Concat | Slice)
+        for source in (layer.sources if isinstance(layer, Concat) else (layer.source,))
+    ]
+    changed = True
+    while changed:
+        changed = False
+        for a, b in shared:
+            both = _widest(own[a], own[b])
+            changed |= (own[a], own[b]) != (both, both)
+            own[a] = own[b] = both
+    return own
+
+
+def _widest(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    return (max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+
+
+def shuffled(layer: Shuffle, channels: int) -> tuple[int, ...]:
+    """Which source channel each target channel is: i·(C/g)+j goes to j·g+i."""
+    return tuple(i * (channels // layer.groups) + j for j in range(channels // layer.groups) for i in range(layer.groups))

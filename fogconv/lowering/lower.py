@@ -1,0 +1,348 @@
+"""Lowering: a Plan becomes one Program per rank.
+
+The layers are walked once, in order, and every rank's steps are written in that one order: whatever a layer needs and
+a rank lacks is sent and received by `partition.transfers`, its work is done, and a partial result is summed where the
+plan wants it. All of a layer's sends stand before its receives and no send waits, so no order of ranks can dead-lock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from fogconv.ir import program as step
+from fogconv.ir.geometry import Region
+from fogconv.ir.graph import (
+    Add,
+    Affine,
+    Array,
+    Concat,
+    Conv,
+    Gate,
+    GlobalPool,
+    Host,
+    Layer,
+    LayerGraph,
+    Pool,
+    Shuffle,
+    Slice,
+)
+from fogconv.ir.layout import Layout
+from fogconv.ir.plan import Placement, Plan, Work, check_plan, is_partial, needs, shard_of
+from fogconv.ir.program import Activation, AnyStep, Program
+from fogconv.ir.stages import ahead
+from fogconv.lowering.buffers import Held, shuffled
+from fogconv.lowering.coded_conv import GuardedDrafts, Partial
+from fogconv.lowering.overlap import interior_first
+from fogconv.lowering.program_builder import MASTER
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One program per rank, and every array that they name, by content hash. Ranks without a step get an empty program."""
+
+    programs: tuple[Program, ...]
+    weights: Mapping[str, Array]
+
+
+def lower(graph: LayerGraph, plan: Plan) -> Lowered:
+    """Raises PlannerError when the plan is not for this graph."""
+    check_plan(plan, graph)
+    return _Lowering(graph, plan).run()
+
+
+class _Lowering(GuardedDrafts):
+    def run(self) -> Lowered:
+        graph = self.graph
+        self.index = len(graph.layers)
+        self.written(
+            MASTER,
+            graph.input,
+            graph.tensors[graph.input].region,
+            lambda out: self.steps[MASTER].append(step.Input(self.index, 0, out.buffer, out.place)),
+        )
+        for wave in self.plan.waves(graph):
+            self.wave(wave)
+        self.index = len(graph.layers)
+        whole = graph.tensors[graph.output].region
+        self.fetch(graph.output, {MASTER: [whole]})
+        last = self.ensure(MASTER, graph.output, whole)
+        self.steps[MASTER].append(step.Output(self.index, index=0, source=last.buffer, region=last.place))
+        names = (*(layer.name for layer in graph.layers), "in/out")
+        programs = tuple(
+            Program(
+                rank,
+                self.plan.ranks,
+                graph.tensors[graph.input].batch,
+                names,
+                tuple(self.residency.buffers[rank]),
+                tuple(self.steps[rank]),
+                self.named[rank],
+            )
+            for rank in range(self.plan.ranks)
+        )
+        return Lowered(programs, self.weights)
+
+    def wave(self, wave: tuple[int, ...]) -> None:
+        """Send at once all that its layers need of earlier waves, do what can be done without waiting, then the rest."""
+        there = ahead(self.graph, wave)
+        needed: dict[int, dict[int, tuple[Region, ...]]] = {}
+        first = None
+        ready = []
+        for index in wave:
+            layer, placement = self.graph.layers[index], self.plan.placements[index]
+            if isinstance(layer, Concat | Slice) or placement.via or placement.guard is not None:
+                continue
+            readers = self.readers(layer, placement)
+            if readers.keys() <= there:
+                ready.append(index)
+            for tensor, by_rank in readers.items():
+                if tensor not in there:
+                    continue
+                first = index if first is None else first
+                so_far = needed.setdefault(tensor, {})
+                for rank, regions in by_rank.items():
+                    so_far[rank] = (*so_far.get(rank, ()), *regions)
+        late: dict[int, tuple[Work, ...]] = {}
+        if first is not None:
+            self.index = first
+            parcels = self.send(needed, ahead=True)
+            for index in ready:
+                self.index = index
+                late[index] = self.early(self.graph.layers[index], self.plan.placements[index])
+            self.index = first
+            self.receive(parcels)
+        for index in wave:
+            self.index = index
+            self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
+
+    def readers(self, layer: Layer, placement: Placement) -> dict[int, dict[int, tuple[Region, ...]]]:
+        """Tensor → rank → what this rank, which computes a part of the layer, reads of it."""
+        found: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
+        for work in placement.work:
+            for tensor, region in needs(self.graph, layer, work):
+                found[tensor][work.rank] = (*found[tensor].get(work.rank, ()), region)
+        return found
+
+    def layer(self, layer: Layer, placement: Placement, late: tuple[Work, ...] | None) -> None:
+        """``late`` is what is left to do where the inputs were fetched with the wave's."""
+        if isinstance(layer, Concat):
+            offsets, at = [], 0
+            for source in layer.sources:
+                offsets.append((source, at))
+                at += self.graph.tensors[source].channels
+            self.residency.relabel(layer.target, offsets)
+            return
+        if isinstance(layer, Slice):
+            self.residency.relabel(layer.target, [(layer.source, -layer.start)])
+            return
+        for tensor, layout in placement.via:
+            self.fetch(tensor, dict(enumerate(layout.regions)))
+        if late is None:
+            readers = self.readers(layer, placement)
+            if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
+                coder = placement.guard.code
+                readers[layer.source][coder] = self.all_wanted(layer.source, coder)
+            parcels = self.send(readers, ahead=True)
+            late = self.early(layer, placement)
+            self.receive(parcels)
+        summands = [part for work in late if (part := self.work(layer, work))]
+        if isinstance(layer, Host):
+            return
+        if summands:
+            assert placement.target is not None
+            if placement.guard is not None:
+                assert isinstance(layer, Conv)
+                summands = self.guarded(layer, placement.guard, late, summands)
+            self.reduce(layer, placement.target, summands)
+        elif placement.target is not None:
+            self.fetch(layer.target, dict(enumerate(placement.target.regions)))
+
+    # Moving
+
+    def early(self, layer: Layer, placement: Placement) -> tuple[Work, ...]:
+        """Do what can be done before anything arrives; what is left to do."""
+        if not isinstance(layer, Conv) or placement.mode != "rows":
+            return placement.work
+        late: list[Work] = []
+        for work in placement.work:
+            held = self.residency.held(work.rank, layer.source)
+            if is_partial(layer, work) or not held:
+                late.append(work)
+                continue
+            parts = interior_first(
+                self.graph,
+                layer,
+                work,
+                lambda tensor, region, rank=work.rank: self.residency.readable(rank, tensor, region) is not None,  # type: ignore[misc]
+            )
+            if parts is None:
+                late.append(work)
+            else:
+                self.work(layer, parts[0])
+                late.extend(parts[1])
+        return tuple(late)
+
+    # Working
+
+    def work(self, layer: Layer, work: Work) -> Partial | None:
+        """Write the steps of one rank's work. A summand is returned instead of being noted as held."""
+        if isinstance(layer, Host):
+            self.host(layer, work)
+            return None
+        rank = work.rank
+        inputs = [self.ensure(rank, tensor, region) for tensor, region in needs(self.graph, layer, work)]
+        if is_partial(layer, work):
+            buffer = self.residency.new_buffer(rank, layer.target, work.output, margin=False)
+            self.compute(layer, work, inputs, Held(work.output, buffer, 0))
+            return Partial(rank, buffer, work.output)
+        self.written(rank, layer.target, work.output, lambda out: self.compute(layer, work, inputs, out))
+        return None
+
+    def compute(self, layer: Layer, work: Work, inputs: list[Held], out: Held) -> None:
+        first = inputs[0]
+        match layer:
+            case Conv():
+                self.conv(layer, work, inputs, out)
+                return
+            case Pool():
+                new: AnyStep = step.Pool(self.index, layer.spec, first.buffer, first.place, out.buffer, out.place)
+            case GlobalPool():
+                source = self.graph.tensors[layer.source]
+                divisor = source.height * source.width
+                new = step.GlobalPool(self.index, first.buffer, first.place, out.buffer, out.place, divisor)
+            case Add():
+                buffers, places = tuple(i.buffer for i in inputs), tuple(i.place for i in inputs)
+                new = step.Add(self.index, buffers, places, out.buffer, out.place, _activation(layer.activation))
+            case Affine():
+                scale, shift = (
+                    None if key is None else self.weight(work.rank, key, (work.output.channels.slice(),))
+                    for key in (layer.scale, layer.shift)
+                )
+                new = step.Affine(
+                    self.index, first.buffer, first.place, out.buffer, out.place, scale, shift, _activation(layer.activation)
+                )
+            case Gate():
+                gate = inputs[1]
+                new = step.Gate(self.index, first.buffer, first.place, gate.buffer, gate.place, out.buffer, out.place)
+            case Shuffle():
+                channels = shuffled(layer, self.graph.tensors[layer.source].channels)[work.output.channels.slice()]
+                new = step.Permute(self.index, first.buffer, first.place, out.buffer, out.place, channels)
+            case _:
+                raise AssertionError(layer)
+        self.steps[work.rank].append(new)
+
+    def conv(self, layer: Conv, work: Work, inputs: list[Held], out: Held) -> None:
+        shard = shard_of(layer, work)
+        weight = self.weight(work.rank, layer.weight, (shard.filters.slice(), shard.depth.slice()))
+        bias = None
+        if layer.bias is not None and shard.bears_bias:
+            bias = self.weight(work.rank, layer.bias, (shard.filters.slice(),))
+        residual = inputs[1] if len(inputs) > 1 else None
+        self.steps[work.rank].append(
+            step.Conv(
+                self.index,
+                shard.spec,
+                weight,
+                bias,
+                None if is_partial(layer, work) else _activation(layer.activation),
+                inputs[0].buffer,
+                inputs[0].place,
+                out.buffer,
+                out.place,
+                None if residual is None else residual.buffer,
+                None if residual is None else residual.place,
+            )
+        )
+
+    def host(self, layer: Host, work: Work) -> None:
+        read = [self.ensure(work.rank, tensor, self.graph.tensors[tensor].region) for tensor in layer.reads]
+        write = [self.place(work.rank, tensor, self.graph.tensors[tensor].region) for tensor in layer.writes]
+        self.steps[work.rank].append(
+            step.Host(
+                self.index,
+                tuple(held.buffer for held in read),
+                tuple(held.place for held in read),
+                tuple(held.buffer for held in write),
+                tuple(held.place for held in write),
+            )
+        )
+        for tensor, written in zip(layer.writes, write, strict=True):
+            self.settle(work.rank, tensor, written)
+
+    # Summing
+
+    def reduce(self, layer: Layer, target: Layout, summands: list[Partial]) -> None:
+        """Sum the partial results where the target layout wants them, then add the residual and apply the activation."""
+        tensor = layer.target  # type: ignore[union-attr]
+        residual = layer.residual if isinstance(layer, Conv) else None
+        if residual is not None:
+            self.fetch(residual, dict(enumerate(target.regions)))
+        jobs = []
+        for rank, boxes in enumerate(target.regions):
+            for box in boxes:
+                # Summands of a grid's column share one region; columns don't overlap.
+                for whole in dict.fromkeys(part.region for part in summands):
+                    if common := box & whole:
+                        jobs.append((rank, common, [part for part in summands if part.region == whole]))
+        tags: dict[tuple[int, int], int] = {}
+        for number, (rank, box, parts) in enumerate(jobs):
+            for part in parts:
+                if part.rank != rank:
+                    tag = tags[number, part.rank] = self.next_tag()
+                    self.steps[part.rank].append(step.Send(self.index, part.buffer, box, rank, tag, self.plan.wire))
+        for number, (rank, box, parts) in enumerate(jobs):
+            origins = {part.rank: tags[number, part.rank] for part in parts if part.rank != rank}
+            own = next((part for part in parts if part.rank == rank), None)
+            self.sum(layer, tensor, rank, box, own, origins, residual)
+
+    def sum(
+        self,
+        layer: Layer,
+        tensor: int,
+        rank: int,
+        box: Region,
+        own: Partial | None,
+        origins: dict[int, int],
+        residual: int | None,
+    ) -> None:
+        home = self.residency.home(rank, tensor)
+        at_home = Held(box, home.buffer, home.shift)
+        if own is not None and self.residency.aligned(rank, own.buffer, box):
+            total = Held(box, own.buffer, 0)
+        elif own is None and self.residency.writable(rank, home.buffer, at_home.place):
+            total = at_home
+        else:
+            total = Held(box, self.residency.new_buffer(rank, tensor, box, margin=False), 0)
+            if own is not None:
+                self.copy(rank, Held(box, own.buffer, 0), total)
+        for number, (origin, tag) in enumerate(origins.items()):
+            add = own is not None or number > 0
+            self.steps[rank].append(step.Recv(self.index, total.buffer, total.place, origin, tag, add, self.plan.wire))
+        addend = None if residual is None else self.ensure(rank, residual, box)
+        activation = _activation(layer.activation) if isinstance(layer, Conv) else None
+        if total == at_home and addend is None and activation is None:
+            self.residency.hold(rank, tensor, at_home)
+            return
+
+        def finish(out: Held) -> None:
+            self.steps[rank].append(
+                step.Affine(
+                    self.index,
+                    total.buffer,
+                    total.place,
+                    out.buffer,
+                    out.place,
+                    activation=activation,
+                    residual=None if addend is None else addend.buffer,
+                    residual_region=None if addend is None else addend.place,
+                )
+            )
+
+        self.written(rank, tensor, box, finish)
+
+
+def _activation(name: str | None) -> Activation | None:
+    return cast("Activation | None", name)

@@ -1,0 +1,198 @@
+"""Drafts: all ranks' programs while they are being written: steps, buffers, weights, and moving regions between ranks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fogconv.ir import program as step
+from fogconv.ir.geometry import Region
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.layout import Layout, merge, transfers
+from fogconv.ir.plan import Placement, Plan, is_partial, needs
+from fogconv.ir.program import AnyStep
+from fogconv.lowering.buffers import Held, Residency
+from fogconv.lowering.weight_slices import Cuts
+
+MASTER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message under way: regions of tensors, from rank ``source`` to rank ``target``."""
+
+    source: int
+    target: int
+    tag: int
+    content: tuple[tuple[int, Region], ...]
+
+
+class Drafts:
+    """``index`` is the layer that is being written; ``named[rank]`` are the weights that a rank needs, with their shapes."""
+
+    def __init__(self, graph: LayerGraph, plan: Plan) -> None:
+        self.graph = graph
+        self.plan = plan
+        self.steps: list[list[AnyStep]] = [[] for _ in range(plan.ranks)]
+        self.named: list[dict[str, tuple[int, ...]]] = [{} for _ in range(plan.ranks)]
+        self.weights = Cuts(graph.weights)
+        self._wanted = wanted(graph, plan)
+        self.residency = Residency(graph, plan.ranks, self._wanted)
+        self.index = 0
+        self._tag = 0
+
+    def next_tag(self) -> int:
+        """A number that no other message of the run has."""
+        self._tag += 1
+        return self._tag - 1
+
+    def all_wanted(self, tensor: int, rank: int) -> tuple[Region, ...]:
+        """Everything that a rank will ever need of a tensor, as disjoint boxes."""
+        return merge((), self._wanted[tensor, rank])
+
+    def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
+        """Bring each rank what it lacks of ``needed``, into its home buffer."""
+        self.receive(self.send({tensor: needed}))
+
+    def send(self, needed: Mapping[int, Mapping[int, Sequence[Region]]], *, ahead: bool = False) -> list[Parcel]:
+        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever is in it.
+
+        ``ahead``: where there is a message, what its receiver will need later of these tensors goes with it, for more in a
+        message costs less than one more message; but nothing later needed makes a message of its own.
+        """
+        pairs: dict[tuple[int, int], list[tuple[int, Region]]] = defaultdict(list)
+        met: set[tuple[int, int]] = set()
+        for tensor, by_rank in needed.items():
+            boxes = [
+                (*by_rank.get(rank, ()), *(self.all_wanted(tensor, rank) if ahead and rank in by_rank else ()))
+                for rank in range(self.plan.ranks)
+            ]
+            layout = Layout(tuple(merge((), several) for several in boxes))
+            for move in transfers(self.residency.layout(tensor), layout):
+                pair = move.source, move.target
+                pairs[pair].append((tensor, move.region))
+                if any(move.region & region for region in by_rank[move.target]):
+                    met.add(pair)
+        # Everybody to the next rank first, so that not all send to the same one at the same time.
+        order = sorted(met, key=lambda pair: ((pair[1] - pair[0]) % self.plan.ranks, pair))
+        parcels = [Parcel(*pair, self.next_tag(), tuple(pairs[pair])) for pair in order]
+        for parcel in parcels:
+            held = [self.residency.find(parcel.source, tensor, region) for tensor, region in parcel.content]
+            first, *more = [step.Part(each.buffer, each.place) for each in held]
+            self.steps[parcel.source].append(
+                step.Send(self.index, first.buffer, first.region, parcel.target, parcel.tag, self.plan.wire, tuple(more))
+            )
+        return parcels
+
+    def receive(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            parts = []
+            for tensor, region in parcel.content:
+                home = self.residency.home(parcel.target, tensor)
+                held = Held(region, home.buffer, home.shift)
+                parts.append(step.Part(home.buffer, held.place))
+                self.residency.hold(parcel.target, tensor, held)
+            first, *more = parts
+            self.steps[parcel.target].append(
+                step.Recv(
+                    self.index,
+                    first.buffer,
+                    first.region,
+                    parcel.source,
+                    parcel.tag,
+                    wire=self.plan.wire,
+                    more=tuple(more),
+                )
+            )
+
+    def ensure(self, rank: int, tensor: int, region: Region) -> Held:
+        """The region in one aligned buffer of this rank, copied together where it is in several."""
+        found = self.residency.readable(rank, tensor, region)
+        if found is not None:
+            return found
+        home = self.residency.home(rank, tensor)
+        at_home = Held(region, home.buffer, home.shift)
+        if not self.residency.aligned(rank, home.buffer, at_home.place):
+            at_home = Held(region, self.residency.new_buffer(rank, tensor, region), 0)
+        missing: tuple[Region, ...] = (region,)
+        for held in list(self.residency.held(rank, tensor)):
+            pieces, missing = _cut(missing, held.region)
+            if (held.buffer, held.shift) == (at_home.buffer, at_home.shift):
+                continue
+            for piece in pieces:
+                self.copy(rank, Held(piece, held.buffer, held.shift), Held(piece, at_home.buffer, at_home.shift))
+        self.residency.hold(rank, tensor, at_home)
+        return at_home
+
+    def copy(self, rank: int, source: Held, target: Held) -> None:
+        self.steps[rank].append(
+            step.Copy(self.index, source.buffer, source.place, target.buffer, target.shift - source.shift)
+        )
+
+    def written(self, rank: int, tensor: int, region: Region, write: Callable[[Held], None]) -> None:
+        """Have a kernel write a region into the tensor's home; aside and copied where it would hit other channels."""
+        out = self.place(rank, tensor, region)
+        write(out)
+        self.settle(rank, tensor, out)
+
+    def place(self, rank: int, tensor: int, region: Region) -> Held:
+        """Where a kernel may write a region in whole blocks of 16 channels."""
+        home = self.residency.home(rank, tensor)
+        at_home = Held(region, home.buffer, home.shift)
+        if self.residency.writable(rank, home.buffer, at_home.place):
+            return at_home
+        return Held(region, self.residency.new_buffer(rank, tensor, region, margin=False), 0)
+
+    def settle(self, rank: int, tensor: int, written: Held) -> None:
+        """Note what was written as held at home."""
+        home = self.residency.home(rank, tensor)
+        at_home = Held(written.region, home.buffer, home.shift)
+        if written != at_home:
+            self.copy(rank, written, at_home)
+        self.residency.hold(rank, tensor, at_home)
+
+    def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
+        """The content hash of a part of a weight, noted as needed by this rank."""
+        name = self.weights.cut(key, cut)
+        self.named[rank][name] = self.weights.shape(name)
+        return name
+
+
+def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
+    """(tensor, rank) → every region that this rank will produce, receive or read of it."""
+    boxes: dict[tuple[int, int], list[Region]] = defaultdict(list)
+    boxes[graph.input, MASTER].append(graph.tensors[graph.input].region)
+    boxes[graph.output, MASTER].append(graph.tensors[graph.output].region)
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        moved = list(placement.via)
+        if placement.target is not None and not isinstance(layer, Host):
+            moved.append((layer.target, placement.target))
+            if isinstance(layer, Conv) and layer.residual is not None and _summed(layer, placement):
+                moved.append((layer.residual, placement.target))
+        for tensor, layout in moved:
+            for rank, regions in enumerate(layout.regions):
+                boxes[tensor, rank].extend(regions)
+        for work in placement.work:
+            for tensor, region in needs(graph, layer, work):
+                boxes[tensor, work.rank].append(region)
+                if placement.guard is not None:
+                    boxes[tensor, MASTER].append(region)
+                    if placement.guard.code is not None:
+                        boxes[tensor, placement.guard.code].append(graph.tensors[tensor].region)
+            if isinstance(layer, Host):
+                for tensor in layer.writes:
+                    boxes[tensor, work.rank].append(graph.tensors[tensor].region)
+            elif not is_partial(layer, work):
+                boxes[layer.target, work.rank].append(work.output)
+    return boxes
+
+
+def _summed(layer: Layer, placement: Placement) -> bool:
+    return any(is_partial(layer, work) for work in placement.work)
+
+
+def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:
+    """What of the missing boxes lies in ``box``, and what is still missing after that."""
+    inside = [common for part in missing if (common := part & box)]
+    return inside, tuple(rest for part in missing for rest in part.minus(box))

@@ -1,0 +1,56 @@
+"""Cuts: the parts of a graph's weights that programs name, by content hash. Made when asked for: many plans can be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+
+from fogconv.ir.graph import Array
+from fogconv.ir.program import weight_key
+
+
+class Cuts(Mapping[str, Array]):
+    """Content hash → float32 array: a part of one of ``whole``'s, or what is derived from them."""
+
+    def __init__(self, whole: Mapping[str, Array]) -> None:
+        self._whole = whole
+        self._names: dict[tuple[object, ...], str] = {}
+        self._makers: dict[str, Callable[[], Array]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def cut(self, key: str, slices: tuple[slice, ...]) -> str:
+        """The name of a part of the weight ``key``."""
+        part = (key, *((s.start, s.stop) for s in slices))
+        name = self._names.get(part)
+        if name is None:
+            name = self._names[part] = self.derive(partial(_cut, self._whole[key], slices))
+        return name
+
+    def derive(self, make: Callable[[], Array]) -> str:
+        """The name of what ``make`` gives, the same each time it is called."""
+        array = make()
+        name = weight_key(array)
+        self._makers[name] = make
+        self._shapes[name] = array.shape
+        return name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def __getitem__(self, name: str) -> Array:
+        return self._makers[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def _cut(whole: Array, slices: tuple[slice, ...]) -> Array:
+    return np.ascontiguousarray(whole[slices], dtype=np.float32)

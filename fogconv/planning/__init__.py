@@ -1,0 +1,1 @@
+"""LayerGraph and Topology become a Plan."""

@@ -1,0 +1,123 @@
+"""Seconds: what a shard costs on a device, and what a set of transfers costs on the cards.
+
+compute   γ·MACs + the fixed cost of a step; what is not a conv costs the memory that it touches
+transfer  each card is full duplex and takes one byte after the other each way; the busiest decides, and the processor's
+          part (cutting, joining, the system's copies) is added to it, since a fog device has no core to spare
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, Layer, Pool, Shuffle, Slice
+from fogconv.ir.layout import Transfer
+from fogconv.ir.plan import Work, shard_of
+from fogconv.ir.program import Wire
+
+WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros": 2.6, "lz4": 2.5, "zstd": 2.1}
+"""Bytes per element on the wire. The lossless ones depend on the values: taken for maps of which 38 % are zeros."""
+
+WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
+"""What coding costs, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory gives 3 GB/s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Transfers, summed up: bytes through each card, (sent, received), and the seconds that they take together.
+
+    ``cpu_s`` of these keep the busiest rank's processor; the rest can pass while it computes. ``added`` is what they take
+    where each goes with a message that is sent anyway, ``pairs`` being who sends to whom.
+    """
+
+    card_bytes: tuple[tuple[float, float], ...]
+    seconds: float
+    cpu_s: float
+    pairs: frozenset[tuple[int, int]] = frozenset()
+    added: Traffic | None = None
+
+
+class Prices:
+    """Seconds in one topology, for one batch size and one way of coding activations on the wire."""
+
+    def __init__(self, topology: Topology, batch: int = 1, wire: Wire = "fp32") -> None:
+        self.topology = topology
+        self._elements = batch
+        self._element_bytes = WIRE_BYTES[wire] * batch
+        self._cards = [topology.card(rank) for rank in topology.ranks]
+        # A link between workers is derived anew each time, from all links.
+        self._link = cache(topology.link)
+        # A byte is cut or joined once by the program; what the system does with it is measured, or taken for one more copy.
+        cut_bytes = (1.0 + WIRE_PASSES[wire]) * batch * BYTES_PER_ELEMENT
+        self._send_s = [
+            device.copy_s(cut_bytes) + self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte)
+            for device in topology.devices
+        ]
+        self._receive_s = [
+            device.copy_s(cut_bytes) + self._element_bytes * (device.receive_s_per_byte or device.copy_s_per_byte)
+            for device in topology.devices
+        ]
+
+    def traffic(self, moves: Iterable[Transfer]) -> Traffic:
+        """Transfers that may all be under way at once; those from one rank to another are one message."""
+        ranks = len(self.topology)
+        sent, received, handled, messages = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
+        pairs: set[tuple[int, int]] = set()
+        latency_s = slowest_s = 0.0
+        for move in moves:
+            elements = move.region.elements
+            n_bytes = elements * self._element_bytes
+            link = self._link(move.source, move.target)
+            sent[move.source] += n_bytes
+            received[move.target] += n_bytes
+            for rank, element_s in ((move.source, self._send_s[move.source]), (move.target, self._receive_s[move.target])):
+                device = self.topology.devices[rank]
+                handled[rank] += elements * element_s + device.step_s
+                if (move.source, move.target) not in pairs:
+                    messages[rank] += device.message_s
+            pairs.add((move.source, move.target))
+            latency_s = max(latency_s, link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
+            slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
+        card_bytes = tuple(zip(sent, received, strict=True))
+        wire_s = [max(sent[rank] * tx, received[rank] * rx) for rank, (tx, rx) in enumerate(self._cards)]
+        added_s = max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
+        added = Traffic(card_bytes, added_s, max(handled), frozenset(pairs))
+        handled = [bytes_s + messages_s for bytes_s, messages_s in zip(handled, messages, strict=True)]
+        seconds = latency_s + max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
+        return Traffic(card_bytes, seconds, max(handled), frozenset(pairs), added)
+
+    def start_s(self, ranks: int) -> float:
+        """What starting and ending an inference on so many ranks takes the master: a message to each other and one back."""
+        return 2 * max(0, ranks - 1) * self.topology.devices[0].message_s
+
+    def work_s(self, layer: Layer, work: Work) -> float:
+        """One rank's part of a layer, on that rank's device."""
+        device = self.topology.devices[work.rank]
+        elements = work.output.elements * self._elements
+        match layer:
+            case Conv():
+                return device.conv_s(shard_of(layer, work).spec)
+            case Pool():
+                touched = elements * (1 + layer.spec.kernel[0] * layer.spec.kernel[1] / 2)
+            case Add():
+                touched = elements * (1 + len(layer.sources))
+            case GlobalPool() | Affine() | Gate() | Shuffle():
+                touched = elements * 3
+            case Concat() | Slice() | Host():
+                return 0.0
+        return device.step_s + device.copy_s(touched * BYTES_PER_ELEMENT)
+
+    def finish_s(self, rank: int, region: Region, summands: int) -> float:
+        """Summing partial results on a rank and the epilogue over them."""
+        device = self.topology.devices[rank]
+        return device.step_s + device.copy_s(region.elements * self._elements * BYTES_PER_ELEMENT * (1 + summands))
+
+    def slowest_s(self, layer: Layer, works: Sequence[Work]) -> float:
+        """T_edge: the ranks work at the same time, each one piece after the other."""
+        per_rank: dict[int, float] = {}
+        for work in works:
+            per_rank[work.rank] = per_rank.get(work.rank, 0.0) + self.work_s(layer, work)
+        return max(per_rank.values(), default=0.0)

@@ -1,0 +1,395 @@
+"""The planner: the cheapest path of layouts through a graph.
+
+A state says, for every tensor that somebody still reads, which rank holds which part of it. The layers are taken in
+order; each has a few options (`fogconv.planning.strategies`), and an option costs what brings its inputs to where it
+needs them, the
+slowest rank's work, and summing. That is a shortest path over (layer × layouts of the live tensors), so that branches and
+residuals pay for their relayouts too. Only the BEAM cheapest states of a layer are kept: all of them in a chain or a
+ResNet, the best in Inception's wide cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from fogconv.errors import InputError, PlannerError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import BYTES_PER_ELEMENT
+from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Slice, reads, writes
+from fogconv.ir.layout import Layout, on
+from fogconv.ir.plan import Placement, Plan
+from fogconv.ir.program import Wire
+from fogconv.ir.shard import level
+from fogconv.ir.stages import ahead, waves
+from fogconv.planning.cost import Prices
+from fogconv.planning.layout_table import LayoutBook
+from fogconv.planning.star import plan_star
+from fogconv.planning.strategies import Option, Options, Scheme, relabelled, split_name, weight_elements
+
+BEAM = 24
+EFFORT = 60_000
+"""Pairs of boxes that one search may compare (LayoutBook.effort); where it runs ahead of its share, fewer states are kept.
+
+A ResNet stays below; DenseNet's concatenations, whose channel shards are lists of dozens of boxes, would take minutes.
+"""
+LEAST_BEAM = 2
+RIVALS = 4
+"""So many of the cheapest paths are tried as shorter ways to the others."""
+MOST_RANKS = 33
+"""The search takes the square of the ranks (8 s for ResNet-50 on 33), and a layer in more parts gains little: in a larger
+cluster the fastest get work and the others none. The star is not searched for, and uses them all."""
+
+_SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "local")
+
+SCHEMES = ("auto", "star", "depth", "rows", "local")
+
+
+def plan(
+    graph: LayerGraph,
+    topology: Topology,
+    *,
+    scheme: str = "auto",
+    wire: Wire = "fp32",
+    trigger: str = "both",
+    threshold: float = 1.0,
+    master_computes: bool = True,
+    even: bool = False,
+) -> Plan:
+    """The plan of a scheme: "auto" is the cheapest of all paths, "depth" and "rows" of those with such layouts only.
+
+    ``trigger``, ``threshold``, ``master_computes`` and ``even`` are the star's; see `star.plan_star`.
+    Raises InputError for an unknown scheme, PlannerError when the weights fit into no rank's memory limit.
+    """
+    if len(topology) > MOST_RANKS and scheme in _SEARCHES:
+        fastest = _fastest(topology, MOST_RANKS)
+        return plan(graph, topology.subset(fastest), scheme=scheme, wire=wire).among(fastest, len(topology))
+    match scheme:
+        case "star":
+            return plan_star(
+                graph,
+                topology,
+                trigger=trigger,
+                threshold=threshold,
+                master_computes=master_computes,
+                even=even,
+                wire=wire,
+            )
+        case "local":
+            return _search(graph, _book(graph, topology, wire), "local", wire)
+        case "depth" | "rows":
+            return _search(graph, _book(graph, topology, wire), scheme, wire)
+        case "auto":
+            return _best_of(graph, topology, wire)
+    raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
+
+
+def _fastest(topology: Topology, most: int) -> list[int]:
+    """The master and the fastest workers; of equally fast ones those with the widest links to it."""
+
+    def slowness(rank: int) -> tuple[float, float]:
+        return topology.devices[rank].gamma(), max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte)
+
+    return [0, *sorted(sorted(topology.workers, key=slowness)[: most - 1])]
+
+
+def _crews(topology: Topology) -> list[tuple[int, ...]]:
+    """All ranks, and without those of the lowest rates, or of the thinnest links to the master: a rank's messages can cost
+    more than its work is worth."""
+    rates = level([topology.rate(rank) for rank in topology.ranks])
+    links = [max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte) for rank in topology.ranks[1:]]
+    widths = (0.0, *level([1.0 / max(s_per_byte, 1e-15) for s_per_byte in links], tolerance=1.0))
+    crews = [
+        tuple(rank for rank in topology.ranks if rank == 0 or values[rank] >= least)
+        for values in (rates, widths)
+        for least in sorted(set(values[1:])) or [0.0]
+    ]
+    return list(dict.fromkeys(crews))
+
+
+def lossless_wire(graph: LayerGraph, topology: Topology, scheme: str, available: Sequence[Wire]) -> Wire:
+    """Of the ways to code activations without loss, the one whose plan is the fastest on these links: on a fast one that is
+    to send them as they are."""
+
+    def seconds(wire: Wire) -> float:
+        return plan(graph, topology, scheme=scheme, wire=wire).predicted_s or 0.0
+
+    return min(available, key=seconds)
+
+
+def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
+    """The search over everything keeps only some paths; one of the narrower ones may find a better."""
+    found: list[Plan] = []
+    failures: list[PlannerError] = []
+    book = _book(graph, topology, wire)  # one for all: what a layout costs to come by is the same in every search
+    for crew in _crews(topology):
+        for scheme in _SEARCHES:
+            try:
+                found.append(_search(graph, book, scheme, wire, crew))
+            except PlannerError as error:
+                failures.append(error)
+    if not found:
+        raise failures[0]
+    return replace(min(found, key=lambda each: each.predicted_s or 0.0), scheme="auto")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """How a state was reached: the option taken, the detours of its inputs, and the state before."""
+
+    before: _Choice | None
+    option: Option | None
+    via: tuple[tuple[int, int], ...]
+    move_s: float
+
+
+_State = dict[int, int]
+"""Tensor → layout number, for the tensors that are still read."""
+
+
+_Pairs = frozenset[tuple[int, int]]
+"""Who sends to whom."""
+
+
+@dataclass(slots=True)
+class _Path:
+    """``met`` are the pairs between which a message goes at the begin of this wave: more of it costs no message more."""
+
+    cost: float
+    state: _State
+    last: _Choice | None
+    met: _Pairs = frozenset()
+
+
+def _book(graph: LayerGraph, topology: Topology, wire: Wire) -> LayoutBook:
+    return LayoutBook(Prices(topology, graph.tensors[graph.input].batch, wire))
+
+
+def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
+    """By rows without and with drifting cuts, which in one search would crowd out better paths (MobileNet's, by 1 %).
+
+    Not with them where branches are concatenated: tried, and Inception's plans stayed as they were, for half the time more.
+    """
+    if len(book.prices.topology) == 1:
+        scheme = "local"
+    branched = any(isinstance(layer, Concat) for layer in graph.layers)
+    ways = (False, True) if scheme == "rows" and not branched else (False,)
+    found = [_within_memory(graph, book, scheme, wire, crew, drifting) for drifting in ways]
+    return min(found, key=lambda each: each.predicted_s or 0.0)
+
+
+def _within_memory(
+    graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, crew: Sequence[int] | None, drifting: bool
+) -> Plan:
+    topology = book.prices.topology
+    penalty = 0.0
+    # A rank whose memory limit is too small makes weights dear until the path that stores least on it is the cheapest.
+    for _ in range(12):
+        found = _cheapest(graph, book, scheme, wire, penalty, crew, drifting)
+        over = _over_memory(graph, topology, found)
+        if over is None:
+            return found
+        penalty = max(4 * penalty, 1e-10)
+    raise PlannerError(over)
+
+
+def _cheapest(
+    graph: LayerGraph,
+    book: LayoutBook,
+    scheme: Scheme,
+    wire: Wire,
+    penalty: float,
+    crew: Sequence[int] | None,
+    drifting: bool,
+) -> Plan:
+    book.effort = 0
+    options = Options(graph, book.prices, book, scheme, crew, drifting=drifting)
+    order = [(wave, index) for wave in waves(graph) for index in wave]
+    last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in reads(graph.layers[index])}
+    last_reader[graph.output] = len(graph.layers)
+    paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
+    beam = BEAM
+    there: frozenset[int] = frozenset()
+    for number, (wave, index) in enumerate(order):
+        layer = graph.layers[index]
+        if index == wave[0]:
+            there = ahead(graph, wave)
+            for path in paths:
+                path.met = frozenset()
+        best: dict[tuple[tuple[int, int], ...], _Path] = {}
+        dead = [tensor for tensor in (*reads(layer), *writes(layer)) if last_reader.get(tensor, -1) <= number]
+        if isinstance(layer, Concat | Slice):
+            pieces, whole = relabelled(graph, layer), graph.tensors[layer.target].region
+            for path in paths:
+                layouts = tuple((path.state[tensor], offset) for tensor, offset in pieces)
+                state = {**path.state, layer.target: book.relabel(layouts, whole)}
+                _keep(best, path.cost, state, dead, _Choice(path.last, None, (), 0.0), path.met)
+        else:
+            ways = options.of(layer)
+            written = layer.writes if isinstance(layer, Host) else (layer.target,)
+            for path in paths:
+                for option in ways:
+                    state, move_s, via, met = _bring(book, path.state, option, there, path.met)
+                    for tensor in written:
+                        state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
+                    fixed = option.edge_s + option.sum_s + penalty * max(option.stored)
+                    choice = _Choice(path.last, option, via, move_s)
+                    _keep(best, path.cost + move_s + fixed, state, dead, choice, met)
+        late = book.effort > EFFORT * (number + 1) / len(graph.layers)
+        beam = max(LEAST_BEAM, beam // 2) if late else min(BEAM, 2 * beam)
+        paths = _worth_keeping(book, sorted(best.values(), key=lambda path: path.cost), beam)
+    home = options.whole_on_master(graph.output)
+
+    def total(path: _Path) -> float:
+        return path.cost + book.move(path.state[graph.output], home)[0].seconds
+
+    return _plan(graph, book, scheme, wire, min(paths, key=total))
+
+
+def _worth_keeping(book: LayoutBook, paths: list[_Path], beam: int) -> list[_Path]:
+    """The ``beam`` cheapest, without those whose layouts a cheaper path could be brought to for less than the difference."""
+    kept: list[_Path] = []
+    for path in paths:
+        if len(kept) == beam:
+            break
+        if not any(_reaches(book, cheaper, path) for cheaper in kept[:RIVALS]):
+            kept.append(path)
+    return kept
+
+
+def _reaches(book: LayoutBook, cheaper: _Path, path: _Path) -> bool:
+    left = path.cost - cheaper.cost
+    for tensor, layout in path.state.items():
+        first, second, _ = book.move(cheaper.state[tensor], layout)
+        left -= first.seconds + (0.0 if second is None else second.seconds)
+        if left < 0:
+            return False
+    return True
+
+
+def _bring(
+    book: LayoutBook, state: _State, option: Option, there: frozenset[int], met: _Pairs
+) -> tuple[_State, float, tuple[tuple[int, int], ...], _Pairs]:
+    """The state after the option's inputs are where it needs them, the seconds, the detours taken, and who then has a
+    message from whom, of tensors that are ``there`` at the wave's begin."""
+    after = dict(state)
+    busy_s = waiting_s = 0.0
+    via: tuple[tuple[int, int], ...] = ()
+    for tensor, needed in option.needed:
+        held = after[tensor]
+        first, second, over = book.move(held, needed)
+        if second is None and tensor in there:
+            if first.added is not None and first.pairs <= met:
+                first = first.added
+            met |= first.pairs
+        legs = [first] if second is None else [first, second]
+        busy_s += sum(leg.cpu_s for leg in legs)
+        waiting_s += sum(leg.seconds - leg.cpu_s for leg in legs)
+        if over is not None:
+            via += ((tensor, over),)
+            held = book.union(held, over)
+        after[tensor] = book.union(held, needed)
+    seconds = busy_s + max(0.0, waiting_s - option.hidden_s)
+    return after, seconds, via, met
+
+
+def _keep(
+    best: dict[tuple[tuple[int, int], ...], _Path],
+    cost: float,
+    state: _State,
+    dead: list[int],
+    choice: _Choice,
+    met: _Pairs,
+) -> None:
+    for tensor in dead:
+        state.pop(tensor, None)
+    key = tuple(sorted(state.items()))
+    known = best.get(key)
+    if known is None or cost < known.cost:
+        best[key] = _Path(cost, state, choice, met)
+
+
+def _choices(last: _Choice | None) -> Iterator[_Choice]:
+    found = []
+    while last is not None:
+        found.append(last)
+        last = last.before
+    return reversed(found)
+
+
+def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path: _Path) -> Plan:
+    """Walk the path once more for the figures: seconds per layer, bytes per card."""
+    ranks = len(book.prices.topology)
+    sent, received = [0.0] * ranks, [0.0] * ranks
+    state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
+    placements: dict[int, Placement] = {}
+    seconds = 0.0
+    order = [index for wave in waves(graph) for index in wave]
+
+    def count(cards: tuple[tuple[float, float], ...]) -> None:
+        for rank, (out, into) in enumerate(cards):
+            sent[rank] += out
+            received[rank] += into
+
+    for index, choice in zip(order, _choices(path.last), strict=True):
+        layer, option = graph.layers[index], choice.option
+        if option is None:
+            assert isinstance(layer, Concat | Slice)
+            layouts = tuple((state[tensor], offset) for tensor, offset in relabelled(graph, layer))
+            state[layer.target] = book.relabel(layouts, graph.tensors[layer.target].region)
+            placements[index] = Placement("relabel", ())
+            continue
+        for tensor, needed in option.needed:
+            first, second, _ = book.move(state[tensor], needed)
+            count(first.card_bytes)
+            if second is not None:
+                count(second.card_bytes)
+        state, _, via, _ = _bring(book, state, option, frozenset(), frozenset())
+        if option.sum_traffic is not None:
+            count(option.sum_traffic.card_bytes)
+        for tensor in writes(layer):
+            state[tensor] = book.number(_whole_on_master(graph, tensor, ranks)) if isinstance(layer, Host) else option.made
+        total = choice.move_s + option.edge_s + option.sum_s
+        seconds += total
+        predicted = {
+            "edge_s": option.edge_s,
+            "wait_s": choice.move_s,
+            "tx_s": choice.move_s,
+            "rx_s": option.sum_s,
+            "total_s": total,
+        }
+        detours = tuple((tensor, book[number]) for tensor, number in via)
+        name = split_name(layer, option)
+        placements[index] = Placement(option.mode, option.work, option.target, detours, name, predicted)
+    last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
+    count(last.card_bytes)
+    cards = tuple(zip(sent, received, strict=True))
+    in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
+    found = Plan(graph.name, ranks, scheme, in_order, wire, card_bytes=cards)
+    return replace(found, predicted_s=seconds + last.seconds + book.prices.start_s(len(found.active_ranks)))
+
+
+def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:
+    return on(0, graph.tensors[tensor].region, ranks)
+
+
+def stored_bytes(plan: Plan, graph: LayerGraph) -> dict[int, int]:
+    """Bytes of conv weights on each rank."""
+    stored: dict[int, int] = dict.fromkeys(range(plan.ranks), 0)
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        if isinstance(layer, Conv):
+            for work in placement.work:
+                stored[work.rank] += weight_elements(layer, work) * BYTES_PER_ELEMENT
+    return stored
+
+
+def _over_memory(graph: LayerGraph, topology: Topology, found: Plan) -> str | None:
+    """The sentence about the first rank whose weights exceed its limit, or None."""
+    for rank, need in stored_bytes(found, graph).items():
+        limit = topology.devices[rank].memory_bytes
+        if limit is not None and need > limit:
+            return (
+                f"{graph.name} needs {need / 1e6:.0f} MB of weights on rank {rank} ({topology.devices[rank].name}), whose "
+                f"limit is {limit / 1e6:.0f} MB; use more ranks, another --scheme, or a greater --memory"
+            )
+    return None

@@ -1,0 +1,1 @@
+"""The engine: who is there, what is loaded, streams, drift, rejoining."""

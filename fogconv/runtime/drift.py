@@ -1,0 +1,223 @@
+"""Pace: how fast the devices and links really are while inferences run, and when that is worth a new plan. Pure.
+
+    predicted   what the topology says a step of a program costs on its rank
+    measured    what it cost, from the times of a run
+    drift       measured ÷ predicted, per rank and per card: 1 as planned, 2 twice as slow
+
+A plan balances the ranks against each other, so that what matters is a rank's drift against the others': when all are
+slower by the same factor, the plan is as good as before. Hysteresis: a drift counts when it was off by more than MARGIN in
+the same direction in STREAK inferences running, and the next correction of a rank takes twice as many.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.hardware.topology import Link, Topology, kernel_class
+from fogconv.ir.geometry import BYTES_PER_ELEMENT
+from fogconv.ir.program import Conv, Program, Recv, Send
+
+MARGIN = 1.5
+"""A rank that takes half as long again as its share should, or is that much faster, gets another."""
+LINK_MARGIN = 4.0
+"""A message's time has the system's moods in it: only what changed by this factor counts."""
+CARD_MARGIN = 1.5
+"""Where one link to (or from) a rank became thin and all others to it take so much longer than usual, its card did."""
+STREAK = 2
+"""Inferences in a row."""
+PATIENT = 8
+MOST_STREAK = 32
+CALM = 20
+LEAST_MACS = 100_000
+"""Smaller convs cost calls, not arithmetic."""
+LEAST_S = 2e-4
+"""A rank that computes for less than this in an inference is not judged."""
+LEAST_WAIT = 0.1
+"""Of the time that a message seems to have taken: one that was there already came earlier, and was hardly waited for."""
+LEAST_BYTES = 1 << 10
+"""Shorter messages tell nothing of bandwidth; nor do those that take less time on the wire than their latency."""
+CLAMP = 64.0
+
+Times = Mapping[int, NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """``compute[rank]``: measured ÷ predicted seconds of its convs. ``wire[i, j]``: of the quicker messages from i to j,
+    where they were long enough to tell; at least 1. Ranks are the plan's."""
+
+    compute: Mapping[int, float]
+    wire: Mapping[tuple[int, int], float]
+
+
+def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topology: Topology) -> Drift:
+    """The drift of one run. ``crew[i]`` is the session's rank of the plan's i-th; ``topology`` is the crew's."""
+    place = {rank: number for number, rank in enumerate(crew)}
+    compute: dict[int, float] = {}
+    sent: dict[tuple[int, int, int], tuple[int, int]] = {}
+    came: dict[tuple[int, int, int], tuple[int, int]] = {}
+    for program in programs:
+        if program.rank not in times:
+            continue
+        rank, measured, predicted, last = place[program.rank], 0.0, 0.0, 0
+        device = topology.devices[rank]
+        for step, (begin, end) in zip(program.steps, times[program.rank].tolist(), strict=True):
+            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS:
+                measured += (end - begin) * 1e-9
+                predicted += step.spec.macs * device.gamma(kernel_class(step.spec)) + device.step_s
+            elif isinstance(step, Send):
+                sent[rank, place[step.to], step.tag] = (end, step.elements * program.batch * BYTES_PER_ELEMENT)
+            elif isinstance(step, Recv):
+                # Only a message that was waited for tells when it came, and not if another one before it was later.
+                came[place[step.origin], rank, step.tag] = (begin, begin - last)
+            last = end
+        if predicted > 0 and measured >= LEAST_S:
+            compute[rank] = measured / predicted
+    wire: dict[tuple[int, int], list[float]] = {}
+    for (origin, to, tag), (gone, n_bytes) in sent.items():
+        arrived, waited = came.get((origin, to, tag), (0, 0))
+        # A message that came before it was sent, by two clocks, tells of these alone.
+        if n_bytes < LEAST_BYTES or arrived <= gone or waited < LEAST_WAIT * (arrived - gone):
+            continue
+        link = topology.link(origin, to)
+        on_wire_s = n_bytes * link.s_per_byte
+        if on_wire_s > link.latency_s:
+            seconds = (arrived - gone) * 1e-9
+            wire.setdefault((origin, to), []).append(seconds / (link.latency_s + on_wire_s))
+    return Drift(compute, {pair: max(1.0, _lower_quartile(ratios)) for pair, ratios in wire.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What has been seen since the last plan: ``slow[rank]`` and ``thin[i, j]`` are how often in a row, and by how much.
+
+    Ranks are held against what was predicted, links against their own first messages: a prediction knows a card's bandwidth,
+    but not what a system adds to every message.
+    """
+
+    slow: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    thin: Mapping[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
+    usual: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    latest: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    """Of the last inference's links, how many times longer than usual they took."""
+    needed: int = STREAK
+    """How often in a row, for ranks: twice as often after each correction, until CALM inferences went by without one. For
+    links STREAK is enough, and PATIENT to believe that one is whole again. Tried: counting for each rank by itself, which on
+    a loaded machine corrected one after the other; and for links as for ranks, which after two errors saw a link drop when
+    eight inferences had crept along it."""
+    seen: int = 0
+
+    def corrected(self, correction: Correction) -> Pace:
+        """After a new plan for the same crew. What links usually take stays, and what was seen of others: else a
+        link that drops while something else is corrected would be taken for one that was always so."""
+        thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
+        needed = min(MOST_STREAK, 2 * self.needed) if correction.slow else self.needed
+        return Pace({}, thin, self.usual, {}, needed)
+
+    def after(self, drift: Drift) -> Pace:
+        """One more inference."""
+        middle = statistics.median(drift.compute.values()) if drift.compute else 1.0
+        slow = {
+            rank: _streak(self.slow.get(rank), seen / middle)
+            for rank, seen in drift.compute.items()
+            if _off(seen / middle, MARGIN)
+        }
+        usual = dict(self.usual)
+        for pair, seen in drift.wire.items():
+            # The first inference is cold: what a link usually takes comes down to what it takes, and never goes up.
+            known = usual.get(pair, seen)
+            usual[pair] = min(known, (known + seen) / 2)
+        latest = {pair: seen / usual[pair] for pair, seen in drift.wire.items()}
+        thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
+        seen = self.seen + 1
+        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen)
+
+    def correction(self) -> Correction | None:
+        """What to correct the topology by, once something was off often enough; None: leave the plan alone."""
+        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
+        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (STREAK if ratio > 1 else PATIENT)}
+        for pair, ratio in list(thin.items()):
+            for end in (0, 1):
+                if ratio > 1 and self._card_is_thin(pair, end):
+                    thin |= {other: ratio for other in self.usual if other[end] == pair[end] and other not in thin}
+        return Correction(slow, thin) if slow or thin else None
+
+    def _card_is_thin(self, pair: tuple[int, int], end: int) -> bool:
+        """Whether what comes from (end 0) or goes to (end 1) this rank takes longer from, or to, everybody. The master's
+        is not asked for: who is slow to answer makes it look slow."""
+        if pair[end] == 0:
+            return False
+        others = [ratio for other, ratio in self.latest.items() if other[end] == pair[end] and other != pair]
+        return bool(others) and min(others) > CARD_MARGIN
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Ratios by which ranks and links are slower than the topology says (under 1: faster)."""
+
+    slow: Mapping[int, float]
+    thin: Mapping[tuple[int, int], float]
+
+    def apply(self, topology: Topology, crew: Sequence[int]) -> Topology:
+        """The session's topology as it really is. Only rates change."""
+        for place, ratio in self.slow.items():
+            rank = crew[place]
+            topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / _clamped(ratio)))
+        links = dict(topology.links)
+        for (i, j), ratio in self.thin.items():
+            pair = crew[i], crew[j]
+            link = topology.link(*pair)
+            links[pair] = _scaled(link, _clamped(ratio))
+        return replace(topology, links=links)
+
+    def sentences(self, crew: Sequence[int]) -> tuple[str, ...]:
+        told = []
+        for place, ratio in self.slow.items():
+            who = "the master" if crew[place] == 0 else f"worker {crew[place]}"
+            pace = f"{ratio:.1f}× slower" if ratio > 1 else f"{1 / ratio:.1f}× faster"
+            told.append(f"{who} is {pace} than planned; shares changed")
+        left = dict(self.thin)
+        for end, way in ((1, "to"), (0, "from")):
+            for rank in sorted({pair[end] for pair in left}):
+                mine = [pair for pair in left if pair[end] == rank]
+                if len(mine) > 1:
+                    ratios = [left.pop(pair) for pair in mine]
+                    told.append(f"the links {way} rank {crew[rank]} are {_paces(ratios)} than planned; planned anew")
+        for (i, j), ratio in left.items():
+            told.append(f"the link from rank {crew[i]} to rank {crew[j]} is {_paces([ratio])} than planned; planned anew")
+        return tuple(told)
+
+
+def _streak(before: tuple[int, float] | None, ratio: float) -> tuple[int, float]:
+    """(how often in a row, the mildest ratio seen): a single wild reading never sets the new share."""
+    if before is None or (before[1] > 1) != (ratio > 1):
+        return 1, ratio
+    mildest = min(before[1], ratio) if ratio > 1 else max(before[1], ratio)
+    return before[0] + 1, mildest
+
+
+def _lower_quartile(ratios: Sequence[float]) -> float:
+    """A device's pauses make some messages late, and a thin link all of them."""
+    return statistics.quantiles(ratios, n=4, method="inclusive")[0] if len(ratios) > 1 else ratios[0]
+
+
+def _off(ratio: float, margin: float) -> bool:
+    return ratio > margin or ratio < 1 / margin
+
+
+def _paces(ratios: Sequence[float]) -> str:
+    ratio = statistics.median(ratios)
+    return f"{ratio:.0f}× slower" if ratio > 1 else f"{1 / ratio:.0f}× faster"
+
+
+def _clamped(ratio: float) -> float:
+    return min(CLAMP, max(1 / CLAMP, ratio))
+
+
+def _scaled(link: Link, ratio: float) -> Link:
+    return replace(link, s_per_byte=link.s_per_byte * ratio)

@@ -1,0 +1,320 @@
+"""Engine: one model on one cluster, from graph to output. The master's loop of the whole tool.
+
+    session   the workers            topology  how fast they are
+    graph     the model              plan      who does what
+    loaded    the programs, on every rank, ready to run
+
+A lost worker costs a new plan: the inference is run again from its input on those that are left, so that its answer is the
+same. A worker that comes back is made ready beside the inferences, and takes part from then on. What happened is told in
+``Inference.events``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
+from fogconv.cluster.session.session import Session
+from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import Array, Host, LayerGraph
+from fogconv.ir.plan import Plan
+from fogconv.ir.program import Program
+from fogconv.planning.plan_options import Choices
+from fogconv.runtime.drift import Correction, Pace, observe
+from fogconv.runtime.membership import (
+    CREW_ERRORS,
+    MASTER,
+    Turn,
+    after_loss,
+    at_first,
+    muster,
+    rehearsals,
+    topology_of,
+    with_less_weight,
+)
+from fogconv.runtime.plan_cache import Play, Playbook
+from fogconv.runtime.probation import Reprieve, device_recovered, link_recovered, probe_bytes, restored
+from fogconv.runtime.rejoin import Warming
+from fogconv.runtime.stream import stream
+
+EVENTS_KEPT = 1000
+NOTICE_S = 1.0
+"""A link between two workers may break because one of them is gone: the master knows within its heartbeat."""
+MOST_BROKEN = 3
+"""Links between workers that break in one inference before it is given up."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """``output`` has the model's own shape, ``run`` every step's times; ``events`` tells what went wrong and was mended.
+
+    ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
+    """
+
+    output: Array
+    latency_s: float
+    run: RunResult
+    plan: Plan
+    programs: tuple[Program, ...]
+    events: tuple[str, ...] = ()
+
+
+@dataclass
+class Engine:
+    """``ranks[i]`` is the session's rank of the plan's i-th (the crew); after a loss there are fewer. Not thread-safe.
+
+    ``events`` are the sentences of all inferences so far, the latest last.
+    """
+
+    graph: LayerGraph
+    session: Session
+    topology: Topology
+    choices: Choices = field(default_factory=Choices)
+    progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._book = Playbook(self.graph, self.choices)
+        self._warming = Warming(self.session)
+        first = at_first(self.topology.ranks, self._present)
+        self.ranks: tuple[int, ...] = first.crew
+        self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
+        self._broken = 0
+        self._pace = Pace()
+        self._correction: Correction | None = None
+        self._first = self.topology
+        self._corrected: frozenset[int] = frozenset()
+        self._reprieve = Reprieve()
+        self.loaded: Loaded
+        self._play: Play
+        while True:
+            try:
+                if self.choices.rehearse:
+                    self.rehearse()
+                self._place()
+                break
+            except WorkerLostError as error:
+                turn = after_loss(self.ranks, self._present, str(error), frames=0)
+                if turn is None:
+                    raise
+                self.ranks = turn.crew
+                self.events.extend(turn.events)
+
+    def run(self, x: Array) -> Inference:
+        """One inference of (N, 3, H, W) float32. Raises what the cluster raises, but for lost workers."""
+        begin = time.perf_counter()
+        told = self.next_members()
+        while True:
+            try:
+                run = self.session.run(self.loaded, [x])
+                break
+            except CREW_ERRORS as error:
+                told += self.recover(error)
+        self.watch(run)
+        self._broken = 0
+        return Inference(self.output(run), time.perf_counter() - begin, run, self.plan, self.programs, told + run.events)
+
+    def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
+        """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
+
+        Each in flight has buffers of its own. When a worker is lost, those in flight that it spoilt are run again: no frame
+        is lost or out of order. What happened is told in ``events``.
+        """
+        return stream(self, frames, depth)
+
+    def rehearse(self) -> None:
+        """Have every crew that losses may leave load its programs once: then a loss compiles nothing and ships nothing.
+
+        Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
+        """
+        for crew in rehearsals(self.ranks):
+            self.session.unload(self._loaded_for(crew)[1])
+
+    def close(self) -> None:
+        self.session.unload(self.loaded)
+
+    # The crew
+
+    @property
+    def _present(self) -> frozenset[int]:
+        return frozenset(info.rank for info in self.session.workers) - self._warming.ranks
+
+    def members_change(self) -> bool:
+        """Whether somebody of the crew is gone, or somebody outside of it is ready. Looks, waits for nobody."""
+        self.session.refresh()
+        for rank in sorted(self.session.rejoin(0.0) & set(self.topology.ranks)):
+            self._warm(rank)
+        gone = not self._present >= set(self.ranks) - {MASTER}
+        due = bool(self._reprieve.due(time.monotonic()))
+        return gone or self._warming.any_done or self._correction is not None or due
+
+    def _warm(self, rank: int) -> None:
+        """Make a worker ready that came back: for the crew with it and, where that is wished, for that crew's losses."""
+        book, topology = self._book, self.topology
+        crew = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
+        crews = [crew, *(less for less in rehearsals(crew) if self.choices.rehearse and rank in less)]
+        self._warming.begin(rank, lambda: (book.play(topology, each) for each in crews))
+
+    def next_members(self) -> tuple[str, ...]:
+        """Before an inference: plan anew if the crew has changed; the sentences about it."""
+        if not self.members_change():
+            return ()
+        told = self._correct() + self._ask_again()
+        ready, unfit = self._warming.finished()
+        turn = muster(self.ranks, self._present, ready)
+        if turn.changed or (told and self._book.plan(self.topology, self.ranks).placements != self.plan.placements):
+            return self._turn(Turn(turn.crew, True, unfit + told + turn.events))
+        self.events.extend(unfit)
+        return unfit
+
+    def watch(self, run: RunResult) -> None:
+        """After a run: note whether the ranks and links keep the pace that they were planned for."""
+        self.events.extend(run.events)
+        ran = self.loaded.programs
+        if not self.choices.adapt or len(self.ranks) == 1 or set(run.times) != set(ran):
+            return
+        if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
+            return  # it was in flight while a new plan was made
+        drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
+        self._pace = self._pace.after(drift)
+        self._correction = self._pace.correction()
+        working = {self.ranks[rank] for rank in self.plan.active_ranks}
+        self._reprieve = self._reprieve.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
+
+    def _correct(self) -> tuple[str, ...]:
+        """Take what was measured for what is planned with; the sentences about it."""
+        correction, self._correction = self._correction, None
+        if correction is None:
+            return ()
+        self.topology = correction.apply(self.topology, self.ranks)
+        self._pace = self._pace.corrected(correction)
+        self._corrected |= {self.ranks[place] for place in (*correction.slow, *chain(*correction.thin))} - {MASTER}
+        return correction.sentences(self.ranks)
+
+    def _ask_again(self) -> tuple[str, ...]:
+        """Ask who was left out for being slow, where that is due, and take the first figures for who is fast again."""
+        told = []
+        for rank in self._reprieve.due(time.monotonic()):
+            try:
+                recovered = self._recovered(rank)
+            except CREW_ERRORS:
+                recovered = False  # whether it is gone is seen to elsewhere
+            if recovered:
+                self.topology = restored(self._first, self.topology, rank)
+                self._corrected -= {rank}
+                self._pace = Pace(usual=self._pace.usual, needed=self._pace.needed)
+                told.append(f"worker {rank} and its links are as fast as they were at first; planned anew")
+            else:
+                self._reprieve = self._reprieve.still_slow(rank, time.monotonic())
+        return tuple(told)
+
+    def _recovered(self, rank: int) -> bool:
+        from fogconv.calibration.devices import (
+            QUICK,  # late: few runs come here, and it takes a twentieth of a second to import
+        )
+
+        for pair, there in (((MASTER, rank), True), ((rank, MASTER), False)):
+            first, corrected = self._first.link(*pair), self.topology.link(*pair)
+            n_bytes = probe_bytes(first)
+            trip = self.session.ping(rank, n_bytes if there else 0, 0 if there else n_bytes)
+            if not link_recovered(first, corrected, n_bytes, trip.there_s if there else trip.back_s):
+                return False
+        spec = QUICK[0]
+        seconds = self.session.measure([spec], ranks=[rank])[rank].seconds[0]
+        return device_recovered(self._first, self.topology, rank, spec, seconds)
+
+    def recover(self, error: ClusterError) -> tuple[str, ...]:
+        """After a run failed: plan over those that are left. Raises the error where nobody of the crew is gone."""
+        self.session.refresh()
+        turn = after_loss(self.ranks, self._present, str(error))
+        # A worker that tells of a broken link to another is often faster than the master's own notice of the reason.
+        deadline = time.monotonic() + NOTICE_S
+        while turn is None and isinstance(error, WorkerLostError) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self.session.refresh()
+            turn = after_loss(self.ranks, self._present, str(error))
+        if turn is None and isinstance(error, WorkerLostError) and self._broken < MOST_BROKEN:
+            self._broken += 1
+            self.session.reconnect()
+            turn = Turn(self.ranks, True, (f"{error}; the inference ran again from its input",))
+        if turn is None:
+            raise error
+        _let_go(error)
+        return self._turn(turn)
+
+    def _turn(self, turn: Turn) -> tuple[str, ...]:
+        told = turn.events
+        self.events.extend(told)
+        self._correction = None
+        if turn.crew != self.ranks:
+            self._pace = Pace()
+        self.session.unload(self.loaded)
+        self.ranks = turn.crew
+        try:
+            self._place()
+        except WorkerLostError as error:
+            told += self.recover(error)
+        return told
+
+    # Programs
+
+    @property
+    def plan(self) -> Plan:
+        return self._play.plan
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        return self._play.programs
+
+    def _place(self) -> None:
+        self._play, self.loaded = self._loaded_for(self.ranks, self.progress)
+
+    def _loaded_for(self, crew: tuple[int, ...], progress: Callable[[Progress], None] | None = None) -> tuple[Play, Loaded]:
+        """Plan for a crew, write its programs, load them. Who refuses its part for want of memory is given less."""
+        while True:
+            play = self._book.play(self.topology, crew)
+            try:
+                return play, self.session.load(play.programs, play.weights, host=self._host, progress=progress)
+            except WorkerMemoryError as error:
+                if error.rank not in crew:
+                    raise
+                smaller = with_less_weight(self.topology, self.graph, play.plan, crew, error.rank)
+                try:
+                    same = self._book.plan(smaller, crew).placements == play.plan.placements
+                except PlannerError:
+                    raise error from None
+                if same:
+                    raise
+                self.topology = smaller
+                self.events.append(f"{error}; planned anew with less for it")
+
+    def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
+        return self.session.load(self.programs, self._play.weights, host=self._host, progress=progress)
+
+    def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
+        found = self.graph.layers[layer]
+        assert isinstance(found, Host)
+        return found.call(values, *maps)
+
+    def output(self, run: RunResult) -> Array:
+        return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
+
+
+def _let_go(error: BaseException) -> None:
+    """Let an error that is mended go of the frames it came through.
+
+    They hold the programs, buffers and packed weights of the run that failed, in circles that only a full collection finds:
+    which may be hundreds of megabytes later.
+    """
+    linked = [error]
+    for each in linked:  # grows as it goes; a cause may have its effect for a context
+        each.__traceback__ = None
+        linked += [other for other in (each.__cause__, each.__context__) if other is not None and other not in linked]

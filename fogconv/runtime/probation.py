@@ -1,0 +1,71 @@
+"""Reprieve: who was left without work for being slow is asked now and then whether it still is. Pure: no I/O, no clock.
+
+`fogconv.runtime.drift` judges by the times of runs, so that nothing is seen of a rank that a new plan leaves out: of a
+link that
+is whole again, of a device that has cooled down. Such a rank is asked after FIRST_S, and after twice as long each time
+that it is still slow; what it is asked takes some ten ms where it has recovered.
+
+    first      the topology that the session began with
+    now        the topology with all corrections
+    recovered  nearer to the first than to the corrected figure (in logarithms)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from fogconv.hardware.topology import Link, Topology
+from fogconv.ir.geometry import ConvSpec
+
+FIRST_S, LONGEST_S = 5.0, 320.0
+PROBE_S = 0.02
+LEAST_PROBE_BYTES, MOST_PROBE_BYTES = 16 << 10, 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reprieve:
+    """``waiting[rank]``: when it is asked next (s, by a monotonic clock), and how long it has waited for that."""
+
+    waiting: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    def watch(self, left_out: Collection[int], now_s: float) -> Reprieve:
+        """These are without work because of a correction; others need not be asked any more."""
+        new = (now_s + FIRST_S, FIRST_S)
+        return Reprieve({rank: self.waiting.get(rank, new) for rank in left_out})
+
+    def due(self, now_s: float) -> tuple[int, ...]:
+        return tuple(sorted(rank for rank, (at_s, _) in self.waiting.items() if now_s >= at_s))
+
+    def still_slow(self, rank: int, now_s: float) -> Reprieve:
+        waits_s = min(LONGEST_S, 2 * self.waiting[rank][1])
+        return Reprieve({**self.waiting, rank: (now_s + waits_s, waits_s)})
+
+
+def probe_bytes(link: Link) -> int:
+    """A payload that would take PROBE_S on this link."""
+    return round(min(MOST_PROBE_BYTES, max(LEAST_PROBE_BYTES, PROBE_S / max(link.s_per_byte, 1e-12))))
+
+
+def link_recovered(first: Link, corrected: Link, n_bytes: int, seconds: float) -> bool:
+    """``seconds`` for so many bytes one way, and a reply of none."""
+    before_s, thin_s = (2 * first.latency_s + n_bytes * link.s_per_byte for link in (first, corrected))
+    return _nearer_to_first(before_s, thin_s, seconds)
+
+
+def device_recovered(first: Topology, now: Topology, rank: int, spec: ConvSpec, seconds: float) -> bool:
+    """``seconds`` for one conv."""
+    before_s, slow_s = (topology.devices[rank].conv_s(spec) for topology in (first, now))
+    return _nearer_to_first(before_s, slow_s, seconds)
+
+
+def restored(first: Topology, now: Topology, rank: int) -> Topology:
+    """The corrected topology, but for this rank and all links from and to it, which are as they were."""
+    links = {pair: link for pair, link in now.links.items() if rank not in pair}
+    links |= {pair: link for pair, link in first.links.items() if rank in pair}
+    return replace(now.replace_device(rank, first.devices[rank]), links=links)
+
+
+def _nearer_to_first(first_s: float, corrected_s: float, seconds: float) -> bool:
+    return seconds < math.sqrt(first_s * corrected_s) or corrected_s <= first_s

@@ -1,0 +1,121 @@
+"""Stream: several inferences of one engine in flight at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
+from typing import Protocol
+
+from fogconv.cluster.session.loaded_program import Loaded, RunResult
+from fogconv.cluster.session.session import Session
+from fogconv.errors import ClusterError, WorkerLostError
+from fogconv.ir.graph import Array
+from fogconv.runtime.membership import CREW_ERRORS
+
+
+class Streaming(Protocol):
+    """What a stream needs of an engine."""
+
+    session: Session
+    loaded: Loaded
+
+    def members_change(self) -> bool: ...
+
+    def next_members(self) -> tuple[str, ...]: ...
+
+    def load(self) -> Loaded: ...
+
+    def recover(self, error: ClusterError) -> tuple[str, ...]: ...
+
+    def watch(self, run: RunResult) -> None: ...
+
+    def output(self, run: RunResult) -> Array: ...
+
+
+def stream(engine: Streaming, frames: Iterable[Array], depth: int) -> Iterator[Array]:
+    """The outputs of many inputs, in order, with ``depth`` inferences in flight; see
+    `fogconv.runtime.engine.Engine.stream`."""
+    flights = Flights(engine, depth)
+    try:
+        for frame in frames:
+            if engine.members_change():
+                while flights:
+                    yield engine.output(flights.land())
+                before = engine.loaded
+                engine.next_members()
+                if engine.loaded is not before:
+                    flights.reload()
+            if len(flights) == depth:
+                yield engine.output(flights.land())
+            flights.launch(frame)
+        while flights:
+            yield engine.output(flights.land())
+    finally:
+        flights.close()
+
+
+class Flights:
+    """The inferences in flight of a stream, the oldest first, each with a Loaded of its own."""
+
+    def __init__(self, engine: Streaming, depth: int) -> None:
+        self._engine = engine
+        self._depth = depth
+        self._waiting: deque[tuple[Array, Future[RunResult]]] = deque()
+        self._slots: list[Loaded] = []
+        self._next = 0
+        self.reload()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def launch(self, frame: Array) -> None:
+        slot = self._slots[self._next % self._depth]
+        self._next += 1
+        self._waiting.append((frame, self._engine.session.submit(slot, [frame])))
+
+    def land(self) -> RunResult:
+        """The result of the oldest one; what a loss spoilt has been run again."""
+        while True:
+            try:
+                result = self._waiting[0][1].result()
+            except CREW_ERRORS as error:
+                self._again(error)
+            else:
+                self._waiting.popleft()
+                self._engine.watch(result)
+                return result
+
+    def reload(self) -> None:
+        """Load as many copies of the engine's programs as may be in flight."""
+        while True:
+            self._forget()
+            self._slots = [self._engine.loaded]
+            try:
+                while len(self._slots) < self._depth:
+                    self._slots.append(self._engine.load())
+                return
+            except WorkerLostError as error:
+                self._engine.recover(error)
+
+    def close(self) -> None:
+        wait([future for _, future in self._waiting])
+        self._forget()
+
+    def _again(self, error: ClusterError) -> None:
+        """Let what still flies come down, then launch what failed once more over those that are left."""
+        wait([future for _, future in self._waiting])
+        self._engine.recover(error)
+        self.reload()
+        flown, self._waiting, self._next = self._waiting, deque(), 0
+        for frame, future in flown:
+            if future.exception() is None:
+                self._waiting.append((frame, future))
+                self._next += 1
+            else:
+                self.launch(frame)
+
+    def _forget(self) -> None:
+        for slot in self._slots[1:]:
+            self._engine.session.unload(slot)
+        self._slots = []

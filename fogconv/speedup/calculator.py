@@ -1,0 +1,279 @@
+"""Calculator: the analytic model over the layers of a net, as rows for a table, JSON or a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
+
+from fogconv.errors import InputError
+from fogconv.hardware.topology import Link, Topology
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.speedup.conv_tables import NamedConv
+from fogconv.speedup.model import (
+    Rates,
+    Split,
+    Terms,
+    best_n,
+    break_even_bandwidth,
+    energy_j,
+    least_depth,
+    splits,
+    t_cld,
+    t_local,
+)
+from fogconv.speedup.trigger import Decision, Trigger, decide, master_rates
+
+MOST_WORKERS = 1024
+"""``best_n`` is looked for among so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of every layer. ``topology`` holds the workers that there are."""
+
+    topology: Topology
+    trigger: Trigger = Trigger()
+    threshold: float = 1.0
+    master_computes: bool = False
+
+    @property
+    def workers(self) -> int:
+        return len(self.topology.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer's answers. ``terms`` are of the cheapest split; ``chosen_s`` is its time by the trigger's verdict."""
+
+    name: str
+    spec: ConvSpec
+    decision: Decision
+    best_n: int
+    break_even_bytes_per_s: float | None
+    local_j: float
+    cloud_j: float
+
+    @property
+    def terms(self) -> Terms:
+        return self.decision.predicted or Terms(0.0, 0.0, self.decision.local_s, 0.0, 0.0)
+
+    @property
+    def chosen_s(self) -> float:
+        return self.terms.total_s if self.decision.distribute else self.decision.local_s
+
+    def json(self) -> dict[str, Any]:
+        spec, decision = self.spec, self.decision
+        kh, kw = spec.kernel
+        return {
+            "name": self.name,
+            "c": spec.in_channels,
+            "f": spec.out_channels,
+            "k": kh if kh == kw else [kh, kw],
+            "h": spec.out_height,
+            "w": spec.out_width,
+            "groups": spec.groups,
+            "stride": list(spec.stride),
+            "macs": spec.macs,
+            "bound_s_paper": decision.bound_s_paper,
+            "bound_s_star": decision.bound_s_star,
+            "estimate": decision.estimate,
+            "best_n": self.best_n,
+            "distributed": decision.distribute,
+            "reason": decision.reason,
+            "split": str(decision.split) if decision.split is not None else None,
+            "terms": {"local_s": decision.local_s, **asdict(self.terms), "total_s": self.terms.total_s},
+            "break_even_bytes_per_s": self.break_even_bytes_per_s,
+            "energy_j": {"local": self.local_j, "distributed": self.cloud_j},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All layers of a net (or one), and their sums."""
+
+    rows: tuple[Row, ...]
+    question: Question
+
+    @property
+    def local_s(self) -> float:
+        return sum(row.decision.local_s for row in self.rows)
+
+    @property
+    def all_s(self) -> float:
+        """Every layer distributed."""
+        return sum(row.terms.total_s for row in self.rows)
+
+    @property
+    def chosen_s(self) -> float:
+        return sum(row.chosen_s for row in self.rows)
+
+    def total(self) -> dict[str, Any]:
+        terms = sum((row.terms for row in self.rows), Terms(0.0, 0.0, 0.0, 0.0, 0.0))
+        return {
+            "layers": len(self.rows),
+            "distributed": sum(row.decision.distribute for row in self.rows),
+            "workers": self.question.workers,
+            "macs": sum(row.spec.macs for row in self.rows),
+            "local_s": self.local_s,
+            "all_distributed_s": self.all_s,
+            "chosen_s": self.chosen_s,
+            "speedup_all": self.local_s / self.all_s if self.all_s else 0.0,
+            "speedup": self.local_s / self.chosen_s if self.chosen_s else 0.0,
+            "terms": {**asdict(terms), "total_s": terms.total_s},
+            "energy_j": {
+                "local": sum(row.local_j for row in self.rows),
+                "chosen": sum(row.cloud_j if row.decision.distribute else row.local_j for row in self.rows),
+            },
+        }
+
+    def json(self) -> dict[str, Any]:
+        return {"layers": [row.json() for row in self.rows], "total": self.total()}
+
+
+def report(layers: Iterable[NamedConv], question: Question) -> Report:
+    """Answer for every layer; layers of one shape are worked out once."""
+    answer = cache(lambda spec: _row(spec, question))
+    return Report(tuple(replace(answer(layer.spec), name=layer.name) for layer in layers), question)
+
+
+def _row(spec: ConvSpec, question: Question) -> Row:
+    topology = question.topology
+    decision = decide(
+        spec,
+        topology,
+        trigger=question.trigger,
+        threshold=question.threshold,
+        master_computes=question.master_computes,
+    )
+    if not question.workers:
+        return Row("", spec, decision, 0, None, 0.0, 0.0)
+    rates = master_rates(topology, spec)
+    threshold = question.threshold if 0 < question.threshold < math.inf else 1.0
+    joules_per_mac = topology.devices[0].joules_per_mac
+    joules_per_byte = topology.link(0, 1).joules_per_byte
+    return Row(
+        "",
+        spec,
+        decision,
+        best_n(spec, rates, MOST_WORKERS, master_computes=question.master_computes),
+        break_even_bandwidth(spec, rates, question.workers, threshold=threshold, master_computes=question.master_computes),
+        energy_j(spec, None, joules_per_mac, joules_per_byte),
+        energy_j(spec, decision.split or Split(), joules_per_mac, joules_per_byte),
+    )
+
+
+def depth_that_pays(question: Question, kernel: int, size: int) -> tuple[int | None, int | None]:
+    """The least c = f by the bound, and by the estimate for the workers that there are."""
+    if not question.workers:
+        return None, None
+    spec = ConvSpec(64, 64, size, size, (kernel, kernel), padding=((kernel - 1) // 2, kernel // 2) * 2)
+    rates = master_rates(question.topology, spec)
+    pair = (kernel, kernel)
+    return least_depth(rates, pair, size), least_depth(
+        rates, pair, size, n=question.workers, master_computes=question.master_computes
+    )
+
+
+def curve(spec: ConvSpec, rates: Rates, most: int, *, master_computes: bool = False) -> list[float]:
+    """T_local ÷ T_cld with at most n workers, n = 1 … most."""
+    best, found = math.inf, []
+    for n in range(1, most + 1):
+        parts = n + 1 if master_computes else n
+        for split in splits(spec, parts):
+            best = min(best, t_cld(spec, rates, split, master_computes=master_computes).total_s)
+        if not math.isfinite(best):  # a single channel can't be shared with a master that computes
+            best = t_cld(spec, rates, Split()).total_s
+        found.append(t_local(spec, rates) / best)
+    return found
+
+
+def net_curve(layers: Sequence[NamedConv], question: Question, most: int) -> list[float]:
+    """The net's T_local ÷ Σ of the better of home and T_cld per layer, n = 1 … most."""
+    counts: dict[ConvSpec, int] = {}
+    for layer in layers:
+        counts[layer.spec] = counts.get(layer.spec, 0) + 1
+    local, shared = 0.0, [0.0] * most
+    for spec, count in counts.items():
+        rates = master_rates(question.topology, spec)
+        alone = t_local(spec, rates)
+        local += count * alone
+        for n, ratio in enumerate(curve(spec, rates, most, master_computes=question.master_computes)):
+            shared[n] += count * alone / max(1.0, ratio)
+    return [local / seconds for seconds in shared]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """The totals at one value of what is swept (bytes/s, FLOP/s or seconds)."""
+
+    value: float
+    bound_s_paper: float
+    bound_s_star: float
+    estimate: float
+    distributed: int
+    speedup: float
+
+
+def sweep(
+    layers: Sequence[NamedConv], question: Question, name: str, least: float, greatest: float, points: int = 25
+) -> tuple[SweepPoint, ...]:
+    """``report`` at ``points`` values between two, evenly spaced by their logarithm. Bounds are the best layer's."""
+    return tuple(_sweep(layers, question, name, least, greatest, points))
+
+
+def _sweep(
+    layers: Sequence[NamedConv], question: Question, name: str, least: float, greatest: float, points: int
+) -> Iterator[SweepPoint]:
+    for index in range(points):
+        value = least * (greatest / least) ** (index / (points - 1))
+        changed = replace(question, topology=with_figure(question.topology, name, value))
+        decisions = {
+            spec: decide(
+                spec,
+                changed.topology,
+                trigger=changed.trigger,
+                threshold=changed.threshold,
+                master_computes=changed.master_computes,
+            )
+            for spec in {layer.spec for layer in layers}
+        }
+        found = [decisions[layer.spec] for layer in layers]
+        local = sum(one.local_s for one in found)
+        chosen = sum(one.predicted.total_s if one.distribute and one.predicted else one.local_s for one in found)
+        yield SweepPoint(
+            value,
+            max(one.bound_s_paper for one in found),
+            max(one.bound_s_star for one in found),
+            max(one.estimate for one in found),
+            sum(one.distribute for one in found),
+            local / chosen,
+        )
+
+
+def with_figure(topology: Topology, name: str, value: float) -> Topology:
+    """The topology with every link's bandwidth or latency, or every device's rate, set to one value."""
+    if name == "rate":
+        ratio = value / (2 * topology.rate(0))
+        return replace(topology, devices=tuple(device.scaled(ratio) for device in topology.devices))
+
+    def changed(link: Link) -> Link:
+        if name == "bandwidth":
+            return replace(link, s_per_byte=1 / value)
+        if name == "latency":
+            return replace(link, latency_s=value)
+        raise InputError(f"{name} can't be swept; bandwidth, rate and latency can")
+
+    return Topology(
+        topology.devices,
+        {pair: changed(link) for pair, link in topology.links.items()},
+        None if topology.default_link is None else changed(topology.default_link),
+    )
+
+
+def beta_of(topology: Topology) -> float:
+    """β of the master's card in seconds per element, the mean of both ways."""
+    tx, rx = topology.card(0)
+    return (tx + rx) / 2 * BYTES_PER_ELEMENT

@@ -1,0 +1,79 @@
+"""Nets: the conv layers of common nets by name, for a calculator without torch.
+
+fogconv/speedup/data/convs.json holds them (`python -m bench.conv_shapes` writes it). Nets that it lacks are exported,
+with torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from fogconv.errors import DependencyError, InputError, unknown
+from fogconv.ir.geometry import ConvSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NamedConv:
+    """A conv layer and what its model calls it."""
+
+    name: str
+    spec: ConvSpec
+
+
+_Row = tuple[str, int, int, int, int, tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int], int]
+
+
+class _Net(msgspec.Struct):
+    size: int
+    convs: tuple[_Row, ...]
+
+
+class _File(msgspec.Struct):
+    source: str
+    nets: dict[str, _Net]
+
+
+@cache
+def _file() -> _File:
+    return msgspec.json.decode(resources.files("fogconv.speedup").joinpath("data/convs.json").read_bytes(), type=_File)
+
+
+def net_names() -> tuple[str, ...]:
+    """The nets that need no torch."""
+    return tuple(sorted(_file().nets))
+
+
+def convs(name: str, *, size: int | None = None, batch: int = 1) -> tuple[NamedConv, ...]:
+    """The conv layers of a net in their order. Raises InputError for an unknown net or a size that makes a map empty.
+
+    A net that the table lacks, or a size other than the usual one, is built and exported (which needs torch).
+    """
+    net = _file().nets.get(name)
+    if net is not None and size in (None, net.size):
+        return tuple(NamedConv(row[0], _spec(row, batch)) for row in net.convs)
+    return _exported(name, size, batch)
+
+
+def _spec(row: _Row, batch: int) -> ConvSpec:
+    _, c, f, height, width, kernel, stride, padding, dilation, groups = row
+    return ConvSpec(c, f, height, width, kernel, stride, padding, dilation, groups, batch)
+
+
+def _exported(name: str, size: int | None, batch: int) -> tuple[NamedConv, ...]:
+    try:
+        from fogconv.frontend.torch.export import export
+        from fogconv.zoo.models import load_model, model_names
+    except ImportError as error:
+        if name in _file().nets:
+            raise DependencyError(f"another size of {name} needs torch: pip install 'fogconv[master]'") from error
+        raise InputError(unknown("net", name, _file().nets) + " without torch: pip install 'fogconv[master]'") from error
+    if not name.endswith(".pt2") and name not in model_names():
+        raise InputError(unknown("net", name, (*model_names(), *_file().nets)))
+    model: Any = load_model(name, weights="random", size=size)
+    graph = export(model.module, model.example(batch), name)
+    return tuple(NamedConv(layer.name, layer.spec) for layer in graph.convs)

@@ -1,0 +1,1 @@
+"""Models by name, pictures, and weights."""

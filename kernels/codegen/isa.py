@@ -1,0 +1,79 @@
+"""The instruction sets for which micro-kernels exist, and which one this process uses.
+
+name     vector length  quads  registers  fused
+avx512        16         yes      32      yes
+avx2           8         no       16      yes
+neon           4         no       32      yes      aarch64
+generic        4         no       16      no       anything else: right, not fast
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from fogconv.errors import KernelError
+
+NUMBA_SETTINGS = ".numba_config.yaml"
+"""Where numba reads settings beside its environment variables: in the folder that a program was started in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """One instruction set: floats per vector register, number of vector registers, whether it can fuse multiply and add."""
+
+    name: str
+    vector_length: int
+    registers: int
+    fused: bool = True
+    quads: bool = False
+    """Whether a last block of up to 12 output channels is summed 4 × 4 (see `fogconv.kernels.codegen.quads`)."""
+
+
+AVX512 = Isa("avx512", 16, 32, quads=True)
+AVX2 = Isa("avx2", 8, 16)
+NEON = Isa("neon", 4, 32)
+GENERIC = Isa("generic", 4, 16, fused=False)
+
+ISAS = {isa.name: isa for isa in (AVX512, AVX2, NEON, GENERIC)}
+
+
+def host_isa() -> Isa:
+    """The instruction set that kernels are built for: $FOGCONV_ISA, or the best that this CPU has.
+
+    Vectors longer than the CPU's still run (LLVM splits them), only slowly, so that every kind can be tested
+    everywhere. Raises KernelError for a name that is not in ``ISAS``.
+    """
+    return _isa(os.environ.get("FOGCONV_ISA", ""))
+
+
+@cache
+def _isa(wanted: str) -> Isa:
+    if wanted:
+        if wanted not in ISAS:
+            raise KernelError(f"FOGCONV_ISA is {wanted!r}; it must be one of {', '.join(ISAS)}")
+        return ISAS[wanted]
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return NEON
+    features = _features()
+    if {"avx512f", "avx512vl", "avx512dq", "avx512bw"} <= features:
+        return AVX512
+    return AVX2 if {"avx2", "fma"} <= features else GENERIC
+
+
+def _features() -> frozenset[str]:
+    """What numba generates code for: $NUMBA_CPU_FEATURES where set, else the CPU's own."""
+    # Numba's import takes longer than all else that a worker does before it can answer, and this module is asked early.
+    if "NUMBA_CPU_FEATURES" in os.environ or Path(NUMBA_SETTINGS).exists():
+        from numba.core import config
+
+        override: str | None = getattr(config, "CPU_FEATURES", None)
+    else:
+        override = None
+    if override is not None:
+        return frozenset(feature[1:] for feature in override.split(",") if feature.startswith("+"))
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)

@@ -1,0 +1,416 @@
+"""The micro-kernel: one tile of output pixels × output channels, all of its sum kept in registers.
+
+    for each block of 16 input channels, kernel row, kernel column, channel:          (K)
+        out[pixel, vector] += x[pixel, k] · w[k, vector]      pixel < rows·columns, vector < vectors
+
+One builder emits it for every instruction set: ``vl`` floats per vector, ``vectors`` vectors of output channels, the pixels
+of the tile fixed, all strides and counts read from an array of integers (``Field``). The input value is broadcast, the
+weights lie in the order in which they are read, the bias starts the sum, and residual and clamp are applied before the only
+store.
+
+A partial block of input channels (21 = 16 + 5) is summed lane by lane, so that nothing beyond the last channel is read.
+
+The last output channels of a map may be summed as quads: see `fogconv.kernels.codegen.quads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum, IntFlag
+from functools import cache
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from fogconv.kernels.codegen import emit as v
+from fogconv.kernels.codegen.emit import I64, Builder, Value
+from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.quads import QUAD, folded, quad_steps, spread
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The shape of one micro-kernel. ``step`` is the distance in floats between the inputs of neighbouring columns."""
+
+    rows: int
+    columns: int
+    vectors: int
+    step: int
+    vl: int
+    fused: bool = True
+    unroll: int = 4
+    by_lane: bool = False
+    """Load vl input channels at once and multiply by lane: what aarch64 has instead of broadcasts from memory."""
+    few: tuple[int, int] = (0, 0)
+    """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
+    prefetch: bool = False
+    """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
+    quads: bool = False
+    """Every vector is 4 output channels × 4 input channels; up to 3 vectors, stored with zeros behind them as a block."""
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.columns
+
+
+class Field(IntEnum):
+    """The integers that a tile reads; strides are bytes."""
+
+    FULL_BLOCKS = 0
+    FULL_OFFSET = 1
+    BLOCK_STRIDE = 2
+    KERNEL_ROWS = 3
+    KERNEL_ROW_STRIDE = 4
+    RUNS = 5
+    RUN_STRIDE = 6
+    RUN_ROUNDS = 7
+    PARTS = 8
+    PART_OFFSET = 9
+    PART_LANES = 10
+    SECOND_PART_OFFSET = 11
+    SECOND_PART_LANES = 12
+    TAPS = 13
+    TAP_STRIDE = 14
+    ROW_STRIDE = 15
+    OUT_BLOCK_STRIDE = 16
+    OUT_ROW_STRIDE = 17
+    RESIDUAL_BLOCK_STRIDE = 18
+    RESIDUAL_ROW_STRIDE = 19
+    FLAGS = 20
+    CLAMP = 21
+    """Two floats: the lower and the upper bound."""
+
+
+FIELDS = 24
+
+
+class Flag(IntFlag):
+    RESIDUAL = 1
+    CLAMP = 2
+
+
+SIGNATURE = types.void(*[types.int64] * 7)
+"""tile(fields, x, weights, bias, out, residual, ahead): addresses."""
+
+
+@cache
+def tile_address(tile: Tile) -> int:
+    """The machine address of the compiled micro-kernel; compiles or loads it when it is first asked for."""
+    return function_address(_compiled(tile), SIGNATURE)
+
+
+def function_address(dispatcher: Any, signature: Any) -> int:
+    """Where the code of a compiled function starts (numba's own calling convention)."""
+    dispatcher.compile(signature)
+    result = dispatcher.overloads[signature.args]
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+@cache
+def _compiled(tile: Tile) -> Any:
+    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
+        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
+            emit_tile(builder, tile, *args)
+            return context.get_dummy_value()
+
+        return SIGNATURE, code
+
+    emit: Any = intrinsic(define)
+
+    @jit
+    def microkernel(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
+        emit(fields, x, weights, bias, out, residual, ahead)
+
+    return microkernel
+
+
+def _call_tile(
+    typing: Any, address: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any
+) -> Any:
+    """Call a micro-kernel by its address."""
+    signature = types.void(*[types.int64] * 8)
+
+    def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
+        call_address(context, builder, SIGNATURE, args)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+call_tile: Any = intrinsic(_call_tile)
+
+
+def call_address(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> None:
+    """Call the function at the address args[0], which was compiled for ``signature``, with the other args."""
+    convention = context.call_conv
+    function_type = convention.get_function_type(types.none, signature.args)
+    callee = builder.inttoptr(args[0], function_type.as_pointer())
+    convention.call_function(builder, callee, types.none, signature.args, args[1:])
+
+
+def emit_tile(
+    builder: Builder,
+    tile: Tile,
+    fields: Value,
+    x: Value,
+    weights: Value,
+    bias: Value,
+    out: Value,
+    residual: Value,
+    ahead: Value,
+) -> None:
+    """The code of one tile. Weights are [k][vector][lane], bias [vector][lane]; see ``Field`` for the rest."""
+    vl, nv = tile.vl, tile.vectors
+
+    def field(which: Field) -> Value:
+        return v.load_i64(builder, fields, which)
+
+    def steps(channels: int) -> int:
+        return quad_steps(channels) if tile.quads else channels
+
+    row_stride = field(Field.ROW_STRIDE)
+
+    def products(
+        sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int = 0
+    ) -> list[Value]:
+        """sums += x · weights over some input channels that lie side by side."""
+        if tile.quads:
+            return quad_products(sums, x, weights, ahead, channels, first)
+        sums = list(sums)
+        rows = [x]
+        for _ in range(1, tile.rows):
+            rows.append(v.shifted(builder, rows[-1], row_stride))
+        by_lane = tile.by_lane and channels % vl == 0
+        held: dict[tuple[int, int], Value] = {}
+        for k in range(channels):
+            if tile.prefetch:
+                v.prefetch(builder, ahead, 4 * tile.step * k)
+            w = [v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl) for n in range(nv)]
+            for p in range(tile.pixels):
+                row, column = divmod(p, tile.columns)
+                if by_lane:
+                    if k % vl == 0:
+                        held[row, column] = v.load(builder, rows[row], vl, 4 * (column * tile.step + k), align=4)
+                    value = v.lane_splat(builder, held[row, column], k % vl, vl)
+                else:
+                    value = v.splat(builder, v.load_f32(builder, rows[row], 4 * (column * tile.step + k)), vl)
+                for n in range(nv):
+                    sums[p * nv + n] = v.fma(builder, value, w[n], sums[p * nv + n], tile.fused)
+        return sums
+
+    def quad_products(
+        sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int
+    ) -> list[Value]:
+        """The same, four channels at a time, then one by one: so that nothing beyond the last one is read."""
+        sums = list(sums)
+        rows = [x]
+        for _ in range(1, tile.rows):
+            rows.append(v.shifted(builder, rows[-1], row_stride))
+        whole = channels // QUAD * QUAD
+        at = 4 * vl * nv * (first // channels) * quad_steps(channels)
+        for k in [*range(0, whole, QUAD), *range(whole, channels)]:
+            wide = QUAD if k < whole else 1
+            if tile.prefetch:
+                for ahead_of in range(k, k + wide):
+                    v.prefetch(builder, ahead, 4 * tile.step * ahead_of)
+            w = [v.load(builder, weights, vl, at + 4 * vl * n, align=4 * vl) for n in range(nv)]
+            at += 4 * vl * nv
+            for p in range(tile.pixels):
+                row, column = divmod(p, tile.columns)
+                value = v.load(builder, rows[row], wide, 4 * (column * tile.step + k), align=4)
+                value = v.pick(builder, value, v.constant(wide, 0.0), [min(lane % QUAD, wide) for lane in range(vl)])
+                for n in range(nv):
+                    sums[p * nv + n] = v.fma(builder, value, w[n], sums[p * nv + n], tile.fused)
+        return sums
+
+    def channels_loop(count: Value, channels: int, at_least_once: bool, carried: Sequence[Value]) -> list[Value]:
+        def body(now: Sequence[Value]) -> list[Value]:
+            *sums, x, weights, ahead = now
+            sums = products(sums, x, weights, ahead, channels)
+            return [
+                *sums,
+                v.shifted(builder, x, 4 * channels),
+                v.shifted(builder, weights, 4 * vl * nv * steps(channels)),
+                v.shifted(builder, ahead, 4 * tile.step * channels) if tile.prefetch else ahead,
+            ]
+
+        return v.loop(builder, count, carried, body, at_least_once)
+
+    def strided(count: Value, stride: Value, carried: Sequence[Value], inner: Any) -> list[Value]:
+        """Repeat ``inner``, with x advanced by ``stride`` between the rounds."""
+
+        def body(now: Sequence[Value]) -> list[Value]:
+            *_, x, _, before = now
+            *sums, _, weights, ahead = inner(now)
+            if tile.prefetch:
+                ahead = v.shifted(builder, before, stride)
+            return [*sums, v.shifted(builder, x, stride), weights, ahead]
+
+        return v.loop(builder, count, carried, body, at_least_once=True)
+
+    def full_blocks(now: Sequence[Value]) -> list[Value]:
+        rounds, runs, run_stride = field(Field.RUN_ROUNDS), field(Field.RUNS), field(Field.RUN_STRIDE)
+        kernel_rows, kernel_row_stride = field(Field.KERNEL_ROWS), field(Field.KERNEL_ROW_STRIDE)
+
+        def run(now: Sequence[Value]) -> list[Value]:
+            return channels_loop(rounds, tile.unroll, True, now)
+
+        def kernel_row(now: Sequence[Value]) -> list[Value]:
+            return strided(runs, run_stride, now, run)
+
+        def block(now: Sequence[Value]) -> list[Value]:
+            return strided(kernel_rows, kernel_row_stride, now, kernel_row)
+
+        return strided(field(Field.FULL_BLOCKS), field(Field.BLOCK_STRIDE), now, block)
+
+    def parts(now: Sequence[Value]) -> list[Value]:
+        kernel_rows, kernel_row_stride = field(Field.KERNEL_ROWS), field(Field.KERNEL_ROW_STRIDE)
+        taps, tap_stride = field(Field.TAPS), field(Field.TAP_STRIDE)
+
+        def part(now: Sequence[Value]) -> list[Value]:
+            *rest, which = now
+            *sums, start, weights, ahead = rest
+            lanes = v.load_i64(builder, which, Field.PART_LANES)
+            x = v.shifted(builder, start, v.load_i64(builder, which, Field.PART_OFFSET))
+
+            def tap(now: Sequence[Value]) -> list[Value]:
+                if not tile.quads:
+                    return channels_loop(lanes, 1, True, now)
+                now = channels_loop(builder.lshr(lanes, I64(2)), QUAD, False, now)
+                return channels_loop(builder.and_(lanes, I64(QUAD - 1)), 1, False, now)
+
+            def kernel_row(now: Sequence[Value]) -> list[Value]:
+                return strided(taps, tap_stride, now, tap)
+
+            def short_row(now: Sequence[Value]) -> list[Value]:
+                *sums, start, weights, ahead = now
+                count, wide = tile.few
+                at = start
+                for tap in range(wide):
+                    sums = products(sums, at, weights, ahead, count, tap * count)
+                    at = v.shifted(builder, at, tap_stride)
+                return [*sums, start, v.shifted(builder, weights, 4 * vl * nv * steps(count) * wide), ahead]
+
+            if tile.few[0]:
+                kernel_row = short_row
+            *sums, _, weights, ahead = strided(kernel_rows, kernel_row_stride, [*sums, x, weights, ahead], kernel_row)
+            return [*sums, start, weights, ahead, v.shifted(builder, which, 16)]
+
+        *results, _ = v.loop(builder, field(Field.PARTS), [*now, fields], part, at_least_once=True)
+        return results
+
+    if tile.few[0]:
+        # Little is computed per byte here: ask early for the output's lines, and for the input of the tile below.
+        for base, offset in _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE):
+            if offset % 64 == 0:
+                v.prefetch(builder, base, offset, v.WRITE_L1)
+        kernel_rows, line_stride = field(Field.KERNEL_ROWS), field(Field.KERNEL_ROW_STRIDE)
+        below = v.shifted(builder, x, builder.mul(kernel_rows, line_stride))
+        for _ in range(tile.step // 16):
+            for line in range(tile.columns * tile.step // 16):
+                v.prefetch(builder, below, 64 * line)
+            below = v.shifted(builder, below, line_stride)
+    if tile.quads:
+        start = [spread(builder, vl, v.load(builder, bias, QUAD, 4 * QUAD * n)) for n in range(nv)]
+    else:
+        start = [v.load(builder, bias, vl, 4 * vl * n, align=4 * vl) for n in range(nv)]
+    sums: list[Value] = [start[n] for _ in range(tile.pixels) for n in range(nv)]
+    first = v.shifted(builder, x, field(Field.FULL_OFFSET))
+    has_blocks = builder.icmp_signed(">", field(Field.FULL_BLOCKS), I64(0))
+    *sums, _, weights, ahead = v.when(builder, has_blocks, [*sums, first, weights, ahead], full_blocks)
+    has_parts = builder.icmp_signed(">", field(Field.PARTS), I64(0))
+    *sums, _, _, _ = v.when(builder, has_parts, [*sums, x, weights, ahead], parts)
+    if tile.quads:
+        sums, tile = folded(builder, sums, nv), replace(tile, vectors=1)
+    emit_finish(builder, tile, fields, sums, out, residual)
+
+
+def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], out: Value, residual: Value) -> None:
+    """Residual, clamp, store."""
+    flags = v.load_i64(builder, fields, Field.FLAGS)
+
+    def add(now: Sequence[Value]) -> list[Value]:
+        places = _places(builder, tile, fields, residual, Field.RESIDUAL_BLOCK_STRIDE, Field.RESIDUAL_ROW_STRIDE)
+        return [
+            builder.fadd(value, v.load(builder, base, tile.vl, offset))
+            for value, (base, offset) in zip(now, places, strict=True)
+        ]
+
+    def clamp(now: Sequence[Value]) -> list[Value]:
+        low = v.splat(builder, v.load_f32(builder, fields, 8 * Field.CLAMP), tile.vl)
+        high = v.splat(builder, v.load_f32(builder, fields, 8 * Field.CLAMP + 4), tile.vl)
+        return [v.minimum(builder, high, v.maximum(builder, low, value)) for value in now]
+
+    def wanted(flag: Flag) -> Value:
+        return builder.icmp_unsigned("!=", builder.and_(flags, I64(int(flag))), I64(0))
+
+    sums = v.when(builder, wanted(Flag.RESIDUAL), sums, add)
+    sums = v.when(builder, wanted(Flag.CLAMP), sums, clamp)
+    for value, (base, offset) in zip(
+        sums, _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE), strict=True
+    ):
+        v.store(builder, value, base, offset)
+
+
+def _places(
+    builder: Builder, tile: Tile, fields: Value, base: Value, block_stride: Field, row_stride: Field
+) -> list[tuple[Value, int]]:
+    """For each (pixel, vector) of a tile: an address and a constant offset."""
+    per_block = 16 // tile.vl
+    down, over = (v.load_i64(builder, fields, which) for which in (row_stride, block_stride))
+    places: list[tuple[Value, int]] = []
+    row = base
+    for r in range(tile.rows):
+        row = v.shifted(builder, row, down) if r else row
+        blocks = [row]
+        for _ in range(1, -(-tile.vectors // per_block)):
+            blocks.append(v.shifted(builder, blocks[-1], over))
+        for column in range(tile.columns):
+            places += [(blocks[n // per_block], 64 * column + 4 * tile.vl * (n % per_block)) for n in range(tile.vectors)]
+    return places
+
+
+def make_tile(
+    isa: Isa,
+    rows: int,
+    columns: int,
+    vectors: int,
+    step: int,
+    vl: int,
+    few: tuple[int, int] = (0, 0),
+    prefetch: bool = False,
+) -> Tile:
+    """The tile as the instruction set likes it built. ``vl``: output channels per vector, 4 for quads."""
+    by_lane, quads = isa.name == "neon", vl < isa.vector_length
+    return Tile(
+        *(rows, columns, vectors, step, isa.vector_length, isa.fused),
+        by_lane=by_lane,
+        few=few,
+        prefetch=prefetch,
+        quads=quads,
+    )
+
+
+def clamp_bounds(low: float, high: float) -> int:
+    """Two floats as the integer that ``Field.CLAMP`` holds."""
+    import numpy as np
+
+    return int(np.array([low, high], np.float32).view(np.int64)[0])
+
+
+__all__ = [
+    "FIELDS",
+    "Field",
+    "Flag",
+    "Tile",
+    "call_tile",
+    "clamp_bounds",
+    "emit_finish",
+    "emit_tile",
+    "function_address",
+    "make_tile",
+    "tile_address",
+]

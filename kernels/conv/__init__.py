@@ -1,0 +1,1 @@
+"""Convolutions: one algorithm per file, and which one is chosen."""

@@ -1,0 +1,80 @@
+"""Measured choices, kept per machine: which algorithm was the fastest for a ConvSpec.
+
+One small JSON file in the cache folder, named after the CPU and the versions of the kernels, so that an upgrade starts
+anew. `python -m fogconv.kernels.conv.autotune 64x56x56-64k3x3s1p1 …` measures; without it the cost rule in
+`fogconv.kernels.conv.select` decides.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+
+import numpy as np
+
+from fogconv.errors import KernelError
+from fogconv.ir.geometry import ConvSpec
+from fogconv.kernels.codegen.isa import host_isa
+from fogconv.kernels.conv.tuning_table import _keep
+from fogconv.kernels.maps.blocked import Blocked
+from fogconv.kernels.maps.pack import pack
+
+ROUNDS = 9
+"""Interleaved runs per algorithm; the fastest of each counts."""
+
+
+def parse(word: str) -> ConvSpec:
+    """The inverse of `key`. Raises KernelError for anything else."""
+    number = r"(\d+(?:x\d+)*)"
+    shape, more = r"(\d+)x(\d+)x(\d+)-(\d+)", r"(?:g(\d+))?(?:n(\d+))?"
+    match = re.fullmatch(rf"{shape}k{number}s{number}(?:p{number})?(?:d{number})?{more}", word)
+    if match is None:
+        raise KernelError(f"{word!r} is no convolution; write it like 64x56x56-64k3x3s1p1")
+    c, h, w, f, kernel, stride, padding, dilation, groups, batch = match.groups()
+
+    def numbers(text: str | None, count: int, default: int) -> tuple[int, ...]:
+        values = tuple(map(int, text.split("x"))) if text else (default,)
+        if len(values) not in (1, count):
+            raise KernelError(f"{word!r}: {text} must be one number or {count}")
+        return values * (count if len(values) == 1 else 1)
+
+    top, bottom, left, right = numbers(padding, 4, 0)
+    k, s, d = numbers(kernel, 2, 1), numbers(stride, 2, 1), numbers(dilation, 2, 1)
+    pad = (top, bottom, left, right)
+    numbered = int(c), int(f), int(h), int(w), (k[0], k[1]), (s[0], s[1]), pad, (d[0], d[1])
+    return ConvSpec(*numbered, int(groups or 1), int(batch or 1))
+
+
+def tune(spec: ConvSpec) -> dict[str, float]:
+    """Measure every algorithm on one thread and keep the fastest: seconds by algorithm."""
+    from fogconv.kernels.conv.conv import prepare_conv2d  # these modules need each other
+    from fogconv.kernels.conv.select import candidates
+
+    isa = host_isa()
+    random = np.random.default_rng(0)
+    weight = random.standard_normal(spec.weight_shape, dtype=np.float32)
+    x = random.standard_normal(spec.input_shape, dtype=np.float32)
+    calls = {}
+    for name in candidates(spec, isa):
+        prepared = prepare_conv2d(spec, weight, algorithm=name)
+        calls[name] = prepared.bind(pack(x, out=prepared.empty_input()), Blocked.empty(*spec.output_shape))
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            call()
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    _keep(spec, isa, min(best, key=lambda name: best[name]))
+    return best
+
+
+def main(words: list[str]) -> None:
+    for word in words:
+        seconds = tune(parse(word))
+        print(word, ", ".join(f"{name} {1e6 * s:.0f} µs" for name, s in sorted(seconds.items(), key=lambda item: item[1])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,237 @@
+"""conv2d: the comfortable entry (NCHW arrays), and prepare_conv2d, the fast one (blocked maps, weights packed once)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.errors import KernelError
+from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.kernels.codegen import activation as activations
+from fogconv.kernels.codegen.isa import Isa, host_isa
+from fogconv.kernels.conv.direct import lanes_for
+from fogconv.kernels.conv.grouped import nothing
+from fogconv.kernels.conv.select import Kernel, choose, prepare_kernel
+from fogconv.kernels.maps.blocked import Array, Blocked, Margin
+from fogconv.kernels.maps.bound import Bound
+from fogconv.kernels.maps.scratch import Scratch
+from fogconv.kernels.maps.transpose import bind_pack, bind_unpack
+from fogconv.kernels.threads import parallel
+
+Precision = Literal["fast", "strict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a layer asked for, beside its shapes and weights."""
+
+    isa: Isa
+    activation: str | None
+    threads: int
+    strict: bool
+    scratch: Scratch
+    algorithm: str | None
+
+    def choose(self, spec: ConvSpec) -> str:
+        return self.algorithm or choose(spec, self.isa, self.strict)
+
+
+class PreparedConv2d:
+    """A conv2d whose weights are packed and whose code is compiled: bind it to maps, then call what bind returned."""
+
+    def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
+        self._kernel, self._recipe = kernel, recipe
+        kernel.warm(recipe.threads)
+
+    @property
+    def spec(self) -> ConvSpec:
+        return self._kernel.spec
+
+    @property
+    def algorithm(self) -> str:
+        """What computes it: "direct", "winograd4", …"""
+        return self._kernel.algorithm
+
+    @property
+    def wanted_margin(self) -> Margin:
+        """The input margin with which it is fastest; at least the padding, which is all that it needs."""
+        return self._kernel.wanted_margin
+
+    @property
+    def wanted_lanes(self) -> int:
+        """Lanes per pixel of the input with which it is fastest: 4 (see `fogconv.kernels.maps.blocked`) for a first
+        layer; it takes 16 as well."""
+        return lanes_for(self.spec) if self.algorithm == "direct" else BLOCK
+
+    def empty_input(self) -> Blocked:
+        """A map of zeros for its input, with the margin and the lanes that it wants."""
+        return Blocked.empty(*self.spec.input_shape, self.wanted_margin, self.wanted_lanes)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights."""
+        return self._kernel.weight_bytes
+
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
+        """Check the maps and resolve everything once; what is returned computes out = activation(conv(x) + bias + residual),
+        allocates nothing and must not run twice at the same time.
+
+        ``x`` needs a margin of at least the padding. ``out`` may have one, which is left alone. ``residual`` may be ``out``
+        itself. Raises KernelError for maps of other sizes, without the margin, not float32 or not aligned.
+        """
+        spec = self.spec
+        _expect("the input", x, spec.input_shape)
+        _expect("the output", out, spec.output_shape)
+        if residual is not None:
+            _expect("the residual", residual, spec.output_shape)
+        if any(has < needs for has, needs in zip(x.margin, spec.padding, strict=True)):
+            raise KernelError(f"conv2d: a padding of {spec.padding} needs such a margin; the input has {tuple(x.margin)}")
+        if _overlap(x.interior, out.interior):
+            raise KernelError("conv2d: the output lies over the input; it needs memory of its own")
+        threads = self._recipe.threads
+        shares = [self._kernel.bind(x, out, residual, thread, threads) for thread in range(threads)]
+        return parallel([share for share in shares if share is not nothing])
+
+    def run(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
+        """bind(x, out, residual)()."""
+        self.bind(x, out, residual)()
+
+    def at(self, spec: ConvSpec) -> PreparedConv2d:
+        """The same layer at another input size, padding or batch. The packed weights are shared, unless another algorithm is
+        better there. Raises KernelError for a spec of another layer."""
+        old = self.spec
+        if replace(spec, height=old.height, width=old.width, padding=old.padding, batch=old.batch) != old:
+            raise KernelError(f"conv2d: {spec} is not the same layer as {old} at another size")
+        recipe = self._recipe
+        algorithm = recipe.choose(spec)
+        if algorithm == self.algorithm:
+            return PreparedConv2d(self._kernel.at(spec), recipe)
+        weight, bias = self._kernel.unpack()
+        kernel = prepare_kernel(algorithm, spec, recipe.isa, weight, bias, recipe.activation, recipe.scratch, recipe.threads)
+        return PreparedConv2d(kernel, recipe)
+
+
+def prepare_conv2d(
+    spec: ConvSpec,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    activation: str | None = None,
+    threads: int = 1,
+    precision: Precision = "fast",
+    scratch: Scratch | None = None,
+    algorithm: str | None = None,
+) -> PreparedConv2d:
+    """Pack the weights (f, c/g, K_h, K_w) and the bias (f,), both float32, and compile what the spec needs.
+
+    ``activation`` is None, "relu", "relu6", "silu", "hardswish", "sigmoid" or "hardsigmoid". ``precision`` "strict" allows
+    direct kernels only; "fast" also Winograd's (errors below 5e-5 of the largest output; an infinity in the input spoils
+    a whole tile of outputs, and becomes NaN). Layers that never run at the same time can share a ``scratch``; a bound call
+    is then not to be run while another one of the pool runs. ``algorithm`` forces one.
+    Raises KernelError for weights of another shape or type, an unknown activation, precision or algorithm.
+    """
+    weight = _floats("the weight", weight, spec.weight_shape)
+    if bias is not None:
+        bias = _floats("the bias", bias, (spec.out_channels,))
+    activations.code(activation)
+    if precision not in ("fast", "strict"):
+        raise KernelError(f"conv2d: precision is {precision!r}; it must be 'fast' or 'strict'")
+    if threads < 1:
+        raise KernelError(f"conv2d: {threads} threads; at least 1 is needed")
+    recipe = Recipe(host_isa(), activation, threads, precision == "strict", scratch or Scratch(), algorithm)
+    kernel = prepare_kernel(recipe.choose(spec), spec, recipe.isa, weight, bias, activation, recipe.scratch, threads)
+    return PreparedConv2d(kernel, recipe)
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    activation: str | None = None,
+    precision: Precision = "fast",
+) -> Array:
+    """torch's conv2d on numpy arrays: x (N, C, H, W), weight (f, C/groups, K_h, K_w), bias (f,), all float32 → (N, f, h, w).
+
+    ``padding`` is one number, (rows, columns) or (top, bottom, left, right). Arrays need not be contiguous. Everything is
+    packed anew by each call: see `prepare_conv2d` for layers that run often. Raises KernelError (GeometryError for
+    impossible shapes) for anything that describes no convolution.
+    """
+    x, weight = np.asarray(x), np.asarray(weight)
+    for name, array in (("x", x), ("the weight", weight)):
+        if array.ndim != 4 or array.dtype != np.float32:
+            raise KernelError(f"conv2d: {name} must be a float32 array of 4 dimensions, not {array.dtype} {array.shape}")
+    batch, channels, height, width = x.shape
+    if 0 in weight.shape or channels == 0:
+        raise KernelError(f"conv2d: nothing to compute for an input {x.shape} and a weight {weight.shape}")
+    if weight.shape[1] * groups != channels:
+        raise KernelError(f"conv2d: {groups} groups of {weight.shape[1]} input channels do not make {channels}")
+    spec = ConvSpec(
+        channels,
+        weight.shape[0],
+        height,
+        width,
+        (weight.shape[2], weight.shape[3]),
+        _pair("stride", stride),
+        _four(padding),
+        _pair("dilation", dilation),
+        groups,
+        max(1, batch),
+    )
+    if batch == 0:
+        return np.empty((0, *spec.output_shape[1:]), np.float32)
+    prepared = prepare_conv2d(spec, weight, bias, activation=activation, precision=precision)
+    out = Blocked.empty(*spec.output_shape)
+    blocked = prepared.empty_input()
+    bind_pack(np.ascontiguousarray(x), blocked)()
+    prepared.run(blocked, out)
+    y = np.empty(spec.output_shape, np.float32)
+    bind_unpack(out, y)()
+    return y
+
+
+def _expect(name: str, x: Blocked, shape: tuple[int, int, int, int]) -> None:
+    found = (x.batch, x.channels, x.height, x.width)
+    if found != shape:
+        raise KernelError(f"conv2d: {name} must have the shape {shape}, not {found}")
+
+
+def _floats(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(array)
+    if array.dtype != np.float32 or array.shape != shape:
+        raise KernelError(f"conv2d: {name} must be float32 {shape}, not {array.dtype} {array.shape}")
+    return array
+
+
+def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    try:
+        return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return False
+
+
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    if len(pair) != 2:
+        raise KernelError(f"conv2d: {name} {value} must be one number or two")
+    return int(pair[0]), int(pair[1])
+
+
+def _four(padding: int | tuple[int, ...]) -> tuple[int, int, int, int]:
+    values = (padding,) if isinstance(padding, int | np.integer) else tuple(padding)
+    match [int(value) for value in values]:
+        case [a]:
+            return a, a, a, a
+        case [rows, columns]:
+            return rows, rows, columns, columns
+        case [top, bottom, left, right]:
+            return top, bottom, left, right
+        case _:
+            raise KernelError(f"conv2d: padding {padding} must be one number, two or four")

@@ -1,0 +1,423 @@
+"""Direct convolution: every output is summed in registers over the whole kernel and all input channels, then stored once.
+
+Any kernel, stride, dilation, padding and number of groups. The output channels are cut into groups of vectors (``Pass``),
+the output map into tiles (``Cover``); a list of tiles with their offsets is made when arrays are bound, so that the driver
+only walks lists. Weights are packed as the micro-kernel reads them: [group of output channels][full blocks, then
+parts][K_h][K_w][lane][vector].
+
+Groups whose output channels do not start at a block of 16 are summed into a scratch map and copied lane by lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
+from fogconv.kernels.codegen import activation as activations
+from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
+from fogconv.kernels.codegen.quads import QUAD, quad_steps
+from fogconv.kernels.codegen.vector import activate, load, store
+from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
+from fogconv.kernels.maps.blocked import Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+
+CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "relu6": (0.0, 6.0)}
+"""The activations that a tile applies itself."""
+
+CHUNK_BYTES = 256 * 1024
+"""How much of a large input is worked on before its output channels are complete: a part of the second-level cache."""
+
+STREAMED_BYTES = 512 * 1024
+"""From this size on, a 1×1 convolution fetches its input ahead: 5 to 8 % at 256×56×56, nothing lost elsewhere."""
+
+FEW, UNROLLED = 4, 24
+"""First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
+
+HEADER, ITEM, TILE = 8, 16, 6
+
+
+def lanes_for(spec: ConvSpec) -> int:
+    """Lanes per pixel of the input with which a direct convolution is fastest: 4 for first layers, else 16."""
+    return NARROW if spec.groups == 1 and spec.in_channels <= NARROW else BLOCK
+
+
+@jit
+def run_direct(a):  # type: ignore[no-untyped-def]
+    """Walk the items of the array that `walk_numbers` makes."""
+    batch, x_image, out_image, residual_image, code, out_block, out_row, items = a[:HEADER]
+    for image in range(batch):
+        for item in range(HEADER, HEADER + ITEM * items, ITEM):
+            fields = a[item]
+            x = a[item + 1] + image * x_image
+            weights, bias = a[item + 2], a[item + 3]
+            out = a[item + 4] + image * out_image
+            residual = a[item + 5] + image * residual_image
+            for _group in range(a[item + 6]):
+                for tile in range(a[item + 11], a[item + 12], TILE):
+                    to = out + a[tile + 2]
+                    start = x + a[tile + 1]
+                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], start + a[item + 15])
+                    if code > 0:
+                        for block in range(a[item + 13]):
+                            for row in range(a[tile + 4]):
+                                address = to + block * out_block + row * out_row
+                                for column in range(a[tile + 5]):
+                                    value = activate(load(address + 64 * column), code)
+                                    store(address + 64 * column, value)
+                weights += a[item + 7]
+                bias += a[item + 8]
+                out += a[item + 9]
+                residual += a[item + 10]
+                x += a[item + 14]
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Where a group's input channels lie: full blocks from ``first_block`` on, and parts (block, lane, lanes)."""
+
+    first_block: int
+    full_blocks: int
+    parts: tuple[tuple[int, int, int], ...]
+
+    @staticmethod
+    def of(start: int, stop: int) -> Channels:
+        """The channels start … stop−1 of a blocked map."""
+        parts = []
+        if start % BLOCK or stop - start < BLOCK:
+            lanes = min(BLOCK - start % BLOCK, stop - start)
+            parts.append((start // BLOCK, start % BLOCK, lanes))
+            start += lanes
+        full = (stop - start) // BLOCK
+        first = start // BLOCK
+        if stop > start + full * BLOCK:
+            parts.append((first + full, 0, stop - start - full * BLOCK))
+        return Channels(first, full, tuple(parts))
+
+    def runs(self, start: int) -> list[tuple[int, int]]:
+        """The channels (from, lanes), counted from ``start``, in the order in which they are summed."""
+        full = [((self.first_block + i) * BLOCK - start, BLOCK) for i in range(self.full_blocks)]
+        return full + [(block * BLOCK + lane - start, lanes) for block, lane, lanes in self.parts]
+
+
+class DirectKernel:
+    """Packed weights and everything that does not depend on addresses. See ``fogconv.kernels.conv.conv`` for the
+    interface."""
+
+    algorithm = "direct"
+
+    def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, packed: PackedWeights) -> None:
+        self.spec, self.isa, self.activation, self.packed = spec, isa, activation, packed
+        self.passes = _plan(spec, isa, packed.vectors)
+        run_direct.compile("void(int64[::1])")
+        self._addresses = {self.wanted_lanes: self._tile_addresses(self.wanted_lanes)}
+
+    @staticmethod
+    def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DirectKernel:
+        vectors = _plan(spec, isa)[0].vectors
+        return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, vectors))
+
+    def _tile_addresses(self, lanes: int) -> dict[tuple[int, int, int], int]:
+        """The micro-kernels, by (output channels, rows, columns), for inputs of so many lanes a pixel."""
+        spec = self.spec
+        few = (0, 0)
+        if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
+            few = (spec.in_channels, spec.kernel[1])
+        # Many blocks of channels are many streams, too many for the CPU's own prefetcher.
+        ahead = spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
+        return {
+            (p.lanes, rows, columns): tile_address(
+                make_tile(self.isa, rows, columns, p.vectors, lanes * spec.stride[1], p.vl, few, ahead)
+            )
+            for p in self.passes
+            for rows, columns in p.cover.shapes
+        }
+
+    def at(self, spec: ConvSpec) -> DirectKernel:
+        return DirectKernel(spec, self.isa, self.activation, self.packed)
+
+    def warm(self, threads: int) -> None:
+        """Everything was compiled when the kernel was made, for inputs of ``wanted_lanes``."""
+
+    @property
+    def wanted_lanes(self) -> int:
+        return lanes_for(self.spec)
+
+    @property
+    def wanted_margin(self) -> Margin:
+        return Margin(*self.spec.padding)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.packed.weights.nbytes + self.packed.bias.nbytes
+
+    def unpack(self) -> tuple[Array, Array | None]:
+        return self.packed.unpack(), self.packed.unpack_bias()
+
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
+        """The call that does one thread's share. Each group's output channels start at a block of their own in ``out``."""
+        spec, packed = self.spec, self.packed
+        at_x, at_out = place("the input", x, narrow=spec.groups == 1), place("the output", out)
+        at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
+        pixel = 4 * x.lanes
+        origin = at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * pixel
+        if x.lanes not in self._addresses:
+            self._addresses[x.lanes] = self._tile_addresses(x.lanes)
+        per_group_in, per_group_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        by_groups = self._split_by_groups(threads)
+        fields = np.zeros((spec.groups, FIELDS), np.int64)
+        items: list[list[int]] = []
+        tiles: list[list[int]] = []
+        for chunk, of in [(0, 1)] if by_groups else _share(self._chunks(), thread, threads):
+            for p in self.passes:
+                start, stop = part(len(p.cover.bands), chunk, of)
+                first, last = part(p.count, thread, threads) if by_groups else (0, p.count)
+                listed = self._tiles(p, start, stop, x.lanes, at_x, at_out, at_residual)
+                if not listed or first == last:
+                    continue
+                begin = len(tiles)
+                tiles += listed
+                lanes, channel = p.lanes, p.first + first * p.lanes
+                for group in range(spec.groups):
+                    block = group * blocks(per_group_out) + channel // BLOCK
+                    items.append(
+                        [
+                            address_of(fields) + group * fields.strides[0],
+                            origin,
+                            packed.address(group, channel),
+                            packed.bias_address(group, channel),
+                            at_out.address + block * at_out.block,
+                            at_residual.address + block * at_residual.block,
+                            last - first,
+                            4 * packed.depth * lanes,
+                            4 * lanes,
+                            lanes // BLOCK * at_out.block,
+                            lanes // BLOCK * at_residual.block,
+                            begin,
+                            begin + len(listed),
+                            -(-lanes // BLOCK),
+                            0,
+                            p.cover.pieces[0] * spec.stride[1] * pixel,
+                        ]
+                    )
+        for group in range(spec.groups):
+            channels = Channels.of(group * per_group_in, (group + 1) * per_group_in)
+            self._fill(fields[group], channels, pixel, at_x, at_out, at_residual, residual is not None)
+        code = 0 if self.activation in CLAMPS else activations.code(self.activation)
+        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, items, tiles)
+        return bind(run_direct, numbers, fields, packed, x, out, residual)
+
+    def _tiles(self, p: Pass, start: int, stop: int, lanes: int, x: Place, out: Place, residual: Place) -> list[list[int]]:
+        """The tiles of some bands: address and offsets of input, output and residual; rows, columns."""
+        down, right = self.spec.stride
+        addresses = self._addresses[lanes]
+        skipped = sum(p.cover.bands[:start])
+        listed = []
+        for t in replace(p.cover, bands=p.cover.bands[start:stop]).places():
+            row = t.row + skipped
+            listed.append(
+                [
+                    addresses[p.lanes, t.rows, t.columns],
+                    row * down * x.row + t.column * right * 4 * lanes,
+                    row * out.row + t.column * PIXEL,
+                    row * residual.row + t.column * PIXEL,
+                    t.rows,
+                    t.columns,
+                ]
+            )
+        return listed
+
+    def _fill(
+        self,
+        fields: NDArray[np.int64],
+        channels: Channels,
+        pixel: int,
+        x: Place,
+        out: Place,
+        residual: Place,
+        with_residual: bool,
+    ) -> None:
+        """``pixel``: bytes from one input pixel to the next."""
+        spec = self.spec
+        kh, kw = spec.kernel
+        side_by_side = spec.dilation[1] == 1  # a row of the kernel is then one run of K_w·16 floats
+        tap = spec.dilation[1] * pixel
+        values = {
+            Field.FULL_BLOCKS: channels.full_blocks,
+            Field.FULL_OFFSET: channels.first_block * x.block,
+            Field.BLOCK_STRIDE: x.block,
+            Field.KERNEL_ROWS: kh,
+            Field.KERNEL_ROW_STRIDE: spec.dilation[0] * x.row,
+            Field.RUNS: 1 if side_by_side else kw,
+            Field.RUN_STRIDE: tap,
+            Field.RUN_ROUNDS: (kw if side_by_side else 1) * BLOCK // 4,
+            Field.PARTS: len(channels.parts),
+            Field.TAPS: kw,
+            Field.TAP_STRIDE: tap,
+            Field.ROW_STRIDE: spec.stride[0] * x.row,
+            Field.OUT_BLOCK_STRIDE: out.block,
+            Field.OUT_ROW_STRIDE: out.row,
+            Field.RESIDUAL_BLOCK_STRIDE: residual.block,
+            Field.RESIDUAL_ROW_STRIDE: residual.row,
+        }
+        for i, (block, lane, lanes) in enumerate(channels.parts):
+            values[Field(Field.PART_OFFSET + 2 * i)] = block * x.block + 4 * lane
+            values[Field(Field.PART_LANES + 2 * i)] = lanes
+        flags = Flag.RESIDUAL if with_residual else Flag(0)
+        if self.activation in CLAMPS:
+            flags |= Flag.CLAMP
+            values[Field.CLAMP] = clamp_bounds(*CLAMPS[self.activation])
+        values[Field.FLAGS] = int(flags)
+        for field, value in values.items():
+            fields[field] = value
+
+    def _chunks(self) -> int:
+        """Into how many parts the rows are cut so that a part of the input stays in the cache for all output channels."""
+        spec = self.spec
+        input_bytes = 4 * spec.in_channels * spec.height * spec.width
+        return min(spec.out_height, -(-input_bytes // CHUNK_BYTES)) if input_bytes > 2 * CHUNK_BYTES else 1
+
+    def _split_by_groups(self, threads: int) -> bool:
+        """Whether threads share the output channels (deep layers: each reads half of the weights) or the rows."""
+        if threads == 1:
+            return False
+        groups = max(p.count for p in self.passes)
+        weights = self.packed.weights.nbytes
+        return groups >= 2 * threads and weights > 4 * self.spec.in_channels * self.spec.height * self.spec.width
+
+
+def walk_numbers(
+    batch: int, x: Place, out: Place, residual: Place, code: int, items: list[list[int]], tiles: list[list[int]]
+) -> list[int]:
+    """The array that `run_direct` walks. Items name their tiles by first and last index."""
+    first_tile = HEADER + ITEM * len(items)
+    numbers = [batch, x.image, out.image, residual.image, code, out.block, out.row, len(items)]
+    for item in items:
+        numbers += [*item[:11], first_tile + TILE * item[11], first_tile + TILE * item[12], *item[13:]]
+    for tile in tiles:
+        numbers += tile
+    return numbers
+
+
+def part(length: int, index: int, of: int) -> tuple[int, int]:
+    """The index-th of ``of`` nearly equal parts of range(length)."""
+    return length * index // of, length * (index + 1) // of
+
+
+def _share(chunks: int, thread: int, threads: int) -> list[tuple[int, int]]:
+    """The chunks (index, of) of one thread; at least one chunk per thread."""
+    per_thread = -(-chunks // threads)
+    return [(thread * per_thread + i, per_thread * threads) for i in range(per_thread)]
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """All weights in the micro-kernel's order, and the bias (zeros where there is none)."""
+
+    weights: Array
+    bias: Array
+    shape: tuple[int, int, int, int]
+    groups: int
+    isa: Isa
+    vectors: int
+    """Vectors per group of output channels; the last groups may have fewer, or quads (see `cut`)."""
+
+    @property
+    def depth(self) -> int:
+        """Products per output: c/g·K_h·K_w."""
+        return int(np.prod(self.shape[1:]))
+
+    @property
+    def per_group(self) -> int:
+        """Lanes of output channels in each group of the convolution: whole vectors, so that all of them are aligned."""
+        return _up(self.shape[0] // self.groups, self.isa.vector_length)
+
+    def address(self, group: int, channel: int) -> int:
+        """Where the weights of a group's output channels start, from one of its vectors on."""
+        return address_of(self.weights) + 4 * self.depth * (group * self.per_group + channel)
+
+    def bias_address(self, group: int, channel: int) -> int:
+        return address_of(self.bias) + 4 * (group * self.per_group + channel)
+
+    def pieces(self) -> Iterator[tuple[slice, slice, Array]]:
+        """The weights piece by piece: output channels, input channels of their group, and a view of the packed array whose
+        elements are, in order, [K_h][K_w][input channel][output lane]."""
+        f, c, kh, kw = self.shape
+        per_group, steps = f // self.groups, _steps(c, kh * kw, self.groups)
+        for group in range(self.groups):
+            position = group * self.per_group * self.depth
+            runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
+            start, end = group * per_group, (group + 1) * per_group
+            for vectors, vl in cut(self.isa, per_group, self.depth, steps, self.vectors):
+                outputs = slice(start, min(start + vectors * vl, end))
+                for channel, lanes in runs:
+                    inputs = slice(channel, channel + lanes)
+                    if vl == self.isa.vector_length:
+                        size = lanes * kh * kw * vectors * vl
+                        yield outputs, inputs, self.weights[position : position + size].reshape(kh, kw, lanes, vectors * vl)
+                    else:
+                        size = quad_steps(lanes) * kh * kw * vectors * QUAD**2
+                        quads = self.weights[position : position + size].reshape(kh, kw, -1, vectors, QUAD, QUAD)
+                        whole = lanes // QUAD
+                        stop = channel + whole * QUAD
+                        if whole:
+                            yield outputs, slice(channel, stop), quads[:, :, :whole].transpose(0, 1, 2, 5, 3, 4)
+                        if lanes % QUAD:
+                            yield outputs, slice(stop, channel + lanes), quads[:, :, whole:, ..., 0]
+                    position += size
+                start += vectors * vl
+
+    def unpack_bias(self) -> Array:
+        """The bias (f,)."""
+        f = self.shape[0] // self.groups
+        return self.bias.reshape(self.groups, -1)[:, :f].reshape(-1)
+
+    def unpack(self) -> Array:
+        """The weights (f, c/g, K_h, K_w) as they were, exactly."""
+        out = np.empty(self.shape, np.float32)
+        for outputs, inputs, piece in self.pieces():
+            lanes = piece.reshape(*self.shape[2:], inputs.stop - inputs.start, -1)
+            out[outputs, inputs] = lanes[..., : outputs.stop - outputs.start].transpose(3, 2, 0, 1)
+        return out
+
+
+def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vectors: int) -> PackedWeights:
+    """Weights (f, c/g, K_h, K_w) and bias (f,) → the micro-kernel's order; lanes beyond f/g are zeros."""
+    f, c, kh, kw = weight.shape
+    lanes = groups * _up(f // groups, isa.vector_length)
+    packed = PackedWeights(
+        aligned_zeros((lanes * c * kh * kw,)), aligned_zeros((lanes,)), (f, c, kh, kw), groups, isa, vectors
+    )
+    for outputs, inputs, piece in packed.pieces():
+        wide = piece[0, 0].size // (inputs.stop - inputs.start)
+        ordered = weight[outputs, inputs].transpose(2, 3, 1, 0)
+        if wide > ordered.shape[3]:
+            ordered = np.concatenate((ordered, np.zeros((*ordered.shape[:3], wide - ordered.shape[3]), np.float32)), 3)
+        piece[...] = ordered.reshape(piece.shape)
+    if bias is not None:
+        packed.bias.reshape(groups, -1)[:, : f // groups] = bias.reshape(groups, -1)
+    return packed
+
+
+def _plan(spec: ConvSpec, isa: Isa, vectors: int | None = None) -> tuple[Pass, ...]:
+    c, taps = spec.in_channels // spec.groups, spec.kernel[0] * spec.kernel[1]
+    steps = _steps(c, taps, spec.groups)
+    return plan_passes(isa, spec.out_height, spec.out_width, spec.out_channels // spec.groups, c * taps, steps, vectors)
+
+
+def _steps(in_channels: int, taps: int, groups: int) -> int:
+    """How many quads an output's products are; or as many as the products where there are none: a group of the convolution
+    that starts within four channels can't be read in fours."""
+    return taps * (in_channels if groups > 1 and in_channels % QUAD else quad_steps(in_channels))
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+__all__: Sequence[str] = ["Channels", "Cover", "DirectKernel", "PackedWeights", "pack_weights"]

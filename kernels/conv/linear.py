@@ -1,0 +1,255 @@
+"""Fully connected layers: convs whose kernel covers the whole input, so that there is one output pixel.
+
+    out[n, o] = activation(Σ over blocks, rows, columns, lanes of x[n, …] · w[…, o] + bias[o] + residual[n, o])
+
+Every weight is used once per image, so memory is the limit: the weights lie in exactly the order in which they are read (see
+`fogconv.kernels.maps.panels`), and up to four images share one reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils as _cgutils
+from numba.core import extending, types
+
+from fogconv.errors import KernelError
+from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.kernels.codegen import activation as activations
+from fogconv.kernels.codegen import vector
+from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.conv.grouped import nothing
+from fogconv.kernels.maps.blocked import Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.maps.bound import Bound, address_of, bind, place
+from fogconv.kernels.maps.panels import bind_pack_panels, empty_panels
+from fogconv.kernels.threads import parallel
+
+cgutils: Any = _cgutils  # no annotations there
+
+IMAGES = 4
+"""Images that share one reading of the weights, at most."""
+
+AHEAD = 4096
+"""How far ahead of their use weights are fetched, in bytes: past the page at which the CPU's own prefetcher stops."""
+
+
+def is_linear(spec: ConvSpec) -> bool:
+    """Whether a conv is a fully connected layer: one group, no padding, a kernel as large as its input."""
+    return spec.groups == 1 and spec.padding == (0, 0, 0, 0) and spec.kernel == (spec.height, spec.width)
+
+
+class PreparedLinear:
+    """A fully connected layer whose weights are packed; the interface is that of
+    `fogconv.kernels.conv.conv.PreparedConv2d`."""
+
+    algorithm = "linear"
+    wanted_margin = Margin()
+
+    def __init__(self, spec: ConvSpec, panels: Array, bias: Array, activation: str | None, threads: int) -> None:
+        self.spec = spec
+        self._panels, self._bias, self._activation, self._threads = panels, bias, activation, threads
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights."""
+        return self._panels.nbytes + self._bias.nbytes
+
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
+        """The call that computes out = activation(W·x + bias + residual); it must not run twice at the same time.
+
+        ``x`` is (N, c, H, W), ``out`` and ``residual`` are (N, f, 1, 1). Raises KernelError for other shapes.
+        """
+        spec = self.spec
+        for name, view, wanted in (
+            ("input", x, spec.input_shape),
+            ("output", out, spec.output_shape),
+            ("residual", residual or out, spec.output_shape),
+        ):
+            shape = (view.batch, view.channels, view.height, view.width)
+            if shape != wanted:
+                raise KernelError(f"linear: the {name} must have the shape {wanted}, not {shape}")
+        a, b = place("input", x), place("output", out)
+        r = place("residual", residual) if residual is not None else b
+        total = blocks(spec.out_channels)
+        threads = max(1, min(self._threads, total))
+        calls = []
+        for thread in range(threads):
+            first, stop = total * thread // threads, total * (thread + 1) // threads
+            sums = aligned_zeros((IMAGES, BLOCK))
+            numbers = (
+                *a,
+                *(b.address, b.image, b.block, r.address, r.image, r.block),
+                *(address_of(self._panels), address_of(self._bias), address_of(sums)),
+                *(spec.batch, blocks(spec.in_channels), *spec.kernel, first, stop, spec.out_channels),
+            )
+            kernel = _linear(activations.code(self._activation), residual is not None)
+            calls.append(bind(kernel, numbers, self, x.data, out.data, residual, sums))
+        return parallel(calls)
+
+    def run(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
+        """bind(x, out, residual)()."""
+        self.bind(x, out, residual)()
+
+    def at(self, spec: ConvSpec) -> PreparedLinear:
+        """The same layer at another batch. Raises KernelError for a spec that differs in more."""
+        if replace(spec, batch=self.spec.batch) != self.spec:
+            raise KernelError(f"linear: {spec} is not the same layer as {self.spec} at another batch")
+        return PreparedLinear(spec, self._panels, self._bias, self._activation, self._threads)
+
+
+def prepare_linear(
+    spec: ConvSpec, weight: Array, bias: Array | None = None, *, activation: str | None = None, threads: int = 1
+) -> PreparedLinear:
+    """Pack a weight (f, c, K_h, K_w) and a bias (f,), both float32.
+
+    Raises KernelError where the kernel does not cover the input (see `is_linear`), and for other shapes.
+    """
+    if not is_linear(spec):
+        raise KernelError(f"linear: the kernel must cover the whole unpadded input in one group, unlike {spec}")
+    if weight.shape != spec.weight_shape or weight.dtype != np.float32:
+        raise KernelError(f"linear: the weight must be float32 {spec.weight_shape}, not {weight.dtype} {weight.shape}")
+    if bias is not None and bias.shape != (spec.out_channels,):
+        raise KernelError(f"linear: the bias has the shape {bias.shape}; there are {spec.out_channels} outputs")
+    if threads < 1:
+        raise KernelError(f"linear: {threads} threads; at least 1 is needed")
+    activations.code(activation)
+    panels = empty_panels(1, spec.out_channels, spec.in_channels, spec.kernel[0] * spec.kernel[1])
+    bind_pack_panels(np.ascontiguousarray(weight)[None], panels)()
+    terms = aligned_zeros((blocks(spec.out_channels) * BLOCK,))
+    if bias is not None:
+        terms[: spec.out_channels] = bias
+    return PreparedLinear(spec, panels, terms, activation, threads)
+
+
+@cache
+def _dot(images: int) -> Any:
+    """sums[image] = the 16 outputs of one block of panels for ``images`` images at once."""
+    chains = max(1, 8 // images)
+
+    @extending.intrinsic
+    def dot(typingctx, weights, x, x_image, x_block, x_row, blocks_, rows, columns, sums):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            weights, x, x_image, x_block, x_row, blocks_, rows, columns, sums = args
+            vec, word = ir.VectorType(ir.FloatType(), BLOCK), ir.IntType(64)
+            # Stack slots that LLVM turns into registers: eight chains of additions hide each one's latency.
+            slots = [[cgutils.alloca_once(builder, vec) for _ in range(chains)] for _ in range(images)]
+            for slot in (slot for row in slots for slot in row):
+                builder.store(activations.constant(vec, 0.0), slot)
+            at = cgutils.alloca_once_value(builder, weights)
+            with (
+                cgutils.for_range(builder, blocks_) as block,
+                cgutils.for_range(builder, rows) as row,
+                cgutils.for_range(builder, columns) as column,
+            ):
+                panel = builder.load(at)
+                pixel = builder.add(builder.mul(block.index, x_block), builder.mul(row.index, x_row))
+                pixel = builder.add(x, builder.add(pixel, builder.shl(column.index, word(6))))
+                for lane in range(BLOCK):
+                    address = builder.add(panel, word(lane * BLOCK * 4))
+                    vector.emit_prefetch(builder, builder.add(address, word(AHEAD)))
+                    weight = vector.emit_load(builder, address)
+                    for image in range(images):
+                        offset = builder.add(builder.mul(x_image, word(image)), word(lane * 4))
+                        value = vector.emit_load_splat(builder, builder.add(pixel, offset))
+                        slot = slots[image][lane % chains]
+                        builder.store(activations.fma(builder, weight, value, builder.load(slot)), slot)
+                builder.store(builder.add(panel, word(BLOCK * BLOCK * 4)), at)
+            for image, row_of_slots in enumerate(slots):
+                values = [builder.load(slot) for slot in row_of_slots]
+                while len(values) > 1:
+                    values = [builder.fadd(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
+                vector.emit_store(builder, builder.add(sums, word(image * BLOCK * 4)), values[0])
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9), codegen
+
+    return dot
+
+
+@cache
+def _linear(code: int, has_residual: bool) -> Any:
+    dot1, dot2, dot4 = _dot(1), _dot(2), _dot(4)
+
+    @jit
+    def linear(a):  # type: ignore[no-untyped-def]
+        x, x_image, x_block, x_row = a[0], a[1], a[2], a[3]
+        out, out_image, out_block, residual, r_image, r_block = a[4], a[5], a[6], a[7], a[8], a[9]
+        panels, bias, sums = a[10], a[11], a[12]
+        batch, in_blocks, rows, columns, first, stop, channels = a[13], a[14], a[15], a[16], a[17], a[18], a[19]
+        for block in range(first, stop):
+            weights = panels + block * in_blocks * rows * columns * 1024
+            n = 0
+            while n < batch:
+                source = x + n * x_image
+                if batch - n >= 4:
+                    images = 4
+                    dot4(weights, source, x_image, x_block, x_row, in_blocks, rows, columns, sums)
+                elif batch - n >= 2:
+                    images = 2
+                    dot2(weights, source, x_image, x_block, x_row, in_blocks, rows, columns, sums)
+                else:
+                    images = 1
+                    dot1(weights, source, x_image, x_block, x_row, in_blocks, rows, columns, sums)
+                for image in range(n, n + images):
+                    value = vector.add(vector.load(sums + (image - n) * 64), vector.load(bias + block * 64))
+                    if has_residual:
+                        value = vector.add(value, vector.load(residual + image * r_image + block * r_block))
+                    value = vector.activate(value, code)
+                    lanes = min(16, channels - block * 16)
+                    vector.store_between(out + image * out_image + block * out_block, value, 0, lanes)
+                n += images
+
+    return linear
+
+
+KEPT_ELEMENTS = 4 << 20
+"""Up to so many weights are kept as they came, for the layer that covers its input by chance: a 3×3 shard of a 3×3 conv."""
+
+
+class LinearKernel:
+    """A `PreparedLinear`, which splits itself over threads."""
+
+    algorithm = "linear"
+
+    def __init__(self, linear: PreparedLinear, original: tuple[Array, Array | None] | None) -> None:
+        self._linear, self._original = linear, original
+
+    @staticmethod
+    def prepare(spec: ConvSpec, weight: Array, bias: Array | None, activation: str | None, threads: int) -> LinearKernel:
+        linear = prepare_linear(spec, weight, bias, activation=activation, threads=threads)
+        return LinearKernel(linear, (weight, bias) if weight.size <= KEPT_ELEMENTS else None)
+
+    def at(self, spec: ConvSpec) -> LinearKernel:
+        return LinearKernel(self._linear.at(spec), self._original)
+
+    def unpack(self) -> tuple[Array, Array | None]:
+        if self._original is None:
+            size = self.spec.weight_elements
+            raise KernelError(f"linear: {size} weights are kept only as packed; prepare the layer again for another size")
+        return self._original
+
+    @property
+    def spec(self) -> ConvSpec:
+        return self._linear.spec
+
+    @property
+    def wanted_margin(self) -> Margin:
+        return Margin()
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._linear.weight_bytes
+
+    def warm(self, threads: int) -> None:
+        """Compile what ``bind`` needs, by binding maps of the right shapes."""
+        spec = self.spec.with_batch(1)
+        out = Blocked.empty(*spec.output_shape)
+        for residual in (None, out):
+            self._linear.at(spec).bind(Blocked.empty(*spec.input_shape), out, residual)
+
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
+        return nothing if thread else self._linear.bind(x, out, residual)

@@ -1,0 +1,168 @@
+"""Which tiles cover an output map: a cost rule, in cycles of the innermost loop.
+
+A tile of P pixels × V vectors needs P·V + V + 1 registers: sums, weights and one broadcast value. The rule knows three
+limits of a core, per input channel:
+
+    multiplications    P·V / 2      two fused multiply-adds per cycle
+    loads              (P + V) / 2  two loads per cycle
+    latency            4            a sum can take its next product after four cycles
+
+which fits AVX-512 and AVX2 servers; a core that multiplies at half the rate (Zen 4) only cares less about the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+
+from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.quads import QUAD
+
+TILE_OVERHEAD = 40.0
+"""Cycles to start and to store a tile."""
+
+STREAM_BYTES_PER_CYCLE = 24.0
+"""What the second-level cache sustains for weights."""
+
+L1_BYTES = 24 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One tile's place on the output map."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """A map of height × width cut into bands of rows and pieces of columns (sizes, in order)."""
+
+    bands: tuple[int, ...]
+    pieces: tuple[int, ...]
+
+    def places(self) -> Iterator[Place]:
+        row = 0
+        for rows in self.bands:
+            column = 0
+            for columns in self.pieces:
+                yield Place(row, column, rows, columns)
+                column += columns
+            row += rows
+
+    @property
+    def shapes(self) -> frozenset[tuple[int, int]]:
+        """The distinct (rows, columns)."""
+        return frozenset((rows, columns) for rows in self.bands for columns in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """``count`` groups of ``vectors`` vectors of ``vl`` output channels each, from channel ``first`` on, over one cover.
+
+    ``vl`` is 4 for quads (see `cut`), else the instruction set's.
+    """
+
+    first: int
+    vectors: int
+    vl: int
+    count: int
+    cover: Cover
+
+    @property
+    def lanes(self) -> int:
+        """Output channels per group."""
+        return self.vectors * self.vl
+
+
+def most_pixels(isa: Isa, vectors: int) -> int:
+    """The largest tile that stays in registers, by the number of vectors of output channels.
+
+    One fewer than the registers would hold in three cases, where LLVM's schedule spills
+    (`tests/kernels/codegen/test_assembly.py`).
+    """
+    if isa.name == "neon":  # inputs are held as vectors as well, and four weights at a time
+        return {1: 12, 2: 8, 3: 5, 4: 4}[vectors]
+    if isa.registers > 16:
+        return {1: 28, 2: 14, 3: 8, 4: 6}[vectors]
+    return {1: 9, 2: 6, 3: 3, 4: 2}[vectors]
+
+
+def split_evenly(length: int, longest: int) -> tuple[int, ...]:
+    """As few pieces as possible, none longer than ``longest``, as equal as possible, the longer ones first."""
+    pieces = -(-length // longest)
+    short, longer = divmod(length, pieces)
+    return (short + 1,) * longer + (short,) * (pieces - longer)
+
+
+@cache
+def best_cover(isa: Isa, height: int, width: int, vectors: int, depth: int) -> tuple[Cover, float]:
+    """The cheapest cover for sums over ``depth`` products, and its cost in cycles."""
+    most = most_pixels(isa, vectors)
+    best: tuple[float, Cover] | None = None
+    for rows in range(1, min(height, most) + 1):
+        pieces = split_evenly(width, most // rows)
+        full, rest = divmod(height, rows)
+        cover = Cover((rows,) * full + ((rest,) if rest else ()), pieces)
+        cost = sum(
+            (full * tile_cycles(rows * columns, vectors, depth, isa))
+            + (tile_cycles(rest * columns, vectors, depth, isa) if rest else 0.0)
+            for columns in pieces
+        )
+        if best is None or cost < best[0] * 0.995:
+            best = (cost, cover)
+    assert best is not None
+    return best[1], best[0]
+
+
+def tile_cycles(pixels: int, vectors: int, depth: int, isa: Isa) -> float:
+    weight_bytes = 4 * isa.vector_length * vectors
+    streamed = weight_bytes / STREAM_BYTES_PER_CYCLE if depth * weight_bytes > L1_BYTES else 0.0
+    return TILE_OVERHEAD + depth * max(pixels * vectors / 2, (pixels + vectors) / 2, 4.0, streamed)
+
+
+def group_sizes(isa: Isa) -> tuple[int, ...]:
+    """How many vectors of output channels a tile may have. A group never splits a block of 16 channels unevenly."""
+    return (1, 2, 3, 4) if isa.vector_length == 16 else (16 // isa.vector_length,)
+
+
+def cut(isa: Isa, out_channels: int, depth: int, steps: int, vectors: int) -> tuple[tuple[int, int], ...]:
+    """The groups of output channels, in order: (vectors, output channels per vector). ``vectors`` in each, then the rest.
+
+    Where the last block of 16 has up to 12 channels left, these are quads, if that saves products: 21 output channels cost
+    24 then, not 32. ``depth``: products per output; ``steps``: how many quads they are, or ``depth`` where there can be
+    none. The map's size has no say, as maps of all sizes share packed weights.
+    """
+    vl = isa.vector_length
+    total, rest = divmod(out_channels, vl)
+    quads = -(-rest // QUAD) if isa.quads else 0
+    if quads * steps >= depth:
+        quads = 0
+    total += 1 if rest and not quads else 0
+    count, smaller = divmod(total, vectors)
+    return ((vectors, vl),) * count + (((smaller, vl),) if smaller else ()) + (((quads, QUAD),) if quads else ())
+
+
+@cache
+def plan_passes(
+    isa: Isa, height: int, width: int, out_channels: int, depth: int, steps: int, vectors: int | None = None
+) -> tuple[Pass, ...]:
+    """All output channels in groups (see `cut`) of the cheapest size; ``vectors`` fixes it."""
+    best: tuple[float, tuple[Pass, ...]] | None = None
+    for size in group_sizes(isa) if vectors is None else (vectors,):
+        passes, cost, first = [], 0.0, 0
+        for (number, vl), groups in groupby(cut(isa, out_channels, depth, steps, size)):
+            count = len(list(groups))
+            cover, cycles = best_cover(isa, height, width, number, depth if vl == isa.vector_length else steps)
+            passes.append(Pass(first, number, vl, count, cover))
+            first += count * number * vl
+            cost += cycles * count
+        if best is None or cost < best[0] * 0.98:
+            best = (cost, tuple(passes))
+    assert best is not None
+    return best[1]

@@ -1,0 +1,74 @@
+"""The table of measured choices: which algorithm was the fastest for a ConvSpec, kept per machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from fogconv.ir.geometry import ConvSpec
+from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import cache_folder
+
+
+def key(spec: ConvSpec) -> str:
+    """A spec as a word: cxHxW-fkK_hxK_wsS, then what differs from its default."""
+    word = f"{spec.in_channels}x{spec.height}x{spec.width}-{spec.out_channels}"
+    word += f"k{spec.kernel[0]}x{spec.kernel[1]}s{spec.stride[0]}"
+    if spec.stride[0] != spec.stride[1]:
+        word += f"x{spec.stride[1]}"
+    if any(spec.padding):
+        word += "p" + (str(spec.padding[0]) if len(set(spec.padding)) == 1 else "x".join(map(str, spec.padding)))
+    if spec.dilation != (1, 1):
+        word += f"d{spec.dilation[0]}x{spec.dilation[1]}"
+    word += f"g{spec.groups}" if spec.groups > 1 else ""
+    return word + (f"n{spec.batch}" if spec.batch > 1 else "")
+
+
+def tuned_algorithm(spec: ConvSpec, isa: Isa) -> str | None:
+    """What was measured to be the fastest here, if anything was."""
+    folder = cache_folder()
+    return None if folder is None else _table(str(_file(folder, isa))).get(key(spec))
+
+
+def _keep(spec: ConvSpec, isa: Isa, algorithm: str) -> None:
+    folder = cache_folder()
+    if folder is None:
+        return
+    file = _file(folder, isa)
+    _table.cache_clear()
+    table = {**_table(str(file)), key(spec): algorithm}
+    with contextlib.suppress(OSError):
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix="writing-")
+        with os.fdopen(handle, "w") as stream:
+            json.dump(table, stream, indent=0, sort_keys=True)
+        Path(temporary).replace(file)
+    _table.cache_clear()
+
+
+def _file(folder: Path, isa: Isa) -> Path:
+    return folder / f"tuned-{isa.name}-{_machine()}.json"
+
+
+@cache
+def _machine() -> str:
+    """The CPU and the sources of the kernels, as a hash."""
+    digest = hashlib.sha256(llvm.get_host_cpu_name().encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _table(file: str) -> dict[str, str]:
+    try:
+        table = json.loads(Path(file).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in table.items()} if isinstance(table, dict) else {}

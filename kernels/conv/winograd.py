@@ -1,0 +1,389 @@
+"""Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36.
+
+Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time, of any images: transform their inputs into V,
+multiply the matrices, one per element, with the micro-kernel of direct convolution (a tile takes the place of a pixel),
+transform the products M back into the output.
+
+    V  [element][input block][tile][16]    U  [element][group][input channel][lane]    M  [element][output block][tile][16]
+
+The elements of V and of M lie an odd number of cache lines apart, or all would fall into one set of the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.kernels.codegen import activation as activations
+from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, make_tile, tile_address
+from fogconv.kernels.codegen.quads import QUAD, quad_steps
+from fogconv.kernels.codegen.vector import activate, load, store
+from fogconv.kernels.conv.direct import CLAMPS, Channels, part
+from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
+from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
+from fogconv.kernels.maps.blocked import Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.scratch import Scratch
+
+SCRATCH_BYTES = 768 * 1024
+"""V and M together, when there are tiles enough: what stays in the second-level cache between the three steps."""
+
+LEAST_TILES = 56
+"""But never fewer tiles at a time, as all of U is read again for each set of tiles."""
+
+HEADER, BLOCK_NUMBERS, ITEM, TILE = 32, 10, 8, 2
+
+
+KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
+"""7×7 would need 100 elements per tile, and loses too many digits in two dimensions."""
+
+
+def form_of(spec: ConvSpec, m: int) -> Form | None:
+    """The form with m (2 or 4) outputs per transformed dimension; None where the shape forbids it."""
+    if spec.kernel not in KERNELS or spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
+        return None
+    kh, kw = spec.kernel
+    return Form((m if kh > 1 else 1, m if kw > 1 else 1), spec.kernel)
+
+
+@cache
+def driver(form: Form, isa: Isa) -> Any:
+    """The compiled function that walks the numbers of `WinogradKernel.bind`."""
+    transform_input, transform_output = input_intrinsic(form, isa), output_intrinsic(form, isa)
+    down, right = form.outputs
+    elements = form.elements
+
+    @jit
+    def run_winograd(a):  # type: ignore[no-untyped-def]
+        per_image, x_image, out_image, residual_image, code = a[:5]
+        x, x_row, x_block, x_blocks, x_rows, x_columns = a[5:11]
+        out, out_row, out_block, out_first, out_last = a[11:16]
+        residual, residual_row, residual_block = a[16:19]
+        v, products, weights_start, weights_element = a[19:23]
+        bias, zeros, flags, clamp = a[23:27]
+        across, height, width, sets = a[27:31]
+        for number in range(sets):
+            at = HEADER + BLOCK_NUMBERS * number
+            first, last, v_element, v_block, m_element, m_block, fields, items, items_end = a[at : at + 9]
+            for block in range(x_blocks):
+                to = v + block * v_block
+                for tile in range(first, last):
+                    image, place = tile // per_image, tile % per_image
+                    row, column = down * (place // across), right * (place % across)
+                    start = x + image * x_image + block * x_block + row * x_row + 64 * column
+                    transform_input(start, x_row, x_rows - row, x_columns - column, to, v_element)
+                    to += 64
+            for element in range(elements):
+                for item in range(items, items_end, ITEM):
+                    weights = weights_start + element * weights_element + a[item]
+                    to = products + element * m_element + a[item + 1]
+                    for _group in range(a[item + 2]):
+                        for tile in range(a[item + 5], a[item + 6], TILE):
+                            offset = a[tile + 1]
+                            start = v + element * v_element + offset
+                            call_tile(a[tile], fields, start, weights, zeros, to + offset, 0, weights)
+                        weights += a[item + 3]
+                        to += a[item + 4]
+            for block in range(out_first, out_last):
+                start = products + block * m_block
+                for tile in range(first, last):
+                    image, place = tile // per_image, tile % per_image
+                    row, column = down * (place // across), right * (place % across)
+                    to = out + image * out_image + block * out_block + row * out_row + 64 * column
+                    more = residual + image * residual_image + block * residual_block + row * residual_row + 64 * column
+                    rows, columns = height - row, width - column
+                    transform_output(
+                        start, m_element, bias + 64 * block, to, out_row, more, residual_row, rows, columns, flags, clamp
+                    )
+                    start += 64
+                    if code > 0:
+                        for i in range(min(down, rows)):
+                            for j in range(min(right, columns)):
+                                store(to + i * out_row + 64 * j, activate(load(to + i * out_row + 64 * j), code))
+
+    return run_winograd
+
+
+@dataclass(frozen=True)
+class WinogradWeights:
+    """U, the bias, and the weights that U was made of (U can't be turned back exactly)."""
+
+    u: Array
+    bias: Array
+    original: Array
+    has_bias: bool
+    vectors: int
+    """Vectors of output channels per group."""
+
+
+class WinogradKernel:
+    """U and everything that does not depend on addresses."""
+
+    def __init__(
+        self, spec: ConvSpec, isa: Isa, form: Form, activation: str | None, packed: WinogradWeights, scratch: Scratch
+    ) -> None:
+        self.spec, self.isa, self.form, self.activation = spec, isa, form, activation
+        self.algorithm = f"winograd{max(form.outputs)}"
+        self._packed, self._scratch = packed, scratch
+        self._down, self._across = _tiles(spec, form)
+        self._tiles = spec.batch * self._down * self._across
+        driver(form, isa).compile("void(int64[::1])")
+
+    def warm(self, threads: int) -> None:
+        """Compile what ``bind`` will need for so many threads."""
+        for thread in range(threads):
+            first, last = self._tiles_of(thread, threads)
+            for tiles in self._set_sizes(last - first):
+                for p in self._passes(tiles):
+                    self._addresses(p)
+
+    def _by_tiles(self, threads: int) -> bool:
+        """Whether threads share the tiles, or the output channels where tiles are few."""
+        few = self._tiles < 2 * LEAST_TILES * threads
+        return threads == 1 or not few or blocks(self.spec.out_channels) < 2 * threads
+
+    def _tiles_of(self, thread: int, threads: int) -> tuple[int, int]:
+        return part(self._tiles, thread, threads) if self._by_tiles(threads) else (0, self._tiles)
+
+    @staticmethod
+    def prepare(
+        spec: ConvSpec, isa: Isa, form: Form, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
+    ) -> WinogradKernel:
+        down, across = _tiles(spec, form)
+        tiles = max(_set_sizes(spec, form, spec.batch * down * across))
+        passes = plan_passes(isa, 1, tiles, spec.out_channels, spec.in_channels, quad_steps(spec.in_channels))
+        return WinogradKernel(spec, isa, form, activation, pack(weight, bias, form, isa, passes[0].vectors), scratch)
+
+    def at(self, spec: ConvSpec) -> WinogradKernel:
+        return WinogradKernel(spec, self.isa, self.form, self.activation, self._packed, self._scratch)
+
+    def unpack(self) -> tuple[Array, Array | None]:
+        f = self.spec.out_channels
+        return self._packed.original, self._packed.bias[:f].copy() if self._packed.has_bias else None
+
+    @property
+    def wanted_margin(self) -> Margin:
+        """Enough for whole tiles to the right and below."""
+        s, (mh, mw), (kh, kw) = self.spec, self.form.outputs, self.form.kernel
+        top, bottom, left, right = s.padding
+        below = self._down * mh + kh - 1 - top - s.height
+        beside = self._across * mw + kw - 1 - left - s.width
+        return Margin(top, max(bottom, below), left, max(right, beside))
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._packed.u.nbytes + self._packed.bias.nbytes
+
+    def _set_sizes(self, tiles: int) -> tuple[int, ...]:
+        return _set_sizes(self.spec, self.form, tiles)
+
+    def _passes(self, tiles: int) -> tuple[Pass, ...]:
+        spec = self.spec
+        steps = quad_steps(spec.in_channels)
+        return plan_passes(self.isa, 1, tiles, spec.out_channels, spec.in_channels, steps, self._packed.vectors)
+
+    def _addresses(self, p: Pass) -> list[tuple[int, int]]:
+        """(address, bytes from the first tile) of the micro-kernels that cover a set of tiles."""
+        return [
+            (tile_address(make_tile(self.isa, 1, t.columns, p.vectors, BLOCK, p.vl)), PIXEL * t.column)
+            for t in p.cover.places()
+        ]
+
+    def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
+        """The call that does one thread's share: some of the tiles, or of the output channels where tiles are few."""
+        spec, a2 = self.spec, self.form.elements
+        at_x, at_out = place("the input", x), place("the output", out)
+        at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
+        out_blocks = blocks(spec.out_channels)
+        by_tiles = self._by_tiles(threads)
+        first_tile, last_tile = self._tiles_of(thread, threads)
+        sizes = self._set_sizes(last_tile - first_tile)
+        longest = max(sizes, default=0)
+        v_element, m_element = (_odd_lines(blocks(c) * longest) for c in (spec.in_channels, spec.out_channels))
+        memory = self._scratch.borrow(a2 * (v_element + m_element) // 4, thread)
+        flags = (Flag.RESIDUAL if residual is not None else 0) | (Flag.CLAMP if self.activation in CLAMPS else 0)
+        clamp = np.array(CLAMPS.get(self.activation, (0.0, 0.0)), np.float32)
+        zeros = aligned_zeros((BLOCK * 4,))
+        fields = np.zeros((len(sizes), FIELDS), np.int64)
+        sets: list[list[int]] = []
+        items: list[list[int]] = []
+        calls: list[tuple[int, int]] = []
+        first_block, last_block = 0, out_blocks
+        start = first_tile
+        for number, size in enumerate(sizes):
+            _fill(fields[number], spec.in_channels, size)
+            begin = len(items)
+            for p in self._passes(size):
+                first, last = (0, p.count) if by_tiles else part(p.count, thread, threads)
+                listed = self._addresses(p)
+                channel = p.first + first * p.lanes
+                items.append(
+                    [
+                        4 * spec.in_channels * channel,
+                        channel // BLOCK * size * PIXEL,
+                        last - first,
+                        4 * p.lanes * spec.in_channels,
+                        p.lanes // BLOCK * size * PIXEL,
+                        len(calls),
+                        len(calls) + len(listed),
+                        0,
+                    ]
+                )
+                calls += listed
+            sets.append(
+                [
+                    start,
+                    start + size,
+                    v_element,
+                    size * PIXEL,
+                    m_element,
+                    size * PIXEL,
+                    address_of(fields) + number * fields.strides[0],
+                    begin,
+                    len(items),
+                    0,
+                ]
+            )
+            start += size
+        if not by_tiles:
+            first_block, last_block = self._blocks_of(thread, threads)
+        m = x.margin
+        first_item = HEADER + BLOCK_NUMBERS * len(sets)
+        first_call = first_item + ITEM * len(items)
+        header = [
+            *(self._down * self._across, at_x.image, at_out.image, at_residual.image),
+            0 if self.activation in CLAMPS else activations.code(self.activation),
+            at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL,
+            *(at_x.row, at_x.block, blocks(spec.in_channels)),
+            *(spec.padding[0] + spec.height + m.bottom, spec.padding[2] + spec.width + m.right),
+            *(at_out.address, at_out.row, at_out.block, first_block, last_block),
+            *(at_residual.address, at_residual.row, at_residual.block),
+            *(address_of(memory), address_of(memory) + a2 * v_element),
+            *(address_of(self._packed.u), self._packed.u.nbytes // a2),
+            *(address_of(self._packed.bias), address_of(zeros), int(flags), address_of(clamp)),
+            *(self._across, spec.out_height, spec.out_width, len(sets), 0),
+        ]
+        numbers = header
+        for one in sets:
+            numbers += [*one[:7], first_item + ITEM * one[7], first_item + ITEM * one[8], 0]
+        for item in items:
+            numbers += [*item[:5], first_call + TILE * item[5], first_call + TILE * item[6], 0]
+        for call in calls:
+            numbers += call
+        return bind(driver(self.form, self.isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
+
+    def _blocks_of(self, thread: int, threads: int) -> tuple[int, int]:
+        """The output blocks whose sums one thread makes when threads share the output channels."""
+        touched = []
+        for p in self._passes(self._tiles):
+            first, last = part(p.count, thread, threads)
+            if last > first:
+                touched += [(p.first + first * p.lanes) // BLOCK, blocks(p.first + last * p.lanes)]
+        return (min(touched), max(touched)) if touched else (0, 0)
+
+
+def _set_sizes(spec: ConvSpec, form: Form, tiles: int) -> tuple[int, ...]:
+    """Into how many sets of how many tiles the work is cut, so that V and M stay in the cache."""
+    per_tile = 4 * form.elements * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
+    most = max(LEAST_TILES, SCRATCH_BYTES // per_tile // 14 * 14)
+    if tiles <= most * 3 // 2:
+        return (tiles,) if tiles else ()
+    full, rest = divmod(tiles, most)
+    return (most,) * full + ((rest,) if rest else ())
+
+
+def _tiles(spec: ConvSpec, form: Form) -> tuple[int, int]:
+    """Rows and columns of tiles."""
+    mh, mw = form.outputs
+    return -(-spec.out_height // mh), -(-spec.out_width // mw)
+
+
+def _odd_lines(lines: int) -> int:
+    """Bytes of an odd number of cache lines, at least ``lines``."""
+    return PIXEL * (lines | 1)
+
+
+def _fill(fields: Any, in_channels: int, tiles: int) -> None:
+    """A matrix product for the micro-kernel: one row of tiles, kernel 1×1."""
+    channels = Channels.of(0, in_channels)
+    fields[Field.FULL_BLOCKS] = channels.full_blocks
+    fields[Field.BLOCK_STRIDE] = fields[Field.OUT_BLOCK_STRIDE] = tiles * PIXEL
+    fields[Field.KERNEL_ROWS] = fields[Field.RUNS] = fields[Field.TAPS] = 1
+    fields[Field.RUN_ROUNDS] = BLOCK // 4
+    fields[Field.PARTS] = len(channels.parts)
+    for i, (block, lane, lanes) in enumerate(channels.parts):
+        fields[Field.PART_OFFSET + 2 * i] = block * tiles * PIXEL + 4 * lane
+        fields[Field.PART_LANES + 2 * i] = lanes
+
+
+@jit
+def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-untyped-def]
+    """G g Gᵀ in float64, for 16 output channels at a time, to U; ``groups``: first lane, lanes of each block's group,
+    and how many input channels lie in one of its vectors.
+
+    Training needs it at every step: with numpy it took 15 times as long as the convolution of a batch of 8. U's elements
+    often lie a power of two apart: written in turns they would all fall into one set of the cache, so 16 input channels
+    are collected first.
+    """
+    f, c, kh, kw = weight.shape
+    rows, columns = down.shape[0], across.shape[0]
+    taps = np.zeros((kh, kw, BLOCK))
+    half = np.empty((rows, kw, BLOCK))
+    total = np.empty(BLOCK)
+    collected = np.empty((rows * columns, BLOCK, BLOCK), np.float32)
+    for first in range(0, f, BLOCK):
+        count = min(BLOCK, f - first)
+        start, wide, deep = groups[first // BLOCK]
+        whole = c // deep * deep
+        for channel in range(c):
+            for lane in range(count):
+                for i in range(kh):
+                    for j in range(kw):
+                        taps[i, j, lane] = weight[first + lane, channel, i, j]
+            half[:] = 0.0
+            for row in range(rows):
+                for i in range(kh):
+                    for j in range(kw):
+                        for lane in range(BLOCK):
+                            half[row, j, lane] += down[row, i] * taps[i, j, lane]
+            for row in range(rows):
+                for column in range(columns):
+                    total[:] = 0.0
+                    for j in range(kw):
+                        for lane in range(BLOCK):
+                            total[lane] += across[column, j] * half[row, j, lane]
+                    for lane in range(BLOCK):
+                        collected[row * columns + column, channel % BLOCK, lane] = total[lane]
+            if channel % BLOCK == BLOCK - 1 or channel == c - 1:
+                begin = channel // BLOCK * BLOCK
+                for element in range(rows * columns):
+                    for k in range(channel + 1 - begin):
+                        step, inner = min(begin + k, whole) // deep + max(0, begin + k - whole), (begin + k) % deep
+                        inner = inner if begin + k < whole else 0
+                        at = start * c + step * wide * deep + (first - start) * deep + inner
+                        for lane in range(count):
+                            u[element, at + lane * deep] = collected[element, k, lane]
+
+
+def pack(weight: Array, bias: Array | None, form: Form, isa: Isa, vectors: int) -> WinogradWeights:
+    """(f, c, K_h, K_w) → U [element][group][c][lane]."""
+    f, c = weight.shape[:2]
+    groups: list[tuple[int, int, int]] = []
+    start = 0
+    for number, vl in cut(isa, f, c, quad_steps(c), vectors):
+        wide = number * vl
+        groups += [(start, wide, QUAD if vl < isa.vector_length else 1)] * blocks(wide)
+        start += wide
+    lanes = -(-f // isa.vector_length) * isa.vector_length  # whole vectors, so that every element is aligned
+    u, biases = aligned_zeros((form.elements, c * lanes)), aligned_zeros((blocks(f) * BLOCK,))
+    down, across = weight_matrices(form)
+    _transform_weights(np.ascontiguousarray(weight), down, across, u, np.array(groups))
+    if bias is not None:
+        biases[:f] = bias
+    return WinogradWeights(u, biases, weight, bias is not None, vectors)

@@ -1,0 +1,1 @@
+"""Maps in the blocked layout: packing, pooling, elementwise operations, coding for the wire."""

@@ -1,0 +1,110 @@
+"""The blocked activation layout: NCHWc16 inside a margin of zeros.
+
+data    (N, ⌈C/16⌉, top+H+bottom, left+W+right, 16) float32, the last axis contiguous and 64-byte aligned
+lane    one of the 16 channels of a block; the lanes beyond C in the last block hold finite values that nobody uses
+margin  zeros around each map, as many as the convs that read it need for their padding
+
+A map of up to 4 channels can be narrow: (N, 1, …, 4), aligned to 16 bytes. First convolutions, packing, unpacking and the
+wire take narrow maps; the other kernels refuse them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.errors import KernelError
+from fogconv.ir.geometry import BLOCK, NARROW
+
+Array = NDArray[np.float32]
+
+
+class Margin(NamedTuple):
+    """Rows and columns of zeros around a map."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+
+def blocks(channels: int) -> int:
+    """⌈channels/16⌉."""
+    return -(-channels // BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A map (N, channels, height, width) in the blocked layout; ``data`` may be a view with strides of its own."""
+
+    data: Array
+    channels: int
+    height: int
+    width: int
+    margin: Margin = Margin()
+
+    @staticmethod
+    def empty(batch: int, channels: int, height: int, width: int, margin: Margin = Margin(), lanes: int = BLOCK) -> Blocked:
+        """A new map of zeros, 64-byte aligned; narrow where ``lanes`` is 4. Raises KernelError for negative sizes, and for
+        more channels than a narrow map has."""
+        shape = (
+            batch,
+            blocks(channels),
+            margin.top + height + margin.bottom,
+            margin.left + width + margin.right,
+            lanes,
+        )
+        if lanes != BLOCK and not (lanes == NARROW and 0 < channels <= NARROW):
+            raise KernelError(
+                f"{channels} channels can't lie in pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
+            )
+        if min(batch, channels, height, width, *margin) < 0:
+            raise KernelError(f"a blocked map can't have the negative sizes {shape}")
+        return Blocked(aligned_zeros(shape), channels, height, width, margin)
+
+    @property
+    def batch(self) -> int:
+        return int(self.data.shape[0])
+
+    @property
+    def lanes(self) -> int:
+        """16, or 4 if the map is narrow."""
+        return int(self.data.shape[4])
+
+    @property
+    def interior(self) -> Array:
+        """(N, ⌈C/16⌉, H, W, 16): the map without its margin, as a view."""
+        m = self.margin
+        return self.data[:, :, m.top : m.top + self.height, m.left : m.left + self.width, :]
+
+    def view(self, channels: slice, rows: slice, columns: slice) -> Blocked:
+        """A part of the map, without copying. The part's margin is whatever lies around it in this one.
+
+        ``channels`` must start at a multiple of 16. Raises KernelError otherwise.
+        """
+        if channels.start % BLOCK:
+            raise KernelError(f"a view must start at a multiple of {BLOCK} channels, not at {channels.start}")
+        m = self.margin
+        return Blocked(
+            self.data[:, channels.start // BLOCK : blocks(channels.stop)],
+            channels.stop - channels.start,
+            rows.stop - rows.start,
+            columns.stop - columns.start,
+            Margin(
+                m.top + rows.start,
+                m.bottom + self.height - rows.stop,
+                m.left + columns.start,
+                m.right + self.width - columns.stop,
+            ),
+        )
+
+
+def aligned_zeros(shape: tuple[int, ...], alignment: int = 64) -> Array:
+    """A float32 array of zeros whose first element is aligned to ``alignment`` bytes."""
+    elements = int(np.prod(shape))
+    raw = np.zeros(elements * 4 + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + elements * 4].view(np.float32).reshape(shape)

@@ -1,0 +1,30 @@
+"""Scratch memory that kernels which never run at the same time can share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fogconv.kernels.maps.blocked import Array, aligned_zeros
+
+
+class Scratch:
+    """A pool: every kernel of one network that borrows from it gets the same memory, as large as the largest request.
+
+    A kernel keeps what it borrowed when it was bound, so that a later, larger request does not move it.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[int, Array] = {}
+
+    def borrow(self, elements: int, thread: int = 0) -> Array:
+        """At least ``elements`` float32, 64-byte aligned, with anything in them; its own for each thread."""
+        memory = self._memory.get(thread)
+        if memory is None or memory.size < elements:
+            # Powers of two, so that what earlier kernels keep adds up to no more than the largest request.
+            memory = self._memory[thread] = aligned_zeros((1 << max(0, elements - 1).bit_length(),))
+        return memory[:elements]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the largest requests so far."""
+        return int(np.sum([memory.nbytes for memory in self._memory.values()]))

@@ -1,0 +1,78 @@
+"""`fogconv calibrate`: a profile from a real (in-process) cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from fogconv.calibration import devices as calibration
+from fogconv.cli.commands import calibrate as command
+from fogconv.cli.commands.calibrate import calibrate
+from fogconv.hardware.profile import read_profile
+
+
+def call(*arguments: str) -> Result:
+    application = typer.Typer()
+    application.command()(calibrate)
+    return CliRunner().invoke(application, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two kernel classes in one pass: the test is of the command."""
+    monkeypatch.setattr(calibration, "BUDGET_S", 0.0)
+    monkeypatch.setattr(
+        calibration.calibrate, "__kwdefaults__", calibration.calibrate.__kwdefaults__ | {"specs": calibration.QUICK[:3]}
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_cluster_becomes_a_profile(tmp_path: Path) -> None:
+    result = call("--cluster", "inproc://2", "--out", str(tmp_path / "profile.json"))
+    assert result.exit_code == 0, result.output
+    topology = read_profile(tmp_path / "profile.json").topology()
+    assert len(topology) == 3
+    assert all(device.gamma("winograd") > 0 for device in topology.devices)
+    for text in ("Devices", "Links", "0→2", "2→0", "winograd"):
+        assert text in result.stdout
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_profile_comes_as_json_too() -> None:
+    result = call("--cluster", "inproc://1", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["fogconv_profile"] == 1 and len(document["devices"]) == 2 and document["spreads"]
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_predictor_goes_into_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "SAMPLES", 6)
+    monkeypatch.setattr(command, "HELD_OUT", 2)
+    result = call("--cluster", "inproc://1", "--predictor", "macs", "--out", str(tmp_path / "profile.json"))
+    assert result.exit_code == 0, result.output
+    assert "prices convs by macs" in result.stdout
+    profile = read_profile(tmp_path / "profile.json")
+    assert profile.predictor == "macs" and all(len(device.samples) == 8 for device in profile.devices)
+    sample = profile.devices[1].samples[0].sample()
+    assert profile.topology().devices[1].conv_s(sample.spec) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--cluster", "inproc://x"), "inproc://N"),
+        (("--cluster", "/nowhere"), "nowhere"),
+        (("--predictor", "oracle"), "forest"),
+        (("--out", "/no/folder/p.json"), "no folder"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], says: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1

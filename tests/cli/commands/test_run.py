@@ -1,0 +1,293 @@
+"""`fogconv run`: what it prints, and that bad input is one sentence with exit code 2."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
+from fogconv.cli import app
+from fogconv.cli.output import console
+from fogconv.cli.output.result import Guess, Job, Result
+from tests import seeded_models as models
+from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
+
+RUN = "from fogconv.cli.app import main_run; main_run()"
+WORKER = "import sys; sys.modules['torch'] = None; from fogconv.cli.app import main_worker; main_worker()"
+QUICK = ("squeezenet1_1", "--weights", "random", "--size", "64", "--repeat", "1")
+
+Program = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Program]:
+    """fogconv-run in this process: (exit code, stdout, stderr)."""
+    before = signal.getsignal(signal.SIGINT)
+    for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+    def program(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fogconv-run", *arguments])
+        with pytest.raises(SystemExit) as left:
+            app.main_run()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    yield program
+    signal.signal(signal.SIGINT, before)
+
+
+def check_sentence(code: int, err: str, *words: str) -> None:
+    assert code == 2, err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("fogconv-run: ")
+    for word in words:
+        assert word in err
+
+
+def test_a_near_name_is_suggested_for_an_unknown_model(run: Program) -> None:
+    code, _, err = run("resnet5O")
+    check_sentence(code, err, "no model called resnet5O", "resnet50")
+
+
+def test_a_missing_image_is_named(run: Program, tmp_path: Path) -> None:
+    code, _, err = run("resnet18", "--image", str(tmp_path / "nowhere.png"))
+    check_sentence(code, err, "no image", "nowhere.png")
+
+
+def test_a_file_that_is_no_image_is_named(run: Program, tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("not a picture")
+    code, _, err = run("resnet18", "--image", str(path))
+    check_sentence(code, err, "notes.png is not an image")
+
+
+def test_the_first_weight_that_does_not_fit_is_named(run: Program, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    state = models.model("resnet18", 64).module.state_dict()
+    torch.save({**state, "conv1.weight": torch.zeros(64, 3, 5, 5)}, path)
+    code, _, err = run("resnet18", "--weights", str(path))
+    check_sentence(code, err, "weights.pt does not fit", "conv1.weight is (64, 3, 5, 5), not (64, 3, 7, 7)")
+
+
+def test_a_bad_line_of_a_hostfile_is_numbered(run: Program, tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("# workers\n127.0.0.1\nhost slots=4\n")
+    code, _, err = run("resnet18", "--cluster", str(path))
+    check_sentence(code, err, "line 3", "slots=4")
+
+
+def test_an_unreachable_worker_is_named_with_the_time_waited(run: Program) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    code, _, err = run("resnet18", "--cluster", address)
+    check_sentence(code, err, address, " s", "is a fogconv-worker running there")
+
+
+def test_a_worker_of_another_protocol_version_is_told_apart(run: Program) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    stranger = f"import fogconv.cluster.protocol.messages as m; m.PROTOCOL_VERSION = 99; {WORKER}"
+    with process(sys.executable, "-c", stranger, "--bind", address):
+        wait_until_listening(int(address.rpartition(":")[2]))
+        code, _, err = run("resnet18", "--cluster", address)
+    check_sentence(code, err, address, "version 99", "install the same fogconv on both")
+
+
+def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PMI_RANK", "0"), ("PMI_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    for name in [name for name in sys.modules if name.split(".")[0] == "mpi4py"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    code, _, err = run("resnet18")
+    check_sentence(code, err, "pip install 'fogconv[mpi]'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--wire", "fp8"), ("--wire 'fp8'", "fp16")),
+        (("--scheme", "ring"), ("--scheme 'ring'", "depth")),
+        (("--trigger", "maybe"), ("'maybe'", "channels:N")),
+        (("--threshold", "-1"), ("--threshold -1",)),
+        (("--master-computes", "perhaps"), ("on or off",)),
+        (("--mean", "a,b"), ("--mean", "0.485")),
+        (("--plan", "nowhere.json"), ("nowhere.json",)),
+        (("--profile", "nowhere.json"), ("nowhere.json",)),
+    ],
+    ids=lambda value: value[0].strip("-") if isinstance(value, tuple) and value[0].startswith("--") else "",
+)
+def test_a_wrong_option_says_what_is_allowed(run: Program, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    code, _, err = run("squeezenet1_1", "--weights", "random", "--size", "64", *arguments)
+    check_sentence(code, err, *words)
+
+
+def test_json_holds_the_promised_keys(run: Program) -> None:
+    code, out, err = run(*QUICK, "--workers", "2", "--threshold", "0", "--compare", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert {
+        "model", "weights", "input", "cluster", "workers", "top5", "latency_s", "torch_latency_s", "max_abs_error",
+        "max_abs_reference", "layers",
+    } <= set(found)  # fmt: skip
+    assert found["workers"] == 2
+    assert found["max_abs_error"] <= 1e-4 * found["max_abs_reference"]
+    assert [sorted(guess) for guess in found["top5"]] == [["index", "label", "probability"]] * 5
+    for layer in found["layers"]:
+        assert {"name", "c", "f", "k", "h", "w", "bound_s_paper", "bound_s_star", "estimate", "distributed"} <= set(layer)
+        assert layer["distributed"]
+        assert layer["split"].split(":")[0] in ("input", "output", "grid", "groups")
+        for times in (layer["predicted"], layer["measured"]):
+            assert set(times) == set(STAR_TERMS)
+        assert layer["bytes_rx"] > 0
+
+
+def test_other_schemes_report_their_own_terms(run: Program) -> None:
+    code, out, err = run(*QUICK, "--workers", "2", "--scheme", "rows", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["scheme"] == "rows"
+    assert found["torch_latency_s"] is None
+    for layer in found["layers"]:
+        assert set(layer["predicted"]) == set(layer["measured"]) == set(TERMS)
+
+
+def test_a_trace_and_a_kept_plan(run: Program, tmp_path: Path) -> None:
+    trace, kept = tmp_path / "trace.json", tmp_path / "plan.json"
+    figures = ("--ranks", "3", "--rate", "10GFLOP/s", "--bandwidth", "100Gbit")
+    code = subprocess.run(
+        [sys.executable, "-m", "fogconv.cli.app", "plan", QUICK[0], "--size", "64", *figures, "--scheme",
+         "rows", "--out", kept],
+        env=environment(), capture_output=True, check=False,
+    ).returncode  # fmt: skip
+    assert code == 0
+    code, out, err = run(*QUICK, "--workers", "2", "--plan", str(kept), "--trace", str(trace), "--json")
+    assert code == 0, err
+    assert json.loads(out)["scheme"] == "rows"
+    assert {event["pid"] for event in json.loads(trace.read_text())["traceEvents"]} == {0, 1, 2}
+    code, _, err = run(*QUICK, "--workers", "3", "--plan", str(kept))
+    check_sentence(code, err, "a plan for 3 ranks", "this cluster has 4")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("scheme", ["star", "rows"])
+def test_every_figure_of_the_table_is_whole(width: int, scheme: str) -> None:
+    """The widest that there are: a deep layer's name, a large map, long times."""
+    terms = STAR_TERMS if scheme == "star" else TERMS
+    times: dict[str, float | None] = dict.fromkeys(terms, 1.234567)
+    name = "features.denseblock4.denselayer16.conv2"
+    layer = LayerReport(
+        name, "conv", 2048, 2048, (11, 11), 224, 224, 1234.5, 12345.6, 9.9, True, "output:16", "", times, dict(times),
+        123_456_789, 987_654_321,
+    )  # fmt: skip
+    guesses = (Guess("espresso", 967, 0.94),)
+    job = Job(model="densenet121", threshold=0.0)
+    shown_layers, top5 = (layer,), (guesses,)
+    result = Result(job, job.model, "random", "inproc", 4, scheme, top5, 1.0, 1.0, 2.0, 1e-6, 9.0, shown_layers, ())
+    out = io.StringIO()
+    console.print_report(result, alone=False, out=out, width=width)
+    shown = out.getvalue()
+    assert "…" not in shown
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert shown.replace("\n", "").count("1235") >= 4 * len(terms)
+    for part in ("output:16", "123M", *(("988M", "1234", "12346") if scheme == "star" else ())):
+        assert part in shown
+    first_column = "".join(line[: width - 55].strip() for line in shown.splitlines() if "pred" in line or "meas" in line)
+    assert width == 80 or name in first_column
+
+
+def test_alone_under_mpirun_says_so() -> None:
+    done = mpirun(1, "-c", RUN, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "the master runs alone" in done.stdout
+
+
+def test_only_rank_0_prints() -> None:
+    done = mpirun(3, "-c", RUN, *QUICK, "--threshold", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["workers"] == 2
+
+
+@pytest.mark.parametrize("arguments", [("resnet5O",), (*QUICK, "--wire", "fp8"), (*QUICK, "--no-such-option")])
+def test_a_failing_rank_0_ends_the_others_quietly(arguments: tuple[str, ...]) -> None:
+    done = mpirun(3, "-c", RUN, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "BAD TERMINATION" not in done.stdout + done.stderr
+    assert done.stderr.count(arguments[-1]) == 1
+
+
+def test_ctrl_c_in_a_destructor_is_not_told_of() -> None:
+    program = """
+import os, signal, time
+from fogconv.cli.interrupt import Watch
+class Object:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+watch = Watch(lambda: None)
+Object()
+time.sleep(60)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("ranks", [0, 3])
+@pytest.mark.parametrize("after_s", [0.5, 6.0])
+def test_ctrl_c_ends_everything_with_130(ranks: int, after_s: float) -> None:
+    launch = [str(MPIRUN), "-n", str(ranks)] if ranks else []
+    if ranks and not MPIRUN.exists():
+        pytest.skip("no mpirun in this environment")
+    with process(*launch, sys.executable, "-c", RUN, "resnet50", "--weights", "random", "--repeat", "500") as child:
+        time.sleep(after_s)
+        family = psutil.Process(child.pid).children(recursive=True)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=20)
+        if ranks and after_s < 1:
+            # Python itself may still be starting, or be slow at it: mpirun then tells of the signals that ended ranks.
+            assert child.returncode in {130, signal.SIGINT, signal.SIGKILL, signal.SIGINT | signal.SIGKILL}, out + err
+        else:
+            assert child.returncode == 130, out + err
+            assert "Traceback" not in err
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+
+
+def test_a_worker_that_dies_in_a_stream_is_told_and_no_frame_is_wrong(run: Program, tmp_path: Path) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    dying = ("-m", "tests.cluster.worker.dying", "6", str(tmp_path / "dead"), "main_worker", "")
+    with process(sys.executable, *dying, "--bind", address) as worker:
+        wait_until_listening(int(address.rpartition(":")[2]))
+        stream = ("--cluster", address, "--threshold", "0", "--stream", "9", "--no-adapt", "--compare", "--json")
+        code, out, err = run(*QUICK, *stream)
+        assert worker.wait(10.0) == -signal.SIGKILL
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["workers"] == 0
+    assert len(found["events"]) == 1 and address in found["events"][0], found["events"]
+    assert found["max_abs_error"] <= 1e-4 * found["max_abs_reference"]
+
+
+def test_workers_outlive_a_master_that_is_interrupted_and_serve_the_next(run: Program) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with process(sys.executable, "-c", WORKER, "--bind", address) as worker:
+        wait_until_listening(int(address.rpartition(":")[2]))
+        with process(sys.executable, "-c", RUN, *QUICK, "--repeat", "100000", "--cluster", address) as master:
+            time.sleep(5.0)
+            master.send_signal(signal.SIGINT)
+            master.communicate(timeout=20)
+            assert master.returncode == 130
+        code, out, err = run(*QUICK, "--cluster", address, "--threshold", "0", "--json")
+        assert code == 0, err
+        assert json.loads(out)["workers"] == 1
+        assert worker.poll() is None

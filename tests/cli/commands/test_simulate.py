@@ -1,0 +1,68 @@
+"""`fogconv simulate`: a net's own programs on a cluster that is not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from fogconv.cli.commands.simulate import simulate
+
+SLOW = ("--rate", "1GFLOP/s", "--bandwidth", "10Gbit")
+"""Devices so slow that a small net is worth sharing."""
+
+
+def call(*arguments: str) -> Result:
+    application = typer.Typer()
+    application.command()(simulate)
+    return CliRunner().invoke(application, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+
+
+def answer(*arguments: str) -> dict[str, Any]:
+    result = call("squeezenet1_1", "--size", "64", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def test_a_net_runs_and_leaves_a_timeline(tmp_path: Path) -> None:
+    found = answer(*SLOW, "-n", "2", "--scheme", "rows", "--trace", str(tmp_path / "trace.json"))
+    assert found["workers"] == 2 and found["latency_s"] > 0
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {event["pid"] for event in events} == {0, 1, 2}
+
+
+def test_a_straggler_that_the_plan_does_not_know_costs_time() -> None:
+    common = (*SLOW, "-n", "3", "--scheme", "rows")
+    even, slow = answer(*common), answer(*common, "--straggler", "2x8")
+    assert slow["latency_s"] > 2 * even["latency_s"]
+
+
+def test_a_shared_access_point_costs_time() -> None:
+    common = ("--rate", "10GFLOP/s", "--bandwidth", "1Gbit", "-n", "4", "--scheme", "rows")
+    cables = answer(*common)
+    radio = answer(*common, "--access-points", "1", "--access-point-bandwidth", "50Mbit/s")
+    assert radio["latency_s"] > 2 * cables["latency_s"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("vgg61",), "vgg16"),
+        (("squeezenet1_1", "--straggler", "9x2"), "RANKxFACTOR"),
+        (("squeezenet1_1", "--straggler", "fast"), "RANKxFACTOR"),
+        (("squeezenet1_1", "--speeds", "1,x"), "commas"),
+        (("squeezenet1_1", "--speeds", "1,0"), "positive"),
+        (("squeezenet1_1", "--jitter", "-1"), "jitter"),
+        (("squeezenet1_1", "--master-computes", "so"), "on or off"),
+        (("squeezenet1_1", "-n", "0"), "0 workers"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], says: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1

@@ -1,0 +1,127 @@
+"""`fogconv status`: workers tell how they are, whoever they serve."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from fogconv.cli.commands.status import Health, Watcher, rates_of, status, table
+from fogconv.cluster.connect import connect
+from fogconv.errors import InputError
+from tests.cluster.launch import free_port, process, wait_until_listening
+
+WORKER = "import sys; sys.modules['torch'] = None; from fogconv.cli.app import main_worker; main_worker()"
+
+
+def call(*arguments: str) -> Result:
+    application = typer.Typer()
+    application.command()(status)
+    return CliRunner().invoke(application, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[list[str]]:
+    with ExitStack() as stack:
+        found = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
+        for address in found:
+            stack.enter_context(process(sys.executable, "-c", WORKER, "--bind", address, "--memory", "900M"))
+        for address in found:
+            wait_until_listening(int(address.rpartition(":")[2]))
+        yield found
+
+
+def test_idle_workers_are_seen(addresses: list[str]) -> None:
+    result = call("--once", "--json", "--cluster", ",".join(addresses))
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["workers"]
+    assert [worker["address"] for worker in found] == addresses
+    for worker in found:
+        assert worker["state"] == "idle"
+        assert worker["memory_bytes"] > 10e6
+        assert worker["memory_limit_bytes"] == 900_000_000
+        assert worker["uptime_s"] > 0
+        assert worker["restarts"] == 0
+
+
+def test_a_worker_tells_its_master_and_is_not_disturbed(addresses: list[str]) -> None:
+    with connect(addresses, name="the master") as session:
+        result = call("--once", "--json", "--cluster", addresses[0])
+        worker = json.loads(result.stdout)["workers"][0]
+        assert (worker["state"], worker["master"]) == ("ready", "the master")
+        assert session.ping(1).there_s >= 0
+        assert not session.lost
+
+
+def test_a_silent_address_is_shown_and_told_by_the_exit_code(addresses: list[str]) -> None:
+    result = call("--once", "--cluster", f"{addresses[0]},tcp://127.0.0.1:{free_port()}")
+    assert result.exit_code == 1
+    assert "idle" in result.stdout
+    assert "silent" in result.stdout or "gone" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_a_restart_is_counted() -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    port = int(address.rpartition(":")[2])
+    watcher = Watcher({address: 1.0})
+    try:
+        with process(sys.executable, "-c", WORKER, "--bind", address):
+            wait_until_listening(port)
+            watcher.ask(10.0)
+            (first,) = watcher.ask(10.0)
+        with process(sys.executable, "-c", WORKER, "--bind", address):
+            wait_until_listening(port)
+            for _ in range(20):
+                (second,) = watcher.ask(2.0)
+                if second.restarts:
+                    break
+    finally:
+        watcher.close()
+    assert (first.state, first.restarts) == ("idle", 0)
+    assert (second.state, second.restarts) == ("idle", 1)
+
+
+def test_a_hostfile_gives_rates(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("#fogconv port=5001 rate=2\n127.0.0.1:2\n#fogconv port=6001\n127.0.0.1\n")
+    assert rates_of(str(path)) == {"tcp://127.0.0.1:5001": 2.0, "tcp://127.0.0.1:5002": 2.0, "tcp://127.0.0.1:6001": 1.0}
+
+
+def test_ranks_without_addresses_can_not_be_asked() -> None:
+    with pytest.raises(InputError, match="addresses"):
+        rates_of("mpi://")
+
+
+def test_the_table_is_whole_at_80_columns_and_shows_heat() -> None:
+    hot = Health(
+        "tcp://192.168.100.100:5555", 1.5, "busy", "some-master:12345", 0.125, 123456, 99.9, 10**10, 10**10, 10**8, 10**9,
+        10**9, 2 * 10**9, 4, 81.5, True, 1e6, 12, 0.01,
+    )  # fmt: skip
+    out = io.StringIO()
+    Console(file=out, width=80).print(table([hot]))
+    shown = out.getvalue()
+    assert "…" not in shown
+    for part in (
+        "192.168.100.100:5555",
+        "busy",
+        "12%",
+        "×1.5",
+        "123456",
+        "10.0G",
+        "100M",
+        "2.0G",
+        "82",
+        "slow",
+        "12 d",
+        "12",
+    ):
+        assert part in shown, shown

@@ -1,0 +1,67 @@
+"""Which buffers of a program are narrow, and that running it is the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fogconv.cluster.executor.buffer_widths import narrow_buffers
+from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.executor.microbenchmark import NoMailbox
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.program import weight_key
+from fogconv.kernels import reference
+
+SPEC = ConvSpec(3, 4, 9, 9, (3, 3), (2, 2), (1, 1, 1, 1))
+IMAGE, OUT = Region.whole(3, 9, 9), Region.whole(4, 5, 5)
+WEIGHT = np.random.default_rng(0).standard_normal(SPEC.weight_shape, dtype=np.float32)
+KEY = weight_key(WEIGHT)
+CONV = ir.Conv(0, SPEC, KEY, None, None, 0, IMAGE, 1, OUT)
+PLAIN: tuple[ir.AnyStep, ...] = (ir.Input(0, 0, 0, IMAGE), CONV, ir.Output(0, 0, 1, OUT))
+
+
+def program(*steps: ir.AnyStep) -> ir.Program:
+    buffers = (ir.Buffer("x", IMAGE, (1, 1, 1, 1)), ir.Buffer("y", OUT), ir.Buffer("z", IMAGE, (1, 1, 1, 1)))
+    return ir.Program(0, 2, 1, ("conv",), buffers, steps, {KEY: SPEC.weight_shape})
+
+
+def test_the_image_that_the_first_layer_reads_is_narrow_and_its_output_is_not() -> None:
+    assert narrow_buffers(program(*PLAIN)) == {0}
+
+
+def test_a_part_that_travels_is_narrow_on_both_sides() -> None:
+    half = Region.whole(3, 4, 9)
+    assert narrow_buffers(program(ir.Input(0, 0, 0, IMAGE), ir.Send(0, 0, half, 1, 1), CONV)) == {0}
+    assert narrow_buffers(program(ir.Recv(0, 0, IMAGE, 1, 1), CONV, ir.Send(0, 1, OUT, 1, 2))) == {0}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ir.Copy(0, 0, IMAGE, 2),
+        ir.Copy(0, 2, IMAGE, 0),
+        ir.Add(0, (2, 0), (IMAGE, IMAGE), 2, IMAGE),
+        ir.Affine(0, 2, IMAGE, 0, IMAGE),
+        ir.Affine(0, 2, IMAGE, 2, IMAGE, residual=0, residual_region=IMAGE),
+        ir.Gate(0, 2, IMAGE, 0, IMAGE, 2, IMAGE),
+        ir.Conv(0, ConvSpec(3, 3, 9, 9, (1, 1), groups=3), KEY, None, None, 0, IMAGE, 2, IMAGE),
+        ir.Conv(0, ConvSpec(3, 3, 9, 9, (1, 1)), KEY, None, None, 2, IMAGE, 0, IMAGE),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_a_step_that_needs_16_lanes_keeps_them(step: ir.AnyStep) -> None:
+    assert 0 not in narrow_buffers(program(*PLAIN, step))
+
+
+def test_a_map_that_no_convolution_reads_stays_as_it_is() -> None:
+    assert narrow_buffers(program(ir.Input(0, 0, 0, IMAGE), ir.Output(0, 0, 0, IMAGE))) == set()
+
+
+def test_results_and_the_image_itself_come_out_right() -> None:
+    executable = Executable(program(*PLAIN, ir.Output(0, 1, 0, IMAGE)), {KEY: WEIGHT})
+    x = np.random.default_rng(1).standard_normal(SPEC.input_shape, dtype=np.float32)
+    y, same = executable.run(NoMailbox(), [x])
+    np.testing.assert_array_equal(same, x)
+    exact = reference.conv2d(x, WEIGHT, None, SPEC)
+    assert np.abs(y - exact).max() <= 5e-6 * np.abs(exact).max()

@@ -1,0 +1,205 @@
+"""A worker's life: the table, and a worker driven through it by messages in any order, over the in-process double."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.protocol.lifecycle import TRANSITIONS, Event, Lifecycle, LifecycleError, State
+from fogconv.cluster.transport.endpoint import Arrival
+from fogconv.cluster.transport.inproc import Hub
+from fogconv.cluster.worker.server import Worker
+from fogconv.ir import program as ir
+from tests.cluster.programs import PIECE, FakeExecutable
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_the_table_decides(state: State, event: Event) -> None:
+    life = Lifecycle(state)
+    life.runs = 1 if state is State.BUSY else 0
+    after = TRANSITIONS.get((state, event))
+    if after is not None:
+        assert life.apply(event) is after
+    elif (state, event) == (State.BUSY, Event.RUN):
+        assert life.apply(event) is State.BUSY
+    else:
+        with pytest.raises(LifecycleError, match=f"{state.value} can't {event.value}"):
+            life.apply(event)
+        assert life.state is state
+
+
+def test_a_worker_is_busy_until_its_last_run_is_finished() -> None:
+    life = Lifecycle(State.READY)
+    for event in (Event.RUN, Event.RUN, Event.FINISH):
+        assert life.apply(event) is State.BUSY
+    assert life.apply(Event.FINISH) is State.READY
+
+
+def test_stopped_is_the_end() -> None:
+    assert [event for (state, event) in TRANSITIONS if state is State.STOPPED] == [Event.STOP]
+
+
+PROGRAM = ir.Program(
+    1,
+    2,
+    1,
+    ("layer",),
+    (ir.Buffer("x", PIECE),),
+    (ir.Recv(0, 0, PIECE, 0, 1), ir.Send(0, 0, PIECE, 0, 2)),
+    {},
+)
+MASTERS = ("master/0", "master/1")
+TOKENS = {master: master.ljust(16).encode() for master in MASTERS}
+
+
+class WorkerLife(RuleBasedStateMachine):
+    """Messages, losses and duplicates in any order, from two masters and a stranger.
+
+    No threads, no sleeps: the worker's arrivals and tasks are done here, one by one, and its clock is a counter.
+    """
+
+    @initialize()
+    def start(self) -> None:
+        self.hub = Hub()
+        self.ticks = 0
+        self.worker = Worker(self.hub.endpoint("worker"), build=FakeExecutable, clock_ns=self.tick)
+        self.ends = {name: self.hub.endpoint(name) for name in (*MASTERS, "stranger")}
+        self.master: str | None = None
+        self.loaded = False
+        self.fed: set[int] = set()
+        self.asked = 0
+
+    def tick(self) -> int:
+        self.ticks += 1
+        return self.ticks
+
+    def say(self, origin: str, message: Any, *payloads: bytes) -> list[m.AnyMessage]:
+        """Send to the worker, let it handle everything, and return what came back to this one."""
+        self.ends[origin].send("worker", codec.encode(message, *payloads))
+        return self.settle(origin)
+
+    def settle(self, origin: str) -> list[m.AnyMessage]:
+        self.worker.attend()
+        while (task := self.worker._next()) is not None and task[0] is not None:
+            self.worker._do(*task)
+            self.worker.attend()
+        answers = []
+        for name, end in self.ends.items():
+            while (event := end.receive(0.0)) is not None:
+                if isinstance(event, Arrival) and name == origin:
+                    answers.append(codec.decode(event.frames)[0])
+        return answers
+
+    @rule(master=st.sampled_from(MASTERS), again=st.booleans())
+    def hello(self, master: str, again: bool) -> None:
+        answers = self.say(master, m.Hello(TOKENS[master], 1, 2, master, 0.0))
+        if self.master in (None, master):
+            assert any(isinstance(answer, m.Welcome) for answer in answers)
+            if again:
+                assert any(isinstance(a, m.Welcome) for a in self.say(master, m.Hello(TOKENS[master], 1, 2, master, 0.0)))
+            self.master, self.loaded, self.fed = master, False, set()
+            self.asked = 0
+        else:
+            assert [type(answer) for answer in answers] == [m.Refused]
+
+    @rule(origin=st.sampled_from((*MASTERS, "stranger")))
+    def bye(self, origin: str) -> None:
+        self.say(origin, m.Bye())
+        if origin == self.master:
+            self.master, self.loaded = None, False
+
+    @precondition(lambda self: self.master is not None)
+    @rule()
+    def master_is_lost(self) -> None:
+        assert self.master is not None
+        self.hub.cut(self.master)
+        self.settle("stranger")
+        self.ends[self.master] = self.hub.endpoint(self.master)
+        self.master, self.loaded = None, False
+
+    @rule(origin=st.sampled_from((*MASTERS, "stranger")))
+    def load(self, origin: str) -> None:
+        answers = self.say(origin, m.Load(5, 1), ir.encode(PROGRAM))
+        if origin == self.master:
+            assert [type(answer) for answer in answers] == [m.Missing, m.Loaded]
+            self.loaded = True
+        else:
+            self.refused_at_most_once(answers)
+
+    def refused_at_most_once(self, answers: list[m.AnyMessage]) -> None:
+        """Whoever is not the master is told so once, and then no more."""
+        assert [type(answer) for answer in answers] in ([m.Refused], [])
+
+    @precondition(lambda self: self.master is not None)
+    @rule(order=st.permutations(["data", "twice"]), late=st.booleans())
+    def run(self, order: list[str], late: bool) -> None:
+        """Data may come before its run is asked for, and twice. Without data the run times out (its time-out is 0)."""
+        assert self.master is not None
+        self.asked += 1
+        if not late:
+            for _ in order:
+                self.ends[self.master].send("worker", codec.encode(m.Data(self.asked, 1), bytes(64)))
+        answers = self.say(self.master, m.Run(self.asked, 1))
+        ends = [answer for answer in answers if isinstance(answer, m.Done | m.Failed)]
+        assert [type(end) for end in ends] == [m.Done if self.loaded and not late else m.Failed]
+        assert all(end.run == self.asked for end in ends)
+
+    @precondition(lambda self: self.master is not None)
+    @rule()
+    def aborted_before_it_began(self) -> None:
+        assert self.master is not None
+        self.asked += 1
+        self.ends[self.master].send("worker", codec.encode(m.Run(self.asked, 1)))
+        answers = self.say(self.master, m.Abort(self.asked))
+        assert not any(isinstance(answer, m.Done | m.Failed) for answer in answers)
+
+    @rule(origin=st.sampled_from((*MASTERS, "stranger")), run=st.integers(0, 5))
+    def stale_or_foreign_data(self, origin: str, run: int) -> None:
+        """Data of runs that are over, or by strangers, is dropped."""
+        if origin == self.master and run > self.asked:
+            return
+        self.say(origin, m.Data(run, 1), bytes(64))
+
+    @rule(garbage=st.binary(max_size=40))
+    def garbage(self, garbage: bytes) -> None:
+        self.ends["stranger"].send("worker", [garbage])
+        self.settle("stranger")
+
+    @rule(origin=st.sampled_from((*MASTERS, "stranger")))
+    def ping(self, origin: str) -> None:
+        answers = self.say(origin, m.Ping(9, True), b"abc")
+        if origin == self.master:
+            assert [type(answer) for answer in answers] == [m.Pong]
+        else:
+            self.refused_at_most_once(answers)
+
+    @rule()
+    def status_is_for_everybody(self) -> None:
+        (status,) = self.say("stranger", m.StatusQuery(3))
+        assert isinstance(status, m.Status)
+        assert status.state == ("joining" if self.master is None else "ready")
+
+    @invariant()
+    def the_state_is_what_the_messages_made_it(self) -> None:
+        if hasattr(self, "worker"):
+            expected = State.JOINING if self.master is None else State.READY
+            assert self.worker.life.state is expected
+            mastery = self.worker._mastery
+            assert (mastery is None) == (self.master is None)
+            assert mastery is None or mastery.inbox.bytes == 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "worker"):
+            self.worker.stop()
+            assert self.worker.life.state is State.STOPPED
+
+
+WorkerLife.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestWorkerLife = WorkerLife.TestCase

@@ -1,0 +1,123 @@
+"""What the MPI tests run under mpirun: ``python -m tests.cluster.transport.mpi.mpi_program WHAT``. Rank 0 prints one
+JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+
+import numpy as np
+
+import fogconv.cluster.worker.server
+from fogconv.cluster.connect import connect
+from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
+from fogconv.errors import WorkerLostError
+from fogconv.ir.geometry import Region
+from tests.cluster.programs import PIECE, FakeExecutable, fake_local, ring, star
+from tests.cluster.transport.contract import CHECKS, echo
+
+
+def contract() -> dict[str, str]:
+    """Check by check: an empty string, or what went wrong."""
+    endpoint = MpiEndpoint()
+    if endpoint.rank:
+        echo(endpoint)
+        return {}
+    results = {}
+    for name, check in CHECKS.items():
+        try:
+            check(endpoint, endpoint.connect("mpi://1"))
+            results[name] = ""
+        except Exception:
+            results[name] = traceback.format_exc()
+    for rank in range(1, endpoint.size):
+        endpoint.send(rank, codec.encode(m.Bye()))
+    endpoint.close()
+    endpoint.close()
+    results["closing_twice_is_closing"] = ""
+    return results
+
+
+def session() -> dict[str, object]:
+    """A star and a ring over all ranks, and what idling for two seconds costs."""
+    with connect("mpi://", local=fake_local) as cluster:
+        ranks = [info.rank for info in cluster.workers]
+        x = np.ones((1, *PIECE.shape), np.float32)
+        sums = cluster.run(cluster.load(*star(ranks)), [x]).outputs[0]
+        round_trip = cluster.run(cluster.load(*ring(ranks, 2)), [x]).outputs[0]
+        before = time.process_time()
+        time.sleep(2.0)
+        idle_cpu_s = time.process_time() - before
+        return {"star": sums.ravel().tolist(), "ring": round_trip.ravel().tolist(), "idle_cpu_s": idle_cpu_s}
+
+
+def survive() -> dict[str, object]:
+    """Rank 0 kills one rank after the other, each in the middle of an inference, until it is alone."""
+    from fogconv.hardware.topology import Topology
+    from fogconv.planning.plan_options import Choices
+    from fogconv.runtime.engine import Engine
+    from tests.cluster.fault_cluster import assert_near, image, network
+
+    choices = Choices(scheme=sys.argv[2], threshold=0.0)
+    with connect("inproc://0") as alone:
+        expected = Engine(network(), alone, Topology.uniform(1, 1e9, 1e10, 1e-6)).run(image()).output
+    with connect("mpi://") as cluster:
+        topology = Topology.uniform(cluster.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
+        engine = Engine(network(), cluster, topology, choices)
+        assert_near(engine.run(image()).output, expected)
+        crews = [engine.ranks]
+        for worker in cluster.workers:
+            killer = threading.Timer(0.02, os.kill, (worker.pid, 9))
+            killer.start()
+            while len(engine.ranks) == len(crews[-1]):
+                assert_near(engine.run(image()).output, expected)
+            crews.append(engine.ranks)
+            for _ in range(3):
+                assert_near(engine.run(image()).output, expected)
+        return {"crews": crews, "events": list(engine.events)}
+
+
+def flood() -> dict[str, object]:
+    """Ranks die while 32 MB to and from each are under way; the others' arrive."""
+    region = Region.whole(16, 512, 1024)
+    x = np.random.default_rng(0).standard_normal((1, *region.shape), np.float32)
+    lost, right = [], True
+    with connect("mpi://", local=fake_local) as cluster:
+        for victim in (1, 2):
+            ranks = [info.rank for info in cluster.workers]
+            loaded = cluster.load(*star(ranks, region, ranks=cluster.ranks))
+            cluster.run(loaded, [x])
+            os.kill(next(info.pid for info in cluster.workers if info.rank == victim), 9)
+            try:
+                while True:
+                    cluster.run(loaded, [x])
+            except WorkerLostError as error:
+                lost.append(error.rank)
+            left = [rank for rank in ranks if rank != victim]
+            outputs = cluster.run(cluster.load(*star(left, region, ranks=cluster.ranks)), [x]).outputs
+            right &= bool(np.allclose(outputs[0], len(left) * x + sum(left)))
+    return {"lost": lost, "right": right}
+
+
+def linger() -> dict[str, object]:
+    """A session that is open until somebody ends the job."""
+    with connect("mpi://", local=fake_local) as cluster:
+        print(json.dumps({"pids": [os.getpid(), *(worker.pid for worker in cluster.workers)]}), flush=True)
+        time.sleep(60.0)
+    return {}
+
+
+PROGRAMS = {"contract": contract, "session": session, "survive": survive, "flood": flood, "linger": linger}
+
+if __name__ == "__main__":
+    if sys.argv[1] != "survive":
+        fogconv.cluster.worker.server._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
+    result = PROGRAMS[sys.argv[1]]()
+    if result:
+        print(json.dumps(result), flush=True)

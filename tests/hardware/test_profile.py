@@ -1,0 +1,172 @@
+"""A profile goes to JSON and back, people may edit it, and what is wrong with it is said in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fogconv.errors import InputError, TopologyError
+from fogconv.hardware.latency_models import Sample, fit, random_convs
+from fogconv.hardware.profile import Profile, ProfileSample, read_profile, write_profile
+from fogconv.hardware.topology import Device, Link, Topology
+
+MASTER = Device("master", {"default": 1e-10}, 2e-10, 1e-5, None, 2)
+PI = Device(
+    "pi", {"default": 4e-10, "winograd": 2e-10}, 4e-10, 2e-5, 900_000_000, 4, "tcp://10.0.0.2:5555", 1e-10, 3e-5, 2e-10
+)
+TOPOLOGY = Topology((MASTER, PI), {(0, 1): Link(1e-4, 8e-8, 0.01, 1000), (1, 0): Link(2e-4, 9e-8)})
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    write_profile(Profile.of(TOPOLOGY, {"gamma pi": 0.02}), tmp_path / "profile.json")
+    document: dict[str, Any] = json.loads((tmp_path / "profile.json").read_text())
+    return document
+
+
+def reread(document: object, tmp_path: Path) -> Profile:
+    (tmp_path / "edited.json").write_text(document if isinstance(document, str) else json.dumps(document))
+    return read_profile(tmp_path / "edited.json")
+
+
+def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
+    profile = Profile.of(TOPOLOGY, {"gamma pi": 0.02}, "measured on the bench")
+    write_profile(profile, tmp_path / "profile.json")
+    assert read_profile(tmp_path / "profile.json") == profile
+    again = profile.topology()
+    assert again.devices == TOPOLOGY.devices
+    for pair, link in TOPOLOGY.links.items():
+        assert again.link(*pair).s_per_byte == pytest.approx(link.s_per_byte)
+        assert (again.link(*pair).wake_s, again.link(*pair).message_elements) == (link.wake_s, link.message_elements)
+
+
+def test_what_a_throttled_device_on_a_shaped_link_is_like_comes_back() -> None:
+    device = Device(
+        "fog", {"default": 1e-9}, send_s_per_byte=3e-9, receive_s_per_byte=7e-9, share=0.2, period_s=5e-3, tick_s=4e-3
+    )
+    links = {pair: Link(1e-4, 8e-9, burst_bytes=125e3) for pair in ((0, 1), (1, 0))}
+    again = Profile.of(Topology((device, device), links)).topology()
+    assert again.devices == (device, device)
+    assert again.links == links
+
+
+SAMPLES = [Sample(spec, 1e-3 + spec.macs * 7e-11) for spec in random_convs(40, seed=1)]
+
+
+def predicted(name: str) -> Profile:
+    """A profile whose devices were timed; γ says something else."""
+    from msgspec.structs import replace
+
+    profile = Profile.of(TOPOLOGY)
+    samples = tuple(ProfileSample.of(sample) for sample in SAMPLES)
+    return replace(profile, predictor=name, devices=tuple(replace(device, samples=samples) for device in profile.devices))
+
+
+@pytest.mark.parametrize("name", ["macs", "mean", "regression"])
+def test_a_predictor_in_a_profile_prices_convs_instead_of_gamma(name: str, tmp_path: Path) -> None:
+    write_profile(predicted(name), tmp_path / "profile.json")
+    device = read_profile(tmp_path / "profile.json").topology().devices[1]
+    predictor = fit(name, SAMPLES)
+    for sample in SAMPLES[:10]:
+        assert device.conv_s(sample.spec) == pytest.approx(predictor.seconds(sample.spec))
+    assert device.scaled(2).conv_s(SAMPLES[0].spec) == pytest.approx(predictor.seconds(SAMPLES[0].spec) / 2)
+
+
+def test_a_sample_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    document = json.loads(msgspec.json.encode(predicted("macs")))
+    document["devices"][1]["samples"][0][-1] = 0.0
+    with pytest.raises(TopologyError, match=r"a sample of 0\.0 s: it must be positive"):
+        reread(document, tmp_path)
+    document["devices"][1]["samples"][0][0] = [0, 4]
+    with pytest.raises(TopologyError):
+        reread(document, tmp_path)
+
+
+def test_an_unknown_predictor_is_refused(tmp_path: Path) -> None:
+    document = json.loads(msgspec.json.encode(predicted("macs"))) | {"predictor": "oracle"}
+    with pytest.raises(InputError, match="oracle"):
+        reread(document, tmp_path)
+
+
+def test_a_uniform_topology_keeps_its_links_in_a_profile() -> None:
+    uniform = Topology.uniform(3, 10e9, 12.5e6, 1e-3)
+    assert Profile.of(uniform).topology().link(2, 0).s_per_byte == pytest.approx(8e-8)
+
+
+def test_a_hand_written_profile_needs_little(tmp_path: Path) -> None:
+    profile = reread(
+        {
+            "fogconv_profile": 1,
+            "devices": [{"name": "a", "gamma_s_per_mac": {"default": 1e-10}}] * 2,
+            "links": [
+                {"origin": 0, "to": 1, "alpha_s": 1e-3, "beta_s_per_element": 4e-8},
+                {"origin": 1, "to": 0, "alpha_s": 1e-3, "beta_s_per_element": 8e-8},
+            ],
+        },
+        tmp_path,
+    )
+    assert profile.topology().link(0, 1).bandwidth_bytes_per_s == pytest.approx(1e8)
+
+
+def test_another_version_is_refused(document: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="version 2"):
+        reread(document | {"fogconv_profile": 2, "unheard_of": 1}, tmp_path)
+
+
+def test_a_missing_link_is_refused(document: dict[str, Any], tmp_path: Path) -> None:
+    document["links"] = document["links"][:1]
+    with pytest.raises(TopologyError, match=r"edited\.json: the link 1→0 is missing"):
+        reread(document, tmp_path)
+
+
+@pytest.mark.parametrize("value", [0, -1e-9])
+def test_rates_that_cannot_be_are_refused(document: dict[str, Any], tmp_path: Path, value: float) -> None:
+    broken = json.loads(json.dumps(document))
+    broken["links"][0]["beta_s_per_element"] = value
+    with pytest.raises(TopologyError, match="link 0→1: beta_s_per_element"):
+        reread(broken, tmp_path)
+    broken = json.loads(json.dumps(document))
+    broken["devices"][1]["gamma_s_per_mac"]["winograd"] = value
+    with pytest.raises(TopologyError, match="device pi: γ of 'winograd'"):
+        reread(broken, tmp_path)
+
+
+def test_a_negative_latency_is_refused(document: dict[str, Any], tmp_path: Path) -> None:
+    document["links"][1]["alpha_s"] = -1
+    with pytest.raises(TopologyError, match="link 1→0: latency_s is -1"):
+        reread(document, tmp_path)
+
+
+def test_the_same_link_twice_is_refused(document: dict[str, Any], tmp_path: Path) -> None:
+    document["links"].append(document["links"][0])
+    with pytest.raises(TopologyError, match="twice"):
+        reread(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"fogconv_profile": 1}', '{"fogconv_profile": "1"}', '{"fogconv_profile": 1, "devices": 3}'],
+)
+def test_what_is_no_profile_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="not a profile"):
+        reread(text, tmp_path)
+
+
+def test_an_unknown_field_is_named(document: dict[str, Any], tmp_path: Path) -> None:
+    document["devices"][0]["gama"] = 1
+    with pytest.raises(TopologyError, match="gama"):
+        reread(document, tmp_path)
+
+
+def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="nowhere"):
+        read_profile(tmp_path / "nowhere.json")
+    (tmp_path / "latin.json").write_bytes(b'{"fogconv_profile": 1, "note": "\xff"}')
+    with pytest.raises(TopologyError, match="latin"):
+        read_profile(tmp_path / "latin.json")
+    with pytest.raises(TopologyError, match="can't be written"):
+        write_profile(Profile.of(TOPOLOGY), tmp_path / "no" / "folder.json")

@@ -1,0 +1,110 @@
+"""The cache of compiled kernels: shared by processes, keyed by content, and never in the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fogconv.errors import KernelError
+from fogconv.kernels.codegen.isa import AVX2, host_isa
+from fogconv.kernels.codegen.jit import jit
+
+PROGRAM = """
+import sys, warnings
+from numba import types
+from numba.extending import intrinsic
+from fogconv.kernels.jit import jit
+def make(n):
+    @intrinsic
+    def plus(typing, a):
+        def code(context, builder, signature, args):
+            return builder.add(args[0], args[0].type(n))
+        return types.int64(types.int64), code
+    @jit
+    def inner(a):
+        return plus(a)
+    @jit
+    def outer(a):
+        return 10 * inner(a)
+    return outer
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for n in map(int, sys.argv[1:]):
+        function = make(n)
+        function.compile("int64(int64)")
+        print(n, function(1), sum(function.stats.cache_hits.values()))
+print("warnings", len([w for w in caught if w.category is RuntimeWarning]))
+"""
+
+
+def run(folder: Path | str, *numbers: int, **environment: str) -> str:
+    env = {**os.environ, "FOGCONV_CACHE_DIR": str(folder), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, numbers)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_closures_over_an_intrinsic_are_found_again_and_never_mistaken(tmp_path: Path) -> None:
+    assert run(tmp_path, 1, 2) == "1 20 0\n2 30 0\nwarnings 0\n"
+    assert run(tmp_path, 2, 3, 1) == "2 30 1\n3 40 0\n1 20 1\nwarnings 0\n"
+
+
+def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
+    run(tmp_path, 1)
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-7])
+    assert run(tmp_path, 1) == "1 20 0\nwarnings 0\n"
+    assert run(tmp_path, 1) == "1 20 1\nwarnings 0\n"
+
+
+def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    env = {**os.environ, "FOGCONV_CACHE_DIR": str(tmp_path)}
+    orders = [("1", "2", "3"), ("3", "2", "1"), ("2", "1", "3")]
+    running = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, *order], env=env, stdout=subprocess.PIPE, text=True)
+        for order in orders
+    ]
+    for order, process in zip(orders, running, strict=True):
+        output = process.communicate()[0].splitlines()
+        assert [line.rsplit(" ", 1)[0] for line in output[:3]] == [f"{n} {10 * (int(n) + 1)}" for n in order]
+    assert run(tmp_path, 3, 2, 1) == "3 40 1\n2 30 1\n1 20 1\nwarnings 0\n"
+    assert not list(tmp_path.glob("writing-*"))
+
+
+def test_without_a_writable_folder_everything_runs_after_one_warning(tmp_path: Path) -> None:
+    nowhere = "/proc/fogconv"
+    assert run(nowhere, 1, 2, TMPDIR=str(tmp_path)).endswith("warnings 1\n")
+    assert list(tmp_path.glob("fogconv-*/*.nbc")), "the temporary folder takes its place"
+    assert run("off", 1) == "1 20 0\nwarnings 0\n"
+
+
+def test_a_temporary_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
+    trap = tmp_path / f"fogconv-{os.getuid()}"
+    trap.mkdir()
+    trap.chmod(0o777)
+    assert run("/proc/fogconv", 1, TMPDIR=str(tmp_path)) == "1 20 0\nwarnings 1\n"
+    assert not list(trap.iterdir())
+
+
+def test_a_closure_over_something_without_a_name_is_refused() -> None:
+    strange = object()
+
+    def function() -> bool:
+        return strange is None
+
+    with pytest.raises(KernelError, match="close over"):
+        jit(function)
+
+
+def test_the_instruction_set_can_be_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOGCONV_ISA", "avx2")
+    assert host_isa() == AVX2
+    monkeypatch.setenv("FOGCONV_ISA", "mmx")
+    with pytest.raises(KernelError, match="mmx"):
+        host_isa()

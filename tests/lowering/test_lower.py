@@ -1,0 +1,173 @@
+"""Programs of any plan compute the graph: no message lost, nothing read that was not written, the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fogconv.errors import PlannerError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.graph import Concat, Conv, Host, Layer, LayerGraph, Slice, Tensor
+from fogconv.ir.guard import Protection
+from fogconv.ir.plan import Placement, Plan
+from fogconv.ir.program import Send, decode, encode
+from fogconv.lowering.lower import lower
+from fogconv.planning.cost import Prices
+from fogconv.planning.layout_table import LayoutBook
+from fogconv.planning.search import plan as make_plan
+from fogconv.planning.star import plan_star
+from fogconv.planning.strategies import Options
+from tests.chains import chain
+from tests.graph_reference import run_graph
+from tests.program_reference import run
+from tests.random_graphs import graphs
+
+topologies = st.builds(
+    lambda rates, bandwidth: _uneven(rates, bandwidth),
+    st.lists(st.sampled_from([0.5, 1.0, 1.0, 2.0, 3.7]), min_size=1, max_size=5),
+    st.sampled_from([1e5, 1e8, 1e11]),
+)
+
+
+def _uneven(rates: list[float], bandwidth: float) -> Topology:
+    topology = Topology.uniform(len(rates), 1e9, bandwidth, 1e-5, copy_s_per_byte=1e-10, step_s=1e-6)
+    for rank, rate in enumerate(rates):
+        topology = topology.replace_device(rank, topology.devices[rank].scaled(rate))
+    return topology
+
+
+def host_of(graph: LayerGraph) -> Any:
+    def call(layer: int, values: dict[Any, Any], maps: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        found = graph.layers[layer]
+        assert isinstance(found, Host)
+        return found.call(values, *maps)
+
+    return call
+
+
+def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
+    lowered = lower(graph, plan)
+    x = np.random.default_rng(seed).standard_normal(graph.tensors[graph.input].shape)
+    programs = [decode(encode(program)) for program in lowered.programs]
+    out = run(programs, lowered.weights, x, host_of(graph)).reshape(graph.output_shape)
+    expected = run_graph(graph, x)
+    assert np.max(np.abs(out - expected)) <= 1e-9 * max(1.0, np.max(np.abs(expected)))
+
+
+@given(graphs(), topologies, st.sampled_from(["auto", "depth", "rows", "local"]), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_planners_plan_computes_the_graph(graph: LayerGraph, topology: Topology, scheme: str, seed: int) -> None:
+    check(graph, make_plan(graph, topology, scheme=scheme), seed)
+
+
+@given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_star_computes_the_graph(graph: LayerGraph, topology: Topology, master: bool, even: bool, seed: int) -> None:
+    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, even=even), seed)
+
+
+@given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 1), st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_guarded_star_computes_the_graph_and_its_checks_and_codes_agree(
+    graph: LayerGraph, topology: Topology, master: bool, verify: bool, redundancy: int, seed: int
+) -> None:
+    protection = Protection(verify, redundancy, 3.0)
+    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, protection=protection), seed)
+
+
+@given(graphs(), topologies, st.data(), st.integers(0, 9))
+@settings(deadline=None, max_examples=120)
+def test_any_mixture_of_options_computes_the_graph(
+    graph: LayerGraph, topology: Topology, data: st.DataObject, seed: int
+) -> None:
+    """Not only the cheapest path: every layer in a way drawn at random, so that any layout meets any other."""
+    prices = Prices(topology)
+    options = Options(graph, prices, LayoutBook(prices), "auto")
+    placements = []
+    for layer in graph.layers:
+        if isinstance(layer, Concat | Slice):
+            placements.append(Placement("relabel", ()))
+            continue
+        option = data.draw(st.sampled_from(options.of(layer)))
+        placements.append(Placement(option.mode, option.work, option.target))
+    check(graph, Plan(graph.name, len(topology), "any", tuple(placements)), seed)
+
+
+@given(graphs(), topologies, st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_interior_first_computes_the_graph(graph: LayerGraph, topology: Topology, seed: int) -> None:
+    """With limits at which even these small maps are cut into interior and borders."""
+    with (
+        patch("fogconv.lowering.overlap.LEAST_WORK", 0),
+        patch("fogconv.lowering.overlap.TILE", 1),
+        patch("fogconv.lowering.overlap.LEAST_SHARE", 0),
+    ):
+        check(graph, make_plan(graph, topology, scheme="rows"), seed)
+
+
+def _rows(graph: LayerGraph, topology: Topology, overlaps: Sequence[int]) -> Plan:
+    """By rows, each layer with so many of its neighbours' rows done by both."""
+    prices = Prices(topology)
+    options = Options(graph, prices, LayoutBook(prices), "rows")
+    placements = []
+    for layer, overlap in zip(graph.layers, overlaps, strict=True):
+        height = graph.tensors[layer.target].height  # type: ignore[union-attr]
+        wanted = height + 2 * overlap * (len(topology) - 1)
+        option = next(o for o in options.of(layer) if o.mode == "rows" and sum(len(w.output.rows) for w in o.work) == wanted)
+        placements.append(Placement(option.mode, option.work, option.target))
+    return Plan(graph.name, len(topology), "rows", tuple(placements))
+
+
+def bottleneck() -> LayerGraph:
+    """1×1, and a residual block over it: 1×1, 3×3, 1×1 and the sum with the block's input."""
+    rng = np.random.default_rng(1)
+    tensors = [Tensor(name, 1, 16, 24, 24) for name in ("input", "a", "b", "c", "d")]
+    layers: list[Layer] = []
+    weights: dict[str, NDArray[Any]] = {}
+    for number, kernel in enumerate((1, 1, 3, 1)):
+        spec = ConvSpec(16, 16, 24, 24, (kernel, kernel), padding=(kernel // 2,) * 4)
+        weights[f"w{number}"] = rng.integers(-3, 4, spec.weight_shape).astype(np.float64)
+        residual = 1 if number == 3 else None
+        layers.append(Conv(f"conv{number}", number, number + 1, spec, f"w{number}", None, "relu", residual))
+    return LayerGraph("bottleneck", tuple(tensors), tuple(layers), 0, 4, tensors[4].shape, weights)
+
+
+def test_what_only_a_later_layer_needs_travels_with_the_next_message() -> None:
+    """The block's sum reads the neighbours' rows of its input, its first conv does not: one exchange, before the 3×3."""
+    graph = bottleneck()
+    plan = _rows(graph, Topology.uniform(3, 1e9, 1e8), (0, 0, 2, 2))
+    check(graph, plan, 0)
+    programs = lower(graph, plan).programs
+    between = [s for program in programs for s in program.steps if isinstance(s, Send) and s.layer in (1, 2, 3)]
+    assert sorted((len(s.parts), s.layer) for s in between) == [(2, 2)] * 4  # 0↔1↔2, each with rows of both tensors
+
+
+def _by_filters(graph: LayerGraph, ranks: int) -> Plan:
+    """Every conv split by output channels."""
+    prices = Prices(Topology.uniform(ranks, 1e9, 1e8))
+    options = Options(graph, prices, LayoutBook(prices), "depth")
+    found = [next(option for option in options.of(layer) if option.mode == "output") for layer in graph.layers]
+    return Plan(graph.name, ranks, "depth", tuple(Placement(each.mode, each.work, each.target) for each in found))
+
+
+def test_everybody_sends_to_the_next_rank_first() -> None:
+    graph = chain(64, 64, 64)
+    programs = lower(graph, _by_filters(graph, 4)).programs
+    for rank, program in enumerate(programs):
+        to = [step.to for step in program.steps if isinstance(step, Send) and step.layer == 1]
+        assert to == [(rank + ahead) % 4 for ahead in (1, 2, 3)]
+
+
+def test_a_plan_of_another_graph_is_refused() -> None:
+    graph = LayerGraph("a", (), (), 0, 0, (), {})
+    with pytest.raises(PlannerError, match="plan again"):
+        lower(graph, replace(Plan("b", 2, "local", ())))
