@@ -24,9 +24,9 @@ from typing import Any
 import msgspec
 
 from bench.accuracy_master import CPU, Question, Task
-from bench.fog.bed import FogBed
 from bench.fog.conversation import Contender
 from bench.fog.run import start
+from bench.fog.testbed import FogBed
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import conv_seconds
 from fogconv.errors import FogconvError, InputError

@@ -24,7 +24,7 @@ from bench.scaling import interleaved
 from fogconv.cluster.connect import connect
 from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from fogconv.zoo.models import load_model
 
@@ -79,7 +79,7 @@ def bench_net(name: str, budget_s: float, compiled: bool) -> dict[str, Any]:
     x = torch.randn(model.example().shape, generator=random)
     with torch.inference_mode(), connect("inproc://0", threads=1) as session:
         graph = export(model.module, x, name)
-        engine = Engine(graph, session, Topology.uniform(1, 1e11, 1e9, 1e-4), Choices("local"))
+        engine = Engine(graph, session, Topology.uniform(1, 1e11, 1e9, 1e-4), PlanOptions("local"))
         image = x.numpy()
         calls, failed = torch_calls(model.module, x, compiled)
         expected = model.module(x).numpy()

@@ -22,10 +22,9 @@ from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.cluster.worker.process import cores
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import InputError
-from fogconv.hardware.hostfile import read_hostfile
+from fogconv.hardware.hostfile import DEFAULT_PORT, read_hostfile
 from fogconv.ir import program as ir
 
-DEFAULT_PORT = 5555
 MAX_INPROC_WORKERS = 256
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from fogconv.zoo.random_weights import noise_images
 from tests import seeded_models as models
@@ -65,8 +65,8 @@ class Cell:
         return f"{self.model}@{self.size}-{self.scheme}-{self.workers}workers-{self.transport}{alone}"
 
     @property
-    def choices(self) -> Choices:
-        return Choices(self.scheme, threshold=0.0, master_computes=self.master_computes)
+    def choices(self) -> PlanOptions:
+        return PlanOptions(self.scheme, threshold=0.0, master_computes=self.master_computes)
 
     @property
     def topology(self) -> Topology:

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.faults.campaign import Campaign, Master
-from bench.faults.places import Bed, Loopback
-from bench.faults.siege import besiege
+from bench.faults.fuzz_load import fuzz_load
+from bench.faults.places import Loopback, Testbed
 from fogconv.errors import FogconvError
 
 Option = typer.Option
@@ -46,7 +46,7 @@ def main(
     try:
         if "inferences" in parts:
             # The bed's links are no loopback, and keys are not what is measured here.
-            place = Loopback(4) if loopback or os.geteuid() else Bed(4, flags=["--insecure"])
+            place = Loopback(4) if loopback or os.geteuid() else Testbed(4, flags=["--insecure"])
             with place:
                 master = Master(place, net, scheme, mode="rehearse")
                 try:
@@ -54,11 +54,11 @@ def main(
                 finally:
                     master.close()
         if "link" in parts:
-            from bench.faults.thinning import drop
+            from bench.faults.bandwidth_drop import drop
 
             result["link"] = {"inferences_until_replanned": None} if os.geteuid() else drop(say)
         if "malformed" in parts:
-            result["malformed"] = asdict(besiege(malformed, "squeezenet1_1", say, half=half_open))
+            result["malformed"] = asdict(fuzz_load(malformed, "squeezenet1_1", say, half=half_open))
         if "redundancy" in parts:
             from bench.faults.redundancy import price as redundancy_price
 

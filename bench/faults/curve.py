@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.faults.places import PORT, environment, worker_command
-from bench.fog.bed import FogBed
+from bench.fog.testbed import FogBed
 from fogconv.cluster.connect import connect
 from fogconv.cluster.protocol.keys import write_keys
 

@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import torch
 
-from bench.fog.subject import subject
+from bench.fog.workload import subject
 from fogconv.cluster.connect import connect
 from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
 from fogconv.ir.guard import Protection
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 
 
@@ -36,7 +36,9 @@ def main(net: str, scheme: str, cluster: str, rates: str, protection: str = "{}"
     largest = float(np.abs(reference).max())
     with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, insecure=True) as session:
         guard = Protection(**json.loads(protection))
-        choices = Choices(scheme=scheme, threshold=0.0, rehearse=mode == "rehearse", adapt=mode == "adapt", protection=guard)
+        choices = PlanOptions(
+            scheme=scheme, threshold=0.0, rehearse=mode == "rehearse", adapt=mode == "adapt", protection=guard
+        )
         flop_per_s, bytes_per_s = (float(word) for word in rates.split(","))
         topology = Topology.uniform(session.ranks, flop_per_s, bytes_per_s, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         engine = Engine(graph, session, topology, choices)

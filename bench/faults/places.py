@@ -1,6 +1,6 @@
 """Places: where the workers of a fault campaign live, and how one is killed, stopped, or cut off there.
 
-Bed        a network namespace each (root): cutting off is the link going down
+Testbed        a network namespace each (root): cutting off is the link going down
 Loopback   127.0.0.1, each worker behind a relay: cutting off is the relay passing nothing on, and refusing nothing
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from bench.fog.bed import FogBed
+from bench.fog.testbed import FogBed
 
 PORT = 5555
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def end(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-class Bed:
+class Testbed:
     """``count`` workers in nodes 1…count of a FogBed, the master in node 0."""
 
     def __init__(self, count: int, rate: str = "1gbit", flags: Sequence[str] = ()) -> None:
@@ -68,7 +68,7 @@ class Bed:
         self._count = count
         self._flags = flags
 
-    def __enter__(self) -> Bed:
+    def __enter__(self) -> Testbed:
         self._bed.__enter__()
         self.addresses = [f"tcp://{node.address}:{PORT}" for node in self._bed.nodes[1:]]
         self.workers = [self._new(worker) for worker in range(self._count)]

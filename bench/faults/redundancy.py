@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.faults.campaign import ASSUMED, Master
-from bench.faults.places import Bed, Loopback, Place
+from bench.faults.places import Loopback, Place, Testbed
 
 SHARE = 0.2
 CALM = 10
@@ -27,7 +27,7 @@ PHASES = (0, 1, 0, 1)
 def price(say: Callable[[str], None], net: str = "resnet18") -> dict[str, Any]:
     calm: dict[int, list[float]] = {0: [], 1: []}
     struck: dict[int, list[float]] = {0: [], 1: []}
-    place: Place = Loopback(4) if os.geteuid() else Bed(4, flags=["--insecure"])
+    place: Place = Loopback(4) if os.geteuid() else Testbed(4, flags=["--insecure"])
     with place:
         for phase, redundancy in enumerate(PHASES):
             master = Master(place, net, "star", ASSUMED, json.dumps({"redundancy": redundancy}))

@@ -1,5 +1,5 @@
 """An emulated fog cluster on one Linux machine, and the experiment that is measured on it (``python -m bench.fog``)."""
 
-from bench.fog.bed import Card, FogBed, Node
+from bench.fog.testbed import Card, FogBed, Node
 
 __all__ = ["Card", "FogBed", "Node"]

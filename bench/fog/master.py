@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.fog.conversation import Facts, Voice
 from bench.fog.rates import Rates
-from bench.fog.subject import subject
+from bench.fog.workload import subject
 from fogconv.cluster.session.loaded_program import Loaded, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.torch.export import export

@@ -30,8 +30,9 @@ from fogconv.cluster.executor.microbenchmark import NoMailbox, copy_bytes_per_s
 from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
 from fogconv.ir import program as ir
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Array, Host, LayerGraph
+from fogconv.ir.graph import Host, LayerGraph
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.conv.select import choose, cycles
 from fogconv.lowering.lower import lower

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import msgspec
 
-from bench.fog.bed import Card, FogBed
 from bench.fog.conversation import Contender, Facts
-from bench.fog.honesty import Honesty, check
 from bench.fog.job import Job
+from bench.fog.self_check import Honesty, check
 from bench.fog.shaping import Rate
+from bench.fog.testbed import Card, FogBed
 from fogconv.cluster.protocol.keys import write_keys
 from fogconv.errors import InputError
 from fogconv.ir.program import Wire

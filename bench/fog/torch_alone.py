@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bench.fog.conversation import Facts, Voice
-from bench.fog.subject import subject
+from bench.fog.workload import subject
 
 TRIES = 5
 

@@ -15,12 +15,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.cluster.executor.mailbox import Mailbox, as_array
 from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as steps
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels.conv.conv import prepare_conv2d
 from fogconv.kernels.maps.blocked import Blocked
@@ -29,8 +29,6 @@ from fogconv.kernels.maps.transpose import bind_pack
 
 if TYPE_CHECKING:
     from fogconv.kernels.gradient.gradient import GradInput, GradWeight
-
-Array = NDArray[np.float32]
 
 
 class Running(Protocol):
@@ -65,14 +63,14 @@ class Arrays:
         """One step. Raises ClusterError for an array that is not here, and what the mailbox raises."""
         arrays = self._arrays
         match step:
-            case steps.Bring():
+            case steps.ArrayInput():
                 self._set(step.array, run.inputs[step.index])
-            case steps.Show():
+            case steps.ArrayOutput():
                 run.outputs[step.index] = self._pop(step.array)
-            case steps.Give():
+            case steps.ArraySend():
                 array = np.ascontiguousarray(self._pop(step.array))
                 run.mailbox.send(step.to, step.tag, array.reshape(-1).view(np.uint8).data)
-            case steps.Take():
+            case steps.ArrayRecv():
                 run.meanwhile()
                 frame = run.mailbox.receive(step.origin, step.tag)
                 payload = as_array(frame)
@@ -106,7 +104,7 @@ class Arrays:
                     x = self._get(step.x)
                     self._clear(weight_kernel)
                 self._keep(step.out, weight_kernel.run(x, self._get(step.grad_out), out))
-            case steps.Forget():
+            case steps.ArrayFree():
                 for name in step.arrays:
                     arrays.pop(name, None)
                     self._held.pop(name, None)

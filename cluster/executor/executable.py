@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
-from fogconv.cluster.executor.interface import Array, Call, HostCalls, Run
+from fogconv.cluster.executor.interface import Call, HostCalls, Run
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as steps
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW, Region
 from fogconv.ir.program import Program
 from fogconv.kernels.conv.conv import PreparedConv2d, prepare_conv2d
@@ -75,7 +76,7 @@ class Executable:
     ) -> list[Array]:
         """The outputs (master) in the order of their index. Raises what the mailbox raises.
 
-        ``meanwhile`` is called when all is done before the first Take, whose array is probably not there yet.
+        ``meanwhile`` is called when all is done before the first ArrayRecv, whose array is probably not there yet.
         """
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
@@ -112,14 +113,14 @@ class Executable:
             case steps.Host():
                 return self._call_host(step)
             case (
-                steps.Bring()
-                | steps.Show()
-                | steps.Give()
-                | steps.Take()
+                steps.ArrayInput()
+                | steps.ArrayOutput()
+                | steps.ArraySend()
+                | steps.ArrayRecv()
                 | steps.ConvForward()
                 | steps.ConvGradInput()
                 | steps.ConvGradWeight()
-                | steps.Forget()
+                | steps.ArrayFree()
             ):
                 return lambda run: self.arrays.do(step, run, self._threads)
             case _:

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.mailbox import Mailbox
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.ir import program as ir
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.kernels.maps.blocked import Blocked
-
-Array = NDArray[np.float32]
 
 
 class Runnable(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.cluster.transport.dispatcher import Switchboard
+from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.errors import ClusterError, TransportTimeout
 
 Payload = NDArray[np.uint8]
@@ -65,7 +65,7 @@ class RunAborted(ClusterError):
 
 
 class Inbox:
-    """Payloads by (run, origin, tag), and the runs that failed. Not locked: the Switchboard's lock guards it."""
+    """Payloads by (run, origin, tag), and the runs that failed. Not locked: the Dispatcher's lock guards it."""
 
     def __init__(self) -> None:
         self._payloads: dict[tuple[int, int, int], Frame] = {}
@@ -139,7 +139,7 @@ class RunMailbox:
 
     def __init__(
         self,
-        board: Switchboard,
+        board: Dispatcher,
         inbox: Inbox,
         run: int,
         post: Callable[[int, int, Frame], None],

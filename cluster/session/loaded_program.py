@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.interface import Runnable
 from fogconv.ir import program as ir
-
-MASTER = 0
+from fogconv.ir.layout import MASTER
 
 
 @dataclass(frozen=True, slots=True)

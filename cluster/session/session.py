@@ -34,11 +34,11 @@ from fogconv.cluster.protocol.clock import PingTimes
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.lifecycle import Event as LifeEvent
 from fogconv.cluster.protocol.lifecycle import State
-from fogconv.cluster.session.loaded_program import MASTER, Loaded, Progress, RunResult
+from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.weight_upload import Shipping
 from fogconv.cluster.session.worker_record import Link, WorkerInfo, failure_of, loss_message
-from fogconv.cluster.session.workers import Crew
-from fogconv.cluster.transport.dispatcher import Switchboard
+from fogconv.cluster.session.workers import Workers
+from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint, Event, Loss
 from fogconv.errors import (
     ClusterError,
@@ -48,11 +48,12 @@ from fogconv.errors import (
     WorkerLostError,
 )
 from fogconv.ir import program as ir
+from fogconv.ir.arrays import Array
+from fogconv.ir.layout import MASTER
 
 log = logging.getLogger("fogconv.session")
 
 T = TypeVar("T")
-Array = NDArray[np.float32]
 
 MAX_RUNS_IN_FLIGHT = 16
 LOAD_TIMEOUT_S = 900.0
@@ -83,7 +84,7 @@ class Session:
         self._endpoint = endpoint
         self._local = local or _interpreter
         self._on_close = on_close
-        self._board = Switchboard(endpoint, self._handle)
+        self._board = Dispatcher(endpoint, self._handle)
         self._inbox = Inbox()
         self._done: dict[tuple[int, int], tuple[m.Done, Frame]] = {}
         self._active: dict[int, frozenset[int]] = {}
@@ -98,7 +99,7 @@ class Session:
         self._closed = False
         atexit.register(self.close)
         self.token = os.urandom(16)
-        self._crew = Crew(
+        self._workers = Workers(
             endpoint,
             self._board,
             addresses,
@@ -107,9 +108,9 @@ class Session:
             on_loss=self._fail_runs,
             timeout_s=timeout_s,
         )
-        self._links = self._crew.links
+        self._links = self._workers.links
         try:
-            self._crew.join(connect_timeout_s)
+            self._workers.join(connect_timeout_s)
         except BaseException:
             self.close()
             raise
@@ -134,12 +135,12 @@ class Session:
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers that are there, by rank."""
-        return self._crew.infos
+        return self._workers.infos
 
     @property
     def lost(self) -> frozenset[int]:
         """The ranks of the workers that are gone. Known as of the last call that waited; ``refresh`` looks now."""
-        return self._crew.lost
+        return self._workers.lost
 
     def refresh(self) -> frozenset[int]:
         """Handle what has come in; the lost ranks."""
@@ -154,20 +155,20 @@ class Session:
         """
         if self.scheme == "mpi" or self._closed:
             return frozenset()
-        return self._crew.rejoin(timeout_s)
+        return self._workers.rejoin(timeout_s)
 
     def acquaint(self, rank: int) -> None:
         """Wait until a worker that is back knows the others, and they it, and its clock is known."""
-        self._crew.acquaint([rank])
+        self._workers.acquaint([rank])
 
     def reconnect(self) -> None:
         """Have the workers make their links to each other anew, where one of these broke."""
-        self._crew.introduce()
-        self._crew.acquaint(())
+        self._workers.introduce()
+        self._workers.acquaint(())
 
     def synchronise(self, ranks: Iterable[int] | None = None) -> None:
         """Measure the workers' clocks against the master's."""
-        self._crew.synchronise([info.rank for info in self.workers] if ranks is None else list(ranks))
+        self._workers.synchronise([info.rank for info in self.workers] if ranks is None else list(ranks))
 
     # Programs
 
@@ -196,25 +197,25 @@ class Session:
             try:
                 requests = {rank: self._ask_load(rank, number, program) for rank, program in remote.items()}
                 missing = {
-                    rank: self._crew.reply(rank, request, m.Missing, self.timeout_s)[0].keys
+                    rank: self._workers.reply(rank, request, m.Missing, self.timeout_s)[0].keys
                     for rank, request in requests.items()
                 }
                 self._check_missing(remote, missing)
                 own = parts.get(MASTER)
-                shipping = Shipping(self._crew, self._board, requests, missing, weights, LOAD_TIMEOUT_S, progress)
+                shipping = Shipping(self._workers, self._board, requests, missing, weights, LOAD_TIMEOUT_S, progress)
                 shipping.start()
                 executable = None if own is None else self._local(own, {key: weights[key] for key in own.weights}, host)
                 shipping.finish()
                 sizes = {}
                 for ready, (rank, request) in enumerate(requests.items(), start=1):
-                    answer = self._crew.reply(rank, request, m.Loaded, LOAD_TIMEOUT_S)[0]
+                    answer = self._workers.reply(rank, request, m.Loaded, LOAD_TIMEOUT_S)[0]
                     sizes[rank] = answer.program_bytes
-                    self._crew.set_memory(rank, answer.memory_bytes)
+                    self._workers.set_memory(rank, answer.memory_bytes)
                     shipping.report(ready)
             except BaseException:
                 for rank in remote:
                     if self._links[rank].life.joined:
-                        self._crew.send(self._links[rank], m.Unload(number))
+                        self._workers.send(self._links[rank], m.Unload(number))
                 raise
             if executable is not None:
                 sizes[MASTER] = executable.memory_bytes
@@ -230,7 +231,7 @@ class Session:
             loaded.executable = None
             for rank in loaded.ranks:
                 if self._links[rank].life.joined:
-                    self._crew.send(self._links[rank], m.Unload(loaded.number))
+                    self._workers.send(self._links[rank], m.Unload(loaded.number))
 
     def _check(self, parts: Mapping[int, ir.Program], weights: Mapping[str, Array]) -> None:
         self._require_open()
@@ -238,7 +239,7 @@ class Session:
             if rank != MASTER and rank not in self._links:
                 raise InputError(f"a program for rank {rank}: this session has the ranks 0 to {self.ranks - 1}")
             if rank != MASTER:
-                self._crew.require(rank)
+                self._workers.require(rank)
             for key, shape in program.weights.items():
                 if key not in weights:
                     raise InputError(f"the program of rank {rank} names weights {key}, which were not given")
@@ -252,14 +253,14 @@ class Session:
             strange = set(keys) - remote[rank].weights.keys()
             if strange:
                 with self._board.lock:
-                    self._crew.lose(
+                    self._workers.lose(
                         self._links[rank], f"it asked for weights that its program does not name ({min(strange)})"
                     )
-                self._crew.require(rank)
+                self._workers.require(rank)
 
     def _ask_load(self, rank: int, number: int, program: ir.Program) -> int:
-        request = self._crew.next_request(rank)
-        self._crew.send(self._links[rank], m.Load(request, number), ir.encode(program))
+        request = self._workers.next_request(rank)
+        self._workers.send(self._links[rank], m.Load(request, number), ir.encode(program))
         return request
 
     # Runs
@@ -287,7 +288,7 @@ class Session:
                 run = self._begin(loaded)
                 begin_ns = time.perf_counter_ns()
                 for rank in loaded.ranks:
-                    self._crew.send(self._links[rank], m.Run(run, loaded.number))
+                    self._workers.send(self._links[rank], m.Run(run, loaded.number))
             mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
             try:
                 more = {} if meanwhile is None else {"meanwhile": meanwhile}
@@ -304,7 +305,7 @@ class Session:
             finally:
                 self._end(run, loaded)
             result = self._result(run, loaded, mailbox, outputs, begin_ns, latency_s, done)
-        if time.monotonic() - self._crew.clocks_at > CLOCK_AGE_S:
+        if time.monotonic() - self._workers.clocks_at > CLOCK_AGE_S:
             self.synchronise(loaded.ranks - self.lost)
         return result
 
@@ -324,7 +325,7 @@ class Session:
     def _begin(self, loaded: Loaded) -> int:
         with self._board.lock:
             for rank in loaded.ranks:
-                self._crew.require(rank)
+                self._workers.require(rank)
             self._run += 1
             self._active[self._run] = loaded.ranks
             self._expendable[self._run] = loaded.expendable
@@ -358,7 +359,7 @@ class Session:
             raise TransportTimeout(f"ranks {late} did not report the end of run {run} within {timeout_s:g} s")
         for rank in skipped:
             if self._links[rank].life.joined and (run, rank) not in self._done:
-                self._crew.send(self._links[rank], m.Abort(run))
+                self._workers.send(self._links[rank], m.Abort(run))
         return {rank: self._done[run, rank] for rank in loaded.ranks if (run, rank) in self._done}
 
     def _traced(self, error: WorkerLostError, loaded: Loaded) -> WorkerLostError:
@@ -371,7 +372,7 @@ class Session:
     def _abort(self, run: int, loaded: Loaded) -> None:
         for rank in loaded.ranks:
             if self._links[rank].life.joined:
-                self._crew.send(self._links[rank], m.Abort(run))
+                self._workers.send(self._links[rank], m.Abort(run))
 
     def _end(self, run: int, loaded: Loaded) -> None:
         with self._board.lock:
@@ -410,8 +411,8 @@ class Session:
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> PingTimes:
         """One exchange with a worker, ``nbytes`` there and then as many back (or ``back_bytes``), for α and β."""
         self._require_open()
-        there = self._crew.exchange(rank, bytes(nbytes), echo=False, reply_bytes=0)
-        back = self._crew.exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
+        there = self._workers.exchange(rank, bytes(nbytes), echo=False, reply_bytes=0)
+        back = self._workers.exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
         info = self._links[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
 
@@ -423,28 +424,26 @@ class Session:
         chosen = [info.rank for info in self.workers] if ranks is None else list(ranks)
         requests = {}
         for rank in chosen:
-            requests[rank] = self._crew.next_request(rank)
-            self._crew.post(rank, m.Measure(requests[rank], tuple(specs), repeats))
-        return {rank: self._crew.reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()}
+            requests[rank] = self._workers.next_request(rank)
+            self._workers.post(rank, m.Measure(requests[rank], tuple(specs), repeats))
+        return {
+            rank: self._workers.reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()
+        }
 
     def status(self, timeout_s: float = 5.0) -> dict[int, m.Status]:
         """What each worker tells of itself; those that do not answer in time are left out."""
         self._require_open()
         requests = {}
         for info in self.workers:
-            requests[info.rank] = self._crew.next_request(info.rank)
-            self._crew.post(info.rank, m.StatusQuery(requests[info.rank]))
+            requests[info.rank] = self._workers.next_request(info.rank)
+            self._workers.post(info.rank, m.StatusQuery(requests[info.rank]))
         answers = {}
         for rank, request in requests.items():
             try:
-                answers[rank] = self._crew.reply(rank, request, m.Status, timeout_s)[0]
+                answers[rank] = self._workers.reply(rank, request, m.Status, timeout_s)[0]
             except (WorkerLostError, TransportTimeout) as error:
                 log.info("no status: %s", error)
         return answers
-
-    def seconds_since_seen(self, rank: int) -> float:
-        """How long ago the last message of a worker was handled."""
-        return time.monotonic() - self._links[rank].seen
 
     # The end
 
@@ -463,7 +462,7 @@ class Session:
             self._pool.shutdown(wait=True)
         for link in self._links.values():
             if link.life.joined:
-                self._crew.send(link, m.Bye())
+                self._workers.send(link, m.Bye())
             link.life.apply(LifeEvent.STOP)
         self._board.changed()  # whoever still loads in another thread finds its workers gone
         self._endpoint.close()
@@ -482,19 +481,19 @@ class Session:
             raise ClusterError("the session is closed")
 
     def _handle(self, event: Event) -> None:
-        crew = self._crew
-        rank = crew.rank_of.get(event.peer)
+        workers = self._workers
+        rank = workers.rank_of.get(event.peer)
         if rank is None:
             return
-        link = crew.links[rank]
+        link = workers.links[rank]
         if isinstance(event, Loss):
-            crew.lose(link, event.reason)
+            workers.lose(link, event.reason)
             return
         link.seen = time.monotonic()
         try:
             message, payloads = codec.decode(event.frames)
         except WireError as error:
-            crew.misread(link, error)
+            workers.misread(link, error)
             return
         match message:
             case m.Data():
@@ -507,7 +506,7 @@ class Session:
                 if message.run in self._active:
                     self._inbox.fail(message.run, failure_of(message, rank, link))
             case _:
-                crew.take(link, message)
+                workers.take(link, message)
 
     def _fail_runs(self, link: Link) -> None:
         """A worker is lost: the runs that need it fail."""

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.session.loaded_program import Progress
-from fogconv.cluster.session.workers import Crew
-from fogconv.cluster.transport.dispatcher import Switchboard
+from fogconv.cluster.session.workers import Workers
+from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.errors import TransportTimeout
 
 WINDOW_BYTES = 32 << 20
@@ -22,15 +22,15 @@ class Shipping:
 
     def __init__(
         self,
-        crew: Crew,
-        board: Switchboard,
+        workers: Workers,
+        board: Dispatcher,
         requests: Mapping[int, int],
         missing: Mapping[int, Sequence[str]],
         weights: Mapping[str, NDArray[np.float32]],
         timeout_s: float,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._crew = crew
+        self._workers = workers
         self._board = board
         self._requests = requests
         self._weights = weights
@@ -67,20 +67,20 @@ class Shipping:
             key = queue.pop()
             array = np.ascontiguousarray(self._weights[key], np.float32)
             flying[key] = array.nbytes
-            self._crew.shipping.setdefault(rank, set()).add(key)
+            self._workers.shipping.setdefault(rank, set()).add(key)
             payload = array.reshape(-1).view(np.uint8).data if array.size else b""
-            self._crew.post(rank, m.Weight(key, array.shape), payload)
+            self._workers.post(rank, m.Weight(key, array.shape), payload)
 
     def _collect(self) -> bool | None:
-        """Under the switchboard's lock: take the acknowledgements that came."""
-        crew, came = self._crew, False
+        """Under the dispatcher's lock: take the acknowledgements that came."""
+        workers, came = self._workers, False
         for rank, flying in self._flying.items():
             if flying:
-                crew.require(rank, self._requests[rank])
-                crew.raise_failure(rank, self._requests[rank])
-            for key in crew.stored.get(rank, set()) & flying.keys():
-                crew.stored[rank].discard(key)
-                crew.shipping[rank].discard(key)
+                workers.require(rank, self._requests[rank])
+                workers.raise_failure(rank, self._requests[rank])
+            for key in workers.stored.get(rank, set()) & flying.keys():
+                workers.stored[rank].discard(key)
+                workers.shipping[rank].discard(key)
                 self._shipped += flying.pop(key)
                 came = True
         return True if came else None

@@ -1,7 +1,7 @@
-"""Crew: the workers of a session: who is there, who is lost, how they come back, and what they answer when asked.
+"""Workers: the workers of a session: who is there, who is lost, how they come back, and what they answer when asked.
 
 A request is numbered by the master and waits for its answer; what a worker says without being asked is dropped. All
-methods take the switchboard's lock where they need it; those under "Arrivals" are called with it held.
+methods take the dispatcher's lock where they need it; those under "Arrivals" are called with it held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.lifecycle import Event as LifeEvent
 from fogconv.cluster.protocol.lifecycle import Lifecycle, State
 from fogconv.cluster.session.worker_record import Link, WorkerInfo, failure_of, loss_message
-from fogconv.cluster.transport.dispatcher import Switchboard
+from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint, Peer
 from fogconv.errors import ConnectError, RefusedError, TransportTimeout, WireError, WorkerLostError
 
@@ -31,13 +31,13 @@ INVITE_EVERY_S = 0.25
 """A worker that refused, or whose connection broke, is asked again no sooner."""
 
 
-class Crew:
+class Workers:
     """``hello(rank)`` is what a worker is greeted with; ``on_loss`` is called, with the lock held, when one is lost."""
 
     def __init__(
         self,
         endpoint: Endpoint,
-        board: Switchboard,
+        board: Dispatcher,
         addresses: Sequence[str],
         keys: Sequence[str | None],
         *,

@@ -1,4 +1,4 @@
-"""Switchboard: several threads wait for different things on one endpoint.
+"""Dispatcher: several threads wait for different things on one endpoint.
 
 There is no receiving thread, because a hand-over between threads costs more than a small message does. Whoever waits
 first receives for all (it leads); the others sleep until something was handled. When the leader has what it wanted,
@@ -17,7 +17,7 @@ from fogconv.cluster.transport.endpoint import Endpoint, Event
 T = TypeVar("T")
 
 
-class Switchboard:
+class Dispatcher:
     """``handle`` is called with every event, under ``lock``, by whichever thread leads."""
 
     def __init__(self, endpoint: Endpoint, handle: Callable[[Event], None]) -> None:

@@ -1,6 +1,6 @@
 """Worker: serves one master at a time: holds weights, loads programs, runs them, answers.
 
-It knows no model. Arrivals are handled by whoever waits on the switchboard: at once what must not wait (data, aborts,
+It knows no model. Arrivals are handled by whoever waits on the dispatcher: at once what must not wait (data, aborts,
 strangers, pings), in order of arrival what takes time (loads, runs, measurements).
 """
 
@@ -29,7 +29,7 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.lifecycle import Event, Lifecycle, State
-from fogconv.cluster.transport.dispatcher import Switchboard
+from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
 from fogconv.cluster.worker.system import temperature_c, throttled
@@ -123,7 +123,7 @@ class Worker:
         self._once = once
         self._masters = masters
         self._clock_ns = clock_ns
-        self._board = Switchboard(endpoint, self._handle)
+        self._board = Dispatcher(endpoint, self._handle)
         self._mastery: Mastery | None = None
         self._isa = _isa()
         self._started = time.monotonic()
@@ -153,7 +153,7 @@ class Worker:
         """Handle what came in while ``serve`` is busy with a kernel: refusals, pings, aborts."""
         self._board.drain()
 
-    # Arrivals, under the switchboard's lock
+    # Arrivals, under the dispatcher's lock
 
     def _handle(self, event: Incoming) -> None:
         if isinstance(event, Loss):
@@ -482,7 +482,7 @@ class Worker:
 
 def buffer_bytes(program: ir.Program) -> int:
     """What a program's buffers take in the blocked layout, if none shares memory with another, and its plain arrays."""
-    arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.Take)]
+    arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
     for step in program.steps:
         if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):
             # Blocked maps in and out, and the plain result.

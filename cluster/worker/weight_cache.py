@@ -7,15 +7,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.cluster.executor.mailbox import as_array
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import WireError
+from fogconv.ir.arrays import Array
 from fogconv.ir.program import weight_key
-
-Array = NDArray[np.float32]
 
 
 class WeightStore:

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import BYTES_PER_ELEMENT
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program, Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.cost import WIRE_BYTES
-
-BLOCK = 16
-"""Channels in a block of the maps' layout."""
 
 
 @dataclass(frozen=True, slots=True)

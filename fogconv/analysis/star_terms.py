@@ -20,13 +20,13 @@ from fogconv.errors import DependencyError
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Add, Affine, Conv, Program, Recv, Send
 from fogconv.planning.cost import WIRE_BYTES
 from fogconv.speedup.model import Terms
 from fogconv.speedup.trigger import Seconds, wire_s
 
-MASTER = 0
 SEEDS, IN_A_ROW = 8, 3
 """Where in its quota's period a device is differs from inference to inference: so many simulations, of so many inferences
 back to back, of which the first is left out."""

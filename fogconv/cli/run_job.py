@@ -27,7 +27,7 @@ from fogconv.cluster.worker.process import cores
 from fogconv.errors import InputError, ModelError
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
-from fogconv.planning.plan_options import WIRES, Choices, wire_of
+from fogconv.planning.plan_options import WIRES, PlanOptions, wire_of
 from fogconv.planning.search import SCHEMES
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.speedup.trigger import Trigger
@@ -127,7 +127,7 @@ def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32],
 
     graph = export(model.module, torch.from_numpy(x), model.name)
     topology = _topology(job, session)
-    choices = Choices(
+    choices = PlanOptions(
         job.scheme,
         job.trigger,
         job.threshold,

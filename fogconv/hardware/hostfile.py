@@ -14,6 +14,9 @@ from pathlib import Path
 
 from fogconv.errors import TopologyError
 
+DEFAULT_PORT = 5555
+"""Where a worker listens if nothing else is said."""
+
 MAX_SLOTS = 1024
 """More ranks than this on one host are taken for a port that slipped in."""
 

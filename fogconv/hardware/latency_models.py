@@ -22,10 +22,7 @@ from numpy.typing import NDArray
 
 from fogconv.errors import DependencyError, InputError, unknown
 from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
-from fogconv.ir.geometry import ConvSpec
-
-BLOCK = 16
-"""Channels per block of the activation layout: kernels compute whole blocks."""
+from fogconv.ir.geometry import BLOCK, ConvSpec
 
 
 @dataclass(frozen=True, slots=True)

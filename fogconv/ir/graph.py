@@ -12,12 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region
-
-Array = NDArray[np.float32]
 
 ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid")
 

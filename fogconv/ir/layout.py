@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region, Span, bounding, subtract
 
+MASTER = 0
+"""The master's rank."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

@@ -23,7 +23,7 @@ from fogconv.ir.guard import Guard
 from fogconv.ir.layout import Layout
 from fogconv.ir.program import Wire
 from fogconv.ir.shard import Shard, conv_shard, pool_input
-from fogconv.ir.stages import one_by_one, waves
+from fogconv.ir.stages import one_by_one, stages
 
 PLAN_VERSION = 1
 
@@ -62,7 +62,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``predicted_s`` and ``lower_bound_s`` are seconds per inference; ``card_bytes[rank]`` is (sent, received)."""
+    """``predicted_s`` is in seconds per inference; ``card_bytes[rank]`` is (sent, received)."""
 
     graph: str
     ranks: int
@@ -73,9 +73,9 @@ class Plan:
     card_bytes: tuple[tuple[float, float], ...] = ()
     version: int = PLAN_VERSION
 
-    def waves(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
+    def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
         """The order in which layers are computed: the star's is the graph's."""
-        return one_by_one(graph) if any(placement.mode == "star" for placement in self.placements) else waves(graph)
+        return one_by_one(graph) if any(placement.mode == "star" for placement in self.placements) else stages(graph)
 
     @property
     def active_ranks(self) -> frozenset[int]:

@@ -244,21 +244,21 @@ class Host(Step, frozen=True, tag=True):
 # next, and programs with one ``Program.shares`` see the same: a backward pass finds the input of its forward pass.
 
 
-class Bring(Step, frozen=True, tag=True):
+class ArrayInput(Step, frozen=True, tag=True):
     """Master: the run's ``index``-th input becomes an array, uncopied."""
 
     index: int
     array: str
 
 
-class Show(Step, frozen=True, tag=True):
+class ArrayOutput(Step, frozen=True, tag=True):
     """Master: an array becomes the run's ``index``-th output, and is forgotten."""
 
     array: str
     index: int
 
 
-class Give(Step, frozen=True, tag=True):
+class ArraySend(Step, frozen=True, tag=True):
     """Send an array to another rank, and forget it."""
 
     array: str
@@ -266,7 +266,7 @@ class Give(Step, frozen=True, tag=True):
     tag: int
 
 
-class Take(Step, frozen=True, tag=True):
+class ArrayRecv(Step, frozen=True, tag=True):
     """Wait for an array of this shape from another rank; write it into the array that bears the name, or add it there, if
     ``into`` says so."""
 
@@ -304,13 +304,13 @@ class ConvGradWeight(Step, frozen=True, tag=True):
     out: str
 
 
-class Forget(Step, frozen=True, tag=True):
+class ArrayFree(Step, frozen=True, tag=True):
     """Drop arrays."""
 
     arrays: tuple[str, ...]
 
 
-ArrayStep = Bring | Show | Give | Take | ConvForward | ConvGradInput | ConvGradWeight | Forget
+ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
 AnyStep = (
     Input | Output | Send | Recv | Gather | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host
@@ -320,7 +320,7 @@ AnyStep = (
 class Program(msgspec.Struct, frozen=True):
     """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes.
 
-    ``shares`` names the arrays (see Bring and the steps after it) that programs of one session have in common.
+    ``shares`` names the arrays (see ArrayInput and the steps after it) that programs of one session have in common.
     """
 
     rank: int
@@ -335,8 +335,8 @@ class Program(msgspec.Struct, frozen=True):
     @property
     def peers(self) -> frozenset[int]:
         """The ranks with which this one exchanges messages."""
-        to = {step.to for step in self.steps if isinstance(step, Send | Give)}
-        origin = {step.origin for step in self.steps if isinstance(step, Recv | Take)}
+        to = {step.to for step in self.steps if isinstance(step, Send | ArraySend)}
+        origin = {step.origin for step in self.steps if isinstance(step, Recv | ArrayRecv)}
         gathered = {recv.origin for step in self.steps if isinstance(step, Gather) for recv in gathers(step)}
         return frozenset(to | origin | gathered)
 
@@ -354,7 +354,7 @@ def expendable(programs: Iterable[Program]) -> frozenset[int]:
         for step in program.steps:
             if isinstance(step, Gather):
                 gathered |= {recv.origin for recv in gathers(step)}
-            elif isinstance(step, Recv | Take):
+            elif isinstance(step, Recv | ArrayRecv):
                 awaited.add(step.origin)
     return frozenset(gathered - awaited - {0})
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 
-GRAIN = 16
+BLOCK = 16
 """Channels per block of the activation layout: shards that begin at a multiple are contiguous."""
 
 
@@ -59,7 +59,7 @@ def split_channels(channels: int, weights: Sequence[float]) -> tuple[Span, ...]:
     Whole blocks travel without shuffling lanes; with fewer blocks than that the uneven shares would cost more.
     """
     busy = sum(1 for weight in weights if weight > 0)
-    return split(channels, weights, GRAIN if channels >= 2 * GRAIN * busy else 1)
+    return split(channels, weights, BLOCK if channels >= 2 * BLOCK * busy else 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Waves: the layers of a graph in an order in which messages can be shared.
+"""Stages: the layers of a graph in an order in which messages can be shared.
 
-A layer's wave is the number of layers on the longest way to it that read beyond their own rows (convs and pools with a
-kernel higher than one). The branches of an Inception cell then take their exchanges together: whatever the layers of a wave
-need of what earlier waves made goes from one rank to another in one message, where layer by layer would send one per branch.
+A layer's stage is the number of layers on the longest way to it that read beyond their own rows (convs and pools with a
+kernel higher than one). The branches of an Inception cell then take their exchanges together: whatever the layers of a stage
+need of what earlier stages made goes from one rank to another in one message, where layer by layer would send one per
+branch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import defaultdict
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph, Pool, reads, writes
 
 
-def waves(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
+def stages(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
     """Indices of layers, each after all that it reads. With layers that run in torch the graph's own order stays, one by
     one: what those hand on among themselves is not in the graph."""
     if any(isinstance(layer, Host) for layer in graph.layers):
@@ -20,10 +21,10 @@ def waves(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
     made: dict[int, int] = {graph.input: 0}
     found: dict[int, list[int]] = defaultdict(list)
     for index, layer in enumerate(graph.layers):
-        wave = max((made[tensor] for tensor in reads(layer)), default=0) + _reaches(layer)
-        made |= dict.fromkeys(writes(layer), wave)
-        found[wave].append(index)
-    return tuple(tuple(found[wave]) for wave in sorted(found))
+        stage = max((made[tensor] for tensor in reads(layer)), default=0) + _reaches(layer)
+        made |= dict.fromkeys(writes(layer), stage)
+        found[stage].append(index)
+    return tuple(tuple(found[stage]) for stage in sorted(found))
 
 
 def one_by_one(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
@@ -31,10 +32,10 @@ def one_by_one(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
     return tuple((index,) for index in range(len(graph.layers)))
 
 
-def ahead(graph: LayerGraph, wave: tuple[int, ...]) -> frozenset[int]:
-    """The tensors that a wave's layers read and none of them writes: they are there before it begins."""
-    own = {tensor for index in wave for tensor in writes(graph.layers[index])}
-    return frozenset(tensor for index in wave for tensor in reads(graph.layers[index]) if tensor not in own)
+def made_before(graph: LayerGraph, stage: tuple[int, ...]) -> frozenset[int]:
+    """The tensors that a stage's layers read and none of them writes: they are there before it begins."""
+    own = {tensor for index in stage for tensor in writes(graph.layers[index])}
+    return frozenset(tensor for index in stage for tensor in reads(graph.layers[index]) if tensor not in own)
 
 
 def _reaches(layer: Layer) -> bool:

@@ -16,7 +16,7 @@ from fogconv.ir.geometry import Region, bounding, subtract
 from fogconv.ir.graph import Concat, Conv, LayerGraph, Shuffle, Slice
 from fogconv.ir.layout import Layout
 from fogconv.ir.program import Buffer
-from fogconv.ir.shard import GRAIN
+from fogconv.ir.shard import BLOCK
 
 WINOGRAD_SLACK = 3
 """Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile is special."""
@@ -82,12 +82,12 @@ class Residency:
 
     def aligned(self, rank: int, buffer: int, place: Region) -> bool:
         """Whether a view of this place begins at a block of 16 channels."""
-        return (place.channels.start - self.buffers[rank][buffer].region.channels.start) % GRAIN == 0
+        return (place.channels.start - self.buffers[rank][buffer].region.channels.start) % BLOCK == 0
 
     def writable(self, rank: int, buffer: int, place: Region) -> bool:
         """Whether a kernel may write whole blocks here without touching channels that are not its own."""
         box = self.buffers[rank][buffer].region.channels
-        ends = (place.channels.stop - box.start) % GRAIN == 0 or place.channels.stop == box.stop
+        ends = (place.channels.stop - box.start) % BLOCK == 0 or place.channels.stop == box.stop
         return self.aligned(rank, buffer, place) and ends
 
     def held(self, rank: int, tensor: int) -> list[Held]:

@@ -1,4 +1,4 @@
-"""Guarded layers: the programs of a star's conv whose pieces are checked, coded, or not waited for (`fogconv.guard`)."""
+"""Guarded layers: the programs of a star's conv whose pieces are checked, coded, or not waited for (`fogconv.ir.guard`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from fogconv.guards.checksums import projected, signs, summed
 from fogconv.ir import program as step
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Array, Conv
+from fogconv.ir.graph import Conv
 from fogconv.ir.guard import Guard
+from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Work, shard_of
 from fogconv.lowering.buffers import Held
-from fogconv.lowering.program_builder import MASTER, Drafts
+from fogconv.lowering.program_builder import ProgramBuilder
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Partial:
     region: Region
 
 
-class GuardedDrafts(Drafts):
+class GuardedProgramBuilder(ProgramBuilder):
     def guarded(self, layer: Conv, guard: Guard, works: Sequence[Work], summands: list[Partial]) -> list[Partial]:
         """Bring the raw pieces to the master by a Gather; the summands as they then lie there, one per region."""
         here = [part for part in summands if part.rank == MASTER]

@@ -13,30 +13,16 @@ from dataclasses import dataclass
 from typing import cast
 
 from fogconv.ir import program as step
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import (
-    Add,
-    Affine,
-    Array,
-    Concat,
-    Conv,
-    Gate,
-    GlobalPool,
-    Host,
-    Layer,
-    LayerGraph,
-    Pool,
-    Shuffle,
-    Slice,
-)
-from fogconv.ir.layout import Layout
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan, Work, check_plan, is_partial, needs, shard_of
 from fogconv.ir.program import Activation, AnyStep, Program
-from fogconv.ir.stages import ahead
+from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held, shuffled
-from fogconv.lowering.coded_conv import GuardedDrafts, Partial
+from fogconv.lowering.coded_conv import GuardedProgramBuilder, Partial
 from fogconv.lowering.overlap import interior_first
-from fogconv.lowering.program_builder import MASTER
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,7 @@ def lower(graph: LayerGraph, plan: Plan) -> Lowered:
     return _Lowering(graph, plan).run()
 
 
-class _Lowering(GuardedDrafts):
+class _Lowering(GuardedProgramBuilder):
     def run(self) -> Lowered:
         graph = self.graph
         self.index = len(graph.layers)
@@ -63,8 +49,8 @@ class _Lowering(GuardedDrafts):
             graph.tensors[graph.input].region,
             lambda out: self.steps[MASTER].append(step.Input(self.index, 0, out.buffer, out.place)),
         )
-        for wave in self.plan.waves(graph):
-            self.wave(wave)
+        for stage in self.plan.stages(graph):
+            self.stage(stage)
         self.index = len(graph.layers)
         whole = graph.tensors[graph.output].region
         self.fetch(graph.output, {MASTER: [whole]})
@@ -85,13 +71,13 @@ class _Lowering(GuardedDrafts):
         )
         return Lowered(programs, self.weights)
 
-    def wave(self, wave: tuple[int, ...]) -> None:
-        """Send at once all that its layers need of earlier waves, do what can be done without waiting, then the rest."""
-        there = ahead(self.graph, wave)
+    def stage(self, stage: tuple[int, ...]) -> None:
+        """Send at once all that its layers need of earlier stages, do what can be done without waiting, then the rest."""
+        there = made_before(self.graph, stage)
         needed: dict[int, dict[int, tuple[Region, ...]]] = {}
         first = None
         ready = []
-        for index in wave:
+        for index in stage:
             layer, placement = self.graph.layers[index], self.plan.placements[index]
             if isinstance(layer, Concat | Slice) or placement.via or placement.guard is not None:
                 continue
@@ -114,7 +100,7 @@ class _Lowering(GuardedDrafts):
                 late[index] = self.early(self.graph.layers[index], self.plan.placements[index])
             self.index = first
             self.receive(parcels)
-        for index in wave:
+        for index in stage:
             self.index = index
             self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
 
@@ -127,7 +113,7 @@ class _Lowering(GuardedDrafts):
         return found
 
     def layer(self, layer: Layer, placement: Placement, late: tuple[Work, ...] | None) -> None:
-        """``late`` is what is left to do where the inputs were fetched with the wave's."""
+        """``late`` is what is left to do where the inputs were fetched with the stage's."""
         if isinstance(layer, Concat):
             offsets, at = [], 0
             for source in layer.sources:

@@ -1,4 +1,4 @@
-"""Drafts: all ranks' programs while they are being written: steps, buffers, weights, and moving regions between ranks."""
+"""ProgramBuilder: the programs of all ranks while they are written: steps, buffers, weights, transfers between ranks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from fogconv.ir import program as step
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
-from fogconv.ir.layout import Layout, merge, transfers
+from fogconv.ir.layout import MASTER, Layout, merge, transfers
 from fogconv.ir.plan import Placement, Plan, is_partial, needs
 from fogconv.ir.program import AnyStep
 from fogconv.lowering.buffers import Held, Residency
 from fogconv.lowering.weight_slices import Cuts
-
-MASTER = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Parcel:
     content: tuple[tuple[int, Region], ...]
 
 
-class Drafts:
+class ProgramBuilder:
     """``index`` is the layer that is being written; ``named[rank]`` are the weights that a rank needs, with their shapes."""
 
     def __init__(self, graph: LayerGraph, plan: Plan) -> None:

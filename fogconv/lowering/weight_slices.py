@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from fogconv.ir.graph import Array
+from fogconv.ir.arrays import Array
 from fogconv.ir.program import weight_key
 
 

@@ -18,19 +18,28 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.session.loaded_program import Loaded
 from fogconv.cluster.session.session import Session
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, Region
-from fogconv.ir.program import AnyStep, Bring, ConvForward, ConvGradInput, ConvGradWeight, Forget, Give, Program, Show, Take
+from fogconv.ir.layout import MASTER
+from fogconv.ir.program import (
+    AnyStep,
+    ArrayFree,
+    ArrayInput,
+    ArrayOutput,
+    ArrayRecv,
+    ArraySend,
+    ConvForward,
+    ConvGradInput,
+    ConvGradWeight,
+    Program,
+)
 from fogconv.ir.shard import Shard
 
-Array = NDArray[np.float32]
-
-MASTER = 0
 COMPARED = 16384
 """Weights compared at a time."""
 
@@ -214,28 +223,28 @@ class RemoteConv:
             remote = shard.rank != MASTER
             mine = steps.setdefault(shard.rank, [])
             for name, shape in self._needs(variant, shard):
-                master.append(Bring(0, index, f"{name}{number}"))
+                master.append(ArrayInput(0, index, f"{name}{number}"))
                 index += 1
                 if remote:
                     tag = next(tags)
-                    master.append(Give(0, f"{name}{number}", shard.rank, tag))
-                    mine.append(Take(0, name if name != "x" else self._x(variant), shape, MASTER, tag))
+                    master.append(ArraySend(0, f"{name}{number}", shard.rank, tag))
+                    mine.append(ArrayRecv(0, name if name != "x" else self._x(variant), shape, MASTER, tag))
             for kind, (step, result) in enumerate(self._work(variant, shard, "" if remote else str(number))):
                 (mine if remote else own).append(step)
                 places[kind].append(f"{result}{number}")
                 if remote:
                     tag = next(tags)
-                    mine.append(Give(0, result, MASTER, tag))
+                    mine.append(ArraySend(0, result, MASTER, tag))
                     # Parts of one place are summed, the others lie side by side; the master's are there first.
                     where = (result, *_region_of(result, shard))
                     into: Literal["place", "sum"] = "sum" if where in begun else "place"
                     begun.append(where)
                     shape = self._shape(result, shard)
-                    returns[kind].append(Take(0, f"{result}{number}", shape, shard.rank, tag, into))
-                returns[kind].append(Show(0, f"{result}{number}", kind * len(self.shards) + number))
+                    returns[kind].append(ArrayRecv(0, f"{result}{number}", shape, shard.rank, tag, into))
+                returns[kind].append(ArrayOutput(0, f"{result}{number}", kind * len(self.shards) + number))
             if remote:
-                mine.append(Forget(0, ("grad",) if variant.keep else ("grad", self._x(variant))))
-        master += [Bring(0, index + number, place) for number, place in enumerate([*places[0], *places[1]])]
+                mine.append(ArrayFree(0, ("grad",) if variant.keep else ("grad", self._x(variant))))
+        master += [ArrayInput(0, index + number, place) for number, place in enumerate([*places[0], *places[1]])]
         steps[MASTER] = [*master, *own, *returns[0], *returns[1]]
         return [
             Program(rank, self.session.ranks, self.spec.batch, (self._name,), (), tuple(todo), {}, self._name)

@@ -1,4 +1,4 @@
-"""Choices: what the user may choose of a plan, and the plan that follows from it."""
+"""PlanOptions: what the user may choose of a plan, and the plan that follows from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class PlanOptions:
     """What the user may choose of a plan; see `fogconv.planning.search.plan`. A plan given is taken while all its ranks
     live."""
 
@@ -37,7 +37,7 @@ class Choices:
     adapt: bool = False
     """Watch how long ranks and links take, and plan anew where that is off (`fogconv.runtime.drift`)."""
     protection: Protection = Protection()
-    """Star: check, code, or do not wait for what workers compute (`fogconv.guard`)."""
+    """Star: check, code, or do not wait for what workers compute (`fogconv.ir.guard`)."""
 
     def __post_init__(self) -> None:
         if self.protection and (self.scheme not in ("auto", "star") or self.plan is not None):

@@ -21,7 +21,7 @@ from fogconv.ir.layout import Layout, on
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Wire
 from fogconv.ir.shard import level
-from fogconv.ir.stages import ahead, waves
+from fogconv.ir.stages import made_before, stages
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.star import plan_star
@@ -122,10 +122,10 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
     found: list[Plan] = []
     failures: list[PlannerError] = []
     book = _book(graph, topology, wire)  # one for all: what a layout costs to come by is the same in every search
-    for crew in _crews(topology):
+    for members in _crews(topology):
         for scheme in _SEARCHES:
             try:
-                found.append(_search(graph, book, scheme, wire, crew))
+                found.append(_search(graph, book, scheme, wire, members))
             except PlannerError as error:
                 failures.append(error)
     if not found:
@@ -153,7 +153,7 @@ _Pairs = frozenset[tuple[int, int]]
 
 @dataclass(slots=True)
 class _Path:
-    """``met`` are the pairs between which a message goes at the begin of this wave: more of it costs no message more."""
+    """``met`` are the pairs between which a message goes at the begin of this stage: more of it costs no message more."""
 
     cost: float
     state: _State
@@ -165,7 +165,7 @@ def _book(graph: LayerGraph, topology: Topology, wire: Wire) -> LayoutBook:
     return LayoutBook(Prices(topology, graph.tensors[graph.input].batch, wire))
 
 
-def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, crew: Sequence[int] | None = None) -> Plan:
+def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, members: Sequence[int] | None = None) -> Plan:
     """By rows without and with drifting cuts, which in one search would crowd out better paths (MobileNet's, by 1 %).
 
     Not with them where branches are concatenated: tried, and Inception's plans stayed as they were, for half the time more.
@@ -174,18 +174,18 @@ def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, cre
         scheme = "local"
     branched = any(isinstance(layer, Concat) for layer in graph.layers)
     ways = (False, True) if scheme == "rows" and not branched else (False,)
-    found = [_within_memory(graph, book, scheme, wire, crew, drifting) for drifting in ways]
+    found = [_within_memory(graph, book, scheme, wire, members, drifting) for drifting in ways]
     return min(found, key=lambda each: each.predicted_s or 0.0)
 
 
 def _within_memory(
-    graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, crew: Sequence[int] | None, drifting: bool
+    graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, members: Sequence[int] | None, drifting: bool
 ) -> Plan:
     topology = book.prices.topology
     penalty = 0.0
     # A rank whose memory limit is too small makes weights dear until the path that stores least on it is the cheapest.
     for _ in range(12):
-        found = _cheapest(graph, book, scheme, wire, penalty, crew, drifting)
+        found = _cheapest(graph, book, scheme, wire, penalty, members, drifting)
         over = _over_memory(graph, topology, found)
         if over is None:
             return found
@@ -199,21 +199,21 @@ def _cheapest(
     scheme: Scheme,
     wire: Wire,
     penalty: float,
-    crew: Sequence[int] | None,
+    members: Sequence[int] | None,
     drifting: bool,
 ) -> Plan:
     book.effort = 0
-    options = Options(graph, book.prices, book, scheme, crew, drifting=drifting)
-    order = [(wave, index) for wave in waves(graph) for index in wave]
+    options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
+    order = [(stage, index) for stage in stages(graph) for index in stage]
     last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in reads(graph.layers[index])}
     last_reader[graph.output] = len(graph.layers)
     paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
     beam = BEAM
     there: frozenset[int] = frozenset()
-    for number, (wave, index) in enumerate(order):
+    for number, (stage, index) in enumerate(order):
         layer = graph.layers[index]
-        if index == wave[0]:
-            there = ahead(graph, wave)
+        if index == stage[0]:
+            there = made_before(graph, stage)
             for path in paths:
                 path.met = frozenset()
         best: dict[tuple[tuple[int, int], ...], _Path] = {}
@@ -271,7 +271,7 @@ def _bring(
     book: LayoutBook, state: _State, option: Option, there: frozenset[int], met: _Pairs
 ) -> tuple[_State, float, tuple[tuple[int, int], ...], _Pairs]:
     """The state after the option's inputs are where it needs them, the seconds, the detours taken, and who then has a
-    message from whom, of tensors that are ``there`` at the wave's begin."""
+    message from whom, of tensors that are ``there`` at the stage's begin."""
     after = dict(state)
     busy_s = waiting_s = 0.0
     via: tuple[tuple[int, int], ...] = ()
@@ -324,7 +324,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
     placements: dict[int, Placement] = {}
     seconds = 0.0
-    order = [index for wave in waves(graph) for index in wave]
+    order = [index for stage in stages(graph) for index in stage]
 
     def count(cards: tuple[tuple[float, float], ...]) -> None:
         for rank, (out, into) in enumerate(cards):

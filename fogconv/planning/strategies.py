@@ -62,7 +62,7 @@ class Option:
 
 
 class Options:
-    """All options of all layers of a graph, for one scheme on one cluster; ``crew`` are the ranks that get work (all).
+    """All options of all layers of a graph, for one scheme on one cluster; ``members`` are the ranks that get work (all).
 
     ``drifting``: rows may be cut elsewhere behind every conv, and not only between two that need their neighbours' rows.
     """
@@ -73,7 +73,7 @@ class Options:
         prices: Prices,
         book: LayoutBook,
         scheme: Scheme,
-        crew: Sequence[int] | None = None,
+        members: Sequence[int] | None = None,
         *,
         drifting: bool = False,
     ) -> None:
@@ -82,7 +82,7 @@ class Options:
         self._book = book
         self._scheme = scheme
         self._ranks = len(prices.topology)
-        self._crew = list(prices.topology.ranks) if crew is None else sorted(crew)
+        self._crew = list(prices.topology.ranks) if members is None else sorted(members)
         rates = level([prices.topology.rate(rank) for rank in prices.topology.ranks])
         self._weights = [rate if rank in self._crew else 0.0 for rank, rate in enumerate(rates)]
         self._drifting = drifting

@@ -55,9 +55,9 @@ class Drift:
     wire: Mapping[tuple[int, int], float]
 
 
-def observe(programs: Sequence[Program], crew: Sequence[int], times: Times, topology: Topology) -> Drift:
-    """The drift of one run. ``crew[i]`` is the session's rank of the plan's i-th; ``topology`` is the crew's."""
-    place = {rank: number for number, rank in enumerate(crew)}
+def observe(programs: Sequence[Program], members: Sequence[int], times: Times, topology: Topology) -> Drift:
+    """The drift of one run. ``members[i]`` is the session's rank of the plan's i-th; ``topology`` is the members's."""
+    place = {rank: number for number, rank in enumerate(members)}
     compute: dict[int, float] = {}
     sent: dict[tuple[int, int, int], tuple[int, int]] = {}
     came: dict[tuple[int, int, int], tuple[int, int]] = {}
@@ -113,7 +113,7 @@ class Pace:
     seen: int = 0
 
     def corrected(self, correction: Correction) -> Pace:
-        """After a new plan for the same crew. What links usually take stays, and what was seen of others: else a
+        """After a new plan for the same members. What links usually take stays, and what was seen of others: else a
         link that drops while something else is corrected would be taken for one that was always so."""
         thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
         needed = min(MOST_STREAK, 2 * self.needed) if correction.slow else self.needed
@@ -163,22 +163,22 @@ class Correction:
     slow: Mapping[int, float]
     thin: Mapping[tuple[int, int], float]
 
-    def apply(self, topology: Topology, crew: Sequence[int]) -> Topology:
+    def apply(self, topology: Topology, members: Sequence[int]) -> Topology:
         """The session's topology as it really is. Only rates change."""
         for place, ratio in self.slow.items():
-            rank = crew[place]
+            rank = members[place]
             topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / _clamped(ratio)))
         links = dict(topology.links)
         for (i, j), ratio in self.thin.items():
-            pair = crew[i], crew[j]
+            pair = members[i], members[j]
             link = topology.link(*pair)
             links[pair] = _scaled(link, _clamped(ratio))
         return replace(topology, links=links)
 
-    def sentences(self, crew: Sequence[int]) -> tuple[str, ...]:
+    def sentences(self, members: Sequence[int]) -> tuple[str, ...]:
         told = []
         for place, ratio in self.slow.items():
-            who = "the master" if crew[place] == 0 else f"worker {crew[place]}"
+            who = "the master" if members[place] == 0 else f"worker {members[place]}"
             pace = f"{ratio:.1f}× slower" if ratio > 1 else f"{1 / ratio:.1f}× faster"
             told.append(f"{who} is {pace} than planned; shares changed")
         left = dict(self.thin)
@@ -187,9 +187,11 @@ class Correction:
                 mine = [pair for pair in left if pair[end] == rank]
                 if len(mine) > 1:
                     ratios = [left.pop(pair) for pair in mine]
-                    told.append(f"the links {way} rank {crew[rank]} are {_paces(ratios)} than planned; planned anew")
+                    told.append(f"the links {way} rank {members[rank]} are {_paces(ratios)} than planned; planned anew")
         for (i, j), ratio in left.items():
-            told.append(f"the link from rank {crew[i]} to rank {crew[j]} is {_paces([ratio])} than planned; planned anew")
+            told.append(
+                f"the link from rank {members[i]} to rank {members[j]} is {_paces([ratio])} than planned; planned anew"
+            )
         return tuple(told)
 
 

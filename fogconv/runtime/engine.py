@@ -25,24 +25,25 @@ from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Array, Host, LayerGraph
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.drift import Correction, Pace, observe
 from fogconv.runtime.membership import (
-    CREW_ERRORS,
-    MASTER,
-    Turn,
+    MEMBER_ERRORS,
+    MembershipChange,
     after_loss,
     at_first,
-    muster,
+    next_members,
     rehearsals,
     topology_of,
     with_less_weight,
 )
-from fogconv.runtime.plan_cache import Play, Playbook
-from fogconv.runtime.probation import Reprieve, device_recovered, link_recovered, probe_bytes, restored
+from fogconv.runtime.plan_cache import CompiledPlan, Playbook
+from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.runtime.rejoin import Warming
 from fogconv.runtime.stream import stream
 
@@ -70,7 +71,7 @@ class Inference:
 
 @dataclass
 class Engine:
-    """``ranks[i]`` is the session's rank of the plan's i-th (the crew); after a loss there are fewer. Not thread-safe.
+    """``ranks[i]`` is the session's rank of the plan's i-th (the members); after a loss there are fewer. Not thread-safe.
 
     ``events`` are the sentences of all inferences so far, the latest last.
     """
@@ -78,23 +79,23 @@ class Engine:
     graph: LayerGraph
     session: Session
     topology: Topology
-    choices: Choices = field(default_factory=Choices)
+    choices: PlanOptions = field(default_factory=PlanOptions)
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
         self._book = Playbook(self.graph, self.choices)
         self._warming = Warming(self.session)
         first = at_first(self.topology.ranks, self._present)
-        self.ranks: tuple[int, ...] = first.crew
+        self.ranks: tuple[int, ...] = first.members
         self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
         self._broken = 0
         self._pace = Pace()
         self._correction: Correction | None = None
         self._first = self.topology
         self._corrected: frozenset[int] = frozenset()
-        self._reprieve = Reprieve()
+        self._reprieve = Probation()
         self.loaded: Loaded
-        self._play: Play
+        self._compiled: CompiledPlan
         while True:
             try:
                 if self.choices.rehearse:
@@ -105,7 +106,7 @@ class Engine:
                 turn = after_loss(self.ranks, self._present, str(error), frames=0)
                 if turn is None:
                     raise
-                self.ranks = turn.crew
+                self.ranks = turn.members
                 self.events.extend(turn.events)
 
     def run(self, x: Array) -> Inference:
@@ -116,7 +117,7 @@ class Engine:
             try:
                 run = self.session.run(self.loaded, [x])
                 break
-            except CREW_ERRORS as error:
+            except MEMBER_ERRORS as error:
                 told += self.recover(error)
         self.watch(run)
         self._broken = 0
@@ -131,24 +132,24 @@ class Engine:
         return stream(self, frames, depth)
 
     def rehearse(self) -> None:
-        """Have every crew that losses may leave load its programs once: then a loss compiles nothing and ships nothing.
+        """Have every members that losses may leave load its programs once: then a loss compiles nothing and ships nothing.
 
         Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
         """
-        for crew in rehearsals(self.ranks):
-            self.session.unload(self._loaded_for(crew)[1])
+        for members in rehearsals(self.ranks):
+            self.session.unload(self._loaded_for(members)[1])
 
     def close(self) -> None:
         self.session.unload(self.loaded)
 
-    # The crew
+    # The members
 
     @property
     def _present(self) -> frozenset[int]:
         return frozenset(info.rank for info in self.session.workers) - self._warming.ranks
 
     def members_change(self) -> bool:
-        """Whether somebody of the crew is gone, or somebody outside of it is ready. Looks, waits for nobody."""
+        """Whether somebody of the members is gone, or somebody outside of it is ready. Looks, waits for nobody."""
         self.session.refresh()
         for rank in sorted(self.session.rejoin(0.0) & set(self.topology.ranks)):
             self._warm(rank)
@@ -157,21 +158,21 @@ class Engine:
         return gone or self._warming.any_done or self._correction is not None or due
 
     def _warm(self, rank: int) -> None:
-        """Make a worker ready that came back: for the crew with it and, where that is wished, for that crew's losses."""
+        """Make a worker ready that came back: for the members with it and, where that is wished, for their losses."""
         book, topology = self._book, self.topology
-        crew = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
-        crews = [crew, *(less for less in rehearsals(crew) if self.choices.rehearse and rank in less)]
+        members = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
+        crews = [members, *(less for less in rehearsals(members) if self.choices.rehearse and rank in less)]
         self._warming.begin(rank, lambda: (book.play(topology, each) for each in crews))
 
     def next_members(self) -> tuple[str, ...]:
-        """Before an inference: plan anew if the crew has changed; the sentences about it."""
+        """Before an inference: plan anew if the members has changed; the sentences about it."""
         if not self.members_change():
             return ()
         told = self._correct() + self._ask_again()
         ready, unfit = self._warming.finished()
-        turn = muster(self.ranks, self._present, ready)
+        turn = next_members(self.ranks, self._present, ready)
         if turn.changed or (told and self._book.plan(self.topology, self.ranks).placements != self.plan.placements):
-            return self._turn(Turn(turn.crew, True, unfit + told + turn.events))
+            return self._turn(MembershipChange(turn.members, True, unfit + told + turn.events))
         self.events.extend(unfit)
         return unfit
 
@@ -205,7 +206,7 @@ class Engine:
         for rank in self._reprieve.due(time.monotonic()):
             try:
                 recovered = self._recovered(rank)
-            except CREW_ERRORS:
+            except MEMBER_ERRORS:
                 recovered = False  # whether it is gone is seen to elsewhere
             if recovered:
                 self.topology = restored(self._first, self.topology, rank)
@@ -232,7 +233,7 @@ class Engine:
         return device_recovered(self._first, self.topology, rank, spec, seconds)
 
     def recover(self, error: ClusterError) -> tuple[str, ...]:
-        """After a run failed: plan over those that are left. Raises the error where nobody of the crew is gone."""
+        """After a run failed: plan over those that are left. Raises the error where nobody of the members is gone."""
         self.session.refresh()
         turn = after_loss(self.ranks, self._present, str(error))
         # A worker that tells of a broken link to another is often faster than the master's own notice of the reason.
@@ -244,20 +245,20 @@ class Engine:
         if turn is None and isinstance(error, WorkerLostError) and self._broken < MOST_BROKEN:
             self._broken += 1
             self.session.reconnect()
-            turn = Turn(self.ranks, True, (f"{error}; the inference ran again from its input",))
+            turn = MembershipChange(self.ranks, True, (f"{error}; the inference ran again from its input",))
         if turn is None:
             raise error
         _let_go(error)
         return self._turn(turn)
 
-    def _turn(self, turn: Turn) -> tuple[str, ...]:
+    def _turn(self, turn: MembershipChange) -> tuple[str, ...]:
         told = turn.events
         self.events.extend(told)
         self._correction = None
-        if turn.crew != self.ranks:
+        if turn.members != self.ranks:
             self._pace = Pace()
         self.session.unload(self.loaded)
-        self.ranks = turn.crew
+        self.ranks = turn.members
         try:
             self._place()
         except WorkerLostError as error:
@@ -268,27 +269,29 @@ class Engine:
 
     @property
     def plan(self) -> Plan:
-        return self._play.plan
+        return self._compiled.plan
 
     @property
     def programs(self) -> tuple[Program, ...]:
-        return self._play.programs
+        return self._compiled.programs
 
     def _place(self) -> None:
-        self._play, self.loaded = self._loaded_for(self.ranks, self.progress)
+        self._compiled, self.loaded = self._loaded_for(self.ranks, self.progress)
 
-    def _loaded_for(self, crew: tuple[int, ...], progress: Callable[[Progress], None] | None = None) -> tuple[Play, Loaded]:
-        """Plan for a crew, write its programs, load them. Who refuses its part for want of memory is given less."""
+    def _loaded_for(
+        self, members: tuple[int, ...], progress: Callable[[Progress], None] | None = None
+    ) -> tuple[CompiledPlan, Loaded]:
+        """Plan for a members, write its programs, load them. Who refuses its part for want of memory is given less."""
         while True:
-            play = self._book.play(self.topology, crew)
+            play = self._book.play(self.topology, members)
             try:
                 return play, self.session.load(play.programs, play.weights, host=self._host, progress=progress)
             except WorkerMemoryError as error:
-                if error.rank not in crew:
+                if error.rank not in members:
                     raise
-                smaller = with_less_weight(self.topology, self.graph, play.plan, crew, error.rank)
+                smaller = with_less_weight(self.topology, self.graph, play.plan, members, error.rank)
                 try:
-                    same = self._book.plan(smaller, crew).placements == play.plan.placements
+                    same = self._book.plan(smaller, members).placements == play.plan.placements
                 except PlannerError:
                     raise error from None
                 if same:
@@ -297,7 +300,7 @@ class Engine:
                 self.events.append(f"{error}; planned anew with less for it")
 
     def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
-        return self.session.load(self.programs, self._play.weights, host=self._host, progress=progress)
+        return self.session.load(self.programs, self._compiled.weights, host=self._host, progress=progress)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]

@@ -1,11 +1,11 @@
 """Recovery: who takes part in the next run, after workers were lost or came back. Pure: no I/O, no clock.
 
-    crew      the session's ranks that the plan is for, the master first: rank i of the plan is crew[i] of the session
+    members      the session's ranks that the plan is for, the master first: rank i of the plan is members[i] of the session
     present   the workers that answer now
-    Turn      the next crew, and a sentence about each change
+    MembershipChange      the next members, and a sentence about each change
 
-The answer of an inference never depends on the crew: a lost worker's inference is run again from its input by the
-others, by a new plan, and the master alone is a crew too.
+The answer of an inference never depends on the members: a lost worker's inference is run again from its input by the
+others, by a new plan, and the master alone is a members too.
 """
 
 from __future__ import annotations
@@ -16,52 +16,51 @@ from dataclasses import dataclass, replace
 from fogconv.errors import TransportTimeout, WorkerFailedError, WorkerLostError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.planning.search import stored_bytes
 
-MASTER = 0
-
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """``changed``: the programs that are loaded are no longer right, even where the crew is the same (a worker left and came
-    back without them)."""
+class MembershipChange:
+    """``changed``: the programs that are loaded are no longer right, even where the members are the same (a worker left
+    and came back without them)."""
 
-    crew: tuple[int, ...]
+    members: tuple[int, ...]
     changed: bool
     events: tuple[str, ...] = ()
 
 
-def muster(crew: Sequence[int], present: Collection[int], returned: Collection[int] = ()) -> Turn:
+def next_members(members: Sequence[int], present: Collection[int], returned: Collection[int] = ()) -> MembershipChange:
     """Before an inference: drop who is gone, take in who ``returned``, in the order of ranks."""
-    gone = [rank for rank in crew if rank != MASTER and rank not in present]
+    gone = [rank for rank in members if rank != MASTER and rank not in present]
     come = sorted(rank for rank in returned if rank in present)
-    after = tuple(sorted({MASTER, *(rank for rank in crew if rank not in gone), *come}))
+    after = tuple(sorted({MASTER, *(rank for rank in members if rank not in gone), *come}))
     if not gone and not come:
-        return Turn(tuple(crew), False)
+        return MembershipChange(tuple(members), False)
     events = []
     if gone:
         events.append(f"{_workers(gone)} {_was(gone)} lost between inferences; planned anew over {over(after)}")
     if come:
         events.append(f"{_workers(come)} {_was(come)} taken back; planned anew over {over(after)}")
-    return Turn(after, True, tuple(events))
+    return MembershipChange(after, True, tuple(events))
 
 
-def at_first(ranks: Collection[int], present: Collection[int]) -> Turn:
-    """The first crew, where some of a cluster's ranks may have been lost since it was opened."""
+def at_first(ranks: Collection[int], present: Collection[int]) -> MembershipChange:
+    """The first members, where some of a cluster's ranks may have been lost since it was opened."""
     gone = [rank for rank in sorted(ranks) if rank != MASTER and rank not in present]
-    crew = tuple(rank for rank in sorted(ranks) if rank not in gone)
-    told = (f"{_workers(gone)} {_was(gone)} lost before the first inference; planned over {over(crew)}",) if gone else ()
-    return Turn(crew, False, told)
+    members = tuple(rank for rank in sorted(ranks) if rank not in gone)
+    told = (f"{_workers(gone)} {_was(gone)} lost before the first inference; planned over {over(members)}",) if gone else ()
+    return MembershipChange(members, False, told)
 
 
-def after_loss(crew: Sequence[int], present: Collection[int], cause: str, *, frames: int = 1) -> Turn | None:
-    """In the middle of an inference, or of ``frames`` in flight: the crew that runs it again.
+def after_loss(members: Sequence[int], present: Collection[int], cause: str, *, frames: int = 1) -> MembershipChange | None:
+    """In the middle of an inference, or of ``frames`` in flight: the members that runs it again.
 
-    None where nobody of the crew is gone: then the cause is not a loss.
+    None where nobody of the members is gone: then the cause is not a loss.
     """
-    left = tuple(rank for rank in crew if rank == MASTER or rank in present)
-    if len(left) == len(crew):
+    left = tuple(rank for rank in members if rank == MASTER or rank in present)
+    if len(left) == len(members):
         return None
     match frames:
         case 0:
@@ -70,31 +69,31 @@ def after_loss(crew: Sequence[int], present: Collection[int], cause: str, *, fra
             done = f"the inference ran again from its input on {over(left)}"
         case _:
             done = f"{frames} inferences in flight ran again from their inputs on {over(left)}"
-    return Turn(left, True, (f"{cause}; {done}",))
+    return MembershipChange(left, True, (f"{cause}; {done}",))
 
 
-def rehearsals(crew: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def rehearsals(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """The crews that losses may leave: without any one worker, then fewer and fewer, down to the master alone."""
-    workers = [rank for rank in crew if rank != MASTER]
+    workers = [rank for rank in members if rank != MASTER]
     one_less = [(MASTER, *(other for other in workers if other != rank)) for rank in workers]
     fewer = [(MASTER, *workers[:count]) for count in range(len(workers) - 2, -1, -1)]
     return tuple(dict.fromkeys((*one_less, *fewer)))
 
 
-def topology_of(topology: Topology, crew: Sequence[int]) -> Topology:
-    """The part of the cluster that a crew has."""
-    return topology if tuple(crew) == tuple(topology.ranks) else topology.subset(crew)
+def topology_of(topology: Topology, members: Sequence[int]) -> Topology:
+    """The part of the cluster that a members has."""
+    return topology if tuple(members) == tuple(topology.ranks) else topology.subset(members)
 
 
-def with_less_weight(topology: Topology, graph: LayerGraph, plan: Plan, crew: Sequence[int], rank: int) -> Topology:
-    """The cluster, with half of the weights that a plan over ``crew`` stores on a rank as the most that it can hold."""
-    held = stored_bytes(plan, graph)[list(crew).index(rank)]
+def with_less_weight(topology: Topology, graph: LayerGraph, plan: Plan, members: Sequence[int], rank: int) -> Topology:
+    """The cluster, with half of the weights that a plan over ``members`` stores on a rank as the most that it can hold."""
+    held = stored_bytes(plan, graph)[list(members).index(rank)]
     return topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=max(1, held // 2)))
 
 
-def over(crew: Iterable[int]) -> str:
+def over(members: Iterable[int]) -> str:
     """ "3 workers", "1 worker", "the master alone"."""
-    count = sum(1 for rank in crew if rank != MASTER)
+    count = sum(1 for rank in members if rank != MASTER)
     return "the master alone" if count == 0 else f"{count} worker{'s' if count > 1 else ''}"
 
 
@@ -106,5 +105,5 @@ def _was(ranks: Sequence[int]) -> str:
     return "were" if len(ranks) > 1 else "was"
 
 
-CREW_ERRORS = (WorkerLostError, WorkerFailedError, TransportTimeout)
+MEMBER_ERRORS = (WorkerLostError, WorkerFailedError, TransportTimeout)
 """What a run may raise because somebody is gone: a peer's report of it may be faster than the master's own notice."""

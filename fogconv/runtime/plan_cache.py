@@ -1,4 +1,4 @@
-"""Playbook: what each crew does: its plan and its programs. Kept: a crew thought of once is loaded at once."""
+"""Playbook: what each members does: its plan and its programs. Kept: a members thought of once is loaded at once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 import msgspec
 
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Array, LayerGraph
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Gather, Program, Recv, Send
 from fogconv.lowering.lower import lower
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.membership import topology_of
 
 PLAYS_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class CompiledPlan:
     """``programs`` have the session's ranks, ``plan`` has its own; ``weights`` holds every array that they name."""
 
     plan: Plan
@@ -29,31 +30,31 @@ class Play:
 
 
 class Playbook:
-    """Plans and plays by crew, for the topology that they were made for. May be read by several threads."""
+    """Plans and plays by members, for the topology that they were made for. May be read by several threads."""
 
-    def __init__(self, graph: LayerGraph, choices: Choices) -> None:
+    def __init__(self, graph: LayerGraph, choices: PlanOptions) -> None:
         self._graph = graph
         self._choices = choices
         self._plans: dict[tuple[int, ...], tuple[Topology, Plan]] = {}
-        self._plays: dict[tuple[int, ...], tuple[Topology, Play]] = {}
+        self._plays: dict[tuple[int, ...], tuple[Topology, CompiledPlan]] = {}
 
-    def plan(self, topology: Topology, crew: tuple[int, ...]) -> Plan:
-        """Raises what `Choices.plan_for` raises."""
-        found = self._plans.get(crew)
+    def plan(self, topology: Topology, members: tuple[int, ...]) -> Plan:
+        """Raises what `PlanOptions.plan_for` raises."""
+        found = self._plans.get(members)
         if found is None or found[0] is not topology:
-            found = topology, self._choices.plan_for(self._graph, topology_of(topology, crew))
-            _keep(self._plans, crew, found)
+            found = topology, self._choices.plan_for(self._graph, topology_of(topology, members))
+            _keep(self._plans, members, found)
         return found[1]
 
-    def play(self, topology: Topology, crew: tuple[int, ...]) -> Play:
-        """Raises what `Choices.plan_for` raises."""
-        found = self._plays.get(crew)
+    def play(self, topology: Topology, members: tuple[int, ...]) -> CompiledPlan:
+        """Raises what `PlanOptions.plan_for` raises."""
+        found = self._plays.get(members)
         if found is None or found[0] is not topology:
-            plan = self.plan(topology, crew)
+            plan = self.plan(topology, members)
             lowered = lower(self._graph, plan)
-            programs = tuple(renumber(program, crew) for program in lowered.programs)
-            found = topology, Play(plan, programs, lowered.weights)
-            _keep(self._plays, crew, found)
+            programs = tuple(renumber(program, members) for program in lowered.programs)
+            found = topology, CompiledPlan(plan, programs, lowered.weights)
+            _keep(self._plays, members, found)
         return found[1]
 
 

@@ -1,4 +1,4 @@
-"""Reprieve: who was left without work for being slow is asked now and then whether it still is. Pure: no I/O, no clock.
+"""Probation: who was left without work for being slow is asked now and then whether it still is. Pure: no I/O, no clock.
 
 `fogconv.runtime.drift` judges by the times of runs, so that nothing is seen of a rank that a new plan leaves out: of a
 link that
@@ -25,22 +25,22 @@ LEAST_PROBE_BYTES, MOST_PROBE_BYTES = 16 << 10, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reprieve:
+class Probation:
     """``waiting[rank]``: when it is asked next (s, by a monotonic clock), and how long it has waited for that."""
 
     waiting: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
-    def watch(self, left_out: Collection[int], now_s: float) -> Reprieve:
+    def watch(self, left_out: Collection[int], now_s: float) -> Probation:
         """These are without work because of a correction; others need not be asked any more."""
         new = (now_s + FIRST_S, FIRST_S)
-        return Reprieve({rank: self.waiting.get(rank, new) for rank in left_out})
+        return Probation({rank: self.waiting.get(rank, new) for rank in left_out})
 
     def due(self, now_s: float) -> tuple[int, ...]:
         return tuple(sorted(rank for rank, (at_s, _) in self.waiting.items() if now_s >= at_s))
 
-    def still_slow(self, rank: int, now_s: float) -> Reprieve:
+    def still_slow(self, rank: int, now_s: float) -> Probation:
         waits_s = min(LONGEST_S, 2 * self.waiting[rank][1])
-        return Reprieve({**self.waiting, rank: (now_s + waits_s, waits_s)})
+        return Probation({**self.waiting, rank: (now_s + waits_s, waits_s)})
 
 
 def probe_bytes(link: Link) -> int:

@@ -1,4 +1,4 @@
-"""Warming: workers that came back are made ready beside the inferences, and enter the crew when they are.
+"""Warming: workers that came back are made ready beside the inferences, and enter the members when they are.
 
 A new process imports, is sent its weights and takes its kernels from the disk, or compiles them: seconds, on a small device
 minutes, in which the others go on. What it loaded is unloaded again, as in a rehearsal: its memory is for one program.
@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 from fogconv.cluster.session.session import Session
 from fogconv.errors import WorkerLostError
-from fogconv.runtime.plan_cache import Play
+from fogconv.runtime.plan_cache import CompiledPlan
 
 
 class Warming:
@@ -31,7 +31,7 @@ class Warming:
     def any_done(self) -> bool:
         return any(future.done() for future in self._under_way.values())
 
-    def begin(self, rank: int, plays: Callable[[], Iterable[Play]]) -> None:
+    def begin(self, rank: int, plays: Callable[[], Iterable[CompiledPlan]]) -> None:
         """Load this worker's part of each play. ``plays`` is called in another thread."""
         future = self._under_way[rank] = Future()
         threading.Thread(target=self._warm, args=(rank, plays, future), name=f"fogconv-warm-{rank}", daemon=True).start()
@@ -50,7 +50,7 @@ class Warming:
                 told.append(f"worker {rank} came back, but can't take part: {error}")
         return frozenset(ready), tuple(told)
 
-    def _warm(self, rank: int, plays: Callable[[], Iterable[Play]], future: Future[None]) -> None:
+    def _warm(self, rank: int, plays: Callable[[], Iterable[CompiledPlan]], future: Future[None]) -> None:
         try:
             self._session.acquaint(rank)
             for play in plays():

@@ -10,8 +10,8 @@ from typing import Protocol
 from fogconv.cluster.session.loaded_program import Loaded, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, WorkerLostError
-from fogconv.ir.graph import Array
-from fogconv.runtime.membership import CREW_ERRORS
+from fogconv.ir.arrays import Array
+from fogconv.runtime.membership import MEMBER_ERRORS
 
 
 class Streaming(Protocol):
@@ -79,7 +79,7 @@ class Flights:
         while True:
             try:
                 result = self._waiting[0][1].result()
-            except CREW_ERRORS as error:
+            except MEMBER_ERRORS as error:
                 self._again(error)
             else:
                 self._waiting.popleft()

@@ -10,7 +10,7 @@ from typing import Any
 
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Link, Topology
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.ir.geometry import ConvSpec
 from fogconv.speedup.conv_tables import NamedConv
 from fogconv.speedup.model import (
     Rates,
@@ -271,9 +271,3 @@ def with_figure(topology: Topology, name: str, value: float) -> Topology:
         {pair: changed(link) for pair, link in topology.links.items()},
         None if topology.default_link is None else changed(topology.default_link),
     )
-
-
-def beta_of(topology: Topology) -> float:
-    """β of the master's card in seconds per element, the mean of both ways."""
-    tx, rx = topology.card(0)
-    return (tx + rx) / 2 * BYTES_PER_ELEMENT

@@ -43,11 +43,6 @@ def _file() -> _File:
     return msgspec.json.decode(resources.files("fogconv.speedup").joinpath("data/convs.json").read_bytes(), type=_File)
 
 
-def net_names() -> tuple[str, ...]:
-    """The nets that need no torch."""
-    return tuple(sorted(_file().nets))
-
-
 def convs(name: str, *, size: int | None = None, batch: int = 1) -> tuple[NamedConv, ...]:
     """The conv layers of a net in their order. Raises InputError for an unknown net or a size that makes a map empty.
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from fogconv.errors import InputError
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
-from fogconv.ir.shard import GRAIN
+from fogconv.ir.shard import BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ def least_depth(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if pays(middle) else (middle, high)
-    return next((depth for depth in range(max(1, high - 2 * GRAIN), high) if pays(depth)), high)
+    return next((depth for depth in range(max(1, high - 2 * BLOCK), high) if pays(depth)), high)
 
 
 def check_split(spec: ConvSpec, split: Split) -> None:
@@ -328,7 +328,7 @@ def _largest_macs(spec: ConvSpec, split: Split) -> int:
 
 def _largest_part(channels: int, parts: int) -> int:
     """As partition.split_channels cuts for equal devices: whole blocks of 16 where there are two for each part."""
-    grain = GRAIN if channels >= 2 * GRAIN * parts else 1
+    grain = BLOCK if channels >= 2 * BLOCK * parts else 1
     return min(channels, math.ceil(math.ceil(channels / grain) / parts) * grain)
 
 

@@ -305,16 +305,6 @@ def splat(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
-def load_splat(typingctx: Any, address: Any) -> Any:
-    """The one float at an address in every lane."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return emit_load_splat(builder, args[0])
-
-    return vec(types.int64), codegen
-
-
-@intrinsic
 def zero(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return activation.constant(_VEC, 0.0)

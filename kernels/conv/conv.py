@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen.isa import Isa, host_isa
 from fogconv.kernels.conv.direct import lanes_for
 from fogconv.kernels.conv.grouped import nothing
 from fogconv.kernels.conv.select import Kernel, choose, prepare_kernel
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin
+from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import Bound
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import bind_pack, bind_unpack

@@ -19,6 +19,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen import emit as v
@@ -37,7 +38,7 @@ from fogconv.kernels.codegen.microkernel import (
 )
 from fogconv.kernels.conv.direct import CLAMPS, part, run_direct, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
 
 UNROLLED_TAPS = 49

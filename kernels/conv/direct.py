@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen.isa import Isa
@@ -24,7 +25,7 @@ from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, 
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
 from fogconv.kernels.codegen.vector import activate, load, store
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
 
 CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "relu6": (0.0, 6.0)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.conv.direct import DirectKernel
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin, blocks
+from fogconv.kernels.maps.blocked import Blocked, Margin, blocks
 from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.elementwise import bind_affine, bind_permute
 from fogconv.kernels.maps.scratch import Scratch

@@ -18,12 +18,13 @@ from numba.core import cgutils as _cgutils
 from numba.core import extending, types
 
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.conv.grouped import nothing
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import Bound, address_of, bind, place
 from fogconv.kernels.maps.panels import bind_pack_panels, empty_panels
 from fogconv.kernels.threads import parallel

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.quads import QUAD
@@ -22,7 +23,7 @@ from fogconv.kernels.conv.grouped import GroupedKernel
 from fogconv.kernels.conv.linear import LinearKernel, is_linear
 from fogconv.kernels.conv.tuning_table import tuned_algorithm
 from fogconv.kernels.conv.winograd import WinogradKernel, form_of
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin, blocks
+from fogconv.kernels.maps.blocked import Blocked, Margin, blocks
 from fogconv.kernels.maps.bound import Bound
 from fogconv.kernels.maps.scratch import Scratch
 

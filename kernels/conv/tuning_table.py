@@ -60,7 +60,7 @@ def _file(folder: Path, isa: Isa) -> Path:
 def _machine() -> str:
     """The CPU and the sources of the kernels, as a hash."""
     digest = hashlib.sha256(llvm.get_host_cpu_name().encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen.isa import Isa
@@ -27,7 +28,7 @@ from fogconv.kernels.codegen.vector import activate, load, store
 from fogconv.kernels.conv.direct import CLAMPS, Channels, part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
 from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin, aligned_zeros, blocks
+from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
 

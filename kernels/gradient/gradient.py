@@ -21,9 +21,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.codegen.jit import jit
@@ -35,8 +35,6 @@ from fogconv.kernels.maps.blocked import Blocked, Margin, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, address_of, bind, place, sequence
 from fogconv.kernels.maps.panels import bind_pack_panels, bind_unpack_panels, empty_panels
 from fogconv.kernels.maps.transpose import bind_pack, bind_unpack
-
-Array = NDArray[np.float32]
 
 WEIGHTS_BYTES = 320 * 1024
 """Weights that are used for all pixels before the next are touched: a share of a second-level cache."""

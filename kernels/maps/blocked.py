@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW
-
-Array = NDArray[np.float32]
 
 
 class Margin(NamedTuple):

@@ -10,18 +10,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, address_of, bind, flat, place, same_size, sequence
-
-Array = NDArray[np.float32]
 
 
 def bind_add(sources: Sequence[Blocked], out: Blocked, activation: str | None = None) -> Bound:

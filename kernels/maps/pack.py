@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fogconv.errors import KernelError
-from fogconv.kernels.maps.blocked import Array, Blocked, Margin
+from fogconv.ir.arrays import Array
+from fogconv.kernels.maps.blocked import Blocked, Margin
 
 
 def pack(x: Array, margin: Margin = Margin(), out: Blocked | None = None) -> Blocked:

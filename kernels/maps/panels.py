@@ -10,16 +10,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps.blocked import aligned_zeros, blocks
 from fogconv.kernels.maps.bound import Bound, address_of, bind
-
-Array = NDArray[np.float32]
 
 
 def empty_panels(groups: int, outputs: int, inputs: int, taps: int) -> Array:

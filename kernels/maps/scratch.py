@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fogconv.kernels.maps.blocked import Array, aligned_zeros
+from fogconv.ir.arrays import Array
+from fogconv.kernels.maps.blocked import aligned_zeros
 
 
 class Scratch:

@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 from numba.core import types
-from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps import narrow
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
 from fogconv.kernels.maps.bound import Bound, address_of, bind, place
-
-Array = NDArray[np.float32]
 
 
 def bind_pack(x: Array, out: Blocked) -> Bound:

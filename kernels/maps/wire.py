@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import DependencyError, KernelError, WireError
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
@@ -31,7 +32,6 @@ from fogconv.kernels.maps import narrow
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound, address_of, bind, place, sequence
 
-Array = NDArray[np.float32]
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
 
 DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(np.uint16)}

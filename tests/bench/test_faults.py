@@ -7,9 +7,9 @@ import random
 import pytest
 
 from bench.faults.campaign import TOLERANCE, Campaign, Found, Master
+from bench.faults.fuzz_load import fuzz_load
 from bench.faults.malformed import KINDS, nonsense
 from bench.faults.places import Loopback
-from bench.faults.siege import besiege
 from fogconv.cluster.protocol import codec
 from fogconv.errors import WireError
 
@@ -32,7 +32,7 @@ def test_a_campaign_in_small_loses_no_answer() -> None:
 
 
 def test_a_siege_in_small_crashes_nobody() -> None:
-    siege = besiege(1000, NET, lambda line: None, half=50)
+    siege = fuzz_load(1000, NET, lambda line: None, half=50)
     assert siege.crashes == 0
     assert siege.sent >= 1000
     assert siege.inferences >= 20

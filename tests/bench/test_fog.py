@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 from bench.fog import FogBed
-from bench.fog.bed import BRIDGE_FILTERS, RUN, sweep
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
 from bench.fog.conversation import Contender, Voice
-from bench.fog.honesty import check, measure_link
 from bench.fog.rates import effort, fit
 from bench.fog.run import Setup
 from bench.fog.scaling import Point, Series, draw, missing
+from bench.fog.self_check import check, measure_link
 from bench.fog.shaping import Rate, burst_bytes, shape
+from bench.fog.testbed import BRIDGE_FILTERS, RUN, sweep
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.ir.geometry import ConvSpec
 

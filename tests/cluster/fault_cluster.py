@@ -22,7 +22,7 @@ from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import Add, Conv, Layer, LayerGraph, Tensor
 from fogconv.ir.program import AnyStep, Program
 from fogconv.ir.program import Conv as ConvStep
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from tests.cluster.cluster_of import eventually
 
@@ -214,7 +214,7 @@ class FaultCluster:
     def engine(self, scheme: str = "auto", **choices: Any) -> Engine:
         """Rates and links under which every scheme distributes."""
         topology = Topology.uniform(self.session.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
-        return Engine(network(), self.session, topology, Choices(scheme=scheme, **{"threshold": 0.0, **choices}))
+        return Engine(network(), self.session, topology, PlanOptions(scheme=scheme, **{"threshold": 0.0, **choices}))
 
     def close(self) -> None:
         self.session.close()

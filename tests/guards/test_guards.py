@@ -22,7 +22,7 @@ from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.ir.guard import Protection
 from fogconv.ir.program import Gather, expendable
 from fogconv.lowering.coded_conv import dense
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.star import plan_star
 from fogconv.runtime.engine import Engine
 from tests.cluster.fault_cluster import FaultCluster, assert_right, image, network
@@ -226,7 +226,7 @@ def test_every_flipped_bit_that_matters_is_found_and_mended(name: str) -> None:
     Struck.fault = Fault()
     with FaultCluster(3, build=Struck) as cluster:
         topology = Topology.uniform(4, 1e9, 1e12, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)
-        choices = Choices("star", threshold=0.0)
+        choices = PlanOptions("star", threshold=0.0)
         plain = Engine(graph, cluster.session, topology, choices)
         guarded = Engine(graph, cluster.session, topology, replace(choices, protection=VERIFY))
         assert 2 in guarded.loaded.ranks and 2 in plain.loaded.ranks, "worker 2 has nothing to do"

@@ -1,4 +1,4 @@
-"""Waves keep every layer after what it reads, and let branches share their messages."""
+"""Stages keep every layer after what it reads, and let branches share their messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Tensor, reads, writes
 from fogconv.ir.program import Recv, Send
-from fogconv.ir.stages import ahead, one_by_one, waves
+from fogconv.ir.stages import made_before, one_by_one, stages
 from fogconv.lowering.lower import lower
 from fogconv.planning.search import plan
 from tests.random_graphs import graphs
@@ -33,28 +33,28 @@ def cell(size: int = 40) -> LayerGraph:
 @given(graphs())
 @settings(deadline=None, max_examples=100)
 def test_every_layer_comes_once_and_after_what_it_reads(graph: LayerGraph) -> None:
-    order = [index for wave in waves(graph) for index in wave]
+    order = [index for stage in stages(graph) for index in stage]
     assert sorted(order) == list(range(len(graph.layers)))
     made = {graph.input}
     for index in order:
         assert set(reads(graph.layers[index])) <= made
         made |= set(writes(graph.layers[index]))
     if any(isinstance(layer, Host) for layer in graph.layers):
-        assert waves(graph) == one_by_one(graph)
+        assert stages(graph) == one_by_one(graph)
 
 
 @given(graphs())
 @settings(deadline=None, max_examples=100)
 def test_what_is_ahead_of_a_wave_was_made_before_it(graph: LayerGraph) -> None:
     made = {graph.input}
-    for wave in waves(graph):
-        assert ahead(graph, wave) <= made
-        for index in wave:
+    for stage in stages(graph):
+        assert made_before(graph, stage) <= made
+        for index in stage:
             made |= set(writes(graph.layers[index]))
 
 
 def test_branches_of_a_cell_wait_for_their_neighbours_together() -> None:
-    assert waves(cell()) == ((0, 2), (1, 3, 4))
+    assert stages(cell()) == ((0, 2), (1, 3, 4))
 
 
 def test_two_branches_halos_are_one_message() -> None:

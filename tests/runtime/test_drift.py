@@ -17,7 +17,7 @@ from fogconv.hardware.topology import Topology, kernel_class
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Conv, Program, Recv, Send
 from fogconv.lowering.lower import lower
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.search import plan as make_plan
 from fogconv.runtime.drift import STREAK, Drift, Pace, observe
 from fogconv.runtime.engine import Engine
@@ -213,7 +213,7 @@ def test_a_link_that_drops_tenfold_in_mid_stream_is_replanned_after_two_inferenc
     with FaultCluster(3, hub=hub, build=SlowExecutable, local=slow_local) as cluster:
         rate = SlowExecutable.RATE
         topology = Topology.uniform(4, rate, hub.bytes_per_s, hub.LATENCY_S, copy_s_per_byte=1e-11, step_s=1e-7)
-        engine = Engine(network(), cluster.session, topology, Choices(scheme, threshold=0.0, adapt=True))
+        engine = Engine(network(), cluster.session, topology, PlanOptions(scheme, threshold=0.0, adapt=True))
 
         def traffic() -> int:
             steps = [(program.rank, step) for program in engine.programs for step in program.steps]

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.program import Program
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime import probation as reprieve
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.probation import (
     FIRST_S,
     LONGEST_S,
     PROBE_S,
-    Reprieve,
+    Probation,
     device_recovered,
     link_recovered,
     probe_bytes,
@@ -35,7 +35,7 @@ def cluster() -> Topology:
 
 
 def test_one_is_asked_after_a_while_and_then_ever_more_rarely() -> None:
-    asked, now_s, mine = [], 0.0, Reprieve()
+    asked, now_s, mine = [], 0.0, Probation()
     while now_s < 2000.0:
         mine = mine.watch({2}, now_s)
         if mine.due(now_s):
@@ -49,7 +49,7 @@ def test_one_is_asked_after_a_while_and_then_ever_more_rarely() -> None:
 
 
 def test_who_has_work_again_is_not_asked() -> None:
-    mine = Reprieve().watch({1, 2}, 0.0).watch({2}, 1.0)
+    mine = Probation().watch({1, 2}, 0.0).watch({2}, 1.0)
     assert mine.due(1e9) == (2,)
 
 
@@ -99,7 +99,7 @@ def test_a_worker_whose_link_is_whole_again_gets_its_work_back(monkeypatch: pyte
         topology = Topology.uniform(
             4, SlowExecutable.RATE, hub.bytes_per_s, hub.LATENCY_S, copy_s_per_byte=1e-11, step_s=1e-7
         )
-        engine = Engine(network(), faulty.session, topology, Choices("auto", adapt=True))
+        engine = Engine(network(), faulty.session, topology, PlanOptions("auto", adapt=True))
 
         def until(works: bool, most: int) -> None:
             for _ in range(most):

@@ -19,7 +19,7 @@ from fogconv.cluster.session.loaded_program import Loaded
 from fogconv.cluster.transport.endpoint import Loss
 from fogconv.errors import KernelError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir.program import Program
-from fogconv.runtime.membership import after_loss, muster, over, rehearsals
+from fogconv.runtime.membership import after_loss, next_members, over, rehearsals
 from tests.cluster.cluster_of import eventually
 from tests.cluster.fault_cluster import FaultCluster, Gate, assert_right, image
 
@@ -32,42 +32,42 @@ some = st.frozensets(st.integers(1, 9))
 @settings(deadline=None)
 @given(crews, some, some)
 def test_the_next_crew_is_who_is_there_and_was_there_or_came(
-    crew: tuple[int, ...], present: frozenset[int], returned: frozenset[int]
+    members: tuple[int, ...], present: frozenset[int], returned: frozenset[int]
 ) -> None:
-    turn = muster(crew, present, returned)
-    assert turn.crew == tuple(sorted({0} | ((set(crew) | returned) & present)))
+    turn = next_members(members, present, returned)
+    assert turn.members == tuple(sorted({0} | ((set(members) | returned) & present)))
     # Whoever returned holds no programs, even if nobody missed it.
-    assert turn.changed == bool((returned & present) or (set(crew) - {0} - present))
+    assert turn.changed == bool((returned & present) or (set(members) - {0} - present))
     assert bool(turn.events) == turn.changed
 
 
 @settings(deadline=None)
 @given(crews, some)
-def test_after_a_loss_the_others_run_again_or_it_was_no_loss(crew: tuple[int, ...], present: frozenset[int]) -> None:
-    turn = after_loss(crew, present, "worker 3 is lost")
-    if set(crew) - {0} <= present:
+def test_after_a_loss_the_others_run_again_or_it_was_no_loss(members: tuple[int, ...], present: frozenset[int]) -> None:
+    turn = after_loss(members, present, "worker 3 is lost")
+    if set(members) - {0} <= present:
         assert turn is None
     else:
         assert turn is not None
-        assert turn.crew == (0, *sorted((set(crew) - {0}) & present))
+        assert turn.members == (0, *sorted((set(members) - {0}) & present))
         assert turn.events[0].startswith("worker 3 is lost; ")
-        assert over(turn.crew) in turn.events[0]
+        assert over(turn.members) in turn.events[0]
 
 
 @settings(deadline=None)
 @given(crews)
-def test_rehearsals_are_every_single_loss_and_the_way_down_to_the_master(crew: tuple[int, ...]) -> None:
-    played = rehearsals(crew)
+def test_rehearsals_are_every_single_loss_and_the_way_down_to_the_master(members: tuple[int, ...]) -> None:
+    played = rehearsals(members)
     assert len(set(played)) == len(played)
-    for rank in crew[1:]:
-        assert tuple(other for other in crew if other != rank) in played
-    assert {len(one) for one in played} == set(range(1, len(crew)))
+    for rank in members[1:]:
+        assert tuple(other for other in members if other != rank) in played
+    assert {len(one) for one in played} == set(range(1, len(members)))
 
 
 def test_crews_read_well() -> None:
     assert [over((0, *range(1, n + 1))) for n in range(3)] == ["the master alone", "1 worker", "2 workers"]
-    assert "worker 2 was lost between" in muster((0, 1, 2), {1}).events[0]
-    assert "workers 1, 2 were taken back" in muster((0,), {1, 2}, {1, 2}).events[0]
+    assert "worker 2 was lost between" in next_members((0, 1, 2), {1}).events[0]
+    assert "workers 1, 2 were taken back" in next_members((0,), {1, 2}, {1, 2}).events[0]
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_who_gets_ready_gets_ready_for_losses_too_where_that_is_wished(cluster: 
     gate.open.set()
     cluster.restart(2, gate)
     eventually(lambda: bool(engine.run(image()).events))
-    # All four; without 1; without 3; then the crew itself. (A program's ranks are numbered up to the crew's last.)
+    # All four; without 1; without 3; then the members itself. (A program's ranks are numbered up to the members's last.)
     assert gate.built == [4, 4, 3, 4]
 
 
@@ -243,7 +243,7 @@ def test_who_is_lost_again_while_getting_ready_is_waited_for_again(cluster: Faul
 
 
 def test_who_is_lost_and_back_between_two_looks_starts_from_the_beginning(cluster: FaultCluster) -> None:
-    """Gone and there again before anybody asked it anything: both of a crew and of those that get ready."""
+    """Gone and there again before anybody asked it anything: both of a members and of those that get ready."""
     engine = cluster.engine("rows")
     cluster.cut(3)
     engine.run(image())

@@ -20,10 +20,9 @@ from typing import Annotated, Literal
 import typer
 
 from fogconv.errors import FogconvError
+from fogconv.hardware.hostfile import DEFAULT_PORT
 
 MPIRUN_S = 30.0
-DEFAULT_PORT = 5555
-
 State = Literal["ok", "missing", "broken"]
 
 

@@ -27,7 +27,8 @@ from fogconv.frontend.fusion import Draft, fuse, nest_concats
 from fogconv.frontend.torch.host_ops import functional, group, live
 from fogconv.frontend.torch.rules import RULES
 from fogconv.frontend.torch.translate import Const, Hosted, Padded, Ref, Translator, op_name, shape_of
-from fogconv.ir.graph import Affine, Array, Conv, Host, Layer, LayerGraph, Tensor, reads, writes
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import Affine, Conv, Host, Layer, LayerGraph, Tensor, reads, writes
 from fogconv.ir.program import weight_key
 
 

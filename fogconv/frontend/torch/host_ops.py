@@ -12,7 +12,8 @@ from torch import fx
 
 from fogconv.errors import ModelError
 from fogconv.frontend.torch.translate import Const, Hosted, HostOp, Ref, Shape, Translator, op_name
-from fogconv.ir.graph import Array, Host, Layer, reads, writes
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import Host, Layer, reads, writes
 
 
 def live(items: Sequence[Layer | HostOp], translator: Translator, output: int) -> list[Layer | HostOp]:

@@ -229,7 +229,7 @@ def test_a_failing_rank_0_ends_the_others_quietly(arguments: tuple[str, ...]) ->
 def test_ctrl_c_in_a_destructor_is_not_told_of() -> None:
     program = """
 import os, signal, time
-from fogconv.cli.interrupt import Watch
+from fogconv.cli.process.interrupt import Watch
 class Object:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

@@ -62,11 +62,11 @@ def test_a_conv_and_its_gradients_are_those_of_the_reference(spec: ConvSpec, see
     x, w, g = (random.normal(size=s).astype(np.float32) for s in (spec.input_shape, spec.weight_shape, spec.output_shape))
     run = do(
         Arrays(),
-        *(ir.Bring(0, index, name) for index, name in enumerate("xwg")),
+        *(ir.ArrayInput(0, index, name) for index, name in enumerate("xwg")),
         ir.ConvForward(0, spec, "x", "w", "y"),
         ir.ConvGradInput(0, spec, "g", "w", "gx"),
         ir.ConvGradWeight(0, spec, "x", "g", "gw"),
-        *(ir.Show(0, name, index) for index, name in enumerate(("y", "gx", "gw"))),
+        *(ir.ArrayOutput(0, name, index) for index, name in enumerate(("y", "gx", "gw"))),
         inputs=(x, w, g),
     )
     expected = (
@@ -90,10 +90,10 @@ def test_other_weights_of_the_same_name_are_packed_again() -> None:
         weight = np.full(SPEC.weight_shape, factor, np.float32)
         run = do(
             arrays,
-            ir.Bring(0, 0, "x"),
-            ir.Bring(0, 1, "w"),
+            ir.ArrayInput(0, 0, "x"),
+            ir.ArrayInput(0, 1, "w"),
             ir.ConvForward(0, SPEC, "x", "w", "y"),
-            ir.Show(0, "y", 0),
+            ir.ArrayOutput(0, "y", 0),
             inputs=(x, weight),
         )
         results.append(run.outputs[0].copy())
@@ -103,39 +103,39 @@ def test_other_weights_of_the_same_name_are_packed_again() -> None:
 def test_arrays_travel_stay_and_are_forgotten() -> None:
     post, arrays = Post(), Arrays()
     post.waiting[0, 7] = np.arange(6, dtype=np.float32).view(np.uint8)
-    do(arrays, ir.Take(0, "x", (2, 3), 0, 7), post=post)
-    run = do(arrays, ir.Show(0, "x", 0))
+    do(arrays, ir.ArrayRecv(0, "x", (2, 3), 0, 7), post=post)
+    run = do(arrays, ir.ArrayOutput(0, "x", 0))
     np.testing.assert_array_equal(run.outputs[0], [[0, 1, 2], [3, 4, 5]])
     with pytest.raises(ClusterError, match="no array x"):
-        do(arrays, ir.Give(0, "x", 0, 1), post=post)
+        do(arrays, ir.ArraySend(0, "x", 0, 1), post=post)
     do(
         arrays,
-        ir.Bring(0, 0, "x"),
-        ir.Bring(0, 0, "z"),
-        ir.Give(0, "x", 3, 9),
-        ir.Forget(0, ("z",)),
+        ir.ArrayInput(0, 0, "x"),
+        ir.ArrayInput(0, 0, "z"),
+        ir.ArraySend(0, "x", 3, 9),
+        ir.ArrayFree(0, ("z",)),
         inputs=(np.ones(2, np.float32),),
         post=post,
     )
     assert post.sent[3, 9].nbytes == 8
     with pytest.raises(ClusterError, match="no array z"):
-        do(arrays, ir.Show(0, "z", 0))
+        do(arrays, ir.ArrayOutput(0, "z", 0))
 
 
 def test_an_array_of_another_size_than_announced_is_refused() -> None:
     post = Post()
     post.waiting[0, 1] = np.zeros(8, np.uint8)
     with pytest.raises(WireError, match="came as 8 bytes"):
-        do(Arrays(), ir.Take(0, "x", (3,), 0, 1), post=post)
+        do(Arrays(), ir.ArrayRecv(0, "x", (3,), 0, 1), post=post)
 
 
 def test_the_steps_travel_as_msgpack_and_count_as_memory() -> None:
     steps = (
-        ir.Take(0, "x", SPEC.input_shape, 0, 1),
-        ir.Take(0, "w", SPEC.weight_shape, 0, 2),
+        ir.ArrayRecv(0, "x", SPEC.input_shape, 0, 1),
+        ir.ArrayRecv(0, "w", SPEC.weight_shape, 0, 2),
         ir.ConvForward(0, SPEC, "x", "w", "y"),
-        ir.Give(0, "y", 0, 3),
-        ir.Forget(0, ("x",)),
+        ir.ArraySend(0, "y", 0, 3),
+        ir.ArrayFree(0, ("x",)),
     )
     program = ir.Program(1, 2, 1, ("layer",), (), steps, {}, "layer:1")
     assert ir.decode(ir.encode(program)) == program

@@ -322,7 +322,7 @@ def test_a_worker_that_returns_is_taken_back(make: Make) -> None:
 
 
 def test_a_program_may_be_loaded_that_names_a_lost_rank(make: Make) -> None:
-    """But not run: a worker that gets ready may do so for a crew that has changed meanwhile."""
+    """But not run: a worker that gets ready may do so for a workers that has changed meanwhile."""
     cluster = make(3)
     session = cluster.session()
     cluster.kill(3)

@@ -13,7 +13,7 @@ import pytest
 
 from fogconv.cluster.connect import connect
 from fogconv.ir.graph import Conv
-from fogconv.planning.plan_options import Choices
+from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from tests import seeded_models as models
 from tests.cluster.launch import environment, free_port, mpirun, process, wait_until_listening
@@ -108,7 +108,7 @@ def test_a_workers_memory_holds_its_shards_and_no_more(workers: list[tuple[str, 
     convs = sum(graph.weights[layer.weight].nbytes for layer in graph.layers if isinstance(layer, Conv) and not layer.linear)
     with connect([address for address, _ in workers]) as session:
         before = {info.rank: info.memory_bytes for info in session.workers}
-        engine = Engine(graph, session, cell.topology, Choices("star", threshold=0.0))
+        engine = Engine(graph, session, cell.topology, PlanOptions("star", threshold=0.0))
         engine.run(image(cell.model, cell.size))
         shipped = engine.loaded.shipped_bytes
         status = session.status()

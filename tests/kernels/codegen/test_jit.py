@@ -17,7 +17,7 @@ PROGRAM = """
 import sys, warnings
 from numba import types
 from numba.extending import intrinsic
-from fogconv.kernels.jit import jit
+from fogconv.kernels.codegen.jit import jit
 def make(n):
     @intrinsic
     def plus(typing, a):

@@ -60,11 +60,11 @@ def session() -> dict[str, object]:
 def survive() -> dict[str, object]:
     """Rank 0 kills one rank after the other, each in the middle of an inference, until it is alone."""
     from fogconv.hardware.topology import Topology
-    from fogconv.planning.plan_options import Choices
+    from fogconv.planning.plan_options import PlanOptions
     from fogconv.runtime.engine import Engine
     from tests.cluster.fault_cluster import assert_near, image, network
 
-    choices = Choices(scheme=sys.argv[2], threshold=0.0)
+    choices = PlanOptions(scheme=sys.argv[2], threshold=0.0)
     with connect("inproc://0") as alone:
         expected = Engine(network(), alone, Topology.uniform(1, 1e9, 1e10, 1e-6)).run(image()).output
     with connect("mpi://") as cluster:

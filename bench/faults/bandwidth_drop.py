@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.faults.campaign import Master
-from bench.faults.places import Bed
+from bench.faults.places import Testbed
 from bench.fog.shaping import Rate
 
 RATE, THIN = "100mbit", "10mbit"
@@ -27,7 +27,7 @@ PATIENCE_S = 60.0
 
 def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "rows") -> dict[str, Any]:
     """The link is that of the last worker of the plan; ``told`` is what the output says of it."""
-    with Bed(4, RATE, ["--insecure"]) as bed:
+    with Testbed(4, RATE, ["--insecure"]) as bed:
         master = Master(bed, net, scheme, f"{SHARE * CORE_FLOP_PER_S:g},{Rate.parse(RATE).bytes_per_s:g}", mode="adapt")
         try:
             bed.limit(SHARE)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.fog.bed import FogBed
 from bench.fog.cgroup import quota_and_period_us
+from bench.fog.testbed import FogBed
 from fogconv.errors import ClusterError
 
 PROBE = Path(__file__).with_name("probe.py")

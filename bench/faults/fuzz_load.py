@@ -1,4 +1,4 @@
-"""Siege: malformed messages against a worker and against a master, while both serve an honest session.
+"""FuzzLoad: malformed messages against a worker and against a master, while both serve an honest session.
 
 The worker's strangers are ZeroMQ peers and bare TCP connections. The master's is a worker that greets it as it should and
 then talks nonsense, again each time the master takes it back.
@@ -30,7 +30,7 @@ HALF_OPEN = 2000
 
 
 @dataclass(frozen=True)
-class Siege:
+class FuzzLoad:
     """``crashes``: processes that ended, and honest inferences that failed or were wrong. Megabytes are resident growth."""
 
     sent: int
@@ -113,7 +113,7 @@ def storm(address: str, count: int, generator: random.Random, replays: list[Mess
     return sent
 
 
-def besiege(messages: int, net: str, say: Callable[[str], None], *, half: int = HALF_OPEN, seed: int = 7) -> Siege:
+def fuzz_load(messages: int, net: str, say: Callable[[str], None], *, half: int = HALF_OPEN, seed: int = 7) -> FuzzLoad:
     """Half of the messages go to a worker, half to a master."""
     generator = random.Random(seed)
     crashes = inferences = 0
@@ -166,8 +166,8 @@ def besiege(messages: int, net: str, say: Callable[[str], None], *, half: int = 
             growth = [(process.memory_info().rss - old) / 1e6 for process, old in zip((worker, boss), before, strict=True)]
         except ClusterError as error:
             say(str(error))
-            return Siege(false.sent, crashes + 1, 0.0, 0.0, 0.0, half, inferences)
+            return FuzzLoad(false.sent, crashes + 1, 0.0, 0.0, 0.0, half, inferences)
         finally:
             master.close()
             false.close()
-    return Siege(sent, crashes, max(growth), growth[0], growth[1], len(connections), inferences)
+    return FuzzLoad(sent, crashes, max(growth), growth[0], growth[1], len(connections), inferences)
