@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fogconv.nn import DistributedConv2d as DistributedConv2d
     from fogconv.nn import distribute as distribute
 
-from fogconv.ir.version import VERSION
+from fogconv.cluster.protocol.version import VERSION
 
 __version__ = VERSION
 
