@@ -22,7 +22,7 @@ from fogconv.ir.graph import Conv, Host, LayerGraph
 from fogconv.ir.plan import Plan
 from fogconv.lowering.lower import lower
 from fogconv.planning.search import plan
-from fogconv.planning.strategies import weight_elements
+from fogconv.planning.strategies.option import weight_elements
 
 if TYPE_CHECKING:
     from bench.fog.job import Job

@@ -2,10 +2,9 @@
 
 A state says, for every tensor that somebody still reads, which rank holds which part of it. The layers are taken in
 order; each has a few options (`fogconv.planning.strategies`), and an option costs what brings its inputs to where it
-needs them, the
-slowest rank's work, and summing. That is a shortest path over (layer × layouts of the live tensors), so that branches and
-residuals pay for their relayouts too. Only the BEAM cheapest states of a layer are kept: all of them in a chain or a
-ResNet, the best in Inception's wide cells.
+needs them, the slowest rank's work, and summing. That is a shortest path over (layer × layouts of the live tensors), so
+that branches and residuals pay for their relayouts too. Only the BEAM cheapest states of a layer are kept: all of them in
+a chain or a ResNet, the best in Inception's wide cells.
 """
 
 from __future__ import annotations
@@ -23,9 +22,11 @@ from fogconv.ir.program import Wire
 from fogconv.ir.shard import level
 from fogconv.ir.stages import made_before, stages
 from fogconv.planning.cost import Prices
-from fogconv.planning.layout_table import LayoutBook
+from fogconv.planning.layout_table import LayoutBook, relabelled
 from fogconv.planning.star import plan_star
-from fogconv.planning.strategies import Option, Options, Scheme, relabelled, split_name, weight_elements
+from fogconv.planning.strategies.family import Scheme
+from fogconv.planning.strategies.option import Option, split_name, weight_elements
+from fogconv.planning.strategies.options import Options
 
 BEAM = 24
 EFFORT = 60_000

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.executor.executable import Executable
 from fogconv.errors import InputError
-from fogconv.guards.checksums import FEWEST_SUMS, PROJECTIONS, SUMMED, projected, signs, summed
+from fogconv.guards.checksums import FEWEST_SUMS, PROJECTIONS, SUMMED, dense, projected, signs, summed
 from fogconv.hardware.topology import Topology
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.ir.guard import Protection
 from fogconv.ir.program import Gather, expendable
-from fogconv.lowering.coded_conv import dense
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.star import plan_star
 from fogconv.runtime.engine import Engine

@@ -25,7 +25,7 @@ from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.search import plan as make_plan
 from fogconv.planning.star import plan_star
-from fogconv.planning.strategies import Options
+from fogconv.planning.strategies.options import Options
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
