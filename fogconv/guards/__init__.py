@@ -1,6 +1,7 @@
 """Guards: wrong, late or missing pieces of a layer do no harm.
 
-The user asks for a `Protection` (``--verify``, ``--redundancy``, ``--patience``); `check_protection` says what it may guard.
+The user asks for a `Protection` (``--verify``, ``--redundancy``, ``--patience``); `check_scheme` and `check_wire` say
+what it may guard.
 Planning gives each layer that can be guarded (`guardable`, the one place that knows which these are) a `Guard`: its pieces
 are then raw, without residual and activation, so that they can be checked, summed and subtracted (`guard_placement`).
 The ranks that make up for others read what those read: `extra_reads` says so to whoever lays out buffers and messages.
