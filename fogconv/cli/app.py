@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fogconv.cli.process.collection import collect_rarely
 from fogconv.cli.process.interrupt import INTERRUPTED, leave_at_once
 from fogconv.errors import FogconvError
 
@@ -26,7 +26,8 @@ COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status
 
 
 def main() -> None:
-    _guarded(_application)
+    asked = [name for name in COMMANDS if sys.argv[1:2] == [name]]
+    _guarded(lambda: application(asked or COMMANDS))
 
 
 def main_run() -> None:
@@ -41,29 +42,29 @@ def main_speedup() -> None:
     _guarded(lambda: _single("speedup"))
 
 
-def _application() -> typer.Typer:
+def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The program with these of its commands. ``main`` leaves out those that are not asked for: each is an import."""
     import typer
 
-    application = typer.Typer(
+    whole = typer.Typer(
         name="fogconv",
         help="Run one CNN, losslessly, on a cluster of small computers.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    for name in COMMANDS:
-        if find_spec(f"fogconv.cli.commands.{name}") is None:
-            continue
-        application.command(name)(_command(name))
-    return application
+    whole.callback()(lambda: None)  # with a single command, too, it is asked for by name
+    for name in names:
+        whole.command(name)(_command(name))
+    return whole
 
 
 def _single(name: str) -> typer.Typer:
     import typer
 
-    application = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    application.command()(_command(name))
-    return application
+    single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    single.command()(_command(name))
+    return single
 
 
 def _command(name: str) -> Callable[..., Any]:
@@ -71,8 +72,9 @@ def _command(name: str) -> Callable[..., Any]:
     return found
 
 
-def _guarded(application: Callable[[], typer.Typer]) -> NoReturn:
+def _guarded(program: Callable[[], typer.Typer]) -> NoReturn:
     signal.signal(signal.SIGINT, leave_at_once)
+    collect_rarely()
     # Late, so that Ctrl-C meets the handler from the start.
     from fogconv.cli.process.mpi_ranks import end_together, hush, is_other_rank
 
@@ -80,7 +82,7 @@ def _guarded(application: Callable[[], typer.Typer]) -> NoReturn:
     if is_other_rank():
         hush()
     try:
-        application()(standalone_mode=True)
+        program()(standalone_mode=True)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except FogconvError as error:

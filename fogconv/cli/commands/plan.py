@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.hardware_options import hardware
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 
@@ -127,6 +126,8 @@ def _described(
     if ranks == 1:
         raise InputError("--ranks 1 is the master alone, and there is nothing to plan; give 2 or more")
     workers = None if ranks is None else ranks - 1
+    from fogconv.cli.hardware_options import hardware
+
     found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
     return found.topology, found.description
 

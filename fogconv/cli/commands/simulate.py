@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.hardware_options import hardware
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
@@ -75,6 +74,8 @@ def simulate(
             raise InputError(f"--master-computes {master_computes!r}: it is on or off")
         if jitter < 0:
             raise InputError(f"--jitter {jitter}: it must not be negative")
+        from fogconv.cli.hardware_options import hardware
+
         cluster = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
         topology = _uneven(cluster.topology, speeds)
         slow = dict(_straggler(text, len(topology)) for text in straggler or [])

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.hardware_options import hardware
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import sweep as parse_sweep
-from fogconv.ir.geometry import ConvSpec
-from fogconv.speedup.calculator import MOST_WORKERS, Question, report, sweep
-from fogconv.speedup.conv_tables import NamedConv, convs
-from fogconv.speedup.trigger import Trigger
+
+if TYPE_CHECKING:
+    from fogconv.speedup.conv_tables import NamedConv
 
 _LAYER, _DEVICES, _RULE, _OUTPUT = "The layer or net", "The devices and links", "The rule", "Output"
 
@@ -86,6 +84,10 @@ def speedup(
             tables.show_presets()
             return
         layers = _layers(model, size, c, f, k, hw, stride, padding, dilation, groups, batch)
+        from fogconv.cli.hardware_options import hardware
+        from fogconv.speedup.calculator import Question, report, sweep
+        from fogconv.speedup.trigger import Trigger
+
         cluster = hardware(
             preset=preset,
             profile=profile,
@@ -133,6 +135,9 @@ def _layers(
     groups: int,
     batch: int,
 ) -> tuple[NamedConv, ...]:
+    from fogconv.ir.geometry import ConvSpec
+    from fogconv.speedup.conv_tables import NamedConv, convs
+
     if model is not None:
         if c is not None or f is not None:
             raise InputError("a net brings its own layers: give --model, or --c and --f, not both")
@@ -173,8 +178,6 @@ def _on(text: str) -> bool:
         raise InputError(f"--master-computes {text!r}: it is on or off")
     return text == "on"
 
-
-__all__ = ["MOST_WORKERS", "speedup"]
 
 if __name__ == "__main__":
     typer.run(speedup)
