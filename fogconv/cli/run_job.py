@@ -22,7 +22,7 @@ from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
-from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
 from fogconv.errors import InputError, ModelError
 from fogconv.runtime.engine import Engine, Inference

@@ -124,6 +124,7 @@ def _described(
     if ranks == 1:
         raise InputError("--ranks 1 is the master alone, and there is nothing to plan; give 2 or more")
     workers = None if ranks is None else ranks - 1
+
     found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
     return found.topology, found.description
 

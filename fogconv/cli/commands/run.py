@@ -23,8 +23,7 @@ from fogconv.cli.plan_options import (
     plan_options,
 )
 from fogconv.cli.process.mpi_ranks import ranks_released
-from fogconv.cluster.transport.mpi.endpoint import launched
-from fogconv.cluster.worker.process import serve_mpi
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
 from fogconv.ir.guard import Protection
 from fogconv.runtime.run_options import RunOptions
@@ -133,6 +132,8 @@ def run(
     if launch is not None and launch.rank:
         if not cluster:
             # A worker: serves until the master leaves. It never imports torch.
+            from fogconv.cluster.worker.process import serve_mpi
+
             sys.stderr = sys.__stderr__
             serve_mpi(threads=threads)
         return

@@ -17,7 +17,6 @@ from fogconv.cli.hardware_options import (
     PresetOption,
     ProfileOption,
     RateOption,
-    hardware,
 )
 from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
@@ -25,9 +24,8 @@ from fogconv.errors import InputError
 from fogconv.hardware.units import sweep as parse_sweep
 from fogconv.ir.geometry import ConvSpec
 from fogconv.planning.schemes import Scheme
-from fogconv.speedup.calculator import MOST_WORKERS, Question, report, sweep
+from fogconv.speedup.calculator import MOST_WORKERS
 from fogconv.speedup.conv_tables import NamedConv, convs
-from fogconv.speedup.trigger import Trigger
 
 _LAYER, _OUTPUT = "The layer or net", "Output"
 
@@ -92,6 +90,10 @@ def speedup(
             tables.show_presets()
             return
         layers = _layers(model, size, c, f, k, hw, stride, padding, dilation, groups, batch)
+        from fogconv.cli.hardware_options import hardware
+        from fogconv.speedup.calculator import Question, report, sweep
+        from fogconv.speedup.trigger import Trigger
+
         cluster = hardware(
             preset=preset,
             profile=profile,
@@ -140,6 +142,8 @@ def _layers(
     groups: int,
     batch: int,
 ) -> tuple[NamedConv, ...]:
+    from fogconv.speedup.conv_tables import NamedConv
+
     if model is not None:
         if c is not None or f is not None:
             raise InputError("a net brings its own layers: give --model, or --c and --f, not both")

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from fogconv.cluster.transport.mpi.endpoint import Launch, launched, tolerant
+from fogconv.cluster.transport.mpi.launch import Launch, launched, tolerant
 from fogconv.cluster.transport.mpi.watchdog import SENTENCE, TOLERANT_SENTENCE
 from fogconv.planning.schemes import DISTRIBUTED
 from tests.cluster.cluster_of import eventually
