@@ -1,4 +1,4 @@
-"""Shards: one rank's part of a conv, and how channels are shared out."""
+"""Shards: one rank's part of a layer, what that is of a conv, and how channels are shared out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 
 BLOCK = 16
 """Channels per block of the activation layout: shards that begin at a multiple are contiguous."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A rank's part of one layer: the output region, and the input channels or rows that a partial result sums.
+
+    ``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows.
+
+    ``raw``: the conv's residual and activation are left to where the result goes (they would have to travel first).
+    """
+
+    rank: int
+    output: Region
+    depth: Span | None = None
+    rows: Span | None = None
+    raw: bool = False
 
 
 def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:

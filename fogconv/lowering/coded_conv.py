@@ -15,7 +15,7 @@ from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Conv
 from fogconv.ir.guard import Guard
 from fogconv.ir.layout import MASTER
-from fogconv.ir.plan import Work, shard_of
+from fogconv.ir.shard import Work
 from fogconv.lowering.buffers import Held
 from fogconv.lowering.program_builder import ProgramBuilder
 
@@ -37,7 +37,7 @@ class GuardedProgramBuilder(ProgramBuilder):
         target = self.graph.tensors[layer.target].region
         spares = []
         for work, part in away:
-            held = self.ensure(MASTER, layer.source, shard_of(layer, work).input)
+            held = self.ensure(MASTER, layer.source, layer.shard(work).input)
             buffer = self.residency.new_buffer(MASTER, layer.target, part.region, margin=False)
             spares.append(self.raw_conv(MASTER, layer, work, held, buffer, part.region))
         checks: list[step.Check | None] = [None] * len(away)
@@ -68,7 +68,7 @@ class GuardedProgramBuilder(ProgramBuilder):
         return step.Recv(self.index, buffer, part.region, part.rank, tag, wire=self.plan.wire)
 
     def raw_conv(self, rank: int, layer: Conv, work: Work, held: Held, buffer: int, region: Region) -> step.Conv:
-        shard = shard_of(layer, work)
+        shard = layer.shard(work)
         weight = self.weight(rank, layer.weight, (shard.filters.slice(), shard.depth.slice()))
         bias = None
         if layer.bias is not None and shard.bears_bias:
@@ -80,7 +80,7 @@ class GuardedProgramBuilder(ProgramBuilder):
 
         A grouped shard's channels read different inputs: its sums are taken over the spare's own filters, made dense.
         """
-        shard = shard_of(layer, work)
+        shard = layer.shard(work)
         rows = signs(len(shard.filters), seed)
         groups, weights, bias = shard.spec.groups, self.weights, None
 
@@ -100,7 +100,7 @@ class GuardedProgramBuilder(ProgramBuilder):
 
     def coded(self, layer: Conv, rank: int, works: Sequence[Work], target: Region) -> step.Recv:
         """One more rank's conv with the sum of the pieces' filters."""
-        shards = [shard_of(layer, work) for work in works]
+        shards = [layer.shard(work) for work in works]
 
         def sums(key: str) -> str:
             whole = self.graph.weights[key]

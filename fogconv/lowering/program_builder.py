@@ -10,7 +10,7 @@ from fogconv.ir import program as step
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, merge, transfers
-from fogconv.ir.plan import Placement, Plan, is_partial, needs
+from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import AnyStep
 from fogconv.lowering.buffers import Held, Residency
 from fogconv.lowering.weight_slices import Cuts
@@ -172,7 +172,7 @@ def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]
             for rank, regions in enumerate(layout.regions):
                 boxes[tensor, rank].extend(regions)
         for work in placement.work:
-            for tensor, region in needs(graph, layer, work):
+            for tensor, region in layer.needs(graph.tensors, work):
                 boxes[tensor, work.rank].append(region)
                 if placement.guard is not None:
                     boxes[tensor, MASTER].append(region)
@@ -181,13 +181,13 @@ def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]
             if isinstance(layer, Host):
                 for tensor in layer.writes:
                     boxes[tensor, work.rank].append(graph.tensors[tensor].region)
-            elif not is_partial(layer, work):
+            elif not layer.is_partial(work):
                 boxes[layer.target, work.rank].append(work.output)
     return boxes
 
 
 def _summed(layer: Layer, placement: Placement) -> bool:
-    return any(is_partial(layer, work) for work in placement.work)
+    return any(layer.is_partial(work) for work in placement.work)
 
 
 def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:

@@ -13,9 +13,9 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.guard import Guard, Protection
 from fogconv.ir.layout import on
-from fogconv.ir.plan import Placement, Plan, Work, at_home
+from fogconv.ir.plan import Placement, Plan, at_home
 from fogconv.ir.program import Wire
-from fogconv.ir.shard import conv_grid
+from fogconv.ir.shard import Work, conv_grid
 from fogconv.speedup.trigger import Decision, Seconds, Trigger, decide
 
 LEAST_PATIENCE_S = 0.05
@@ -108,8 +108,3 @@ def guarded(layer: Conv, placement: Placement, decision: Decision, protection: P
         return placement
     patience_s = max(LEAST_PATIENCE_S, protection.patience * placement.predicted["total_s"]) if protection.patience else 0.0
     return replace(placement, work=work, split=split, guard=Guard(protection.verify, coder, patience_s))
-
-
-def plan_local(graph: LayerGraph, ranks: int = 1) -> Plan:
-    """Everything on the master."""
-    return Plan(graph.name, ranks, "local", tuple(at_home(graph, layer) for layer in graph.layers))

@@ -20,10 +20,10 @@ from typing import Literal
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Concat, Conv, GlobalPool, Host, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows, transfers
-from fogconv.ir.plan import Work, at_home, is_partial, needs
-from fogconv.ir.shard import level, split, split_channels
+from fogconv.ir.plan import at_home
+from fogconv.ir.shard import Work, level, split, split_channels
 from fogconv.lowering.overlap import hidden_share
 from fogconv.planning.cost import Prices, Traffic
 from fogconv.planning.layout_table import LayoutBook
@@ -149,7 +149,7 @@ class Options:
                 yield "input", self._input_split(layer, whole), sums
             elif channels_allowed:
                 yield "groups", by_channels, [""]
-        elif channels_allowed and not isinstance(layer, Shuffle):
+        elif channels_allowed and layer.by_channels:
             yield "channels", by_channels, [""]
         if rows_allowed:
             plain, aligned = self._row_spans(len(whole.rows)), self._aligned_spans(len(whole.rows))
@@ -160,8 +160,8 @@ class Options:
                 drift = self._drift(layer)
                 if 0 < drift < fewest:
                     yield "rows", _overlapping(whole, _drifted(spans, drift), 0), [""]
-        if isinstance(layer, GlobalPool) and self._scheme != "depth":
-            height = self._graph.tensors[layer.source].height
+        if layer.by_sums and self._scheme != "depth":
+            height = self._graph.tensors[layer.reads[0]].height
             spans = self._row_spans(height)
             yield "sums", [Work(r, whole, rows=span) for r, span in enumerate(spans) if span], ["M", "R", "C"]
 
@@ -207,7 +207,7 @@ class Options:
         stored = [0] * self._ranks
         try:
             for work in works:
-                for tensor, region in needs(self._graph, layer, work):
+                for tensor, region in layer.needs(self._graph.tensors, work):
                     needed.setdefault(tensor, [()] * self._ranks)[work.rank] = (region,)
                 if isinstance(layer, Conv):
                     stored[work.rank] += weight_elements(layer, work)
@@ -216,7 +216,7 @@ class Options:
             return None
         if isinstance(layer, Host):
             return Option(mode, tuple(works), self._numbers(needed), -1, None, edge_s, 0.0, None, tuple(stored))
-        partial = any(is_partial(layer, work) for work in works)
+        partial = any(layer.is_partial(work) for work in works)
         if not partial:
             # A split by input channels over so few that one rank has them all is no split.
             if kind:
@@ -296,20 +296,9 @@ def weight_elements(layer: Conv, work: Work) -> int:
     return len(work.output.channels) * c * layer.spec.kernel[0] * layer.spec.kernel[1]
 
 
-def relabelled(graph: LayerGraph, layer: Concat | Slice) -> tuple[tuple[int, int], ...]:
-    """(tensor, channel offset) of the pieces that a concatenation or slice consists of."""
-    if isinstance(layer, Slice):
-        return ((layer.source, -layer.start),)
-    pieces, at = [], 0
-    for source in layer.sources:
-        pieces.append((source, at))
-        at += graph.tensors[source].channels
-    return tuple(pieces)
-
-
-def split_name(layer: Layer, option: Option) -> str | None:
+def split_name(option: Option) -> str | None:
     """The cut for people: "input:4", "output:4", "groups:4", "rows:5"; None where one rank does it."""
     parts = len({work.rank for work in option.work})
     if parts < 2 and option.mode in ("local", "host", "relabel"):
         return None
-    return f"{'channels' if option.mode == 'channels' and not isinstance(layer, Pool) else option.mode}:{parts}"
+    return f"{option.mode}:{parts}"
