@@ -29,6 +29,7 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.lifecycle import Event, Lifecycle, State
+from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
@@ -43,7 +44,6 @@ from fogconv.errors import (
     WorkerMemoryError,
 )
 from fogconv.ir import program as ir
-from fogconv.ir.version import VERSION
 
 log = logging.getLogger("fogconv.worker")
 

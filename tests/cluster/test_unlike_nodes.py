@@ -22,6 +22,8 @@ from fogconv.lowering.lower import lower
 from fogconv.planning.search import plan
 from tests.cluster.launch import ROOT, free_port, process, wait_until_listening
 
+pytestmark = pytest.mark.alone
+
 START_S = 120.0
 
 

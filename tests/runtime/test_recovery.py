@@ -23,6 +23,8 @@ from fogconv.runtime.membership import after_loss, next_members, over, rehearsal
 from tests.cluster.cluster_of import eventually
 from tests.cluster.fault_cluster import FaultCluster, Gate, assert_right, image
 
+pytestmark = pytest.mark.alone
+
 SCHEMES = ("star", "rows", "depth", "auto")
 
 crews = st.sets(st.integers(1, 9)).map(lambda workers: (0, *sorted(workers)))

@@ -14,6 +14,8 @@ from fogconv.cli.commands import calibrate as command
 from fogconv.cli.commands.calibrate import calibrate
 from fogconv.hardware.profile import read_profile
 
+pytestmark = pytest.mark.alone
+
 
 def call(*arguments: str) -> Result:
     application = typer.Typer()

@@ -22,6 +22,8 @@ from fogconv.cli.output.result import Guess, Job, Result
 from tests import seeded_models as models
 from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
 
+pytestmark = pytest.mark.alone
+
 RUN = "from fogconv.cli.app import main_run; main_run()"
 WORKER = "import sys; sys.modules['torch'] = None; from fogconv.cli.app import main_worker; main_worker()"
 QUICK = ("squeezenet1_1", "--weights", "random", "--size", "64", "--repeat", "1")

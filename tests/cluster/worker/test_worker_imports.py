@@ -19,6 +19,8 @@ from tests import seeded_models as models
 from tests.cluster.launch import environment, free_port, mpirun, process, wait_until_listening
 from tests.matrix import Cell, check, image
 
+pytestmark = pytest.mark.alone
+
 SHUT = (
     "torch",
     "torchvision",

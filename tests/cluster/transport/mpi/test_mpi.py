@@ -20,6 +20,8 @@ from fogconv.cluster.transport.mpi.watchdog import SENTENCE, TOLERANT_SENTENCE
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import ROOT, environment, mpich, mpirun, open_mpi, process, ulfm
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = ("-m", "tests.cluster.transport.mpi.mpi_program")
 
 
