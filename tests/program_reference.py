@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import Region
 from fogconv.ir.program import Program
 from fogconv.kernels import reference
+from tests.graph_reference import ELEMENTWISE
 
 Array = NDArray[Any]
 
@@ -149,6 +151,9 @@ def _rank(
                 if step.residual is not None and step.residual_region is not None:
                     out = out + at(step.residual, step.residual_region)
                 at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
+            case steps.Elementwise():
+                maps = [torch.from_numpy(at(s, r)) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                at(step.target, step.target_region)[:] = ELEMENTWISE[step.op](*maps, *step.parameters).numpy()
             case steps.Gate():
                 gated = at(step.source, step.source_region) * at(step.gate, step.gate_region)
                 at(step.target, step.target_region)[:] = gated
@@ -157,8 +162,8 @@ def _rank(
                 at(step.target, step.target_region)[:] = source[:, list(step.channels)]
             case steps.Host():
                 assert host is not None
-                maps = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
-                results = host(step.layer, values, maps)
+                inputs = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                results = host(step.layer, values, inputs)
                 for result, buffer, region in zip(results, step.targets, step.target_regions, strict=True):
                     at(buffer, region)[:] = result
         yield True

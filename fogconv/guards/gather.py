@@ -13,7 +13,8 @@ from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.guard import Guard
 from fogconv.ir.layout import MASTER
-from fogconv.ir.plan import Plan, Work, shard_of
+from fogconv.ir.plan import Plan
+from fogconv.ir.shard import Work
 
 
 class Place(Protocol):
@@ -94,7 +95,7 @@ def _bring(builder: Builder, rank: int, source: int, region: Region, target: int
 
 def _spare(builder: Builder, layer: Conv, work: Work) -> step.Conv:
     """A worker's conv, on the master: not written, but for the Gather to run where it has to."""
-    shard = shard_of(layer, work)
+    shard = layer.shard(work)
     held = builder.ensure(MASTER, layer.source, shard.input)
     buffer = builder.summand_buffer(MASTER, layer.target, work.output)
     weight = builder.weight(MASTER, layer.weight, (shard.filters.slice(), shard.depth.slice()))
@@ -109,7 +110,7 @@ def _check(builder: Builder, layer: Conv, work: Work, spare: step.Conv, seed: in
 
     A grouped shard's channels read different inputs: its sums are taken over the spare's own filters, made dense.
     """
-    shard = shard_of(layer, work)
+    shard = layer.shard(work)
     rows = signs(len(shard.filters), seed)
     groups, weights, bias = shard.spec.groups, builder.weights, None
 
@@ -130,7 +131,7 @@ def _check(builder: Builder, layer: Conv, work: Work, spare: step.Conv, seed: in
 
 def _code(builder: Builder, layer: Conv, rank: int, works: Sequence[Work]) -> step.Recv:
     """One more rank's conv with the sum of the pieces' filters."""
-    shards = [shard_of(layer, work) for work in works]
+    shards = [layer.shard(work) for work in works]
 
     def sums(key: str) -> str:
         whole = builder.graph.weights[key]

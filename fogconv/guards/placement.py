@@ -9,8 +9,8 @@ from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Layer, LayerGraph
 from fogconv.ir.guard import Guard, Protection
 from fogconv.ir.layout import MASTER
-from fogconv.ir.plan import Placement, Work, needs
-from fogconv.ir.shard import conv_grid
+from fogconv.ir.plan import Placement
+from fogconv.ir.shard import Work, conv_grid
 
 LEAST_PATIENCE_S = 0.05
 """Below this a system's own hiccups would count as stalls."""
@@ -60,7 +60,7 @@ def extra_reads(graph: LayerGraph, layer: Layer, placement: Placement) -> Iterat
     if guard is None:
         return
     for work in placement.work:
-        for tensor, region in needs(graph, layer, work):
+        for tensor, region in layer.needs(graph.tensors, work):
             yield MASTER, tensor, region
             if guard.code is not None:
                 yield guard.code, tensor, graph.tensors[tensor].region

@@ -1,4 +1,4 @@
-"""Shards: one rank's part of a conv, and how channels are shared out."""
+"""Shards: one rank's part of a layer, what that is of a conv, and how channels are shared out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from dataclasses import dataclass, replace
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import BLOCK, ConvSpec, PoolSpec, Region, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A rank's part of one layer: the output region, and the input channels or rows that a partial result sums.
+
+    ``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows.
+
+    ``raw``: the conv's residual and activation are left to where the result goes (they would have to travel first).
+    """
+
+    rank: int
+    output: Region
+    depth: Span | None = None
+    rows: Span | None = None
+    raw: bool = False
 
 
 def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:

@@ -12,7 +12,7 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, merge, transfers
-from fogconv.ir.plan import Placement, Plan, is_partial, needs
+from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import AnyStep
 from fogconv.lowering.buffers import Held, Residency
 from fogconv.lowering.weight_slices import Cuts
@@ -193,12 +193,12 @@ def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]
             for rank, regions in enumerate(layout.regions):
                 boxes[tensor, rank].extend(regions)
         for work in placement.work:
-            for tensor, region in needs(graph, layer, work):
+            for tensor, region in layer.needs(graph.tensors, work):
                 boxes[tensor, work.rank].append(region)
             if isinstance(layer, Host):
                 for tensor in layer.writes:
                     boxes[tensor, work.rank].append(graph.tensors[tensor].region)
-            elif not is_partial(layer, work):
+            elif not layer.is_partial(work):
                 boxes[layer.target, work.rank].append(work.output)
         for rank, tensor, region in extra_reads(graph, layer, placement):
             boxes[tensor, rank].append(region)
@@ -206,7 +206,7 @@ def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]
 
 
 def _summed(layer: Layer, placement: Placement) -> bool:
-    return any(is_partial(layer, work) for work in placement.work)
+    return any(layer.is_partial(work) for work in placement.work)
 
 
 def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:

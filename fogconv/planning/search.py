@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
-from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Slice, reads, writes
+from fogconv.ir.graph import Concat, Conv, Host, LayerGraph
 from fogconv.ir.layout import Layout, on
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Wire
 from fogconv.ir.shard import level
 from fogconv.ir.stages import made_before, stages
 from fogconv.planning.cost import Prices
-from fogconv.planning.layout_table import LayoutBook, relabelled
+from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.strategies.family import Scheme
 from fogconv.planning.strategies.option import Option, split_name, weight_elements
 from fogconv.planning.strategies.options import Options
@@ -167,7 +167,7 @@ def _cheapest(
     book.effort = 0
     options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
     order = [(stage, index) for stage in stages(graph) for index in stage]
-    last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in reads(graph.layers[index])}
+    last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in graph.layers[index].reads}
     last_reader[graph.output] = len(graph.layers)
     paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
     beam = BEAM
@@ -179,20 +179,20 @@ def _cheapest(
             for path in paths:
                 path.met = frozenset()
         best: dict[tuple[tuple[int, int], ...], _Path] = {}
-        dead = [tensor for tensor in (*reads(layer), *writes(layer)) if last_reader.get(tensor, -1) <= number]
-        if isinstance(layer, Concat | Slice):
-            pieces, whole = relabelled(graph, layer), graph.tensors[layer.target].region
+        dead = [tensor for tensor in (*layer.reads, *layer.writes) if last_reader.get(tensor, -1) <= number]
+        if layer.relabels:
+            [target] = layer.writes
+            pieces, whole = layer.pieces(graph.tensors), graph.tensors[target].region
             for path in paths:
                 layouts = tuple((path.state[tensor], offset) for tensor, offset in pieces)
-                state = {**path.state, layer.target: book.relabel(layouts, whole)}
+                state = {**path.state, target: book.relabel(layouts, whole)}
                 _keep(best, path.cost, state, dead, _Choice(path.last, None, (), 0.0), path.met)
         else:
             ways = options.of(layer)
-            written = layer.writes if isinstance(layer, Host) else (layer.target,)
             for path in paths:
                 for option in ways:
                     state, move_s, via, met = _bring(book, path.state, option, there, path.met)
-                    for tensor in written:
+                    for tensor in layer.writes:
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
                     fixed = option.edge_s + option.sum_s + penalty * max(option.stored)
                     choice = _Choice(path.last, option, via, move_s)
@@ -296,9 +296,9 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     for index, choice in zip(order, _choices(path.last), strict=True):
         layer, option = graph.layers[index], choice.option
         if option is None:
-            assert isinstance(layer, Concat | Slice)
-            layouts = tuple((state[tensor], offset) for tensor, offset in relabelled(graph, layer))
-            state[layer.target] = book.relabel(layouts, graph.tensors[layer.target].region)
+            [target] = layer.writes
+            layouts = tuple((state[tensor], offset) for tensor, offset in layer.pieces(graph.tensors))
+            state[target] = book.relabel(layouts, graph.tensors[target].region)
             placements[index] = Placement("relabel", ())
             continue
         for tensor, needed in option.needed:
@@ -309,7 +309,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
         state, _, via, _ = _bring(book, state, option, frozenset(), frozenset())
         if option.sum_traffic is not None:
             count(option.sum_traffic.card_bytes)
-        for tensor in writes(layer):
+        for tensor in layer.writes:
             state[tensor] = book.number(_whole_on_master(graph, tensor, ranks)) if isinstance(layer, Host) else option.made
         total = choice.move_s + option.edge_s + option.sum_s
         seconds += total
@@ -321,7 +321,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
             "total_s": total,
         }
         detours = tuple((tensor, book[number]) for tensor, number in via)
-        name = split_name(layer, option)
+        name = split_name(option)
         placements[index] = Placement(option.mode, option.work, option.target, detours, name, predicted)
     last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
     count(last.card_bytes)

@@ -13,7 +13,8 @@ from fogconv.guards.protection import coder_of
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.layout import on
-from fogconv.ir.plan import Placement, Plan, Work, at_home
+from fogconv.ir.plan import Placement, Plan, at_home
+from fogconv.ir.shard import Work
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.speedup.trigger import Decision, Seconds, decide
 
@@ -82,8 +83,3 @@ def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: in
     predicted = {**asdict(decision.predicted), "total_s": decision.predicted.total_s}
     target = on(0, graph.tensors[layer.target].region, ranks)
     return Placement("star", work, target, split=str(decision.split), predicted=predicted, decision=facts)
-
-
-def plan_local(graph: LayerGraph, ranks: int = 1) -> Plan:
-    """Everything on the master."""
-    return Plan(graph.name, ranks, "local", tuple(at_home(graph, layer) for layer in graph.layers))

@@ -8,22 +8,24 @@ import sys
 import pytest
 
 HEAVY = ("torch", "torchvision", "numba", "numpy", "zmq", "mpi4py", "scipy", "matplotlib")
+PLANNING = ("numpy",)
+"""The help of one command lists the schemes that the planner has, so that the planner is imported."""
 
 
 @pytest.mark.parametrize(
-    "start",
+    ("start", "allowed"),
     [
-        "import fogconv",
-        "import sys; sys.argv[1:] = ['--help']; from fogconv.cli.app import main; main()",
-        "import sys; sys.argv[1:] = ['run', '--help']; from fogconv.cli.app import main; main()",
+        ("import fogconv", ()),
+        ("import sys; sys.argv[1:] = ['--help']; from fogconv.cli.app import main; main()", ()),
+        ("import sys; sys.argv[1:] = ['run', '--help']; from fogconv.cli.app import main; main()", PLANNING),
     ],
     ids=["import", "help", "run-help"],
 )
-def test_a_start_imports_nothing_heavy(start: str) -> None:
+def test_a_start_imports_nothing_heavy(start: str, allowed: tuple[str, ...]) -> None:
     report = f"import atexit, sys\natexit.register(lambda: print('HEAVY', *[m for m in {HEAVY!r} if m in sys.modules]))\n"
     done = subprocess.run([sys.executable, "-c", report + start], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "HEAVY"
+    assert set(done.stdout.splitlines()[-1].split()[1:]) <= set(allowed)
 
 
 def test_python_m_fogconv_is_the_program() -> None:

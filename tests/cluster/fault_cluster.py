@@ -133,8 +133,8 @@ class SlowExecutable(Executable):
 
     RATE = 1e8
 
-    def _compute(self, step: AnyStep) -> Callable[[], None]:
-        call = super()._compute(step)
+    def compute(self, step: AnyStep) -> Callable[[], None]:
+        call = super().compute(step)
         if not isinstance(step, ConvStep):
             return call
 

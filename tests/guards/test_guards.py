@@ -106,11 +106,11 @@ def flipping(rank: int, layer: int, flip: Callable[[np.ndarray[Any, Any]], None]
     """An interpreter one of whose convs goes wrong on one rank: the hook for bit flips, here and not in the real one."""
 
     class Flipping(Executable):
-        def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
-            call = super()._compute(step)
+        def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+            call = super().compute(step)
             if not isinstance(step, steps.Conv) or self.program.rank != rank or step.layer != layer:
                 return call
-            target = self._view(step.target, step.target_region).interior
+            target = self.view(step.target, step.target_region).interior
 
             def wrong() -> None:
                 call()
@@ -174,11 +174,11 @@ class Struck(Executable):
 
     fault = Fault()
 
-    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
-        call = super()._compute(step)
+    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        call = super().compute(step)
         if not isinstance(step, steps.Conv) or self.program.rank != 2:
             return call
-        source, target = self._view(step.source, step.source_region), self._view(step.target, step.target_region)
+        source, target = self.view(step.source, step.source_region), self.view(step.target, step.target_region)
 
         def struck() -> None:
             fault = type(self).fault
@@ -193,7 +193,7 @@ class Struck(Executable):
                 weights[step.weight] = self._weights[step.weight].copy()
                 fault.flip(weights[step.weight])
                 kept_weights, self._weights, self._prepared = self._weights, weights, {}
-                super(Struck, self)._compute(step)()
+                super(Struck, self).compute(step)()
                 self._weights, self._prepared = kept_weights, {}
             else:
                 call()
@@ -305,8 +305,8 @@ class Stalling(Executable):
 
     release = threading.Event()
 
-    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
-        call = super()._compute(step)
+    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        call = super().compute(step)
         if isinstance(step, steps.Conv) and self.program.rank == 2 and step.layer == 1:
 
             def stall() -> None:

@@ -14,9 +14,9 @@ from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
-from fogconv.ir.plan import Work, load_plan, save_plan
+from fogconv.ir.plan import load_plan, save_plan
 from fogconv.ir.program import Recv
-from fogconv.ir.shard import level
+from fogconv.ir.shard import Work, level
 from fogconv.lowering.lower import lower
 from fogconv.lowering.overlap import hidden_share, interior_first
 from fogconv.planning.cost import Prices

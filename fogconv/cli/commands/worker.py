@@ -33,8 +33,9 @@ def worker(
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
     # Numba before the port is open: it takes seconds on a small device, in which a master would wait for an answer.
-    from fogconv.cluster.executor import executable as _interpreter  # noqa: F401
+    from fogconv.cluster.executor.executors import executor
 
+    executor()
     try:
         serve(
             bind,

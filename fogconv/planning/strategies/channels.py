@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fogconv.ir.graph import Conv, Host, Layer, Shuffle
-from fogconv.ir.plan import Work
+from fogconv.ir.graph import Conv, Host, Layer
+from fogconv.ir.shard import Work
 from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares
 
@@ -23,7 +23,7 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
     whole = shares.graph.tensors[target].region
     by_channels = [Work(rank, whole.with_channels(span)) for rank, span in enumerate(shares.channel_spans(target)) if span]
     if not isinstance(layer, Conv):
-        if not isinstance(layer, Shuffle):
+        if layer.by_channels:
             yield Way("channels", by_channels)
     elif layer.spec.groups > 1:
         yield Way("groups", by_channels)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fogconv.ir.graph import Layer
-from fogconv.ir.plan import Work
+from fogconv.ir.shard import Work
 from fogconv.planning.strategies.shares import Shares
 
 Scheme = Literal["auto", "depth", "rows", "local"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fogconv.ir.graph import Conv, Layer, Pool
+from fogconv.ir.graph import Conv
 from fogconv.ir.layout import Layout
-from fogconv.ir.plan import Work
+from fogconv.ir.shard import Work
 from fogconv.planning.cost import Traffic
 
 
@@ -37,9 +37,9 @@ def weight_elements(layer: Conv, work: Work) -> int:
     return len(work.output.channels) * c * layer.spec.kernel[0] * layer.spec.kernel[1]
 
 
-def split_name(layer: Layer, option: Option) -> str | None:
+def split_name(option: Option) -> str | None:
     """The cut for people: "input:4", "output:4", "groups:4", "rows:5"; None where one rank does it."""
     parts = len({work.rank for work in option.work})
     if parts < 2 and option.mode in ("local", "host", "relabel"):
         return None
-    return f"{'channels' if option.mode == 'channels' and not isinstance(layer, Pool) else option.mode}:{parts}"
+    return f"{option.mode}:{parts}"

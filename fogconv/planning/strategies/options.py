@@ -12,7 +12,7 @@ from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import Layout, transfers
-from fogconv.ir.plan import Work, is_partial, needs
+from fogconv.ir.shard import Work
 from fogconv.lowering.overlap import hidden_share
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
@@ -75,7 +75,7 @@ class Options:
         stored = [0] * ranks
         try:
             for work in works:
-                for tensor, region in needs(self._graph, layer, work):
+                for tensor, region in layer.needs(self._graph.tensors, work):
                     needed.setdefault(tensor, [()] * ranks)[work.rank] = (region,)
                 if isinstance(layer, Conv):
                     stored[work.rank] += weight_elements(layer, work)
@@ -84,7 +84,7 @@ class Options:
             return None
         if isinstance(layer, Host):
             return Option(way.mode, works, self._numbers(needed), -1, None, edge_s, 0.0, None, tuple(stored))
-        partial = any(is_partial(layer, work) for work in works)
+        partial = any(layer.is_partial(work) for work in works)
         if not partial:
             # A split by input channels over so few that one rank has them all is no split.
             if kind:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import GlobalPool, Host, Layer
-from fogconv.ir.plan import Work
+from fogconv.ir.graph import Host, Layer
+from fogconv.ir.shard import Work
 from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares
 
@@ -31,8 +31,8 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
             drift = shares.drift(layer)
             if 0 < drift < fewest:
                 yield Way("rows", _overlapping(whole, _drifted(spans, drift), 0), overlaps=True)
-    if isinstance(layer, GlobalPool):
-        spans = shares.row_spans(shares.graph.tensors[layer.source].height)
+    if layer.by_sums:
+        spans = shares.row_spans(shares.graph.tensors[layer.reads[0]].height)
         yield Way("sums", [Work(rank, whole, rows=span) for rank, span in enumerate(spans) if span], ("M", "R", "C"))
 
 

@@ -118,7 +118,7 @@ PROGRAMS = {"contract": contract, "session": session, "survive": survive, "flood
 
 if __name__ == "__main__":
     if sys.argv[1] != "survive":
-        fogconv.cluster.worker.server._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
+        fogconv.cluster.worker.server.executor = lambda: FakeExecutable  # type: ignore[assignment]
     result = PROGRAMS[sys.argv[1]]()
     if result:
         print(json.dumps(result), flush=True)
