@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 
 BLOCK = 16
 """Channels per block of the activation layout: shards that begin at a multiple are contiguous."""
+SHARDS_KEPT = 4096
+"""A search asks for each of a few hundred some twenty times."""
 
 
 def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:
@@ -85,6 +88,7 @@ class Shard:
         return self.depth.start == 0
 
 
+@lru_cache(maxsize=SHARDS_KEPT)
 def conv_shard(rank: int, spec: ConvSpec, output: Region, depth: Span | None = None) -> Shard:
     """The shard of ``spec`` that computes ``output`` from the input channels ``depth`` (of each group; all by default).
 
