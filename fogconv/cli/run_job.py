@@ -18,6 +18,7 @@ from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.star_terms import layer_terms
 from fogconv.cli.output.console import loading_bar, print_report, print_stream
 from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.cli.process.collection import collect_as_usual, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
 from fogconv.cluster.connect import connect
@@ -100,6 +101,7 @@ def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:
     # Images are opened before weights are fetched: a typo costs no time.
     pictures = [load_image(name) for name in job.images]
     model = load_model(job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels)
+    spare_what_is_here()
     return model, np.stack([model.preprocess(picture) for picture in pictures])
 
 
@@ -133,6 +135,7 @@ def _topology(job: Job, session: Session) -> Topology:
 
 def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> Result:
     first = engine.run(x)
+    collect_as_usual()
     runs = [engine.run(x) for _ in range(job.repeat)]
     if not np.isfinite(first.output).all():
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import BLOCK, ConvSpec, PoolSpec, Region, Span
+
+SHARDS_KEPT = 4096
+"""A search asks for each of a few hundred some twenty times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class Shard:
         return self.depth.start == 0
 
 
+@lru_cache(maxsize=SHARDS_KEPT)
 def conv_shard(rank: int, spec: ConvSpec, output: Region, depth: Span | None = None) -> Shard:
     """The shard of ``spec`` that computes ``output`` from the input channels ``depth`` (of each group; all by default).
 

@@ -22,6 +22,7 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
+from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cli.process.mpi_ranks import ranks_released
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
@@ -135,6 +136,7 @@ def run(
             from fogconv.cluster.worker.process import serve_mpi
 
             sys.stderr = sys.__stderr__
+            collect_as_usual()
             serve_mpi(threads=threads)
         return
     with ranks_released():

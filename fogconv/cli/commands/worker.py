@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.process.collection import collect_as_usual
 from fogconv.errors import FogconvError
 from fogconv.hardware.units import parse_bytes
 
@@ -81,6 +82,7 @@ def serve(
     )
     how = "in the clear" if own is None else f"encrypted, for {len(own.masters)} masters"
     log.info("listening on %s with %d threads, %s, pid %d", endpoint.address, worker.threads, how, os.getpid())
+    collect_as_usual()
     service.run(worker)
     log.info("stopped")
 

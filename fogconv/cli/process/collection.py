@@ -1,7 +1,7 @@
 """Garbage collection while a program starts.
 
 Importing torch and numba and tracing a model make millions of objects that stay. Python's collector walks them again and
-again meanwhile, a fifth of the time of a start, and finds next to nothing.
+again meanwhile, which takes a fifth of a start, and finds next to nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 
 RARELY = (100_000, 20, 100)
-"""Thresholds for the start. Not off: a long search may make garbage, too."""
+"""Thresholds for the start. Not off: a long search makes garbage, too."""
 USUAL = gc.get_threshold()
 
 
@@ -18,9 +18,11 @@ def collect_rarely() -> None:
 
 
 def spare_what_is_here() -> None:
-    """Let no collection from here on walk the objects that exist now: modules, functions, types."""
+    """Let no later collection walk the objects that exist now. For when the modules are in, and nothing is garbage yet."""
     gc.freeze()
 
 
 def collect_as_usual() -> None:
+    """From here on as without this module. What became garbage since is collected now, not in the middle of a run."""
     gc.set_threshold(*USUAL)
+    gc.collect()
