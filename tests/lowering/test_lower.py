@@ -19,6 +19,7 @@ from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import Concat, Conv, Host, Layer, LayerGraph, Slice, Tensor
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import Placement, Plan
+from fogconv.ir.program import Conv as ConvStep
 from fogconv.ir.program import Send, decode, encode
 from fogconv.lowering.lower import lower
 from fogconv.planning.cost import Prices
@@ -84,6 +85,37 @@ def test_the_guarded_star_computes_the_graph_and_its_checks_and_codes_agree(
 ) -> None:
     protection = Protection(verify, redundancy, 3.0)
     check(graph, plan_star(graph, topology, SchemeOptions(threshold=0, master_computes=master, protection=protection)), seed)
+
+
+def guarded_conv(scale: float) -> tuple[LayerGraph, Plan]:
+    """One conv in three pieces, checked and coded, none of them the master's; its filters are of this size."""
+    graph = chain(64, 96, size=8)
+    rng = np.random.default_rng(2)
+    weight = (scale * rng.standard_normal((96, 64, 3, 3))).astype(np.float32).astype(np.float64)
+    graph = replace(graph, weights={"w0": weight})
+    protection = Protection(verify=True, redundancy=1)
+    topology = Topology.uniform(5, 1e9, 1e8)
+    return graph, plan_star(graph, topology, threshold=0, master_computes=False, protection=protection)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+def test_checks_and_codes_agree_however_large_the_terms_are(scale: float) -> None:
+    """Summed filters are rounded to float32. Of thousands of sums some are near zero, and off by as much as the others."""
+    check(*guarded_conv(scale), 0)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_check_or_a_code_of_wrong_filters_is_noticed(scale: float, rank: int) -> None:
+    """On rank 0 one filter of a check is off by a thousandth, on rank 4 one of the code."""
+    graph, plan = guarded_conv(scale)
+    lowered = lower(graph, plan)
+    conv = next(step for step in lowered.programs[rank].steps if isinstance(step, ConvStep) and step.layer == 0)
+    wrong = lowered.weights[conv.weight].copy()
+    wrong[0, 0, 1, 1] *= 1.001
+    x = np.random.default_rng(0).standard_normal((1, 64, 8, 8))
+    with pytest.raises(AssertionError, match="more than rounding"):
+        run(lowered.programs, {**lowered.weights, conv.weight: wrong}, x)
 
 
 @given(graphs(), topologies, st.data(), st.integers(0, 9))
