@@ -19,6 +19,7 @@ from fogconv.ir.plan import Plan, save_plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan as make_plan
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def plan(
     are ``options``, or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
     graph = graph_of(model, example=example, weights=weights, size=size)
-    return PlannedModel(graph, topology, options_of(options, keywords).plan_for(graph, topology))
+    return PlannedModel(graph, topology, make_plan(graph, topology, options_of(options, keywords)))
 
 
 def options_of(options: PlanOptions | None, keywords: dict[str, Any]) -> PlanOptions:
