@@ -13,7 +13,6 @@ from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 
 if TYPE_CHECKING:
-    from fogconv.analysis.forecast import Forecast
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
@@ -100,7 +99,7 @@ def plan(
             threshold=1.0 if threshold is None else threshold,
             master_computes=master_computes == "on",
         )
-        told = forecast(graph, found, topology)
+        found_forecast = forecast(graph, found, topology)
         if out is not None:
             _save(found, out)
         if plot is not None:
@@ -108,9 +107,11 @@ def plan(
         if as_json:
             import msgspec
 
-            print(msgspec.json.encode(told.as_json()).decode())
+            print(msgspec.json.encode(found_forecast.as_json()).decode())
         else:
-            _show(told, described)
+            from fogconv.cli.output.plan_table import print_plan
+
+            print_plan(found_forecast, described, out=sys.stdout)
         for path in (out, plot):
             if path is not None:
                 print(f"wrote {path}", file=sys.stderr)
@@ -155,43 +156,6 @@ def _save(plan: Plan, path: Path) -> None:
         save_plan(plan, path)
     except OSError as error:
         raise InputError(f"--out {path}: can't be written: {error.strerror or error}") from error
-
-
-def _show(told: Forecast, described: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from fogconv.cli.output.console import byte_count, figures_table, milliseconds
-
-    console = Console(highlight=False)
-    console.print(f"[bold]{told.plan.graph}[/bold] on {told.plan.ranks} ranks, scheme {told.plan.scheme}. {described}")
-    legend = (
-        "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
-        "computing, sum: bringing partial results together, total: all three. split: how the layer is cut and over how "
-        "many ranks; home: the master does it."
-    )
-    console.print(Text(legend, style="dim"))
-    table = figures_table("layer", "c→f or c, h×w", "split", "move", "edge", "sum", "total")
-    for layer in told.layers:
-        if layer.mode == "relabel":
-            continue
-        terms = layer.predicted
-        moved = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
-        summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
-        cells = (moved, terms.get("edge_s"), summed, terms.get("total_s"))
-        split = layer.split or ("torch" if layer.mode == "host" else "home")
-        table.add_row(layer.name, layer.shape, split, *(milliseconds(cell) for cell in cells))
-    console.print(table)
-    cards = figures_table("rank", "sent", "received", "weights", "maps")
-    for rank in told.ranks:
-        figures = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
-        cards.add_row(f"{rank.rank}: {rank.device}", *(f"{byte_count(figure)}B" for figure in figures))
-    console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
-    console.print(cards)
-    predicted = "unknown" if told.plan.predicted_s is None else f"{told.plan.predicted_s * 1e3:.1f} ms"
-    console.print(
-        f"predicted {predicted} an inference; the busiest card takes {byte_count(told.busiest_card_bytes)}B one way"
-    )
 
 
 if __name__ == "__main__":

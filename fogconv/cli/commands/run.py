@@ -50,6 +50,7 @@ def run(
     ] = 0,
     compare: Annotated[bool, typer.Option("--compare", help="Run the model in torch on the master, too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also a table: each layer, predicted and measured.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto opens.")] = None,
     threads: Annotated[int, typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one message of a run.")] = 60.0,
@@ -118,7 +119,9 @@ def run(
             keys=keys,
             insecure=insecure,
         )
-        run_job(job, Shown(json=json, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout))
+        run_job(
+            job, Shown(json=json, layers=layers, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout)
+        )
 
 
 def _on(text: str) -> bool:
