@@ -8,7 +8,8 @@ from fogconv.analysis.simulator import simulate
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.lowering.lower import lower
-from fogconv.planning.search import plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
 
 GIGABIT = 1e9
 LATENCY_S = 2e-4
@@ -30,7 +31,7 @@ def outlook(graph: LayerGraph, device: Device, ranks: int, bits_per_s: float = G
     topology = Topology((device,) * ranks, {}, Link(LATENCY_S, 8 / bits_per_s))
 
     def seconds(scheme: str) -> float:
-        programs = lower(graph, plan(graph, topology, scheme=scheme)).programs
+        programs = lower(graph, plan(graph, topology, PlanOptions(scheme))).programs
         return simulate(programs, topology, keep_events=False).latencies_s[0]
 
     return Outlook(ranks, bits_per_s, seconds("auto"), seconds("local"))

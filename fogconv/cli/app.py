@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
-"""Each is a function of that name in the module fogconv.cli.commands.NAME."""
+"""In the order of ``--help``. Each is the function of that name in the module of that name in fogconv.cli.commands; its
+docstring is its help."""
 
 
 def main() -> None:
@@ -52,9 +52,7 @@ def _application() -> typer.Typer:
         add_completion=False,
     )
     for name in COMMANDS:
-        if find_spec(f"fogconv.cli.commands.{name}") is None:
-            continue
-        application.command(name)(_command(name))
+        application.command(name)(command(name))
     return application
 
 
@@ -62,11 +60,11 @@ def _single(name: str) -> typer.Typer:
     import typer
 
     application = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    application.command()(_command(name))
+    application.command()(command(name))
     return application
 
 
-def _command(name: str) -> Callable[..., Any]:
+def command(name: str) -> Callable[..., Any]:
     found: Callable[..., Any] = getattr(import_module(f"fogconv.cli.commands.{name}"), name)
     return found
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.guard import Guard, Protection
 from fogconv.ir.layout import on
 from fogconv.ir.plan import Placement, Plan, Work, at_home
-from fogconv.ir.program import Wire
 from fogconv.ir.shard import conv_grid
-from fogconv.speedup.trigger import Decision, Seconds, Trigger, decide
+from fogconv.planning.scheme_options import SchemeOptions
+from fogconv.speedup.trigger import Decision, Seconds, decide
 
 LEAST_PATIENCE_S = 0.05
 """Below this a system's own hiccups would count as stalls."""
@@ -25,23 +24,17 @@ LEAST_PATIENCE_S = 0.05
 def plan_star(
     graph: LayerGraph,
     topology: Topology,
+    options: SchemeOptions = SchemeOptions(),
     *,
-    trigger: str | Trigger = "both",
-    threshold: float = 1.0,
-    master_computes: bool = True,
-    even: bool = False,
-    wire: Wire = "fp32",
     seconds: Seconds | None = None,
-    protection: Protection = Protection(),
 ) -> Plan:
-    """Raises InputError for an unknown trigger or threshold. ``placement.decision`` keeps S, the estimate and the reason.
+    """``placement.decision`` keeps S, the estimate and the reason.
 
     ``seconds`` prices a shard on a rank instead of γ·MACs (see `fogconv.hardware.latency_models`). With
     ``protection.redundancy`` the
     last worker computes no shards, but the sum of the others'; that takes two others at least.
     """
-    if protection.verify and wire in ("fp16", "bf16"):
-        raise InputError(f"--verify can't tell a wrong result from one that --wire {wire} rounded: use fp32 or lossless")
+    protection = options.protection
     coder = len(topology) - 1 if protection.redundancy and len(topology) > 3 else None
     sharers = topology if coder is None else topology.subset(range(coder))
     placements = []
@@ -51,10 +44,10 @@ def plan_star(
             decision = decide(
                 layer.spec,
                 sharers,
-                trigger=trigger,
-                threshold=threshold,
-                master_computes=master_computes,
-                even=even,
+                trigger=options.trigger,
+                threshold=options.threshold,
+                master_computes=options.master_computes,
+                even=options.even,
                 seconds=seconds,
             )
             placement = conv_placement(graph, layer, decision, len(topology))
@@ -64,7 +57,7 @@ def plan_star(
             placements.append(placement)
         else:
             placements.append(at_home(graph, layer))
-    return Plan(graph.name, len(topology), "star", tuple(placements), wire, total_s)
+    return Plan(graph.name, len(topology), "star", tuple(placements), options.coding, total_s)
 
 
 def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: int) -> Placement:

@@ -114,7 +114,7 @@ def _scheme(result: Result) -> str:
     if not out:
         return f"{result.scheme}: all {every} convolutions stay on the master"
     some = f"all {every} convolutions" if out == every else f"{out} of {every} convolutions"
-    forced = result.scheme == "star" and result.job.threshold == 0
+    forced = result.scheme == "star" and result.job.plan_options.threshold == 0
     return f"{result.scheme}: {some} distributed" + (", forced by --threshold 0" if forced else "")
 
 

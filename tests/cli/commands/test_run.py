@@ -16,6 +16,8 @@ import torch
 
 from fogconv.analysis.layer_report import STAR_TERMS, TERMS
 from fogconv.cli import app
+from fogconv.planning.scheme_options import WIRES
+from fogconv.planning.schemes import Scheme
 from tests import seeded_models as models
 from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
 
@@ -115,11 +117,8 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--wire", "fp8"), ("--wire 'fp8'", "fp16")),
-        (("--scheme", "ring"), ("--scheme 'ring'", "depth")),
         (("--trigger", "maybe"), ("'maybe'", "channels:N")),
-        (("--threshold", "-1"), ("--threshold -1",)),
-        (("--master-computes", "perhaps"), ("on or off",)),
+        (("--threshold", "-1"), ("threshold -1",)),
         (("--mean", "a,b"), ("--mean", "0.485")),
         (("--plan", "nowhere.json"), ("nowhere.json",)),
         (("--profile", "nowhere.json"), ("nowhere.json",)),
@@ -129,6 +128,35 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
 def test_a_wrong_option_says_what_is_allowed(run: Program, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     code, _, err = run("squeezenet1_1", "--weights", "random", "--size", "64", *arguments)
     check_sentence(code, err, *words)
+
+
+@pytest.mark.parametrize(
+    ("option", "possible"),
+    [("--scheme", tuple(Scheme)), ("--wire", WIRES), ("--master-computes", ("on", "off"))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_choice_is_answered_by_the_possible_ones(run: Program, option: str, possible: tuple[str, ...]) -> None:
+    code, _, err = run("squeezenet1_1", option, "nonsense")
+    assert code == 2 and "Traceback" not in err
+    for word in (option, "nonsense", *possible):
+        assert word in err
+
+
+def test_the_help_lists_the_choices(run: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run("--help")
+    assert code == 0
+    for choices in (tuple(Scheme), WIRES, ("on", "off")):
+        assert "|".join(choices) in out
+    for scheme in Scheme:
+        assert f"{scheme}: " in out
+
+
+def test_every_command_is_a_module_of_its_name_with_help_of_its_own() -> None:
+    folder = Path(app.__file__).parent / "commands"
+    assert sorted(app.COMMANDS) == sorted(path.stem for path in folder.glob("[!_]*.py"))
+    for name in app.COMMANDS:
+        assert app.command(name).__doc__
 
 
 def test_json_holds_the_promised_keys(run: Program) -> None:

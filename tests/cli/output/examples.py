@@ -6,6 +6,7 @@ from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
 from fogconv.analysis.outlook import Outlook
 from fogconv.analysis.workload import Workload
 from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.planning.plan_options import PlanOptions
 
 LONG_NAME = "features.denseblock4.denselayer16.conv2"
 RANDOM = "random (seed 0): torchvision's ResNet18_Weights.IMAGENET1K_V1 can't be had: download.pytorch.org is away (why)"
@@ -35,7 +36,7 @@ def result(
     """``full``: with all that a run may be asked for."""
     guesses = (Guess(label, 967, probability), *(Guess(f"{label} {number}", number, 0.01) for number in range(4)))
     return Result(
-        Job(model="densenet121", threshold=0.0, images=images, stream=9),
+        Job(model="densenet121", plan_options=PlanOptions(threshold=0.0), images=images, stream=9),
         "densenet121",
         weights,
         cluster,
