@@ -32,5 +32,8 @@ def settled(options: PlanOptions, graph: LayerGraph, topology: Topology) -> Plan
     if options.wire != LOSSLESS:
         return options
     installed = [wire for wire, module in _COMPRESSORS.items() if find_spec(module) is not None]
-    candidates = [replace(options, wire=wire) for wire in ("fp32", "zeros", *installed)]
-    return min(candidates, key=lambda each: plan(graph, topology, each).predicted_s or 0.0)
+
+    def seconds(wire: str) -> float:
+        return plan(graph, topology, replace(options, wire=wire, plan=None)).predicted_s or 0.0
+
+    return replace(options, wire=min(("fp32", "zeros", *installed), key=seconds))
