@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.connection_options import CONNECTION, InsecureOption, KeysOption
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import (
-    DEVICES,
     BandwidthOption,
     LatencyOption,
     PresetOption,
@@ -18,9 +17,9 @@ from fogconv.cli.hardware_options import (
     RateOption,
     hardware,
 )
+from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
-    PLAN,
     WIRE,
     EvenOption,
     MasterComputesOption,
@@ -38,21 +37,17 @@ if TYPE_CHECKING:
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
 
-_OUTPUT = "Output"
-
 
 def plan(
     model: Annotated[str, typer.Argument(help="A torchvision model's name, efficientnet_lite0, or a .pt2 file.")],
     cluster: Annotated[
         str,
-        typer.Option(
-            help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=CONNECTION
-        ),
+        typer.Option(help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=WHERE),
     ] = "",
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     ranks: Annotated[
-        int | None, typer.Option(help="The master and its workers; 5, or the profile's.", min=1, rich_help_panel=DEVICES)
+        int | None, typer.Option(help="The master and its workers; 5, or the profile's.", min=1, rich_help_panel=WHERE)
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
@@ -65,13 +60,13 @@ def plan(
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
     wire: WireOption = WIRE,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=PLAN)] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=PLAN)] = 1,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=HOW)] = None,
+    batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=HOW)] = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=_OUTPUT)
+        Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=OUTPUT)
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A timeline: FILE.png, .svg or .pdf.", rich_help_panel=_OUTPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False,
+    plot: Annotated[Path | None, typer.Option(help="A timeline: FILE.png, .svg or .pdf.", rich_help_panel=OUTPUT)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Show the cheapest path of layouts through a model: the split per layer, the time, bytes per network card, memory."""
     with sentences("fogconv plan"):
