@@ -25,8 +25,8 @@ from bench.fog.conversation import Facts, Voice
 from bench.fog.master import Subject
 from bench.made_up import made_up
 from fogconv.analysis.layer_report import layer_reports
-from fogconv.analysis.processor import after_rest_s
-from fogconv.analysis.simulator import simulate
+from fogconv.analysis.simulation.processor import after_rest_s
+from fogconv.analysis.simulation.simulator import simulate
 from fogconv.analysis.star_terms import simulated_terms, star_terms
 from fogconv.calibration.devices import FULL, TINY
 from fogconv.calibration.links import measure_link

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fogconv.analysis.simulator import Timeline
+from fogconv.analysis.simulation.simulator import Timeline
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.devices import calibrate_quickly

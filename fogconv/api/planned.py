@@ -10,7 +10,7 @@ from typing import Any
 from fogconv.analysis.forecast import Forecast, forecast
 from fogconv.analysis.listing import listing
 from fogconv.analysis.plan_table import plan_table
-from fogconv.analysis.simulator import Timeline, simulate
+from fogconv.analysis.simulation.simulator import Timeline, simulate
 from fogconv.analysis.timeline import draw
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.hardware.topology import Topology
@@ -65,7 +65,7 @@ class PlannedModel:
         save_plan(self.plan, path)
 
     def simulate(self, **options: Any) -> Timeline:
-        """Simulate inferences message by message; ``options`` are those of `fogconv.analysis.simulator.simulate`
+        """Simulate inferences message by message; ``options`` are those of `fogconv.analysis.simulation.simulator.simulate`
         (``inferences``, ``in_flight``, ``disturbance``, …)."""
         return simulate(self.programs, self.topology, **options)
 

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-CONNECTION = "The cluster"
+from fogconv.cli.panels import WHERE
 
 KeysOption = Annotated[
     Path | None,
     typer.Option(
         "--keys",
         help="Folder with this device's keys (of `fogconv keygen`); encrypts on loopback too.",
-        rich_help_panel=CONNECTION,
+        rich_help_panel=WHERE,
     ),
 ]
 InsecureOption = Annotated[
     bool,
-    typer.Option("--insecure", help="Go without encryption and keys on a network.", rich_help_panel=CONNECTION),
+    typer.Option("--insecure", help="Go without encryption and keys on a network.", rich_help_panel=WHERE),
 ]

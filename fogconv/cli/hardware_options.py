@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fogconv.cli.choices import choice
+from fogconv.cli.panels import WHERE
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
 from fogconv.hardware.presets import presets
@@ -21,8 +22,6 @@ DEFAULT_PRESET = "pi4"
 DEFAULT_WORKERS = 4
 MOST_WORKERS = 1024
 
-DEVICES = "The devices and links"
-
 if TYPE_CHECKING:
     PresetName = str
 else:
@@ -31,16 +30,16 @@ else:
 PresetOption = Annotated[
     PresetName | None,
     typer.Option(
-        "--preset", help="Boards with published figures; `fogconv speedup --presets` tells.", rich_help_panel=DEVICES
+        "--preset", help="Boards with published figures; `fogconv speedup --presets` lists them.", rich_help_panel=WHERE
     ),
 ]
 ProfileOption = Annotated[
     Path | None,
-    typer.Option("--profile", help="Rates and links as `fogconv calibrate` measured them.", rich_help_panel=DEVICES),
+    typer.Option("--profile", help="Rates and links as `fogconv calibrate` measured them.", rich_help_panel=WHERE),
 ]
-RateOption = Annotated[str | None, typer.Option("--rate", help="Each device's, 10GFLOP/s.", rich_help_panel=DEVICES)]
-BandwidthOption = Annotated[str | None, typer.Option("--bandwidth", help="Each link's, 100Mbit/s.", rich_help_panel=DEVICES)]
-LatencyOption = Annotated[str | None, typer.Option("--latency", help="Per message, 0.5ms.", rich_help_panel=DEVICES)]
+RateOption = Annotated[str | None, typer.Option("--rate", help="Each device's, 10GFLOP/s.", rich_help_panel=WHERE)]
+BandwidthOption = Annotated[str | None, typer.Option("--bandwidth", help="Each link's, 100Mbit/s.", rich_help_panel=WHERE)]
+LatencyOption = Annotated[str | None, typer.Option("--latency", help="Per message, 0.5ms.", rich_help_panel=WHERE)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.choices import Switch, choice
+from fogconv.cli.panels import HOW, STAR
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
-
-PLAN = "The plan"
 
 if TYPE_CHECKING:
     WireName = str
@@ -27,40 +26,40 @@ SchemeOption = Annotated[
         "--scheme",
         help="; ".join(f"{scheme}: {scheme.help}" for scheme in Scheme)
         + ". auto by default, star where an option of the star's is given.",
-        rich_help_panel=PLAN,
+        rich_help_panel=HOW,
     ),
 ]
 TriggerOption = Annotated[
     str | None,
-    typer.Option("--trigger", help="Star: both, bound, estimate or channels:N; both by default.", rich_help_panel=PLAN),
+    typer.Option("--trigger", help="both, bound, estimate or channels:N; both by default.", rich_help_panel=STAR),
 ]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help="Star: what S and the estimate have to beat; 0 distributes every conv, inf none; 1 by default.",
-        rich_help_panel=PLAN,
+        help="What S and the estimate have to beat; 0 distributes every conv, inf none; 1 by default.",
+        rich_help_panel=STAR,
     ),
 ]
 MasterComputesOption = Annotated[
     Switch,
     typer.Option(
         "--master-computes",
-        help="Star: on, or off as in the paper, where the master only cuts and joins.",
-        rich_help_panel=PLAN,
+        help="on, or off as in the paper, where the master only cuts and joins.",
+        rich_help_panel=STAR,
     ),
 ]
 EvenOption = Annotated[
     bool,
-    typer.Option("--even", help="Star: equal shares instead of shares by measured rate.", rich_help_panel=PLAN),
+    typer.Option("--even", help="Equal shares instead of shares by measured rate.", rich_help_panel=STAR),
 ]
 WireOption = Annotated[
     WireName,
-    typer.Option("--wire", help="How activations travel; lossless: the best that loses nothing.", rich_help_panel=PLAN),
+    typer.Option("--wire", help="How activations travel; lossless: the best that loses nothing.", rich_help_panel=HOW),
 ]
 PlanOption = Annotated[
     Path | None,
-    typer.Option("--plan", help="Take this plan (of `fogconv plan --out`).", rich_help_panel=PLAN),
+    typer.Option("--plan", help="Take this plan (of `fogconv plan --out`).", rich_help_panel=HOW),
 ]
 MASTER_COMPUTES = Switch.ON if PlanOptions().master_computes else Switch.OFF
 WIRE: WireName = WireName(PlanOptions().wire)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.star_terms import layer_terms
-from fogconv.cli.output.console import loading_bar, print_report, print_stream
+from fogconv.analysis.workload import workload
+from fogconv.cli.output.console import LoadingBar
+from fogconv.cli.output.report import print_report
 from fogconv.cli.output.result import Guess, Job, Result
 from fogconv.cli.process.collection import collect_as_usual, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
@@ -25,19 +28,21 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import InputError, ModelError
+from fogconv.errors import DependencyError, InputError, ModelError
 from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
+    from fogconv.analysis.simulation.outlook import Outlook
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.models import ZooModel
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Where and how results are shown. ``alone``: mpirun started one rank only."""
+    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer."""
 
     json: bool = False
+    layers: bool = False
     trace: Path | None = None
     alone: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
@@ -45,10 +50,11 @@ class Shown:
 
 def run_job(job: Job, shown: Shown) -> Result:
     """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
-    with _opened(job) as session:
+    bar = LoadingBar(shown.json)
+    with _opened(job, bar) as session:
         model, x = _prepared(job)
-        with loading_bar(shown.json) as bar:
-            engine = _engine(job, session, model, x, bar)
+        with bar as progress:
+            engine = _engine(job, session, model, x, progress)
         result = _measure(job, shown, session, engine, model, x)
         engine.close()
     if shown.json:
@@ -56,14 +62,12 @@ def run_job(job: Job, shown: Shown) -> Result:
 
         shown.out.write(msgspec.json.encode(result.as_json()).decode() + "\n")
     else:
-        print_report(result, alone=shown.alone, out=shown.out)
-        if result.frames_per_s is not None:
-            print_stream(result.frames_per_s, job.stream, out=shown.out)
+        print_report(result, out=shown.out, alone=shown.alone, layers=shown.layers)
     return result
 
 
 @contextmanager
-def _opened(job: Job) -> Iterator[Session]:
+def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
     """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
     launch, options = launched(), job.run_options
     if job.cluster:
@@ -83,7 +87,12 @@ def _opened(job: Job) -> Iterator[Session]:
             insecure=options.insecure,
             last_word=word,
         )
-        watch = Watch(lambda: closed_quietly(session), first=word.silence if word else lambda: None)
+
+        def close() -> None:
+            bar.stop()
+            closed_quietly(session)
+
+        watch = Watch(close, first=word.silence if word else lambda: None)
         try:
             yield session
         except BaseException:
@@ -168,7 +177,32 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
         tuple(layers),
         tuple(engine.events),
         frames,
+        runs_s=tuple(run.latency_s for run in runs),
+        wire=typical.plan.wire,
+        work=workload(typical.programs),
+        machine=_shared_machine(session),
+        outlook=None if shown.json else _outlook(engine, session),
     )
+
+
+def _shared_machine(session: Session) -> str:
+    """The cores of the one machine that the master and all workers run on, apart from threads of this process."""
+    here = os.uname().nodename
+    if session.scheme == "inproc" or not session.workers or any(info.host != here for info in session.workers):
+        return ""
+    return f"{cores()} core{'s' if cores() > 1 else ''}"
+
+
+def _outlook(engine: Engine, session: Session) -> Outlook | None:
+    """Where mpirun put all ranks on one machine, which gains nothing: what as many machines like it would take."""
+    if session.scheme != "mpi" or not _shared_machine(session):
+        return None
+    from fogconv.analysis.simulation.outlook import outlook
+
+    try:
+        return outlook(engine.graph, engine.topology.devices[0], session.ranks)
+    except DependencyError:
+        return None  # without simpy there is no simulator
 
 
 def _torch(model: ZooModel, x: NDArray[np.float32], repeat: int) -> tuple[NDArray[np.float32], float]:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.connection_options import CONNECTION, InsecureOption, KeysOption
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import (
-    DEVICES,
     BandwidthOption,
     LatencyOption,
     PresetOption,
@@ -18,9 +17,9 @@ from fogconv.cli.hardware_options import (
     RateOption,
     hardware,
 )
+from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
-    PLAN,
     WIRE,
     EvenOption,
     MasterComputesOption,
@@ -34,26 +33,21 @@ from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 
 if TYPE_CHECKING:
-    from fogconv.analysis.forecast import Forecast
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
-
-_OUTPUT = "Output"
 
 
 def plan(
     model: Annotated[str, typer.Argument(help="A torchvision model's name, efficientnet_lite0, or a .pt2 file.")],
     cluster: Annotated[
         str,
-        typer.Option(
-            help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=CONNECTION
-        ),
+        typer.Option(help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=WHERE),
     ] = "",
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     ranks: Annotated[
-        int | None, typer.Option(help="The master and its workers; 5, or the profile's.", min=1, rich_help_panel=DEVICES)
+        int | None, typer.Option(help="The master and its workers; 5, or the profile's.", min=1, rich_help_panel=WHERE)
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
@@ -66,13 +60,13 @@ def plan(
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
     wire: WireOption = WIRE,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=PLAN)] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=PLAN)] = 1,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=HOW)] = None,
+    batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=HOW)] = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=_OUTPUT)
+        Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=OUTPUT)
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A timeline: FILE.png, .svg or .pdf.", rich_help_panel=_OUTPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False,
+    plot: Annotated[Path | None, typer.Option(help="A timeline: FILE.png, .svg or .pdf.", rich_help_panel=OUTPUT)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Show the cheapest path of layouts through a model: the split per layer, the time, bytes per network card, memory."""
     with sentences("fogconv plan"):
@@ -97,7 +91,7 @@ def plan(
             topology, described = _measured(cluster, keys, insecure)
         graph = _graph(model, size, batch)
         found = make_plan(graph, topology, options)
-        told = forecast(graph, found, topology)
+        found_forecast = forecast(graph, found, topology)
         if out is not None:
             _save(found, out)
         if plot is not None:
@@ -105,9 +99,11 @@ def plan(
         if as_json:
             import msgspec
 
-            print(msgspec.json.encode(told.as_json()).decode())
+            print(msgspec.json.encode(found_forecast.as_json()).decode())
         else:
-            _show(told, described)
+            from fogconv.cli.output.plan_table import print_plan
+
+            print_plan(found_forecast, described, out=sys.stdout)
         for path in (out, plot):
             if path is not None:
                 print(f"wrote {path}", file=sys.stderr)
@@ -153,43 +149,6 @@ def _save(plan: Plan, path: Path) -> None:
         save_plan(plan, path)
     except OSError as error:
         raise InputError(f"--out {path}: can't be written: {error.strerror or error}") from error
-
-
-def _show(told: Forecast, described: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from fogconv.cli.output.console import byte_count, figures_table, milliseconds
-
-    console = Console(highlight=False)
-    console.print(f"[bold]{told.plan.graph}[/bold] on {told.plan.ranks} ranks, scheme {told.plan.scheme}. {described}")
-    legend = (
-        "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
-        "computing, sum: bringing partial results together, total: all three. split: how the layer is cut and over how "
-        "many ranks; home: the master does it."
-    )
-    console.print(Text(legend, style="dim"))
-    table = figures_table("layer", "c→f or c, h×w", "split", "move", "edge", "sum", "total")
-    for layer in told.layers:
-        if layer.mode == "relabel":
-            continue
-        terms = layer.predicted
-        moved = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
-        summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
-        cells = (moved, terms.get("edge_s"), summed, terms.get("total_s"))
-        split = layer.split or ("torch" if layer.mode == "host" else "home")
-        table.add_row(layer.name, layer.shape, split, *(milliseconds(cell) for cell in cells))
-    console.print(table)
-    cards = figures_table("rank", "sent", "received", "weights", "maps")
-    for rank in told.ranks:
-        figures = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
-        cards.add_row(f"{rank.rank}: {rank.device}", *(f"{byte_count(figure)}B" for figure in figures))
-    console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
-    console.print(cards)
-    predicted = "unknown" if told.plan.predicted_s is None else f"{told.plan.predicted_s * 1e3:.1f} ms"
-    console.print(
-        f"predicted {predicted} an inference; the busiest card takes {byte_count(told.busiest_card_bytes)}B one way"
-    )
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.connection_options import CONNECTION, InsecureOption, KeysOption
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import ProfileOption
+from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
@@ -29,7 +30,6 @@ from fogconv.errors import InputError
 from fogconv.ir.guard import Protection
 from fogconv.runtime.run_options import RunOptions
 
-_INPUT, _TROUBLE, _OUTPUT = "The model and its input", "Trouble", "Output"
 _DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 
@@ -37,39 +37,35 @@ def run(
     model: Annotated[str, typer.Argument(help="A torchvision model's name, efficientnet_lite0, or a .pt2 file.")],
     image: Annotated[
         list[str] | None,
-        typer.Option(help="A picture's path, or coffee, chelsea, astronaut, …; may be repeated.", rich_help_panel=_INPUT),
+        typer.Option(help="A picture's path, or coffee, chelsea, astronaut, …; may be repeated.", rich_help_panel=WHAT),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="pretrained, random, or a state_dict's path.", rich_help_panel=_INPUT)
+        str, typer.Option(help="pretrained, random, or a state_dict's path.", rich_help_panel=WHAT)
     ] = "pretrained",
-    size: Annotated[int | None, typer.Option(help="Input size in pixels (for .pt2).", rich_help_panel=_INPUT)] = None,
-    mean: Annotated[
-        str, typer.Option(help="Mean per channel, as 0.485,0.456,0.406 (for .pt2).", rich_help_panel=_INPUT)
-    ] = "",
-    std: Annotated[str, typer.Option(help="Standard deviation per channel (for .pt2).", rich_help_panel=_INPUT)] = "",
-    labels: Annotated[Path | None, typer.Option(help="A file with one label a line.", rich_help_panel=_INPUT)] = None,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels (for .pt2).", rich_help_panel=WHAT)] = None,
+    mean: Annotated[str, typer.Option(help="Mean per channel, as 0.485,0.456,0.406 (for .pt2).", rich_help_panel=WHAT)] = "",
+    std: Annotated[str, typer.Option(help="Standard deviation per channel (for .pt2).", rich_help_panel=WHAT)] = "",
+    labels: Annotated[Path | None, typer.Option(help="A file with one label a line.", rich_help_panel=WHAT)] = None,
     cluster: Annotated[
         str,
         typer.Option(
             help="tcp://HOST:PORT,… or a hostfile; default: mpirun's ranks, else workers in this process.",
-            rich_help_panel=CONNECTION,
+            rich_help_panel=WHERE,
         ),
     ] = "",
     workers: Annotated[
         int,
-        typer.Option(
-            help="In-process workers where no cluster is given; -1: one per spare core.", rich_help_panel=CONNECTION
-        ),
+        typer.Option(help="In-process workers where no cluster is given; -1: one per spare core.", rich_help_panel=WHERE),
     ] = -1,
     threads: Annotated[
         int,
-        typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.", rich_help_panel=CONNECTION),
+        typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.", rich_help_panel=WHERE),
     ] = _DEFAULTS.threads,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for one message of a run.", rich_help_panel=CONNECTION)
+        float, typer.Option(help="Seconds to wait for one message of a run.", rich_help_panel=WHERE)
     ] = _DEFAULTS.timeout_s,
     heartbeat: Annotated[
-        float, typer.Option(help="Seconds within which a lost worker is noticed.", rich_help_panel=CONNECTION)
+        float, typer.Option(help="Seconds within which a lost worker is noticed.", rich_help_panel=WHERE)
     ] = _DEFAULTS.heartbeat_s,
     keys: KeysOption = _DEFAULTS.keys,
     insecure: InsecureOption = _DEFAULTS.insecure,
@@ -83,47 +79,54 @@ def run(
     plan: PlanOption = None,
     verify: Annotated[
         bool,
-        typer.Option(
-            "--verify", help="Star: check every worker's results by checksums; redo wrong ones.", rich_help_panel=_TROUBLE
-        ),
+        typer.Option("--verify", help="Check every worker's results by checksums; redo wrong ones.", rich_help_panel=STAR),
     ] = _GUARDS.verify,
     redundancy: Annotated[
         int,
         typer.Option(
-            help="Star: with 1 a worker holds the sum of all filters: any one may fail.",
+            help="1: add a parity worker, so that the result survives the loss of any one worker.",
             min=0,
             max=1,
-            rich_help_panel=_TROUBLE,
+            rich_help_panel=STAR,
         ),
     ] = _GUARDS.redundancy,
     patience: Annotated[
         float,
         typer.Option(
-            help="Star: compute here what takes so many times the predicted time; 0: wait.",
+            help="Redo on the master what takes so many times the predicted time; 0: wait.",
             min=0,
-            rich_help_panel=_TROUBLE,
+            rich_help_panel=STAR,
         ),
     ] = _GUARDS.patience,
     adapt: Annotated[
-        bool, typer.Option(help="Plan anew when a worker or a link slows down.", rich_help_panel=_TROUBLE)
+        bool, typer.Option(help="Plan anew when a worker or a link slows down.", rich_help_panel=HOW)
     ] = _DEFAULTS.adapt,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Load beforehand what any single loss would need.", rich_help_panel=_TROUBLE)
+        bool, typer.Option("--rehearse", help="Preload a fallback plan for every loss of one worker.", rich_help_panel=HOW)
     ] = _DEFAULTS.rehearse,
-    repeat: Annotated[int, typer.Option(help="Warm runs; the latency is their median.", min=1, rich_help_panel=_OUTPUT)] = 5,
+    repeat: Annotated[int, typer.Option(help="Warm runs; the latency is their median.", min=1, rich_help_panel=OUTPUT)] = 5,
     stream: Annotated[
         int,
         typer.Option(
-            help="Then run so many frames with several in flight; frames per second.", min=0, rich_help_panel=_OUTPUT
+            help="Then run so many frames, several in flight, and show frames per second.", min=0, rich_help_panel=OUTPUT
         ),
     ] = 0,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Run the model in torch on the master, too.", rich_help_panel=_OUTPUT)
+        bool,
+        typer.Option(
+            "--compare",
+            help="Also run the model in torch on the master, for its time and its answer.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False,
-    trace: Annotated[
-        Path | None, typer.Option(help="Write a timeline that Perfetto opens.", rich_help_panel=_OUTPUT)
-    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Show a table, too: the predicted and measured times of each layer.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
 ) -> None:
     """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained.
 
@@ -171,7 +174,9 @@ def run(
             stream=stream,
             compare=compare,
         )
-        run_job(job, Shown(json=json, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout))
+        run_job(
+            job, Shown(json=json, layers=layers, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout)
+        )
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...] | None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.hardware_options import (
-    DEVICES,
     BandwidthOption,
     LatencyOption,
     PresetOption,
@@ -20,9 +19,9 @@ from fogconv.cli.hardware_options import (
     RateOption,
     hardware,
 )
+from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
-    PLAN,
     WIRE,
     EvenOption,
     MasterComputesOption,
@@ -38,11 +37,9 @@ from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
 
 if TYPE_CHECKING:
-    from fogconv.analysis.simulator import Timeline
+    from fogconv.analysis.simulation.simulator import Timeline
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
-
-_TROUBLE, _OUTPUT = "Trouble", "Output"
 
 
 def simulate(
@@ -54,8 +51,8 @@ def simulate(
     even: EvenOption = False,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
-    size: Annotated[int | None, typer.Option(help="Image size.", rich_help_panel=PLAN)] = None,
-    workers: Annotated[int | None, typer.Option("--workers", "-n", help="4.", rich_help_panel=DEVICES)] = None,
+    size: Annotated[int | None, typer.Option(help="Image size.", rich_help_panel=HOW)] = None,
+    workers: Annotated[int | None, typer.Option("--workers", "-n", help="4.", rich_help_panel=WHERE)] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
     rate: RateOption = None,
@@ -63,32 +60,28 @@ def simulate(
     latency: LatencyOption = None,
     speeds: Annotated[
         str,
-        typer.Option(
-            help="Uneven devices: 1,1,0.5 for the ranks from 0 on, the last for the rest.", rich_help_panel=DEVICES
-        ),
+        typer.Option(help="Uneven devices: 1,1,0.5 for the ranks from 0 on, the last for the rest.", rich_help_panel=WHERE),
     ] = "",
     access_points: Annotated[
-        int, typer.Option(help="All workers share so many access points; 0: cables.", rich_help_panel=DEVICES)
+        int, typer.Option(help="All workers share so many access points; 0: cables.", rich_help_panel=WHERE)
     ] = 0,
-    access_point_bandwidth: Annotated[
-        str, typer.Option(help="Of each access point.", rich_help_panel=DEVICES)
-    ] = "200Mbit/s",
+    access_point_bandwidth: Annotated[str, typer.Option(help="Of each access point.", rich_help_panel=WHERE)] = "200Mbit/s",
     straggler: Annotated[
         list[str] | None,
-        typer.Option(help="3x4: the plan does not know that rank 3 is 4 times slower.", rich_help_panel=_TROUBLE),
+        typer.Option(help="3x4: the plan does not know that rank 3 is 4 times slower.", rich_help_panel=TROUBLE),
     ] = None,
     jitter: Annotated[
-        float, typer.Option(help="Spread of compute times, 0.1 for some 10 %.", rich_help_panel=_TROUBLE)
+        float, typer.Option(help="Spread of compute times, 0.1 for some 10 %.", rich_help_panel=TROUBLE)
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="For the jitter.", rich_help_panel=_TROUBLE)] = 0,
-    inferences: Annotated[int, typer.Option(help="One after the other.", rich_help_panel=_OUTPUT)] = 1,
-    in_flight: Annotated[int, typer.Option(help="So many at once.", rich_help_panel=_OUTPUT)] = 1,
-    trace: Annotated[Path | None, typer.Option(help="A timeline that Perfetto opens.", rich_help_panel=_OUTPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False,
+    seed: Annotated[int, typer.Option(help="For the jitter.", rich_help_panel=TROUBLE)] = 0,
+    inferences: Annotated[int, typer.Option(help="One after the other.", rich_help_panel=OUTPUT)] = 1,
+    in_flight: Annotated[int, typer.Option(help="So many at once.", rich_help_panel=OUTPUT)] = 1,
+    trace: Annotated[Path | None, typer.Option(help="A timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Run the very programs that a cluster would get, event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
-        from fogconv.analysis import simulator as simulation
+        from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace
         from fogconv.lowering.lower import lower
         from fogconv.planning.planner import plan as make_plan
@@ -195,7 +188,7 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     console.print(
         f"{answer['model']}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
         f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
-        + (f"; the plan foresaw {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
+        + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")

@@ -11,13 +11,13 @@ import typer
 
 from fogconv.cli.choices import Switch
 from fogconv.cli.hardware_options import (
-    DEVICES,
     BandwidthOption,
     LatencyOption,
     PresetOption,
     ProfileOption,
     RateOption,
 )
+from fogconv.cli.panels import OUTPUT, WHAT, WHERE
 from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
@@ -27,23 +27,21 @@ from fogconv.planning.schemes import Scheme
 from fogconv.speedup.calculator import MOST_WORKERS
 from fogconv.speedup.conv_tables import NamedConv, convs
 
-_LAYER, _OUTPUT = "The layer or net", "Output"
-
 
 def speedup(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A net, such as vgg16.", rich_help_panel=_LAYER)] = None,
-    c: Annotated[int | None, typer.Option(help="Input channels of one layer.", rich_help_panel=_LAYER)] = None,
-    f: Annotated[int | None, typer.Option(help="Output channels; by default c.", rich_help_panel=_LAYER)] = None,
-    k: Annotated[str, typer.Option(help="Kernel, 3 or 1x7.", rich_help_panel=_LAYER)] = "3",
-    hw: Annotated[str, typer.Option(help="Input size, 14 or 14x28.", rich_help_panel=_LAYER)] = "14",
-    stride: Annotated[str, typer.Option(help="1 or 2x1.", rich_help_panel=_LAYER)] = "1",
-    padding: Annotated[str, typer.Option(help="same, or 1, or 0x3.", rich_help_panel=_LAYER)] = "same",
-    dilation: Annotated[str, typer.Option(help="1 or 2x2.", rich_help_panel=_LAYER)] = "1",
-    groups: Annotated[int, typer.Option(help="Groups.", rich_help_panel=_LAYER)] = 1,
-    batch: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=_LAYER)] = 1,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A net, such as vgg16.", rich_help_panel=WHAT)] = None,
+    c: Annotated[int | None, typer.Option(help="Input channels of one layer.", rich_help_panel=WHAT)] = None,
+    f: Annotated[int | None, typer.Option(help="Output channels; by default c.", rich_help_panel=WHAT)] = None,
+    k: Annotated[str, typer.Option(help="Kernel, 3 or 1x7.", rich_help_panel=WHAT)] = "3",
+    hw: Annotated[str, typer.Option(help="Input size, 14 or 14x28.", rich_help_panel=WHAT)] = "14",
+    stride: Annotated[str, typer.Option(help="1 or 2x1.", rich_help_panel=WHAT)] = "1",
+    padding: Annotated[str, typer.Option(help="same, or 1, or 0x3.", rich_help_panel=WHAT)] = "same",
+    dilation: Annotated[str, typer.Option(help="1 or 2x2.", rich_help_panel=WHAT)] = "1",
+    groups: Annotated[int, typer.Option(help="Groups.", rich_help_panel=WHAT)] = 1,
+    batch: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=WHAT)] = 1,
     size: Annotated[
         int | None,
-        typer.Option(help="Image size of the net (other than its usual one: needs torch).", rich_help_panel=_LAYER),
+        typer.Option(help="Image size of the net (other than its usual one: needs torch).", rich_help_panel=WHAT),
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
@@ -51,35 +49,35 @@ def speedup(
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
     wake: Annotated[
-        str | None, typer.Option(help="A sleeping radio's time to its first byte, 10ms.", rich_help_panel=DEVICES)
+        str | None, typer.Option(help="A sleeping radio's time to its first byte, 10ms.", rich_help_panel=WHERE)
     ] = None,
-    gamma: Annotated[float | None, typer.Option(help="γ, seconds per MAC.", rich_help_panel=DEVICES)] = None,
-    alpha: Annotated[float | None, typer.Option(help="α, seconds per message.", rich_help_panel=DEVICES)] = None,
+    gamma: Annotated[float | None, typer.Option(help="γ, seconds per MAC.", rich_help_panel=WHERE)] = None,
+    alpha: Annotated[float | None, typer.Option(help="α, seconds per message.", rich_help_panel=WHERE)] = None,
     beta: Annotated[
-        float | None, typer.Option(help="β, seconds per element (4 bytes) on the wire.", rich_help_panel=DEVICES)
+        float | None, typer.Option(help="β, seconds per element (4 bytes) on the wire.", rich_help_panel=WHERE)
     ] = None,
     message: Annotated[
-        int | None, typer.Option(help="M, elements per message; by default a transfer is one.", rich_help_panel=DEVICES)
+        int | None, typer.Option(help="M, elements per message; by default a transfer is one.", rich_help_panel=WHERE)
     ] = None,
     copy: Annotated[
-        float | None, typer.Option(help="Seconds per element cut, joined or summed.", rich_help_panel=DEVICES)
+        float | None, typer.Option(help="Seconds per element cut, joined or summed.", rich_help_panel=WHERE)
     ] = None,
-    joules_per_mac: Annotated[float | None, typer.Option(help="J per MAC.", rich_help_panel=DEVICES)] = None,
-    joules_per_byte: Annotated[float | None, typer.Option(help="J per byte, both ends.", rich_help_panel=DEVICES)] = None,
+    joules_per_mac: Annotated[float | None, typer.Option(help="J per MAC.", rich_help_panel=WHERE)] = None,
+    joules_per_byte: Annotated[float | None, typer.Option(help="J per byte, both ends.", rich_help_panel=WHERE)] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", "-n", help="Remote workers; 4, or the profile's.", rich_help_panel=DEVICES)
+        int | None, typer.Option("--workers", "-n", help="Remote workers; 4, or the profile's.", rich_help_panel=WHERE)
     ] = None,
     master_computes: MasterComputesOption = Switch.OFF,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False,
-    plot: Annotated[Path | None, typer.Option(help="A figure: FILE.png, .svg or .html.", rich_help_panel=_OUTPUT)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    plot: Annotated[Path | None, typer.Option(help="A figure: FILE.png, .svg or .html.", rich_help_panel=OUTPUT)] = None,
     sweep_over: Annotated[
         str | None,
-        typer.Option("--sweep", help="bandwidth=10Mbit..10Gbit, rate=… or latency=….", rich_help_panel=_OUTPUT),
+        typer.Option("--sweep", help="bandwidth=10Mbit..10Gbit, rate=… or latency=….", rich_help_panel=OUTPUT),
     ] = None,
     list_presets: Annotated[
-        bool, typer.Option("--presets", help="List the presets and their sources.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--presets", help="List the presets and their sources.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
     """Will a cluster pay? What each conv layer takes at home and on n workers, by the model of Dey et al. (CitiFog 2018)."""

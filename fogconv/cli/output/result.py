@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fogconv.analysis.layer_report import LayerReport
+if TYPE_CHECKING:
+    from fogconv.analysis.layer_report import LayerReport
+    from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.analysis.workload import Workload
+
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.run_options import RunOptions
 
@@ -41,7 +45,11 @@ class Guess:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job found. Latencies are medians of warm runs, in seconds, without set-up."""
+    """What a job found. Latencies are medians of warm runs, in seconds, without set-up.
+
+    ``runs_s``: each warm run's. ``wire``: what activations travelled as. ``machine``: the cores of the one that master and
+    workers share, "2 cores"; empty where there are several.
+    """
 
     job: Job
     model: str
@@ -58,6 +66,15 @@ class Result:
     layers: tuple[LayerReport, ...]
     events: tuple[str, ...]
     frames_per_s: float | None = None
+    runs_s: tuple[float, ...] = ()
+    wire: str = "fp32"
+    work: Workload | None = None
+    machine: str = ""
+    outlook: Outlook | None = None
+
+    @property
+    def weights_are_random(self) -> bool:
+        return self.weights.startswith("random")
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
@@ -15,11 +14,8 @@ import psutil
 import pytest
 import torch
 
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
+from fogconv.analysis.layer_report import STAR_TERMS, TERMS
 from fogconv.cli import app
-from fogconv.cli.output import console
-from fogconv.cli.output.result import Guess, Job, Result
-from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
 from tests import seeded_models as models
@@ -210,37 +206,29 @@ def test_a_trace_and_a_kept_plan(run: Program, tmp_path: Path) -> None:
     check_sentence(code, err, "a plan for 3 ranks", "this cluster has 4")
 
 
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("scheme", ["star", "rows"])
-def test_every_figure_of_the_table_is_whole(width: int, scheme: str) -> None:
-    """The widest that there are: a deep layer's name, a large map, long times."""
-    terms = STAR_TERMS if scheme == "star" else TERMS
-    times: dict[str, float | None] = dict.fromkeys(terms, 1.234567)
-    name = "features.denseblock4.denselayer16.conv2"
-    layer = LayerReport(
-        name, "conv", 2048, 2048, (11, 11), 224, 224, 1234.5, 12345.6, 9.9, True, "output:16", "", times, dict(times),
-        123_456_789, 987_654_321,
-    )  # fmt: skip
-    guesses = (Guess("espresso", 967, 0.94),)
-    job = Job(model="densenet121", plan_options=PlanOptions(threshold=0.0))
-    shown_layers, top5 = (layer,), (guesses,)
-    result = Result(job, job.model, "random", "inproc", 4, scheme, top5, 1.0, 1.0, 2.0, 1e-6, 9.0, shown_layers, ())
-    out = io.StringIO()
-    console.print_report(result, alone=False, out=out, width=width)
-    shown = out.getvalue()
-    assert "…" not in shown
-    assert all(len(line) <= width for line in shown.splitlines())
-    assert shown.replace("\n", "").count("1235") >= 4 * len(terms)
-    for part in ("output:16", "123M", *(("988M", "1234", "12346") if scheme == "star" else ())):
-        assert part in shown
-    first_column = "".join(line[: width - 55].strip() for line in shown.splitlines() if "pred" in line or "meas" in line)
-    assert width == 80 or name in first_column
+def test_a_person_reads_the_answer_first_and_no_layers_unasked(run: Program) -> None:
+    code, out, err = run(*QUICK, "--workers", "2")
+    assert code == 0, err
+    first, second, *rest = out.splitlines()
+    assert first == "coffee" and "random weights, meaningless" in second
+    assert len(rest) <= 14 and "pred" not in out.split()
+    code, out, err = run(*QUICK, "--workers", "2", "--threshold", "0", "--layers")
+    assert code == 0, err
+    assert "pred" in out.split() and "features.3.squeeze" in out
 
 
 def test_alone_under_mpirun_says_so() -> None:
     done = mpirun(1, "-c", RUN, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "the master runs alone" in done.stdout
+
+
+def test_ranks_on_one_machine_say_that_it_gains_nothing_and_what_boards_would_take() -> None:
+    done = mpirun(3, "-c", RUN, *QUICK, "--threshold", "0", "--repeat", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no gain") == 1
+    assert "simulated   3 computers like this on 1 Gbit/s links" in done.stdout
+    assert len(done.stdout.splitlines()) <= 15
 
 
 def test_only_rank_0_prints() -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.analysis.processor import Card, Processor
+from fogconv.analysis.simulation.processor import Card, Processor
 from fogconv.analysis.trace import Event
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Link, Topology
