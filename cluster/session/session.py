@@ -52,7 +52,10 @@ CLOCK_AGE_S = 10.0
 
 
 class Session:
-    """Opened by ``fogconv.cluster.connect``. ``local`` builds the master's own executable from (program, weights, host)."""
+    """Opened by ``fogconv.cluster.connect``. ``local`` builds the master's own executable from (program, weights, host).
+
+    ``rejoins``: whether the transport lets a lost worker come back. ``on_close`` is called at the end.
+    """
 
     def __init__(
         self,
@@ -64,12 +67,14 @@ class Session:
         name: str = "",
         timeout_s: float = 60.0,
         connect_timeout_s: float = 5.0,
+        rejoins: bool = True,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name or f"{os.uname().nodename}:{os.getpid()}"
         self.timeout_s = timeout_s
         self._endpoint = endpoint
         self._local = local or _interpreter
+        self._rejoins = rejoins
         self._on_close = on_close
         self._board = Dispatcher(endpoint, self._handle)
         self._loaded: dict[int, Loaded] = {}
@@ -137,7 +142,7 @@ class Session:
         Invitations stay open: whoever answers later is back at a later call. With 0 nobody is waited for: ``acquaint`` is
         due then. What a returned worker had loaded must be loaded again; weights that it kept are not shipped again.
         """
-        if self.scheme == "mpi" or self._closed:
+        if not self._rejoins or self._closed:
             return frozenset()
         return self._workers.rejoin(timeout_s)
 

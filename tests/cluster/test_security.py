@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fogconv.cluster.connect import connect, keys_for
-from fogconv.cluster.protocol.keys import KeyPair, Keys, is_local, read_keys, write_keys
+from fogconv.cluster.connect import connect
+from fogconv.cluster.protocol.keys import KeyPair, Keys, is_local, keys_for, read_keys, write_keys
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint

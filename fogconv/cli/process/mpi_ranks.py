@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from fogconv.cluster.transport.mpi.endpoint import SCHEME as MPI
 from fogconv.cluster.transport.mpi.endpoint import launched
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.errors import FogconvError
@@ -59,7 +60,7 @@ def ranks_released() -> Iterator[None]:
 @contextmanager
 def last_word(where: str) -> Iterator[LastWord | None]:
     """Over MPI: the sentence for the case that a rank dies, silent from Ctrl-C on and at the orderly end. Else None."""
-    if not where.startswith("mpi:"):
+    if not where.startswith(f"{MPI}://"):
         yield None
         return
     word = LastWord()
@@ -81,7 +82,7 @@ def last_word(where: str) -> Iterator[LastWord | None]:
 
 def closed_quietly(session: Session) -> None:
     """Close a session that failed; over MPI, wait until the ranks on this machine have ended."""
-    here = [info.pid for info in session.workers if info.host == os.uname().nodename] if session.scheme == "mpi" else []
+    here = [info.pid for info in session.workers if info.host == os.uname().nodename] if session.scheme == MPI else []
     session.close()
     deadline = time.monotonic() + GONE_S
     while any(_alive(pid) for pid in here) and time.monotonic() < deadline:
