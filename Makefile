@@ -27,25 +27,19 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY) ## five ranks on this machine tell what is on a photograph
 	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --threshold 0 --compare
 
-# What only computes shares the cores between two processes; what measures, waits for others or takes cores away has them for
-# itself. A file's tests stay in one process, for they share models, workers and launches.
-COMPUTING := $(addprefix tests/,kernels test_matrix.py test_export.py test_rules.py test_lower.py test_seeding.py \
-	test_planner.py test_predictors.py cli/test_speedup_command.py cluster/test_arrays.py cluster/test_codec.py \
-	test_simulate.py test_speedup.py test_zoo.py test_nets.py test_guard.py test_images.py test_processor.py \
-	test_prediction.py test_trigger.py test_units.py test_residency.py test_partition.py test_profile.py test_layouts.py \
-	test_waves.py test_cuts.py test_topology.py test_hostfile.py test_playbook.py test_pace.py \
-	cli/test_simulate_command.py cluster/test_narrow.py)
+# What only computes shares the cores between two processes; what is marked `alone` has them for itself. A file's tests stay in
+# one process, for they share models, workers and launches. Both parts run, even where the first one fails.
 define RUN_TESTS
-	$(if $(PYTEST_ARGS),$(BIN)/python -m pytest $(1) $(PYTEST_ARGS),\
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(1) -n 2 --dist loadfile $(COMPUTING); computing=$$?; \
-	$(BIN)/python -m pytest $(1) $(addprefix --ignore=,$(COMPUTING)) && exit $$computing)
+	$(if $(PYTEST_ARGS),$(BIN)/python -m pytest -m "$(1)" $(PYTEST_ARGS),\
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone$(if $(1), and $(1))" -n 2 --dist loadfile --durations 20; shared=$$?; \
+	$(BIN)/python -m pytest -m "alone$(if $(1), and $(1))" --durations 20 && exit $$shared)
 endef
 
 test: $(READY) ## the tests, a pairwise subset of the matrix (about 10 minutes on two cores)
-	$(call RUN_TESTS,-m "not full")
+	$(call RUN_TESTS,not full)
 
 test-full: $(READY) ## all tests
-	$(call RUN_TESTS)
+	$(call RUN_TESTS,)
 
 # An aarch64 Python has no torch, so only files that do without are collected there: the codec's, and those with tests marked `arm`.
 ARM_TESTS = $$(grep -rl --include='test_*.py' 'pytest\.mark\.arm' tests)

@@ -217,7 +217,8 @@ def _check_mpi(address: str) -> None:
 
 def _dial_mpi(addresses: Sequence[str], options: Dialing) -> Dialed:
     """On rank 0 the end to all other ranks. On these it serves until the master leaves, and does not return."""
-    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint, launched
+    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
+    from fogconv.cluster.transport.mpi.launch import launched
     from fogconv.cluster.worker.process import serve_mpi
 
     launch = launched()

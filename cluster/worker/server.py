@@ -24,6 +24,7 @@ from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.lifecycle import Life
+from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
@@ -40,7 +41,6 @@ from fogconv.errors import (
 )
 from fogconv.ir import program as ir
 from fogconv.ir.layout import MASTER
-from fogconv.ir.version import VERSION
 
 log = logging.getLogger("fogconv.worker")
 

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+from fogconv.cluster.protocol.version import VERSION
 from fogconv.errors import FogconvError
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
-from fogconv.ir.version import VERSION
 
 CACHE_VERSION = 3
 CACHE_AGE_S = 7 * 86400.0

@@ -22,15 +22,10 @@ from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
-from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
 from fogconv.errors import InputError, ModelError
-from fogconv.ir.guard import Protection
-from fogconv.ir.plan import load_plan
-from fogconv.planning.plan_options import WIRES, PlanOptions, wire_of
-from fogconv.planning.search import SCHEMES
 from fogconv.runtime.engine import Engine, Inference
-from fogconv.speedup.trigger import Trigger
 
 if TYPE_CHECKING:
     from fogconv.hardware.topology import Topology
@@ -49,7 +44,6 @@ class Shown:
 
 def run_job(job: Job, shown: Shown) -> Result:
     """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
-    _check(job)
     with _opened(job) as session:
         model, x = _prepared(job)
         with loading_bar(shown.json) as bar:
@@ -67,21 +61,10 @@ def run_job(job: Job, shown: Shown) -> Result:
     return result
 
 
-def _check(job: Job) -> None:
-    """What can be told to be wrong before anything is loaded."""
-    if job.wire not in WIRES:
-        raise InputError(f"--wire {job.wire!r}: it is one of {', '.join(WIRES)}")
-    if job.scheme not in SCHEMES:
-        raise InputError(f"--scheme {job.scheme!r}: it is one of {', '.join(SCHEMES)}")
-    Trigger.parse(job.trigger)
-    if not job.threshold >= 0:
-        raise InputError(f"--threshold {job.threshold:g}: it is 0 or more; 0 distributes every conv, inf none")
-
-
 @contextmanager
 def _opened(job: Job) -> Iterator[Session]:
     """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
-    launch = launched()
+    launch, options = launched(), job.run_options
     if job.cluster:
         where: str = job.cluster
     elif launch is not None and launch.size > 1:
@@ -92,11 +75,11 @@ def _opened(job: Job) -> Iterator[Session]:
     with last_word(where) as word:
         session = connect(
             where,
-            timeout_s=job.timeout_s,
-            heartbeat_s=job.heartbeat_s,
-            threads=job.threads or None,
-            keys=job.keys,
-            insecure=job.insecure,
+            timeout_s=options.timeout_s,
+            heartbeat_s=options.heartbeat_s,
+            threads=options.threads or None,
+            keys=options.keys,
+            insecure=options.insecure,
             last_word=word,
         )
         watch = Watch(lambda: closed_quietly(session), first=word.silence if word else lambda: None)
@@ -127,23 +110,10 @@ def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32],
 
     graph = export(model.module, torch.from_numpy(x), model.name)
     topology = _topology(job, session)
-    choices = PlanOptions(
-        job.scheme,
-        job.trigger,
-        job.threshold,
-        job.master_computes,
-        job.even,
-        wire_of(job.wire, graph, topology, job.scheme),
-        None if job.plan is None else load_plan(job.plan),
-        rehearse=job.rehearse,
-        adapt=job.adapt and job.plan is None,
-        protection=Protection(job.verify, job.redundancy, job.patience),
-    )
-    if choices.plan is not None and choices.plan.ranks != session.ranks:
-        raise InputError(
-            f"{job.plan} is a plan for {choices.plan.ranks} ranks, but this cluster has {session.ranks}; plan again"
-        )
-    return Engine(graph, session, topology, choices, progress)
+    plan = job.plan_options.plan
+    if plan is not None and plan.ranks != session.ranks:
+        raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
+    return Engine(graph, session, topology, job.plan_options, job.run_options, progress)
 
 
 def _topology(job: Job, session: Session) -> Topology:

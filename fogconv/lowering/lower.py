@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from fogconv.guards.gather import gather_pieces
+from fogconv.guards.placement import extra_reads
 from fogconv.ir import program as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
@@ -21,8 +23,8 @@ from fogconv.ir.plan import Placement, Plan, Work, check_plan, is_partial, needs
 from fogconv.ir.program import Activation, AnyStep, Program
 from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held, shuffled
-from fogconv.lowering.coded_conv import GuardedProgramBuilder, Partial
 from fogconv.lowering.overlap import interior_first
+from fogconv.lowering.program_builder import Partial, ProgramBuilder
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def lower(graph: LayerGraph, plan: Plan) -> Lowered:
     return _Lowering(graph, plan).run()
 
 
-class _Lowering(GuardedProgramBuilder):
+class _Lowering(ProgramBuilder):
     def run(self) -> Lowered:
         graph = self.graph
         self.index = len(graph.layers)
@@ -79,7 +81,7 @@ class _Lowering(GuardedProgramBuilder):
         ready = []
         for index in stage:
             layer, placement = self.graph.layers[index], self.plan.placements[index]
-            if isinstance(layer, Concat | Slice) or placement.via or placement.guard is not None:
+            if isinstance(layer, Concat | Slice) or placement.via:
                 continue
             readers = self.readers(layer, placement)
             if readers.keys() <= there:
@@ -105,11 +107,13 @@ class _Lowering(GuardedProgramBuilder):
             self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
 
     def readers(self, layer: Layer, placement: Placement) -> dict[int, dict[int, tuple[Region, ...]]]:
-        """Tensor → rank → what this rank, which computes a part of the layer, reads of it."""
+        """Tensor → rank → what this rank, which computes a part of the layer or guards it, reads of it."""
         found: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
         for work in placement.work:
             for tensor, region in needs(self.graph, layer, work):
                 found[tensor][work.rank] = (*found[tensor].get(work.rank, ()), region)
+        for rank, tensor, region in extra_reads(self.graph, layer, placement):
+            found[tensor][rank] = (*found[tensor].get(rank, ()), region)
         return found
 
     def layer(self, layer: Layer, placement: Placement, late: tuple[Work, ...] | None) -> None:
@@ -127,11 +131,7 @@ class _Lowering(GuardedProgramBuilder):
         for tensor, layout in placement.via:
             self.fetch(tensor, dict(enumerate(layout.regions)))
         if late is None:
-            readers = self.readers(layer, placement)
-            if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
-                coder = placement.guard.code
-                readers[layer.source][coder] = self.all_wanted(layer.source, coder)
-            parcels = self.send(readers, ahead=True)
+            parcels = self.send(self.readers(layer, placement), ahead=True)
             late = self.early(layer, placement)
             self.receive(parcels)
         summands = [part for work in late if (part := self.work(layer, work))]
@@ -141,7 +141,9 @@ class _Lowering(GuardedProgramBuilder):
             assert placement.target is not None
             if placement.guard is not None:
                 assert isinstance(layer, Conv)
-                summands = self.guarded(layer, placement.guard, late, summands)
+                raw = [(work, part.buffer) for work, part in zip(late, summands, strict=True)]
+                gathered = gather_pieces(self, layer, placement.guard, raw)
+                summands = [Partial(MASTER, buffer, region) for region, buffer in gathered.items()]
             self.reduce(layer, placement.target, summands)
         elif placement.target is not None:
             self.fetch(layer.target, dict(enumerate(placement.target.regions)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from fogconv.ir.geometry import Region, Span, bounding
+from fogconv.ir.graph import Concat, LayerGraph, Slice
 from fogconv.ir.layout import Layout, merge, transfers
 from fogconv.ir.shard import split
 from fogconv.planning.cost import Prices, Traffic
@@ -87,3 +88,14 @@ class LayoutBook:
                 part = Span(axis.start + span.start, axis.start + span.stop)
                 regions[rank] = (common.with_rows(part) if axis is common.rows else common.with_channels(part),)
         return self.number(Layout(tuple(regions)))
+
+
+def relabelled(graph: LayerGraph, layer: Concat | Slice) -> tuple[tuple[int, int], ...]:
+    """(tensor, channel offset) of the pieces that a concatenation or slice consists of."""
+    if isinstance(layer, Slice):
+        return ((layer.source, -layer.start),)
+    pieces, at = [], 0
+    for source in layer.sources:
+        pieces.append((source, at))
+        at += graph.tensors[source].channels
+    return tuple(pieces)

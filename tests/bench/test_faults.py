@@ -13,6 +13,8 @@ from bench.faults.places import Loopback
 from fogconv.cluster.protocol import codec
 from fogconv.errors import WireError
 
+pytestmark = pytest.mark.alone
+
 NET = "squeezenet1_1"
 
 

@@ -29,6 +29,8 @@ from bench.fog.testbed import BRIDGE_FILTERS, RUN, sweep
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.ir.geometry import ConvSpec
 
+pytestmark = pytest.mark.alone
+
 CAN = os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
 needs_bed = pytest.mark.skipif(not CAN, reason="needs root and iproute2")
 root = pytest.mark.root

@@ -11,6 +11,8 @@ import pytest
 from bench.model_accuracy import TERMS, markdown, merged, parse_case, summary
 from fogconv.errors import InputError
 
+pytestmark = pytest.mark.alone
+
 
 def run(total_s: float) -> dict[str, Any]:
     def layer(name: str, predicted_s: float) -> dict[str, Any]:

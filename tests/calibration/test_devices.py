@@ -14,6 +14,8 @@ from fogconv.errors import WorkerLostError
 from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
 from fogconv.ir.geometry import ConvSpec
 
+pytestmark = pytest.mark.alone
+
 STEP = 1e-5
 
 

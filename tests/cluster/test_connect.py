@@ -10,6 +10,8 @@ from fogconv.cluster.connect import addresses_of, connect
 from fogconv.errors import InputError, TopologyError
 from tests.cluster.programs import FakeExecutable, fake_local
 
+pytestmark = pytest.mark.alone
+
 
 def test_addresses_come_as_a_string_or_as_a_list() -> None:
     expected = ["tcp://pi1:5555", "tcp://[fe80::1]:5556", "ipc:///tmp/worker"]

@@ -19,6 +19,8 @@ from fogconv.errors import ConnectError, FogconvError, InputError
 from tests.cluster.cluster_of import Cluster, FakeExecutable, eventually
 from tests.cluster.programs import fake_local, ring
 
+pytestmark = pytest.mark.alone
+
 X = np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1)
 
 

@@ -11,7 +11,8 @@ from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Tensor, reads, writ
 from fogconv.ir.program import Recv, Send
 from fogconv.ir.stages import made_before, one_by_one, stages
 from fogconv.lowering.lower import lower
-from fogconv.planning.search import plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
 from tests.random_graphs import graphs
 
 
@@ -59,7 +60,7 @@ def test_branches_of_a_cell_wait_for_their_neighbours_together() -> None:
 
 def test_two_branches_halos_are_one_message() -> None:
     graph = cell()
-    found = plan(graph, Topology.uniform(4, 1e9, 1e9, 1e-6, step_s=1e-6), scheme="rows")
+    found = plan(graph, Topology.uniform(4, 1e9, 1e9, 1e-6, step_s=1e-6), PlanOptions("rows"))
     programs = lower(graph, found).programs
     shared = [step for program in programs for step in program.steps if isinstance(step, Send) and step.more]
     assert shared

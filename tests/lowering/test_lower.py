@@ -23,9 +23,11 @@ from fogconv.ir.program import Send, decode, encode
 from fogconv.lowering.lower import lower
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
-from fogconv.planning.search import plan as make_plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan as make_plan
+from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
-from fogconv.planning.strategies import Options
+from fogconv.planning.strategies.options import Options
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
@@ -66,13 +68,13 @@ def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
 @given(graphs(), topologies, st.sampled_from(["auto", "depth", "rows", "local"]), st.integers(0, 9))
 @settings(deadline=None, max_examples=60)
 def test_the_planners_plan_computes_the_graph(graph: LayerGraph, topology: Topology, scheme: str, seed: int) -> None:
-    check(graph, make_plan(graph, topology, scheme=scheme), seed)
+    check(graph, make_plan(graph, topology, PlanOptions(scheme)), seed)
 
 
 @given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 9))
 @settings(deadline=None, max_examples=60)
 def test_the_star_computes_the_graph(graph: LayerGraph, topology: Topology, master: bool, even: bool, seed: int) -> None:
-    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, even=even), seed)
+    check(graph, plan_star(graph, topology, SchemeOptions(threshold=0, master_computes=master, even=even)), seed)
 
 
 @given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 1), st.integers(0, 9))
@@ -81,7 +83,7 @@ def test_the_guarded_star_computes_the_graph_and_its_checks_and_codes_agree(
     graph: LayerGraph, topology: Topology, master: bool, verify: bool, redundancy: int, seed: int
 ) -> None:
     protection = Protection(verify, redundancy, 3.0)
-    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, protection=protection), seed)
+    check(graph, plan_star(graph, topology, SchemeOptions(threshold=0, master_computes=master, protection=protection)), seed)
 
 
 @given(graphs(), topologies, st.data(), st.integers(0, 9))
@@ -111,7 +113,7 @@ def test_interior_first_computes_the_graph(graph: LayerGraph, topology: Topology
         patch("fogconv.lowering.overlap.TILE", 1),
         patch("fogconv.lowering.overlap.LEAST_SHARE", 0),
     ):
-        check(graph, make_plan(graph, topology, scheme="rows"), seed)
+        check(graph, make_plan(graph, topology, PlanOptions("rows")), seed)
 
 
 def _rows(graph: LayerGraph, topology: Topology, overlaps: Sequence[int]) -> Plan:

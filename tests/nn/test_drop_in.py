@@ -29,6 +29,8 @@ from fogconv.nn import DistributedConv2d, distribute
 from fogconv.zoo.models import torchvision_models
 from tests.seeded_models import model as seeded
 
+pytestmark = pytest.mark.alone
+
 CONV2D = next(info for info in op_db if info.name == "nn.functional.conv2d")
 MODULE = next(info for info in module_db if info.module_cls is nn.Conv2d)
 

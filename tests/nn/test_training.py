@@ -25,6 +25,8 @@ from fogconv.nn import DistributedConv2d, distribute
 from fogconv.nn.remote import RemoteConv
 from tests.cluster.launch import free_port, process, wait_until_listening
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def four() -> Iterator[Session]:

@@ -8,7 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.hardware_options import hardware
+from fogconv.cli.connection_options import CONNECTION, InsecureOption, KeysOption
+from fogconv.cli.hardware_options import (
+    DEVICES,
+    BandwidthOption,
+    LatencyOption,
+    PresetOption,
+    ProfileOption,
+    RateOption,
+    hardware,
+)
+from fogconv.cli.plan_options import (
+    MASTER_COMPUTES,
+    PLAN,
+    WIRE,
+    EvenOption,
+    MasterComputesOption,
+    SchemeOption,
+    ThresholdOption,
+    TriggerOption,
+    WireOption,
+    plan_options,
+)
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 
@@ -18,46 +39,35 @@ if TYPE_CHECKING:
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
 
-_DEVICES, _PATHS, _OUTPUT = "The devices and links", "The paths", "Output"
+_OUTPUT = "Output"
 
 
 def plan(
     model: Annotated[str, typer.Argument(help="A torchvision model's name, efficientnet_lite0, or a .pt2 file.")],
     cluster: Annotated[
         str,
-        typer.Option(help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=_DEVICES),
+        typer.Option(
+            help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=CONNECTION
+        ),
     ] = "",
-    keys: Annotated[
-        Path | None, typer.Option(help="Folder with this device's keys (of `fogconv keygen`).", rich_help_panel=_DEVICES)
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Go without encryption and keys on a network.", rich_help_panel=_DEVICES)
-    ] = False,
-    profile: Annotated[
-        Path | None, typer.Option(help="What `fogconv calibrate` measured.", rich_help_panel=_DEVICES)
-    ] = None,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     ranks: Annotated[
-        int | None, typer.Option(help="The master and its workers; 5, or the profile's.", min=1, rich_help_panel=_DEVICES)
+        int | None, typer.Option(help="The master and its workers; 5, or the profile's.", min=1, rich_help_panel=DEVICES)
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Boards: pi3, pi4, pi5, jetson-nano, mini-pc.", rich_help_panel=_DEVICES)
-    ] = None,
-    rate: Annotated[str | None, typer.Option(help="Each device's, 10GFLOP/s.", rich_help_panel=_DEVICES)] = None,
-    bandwidth: Annotated[str | None, typer.Option(help="Each link's, 100Mbit/s.", rich_help_panel=_DEVICES)] = None,
-    latency: Annotated[str | None, typer.Option(help="Per message, 0.5ms.", rich_help_panel=_DEVICES)] = None,
-    scheme: Annotated[
-        str, typer.Option(help="auto, star (the paper's), depth, rows or local.", rich_help_panel=_PATHS)
-    ] = "",
-    trigger: Annotated[str, typer.Option(help="Star: both, bound, estimate or channels:N.", rich_help_panel=_PATHS)] = "",
-    threshold: Annotated[
-        float | None, typer.Option(help="Star: 0 distributes every conv, inf none.", rich_help_panel=_PATHS)
-    ] = None,
-    master_computes: Annotated[str, typer.Option(help="Star: on, or off as in the paper.", rich_help_panel=_PATHS)] = "on",
-    wire: Annotated[
-        str, typer.Option(help="fp32, fp16, bf16, lossless, zeros, lz4, zstd.", rich_help_panel=_PATHS)
-    ] = "fp32",
-    size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=_PATHS)] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=_PATHS)] = 1,
+    preset: PresetOption = None,
+    profile: ProfileOption = None,
+    rate: RateOption = None,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = None,
+    scheme: SchemeOption = None,
+    trigger: TriggerOption = None,
+    threshold: ThresholdOption = None,
+    master_computes: MasterComputesOption = MASTER_COMPUTES,
+    even: EvenOption = False,
+    wire: WireOption = WIRE,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=PLAN)] = None,
+    batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=PLAN)] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -68,13 +78,9 @@ def plan(
     with sentences("fogconv plan"):
         from fogconv.analysis.forecast import forecast
         from fogconv.analysis.timeline import check_suffix, draw
-        from fogconv.planning.plan_options import WIRES, wire_of
-        from fogconv.planning.search import plan as make_plan
+        from fogconv.planning.planner import plan as make_plan
 
-        if wire not in WIRES:
-            raise InputError(f"--wire {wire!r}: it is one of {', '.join(WIRES)}")
-        if master_computes not in ("on", "off"):
-            raise InputError(f"--master-computes {master_computes!r}: it is on or off")
+        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even)
         for option, path in (("--out", out), ("--plot", plot)):
             if path is not None and not path.parent.is_dir():
                 raise InputError(f"{option} {path}: there is no folder {path.parent}")
@@ -90,16 +96,7 @@ def plan(
         else:
             topology, described = _measured(cluster, keys, insecure)
         graph = _graph(model, size, batch)
-        chosen = scheme or ("star" if trigger or threshold is not None else "auto")
-        found = make_plan(
-            graph,
-            topology,
-            scheme=chosen,
-            wire=wire_of(wire, graph, topology, chosen),
-            trigger=trigger or "both",
-            threshold=1.0 if threshold is None else threshold,
-            master_computes=master_computes == "on",
-        )
+        found = make_plan(graph, topology, options)
         told = forecast(graph, found, topology)
         if out is not None:
             _save(found, out)
@@ -127,6 +124,7 @@ def _described(
     if ranks == 1:
         raise InputError("--ranks 1 is the master alone, and there is nothing to plan; give 2 or more")
     workers = None if ranks is None else ranks - 1
+
     found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
     return found.topology, found.description
 

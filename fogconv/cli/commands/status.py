@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.process.exit_codes import sentences
 
 if TYPE_CHECKING:
@@ -164,8 +165,8 @@ class Watcher:
 
 def status(
     cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT,… or a hostfile.")],
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys (of `fogconv keygen`).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="One round, then end: 0 if all answered, else 1.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a round on stdout.")] = False,

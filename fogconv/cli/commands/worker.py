@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.errors import FogconvError
 from fogconv.hardware.units import parse_bytes
 
@@ -25,8 +26,8 @@ def worker(
         str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
     ] = "",
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = 1.0,
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""

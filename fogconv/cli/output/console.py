@@ -82,7 +82,7 @@ def _head(result: Result, alone: bool) -> Iterator[str]:
     yield f"1 master + {_workers(result.workers)} {where}, scheme {result.scheme}"
     if alone:
         yield "mpirun started one rank (-n 1): the master runs alone"
-    if result.scheme == "star" and result.job.threshold == 0:
+    if result.scheme == "star" and result.job.plan_options.threshold == 0:
         yield (
             "--threshold 0 forces every conv out, whether it pays or not, to show the engine at work; ranks that share one "
             "machine gain nothing by it"

@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from fogconv.analysis.layer_report import LayerReport
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.runtime.run_options import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The command line's choices; see `fogconv.cli.commands.run.run`."""
+    """What the command line asks for: the settings of the plan and of the run, and what concerns this one command."""
 
     model: str
     images: tuple[str, ...] = ("coffee",)
     cluster: str = ""
     workers: int = -1
-    scheme: str = "auto"
-    trigger: str = "both"
-    threshold: float = 1.0
-    master_computes: bool = True
-    even: bool = False
-    wire: str = "fp32"
-    plan: Path | None = None
+    plan_options: PlanOptions = PlanOptions()
+    run_options: RunOptions = RunOptions()
     profile: Path | None = None
     weights: str = "pretrained"
     size: int | None = None
@@ -33,16 +30,6 @@ class Job:
     repeat: int = 5
     stream: int = 0
     compare: bool = False
-    threads: int = 0
-    timeout_s: float = 60.0
-    heartbeat_s: float = 1.0
-    verify: bool = False
-    redundancy: int = 0
-    patience: float = 0.0
-    adapt: bool = True
-    rehearse: bool = False
-    keys: Path | None = None
-    insecure: bool = False
 
 
 @dataclass(frozen=True)

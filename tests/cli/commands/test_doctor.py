@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 from fogconv.cli.commands import doctor as module
 from fogconv.cli.commands.doctor import Finding, doctor, examine
 
+pytestmark = pytest.mark.alone
+
 
 def call(*arguments: str) -> Result:
     application = typer.Typer()

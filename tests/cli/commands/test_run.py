@@ -19,8 +19,13 @@ from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
 from fogconv.cli import app
 from fogconv.cli.output import console
 from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.scheme_options import WIRES
+from fogconv.planning.schemes import Scheme
 from tests import seeded_models as models
 from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
+
+pytestmark = pytest.mark.alone
 
 RUN = "from fogconv.cli.app import main_run; main_run()"
 WORKER = "import sys; sys.modules['torch'] = None; from fogconv.cli.app import main_worker; main_worker()"
@@ -116,11 +121,8 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--wire", "fp8"), ("--wire 'fp8'", "fp16")),
-        (("--scheme", "ring"), ("--scheme 'ring'", "depth")),
         (("--trigger", "maybe"), ("'maybe'", "channels:N")),
-        (("--threshold", "-1"), ("--threshold -1",)),
-        (("--master-computes", "perhaps"), ("on or off",)),
+        (("--threshold", "-1"), ("threshold -1",)),
         (("--mean", "a,b"), ("--mean", "0.485")),
         (("--plan", "nowhere.json"), ("nowhere.json",)),
         (("--profile", "nowhere.json"), ("nowhere.json",)),
@@ -130,6 +132,35 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
 def test_a_wrong_option_says_what_is_allowed(run: Program, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     code, _, err = run("squeezenet1_1", "--weights", "random", "--size", "64", *arguments)
     check_sentence(code, err, *words)
+
+
+@pytest.mark.parametrize(
+    ("option", "possible"),
+    [("--scheme", tuple(Scheme)), ("--wire", WIRES), ("--master-computes", ("on", "off"))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_choice_is_answered_by_the_possible_ones(run: Program, option: str, possible: tuple[str, ...]) -> None:
+    code, _, err = run("squeezenet1_1", option, "nonsense")
+    assert code == 2 and "Traceback" not in err
+    for word in (option, "nonsense", *possible):
+        assert word in err
+
+
+def test_the_help_lists_the_choices(run: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run("--help")
+    assert code == 0
+    for choices in (tuple(Scheme), WIRES, ("on", "off")):
+        assert "|".join(choices) in out
+    for scheme in Scheme:
+        assert f"{scheme}: " in out
+
+
+def test_every_command_is_a_module_of_its_name_with_help_of_its_own() -> None:
+    folder = Path(app.__file__).parent / "commands"
+    assert sorted(app.COMMANDS) == sorted(path.stem for path in folder.glob("[!_]*.py"))
+    for name in app.COMMANDS:
+        assert app.command(name).__doc__
 
 
 def test_json_holds_the_promised_keys(run: Program) -> None:
@@ -191,7 +222,7 @@ def test_every_figure_of_the_table_is_whole(width: int, scheme: str) -> None:
         123_456_789, 987_654_321,
     )  # fmt: skip
     guesses = (Guess("espresso", 967, 0.94),)
-    job = Job(model="densenet121", threshold=0.0)
+    job = Job(model="densenet121", plan_options=PlanOptions(threshold=0.0))
     shown_layers, top5 = (layer,), (guesses,)
     result = Result(job, job.model, "random", "inproc", 4, scheme, top5, 1.0, 1.0, 2.0, 1e-6, 9.0, shown_layers, ())
     out = io.StringIO()

@@ -19,6 +19,8 @@ from fogconv.cluster.connect import connect
 from fogconv.errors import InputError
 from tests.cluster.launch import free_port, process, wait_until_listening
 
+pytestmark = pytest.mark.alone
+
 WORKER = "import sys; sys.modules['torch'] = None; from fogconv.cli.app import main_worker; main_worker()"
 
 

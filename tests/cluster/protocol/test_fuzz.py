@@ -11,6 +11,8 @@ import pytest
 from tests.cluster.launch import ROOT, environment
 from tests.cluster.protocol.fuzz_codec import CORPUS, one_input, seeds
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 60
 
 

@@ -30,6 +30,8 @@ from fogconv.ir.geometry import ConvSpec, Region
 from tests.cluster.cluster_of import KINDS, Cluster, FakeExecutable, InprocCluster, ZeromqCluster, eventually
 from tests.cluster.programs import PIECE, ring, star
 
+pytestmark = pytest.mark.alone
+
 X = np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1)
 Make = Callable[..., Cluster]
 

@@ -16,6 +16,8 @@ from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from tests.cluster.launch import mpirun
 from tests.cluster.transport.contract import CHECKS, a_dead_peer_is_noticed, echo
 
+pytestmark = pytest.mark.alone
+
 Ends = tuple[Endpoint, Peer]
 
 

@@ -26,6 +26,8 @@ from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import free_port, process, wait_until_listening
 from tests.cluster.programs import fake_local, ring, star
 
+pytestmark = pytest.mark.alone
+
 X = np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1)
 REAL = ("-m", "fogconv.cli.commands.worker", "--bind")
 FAKE = ("-m", "tests.cluster.fake_worker")

@@ -29,6 +29,8 @@ from fogconv.cluster.transport.zeromq.shared_memory import (
 from fogconv.errors import WireError
 from tests.cluster.transport.contract import PATIENCE_S, echo
 
+pytestmark = pytest.mark.alone
+
 LIMIT = 1 << 20
 ARENA = Arena(1 << 20)
 HEADER = codec.encode(m.Data(1, 1), bytes(SHARED_BYTES))[0]

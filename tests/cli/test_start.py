@@ -1,0 +1,36 @@
+"""What a start must not import: the help and the package stay quick."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "numba", "numpy", "zmq", "mpi4py", "scipy", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import fogconv",
+        "import sys; sys.argv[1:] = ['--help']; from fogconv.cli.app import main; main()",
+        "import sys; sys.argv[1:] = ['run', '--help']; from fogconv.cli.app import main; main()",
+    ],
+    ids=["import", "help", "run-help"],
+)
+def test_a_start_imports_nothing_heavy(start: str) -> None:
+    report = f"import atexit, sys\natexit.register(lambda: print('HEAVY', *[m for m in {HEAVY!r} if m in sys.modules]))\n"
+    done = subprocess.run([sys.executable, "-c", report + start], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY"
+
+
+def test_python_m_fogconv_is_the_program() -> None:
+    """Asked of the interpreter itself, which lists what it imports."""
+    command = [sys.executable, "-X", "importtime", "-m", "fogconv", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0 and "calibrate" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & set(HEAVY)
+    assert "typer" in imported
