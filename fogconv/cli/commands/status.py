@@ -195,7 +195,7 @@ def rates_of(cluster: str) -> dict[str, float]:
 
     addresses = addresses_of(cluster)
     if transport_of_all(addresses).listen is None:
-        raise InputError(f"--cluster {cluster}: only workers that listen can be asked from outside: {listening_forms()}")
+        raise InputError(f"--cluster {cluster}: only workers with addresses can be asked from outside: {listening_forms()}")
     rates = [1.0] * len(addresses)
     if "://" not in cluster:
         rates = [host.rate or 1.0 for host in read_hostfile(cluster) for _ in range(host.slots)]
