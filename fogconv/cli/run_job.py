@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.star_terms import layer_terms
 from fogconv.analysis.workload import workload
+from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.report import print_report
 from fogconv.cli.output.result import Guess, Job, Result
@@ -55,7 +56,12 @@ def run_job(job: Job, shown: Shown) -> Result:
         model, x = _prepared(job)
         with bar as progress:
             engine = _engine(job, session, model, x, progress)
-        result = _measure(job, shown, session, engine, model, x)
+        first = _first(engine, model, x)
+        top5 = tuple(_top5(model, row) for row in first)
+        if not shown.json:
+            answers = tuple(zip(job.images, top5, strict=True))
+            print_answer(answers, random_weights=model.has_random_weights, out=shown.out)
+        result = _measure(job, shown, session, engine, model, x, first, top5)
         engine.close()
     if shown.json:
         import msgspec
@@ -142,16 +148,30 @@ def _topology(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> Result:
-    first = engine.run(x)
+def _first(engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The output of the first inference, which is the answer: it is shown before anything is measured."""
+    output = engine.run(x).output
+    if not np.isfinite(output).all():
+        raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
+    return output
+
+
+def _measure(
+    job: Job,
+    shown: Shown,
+    session: Session,
+    engine: Engine,
+    model: ZooModel,
+    x: NDArray[np.float32],
+    first: NDArray[np.float32],
+    top5: tuple[tuple[Guess, ...], ...],
+) -> Result:
     collect_as_usual()
     collect_now()
     runs = [engine.run(x) for _ in range(job.repeat)]
-    if not np.isfinite(first.output).all():
-        raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
     median = statistics.median_low([run.latency_s for run in runs])
     typical = next(run for run in runs if run.latency_s == median)
-    outputs, frames = [first.output], None
+    outputs, frames = [first], None
     if job.stream:
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed
@@ -169,7 +189,7 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
         job.cluster or session.scheme,
         len(engine.ranks) - 1,
         engine.plan.scheme,
-        tuple(_top5(model, row) for row in first.output),
+        top5,
         median,
         engine.plan.predicted_s,
         torch_s,

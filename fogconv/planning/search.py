@@ -65,18 +65,18 @@ def _fastest(topology: Topology, most: int) -> list[int]:
     return [0, *sorted(sorted(topology.workers, key=slowness)[: most - 1])]
 
 
-def _crews(topology: Topology) -> list[tuple[int, ...]]:
+def _member_sets(topology: Topology) -> list[tuple[int, ...]]:
     """All ranks, and without those of the lowest rates, or of the thinnest links to the master: a rank's messages can cost
     more than its work is worth."""
     rates = level([topology.rate(rank) for rank in topology.ranks])
     links = [max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte) for rank in topology.ranks[1:]]
     widths = (0.0, *level([1.0 / max(s_per_byte, 1e-15) for s_per_byte in links], tolerance=1.0))
-    crews = [
+    member_sets = [
         tuple(rank for rank in topology.ranks if rank == 0 or values[rank] >= least)
         for values in (rates, widths)
         for least in sorted(set(values[1:])) or [0.0]
     ]
-    return list(dict.fromkeys(crews))
+    return list(dict.fromkeys(member_sets))
 
 
 def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
@@ -84,7 +84,7 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
     found: list[Plan] = []
     failures: list[PlannerError] = []
     book = _book(graph, topology, wire)  # one for all: what a layout costs to come by is the same in every search
-    for members in _crews(topology):
+    for members in _member_sets(topology):
         for scheme in _SEARCHES:
             try:
                 found.append(_search(graph, book, scheme, wire, members))

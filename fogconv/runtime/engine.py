@@ -43,9 +43,9 @@ from fogconv.runtime.membership import (
     topology_of,
     with_less_weight,
 )
-from fogconv.runtime.plan_cache import CompiledPlan, Playbook
+from fogconv.runtime.plan_cache import CompiledPlan, PlanCache
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
-from fogconv.runtime.rejoin import Warming
+from fogconv.runtime.rejoin import Rejoining
 from fogconv.runtime.run_options import RunOptions
 from fogconv.runtime.stream import stream
 
@@ -86,9 +86,9 @@ class Engine:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        self._book = Playbook(self.graph, settled(self.plan_options, self.graph, self.topology))
+        self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
         self._adapts = self.run_options.adapt and self.plan_options.plan is None
-        self._warming = Warming(self.session)
+        self._rejoining = Rejoining(self.session)
         first = at_first(self.topology.ranks, self._present)
         self.ranks: tuple[int, ...] = first.members
         self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
@@ -96,7 +96,7 @@ class Engine:
         self._correction: Correction | None = None
         self._first = self.topology
         self._corrected: frozenset[int] = frozenset()
-        self._reprieve = Probation()
+        self._probation = Probation()
         self.loaded: Loaded
         self._compiled: CompiledPlan
         while True:
@@ -148,7 +148,7 @@ class Engine:
 
     @property
     def _present(self) -> frozenset[int]:
-        return frozenset(info.rank for info in self.session.workers) - self._warming.ranks
+        return frozenset(info.rank for info in self.session.workers) - self._rejoining.ranks
 
     def members_change(self) -> bool:
         """Whether somebody of the members is gone, or somebody outside of it is ready. Looks, waits for nobody."""
@@ -156,24 +156,24 @@ class Engine:
         for rank in sorted(self.session.rejoin(0.0) & set(self.topology.ranks)):
             self._warm(rank)
         gone = not self._present >= set(self.ranks) - {MASTER}
-        due = bool(self._reprieve.due(time.monotonic()))
-        return gone or self._warming.any_done or self._correction is not None or due
+        due = bool(self._probation.due(time.monotonic()))
+        return gone or self._rejoining.any_done or self._correction is not None or due
 
     def _warm(self, rank: int) -> None:
         """Make a worker ready that came back: for the members with it and, where that is wished, for their losses."""
-        book, topology = self._book, self.topology
+        book, topology = self._plans, self.topology
         members = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
-        crews = [members, *(less for less in rehearsals(members) if self.run_options.rehearse and rank in less)]
-        self._warming.begin(rank, lambda: (book.play(topology, each) for each in crews))
+        member_sets = [members, *(less for less in rehearsals(members) if self.run_options.rehearse and rank in less)]
+        self._rejoining.begin(rank, lambda: (book.play(topology, each) for each in member_sets))
 
     def next_members(self) -> tuple[str, ...]:
         """Before an inference: plan anew if the members has changed; the sentences about it."""
         if not self.members_change():
             return ()
         told = self._correct() + self._ask_again()
-        ready, unfit = self._warming.finished()
+        ready, unfit = self._rejoining.finished()
         turn = next_members(self.ranks, self._present, ready)
-        if turn.changed or (told and self._book.plan(self.topology, self.ranks).placements != self.plan.placements):
+        if turn.changed or (told and self._plans.plan(self.topology, self.ranks).placements != self.plan.placements):
             return self._turn(MembershipChange(turn.members, True, unfit + told + turn.events))
         self.events.extend(unfit)
         return unfit
@@ -190,7 +190,7 @@ class Engine:
         self._pace = self._pace.after(drift)
         self._correction = self._pace.correction()
         working = {self.ranks[rank] for rank in self.plan.active_ranks}
-        self._reprieve = self._reprieve.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
+        self._probation = self._probation.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
 
     def _correct(self) -> tuple[str, ...]:
         """Take what was measured for what is planned with; the sentences about it."""
@@ -205,7 +205,7 @@ class Engine:
     def _ask_again(self) -> tuple[str, ...]:
         """Ask who was left out for being slow, where that is due, and take the first figures for who is fast again."""
         told = []
-        for rank in self._reprieve.due(time.monotonic()):
+        for rank in self._probation.due(time.monotonic()):
             try:
                 recovered = self._recovered(rank)
             except MEMBER_ERRORS:
@@ -216,7 +216,7 @@ class Engine:
                 self._pace = Pace(usual=self._pace.usual, needed=self._pace.needed)
                 told.append(f"worker {rank} and its links are as fast as they were at first; planned anew")
             else:
-                self._reprieve = self._reprieve.still_slow(rank, time.monotonic())
+                self._probation = self._probation.still_slow(rank, time.monotonic())
         return tuple(told)
 
     def _recovered(self, rank: int) -> bool:
@@ -282,9 +282,9 @@ class Engine:
     def _loaded_for(
         self, members: tuple[int, ...], progress: Callable[[Progress], None] | None = None
     ) -> tuple[CompiledPlan, Loaded]:
-        """Plan for a members, write its programs, load them. Who refuses its part for want of memory is given less."""
+        """Plan for these members, write its programs, load them. Who refuses its part for want of memory is given less."""
         while True:
-            play = self._book.play(self.topology, members)
+            play = self._plans.play(self.topology, members)
             try:
                 return play, self.session.load(play.programs, play.weights, host=self._host, progress=progress)
             except WorkerMemoryError as error:
@@ -292,7 +292,7 @@ class Engine:
                     raise
                 smaller = with_less_weight(self.topology, self.graph, play.plan, members, error.rank)
                 try:
-                    same = self._book.plan(smaller, members).placements == play.plan.placements
+                    same = self._plans.plan(smaller, members).placements == play.plan.placements
                 except PlannerError:
                     raise error from None
                 if same:

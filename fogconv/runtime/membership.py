@@ -5,7 +5,7 @@
     MembershipChange      the next members, and a sentence about each change
 
 The answer of an inference never depends on the members: a lost worker's inference is run again from its input by the
-others, by a new plan, and the master alone is a members too.
+others, by a new plan, and the master alone is one, too.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def after_loss(members: Sequence[int], present: Collection[int], cause: str, *, 
 
 
 def rehearsals(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The crews that losses may leave: without any one worker, then fewer and fewer, down to the master alone."""
+    """The sets of members that losses may leave: without any one worker, then fewer and fewer, down to the master alone."""
     workers = [rank for rank in members if rank != MASTER]
     one_less = [(MASTER, *(other for other in workers if other != rank)) for rank in workers]
     fewer = [(MASTER, *workers[:count]) for count in range(len(workers) - 2, -1, -1)]
@@ -81,7 +81,7 @@ def rehearsals(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def topology_of(topology: Topology, members: Sequence[int]) -> Topology:
-    """The part of the cluster that a members has."""
+    """The part of the cluster that these members have."""
     return topology if tuple(members) == tuple(topology.ranks) else topology.subset(members)
 
 

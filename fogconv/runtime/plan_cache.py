@@ -1,4 +1,4 @@
-"""Playbook: what each members does: its plan and its programs. Kept: a members thought of once is loaded at once."""
+"""PlanCache: what each set of members does: its plan and its programs. What was thought of once is loaded at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CompiledPlan:
     weights: Mapping[str, Array]
 
 
-class Playbook:
+class PlanCache:
     """Plans and plays by members, for the topology that they were made for. May be read by several threads."""
 
     def __init__(self, graph: LayerGraph, options: PlanOptions) -> None:

@@ -1,4 +1,4 @@
-"""Warming: workers that came back are made ready beside the inferences, and enter the members when they are.
+"""Rejoining: workers that came back are made ready beside the inferences, and enter the members when they are.
 
 A new process imports, is sent its weights and takes its kernels from the disk, or compiles them: seconds, on a small device
 minutes, in which the others go on. What it loaded is unloaded again, as in a rehearsal: its memory is for one program.
@@ -15,7 +15,7 @@ from fogconv.errors import WorkerLostError
 from fogconv.runtime.plan_cache import CompiledPlan
 
 
-class Warming:
+class Rejoining:
     """Who is being made ready. ``begin`` and ``finished`` are called by one thread."""
 
     def __init__(self, session: Session) -> None:

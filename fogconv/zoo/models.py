@@ -48,6 +48,11 @@ class ZooModel:
         """(H, W) in pixels."""
         return self.preprocessing.crop
 
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the class scores mean nothing."""
+        return self.weights_origin.startswith("random")
+
     def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
         """(3, H, W) float32."""
         return self.preprocessing(image)

@@ -1,10 +1,10 @@
-"""A play is made once for a members and a topology, and names the session's ranks."""
+"""A play is made once for a set of members and a topology, and names the session's ranks."""
 
 from __future__ import annotations
 
 from fogconv.hardware.topology import Topology
 from fogconv.planning.plan_options import PlanOptions
-from fogconv.runtime.plan_cache import PLAYS_KEPT, Playbook
+from fogconv.runtime.plan_cache import PLAYS_KEPT, PlanCache
 from tests.cluster.fault_cluster import network
 
 
@@ -13,7 +13,7 @@ def topology(ranks: int = 4) -> Topology:
 
 
 def test_what_was_thought_of_once_is_there_until_the_topology_changes() -> None:
-    book, first, second = Playbook(network(), PlanOptions(scheme="rows")), topology(), topology()
+    book, first, second = PlanCache(network(), PlanOptions(scheme="rows")), topology(), topology()
     play = book.play(first, (0, 1, 3))
     assert book.play(first, (0, 1, 3)) is play
     assert book.plan(first, (0, 1, 3)) is play.plan
@@ -22,7 +22,7 @@ def test_what_was_thought_of_once_is_there_until_the_topology_changes() -> None:
 
 
 def test_programs_are_the_crews() -> None:
-    play = Playbook(network(), PlanOptions(scheme="rows")).play(topology(), (0, 1, 3))
+    play = PlanCache(network(), PlanOptions(scheme="rows")).play(topology(), (0, 1, 3))
     assert [program.rank for program in play.programs] == [0, 1, 3]
     assert all(program.peers <= {0, 1, 3} - {program.rank} for program in play.programs)
     assert any(program.peers for program in play.programs)
@@ -30,7 +30,7 @@ def test_programs_are_the_crews() -> None:
 
 
 def test_no_more_are_kept_than_so_many() -> None:
-    book, wide = Playbook(network(), PlanOptions(scheme="rows")), topology(PLAYS_KEPT + 3)
+    book, wide = PlanCache(network(), PlanOptions(scheme="rows")), topology(PLAYS_KEPT + 3)
     plays = {rank: book.play(wide, (0, rank)) for rank in range(1, PLAYS_KEPT + 3)}
     last, first = max(plays), min(plays)
     assert book.play(wide, (0, last)) is plays[last]

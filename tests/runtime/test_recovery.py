@@ -26,12 +26,12 @@ from tests.cluster.fault_cluster import FaultCluster, Gate, assert_right, image
 
 pytestmark = pytest.mark.alone
 
-crews = st.sets(st.integers(1, 9)).map(lambda workers: (0, *sorted(workers)))
+member_sets = st.sets(st.integers(1, 9)).map(lambda workers: (0, *sorted(workers)))
 some = st.frozensets(st.integers(1, 9))
 
 
 @settings(deadline=None)
-@given(crews, some, some)
+@given(member_sets, some, some)
 def test_the_next_crew_is_who_is_there_and_was_there_or_came(
     members: tuple[int, ...], present: frozenset[int], returned: frozenset[int]
 ) -> None:
@@ -43,7 +43,7 @@ def test_the_next_crew_is_who_is_there_and_was_there_or_came(
 
 
 @settings(deadline=None)
-@given(crews, some)
+@given(member_sets, some)
 def test_after_a_loss_the_others_run_again_or_it_was_no_loss(members: tuple[int, ...], present: frozenset[int]) -> None:
     turn = after_loss(members, present, "worker 3 is lost")
     if set(members) - {0} <= present:
@@ -56,7 +56,7 @@ def test_after_a_loss_the_others_run_again_or_it_was_no_loss(members: tuple[int,
 
 
 @settings(deadline=None)
-@given(crews)
+@given(member_sets)
 def test_rehearsals_are_every_single_loss_and_the_way_down_to_the_master(members: tuple[int, ...]) -> None:
     played = rehearsals(members)
     assert len(set(played)) == len(played)
@@ -244,7 +244,7 @@ def test_who_is_lost_again_while_getting_ready_is_waited_for_again(cluster: Faul
 
 
 def test_who_is_lost_and_back_between_two_looks_starts_from_the_beginning(cluster: FaultCluster) -> None:
-    """Gone and there again before anybody asked it anything: both of a members and of those that get ready."""
+    """Gone and there again before anybody asked it anything: both of members and of those that get ready."""
     engine = cluster.engine("rows")
     cluster.cut(3)
     engine.run(image())

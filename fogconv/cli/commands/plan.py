@@ -66,6 +66,10 @@ def plan(
         Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=OUTPUT)
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A timeline: FILE.png, .svg or .pdf.", rich_help_panel=OUTPUT)] = None,
+    program: Annotated[
+        int | None,
+        typer.Option(help="Print the program of this rank, step by step, instead of tables.", min=0, rich_help_panel=OUTPUT),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Show the cheapest path of layouts through a model: the split per layer, the time, bytes per network card, memory."""
@@ -96,7 +100,9 @@ def plan(
             _save(found, out)
         if plot is not None:
             draw(plot, graph, found, topology)
-        if as_json:
+        if program is not None:
+            print(_program(graph, found, program))
+        elif as_json:
             import msgspec
 
             print(msgspec.json.encode(found_forecast.as_json()).decode())
@@ -140,6 +146,15 @@ def _graph(model: str, size: int | None, batch: int) -> LayerGraph:
     # A plan depends on shapes only: no weights are fetched.
     known = load_model(model, weights="pretrained" if model.endswith(".pt2") else "random", size=size)
     return export(known.module, known.example(batch), known.name)
+
+
+def _program(graph: LayerGraph, plan: Plan, rank: int) -> str:
+    from fogconv.analysis.listing import listing
+    from fogconv.lowering.lower import lower
+
+    if rank >= plan.ranks:
+        raise InputError(f"--program {rank}: the plan has the ranks 0 to {plan.ranks - 1}")
+    return listing(lower(graph, plan).programs[rank])
 
 
 def _save(plan: Plan, path: Path) -> None:

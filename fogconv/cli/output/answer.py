@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
 
 from fogconv.cli.output.ellipsis import cut, fold
-from fogconv.cli.output.result import Guess, Result
+from fogconv.cli.output.result import Guess
+
+Answers = Sequence[tuple[str, Sequence[Guess]]]
+"""Each picture's name, and its likeliest classes, the likeliest first."""
 
 BAR = 24
 """Columns of a bar that stands for 100 %."""
@@ -15,12 +21,20 @@ PARTS = " ▏▎▍▌▋▊▉"
 """Eighths of a column."""
 
 
-def answer_lines(result: Result, width: int) -> list[str]:
+def print_answer(answers: Answers, *, random_weights: bool, out: TextIO, width: int | None = None) -> None:
+    """``width`` in columns; None: the terminal's, 80 where there is none."""
+    console = Console(file=out, highlight=False, width=width)
+    for line in answer_lines(answers, console.width, random_weights=random_weights):
+        console.print(Text(line, "" if line.startswith(" ") else "bold"))
+    out.flush()
+
+
+def answer_lines(answers: Answers, width: int, *, random_weights: bool) -> list[str]:
     """A line with the picture's name, then its five likeliest classes; no line is wider than ``width``."""
     lines = []
-    for image, guesses in zip(result.job.images, result.top5, strict=True):
+    for image, guesses in answers:
         lines.append(cut(image, width))
-        lines += _scores(guesses, width) if result.weights_are_random else _bars(guesses, width)
+        lines += _scores(guesses, width) if random_weights else _bars(guesses, width)
     return lines
 
 

@@ -8,22 +8,28 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from fogconv.cli.output.answer import answer_lines, bar
+from fogconv.cli.output.result import Result
 from tests.cli.output.examples import RANDOM, result
 
 
+def lines_of(found: Result, width: int) -> list[str]:
+    answers = tuple(zip(found.job.images, found.top5, strict=True))
+    return answer_lines(answers, width, random_weights=found.weights == RANDOM)
+
+
 def test_the_answer_comes_with_percentages_and_bars() -> None:
-    first, best, *_ = answer_lines(result(), 80)
+    first, best, *_ = lines_of(result(), 80)
     assert first == "coffee"
     assert best.split()[:2] == ["94.0", "%"] and "█" in best and best.endswith("espresso")
 
 
 def test_every_picture_has_five_lines() -> None:
-    lines = answer_lines(result(images=("coffee", "chelsea")), 80)
+    lines = lines_of(result(images=("coffee", "chelsea")), 80)
     assert len(lines) == 12 and lines[6] == "chelsea"
 
 
 def test_random_weights_claim_nothing() -> None:
-    shown = "\n".join(answer_lines(result(weights=RANDOM, probability=0.9996), 80))
+    shown = "\n".join(lines_of(result(weights=RANDOM, probability=0.9996), 80))
     assert "class scores of random weights, meaningless" in shown
     assert "%" not in shown and "█" not in shown
 
@@ -33,7 +39,7 @@ def test_random_weights_claim_nothing() -> None:
 )
 def test_no_line_is_wider_than_asked_for(width: int, label: str, random: bool) -> None:
     shown = result(weights=RANDOM if random else "pretrained", label=label, images=(label,))
-    assert all(cell_len(line) <= width for line in answer_lines(shown, width))
+    assert all(cell_len(line) <= width for line in lines_of(shown, width))
 
 
 @pytest.mark.parametrize(("part", "full"), [(0.0, 0), (0.5, 5), (1.0, 10), (7.0, 10)])

@@ -1,4 +1,4 @@
-"""The whole of what a run prints: the answer first, the table of layers only where it is asked for."""
+"""What a run prints below its answer: a summary, and the table of layers only where it is asked for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def printed(width: int, *, scheme: str = "star", layers: bool = True) -> list[st
     return out.getvalue().splitlines()
 
 
-def test_the_answer_stands_first_and_no_layer_is_shown_unasked() -> None:
+def test_a_report_is_a_summary_and_shows_no_layer_unasked() -> None:
     lines = printed(80, layers=False)
-    assert lines[0] == "coffee"
-    assert len(lines) <= 6 + 1 + 12
+    assert lines[0] == "" and lines[1].startswith("model")
+    assert len(lines) <= 1 + 12
     assert not any("pred" in line.split() for line in lines)
 
 
