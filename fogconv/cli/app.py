@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
-"""Each is a function of that name in the module fogconv.cli.NAME."""
+"""Each is a function of that name in the module fogconv.cli.commands.NAME."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def _application() -> typer.Typer:
         add_completion=False,
     )
     for name in COMMANDS:
-        if find_spec(f"fogconv.cli.{name}") is None:
+        if find_spec(f"fogconv.cli.commands.{name}") is None:
             continue
         application.command(name)(_command(name))
     return application
@@ -67,7 +67,7 @@ def _single(name: str) -> typer.Typer:
 
 
 def _command(name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = getattr(import_module(f"fogconv.cli.{name}"), name)
+    found: Callable[..., Any] = getattr(import_module(f"fogconv.cli.commands.{name}"), name)
     return found
 
 
