@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fogconv.errors import GeometryError
-from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
-
-BLOCK = 16
-"""Channels per block of the activation layout: shards that begin at a multiple are contiguous."""
+from fogconv.ir.geometry import BLOCK, ConvSpec, PoolSpec, Region, Span
 
 
 def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fogconv.errors import PlannerError
-from fogconv.ir.geometry import Region, bounding, subtract
+from fogconv.ir.geometry import BLOCK, Region, bounding, subtract
 from fogconv.ir.graph import Concat, Conv, LayerGraph, Shuffle, Slice
 from fogconv.ir.layout import Layout
 from fogconv.ir.program import Buffer
-from fogconv.ir.shard import BLOCK
 
 WINOGRAD_SLACK = 3
 """Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile is special."""

@@ -24,8 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fogconv.errors import InputError
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
-from fogconv.ir.shard import BLOCK
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 
 
 @dataclass(frozen=True, slots=True)

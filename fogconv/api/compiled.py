@@ -1,0 +1,127 @@
+"""CompiledModel: a model on a cluster, planned, loaded and ready; call it like the model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from fogconv.analysis.simulator import Timeline
+from fogconv.api.model import AnyModel, graph_of
+from fogconv.api.planned import PlannedModel, options_of
+from fogconv.calibration.devices import calibrate_quickly
+from fogconv.cluster.connect import connect
+from fogconv.cluster.session.session import Session
+from fogconv.errors import InputError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.arrays import Array
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.runtime.engine import Engine, Inference
+
+
+class CompiledModel:
+    """Made by `compile`. Not thread-safe: one call at a time.
+
+    ``engine(x)`` and ``engine.stream(frames)`` take arrays or tensors (N, C, H, W) of the shape that was compiled, and
+    return what they were given. A lost worker costs time, not the answer; ``events`` says what happened.
+    """
+
+    def __init__(self, engine: Engine, own: Session | None) -> None:
+        self._engine, self._own = engine, own
+
+    def __call__(self, x: Any) -> Any:
+        """The model's output for ``x``. Raises InputError for another shape, ClusterError when no worker is left to ask."""
+        return _like(x, self.run(x).output)
+
+    def run(self, x: Any) -> Inference:
+        """One inference with its latency in seconds, every step's times and its events; ``output`` is an array."""
+        return self._engine.run(self._checked(x))
+
+    def stream(self, frames: Iterable[Any], depth: int = 3) -> Iterator[Any]:
+        """The outputs in the order of the frames, with ``depth`` inferences in flight: more frames a second."""
+        given: deque[Any] = deque()
+
+        def arrays() -> Iterator[Array]:
+            for frame in frames:
+                given.append(frame)
+                yield self._checked(frame)
+
+        for output in self._engine.stream(arrays(), depth):
+            yield _like(given.popleft(), output)
+
+    @property
+    def plan(self) -> PlannedModel:
+        """The plan that runs now; after a loss it is another one."""
+        return PlannedModel(self._engine.graph, self._engine.topology.subset(self._engine.ranks), self._engine.plan)
+
+    def simulate(self, **options: Any) -> Timeline:
+        """`PlannedModel.simulate` of the plan that runs now, on the devices and links as they were measured."""
+        return self.plan.simulate(**options)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """What happened so far, a sentence each: losses, returns, new plans."""
+        return tuple(self._engine.events)
+
+    def close(self) -> None:
+        """Unload the model; the cluster is closed, too, if `compile` opened it."""
+        self._engine.close()
+        if self._own is not None:
+            self._own.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _checked(self, x: Any) -> Array:
+        array = np.ascontiguousarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x, np.float32)
+        graph = self._engine.graph
+        wanted = graph.tensors[graph.input].shape
+        if array.shape != wanted:
+            raise InputError(f"the input has the shape {array.shape}; the model was compiled for {wanted}")
+        return array
+
+
+def compile(
+    model: AnyModel,
+    cluster: Session | str | Sequence[str] | Path,
+    *,
+    example: Any = None,
+    options: PlanOptions | None = None,
+    topology: Topology | None = None,
+    weights: str = "pretrained",
+    size: int | None = None,
+    **keywords: Any,
+) -> CompiledModel:
+    """Plan a model for a cluster, ship its weights, and make every worker ready.
+
+    ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()` or a
+    ``.pt2`` file's path. ``cluster`` is what `connect` returned, or what it takes: then the cluster is closed with the
+    model. Devices and links are measured unless a ``topology`` says how fast they are. The choices are ``options``, or
+    its fields as keywords (``scheme="rows", wire="fp16"``). Raises InputError, ModelError, PlannerError, ClusterError.
+    """
+    choices = options_of(options, keywords)
+    graph = graph_of(model, example=example, weights=weights, size=size)
+    own = None if isinstance(cluster, Session) else connect(cluster)
+    session = own if own is not None else cluster
+    assert isinstance(session, Session)
+    try:
+        return CompiledModel(Engine(graph, session, topology or calibrate_quickly(session), choices), own)
+    except BaseException:
+        if own is not None:
+            own.close()
+        raise
+
+
+def _like(given: Any, output: Array) -> Any:
+    if not hasattr(given, "detach"):
+        return output
+    import torch
+
+    return torch.from_numpy(output).to(given.device)

@@ -1,0 +1,97 @@
+"""PlannedModel: how a model would be distributed, without a cluster: a table, a picture, a simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fogconv.analysis.forecast import Forecast, forecast
+from fogconv.analysis.listing import listing
+from fogconv.analysis.plan_table import plan_table
+from fogconv.analysis.simulator import Timeline, simulate
+from fogconv.analysis.timeline import draw
+from fogconv.api.model import AnyModel, graph_of
+from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.plan import Plan, save_plan
+from fogconv.ir.program import Program
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model (``graph``), the cluster it was planned for (``topology``) and who does what (``plan``)."""
+
+    graph: LayerGraph
+    topology: Topology
+    plan: Plan
+
+    @property
+    def predicted_s(self) -> float | None:
+        """Seconds per inference by the cost model; None where a plan came without."""
+        return self.plan.predicted_s
+
+    @cached_property
+    def forecast(self) -> Forecast:
+        """Per layer the split and the predicted seconds; per rank its bytes on the wire and in memory."""
+        return forecast(self.graph, self.plan, self.topology)
+
+    @cached_property
+    def programs(self) -> tuple[Program, ...]:
+        """One program per rank: what each would do in one inference."""
+        return lower(self.graph, self.plan).programs
+
+    def table(self, width: int = 80) -> str:
+        """The plan as text: a line per layer, a line per rank; no line is longer than ``width`` characters."""
+        return plan_table(self.forecast, width)
+
+    def listing(self, rank: int) -> str:
+        """The program of one rank as text. Raises IndexError for a rank that the plan lacks."""
+        return listing(self.programs[rank])
+
+    def plot(self, path: str | Path) -> None:
+        """Draw a timeline into a .png, .svg or .pdf.
+
+        Raises InputError for another suffix, DependencyError without matplotlib.
+        """
+        draw(Path(path), self.graph, self.plan, self.topology)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, for ``fogconv run --plan`` or `load_plan`."""
+        save_plan(self.plan, path)
+
+    def simulate(self, **options: Any) -> Timeline:
+        """Simulate inferences message by message; ``options`` are those of `fogconv.analysis.simulator.simulate`
+        (``inferences``, ``in_flight``, ``disturbance``, …)."""
+        return simulate(self.programs, self.topology, **options)
+
+
+def plan(
+    model: AnyModel,
+    topology: Topology,
+    *,
+    example: Any = None,
+    options: PlanOptions | None = None,
+    weights: str = "random",
+    size: int | None = None,
+    **keywords: Any,
+) -> PlannedModel:
+    """Plan a model for a cluster that need not be there.
+
+    ``model``, ``example``, ``weights`` and ``size`` are those of `compile`; a plan depends on shapes only, so that
+    no published weights are fetched. ``topology`` says how fast devices and links are (`Topology.uniform`, or a
+    profile's). The choices
+    are ``options``, or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
+    """
+    graph = graph_of(model, example=example, weights=weights, size=size)
+    return PlannedModel(graph, topology, options_of(options, keywords).plan_for(graph, topology))
+
+
+def options_of(options: PlanOptions | None, keywords: dict[str, Any]) -> PlanOptions:
+    """Either ``options`` or their fields as keywords; both, or an unknown one, is a TypeError."""
+    if options is not None and keywords:
+        raise TypeError(f"give either options or {', '.join(sorted(keywords))}, not both")
+    return PlanOptions(**keywords) if options is None else options
