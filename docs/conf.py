@@ -30,7 +30,8 @@ python_maximum_signature_line_length = 90
 
 html_theme = "furo"
 html_title = f"fogconv {VERSION}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["fogconv.css"]
 html_show_copyright = False
 
 write_commands(Path(__file__).with_name("commands.md"))

@@ -14,7 +14,7 @@ wheels=(dist/*.whl) sdists=(dist/*.tar.gz)
 [ ${#wheels[@]} = 1 ] && [ -e "${wheels[0]}" ] && [ ${#sdists[@]} = 1 ] && [ -e "${sdists[0]}" ]
 
 # The sdist holds what a wheel is built from: no links that lead out of it.
-tar -tzf "${sdists[0]}" | grep -q 'fogconv/kernels/conv/direct.py'
+tar -tzf "${sdists[0]}" --wildcards '*/fogconv/kernels/conv/direct.py' >/dev/null
 
 "$python" -m venv "$place/empty"
 "$place/empty/bin/pip" install -q -c constraints.txt "${wheels[0]}"

@@ -149,9 +149,13 @@ def masked(text: str) -> list[str]:
 
 
 def missing(shown: str, printed: str) -> str | None:
-    """The first line shown that was not printed, in this order; None where all were. A line … stands for any lines."""
+    """The first line shown that was not printed, in this order; None where all were.
+
+    A line … stands for any lines, and … within a line for any text.
+    """
     rest: Iterator[str] = iter(masked(printed))
     for line in masked(shown):
-        if line != "…" and line not in rest:
+        pattern = re.compile(".*".join(re.escape(part) for part in line.split("…")))
+        if line != "…" and not any(pattern.fullmatch(found) for found in rest):
             return line
     return None

@@ -1,4 +1,4 @@
-"""The pages hang together: their links lead somewhere, their picture is the script's, and the commands' page has every option."""
+"""The pages hang together: links lead to files, the picture is the script's, the commands' page has every option."""
 
 from __future__ import annotations
 
