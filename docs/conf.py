@@ -22,6 +22,8 @@ source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
 myst_links_external_new_tab = True
 highlight_language = "text"
+default_role = "code"
+smartquotes = False  # they make a dash of the two hyphens of an option
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
