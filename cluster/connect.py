@@ -133,7 +133,8 @@ def _worker_count(address: str) -> int:
 
 def _mpi(last_word: LastWord | None, options: Mapping[str, Any]) -> Session:
     """On rank 0 a session with all other ranks. On these it serves until the master leaves, and does not return."""
-    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint, launched
+    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
+    from fogconv.cluster.transport.mpi.launch import launched
     from fogconv.cluster.worker.process import serve_mpi
 
     launch = launched()

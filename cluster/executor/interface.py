@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.kernels.maps.blocked import Blocked
+
+if TYPE_CHECKING:
+    from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.kernels.conv.linear import PreparedLinear
 
 
 class Runnable(Protocol):
@@ -33,6 +37,19 @@ class Build(Protocol):
     def __call__(self, program: ir.Program, weights: dict[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
 
 
+class Executor(Build, Protocol):
+    """Binds a program to this rank's memory and kernels. On the master, ``host`` runs what workers can't compute."""
+
+    def __call__(
+        self,
+        program: ir.Program,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        threads: int = 1,
+        host: HostCalls | None = None,
+    ) -> Runnable: ...
+
+
 Call = Callable[["Run"], None]
 
 
@@ -46,7 +63,7 @@ class HostCalls(Protocol):
 
 
 class Binder(Protocol):
-    """What a step that is made of other steps (a Gather) needs of the executor that binds it."""
+    """What binding a step needs of the executor that does it."""
 
     program: ir.Program
 
@@ -54,7 +71,11 @@ class Binder(Protocol):
 
     def compute(self, step: ir.AnyStep) -> Callable[[], None]: ...
 
+    def prepare(self, step: ir.Conv) -> PreparedConv2d | PreparedLinear: ...
+
     def view(self, buffer: int, region: Region) -> Blocked: ...
+
+    def around(self, buffer: int, region: Region) -> tuple[Blocked, int]: ...
 
     def weight(self, key: str) -> Array: ...
 

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zmq
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
@@ -35,6 +34,8 @@ class KeyPair:
 
     @staticmethod
     def generate() -> KeyPair:
+        import zmq  # late: `fogconv --help` reads this module
+
         public, secret = zmq.curve_keypair()
         return KeyPair(public.decode(), secret.decode())
 
@@ -92,6 +93,8 @@ def read_keys(folder: Path) -> Keys:
     if len(lines) != 2:
         raise InputError(f"{path} must hold a public and a secret key, one a line; it holds {len(lines)} lines")
     own = KeyPair(*(_key(text, f"{path}, line {number}") for number, text in lines))
+    import zmq
+
     if zmq.curve_public(own.secret.encode()).decode() != own.public:
         raise InputError(f"{path}: the two keys do not belong together")
     masters = frozenset(_key(text, f"{folder / 'masters'}, line {number}") for number, text in _lines(folder / "masters"))

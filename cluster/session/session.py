@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fogconv.errors
+from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Runnable
 from fogconv.cluster.executor.mailbox import Inbox, RunMailbox
 from fogconv.cluster.protocol import codec
@@ -518,6 +519,4 @@ class Session:
 
 
 def _interpreter(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Runnable:
-    from fogconv.cluster.executor.executable import Executable
-
-    return Executable(program, weights, threads=len(os.sched_getaffinity(0)), host=host)
+    return executor()(program, weights, threads=len(os.sched_getaffinity(0)), host=host)

@@ -83,7 +83,8 @@ def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
     An error ends the whole job with a sentence: ranks can't be lost one by one, unless MPI is tolerant. Then this one alone
     ends, and ends with an error where the master was lost, as mpirun's own exit code does not tell.
     """
-    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint, launched, tolerant
+    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
+    from fogconv.cluster.transport.mpi.launch import launched, tolerant
 
     launch = launched()
     share = max(1, cores() // launch.size) if launch is not None and _one_host(launch.size) else cores()

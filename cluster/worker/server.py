@@ -20,8 +20,8 @@ from weakref import WeakValueDictionary
 import msgspec
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 
+from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Build, Runnable
 from fogconv.cluster.executor.mailbox import Inbox, RunAborted, RunMailbox
 from fogconv.cluster.executor.microbenchmark import conv_seconds, copy_bytes_per_s
@@ -118,7 +118,7 @@ class Worker:
         self.threads = threads
         self.memory_limit_bytes = memory_limit_bytes
         self._endpoint = endpoint
-        self._build = build or _interpreter()
+        self._build = build or executor()
         self._keep_weights = keep_weights
         self._once = once
         self._masters = masters
@@ -505,12 +505,3 @@ def _isa() -> str:
     from fogconv.kernels.codegen.isa import host_isa
 
     return host_isa().name
-
-
-def _interpreter() -> Build:
-    from fogconv.cluster.executor.executable import Executable
-
-    def build(program: ir.Program, weights: dict[str, NDArray[Any]], *, threads: int = 1) -> Runnable:
-        return Executable(program, weights, threads=threads)
-
-    return build

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -31,6 +31,7 @@ from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import settled
 from fogconv.runtime.drift import Correction, Pace, observe
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
@@ -45,6 +46,7 @@ from fogconv.runtime.membership import (
 from fogconv.runtime.plan_cache import CompiledPlan, Playbook
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.runtime.rejoin import Warming
+from fogconv.runtime.run_options import RunOptions
 from fogconv.runtime.stream import stream
 
 EVENTS_KEPT = 1000
@@ -79,11 +81,13 @@ class Engine:
     graph: LayerGraph
     session: Session
     topology: Topology
-    choices: PlanOptions = field(default_factory=PlanOptions)
+    plan_options: PlanOptions = PlanOptions()
+    run_options: RunOptions = RunOptions()
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        self._book = Playbook(self.graph, self.choices)
+        self._book = Playbook(self.graph, settled(self.plan_options, self.graph, self.topology))
+        self._adapts = self.run_options.adapt and self.plan_options.plan is None
         self._warming = Warming(self.session)
         first = at_first(self.topology.ranks, self._present)
         self.ranks: tuple[int, ...] = first.members
@@ -98,7 +102,7 @@ class Engine:
         self._compiled: CompiledPlan
         while True:
             try:
-                if self.choices.rehearse:
+                if self.run_options.rehearse:
                     self.rehearse()
                 self._place()
                 break
@@ -161,7 +165,7 @@ class Engine:
         """Make a worker ready that came back: for the members with it and, where that is wished, for their losses."""
         book, topology = self._book, self.topology
         members = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
-        crews = [members, *(less for less in rehearsals(members) if self.choices.rehearse and rank in less)]
+        crews = [members, *(less for less in rehearsals(members) if self.run_options.rehearse and rank in less)]
         self._warming.begin(rank, lambda: (book.play(topology, each) for each in crews))
 
     def next_members(self) -> tuple[str, ...]:
@@ -180,7 +184,7 @@ class Engine:
         """After a run: note whether the ranks and links keep the pace that they were planned for."""
         self.events.extend(run.events)
         ran = self.loaded.programs
-        if not self.choices.adapt or len(self.ranks) == 1 or set(run.times) != set(ran):
+        if not self._adapts or len(self.ranks) == 1 or set(run.times) != set(ran):
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # it was in flight while a new plan was made

@@ -34,6 +34,7 @@ import numpy as np
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 from fogconv.errors import KernelError
@@ -78,7 +79,6 @@ class _FileCache(NullCache):
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None
-        target_context.refresh()
         try:
             content = path.read_bytes()
         except OSError:
@@ -88,6 +88,9 @@ class _FileCache(NullCache):
             return None  # cut short by a full disk; the new one will replace it
         with contextlib.suppress(OSError):  # a cache shared read-only works all the same
             os.utime(path)
+        # Numba's own cache refreshes the context here, which imports all that it can compile (and scipy): a quarter of a
+        # second that loading does not need. Compiling does so itself.
+        rtsys.initialize(target_context)
         return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -19,13 +19,12 @@ from fogconv.cluster.session.loaded_program import Loaded
 from fogconv.cluster.transport.endpoint import Loss
 from fogconv.errors import KernelError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir.program import Program
+from fogconv.planning.schemes import DISTRIBUTED
 from fogconv.runtime.membership import after_loss, next_members, over, rehearsals
 from tests.cluster.cluster_of import eventually
 from tests.cluster.fault_cluster import FaultCluster, Gate, assert_right, image
 
 pytestmark = pytest.mark.alone
-
-SCHEMES = ("star", "rows", "depth", "auto")
 
 crews = st.sets(st.integers(1, 9)).map(lambda workers: (0, *sorted(workers)))
 some = st.frozensets(st.integers(1, 9))
@@ -78,7 +77,7 @@ def cluster() -> Iterator[FaultCluster]:
         yield cluster
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", DISTRIBUTED)
 def test_a_worker_lost_at_any_message_changes_no_answer(scheme: str) -> None:
     """The cable is pulled before the 1st, 2nd, … message of an inference, until one passes without it mattering."""
     with FaultCluster(3) as cluster:
@@ -101,7 +100,7 @@ def test_a_worker_lost_at_any_message_changes_no_answer(scheme: str) -> None:
             assert engine.ranks == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", DISTRIBUTED)
 def test_the_master_alone_finishes_when_all_are_gone(cluster: FaultCluster, scheme: str) -> None:
     engine = cluster.engine(scheme)
     for rank in (2, 1, 3):

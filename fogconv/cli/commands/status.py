@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.process.exit_codes import sentences
 
 if TYPE_CHECKING:
@@ -164,8 +166,8 @@ class Watcher:
 
 def status(
     cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT,… or a hostfile.")],
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys (of `fogconv keygen`).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="One round, then end: 0 if all answered, else 1.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a round on stdout.")] = False,
@@ -220,6 +222,8 @@ def _live(watcher: Watcher, interval_s: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    # Ctrl-C otherwise leaves at once, with the cursor hidden.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Live(table(watcher.ask()), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(interval_s)
@@ -228,7 +232,9 @@ def _live(watcher: Watcher, interval_s: float) -> None:
 
 def table(found: Sequence[Health]) -> RenderableType:
     """Two lines a worker, whole at 80 columns."""
-    from fogconv.cli.output.console import byte_count, figures_table
+    from fogconv.cli.output.ellipsis import Name
+    from fogconv.cli.output.figures import byte_count
+    from fogconv.cli.output.table import figures_table
 
     shown = figures_table(
         "worker\nmaster",
@@ -248,7 +254,7 @@ def table(found: Sequence[Health]) -> RenderableType:
         colour = "red" if state in ("silent", "gone", "refuses") else colour
         heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
         shown.add_row(
-            f"{health.address.removeprefix('tcp://')}\n[dim]{health.master}[/dim]",
+            Name(health.address.removeprefix("tcp://"), health.master),
             f"[{colour}]{state}[/{colour}]\n{'' if silent else _age(health.uptime_s)}",
             f"{health.share:.0%}\n×{health.rate:g}",
             "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.process.collection import collect_as_usual
 from fogconv.errors import FogconvError
 from fogconv.hardware.units import parse_bytes
 
@@ -25,15 +27,16 @@ def worker(
         str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
     ] = "",
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = 1.0,
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
     # Numba before the port is open: it takes seconds on a small device, in which a master would wait for an answer.
-    from fogconv.cluster.executor import executable as _interpreter  # noqa: F401
+    from fogconv.cluster.executor.executors import executor
 
+    executor()
     try:
         serve(
             bind,
@@ -79,6 +82,7 @@ def serve(
     )
     how = "in the clear" if own is None else f"encrypted, for {len(own.masters)} masters"
     log.info("listening on %s with %d threads, %s, pid %d", endpoint.address, worker.threads, how, os.getpid())
+    collect_as_usual()
     service.run(worker)
     log.info("stopped")
 
