@@ -13,7 +13,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from fogconv.cli.app import COMMANDS, _application
+from fogconv.cli.app import COMMANDS, application
 
 OTHER_OPTIONS = "Options"
 """What the options without a group of their own are listed under."""
@@ -25,7 +25,7 @@ def write_commands(path: Path) -> None:
 
 def commands_page() -> str:
     """The page as Markdown: a section per command, a table per group of options."""
-    commands: dict[str, Any] = get_command(_application()).commands  # type: ignore[attr-defined]
+    commands: dict[str, Any] = get_command(application()).commands  # type: ignore[attr-defined]
     lines = [
         "# Commands",
         "",

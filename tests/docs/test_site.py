@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from docs.draw_idea import picture
 from docs.write_commands import commands_page
-from fogconv.cli.app import _application
+from fogconv.cli.app import application
 from tests.docs.pages import ROOT, pages
 
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
@@ -33,7 +33,7 @@ def test_picture_is_what_the_script_draws() -> None:
 
 def test_commands_page_has_every_command_and_option() -> None:
     page = commands_page()
-    for name, command in get_command(_application()).commands.items():  # type: ignore[attr-defined]
+    for name, command in get_command(application()).commands.items():  # type: ignore[attr-defined]
         section = page.split(f"## fogconv {name}\n")[1].split("\n## ")[0]
         for parameter in command.params:
             if parameter.param_type_name == "option" and "--help" not in parameter.opts:
