@@ -101,7 +101,7 @@ def plan(
 
             print(msgspec.json.encode(found_forecast.as_json()).decode())
         else:
-            from fogconv.cli.output.plan_table import print_plan
+            from fogconv.cli.output.tables.plan import print_plan
 
             print_plan(found_forecast, described, out=sys.stdout)
         for path in (out, plot):

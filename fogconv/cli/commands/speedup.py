@@ -82,7 +82,7 @@ def speedup(
 ) -> None:
     """Will a cluster pay? What each conv layer takes at home and on n workers, by the model of Dey et al. (CitiFog 2018)."""
     with sentences("fogconv speedup"):
-        from fogconv.cli.output import speedup_tables as tables
+        from fogconv.cli.output.tables import speedup as tables
 
         if list_presets:
             tables.show_presets()

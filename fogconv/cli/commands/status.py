@@ -234,7 +234,7 @@ def table(found: Sequence[Health]) -> RenderableType:
     """Two lines a worker, whole at 80 columns."""
     from fogconv.cli.output.ellipsis import Name
     from fogconv.cli.output.figures import byte_count
-    from fogconv.cli.output.table import figures_table
+    from fogconv.cli.output.tables.table import figures_table
 
     shown = figures_table(
         "worker\nmaster",

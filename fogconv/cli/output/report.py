@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from fogconv.cli.output.answer import answer_lines
-from fogconv.cli.output.layer_table import layer_table, legend
 from fogconv.cli.output.result import Result
 from fogconv.cli.output.summary import LABEL, summary_lines
+from fogconv.cli.output.tables.layers import layer_table, legend
 
 
 def print_report(

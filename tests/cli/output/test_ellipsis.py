@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from fogconv.cli.output.ellipsis import MARK, Name, cut, fold
-from fogconv.cli.output.table import figures_table
+from fogconv.cli.output.tables.table import figures_table
 
 TEXT = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), max_size=60)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from fogconv.analysis.forecast import Forecast
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.figures import byte_count, milliseconds
-from fogconv.cli.output.table import figures_table
+from fogconv.cli.output.tables.table import figures_table
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "

@@ -9,7 +9,7 @@ from rich.table import Table
 from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.figures import byte_count, milliseconds, shape, short
-from fogconv.cli.output.table import figures_table
+from fogconv.cli.output.tables.table import figures_table
 
 STAR_LEGEND = (
     "Two lines a layer: predicted, measured; times in ms. part: the master cuts, tx: shards travel out, edge: the ranks "
