@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
-from fogconv.cluster.executor.interface import Call, HostCalls, Run
+from fogconv.cluster.executor.interface import Call, HostCalls, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.protocol.codec import Frame
@@ -73,13 +73,8 @@ class Executable:
         self._calls = [self._bind(step) for step in program.steps]
         self._ticks = [0] * (2 * len(self._calls))
 
-    def run(
-        self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = lambda: None
-    ) -> list[Array]:
-        """The outputs (master) in the order of their index. Raises what the mailbox raises.
-
-        ``meanwhile`` is called when all is done before the first ArrayRecv, whose array is probably not there yet.
-        """
+    def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:
+        """See `fogconv.cluster.executor.interface.Runnable`."""
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
         self._ticks = ticks = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,33 @@ if TYPE_CHECKING:
     from fogconv.kernels.conv.linear import PreparedLinear
 
 
+def nothing() -> None:
+    """What to do meanwhile, where there is nothing."""
+
+
 class Runnable(Protocol):
     """What Session and Worker need of the interpreter's Executable."""
 
     memory_bytes: int
 
-    def run(self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]: ...
+    def run(
+        self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = (), meanwhile: Callable[[], None] = nothing
+    ) -> list[NDArray[Any]]:
+        """The outputs (master) in the order of their index. Raises what the mailbox raises.
+
+        ``meanwhile`` is called when all is done before an ArrayRecv, whose array is probably not there yet: so not at all
+        by a program without, and more than once by one with several.
+        """
 
     @property
     def times(self) -> NDArray[np.int64]: ...
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """An executable whose arrays stay from run to run, and may be shared with other programs'."""
+
+    arrays: Any
 
 
 class Build(Protocol):
@@ -83,7 +101,7 @@ class Binder(Protocol):
 class Run:
     """What one inference has of its own: the way to the other ranks, inputs, outputs, and torch's values."""
 
-    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = nothing) -> None:
         self.mailbox = mailbox
         self.inputs = inputs
         self.meanwhile = meanwhile

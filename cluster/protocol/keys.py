@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,6 +118,17 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool) -> Keys | None:
+    """The keys to use with these addresses; None where all is on this machine, or ``insecure``. Raises InputError."""
+    if isinstance(keys, Keys):
+        return keys
+    if keys is not None:
+        return read_keys(keys)
+    if insecure or all(is_local(address) for address in addresses):
+        return None
+    return read_keys(default_folder())
 
 
 def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:

@@ -12,7 +12,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from fogconv.cluster.protocol.lifecycle import State
+from fogconv.cluster.protocol.lifecycle import Stage
 from fogconv.cluster.worker.server import Worker
 from fogconv.cluster.worker.system import trim
 from fogconv.errors import FogconvError
@@ -65,7 +65,7 @@ def run(worker: Worker) -> int:
     while not stopping.wait(ATTEND_S):
         worker.attend()
         # A worker's limit counts what the process holds, freed or not; a flood of messages leaves a lot behind.
-        if worker.life.state is not State.BUSY and time.monotonic() - trimmed > TRIM_S:
+        if worker.life.stage is not Stage.BUSY and time.monotonic() - trimmed > TRIM_S:
             trim()
             trimmed = time.monotonic()
     worker.stop()

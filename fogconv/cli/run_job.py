@@ -21,7 +21,7 @@ from fogconv.analysis.workload import workload
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.report import print_report
 from fogconv.cli.output.result import Guess, Job, Result
-from fogconv.cli.process.collection import collect_as_usual, spare_what_is_here
+from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
 from fogconv.cluster.connect import connect
@@ -145,6 +145,7 @@ def _topology(job: Job, session: Session) -> Topology:
 def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> Result:
     first = engine.run(x)
     collect_as_usual()
+    collect_now()
     runs = [engine.run(x) for _ in range(job.repeat)]
     if not np.isfinite(first.output).all():
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")

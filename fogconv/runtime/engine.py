@@ -92,7 +92,6 @@ class Engine:
         first = at_first(self.topology.ranks, self._present)
         self.ranks: tuple[int, ...] = first.members
         self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
-        self._broken = 0
         self._pace = Pace()
         self._correction: Correction | None = None
         self._first = self.topology
@@ -124,7 +123,6 @@ class Engine:
             except MEMBER_ERRORS as error:
                 told += self.recover(error)
         self.watch(run)
-        self._broken = 0
         return Inference(self.output(run), time.perf_counter() - begin, run, self.plan, self.programs, told + run.events)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
@@ -246,8 +244,7 @@ class Engine:
             time.sleep(0.02)
             self.session.refresh()
             turn = after_loss(self.ranks, self._present, str(error))
-        if turn is None and isinstance(error, WorkerLostError) and self._broken < MOST_BROKEN:
-            self._broken += 1
+        if turn is None and isinstance(error, WorkerLostError) and self.session.reconnects < MOST_BROKEN:
             self.session.reconnect()
             turn = MembershipChange(self.ranks, True, (f"{error}; the inference ran again from its input",))
         if turn is None:

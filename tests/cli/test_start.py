@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from fogconv.cli.process.collection import USUAL, collect_as_usual, collect_rarely
 
 HEAVY = ("torch", "torchvision", "numba", "numpy", "zmq", "mpi4py", "scipy", "matplotlib")
 PLANNING = ("numpy",)
@@ -36,3 +39,14 @@ def test_python_m_fogconv_is_the_program() -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & set(HEAVY)
     assert "typer" in imported
+
+
+def test_collection_is_as_usual_after_the_start() -> None:
+    before = gc.get_threshold()
+    try:
+        collect_rarely()
+        assert gc.isenabled() and gc.get_threshold()[0] > 10 * USUAL[0]
+        collect_as_usual()
+        assert gc.get_threshold() == USUAL
+    finally:
+        gc.set_threshold(*before)

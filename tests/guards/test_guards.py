@@ -268,11 +268,11 @@ def test_a_lost_worker_costs_no_second_run_in_a_guarded_star() -> None:
         for number in range(4, messages - 4, 5):
             rank = 1 + number % 3
             cluster.cut_at(rank, number)
-            run_before = cluster.session._run
+            run_before = cluster.session.last_run
             inference = engine.run(image())
             assert_right(inference.output)
             if not any("taken back" in event or "between" in event for event in inference.events):
-                assert cluster.session._run == run_before + 1, "it was run again"
+                assert cluster.session.last_run == run_before + 1, "it was run again"
             cluster.hub.strike = lambda *_: False
             if cluster.names[rank - 1] in cluster.alive:
                 cluster.cut(rank)

@@ -194,7 +194,7 @@ def test_nothing_is_left_to_ship_when_a_worker_enters_the_crew(cluster: FaultClu
     engine.run(image())
     cluster.take_back(2, engine)
     assert engine.loaded.shipped_bytes == {1: 0, 2: 0, 3: 0}
-    assert len(cluster.alive["worker/2"][0].store) > 0
+    assert len(cluster.alive["worker/2"][0].loader.store) > 0
 
 
 def test_who_comes_back_with_what_it_held_is_shipped_nothing(cluster: FaultCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_who_refuses_its_part_for_want_of_memory_is_given_less(cluster: FaultClu
         if asked[-1] > 0.6 * asked[0]:
             raise WorkerMemoryError(f"the shard needs {asked[-1]} B, but {0.6 * asked[0]:.0f} B are left")
 
-    cluster.alive["worker/2"][0]._check_memory = check  # type: ignore[method-assign]
+    cluster.alive["worker/2"][0].loader._check_memory = check  # type: ignore[method-assign]
     engine = cluster.engine("auto", rehearse=rehearse)
     inference = engine.run(image())
     assert_right(inference.output)
@@ -376,7 +376,7 @@ def test_who_has_no_memory_at_all_is_named_with_both_figures(cluster: FaultClust
     def check(program: Program, missing: set[str]) -> None:
         raise WorkerMemoryError("the shard needs 7 MB, but 0 MB are left")
 
-    cluster.alive["worker/2"][0]._check_memory = check  # type: ignore[method-assign]
+    cluster.alive["worker/2"][0].loader._check_memory = check  # type: ignore[method-assign]
     with pytest.raises(WorkerMemoryError, match=r"worker 2.*needs 7 MB, but 0 MB"):
         cluster.engine("star", master_computes=False)
 
@@ -394,7 +394,7 @@ def test_who_is_lost_before_the_first_inference_is_named_and_taken_back(cluster:
 
 def test_an_error_that_is_no_loss_is_not_run_again(cluster: FaultCluster) -> None:
     engine = cluster.engine("rows")
-    cluster.alive["worker/1"][0]._mastery.programs.clear()  # type: ignore[union-attr]
+    cluster.alive["worker/1"][0]._sessions["master"].programs.clear()
     with pytest.raises(WorkerFailedError, match="no program"):
         engine.run(image())
 

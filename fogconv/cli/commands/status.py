@@ -69,12 +69,12 @@ class Watcher:
     health: dict[str, Health] = field(init=False)
 
     def __post_init__(self) -> None:
-        from fogconv.cluster.connect import keys_for
-        from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+        from fogconv.cluster.transport_registry import Dialing, transport_of_all
 
-        own = keys_for(list(self.rates), self.keys, self.insecure)
-        self._keys = {address: None if own is None else own.of_worker(address) for address in self.rates}
-        self._endpoint = ZeromqEndpoint(keys=own)
+        addresses = list(self.rates)
+        dialed = transport_of_all(addresses).dial(addresses, Dialing(keys=self.keys, insecure=self.insecure))
+        self._keys = dict(zip(addresses, dialed.keys, strict=True))
+        self._endpoint = dialed.endpoint
         self._peers: dict[Peer, str] = {}
         self._answered_at: dict[str, float] = {}
         self._request = 0
@@ -190,12 +190,13 @@ def status(
 def rates_of(cluster: str) -> dict[str, float]:
     """Addresses in order, with the relative rates that a hostfile gives them. Raises InputError, TopologyError."""
     from fogconv.cluster.connect import addresses_of
+    from fogconv.cluster.transport_registry import listening_forms, transport_of_all
     from fogconv.errors import InputError
     from fogconv.hardware.hostfile import read_hostfile
 
-    if cluster.startswith(("inproc:", "mpi:")):
-        raise InputError(f"--cluster {cluster}: only workers with addresses (tcp://, ipc://) can be asked from outside")
     addresses = addresses_of(cluster)
+    if transport_of_all(addresses).listen is None:
+        raise InputError(f"--cluster {cluster}: only workers with addresses can be asked from outside: {listening_forms()}")
     rates = [1.0] * len(addresses)
     if "://" not in cluster:
         rates = [host.rate or 1.0 for host in read_hostfile(cluster) for _ in range(host.slots)]

@@ -62,26 +62,25 @@ def serve(
 ) -> None:
     """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT.
 
-    Raises ConnectError, and InputError where keys are needed (any address but loopback and ipc, unless ``insecure``).
+    Raises ConnectError, and InputError for an address at which no worker can listen, and where keys are needed (any but
+    loopback and ipc, unless ``insecure``).
     """
     # Late, so that `--help` is quick.
-    from fogconv.cluster.connect import keys_for
     from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
-    from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+    from fogconv.cluster.transport_registry import Listening, listen
     from fogconv.cluster.worker import process as service
     from fogconv.cluster.worker.server import Worker
 
     limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
-    own = keys_for([bind], keys, insecure)
-    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, keys=own, max_payload_bytes=limit)
+    listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit))
     worker = Worker(
-        endpoint,
+        listener.endpoint,
         threads=threads or service.cores(),
         memory_limit_bytes=memory_limit_bytes,
-        masters=None if own is None else own.masters,
+        masters=listener.masters,
     )
-    how = "in the clear" if own is None else f"encrypted, for {len(own.masters)} masters"
-    log.info("listening on %s with %d threads, %s, pid %d", endpoint.address, worker.threads, how, os.getpid())
+    how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"
+    log.info("listening on %s with %d threads, %s, pid %d", listener.address, worker.threads, how, os.getpid())
     collect_as_usual()
     service.run(worker)
     log.info("stopped")

@@ -23,6 +23,10 @@ def spare_what_is_here() -> None:
 
 
 def collect_as_usual() -> None:
-    """From here on as without this module. What became garbage since is collected now, not in the middle of a run."""
+    """From here on as without this module."""
     gc.set_threshold(*USUAL)
+
+
+def collect_now() -> None:
+    """Collect what became garbage since `spare_what_is_here`, so that it happens in no run that is timed."""
     gc.collect()

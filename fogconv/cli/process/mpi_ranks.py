@@ -59,7 +59,7 @@ def ranks_released() -> Iterator[None]:
 @contextmanager
 def last_word(where: str) -> Iterator[LastWord | None]:
     """Over MPI: the sentence for the case that a rank dies, silent from Ctrl-C on and at the orderly end. Else None."""
-    if not where.startswith("mpi:"):
+    if not where.startswith("mpi://"):
         yield None
         return
     from fogconv.cluster.transport.mpi.watchdog import LastWord
