@@ -12,7 +12,7 @@ ARM_PYTHON := $(ARM64)/bin/python-arm64
 OPENMPI := .openmpi
 PYTEST_ARGS ?=
 
-.PHONY: help setup run test test-full test-arm test-openmpi fuzz check format bench report fog clean
+.PHONY: help setup run test test-full test-arm test-openmpi fuzz check format docs dist check-dist bench report fog clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,16 @@ format: $(READY) ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY) ## the documentation as a site, docs/_build/html; warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+dist: $(READY) ## wheel and sdist, in dist/
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation -q .
+
+check-dist: dist ## install the wheel with its base dependencies only, and run over such a worker
+	tools/check_dist.sh $(BIN)/python
+
 bench: $(READY) ## pytest-benchmark's figures, kept as JSON under .benchmarks for comparison between commits
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave --benchmark-save-data $(PYTEST_ARGS)
 
@@ -88,5 +98,5 @@ fog: $(READY) ## (root) the emulated cluster: five nodes of 0.1 core on 1 Gbit/s
 	$(BIN)/python -m bench.fog --net resnet50 --nodes 5 --cpu 0.1 --rate 1gbit
 
 clean: ## caches and built files; the environments stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(ARM64)/*' -not -path './$(OPENMPI)/*' -prune -exec rm -rf {} +

@@ -1,3 +1,3 @@
 """The version of fogconv, which stands in messages, caches and reports."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
