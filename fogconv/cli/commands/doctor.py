@@ -121,9 +121,12 @@ def _cache() -> Finding:
 
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or "/") / ".cache") / "fogconv"
     override = os.environ.get("FOGCONV_CACHE_DIR")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         folder = cache_folder()
+    if folder is None and override != "off":
+        reason = str(told[-1].message) if told else f"{override or usual} can't be used"
+        return Finding("cache", "missing", f"{reason[0].upper()}{reason[1:]}.")
     if folder is None:
         return Finding("cache", "missing", "FOGCONV_CACHE_DIR=off: every process compiles its kernels anew.")
     if not folder.is_relative_to(override or usual):
