@@ -40,6 +40,9 @@ def run(
         Path | None, typer.Option(help="Rates and links (of `fogconv calibrate`) instead of measuring them.")
     ] = None,
     weights: Annotated[str, typer.Option(help="pretrained, random, or a state_dict's path.")] = "pretrained",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let a .pt2 run code when it is loaded: you know its maker.")
+    ] = False,
     size: Annotated[int | None, typer.Option(help="Input size in pixels (for .pt2).")] = None,
     mean: Annotated[str, typer.Option(help="Mean per channel, as 0.485,0.456,0.406 (for .pt2).")] = "",
     std: Annotated[str, typer.Option(help="Standard deviation per channel (for .pt2).")] = "",
@@ -117,6 +120,7 @@ def run(
             rehearse=rehearse,
             keys=keys,
             insecure=insecure,
+            trust=trust,
         )
         run_job(job, Shown(json=json, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout))
 

@@ -43,6 +43,7 @@ class Job:
     rehearse: bool = False
     keys: Path | None = None
     insecure: bool = False
+    trust: bool = False
 
 
 @dataclass(frozen=True)
