@@ -162,12 +162,15 @@ def _save(plan: Plan, path: Path) -> None:
 
 def _show(told: Forecast, described: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.text import Text
 
     from fogconv.cli.output.console import byte_count, figures_table, milliseconds
 
     console = Console(highlight=False)
-    console.print(f"[bold]{told.plan.graph}[/bold] on {told.plan.ranks} ranks, scheme {told.plan.scheme}. {described}")
+    console.print(
+        f"[bold]{escape(told.plan.graph)}[/bold] on {told.plan.ranks} ranks, scheme {told.plan.scheme}. {escape(described)}"
+    )
     legend = (
         "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
         "computing, sum: bringing partial results together, total: all three. split: how the layer is cut and over how "
@@ -183,12 +186,12 @@ def _show(told: Forecast, described: str) -> None:
         summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
         cells = (moved, terms.get("edge_s"), summed, terms.get("total_s"))
         split = layer.split or ("torch" if layer.mode == "host" else "home")
-        table.add_row(layer.name, layer.shape, split, *(milliseconds(cell) for cell in cells))
+        table.add_row(escape(layer.name), layer.shape, split, *(milliseconds(cell) for cell in cells))
     console.print(table)
     cards = figures_table("rank", "sent", "received", "weights", "maps")
     for rank in told.ranks:
         figures = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
-        cards.add_row(f"{rank.rank}: {rank.device}", *(f"{byte_count(figure)}B" for figure in figures))
+        cards.add_row(f"{rank.rank}: {escape(rank.device)}", *(f"{byte_count(figure)}B" for figure in figures))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(cards)
     predicted = "unknown" if told.plan.predicted_s is None else f"{told.plan.predicted_s * 1e3:.1f} ms"

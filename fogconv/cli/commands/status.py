@@ -228,6 +228,8 @@ def _live(watcher: Watcher, interval_s: float) -> None:
 
 def table(found: Sequence[Health]) -> RenderableType:
     """Two lines a worker, whole at 80 columns."""
+    from rich.text import Text
+
     from fogconv.cli.output.console import byte_count, figures_table
 
     shown = figures_table(
@@ -248,8 +250,8 @@ def table(found: Sequence[Health]) -> RenderableType:
         colour = "red" if state in ("silent", "gone", "refuses") else colour
         heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
         shown.add_row(
-            f"{health.address.removeprefix('tcp://')}\n[dim]{health.master}[/dim]",
-            f"[{colour}]{state}[/{colour}]\n{'' if silent else _age(health.uptime_s)}",
+            Text.assemble(health.address.removeprefix("tcp://"), "\n", (health.master, "dim")),
+            Text.assemble((state, colour), "\n", "" if silent else _age(health.uptime_s)),
             f"{health.share:.0%}\n×{health.rate:g}",
             "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",
             "" if silent else f"{byte_count(health.sent_bytes)}\n{byte_count(health.bytes_per_s)}",

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -77,8 +78,8 @@ def print_stream(frames_per_s: float, frames: int, *, out: TextIO) -> None:
 
 
 def _head(result: Result, alone: bool) -> Iterator[str]:
-    yield f"[bold]{result.model}[/bold], weights: {result.weights}"
-    where = "in this process" if result.cluster == "inproc" else f"over {result.cluster}"
+    yield f"[bold]{escape(result.model)}[/bold], weights: {escape(result.weights)}"
+    where = "in this process" if result.cluster == "inproc" else f"over {escape(result.cluster)}"
     yield f"1 master + {_workers(result.workers)} {where}, scheme {result.scheme}"
     if alone:
         yield "mpirun started one rank (-n 1): the master runs alone"
@@ -88,7 +89,7 @@ def _head(result: Result, alone: bool) -> Iterator[str]:
             "machine gain nothing by it"
         )
     for event in result.events:
-        yield f"[yellow]{event}[/yellow]"
+        yield f"[yellow]{escape(str(event))}[/yellow]"
 
 
 def _workers(count: int) -> str:
@@ -145,7 +146,7 @@ def _total(table: Table, layers: Sequence[LayerReport], terms: Sequence[str], *m
 
 
 def _named(layer: LayerReport) -> str:
-    return f"{layer.name}\n[dim]{shape(layer.k, layer.c, layer.f, layer.h, layer.w)}[/dim]"
+    return f"{escape(layer.name)}\n[dim]{shape(layer.k, layer.c, layer.f, layer.h, layer.w)}[/dim]"
 
 
 def _pair(layer: LayerReport, term: str) -> str:
@@ -162,9 +163,9 @@ def _foot(result: Result) -> Iterator[str]:
     sent, received = (sum(getattr(layer, name) for layer in result.layers) for name in ("bytes_tx", "bytes_rx"))
     yield (f"{out} of {len(result.layers)} convs distributed; {sent / 1e6:.2f} MB sent, {received / 1e6:.2f} MB received")
     for image, guesses in zip(result.job.images, result.top5, strict=True):
-        yield f"[bold]{image}[/bold]"
+        yield f"[bold]{escape(image)}[/bold]"
         for guess in guesses:
-            yield f"  {guess.probability:6.4f}  {guess.label} ({guess.index})"
+            yield f"  {guess.probability:6.4f}  {escape(guess.label)} ({guess.index})"
     predicted = "" if result.predicted_s is None else f", predicted {result.predicted_s * 1e3:.1f} ms"
     yield f"latency   {result.latency_s * 1e3:.1f} ms (median of {result.job.repeat} warm runs{predicted})"
     if result.torch_latency_s is not None and result.max_abs_error is not None:
