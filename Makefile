@@ -24,8 +24,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-run: $(READY) ## five ranks on this machine tell what is on a photograph
+run: $(READY) ## five ranks on this machine say what is on a photograph
 	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --threshold 0 --compare
+	@echo "A large network on real boards gains: $(BIN)/fogconv simulate vgg16 --preset pi4"
 
 # What only computes shares the cores between two processes; what is marked `alone` has them for itself. A file's tests stay in
 # one process, for they share models, workers and launches. Both parts run, even where the first one fails.

@@ -25,8 +25,8 @@ from bench.fog.conversation import Facts, Voice
 from bench.fog.master import Subject
 from bench.made_up import made_up
 from fogconv.analysis.layer_report import layer_reports
-from fogconv.analysis.processor import after_rest_s
-from fogconv.analysis.simulator import simulate
+from fogconv.analysis.simulation.processor import after_rest_s
+from fogconv.analysis.simulation.simulator import simulate
 from fogconv.analysis.star_terms import simulated_terms, star_terms
 from fogconv.calibration.devices import FULL, TINY
 from fogconv.calibration.links import measure_link
@@ -46,10 +46,12 @@ from fogconv.ir.program import Program
 from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.lowering.lower import lower
+from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
 from fogconv.speedup.model import Terms
 from fogconv.speedup.trigger import Seconds
 
+STAR = SchemeOptions(threshold=0, master_computes=False)
 CPU = 0.2
 """Each node's share of a core."""
 PERIOD_S = quota_and_period_us(CPU)[1] * 1e-6
@@ -173,7 +175,7 @@ class Master:
         in_long_run = [[cpu_s / self.share for cpu_s in found] for found in question.rehearsal_cpu_s]
         self.topology = priced(self.rehearsals, Topology(tuple(devices), self.links), in_long_run, self.seconds)
         graph = self.subject.graph
-        self.plan = plan_star(graph, self.topology, threshold=0, master_computes=False, seconds=self.after_rest_s)
+        self.plan = plan_star(graph, self.topology, STAR, seconds=self.after_rest_s)
         lowered = lower(graph, self.plan)
         self.programs = lowered.programs
         self.loaded = self.session.load(lowered.programs, lowered.weights, host=self.subject.host)
@@ -241,7 +243,7 @@ class Rehearsal:
 
     def __init__(self, session: Session, size: int) -> None:
         graph = made_up(size, REHEARSAL)
-        plan = plan_star(graph, Topology.uniform(len(session.workers) + 1, 1e10, 1e8), threshold=0, master_computes=False)
+        plan = plan_star(graph, Topology.uniform(len(session.workers) + 1, 1e10, 1e8), STAR)
         lowered = lower(graph, plan)
         self.programs = lowered.programs
         self.session = session

@@ -28,12 +28,13 @@ def write_program(net: str, to: Path) -> None:
     from fogconv.hardware.topology import Topology
     from fogconv.ir import program
     from fogconv.lowering.lower import lower
-    from fogconv.planning.search import plan
+    from fogconv.planning.plan_options import PlanOptions
+    from fogconv.planning.planner import plan
     from fogconv.zoo.models import load_model
 
     model = load_model(net, weights="random")
     graph = export(model.module, model.example(), net)
-    lowered = lower(graph, plan(graph, Topology.uniform(1, 1e11, 1e9, 1e-4), scheme="local"))
+    lowered = lower(graph, plan(graph, Topology.uniform(1, 1e11, 1e9, 1e-4), PlanOptions("local")))
     to.write_bytes(program.encode(lowered.programs[0]))
 
 

@@ -17,7 +17,9 @@ from fogconv.ir.shard import conv_grid, split
 from fogconv.kernels.maps import blocked
 from fogconv.kernels.maps.wire import bind_extract, bind_insert, wire_elements
 from fogconv.lowering.lower import lower
-from fogconv.planning.search import plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from fogconv.planning.schemes import DISTRIBUTED
 from fogconv.zoo.models import load_model
 
 NODES = 5
@@ -87,17 +89,17 @@ def test_partition_and_join(benchmark: Any, split_by: str) -> None:
 @pytest.mark.parametrize("name", ["resnet50", "vgg16"])
 def test_lowering(benchmark: Any, name: str, scheme: str) -> None:
     graph = graph_of(name)
-    found = plan(graph, topology(), scheme=scheme, threshold=0.0)
+    found = plan(graph, topology(), PlanOptions(scheme, threshold=0.0))
     lowered = benchmark.pedantic(lower, (graph, found), rounds=3)
     assert len(lowered.programs) == NODES
 
 
-@pytest.mark.parametrize("scheme", ["auto", "depth", "rows", "star"])
+@pytest.mark.parametrize("scheme", DISTRIBUTED)
 @pytest.mark.parametrize("name", ["resnet50", "inception_v3", "vgg16", "mobilenet_v2"])
 def test_planning(benchmark: Any, name: str, scheme: str) -> None:
     """To hold: ResNet-50 for 5 nodes in at most 1 s, Inception-v3 in at most 3 s."""
     graph, nodes = graph_of(name), topology()
-    found = benchmark.pedantic(lambda: plan(graph, nodes, scheme=scheme), rounds=3)
+    found = benchmark.pedantic(lambda: plan(graph, nodes, PlanOptions(scheme)), rounds=3)
     assert len(found.placements) == len(graph.layers)
 
 

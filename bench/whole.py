@@ -26,6 +26,7 @@ from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
+from fogconv.runtime.run_options import RunOptions
 from fogconv.zoo.models import load_model
 
 NETS = ("resnet50", "vgg16", "inception_v3", "mobilenet_v2")
@@ -79,7 +80,7 @@ def bench_net(name: str, budget_s: float, compiled: bool) -> dict[str, Any]:
     x = torch.randn(model.example().shape, generator=random)
     with torch.inference_mode(), connect("inproc://0", threads=1) as session:
         graph = export(model.module, x, name)
-        engine = Engine(graph, session, Topology.uniform(1, 1e11, 1e9, 1e-4), PlanOptions("local"))
+        engine = Engine(graph, session, Topology.uniform(1, 1e11, 1e9, 1e-4), PlanOptions("local"), RunOptions(adapt=False))
         image = x.numpy()
         calls, failed = torch_calls(model.module, x, compiled)
         expected = model.module(x).numpy()

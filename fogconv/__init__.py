@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fogconv.nn import DistributedConv2d as DistributedConv2d
     from fogconv.nn import distribute as distribute
     from fogconv.planning.plan_options import PlanOptions as PlanOptions
+    from fogconv.runtime.run_options import RunOptions as RunOptions
 
 __version__ = VERSION
 
@@ -35,6 +36,7 @@ _LAZY: dict[str, str] = {
     "FogconvError": "fogconv.errors",
     "PlanOptions": "fogconv.planning.plan_options",
     "PlannedModel": "fogconv.api.planned",
+    "RunOptions": "fogconv.runtime.run_options",
     "Topology": "fogconv.hardware.topology",
     "compile": "fogconv.api.compiled",
     "connect": "fogconv.cluster.connect",
@@ -49,6 +51,7 @@ __all__ = [
     "FogconvError",
     "PlanOptions",
     "PlannedModel",
+    "RunOptions",
     "Topology",
     "__version__",
     "compile",

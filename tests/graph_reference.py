@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import PoolSpec
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
 
 ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
     None: lambda x: x,
@@ -22,6 +22,9 @@ ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
     "hardsigmoid": F.hardsigmoid,
 }
+
+ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {"leaky_relu": F.leaky_relu, "maximum": torch.maximum}
+"""Elementwise operators by the workers' names: of maps and parameters."""
 
 
 @torch.inference_mode()
@@ -52,6 +55,8 @@ def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = N
                 if layer.shift is not None:
                     x = x + torch.from_numpy(graph.weights[layer.shift]).reshape(1, -1, 1, 1)
                 maps[layer.target] = ACTIVATIONS[layer.activation](x)
+            case Elementwise():
+                maps[layer.target] = ELEMENTWISE[layer.op](*(maps[source] for source in layer.sources), *layer.parameters)
             case Gate():
                 assert maps[layer.gate].shape[2:] == (1, 1)
                 maps[layer.target] = maps[layer.source] * maps[layer.gate]
@@ -71,7 +76,7 @@ def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = N
                 results = layer.call(values, *(maps[number].contiguous().numpy() for number in layer.reads))
                 assert len(results) == len(layer.writes)
                 maps.update((number, torch.from_numpy(result)) for number, result in zip(layer.writes, results, strict=True))
-        for number in layer.writes if isinstance(layer, Host) else (layer.target,):
+        for number in layer.writes:
             assert tuple(maps[number].shape) == graph.tensors[number].shape, layer
     return np.asarray(maps[graph.output].reshape(graph.output_shape).numpy())
 

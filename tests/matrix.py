@@ -18,11 +18,15 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
+from fogconv.runtime.run_options import RunOptions
 from fogconv.zoo.random_weights import noise_images
 from tests import seeded_models as models
 
 TOLERANCE = 1e-4
 """Of the largest reference value."""
+
+STEADY = RunOptions(adapt=False)
+"""A busy machine is no reason to plan anew in a test of something else."""
 
 TRANSPORTS = ("inproc", "zmq", "mpi")
 STAR_WORKERS = (1, 2, 3, 4, 7)
@@ -65,7 +69,7 @@ class Cell:
         return f"{self.model}@{self.size}-{self.scheme}-{self.workers}workers-{self.transport}{alone}"
 
     @property
-    def choices(self) -> PlanOptions:
+    def options(self) -> PlanOptions:
         return PlanOptions(self.scheme, threshold=0.0, master_computes=self.master_computes)
 
     @property
@@ -144,7 +148,7 @@ def reference(model: str, size: int) -> Reference:
 
 def run_cell(cell: Cell, graph: LayerGraph, x: NDArray[np.float32], session: Session) -> tuple[Engine, NDArray[np.float32]]:
     """The engine as it ran (its plan is of interest), and the output."""
-    engine = Engine(graph, session, cell.topology, cell.choices)
+    engine = Engine(graph, session, cell.topology, cell.options, STEADY)
     try:
         return engine, engine.run(x).output
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fogconv.cluster.connect import connect
-from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.transport.mpi.launch import launched
 
 
 def main(folder: Path) -> None:

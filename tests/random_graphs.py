@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from hypothesis import strategies as st
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec
 from fogconv.ir.graph import (
-    ACTIVATIONS,
     Add,
     Affine,
     Concat,
     Conv,
+    Elementwise,
     Gate,
     GlobalPool,
     Host,
@@ -25,6 +25,7 @@ from fogconv.ir.graph import (
     Slice,
     Tensor,
 )
+from fogconv.ir.program import Activation
 
 
 class _Draft:
@@ -47,7 +48,7 @@ class _Draft:
         return key
 
     def activation(self) -> str | None:
-        return self.draw(st.sampled_from([None, "relu", *ACTIVATIONS]))
+        return self.draw(st.sampled_from([None, "relu", *get_args(Activation)]))
 
     def like(self, number: int) -> list[int]:
         """The tensors of the same shape."""
@@ -104,6 +105,11 @@ class _Draft:
         self.layers.append(Affine(f"affine{target}", source, target, scale, shift, self.activation()))
         return target
 
+    def elementwise(self, source: int) -> int:
+        target = self.tensor(*self.tensors[source].shape[1:])
+        self.layers.append(Elementwise(f"leaky{target}", "leaky_relu", (source,), target, (0.125,)))
+        return target
+
     def gate(self, source: int) -> int:
         channels = self.tensors[source].channels
         mean = self.tensor(channels, 1, 1)
@@ -157,7 +163,7 @@ def graphs(draw: st.DrawFn) -> LayerGraph:
     x = first = draft.tensor(draw(st.sampled_from([1, 3, 16, 33])), draw(st.integers(3, 9)), draw(st.integers(3, 7)))
     kinds = [
         draft.conv, draft.conv, draft.same_conv, draft.same_conv, draft.pool, draft.add, draft.affine, draft.gate,
-        draft.concat, draft.slice, draft.shuffle, draft.host,
+        draft.elementwise, draft.concat, draft.slice, draft.shuffle, draft.host,
     ]  # fmt: skip
     for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=7)):
         # Mostly a chain, now and then from an older tensor, so that branches stay alive.

@@ -18,13 +18,14 @@ from bench.faults.campaign import Campaign, Master
 from bench.faults.fuzz_load import fuzz_load
 from bench.faults.places import Loopback, Testbed
 from fogconv.errors import FogconvError
+from fogconv.planning.schemes import Scheme
 
 Option = typer.Option
 
 
 def main(
     net: Annotated[str, Option(help="The model that runs.")] = "resnet18",
-    scheme: Annotated[str, Option(help="auto, star, depth, rows.")] = "rows",
+    scheme: Annotated[Scheme, Option(help="Of the plan.")] = Scheme.ROWS,
     inferences: Annotated[int, Option(help="Inferences under faults.")] = 200,
     faults: Annotated[int, Option(help="Workers killed, stopped and cut off meanwhile.")] = 54,
     malformed: Annotated[int, Option(help="Malformed messages; half against a worker, half against a master.")] = 100_000,

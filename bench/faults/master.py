@@ -20,6 +20,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.guard import Protection
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
+from fogconv.runtime.run_options import RunOptions
 
 
 def say(facts: dict[str, Any]) -> None:
@@ -36,12 +37,11 @@ def main(net: str, scheme: str, cluster: str, rates: str, protection: str = "{}"
     largest = float(np.abs(reference).max())
     with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, insecure=True) as session:
         guard = Protection(**json.loads(protection))
-        choices = PlanOptions(
-            scheme=scheme, threshold=0.0, rehearse=mode == "rehearse", adapt=mode == "adapt", protection=guard
-        )
+        options = PlanOptions(scheme, threshold=0.0, protection=guard)
+        running = RunOptions(rehearse=mode == "rehearse", adapt=mode == "adapt")
         flop_per_s, bytes_per_s = (float(word) for word in rates.split(","))
         topology = Topology.uniform(session.ranks, flop_per_s, bytes_per_s, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
-        engine = Engine(graph, session, topology, choices)
+        engine = Engine(graph, session, topology, options, running)
         say({"ready": True, "workers": len(engine.ranks) - 1})
         for _ in sys.stdin:
             try:

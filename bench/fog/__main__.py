@@ -15,6 +15,7 @@ from rich.table import Table
 from bench.fog.run import Setup, run
 from fogconv.errors import FogconvError, InputError
 from fogconv.hardware.units import parse_bytes
+from fogconv.planning.schemes import Scheme
 
 Option = typer.Option
 
@@ -24,7 +25,7 @@ def main(
     nodes: Annotated[int, Option(help="Nodes, the master included.")] = 5,
     cpu: Annotated[str, Option(help="Share of a core: one figure, or one per node (0.2,0.1,…).")] = "0.1",
     rate: Annotated[str, Option(help="Rate of every link, such as 100mbit.")] = "1gbit",
-    scheme: Annotated[str, Option(help="auto, star, depth, rows or local.")] = "auto",
+    scheme: Annotated[Scheme, Option(help="Of the plan.")] = Scheme.AUTO,
     transport: Annotated[str, Option(help="zmq or mpi.")] = "zmq",
     wire: Annotated[str, Option(help="fp32, fp16, bf16, zeros, lz4 or zstd.")] = "fp32",
     secure: Annotated[bool, Option("--secure", help="Encrypt with CURVE (ZeroMQ).")] = False,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bench.fog.job import Job
-from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import serve_mpi
 from fogconv.ir import program as ir
 

@@ -21,8 +21,9 @@ from fogconv.ir import program as ir
 from fogconv.ir.graph import Conv, Host, LayerGraph
 from fogconv.ir.plan import Plan
 from fogconv.lowering.lower import lower
-from fogconv.planning.search import plan
-from fogconv.planning.strategies import weight_elements
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from fogconv.planning.strategies.option import weight_elements
 
 if TYPE_CHECKING:
     from bench.fog.job import Job
@@ -93,7 +94,7 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     topology = rates.topology(job.sync_s)
     voice.say({"calibrated": True})
     voice.hear()
-    found = plan(it.graph, topology, scheme=job.scheme, wire=job.wire, **job.options)
+    found = plan(it.graph, topology, PlanOptions(job.scheme, wire=job.wire, **job.options))
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, [it.image])

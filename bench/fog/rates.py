@@ -33,10 +33,10 @@ from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.plan import Plan, at_home
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.conv.select import choose, cycles
 from fogconv.lowering.lower import lower
-from fogconv.planning.star import plan_local
 
 FULL_SPEED_RUNS = 7
 RUNS = 5
@@ -56,7 +56,8 @@ class Rates:
     def __init__(self, session: Session, graph: LayerGraph, image: Array, shares: Sequence[float]) -> None:
         self._shares = shares
         self._image = image
-        lowered = lower(graph, plan_local(graph))
+        alone = Plan(graph.name, 1, "local", tuple(at_home(graph, layer) for layer in graph.layers))
+        lowered = lower(graph, alone)
         [self._program] = lowered.programs
 
         def host(layer: int, values: dict[object, object], maps: Sequence[Array]) -> Sequence[Array]:

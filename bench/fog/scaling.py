@@ -21,12 +21,13 @@ from rich.console import Console
 
 from bench.fog.run import Setup, run
 from fogconv.errors import FogconvError, InputError
+from fogconv.planning.schemes import DISTRIBUTED
 
 NETS = "vgg16,resnet50"
 NODES = "2,3,5,9"
-SCHEMES = ("auto", "rows", "depth", "star")
-COLOURS = {"auto": "#1b6e3c", "rows": "#3f7fbf", "depth": "#c0571b", "star": "#7a4f9a"}
-MARKS = {"auto": "o", "rows": "s", "depth": "^", "star": "D"}
+LOOKS = {"auto": ("#1b6e3c", "o"), "rows": ("#3f7fbf", "s"), "depth": ("#c0571b", "^"), "star": ("#7a4f9a", "D")}
+"""Colour and mark."""
+OTHER_LOOK = ("#777777", "x")
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -72,7 +73,7 @@ class Series:
 
 
 def measure(net: str, nodes: int, cpu: float, rate: str, say: Any) -> Point:
-    first, *others = SCHEMES
+    first, *others = DISTRIBUTED
     setup = Setup(
         net,
         nodes,
@@ -111,12 +112,13 @@ def draw(points: Sequence[Point], out: Path) -> None:
         mine = sorted((point for point in points if point.net == net), key=lambda point: point.nodes)
         nodes = [point.nodes for point in mine]
         axes.plot(nodes, [point.bound for point in mine], color="#555555", ls="--", lw=1.2, label="lower bound on the time")
-        for scheme in reversed(SCHEMES):
+        for scheme in reversed([each for each in DISTRIBUTED if all(each in point.seconds for point in mine)]):
+            colour, mark = LOOKS.get(scheme, OTHER_LOOK)
             axes.plot(
                 nodes,
                 [point.speedup(scheme) for point in mine],
-                color=COLOURS[scheme],
-                marker=MARKS[scheme],
+                color=colour,
+                marker=mark,
                 ms=5,
                 lw=2.2 if scheme == "auto" else 1.4,
                 label=scheme,

@@ -15,16 +15,12 @@ import numpy as np
 from fogconv.cluster.executor.interface import Binder, Run
 from fogconv.cluster.executor.mailbox import GatherMailbox
 from fogconv.errors import ClusterError
+from fogconv.guards.checksums import disagreement, remaining
+from fogconv.guards.rounding import Rounding
 from fogconv.ir.program import Check, Gather, Piece, Recv
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.conv.select import candidates
 from fogconv.kernels.maps.pack import pack, unpack
-
-VALUE_ROUNDING = 2e-5
-"""What the sums of n channels may be off by: so much of the piece's largest value, times √n; thrice of what was seen."""
-TERM_ROUNDING = {False: 2 * 2.0**-24, True: 8 * 2.0**-24}
-"""Or so much of the largest sum of absolute terms, times √n, without and with Winograd: where the terms cancel each other,
-that is more. Twice of what was seen."""
 
 
 def bind_gather(step: Gather, executable: Binder) -> Callable[[Run], None]:
@@ -124,14 +120,14 @@ class Gathering:
         code = self._step.code
         assert code is not None
         view = self._executable.view
-        total = unpack(view(code.target, code.region)).astype(np.float64)
-        for other, piece in enumerate(self._step.pieces):
-            if other != number:
-                part = unpack(view(piece.recv.target, piece.recv.region))
-                total[:, : part.shape[1]] -= part
+        others = (
+            unpack(view(piece.recv.target, piece.recv.region))
+            for other, piece in enumerate(self._step.pieces)
+            if other != number
+        )
         recv = self._step.pieces[number].recv
-        target = view(recv.target, recv.region)
-        pack(np.ascontiguousarray(total[:, : len(recv.region.channels)], np.float32), out=target)
+        piece = remaining(unpack(view(code.target, code.region)), others, len(recv.region.channels))
+        pack(piece, out=view(recv.target, recv.region))
         # Which of the pieces and the code comes last is chance: only a loss is worth a word.
         if gone:
             mailbox.tell(f"worker {recv.origin} is lost: its part of {self._layer} is the code minus the others")
@@ -145,21 +141,16 @@ def _bind_check(piece: Piece, check: Check, executable: Binder) -> Callable[[], 
     values, sums = executable.view(piece.recv.target, piece.recv.region), executable.view(check.source, check.region)
     source = executable.view(spare.source, spare.source_region)
     rows, weight = executable.weight(check.signs), executable.weight(spare.weight)
-    n = int(np.count_nonzero(rows, axis=1).max())
-    winograd = "winograd4" in candidates(spare.spec, host_isa())
-    # A grouped conv's filters read different inputs: their absolute sums add up.
-    together = n if spare.spec.groups > 1 else np.sqrt(n)
-    per_input = TERM_ROUNDING[winograd] * together * float(np.abs(weight).reshape(len(weight), -1).sum(1).max())
+    rounding = Rounding.of(
+        rows, weight, grouped=spare.spec.groups > 1, winograd="winograd4" in candidates(spare.spec, host_isa())
+    )
 
     def call() -> float | None:
-        part, expected = unpack(values), unpack(sums)
-        f = part.shape[1]
-        with np.errstate(invalid="ignore", over="ignore"):
-            found = rows @ part.transpose(1, 0, 2, 3).reshape(f, -1)
-            off = float(np.abs(found - expected.transpose(1, 0, 2, 3).reshape(len(rows), -1)).max())
+        part = unpack(values)
+        off = disagreement(rows, part, unpack(sums))
         largest = float(np.abs(part).max())
-        rounding = max(VALUE_ROUNDING * np.sqrt(n) * largest, per_input * float(np.abs(source.interior).max()), 1e-30)
+        most = rounding.most(largest, float(np.abs(source.interior).max()))
         # NaN is wrong, too, and so is infinity.
-        return None if off <= rounding and np.isfinite(off) else off / max(largest, 1e-30)
+        return None if off <= most and np.isfinite(off) else off / max(largest, 1e-30)
 
     return call

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
-from fogconv.cluster.executor.interface import Call, HostCalls, Run
+from fogconv.cluster.executor.interface import Call, HostCalls, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
+from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as steps
@@ -26,7 +28,7 @@ from fogconv.ir.geometry import BLOCK, NARROW, Region
 from fogconv.ir.program import Program
 from fogconv.kernels.conv.conv import PreparedConv2d, prepare_conv2d
 from fogconv.kernels.conv.linear import PreparedLinear
-from fogconv.kernels.maps import elementwise, pooling, wire
+from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import sequence
 from fogconv.kernels.maps.pack import pack, unpack
@@ -71,13 +73,8 @@ class Executable:
         self._calls = [self._bind(step) for step in program.steps]
         self._ticks = [0] * (2 * len(self._calls))
 
-    def run(
-        self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = lambda: None
-    ) -> list[Array]:
-        """The outputs (master) in the order of their index. Raises what the mailbox raises.
-
-        ``meanwhile`` is called when all is done before the first ArrayRecv, whose array is probably not there yet.
-        """
+    def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:
+        """See `fogconv.cluster.executor.interface.Runnable`."""
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
         self._ticks = ticks = []
@@ -99,89 +96,26 @@ class Executable:
         return np.frombuffer(array("q", self._ticks), np.int64).reshape(-1, 2)
 
     def _bind(self, step: steps.AnyStep) -> Call:
-        match step:
-            case steps.Input():
-                return self._input(step)
-            case steps.Output():
-                return self._output(step)
-            case steps.Send():
-                return self._send(step)
-            case steps.Recv():
-                return self._receive(step)
-            case steps.Gather():
-                return bind_gather(step, self)
-            case steps.Host():
-                return self._call_host(step)
-            case (
-                steps.ArrayInput()
-                | steps.ArrayOutput()
-                | steps.ArraySend()
-                | steps.ArrayRecv()
-                | steps.ConvForward()
-                | steps.ConvGradInput()
-                | steps.ConvGradWeight()
-                | steps.ArrayFree()
-            ):
-                return lambda run: self.arrays.do(step, run, self._threads)
-            case _:
-                call = self._compute(step)
-                return lambda run: call()
+        bind = BINDERS.get(type(step))
+        if bind is None:
+            raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__}")
+        return bind(self, step)
 
-    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
-        view = self._view
-        match step:
-            case steps.Conv():
-                return self._prepare(step).bind(
-                    view(step.source, step.source_region),
-                    view(step.target, step.target_region),
-                    self._optional(step.residual, step.residual_region),
-                )
-            case steps.Pool():
-                source, target = step.source_region, step.target_region
-                return pooling.bind_pool(
-                    step.spec,
-                    view(step.source, source),
-                    source.rows.start,
-                    source.columns.start,
-                    view(step.target, target),
-                    target.rows.start,
-                    target.columns.start,
-                )
-            case steps.GlobalPool():
-                return pooling.bind_global_pool(
-                    view(step.source, step.source_region), view(step.target, step.target_region), step.divisor
-                )
-            case steps.Add():
-                sources = [view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
-                return elementwise.bind_add(sources, view(step.target, step.target_region), step.activation)
-            case steps.Affine():
-                return elementwise.bind_affine(
-                    view(step.source, step.source_region),
-                    view(step.target, step.target_region),
-                    None if step.scale is None else self._weights[step.scale],
-                    None if step.shift is None else self._weights[step.shift],
-                    step.activation,
-                    self._optional(step.residual, step.residual_region),
-                )
-            case steps.Gate():
-                return elementwise.bind_gate(
-                    view(step.source, step.source_region),
-                    view(step.gate, step.gate_region),
-                    view(step.target, step.target_region),
-                )
-            case steps.Permute():
-                return elementwise.bind_permute(
-                    view(step.source, step.source_region), view(step.target, step.target_region), step.channels
-                )
-            case steps.Copy():
-                source_view, first = self._around(step.source, step.region)
-                target_view, target_first = self._around(step.target, step.region.shift_channels(step.shift))
-                channels = len(step.region.channels)
-                return elementwise.bind_shift_copy(source_view, first, target_view, target_first, channels, step.accumulate)
-            case _:
-                raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__}")
+    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        """The bound call of a step on buffers, which may be one that is not in the program's list."""
+        return KERNELS[type(step)](self, step)
 
-    def _prepare(self, step: steps.Conv) -> PreparedConv2d | PreparedLinear:
+    def _map_step(self, step: steps.MapStep) -> Call:
+        call = self.compute(step)
+        return lambda run: call()
+
+    def _array_step(self, step: steps.ArrayStep) -> Call:
+        return lambda run: self.arrays.do(step, run, self._threads)
+
+    def _gather(self, step: steps.Gather) -> Call:
+        return bind_gather(step, self)
+
+    def prepare(self, step: steps.Conv) -> PreparedConv2d | PreparedLinear:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
         key = (step.weight, step.bias, step.activation)
         known = self._prepared.get(key)
@@ -199,7 +133,7 @@ class Executable:
             return known
         return known.at(step.spec)
 
-    def _view(self, buffer: int, region: Region) -> Blocked:
+    def view(self, buffer: int, region: Region) -> Blocked:
         """The region of a buffer that begins at a block of 16 channels. Raises ClusterError where it lies outside."""
         origin = self.program.buffers[buffer].region
         if region not in origin:
@@ -210,24 +144,21 @@ class Executable:
             region.columns.slice(origin.columns.start),
         )
 
-    def _around(self, buffer: int, region: Region) -> tuple[Blocked, int]:
+    def around(self, buffer: int, region: Region) -> tuple[Blocked, int]:
         """A view that begins at the block in which the region begins, and the region's first lane there."""
         origin = self.program.buffers[buffer].region.channels.start
         lane = (region.channels.start - origin) % BLOCK
         wider = region.with_channels(type(region.channels)(region.channels.start - lane, region.channels.stop))
-        return self._view(buffer, wider), lane
+        return self.view(buffer, wider), lane
 
     def _in_order(self, buffer: int, region: Region) -> memoryview | None:
         """The bytes of a region's fp32 payload, where they lie in memory in one piece."""
-        view, lane = self._around(buffer, region)
+        view, lane = self.around(buffer, region)
         found = wire.in_order(view, lane, len(region.channels))
         return None if found is None else found.view(np.uint8).data
 
-    def _optional(self, buffer: int | None, region: Region | None) -> Blocked | None:
-        return None if buffer is None or region is None else self._view(buffer, region)
-
     def _input(self, step: steps.Input) -> Call:
-        target, index = self._view(step.target, step.region), step.index
+        target, index = self.view(step.target, step.region), step.index
 
         def call(run: Run) -> None:
             pack(run.inputs[index], out=target)
@@ -235,7 +166,7 @@ class Executable:
         return call
 
     def _output(self, step: steps.Output) -> Call:
-        source, index = self._view(step.source, step.region), step.index
+        source, index = self.view(step.source, step.region), step.index
 
         def call(run: Run) -> None:
             run.outputs[index] = unpack(source)
@@ -257,7 +188,7 @@ class Executable:
             return send_whole
         extracts = []
         for part, span in zip(step.parts, spans, strict=True):
-            view, lane = self._around(part.buffer, part.region)
+            view, lane = self.around(part.buffer, part.region)
             extracts.append(wire.bind_extract(view, lane, len(part.region.channels), cut[span]))
         extract = sequence(extracts)
 
@@ -311,7 +242,7 @@ class Executable:
         # Copying a short one to a place of its own costs less than asking where it lies.
         if step.more or (plain and 0 < n_bytes <= SHORT_BYTES):
             return self._insert_staged(step)
-        view, lane = self._around(step.target, step.region)
+        view, lane = self.around(step.target, step.region)
         insert = wire.bind_inserts(dtype, view, lane, len(step.region.channels), step.accumulate)
 
         def insert_plain(payload: Frame) -> None:
@@ -333,7 +264,7 @@ class Executable:
         place = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
         inserts: list[Callable[[], None]] = []
         for part, span in zip(step.parts, spans, strict=True):
-            view, lane = self._around(part.buffer, part.region)
+            view, lane = self.around(part.buffer, part.region)
             added = step.accumulate and not inserts  # further parts never are
             inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels), added))
         insert, raw = sequence(inserts), place.view(np.uint8).data
@@ -352,13 +283,6 @@ class Executable:
         wire.warm_up(form)
         return insert_coded
 
-    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
-        """The bound call of a computing step that is not in the program's list."""
-        return self._compute(step)
-
-    def view(self, buffer: int, region: Region) -> Blocked:
-        return self._view(buffer, region)
-
     def weight(self, key: str) -> Array:
         return self._weights[key]
 
@@ -366,8 +290,8 @@ class Executable:
         if self._host is None:
             raise ClusterError(f"rank {self.program.rank} has no torch to run {self.program.layers[step.layer]}")
         host, layer = self._host, step.layer
-        sources = [self._view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
-        targets = [self._view(t, region) for t, region in zip(step.targets, step.target_regions, strict=True)]
+        sources = [self.view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
+        targets = [self.view(t, region) for t, region in zip(step.targets, step.target_regions, strict=True)]
 
         def call(run: Run) -> None:
             results = host(layer, run.values, [unpack(source) for source in sources])
@@ -375,6 +299,19 @@ class Executable:
                 pack(result, out=target)
 
         return call
+
+
+BINDERS: Mapping[type[steps.Step], Callable[[Executable, Any], Call]] = {
+    steps.Input: Executable._input,
+    steps.Output: Executable._output,
+    steps.Send: Executable._send,
+    steps.Recv: Executable._receive,
+    steps.Gather: Executable._gather,
+    steps.Host: Executable._call_host,
+    **dict.fromkeys(KERNELS, Executable._map_step),
+    **dict.fromkeys(get_args(steps.ArrayStep), Executable._array_step),
+}
+"""How a step of each type is bound."""
 
 
 def _expect(payload: Frame, n_bytes: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +15,57 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.kernels.maps.blocked import Blocked
 
+if TYPE_CHECKING:
+    from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.kernels.conv.linear import PreparedLinear
+
+
+def nothing() -> None:
+    """What to do meanwhile, where there is nothing."""
+
 
 class Runnable(Protocol):
     """What Session and Worker need of the interpreter's Executable."""
 
     memory_bytes: int
 
-    def run(self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]: ...
+    def run(
+        self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = (), meanwhile: Callable[[], None] = nothing
+    ) -> list[NDArray[Any]]:
+        """The outputs (master) in the order of their index. Raises what the mailbox raises.
+
+        ``meanwhile`` is called when all is done before an ArrayRecv, whose array is probably not there yet: so not at all
+        by a program without, and more than once by one with several.
+        """
 
     @property
     def times(self) -> NDArray[np.int64]: ...
+
+
+@runtime_checkable
+class Shares(Protocol):
+    """An executable whose arrays stay from run to run, and may be shared with other programs'."""
+
+    arrays: Any
 
 
 class Build(Protocol):
     """The interpreter's constructor, or a test's."""
 
     def __call__(self, program: ir.Program, weights: dict[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
+
+
+class Executor(Build, Protocol):
+    """Binds a program to this rank's memory and kernels. On the master, ``host`` runs what workers can't compute."""
+
+    def __call__(
+        self,
+        program: ir.Program,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        threads: int = 1,
+        host: HostCalls | None = None,
+    ) -> Runnable: ...
 
 
 Call = Callable[["Run"], None]
@@ -46,7 +81,7 @@ class HostCalls(Protocol):
 
 
 class Binder(Protocol):
-    """What a step that is made of other steps (a Gather) needs of the executor that binds it."""
+    """What binding a step needs of the executor that does it."""
 
     program: ir.Program
 
@@ -54,7 +89,11 @@ class Binder(Protocol):
 
     def compute(self, step: ir.AnyStep) -> Callable[[], None]: ...
 
+    def prepare(self, step: ir.Conv) -> PreparedConv2d | PreparedLinear: ...
+
     def view(self, buffer: int, region: Region) -> Blocked: ...
+
+    def around(self, buffer: int, region: Region) -> tuple[Blocked, int]: ...
 
     def weight(self, key: str) -> Array: ...
 
@@ -62,7 +101,7 @@ class Binder(Protocol):
 class Run:
     """What one inference has of its own: the way to the other ranks, inputs, outputs, and torch's values."""
 
-    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = nothing) -> None:
         self.mailbox = mailbox
         self.inputs = inputs
         self.meanwhile = meanwhile

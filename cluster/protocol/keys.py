@@ -13,11 +13,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zmq
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
@@ -36,6 +35,8 @@ class KeyPair:
 
     @staticmethod
     def generate() -> KeyPair:
+        import zmq  # late: `fogconv --help` reads this module
+
         public, secret = zmq.curve_keypair()
         return KeyPair(public.decode(), secret.decode())
 
@@ -120,6 +121,8 @@ def read_keys(folder: Path) -> Keys:
     if len(lines) != 2:
         raise InputError(f"{path} must hold a public and a secret key, one a line; it holds {len(lines)} lines")
     own = KeyPair(*(_key(text, f"{path}, line {number}") for number, text in lines))
+    import zmq
+
     if zmq.curve_public(own.secret.encode()).decode() != own.public:
         raise InputError(f"{path}: the two keys do not belong together")
     masters = frozenset(_key(text, f"{folder / 'masters'}, line {number}") for number, text in _lines(folder / "masters"))
@@ -143,6 +146,17 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool) -> Keys | None:
+    """The keys to use with these addresses; None where all is on this machine, or ``insecure``. Raises InputError."""
+    if isinstance(keys, Keys):
+        return keys
+    if keys is not None:
+        return read_keys(keys)
+    if insecure or all(is_local(address) for address in addresses):
+        return None
+    return read_keys(default_folder())
 
 
 def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:

@@ -1,22 +1,29 @@
-"""Lifecycle: a worker's life as one table, without I/O.
+"""Lifecycle: a worker's life as one pure table: ``handle(life, event)`` gives the life afterwards, and what is to be done.
 
-            welcome      run          done, failed, abort
+            welcome      run          last run's end
     JOINING ──────▶ READY ──────▶ BUSY ──────▶ READY
-       ▲  └ refuse ┐  │  loss, bye  │
-       │           ▼  ▼             ▼
-       └─ rejoin ─ LOST ◀───────────┘           stop from anywhere: STOPPED, the end
+       ▲  └ refuse ┐  │  loss        │
+       │           ▼  ▼              ▼
+       └─ invite ─ LOST ◀────────────┘           stop from anywhere: STOPPED, the end
 
-Both ends keep it: the worker for itself (LOST: its master is), the master for each worker.
+Both ends keep it, by master: the worker for itself, and each master for each of its workers (under its own name alone). A
+master remembers a worker that is lost; a worker forgets a master that has left (which is then as one that never came).
+Nothing here sends, waits or reads a clock: whoever calls ``handle`` does what the effects say.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from fogconv.errors import ClusterError
 
+Master = Hashable
+"""Names a master: the worker's link to it; a session's own token."""
 
-class State(Enum):
+
+class Stage(Enum):
     JOINING = "joining"
     READY = "ready"
     BUSY = "busy"
@@ -24,57 +31,384 @@ class State(Enum):
     STOPPED = "stopped"
 
 
-class Event(Enum):
-    WELCOME = "welcome"
-    REFUSE = "refuse"
-    RUN = "run"
-    FINISH = "finish"
-    LOSS = "loss"
-    REJOIN = "rejoin"
-    STOP = "stop"
-
-
 class LifecycleError(ClusterError):
     """An event that this state does not allow."""
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.JOINING, Event.WELCOME): State.READY,
-    (State.JOINING, Event.REFUSE): State.LOST,
-    (State.JOINING, Event.LOSS): State.LOST,
-    (State.READY, Event.RUN): State.BUSY,
-    (State.READY, Event.LOSS): State.LOST,
-    (State.BUSY, Event.FINISH): State.READY,
-    (State.BUSY, Event.LOSS): State.LOST,
-    (State.LOST, Event.LOSS): State.LOST,
-    (State.LOST, Event.REJOIN): State.JOINING,
-    **{(state, Event.STOP): State.STOPPED for state in State},
-}
-"""What is not here is not allowed."""
+# The state
 
 
-class Lifecycle:
-    """The state of one worker; ``runs`` may overlap (several in flight), it is BUSY until the last one is finished."""
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A run in flight. ``partners``: the ranks over whose links it goes. ``expendable``: it can end without this worker."""
 
-    def __init__(self, state: State = State.JOINING) -> None:
-        self.state = state
-        self.runs = 0
+    run: int
+    partners: frozenset[int] = frozenset()
+    expendable: bool = False
 
-    def apply(self, event: Event) -> State:
-        """The state after an event. Raises LifecycleError if the table has none; the state then stays."""
-        if self.state is State.BUSY and event is Event.RUN:
-            self.runs += 1
-            return self.state
-        if self.state is State.BUSY and event is Event.FINISH and self.runs > 1:
-            self.runs -= 1
-            return self.state
-        after = TRANSITIONS.get((self.state, event))
-        if after is None:
-            raise LifecycleError(f"a worker that is {self.state.value} can't {event.value}")
-        self.state = after
-        self.runs = 1 if after is State.BUSY else 0
-        return after
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A worker's life with one master. ``reason``: why it is lost, or was ``refused``.
+
+    ``term`` counts the greetings of all masters: a master that says hello again begins a new one. ``away``: it was lost, and
+    has not been taken back since. ``reconnects``: how often workers made their links anew since the last run that went well.
+    """
+
+    stage: Stage = Stage.JOINING
+    term: int = 0
+    flights: tuple[Flight, ...] = ()
+    reason: str = ""
+    refused: bool = False
+    away: bool = False
+    reconnects: int = 0
 
     @property
     def joined(self) -> bool:
-        return self.state in (State.READY, State.BUSY)
+        return self.stage is Stage.READY or self.stage is Stage.BUSY
+
+    def carries(self, run: int) -> bool:
+        """Whether the worker takes part in this run, which is not over."""
+        return any(flight.run == run for flight in self.flights)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A worker's whole life. ``most``: masters at a time. ``once``: it stops when the last of them has left."""
+
+    most: int = 1
+    once: bool = False
+    masters: Mapping[Master, Service] = field(default_factory=dict)
+    terms: int = 0
+    stopped: bool = False
+    reason: str = ""
+    """Why it was stopped."""
+
+    @property
+    def stage(self) -> Stage:
+        """That of the process: what it is for any of its masters."""
+        if self.stopped:
+            return Stage.STOPPED
+        stages = {service.stage for service in self.masters.values()}
+        return next((stage for stage in (Stage.BUSY, Stage.READY) if stage in stages), Stage.JOINING)
+
+    def of(self, master: Master) -> Service:
+        """The life with one master."""
+        if self.stopped:
+            return Service(Stage.STOPPED, reason=self.reason)
+        return self.masters.get(master, _STRANGER)
+
+    def serves(self, master: Master, term: int) -> bool:
+        """Whether the term that began with a greeting still lasts."""
+        service = self.of(master)
+        return service.joined and service.term == term
+
+
+_STRANGER = Service()
+
+
+# Events: what happened
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """A master asks a worker to serve it. ``gone``: masters that are known to be gone."""
+
+    master: Master
+    gone: frozenset[Master] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """A master asks this worker, at first or again."""
+
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """The worker agreed."""
+
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The worker did not agree."""
+
+    master: Master
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunBegun:
+    master: Master
+    flight: Flight
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """A run is over: finished, failed or aborted. ``well``: it was finished."""
+
+    master: Master
+    run: int
+    well: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBroke:
+    """The worker's link to another rank is gone, which either may outlive."""
+
+    master: Master
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """The workers are to make their links to each other anew."""
+
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker is gone, or not to be trusted."""
+
+    master: Master
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """A worker that was away is one of its master's again."""
+
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The master has left, or is gone, or asked too much."""
+
+    master: Master
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The end: of the worker, or of the session that kept this record of it."""
+
+    reason: str
+
+
+OfMaster = Greeted | Invited | Welcomed | Refused | RunBegun | RunEnded | LinkBroke | Reconnected | Lost | TakenBack | Left
+Event = OfMaster | Stopped
+
+# Effects: what is to be done
+
+
+@dataclass(frozen=True, slots=True)
+class SayHello:
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class SayWelcome:
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class SayRefused:
+    """``serving``: the masters that the worker serves instead."""
+
+    master: Master
+    serving: tuple[Master, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SayBye:
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class SayPeers:
+    """Tell this worker anew who is there."""
+
+    master: Master
+
+
+@dataclass(frozen=True, slots=True)
+class AbortRuns:
+    """These runs are given up: nobody waits for them any more."""
+
+    master: Master
+    runs: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailRuns:
+    """These runs can't go on. ``rank``: to whom the link broke; None: the worker itself is gone."""
+
+    master: Master
+    runs: tuple[int, ...]
+    rank: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DoWithout:
+    """These runs go on without the worker."""
+
+    master: Master
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop the link, and all else that belongs to this master and this worker."""
+
+    master: Master
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Nothing comes after this: let everything go."""
+
+
+Effect = SayHello | SayWelcome | SayRefused | SayBye | SayPeers | AbortRuns | FailRuns | DoWithout | Forget | End
+
+TRANSITIONS: dict[tuple[Stage, type[OfMaster]], Stage] = {
+    (Stage.JOINING, Greeted): Stage.READY,
+    (Stage.JOINING, Invited): Stage.JOINING,
+    (Stage.JOINING, Welcomed): Stage.READY,
+    (Stage.JOINING, Refused): Stage.LOST,
+    (Stage.JOINING, Lost): Stage.LOST,
+    (Stage.READY, Greeted): Stage.READY,
+    (Stage.READY, RunBegun): Stage.BUSY,
+    (Stage.READY, LinkBroke): Stage.READY,
+    (Stage.READY, Reconnected): Stage.READY,
+    (Stage.READY, TakenBack): Stage.READY,
+    (Stage.READY, Lost): Stage.LOST,
+    (Stage.READY, Left): Stage.JOINING,
+    (Stage.BUSY, Greeted): Stage.READY,
+    (Stage.BUSY, RunBegun): Stage.BUSY,
+    (Stage.BUSY, RunEnded): Stage.READY,  # after the last one
+    (Stage.BUSY, LinkBroke): Stage.BUSY,
+    (Stage.BUSY, Reconnected): Stage.BUSY,
+    (Stage.BUSY, TakenBack): Stage.BUSY,
+    (Stage.BUSY, Lost): Stage.LOST,
+    (Stage.BUSY, Left): Stage.JOINING,
+    (Stage.LOST, Invited): Stage.JOINING,
+    (Stage.LOST, Lost): Stage.LOST,
+}
+"""What is not here is not allowed; Stopped always is, and nothing else after it."""
+
+
+def handle(life: Life, event: Event) -> tuple[Life, tuple[Effect, ...]]:
+    """The life after an event, and what is to be done, in order. Pure. Raises LifecycleError for what is not allowed."""
+    if isinstance(event, Stopped):
+        return _stop(life, event)
+    master = event.master
+    service = life.of(master)
+    after = TRANSITIONS.get((service.stage, type(event)))
+    if after is None:
+        raise LifecycleError(f"{type(event).__name__} is not allowed while a worker is {service.stage.value}")
+    if master not in life.masters and not isinstance(event, Greeted | Invited):
+        raise LifecycleError(f"{type(event).__name__} is not allowed of a master that has neither greeted nor invited")
+    effects: tuple[Effect, ...] = ()
+    match event:
+        case Greeted():
+            return _greet(life, event)
+        case Left():
+            return _leave(life, event)
+        case Invited():
+            now = Service(after, away=service.away)
+            effects = (SayHello(master),)
+        case Welcomed():
+            now = replace(service, stage=after)
+        case Refused():
+            now = Service(after, reason=event.reason, refused=True, away=True)
+            effects = (Forget(master, event.reason),)
+        case Lost():
+            if service.stage is Stage.LOST:
+                return life, ()  # the first reason stays
+            now = Service(after, reason=event.reason, away=True)
+            effects = _without(master, service, event.reason)
+        case RunBegun():
+            if service.carries(event.flight.run):
+                raise LifecycleError(f"run {event.flight.run} has begun already")
+            now = replace(service, stage=after, flights=(*service.flights, event.flight))
+        case RunEnded():
+            if not service.carries(event.run):
+                raise LifecycleError(f"run {event.run} is not in flight")
+            left = tuple(flight for flight in service.flights if flight.run != event.run)
+            reconnects = 0 if event.well else service.reconnects
+            now = replace(service, stage=Stage.BUSY if left else after, flights=left, reconnects=reconnects)
+        case LinkBroke():
+            now = service
+            runs = tuple(flight.run for flight in service.flights if event.rank in flight.partners)
+            effects = (FailRuns(master, runs, event.rank, event.reason),) if runs else ()
+        case Reconnected():
+            now = replace(service, reconnects=service.reconnects + 1)
+            effects = (SayPeers(master),)
+        case TakenBack():
+            if not service.away:
+                raise LifecycleError("a worker that was not away can't be taken back")
+            now = replace(service, away=False)
+    return replace(life, masters={**life.masters, master: now}), effects
+
+
+def _greet(life: Life, event: Greeted) -> tuple[Life, tuple[Effect, ...]]:
+    """The worker serves a master that comes if it has a place for it: that of one that is gone, or its own before."""
+    over = [master for master in life.masters if master == event.master or master in event.gone]
+    others = {master: service for master, service in life.masters.items() if master not in over}
+    served = tuple(master for master, service in others.items() if service.joined)
+    if len(served) >= life.most:
+        return life, (SayRefused(event.master, served),)
+    effects = [effect for master in over for effect in _parting(master, life.masters[master], "its master is gone")]
+    term = life.terms + 1
+    masters = {**others, event.master: Service(Stage.READY, term)}
+    return replace(life, masters=masters, terms=term), (*effects, SayWelcome(event.master))
+
+
+def _leave(life: Life, event: Left) -> tuple[Life, tuple[Effect, ...]]:
+    effects = _parting(event.master, life.masters[event.master], event.reason)
+    others = {master: service for master, service in life.masters.items() if master != event.master}
+    if life.once and not any(service.joined for service in others.values()):
+        return replace(life, masters={}, stopped=True, reason=event.reason), (*effects, End())
+    return replace(life, masters=others), effects
+
+
+def _stop(life: Life, event: Stopped) -> tuple[Life, tuple[Effect, ...]]:
+    if life.stopped:
+        return life, ()
+    effects: list[Effect] = []
+    for master, service in life.masters.items():
+        if service.joined:
+            effects += [*_aborted(master, service, event.reason), SayBye(master)]
+    return replace(life, masters={}, stopped=True, reason=event.reason), (*effects, End())
+
+
+def _parting(master: Master, service: Service, reason: str) -> tuple[Effect, ...]:
+    if service.stage is Stage.LOST:
+        return ()  # it is forgotten already
+    return (*_aborted(master, service, reason), Forget(master, reason), SayBye(master))
+
+
+def _aborted(master: Master, service: Service, reason: str) -> tuple[Effect, ...]:
+    runs = tuple(flight.run for flight in service.flights)
+    return (AbortRuns(master, runs, reason),) if runs else ()
+
+
+def _without(master: Master, service: Service, reason: str) -> tuple[Effect, ...]:
+    """A worker is lost: forget it, fail the runs that need it, and go on with the others."""
+    needed = tuple(flight.run for flight in service.flights if not flight.expendable)
+    others = tuple(flight.run for flight in service.flights if flight.expendable)
+    effects: list[Effect] = [Forget(master, reason)]
+    if needed:
+        effects.append(FailRuns(master, needed, None, reason))
+    if others:
+        effects.append(DoWithout(master, others))
+    return tuple(effects)

@@ -1,12 +1,12 @@
-"""Roster: what the master knows of each worker, and what it says of one that failed or is lost."""
+"""WorkerRecord: what the master knows of one worker, and what it says of one that failed or is lost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import fogconv.errors
 from fogconv.cluster.protocol import messages as m
-from fogconv.cluster.protocol.lifecycle import Lifecycle
+from fogconv.cluster.protocol.lifecycle import Life, Master, Service
 from fogconv.cluster.transport.endpoint import Peer
 from fogconv.errors import FogconvError, WorkerFailedError
 
@@ -33,35 +33,54 @@ class WorkerInfo:
 
 
 @dataclass(slots=True)
-class Link:
-    """The master's end of the connection to one worker."""
+class WorkerRecord:
+    """The master's end of the connection to one worker. ``master`` is this session's name in the worker's ``life``."""
 
     rank: int
     address: str
     key: str | None
-    peer: Peer
-    life: Lifecycle
+    master: Master
+    life: Life = field(default_factory=Life)
+    peer: Peer = None
     info: WorkerInfo | None = None
-    refusal: str = ""
-    loss: str = ""
-    seen: float = 0.0
     invited: float = 0.0
+    """When, by time.monotonic()."""
+
+    @property
+    def service(self) -> Service:
+        """The worker's life with this session."""
+        return self.life.of(self.master)
+
+    @property
+    def joined(self) -> bool:
+        return self.service.joined
+
+    @property
+    def loss(self) -> str:
+        """Why it is lost; empty where it refused, or never answered."""
+        service = self.service
+        return "" if service.refused else service.reason
+
+    @property
+    def refusal(self) -> str:
+        service = self.service
+        return service.reason if service.refused else ""
 
 
-def failure_of(message: m.Failed, rank: int, link: Link) -> FogconvError:
+def failure_of(message: m.Failed, record: WorkerRecord) -> FogconvError:
     """A worker's error as the same error here; one that this side does not know is a WorkerFailedError."""
-    where = f"worker {rank} ({link.address})"
+    where = f"worker {record.rank} ({record.address})"
     kind = getattr(fogconv.errors, message.error, None)
     if kind is fogconv.errors.TransportTimeout:
         return fogconv.errors.TransportTimeout(f"{where}: {message.message}")
     if kind in (fogconv.errors.WorkerMemoryError, fogconv.errors.WorkerLostError):
-        error: FogconvError = kind(f"{where}: {message.message}", rank)
+        error: FogconvError = kind(f"{where}: {message.message}", record.rank)
         return error
-    return WorkerFailedError(f"{where} failed: {message.error}: {message.message}", rank)
+    return WorkerFailedError(f"{where} failed: {message.error}: {message.message}", record.rank)
 
 
-def loss_message(link: Link) -> str:
-    host = f" on {link.info.host}" if link.info is not None else ""
-    if link.life.joined:
-        return f"worker {link.rank} at {link.address}{host} was lost, and came back without what it was asked"
-    return f"worker {link.rank} at {link.address}{host} is lost: {link.loss or 'it never joined'}"
+def loss_message(record: WorkerRecord) -> str:
+    host = f" on {record.info.host}" if record.info is not None else ""
+    if record.joined:
+        return f"worker {record.rank} at {record.address}{host} was lost, and came back without what it was asked"
+    return f"worker {record.rank} at {record.address}{host} is lost: {record.loss or 'it never joined'}"

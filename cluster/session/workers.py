@@ -1,7 +1,8 @@
 """Workers: the workers of a session: who is there, who is lost, how they come back, and what they answer when asked.
 
-A request is numbered by the master and waits for its answer; what a worker says without being asked is dropped. All
-methods take the dispatcher's lock where they need it; those under "Arrivals" are called with it held.
+A request is numbered by the master and waits for its answer; what a worker says without being asked is dropped. Who is
+there is in each worker's life (`fogconv.cluster.protocol.lifecycle`), and nowhere else. All methods take the dispatcher's
+lock where they need it; ``apply`` and those under "Arrivals" are called with it held.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.clock import PING_ROUNDS, best_offset
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.cluster.protocol.lifecycle import Event as LifeEvent
-from fogconv.cluster.protocol.lifecycle import Lifecycle, State
-from fogconv.cluster.session.worker_record import Link, WorkerInfo, failure_of, loss_message
+from fogconv.cluster.protocol.lifecycle import Master, Stage
+from fogconv.cluster.session.worker_record import WorkerInfo, WorkerRecord, failure_of, loss_message
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint, Peer
 from fogconv.errors import ConnectError, RefusedError, TransportTimeout, WireError, WorkerLostError
@@ -31,8 +31,11 @@ INVITE_EVERY_S = 0.25
 """A worker that refused, or whose connection broke, is asked again no sooner."""
 
 
+OfRuns = lifecycle.AbortRuns | lifecycle.FailRuns | lifecycle.DoWithout
+
+
 class Workers:
-    """``hello(rank)`` is what a worker is greeted with; ``on_loss`` is called, with the lock held, when one is lost."""
+    """``hello(rank)`` is what a worker is greeted with; ``on_runs`` is told what becomes of its runs, with the lock held."""
 
     def __init__(
         self,
@@ -41,12 +44,13 @@ class Workers:
         addresses: Sequence[str],
         keys: Sequence[str | None],
         *,
+        master: Master,
         hello: Callable[[int], m.Hello],
-        on_loss: Callable[[Link], None],
+        on_runs: Callable[[WorkerRecord, OfRuns], None],
         timeout_s: float,
     ) -> None:
-        self.links = {
-            rank: Link(rank, address, key, None, Lifecycle())
+        self.records = {
+            rank: WorkerRecord(rank, address, key, master)
             for rank, (address, key) in enumerate(zip(addresses, keys, strict=True), start=1)
         }
         self.rank_of: dict[Peer, int] = {}
@@ -58,101 +62,135 @@ class Workers:
         self._endpoint = endpoint
         self._board = board
         self._hello = hello
-        self._on_loss = on_loss
+        self._master = master
+        self._on_runs = on_runs
         self._timeout_s = timeout_s
         self._request = 0
         self._asked: set[tuple[int, int]] = set()
         self._replies: dict[tuple[int, int, type], tuple[m.AnyMessage, int]] = {}
-        self._away: set[int] = set()
 
     @property
     def infos(self) -> tuple[WorkerInfo, ...]:
         """The workers that are there and know the others, by rank."""
-        there = (link for link in self.links.values() if link.life.joined and link.rank not in self._away)
-        return tuple(link.info for link in there if link.info is not None)
+        there = (record for record in self.records.values() if record.joined and not record.service.away)
+        return tuple(record.info for record in there if record.info is not None)
 
     @property
     def lost(self) -> frozenset[int]:
-        return frozenset(rank for rank, link in self.links.items() if link.life.state is State.LOST)
+        return frozenset(rank for rank, record in self.records.items() if record.service.stage is Stage.LOST)
+
+    @property
+    def reconnects(self) -> int:
+        """How often the workers have made their links to each other anew since the last run that went well."""
+        return max((record.service.reconnects for record in self.records.values()), default=0)
+
+    def apply(self, record: WorkerRecord, event: lifecycle.Event) -> None:
+        """Let an event happen in a worker's life, and do what follows."""
+        record.life, effects = lifecycle.handle(record.life, event)
+        for effect in effects:
+            match effect:
+                case lifecycle.SayHello():
+                    record.invited = time.monotonic()
+                    record.peer = self._endpoint.connect(record.address, record.key)
+                    self.rank_of[record.peer] = record.rank
+                    self.send(record, self._hello(record.rank))
+                case lifecycle.SayPeers():
+                    self.send(record, self._peers())
+                case lifecycle.SayBye():
+                    self.send(record, m.Bye())
+                case lifecycle.Forget():
+                    self._forget(record)
+                case lifecycle.AbortRuns() | lifecycle.FailRuns() | lifecycle.DoWithout():
+                    self._on_runs(record, effect)
 
     def require(self, rank: int, request: int = 0) -> None:
         """Raises WorkerLostError unless this worker is there, and was so ever since it got that request, if any."""
-        link = self.links[rank]
-        if not link.life.joined or (request and (rank, request) not in self._asked):
-            raise WorkerLostError(loss_message(link), rank)
+        record = self.records[rank]
+        if not record.joined or (request and (rank, request) not in self._asked):
+            raise WorkerLostError(loss_message(record), rank)
 
     # Coming and coming back
 
     def join(self, timeout_s: float) -> None:
         """Invite all, and wait for them. Raises ConnectError, RefusedError."""
-        joining = list(self.links.values())
+        joining = list(self.records.values())
         with self._board.lock:
-            for link in joining:
-                self._invite(link)
+            for record in joining:
+                self.apply(record, lifecycle.Invited(self._master))
         deadline = time.monotonic() + timeout_s
         self._await(joining, timeout_s)
-        for link in joining:
-            if link.refusal:
-                raise RefusedError(f"worker {link.rank} at {link.address} refused: {link.refusal}")
-            if link.life.state is State.JOINING or (link.life.state is State.LOST and link.loss):
+        for record in joining:
+            if record.refusal:
+                raise RefusedError(f"worker {record.rank} at {record.address} refused: {record.refusal}")
+            if not record.joined:
                 waited = timeout_s - max(0.0, deadline - time.monotonic())
-                why = link.loss or self._endpoint.diagnose(link.address)
+                why = record.loss or self._endpoint.diagnose(record.address)
                 why = f" ({why})" if why else ""
-                hint = "" if link.loss else ": is a fogconv-worker running there, and is the port open?"
-                raise ConnectError(f"worker {link.rank} at {link.address} did not answer within {waited:.1f} s{why}{hint}")
+                hint = "" if record.loss else ": is a fogconv-worker running there, and is the port open?"
+                raise ConnectError(
+                    f"worker {record.rank} at {record.address} did not answer within {waited:.1f} s{why}{hint}"
+                )
         if joining:
             self.introduce()
-            self.acquaint(link.rank for link in joining if link.life.joined)
+            self.acquaint(record.rank for record in joining if record.joined)
 
     def rejoin(self, timeout_s: float) -> frozenset[int]:
         """See Session.rejoin."""
         now = time.monotonic()
         with self._board.lock:
             for rank in self.lost:
-                link = self.links[rank]
-                self._away.add(rank)
-                if now - link.invited >= INVITE_EVERY_S or timeout_s:
-                    link.life.apply(LifeEvent.REJOIN)
-                    self._invite(link)
-        if not self._away:
+                record = self.records[rank]
+                if now - record.invited >= INVITE_EVERY_S or timeout_s:
+                    self.apply(record, lifecycle.Invited(self._master))
+        away = [record for record in self.records.values() if record.service.away]
+        if not away:
             return frozenset()
-        away = [self.links[rank] for rank in self._away]
         if timeout_s:
             self._await(away, timeout_s)
         else:
             self._board.drain()
-        back = frozenset(link.rank for link in away if link.life.joined)
+        with self._board.lock:
+            back = frozenset(record.rank for record in away if record.joined)
+            for rank in back:
+                self.apply(self.records[rank], lifecycle.TakenBack(self._master))
         if back:
-            self._away -= back
             self.introduce()
             if timeout_s:
                 self.acquaint(back)
         return back - self.lost
 
-    def _await(self, links: Sequence[Link], timeout_s: float) -> None:
-        self._board.wait(lambda: True if all(link.life.state is not State.JOINING for link in links) else None, timeout_s)
+    def _await(self, records: Sequence[WorkerRecord], timeout_s: float) -> None:
+        def all_answered() -> bool | None:
+            return True if all(record.service.stage is not Stage.JOINING for record in records) else None
 
-    def _invite(self, link: Link) -> None:
-        link.refusal = link.loss = ""
-        link.invited = time.monotonic()
-        link.peer = self._endpoint.connect(link.address, link.key)
-        self.rank_of[link.peer] = link.rank
-        self.send(link, self._hello(link.rank))
+        self._board.wait(all_answered, timeout_s)
 
     def introduce(self) -> None:
         """Tell all workers who is there."""
-        present = [link for link in self.links.values() if link.life.joined]
-        peers = m.Peers(
-            {link.rank: link.address for link in present},
-            {link.rank: link.key for link in present if link.key is not None},
+        peers = self._peers()
+        for record in self.records.values():
+            if record.joined:
+                self.send(record, peers)
+
+    def reconnect(self) -> None:
+        """See Session.reconnect."""
+        with self._board.lock:
+            for record in self.records.values():
+                if record.joined:
+                    self.apply(record, lifecycle.Reconnected(self._master))
+        self.acquaint(())
+
+    def _peers(self) -> m.Peers:
+        present = [record for record in self.records.values() if record.joined]
+        return m.Peers(
+            {record.rank: record.address for record in present},
+            {record.rank: record.key for record in present if record.key is not None},
         )
-        for link in present:
-            self.send(link, peers)
 
     def acquaint(self, ranks: Iterable[int]) -> None:
         """Measure the clocks of those who came. With keys everybody is asked: an answer shows that the list of peers has
         arrived, and peers may connect."""
-        keys = any(link.key is not None for link in self.links.values())
+        keys = any(record.key is not None for record in self.records.values())
         self.synchronise([info.rank for info in self.infos] if keys else sorted(ranks))
 
     def synchronise(self, ranks: Iterable[int]) -> None:
@@ -162,27 +200,27 @@ class Workers:
                 offset = best_offset([self.exchange(rank) for _ in range(PING_ROUNDS)])
             except WorkerLostError:
                 continue
-            link = self.links[rank]
-            if link.info is not None:
-                link.info = replace(link.info, clock_offset_ns=offset.offset_ns, clock_error_ns=offset.error_ns)
+            record = self.records[rank]
+            if record.info is not None:
+                record.info = replace(record.info, clock_offset_ns=offset.offset_ns, clock_error_ns=offset.error_ns)
         self.clocks_at = time.monotonic()
 
     def set_memory(self, rank: int, memory_bytes: int) -> None:
         """What a worker told of its process's memory."""
-        link = self.links[rank]
-        if link.info is not None:
-            link.info = replace(link.info, memory_bytes=memory_bytes)
+        record = self.records[rank]
+        if record.info is not None:
+            record.info = replace(record.info, memory_bytes=memory_bytes)
 
     # Asking
 
-    def send(self, link: Link, message: m.AnyMessage, *payloads: Frame) -> None:
-        self._endpoint.send(link.peer, codec.encode(message, *payloads))
+    def send(self, record: WorkerRecord, message: m.AnyMessage, *payloads: Frame) -> None:
+        self._endpoint.send(record.peer, codec.encode(message, *payloads))
 
     def post(self, rank: int, message: m.AnyMessage, *payloads: Frame) -> None:
         """``send`` to a worker that is there. Raises WorkerLostError."""
         with self._board.lock:
             self.require(rank)
-            self.send(self.links[rank], message, *payloads)
+            self.send(self.records[rank], message, *payloads)
 
     def next_request(self, rank: int) -> int:
         """The number of a new request to this worker."""
@@ -211,7 +249,7 @@ class Workers:
             raise TransportTimeout(f"worker {rank} did not answer ({kind.__name__}) within {timeout_s:g} s")
         message, at_ns = found
         if isinstance(message, m.Failed):
-            raise failure_of(message, rank, self.links[rank])
+            raise failure_of(message, self.records[rank])
         if not isinstance(message, kind):
             raise WireError(f"worker {rank} answered with {type(message).__name__}, not {kind.__name__}")
         return message, at_ns
@@ -220,7 +258,7 @@ class Workers:
         """Raise what a Failed tells, if one came for this request."""
         found = self._replies.pop((rank, request, m.Failed), None)
         if found is not None and isinstance(found[0], m.Failed):
-            raise failure_of(found[0], rank, self.links[rank])
+            raise failure_of(found[0], self.records[rank])
 
     def exchange(
         self, rank: int, payload: Frame = b"", *, echo: bool = False, reply_bytes: int = 0
@@ -234,59 +272,62 @@ class Workers:
 
     # Arrivals
 
-    def take(self, link: Link, message: m.AnyMessage) -> None:
+    def take(self, record: WorkerRecord, message: m.AnyMessage) -> None:
         """What a worker says, but for what belongs to a run."""
         match message:
             case m.Welcome():
-                self._welcome(link, message)
+                self._welcome(record, message)
             case m.Refused():
-                link.refusal = message.reason
-                if link.life.state is State.JOINING:
-                    link.life.apply(LifeEvent.REFUSE)
+                if record.service.stage is Stage.JOINING:
+                    self.apply(record, lifecycle.Refused(self._master, message.reason))
                 else:
-                    self.lose(link, message.reason)
+                    self.lose(record, message.reason)
             case m.Stored():
-                if message.key in self.shipping.get(link.rank, ()):
-                    self.stored.setdefault(link.rank, set()).add(message.key)
+                if message.key in self.shipping.get(record.rank, ()):
+                    self.stored.setdefault(record.rank, set()).add(message.key)
             case m.Bye():
-                if link.life.joined:  # else it takes leave of the session that it was lost from
-                    self.lose(link, "it was stopped")
+                if record.joined:  # else it takes leave of the session that it was lost from
+                    self.lose(record, "it was stopped")
             case m.Missing() | m.Loaded() | m.Pong() | m.Measured() | m.Status() | m.Failed():
-                if (link.rank, message.request) in self._asked:
-                    self._replies[link.rank, message.request, type(message)] = (message, time.perf_counter_ns())
+                if (record.rank, message.request) in self._asked:
+                    self._replies[record.rank, message.request, type(message)] = (message, time.perf_counter_ns())
             case _:
-                log.warning("worker %d sent %s, which workers do not send", link.rank, type(message).__name__)
+                log.warning("worker %d sent %s, which workers do not send", record.rank, type(message).__name__)
 
-    def misread(self, link: Link, error: WireError) -> None:
+    def misread(self, record: WorkerRecord, error: WireError) -> None:
         """A worker sent what can't be read."""
-        if link.life.state is State.JOINING:
-            link.refusal = str(error)
-            link.life.apply(LifeEvent.REFUSE)
+        if record.service.stage is Stage.JOINING:
+            self.apply(record, lifecycle.Refused(self._master, str(error)))
         else:
-            self.lose(link, f"it sent nonsense: {error}")
+            self.lose(record, f"it sent nonsense: {error}")
 
-    def lose(self, link: Link, reason: str) -> None:
+    def lose(self, record: WorkerRecord, reason: str) -> None:
         """This worker is gone; its link with it."""
-        if link.life.state in (State.STOPPED, State.LOST):
-            return
-        link.loss = reason
-        link.life.apply(LifeEvent.LOSS)
-        self.rank_of.pop(link.peer, None)
-        self._endpoint.disconnect(link.peer)
-        self.stored.pop(link.rank, None)
-        self.shipping.pop(link.rank, None)
-        self._asked = {(rank, request) for rank, request in self._asked if rank != link.rank}
-        self._replies = {key: reply for key, reply in self._replies.items() if key[0] != link.rank}
-        log.warning("%s", loss_message(link))
-        self._on_loss(link)
+        if not record.life.stopped:
+            self.apply(record, lifecycle.Lost(self._master, reason))
 
-    def _welcome(self, link: Link, message: m.Welcome) -> None:
-        if link.life.state is not State.JOINING:
+    def stop(self, reason: str) -> None:
+        """Let all workers go."""
+        for record in self.records.values():
+            self.apply(record, lifecycle.Stopped(reason))
+
+    def _forget(self, record: WorkerRecord) -> None:
+        self.rank_of.pop(record.peer, None)
+        self._endpoint.disconnect(record.peer)
+        self.stored.pop(record.rank, None)
+        self.shipping.pop(record.rank, None)
+        self._asked = {(rank, request) for rank, request in self._asked if rank != record.rank}
+        self._replies = {key: reply for key, reply in self._replies.items() if key[0] != record.rank}
+        if not record.refusal:
+            log.warning("%s", loss_message(record))
+
+    def _welcome(self, record: WorkerRecord, message: m.Welcome) -> None:
+        if record.service.stage is not Stage.JOINING:
             return
-        link.life.apply(LifeEvent.WELCOME)
-        link.info = WorkerInfo(
-            link.rank,
-            link.address,
+        self.apply(record, lifecycle.Welcomed(self._master))
+        record.info = WorkerInfo(
+            record.rank,
+            record.address,
             message.host,
             message.pid,
             message.threads,

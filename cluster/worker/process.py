@@ -12,7 +12,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from fogconv.cluster.protocol.lifecycle import State
+from fogconv.cluster.protocol.lifecycle import Stage
 from fogconv.cluster.worker.server import Worker
 from fogconv.cluster.worker.system import trim
 from fogconv.errors import FogconvError
@@ -65,7 +65,7 @@ def run(worker: Worker) -> int:
     while not stopping.wait(ATTEND_S):
         worker.attend()
         # A worker's limit counts what the process holds, freed or not; a flood of messages leaves a lot behind.
-        if worker.life.state is not State.BUSY and time.monotonic() - trimmed > TRIM_S:
+        if worker.life.stage is not Stage.BUSY and time.monotonic() - trimmed > TRIM_S:
             trim()
             trimmed = time.monotonic()
     worker.stop()
@@ -83,7 +83,8 @@ def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
     An error ends the whole job with a sentence: ranks can't be lost one by one, unless MPI is tolerant. Then this one alone
     ends, and ends with an error where the master was lost, as mpirun's own exit code does not tell.
     """
-    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint, launched, tolerant
+    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
+    from fogconv.cluster.transport.mpi.launch import launched, tolerant
 
     launch = launched()
     share = max(1, cores() // launch.size) if launch is not None and _one_host(launch.size) else cores()

@@ -1,4 +1,4 @@
-"""What the system tells about this device: heat and throttling, where it does."""
+"""What the system tells about this device and process: memory, and heat and throttling where it does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 _ZONES = Path("/sys/class/thermal")
 _PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
@@ -32,6 +34,11 @@ def throttled() -> bool:
         return bool(int(_PI_THROTTLED.read_text().strip(), 16) & _PI_THROTTLED_NOW)
     except (OSError, ValueError):
         return False
+
+
+def process_bytes() -> int:
+    """The memory that this process holds, freed or not."""
+    return int(psutil.Process().memory_info().rss)
 
 
 @cache

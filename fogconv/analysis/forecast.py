@@ -123,7 +123,7 @@ def _map_elements(program: Program) -> int:
 def _layers(graph: LayerGraph, plan: Plan) -> tuple[LayerForecast, ...]:
     found = []
     for layer, placement in zip(graph.layers, plan.placements, strict=True):
-        out = graph.tensors[layer.target if hasattr(layer, "target") else layer.writes[0]]
+        out = graph.tensors[layer.writes[0]]
         size = f"{out.height}×{out.width}"
         if isinstance(layer, Conv):
             spec = layer.spec
@@ -134,7 +134,7 @@ def _layers(graph: LayerGraph, plan: Plan) -> tuple[LayerForecast, ...]:
         found.append(
             LayerForecast(
                 layer.name,
-                type(layer).__name__.lower(),
+                layer.kind,
                 shape,
                 placement.mode,
                 placement.split,

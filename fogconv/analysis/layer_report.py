@@ -224,7 +224,7 @@ def _report(
         spec = layer.spec
         shape = (spec.in_channels, spec.out_channels, spec.kernel, spec.out_height, spec.out_width)
     else:
-        out = graph.tensors[layer.target if hasattr(layer, "target") else layer.writes[0]]
+        out = graph.tensors[layer.writes[0]]
         shape = (out.channels, out.channels, (1, 1), out.height, out.width)
     element_bytes = WIRE_BYTES[plan.wire] * graph.tensors[graph.input].batch
     star = plan.scheme == "star"
@@ -234,7 +234,7 @@ def _report(
     ranks = {work.rank for work in placement.work}
     return LayerReport(
         layer.name,
-        type(layer).__name__.lower(),
+        layer.kind,
         *shape,
         decision.get("bound_s_paper"),
         decision.get("bound_s_star"),

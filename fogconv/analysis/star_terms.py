@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fogconv.analysis.layer_report import STAR_TERMS, layer_reports
-from fogconv.analysis.simulator import Disturbance, simulate
+from fogconv.analysis.simulation.simulator import Disturbance, simulate
 from fogconv.errors import DependencyError
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fogconv.analysis.simulator import Timeline
+from fogconv.analysis.simulation.simulator import Timeline
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.devices import calibrate_quickly
@@ -21,6 +21,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine, Inference
+from fogconv.runtime.run_options import RunOptions
 
 
 class CompiledModel:
@@ -94,6 +95,7 @@ def compile(
     *,
     example: Any = None,
     options: PlanOptions | None = None,
+    run: RunOptions = RunOptions(),
     topology: Topology | None = None,
     weights: str = "pretrained",
     size: int | None = None,
@@ -104,15 +106,25 @@ def compile(
     ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()` or a
     ``.pt2`` file's path. ``cluster`` is what `connect` returned, or what it takes: then the cluster is closed with the
     model. Devices and links are measured unless a ``topology`` says how fast they are. The choices are ``options``, or
-    its fields as keywords (``scheme="rows", wire="fp16"``). Raises InputError, ModelError, PlannerError, ClusterError.
+    its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` says how losses are met, and, for a cluster that is
+    opened here, how it is reached. Raises InputError, ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
     graph = graph_of(model, example=example, weights=weights, size=size)
-    own = None if isinstance(cluster, Session) else connect(cluster)
+    own = None
+    if not isinstance(cluster, Session):
+        own = connect(
+            cluster,
+            timeout_s=run.timeout_s,
+            heartbeat_s=run.heartbeat_s,
+            threads=run.threads or None,
+            keys=run.keys,
+            insecure=run.insecure,
+        )
     session = own if own is not None else cluster
     assert isinstance(session, Session)
     try:
-        return CompiledModel(Engine(graph, session, topology or calibrate_quickly(session), choices), own)
+        return CompiledModel(Engine(graph, session, topology or calibrate_quickly(session), choices, run), own)
     except BaseException:
         if own is not None:
             own.close()

@@ -10,7 +10,7 @@ from typing import Any
 from fogconv.analysis.forecast import Forecast, forecast
 from fogconv.analysis.listing import listing
 from fogconv.analysis.plan_table import plan_table
-from fogconv.analysis.simulator import Timeline, simulate
+from fogconv.analysis.simulation.simulator import Timeline, simulate
 from fogconv.analysis.timeline import draw
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.hardware.topology import Topology
@@ -19,6 +19,7 @@ from fogconv.ir.plan import Plan, save_plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan as make_plan
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class PlannedModel:
         save_plan(self.plan, path)
 
     def simulate(self, **options: Any) -> Timeline:
-        """Simulate inferences message by message; ``options`` are those of `fogconv.analysis.simulator.simulate`
+        """Simulate inferences message by message; ``options`` are those of `fogconv.analysis.simulation.simulator.simulate`
         (``inferences``, ``in_flight``, ``disturbance``, …)."""
         return simulate(self.programs, self.topology, **options)
 
@@ -87,7 +88,7 @@ def plan(
     are ``options``, or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
     graph = graph_of(model, example=example, weights=weights, size=size)
-    return PlannedModel(graph, topology, options_of(options, keywords).plan_for(graph, topology))
+    return PlannedModel(graph, topology, make_plan(graph, topology, options_of(options, keywords)))
 
 
 def options_of(options: PlanOptions | None, keywords: dict[str, Any]) -> PlanOptions:

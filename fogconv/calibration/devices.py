@@ -254,11 +254,11 @@ def _figures(specs: Sequence[ConvSpec], passes: Sequence[Sequence[float]], copy_
 
 def _local_seconds(specs: Sequence[ConvSpec], repeats: int) -> Sequence[float]:
     """The master's own kernels, as its workers time theirs."""
-    from fogconv.cluster.executor.executable import Executable
+    from fogconv.cluster.executor.executors import executor
     from fogconv.cluster.executor.microbenchmark import conv_seconds
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return conv_seconds(specs, Executable, threads=cores, repeats=repeats)
+    return conv_seconds(specs, executor(), threads=cores, repeats=repeats)
 
 
 def _copy_bytes_per_s() -> float:

@@ -5,16 +5,17 @@ Bad input is one sentence on stderr and exit code 2; Ctrl-C is exit code 130; a 
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fogconv.cli.process.collection import collect_rarely
 from fogconv.cli.process.interrupt import INTERRUPTED, leave_at_once
 from fogconv.errors import FogconvError
 
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
-"""Each is a function of that name in the module fogconv.cli.NAME."""
+"""In the order of ``--help``. Each is the function of that name in the module of that name in fogconv.cli.commands; its
+docstring is its help."""
 
 
 def main() -> None:
-    _guarded(_application)
+    _guarded(lambda: application([name for name in COMMANDS if sys.argv[1:2] == [name]]))
 
 
 def main_run() -> None:
@@ -41,38 +43,49 @@ def main_speedup() -> None:
     _guarded(lambda: _single("speedup"))
 
 
-def _application() -> typer.Typer:
+def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The program. Commands that are not in ``names`` are not imported: they have their line of help, and no more."""
     import typer
 
-    application = typer.Typer(
+    whole = typer.Typer(
         name="fogconv",
         help="Run one CNN, losslessly, on a cluster of small computers.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
     )
+    whole.callback()(lambda: None)  # with a single command, too, it is asked for by name
     for name in COMMANDS:
-        if find_spec(f"fogconv.cli.{name}") is None:
-            continue
-        application.command(name)(_command(name))
-    return application
+        if name in names:
+            whole.command(name)(command(name))
+        else:
+            whole.command(name, help=_help(name))(lambda: None)
+    return whole
 
 
 def _single(name: str) -> typer.Typer:
     import typer
 
-    application = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    application.command()(_command(name))
-    return application
+    single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    single.command()(command(name))
+    return single
 
 
-def _command(name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = getattr(import_module(f"fogconv.cli.{name}"), name)
+def command(name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(import_module(f"fogconv.cli.commands.{name}"), name)
     return found
 
 
-def _guarded(application: Callable[[], typer.Typer]) -> NoReturn:
+def _help(name: str) -> str:
+    """The docstring of a command, read without importing it: that may take as long as numpy does."""
+    source = Path(__file__).with_name("commands").joinpath(f"{name}.py").read_text(encoding="utf-8")
+    (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return ast.get_docstring(function) or ""
+
+
+def _guarded(program: Callable[[], typer.Typer]) -> NoReturn:
     signal.signal(signal.SIGINT, leave_at_once)
+    collect_rarely()
     # Late, so that Ctrl-C meets the handler from the start.
     from fogconv.cli.process.mpi_ranks import end_together, hush, is_other_rank
 
@@ -80,7 +93,7 @@ def _guarded(application: Callable[[], typer.Typer]) -> NoReturn:
     if is_other_rank():
         hush()
     try:
-        application()(standalone_mode=True)
+        program()(standalone_mode=True)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except FogconvError as error:

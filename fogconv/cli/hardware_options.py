@@ -1,12 +1,18 @@
-"""The options that describe devices and links, as a Topology."""
+"""The options that describe devices and links, as a Topology; every command that has them takes them from here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from fogconv.cli.choices import choice
+from fogconv.cli.panels import WHERE
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
+from fogconv.hardware.presets import presets
 from fogconv.hardware.profile import read_profile
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.hardware.units import bandwidth_bytes_per_s, rate_flop_per_s, seconds, show_bandwidth, show_rate, show_seconds
@@ -15,6 +21,25 @@ from fogconv.ir.geometry import BYTES_PER_ELEMENT
 DEFAULT_PRESET = "pi4"
 DEFAULT_WORKERS = 4
 MOST_WORKERS = 1024
+
+if TYPE_CHECKING:
+    PresetName = str
+else:
+    PresetName = choice("PresetName", presets())
+
+PresetOption = Annotated[
+    PresetName | None,
+    typer.Option(
+        "--preset", help="Boards with published figures; `fogconv speedup --presets` lists them.", rich_help_panel=WHERE
+    ),
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option("--profile", help="Rates and links as `fogconv calibrate` measured them.", rich_help_panel=WHERE),
+]
+RateOption = Annotated[str | None, typer.Option("--rate", help="Each device's, 10GFLOP/s.", rich_help_panel=WHERE)]
+BandwidthOption = Annotated[str | None, typer.Option("--bandwidth", help="Each link's, 100Mbit/s.", rich_help_panel=WHERE)]
+LatencyOption = Annotated[str | None, typer.Option("--latency", help="Per message, 0.5ms.", rich_help_panel=WHERE)]
 
 
 @dataclass(frozen=True, slots=True)

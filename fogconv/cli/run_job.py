@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -16,32 +17,32 @@ from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.star_terms import layer_terms
-from fogconv.cli.output.console import loading_bar, print_report, print_stream
+from fogconv.analysis.workload import workload
+from fogconv.cli.output.console import LoadingBar
+from fogconv.cli.output.report import print_report
 from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
-from fogconv.cluster.transport.mpi.endpoint import launched
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import InputError, ModelError
-from fogconv.ir.guard import Protection
-from fogconv.ir.plan import load_plan
-from fogconv.planning.plan_options import WIRES, PlanOptions, wire_of
-from fogconv.planning.search import SCHEMES
+from fogconv.errors import DependencyError, InputError, ModelError
 from fogconv.runtime.engine import Engine, Inference
-from fogconv.speedup.trigger import Trigger
 
 if TYPE_CHECKING:
+    from fogconv.analysis.simulation.outlook import Outlook
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.models import ZooModel
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Where and how results are shown. ``alone``: mpirun started one rank only."""
+    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer."""
 
     json: bool = False
+    layers: bool = False
     trace: Path | None = None
     alone: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
@@ -49,11 +50,11 @@ class Shown:
 
 def run_job(job: Job, shown: Shown) -> Result:
     """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
-    _check(job)
-    with _opened(job) as session:
+    bar = LoadingBar(shown.json)
+    with _opened(job, bar) as session:
         model, x = _prepared(job)
-        with loading_bar(shown.json) as bar:
-            engine = _engine(job, session, model, x, bar)
+        with bar as progress:
+            engine = _engine(job, session, model, x, progress)
         result = _measure(job, shown, session, engine, model, x)
         engine.close()
     if shown.json:
@@ -61,27 +62,14 @@ def run_job(job: Job, shown: Shown) -> Result:
 
         shown.out.write(msgspec.json.encode(result.as_json()).decode() + "\n")
     else:
-        print_report(result, alone=shown.alone, out=shown.out)
-        if result.frames_per_s is not None:
-            print_stream(result.frames_per_s, job.stream, out=shown.out)
+        print_report(result, out=shown.out, alone=shown.alone, layers=shown.layers)
     return result
 
 
-def _check(job: Job) -> None:
-    """What can be told to be wrong before anything is loaded."""
-    if job.wire not in WIRES:
-        raise InputError(f"--wire {job.wire!r}: it is one of {', '.join(WIRES)}")
-    if job.scheme not in SCHEMES:
-        raise InputError(f"--scheme {job.scheme!r}: it is one of {', '.join(SCHEMES)}")
-    Trigger.parse(job.trigger)
-    if not job.threshold >= 0:
-        raise InputError(f"--threshold {job.threshold:g}: it is 0 or more; 0 distributes every conv, inf none")
-
-
 @contextmanager
-def _opened(job: Job) -> Iterator[Session]:
+def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
     """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
-    launch = launched()
+    launch, options = launched(), job.run_options
     if job.cluster:
         where: str = job.cluster
     elif launch is not None and launch.size > 1:
@@ -92,14 +80,19 @@ def _opened(job: Job) -> Iterator[Session]:
     with last_word(where) as word:
         session = connect(
             where,
-            timeout_s=job.timeout_s,
-            heartbeat_s=job.heartbeat_s,
-            threads=job.threads or None,
-            keys=job.keys,
-            insecure=job.insecure,
+            timeout_s=options.timeout_s,
+            heartbeat_s=options.heartbeat_s,
+            threads=options.threads or None,
+            keys=options.keys,
+            insecure=options.insecure,
             last_word=word,
         )
-        watch = Watch(lambda: closed_quietly(session), first=word.silence if word else lambda: None)
+
+        def close() -> None:
+            bar.stop()
+            closed_quietly(session)
+
+        watch = Watch(close, first=word.silence if word else lambda: None)
         try:
             yield session
         except BaseException:
@@ -119,6 +112,7 @@ def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:
     model = load_model(
         job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels, trust=job.trust
     )
+    spare_what_is_here()
     return model, np.stack([model.preprocess(picture) for picture in pictures])
 
 
@@ -129,23 +123,10 @@ def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32],
 
     graph = export(model.module, torch.from_numpy(x), model.name)
     topology = _topology(job, session)
-    choices = PlanOptions(
-        job.scheme,
-        job.trigger,
-        job.threshold,
-        job.master_computes,
-        job.even,
-        wire_of(job.wire, graph, topology, job.scheme),
-        None if job.plan is None else load_plan(job.plan),
-        rehearse=job.rehearse,
-        adapt=job.adapt and job.plan is None,
-        protection=Protection(job.verify, job.redundancy, job.patience),
-    )
-    if choices.plan is not None and choices.plan.ranks != session.ranks:
-        raise InputError(
-            f"{job.plan} is a plan for {choices.plan.ranks} ranks, but this cluster has {session.ranks}; plan again"
-        )
-    return Engine(graph, session, topology, choices, progress)
+    plan = job.plan_options.plan
+    if plan is not None and plan.ranks != session.ranks:
+        raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
+    return Engine(graph, session, topology, job.plan_options, job.run_options, progress)
 
 
 def _topology(job: Job, session: Session) -> Topology:
@@ -165,6 +146,8 @@ def _topology(job: Job, session: Session) -> Topology:
 
 def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> Result:
     first = engine.run(x)
+    collect_as_usual()
+    collect_now()
     runs = [engine.run(x) for _ in range(job.repeat)]
     if not np.isfinite(first.output).all():
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
@@ -197,7 +180,32 @@ def _measure(job: Job, shown: Shown, session: Session, engine: Engine, model: Zo
         tuple(layers),
         tuple(engine.events),
         frames,
+        runs_s=tuple(run.latency_s for run in runs),
+        wire=typical.plan.wire,
+        work=workload(typical.programs),
+        machine=_shared_machine(session),
+        outlook=None if shown.json else _outlook(engine, session),
     )
+
+
+def _shared_machine(session: Session) -> str:
+    """The cores of the one machine that the master and all workers run on, apart from threads of this process."""
+    here = os.uname().nodename
+    if session.scheme == "inproc" or not session.workers or any(info.host != here for info in session.workers):
+        return ""
+    return f"{cores()} core{'s' if cores() > 1 else ''}"
+
+
+def _outlook(engine: Engine, session: Session) -> Outlook | None:
+    """Where mpirun put all ranks on one machine, which gains nothing: what as many machines like it would take."""
+    if session.scheme != "mpi" or not _shared_machine(session):
+        return None
+    from fogconv.analysis.simulation.outlook import outlook
+
+    try:
+        return outlook(engine.graph, engine.topology.devices[0], session.ranks)
+    except DependencyError:
+        return None  # without simpy there is no simulator
 
 
 def _torch(model: ZooModel, x: NDArray[np.float32], repeat: int) -> tuple[NDArray[np.float32], float]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Layer, LayerGraph, reads, writes
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Layer, LayerGraph
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]
@@ -39,7 +39,7 @@ def fuse(layers: Sequence[Layer], arrays: Draft, output: int) -> tuple[list[Laye
 
 
 def _readers(layers: Sequence[Layer | None], output: int) -> Counter[int]:
-    count = Counter(number for layer in layers if layer is not None for number in reads(layer))
+    count = Counter(number for layer in layers if layer is not None for number in layer.reads)
     count[output] += 1
     return count
 
@@ -58,7 +58,7 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> N
                 producer[layer.target] = position
                 continue
         if layer is not None:
-            producer.update((number, index) for number in writes(layer))
+            producer.update((number, index) for number in layer.writes)
 
 
 def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
@@ -139,7 +139,7 @@ def _take_in_sums(layers: list[Layer | None], output: int) -> None:
                 layers[position], layers[index] = conv, None
                 producer[layer.target] = position
                 continue
-        producer.update((number, index) for number in writes(layer))
+        producer.update((number, index) for number in layer.writes)
 
 
 def _conv_for_sum(

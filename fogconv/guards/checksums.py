@@ -1,6 +1,8 @@
-"""Checksums and sums of filters: the arithmetic of checked and coded pieces ()."""
+"""Checksums and sums of filters: the arithmetic of checked and coded pieces."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,3 +47,29 @@ def summed(parts: list[NDArray[np.floating]]) -> NDArray[np.float32]:
     for part in parts:
         total[: len(part)] += part
     return np.ascontiguousarray(total, np.float32)
+
+
+def disagreement(rows: NDArray[np.floating], part: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """How far the sums of a piece (n, f, …) are from those expected (n, k, …), at most. NaN where the piece has any."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = rows @ part.transpose(1, 0, 2, 3).reshape(part.shape[1], -1)
+        return float(np.abs(found - expected.transpose(1, 0, 2, 3).reshape(len(rows), -1)).max())
+
+
+def remaining(code: NDArray[np.floating], others: Iterable[NDArray[np.floating]], channels: int) -> NDArray[np.float32]:
+    """The one piece, of so many channels, that is in the code (n, f, …) beside all others."""
+    total = code.astype(np.float64)
+    for part in others:
+        total[:, : part.shape[1]] -= part
+    return np.ascontiguousarray(total[:, :channels], np.float32)
+
+
+def dense(weight: NDArray[np.floating], groups: int) -> NDArray[np.floating]:
+    """A grouped conv's weight (f, c/g, K_h, K_w) as that of a dense one, (f, c, K_h, K_w), zero outside its groups."""
+    f, c = weight.shape[:2]
+    whole = np.zeros((f, c * groups, *weight.shape[2:]), weight.dtype)
+    per_group = f // groups
+    for group in range(groups):
+        rows = slice(group * per_group, (group + 1) * per_group)
+        whole[rows, group * c : (group + 1) * c] = weight[rows]
+    return whole

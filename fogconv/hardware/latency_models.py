@@ -166,10 +166,15 @@ FITS: dict[str, Callable[[Sequence[Sample]], Predictor]] = {
 """Every predictor by name."""
 
 
-def fit(name: str, samples: Sequence[Sample]) -> Predictor:
-    """Raises InputError for an unknown name or no samples, DependencyError where a library is missing."""
+def check_predictor(name: str) -> None:
+    """Raises InputError for an unknown name."""
     if name not in FITS:
         raise InputError(unknown("predictor", name, FITS))
+
+
+def fit(name: str, samples: Sequence[Sample]) -> Predictor:
+    """Raises InputError for an unknown name or no samples, DependencyError where a library is missing."""
+    check_predictor(name)
     if not samples:
         raise InputError(f"predictor {name}: there is no sample to learn from")
     return FITS[name](samples)

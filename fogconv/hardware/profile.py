@@ -20,9 +20,9 @@ from pathlib import Path
 
 import msgspec
 
-from fogconv.errors import GeometryError, InputError, TopologyError, unknown
+from fogconv.errors import GeometryError, TopologyError
 from fogconv.files import read_plain
-from fogconv.hardware.latency_models import FITS, Sample, fit
+from fogconv.hardware.latency_models import Sample, check_predictor, fit
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 
@@ -169,8 +169,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The MACs that γ has to count for a conv to take what the predictor says. It is fitted when first asked."""
         if not self.predictor or not device.samples:
             return None
-        if self.predictor not in FITS:
-            raise InputError(unknown("predictor", self.predictor, FITS))
+        check_predictor(self.predictor)
         try:
             samples = [sample.sample() for sample in device.samples]
         except GeometryError as error:

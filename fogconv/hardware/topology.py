@@ -77,7 +77,8 @@ class Device:
     card (the transport, the system's copies). All of these are what it takes in the long run.
 
     A device under a quota (a container's, a hypervisor's) computes by bursts: it has ``share`` of each ``period_s``, which
-    the system enforces every ``tick_s`` (see `fogconv.analysis.processor`). Raises TopologyError for rates that can't be.
+    the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`). Raises TopologyError for rates
+    that can't be.
     """
 
     name: str

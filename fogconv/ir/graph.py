@@ -4,18 +4,21 @@ A Tensor is a map (N, C, H, W) in fp32. A layer reads and writes tensors by numb
 layers stand in an order in which everything is written before it is read. A linear layer is a conv whose
 kernel covers its whole input, so that it splits by the same rules. What fogconv's workers don't know is a Host layer:
 it runs in torch on the master, between gathered inputs and outputs that are sent on.
+
+What a layer reads, how it may be split and what it costs stands with its type: nothing above asks which type it is where
+it can ask the layer. A new elementwise operator needs no type of its own (see Elementwise).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import accumulate
+from typing import Any, ClassVar
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region
-
-ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid")
+from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,107 @@ class Tensor:
         return self.batch * self.channels * self.height * self.width
 
 
+Needs = tuple[tuple[int, Region], ...]
+"""(tensor, region) for everything that a work reads."""
+
+
+class Operator:
+    """What planning, lowering and reports ask any layer. A new type of layer overrides what is its own.
+
+    ``relabels``: it only gives channels another name; nothing is computed. ``by_channels``: some channels of its output
+    need only the same channels of what it reads. ``by_sums``: it can be summed from parts over its input's rows.
+    ``weight_keys``: the attributes that name arrays in ``LayerGraph.weights``.
+    """
+
+    __slots__ = ()
+    relabels: ClassVar[bool] = False
+    by_channels: ClassVar[bool] = True
+    by_sums: ClassVar[bool] = False
+    weight_keys: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def kind(self) -> str:
+        """Its name in reports."""
+        return type(self).__name__.lower()
+
+    @property
+    def passes(self) -> float:
+        """How many maps of the output's size go through memory: the price of what is not a conv."""
+        return 3.0
+
+    @property
+    def reaches(self) -> bool:
+        """Whether an output row needs more input rows than its own."""
+        return False
+
+    def pieces(self, tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+        """(tensor, channel offset) of what the output consists of, where it relabels."""
+        return ()
+
+    def is_partial(self, work: Work) -> bool:
+        """Whether this work's result is a summand only, or unfinished: residual and activation come after the target's
+        sum."""
+        return work.rows is not None
+
+
+class ToMap(Operator):
+    """An operator with one map as its result, ``target``. By default it computes element by element: of all that it reads it
+    needs the region that it writes."""
+
+    __slots__ = ()
+    target: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The numbers of the tensors that it reads."""
+        raise NotImplementedError
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """The numbers of the tensors that it writes."""
+        return (self.target,)
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        """Without the residual of a conv whose sum is still partial. Raises GeometryError where a part would read nothing
+        but padding, or cut a group."""
+        return tuple((source, work.output) for source in self.reads)
+
+
+class FromMap(ToMap):
+    """An operator that reads one map, ``source``."""
+
+    __slots__ = ()
+    source: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.source,)
+
+
+class FromMaps(ToMap):
+    """An operator that reads several maps, ``sources``."""
+
+    __slots__ = ()
+    sources: tuple[int, ...]
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return self.sources
+
+    @property
+    def passes(self) -> float:
+        return 1.0 + len(self.sources)
+
+
 @dataclass(frozen=True, slots=True)
-class Conv:
+class Conv(ToMap):
     """target = activation(conv(source) + bias + residual). ``weight`` and ``bias`` are keys of ``LayerGraph.weights``.
 
     ``linear`` marks a fully connected layer (kernel = the whole input, no padding, output 1×1).
     """
+
+    by_channels: ClassVar[bool] = False
+    weight_keys: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     name: str
     source: int
@@ -58,26 +156,65 @@ class Conv:
     residual: int | None = None
     linear: bool = False
 
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The residual included."""
+        return (self.source,) if self.residual is None else (self.source, self.residual)
+
+    @property
+    def reaches(self) -> bool:
+        return self.spec.kernel[0] > 1
+
+    def shard(self, work: Work) -> Shard:
+        return conv_shard(work.rank, self.spec, work.output, work.depth)
+
+    def is_partial(self, work: Work) -> bool:
+        return work.raw or self.shard(work).partial
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        shard = self.shard(work)
+        read: Needs = ((self.source, shard.input),)
+        if self.residual is not None and not (work.raw or shard.partial):
+            read += ((self.residual, work.output),)
+        return read
+
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(FromMap):
     name: str
     source: int
     target: int
     spec: PoolSpec
 
+    @property
+    def passes(self) -> float:
+        return 1 + self.spec.kernel[0] * self.spec.kernel[1] / 2
+
+    @property
+    def reaches(self) -> bool:
+        return self.spec.kernel[0] > 1
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return ((self.source, pool_input(self.spec, work.output)),)
+
 
 @dataclass(frozen=True, slots=True)
-class GlobalPool:
+class GlobalPool(FromMap):
     """target (N, C, 1, 1) = the mean over rows and columns."""
+
+    by_sums: ClassVar[bool] = True
 
     name: str
     source: int
     target: int
 
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        whole = tensors[self.source].region.with_channels(work.output.channels)
+        return ((self.source, whole if work.rows is None else whole.with_rows(work.rows)),)
+
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class Add(FromMaps):
     """target = activation(sum of the sources), all of one shape."""
 
     name: str
@@ -87,8 +224,10 @@ class Add:
 
 
 @dataclass(frozen=True, slots=True)
-class Affine:
+class Affine(FromMap):
     """target = activation(source · scale + shift), scale and shift per channel (keys of (C,) arrays) or absent."""
+
+    weight_keys: ClassVar[tuple[str, ...]] = ("scale", "shift")
 
     name: str
     source: int
@@ -99,7 +238,25 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Elementwise(FromMaps):
+    """target = op(sources, parameters), element by element; the sources are of the target's shape.
+
+    ``op`` names one of the workers' formulas (`fogconv.kernels.codegen.formulas`).
+    """
+
+    name: str
+    op: str
+    sources: tuple[int, ...]
+    target: int
+    parameters: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.op
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(ToMap):
     """target = source · gate, the gate being (N, C, 1, 1): squeeze-and-excitation."""
 
     name: str
@@ -107,38 +264,68 @@ class Gate:
     gate: int
     target: int
 
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.source, self.gate)
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        gate = tensors[self.gate].region.with_channels(work.output.channels)
+        return ((self.source, work.output), (self.gate, gate))
+
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(FromMaps):
     """target = the sources one after the other along the channels."""
+
+    relabels: ClassVar[bool] = True
 
     name: str
     sources: tuple[int, ...]
     target: int
 
+    def pieces(self, tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+        starts = accumulate((tensors[source].channels for source in self.sources), initial=0)
+        return tuple(zip(self.sources, starts, strict=False))
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(FromMap):
     """target = the channels from ``start`` on, as many as the target has."""
+
+    relabels: ClassVar[bool] = True
 
     name: str
     source: int
     target: int
     start: int
 
+    def pieces(self, tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+        return ((self.source, -self.start),)
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
-class Shuffle:
+class Shuffle(FromMap):
     """Channel shuffle: channel i·(C/groups)+j of the source becomes channel j·groups+i of the target."""
+
+    by_channels: ClassVar[bool] = False
 
     name: str
     source: int
     target: int
     groups: int
 
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return ((self.source, work.output.with_channels(tensors[self.source].region.channels)),)
+
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class Host(Operator):
     """Torch operations on the master: reads and writes maps by number.
 
     ``call(values, *maps)`` gets one NCHW array per read and returns one per write; ``values`` is a dict, new for each
@@ -151,28 +338,11 @@ class Host:
     call: Callable[..., Sequence[Array]] = field(compare=False, repr=False)
     ops: tuple[str, ...] = ()
 
-
-Layer = Conv | Pool | GlobalPool | Add | Affine | Gate | Concat | Slice | Shuffle | Host
-
-
-def reads(layer: Layer) -> tuple[int, ...]:
-    """The numbers of the tensors that a layer reads, the residual included."""
-    match layer:
-        case Host():
-            return layer.reads
-        case Add() | Concat():
-            return layer.sources
-        case Gate():
-            return (layer.source, layer.gate)
-        case Conv() if layer.residual is not None:
-            return (layer.source, layer.residual)
-        case _:
-            return (layer.source,)
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return tuple((source, tensors[source].region) for source in self.reads)
 
 
-def writes(layer: Layer) -> tuple[int, ...]:
-    """The numbers of the tensors that a layer writes."""
-    return layer.writes if isinstance(layer, Host) else (layer.target,)
+Layer = Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Concat | Slice | Shuffle | Host
 
 
 @dataclass(frozen=True)

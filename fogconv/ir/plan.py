@@ -2,8 +2,7 @@
 
 Data only: the planner makes it, `fogconv.lowering.lower` turns it into programs.
 
-    Work       a rank's part of one layer: the output region, and the input channels or rows that a partial result sums
-    Placement  all the work of one layer, with the layout that its output is brought into
+    Placement  all the work (`fogconv.ir.shard.Work`) of one layer, with the layout that its output is brought into
     Plan       one placement per layer of the graph, in the graph's order
 """
 
@@ -18,29 +17,15 @@ import msgspec
 
 from fogconv.errors import InputError, PlannerError
 from fogconv.files import read_plain
-from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.geometry import Region
+from fogconv.ir.graph import Host, Layer, LayerGraph
 from fogconv.ir.guard import Guard
 from fogconv.ir.layout import Layout
 from fogconv.ir.program import Wire
-from fogconv.ir.shard import Shard, conv_shard, pool_input
+from fogconv.ir.shard import Work
 from fogconv.ir.stages import one_by_one, stages
 
 PLAN_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows.
-
-    ``raw``: the conv's residual and activation are left to where the result goes (they would have to travel first).
-    """
-
-    rank: int
-    output: Region
-    depth: Span | None = None
-    rows: Span | None = None
-    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,50 +121,9 @@ def check_plan(plan: Plan, graph: LayerGraph) -> None:
         )
 
 
-def shard_of(layer: Conv, work: Work) -> Shard:
-    return conv_shard(work.rank, layer.spec, work.output, work.depth)
-
-
-def needs(graph: LayerGraph, layer: Layer, work: Work) -> tuple[tuple[int, Region], ...]:
-    """(tensor, region) for everything that this work reads, without the residual of a conv whose sum is still partial."""
-    match layer:
-        case Conv():
-            shard = shard_of(layer, work)
-            read: tuple[tuple[int, Region], ...] = ((layer.source, shard.input),)
-            if layer.residual is not None and not is_partial(layer, work):
-                read += ((layer.residual, work.output),)
-            return read
-        case Pool():
-            return ((layer.source, pool_input(layer.spec, work.output)),)
-        case GlobalPool():
-            whole = graph.tensors[layer.source].region.with_channels(work.output.channels)
-            return ((layer.source, whole if work.rows is None else whole.with_rows(work.rows)),)
-        case Add():
-            return tuple((source, work.output) for source in layer.sources)
-        case Affine():
-            return ((layer.source, work.output),)
-        case Gate():
-            gate = graph.tensors[layer.gate].region.with_channels(work.output.channels)
-            return ((layer.source, work.output), (layer.gate, gate))
-        case Shuffle():
-            every = graph.tensors[layer.source].region.channels
-            return ((layer.source, work.output.with_channels(every)),)
-        case Host():
-            return tuple((source, graph.tensors[source].region) for source in layer.reads)
-        case Concat() | Slice():
-            return ()
-
-
-def is_partial(layer: Layer, work: Work) -> bool:
-    """Whether this work's result is a summand only, or unfinished: residual and activation come after the target's sum."""
-    if isinstance(layer, Conv):
-        return work.raw or shard_of(layer, work).partial
-    return work.rows is not None
-
-
 def at_home(graph: LayerGraph, layer: Layer) -> Placement:
     """The layer on the master alone."""
-    if isinstance(layer, Concat | Slice):
+    if layer.relabels:
         return Placement("relabel", ())
     if isinstance(layer, Host):
         written = [graph.tensors[tensor].region for tensor in layer.writes]

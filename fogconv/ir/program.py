@@ -39,6 +39,11 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
     layer: int
 
+    @property
+    def touched(self) -> float | None:
+        """Elements that go through memory, per image of the batch; None for what is no work on maps, or priced otherwise."""
+        return None
+
 
 class Input(Step, frozen=True, tag=True):
     """Master: take the ``index``-th input of the run (NCHW) into a buffer."""
@@ -116,6 +121,10 @@ class Copy(Step, frozen=True, tag=True):
     shift: int = 0
     accumulate: bool = False
 
+    @property
+    def touched(self) -> float:
+        return self.region.elements * (3.0 if self.accumulate else 2.0)
+
 
 class Permute(Step, frozen=True, tag=True):
     """Copy single channels: the target region's k-th channel is the source region's ``channels[k]``-th."""
@@ -125,6 +134,10 @@ class Permute(Step, frozen=True, tag=True):
     target: int
     target_region: Region
     channels: tuple[int, ...]
+
+    @property
+    def touched(self) -> float:
+        return self.target_region.elements * 2.0
 
 
 class Conv(Step, frozen=True, tag=True):
@@ -184,6 +197,10 @@ class Pool(Step, frozen=True, tag=True):
     target: int
     target_region: Region
 
+    @property
+    def touched(self) -> float:
+        return self.target_region.elements * (1 + self.spec.kernel[0] * self.spec.kernel[1] / 2)
+
 
 class GlobalPool(Step, frozen=True, tag=True):
     """target = sum over the source region's rows and columns ÷ ``divisor`` (the whole map's H·W)."""
@@ -194,6 +211,10 @@ class GlobalPool(Step, frozen=True, tag=True):
     target_region: Region
     divisor: int
 
+    @property
+    def touched(self) -> float:
+        return float(self.source_region.elements)
+
 
 class Add(Step, frozen=True, tag=True):
     """target = activation(sum of the sources)."""
@@ -203,6 +224,25 @@ class Add(Step, frozen=True, tag=True):
     target: int
     target_region: Region
     activation: Activation | None = None
+
+    @property
+    def touched(self) -> float:
+        return self.target_region.elements * (1.0 + len(self.sources))
+
+
+class Elementwise(Step, frozen=True, tag=True):
+    """target = op(sources, parameters), element by element; the executor knows what ``op`` names."""
+
+    op: str
+    sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
+    target: int
+    target_region: Region
+    parameters: tuple[float, ...] = ()
+
+    @property
+    def touched(self) -> float:
+        return self.target_region.elements * (1.0 + len(self.sources))
 
 
 class Affine(Step, frozen=True, tag=True):
@@ -219,6 +259,10 @@ class Affine(Step, frozen=True, tag=True):
     residual: int | None = None
     residual_region: Region | None = None
 
+    @property
+    def touched(self) -> float:
+        return self.target_region.elements * 2.0
+
 
 class Gate(Step, frozen=True, tag=True):
     """target = source · gate; the gate region is 1×1."""
@@ -229,6 +273,10 @@ class Gate(Step, frozen=True, tag=True):
     gate_region: Region
     target: int
     target_region: Region
+
+    @property
+    def touched(self) -> float:
+        return self.target_region.elements * 2.0
 
 
 class Host(Step, frozen=True, tag=True):
@@ -312,9 +360,10 @@ class ArrayFree(Step, frozen=True, tag=True):
 
 ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
-AnyStep = (
-    Input | Output | Send | Recv | Gather | Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Gate | Host
-) | ArrayStep
+MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate
+"""Steps that compute on buffers, each with a kernel of its own."""
+
+AnyStep = Input | Output | Send | Recv | Gather | Host | MapStep | ArrayStep
 
 
 class Program(msgspec.Struct, frozen=True):

@@ -1,12 +1,32 @@
-"""Shards: one rank's part of a conv, and how channels are shared out."""
+"""Shards: one rank's part of a layer, what that is of a conv, and how channels are shared out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import BLOCK, ConvSpec, PoolSpec, Region, Span
+
+SHARDS_KEPT = 4096
+"""A search asks for each of a few hundred some twenty times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A rank's part of one layer: the output region, and the input channels or rows that a partial result sums.
+
+    ``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows.
+
+    ``raw``: the conv's residual and activation are left to where the result goes (they would have to travel first).
+    """
+
+    rank: int
+    output: Region
+    depth: Span | None = None
+    rows: Span | None = None
+    raw: bool = False
 
 
 def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:
@@ -82,6 +102,7 @@ class Shard:
         return self.depth.start == 0
 
 
+@lru_cache(maxsize=SHARDS_KEPT)
 def conv_shard(rank: int, spec: ConvSpec, output: Region, depth: Span | None = None) -> Shard:
     """The shard of ``spec`` that computes ``output`` from the input channels ``depth`` (of each group; all by default).
 

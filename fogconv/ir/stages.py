@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph, Pool, reads, writes
+from fogconv.ir.graph import Host, LayerGraph
 
 
 def stages(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
@@ -21,8 +21,8 @@ def stages(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
     made: dict[int, int] = {graph.input: 0}
     found: dict[int, list[int]] = defaultdict(list)
     for index, layer in enumerate(graph.layers):
-        stage = max((made[tensor] for tensor in reads(layer)), default=0) + _reaches(layer)
-        made |= dict.fromkeys(writes(layer), stage)
+        stage = max((made[tensor] for tensor in layer.reads), default=0) + layer.reaches
+        made |= dict.fromkeys(layer.writes, stage)
         found[stage].append(index)
     return tuple(tuple(found[stage]) for stage in sorted(found))
 
@@ -34,9 +34,5 @@ def one_by_one(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
 
 def made_before(graph: LayerGraph, stage: tuple[int, ...]) -> frozenset[int]:
     """The tensors that a stage's layers read and none of them writes: they are there before it begins."""
-    own = {tensor for index in stage for tensor in writes(graph.layers[index])}
-    return frozenset(tensor for index in stage for tensor in reads(graph.layers[index]) if tensor not in own)
-
-
-def _reaches(layer: Layer) -> bool:
-    return isinstance(layer, Conv | Pool) and layer.spec.kernel[0] > 1
+    own = {tensor for index in stage for tensor in graph.layers[index].writes}
+    return frozenset(tensor for index in stage for tensor in graph.layers[index].reads if tensor not in own)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, bounding, subtract
-from fogconv.ir.graph import Concat, Conv, LayerGraph, Shuffle, Slice
+from fogconv.ir.graph import Concat, Conv, LayerGraph, Shuffle
 from fogconv.ir.layout import Layout
 from fogconv.ir.program import Buffer
 
@@ -168,12 +168,7 @@ def margins(graph: LayerGraph) -> dict[int, tuple[int, int, int, int]]:
             slack = WINOGRAD_SLACK if layer.spec.kernel == (3, 3) and layer.spec.stride == (1, 1) else 0
             wanted = (top, bottom + slack, left, right + slack)
             own[layer.source] = _widest(own[layer.source], wanted)
-    shared = [
-        (layer.target, source)
-        for layer in graph.layers
-        if isinstance(layer, Concat | Slice)
-        for source in (layer.sources if isinstance(layer, Concat) else (layer.source,))
-    ]
+    shared = [(layer.writes[0], source) for layer in graph.layers if layer.relabels for source in layer.reads]
     changed = True
     while changed:
         changed = False

@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
+from fogconv.guards.gather import gather_pieces
+from fogconv.guards.placement import extra_reads
 from fogconv.ir import program as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout
-from fogconv.ir.plan import Placement, Plan, Work, check_plan, is_partial, needs, shard_of
-from fogconv.ir.program import Activation, AnyStep, Program
+from fogconv.ir.plan import Placement, Plan, check_plan
+from fogconv.ir.program import Program
+from fogconv.ir.shard import Work
 from fogconv.ir.stages import made_before
-from fogconv.lowering.buffers import Held, shuffled
-from fogconv.lowering.coded_conv import GuardedProgramBuilder, Partial
+from fogconv.lowering.buffers import Held
+from fogconv.lowering.layer_steps import MAKERS, activation_of
 from fogconv.lowering.overlap import interior_first
+from fogconv.lowering.program_builder import Partial, ProgramBuilder
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def lower(graph: LayerGraph, plan: Plan) -> Lowered:
     return _Lowering(graph, plan).run()
 
 
-class _Lowering(GuardedProgramBuilder):
+class _Lowering(ProgramBuilder):
     def run(self) -> Lowered:
         graph = self.graph
         self.index = len(graph.layers)
@@ -79,7 +82,7 @@ class _Lowering(GuardedProgramBuilder):
         ready = []
         for index in stage:
             layer, placement = self.graph.layers[index], self.plan.placements[index]
-            if isinstance(layer, Concat | Slice) or placement.via or placement.guard is not None:
+            if layer.relabels or placement.via:
                 continue
             readers = self.readers(layer, placement)
             if readers.keys() <= there:
@@ -105,33 +108,24 @@ class _Lowering(GuardedProgramBuilder):
             self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
 
     def readers(self, layer: Layer, placement: Placement) -> dict[int, dict[int, tuple[Region, ...]]]:
-        """Tensor → rank → what this rank, which computes a part of the layer, reads of it."""
+        """Tensor → rank → what this rank, which computes a part of the layer or guards it, reads of it."""
         found: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
         for work in placement.work:
-            for tensor, region in needs(self.graph, layer, work):
+            for tensor, region in layer.needs(self.graph.tensors, work):
                 found[tensor][work.rank] = (*found[tensor].get(work.rank, ()), region)
+        for rank, tensor, region in extra_reads(self.graph, layer, placement):
+            found[tensor][rank] = (*found[tensor].get(rank, ()), region)
         return found
 
     def layer(self, layer: Layer, placement: Placement, late: tuple[Work, ...] | None) -> None:
         """``late`` is what is left to do where the inputs were fetched with the stage's."""
-        if isinstance(layer, Concat):
-            offsets, at = [], 0
-            for source in layer.sources:
-                offsets.append((source, at))
-                at += self.graph.tensors[source].channels
-            self.residency.relabel(layer.target, offsets)
-            return
-        if isinstance(layer, Slice):
-            self.residency.relabel(layer.target, [(layer.source, -layer.start)])
+        if layer.relabels:
+            self.residency.relabel(layer.writes[0], layer.pieces(self.graph.tensors))
             return
         for tensor, layout in placement.via:
             self.fetch(tensor, dict(enumerate(layout.regions)))
         if late is None:
-            readers = self.readers(layer, placement)
-            if placement.guard is not None and placement.guard.code is not None and isinstance(layer, Conv):
-                coder = placement.guard.code
-                readers[layer.source][coder] = self.all_wanted(layer.source, coder)
-            parcels = self.send(readers, ahead=True)
+            parcels = self.send(self.readers(layer, placement), ahead=True)
             late = self.early(layer, placement)
             self.receive(parcels)
         summands = [part for work in late if (part := self.work(layer, work))]
@@ -141,7 +135,9 @@ class _Lowering(GuardedProgramBuilder):
             assert placement.target is not None
             if placement.guard is not None:
                 assert isinstance(layer, Conv)
-                summands = self.guarded(layer, placement.guard, late, summands)
+                raw = [(work, part.buffer) for work, part in zip(late, summands, strict=True)]
+                gathered = gather_pieces(self, layer, placement.guard, raw)
+                summands = [Partial(MASTER, buffer, region) for region, buffer in gathered.items()]
             self.reduce(layer, placement.target, summands)
         elif placement.target is not None:
             self.fetch(layer.target, dict(enumerate(placement.target.regions)))
@@ -155,7 +151,7 @@ class _Lowering(GuardedProgramBuilder):
         late: list[Work] = []
         for work in placement.work:
             held = self.residency.held(work.rank, layer.source)
-            if is_partial(layer, work) or not held:
+            if layer.is_partial(work) or not held:
                 late.append(work)
                 continue
             parts = interior_first(
@@ -179,69 +175,19 @@ class _Lowering(GuardedProgramBuilder):
             self.host(layer, work)
             return None
         rank = work.rank
-        inputs = [self.ensure(rank, tensor, region) for tensor, region in needs(self.graph, layer, work)]
-        if is_partial(layer, work):
+        make = MAKERS[type(layer)]
+        inputs = [self.ensure(rank, tensor, region) for tensor, region in layer.needs(self.graph.tensors, work)]
+        if layer.is_partial(work):
             buffer = self.residency.new_buffer(rank, layer.target, work.output, margin=False)
-            self.compute(layer, work, inputs, Held(work.output, buffer, 0))
+            self.steps[rank].append(make(self, layer, work, inputs, Held(work.output, buffer, 0)))
             return Partial(rank, buffer, work.output)
-        self.written(rank, layer.target, work.output, lambda out: self.compute(layer, work, inputs, out))
-        return None
-
-    def compute(self, layer: Layer, work: Work, inputs: list[Held], out: Held) -> None:
-        first = inputs[0]
-        match layer:
-            case Conv():
-                self.conv(layer, work, inputs, out)
-                return
-            case Pool():
-                new: AnyStep = step.Pool(self.index, layer.spec, first.buffer, first.place, out.buffer, out.place)
-            case GlobalPool():
-                source = self.graph.tensors[layer.source]
-                divisor = source.height * source.width
-                new = step.GlobalPool(self.index, first.buffer, first.place, out.buffer, out.place, divisor)
-            case Add():
-                buffers, places = tuple(i.buffer for i in inputs), tuple(i.place for i in inputs)
-                new = step.Add(self.index, buffers, places, out.buffer, out.place, _activation(layer.activation))
-            case Affine():
-                scale, shift = (
-                    None if key is None else self.weight(work.rank, key, (work.output.channels.slice(),))
-                    for key in (layer.scale, layer.shift)
-                )
-                new = step.Affine(
-                    self.index, first.buffer, first.place, out.buffer, out.place, scale, shift, _activation(layer.activation)
-                )
-            case Gate():
-                gate = inputs[1]
-                new = step.Gate(self.index, first.buffer, first.place, gate.buffer, gate.place, out.buffer, out.place)
-            case Shuffle():
-                channels = shuffled(layer, self.graph.tensors[layer.source].channels)[work.output.channels.slice()]
-                new = step.Permute(self.index, first.buffer, first.place, out.buffer, out.place, channels)
-            case _:
-                raise AssertionError(layer)
-        self.steps[work.rank].append(new)
-
-    def conv(self, layer: Conv, work: Work, inputs: list[Held], out: Held) -> None:
-        shard = shard_of(layer, work)
-        weight = self.weight(work.rank, layer.weight, (shard.filters.slice(), shard.depth.slice()))
-        bias = None
-        if layer.bias is not None and shard.bears_bias:
-            bias = self.weight(work.rank, layer.bias, (shard.filters.slice(),))
-        residual = inputs[1] if len(inputs) > 1 else None
-        self.steps[work.rank].append(
-            step.Conv(
-                self.index,
-                shard.spec,
-                weight,
-                bias,
-                None if is_partial(layer, work) else _activation(layer.activation),
-                inputs[0].buffer,
-                inputs[0].place,
-                out.buffer,
-                out.place,
-                None if residual is None else residual.buffer,
-                None if residual is None else residual.place,
-            )
+        self.written(
+            rank,
+            layer.target,
+            work.output,
+            lambda out: self.steps[rank].append(make(self, layer, work, inputs, out)),
         )
+        return None
 
     def host(self, layer: Host, work: Work) -> None:
         read = [self.ensure(work.rank, tensor, self.graph.tensors[tensor].region) for tensor in layer.reads]
@@ -308,7 +254,7 @@ class _Lowering(GuardedProgramBuilder):
             add = own is not None or number > 0
             self.steps[rank].append(step.Recv(self.index, total.buffer, total.place, origin, tag, add, self.plan.wire))
         addend = None if residual is None else self.ensure(rank, residual, box)
-        activation = _activation(layer.activation) if isinstance(layer, Conv) else None
+        activation = activation_of(layer.activation) if isinstance(layer, Conv) else None
         if total == at_home and addend is None and activation is None:
             self.residency.hold(rank, tensor, at_home)
             return
@@ -328,7 +274,3 @@ class _Lowering(GuardedProgramBuilder):
             )
 
         self.written(rank, tensor, box, finish)
-
-
-def _activation(name: str | None) -> Activation | None:
-    return cast("Activation | None", name)

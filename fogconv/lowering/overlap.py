@@ -16,7 +16,7 @@ from dataclasses import replace
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.graph import Conv, LayerGraph
-from fogconv.ir.plan import Work, needs
+from fogconv.ir.shard import Work
 
 TILE = 4
 """Rows of a Winograd tile: cuts fall on its multiples, so that no tile is computed twice."""
@@ -50,17 +50,17 @@ def interior_first(
     ``here(tensor, region)`` says whether the rank holds a region.
     """
     rows = work.output.rows
-    if all(here(tensor, region) for tensor, region in needs(graph, layer, work)):
+    if all(here(tensor, region) for tensor, region in layer.needs(graph.tensors, work)):
         return None
 
     def ready(part: Span) -> bool:
         piece = replace(work, output=work.output.with_rows(part))
-        return possible(piece) and all(here(tensor, region) for tensor, region in needs(graph, layer, piece))
+        return possible(piece) and all(here(tensor, region) for tensor, region in layer.needs(graph.tensors, piece))
 
     def possible(piece: Work) -> bool:
         """Not where the piece alone would read nothing but padding."""
         try:
-            needs(graph, layer, piece)
+            layer.needs(graph.tensors, piece)
         except GeometryError:
             return False
         return True

@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fogconv.guards.placement import extra_reads
 from fogconv.ir import program as step
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, merge, transfers
-from fogconv.ir.plan import Placement, Plan, is_partial, needs
+from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import AnyStep
 from fogconv.lowering.buffers import Held, Residency
 from fogconv.lowering.weight_slices import Cuts
@@ -24,6 +26,15 @@ class Parcel:
     target: int
     tag: int
     content: tuple[tuple[int, Region], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A summand of a layer's output: ``region`` lies in ``buffer`` of ``rank``."""
+
+    rank: int
+    buffer: int
+    region: Region
 
 
 class ProgramBuilder:
@@ -152,9 +163,19 @@ class ProgramBuilder:
 
     def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
         """The content hash of a part of a weight, noted as needed by this rank."""
-        name = self.weights.cut(key, cut)
+        return self._named(rank, self.weights.cut(key, cut))
+
+    def derived_weight(self, rank: int, make: Callable[[], Array]) -> str:
+        """The same for an array that is no part of the graph's weights: what ``make`` gives, the same each time."""
+        return self._named(rank, self.weights.derive(make))
+
+    def _named(self, rank: int, name: str) -> str:
         self.named[rank][name] = self.weights.shape(name)
         return name
+
+    def summand_buffer(self, rank: int, tensor: int, region: Region) -> int:
+        """A new buffer for a part of a tensor that is not finished yet: no kernel will read beyond it."""
+        return self.residency.new_buffer(rank, tensor, region, margin=False)
 
 
 def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
@@ -172,22 +193,20 @@ def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]
             for rank, regions in enumerate(layout.regions):
                 boxes[tensor, rank].extend(regions)
         for work in placement.work:
-            for tensor, region in needs(graph, layer, work):
+            for tensor, region in layer.needs(graph.tensors, work):
                 boxes[tensor, work.rank].append(region)
-                if placement.guard is not None:
-                    boxes[tensor, MASTER].append(region)
-                    if placement.guard.code is not None:
-                        boxes[tensor, placement.guard.code].append(graph.tensors[tensor].region)
             if isinstance(layer, Host):
                 for tensor in layer.writes:
                     boxes[tensor, work.rank].append(graph.tensors[tensor].region)
-            elif not is_partial(layer, work):
+            elif not layer.is_partial(work):
                 boxes[layer.target, work.rank].append(work.output)
+        for rank, tensor, region in extra_reads(graph, layer, placement):
+            boxes[tensor, rank].append(region)
     return boxes
 
 
 def _summed(layer: Layer, placement: Placement) -> bool:
-    return any(is_partial(layer, work) for work in placement.work)
+    return any(layer.is_partial(work) for work in placement.work)
 
 
 def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:

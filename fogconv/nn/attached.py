@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.shard import Shard, conv_grid
 from fogconv.nn.remote import RemoteConv
-from fogconv.speedup.trigger import Trigger, decide
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.speedup.trigger import decide, needs_figures
 
 SplitChoice = str | tuple[int, int]
 """'auto', 'input', 'output', or (p, q): p input groups × q output groups."""
@@ -56,7 +56,7 @@ class Attached:
         while self._unwanted:
             self._unwanted.popleft().unload()
 
-    def decide(self, session: Session, spec: ConvSpec, split: SplitChoice, trigger: str, threshold: float) -> Verdict:
+    def decide(self, session: Session, spec: ConvSpec, split: SplitChoice, options: PlanOptions) -> Verdict:
         """The verdict of `fogconv.speedup.trigger.decide` over the workers that live; ``split`` overrides its choice of
         the cut.
 
@@ -65,10 +65,15 @@ class Attached:
         alive = [0, *(info.rank for info in session.workers if info.rank not in session.lost)]
         if len(alive) < 2:
             return Verdict(False, "no workers")
-        measured = threshold > 0 and not math.isinf(threshold) and Trigger.parse(trigger).kind != "channels"
+        measured = needs_figures(options.trigger, options.threshold)
         topology = self.topology(session) if measured else _unmeasured(session.ranks)
         decision = decide(
-            spec, topology.subset(alive), trigger=trigger, threshold=threshold, master_computes=True, even=not measured
+            spec,
+            topology.subset(alive),
+            trigger=options.trigger,
+            threshold=options.threshold,
+            master_computes=options.master_computes,
+            even=options.even or not measured,
         )
         bound, estimate = decision.bound_s_paper, decision.estimate
         if not decision.distribute:

@@ -26,9 +26,11 @@ from fogconv.errors import ClusterError, GeometryError, InputError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.nn.attached import SplitChoice, Verdict, attached, check_split
 from fogconv.nn.remote import RemoteConv
-from fogconv.speedup.trigger import Trigger
+from fogconv.planning.plan_options import PlanOptions
 
 OnLoss = Literal["local", "raise"]
+
+DEFAULTS = PlanOptions("star")
 
 SIZES_KEPT = 8
 """Input sizes whose programs a layer keeps loaded; the longest unused goes first."""
@@ -51,13 +53,13 @@ class DistributedConv2d(nn.Conv2d):
         *args: Any,
         cluster: Session | None = None,
         split: SplitChoice = "auto",
-        trigger: str = "both",
-        threshold: float = 1.0,
+        trigger: str = DEFAULTS.trigger,
+        threshold: float = DEFAULTS.threshold,
         on_loss: OnLoss = "local",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._attach(cluster, split, trigger, threshold, on_loss)
+        self._attach(cluster, split, PlanOptions("star", trigger=trigger, threshold=threshold), on_loss)
 
     @classmethod
     def from_conv2d(
@@ -66,8 +68,8 @@ class DistributedConv2d(nn.Conv2d):
         *,
         cluster: Session | None = None,
         split: SplitChoice = "auto",
-        trigger: str = "both",
-        threshold: float = 1.0,
+        trigger: str = DEFAULTS.trigger,
+        threshold: float = DEFAULTS.threshold,
         on_loss: OnLoss = "local",
     ) -> DistributedConv2d:
         """A layer with the parameters, hooks and mode of an nn.Conv2d; the parameters are shared, not copied.
@@ -82,21 +84,25 @@ class DistributedConv2d(nn.Conv2d):
         layer.__dict__.update(
             {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(conv).items()}
         )
-        layer._attach(cluster, split, trigger, threshold, on_loss)
+        layer._attach(cluster, split, PlanOptions("star", trigger=trigger, threshold=threshold), on_loss)
         return layer
 
-    def _attach(self, cluster: Session | None, split: SplitChoice, trigger: str, threshold: float, on_loss: OnLoss) -> None:
-        Trigger.parse(trigger)
-        if not threshold >= 0:
-            raise InputError(f"the threshold is {threshold}; it must be 0 (always), a positive number, or inf (never)")
+    def _attach(self, cluster: Session | None, split: SplitChoice, options: PlanOptions, on_loss: OnLoss) -> None:
         if on_loss not in ("local", "raise"):
             raise InputError(f"on_loss is {on_loss!r}; it must be 'local' or 'raise'")
         self.cluster = cluster
         self.split = check_split(split)
-        self.trigger = trigger
-        self.threshold = threshold
+        self.options = options
         self.on_loss = on_loss
         self._fresh_state()
+
+    @property
+    def trigger(self) -> str:
+        return self.options.trigger
+
+    @property
+    def threshold(self) -> float:
+        return self.options.threshold
 
     def _fresh_state(self) -> None:
         self._remotes = _Remotes()
@@ -126,7 +132,8 @@ class DistributedConv2d(nn.Conv2d):
         if self.cluster is None:
             return text
         where = "closed" if self.cluster.closed else f"{len(self.cluster.workers)} workers"
-        return f"{text}, cluster={where}, split={self.split!r}, trigger={self.trigger!r}, threshold={self.threshold:g}"
+        told = f"trigger={self.options.trigger!r}, threshold={self.options.threshold:g}"
+        return f"{text}, cluster={where}, split={self.split!r}, {told}"
 
     def verdict(self, shape: tuple[int, ...]) -> Verdict:
         """What would be done with an input of this shape (N, c, H, W), and why. Raises GeometryError for impossible ones."""
@@ -134,7 +141,7 @@ class DistributedConv2d(nn.Conv2d):
             return Verdict(False, "no cluster")
         batch, _, height, width = shape
         spec = self._spec(batch, height, width, self._four())
-        return attached(self.cluster).decide(self.cluster, spec, self.split, self.trigger, self.threshold)
+        return attached(self.cluster).decide(self.cluster, spec, self.split, self.options)
 
     # Forward
 
@@ -214,7 +221,7 @@ class DistributedConv2d(nn.Conv2d):
         session = self.cluster
         assert session is not None
         alive = tuple(info.rank for info in session.workers)
-        key = (spec, alive, id(session), self.split, self.trigger, self.threshold)
+        key = (spec, alive, id(session), self.split, self.options)
         home = attached(session)
         home.clear()
         with self._remotes.lock:
@@ -222,7 +229,7 @@ class DistributedConv2d(nn.Conv2d):
                 self._remotes.by_size.move_to_end(key)
                 return self._remotes.by_size[key]
             try:
-                verdict = home.decide(session, spec, self.split, self.trigger, self.threshold)
+                verdict = home.decide(session, spec, self.split, self.options)
             except ClusterError as error:
                 self._failed(error)
                 return None

@@ -13,7 +13,7 @@ from torch import nn
 from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
 from fogconv.nn.attached import SplitChoice
-from fogconv.nn.conv import DistributedConv2d, OnLoss, replaceable
+from fogconv.nn.conv import DEFAULTS, DistributedConv2d, OnLoss, replaceable
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ def distribute(
     model: nn.Module,
     cluster: Session | None,
     *,
-    threshold: float = 1.0,
+    threshold: float = DEFAULTS.threshold,
     exclude: Collection[str] = (),
     inplace: bool = False,
     split: SplitChoice = "auto",
-    trigger: str = "both",
+    trigger: str = DEFAULTS.trigger,
     on_loss: OnLoss = "local",
     example: torch.Tensor | None = None,
 ) -> nn.Module:

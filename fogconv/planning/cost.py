@@ -13,10 +13,10 @@ from functools import cache
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Gate, GlobalPool, Host, Layer, Pool, Shuffle, Slice
+from fogconv.ir.graph import Conv, Host, Layer
 from fogconv.ir.layout import Transfer
-from fogconv.ir.plan import Work, shard_of
 from fogconv.ir.program import Wire
+from fogconv.ir.shard import Work
 
 WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros": 2.6, "lz4": 2.5, "zstd": 2.1}
 """Bytes per element on the wire. The lossless ones depend on the values: taken for maps of which 38 % are zeros."""
@@ -96,18 +96,11 @@ class Prices:
     def work_s(self, layer: Layer, work: Work) -> float:
         """One rank's part of a layer, on that rank's device."""
         device = self.topology.devices[work.rank]
-        elements = work.output.elements * self._elements
-        match layer:
-            case Conv():
-                return device.conv_s(shard_of(layer, work).spec)
-            case Pool():
-                touched = elements * (1 + layer.spec.kernel[0] * layer.spec.kernel[1] / 2)
-            case Add():
-                touched = elements * (1 + len(layer.sources))
-            case GlobalPool() | Affine() | Gate() | Shuffle():
-                touched = elements * 3
-            case Concat() | Slice() | Host():
-                return 0.0
+        if isinstance(layer, Conv):
+            return device.conv_s(layer.shard(work).spec)
+        if isinstance(layer, Host) or layer.relabels:
+            return 0.0
+        touched = work.output.elements * self._elements * layer.passes
         return device.step_s + device.copy_s(touched * BYTES_PER_ELEMENT)
 
     def finish_s(self, rank: int, region: Region, summands: int) -> float:

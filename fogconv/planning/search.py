@@ -1,11 +1,10 @@
-"""The planner: the cheapest path of layouts through a graph.
+"""The search: the cheapest path of layouts through a graph.
 
 A state says, for every tensor that somebody still reads, which rank holds which part of it. The layers are taken in
 order; each has a few options (`fogconv.planning.strategies`), and an option costs what brings its inputs to where it
-needs them, the
-slowest rank's work, and summing. That is a shortest path over (layer × layouts of the live tensors), so that branches and
-residuals pay for their relayouts too. Only the BEAM cheapest states of a layer are kept: all of them in a chain or a
-ResNet, the best in Inception's wide cells.
+needs them, the slowest rank's work, and summing. That is a shortest path over (layer × layouts of the live tensors), so
+that branches and residuals pay for their relayouts too. Only the BEAM cheapest states of a layer are kept: all of them in
+a chain or a ResNet, the best in Inception's wide cells.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from fogconv.errors import InputError, PlannerError
+from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
-from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Slice, reads, writes
+from fogconv.ir.graph import Concat, Conv, Host, LayerGraph
 from fogconv.ir.layout import Layout, on
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Wire
@@ -24,8 +23,9 @@ from fogconv.ir.shard import level
 from fogconv.ir.stages import made_before, stages
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
-from fogconv.planning.star import plan_star
-from fogconv.planning.strategies import Option, Options, Scheme, relabelled, split_name, weight_elements
+from fogconv.planning.strategies.family import Scheme
+from fogconv.planning.strategies.option import Option, split_name, weight_elements
+from fogconv.planning.strategies.options import Options
 
 BEAM = 24
 EFFORT = 60_000
@@ -42,46 +42,18 @@ cluster the fastest get work and the others none. The star is not searched for, 
 
 _SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "local")
 
-SCHEMES = ("auto", "star", "depth", "rows", "local")
 
+def search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire) -> Plan:
+    """The cheapest plan with the layouts of a scheme: "auto" has all, "depth" and "rows" some, "local" the master's only.
 
-def plan(
-    graph: LayerGraph,
-    topology: Topology,
-    *,
-    scheme: str = "auto",
-    wire: Wire = "fp32",
-    trigger: str = "both",
-    threshold: float = 1.0,
-    master_computes: bool = True,
-    even: bool = False,
-) -> Plan:
-    """The plan of a scheme: "auto" is the cheapest of all paths, "depth" and "rows" of those with such layouts only.
-
-    ``trigger``, ``threshold``, ``master_computes`` and ``even`` are the star's; see `star.plan_star`.
-    Raises InputError for an unknown scheme, PlannerError when the weights fit into no rank's memory limit.
+    Raises PlannerError when the weights fit into no rank's memory limit.
     """
-    if len(topology) > MOST_RANKS and scheme in _SEARCHES:
+    if len(topology) > MOST_RANKS:
         fastest = _fastest(topology, MOST_RANKS)
-        return plan(graph, topology.subset(fastest), scheme=scheme, wire=wire).among(fastest, len(topology))
-    match scheme:
-        case "star":
-            return plan_star(
-                graph,
-                topology,
-                trigger=trigger,
-                threshold=threshold,
-                master_computes=master_computes,
-                even=even,
-                wire=wire,
-            )
-        case "local":
-            return _search(graph, _book(graph, topology, wire), "local", wire)
-        case "depth" | "rows":
-            return _search(graph, _book(graph, topology, wire), scheme, wire)
-        case "auto":
-            return _best_of(graph, topology, wire)
-    raise InputError(f"there is no scheme {scheme!r}; it is one of {', '.join(SCHEMES)}")
+        return search(graph, topology.subset(fastest), scheme, wire).among(fastest, len(topology))
+    if scheme == "auto":
+        return _best_of(graph, topology, wire)
+    return _search(graph, _book(graph, topology, wire), scheme, wire)
 
 
 def _fastest(topology: Topology, most: int) -> list[int]:
@@ -105,16 +77,6 @@ def _crews(topology: Topology) -> list[tuple[int, ...]]:
         for least in sorted(set(values[1:])) or [0.0]
     ]
     return list(dict.fromkeys(crews))
-
-
-def lossless_wire(graph: LayerGraph, topology: Topology, scheme: str, available: Sequence[Wire]) -> Wire:
-    """Of the ways to code activations without loss, the one whose plan is the fastest on these links: on a fast one that is
-    to send them as they are."""
-
-    def seconds(wire: Wire) -> float:
-        return plan(graph, topology, scheme=scheme, wire=wire).predicted_s or 0.0
-
-    return min(available, key=seconds)
 
 
 def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
@@ -205,7 +167,7 @@ def _cheapest(
     book.effort = 0
     options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
     order = [(stage, index) for stage in stages(graph) for index in stage]
-    last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in reads(graph.layers[index])}
+    last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in graph.layers[index].reads}
     last_reader[graph.output] = len(graph.layers)
     paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
     beam = BEAM
@@ -217,20 +179,20 @@ def _cheapest(
             for path in paths:
                 path.met = frozenset()
         best: dict[tuple[tuple[int, int], ...], _Path] = {}
-        dead = [tensor for tensor in (*reads(layer), *writes(layer)) if last_reader.get(tensor, -1) <= number]
-        if isinstance(layer, Concat | Slice):
-            pieces, whole = relabelled(graph, layer), graph.tensors[layer.target].region
+        dead = [tensor for tensor in (*layer.reads, *layer.writes) if last_reader.get(tensor, -1) <= number]
+        if layer.relabels:
+            [target] = layer.writes
+            pieces, whole = layer.pieces(graph.tensors), graph.tensors[target].region
             for path in paths:
                 layouts = tuple((path.state[tensor], offset) for tensor, offset in pieces)
-                state = {**path.state, layer.target: book.relabel(layouts, whole)}
+                state = {**path.state, target: book.relabel(layouts, whole)}
                 _keep(best, path.cost, state, dead, _Choice(path.last, None, (), 0.0), path.met)
         else:
             ways = options.of(layer)
-            written = layer.writes if isinstance(layer, Host) else (layer.target,)
             for path in paths:
                 for option in ways:
                     state, move_s, via, met = _bring(book, path.state, option, there, path.met)
-                    for tensor in written:
+                    for tensor in layer.writes:
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
                     fixed = option.edge_s + option.sum_s + penalty * max(option.stored)
                     choice = _Choice(path.last, option, via, move_s)
@@ -334,9 +296,9 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     for index, choice in zip(order, _choices(path.last), strict=True):
         layer, option = graph.layers[index], choice.option
         if option is None:
-            assert isinstance(layer, Concat | Slice)
-            layouts = tuple((state[tensor], offset) for tensor, offset in relabelled(graph, layer))
-            state[layer.target] = book.relabel(layouts, graph.tensors[layer.target].region)
+            [target] = layer.writes
+            layouts = tuple((state[tensor], offset) for tensor, offset in layer.pieces(graph.tensors))
+            state[target] = book.relabel(layouts, graph.tensors[target].region)
             placements[index] = Placement("relabel", ())
             continue
         for tensor, needed in option.needed:
@@ -347,7 +309,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
         state, _, via, _ = _bring(book, state, option, frozenset(), frozenset())
         if option.sum_traffic is not None:
             count(option.sum_traffic.card_bytes)
-        for tensor in writes(layer):
+        for tensor in layer.writes:
             state[tensor] = book.number(_whole_on_master(graph, tensor, ranks)) if isinstance(layer, Host) else option.made
         total = choice.move_s + option.edge_s + option.sum_s
         seconds += total
@@ -359,7 +321,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
             "total_s": total,
         }
         detours = tuple((tensor, book[number]) for tensor, number in via)
-        name = split_name(layer, option)
+        name = split_name(option)
         placements[index] = Placement(option.mode, option.work, option.target, detours, name, predicted)
     last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
     count(last.card_bytes)

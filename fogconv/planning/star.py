@@ -6,43 +6,33 @@ groups), its shards are computed by the workers, and the master sums and concate
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
-from fogconv.errors import InputError
+from fogconv.guards.placement import guard_placement
+from fogconv.guards.protection import coder_of
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv, LayerGraph
-from fogconv.ir.guard import Guard, Protection
 from fogconv.ir.layout import on
-from fogconv.ir.plan import Placement, Plan, Work, at_home
-from fogconv.ir.program import Wire
-from fogconv.ir.shard import conv_grid
-from fogconv.speedup.trigger import Decision, Seconds, Trigger, decide
-
-LEAST_PATIENCE_S = 0.05
-"""Below this a system's own hiccups would count as stalls."""
+from fogconv.ir.plan import Placement, Plan, at_home
+from fogconv.ir.shard import Work
+from fogconv.planning.scheme_options import SchemeOptions
+from fogconv.speedup.trigger import Decision, Seconds, decide
 
 
 def plan_star(
     graph: LayerGraph,
     topology: Topology,
+    options: SchemeOptions = SchemeOptions(),
     *,
-    trigger: str | Trigger = "both",
-    threshold: float = 1.0,
-    master_computes: bool = True,
-    even: bool = False,
-    wire: Wire = "fp32",
     seconds: Seconds | None = None,
-    protection: Protection = Protection(),
 ) -> Plan:
-    """Raises InputError for an unknown trigger or threshold. ``placement.decision`` keeps S, the estimate and the reason.
+    """``placement.decision`` keeps S, the estimate and the reason.
 
     ``seconds`` prices a shard on a rank instead of γ·MACs (see `fogconv.hardware.latency_models`). With
-    ``protection.redundancy`` the
-    last worker computes no shards, but the sum of the others'; that takes two others at least.
+    ``protection.redundancy`` the last worker computes no shards, but the sum of the others'; that takes two others at least.
     """
-    if protection.verify and wire in ("fp16", "bf16"):
-        raise InputError(f"--verify can't tell a wrong result from one that --wire {wire} rounded: use fp32 or lossless")
-    coder = len(topology) - 1 if protection.redundancy and len(topology) > 3 else None
+    protection = options.protection
+    coder = coder_of(protection, len(topology))
     sharers = topology if coder is None else topology.subset(range(coder))
     placements = []
     total_s = 0.0
@@ -51,20 +41,21 @@ def plan_star(
             decision = decide(
                 layer.spec,
                 sharers,
-                trigger=trigger,
-                threshold=threshold,
-                master_computes=master_computes,
-                even=even,
+                trigger=options.trigger,
+                threshold=options.threshold,
+                master_computes=options.master_computes,
+                even=options.even,
                 seconds=seconds,
             )
             placement = conv_placement(graph, layer, decision, len(topology))
-            if protection and placement.mode == "star":
-                placement = guarded(layer, placement, decision, protection, coder)
+            placement = guard_placement(
+                layer, placement, protection, coder=coder, ranks=decision.ranks, weights=decision.weights
+            )
             total_s += placement.predicted["total_s"]
             placements.append(placement)
         else:
             placements.append(at_home(graph, layer))
-    return Plan(graph.name, len(topology), "star", tuple(placements), wire, total_s)
+    return Plan(graph.name, len(topology), "star", tuple(placements), options.coding, total_s)
 
 
 def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: int) -> Placement:
@@ -92,24 +83,3 @@ def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: in
     predicted = {**asdict(decision.predicted), "total_s": decision.predicted.total_s}
     target = on(0, graph.tensors[layer.target].region, ranks)
     return Placement("star", work, target, split=str(decision.split), predicted=predicted, decision=facts)
-
-
-def guarded(layer: Conv, placement: Placement, decision: Decision, protection: Protection, coder: int | None) -> Placement:
-    """The same placement, its shards raw and guarded. With a code the split is by output channels, and dense convs only."""
-    work = tuple(replace(one, raw=True) for one in placement.work)
-    split = placement.split
-    if coder is not None and layer.spec.groups == 1:
-        shards = conv_grid(layer.spec, decision.ranks, 1, decision.weights)
-        work = tuple(Work(shard.rank, shard.output, raw=True) for shard in shards)
-        split = f"output:{len(work)}+1"
-    else:
-        coder = None
-    if all(one.rank == 0 for one in work):
-        return placement
-    patience_s = max(LEAST_PATIENCE_S, protection.patience * placement.predicted["total_s"]) if protection.patience else 0.0
-    return replace(placement, work=work, split=split, guard=Guard(protection.verify, coder, patience_s))
-
-
-def plan_local(graph: LayerGraph, ranks: int = 1) -> Plan:
-    """Everything on the master."""
-    return Plan(graph.name, ranks, "local", tuple(at_home(graph, layer) for layer in graph.layers))

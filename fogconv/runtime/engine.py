@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -31,6 +31,7 @@ from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import settled
 from fogconv.runtime.drift import Correction, Pace, observe
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
@@ -45,6 +46,7 @@ from fogconv.runtime.membership import (
 from fogconv.runtime.plan_cache import CompiledPlan, Playbook
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.runtime.rejoin import Warming
+from fogconv.runtime.run_options import RunOptions
 from fogconv.runtime.stream import stream
 
 EVENTS_KEPT = 1000
@@ -79,16 +81,17 @@ class Engine:
     graph: LayerGraph
     session: Session
     topology: Topology
-    choices: PlanOptions = field(default_factory=PlanOptions)
+    plan_options: PlanOptions = PlanOptions()
+    run_options: RunOptions = RunOptions()
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        self._book = Playbook(self.graph, self.choices)
+        self._book = Playbook(self.graph, settled(self.plan_options, self.graph, self.topology))
+        self._adapts = self.run_options.adapt and self.plan_options.plan is None
         self._warming = Warming(self.session)
         first = at_first(self.topology.ranks, self._present)
         self.ranks: tuple[int, ...] = first.members
         self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
-        self._broken = 0
         self._pace = Pace()
         self._correction: Correction | None = None
         self._first = self.topology
@@ -98,7 +101,7 @@ class Engine:
         self._compiled: CompiledPlan
         while True:
             try:
-                if self.choices.rehearse:
+                if self.run_options.rehearse:
                     self.rehearse()
                 self._place()
                 break
@@ -120,7 +123,6 @@ class Engine:
             except MEMBER_ERRORS as error:
                 told += self.recover(error)
         self.watch(run)
-        self._broken = 0
         return Inference(self.output(run), time.perf_counter() - begin, run, self.plan, self.programs, told + run.events)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
@@ -161,7 +163,7 @@ class Engine:
         """Make a worker ready that came back: for the members with it and, where that is wished, for their losses."""
         book, topology = self._book, self.topology
         members = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
-        crews = [members, *(less for less in rehearsals(members) if self.choices.rehearse and rank in less)]
+        crews = [members, *(less for less in rehearsals(members) if self.run_options.rehearse and rank in less)]
         self._warming.begin(rank, lambda: (book.play(topology, each) for each in crews))
 
     def next_members(self) -> tuple[str, ...]:
@@ -180,7 +182,7 @@ class Engine:
         """After a run: note whether the ranks and links keep the pace that they were planned for."""
         self.events.extend(run.events)
         ran = self.loaded.programs
-        if not self.choices.adapt or len(self.ranks) == 1 or set(run.times) != set(ran):
+        if not self._adapts or len(self.ranks) == 1 or set(run.times) != set(ran):
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # it was in flight while a new plan was made
@@ -242,8 +244,7 @@ class Engine:
             time.sleep(0.02)
             self.session.refresh()
             turn = after_loss(self.ranks, self._present, str(error))
-        if turn is None and isinstance(error, WorkerLostError) and self._broken < MOST_BROKEN:
-            self._broken += 1
+        if turn is None and isinstance(error, WorkerLostError) and self.session.reconnects < MOST_BROKEN:
             self.session.reconnect()
             turn = MembershipChange(self.ranks, True, (f"{error}; the inference ran again from its input",))
         if turn is None:

@@ -15,6 +15,7 @@ from fogconv.ir.plan import Plan
 from fogconv.ir.program import Gather, Program, Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
 from fogconv.runtime.membership import topology_of
 
 PLAYS_KEPT = 32
@@ -32,22 +33,22 @@ class CompiledPlan:
 class Playbook:
     """Plans and plays by members, for the topology that they were made for. May be read by several threads."""
 
-    def __init__(self, graph: LayerGraph, choices: PlanOptions) -> None:
+    def __init__(self, graph: LayerGraph, options: PlanOptions) -> None:
         self._graph = graph
-        self._choices = choices
+        self._options = options
         self._plans: dict[tuple[int, ...], tuple[Topology, Plan]] = {}
         self._plays: dict[tuple[int, ...], tuple[Topology, CompiledPlan]] = {}
 
     def plan(self, topology: Topology, members: tuple[int, ...]) -> Plan:
-        """Raises what `PlanOptions.plan_for` raises."""
+        """Raises what `fogconv.planning.planner.plan` raises."""
         found = self._plans.get(members)
         if found is None or found[0] is not topology:
-            found = topology, self._choices.plan_for(self._graph, topology_of(topology, members))
+            found = topology, plan(self._graph, topology_of(topology, members), self._options)
             _keep(self._plans, members, found)
         return found[1]
 
     def play(self, topology: Topology, members: tuple[int, ...]) -> CompiledPlan:
-        """Raises what `PlanOptions.plan_for` raises."""
+        """Raises what `fogconv.planning.planner.plan` raises."""
         found = self._plays.get(members)
         if found is None or found[0] is not topology:
             plan = self.plan(topology, members)

@@ -24,7 +24,7 @@ from fogconv.speedup.model import (
     t_cld,
     t_local,
 )
-from fogconv.speedup.trigger import Decision, Trigger, decide, master_rates
+from fogconv.speedup.trigger import DEFAULT_THRESHOLD, Decision, Trigger, decide, master_rates
 
 MOST_WORKERS = 1024
 """``best_n`` is looked for among so many."""
@@ -36,7 +36,7 @@ class Question:
 
     topology: Topology
     trigger: Trigger = Trigger()
-    threshold: float = 1.0
+    threshold: float = DEFAULT_THRESHOLD
     master_computes: bool = False
 
     @property

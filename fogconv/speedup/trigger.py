@@ -33,6 +33,9 @@ from fogconv.speedup.model import Rates, Split, Terms, s_paper, s_star, splits, 
 Seconds = Callable[[int, ConvSpec], float]
 """(rank, the shard's spec) → seconds; by default γ·MACs + one step."""
 
+DEFAULT_TRIGGER = "both"
+DEFAULT_THRESHOLD = 1.0
+
 EXACT = 6
 """So many splits, the best by the formula for equal devices, are priced shard by shard."""
 
@@ -41,7 +44,7 @@ EXACT = 6
 class Trigger:
     """``kind`` is one of bound, estimate, both, channels; ``channels`` is N of ``channels:N``."""
 
-    kind: str = "both"
+    kind: str = DEFAULT_TRIGGER
     channels: int = 0
 
     @staticmethod
@@ -58,6 +61,18 @@ class Trigger:
 
     def __str__(self) -> str:
         return f"channels:{self.channels}" if self.kind == "channels" else self.kind
+
+
+def check_threshold(value: float) -> float:
+    """Raises InputError for a threshold that is negative or no number."""
+    if not value >= 0:
+        raise InputError(f"threshold {value:g}: it must be 0 (every conv is distributed), a positive number, or inf (none)")
+    return value
+
+
+def needs_figures(trigger: str, threshold: float) -> bool:
+    """Whether the decision depends on how fast devices and links are."""
+    return threshold > 0 and not math.isinf(threshold) and Trigger.parse(trigger).kind != "channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +100,8 @@ def decide(
     spec: ConvSpec,
     topology: Topology,
     *,
-    trigger: str | Trigger = "both",
-    threshold: float = 1.0,
+    trigger: str | Trigger = DEFAULT_TRIGGER,
+    threshold: float = DEFAULT_THRESHOLD,
     master_computes: bool = False,
     even: bool = False,
     seconds: Seconds | None = None,
@@ -97,10 +112,7 @@ def decide(
     Raises InputError for an unknown trigger and for a threshold that is negative or no number.
     """
     rule = Trigger.parse(trigger) if isinstance(trigger, str) else trigger
-    if not threshold >= 0:
-        raise InputError(
-            f"the threshold is {threshold}; it must be 0 (distribute every conv), a positive number, or inf (none)"
-        )
+    check_threshold(threshold)
     cost = seconds or (lambda rank, shard: topology.devices[rank].conv_s(shard))
     local_s = cost(0, spec)
     if not len(topology.workers):

@@ -32,6 +32,7 @@ import numpy as np
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 from fogconv.errors import KernelError
@@ -77,7 +78,6 @@ class _FileCache(NullCache):
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None
-        target_context.refresh()
         try:
             content = read_own(path)
         except FileNotFoundError:
@@ -90,6 +90,9 @@ class _FileCache(NullCache):
             return None  # cut short by a full disk; the new one will replace it
         with contextlib.suppress(OSError):  # a cache shared read-only works all the same
             os.utime(path)
+        # Numba's own cache refreshes the context here, which imports all that it can compile (and scipy): a quarter of a
+        # second that loading does not need. Compiling does so itself.
+        rtsys.initialize(target_context)
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
         except Exception as error:  # pickle, numba and LLVM raise what they like

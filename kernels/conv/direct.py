@@ -353,6 +353,8 @@ class PackedWeights:
         for group in range(self.groups):
             position = group * self.per_group * self.depth
             runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
+            if kh * kw == 1 and self.groups == 1:
+                runs = [(0, c)]  # with a single tap they follow each other as if they were one
             start, end = group * per_group, (group + 1) * per_group
             for vectors, vl in cut(self.isa, per_group, self.depth, steps, self.vectors):
                 outputs = slice(start, min(start + vectors * vl, end))

@@ -67,15 +67,6 @@ def bind_gate(x: Blocked, gate: Blocked, out: Blocked) -> Bound:
     return _bind_affine(x, out, gate, (at.address, at.image, at.block), terms, None, None)
 
 
-def bind_copy(source: Blocked, out: Blocked, accumulate: bool = False) -> Bound:
-    """out = source, or out += source. Both begin at a multiple of 16 channels. Raises KernelError for unequal shapes."""
-    return (
-        bind_shift_copy(source, 0, out, 0, out.channels, accumulate)
-        if source.channels == out.channels
-        else _unequal(source, out)
-    )
-
-
 def bind_shift_copy(
     source: Blocked, source_channel: int, out: Blocked, out_channel: int, channels: int, accumulate: bool = False
 ) -> Bound:

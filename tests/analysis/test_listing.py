@@ -7,7 +7,8 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import Region, Span
 from fogconv.lowering.lower import lower
-from fogconv.planning.search import plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
 from tests.chains import chain
 
 TOPOLOGY = Topology.uniform(3, 10e9, 125e6, 1e-4)
@@ -34,7 +35,7 @@ def test_listing_shows_buffers_and_steps_in_order() -> None:
 def test_listing_has_a_line_for_every_step_of_a_lowered_plan() -> None:
     graph = chain(16, 32, 32, 16, residual=True)
     for scheme in ("rows", "depth"):
-        for program in lower(graph, plan(graph, TOPOLOGY, scheme=scheme)).programs:
+        for program in lower(graph, plan(graph, TOPOLOGY, PlanOptions(scheme=scheme))).programs:
             text = listing(program)
             assert len(text.partition("\nsteps\n")[2].splitlines()) == len(program.steps)
             assert all(f"tag {step.tag}" in text for step in program.steps if isinstance(step, ir.Send | ir.Recv))

@@ -12,6 +12,7 @@ from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
+from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
 from tests.chains import chain
 
@@ -25,7 +26,7 @@ def cluster(device: Device = FREE, workers: int = 2) -> Topology:
 
 def star(topology: Topology) -> tuple[LayerGraph, Plan, tuple[Program, ...]]:
     graph = chain(16, 64, 32)
-    plan = plan_star(graph, topology, threshold=0, master_computes=False)
+    plan = plan_star(graph, topology, SchemeOptions(threshold=0, master_computes=False))
     return graph, plan, lower(graph, plan).programs
 
 

@@ -9,6 +9,6 @@ from fogconv.cli.commands.worker import serve, start_logging
 from tests.cluster.programs import FakeExecutable
 
 if __name__ == "__main__":
-    fogconv.cluster.worker.server._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
+    fogconv.cluster.worker.server.executor = lambda: FakeExecutable  # type: ignore[assignment]
     start_logging(False)
     serve(sys.argv[1], insecure=True)

@@ -24,6 +24,7 @@ from fogconv.ir.program import AnyStep, Program
 from fogconv.ir.program import Conv as ConvStep
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
+from fogconv.runtime.run_options import RunOptions
 from tests.cluster.cluster_of import eventually
 
 PAD = (1, 1, 1, 1)
@@ -132,8 +133,8 @@ class SlowExecutable(Executable):
 
     RATE = 1e8
 
-    def _compute(self, step: AnyStep) -> Callable[[], None]:
-        call = super()._compute(step)
+    def compute(self, step: AnyStep) -> Callable[[], None]:
+        call = super().compute(step)
         if not isinstance(step, ConvStep):
             return call
 
@@ -211,10 +212,11 @@ class FaultCluster:
 
         self.hub.strike = strike
 
-    def engine(self, scheme: str = "auto", **choices: Any) -> Engine:
+    def engine(self, scheme: str = "auto", *, adapt: bool = False, rehearse: bool = False, **options: Any) -> Engine:
         """Rates and links under which every scheme distributes."""
         topology = Topology.uniform(self.session.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
-        return Engine(network(), self.session, topology, PlanOptions(scheme=scheme, **{"threshold": 0.0, **choices}))
+        plan_options = PlanOptions(scheme, **{"threshold": 0.0, **options})
+        return Engine(network(), self.session, topology, plan_options, RunOptions(adapt=adapt, rehearse=rehearse))
 
     def close(self) -> None:
         self.session.close()

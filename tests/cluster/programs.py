@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.cluster.executor.interface import nothing
 from fogconv.cluster.executor.mailbox import Mailbox
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import Region
@@ -28,7 +29,9 @@ class FakeExecutable:
         self._bias = [weights[key] for key in program.weights]
         self._buffers = [np.zeros((program.batch, *b.region.shape), np.float32) for b in program.buffers]
 
-    def run(self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]:
+    def run(
+        self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = (), meanwhile: Callable[[], None] = nothing
+    ) -> list[NDArray[Any]]:
         outputs = []
         for number, step in enumerate(self.program.steps):
             begin = time.perf_counter_ns()

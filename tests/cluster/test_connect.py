@@ -34,7 +34,10 @@ def test_a_hostfile_gives_ports_and_slots(tmp_path: Path) -> None:
     ("cluster", "complaint"),
     [
         ("tcp://pi1", "is no worker's address"),
-        ("http://pi1:80", "is no worker's address"),
+        ("http://pi1:80", "no transport 'http'; write tcp://HOST:PORT .*, ipc://PATH, inproc://N or mpi://$"),
+        ("tcp://pi1:1,pi2:1", "is no worker's address; write tcp://HOST:PORT"),
+        ("inproc://1,inproc://2", "is a whole cluster"),
+        ("tcp://pi1:1,mpi://", "is a whole cluster"),
         ("tcp://:5555", "is no worker's address"),
         ("tcp://pi1:0", "port must be a number from 1 to 65535"),
         ("tcp://pi1:65536", "port must be a number"),

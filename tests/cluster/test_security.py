@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fogconv.cluster.connect import connect, keys_for
-from fogconv.cluster.protocol.keys import KeyPair, Keys, is_local, read_keys, write_keys
+from fogconv.cluster.connect import connect
+from fogconv.cluster.protocol.keys import KeyPair, Keys, is_local, keys_for, read_keys, write_keys
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
@@ -73,13 +73,13 @@ def test_a_master_that_is_not_listed_gets_nothing(secure: SecureCluster, caplog:
     with caplog.at_level(logging.WARNING), pytest.raises(ConnectError, match="keys do not fit"):
         secure.open(Keys(KeyPair.generate(), workers=secure.listed()))
     eventually(lambda: any("turned away a stranger" in record.message for record in caplog.records))
-    assert all(worker.life.state.value == "joining" for worker in secure.workers)
+    assert all(worker.life.stage.value == "joining" for worker in secure.workers)
 
 
 def test_a_master_without_keys_gets_nothing(secure: SecureCluster) -> None:
     with pytest.raises(ConnectError, match="did not answer"):
         secure.open(None, timeout_s=0.7)
-    assert all(worker.life.state.value == "joining" for worker in secure.workers)
+    assert all(worker.life.stage.value == "joining" for worker in secure.workers)
 
 
 def test_a_worker_with_another_key_than_the_one_listed_is_not_trusted(secure: SecureCluster) -> None:

@@ -19,7 +19,8 @@ from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.kernels.reference import conv2d as reference
 from fogconv.lowering.lower import lower
-from fogconv.planning.search import plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
 from tests.cluster.launch import ROOT, free_port, process, wait_until_listening
 
 pytestmark = pytest.mark.alone
@@ -66,7 +67,7 @@ def test_an_x86_master_and_an_aarch64_worker_share_a_conv(arm_python: Path) -> N
             [info] = session.workers
             assert info.isa != platform.machine()
             for scheme in ("star", "depth", "rows"):
-                found = plan(graph, topology, scheme=scheme, threshold=0.0)
+                found = plan(graph, topology, PlanOptions(scheme, threshold=0.0))
                 lowered = lower(graph, found)
                 assert any("Conv" in type(step).__name__ for step in lowered.programs[1].steps), scheme
                 loaded = session.load(lowered.programs, lowered.weights)

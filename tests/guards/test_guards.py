@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.executor.executable import Executable
 from fogconv.errors import InputError
-from fogconv.guards.checksums import FEWEST_SUMS, PROJECTIONS, SUMMED, projected, signs, summed
+from fogconv.guards.checksums import FEWEST_SUMS, PROJECTIONS, SUMMED, dense, projected, signs, summed
 from fogconv.hardware.topology import Topology
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.ir.guard import Protection
 from fogconv.ir.program import Gather, expendable
-from fogconv.lowering.coded_conv import dense
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
 from fogconv.runtime.engine import Engine
+from fogconv.runtime.run_options import RunOptions
 from tests.cluster.fault_cluster import FaultCluster, assert_right, image, network
 
 VERIFY, CODED, PATIENT = Protection(verify=True), Protection(redundancy=1), Protection(patience=3.0)
@@ -68,7 +69,7 @@ def test_a_grouped_filter_made_dense_keeps_to_its_groups() -> None:
 
 def test_rounding_wires_are_refused_with_verify() -> None:
     with pytest.raises(InputError, match="fp16"):
-        plan_star(network(), Topology.uniform(3, 1e9, 1e9), wire="fp16", protection=VERIFY)
+        PlanOptions("star", wire="fp16", protection=VERIFY)
 
 
 @pytest.mark.parametrize("scheme", ["rows", "depth", "local"])
@@ -105,11 +106,11 @@ def flipping(rank: int, layer: int, flip: Callable[[np.ndarray[Any, Any]], None]
     """An interpreter one of whose convs goes wrong on one rank: the hook for bit flips, here and not in the real one."""
 
     class Flipping(Executable):
-        def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
-            call = super()._compute(step)
+        def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+            call = super().compute(step)
             if not isinstance(step, steps.Conv) or self.program.rank != rank or step.layer != layer:
                 return call
-            target = self._view(step.target, step.target_region).interior
+            target = self.view(step.target, step.target_region).interior
 
             def wrong() -> None:
                 call()
@@ -173,11 +174,11 @@ class Struck(Executable):
 
     fault = Fault()
 
-    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
-        call = super()._compute(step)
+    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        call = super().compute(step)
         if not isinstance(step, steps.Conv) or self.program.rank != 2:
             return call
-        source, target = self._view(step.source, step.source_region), self._view(step.target, step.target_region)
+        source, target = self.view(step.source, step.source_region), self.view(step.target, step.target_region)
 
         def struck() -> None:
             fault = type(self).fault
@@ -192,7 +193,7 @@ class Struck(Executable):
                 weights[step.weight] = self._weights[step.weight].copy()
                 fault.flip(weights[step.weight])
                 kept_weights, self._weights, self._prepared = self._weights, weights, {}
-                super(Struck, self)._compute(step)()
+                super(Struck, self).compute(step)()
                 self._weights, self._prepared = kept_weights, {}
             else:
                 call()
@@ -226,9 +227,9 @@ def test_every_flipped_bit_that_matters_is_found_and_mended(name: str) -> None:
     Struck.fault = Fault()
     with FaultCluster(3, build=Struck) as cluster:
         topology = Topology.uniform(4, 1e9, 1e12, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)
-        choices = PlanOptions("star", threshold=0.0)
-        plain = Engine(graph, cluster.session, topology, choices)
-        guarded = Engine(graph, cluster.session, topology, replace(choices, protection=VERIFY))
+        options, running = PlanOptions("star", threshold=0.0), RunOptions(adapt=False)
+        plain = Engine(graph, cluster.session, topology, options, running)
+        guarded = Engine(graph, cluster.session, topology, replace(options, protection=VERIFY), running)
         assert 2 in guarded.loaded.ranks and 2 in plain.loaded.ranks, "worker 2 has nothing to do"
         right = plain.run(x)
         largest = np.max(np.abs(right.output))
@@ -267,11 +268,11 @@ def test_a_lost_worker_costs_no_second_run_in_a_guarded_star() -> None:
         for number in range(4, messages - 4, 5):
             rank = 1 + number % 3
             cluster.cut_at(rank, number)
-            run_before = cluster.session._run
+            run_before = cluster.session.last_run
             inference = engine.run(image())
             assert_right(inference.output)
             if not any("taken back" in event or "between" in event for event in inference.events):
-                assert cluster.session._run == run_before + 1, "it was run again"
+                assert cluster.session.last_run == run_before + 1, "it was run again"
             cluster.hub.strike = lambda *_: False
             if cluster.names[rank - 1] in cluster.alive:
                 cluster.cut(rank)
@@ -304,8 +305,8 @@ class Stalling(Executable):
 
     release = threading.Event()
 
-    def _compute(self, step: steps.AnyStep) -> Callable[[], None]:
-        call = super()._compute(step)
+    def compute(self, step: steps.AnyStep) -> Callable[[], None]:
+        call = super().compute(step)
         if isinstance(step, steps.Conv) and self.program.rank == 2 and step.layer == 1:
 
             def stall() -> None:
@@ -332,7 +333,7 @@ def test_what_a_stalled_worker_owes_is_made_up_for_and_what_it_sends_later_is_dr
 
 
 def test_region_helpers_cut_codes_at_channel_zero() -> None:
-    plan = plan_star(network(), Topology.uniform(4, 1e9, 1e10), threshold=0, protection=CODED)
+    plan = plan_star(network(), Topology.uniform(4, 1e9, 1e10), SchemeOptions(threshold=0, protection=CODED))
     guarded = [p for p in plan.placements if p.guard is not None]
     assert guarded
     for placement in guarded:

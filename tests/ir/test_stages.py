@@ -7,11 +7,12 @@ from hypothesis import given, settings
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Tensor, reads, writes
+from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Tensor
 from fogconv.ir.program import Recv, Send
 from fogconv.ir.stages import made_before, one_by_one, stages
 from fogconv.lowering.lower import lower
-from fogconv.planning.search import plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
 from tests.random_graphs import graphs
 
 
@@ -37,8 +38,8 @@ def test_every_layer_comes_once_and_after_what_it_reads(graph: LayerGraph) -> No
     assert sorted(order) == list(range(len(graph.layers)))
     made = {graph.input}
     for index in order:
-        assert set(reads(graph.layers[index])) <= made
-        made |= set(writes(graph.layers[index]))
+        assert set(graph.layers[index].reads) <= made
+        made |= set(graph.layers[index].writes)
     if any(isinstance(layer, Host) for layer in graph.layers):
         assert stages(graph) == one_by_one(graph)
 
@@ -50,7 +51,7 @@ def test_what_is_ahead_of_a_wave_was_made_before_it(graph: LayerGraph) -> None:
     for stage in stages(graph):
         assert made_before(graph, stage) <= made
         for index in stage:
-            made |= set(writes(graph.layers[index]))
+            made |= set(graph.layers[index].writes)
 
 
 def test_branches_of_a_cell_wait_for_their_neighbours_together() -> None:
@@ -59,7 +60,7 @@ def test_branches_of_a_cell_wait_for_their_neighbours_together() -> None:
 
 def test_two_branches_halos_are_one_message() -> None:
     graph = cell()
-    found = plan(graph, Topology.uniform(4, 1e9, 1e9, 1e-6, step_s=1e-6), scheme="rows")
+    found = plan(graph, Topology.uniform(4, 1e9, 1e9, 1e-6, step_s=1e-6), PlanOptions("rows"))
     programs = lower(graph, found).programs
     shared = [step for program in programs for step in program.steps if isinstance(step, Send) and step.more]
     assert shared

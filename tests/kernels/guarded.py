@@ -14,7 +14,7 @@ import numpy as np
 from fogconv.ir.geometry import NARROW, ConvSpec, PoolSpec
 from fogconv.kernels.conv import linear
 from fogconv.kernels.gradient import gradient
-from fogconv.kernels.maps import blocked, elementwise, panels, pooling, transpose, wire
+from fogconv.kernels.maps import blocked, elementwise, panels, per_element, pooling, transpose, wire
 from fogconv.kernels.maps.blocked import Blocked, Margin
 
 PAGE = mmap.PAGESIZE
@@ -62,7 +62,8 @@ def run(channels: int, height: int, width: int, margin: Margin) -> None:
     for activation in (None, "silu"):
         elementwise.bind_add([x, y, x], out, activation)()
         elementwise.bind_affine(x, out, filled(channels), filled(channels), activation, y)()
-    elementwise.bind_copy(x, out)()
+    elementwise.bind_shift_copy(x, 0, out, 0, channels)()
+    per_element.bind_elementwise("leaky_relu", [x], out, (0.1,))()
     for source, target, count in ((0, channels - 1, 1), (channels - 1, 0, 1), (1, 0, channels - 1), (0, 1, channels - 1)):
         elementwise.bind_shift_copy(x, source, out, target, count, True)()
     elementwise.bind_permute(x, out, tuple(reversed(range(channels))))()

@@ -19,13 +19,16 @@ from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import Concat, Conv, Host, Layer, LayerGraph, Slice, Tensor
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import Placement, Plan
+from fogconv.ir.program import Conv as ConvStep
 from fogconv.ir.program import Send, decode, encode
 from fogconv.lowering.lower import lower
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
-from fogconv.planning.search import plan as make_plan
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan as make_plan
+from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
-from fogconv.planning.strategies import Options
+from fogconv.planning.strategies.options import Options
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
@@ -66,13 +69,13 @@ def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
 @given(graphs(), topologies, st.sampled_from(["auto", "depth", "rows", "local"]), st.integers(0, 9))
 @settings(deadline=None, max_examples=60)
 def test_the_planners_plan_computes_the_graph(graph: LayerGraph, topology: Topology, scheme: str, seed: int) -> None:
-    check(graph, make_plan(graph, topology, scheme=scheme), seed)
+    check(graph, make_plan(graph, topology, PlanOptions(scheme)), seed)
 
 
 @given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 9))
 @settings(deadline=None, max_examples=60)
 def test_the_star_computes_the_graph(graph: LayerGraph, topology: Topology, master: bool, even: bool, seed: int) -> None:
-    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, even=even), seed)
+    check(graph, plan_star(graph, topology, SchemeOptions(threshold=0, master_computes=master, even=even)), seed)
 
 
 @given(graphs(), topologies, st.booleans(), st.booleans(), st.integers(0, 1), st.integers(0, 9))
@@ -81,7 +84,38 @@ def test_the_guarded_star_computes_the_graph_and_its_checks_and_codes_agree(
     graph: LayerGraph, topology: Topology, master: bool, verify: bool, redundancy: int, seed: int
 ) -> None:
     protection = Protection(verify, redundancy, 3.0)
-    check(graph, plan_star(graph, topology, threshold=0, master_computes=master, protection=protection), seed)
+    check(graph, plan_star(graph, topology, SchemeOptions(threshold=0, master_computes=master, protection=protection)), seed)
+
+
+def guarded_conv(scale: float) -> tuple[LayerGraph, Plan]:
+    """One conv in three pieces, checked and coded, none of them the master's; its filters are of this size."""
+    graph = chain(64, 96, size=8)
+    rng = np.random.default_rng(2)
+    weight = (scale * rng.standard_normal((96, 64, 3, 3))).astype(np.float32).astype(np.float64)
+    graph = replace(graph, weights={"w0": weight})
+    protection = Protection(verify=True, redundancy=1)
+    topology = Topology.uniform(5, 1e9, 1e8)
+    return graph, plan_star(graph, topology, threshold=0, master_computes=False, protection=protection)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+def test_checks_and_codes_agree_however_large_the_terms_are(scale: float) -> None:
+    """Summed filters are rounded to float32. Of thousands of sums some are near zero, and off by as much as the others."""
+    check(*guarded_conv(scale), 0)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_check_or_a_code_of_wrong_filters_is_noticed(scale: float, rank: int) -> None:
+    """On rank 0 one filter of a check is off by a thousandth, on rank 4 one of the code."""
+    graph, plan = guarded_conv(scale)
+    lowered = lower(graph, plan)
+    conv = next(step for step in lowered.programs[rank].steps if isinstance(step, ConvStep) and step.layer == 0)
+    wrong = lowered.weights[conv.weight].copy()
+    wrong[0, 0, 1, 1] *= 1.001
+    x = np.random.default_rng(0).standard_normal((1, 64, 8, 8))
+    with pytest.raises(AssertionError, match="more than rounding"):
+        run(lowered.programs, {**lowered.weights, conv.weight: wrong}, x)
 
 
 @given(graphs(), topologies, st.data(), st.integers(0, 9))
@@ -111,7 +145,7 @@ def test_interior_first_computes_the_graph(graph: LayerGraph, topology: Topology
         patch("fogconv.lowering.overlap.TILE", 1),
         patch("fogconv.lowering.overlap.LEAST_SHARE", 0),
     ):
-        check(graph, make_plan(graph, topology, scheme="rows"), seed)
+        check(graph, make_plan(graph, topology, PlanOptions("rows")), seed)
 
 
 def _rows(graph: LayerGraph, topology: Topology, overlaps: Sequence[int]) -> Plan:

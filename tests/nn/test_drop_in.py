@@ -36,7 +36,7 @@ MODULE = next(info for info in module_db if info.module_cls is nn.Conv2d)
 
 
 def runs(session: Session) -> int:
-    return session._run
+    return session.last_run
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, relative: float = 1e-5) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Region
 from fogconv.ir.layout import Transfer
-from fogconv.ir.plan import Work
+from fogconv.ir.shard import Work
 from fogconv.planning.cost import WIRE_BYTES, Prices
 from tests.chains import chain
 

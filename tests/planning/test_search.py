@@ -14,13 +14,16 @@ from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
-from fogconv.ir.plan import Work, load_plan, save_plan
+from fogconv.ir.plan import load_plan, save_plan
 from fogconv.ir.program import Recv
-from fogconv.ir.shard import level
+from fogconv.ir.shard import Work, level
 from fogconv.lowering.lower import lower
 from fogconv.lowering.overlap import hidden_share, interior_first
 from fogconv.planning.cost import Prices
-from fogconv.planning.search import MOST_RANKS, SCHEMES, plan, stored_bytes
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from fogconv.planning.schemes import Scheme
+from fogconv.planning.search import MOST_RANKS, stored_bytes
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
@@ -46,12 +49,12 @@ def test_over_a_fast_link_everyone_works_and_it_pays() -> None:
     graph = chain(64, 64, 64, 64)
     found = plan(graph, cluster(5, 1e10))
     assert found.active_ranks == {0, 1, 2, 3, 4}
-    assert predicted(found) < predicted(plan(graph, cluster(5, 1e10), scheme="local")) / 3
+    assert predicted(found) < predicted(plan(graph, cluster(5, 1e10), PlanOptions("local"))) / 3
 
 
 def test_a_depth_plan_keeps_every_weight_on_one_rank_only() -> None:
     graph = chain(64, 128, 128, 64)
-    found = plan(graph, cluster(4, 1e10), scheme="depth")
+    found = plan(graph, cluster(4, 1e10), PlanOptions("depth"))
     whole = sum(graph.weights[conv.weight].nbytes for conv in graph.convs)
     split = [p for p in found.placements if p.mode in ("output", "input")]
     assert split and max(stored_bytes(found, graph).values()) <= whole / 4 * 1.15 + sum(
@@ -68,7 +71,7 @@ def test_a_depth_plan_copies_no_layer_that_weighs() -> None:
         dear = replace(topology.devices[rank], message_s=1e-3, send_s_per_byte=3e-8, receive_s_per_byte=3e-8)
         topology = topology.replace_device(rank, dear)
     graph = chain(64, 64, 128, 128, 256, 256, 256, 512, 512, 512, size=28)
-    found = plan(graph, topology, scheme="depth")
+    found = plan(graph, topology, PlanOptions("depth"))
     whole = sum(conv.spec.weight_elements for conv in graph.convs)
     copied = [
         conv.spec.weight_elements / whole
@@ -81,7 +84,7 @@ def test_a_depth_plan_copies_no_layer_that_weighs() -> None:
 def test_a_faster_device_gets_more_rows() -> None:
     topology = cluster(3, 1e10)
     topology = topology.replace_device(1, topology.devices[1].scaled(3.0))
-    found = plan(chain(64, 64, 64, size=60), topology, scheme="rows")
+    found = plan(chain(64, 64, 64, size=60), topology, PlanOptions("rows"))
     rows = {work.rank: len(work.output.rows) for work in found.placements[-1].work}
     assert rows[1] > 2 * rows[0] and rows[1] > 2 * rows[2]
 
@@ -100,7 +103,7 @@ def test_of_hundreds_of_ranks_the_fastest_get_the_work(scheme: str) -> None:
     quick = {150 + i for i in range(MOST_RANKS - 1)}
     for rank in quick:
         topology = topology.replace_device(rank, topology.devices[rank].scaled(2.0))
-    found = plan(graph, topology, scheme=scheme)
+    found = plan(graph, topology, PlanOptions(scheme))
     assert {0} < found.active_ranks <= {0} | quick
     assert all(card == (0.0, 0.0) for rank, card in enumerate(found.card_bytes) if rank not in found.active_ranks)
     image = np.random.default_rng(0).standard_normal((1, 64, 64, 64))
@@ -115,7 +118,7 @@ def test_even_shares_are_even_whatever_the_rates() -> None:
     topology = topology.replace_device(1, topology.devices[1].scaled(3.0))
     shares = {}
     for even in (False, True):
-        found = plan(chain(64, 96, size=16), topology, scheme="star", threshold=0, master_computes=False, even=even)
+        found = plan(chain(64, 96, size=16), topology, PlanOptions("star", threshold=0, master_computes=False, even=even))
         shares[even] = {len(work.output.channels) * len(work.depth or range(64)) for work in found.placements[0].work}
     assert len(shares[True]) == 1 and len(shares[False]) > 1
 
@@ -138,13 +141,13 @@ def test_memory_limits_are_kept_or_named() -> None:
 @settings(deadline=None, max_examples=25)
 def test_auto_is_never_predicted_slower_than_a_named_scheme(graph: object, bandwidth: float, latency: float) -> None:
     topology = cluster(4, bandwidth, latency)
-    best = min(predicted(plan(graph, topology, scheme=name)) for name in ("depth", "rows", "local"))  # type: ignore[arg-type]
+    best = min(predicted(plan(graph, topology, PlanOptions(name))) for name in ("depth", "rows", "local"))  # type: ignore[arg-type]
     assert predicted(plan(graph, topology)) <= best * (1 + 1e-9)  # type: ignore[arg-type]
 
 
 def test_an_unknown_scheme_is_named_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=", ".join(SCHEMES)):
-        plan(chain(3, 4), cluster(2, 1e9), scheme="sideways")
+    with pytest.raises(InputError, match=", ".join(Scheme)):
+        plan(chain(3, 4), cluster(2, 1e9), PlanOptions("sideways"))
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_a_chain_of_convs_asks_one_neighbour_at_a_time() -> None:
     for rank in topology.ranks:
         topology = topology.replace_device(rank, replace(topology.devices[rank], message_s=2e-3))
     graph = chain(64, 64, 64, 64, 64, size=64)
-    found = plan(graph, topology, scheme="rows")
+    found = plan(graph, topology, PlanOptions("rows"))
     programs = lower(graph, found).programs
     received = [sum(isinstance(step, Recv) for step in program.steps) for program in programs]
     cuts = [[work.output.rows.start for work in placement.work] for placement in found.placements]
@@ -236,7 +239,7 @@ def test_residual_blocks_ask_one_neighbour_each() -> None:
     for rank in topology.ranks:
         topology = topology.replace_device(rank, replace(topology.devices[rank], message_s=1e-3))
     graph = bottlenecks(4, 128, 56)
-    programs = lower(graph, plan(graph, topology, scheme="rows")).programs
+    programs = lower(graph, plan(graph, topology, PlanOptions("rows"))).programs
     received = [sum(isinstance(step, Recv) for step in program.steps) for program in programs]
     assert max(received) <= 5  # one for each block, and at the ends of a run one more; symmetric halos take 7
 

@@ -18,7 +18,7 @@ from fogconv.ir.plan import Plan
 from fogconv.ir.program import Conv, Program, Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
-from fogconv.planning.search import plan as make_plan
+from fogconv.planning.planner import plan as make_plan
 from fogconv.runtime.drift import STREAK, Drift, Pace, observe
 from fogconv.runtime.engine import Engine
 from tests.cluster.fault_cluster import FaultCluster, SlowExecutable, SlowHub, assert_right, image, network
@@ -63,7 +63,7 @@ def times_of(
 
 
 def programs_of(topology: Topology, scheme: str = "rows") -> tuple[Plan, tuple[Program, ...]]:
-    plan = make_plan(network(), topology, scheme=scheme)
+    plan = make_plan(network(), topology, PlanOptions(scheme))
     return plan, lower(network(), plan).programs
 
 
@@ -213,7 +213,7 @@ def test_a_link_that_drops_tenfold_in_mid_stream_is_replanned_after_two_inferenc
     with FaultCluster(3, hub=hub, build=SlowExecutable, local=slow_local) as cluster:
         rate = SlowExecutable.RATE
         topology = Topology.uniform(4, rate, hub.bytes_per_s, hub.LATENCY_S, copy_s_per_byte=1e-11, step_s=1e-7)
-        engine = Engine(network(), cluster.session, topology, PlanOptions(scheme, threshold=0.0, adapt=True))
+        engine = Engine(network(), cluster.session, topology, PlanOptions(scheme, threshold=0.0))
 
         def traffic() -> int:
             steps = [(program.rank, step) for program in engine.programs for step in program.steps]

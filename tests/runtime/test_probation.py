@@ -99,7 +99,7 @@ def test_a_worker_whose_link_is_whole_again_gets_its_work_back(monkeypatch: pyte
         topology = Topology.uniform(
             4, SlowExecutable.RATE, hub.bytes_per_s, hub.LATENCY_S, copy_s_per_byte=1e-11, step_s=1e-7
         )
-        engine = Engine(network(), faulty.session, topology, PlanOptions("auto", adapt=True))
+        engine = Engine(network(), faulty.session, topology, PlanOptions())
 
         def until(works: bool, most: int) -> None:
             for _ in range(most):

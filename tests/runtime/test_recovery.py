@@ -19,13 +19,12 @@ from fogconv.cluster.session.loaded_program import Loaded
 from fogconv.cluster.transport.endpoint import Loss
 from fogconv.errors import KernelError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir.program import Program
+from fogconv.planning.schemes import DISTRIBUTED
 from fogconv.runtime.membership import after_loss, next_members, over, rehearsals
 from tests.cluster.cluster_of import eventually
 from tests.cluster.fault_cluster import FaultCluster, Gate, assert_right, image
 
 pytestmark = pytest.mark.alone
-
-SCHEMES = ("star", "rows", "depth", "auto")
 
 crews = st.sets(st.integers(1, 9)).map(lambda workers: (0, *sorted(workers)))
 some = st.frozensets(st.integers(1, 9))
@@ -78,7 +77,7 @@ def cluster() -> Iterator[FaultCluster]:
         yield cluster
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", DISTRIBUTED)
 def test_a_worker_lost_at_any_message_changes_no_answer(scheme: str) -> None:
     """The cable is pulled before the 1st, 2nd, … message of an inference, until one passes without it mattering."""
     with FaultCluster(3) as cluster:
@@ -101,7 +100,7 @@ def test_a_worker_lost_at_any_message_changes_no_answer(scheme: str) -> None:
             assert engine.ranks == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", DISTRIBUTED)
 def test_the_master_alone_finishes_when_all_are_gone(cluster: FaultCluster, scheme: str) -> None:
     engine = cluster.engine(scheme)
     for rank in (2, 1, 3):
@@ -195,7 +194,7 @@ def test_nothing_is_left_to_ship_when_a_worker_enters_the_crew(cluster: FaultClu
     engine.run(image())
     cluster.take_back(2, engine)
     assert engine.loaded.shipped_bytes == {1: 0, 2: 0, 3: 0}
-    assert len(cluster.alive["worker/2"][0].store) > 0
+    assert len(cluster.alive["worker/2"][0].loader.store) > 0
 
 
 def test_who_comes_back_with_what_it_held_is_shipped_nothing(cluster: FaultCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +363,7 @@ def test_who_refuses_its_part_for_want_of_memory_is_given_less(cluster: FaultClu
         if asked[-1] > 0.6 * asked[0]:
             raise WorkerMemoryError(f"the shard needs {asked[-1]} B, but {0.6 * asked[0]:.0f} B are left")
 
-    cluster.alive["worker/2"][0]._check_memory = check  # type: ignore[method-assign]
+    cluster.alive["worker/2"][0].loader._check_memory = check  # type: ignore[method-assign]
     engine = cluster.engine("auto", rehearse=rehearse)
     inference = engine.run(image())
     assert_right(inference.output)
@@ -377,7 +376,7 @@ def test_who_has_no_memory_at_all_is_named_with_both_figures(cluster: FaultClust
     def check(program: Program, missing: set[str]) -> None:
         raise WorkerMemoryError("the shard needs 7 MB, but 0 MB are left")
 
-    cluster.alive["worker/2"][0]._check_memory = check  # type: ignore[method-assign]
+    cluster.alive["worker/2"][0].loader._check_memory = check  # type: ignore[method-assign]
     with pytest.raises(WorkerMemoryError, match=r"worker 2.*needs 7 MB, but 0 MB"):
         cluster.engine("star", master_computes=False)
 
@@ -395,7 +394,7 @@ def test_who_is_lost_before_the_first_inference_is_named_and_taken_back(cluster:
 
 def test_an_error_that_is_no_loss_is_not_run_again(cluster: FaultCluster) -> None:
     engine = cluster.engine("rows")
-    cluster.alive["worker/1"][0]._mastery.programs.clear()  # type: ignore[union-attr]
+    cluster.alive["worker/1"][0]._sessions["master"].programs.clear()
     with pytest.raises(WorkerFailedError, match="no program"):
         engine.run(image())
 

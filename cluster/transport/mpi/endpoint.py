@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
+from fogconv.cluster.transport.mpi.launch import launched, tolerant
 from fogconv.errors import ClusterError, DependencyError, WireError, with_extra
 
 SCHEME = "mpi"
@@ -51,33 +52,6 @@ PAUSE_SHARE = 0.1
 CLOSE_S = 2.0
 SWITCH_INTERVAL_S = 5e-4
 """Python's default of 5 ms is how long this thread would wait for a busy one to let go of the interpreter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """This process's place among those that mpirun started."""
-
-    rank: int
-    size: int
-
-
-def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """Whether mpirun started this process, without importing MPI: Open MPI's variables, or MPICH's; None if neither."""
-    for rank, size in (
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-        ("PMI_RANK", "PMI_SIZE"),
-        ("PMIX_RANK", "PMIX_SIZE"),
-    ):
-        try:
-            return Launch(int(environment[rank]), int(environment[size]))
-        except (KeyError, ValueError):
-            continue
-    return None
-
-
-def tolerant(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether mpirun was told to go on without ranks that die (Open MPI's ``--with-ft ulfm``)."""
-    return environment.get("OMPI_MCA_mpi_ft_enable", "").lower() in ("1", "true", "yes")
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import psutil
 
-from fogconv.cluster.transport.mpi.endpoint import tolerant
+from fogconv.cluster.transport.mpi.launch import tolerant
 
 LAUNCHERS = frozenset({"mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "orterun"})
 SENTENCE = (

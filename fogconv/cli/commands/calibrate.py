@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fogconv.cli.choices import choice
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError, TopologyError
+from fogconv.hardware.latency_models import FITS
 
 if TYPE_CHECKING:
     from fogconv.cluster.session.session import Session
     from fogconv.hardware.profile import Profile
+
+ALL = "all"
+if TYPE_CHECKING:
+    PredictorName = str
+else:
+    PredictorName = choice("PredictorName", (*FITS, ALL))
 
 SAMPLES = 150
 """Random convs that a predictor learns from on each device, before it is judged by those held out."""
@@ -29,22 +38,15 @@ def calibrate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the profile here.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="In under 2 s, without spreads.")] = False,
     predictor: Annotated[
-        str | None,
-        typer.Option(
-            help="Also time random convs, for the profile to price convs by macs, mean, regression, forest, boosted, or "
-            "the best of all."
-        ),
+        PredictorName | None,
+        typer.Option(help="Also time random convs, for the profile to price convs by this, or by the best of all."),
     ] = None,
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="The profile on stdout.")] = False,
 ) -> None:
     """Measure γ per kernel class on every device, α and β on every link both ways, and say how sure it is."""
     with sentences("fogconv calibrate"):
-        from fogconv.hardware.latency_models import FITS
-
-        if predictor is not None and predictor != "all" and predictor not in FITS:
-            raise InputError(f"--predictor {predictor!r}: it is one of {', '.join(FITS)}, all")
         if out is not None and not out.parent.is_dir():
             raise TopologyError(f"--out {out}: there is no folder {out.parent}")
         from fogconv.cluster.connect import connect
@@ -57,7 +59,7 @@ def calibrate(
             found = _measured(session, quick)
             scores: dict[str, Any] = {}
             if predictor is not None:
-                found, scores = _predicted(session, found, predictor)
+                found, scores = _predicted(session, found, str(predictor))
         took = time.perf_counter() - begin
         if out is not None:
             write_profile(found, out)
@@ -87,11 +89,11 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     from msgspec.structs import replace
 
     from fogconv.calibration.devices import device_samples
-    from fogconv.hardware.latency_models import FITS, compare, random_convs
+    from fogconv.hardware.latency_models import compare, random_convs
     from fogconv.hardware.profile import ProfileSample
 
     specs = random_convs(SAMPLES + HELD_OUT, most_macs=20_000_000)
-    names = tuple(FITS) if name == "all" else (name,)
+    names = tuple(FITS) if name == ALL else (name,)
     scores: dict[str, Any] = {}
     devices = list(profile.devices)
     for rank, samples in device_samples(session, specs).items():

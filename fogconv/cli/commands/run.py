@@ -8,68 +8,129 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.hardware_options import ProfileOption
+from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
+from fogconv.cli.plan_options import (
+    MASTER_COMPUTES,
+    WIRE,
+    EvenOption,
+    MasterComputesOption,
+    PlanOption,
+    SchemeOption,
+    ThresholdOption,
+    TriggerOption,
+    WireOption,
+    plan_options,
+)
+from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cli.process.mpi_ranks import ranks_released
-from fogconv.cluster.transport.mpi.endpoint import launched
-from fogconv.cluster.worker.process import serve_mpi
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
+from fogconv.ir.guard import Protection
+from fogconv.runtime.run_options import RunOptions
+
+_DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 
 def run(
     model: Annotated[str, typer.Argument(help="A torchvision model's name, efficientnet_lite0, or a .pt2 file.")],
     image: Annotated[
-        list[str] | None, typer.Option(help="A picture's path, or coffee, chelsea, astronaut, …; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A picture's path, or coffee, chelsea, astronaut, …; may be repeated.", rich_help_panel=WHAT),
     ] = None,
-    cluster: Annotated[
-        str, typer.Option(help="tcp://HOST:PORT,… or a hostfile; default: mpirun's ranks, else workers in this process.")
-    ] = "",
-    workers: Annotated[int, typer.Option(help="In-process workers where no cluster is given; -1: one per spare core.")] = -1,
-    scheme: Annotated[str, typer.Option(help="auto, star (the paper's), depth, rows or local.")] = "",
-    trigger: Annotated[str, typer.Option(help="Star: both, bound, estimate or channels:N.")] = "",
-    threshold: Annotated[
-        float | None, typer.Option(help="Star: what S and the estimate have to beat; 0 distributes every conv, inf none.")
-    ] = None,
-    master_computes: Annotated[
-        str, typer.Option(help="Star: on, or off as in the paper, where the master only cuts and joins.")
-    ] = "on",
-    even: Annotated[bool, typer.Option("--even", help="Star: equal shares instead of shares by measured rate.")] = False,
-    wire: Annotated[
-        str, typer.Option(help="Activations on the wire: fp32, fp16, bf16, lossless, zeros, lz4, zstd.")
-    ] = "fp32",
-    plan: Annotated[Path | None, typer.Option(help="Run this plan (of `fogconv plan --out`).")] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="Rates and links (of `fogconv calibrate`) instead of measuring them.")
-    ] = None,
-    weights: Annotated[str, typer.Option(help="pretrained, random, or a state_dict's path.")] = "pretrained",
+    weights: Annotated[
+        str, typer.Option(help="pretrained, random, or a state_dict's path.", rich_help_panel=WHAT)
+    ] = "pretrained",
     trust: Annotated[
-        bool, typer.Option("--trust", help="Let a .pt2 run code when it is loaded: you know its maker.")
+        bool,
+        typer.Option("--trust", help="Let a .pt2 run code when it is loaded: you know its maker.", rich_help_panel=WHAT),
     ] = False,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels (for .pt2).")] = None,
-    mean: Annotated[str, typer.Option(help="Mean per channel, as 0.485,0.456,0.406 (for .pt2).")] = "",
-    std: Annotated[str, typer.Option(help="Standard deviation per channel (for .pt2).")] = "",
-    labels: Annotated[Path | None, typer.Option(help="A file with one label a line.")] = None,
-    repeat: Annotated[int, typer.Option(help="Warm runs; the latency is their median.", min=1)] = 5,
-    stream: Annotated[
-        int, typer.Option(help="Then run so many frames with several in flight; frames per second.", min=0)
-    ] = 0,
-    compare: Annotated[bool, typer.Option("--compare", help="Run the model in torch on the master, too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    trace: Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto opens.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for one message of a run.")] = 60.0,
-    heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost worker is noticed.")] = 1.0,
+    size: Annotated[int | None, typer.Option(help="Input size in pixels (for .pt2).", rich_help_panel=WHAT)] = None,
+    mean: Annotated[str, typer.Option(help="Mean per channel, as 0.485,0.456,0.406 (for .pt2).", rich_help_panel=WHAT)] = "",
+    std: Annotated[str, typer.Option(help="Standard deviation per channel (for .pt2).", rich_help_panel=WHAT)] = "",
+    labels: Annotated[Path | None, typer.Option(help="A file with one label a line.", rich_help_panel=WHAT)] = None,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            help="tcp://HOST:PORT,… or a hostfile; default: mpirun's ranks, else workers in this process.",
+            rich_help_panel=WHERE,
+        ),
+    ] = "",
+    workers: Annotated[
+        int,
+        typer.Option(help="In-process workers where no cluster is given; -1: one per spare core.", rich_help_panel=WHERE),
+    ] = -1,
+    threads: Annotated[
+        int,
+        typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.", rich_help_panel=WHERE),
+    ] = _DEFAULTS.threads,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for one message of a run.", rich_help_panel=WHERE)
+    ] = _DEFAULTS.timeout_s,
+    heartbeat: Annotated[
+        float, typer.Option(help="Seconds within which a lost worker is noticed.", rich_help_panel=WHERE)
+    ] = _DEFAULTS.heartbeat_s,
+    keys: KeysOption = _DEFAULTS.keys,
+    insecure: InsecureOption = _DEFAULTS.insecure,
+    profile: ProfileOption = None,
+    scheme: SchemeOption = None,
+    trigger: TriggerOption = None,
+    threshold: ThresholdOption = None,
+    master_computes: MasterComputesOption = MASTER_COMPUTES,
+    even: EvenOption = False,
+    wire: WireOption = WIRE,
+    plan: PlanOption = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Star only: check every worker's results by checksums; redo wrong ones.")
-    ] = False,
+        bool,
+        typer.Option("--verify", help="Check every worker's results by checksums; redo wrong ones.", rich_help_panel=STAR),
+    ] = _GUARDS.verify,
     redundancy: Annotated[
-        int, typer.Option(help="Star only: with 1 a worker holds the sum of all filters: any one may fail.", min=0, max=1)
-    ] = 0,
+        int,
+        typer.Option(
+            help="1: add a parity worker, so that the result survives the loss of any one worker.",
+            min=0,
+            max=1,
+            rich_help_panel=STAR,
+        ),
+    ] = _GUARDS.redundancy,
     patience: Annotated[
-        float, typer.Option(help="Star only: compute here what takes so many times as long as predicted; 0: wait.", min=0)
-    ] = 0.0,
-    adapt: Annotated[bool, typer.Option(help="Plan anew when a worker or a link slows down.")] = True,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="Load beforehand what any single loss would need.")] = False,
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+        float,
+        typer.Option(
+            help="Redo on the master what takes so many times the predicted time; 0: wait.",
+            min=0,
+            rich_help_panel=STAR,
+        ),
+    ] = _GUARDS.patience,
+    adapt: Annotated[
+        bool, typer.Option(help="Plan anew when a worker or a link slows down.", rich_help_panel=HOW)
+    ] = _DEFAULTS.adapt,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Preload a fallback plan for every loss of one worker.", rich_help_panel=HOW)
+    ] = _DEFAULTS.rehearse,
+    repeat: Annotated[int, typer.Option(help="Warm runs; the latency is their median.", min=1, rich_help_panel=OUTPUT)] = 5,
+    stream: Annotated[
+        int,
+        typer.Option(
+            help="Then run so many frames, several in flight, and show frames per second.", min=0, rich_help_panel=OUTPUT
+        ),
+    ] = 0,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Also run the model in torch on the master, for its time and its answer.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Show a table, too: the predicted and measured times of each layer.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
 ) -> None:
     """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained.
 
@@ -79,28 +140,34 @@ def run(
     if launch is not None and launch.rank:
         if not cluster:
             # A worker: serves until the master leaves. It never imports torch.
+            from fogconv.cluster.worker.process import serve_mpi
+
             sys.stderr = sys.__stderr__
+            collect_as_usual()
             serve_mpi(threads=threads)
         return
     with ranks_released():
         from fogconv.cli.output.result import Job
         from fogconv.cli.run_job import Shown, run_job
 
-        guarded = verify or redundancy > 0 or patience > 0
-        if guarded and scheme not in ("", "star"):
-            raise InputError(f"--verify, --redundancy and --patience guard the star's convs, not --scheme {scheme}")
+        guards = Protection(verify, redundancy, patience)
         job = Job(
             model=model,
             images=tuple(image or ("coffee",)),
             cluster=cluster,
             workers=workers,
-            scheme=scheme or ("star" if trigger or threshold is not None or guarded else "auto"),
-            trigger=trigger or "both",
-            threshold=1.0 if threshold is None else threshold,
-            master_computes=_on(master_computes),
-            even=even,
-            wire=wire,
-            plan=plan,
+            plan_options=plan_options(
+                scheme, trigger, threshold, master_computes, wire, even=even, protection=guards, plan=plan
+            ),
+            run_options=RunOptions(
+                adapt=adapt,
+                rehearse=rehearse,
+                threads=threads,
+                timeout_s=timeout,
+                heartbeat_s=heartbeat,
+                keys=keys,
+                insecure=insecure,
+            ),
             profile=profile,
             weights=weights,
             size=size,
@@ -110,25 +177,11 @@ def run(
             repeat=repeat,
             stream=stream,
             compare=compare,
-            threads=threads,
-            timeout_s=timeout,
-            heartbeat_s=heartbeat,
-            verify=verify,
-            redundancy=redundancy,
-            patience=patience,
-            adapt=adapt,
-            rehearse=rehearse,
-            keys=keys,
-            insecure=insecure,
             trust=trust,
         )
-        run_job(job, Shown(json=json, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout))
-
-
-def _on(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise InputError(f"--master-computes {text!r}: it is on or off")
-    return text == "on"
+        run_job(
+            job, Shown(json=json, layers=layers, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout)
+        )
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...] | None:

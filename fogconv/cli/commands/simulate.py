@@ -11,87 +11,91 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.hardware_options import hardware
+from fogconv.cli.hardware_options import (
+    BandwidthOption,
+    LatencyOption,
+    PresetOption,
+    ProfileOption,
+    RateOption,
+    hardware,
+)
+from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
+from fogconv.cli.plan_options import (
+    MASTER_COMPUTES,
+    WIRE,
+    EvenOption,
+    MasterComputesOption,
+    PlanOption,
+    SchemeOption,
+    ThresholdOption,
+    TriggerOption,
+    WireOption,
+    plan_options,
+)
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
 
 if TYPE_CHECKING:
-    from fogconv.analysis.simulator import Timeline
+    from fogconv.analysis.simulation.simulator import Timeline
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
-
-_NET, _DEVICES, _TROUBLE, _OUTPUT = "The net and its plan", "The devices and links", "Trouble", "Output"
 
 
 def simulate(
     model: Annotated[str, typer.Argument(help="A net, such as vgg16, or a .pt2 file.")],
-    scheme: Annotated[str, typer.Option(help="auto, star, depth, rows or local.", rich_help_panel=_NET)] = "auto",
-    plan: Annotated[Path | None, typer.Option(help="A plan of `fogconv plan --out`.", rich_help_panel=_NET)] = None,
-    trigger: Annotated[str, typer.Option(help="For the star.", rich_help_panel=_NET)] = "both",
-    threshold: Annotated[float, typer.Option(help="For the star.", rich_help_panel=_NET)] = 1.0,
-    master_computes: Annotated[str, typer.Option(help="on or off.", rich_help_panel=_NET)] = "on",
-    size: Annotated[int | None, typer.Option(help="Image size.", rich_help_panel=_NET)] = None,
-    workers: Annotated[int | None, typer.Option("--workers", "-n", help="4.", rich_help_panel=_DEVICES)] = None,
-    preset: Annotated[str | None, typer.Option(help="pi3, pi4, pi5, …", rich_help_panel=_DEVICES)] = None,
-    profile: Annotated[Path | None, typer.Option(help="Measured devices and links.", rich_help_panel=_DEVICES)] = None,
-    rate: Annotated[str | None, typer.Option(help="10GFLOP/s", rich_help_panel=_DEVICES)] = None,
-    bandwidth: Annotated[str | None, typer.Option(help="100Mbit/s", rich_help_panel=_DEVICES)] = None,
-    latency: Annotated[str | None, typer.Option(help="0.5ms", rich_help_panel=_DEVICES)] = None,
+    scheme: SchemeOption = None,
+    trigger: TriggerOption = None,
+    threshold: ThresholdOption = None,
+    master_computes: MasterComputesOption = MASTER_COMPUTES,
+    even: EvenOption = False,
+    wire: WireOption = WIRE,
+    plan: PlanOption = None,
+    size: Annotated[int | None, typer.Option(help="Image size.", rich_help_panel=HOW)] = None,
+    workers: Annotated[int | None, typer.Option("--workers", "-n", help="4.", rich_help_panel=WHERE)] = None,
+    preset: PresetOption = None,
+    profile: ProfileOption = None,
+    rate: RateOption = None,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = None,
     speeds: Annotated[
         str,
-        typer.Option(
-            help="Uneven devices: 1,1,0.5 for the ranks from 0 on, the last for the rest.", rich_help_panel=_DEVICES
-        ),
+        typer.Option(help="Uneven devices: 1,1,0.5 for the ranks from 0 on, the last for the rest.", rich_help_panel=WHERE),
     ] = "",
     access_points: Annotated[
-        int, typer.Option(help="All workers share so many access points; 0: cables.", rich_help_panel=_DEVICES)
+        int, typer.Option(help="All workers share so many access points; 0: cables.", rich_help_panel=WHERE)
     ] = 0,
-    access_point_bandwidth: Annotated[
-        str, typer.Option(help="Of each access point.", rich_help_panel=_DEVICES)
-    ] = "200Mbit/s",
+    access_point_bandwidth: Annotated[str, typer.Option(help="Of each access point.", rich_help_panel=WHERE)] = "200Mbit/s",
     straggler: Annotated[
         list[str] | None,
-        typer.Option(help="3x4: the plan does not know that rank 3 is 4 times slower.", rich_help_panel=_TROUBLE),
+        typer.Option(help="3x4: the plan does not know that rank 3 is 4 times slower.", rich_help_panel=TROUBLE),
     ] = None,
     jitter: Annotated[
-        float, typer.Option(help="Spread of compute times, 0.1 for some 10 %.", rich_help_panel=_TROUBLE)
+        float, typer.Option(help="Spread of compute times, 0.1 for some 10 %.", rich_help_panel=TROUBLE)
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="For the jitter.", rich_help_panel=_TROUBLE)] = 0,
-    inferences: Annotated[int, typer.Option(help="One after the other.", rich_help_panel=_OUTPUT)] = 1,
-    in_flight: Annotated[int, typer.Option(help="So many at once.", rich_help_panel=_OUTPUT)] = 1,
-    trace: Annotated[Path | None, typer.Option(help="A timeline that Perfetto opens.", rich_help_panel=_OUTPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False,
+    seed: Annotated[int, typer.Option(help="For the jitter.", rich_help_panel=TROUBLE)] = 0,
+    inferences: Annotated[int, typer.Option(help="One after the other.", rich_help_panel=OUTPUT)] = 1,
+    in_flight: Annotated[int, typer.Option(help="So many at once.", rich_help_panel=OUTPUT)] = 1,
+    trace: Annotated[Path | None, typer.Option(help="A timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Run the very programs that a cluster would get, event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
-        from fogconv.analysis import simulator as simulation
+        from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace
-        from fogconv.ir.plan import load_plan
         from fogconv.lowering.lower import lower
-        from fogconv.planning.search import plan as make_plan
+        from fogconv.planning.planner import plan as make_plan
 
-        if master_computes not in ("on", "off"):
-            raise InputError(f"--master-computes {master_computes!r}: it is on or off")
+        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, plan=plan)
         if jitter < 0:
             raise InputError(f"--jitter {jitter}: it must not be negative")
         cluster = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
         topology = _uneven(cluster.topology, speeds)
         slow = dict(_straggler(text, len(topology)) for text in straggler or [])
         graph = _graph(model, size)
-        if plan is not None:
-            chosen = load_plan(plan)
-            if chosen.ranks > len(topology):
-                raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
-        else:
-            chosen = make_plan(
-                graph,
-                topology,
-                scheme=scheme,
-                trigger=trigger,
-                threshold=threshold,
-                master_computes=master_computes == "on",
-            )
+        chosen = options.plan or make_plan(graph, topology, options)
+        if chosen.ranks > len(topology):
+            raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
         timeline = simulation.simulate(
             lower(graph, chosen).programs,
             topology,
@@ -185,7 +189,7 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     console.print(
         f"{escape(answer['model'])}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
         f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
-        + (f"; the plan foresaw {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
+        + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")

@@ -9,83 +9,89 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.hardware_options import hardware
+from fogconv.cli.choices import Switch
+from fogconv.cli.hardware_options import (
+    BandwidthOption,
+    LatencyOption,
+    PresetOption,
+    ProfileOption,
+    RateOption,
+)
+from fogconv.cli.panels import OUTPUT, WHAT, WHERE
+from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import sweep as parse_sweep
 from fogconv.ir.geometry import ConvSpec
-from fogconv.speedup.calculator import MOST_WORKERS, Question, report, sweep
+from fogconv.planning.schemes import Scheme
+from fogconv.speedup.calculator import MOST_WORKERS
 from fogconv.speedup.conv_tables import NamedConv, convs
-from fogconv.speedup.trigger import Trigger
-
-_LAYER, _DEVICES, _RULE, _OUTPUT = "The layer or net", "The devices and links", "The rule", "Output"
 
 
 def speedup(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A net, such as vgg16.", rich_help_panel=_LAYER)] = None,
-    c: Annotated[int | None, typer.Option(help="Input channels of one layer.", rich_help_panel=_LAYER)] = None,
-    f: Annotated[int | None, typer.Option(help="Output channels; by default c.", rich_help_panel=_LAYER)] = None,
-    k: Annotated[str, typer.Option(help="Kernel, 3 or 1x7.", rich_help_panel=_LAYER)] = "3",
-    hw: Annotated[str, typer.Option(help="Input size, 14 or 14x28.", rich_help_panel=_LAYER)] = "14",
-    stride: Annotated[str, typer.Option(help="1 or 2x1.", rich_help_panel=_LAYER)] = "1",
-    padding: Annotated[str, typer.Option(help="same, or 1, or 0x3.", rich_help_panel=_LAYER)] = "same",
-    dilation: Annotated[str, typer.Option(help="1 or 2x2.", rich_help_panel=_LAYER)] = "1",
-    groups: Annotated[int, typer.Option(help="Groups.", rich_help_panel=_LAYER)] = 1,
-    batch: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=_LAYER)] = 1,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A net, such as vgg16.", rich_help_panel=WHAT)] = None,
+    c: Annotated[int | None, typer.Option(help="Input channels of one layer.", rich_help_panel=WHAT)] = None,
+    f: Annotated[int | None, typer.Option(help="Output channels; by default c.", rich_help_panel=WHAT)] = None,
+    k: Annotated[str, typer.Option(help="Kernel, 3 or 1x7.", rich_help_panel=WHAT)] = "3",
+    hw: Annotated[str, typer.Option(help="Input size, 14 or 14x28.", rich_help_panel=WHAT)] = "14",
+    stride: Annotated[str, typer.Option(help="1 or 2x1.", rich_help_panel=WHAT)] = "1",
+    padding: Annotated[str, typer.Option(help="same, or 1, or 0x3.", rich_help_panel=WHAT)] = "same",
+    dilation: Annotated[str, typer.Option(help="1 or 2x2.", rich_help_panel=WHAT)] = "1",
+    groups: Annotated[int, typer.Option(help="Groups.", rich_help_panel=WHAT)] = 1,
+    batch: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=WHAT)] = 1,
     size: Annotated[
         int | None,
-        typer.Option(help="Image size of the net (other than its usual one: needs torch).", rich_help_panel=_LAYER),
+        typer.Option(help="Image size of the net (other than its usual one: needs torch).", rich_help_panel=WHAT),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Boards: pi3, pi4, pi5, jetson-nano, mini-pc. (--presets lists them)", rich_help_panel=_DEVICES),
-    ] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="What `fogconv calibrate` measured.", rich_help_panel=_DEVICES)
-    ] = None,
-    rate: Annotated[str | None, typer.Option(help="Each device's, 10GFLOP/s.", rich_help_panel=_DEVICES)] = None,
-    bandwidth: Annotated[str | None, typer.Option(help="Each link's, 100Mbit/s.", rich_help_panel=_DEVICES)] = None,
-    latency: Annotated[str | None, typer.Option(help="Per message, 0.5ms.", rich_help_panel=_DEVICES)] = None,
+    preset: PresetOption = None,
+    profile: ProfileOption = None,
+    rate: RateOption = None,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = None,
     wake: Annotated[
-        str | None, typer.Option(help="A sleeping radio's time to its first byte, 10ms.", rich_help_panel=_DEVICES)
+        str | None, typer.Option(help="A sleeping radio's time to its first byte, 10ms.", rich_help_panel=WHERE)
     ] = None,
-    gamma: Annotated[float | None, typer.Option(help="γ, seconds per MAC.", rich_help_panel=_DEVICES)] = None,
-    alpha: Annotated[float | None, typer.Option(help="α, seconds per message.", rich_help_panel=_DEVICES)] = None,
+    gamma: Annotated[float | None, typer.Option(help="γ, seconds per MAC.", rich_help_panel=WHERE)] = None,
+    alpha: Annotated[float | None, typer.Option(help="α, seconds per message.", rich_help_panel=WHERE)] = None,
     beta: Annotated[
-        float | None, typer.Option(help="β, seconds per element (4 bytes) on the wire.", rich_help_panel=_DEVICES)
+        float | None, typer.Option(help="β, seconds per element (4 bytes) on the wire.", rich_help_panel=WHERE)
     ] = None,
     message: Annotated[
-        int | None, typer.Option(help="M, elements per message; by default a transfer is one.", rich_help_panel=_DEVICES)
+        int | None, typer.Option(help="M, elements per message; by default a transfer is one.", rich_help_panel=WHERE)
     ] = None,
     copy: Annotated[
-        float | None, typer.Option(help="Seconds per element cut, joined or summed.", rich_help_panel=_DEVICES)
+        float | None, typer.Option(help="Seconds per element cut, joined or summed.", rich_help_panel=WHERE)
     ] = None,
-    joules_per_mac: Annotated[float | None, typer.Option(help="J per MAC.", rich_help_panel=_DEVICES)] = None,
-    joules_per_byte: Annotated[float | None, typer.Option(help="J per byte, both ends.", rich_help_panel=_DEVICES)] = None,
+    joules_per_mac: Annotated[float | None, typer.Option(help="J per MAC.", rich_help_panel=WHERE)] = None,
+    joules_per_byte: Annotated[float | None, typer.Option(help="J per byte, both ends.", rich_help_panel=WHERE)] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", "-n", help="Remote workers; 4, or the profile's.", rich_help_panel=_RULE)
+        int | None, typer.Option("--workers", "-n", help="Remote workers; 4, or the profile's.", rich_help_panel=WHERE)
     ] = None,
-    master_computes: Annotated[str, typer.Option(help="on, or off as in the paper.", rich_help_panel=_RULE)] = "off",
-    trigger: Annotated[str, typer.Option(help="both, bound, estimate or channels:N.", rich_help_panel=_RULE)] = "both",
-    threshold: Annotated[float, typer.Option(help="0: every layer; inf: none.", rich_help_panel=_RULE)] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False,
-    plot: Annotated[Path | None, typer.Option(help="A figure: FILE.png, .svg or .html.", rich_help_panel=_OUTPUT)] = None,
+    master_computes: MasterComputesOption = Switch.OFF,
+    trigger: TriggerOption = None,
+    threshold: ThresholdOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    plot: Annotated[Path | None, typer.Option(help="A figure: FILE.png, .svg or .html.", rich_help_panel=OUTPUT)] = None,
     sweep_over: Annotated[
         str | None,
-        typer.Option("--sweep", help="bandwidth=10Mbit..10Gbit, rate=… or latency=….", rich_help_panel=_OUTPUT),
+        typer.Option("--sweep", help="bandwidth=10Mbit..10Gbit, rate=… or latency=….", rich_help_panel=OUTPUT),
     ] = None,
     list_presets: Annotated[
-        bool, typer.Option("--presets", help="List the presets and their sources.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--presets", help="List the presets and their sources.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
     """Will a cluster pay? What each conv layer takes at home and on n workers, by the model of Dey et al. (CitiFog 2018)."""
     with sentences("fogconv speedup"):
-        from fogconv.cli.output import speedup_tables as tables
+        from fogconv.cli.output.tables import speedup as tables
 
         if list_presets:
             tables.show_presets()
             return
         layers = _layers(model, size, c, f, k, hw, stride, padding, dilation, groups, batch)
+        from fogconv.cli.hardware_options import hardware
+        from fogconv.speedup.calculator import Question, report, sweep
+        from fogconv.speedup.trigger import Trigger
+
         cluster = hardware(
             preset=preset,
             profile=profile,
@@ -102,7 +108,8 @@ def speedup(
             joules_per_byte=joules_per_byte,
             workers=workers,
         )
-        question = Question(cluster.topology, Trigger.parse(trigger), _threshold(threshold), _on(master_computes))
+        options = plan_options(Scheme.STAR, trigger, threshold, master_computes)
+        question = Question(cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes)
         answer = report(layers, question)
         swept = None
         if sweep_over is not None:
@@ -133,6 +140,8 @@ def _layers(
     groups: int,
     batch: int,
 ) -> tuple[NamedConv, ...]:
+    from fogconv.speedup.conv_tables import NamedConv
+
     if model is not None:
         if c is not None or f is not None:
             raise InputError("a net brings its own layers: give --model, or --c and --f, not both")
@@ -160,18 +169,6 @@ def _pair(text: str, option: str) -> tuple[int, int]:
         return int(first), int(second or first)
     except ValueError:
         raise InputError(f"{option} {text!r}: write a whole number, or two as in 14x28") from None
-
-
-def _threshold(value: float) -> float:
-    if not value >= 0:
-        raise InputError(f"--threshold {value}: it must be 0 (every layer), a positive number, or inf (none)")
-    return value
-
-
-def _on(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise InputError(f"--master-computes {text!r}: it is on or off")
-    return text == "on"
 
 
 __all__ = ["MOST_WORKERS", "speedup"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.process.exit_codes import sentences
 
 if TYPE_CHECKING:
@@ -67,12 +69,12 @@ class Watcher:
     health: dict[str, Health] = field(init=False)
 
     def __post_init__(self) -> None:
-        from fogconv.cluster.connect import keys_for
-        from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+        from fogconv.cluster.transport_registry import Dialing, transport_of_all
 
-        own = keys_for(list(self.rates), self.keys, self.insecure)
-        self._keys = {address: None if own is None else own.of_worker(address) for address in self.rates}
-        self._endpoint = ZeromqEndpoint(keys=own)
+        addresses = list(self.rates)
+        dialed = transport_of_all(addresses).dial(addresses, Dialing(keys=self.keys, insecure=self.insecure))
+        self._keys = dict(zip(addresses, dialed.keys, strict=True))
+        self._endpoint = dialed.endpoint
         self._peers: dict[Peer, str] = {}
         self._answered_at: dict[str, float] = {}
         self._request = 0
@@ -164,8 +166,8 @@ class Watcher:
 
 def status(
     cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT,… or a hostfile.")],
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys (of `fogconv keygen`).")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="One round, then end: 0 if all answered, else 1.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a round on stdout.")] = False,
@@ -188,12 +190,13 @@ def status(
 def rates_of(cluster: str) -> dict[str, float]:
     """Addresses in order, with the relative rates that a hostfile gives them. Raises InputError, TopologyError."""
     from fogconv.cluster.connect import addresses_of
+    from fogconv.cluster.transport_registry import listening_forms, transport_of_all
     from fogconv.errors import InputError
     from fogconv.hardware.hostfile import read_hostfile
 
-    if cluster.startswith(("inproc:", "mpi:")):
-        raise InputError(f"--cluster {cluster}: only workers with addresses (tcp://, ipc://) can be asked from outside")
     addresses = addresses_of(cluster)
+    if transport_of_all(addresses).listen is None:
+        raise InputError(f"--cluster {cluster}: only workers with addresses can be asked from outside: {listening_forms()}")
     rates = [1.0] * len(addresses)
     if "://" not in cluster:
         rates = [host.rate or 1.0 for host in read_hostfile(cluster) for _ in range(host.slots)]
@@ -220,6 +223,8 @@ def _live(watcher: Watcher, interval_s: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    # Ctrl-C otherwise leaves at once, with the cursor hidden.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Live(table(watcher.ask()), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(interval_s)
@@ -230,7 +235,9 @@ def table(found: Sequence[Health]) -> RenderableType:
     """Two lines a worker, whole at 80 columns."""
     from rich.text import Text
 
-    from fogconv.cli.output.console import byte_count, figures_table
+    from fogconv.cli.output.ellipsis import Name
+    from fogconv.cli.output.figures import byte_count
+    from fogconv.cli.output.tables.table import figures_table
 
     shown = figures_table(
         "worker\nmaster",
@@ -250,7 +257,7 @@ def table(found: Sequence[Health]) -> RenderableType:
         colour = "red" if state in ("silent", "gone", "refuses") else colour
         heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
         shown.add_row(
-            Text.assemble(health.address.removeprefix("tcp://"), "\n", (health.master, "dim")),
+            Name(health.address.removeprefix("tcp://"), health.master),
             Text.assemble((state, colour), "\n", "" if silent else _age(health.uptime_s)),
             f"{health.share:.0%}\n×{health.rate:g}",
             "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",

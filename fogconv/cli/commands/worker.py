@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.process.collection import collect_as_usual
 from fogconv.errors import FogconvError
 from fogconv.hardware.units import parse_bytes
 
@@ -25,15 +27,16 @@ def worker(
         str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
     ] = "",
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = 1.0,
-    keys: Annotated[Path | None, typer.Option(help="Folder with this device's keys; encrypts on loopback too.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Go without encryption and keys on a network.")] = False,
+    keys: KeysOption = None,
+    insecure: InsecureOption = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
     # Numba before the port is open: it takes seconds on a small device, in which a master would wait for an answer.
-    from fogconv.cluster.executor import executable as _interpreter  # noqa: F401
+    from fogconv.cluster.executor.executors import executor
 
+    executor()
     try:
         serve(
             bind,
@@ -59,26 +62,26 @@ def serve(
 ) -> None:
     """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT.
 
-    Raises ConnectError, and InputError where keys are needed (any address but loopback and ipc, unless ``insecure``).
+    Raises ConnectError, and InputError for an address at which no worker can listen, and where keys are needed (any but
+    loopback and ipc, unless ``insecure``).
     """
     # Late, so that `--help` is quick.
-    from fogconv.cluster.connect import keys_for
     from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
-    from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+    from fogconv.cluster.transport_registry import Listening, listen
     from fogconv.cluster.worker import process as service
     from fogconv.cluster.worker.server import Worker
 
     limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
-    own = keys_for([bind], keys, insecure)
-    endpoint = ZeromqEndpoint(bind, heartbeat_s=heartbeat_s, keys=own, max_payload_bytes=limit)
+    listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit))
     worker = Worker(
-        endpoint,
+        listener.endpoint,
         threads=threads or service.cores(),
         memory_limit_bytes=memory_limit_bytes,
-        masters=None if own is None else own.masters,
+        masters=listener.masters,
     )
-    how = "in the clear" if own is None else f"encrypted, for {len(own.masters)} masters"
-    log.info("listening on %s with %d threads, %s, pid %d", endpoint.address, worker.threads, how, os.getpid())
+    how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"
+    log.info("listening on %s with %d threads, %s, pid %d", listener.address, worker.threads, how, os.getpid())
+    collect_as_usual()
     service.run(worker)
     log.info("stopped")
 

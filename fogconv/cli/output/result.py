@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fogconv.analysis.layer_report import LayerReport
+if TYPE_CHECKING:
+    from fogconv.analysis.layer_report import LayerReport
+    from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.analysis.workload import Workload
+
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.runtime.run_options import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The command line's choices; see `fogconv.cli.commands.run.run`."""
+    """What the command line asks for: the settings of the plan and of the run, and what concerns this one command."""
 
     model: str
     images: tuple[str, ...] = ("coffee",)
     cluster: str = ""
     workers: int = -1
-    scheme: str = "auto"
-    trigger: str = "both"
-    threshold: float = 1.0
-    master_computes: bool = True
-    even: bool = False
-    wire: str = "fp32"
-    plan: Path | None = None
+    plan_options: PlanOptions = PlanOptions()
+    run_options: RunOptions = RunOptions()
     profile: Path | None = None
     weights: str = "pretrained"
     size: int | None = None
@@ -33,16 +34,6 @@ class Job:
     repeat: int = 5
     stream: int = 0
     compare: bool = False
-    threads: int = 0
-    timeout_s: float = 60.0
-    heartbeat_s: float = 1.0
-    verify: bool = False
-    redundancy: int = 0
-    patience: float = 0.0
-    adapt: bool = True
-    rehearse: bool = False
-    keys: Path | None = None
-    insecure: bool = False
     trust: bool = False
 
 
@@ -55,7 +46,11 @@ class Guess:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job found. Latencies are medians of warm runs, in seconds, without set-up."""
+    """What a job found. Latencies are medians of warm runs, in seconds, without set-up.
+
+    ``runs_s``: each warm run's. ``wire``: what activations travelled as. ``machine``: the cores of the one that master and
+    workers share, "2 cores"; empty where there are several.
+    """
 
     job: Job
     model: str
@@ -72,6 +67,15 @@ class Result:
     layers: tuple[LayerReport, ...]
     events: tuple[str, ...]
     frames_per_s: float | None = None
+    runs_s: tuple[float, ...] = ()
+    wire: str = "fp32"
+    work: Workload | None = None
+    machine: str = ""
+    outlook: Outlook | None = None
+
+    @property
+    def weights_are_random(self) -> bool:
+        return self.weights.startswith("random")
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -15,12 +15,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from fogconv.cluster.transport.mpi.endpoint import launched
-from fogconv.cluster.transport.mpi.watchdog import LastWord
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import FogconvError
 
 if TYPE_CHECKING:
     from fogconv.cluster.session.session import Session
+    from fogconv.cluster.transport.mpi.watchdog import LastWord
 
 GONE_S = 2.0
 """How long rank 0 waits for the others to end before it leaves with an error."""
@@ -59,9 +59,11 @@ def ranks_released() -> Iterator[None]:
 @contextmanager
 def last_word(where: str) -> Iterator[LastWord | None]:
     """Over MPI: the sentence for the case that a rank dies, silent from Ctrl-C on and at the orderly end. Else None."""
-    if not where.startswith("mpi:"):
+    if not where.startswith("mpi://"):
         yield None
         return
+    from fogconv.cluster.transport.mpi.watchdog import LastWord
+
     word = LastWord()
     before = signal.getsignal(signal.SIGINT)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from fogconv.frontend.torch.host_ops import functional, group, live
 from fogconv.frontend.torch.rules import RULES
 from fogconv.frontend.torch.translate import Const, Hosted, Padded, Ref, Translator, op_name, shape_of
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Affine, Conv, Host, Layer, LayerGraph, Tensor, reads, writes
+from fogconv.ir.graph import Host, Layer, LayerGraph, Tensor
 from fogconv.ir.program import weight_key
 
 
@@ -186,14 +186,14 @@ def _finish(
     """Number the maps in the order in which they are written, and name weights by their content."""
     numbers: dict[int, int] = {ends[0]: 0}
     for layer in layers:
-        for number in writes(layer):
+        for number in layer.writes:
             numbers.setdefault(number, len(numbers))
     tensors: dict[int, Tensor] = {}
     for old, new in numbers.items():
         tensors[new] = translator.tensors[old]
     for layer in layers:
         if not isinstance(layer, Host):
-            tensors[numbers[writes(layer)[0]]] = replace(tensors[numbers[writes(layer)[0]]], name=layer.name)
+            tensors[numbers[layer.writes[0]]] = replace(tensors[numbers[layer.writes[0]]], name=layer.name)
     weights: dict[str, Array] = {}
     dtype = np.float64 if translator.dtype == torch.float64 else np.float32
     hashed: dict[str, str] = {}
@@ -221,18 +221,14 @@ def _finish(
 
 def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | None], str | None]) -> Layer:
     changes: dict[str, Any] = {}
-    for attribute in ("source", "target", "gate", "residual"):
-        number = getattr(layer, attribute, None)
-        if number is not None:
-            changes[attribute] = numbers[number]
-    for attribute in ("sources", "reads", "writes"):
-        many = getattr(layer, attribute, None)
-        if many is not None:
-            changes[attribute] = tuple(numbers[number] for number in many)
-    if isinstance(layer, Conv):
-        changes.update(weight=keep(layer.weight), bias=keep(layer.bias))
-    elif isinstance(layer, Affine):
-        changes.update(scale=keep(layer.scale), shift=keep(layer.shift))
+    for attribute in (each.name for each in fields(layer)):
+        value = getattr(layer, attribute)
+        if attribute in ("source", "target", "gate", "residual") and value is not None:
+            changes[attribute] = numbers[value]
+        elif attribute in ("sources", "reads", "writes"):
+            changes[attribute] = tuple(numbers[number] for number in value)
+        elif attribute in layer.weight_keys:
+            changes[attribute] = keep(value)
     renumbered = replace(layer, **changes)
-    assert all(number < len(numbers) for number in reads(renumbered))
+    assert all(number < len(numbers) for number in renumbered.reads)
     return renumbered

@@ -13,7 +13,7 @@ from torch import fx
 from fogconv.errors import ModelError
 from fogconv.frontend.torch.translate import Const, Hosted, HostOp, Ref, Shape, Translator, op_name
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Layer, reads, writes
+from fogconv.ir.graph import Host, Layer
 
 
 def live(items: Sequence[Layer | HostOp], translator: Translator, output: int) -> list[Layer | HostOp]:
@@ -31,8 +31,8 @@ def live(items: Sequence[Layer | HostOp], translator: Translator, output: int) -
                     wanted.add(value.tensor)
                 elif isinstance(value, Hosted):
                     nodes.add(source)
-        elif not wanted.isdisjoint(writes(item)):
-            wanted.update(reads(item))
+        elif not wanted.isdisjoint(item.writes):
+            wanted.update(item.reads)
         else:
             continue
         kept.append(item)
@@ -52,7 +52,7 @@ def group(items: Sequence[Layer | HostOp], translator: Translator, inputs: Seque
 
     def ready(item: Layer | HostOp) -> bool:
         if not isinstance(item, HostOp):
-            return done_maps.issuperset(reads(item))
+            return done_maps.issuperset(item.reads)
         values = ((source, translator.values[source]) for source in item.node.all_input_nodes)
         return all(
             value.tensor in done_maps if isinstance(value, Ref) else not isinstance(value, Hosted) or source in done_nodes
@@ -65,7 +65,7 @@ def group(items: Sequence[Layer | HostOp], translator: Translator, inputs: Seque
         for item in waiting:
             if not isinstance(item, HostOp) and ready(item):
                 order.append(item)
-                done_maps.update(writes(item))
+                done_maps.update(item.writes)
             else:
                 left.append(item)
         hosted: list[fx.Node] = []
@@ -78,7 +78,7 @@ def group(items: Sequence[Layer | HostOp], translator: Translator, inputs: Seque
                 waiting.append(item)
         if hosted:
             order.append(_host_layer(hosted, translator, waiting))
-            done_maps.update(writes(order[-1]))
+            done_maps.update(order[-1].writes)
         elif waiting and len(order) == before:
             raise ModelError(f"the exported program has a cycle at {waiting[0]}")
     return order

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from fogconv.calibration import devices as calibration
 from fogconv.cli.commands import calibrate as command
 from fogconv.cli.commands.calibrate import calibrate
+from fogconv.hardware.latency_models import FITS
 from fogconv.hardware.profile import read_profile
 
 pytestmark = pytest.mark.alone
@@ -65,12 +66,17 @@ def test_a_predictor_goes_into_the_profile(tmp_path: Path, monkeypatch: pytest.M
     assert profile.topology().devices[1].conv_s(sample.spec) > 0
 
 
+def test_a_wrong_predictor_is_answered_by_the_possible_ones() -> None:
+    result = call("--predictor", "oracle")
+    assert result.exit_code == 2
+    assert all(name in result.stderr for name in (*FITS, "all"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--cluster", "inproc://x"), "inproc://N"),
         (("--cluster", "/nowhere"), "nowhere"),
-        (("--predictor", "oracle"), "forest"),
         (("--out", "/no/folder/p.json"), "no folder"),
     ],
 )

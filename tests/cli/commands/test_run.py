@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
@@ -15,10 +14,10 @@ import psutil
 import pytest
 import torch
 
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
+from fogconv.analysis.layer_report import STAR_TERMS, TERMS
 from fogconv.cli import app
-from fogconv.cli.output import console
-from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.planning.scheme_options import WIRES
+from fogconv.planning.schemes import Scheme
 from tests import seeded_models as models
 from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
 
@@ -118,11 +117,8 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--wire", "fp8"), ("--wire 'fp8'", "fp16")),
-        (("--scheme", "ring"), ("--scheme 'ring'", "depth")),
         (("--trigger", "maybe"), ("'maybe'", "channels:N")),
-        (("--threshold", "-1"), ("--threshold -1",)),
-        (("--master-computes", "perhaps"), ("on or off",)),
+        (("--threshold", "-1"), ("threshold -1",)),
         (("--mean", "a,b"), ("--mean", "0.485")),
         (("--plan", "nowhere.json"), ("nowhere.json",)),
         (("--profile", "nowhere.json"), ("nowhere.json",)),
@@ -132,6 +128,35 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
 def test_a_wrong_option_says_what_is_allowed(run: Program, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     code, _, err = run("squeezenet1_1", "--weights", "random", "--size", "64", *arguments)
     check_sentence(code, err, *words)
+
+
+@pytest.mark.parametrize(
+    ("option", "possible"),
+    [("--scheme", tuple(Scheme)), ("--wire", WIRES), ("--master-computes", ("on", "off"))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_choice_is_answered_by_the_possible_ones(run: Program, option: str, possible: tuple[str, ...]) -> None:
+    code, _, err = run("squeezenet1_1", option, "nonsense")
+    assert code == 2 and "Traceback" not in err
+    for word in (option, "nonsense", *possible):
+        assert word in err
+
+
+def test_the_help_lists_the_choices(run: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run("--help")
+    assert code == 0
+    for choices in (tuple(Scheme), WIRES, ("on", "off")):
+        assert "|".join(choices) in out
+    for scheme in Scheme:
+        assert f"{scheme}: " in out
+
+
+def test_every_command_is_a_module_of_its_name_with_help_of_its_own() -> None:
+    folder = Path(app.__file__).parent / "commands"
+    assert sorted(app.COMMANDS) == sorted(path.stem for path in folder.glob("[!_]*.py"))
+    for name in app.COMMANDS:
+        assert app.command(name).__doc__
 
 
 def test_json_holds_the_promised_keys(run: Program) -> None:
@@ -181,37 +206,29 @@ def test_a_trace_and_a_kept_plan(run: Program, tmp_path: Path) -> None:
     check_sentence(code, err, "a plan for 3 ranks", "this cluster has 4")
 
 
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("scheme", ["star", "rows"])
-def test_every_figure_of_the_table_is_whole(width: int, scheme: str) -> None:
-    """The widest that there are: a deep layer's name, a large map, long times."""
-    terms = STAR_TERMS if scheme == "star" else TERMS
-    times: dict[str, float | None] = dict.fromkeys(terms, 1.234567)
-    name = "features.denseblock4.denselayer16.conv2"
-    layer = LayerReport(
-        name, "conv", 2048, 2048, (11, 11), 224, 224, 1234.5, 12345.6, 9.9, True, "output:16", "", times, dict(times),
-        123_456_789, 987_654_321,
-    )  # fmt: skip
-    guesses = (Guess("espresso", 967, 0.94),)
-    job = Job(model="densenet121", threshold=0.0)
-    shown_layers, top5 = (layer,), (guesses,)
-    result = Result(job, job.model, "random", "inproc", 4, scheme, top5, 1.0, 1.0, 2.0, 1e-6, 9.0, shown_layers, ())
-    out = io.StringIO()
-    console.print_report(result, alone=False, out=out, width=width)
-    shown = out.getvalue()
-    assert "…" not in shown
-    assert all(len(line) <= width for line in shown.splitlines())
-    assert shown.replace("\n", "").count("1235") >= 4 * len(terms)
-    for part in ("output:16", "123M", *(("988M", "1234", "12346") if scheme == "star" else ())):
-        assert part in shown
-    first_column = "".join(line[: width - 55].strip() for line in shown.splitlines() if "pred" in line or "meas" in line)
-    assert width == 80 or name in first_column
+def test_a_person_reads_the_answer_first_and_no_layers_unasked(run: Program) -> None:
+    code, out, err = run(*QUICK, "--workers", "2")
+    assert code == 0, err
+    first, second, *rest = out.splitlines()
+    assert first == "coffee" and "random weights, meaningless" in second
+    assert len(rest) <= 14 and "pred" not in out.split()
+    code, out, err = run(*QUICK, "--workers", "2", "--threshold", "0", "--layers")
+    assert code == 0, err
+    assert "pred" in out.split() and "features.3.squeeze" in out
 
 
 def test_alone_under_mpirun_says_so() -> None:
     done = mpirun(1, "-c", RUN, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "the master runs alone" in done.stdout
+
+
+def test_ranks_on_one_machine_say_that_it_gains_nothing_and_what_boards_would_take() -> None:
+    done = mpirun(3, "-c", RUN, *QUICK, "--threshold", "0", "--repeat", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no gain") == 1
+    assert "simulated   3 computers like this on 1 Gbit/s links" in done.stdout
+    assert len(done.stdout.splitlines()) <= 15
 
 
 def test_only_rank_0_prints() -> None:

@@ -58,7 +58,7 @@ def test_a_shared_access_point_costs_time() -> None:
         (("squeezenet1_1", "--speeds", "1,x"), "commas"),
         (("squeezenet1_1", "--speeds", "1,0"), "positive"),
         (("squeezenet1_1", "--jitter", "-1"), "jitter"),
-        (("squeezenet1_1", "--master-computes", "so"), "on or off"),
+        (("squeezenet1_1", "--threshold", "-1"), "threshold"),
         (("squeezenet1_1", "-n", "0"), "0 workers"),
     ],
 )

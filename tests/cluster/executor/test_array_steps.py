@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.interface import Run
-from fogconv.cluster.worker.server import buffer_bytes
+from fogconv.cluster.worker.program_loader import buffer_bytes
 from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec

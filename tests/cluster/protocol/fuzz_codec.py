@@ -41,6 +41,7 @@ from fogconv.ir import program as ir
 from fogconv.ir.program import weight_key
 from fogconv.kernels.maps import wire
 from fogconv.lowering.lower import lower
+from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
 from tests.chains import chain
 
@@ -239,7 +240,7 @@ def seeds() -> dict[str, bytes]:
         found[f"{type(message).__name__.lower()}_right"] = b"\0" + b"".join(bytes(frame) for frame in frames)
     found["program"] = b"\2" + ir.encode(ir.Program(0, 1, 1, ("a",), (), (), {}))
     graph = chain(16, 16, size=4)
-    plan = plan_star(graph, Topology.uniform(3, 1e9, 1e12), threshold=0.0)
+    plan = plan_star(graph, Topology.uniform(3, 1e9, 1e12), SchemeOptions(threshold=0.0))
     for program in lower(graph, plan).programs:
         found[f"program_{program.rank}"] = b"\2" + ir.encode(program)
     for number, form in enumerate(FORMATS):

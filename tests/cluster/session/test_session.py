@@ -241,7 +241,7 @@ def test_a_second_master_is_refused_while_the_worker_computes(make: Make) -> Non
     first = cluster.session()
     loaded, expected = star_of(first)
     run = first.submit(loaded, [X])
-    eventually(lambda: cluster.workers[0].life.state.value == "busy")
+    eventually(lambda: cluster.workers[0].life.stage.value == "busy")
 
     def attend() -> None:
         while not gate.wait(0.02):
@@ -268,7 +268,7 @@ def test_the_next_master_is_served_when_the_first_was_cut_off(make: Make) -> Non
     cluster = make(1)
     first = cluster.session()
     first._endpoint.close()
-    eventually(lambda: cluster.workers[0].life.state.value == "joining")
+    eventually(lambda: cluster.workers[0].life.stage.value == "joining")
     second = cluster.session()
     loaded, expected = star_of(second)
     np.testing.assert_array_equal(second.run(loaded, [X]).outputs[0], expected)
@@ -339,7 +339,7 @@ def test_a_load_that_takes_long_on_one_rank_holds_up_no_other() -> None:
     reached, go = threading.Event(), threading.Event()
     cluster = InprocCluster(3, FakeExecutable)
     try:
-        cluster.workers[2]._build = _waits(reached, go)
+        cluster.workers[2].loader.build = _waits(reached, go)
         session = cluster.session()
         programs, weights = star([3], ranks=4)
         with ThreadPoolExecutor(1) as pool:
@@ -360,7 +360,7 @@ def test_who_was_lost_and_is_back_does_not_answer_what_it_was_asked_before() -> 
     reached, go = threading.Event(), threading.Event()
     cluster = InprocCluster(2, FakeExecutable)
     try:
-        cluster.workers[1]._build = _waits(reached, go)
+        cluster.workers[1].loader.build = _waits(reached, go)
         session = cluster.session()
         programs, weights = star([2], ranks=3)
         with ThreadPoolExecutor(1) as pool:
@@ -511,7 +511,7 @@ def test_an_unreachable_worker_is_named_with_the_time_waited(make: Make) -> None
     address = "nowhere" if isinstance(cluster, InprocCluster) else "tcp://127.0.0.1:1"
     with pytest.raises(ConnectError, match=rf"worker 2 at {address} did not answer within [\d.]+ s"):
         cluster.session(addresses=[*cluster.addresses, address], connect_timeout_s=0.3)
-    eventually(lambda: cluster.workers[0].life.state.value == "joining")
+    eventually(lambda: cluster.workers[0].life.stage.value == "joining")
 
 
 def test_unlike_versions_name_both(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from tests import seeded_models as models
 from tests.cluster.launch import environment, free_port, mpirun, process, wait_until_listening
-from tests.matrix import Cell, check, image
+from tests.matrix import STEADY, Cell, check, image
 
 pytestmark = pytest.mark.alone
 
@@ -60,7 +60,7 @@ def cpu_s(process_of: psutil.Process) -> float:
 def test_a_worker_that_can_import_neither_torch_nor_a_model_serves(workers: list[tuple[str, psutil.Process]]) -> None:
     cell = Cell("mobilenet_v2", 64, 2, "zmq", "auto")
     with connect([address for address, _ in workers]) as session:
-        engine = Engine(models.graph(cell.model, cell.size), session, cell.topology, cell.choices)
+        engine = Engine(models.graph(cell.model, cell.size), session, cell.topology, cell.options, STEADY)
         check(cell, engine.run(image(cell.model, cell.size)).output)
         assert engine.plan.active_ranks == {0, 1, 2}
 
@@ -110,7 +110,7 @@ def test_a_workers_memory_holds_its_shards_and_no_more(workers: list[tuple[str, 
     convs = sum(graph.weights[layer.weight].nbytes for layer in graph.layers if isinstance(layer, Conv) and not layer.linear)
     with connect([address for address, _ in workers]) as session:
         before = {info.rank: info.memory_bytes for info in session.workers}
-        engine = Engine(graph, session, cell.topology, PlanOptions("star", threshold=0.0))
+        engine = Engine(graph, session, cell.topology, PlanOptions("star", threshold=0.0), STEADY)
         engine.run(image(cell.model, cell.size))
         shipped = engine.loaded.shipped_bytes
         status = session.status()

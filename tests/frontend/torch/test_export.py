@@ -9,7 +9,7 @@ from torch import nn
 
 from fogconv.errors import ModelError
 from fogconv.frontend.torch.export import export, from_exported
-from fogconv.ir.graph import Conv, Host, LayerGraph, reads, writes
+from fogconv.ir.graph import Conv, Host, LayerGraph
 from tests.graph_reference import run_graph
 from tests.seeded_models import ALL_MODELS, ENGINE_MODELS, model, model64, photograph, published, small
 
@@ -59,9 +59,9 @@ def test_every_map_is_written_once_and_before_it_is_read(name: str) -> None:
     graph = export(model(name, size).module, model(name, size).example(), name)
     there = {graph.input}
     for layer in graph.layers:
-        assert there.issuperset(reads(layer)), layer
-        assert there.isdisjoint(writes(layer)), layer
-        there.update(writes(layer))
+        assert there.issuperset(layer.reads), layer
+        assert there.isdisjoint(layer.writes), layer
+        there.update(layer.writes)
     assert there == set(range(len(graph.tensors)))
     assert graph.output in there
     names = [layer.name for layer in graph.layers]

@@ -127,6 +127,19 @@ def test_other_activations_run_on_the_master(function: Function) -> None:
     assert kinds(exported(lambda x, a: function(a(x)), conv())) == ["Conv", "Host"]
 
 
+@pytest.mark.parametrize("function", [F.leaky_relu, lambda x: F.leaky_relu(x, 0.3), nn.LeakyReLU(0.2, inplace=True)])
+def test_an_elementwise_operator_on_one_map_is_a_layer(function: Function) -> None:
+    graph = exported(lambda x, conv, act: act(conv(x)), nn.Conv2d(6, 8, 3), Calls(function))
+    assert [layer.kind for layer in graph.layers] == ["conv", "leaky_relu"]
+
+
+def test_an_elementwise_operator_on_two_maps_is_a_layer() -> None:
+    graph = exported(lambda x, a, b: torch.maximum(a(x), b(x)), nn.Conv2d(6, 8, 3), nn.Conv2d(6, 8, 3))
+    assert [layer.kind for layer in graph.layers] == ["conv", "conv", "maximum"]
+    graph = exported(lambda x, a: torch.maximum(a(x), torch.zeros(())), nn.Conv2d(6, 8, 3))
+    assert kinds(graph) == ["Conv", "Host"]
+
+
 def test_a_sum_goes_into_the_conv_before_it_and_the_activation_after_the_sum() -> None:
     graph = exported(lambda x, a: F.relu(a(x) + x), conv())
     assert kinds(graph) == ["Conv"]

@@ -120,7 +120,7 @@ def test_copy_keeps_every_bit(
     if not accumulate:
         x.view(np.uint32)[...] = rng.integers(0, 2**32, shape, np.uint32)
     out = place(y, out_around, rng)
-    elementwise.bind_copy(place(x, around, rng), out, accumulate)()
+    elementwise.bind_shift_copy(place(x, around, rng), 0, out, 0, out.channels, accumulate)()
     np.testing.assert_array_equal(unpack(out).view(np.int32), (x + y if accumulate else x).view(np.int32))
 
 
@@ -177,7 +177,7 @@ def test_empty_maps_are_left_alone() -> None:
     empty = Blocked.empty(1, 0, 3, 3)
     elementwise.bind_add([empty, empty], empty, "relu")()
     flat = Blocked.empty(2, 3, 0, 3)
-    elementwise.bind_copy(flat, flat)()
+    elementwise.bind_shift_copy(flat, 0, flat, 0, 3)()
 
 
 def test_bad_input_is_refused_with_the_numbers() -> None:
@@ -198,10 +198,10 @@ def test_bad_input_is_refused_with_the_numbers() -> None:
         elementwise.bind_gate(x, x, x)
     double = Blocked(x.data.astype(np.float64), 20, 4, 4)  # type: ignore[arg-type]
     with pytest.raises(KernelError, match="float64"):
-        elementwise.bind_copy(double, x)
+        elementwise.bind_shift_copy(double, 0, x, 0, 20)
     skewed = Blocked(x.data.reshape(-1)[1 : 1 + 16].reshape(1, 1, 1, 1, 16), 1, 1, 1)
     with pytest.raises(KernelError, match="64 bytes"):
-        elementwise.bind_copy(skewed, Blocked.empty(1, 1, 1, 1))
+        elementwise.bind_shift_copy(skewed, 0, Blocked.empty(1, 1, 1, 1), 0, 1)
     small = Blocked(x.data, 40, 4, 4)
     with pytest.raises(KernelError, match="40 channels"):
-        elementwise.bind_copy(small, small)
+        elementwise.bind_shift_copy(small, 0, small, 0, 40)

@@ -148,7 +148,7 @@ def test_everything_else_refuses_a_narrow_map() -> None:
     first = prepare_conv2d(ConvSpec(3, 3, 4, 4, (1, 1)), np.zeros((3, 3, 1, 1), np.float32))
     pool = PoolSpec("max", 3, 4, 4, (2, 2), (2, 2), (0, 0, 0, 0))
     for attempt in (
-        lambda: elementwise.bind_copy(x, y),
+        lambda: elementwise.bind_shift_copy(x, 0, y, 0, 3),
         lambda: elementwise.bind_add([y, x], y),
         lambda: pooling.bind_pool(pool, x, 0, 0, Blocked.empty(1, 3, 2, 2), 0, 0),
         lambda: prepared.run(Blocked.empty(1, 3, 4, 4, Margin(1, 1, 1, 1), NARROW), y),

@@ -28,6 +28,8 @@ RULES: Mapping[str, Rule] = {
     "hardswish": pointwise.activation("hardswish"),
     "sigmoid": pointwise.activation("sigmoid"),
     "hardsigmoid": pointwise.activation("hardsigmoid"),
+    "leaky_relu": pointwise.elementwise("leaky_relu", "negative_slope"),
+    "maximum": pointwise.elementwise_pair("maximum"),
     "hardtanh": pointwise.clamp,
     "clamp": pointwise.clamp,
     "clamp_min": pointwise.clamp,

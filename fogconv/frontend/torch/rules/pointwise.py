@@ -8,7 +8,7 @@ from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.torch.translate import Args, Many, Ref, Rule, Shape, Translator, Value, as_numpy, shape_of
-from fogconv.ir.graph import Add, Affine, Gate
+from fogconv.ir.graph import Add, Affine, Elementwise, Gate
 
 
 def _affine(
@@ -51,6 +51,44 @@ def activation(kind: str) -> Rule:
         return None if ref is None else _affine(t, node, ref, None, None, kind)
 
     return rule
+
+
+def elementwise(op: str, *parameters: str) -> Rule:
+    """An operator on one map that workers know by the name ``op``; ``parameters`` name the node's numbers that it takes."""
+
+    def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
+        ref = t.ref(a["self"])
+        numbers = [a[name] for name in parameters]
+        if ref is None or not all(isinstance(number, int | float) for number in numbers):
+            return None
+        return _per_element(t, node, op, (ref.tensor,), ref.shape, tuple(map(float, numbers)))
+
+    return rule
+
+
+def elementwise_pair(op: str) -> Rule:
+    """An operator on two maps of one shape that workers know by the name ``op``."""
+
+    def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
+        sources = _two_maps(t, a["self"], a["other"])
+        return None if sources is None else _per_element(t, node, op, sources, shape_of(node))
+
+    return rule
+
+
+def _per_element(
+    t: Translator,
+    node: fx.Node,
+    op: str,
+    sources: tuple[int, ...],
+    shape: Shape,
+    parameters: tuple[float, ...] = (),
+) -> Ref:
+    name = t.name(node)
+    read = t.tensors[sources[0]]
+    target = t.map_of(name, read.channels, read.height, read.width)
+    t.items.append(Elementwise(name, op, sources, target, parameters))
+    return Ref(target, shape)
 
 
 def clamp(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -109,23 +147,27 @@ def _sum(
 
 
 def _sum_of_maps(t: Translator, node: fx.Node, one: object, other: object) -> Value | None:
+    sources = _two_maps(t, one, other)
+    if sources is None:
+        return None
+    name = t.name(node)
+    read = t.tensors[sources[0]]
+    target = t.map_of(name, read.channels, read.height, read.width)
+    t.items.append(Add(name, sources, target))
+    return Ref(target, shape_of(node))
+
+
+def _two_maps(t: Translator, one: object, other: object) -> tuple[int, int] | None:
+    """The maps of two operands of one shape, at least one of which is a map already."""
     if not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
         return None
     refs = [t.ref(one), t.ref(other)]
     if not any(refs) or shape_of(one) != shape_of(other):
         return None
     if refs[0] and refs[1] and t.tensors[refs[0].tensor].shape == t.tensors[refs[1].tensor].shape:
-        sources = (refs[0].tensor, refs[1].tensor)
-    else:
-        maps = [t.as_map(one), t.as_map(other)]
-        if maps[0] is None or maps[1] is None:
-            return None
-        sources = (maps[0], maps[1])
-    name = t.name(node)
-    read = t.tensors[sources[0]]
-    target = t.map_of(name, read.channels, read.height, read.width)
-    t.items.append(Add(name, sources, target))
-    return Ref(target, shape_of(node))
+        return (refs[0].tensor, refs[1].tensor)
+    maps = [t.as_map(one), t.as_map(other)]
+    return None if maps[0] is None or maps[1] is None else (maps[0], maps[1])
 
 
 def multiply(t: Translator, node: fx.Node, a: Args) -> Value | None:

@@ -62,14 +62,15 @@ def survive() -> dict[str, object]:
     from fogconv.hardware.topology import Topology
     from fogconv.planning.plan_options import PlanOptions
     from fogconv.runtime.engine import Engine
+    from fogconv.runtime.run_options import RunOptions
     from tests.cluster.fault_cluster import assert_near, image, network
 
-    choices = PlanOptions(scheme=sys.argv[2], threshold=0.0)
+    options = PlanOptions(sys.argv[2], threshold=0.0)
     with connect("inproc://0") as alone:
         expected = Engine(network(), alone, Topology.uniform(1, 1e9, 1e10, 1e-6)).run(image()).output
     with connect("mpi://") as cluster:
         topology = Topology.uniform(cluster.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
-        engine = Engine(network(), cluster, topology, choices)
+        engine = Engine(network(), cluster, topology, options, RunOptions(adapt=False))
         assert_near(engine.run(image()).output, expected)
         crews = [engine.ranks]
         for worker in cluster.workers:
@@ -117,7 +118,7 @@ PROGRAMS = {"contract": contract, "session": session, "survive": survive, "flood
 
 if __name__ == "__main__":
     if sys.argv[1] != "survive":
-        fogconv.cluster.worker.server._interpreter = lambda: FakeExecutable  # type: ignore[assignment]
+        fogconv.cluster.worker.server.executor = lambda: FakeExecutable  # type: ignore[assignment]
     result = PROGRAMS[sys.argv[1]]()
     if result:
         print(json.dumps(result), flush=True)

@@ -11,7 +11,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fogconv.analysis.processor import Card, Processor, Quota, after_rest_s
+from fogconv.analysis.simulation.processor import Card, Processor, Quota, after_rest_s
 from fogconv.hardware.topology import Device
 
 MS = 1e-3

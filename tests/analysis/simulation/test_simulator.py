@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fogconv.analysis.simulator import Disturbance, simulate
+from fogconv.analysis.simulation.simulator import Disturbance, simulate
 from fogconv.errors import ClusterError, InputError
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span

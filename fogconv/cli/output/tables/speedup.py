@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fogconv.cli.output.ellipsis import Name
 from fogconv.hardware.presets import presets
 from fogconv.hardware.units import show_bandwidth, show_rate, show_seconds
 from fogconv.speedup.calculator import Report, Row, SweepPoint, depth_that_pays
@@ -77,7 +78,7 @@ def _layer(out: Console, row: Row, report: Report) -> None:
 def _net(out: Console, model: str, report: Report) -> None:
     wide = out.width >= WIDE
     table = Table(title=model, title_justify="left", box=None, pad_edge=False, header_style="bold", collapse_padding=True)
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=32 if wide else 18)
+    table.add_column("layer")
     for name in ("c", "f", "K", "h×w"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("S", justify="right", no_wrap=True)
@@ -92,7 +93,8 @@ def _net(out: Console, model: str, report: Report) -> None:
     if wide:
         table.add_column("best n", justify="right", no_wrap=True)
     for row, count in _merged(report.rows):
-        table.add_row(*_cells(row, count, wide), style="" if row.decision.distribute else "dim")
+        name, *cells = _cells(row, count, wide)
+        table.add_row(Name(name), *cells, style="" if row.decision.distribute else "dim")
     out.print(table)
     total = report.total()
     threshold = report.question.threshold

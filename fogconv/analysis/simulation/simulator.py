@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.analysis.processor import Card, Processor
+from fogconv.analysis.simulation.processor import Card, Processor
 from fogconv.analysis.trace import Event
 from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Link, Topology
@@ -314,19 +314,10 @@ class _World:
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
                 touched = 2.0 * buffer.region.elements
-            case steps.Pool():
-                window = step.spec.kernel[0] * step.spec.kernel[1]
-                touched = step.target_region.elements * (1 + window / 2)
-            case steps.GlobalPool():
-                touched = float(step.source_region.elements)
-            case steps.Add():
-                touched = step.target_region.elements * (1.0 + len(step.sources))
-            case steps.Affine() | steps.Gate() | steps.Permute():
-                touched = step.target_region.elements * 2.0
-            case steps.Copy():
-                touched = step.region.elements * (3.0 if step.accumulate else 2.0)
             case _:
-                raise InputError(f"{type(step).__name__} steps (training) are not simulated")
+                if step.touched is None:
+                    raise InputError(f"{type(step).__name__} steps (training) are not simulated")
+                touched = step.touched
         seconds = device.step_s + device.copy_s(touched * program.batch * BYTES_PER_ELEMENT / 2)
         return self._disturbed(rank, seconds)
 

@@ -1,0 +1,102 @@
+"""Map steps: the kernel that computes a step on buffers, by the step's type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fogconv.cluster.executor.interface import Binder
+from fogconv.ir import program as steps
+from fogconv.ir.geometry import Region
+from fogconv.kernels.maps import elementwise, per_element, pooling
+from fogconv.kernels.maps.blocked import Blocked
+from fogconv.kernels.maps.bound import Bound
+
+Bind = Callable[[Binder, Any], Bound]
+
+
+def _conv(binder: Binder, step: steps.Conv) -> Bound:
+    return binder.prepare(step).bind(
+        binder.view(step.source, step.source_region),
+        binder.view(step.target, step.target_region),
+        _optional(binder, step.residual, step.residual_region),
+    )
+
+
+def _pool(binder: Binder, step: steps.Pool) -> Bound:
+    source, target = step.source_region, step.target_region
+    return pooling.bind_pool(
+        step.spec,
+        binder.view(step.source, source),
+        source.rows.start,
+        source.columns.start,
+        binder.view(step.target, target),
+        target.rows.start,
+        target.columns.start,
+    )
+
+
+def _global_pool(binder: Binder, step: steps.GlobalPool) -> Bound:
+    source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
+    return pooling.bind_global_pool(source, target, step.divisor)
+
+
+def _add(binder: Binder, step: steps.Add) -> Bound:
+    return elementwise.bind_add(_sources(binder, step), binder.view(step.target, step.target_region), step.activation)
+
+
+def _affine(binder: Binder, step: steps.Affine) -> Bound:
+    return elementwise.bind_affine(
+        binder.view(step.source, step.source_region),
+        binder.view(step.target, step.target_region),
+        None if step.scale is None else binder.weight(step.scale),
+        None if step.shift is None else binder.weight(step.shift),
+        step.activation,
+        _optional(binder, step.residual, step.residual_region),
+    )
+
+
+def _elementwise(binder: Binder, step: steps.Elementwise) -> Bound:
+    target = binder.view(step.target, step.target_region)
+    return per_element.bind_elementwise(step.op, _sources(binder, step), target, step.parameters)
+
+
+def _gate(binder: Binder, step: steps.Gate) -> Bound:
+    return elementwise.bind_gate(
+        binder.view(step.source, step.source_region),
+        binder.view(step.gate, step.gate_region),
+        binder.view(step.target, step.target_region),
+    )
+
+
+def _permute(binder: Binder, step: steps.Permute) -> Bound:
+    source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
+    return elementwise.bind_permute(source, target, step.channels)
+
+
+def _copy(binder: Binder, step: steps.Copy) -> Bound:
+    source, first = binder.around(step.source, step.region)
+    target, target_first = binder.around(step.target, step.region.shift_channels(step.shift))
+    return elementwise.bind_shift_copy(source, first, target, target_first, len(step.region.channels), step.accumulate)
+
+
+def _sources(binder: Binder, step: steps.Add | steps.Elementwise) -> list[Blocked]:
+    return [binder.view(source, region) for source, region in zip(step.sources, step.source_regions, strict=True)]
+
+
+def _optional(binder: Binder, buffer: int | None, region: Region | None) -> Blocked | None:
+    return None if buffer is None or region is None else binder.view(buffer, region)
+
+
+KERNELS: Mapping[type[steps.Step], Bind] = {
+    steps.Conv: _conv,
+    steps.Pool: _pool,
+    steps.GlobalPool: _global_pool,
+    steps.Add: _add,
+    steps.Affine: _affine,
+    steps.Elementwise: _elementwise,
+    steps.Gate: _gate,
+    steps.Permute: _permute,
+    steps.Copy: _copy,
+}
+"""Every step that the executor's kernels compute."""

@@ -1,0 +1,247 @@
+"""Transports by the scheme of their addresses: how a master reaches its workers, and how a worker listens.
+
+A new transport is one more entry of TRANSPORTS. What an entry needs is imported when it is used: ZeroMQ and MPI take their
+time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fogconv.cluster.executor.interface import Build
+from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
+from fogconv.cluster.protocol.keys import Keys, keys_for
+from fogconv.cluster.transport.endpoint import Endpoint
+from fogconv.cluster.transport.mpi.watchdog import LastWord
+from fogconv.errors import InputError
+
+MAX_INPROC_WORKERS = 256
+MPI_START_S = 60.0
+"""Ranks start together, but a small device may take a while to import what it needs."""
+
+
+@dataclass(frozen=True)
+class Dialing:
+    """What a master may wish of its transport; each takes what it knows. See `fogconv.cluster.connect.connect`."""
+
+    heartbeat_s: float = 1.0
+    keys: Keys | Path | None = None
+    insecure: bool = False
+    shared: bool = True
+    threads: int | None = None
+    build: Build | None = None
+    last_word: LastWord | None = None
+
+
+@dataclass(frozen=True)
+class Dialed:
+    """A master's end: ``keys[i]`` is the public key of the worker at ``addresses[i]``. ``on_close``: when all is over."""
+
+    endpoint: Endpoint
+    addresses: Sequence[str]
+    keys: Sequence[str | None] = ()
+    connect_timeout_s: float | None = None
+    """How long workers have to answer at first, where the transport knows better than the user."""
+    rejoins: bool = True
+    """Whether a worker that was lost can come back."""
+    on_close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Listening:
+    """What a worker may wish of its transport."""
+
+    heartbeat_s: float = 1.0
+    keys: Path | None = None
+    insecure: bool = False
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A worker's end. ``masters``: the public keys of those who may be one; None: anybody, in the clear."""
+
+    endpoint: Endpoint
+    address: str
+    masters: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Transport:
+    """``form``: how its addresses are written; ``check`` raises InputError for one that is not.
+
+    ``whole``: one address names a whole cluster. ``listen`` is None where workers come to be by ``dial``, or by a launcher.
+    """
+
+    scheme: str
+    form: str
+    check: Callable[[str], None]
+    dial: Callable[[Sequence[str], Dialing], Dialed]
+    listen: Callable[[str, Listening], Listener] | None = None
+    whole: bool = False
+
+
+def scheme_of(address: str) -> str:
+    """ "tcp" of "tcp://pi1:5555"; empty where there is none, as in a hostfile's path."""
+    scheme, separator, _ = address.partition("://")
+    return scheme if separator else ""
+
+
+def transport_of(address: str) -> Transport:
+    """The transport of an address. Raises InputError, which names those that there are."""
+    scheme = scheme_of(address)
+    found = TRANSPORTS.get(scheme)
+    if found is None:
+        why = f": there is no transport {scheme!r}" if scheme else " is no worker's address"
+        raise InputError(f"{address!r}{why}; write {_either(TRANSPORTS.values())}")
+    return found
+
+
+def transport_of_all(addresses: Sequence[str]) -> Transport:
+    """The one transport of all of a cluster's addresses, each of them checked. Raises InputError."""
+    if not addresses:
+        raise InputError("the cluster names no worker")
+    transports = [transport_of(address) for address in addresses]
+    for address, transport in zip(addresses, transports, strict=True):
+        transport.check(address)
+        if addresses.count(address) > 1:
+            raise InputError(f"{address} is listed twice; each worker has an address of its own")
+        if transport.whole and len(addresses) > 1:
+            raise InputError(f"{address} is a whole cluster; list nothing beside it")
+        if transport.dial is not transports[0].dial:
+            raise InputError(f"{addresses[0]} and {address} can't be in one cluster: their transports differ")
+    return transports[0]
+
+
+def listen(bind: str, options: Listening) -> Listener:
+    """A worker's end at an address. Raises ConnectError, and InputError where none can listen or keys are needed."""
+    transport = transport_of(bind)
+    if transport.listen is None:
+        raise InputError(f"{bind!r}: no worker listens there; write {listening_forms()}")
+    return transport.listen(bind, options)
+
+
+def listening_forms() -> str:
+    """The addresses at which workers listen, for people."""
+    return _either(transport for transport in TRANSPORTS.values() if transport.listen is not None)
+
+
+def _either(transports: Iterable[Transport]) -> str:
+    *most, last = (transport.form for transport in transports)
+    return f"{', '.join(most)} or {last}"
+
+
+# ZeroMQ
+
+
+def _check_tcp(address: str) -> None:
+    host, colon, port = address.partition("://")[2].rpartition(":")
+    if not colon or not host.strip("[]"):
+        raise InputError(f"{address!r} is no worker's address; write {TRANSPORTS['tcp'].form}")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+        raise InputError(f"{address!r}: the port must be a number from 1 to 65535")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise InputError(f"{address!r}: an IPv6 host stands in brackets: tcp://[{host}]:{port}")
+
+
+def _check_ipc(address: str) -> None:
+    if not address.partition("://")[2]:
+        raise InputError(f"{address!r} is no worker's address; write {TRANSPORTS['ipc'].form}")
+
+
+def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
+    from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+
+    own = keys_for(addresses, options.keys, options.insecure)
+    endpoint = ZeromqEndpoint(heartbeat_s=options.heartbeat_s, keys=own, shared=options.shared)
+    try:
+        return Dialed(endpoint, addresses, [None if own is None else own.of_worker(address) for address in addresses])
+    except BaseException:
+        endpoint.close()
+        raise
+
+
+def _listen_zeromq(bind: str, options: Listening) -> Listener:
+    from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
+
+    own = keys_for([bind], options.keys, options.insecure)
+    endpoint = ZeromqEndpoint(bind, heartbeat_s=options.heartbeat_s, keys=own, max_payload_bytes=options.max_payload_bytes)
+    return Listener(endpoint, endpoint.address, None if own is None else own.masters)
+
+
+# In this process
+
+
+def _check_inproc(address: str) -> None:
+    text = address.removeprefix("inproc://")
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_INPROC_WORKERS):
+        raise InputError(f"{address!r}: write inproc://N with N from 0 to {MAX_INPROC_WORKERS}, the number of workers")
+
+
+def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
+    from fogconv.cluster.transport.inproc import Hub
+    from fogconv.cluster.worker.process import cores
+    from fogconv.cluster.worker.server import Worker
+
+    count = int(addresses[0].removeprefix("inproc://"))
+    each = options.threads or max(1, cores() // (count + 1))
+    hub = Hub()
+    names = [f"inproc://worker/{number}" for number in range(1, count + 1)]
+    # Shipping within the process is free, and keeping the plain weights too would double them.
+    workers = [Worker(hub.endpoint(name), build=options.build, threads=each, keep_weights=False) for name in names]
+    started = [
+        threading.Thread(target=worker.serve, name=name, daemon=True) for worker, name in zip(workers, names, strict=True)
+    ]
+    for thread in started:
+        thread.start()
+
+    def stop() -> None:
+        for worker in workers:
+            worker.stop()
+        for thread in started:
+            thread.join(timeout=5.0)
+
+    return Dialed(hub.endpoint("inproc://master"), names, on_close=stop)
+
+
+# MPI
+
+
+def _check_mpi(address: str) -> None:
+    if address != "mpi://":
+        raise InputError(f"{address!r}: write mpi:// for all ranks of this mpirun")
+
+
+def _dial_mpi(addresses: Sequence[str], options: Dialing) -> Dialed:
+    """On rank 0 the end to all other ranks. On these it serves until the master leaves, and does not return."""
+    from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
+    from fogconv.cluster.transport.mpi.launch import launched
+    from fogconv.cluster.worker.process import serve_mpi
+
+    launch = launched()
+    if launch is None:
+        raise InputError("mpi:// needs mpirun: mpirun -n 5 fogconv-run MODEL")
+    if launch.rank:
+        serve_mpi()
+    word = options.last_word or LastWord()
+    try:
+        endpoint = MpiEndpoint()
+    except BaseException:
+        word.silence()
+        raise
+    ranks = [f"mpi://{rank}" for rank in range(1, endpoint.size)]
+    return Dialed(endpoint, ranks, connect_timeout_s=MPI_START_S, rejoins=False, on_close=word.silence)
+
+
+TRANSPORTS = {
+    transport.scheme: transport
+    for transport in (
+        Transport("tcp", "tcp://HOST:PORT (IPv6: tcp://[HOST]:PORT)", _check_tcp, _dial_zeromq, _listen_zeromq),
+        Transport("ipc", "ipc://PATH", _check_ipc, _dial_zeromq, _listen_zeromq),
+        Transport("inproc", "inproc://N", _check_inproc, _dial_inproc, whole=True),
+        Transport("mpi", "mpi://", _check_mpi, _dial_mpi, whole=True),
+    )
+}

@@ -1,0 +1,147 @@
+"""ProgramLoader: programs and their weights come, are checked against the memory limit, and are built when all is there.
+
+What it yields are the answers to the master, each as soon as it is due.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.protocol.codec import Frame
+from fogconv.cluster.worker.master_session import Loading, MasterSession
+from fogconv.cluster.worker.system import process_bytes
+from fogconv.cluster.worker.weight_cache import WeightStore
+from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
+from fogconv.ir import program as ir
+
+log = logging.getLogger("fogconv.worker")
+
+
+class ProgramLoader:
+    """``adopt`` is called with each program that is ready, before the master is told."""
+
+    def __init__(
+        self,
+        build: Build,
+        *,
+        threads: int,
+        memory_limit_bytes: int,
+        keep_weights: bool,
+        adopt: Callable[[MasterSession, Loading, Runnable], None],
+    ) -> None:
+        self.store = WeightStore()
+        self.build = build
+        self._threads = threads
+        self._memory_limit_bytes = memory_limit_bytes
+        self._keep_weights = keep_weights
+        self._adopt = adopt
+
+    def load(self, session: MasterSession, task: m.Load, payload: Frame) -> Iterator[m.AnyMessage]:
+        """A program came: tell which of its weights are missing. Raises WireError, WorkerMemoryError."""
+        try:
+            program = ir.decode(bytes(payload))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise WireError(f"a malformed program: {error}") from error
+        missing = {key for key in program.weights if key not in self.store}
+        self._check_memory(program, missing)
+        session.loading.append(Loading(task.request, task.program, program, missing))
+        yield m.Missing(task.request, tuple(sorted(missing)))
+        yield from self._build_complete(session)
+
+    def keep(self, session: MasterSession, task: m.Weight, payload: Frame) -> Iterator[m.AnyMessage]:
+        """Weights came. Raises WireError where no program waits for them."""
+        if not any(task.key in loading.missing for loading in session.loading) and task.key not in self.store:
+            raise WireError(f"weights {task.key} came that no program waits for")
+        try:
+            self.store.put(task.key, task.shape, payload)
+        except WireError as error:
+            for loading in [loading for loading in session.loading if task.key in loading.missing]:
+                session.loading.remove(loading)
+                yield failed(loading.request, 0, error)
+            return
+        yield m.Stored(task.key)
+        for loading in session.loading:
+            loading.missing.discard(task.key)
+        yield from self._build_complete(session)
+
+    def _build_complete(self, session: MasterSession) -> Iterator[m.AnyMessage]:
+        for loading in [loading for loading in session.loading if not loading.missing]:
+            session.loading.remove(loading)
+            begin = time.perf_counter()
+            program = loading.program
+            weights = {key: self.store[key] for key in program.weights}
+            try:
+                executable = self.build(program, weights, threads=self._threads)
+            except FogconvError as error:
+                yield failed(loading.request, 0, error)
+                continue
+            except Exception as error:  # the master waits for an answer to the load, not to what completed it
+                log.exception("a program can't be bound")
+                yield failed(loading.request, 0, WorkerFailedError(f"{type(error).__name__}: {error}"))
+                continue
+            if program.shares and isinstance(executable, Shares):
+                executable.arrays = session.arrays.setdefault(program.shares, executable.arrays)
+            self._adopt(session, loading, executable)
+            self._trim(session)
+            seconds = time.perf_counter() - begin
+            log.info("program %d is ready after %.2f s, %.1f MB", loading.number, seconds, executable.memory_bytes / 1e6)
+            yield m.Loaded(loading.request, loading.number, executable.memory_bytes, process_bytes(), seconds)
+
+    def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
+        """Raise WorkerMemoryError where what the program needs is over the limit, before anything is shipped.
+
+        Weights count twice, as they come and as the kernels pack them; weights that nobody needs now count as free.
+        """
+        if not self._memory_limit_bytes:
+            return
+        shard = sum(4 * math.prod(shape) for shape in program.weights.values())
+        arriving = sum(4 * math.prod(program.weights[key]) for key in missing)
+        buffers = buffer_bytes(program)
+        free = self._memory_limit_bytes - process_bytes()
+        needed = shard + arriving + buffers
+        if needed > free:
+            free += self.store.evict(needed - free, keep=program.weights)
+        if needed > free:
+            raise WorkerMemoryError(
+                f"the shard needs {needed / 1e6:.0f} MB ({arriving / 1e6:.0f} MB of weights to come, "
+                f"{shard / 1e6:.0f} MB packed, {buffers / 1e6:.0f} MB of maps), but {max(0, free) / 1e6:.0f} MB are left of "
+                f"this worker's limit of {self._memory_limit_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
+            )
+
+    def _trim(self, session: MasterSession) -> None:
+        """After the kernels packed their weights, keep the plain ones only where there is room."""
+        waiting = {key for loading in session.loading for key in loading.program.weights}
+        if not self._keep_weights:
+            self.store.evict(self.store.bytes, keep=waiting)
+        elif self._memory_limit_bytes:
+            self.store.evict(process_bytes() - self._memory_limit_bytes, keep=waiting)
+
+
+def failed(request: int, run: int, error: FogconvError) -> m.Failed:
+    """The answer to a request, or a run, that failed."""
+    log.error("request %d, run %d: %s", request, run, error)
+    return m.Failed(request, run, type(error).__name__, str(error)[:4000])
+
+
+def buffer_bytes(program: ir.Program) -> int:
+    """What a program's buffers take in the blocked layout, if none shares memory with another, and its plain arrays."""
+    arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
+    for step in program.steps:
+        if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):
+            # Blocked maps in and out, and the plain result.
+            arrays.append(step.spec.input_elements + step.spec.output_elements + step.spec.weight_elements)
+            arrays.append(max(step.spec.input_elements, step.spec.output_elements))
+    plain = 4 * sum(arrays)
+    total = 0
+    for buffer in program.buffers:
+        channels, rows, columns = buffer.region.shape
+        top, bottom, left, right = buffer.margin
+        total += -(-channels // 16) * 16 * (top + rows + bottom) * (left + columns + right)
+    return plain + 4 * program.batch * total

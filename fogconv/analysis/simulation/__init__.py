@@ -1,0 +1,1 @@
+"""Inferences simulated message by message, and what other hardware would take."""

@@ -1,0 +1,37 @@
+"""Outlook: what a model would take on several computers like this one with a cable to each, by the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fogconv.analysis.simulation.simulator import simulate
+from fogconv.hardware.topology import Device, Link, Topology
+from fogconv.ir.graph import LayerGraph
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+
+GIGABIT = 1e9
+LATENCY_S = 2e-4
+"""What a message takes through a switch and two systems."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Simulated seconds per inference: on ``ranks`` equal computers, and on one of them alone."""
+
+    ranks: int
+    bits_per_s: float
+    together_s: float
+    alone_s: float
+
+
+def outlook(graph: LayerGraph, device: Device, ranks: int, bits_per_s: float = GIGABIT) -> Outlook:
+    """By the cheapest plan for so many of this device. Raises DependencyError without simpy."""
+    topology = Topology((device,) * ranks, {}, Link(LATENCY_S, 8 / bits_per_s))
+
+    def seconds(scheme: str) -> float:
+        programs = lower(graph, plan(graph, topology, PlanOptions(scheme))).programs
+        return simulate(programs, topology, keep_events=False).latencies_s[0]
+
+    return Outlook(ranks, bits_per_s, seconds("auto"), seconds("local"))

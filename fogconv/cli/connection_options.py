@@ -1,0 +1,23 @@
+"""The options that say how a cluster is reached; every command that reaches one takes them from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fogconv.cli.panels import WHERE
+
+KeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        help="Folder with this device's keys (of `fogconv keygen`); encrypts on loopback too.",
+        rich_help_panel=WHERE,
+    ),
+]
+InsecureOption = Annotated[
+    bool,
+    typer.Option("--insecure", help="Go without encryption and keys on a network.", rich_help_panel=WHERE),
+]

@@ -1,0 +1,44 @@
+"""Answer: what the model sees on each picture, the first thing that a run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+
+from fogconv.cli.output.ellipsis import cut, fold
+from fogconv.cli.output.result import Guess, Result
+
+BAR = 24
+"""Columns of a bar that stands for 100 %."""
+PARTS = " ▏▎▍▌▋▊▉"
+"""Eighths of a column."""
+
+
+def answer_lines(result: Result, width: int) -> list[str]:
+    """A line with the picture's name, then its five likeliest classes; no line is wider than ``width``."""
+    lines = []
+    for image, guesses in zip(result.job.images, result.top5, strict=True):
+        lines.append(cut(image, width))
+        lines += _scores(guesses, width) if result.weights_are_random else _bars(guesses, width)
+    return lines
+
+
+def _bars(guesses: Sequence[Guess], width: int) -> list[str]:
+    long = min(BAR, max(4, width // 3))
+    return [
+        f"  {100 * guess.probability:5.1f} %  {bar(guess.probability, long)}  {cut(guess.label, width - long - 13)}"
+        for guess in guesses
+    ]
+
+
+def _scores(guesses: Sequence[Guess], width: int) -> list[str]:
+    named = ", ".join(guess.label for guess in guesses)
+    return [f"  {line}" for line in fold(f"class scores of random weights, meaningless: {named}", width - 2, 2)]
+
+
+def bar(part: float, width: int) -> str:
+    """Of ``width`` columns, filled for ``part`` from 0 to 1, in eighths of a column."""
+    eighths = round(min(1.0, max(0.0, part)) * width * 8)
+    full = "█" * (eighths // 8) + PARTS[eighths % 8].strip()
+    return full + " " * (width - cell_len(full))

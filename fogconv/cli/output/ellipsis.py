@@ -1,0 +1,64 @@
+"""Ellipsis: text that has less room than it needs. Names lose their middle and are never broken in two."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.text import Text
+
+MARK = "…"
+
+
+def cut(name: str, width: int) -> str:
+    """At most ``width`` columns: the middle of a longer name gives way, "layer2…sample.0". More of its end stays than of
+    its beginning: that is where names differ."""
+    if cell_len(name) <= width:
+        return name
+    if width <= 1:
+        return MARK[:width]
+    head = (width - 1) * 2 // 5
+    tail = width - 1 - head
+    return _first(name, head) + MARK + _first(name[::-1], tail)[::-1]
+
+
+def fold(text: str, width: int, lines: int) -> list[str]:
+    """At most ``lines`` lines, broken between words. What does not fit ends in an ellipsis; a word that is too long for a
+    line loses its middle."""
+    words = " ".join(cut(word, width) for word in text.split())
+    found = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+    if len(found) <= lines:
+        return found
+    kept = found[:lines]
+    while kept[-1] and cell_len(kept[-1]) + 2 > width:
+        kept[-1] = kept[-1].rpartition(" ")[0]
+    kept[-1] = f"{kept[-1].rstrip(' ,;:')} {MARK}".strip()
+    return kept
+
+
+class Name:
+    """A cell of a rich table whose lines are cut in their middle to the column's width. Lines after the first are dim."""
+
+    def __init__(self, *lines: str, style: str = "", least: int = 12) -> None:
+        self.lines = lines
+        self.style = style
+        self.least = least
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        longest = max((cell_len(line) for line in self.lines), default=0)
+        return Measurement(min(longest, self.least), longest)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line, style in zip(self.lines, _styles(len(self.lines), self.style), strict=True):
+            yield Text(cut(line, options.max_width), style, no_wrap=True)
+
+
+def _styles(count: int, first: str) -> Sequence[str]:
+    return (first, *("dim" for _ in range(count - 1)))[:count]
+
+
+def _first(text: str, width: int) -> str:
+    return chop_cells(text, width)[0] if text and width > 0 else ""

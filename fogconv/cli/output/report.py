@@ -1,0 +1,29 @@
+"""Report: what a person reads after a run: the answer, a summary, and, where asked for, the table of its layers."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from fogconv.cli.output.answer import answer_lines
+from fogconv.cli.output.result import Result
+from fogconv.cli.output.summary import LABEL, summary_lines
+from fogconv.cli.output.tables.layers import layer_table, legend
+
+
+def print_report(
+    result: Result, *, out: TextIO, alone: bool = False, layers: bool = False, width: int | None = None
+) -> None:
+    """``width`` in columns; None: the terminal's, 80 where there is none. ``alone``: mpirun started one rank only."""
+    console = Console(file=out, highlight=False, width=width)
+    for line in answer_lines(result, console.width):
+        console.print(Text(line, "" if line.startswith(" ") else "bold"))
+    console.print()
+    for line in summary_lines(result, console.width, alone=alone):
+        console.print(Text.assemble((line[:LABEL], "dim"), line[LABEL:]))
+    if layers:
+        console.print()
+        console.print(Text(legend(result.scheme), style="dim"))
+        console.print(layer_table(result.layers, result.scheme))

@@ -1,0 +1,148 @@
+"""Summary: what a run took, who did what, and what happened, in at most a dozen lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fogconv.cli.output.ellipsis import cut, fold
+from fogconv.cli.output.figures import byte_count
+from fogconv.cli.output.result import Result
+
+MOST_LINES = 12
+LABEL = 12
+"""Columns of what stands before each line."""
+MOST_NAMED = 8
+"""Workers whose shares are given one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """``most``: lines that its text may take where there is room for them, which goes to the least ``rank`` first."""
+
+    label: str
+    text: str
+    most: int = 1
+    rank: int = 0
+
+
+def summary_lines(result: Result, width: int, *, alone: bool = False) -> list[str]:
+    """No more than MOST_LINES, none wider than ``width``. ``alone``: mpirun started one rank only."""
+    items = list(_items(result, alone))
+    items += _events(result.events, MOST_LINES - len(items))
+    folded = [fold(item.text, width - LABEL, item.most) for item in items]
+    spare = MOST_LINES - len(items)
+    lines = {}
+    for index in sorted(range(len(items)), key=lambda index: items[index].rank):
+        more = min(spare, len(folded[index]) - 1)
+        spare -= more
+        lines[index] = fold(items[index].text, width - LABEL, 1 + more)
+    return [
+        f"{'' if number else item.label:{LABEL}}{line}"
+        for index, item in enumerate(items)
+        for number, line in enumerate(lines[index])
+    ]
+
+
+def _items(result: Result, alone: bool) -> Iterator[Item]:
+    yield Item("model", f"{result.model}, weights: {result.weights}", most=2 if result.weights_are_random else 1, rank=3)
+    yield Item("latency", _latency(result))
+    if result.torch_latency_s is not None and result.max_abs_error is not None:
+        speedup = result.torch_latency_s / result.latency_s
+        yield Item("torch", f"{_ms(result.torch_latency_s)} alone on the master: speedup {speedup:.2f}")
+        yield Item(
+            "difference",
+            f"at most {result.max_abs_error:.2e} from torch's output, whose values reach {result.max_abs_reference:.3g}",
+        )
+    if result.work is not None:
+        yield Item("work", f"{shares(result.work.shares)} of the multiply-adds", most=2, rank=2)
+        yield Item("traffic", _traffic(result.work.sent_bytes, result.wire))
+    yield Item("scheme", _scheme(result))
+    yield Item("cluster", _cluster(result, alone), most=2, rank=0)
+    if result.outlook is not None:
+        there = result.outlook
+        yield Item(
+            "simulated",
+            f"{there.ranks} computers like this on {there.bits_per_s / 1e9:g} Gbit/s links: {_ms(there.together_s)}; "
+            f"one alone: {_ms(there.alone_s)}{_gain(there.alone_s / there.together_s)}",
+            most=2,
+            rank=1,
+        )
+    if result.frames_per_s is not None:
+        yield Item("stream", f"{result.job.stream} frames, several in flight: {result.frames_per_s:.2f} frames/s")
+
+
+def _events(events: Sequence[str], room: int) -> list[Item]:
+    """What happened, a line or more for each; where there are too many for the room, their number."""
+    if len(events) <= room:
+        shown = list(events)
+    elif room > 1:
+        shown = [*events[: room - 1], f"and {len(events) - room + 1} more, in --json"]
+    else:
+        shown = [f"{len(events)}, in --json"]
+    return [Item("" if number else "events", text, MOST_LINES, 4 + number) for number, text in enumerate(shown)]
+
+
+def _latency(result: Result) -> str:
+    runs = len(result.runs_s) or result.job.repeat
+    text = f"{_ms(result.latency_s)}, median of {runs} warm run{'s' if runs > 1 else ''}"
+    if runs > 1 and result.runs_s:
+        least, most = (_ms(seconds).removesuffix(" ms") for seconds in (min(result.runs_s), max(result.runs_s)))
+        text = f"{_ms(result.latency_s)}, median of {runs} warm runs ({least} to {most})"
+    return text if result.predicted_s is None else f"{text}; predicted {_ms(result.predicted_s)}"
+
+
+def shares(part_of: Mapping[int, float]) -> str:
+    """ "master 34 %, worker 1 33 %, worker 2 33 %"; a large cluster's workers together."""
+    master = f"master {100 * part_of.get(0, 0.0):.0f} %"
+    workers = {rank: part for rank, part in part_of.items() if rank}
+    if not workers:
+        return master
+    parts = [f"{100 * part:.0f}" for part in workers.values()]
+    if len(workers) == 1:
+        return f"{master}, worker {next(iter(workers))} {parts[0]} %"
+    if len(workers) <= MOST_NAMED:
+        first, last = min(workers), max(workers)
+        names = f"{first} to {last}" if len(workers) == last - first + 1 > 2 else ", ".join(str(rank) for rank in workers)
+        return f"{master}, workers {names}: {', '.join(parts)} %"
+    least, most = 100 * min(workers.values()), 100 * max(workers.values())
+    return f"{master}, {len(workers)} workers {least:.1f} to {most:.1f} % each"
+
+
+def _scheme(result: Result) -> str:
+    out, every = sum(layer.distributed for layer in result.layers), len(result.layers)
+    if not out:
+        return f"{result.scheme}: all {every} convolutions stay on the master"
+    some = f"all {every} convolutions" if out == every else f"{out} of {every} convolutions"
+    forced = result.scheme == "star" and result.job.plan_options.threshold == 0
+    return f"{result.scheme}: {some} distributed" + (", forced by --threshold 0" if forced else "")
+
+
+def _traffic(sent_bytes: float, wire: str) -> str:
+    if not sent_bytes:
+        return "nothing sent"
+    about = "" if wire in ("fp32", "fp16", "bf16") else "about "  # the others depend on the values
+    count = byte_count(sent_bytes)
+    amount = f"{count} " if count[-1].isdigit() else f"{count[:-1]} {count[-1]}"
+    return f"{about}{amount}B sent between the ranks per inference, as {wire}"
+
+
+def _cluster(result: Result, alone: bool) -> str:
+    if alone:
+        return "mpirun started one rank (-n 1): the master runs alone"
+    if not result.workers:
+        return "the master alone"
+    workers = "1 worker" if result.workers == 1 else f"{result.workers} workers"
+    way = result.cluster.partition("://")[0] if "://" in result.cluster else cut(result.cluster, 30)
+    text = f"1 master + {workers}"
+    if way == "inproc":
+        return f"{text} in this process"
+    return f"{text} over {way}" + (f" share one machine's {result.machine}: no gain" if result.machine else "")
+
+
+def _gain(ratio: float) -> str:
+    return " (sending costs as much as it saves)" if ratio < 1.02 else f" ({ratio:.2f} times as fast)"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.{1 if seconds < 0.99995 else 0}f} ms"

@@ -1,0 +1,1 @@
+"""Tables, each fit to the width of the screen."""

@@ -1,0 +1,57 @@
+"""What `fogconv plan` prints: the layers, then what each rank sends and holds."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fogconv.analysis.forecast import Forecast
+from fogconv.cli.output.ellipsis import Name
+from fogconv.cli.output.figures import byte_count, milliseconds
+from fogconv.cli.output.tables.table import figures_table
+
+LEGEND = (
+    "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
+    "computing, sum: bringing partial results together, total: all three. split: how the layer is cut and over how "
+    "many ranks; home: the master does it."
+)
+
+
+def print_plan(forecast: Forecast, described: str, *, out: TextIO, width: int | None = None) -> None:
+    """``described``: the devices and links, in a sentence. ``width`` in columns; None: the terminal's."""
+    plan = forecast.plan
+    console = Console(file=out, highlight=False, width=width)
+    console.print(Text.assemble((plan.graph, "bold"), f" on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
+    console.print(Text(LEGEND, style="dim"))
+    console.print(_layers(forecast))
+    console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
+    console.print(_ranks(forecast))
+    predicted = "unknown" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms"
+    console.print(
+        f"predicted {predicted} an inference; the busiest card takes {byte_count(forecast.busiest_card_bytes)}B one way"
+    )
+
+
+def _layers(forecast: Forecast) -> Table:
+    table = figures_table("layer", "c→f or c, h×w", "split", "move", "edge", "sum", "total")
+    for layer in forecast.layers:
+        if layer.mode == "relabel":
+            continue
+        terms = layer.predicted
+        moved = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
+        summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
+        cells = (moved, terms.get("edge_s"), summed, terms.get("total_s"))
+        split = layer.split or ("torch" if layer.mode == "host" else "home")
+        table.add_row(Name(layer.name), layer.shape, split, *(milliseconds(cell) for cell in cells))
+    return table
+
+
+def _ranks(forecast: Forecast) -> Table:
+    table = figures_table("rank", "sent", "received", "weights", "maps")
+    for rank in forecast.ranks:
+        figures = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
+        table.add_row(Name(f"{rank.rank}: {rank.device}"), *(f"{byte_count(figure)}B" for figure in figures))
+    return table

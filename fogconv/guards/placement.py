@@ -1,0 +1,66 @@
+"""How a layer's placement gets its Guard, and what the guard's ranks read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from fogconv.ir.geometry import Region
+from fogconv.ir.graph import Conv, Layer, LayerGraph
+from fogconv.ir.guard import Guard, Protection
+from fogconv.ir.layout import MASTER
+from fogconv.ir.plan import Placement
+from fogconv.ir.shard import Work, conv_grid
+
+LEAST_PATIENCE_S = 0.05
+"""Below this a system's own hiccups would count as stalls."""
+
+
+def guardable(layer: Layer, placement: Placement) -> bool:
+    """Whether this layer can be guarded: the star's convs. The master has their input, and gets every piece."""
+    return isinstance(layer, Conv) and placement.mode == "star"
+
+
+def guard_placement(
+    layer: Layer,
+    placement: Placement,
+    protection: Protection,
+    *,
+    coder: int | None = None,
+    ranks: Sequence[int] = (),
+    weights: Sequence[float] = (),
+) -> Placement:
+    """The same placement with its pieces raw and guarded; as it is, where it can't be guarded or all of it is the master's.
+
+    A code (of rank ``coder``) sums pieces of one input: with it, a dense conv is split by output channels among ``ranks``
+    as the ``weights`` say. Other convs get no code.
+    """
+    if not (protection and guardable(layer, placement)):
+        return placement
+    assert isinstance(layer, Conv)
+    work = tuple(replace(one, raw=True) for one in placement.work)
+    split = placement.split
+    if coder is not None and layer.spec.groups == 1:
+        work = tuple(Work(shard.rank, shard.output, raw=True) for shard in conv_grid(layer.spec, ranks, 1, weights))
+        split = f"output:{len(work)}+1"
+    else:
+        coder = None
+    if all(one.rank == MASTER for one in work):
+        return placement
+    patience_s = max(LEAST_PATIENCE_S, protection.patience * placement.predicted["total_s"]) if protection.patience else 0.0
+    return replace(placement, work=work, split=split, guard=Guard(protection.verify, coder, patience_s))
+
+
+def extra_reads(graph: LayerGraph, layer: Layer, placement: Placement) -> Iterator[tuple[int, int, Region]]:
+    """(rank, tensor, region) of what is read for a layer's guard, beside what its work reads.
+
+    The master reads what every piece does, to make up for it; the coder reads all.
+    """
+    guard = placement.guard
+    if guard is None:
+        return
+    for work in placement.work:
+        for tensor, region in layer.needs(graph.tensors, work):
+            yield MASTER, tensor, region
+            if guard.code is not None:
+                yield guard.code, tensor, graph.tensors[tensor].region

@@ -1,0 +1,105 @@
+"""Layer steps: the step that computes one rank's part of a layer, by the layer's type.
+
+A maker gets the builder (for weights and the graph), the layer, the work, what the work reads in the order of
+``layer.needs``, and the place of the result. It returns the step; whoever calls it appends it to the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from fogconv.ir import graph as layers
+from fogconv.ir import program as step
+from fogconv.ir.geometry import Region
+from fogconv.ir.program import Activation, AnyStep
+from fogconv.ir.shard import Work
+from fogconv.lowering.buffers import Held, shuffled
+from fogconv.lowering.program_builder import ProgramBuilder
+
+Maker = Callable[[ProgramBuilder, Any, Work, Sequence[Held], Held], AnyStep]
+
+
+def activation_of(name: str | None) -> Activation | None:
+    return cast("Activation | None", name)
+
+
+def _conv(b: ProgramBuilder, layer: layers.Conv, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    shard = layer.shard(work)
+    weight = b.weight(work.rank, layer.weight, (shard.filters.slice(), shard.depth.slice()))
+    bias = None
+    if layer.bias is not None and shard.bears_bias:
+        bias = b.weight(work.rank, layer.bias, (shard.filters.slice(),))
+    residual = inputs[1] if len(inputs) > 1 else None
+    return step.Conv(
+        b.index,
+        shard.spec,
+        weight,
+        bias,
+        None if layer.is_partial(work) else activation_of(layer.activation),
+        inputs[0].buffer,
+        inputs[0].place,
+        out.buffer,
+        out.place,
+        None if residual is None else residual.buffer,
+        None if residual is None else residual.place,
+    )
+
+
+def _pool(b: ProgramBuilder, layer: layers.Pool, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    return step.Pool(b.index, layer.spec, source.buffer, source.place, out.buffer, out.place)
+
+
+def _global_pool(b: ProgramBuilder, layer: layers.GlobalPool, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    whole = b.graph.tensors[layer.source]
+    return step.GlobalPool(b.index, source.buffer, source.place, out.buffer, out.place, whole.height * whole.width)
+
+
+def _add(b: ProgramBuilder, layer: layers.Add, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    buffers, places = _all(inputs)
+    return step.Add(b.index, buffers, places, out.buffer, out.place, activation_of(layer.activation))
+
+
+def _affine(b: ProgramBuilder, layer: layers.Affine, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    scale, shift = (
+        None if key is None else b.weight(work.rank, key, (work.output.channels.slice(),))
+        for key in (layer.scale, layer.shift)
+    )
+    activation = activation_of(layer.activation)
+    return step.Affine(b.index, source.buffer, source.place, out.buffer, out.place, scale, shift, activation)
+
+
+def _elementwise(b: ProgramBuilder, layer: layers.Elementwise, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    buffers, places = _all(inputs)
+    return step.Elementwise(b.index, layer.op, buffers, places, out.buffer, out.place, layer.parameters)
+
+
+def _gate(b: ProgramBuilder, layer: layers.Gate, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    source, gate = inputs
+    return step.Gate(b.index, source.buffer, source.place, gate.buffer, gate.place, out.buffer, out.place)
+
+
+def _shuffle(b: ProgramBuilder, layer: layers.Shuffle, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    channels = shuffled(layer, b.graph.tensors[layer.source].channels)[work.output.channels.slice()]
+    return step.Permute(b.index, source.buffer, source.place, out.buffer, out.place, channels)
+
+
+def _all(inputs: Sequence[Held]) -> tuple[tuple[int, ...], tuple[Region, ...]]:
+    return tuple(held.buffer for held in inputs), tuple(held.place for held in inputs)
+
+
+MAKERS: Mapping[type[Any], Maker] = {
+    layers.Conv: _conv,
+    layers.Pool: _pool,
+    layers.GlobalPool: _global_pool,
+    layers.Add: _add,
+    layers.Affine: _affine,
+    layers.Elementwise: _elementwise,
+    layers.Gate: _gate,
+    layers.Shuffle: _shuffle,
+}
+"""Every type of layer that workers compute. (A Host layer runs in torch, and a layer that relabels in no program.)"""

@@ -1,0 +1,50 @@
+"""SchemeOptions: what a scheme is told beside the model and the cluster. Each has one default and one check, here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from fogconv.errors import InputError
+from fogconv.guards.protection import check_wire
+from fogconv.ir.guard import Protection
+from fogconv.ir.program import Wire
+from fogconv.speedup.trigger import DEFAULT_THRESHOLD, DEFAULT_TRIGGER, Trigger, check_threshold
+
+LOSSLESS: Literal["lossless"] = "lossless"
+
+WIRES: tuple[str, ...] = (*get_args(Wire), LOSSLESS)
+"""The ways to code activations, and "lossless" for the best of those that lose nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemeOptions:
+    """``trigger``, ``threshold``, ``master_computes``, ``even`` and ``protection`` are the star's, ``wire`` is for every
+    scheme. Raises InputError for what is not possible."""
+
+    trigger: str = DEFAULT_TRIGGER
+    """Which convs are distributed: see `fogconv.speedup.trigger`."""
+    threshold: float = DEFAULT_THRESHOLD
+    """What S and the estimate have to beat: 0 distributes every conv, inf none."""
+    master_computes: bool = True
+    """The master computes a share, too."""
+    even: bool = False
+    """Equal shares instead of shares by measured rate."""
+    wire: str = "fp32"
+    """How activations travel: one of WIRES."""
+    protection: Protection = Protection()
+    """Check, code, or do not wait for what workers compute (`fogconv.ir.guard`)."""
+
+    def __post_init__(self) -> None:
+        Trigger.parse(self.trigger)
+        check_threshold(self.threshold)
+        if self.wire not in WIRES:
+            raise InputError(f"wire {self.wire!r} is not known; it is one of {', '.join(WIRES)}")
+        check_wire(self.protection, self.wire)
+
+    @property
+    def coding(self) -> Wire:
+        """The wire, where it says how; "lossless" says so only when `fogconv.planning.planner.settled` has chosen."""
+        if self.wire == LOSSLESS:
+            raise InputError("the wire is lossless, and it has not been chosen yet which of those that are")
+        return cast("Wire", str(self.wire))

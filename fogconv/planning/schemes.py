@@ -1,0 +1,70 @@
+"""The schemes: the one table of them. A scheme is a function that makes a plan, and a line of help.
+
+The command line lists what stands here, `fogconv.planning.planner.plan` plans with it, tests and benches go through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Self
+
+from fogconv.errors import InputError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.plan import Plan
+from fogconv.planning.scheme_options import SchemeOptions
+from fogconv.planning.search import search
+from fogconv.planning.star import plan_star
+from fogconv.planning.strategies.family import Scheme as Paths
+
+Planner = Callable[[LayerGraph, Topology, SchemeOptions], Plan]
+"""Raises PlannerError when the weights fit into no rank's memory limit, InputError for options that it can't follow."""
+
+
+def _searched(paths: Paths) -> Planner:
+    def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
+        return search(graph, topology, paths, options.coding)
+
+    return planner
+
+
+def _cheapest(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
+    """Of the schemes that can do what is asked for: where guards are, that is the star."""
+    planner = plan_star if options.protection else _searched("auto")
+    return planner(graph, topology, options)
+
+
+class Scheme(StrEnum):
+    """``Scheme.ROWS.planner(graph, topology, options)`` makes a plan.
+
+    ``help`` is its line for the command line. ``guarded``: it can do what --verify, --redundancy and --patience ask for.
+    """
+
+    help: str
+    planner: Planner
+    guarded: bool
+
+    def __new__(cls, name: str, help: str, planner: Planner, guarded: bool = False) -> Self:
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.help, member.planner, member.guarded = help, planner, guarded
+        return member
+
+    @classmethod
+    def named(cls, name: str) -> Scheme:
+        """Raises InputError for an unknown one."""
+        for scheme in cls:
+            if scheme == name:
+                return scheme
+        raise InputError(f"scheme {name!r} is not known; it is one of {', '.join(cls)}")
+
+    AUTO = "auto", "the cheapest of all paths", _cheapest, True
+    STAR = "star", "the paper's, layer by layer from the master and back", plan_star, True
+    DEPTH = "depth", "by channels, so that the weights are dealt out", _searched("depth")
+    ROWS = "rows", "by rows of the maps, with halos", _searched("rows")
+    LOCAL = "local", "the master alone", _searched("local")
+
+
+DISTRIBUTED = tuple(scheme for scheme in Scheme if scheme is not Scheme.LOCAL)
+"""All that use the workers."""

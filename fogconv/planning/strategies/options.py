@@ -1,0 +1,125 @@
+"""Options: what each layer of a graph can be done by, of all families, with its price.
+
+A new family is a file with a `Family` in this package and an entry in FAMILIES; a new mode needs nothing else as long as
+`needs` says what its work reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fogconv.errors import GeometryError
+from fogconv.ir.geometry import Region
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.layout import Layout, transfers
+from fogconv.ir.shard import Work
+from fogconv.lowering.overlap import hidden_share
+from fogconv.planning.cost import Prices
+from fogconv.planning.layout_table import LayoutBook
+from fogconv.planning.strategies.channels import CHANNELS
+from fogconv.planning.strategies.copies import COPIES
+from fogconv.planning.strategies.family import Family, Scheme, Way
+from fogconv.planning.strategies.home import HOME
+from fogconv.planning.strategies.option import Option, weight_elements
+from fogconv.planning.strategies.rows import ROWS
+from fogconv.planning.strategies.shares import Shares
+
+FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS)
+"""In this order: of options that cost the same the first is taken."""
+
+
+class Options:
+    """All options of all layers of a graph, for one scheme on one cluster; ``members`` are the ranks that get work (all).
+
+    ``drifting``: see `Shares`.
+    """
+
+    def __init__(
+        self,
+        graph: LayerGraph,
+        prices: Prices,
+        book: LayoutBook,
+        scheme: Scheme,
+        members: Sequence[int] | None = None,
+        *,
+        drifting: bool = False,
+    ) -> None:
+        self._graph = graph
+        self._prices = prices
+        self._book = book
+        self._scheme = scheme
+        self._shares = Shares(graph, prices.topology, members, dealt=scheme == "depth", drifting=drifting)
+
+    def of(self, layer: Layer) -> tuple[Option, ...]:
+        """At least the one at home. Options that this geometry does not allow are left out."""
+        found = (
+            self._priced(layer, way, kind)
+            for family in self._families(layer)
+            for way in family.ways(layer, self._shares)
+            for kind in way.kinds
+        )
+        return tuple(option for option in found if option is not None)
+
+    def _families(self, layer: Layer) -> Sequence[Family]:
+        if isinstance(layer, Host) or self._scheme == "local" or len(self._shares.members) < 2:
+            return (HOME,)
+        single_pixel = self._graph.tensors[layer.target].shape[2:] == (1, 1)
+        return [family for family in FAMILIES if family.serves(self._scheme, single_pixel)]
+
+    def whole_on_master(self, tensor: int) -> int:
+        return self._book.number(self._shares.layout(tensor, "M"))
+
+    def _priced(self, layer: Layer, way: Way, kind: str) -> Option | None:
+        ranks, works = self._shares.ranks, tuple(way.work)
+        needed: dict[int, list[tuple[Region, ...]]] = {}
+        stored = [0] * ranks
+        try:
+            for work in works:
+                for tensor, region in layer.needs(self._graph.tensors, work):
+                    needed.setdefault(tensor, [()] * ranks)[work.rank] = (region,)
+                if isinstance(layer, Conv):
+                    stored[work.rank] += weight_elements(layer, work)
+            edge_s = self._prices.slowest_s(layer, works)
+        except GeometryError:  # a part would read nothing but padding, or cut a group
+            return None
+        if isinstance(layer, Host):
+            return Option(way.mode, works, self._numbers(needed), -1, None, edge_s, 0.0, None, tuple(stored))
+        partial = any(layer.is_partial(work) for work in works)
+        if not partial:
+            # A split by input channels over so few that one rank has them all is no split.
+            if kind:
+                return None
+            number = self._book.number(Layout(_made(works, ranks)))
+            hidden_s = 0.0
+            if isinstance(layer, Conv) and way.overlaps:
+                hidden_s = edge_s * hidden_share(layer.spec, min(len(work.output.rows) for work in works))
+            return Option(way.mode, works, self._numbers(needed), number, None, edge_s, 0.0, None, tuple(stored), hidden_s)
+        target = self._shares.layout(layer.target, kind)
+        held = Layout(_made(works, ranks), partial=True)
+        traffic = self._prices.traffic(transfers(held, target))
+        finish_s = max(
+            self._prices.finish_s(rank, box, len(works)) for rank, boxes in enumerate(target.regions) for box in boxes
+        )
+        if isinstance(layer, Conv) and layer.residual is not None:
+            needed[layer.residual] = list(target.regions)
+        return Option(
+            way.mode,
+            works,
+            self._numbers(needed),
+            self._book.number(target),
+            target,
+            edge_s,
+            traffic.seconds + finish_s,
+            traffic,
+            tuple(stored),
+        )
+
+    def _numbers(self, needed: dict[int, list[tuple[Region, ...]]]) -> tuple[tuple[int, int], ...]:
+        return tuple((tensor, self._book.number(Layout(tuple(regions)))) for tensor, regions in needed.items())
+
+
+def _made(works: Sequence[Work], ranks: int) -> tuple[tuple[Region, ...], ...]:
+    made: list[tuple[Region, ...]] = [()] * ranks
+    for work in works:
+        made[work.rank] = (*made[work.rank], work.output)
+    return tuple(made)

@@ -1,0 +1,62 @@
+"""Rows: each rank makes some of the output's rows, or sums up some of the input's.
+
+mode         needs                  gives
+rows         Shard(H) with halo     Shard(H)
+sums         Shard(H)               Partial → On(0), Replicate or Shard(C)     (global pooling)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fogconv.ir.geometry import Region, Span
+from fogconv.ir.graph import Host, Layer
+from fogconv.ir.shard import Work
+from fogconv.planning.strategies.family import Family, Way
+from fogconv.planning.strategies.shares import Shares
+
+MOST_OVERLAP = 3
+"""What three 3×3 convs in a row reach beyond a rank's own rows."""
+
+
+def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
+    assert not isinstance(layer, Host)
+    whole = shares.graph.tensors[layer.target].region
+    if whole.shape[1:] != (1, 1):
+        height = len(whole.rows)
+        for spans in dict.fromkeys((shares.row_spans(height), shares.aligned_spans(height))):
+            fewest = min(len(span) for span in spans if span)
+            for overlap in range(1 + min(MOST_OVERLAP, fewest // 2)):
+                yield Way("rows", _overlapping(whole, spans, overlap), overlaps=True)
+            drift = shares.drift(layer)
+            if 0 < drift < fewest:
+                yield Way("rows", _overlapping(whole, _drifted(spans, drift), 0), overlaps=True)
+    if layer.by_sums:
+        spans = shares.row_spans(shares.graph.tensors[layer.reads[0]].height)
+        yield Way("sums", [Work(rank, whole, rows=span) for rank, span in enumerate(spans) if span], ("M", "R", "C"))
+
+
+def _drifted(spans: Sequence[Span], rows: int) -> tuple[Span, ...]:
+    """All cuts moved down by so many rows.
+
+    Where a conv's input is cut above and its output there, all that a rank lacks comes from the one neighbour below, in one
+    message and not in one from either; the next such conv may move the cuts back, with what comes from above. The 1×1
+    between them, and the sum with what was cut above, are done where the cuts are.
+    """
+    first, last = (next(i for i in order if spans[i]) for order in (range(len(spans)), reversed(range(len(spans)))))
+    return tuple(
+        span and Span(span.start + (rows if i != first else 0), span.stop + (rows if i != last else 0))
+        for i, span in enumerate(spans)
+    )
+
+
+def _overlapping(whole: Region, spans: Sequence[Span], overlap: int) -> list[Work]:
+    """Each rank's rows, and ``overlap`` of its neighbours' on either side."""
+    return [
+        Work(rank, whole.with_rows(Span(span.start - overlap, span.stop + overlap) & whole.rows))
+        for rank, span in enumerate(spans)
+        if span
+    ]
+
+
+ROWS = Family(_ways, frozenset(("auto", "rows")))

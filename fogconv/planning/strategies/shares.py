@@ -1,0 +1,90 @@
+"""Shares: who gets which channels and rows of a graph's tensors, on one cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import Span
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
+from fogconv.ir.shard import level, split, split_channels
+
+UNITS_PER_RANK = 4
+"""Aligned cuts fall on multiples of 1/4 of a rank's share or less, so that no rank has more than a quarter too much."""
+
+
+class Shares:
+    """``members`` are the ranks that get work.
+
+    ``dealt``: the scheme deals the weights out instead of copying them. ``drifting``: rows may be cut elsewhere behind
+    every conv, and not only between two that need their neighbours' rows.
+    """
+
+    def __init__(
+        self, graph: LayerGraph, topology: Topology, members: Sequence[int] | None, *, dealt: bool, drifting: bool
+    ) -> None:
+        self.graph = graph
+        self.ranks = len(topology)
+        self.members = list(topology.ranks) if members is None else sorted(members)
+        self.dealt = dealt
+        self.drifting = drifting
+        rates = level([topology.rate(rank) for rank in topology.ranks])
+        self._weights = [rate if rank in self.members else 0.0 for rank, rate in enumerate(rates)]
+        self.conv_weights = sum(conv.spec.weight_elements for conv in graph.convs if not conv.linear)
+        self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
+        self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
+        self.channel_spans = cache(self._channel_spans)
+
+    def layout(self, tensor: int, kind: str) -> Layout:
+        """M (on the master), R (replicated), C (channels) or H (rows) of a tensor."""
+        whole = self.graph.tensors[tensor].region
+        match kind:
+            case "M":
+                return on(0, whole, self.ranks)
+            case "R":
+                return replicate(whole, self.ranks, self.members)
+            case "C":
+                return shard_channels(whole, self.channel_spans(tensor))
+            case _:
+                return shard_rows(whole, self.row_spans(len(whole.rows)))
+
+    def _channel_spans(self, tensor: int) -> tuple[Span, ...]:
+        """How a tensor's channels are dealt out: along whole groups where a grouped conv makes it."""
+        layer = self._producer.get(tensor)
+        if isinstance(layer, Conv) and layer.spec.groups > 1 and not layer.spec.depthwise:
+            per_group = layer.spec.out_channels // layer.spec.groups
+            spans = split(layer.spec.groups, self._weights)
+            return tuple(Span(span.start * per_group, span.stop * per_group) for span in spans)
+        return split_channels(self.graph.tensors[tensor].channels, self._weights)
+
+    def row_spans(self, height: int) -> tuple[Span, ...]:
+        """What is left over goes to the last ranks: the first has the start and the end of an inference to see to. Where one
+        row more is twice the work, it goes to the outermost, which have one neighbour to talk to and not two."""
+        order = list(reversed(range(self.ranks)))
+        if height < 2 * len(self.members):
+            ends = {rank: min(i, len(self.members) - 1 - i) for i, rank in enumerate(self.members)}
+            order.sort(key=lambda rank: ends.get(rank, self.ranks))
+        return split(height, self._weights, order=order)
+
+    def aligned_spans(self, height: int) -> tuple[Span, ...]:
+        """Cut where the map still has a cut after it was halved a few times: a stride of 2 then moves no row."""
+        units = height
+        while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * len(self.members):
+            units //= 2
+        size = height // units
+        return tuple(Span(span.start * size, span.stop * size) for span in self.row_spans(units))
+
+    def drift(self, layer: Layer) -> int:
+        """By how many rows the cuts may move down behind this layer; 0 for not at all."""
+        if self.drifting and isinstance(layer, Conv) and layer.spec.stride[0] == 1:
+            return max(1, halo(layer))
+        return halo(layer) if layer.target in self._haloed else 0  # type: ignore[union-attr]
+
+
+def halo(layer: Layer) -> int:
+    """Rows of its input beyond its own that a conv of stride 1 reads on either side."""
+    if not isinstance(layer, Conv) or layer.spec.stride[0] != 1:
+        return 0
+    return layer.spec.dilation[0] * (layer.spec.kernel[0] - 1) // 2

@@ -1,0 +1,38 @@
+"""What each rank does, counted from its program."""
+
+from __future__ import annotations
+
+import pytest
+
+from fogconv.analysis.simulation.outlook import outlook
+from fogconv.analysis.workload import workload
+from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import Conv
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from tests import seeded_models as models
+
+GRAPH = models.graph("squeezenet1_1", 64)
+MACS = sum(layer.spec.macs for layer in GRAPH.layers if isinstance(layer, Conv))
+
+
+def test_the_master_alone_does_all_and_sends_nothing() -> None:
+    topology = Topology.uniform(3, 1e9, 1e8)
+    found = workload(lower(GRAPH, plan(GRAPH, topology, PlanOptions("local"))).programs)
+    assert found.macs[0] == MACS and found.sent_bytes == 0
+    assert found.shares == {0: 1.0, 1: 0.0, 2: 0.0}
+
+
+def test_a_plan_over_rows_shares_all_of_the_work() -> None:
+    topology = Topology.uniform(3, 1e9, 1e9)
+    found = workload(lower(GRAPH, plan(GRAPH, topology, PlanOptions("rows"))).programs)
+    assert sum(found.macs.values()) >= MACS and sum(found.shares.values()) == pytest.approx(1.0)
+    assert all(share > 0.2 for share in found.shares.values()) and found.sent_bytes > 0
+
+
+def test_slow_devices_gain_by_a_gigabit_and_fast_ones_do_not() -> None:
+    slow, fast = (Topology.uniform(1, rate, 1e9).devices[0] for rate in (1e9, 1e13))
+    found = outlook(GRAPH, slow, 4)
+    assert found.ranks == 4 and found.alone_s > 1.5 * found.together_s > 0
+    assert outlook(GRAPH, fast, 4).together_s == pytest.approx(outlook(GRAPH, fast, 4).alone_s, rel=0.05)

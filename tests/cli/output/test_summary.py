@@ -1,0 +1,81 @@
+"""A dozen lines at most: what a run took, who did what, what happened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from fogconv.cli.output.summary import MOST_LINES, shares, summary_lines
+from tests.cli.output.examples import RANDOM, result
+
+EVENT = "worker 3 at tcp://10.0.0.3:5555 on pi3 is lost: it said nothing for 0.9 s; the inference ran again on 3 workers"
+
+
+def test_the_summary_of_a_full_run() -> None:
+    assert summary_lines(result(), 80) == [
+        "model       densenet121, weights: pretrained: ImageNet",
+        "latency     39.9 ms, median of 3 warm runs (38.1 to 45.1); predicted 49.3 ms",
+        "torch       20.1 ms alone on the master: speedup 0.50",
+        "difference  at most 1.05e-05 from torch's output, whose values reach 11.1",
+        "work        master 50 %, workers 1 to 4: 12, 12, 12, 12 % of the multiply-adds",
+        "traffic     about 18.9 MB sent between the ranks per inference, as zstd",
+        "scheme      star: all 1 convolutions distributed, forced by --threshold 0",
+        "cluster     1 master + 4 workers over mpi share one machine's 2 cores: no gain",
+        "simulated   5 computers like this on 1 Gbit/s links: 10.7 ms; one alone: 21.4 ms",
+        "            (2.00 times as fast)",
+        "stream      9 frames, several in flight: 31.20 frames/s",
+    ]
+
+
+def test_a_plain_run_says_only_what_was_asked_for() -> None:
+    labels = [line.split()[0] for line in summary_lines(result(full=False, cluster="inproc"), 80)]
+    assert labels == ["model", "latency", "work", "traffic", "scheme", "cluster"]
+
+
+def test_a_loss_is_shown_in_full_where_there_is_room() -> None:
+    shown = summary_lines(result(full=False, events=(EVENT,)), 80)
+    assert " ".join(" ".join(shown).split()).endswith(EVENT)
+
+
+def test_more_events_than_room_are_counted() -> None:
+    shown = summary_lines(result(events=(EVENT,) * 30), 80)
+    assert len(shown) == MOST_LINES and "in --json" in shown[-1]
+
+
+def test_alone_under_mpirun() -> None:
+    assert any("the master runs alone" in line for line in summary_lines(result(), 80, alone=True))
+
+
+@given(
+    st.integers(40, 200),
+    st.lists(st.text(st.characters(codec="ascii", categories=("L", "Z", "P")), min_size=1, max_size=300), max_size=40),
+    st.sampled_from([0, 1, 2, 4, 63, 1023]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_never_more_than_a_dozen_lines_nor_a_wide_one(
+    width: int, events: list[str], workers: int, full: bool, random: bool
+) -> None:
+    shown = result(events=tuple(events), workers=workers, full=full, weights=RANDOM if random else "pretrained")
+    shown = replace(shown, cluster="tcp://" + "pi4:5555," * workers if workers % 2 else "mpi")
+    lines = summary_lines(shown, width)
+    assert len(lines) <= MOST_LINES
+    assert all(cell_len(line) <= width for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({0: 1.0}, "master 100 %"),
+        ({0: 0.4, 1: 0.6}, "master 40 %, worker 1 60 %"),
+        ({0: 0.4, 1: 0.3, 2: 0.3}, "master 40 %, workers 1, 2: 30, 30 %"),
+        ({0: 0.4, 1: 0.2, 3: 0.2, 4: 0.2}, "master 40 %, workers 1, 3, 4: 20, 20, 20 %"),
+        ({0: 0.1, **dict.fromkeys(range(1, 10), 0.1)}, "master 10 %, 9 workers 10.0 to 10.0 % each"),
+    ],
+)
+def test_the_share_of_every_rank_is_one_line(parts: dict[int, float], text: str) -> None:
+    assert shares(parts) == text

@@ -1,0 +1,32 @@
+"""Executors by name, and that every step is known to the one that there is."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from fogconv.cluster.executor.executable import BINDERS, Executable
+from fogconv.cluster.executor.executors import EXECUTORS, executor
+from fogconv.cluster.executor.map_steps import KERNELS
+from fogconv.errors import InputError
+from fogconv.ir import graph as layers
+from fogconv.ir import program as steps
+from fogconv.lowering.layer_steps import MAKERS
+
+
+def test_executors_are_known_by_name() -> None:
+    assert executor() is executor("numba") is Executable
+    with pytest.raises(InputError, match="numba"):
+        executor("abacus")
+    assert set(EXECUTORS) == {"numba"}
+
+
+def test_every_step_has_a_binder_and_every_map_step_a_kernel() -> None:
+    assert set(BINDERS) == set(get_args(steps.AnyStep))
+    assert set(KERNELS) == set(get_args(steps.MapStep))
+
+
+def test_every_layer_that_workers_compute_has_a_maker_of_its_step() -> None:
+    computed = {layer for layer in get_args(layers.Layer) if layer is not layers.Host and not layer.relabels}
+    assert set(MAKERS) == computed

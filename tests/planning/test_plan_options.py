@@ -1,0 +1,61 @@
+"""PlanOptions: one check each, which names what is possible; and every scheme of the table makes a plan of its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fogconv.errors import InputError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.guard import Protection
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan, settled
+from fogconv.planning.scheme_options import WIRES
+from fogconv.planning.schemes import DISTRIBUTED, Scheme
+from tests.cluster.fault_cluster import network
+
+FAST = Topology.uniform(4, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scheme": "ring"}, ", ".join(Scheme)),
+        ({"wire": "fp8"}, ", ".join(WIRES)),
+        ({"trigger": "maybe"}, "channels:N"),
+        ({"threshold": -1.0}, "0 .*, a positive number, or inf"),
+        ({"threshold": float("nan")}, "threshold nan"),
+        ({"scheme": "rows", "protection": Protection(redundancy=1)}, "the star's convs, not --scheme rows"),
+        ({"wire": "bf16", "protection": Protection(verify=True)}, "--wire bf16 rounded"),
+    ],
+)
+def test_what_is_not_possible_is_answered_by_what_is(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        PlanOptions(**options)
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_every_scheme_plans_under_its_name(scheme: Scheme) -> None:
+    found = plan(network(), FAST, PlanOptions(scheme, threshold=0.0))
+    assert found.scheme == scheme
+    assert (len(found.active_ranks) > 1) == (scheme in DISTRIBUTED)
+
+
+def test_guards_without_a_scheme_mean_the_star() -> None:
+    assert plan(network(), FAST, PlanOptions(threshold=0.0, protection=Protection(verify=True))).scheme == "star"
+
+
+def test_a_plan_that_is_given_is_taken_while_it_has_all_its_ranks() -> None:
+    given = plan(network(), FAST, PlanOptions("star", threshold=0.0))
+    options = PlanOptions("rows", plan=given)
+    assert plan(network(), FAST, options) is given
+    assert plan(network(), FAST.subset(range(3)), options).scheme == "rows"
+
+
+def test_lossless_sends_as_it_is_on_a_fast_link_and_codes_on_a_slow_one() -> None:
+    slow = Topology.uniform(4, 1e9, 1e7, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
+    options = PlanOptions("rows", wire="lossless")
+    assert settled(options, network(), FAST).wire == "fp32"
+    assert settled(options, network(), slow).wire in ("zeros", "lz4", "zstd")
+    assert plan(network(), slow, options).wire == settled(options, network(), slow).wire
