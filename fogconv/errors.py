@@ -111,3 +111,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
         return f"{what} {name!r} is not known; did you mean {' or '.join(near)}?"
     listed = ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
     return f"{what} {name!r} is not known; there are {listed}"
+
+
+def with_extra(name: str) -> str:
+    """How to install what an extra brings. Never by this project's name: on the package index it is somebody else's."""
+    return f"install from the checkout (pip install '.[{name}]') or the wheel"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fogconv.cluster.protocol.messages import KINDS, PAYLOADS, PROTOCOL_VERSION, AnyMessage
+from fogconv.cluster.protocol.peer_text import cleaned, printable
 from fogconv.errors import WireError
 
 Frame = bytes | memoryview
@@ -74,7 +75,7 @@ def peek(header: Frame, limit: int = MAX_PAYLOAD_BYTES) -> tuple[int, ...]:
 def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[AnyMessage, Sequence[Frame]]:
     """A message and its payload frames, which are those given. Raises WireError, VersionError.
 
-    A single frame may hold header and payload, one after the other.
+    A single frame may hold header and payload, one after the other. Texts for people come out printable.
     """
     if not frames:
         raise WireError("a message without frames")
@@ -100,8 +101,8 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
         message: AnyMessage = _DECODE[kind](body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # ValueError: a ConvSpec's own check; UnicodeDecodeError is one too.
-        raise WireError(f"a malformed {KINDS[kind].__name__}: {error}") from error
-    return message, payloads
+        raise WireError(f"a malformed {KINDS[kind].__name__}: {printable(str(error))}") from error
+    return cleaned(message), payloads
 
 
 def _prelude(header: Frame, limit: int) -> tuple[int, int | None]:

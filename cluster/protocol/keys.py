@@ -20,6 +20,7 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
+from fogconv.files import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
 _Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
@@ -67,10 +68,11 @@ def default_folder() -> Path:
 
 def write_keys(folder: Path) -> KeyPair:
     """Make a key pair in a folder; the secret is for its owner only (mode 0600). Raises InputError if there is one."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make(folder)
     pair = KeyPair.generate()
     try:
-        handle = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # O_EXCL follows no link either.
+        handle = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError as error:
         raise InputError(
             f"{folder / 'key'} exists already; remove it first if all who list it are to be told a new one"
@@ -79,15 +81,41 @@ def write_keys(folder: Path) -> KeyPair:
         raise InputError(f"{folder / 'key'} can't be written: {error.strerror}") from error
     with os.fdopen(handle, "w") as file:
         file.write(f"# fogconv's secret key of this device: show it to nobody\n{pair.public}\n{pair.secret}\n")
-    (folder / "key.pub").write_text(f"{pair.public}\n")
+    try:
+        write_own(folder / "key.pub", f"{pair.public}\n".encode())
+        (folder / "key.pub").chmod(0o644)
+    except OSError as error:
+        raise InputError(f"{folder / 'key.pub'} can't be written: {error.strerror}") from error
     return pair
 
 
+def _make(folder: Path) -> None:
+    try:
+        _require_trusted(folder)
+        if folder.is_symlink():
+            raise InputError(f"{folder} is a link; name the folder itself, {folder.resolve()}")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _require_trusted(folder)
+    except OSError as error:
+        raise InputError(f"the key folder {folder} can't be made: {error.strerror or error}") from error
+
+
+def _require_trusted(path: Path) -> None:
+    """Who can write a list of masters can become one, and who can write a key knows it."""
+    complaint = distrust(path)
+    if complaint is not None:
+        raise InputError(f"{complaint}: keys are only taken from where nobody else can write (see chown and chmod go-w)")
+
+
 def read_keys(folder: Path) -> Keys:
-    """The keys in a folder. Raises InputError for a missing or malformed file, or a secret that others can read."""
+    """The keys in a folder. Raises InputError for a missing or malformed file, for a folder or file that others own or can
+    write, and for a secret that others can read."""
     path = folder / "key"
     lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure")
-    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from error
     if mode & 0o077:
         raise InputError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
     if len(lines) != 2:
@@ -133,12 +161,17 @@ def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool)
 
 def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        # A link of one's own is followed, and what it leads to is judged just as well.
+        _require_trusted(path.parent)
+        _require_trusted(path)
+        text = read_own(path.resolve()).decode("utf-8")
     except FileNotFoundError as error:
         if complaint:
             raise InputError(complaint) from error
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} can't be read: {error}") from error
     numbered = enumerate((line.strip() for line in text.splitlines()), start=1)
     # A z85 key may begin with "#" too, so a comment is told by the space after it.

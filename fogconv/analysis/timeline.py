@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fogconv.errors import DependencyError, InputError
+from fogconv.errors import DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
@@ -38,7 +38,7 @@ def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise DependencyError("--plot needs matplotlib: pip install 'fogconv[model]'") from error
+        raise DependencyError(f"--plot needs matplotlib: {with_extra('model')}") from error
     figure = Figure(figsize=(12, 1.7 + 0.5 * plan.ranks), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -13,6 +14,7 @@ import msgspec
 
 from fogconv.cluster.protocol.version import VERSION
 from fogconv.errors import FogconvError
+from fogconv.files import own_folder, read_own, write_own
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 
 CACHE_VERSION = 3
@@ -77,18 +79,21 @@ def _path(folder: Path, key: str) -> Path:
 
 
 def remembered(folder: Path, scheme: str, worker: Worker) -> CachedPair | None:
-    return _read(_path(folder, pair_key(scheme, worker)))
+    return _read(folder, pair_key(scheme, worker))
 
 
 def remembered_device(folder: Path) -> ProfileDevice | None:
-    found = _read(_path(folder, master_key()))
+    found = _read(folder, master_key())
     return None if found is None else found.device
 
 
-def _read(path: Path) -> CachedPair | None:
+def _read(folder: Path, key: str) -> CachedPair | None:
+    if not _trusted(folder):
+        return None
+    path = _path(folder, key)
     try:
-        pair = msgspec.json.decode(path.read_bytes(), type=CachedPair)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        pair = msgspec.json.decode(read_own(path), type=CachedPair)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     fresh = pair.version == CACHE_VERSION and 0 <= time.time() - pair.measured_at < CACHE_AGE_S
     if not fresh:
@@ -101,12 +106,12 @@ def _read(path: Path) -> CachedPair | None:
 
 
 def remember(folder: Path, key: str, pair: CachedPair) -> None:
-    path = _path(folder, key)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Several masters may write at once: each its own file, renamed in one step.
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_bytes(msgspec.json.encode(pair))
-        draft.replace(path)
-    except OSError:
+    if not _trusted(folder):
         return
+    with contextlib.suppress(OSError):
+        # Several masters may write at once: each its own file, renamed in one step.
+        write_own(_path(folder, key), msgspec.json.encode(pair))
+
+
+def _trusted(folder: Path) -> bool:
+    return own_folder(folder, "measured rates")

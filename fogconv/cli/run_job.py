@@ -115,7 +115,9 @@ def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:
 
     # Images are opened before weights are fetched: a typo costs no time.
     pictures = [load_image(name) for name in job.images]
-    model = load_model(job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels)
+    model = load_model(
+        job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels, trust=job.trust
+    )
     spare_what_is_here()
     return model, np.stack([model.preprocess(picture) for picture in pictures])
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fogconv.errors import TopologyError
+from fogconv.files import read_plain
 
 DEFAULT_PORT = 5555
 """Where a worker listens if nothing else is said."""
@@ -42,7 +43,7 @@ def read_hostfile(path: str | Path) -> tuple[Host, ...]:
     the next host. Raises TopologyError with the line's number.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_plain(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not a text file"
         raise TopologyError(f"hostfile {path}: can't be read: {reason}") from error

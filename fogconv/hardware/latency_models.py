@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.errors import DependencyError, InputError, unknown
+from fogconv.errors import DependencyError, InputError, unknown, with_extra
 from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
 from fogconv.ir.geometry import BLOCK, ConvSpec
 
@@ -152,7 +152,7 @@ def _sklearn_ensemble() -> Any:
     try:
         from sklearn import ensemble
     except ImportError as error:
-        raise DependencyError("scikit-learn is not installed: pip install 'fogconv[model]'") from error
+        raise DependencyError(f"scikit-learn is not installed: {with_extra('model')}") from error
     return ensemble
 
 

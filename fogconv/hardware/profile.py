@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
+from fogconv.files import read_plain
 from fogconv.hardware.latency_models import Sample, check_predictor, fit
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
@@ -188,7 +189,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_profile(path: str | Path) -> Profile:
     """Raises TopologyError, in a sentence, for what is no profile of this version or describes no cluster."""
     try:
-        data = Path(path).read_bytes()
+        data = read_plain(path)
     except OSError as error:
         raise TopologyError(f"profile {path}: can't be read: {error.strerror or error}") from error
     where = f"profile {path}"
@@ -199,7 +200,7 @@ def read_profile(path: str | Path) -> Profile:
                 f"{where}: it is of version {version}; this fogconv reads version {VERSION}: run `fogconv calibrate` again"
             )
         profile = msgspec.json.decode(data, type=Profile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TopologyError(f"{where}: it is not a profile: {error}") from error
     profile.topology(where)
     return profile

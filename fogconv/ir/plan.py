@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from fogconv.errors import InputError, PlannerError
+from fogconv.files import read_plain
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Host, Layer, LayerGraph
 from fogconv.ir.guard import Guard
@@ -101,10 +102,10 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 def load_plan(path: str | Path) -> Plan:
     """Raises InputError for a file that is no plan of this version."""
     try:
-        plan = msgspec.json.decode(Path(path).read_bytes(), type=Plan)
+        plan = msgspec.json.decode(read_plain(path), type=Plan)
     except OSError as error:
-        raise InputError(f"can't read the plan {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+        raise InputError(f"can't read the plan {path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a plan: {error}; make one with `fogconv plan MODEL --out FILE`") from error
     if plan.version != PLAN_VERSION:
         raise InputError(f"{path} is a plan of version {plan.version}; this fogconv reads {PLAN_VERSION}: plan again")

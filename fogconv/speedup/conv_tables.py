@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fogconv.errors import DependencyError, InputError, unknown
+from fogconv.errors import DependencyError, InputError, unknown, with_extra
 from fogconv.ir.geometry import ConvSpec
 
 
@@ -65,8 +65,8 @@ def _exported(name: str, size: int | None, batch: int) -> tuple[NamedConv, ...]:
         from fogconv.zoo.models import load_model, model_names
     except ImportError as error:
         if name in _file().nets:
-            raise DependencyError(f"another size of {name} needs torch: pip install 'fogconv[master]'") from error
-        raise InputError(unknown("net", name, _file().nets) + " without torch: pip install 'fogconv[master]'") from error
+            raise DependencyError(f"another size of {name} needs torch: {with_extra('master')}") from error
+        raise InputError(unknown("net", name, _file().nets) + f" without torch: {with_extra('master')}") from error
     if not name.endswith(".pt2") and name not in model_names():
         raise InputError(unknown("net", name, (*model_names(), *_file().nets)))
     model: Any = load_model(name, weights="random", size=size)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fogconv.errors import DependencyError, InputError
+from fogconv.errors import DependencyError, InputError, with_extra
 from fogconv.hardware.units import show_bandwidth, show_rate, show_seconds
 from fogconv.speedup.calculator import Question, Report, SweepPoint, curve, net_curve, sweep
 from fogconv.speedup.conv_tables import NamedConv
@@ -64,7 +64,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise DependencyError("matplotlib is not installed: pip install 'fogconv[model]'") from error
+        raise DependencyError(f"matplotlib is not installed: {with_extra('model')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -25,6 +25,8 @@ from PIL import Image
 from torch import nn
 
 from fogconv.errors import DependencyError, ModelError
+from fogconv.files import open_plain, read_plain
+from fogconv.zoo.exported import load_exported, tensors_only, unusable
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fogconv.zoo.random_weights import seed_weights
 
@@ -74,15 +76,17 @@ def load_model(
     std: Sequence[float] | None = None,
     labels: str | Path | Sequence[str] | None = None,
     seed: int = 0,
+    trust: bool = False,
 ) -> ZooModel:
     """A model by name or from a ``.pt2`` file.
 
     ``weights`` is 'pretrained' (where they can't be had, seeded ones stand in, and ``weights_origin`` says so), 'random'
     (seeded by ``seed``), or the path of a state_dict. ``size`` in pixels, ``mean`` and ``std`` per channel and
-    ``labels`` (a file with one a line, or a sequence) override what the model brings. Raises ModelError, DependencyError.
+    ``labels`` (a file with one a line, or a sequence) override what the model brings. A ``.pt2`` that would run code when
+    it is loaded is refused unless ``trust`` says that you know its maker. Raises ModelError, DependencyError.
     """
     if str(name_or_path).endswith(".pt2"):
-        module, usual, origin = _exported(Path(name_or_path).expanduser(), weights, size)
+        module, usual, origin = _exported(Path(name_or_path), weights, size, trust)
     elif name_or_path == LITE:
         module, usual, origin = _lite(weights, seed)
     else:
@@ -165,7 +169,9 @@ def _torchvision(
         obstacle = _obstacle(published.url)
         if obstacle is None:
             try:
-                module = models.get_model(name, weights=published)
+                # torchvision takes what lies in the cache folder by its name alone.
+                with tensors_only():
+                    module = models.get_model(name, weights=published)
             except (OSError, RuntimeError, urllib.error.URLError) as error:
                 obstacle = str(error)
             else:
@@ -250,16 +256,16 @@ def _lite(weights: str, seed: int) -> tuple[nn.Module, Preprocessing, str]:
     return module, usual, str(weights)
 
 
-def _exported(path: Path, weights: str, size: int | tuple[int, int] | None) -> tuple[nn.Module, Preprocessing, str]:
-    if not path.exists():
-        raise ModelError(f"there is no model file {path}")
+def _exported(
+    path: Path, weights: str, size: int | tuple[int, int] | None, trust: bool
+) -> tuple[nn.Module, Preprocessing, str]:
     if weights == "random":
         raise ModelError(f"{path} brings its own weights; leave --weights away, or name a state_dict")
-    try:
-        program = torch.export.load(str(path))
-    except Exception as error:  # whatever zipfile, json and torch think of the file
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path} is not a program written by torch.export.save: {first}") from error
+    program = load_exported(path, trust=trust)
+    for name, tensor in (*program.state_dict.items(), *program.constants.items()):
+        obstacle = unusable(tensor) if isinstance(tensor, torch.Tensor) else None
+        if obstacle is not None:
+            raise ModelError(f"{path} can't be run: {name} {obstacle}")
     shapes = [
         tuple(node.meta["val"].shape)
         for node in program.graph.nodes
@@ -285,9 +291,12 @@ def _exported(path: Path, weights: str, size: int | tuple[int, int] | None) -> t
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a state_dict. Raises ModelError for a file that holds none, and names the first key that doesn't fit."""
     try:
-        state = torch.load(path.expanduser(), map_location="cpu", weights_only=True)
+        with open_plain(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"there is no weights file {path}") from None
+    except OSError as error:
+        raise ModelError(f"{path} can't be read as weights: {error.strerror or error}") from error
     except Exception as error:  # pickle, zipfile and torch each have their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} is not a file of weights (a state_dict saved by torch.save): {first}") from error
@@ -295,6 +304,12 @@ def load_weights(module: nn.Module, path: Path) -> None:
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} holds no state_dict (a mapping of names to tensors)")
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise ModelError(f"{path} holds no state_dict: {key!r:.60} is no name of a tensor")
+        obstacle = unusable(value)
+        if obstacle is not None:
+            raise ModelError(f"{path} can't be used: {key:.200} {obstacle}")
     heads = ("AuxLogits.", "aux1.", "aux2.")
     given = {key.removeprefix("module."): value for key, value in state.items()}
     own = module.state_dict()
@@ -316,8 +331,10 @@ def _labels(labels: str | Path | Sequence[str] | None) -> tuple[str, ...]:
     if not isinstance(labels, str | Path):
         return tuple(labels)
     try:
-        return tuple(line.strip() for line in Path(labels).expanduser().read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        return tuple(line.strip() for line in read_plain(labels).decode("utf-8").splitlines())
+    except OSError as error:
+        raise ModelError(f"the labels can't be read from {labels}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise ModelError(f"the labels can't be read from {labels}: {error}") from error
 
 

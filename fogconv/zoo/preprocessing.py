@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fogconv.errors import DependencyError, ModelError
+from fogconv.files import open_plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,6 +27,12 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""What is read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
+MOST_PIXELS = 64_000_000
+"""A picture of more is refused before it is unpacked: it takes 3 bytes a pixel, and as much again while it is turned."""
+_CROPPED_FIRST = 16
+"""A picture that would be resized to so many times what is kept of it is cropped first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if min(self.crop) < 1 or self.resize < 1:
             raise ModelError(f"an image size of {self.crop[0]}×{self.crop[1]} makes no sense; give at least 1 pixel")
+        if self.crop[0] * self.crop[1] > MOST_PIXELS or self.resize**2 > MOST_PIXELS:
+            raise ModelError(
+                f"an image size of {self.crop[0]}×{self.crop[1]} is too large: over {MOST_PIXELS / 1e6:.0f} million pixels"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or 0.0 in self.std:
             raise ModelError(f"mean {self.mean} and std {self.std} must be three numbers each (R, G, B), no std of 0")
         if self.interpolation not in _RESAMPLING:
@@ -49,13 +64,7 @@ class Preprocessing:
     def __call__(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
         """(3, H, W) float32 of a pillow image or an (H, W, 3) array of bytes."""
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        picture = picture.convert("RGB")
-        shorter = min(picture.size)
-        resize = max(self.resize, *self.crop) if self.crop[0] != self.crop[1] else self.resize
-        width, height = (int(resize * side / shorter) for side in picture.size)
-        picture = picture.resize((width, height), _RESAMPLING[self.interpolation])
-        top, left = (round((have - want) / 2.0) for have, want in zip((height, width), self.crop, strict=True))
-        picture = picture.crop((left, top, left + self.crop[1], top + self.crop[0]))
+        picture = _resized(_rgb(picture), self)
         pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / np.float32(255)
         mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
         return np.ascontiguousarray((pixels - mean) / std, dtype=np.float32)
@@ -66,18 +75,88 @@ def load_image(name_or_path: str | Path) -> Image.Image:
 
     Raises ModelError where there is no such image or it can't be read, DependencyError where a name needs scikit-image.
     """
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
-        path = _bundled(str(name_or_path))
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise ModelError(f"{name_or_path} is not an image that pillow can read") from None
-    except IsADirectoryError:
-        raise ModelError(f"{name_or_path} is a folder; name an image file") from None
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ModelError(f"{name_or_path} can't be read as an image: {error}") from error
+        file = _opened(name_or_path)
+    except OSError as error:
+        raise ModelError(f"{name_or_path} can't be read as an image: {error.strerror or error}") from error
+    with file:
+        try:
+            return _read(file, name_or_path)
+        except ModelError:
+            raise
+        except UnidentifiedImageError:
+            raise ModelError(f"{name_or_path} is not an image of a kind that is read ({', '.join(FORMATS)})") from None
+        except Image.DecompressionBombError:
+            raise ModelError(
+                f"{name_or_path} has over {MOST_PIXELS / 1e6:.0f} million pixels, the most that is read"
+            ) from None
+        except Exception as error:  # pillow's decoders raise whatever they like for a damaged file
+            raise ModelError(f"{name_or_path} can't be read as an image: {error}") from error
+
+
+def _opened(name_or_path: str | Path) -> BinaryIO:
+    try:
+        return open_plain(name_or_path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
+    return open_plain(_bundled(str(name_or_path)))
+
+
+def _read(file: BinaryIO, name: str | Path) -> Image.Image:
+    Image.init()
+    known = [kind for kind in FORMATS if kind in Image.OPEN]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+        image = Image.open(file, formats=known)
+    with image:
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise ModelError(
+                f"{name} has {width}×{height} pixels; fogconv reads pictures of up to {MOST_PIXELS / 1e6:.0f} million"
+            )
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """A picture in RGB. Pillow cuts wider values off at 255, which makes them white; here they are scaled."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0.0, neginf=0.0)
+        picture = Image.fromarray(np.rint(np.clip(values * (255 / _white(picture.mode, values)), 0, 255)).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def _white(mode: str, values: NDArray[np.float64]) -> float:
+    """What white is in a picture of wide values: 16 bits where they fit, and for floats 1 or 255 where those do."""
+    brightest = float(values.max(initial=0.0))
+    for white in (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,):
+        if brightest <= white:
+            return white
+    return brightest if mode == "F" else float(2**31 - 1)
+
+
+def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
+    """The shorter side resized, the centre cropped: of a long narrow picture only the part that is kept is resized."""
+    shorter = min(picture.size)
+    resize = max(how.resize, *how.crop) if how.crop[0] != how.crop[1] else how.resize
+    width, height = (int(resize * side / shorter) for side in picture.size)
+    top, left = (round((have - want) / 2.0) for have, want in zip((height, width), how.crop, strict=True))
+    kept = (left, top, left + how.crop[1], top + how.crop[0])
+    resampling = _RESAMPLING[how.interpolation]
+    if width * height <= _CROPPED_FIRST * max(how.crop[0] * how.crop[1], resize * resize):
+        return picture.resize((width, height), resampling).crop(kept)
+    across, down = picture.width / width, picture.height / height
+    # Pixels at the rim are made of what lies beyond it, too.
+    margin = math.ceil(3 / min(across, down, 1.0))
+    inside = (
+        max(kept[0] - margin, 0),
+        max(kept[1] - margin, 0),
+        min(kept[2] + margin, width),
+        min(kept[3] + margin, height),
+    )
+    box = (inside[0] * across, inside[1] * down, inside[2] * across, inside[3] * down)
+    part = picture.resize((inside[2] - inside[0], inside[3] - inside[1]), resampling, box=box)
+    return part.crop((left - inside[0], top - inside[1], kept[2] - inside[0], kept[3] - inside[1]))
 
 
 def bundled_images() -> tuple[str, ...]:

@@ -5,7 +5,7 @@ intrinsic changes, lets two processes that compile at once write the same file, 
 read-only. Here a compiled function is one file, named by a hash over everything that decided its code: the sources of
 its module and of the kernel modules imported by that one, the values it closes over, its signature, the instruction set,
 the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so nothing needs
-a lock.
+a lock. What is loaded runs, so a file counts only if nobody but this user and root could have written it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ import hashlib
 import os
 import pickle
 import platform
-import stat
 import sys
 import tempfile
 import threading
 import time
 import types
-import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -38,6 +36,7 @@ from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 from fogconv.errors import KernelError
+from fogconv.files import distrust, read_own, warn_once, write_own
 from fogconv.kernels.codegen.isa import host_isa
 
 PACKAGE = __name__.rpartition(".")[0]
@@ -80,8 +79,11 @@ class _FileCache(NullCache):
         if path is None:
             return None
         try:
-            content = path.read_bytes()
-        except OSError:
+            content = read_own(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            warn_once(f"{path} is not used, and compiled anew ({error.strerror})")
             return None
         digest, payload = content[:32], content[32:]
         if hashlib.sha256(payload).digest() != digest:
@@ -91,7 +93,11 @@ class _FileCache(NullCache):
         # Numba's own cache refreshes the context here, which imports all that it can compile (and scipy): a quarter of a
         # second that loading does not need. Compiling does so itself.
         rtsys.initialize(target_context)
-        return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
+        except Exception as error:  # pickle, numba and LLVM raise what they like
+            warn_once(f"{path} is damaged, and compiled anew ({type(error).__name__})")
+            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         path = self._path(sig, data.codegen)
@@ -99,13 +105,10 @@ class _FileCache(NullCache):
             return
         payload = dumps(data._reduce())  # type: ignore[no-untyped-call]
         try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="writing-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            Path(temporary).replace(path)
+            write_own(path, hashlib.sha256(payload).digest() + payload)
             self._prune(path)
         except OSError as error:
-            _warn_once(f"compiled kernels can't be stored in {path.parent} ({error}); they will be compiled again next time")
+            warn_once(f"compiled kernels can't be stored in {path.parent} ({error}); they will be compiled again next time")
 
     def _path(self, sig: Any, codegen: Any) -> Path | None:
         folder = cache_folder()
@@ -122,10 +125,11 @@ class _FileCache(NullCache):
 
 
 def cache_folder() -> Path | None:
-    """Where compiled functions and tuned choices are kept, or None where nothing can be written.
+    """Where compiled functions and tuned choices are kept, or None where nothing can be written or trusted.
 
     The first that can be written of: $FOGCONV_CACHE_DIR, or else $XDG_CACHE_HOME/fogconv or ~/.cache/fogconv; a folder
-    of this user in the system's temporary folder (with one warning). FOGCONV_CACHE_DIR=off: None.
+    of this user in the system's temporary folder (with one warning). None, with one warning, where others own it or can
+    write to it. FOGCONV_CACHE_DIR=off: None.
     """
     return _cache_folder(os.environ.get("FOGCONV_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
 
@@ -141,35 +145,35 @@ def _cache_folder(override: str | None, xdg: str | None, home: str | None) -> Pa
     else:
         wanted = Path(home or "/") / ".cache" / "fogconv"
     if _usable(wanted):
-        return wanted
-    # A predictable name in a folder open to all: only a folder that is ours and closed to others may be loaded from.
-    owner = os.getuid() if hasattr(os, "getuid") else 0
+        return _trusted(wanted)
+    owner = os.geteuid()
     substitute = Path(tempfile.gettempdir()) / f"fogconv-{owner}"
-    if _usable(substitute) and _private(substitute, owner):
-        _warn_once(f"{wanted} can't be written; compiled kernels are kept in {substitute} instead (set FOGCONV_CACHE_DIR)")
-        return substitute
-    _warn_once(f"neither {wanted} nor {substitute} can be written; kernels are compiled anew by every process")
-    return None
+    if not _usable(substitute):
+        warn_once(f"neither {wanted} nor {substitute} can be written; kernels are compiled anew by every process")
+        return None
+    if _trusted(substitute) is None:
+        return None
+    warn_once(f"{wanted} can't be written; compiled kernels are kept in {substitute} instead (set FOGCONV_CACHE_DIR)")
+    return substitute
+
+
+def _trusted(folder: Path) -> Path | None:
+    """What lies there is run, whoever put it there: only a folder that is ours and closed to others may be loaded from."""
+    complaint = distrust(folder)
+    if complaint is not None:
+        warn_once(f"{complaint}: no compiled kernels are taken from there, and every process compiles its own")
+    return folder if complaint is None else None
 
 
 def _usable(folder: Path) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if distrust(folder) is None:  # what can't be trusted is left as it is
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except OSError:
         return False
     return True
-
-
-def _private(folder: Path, owner: int) -> bool:
-    status = folder.lstat()
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == owner and not status.st_mode & 0o022
-
-
-@cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 @cache

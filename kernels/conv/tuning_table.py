@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from fogconv.files import read_own, write_own
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import cache_folder
@@ -45,10 +44,7 @@ def _keep(spec: ConvSpec, isa: Isa, algorithm: str) -> None:
     _table.cache_clear()
     table = {**_table(str(file)), key(spec): algorithm}
     with contextlib.suppress(OSError):
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix="writing-")
-        with os.fdopen(handle, "w") as stream:
-            json.dump(table, stream, indent=0, sort_keys=True)
-        Path(temporary).replace(file)
+        write_own(file, json.dumps(table, indent=0, sort_keys=True).encode())
     _table.cache_clear()
 
 
@@ -68,7 +64,7 @@ def _machine() -> str:
 @cache
 def _table(file: str) -> dict[str, str]:
     try:
-        table = json.loads(Path(file).read_text())
-    except (OSError, ValueError):
+        table = json.loads(read_own(Path(file)))
+    except (OSError, ValueError, RecursionError):
         return {}
     return {str(k): str(v) for k, v in table.items()} if isinstance(table, dict) else {}

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.errors import DependencyError, KernelError, WireError
+from fogconv.errors import DependencyError, KernelError, WireError, with_extra
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.kernels.codegen import vector
@@ -213,7 +213,7 @@ def _library(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise DependencyError(
-            f"the wire format needs {name.partition('.')[0]}, which is not installed: pip install 'fogconv[wire]'"
+            f"the wire format needs {name.partition('.')[0]}, which is not installed: {with_extra('wire')}"
         ) from error
 
 

@@ -13,6 +13,7 @@ from fogconv.calibration.devices import FULL, QUICK, TINY, calibrate, calibrate_
 from fogconv.errors import WorkerLostError
 from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
 from fogconv.ir.geometry import ConvSpec
+from tests.strangers import give_away
 
 pytestmark = pytest.mark.alone
 
@@ -210,3 +211,24 @@ def test_what_is_measured_covers_the_classes() -> None:
     assert {kernel_class(spec) for spec in FULL} == set(KERNEL_CLASSES)
     assert set(QUICK) <= set(FULL)
     assert TINY.macs < 2000
+
+
+def test_rates_that_others_could_have_written_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "rates"
+    calibrate_quickly(FakeSession(), cache=folder)
+    planted = next(folder.iterdir())
+    planted.chmod(0o666)
+    session = FakeSession()
+    calibrate_quickly(session, cache=folder)
+    assert session.measured, "measured anew"
+    folder.chmod(0o777)
+    again = FakeSession()
+    with pytest.warns(RuntimeWarning, match="no measured rates are read"):
+        calibrate_quickly(again, cache=folder)
+    assert again.measured
+    folder.chmod(0o700)
+    give_away(folder, monkeypatch)
+    again = FakeSession()
+    with pytest.warns(RuntimeWarning, match="belongs to"):
+        calibrate_quickly(again, cache=folder)
+    assert again.measured

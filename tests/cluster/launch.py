@@ -27,7 +27,7 @@ def environment(**extra: str) -> dict[str, str]:
 def mpich(ranks: int) -> list[str]:
     """The command line before a program for this environment's mpirun, without flags. Skips where there is none."""
     if not MPIRUN.exists():
-        pytest.skip("no mpirun in this environment: pip install 'fogconv[mpi]'")
+        pytest.skip("no mpirun in this environment: pip install '.[mpi]'")
     return [str(MPIRUN), "-n", str(ranks), sys.executable]
 
 

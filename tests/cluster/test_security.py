@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from fogconv.errors import ConnectError, FogconvError, InputError
 from tests.cluster.cluster_of import Cluster, FakeExecutable, eventually
 from tests.cluster.programs import fake_local, ring
+from tests.strangers import give_away
 
 pytestmark = pytest.mark.alone
 
@@ -132,6 +134,53 @@ def test_bad_key_files_are_told(tmp_path: Path) -> None:
     (tmp_path / "workers").unlink()
     (tmp_path / "key").write_text(f"{pair.public}\n{KeyPair.generate().secret}\n")
     with pytest.raises(InputError, match="do not belong together"):
+        read_keys(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "key", "masters", "workers"])
+def test_keys_that_others_could_have_written_are_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can write `masters` can be the master."""
+    folder = tmp_path / "keys"
+    pair = write_keys(folder)
+    (folder / "masters").write_text(f"{pair.public}\n")
+    (folder / "workers").write_text(f"* {pair.public}\n")
+    assert read_keys(folder).masters == {pair.public}
+    if name != "key":
+        (folder / name).chmod(0o777)
+        with pytest.raises(InputError, match="can be written by others"):
+            read_keys(folder)
+        (folder / name).chmod(0o700)
+    (tmp_path / "link").symlink_to(folder / name)
+    assert read_keys(tmp_path / "link").own == pair if not name else True
+    give_away(folder / name, monkeypatch)
+    with pytest.raises(InputError, match="belongs to"):
+        read_keys(folder)
+
+
+def test_keygen_follows_no_link(tmp_path: Path) -> None:
+    folder, other = tmp_path / "keys", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    (other / "file").write_text("untouched")
+    (folder / "key.pub").symlink_to(other / "file")
+    write_keys(folder)
+    assert (other / "file").read_text() == "untouched"
+    (folder / "key").unlink()
+    (folder / "key").symlink_to(other / "new")
+    with pytest.raises(InputError, match="exists already"):
+        write_keys(folder)
+    (tmp_path / "link").symlink_to(other)
+    with pytest.raises(InputError, match="is a link"):
+        write_keys(tmp_path / "link")
+    assert [file.name for file in other.iterdir()] == ["file"]
+    with pytest.raises(InputError, match="can't be made"):
+        write_keys(Path("/proc/keys"))
+
+
+def test_a_key_file_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    write_keys(tmp_path)
+    os.mkfifo(tmp_path / "masters", mode=0o600)
+    with pytest.raises(InputError, match="it is a pipe"):
         read_keys(tmp_path)
 
 

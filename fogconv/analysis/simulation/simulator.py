@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fogconv.analysis.simulation.processor import Card, Processor
 from fogconv.analysis.trace import Event
-from fogconv.errors import ClusterError, DependencyError, InputError
+from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
@@ -120,7 +120,7 @@ class _World:
         try:
             import simpy
         except ImportError as error:
-            raise DependencyError("simpy is not installed: pip install 'fogconv[model]'") from error
+            raise DependencyError(f"simpy is not installed: {with_extra('model')}") from error
         self.topology = topology
         self.env: simpy.Environment = simpy.Environment()
         self.random = random.Random(disturbance.seed)

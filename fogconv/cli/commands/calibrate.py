@@ -108,6 +108,7 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
 
 def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from fogconv.hardware.units import show_bandwidth, show_seconds
@@ -126,7 +127,9 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
         for index, (kind, gamma) in enumerate(device.gamma_s_per_mac.items()):
             spread = profile.spreads.get(f"gamma rank {rank} {kind}")
             shown = "" if spread is None else f"{spread:.0%}"
-            table.add_row("" if index else str(rank), "" if index else device.name, kind, f"{1e-9 / gamma:.2f}", shown)
+            table.add_row(
+                "" if index else str(rank), "" if index else escape(device.name), escape(kind), f"{1e-9 / gamma:.2f}", shown
+            )
     console.print(table)
     if profile.links:
         links = Table(title="Links", title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -147,7 +150,7 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
         told = "; ".join(
             f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
         )
-        console.print(f"{who}: {told}")
+        console.print(f"{escape(who)}: {told}")
     if scores:
         console.print(f"The profile prices convs by {profile.predictor}.")
     worst = max(profile.spreads.values(), default=0.0)

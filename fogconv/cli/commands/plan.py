@@ -61,6 +61,9 @@ def plan(
     even: EvenOption = False,
     wire: WireOption = WIRE,
     size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=HOW)] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let a .pt2 run code when it is loaded: you know its maker.", rich_help_panel=HOW)
+    ] = False,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=HOW)] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=OUTPUT)
@@ -93,7 +96,7 @@ def plan(
             )
         else:
             topology, described = _measured(cluster, keys, insecure)
-        graph = _graph(model, size, batch)
+        graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
         found_forecast = forecast(graph, found, topology)
         if out is not None:
@@ -139,12 +142,12 @@ def _measured(cluster: str, keys: Path | None, insecure: bool) -> tuple[Topology
         return calibrate_quickly(session), f"measured: {cluster}"
 
 
-def _graph(model: str, size: int | None, batch: int) -> LayerGraph:
+def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:
     from fogconv.frontend.torch.export import export
     from fogconv.zoo.models import load_model
 
     # A plan depends on shapes only: no weights are fetched.
-    known = load_model(model, weights="pretrained" if model.endswith(".pt2") else "random", size=size)
+    known = load_model(model, weights="pretrained" if model.endswith(".pt2") else "random", size=size, trust=trust)
     return export(known.module, known.example(batch), known.name)
 
 

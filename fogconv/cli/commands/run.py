@@ -42,6 +42,10 @@ def run(
     weights: Annotated[
         str, typer.Option(help="pretrained, random, or a state_dict's path.", rich_help_panel=WHAT)
     ] = "pretrained",
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Let a .pt2 run code when it is loaded: you know its maker.", rich_help_panel=WHAT),
+    ] = False,
     size: Annotated[int | None, typer.Option(help="Input size in pixels (for .pt2).", rich_help_panel=WHAT)] = None,
     mean: Annotated[str, typer.Option(help="Mean per channel, as 0.485,0.456,0.406 (for .pt2).", rich_help_panel=WHAT)] = "",
     std: Annotated[str, typer.Option(help="Standard deviation per channel (for .pt2).", rich_help_panel=WHAT)] = "",
@@ -173,6 +177,7 @@ def run(
             repeat=repeat,
             stream=stream,
             compare=compare,
+            trust=trust,
         )
         run_job(
             job, Shown(json=json, layers=layers, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout)

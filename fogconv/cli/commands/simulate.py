@@ -178,6 +178,7 @@ def _answer(
 
 def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -186,7 +187,7 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     console = Console()
     console.print(Text(hardware_text, style="dim"))
     console.print(
-        f"{answer['model']}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
+        f"{escape(answer['model'])}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
         f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
         + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
     )

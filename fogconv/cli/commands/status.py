@@ -233,6 +233,8 @@ def _live(watcher: Watcher, interval_s: float) -> None:
 
 def table(found: Sequence[Health]) -> RenderableType:
     """Two lines a worker, whole at 80 columns."""
+    from rich.text import Text
+
     from fogconv.cli.output.ellipsis import Name
     from fogconv.cli.output.figures import byte_count
     from fogconv.cli.output.tables.table import figures_table
@@ -256,7 +258,7 @@ def table(found: Sequence[Health]) -> RenderableType:
         heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
         shown.add_row(
             Name(health.address.removeprefix("tcp://"), health.master),
-            f"[{colour}]{state}[/{colour}]\n{'' if silent else _age(health.uptime_s)}",
+            Text.assemble((state, colour), "\n", "" if silent else _age(health.uptime_s)),
             f"{health.share:.0%}\n×{health.rate:g}",
             "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",
             "" if silent else f"{byte_count(health.sent_bytes)}\n{byte_count(health.bytes_per_s)}",

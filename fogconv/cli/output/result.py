@@ -34,6 +34,7 @@ class Job:
     repeat: int = 5
     stream: int = 0
     compare: bool = False
+    trust: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from fogconv.errors import DependencyError, FogconvError
+from fogconv.errors import DependencyError, FogconvError, with_extra
 
 
 @contextmanager
@@ -25,4 +25,4 @@ def sentences(command: str) -> Iterator[None]:
 
 def needs(module: str, extra: str) -> DependencyError:
     """What to say when a library of an extra is missing."""
-    return DependencyError(f"{module} is not installed: pip install 'fogconv[{extra}]'")
+    return DependencyError(f"{module} is not installed: {with_extra(extra)}")

@@ -63,8 +63,8 @@ def test_mpi_is_tried_and_not_only_imported() -> None:
     [
         ("torch", "torch", "A worker needs none"),
         ("skimage", "photographs", "--image"),
-        ("matplotlib", "matplotlib", "fogconv[model]"),
-        ("efficientnet_lite_pytorch", "demo model", "fogconv[demo]"),
+        ("matplotlib", "matplotlib", ".[model]"),
+        ("efficientnet_lite_pytorch", "demo model", ".[demo]"),
     ],
 )
 def test_what_is_not_installed_is_told_with_what_to_install(

@@ -111,7 +111,7 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     code, _, err = run("resnet18")
-    check_sentence(code, err, "pip install 'fogconv[mpi]'")
+    check_sentence(code, err, "pip install '.[mpi]'")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,18 @@ def test_a_restart_is_counted() -> None:
     assert (second.state, second.restarts) == ("idle", 1)
 
 
+@pytest.mark.parametrize("name", ["[/oops]", "[link=x]y\\", "\x1b]0;title\x07\x1b[31mred\nforged line", "n" * 4096])
+def test_a_master_of_any_name_ends_no_status(addresses: list[str], name: str) -> None:
+    with connect(addresses, name=name):
+        result = call("--once", "--cluster", ",".join(addresses))
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert "\x07" not in result.output
+    assert "\nforged" not in result.output
+    if name == "[/oops]":
+        assert name in result.output
+
+
 def test_a_hostfile_gives_rates(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_text("#fogconv port=5001 rate=2\n127.0.0.1:2\n#fogconv port=6001\n127.0.0.1\n")

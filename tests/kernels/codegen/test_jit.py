@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from fogconv.errors import KernelError
 from fogconv.kernels.codegen.isa import AVX2, host_isa
 from fogconv.kernels.codegen.jit import jit
+from tests.strangers import STRANGER
 
 PROGRAM = """
 import sys, warnings
@@ -61,6 +64,53 @@ def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[:-7])
     assert run(tmp_path, 1) == "1 20 0\nwarnings 0\n"
     assert run(tmp_path, 1) == "1 20 1\nwarnings 0\n"
+
+
+def test_a_file_that_was_damaged_before_it_was_sealed_is_compiled_anew(tmp_path: Path) -> None:
+    run(tmp_path, 1)
+    for n, file in enumerate(sorted(tmp_path.iterdir())):
+        payload = (b"no pickle", b"\x80\x05N.")[n % 2]
+        file.write_bytes(hashlib.sha256(payload).digest() + payload)
+    assert run(tmp_path, 1).startswith("1 20 0\n")
+    assert run(tmp_path, 1) == "1 20 1\nwarnings 0\n"
+
+
+class Burglar:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("what", ["file", "folder", "parent", "link", "mode", "folder mode"])
+@pytest.mark.parametrize("variable", ["FOGCONV_CACHE_DIR", "XDG_CACHE_HOME"])
+def test_nothing_runs_that_others_could_have_written(tmp_path: Path, what: str, variable: str) -> None:
+    parent, marker = tmp_path / "parent", tmp_path / "marker"
+    folder = parent / "cache" / "fogconv"
+    folder.mkdir(parents=True)
+    named = folder if variable == "FOGCONV_CACHE_DIR" else folder.parent
+    (tmp_path / "link").symlink_to(named)
+    environment = {"FOGCONV_CACHE_DIR": "", variable: str(tmp_path / "link" if what == "link" else named)}
+    assert run(folder, 1, **environment) == "1 20 0\nwarnings 0\n"
+    payload = pickle.dumps(Burglar(marker))
+    for file in folder.iterdir():
+        file.write_bytes(hashlib.sha256(payload).digest() + payload)
+        if what == "file":
+            os.chown(file, STRANGER, STRANGER)
+        if what == "mode":
+            file.chmod(0o666)
+    if what in ("folder", "parent"):
+        os.chown(folder if what == "folder" else parent, STRANGER, STRANGER)
+    if what == "link":
+        os.chown(tmp_path / "link", STRANGER, STRANGER, follow_symlinks=False)
+    if what == "folder mode":
+        folder.chmod(0o777)
+    output = run(folder, 1, **environment)
+    assert output.startswith("1 20 0\n")
+    assert not output.endswith("warnings 0\n")
+    assert not marker.exists()
 
 
 def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:

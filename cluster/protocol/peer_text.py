@@ -1,0 +1,40 @@
+"""Texts from peers: made fit for terminals and logs before anybody sees them.
+
+A peer may call itself what it likes: escape codes would move the cursor or rewrite a title, line ends would forge lines of
+a log. The codec does this to every text for people that it decodes, so that no place that prints can forget it. What prints
+with rich's markup also has to escape square brackets.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fogconv.cluster.protocol import messages as m
+
+MOST_OF_A_NAME = 100
+MOST_OF_A_SENTENCE = 1000
+
+FOR_PEOPLE: dict[type, dict[str, int]] = {
+    m.Hello: {"name": MOST_OF_A_NAME},
+    m.Welcome: {"host": MOST_OF_A_NAME, "isa": MOST_OF_A_NAME, "software": MOST_OF_A_NAME},
+    m.Refused: {"reason": MOST_OF_A_SENTENCE},
+    m.Failed: {"error": MOST_OF_A_NAME, "message": MOST_OF_A_SENTENCE},
+    m.Status: {"state": MOST_OF_A_NAME, "master": MOST_OF_A_NAME},
+}
+"""The fields that people read, and how many characters of them."""
+
+
+def printable(text: str, most: int = MOST_OF_A_SENTENCE) -> str:
+    """One line without control characters, as Python writes them (``\\x1b``), of at most so many characters."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def cleaned(message: m.AnyMessage) -> m.AnyMessage:
+    """A message, its texts for people made printable."""
+    limits = FOR_PEOPLE.get(type(message))
+    if limits is None:
+        return message
+    given = {name: getattr(message, name) for name in limits}
+    changed = {name: text for name, most in limits.items() if (text := printable(given[name], most)) != given[name]}
+    return msgspec.structs.replace(message, **changed) if changed else message
