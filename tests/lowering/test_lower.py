@@ -95,7 +95,8 @@ def guarded_conv(scale: float) -> tuple[LayerGraph, Plan]:
     graph = replace(graph, weights={"w0": weight})
     protection = Protection(verify=True, redundancy=1)
     topology = Topology.uniform(5, 1e9, 1e8)
-    return graph, plan_star(graph, topology, threshold=0, master_computes=False, protection=protection)
+    options = SchemeOptions(threshold=0, master_computes=False, protection=protection)
+    return graph, plan_star(graph, topology, options)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
