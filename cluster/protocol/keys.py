@@ -20,7 +20,7 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
-from fogconv.files import distrust, read_own, write_own
+from fogconv.storage.trusted import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
 _Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")

@@ -14,8 +14,8 @@ import msgspec
 
 from fogconv.cluster.protocol.version import VERSION
 from fogconv.errors import FogconvError
-from fogconv.files import own_folder, read_own, write_own
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
+from fogconv.storage.trusted import own_folder, read_own, write_own
 
 CACHE_VERSION = 3
 CACHE_AGE_S = 7 * 86400.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fogconv.errors import TopologyError
-from fogconv.files import read_plain
+from fogconv.storage.trusted import read_plain
 
 DEFAULT_PORT = 5555
 """Where a worker listens if nothing else is said."""

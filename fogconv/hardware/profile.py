@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
-from fogconv.files import read_plain
 from fogconv.hardware.latency_models import Sample, check_predictor, fit
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.storage.trusted import read_plain
 
 VERSION = 1
 

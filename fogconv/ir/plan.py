@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from fogconv.errors import InputError, PlannerError
-from fogconv.files import read_plain
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Host, Layer, LayerGraph
 from fogconv.ir.guard import Guard
@@ -24,6 +23,7 @@ from fogconv.ir.layout import Layout
 from fogconv.ir.program import Wire
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import one_by_one, stages
+from fogconv.storage.trusted import read_plain
 
 PLAN_VERSION = 1
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from fogconv.errors import ModelError
-from fogconv.files import open_plain
+from fogconv.storage.trusted import open_plain
 
 MOST_EXPANSION = 20
 """torch.export.save does not compress; an archive that grows more than so many times is made to fill the memory."""

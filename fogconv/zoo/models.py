@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 
 from fogconv.errors import DependencyError, ModelError
-from fogconv.files import open_plain, read_plain
+from fogconv.storage.trusted import open_plain, read_plain
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fogconv.zoo.random_weights import seed_weights

@@ -36,8 +36,8 @@ from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 from fogconv.errors import KernelError
-from fogconv.files import distrust, read_own, warn_once, write_own
 from fogconv.kernels.codegen.isa import host_isa
+from fogconv.storage.trusted import distrust, read_own, warn_once, write_own
 
 PACKAGE = __name__.rpartition(".")[0]
 PLAIN = (bool, int, float, str, np.dtype, np.generic, numba.types.Type)

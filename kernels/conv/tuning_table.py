@@ -10,10 +10,10 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from fogconv.files import read_own, write_own
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import cache_folder
+from fogconv.storage.trusted import read_own, write_own
 
 
 def key(spec: ConvSpec) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fogconv.files import distrust, open_plain, own_folder, read_own, read_plain, write_own
+from fogconv.storage.trusted import distrust, open_plain, own_folder, read_own, read_plain, write_own
 from tests.strangers import give_away
 
 
