@@ -15,6 +15,7 @@ from typing import Any
 
 from fogconv.cluster.executor.interface import Build, Runnable
 from fogconv.cluster.protocol.keys import Keys
+from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.cluster.transport_registry import Dialing, transport_of_all
@@ -26,9 +27,9 @@ def connect(
     cluster: str | Sequence[str] | Path,
     *,
     name: str = "",
-    timeout_s: float = 60.0,
+    timeout_s: float = MESSAGE_S,
     connect_timeout_s: float = 5.0,
-    heartbeat_s: float = 1.0,
+    heartbeat_s: float = HEARTBEAT_S,
     keys: Keys | Path | None = None,
     insecure: bool = False,
     shared: bool = True,

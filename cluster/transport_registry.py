@@ -14,6 +14,7 @@ from pathlib import Path
 from fogconv.cluster.executor.interface import Build
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
 from fogconv.cluster.protocol.keys import Keys, keys_for
+from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.errors import InputError
@@ -27,7 +28,7 @@ MPI_START_S = 60.0
 class Dialing:
     """What a master may wish of its transport; each takes what it knows. See `fogconv.cluster.connect.connect`."""
 
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = HEARTBEAT_S
     keys: Keys | Path | None = None
     insecure: bool = False
     shared: bool = True
@@ -54,7 +55,7 @@ class Dialed:
 class Listening:
     """What a worker may wish of its transport."""
 
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = HEARTBEAT_S
     keys: Path | None = None
     insecure: bool = False
     max_payload_bytes: int = MAX_PAYLOAD_BYTES

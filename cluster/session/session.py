@@ -30,6 +30,7 @@ from fogconv.cluster.executor.interface import Runnable, nothing
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.clock import PingTimes
+from fogconv.cluster.protocol.timeouts import MESSAGE_S
 from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.runs import MAX_RUNS_IN_FLIGHT, Inputs, Runs
 from fogconv.cluster.session.weight_upload import Shipping
@@ -66,7 +67,7 @@ class Session:
         keys: Sequence[str | None] = (),
         local: Callable[[ir.Program, Mapping[str, Array], Any], Runnable] | None = None,
         name: str = "",
-        timeout_s: float = 60.0,
+        timeout_s: float = MESSAGE_S,
         connect_timeout_s: float = 5.0,
         rejoins: bool = True,
         on_close: Callable[[], None] = lambda: None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
 from fogconv.errors import InputError
 
 
@@ -19,9 +20,9 @@ class RunOptions:
     """Plan for losses beforehand: every worker compiles, and is sent, what any single loss would ask of it."""
     threads: int = 0
     """For the master's and in-process workers' kernels; 0: all cores."""
-    timeout_s: float = 60.0
+    timeout_s: float = MESSAGE_S
     """For one message of a run."""
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = HEARTBEAT_S
     """Within which a lost worker is noticed."""
     keys: Path | None = None
     """The folder with this device's keys; it encrypts on loopback, too."""

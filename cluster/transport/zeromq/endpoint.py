@@ -26,6 +26,7 @@ from zmq.utils.monitor import parse_monitor_message
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.keys import Keys
+from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
@@ -67,7 +68,7 @@ class ZeromqEndpoint:
         self,
         bind: str | None = None,
         *,
-        heartbeat_s: float = 1.0,
+        heartbeat_s: float = HEARTBEAT_S,
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
         keys: Keys | None = None,
         shared: bool = True,

@@ -14,6 +14,7 @@ import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.process.collection import collect_as_usual
+from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.errors import FogconvError
 from fogconv.hardware.units import parse_bytes
 
@@ -26,7 +27,7 @@ def worker(
     memory: Annotated[
         str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
     ] = "",
-    heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = 1.0,
+    heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = HEARTBEAT_S,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
@@ -56,7 +57,7 @@ def serve(
     *,
     threads: int = 0,
     memory_limit_bytes: int = 0,
-    heartbeat_s: float = 1.0,
+    heartbeat_s: float = HEARTBEAT_S,
     keys: Path | None = None,
     insecure: bool = False,
 ) -> None:
