@@ -38,7 +38,7 @@ def connect(
     local: Callable[[ir.Program, Mapping[str, Any], Any], Runnable] | None = None,
     last_word: LastWord | None = None,
 ) -> Session:
-    """Open a session with the workers named (see above).
+    """Open a session with the workers that ``cluster`` names: inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile's path.
 
     ``timeout_s`` is for each message that a run waits for, ``heartbeat_s`` the time within which a lost worker is noticed,
     ``threads`` each in-process worker's. ``keys``, or the folder that holds them, encrypt every link; without, the user's

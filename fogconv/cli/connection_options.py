@@ -13,11 +13,11 @@ KeysOption = Annotated[
     Path | None,
     typer.Option(
         "--keys",
-        help="Folder with this device's keys (of `fogconv keygen`); encrypts on loopback too.",
+        help="Folder with this device's keys, by default the user's; given, it encrypts loopback, too.",
         rich_help_panel=WHERE,
     ),
 ]
 InsecureOption = Annotated[
     bool,
-    typer.Option("--insecure", help="Go without encryption and keys on a network.", rich_help_panel=WHERE),
+    typer.Option("--insecure", help="Use no encryption and no keys on a network.", rich_help_panel=WHERE),
 ]

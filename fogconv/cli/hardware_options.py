@@ -30,16 +30,31 @@ else:
 PresetOption = Annotated[
     PresetName | None,
     typer.Option(
-        "--preset", help="Boards with published figures; `fogconv speedup --presets` lists them.", rich_help_panel=WHERE
+        "--preset",
+        help="Use a board's published figures, by default pi4's; see `fogconv speedup --presets`.",
+        rich_help_panel=WHERE,
     ),
 ]
 ProfileOption = Annotated[
     Path | None,
-    typer.Option("--profile", help="Rates and links as `fogconv calibrate` measured them.", rich_help_panel=WHERE),
+    typer.Option("--profile", help="Use the rates and links that `fogconv calibrate` measured.", rich_help_panel=WHERE),
 ]
-RateOption = Annotated[str | None, typer.Option("--rate", help="Each device's, 10GFLOP/s.", rich_help_panel=WHERE)]
-BandwidthOption = Annotated[str | None, typer.Option("--bandwidth", help="Each link's, 100Mbit/s.", rich_help_panel=WHERE)]
-LatencyOption = Annotated[str | None, typer.Option("--latency", help="Per message, 0.5ms.", rich_help_panel=WHERE)]
+RateOption = Annotated[
+    str | None,
+    typer.Option("--rate", help="Rate of each device, such as 10GFLOP/s; by default the preset's.", rich_help_panel=WHERE),
+]
+BandwidthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--bandwidth", help="Bandwidth of each link, such as 100Mbit/s; by default the preset's.", rich_help_panel=WHERE
+    ),
+]
+LatencyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--latency", help="Latency of each message, such as 0.5ms; by default the preset's.", rich_help_panel=WHERE
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,20 +24,23 @@ SchemeOption = Annotated[
     Scheme | None,
     typer.Option(
         "--scheme",
-        help="; ".join(f"{scheme}: {scheme.help}" for scheme in Scheme)
-        + ". auto by default, star where an option of the star's is given.",
+        help="How the work is split: "
+        + "; ".join(f"{scheme}: {scheme.help}" for scheme in Scheme)
+        + ". By default auto, or star where one of the star's options is given.",
         rich_help_panel=HOW,
     ),
 ]
 TriggerOption = Annotated[
     str | None,
-    typer.Option("--trigger", help="both, bound, estimate or channels:N; both by default.", rich_help_panel=STAR),
+    typer.Option(
+        "--trigger", help="What distributes a conv: both (the default), bound, estimate or channels:N.", rich_help_panel=STAR
+    ),
 ]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help="What S and the estimate have to beat; 0 distributes every conv, inf none; 1 by default.",
+        help="Speedup, as a factor, that a conv has to beat; by default 1. 0 distributes all, inf none.",
         rich_help_panel=STAR,
     ),
 ]
@@ -45,21 +48,25 @@ MasterComputesOption = Annotated[
     Switch,
     typer.Option(
         "--master-computes",
-        help="on, or off as in the paper, where the master only cuts and joins.",
+        help="Let the master compute a share: on, or off as in the paper, where it only cuts and joins.",
         rich_help_panel=STAR,
     ),
 ]
 EvenOption = Annotated[
     bool,
-    typer.Option("--even", help="Equal shares instead of shares by measured rate.", rich_help_panel=STAR),
+    typer.Option("--even", help="Give equal shares instead of shares by measured rate.", rich_help_panel=STAR),
 ]
 WireOption = Annotated[
     WireName,
-    typer.Option("--wire", help="How activations travel; lossless: the best that loses nothing.", rich_help_panel=HOW),
+    typer.Option(
+        "--wire",
+        help="How activations are coded on links; lossless takes the smallest that loses nothing.",
+        rich_help_panel=HOW,
+    ),
 ]
 PlanOption = Annotated[
     Path | None,
-    typer.Option("--plan", help="Take this plan (of `fogconv plan --out`).", rich_help_panel=HOW),
+    typer.Option("--plan", help="Use the plan in this file, which `fogconv plan --out` wrote.", rich_help_panel=HOW),
 ]
 MASTER_COMPUTES = Switch.ON if PlanOptions().master_computes else Switch.OFF
 WIRE: WireName = WireName(PlanOptions().wire)

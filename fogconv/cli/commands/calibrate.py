@@ -33,17 +33,17 @@ HELD_OUT = 50
 
 def calibrate(
     cluster: Annotated[
-        str, typer.Option(help="inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default this device alone.")
+        str, typer.Option(help="Workers as inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default none.")
     ] = "inproc://0",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the profile here.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="In under 2 s, without spreads.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the profile to this file.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure in under 2 seconds, without spreads.")] = False,
     predictor: Annotated[
         PredictorName | None,
-        typer.Option(help="Also time random convs, for the profile to price convs by this, or by the best of all."),
+        typer.Option(help="Also time random convs, and predict convs by this method, or by the best of all."),
     ] = None,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The profile on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON on stdout.")] = False,
 ) -> None:
     """Measure γ per kernel class on every device, α and β on every link both ways, and say how sure it is."""
     with sentences("fogconv calibrate"):

@@ -37,9 +37,11 @@ class Finding:
 
 
 def doctor(
-    hostfile: Annotated[Path | None, typer.Option(help="Check this hostfile, too.")] = None,
-    port: Annotated[int, typer.Option(help="The port that a worker here would listen on.", min=1, max=65535)] = DEFAULT_PORT,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    hostfile: Annotated[Path | None, typer.Option(help="Check this hostfile as well.")] = None,
+    port: Annotated[
+        int, typer.Option(help="Number of the port that a worker here would listen on.", min=1, max=65535)
+    ] = DEFAULT_PORT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Tell what is missing on this machine; exit code 0 where a model can be run (or a worker served), else 1."""
     findings = []
@@ -51,7 +53,7 @@ def doctor(
     if as_json:
         print(json.dumps({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
     else:
-        print("A run is possible here." if possible else "No run is possible here before that is mended.")
+        print("A run is possible here." if possible else "No run is possible here before that is fixed.")
     if not possible:
         raise typer.Exit(1)
 

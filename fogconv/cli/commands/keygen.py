@@ -11,7 +11,9 @@ from fogconv.cluster.protocol.keys import default_folder, write_keys
 
 
 def keygen(
-    folder: Annotated[Path | None, typer.Argument(help="Where to; default: the user's configuration folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder for the keys; by default the user's configuration folder.")
+    ] = None,
 ) -> None:
     """Make a key pair (CURVE) for this device and say what to do with it."""
     where = folder or default_folder()

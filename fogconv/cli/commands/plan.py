@@ -39,15 +39,22 @@ if TYPE_CHECKING:
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A torchvision model's name, efficientnet_lite0, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")],
     cluster: Annotated[
         str,
-        typer.Option(help="tcp://HOST:PORT,… or a hostfile: its devices and links are measured.", rich_help_panel=WHERE),
+        typer.Option(
+            help="Measure the devices and links of this cluster: tcp://HOST:PORT,… or a hostfile.", rich_help_panel=WHERE
+        ),
     ] = "",
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     ranks: Annotated[
-        int | None, typer.Option(help="The master and its workers; 5, or the profile's.", min=1, rich_help_panel=WHERE)
+        int | None,
+        typer.Option(
+            help="Number of ranks, master included; by default 5, or as many as the profile has.",
+            min=1,
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
@@ -62,18 +69,26 @@ def plan(
     wire: WireOption = WIRE,
     size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=HOW)] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Let a .pt2 run code when it is loaded: you know its maker.", rich_help_panel=HOW)
+        bool,
+        typer.Option(
+            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
+        ),
     ] = False,
-    batch: Annotated[int, typer.Option(help="Images at once.", min=1, rich_help_panel=HOW)] = 1,
+    batch: Annotated[int, typer.Option(help="Number of images at once.", min=1, rich_help_panel=HOW)] = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep the plan for `fogconv-run --plan`.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option("--out", "-o", help="Write the plan to this file, for `fogconv run --plan`.", rich_help_panel=OUTPUT),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A timeline: FILE.png, .svg or .pdf.", rich_help_panel=OUTPUT)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw a timeline into this file: .png, .svg or .pdf.", rich_help_panel=OUTPUT)
+    ] = None,
     program: Annotated[
         int | None,
-        typer.Option(help="Print the program of this rank, step by step, instead of tables.", min=0, rich_help_panel=OUTPUT),
+        typer.Option(help="Print the steps of this rank's program instead of tables.", min=0, rich_help_panel=OUTPUT),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Show the cheapest path of layouts through a model: the split per layer, the time, bytes per network card, memory."""
     with sentences("fogconv plan"):

@@ -34,39 +34,57 @@ _DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A torchvision model's name, efficientnet_lite0, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")],
     image: Annotated[
         list[str] | None,
-        typer.Option(help="A picture's path, or coffee, chelsea, astronaut, …; may be repeated.", rich_help_panel=WHAT),
+        typer.Option(help="Path of a picture, or coffee, chelsea, astronaut, …; may be repeated.", rich_help_panel=WHAT),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="pretrained, random, or a state_dict's path.", rich_help_panel=WHAT)
+        str, typer.Option(help="Weights to use: pretrained, random, or the path of a state_dict.", rich_help_panel=WHAT)
     ] = "pretrained",
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Let a .pt2 run code when it is loaded: you know its maker.", rich_help_panel=WHAT),
+        typer.Option(
+            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=WHAT
+        ),
     ] = False,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels (for .pt2).", rich_help_panel=WHAT)] = None,
-    mean: Annotated[str, typer.Option(help="Mean per channel, as 0.485,0.456,0.406 (for .pt2).", rich_help_panel=WHAT)] = "",
-    std: Annotated[str, typer.Option(help="Standard deviation per channel (for .pt2).", rich_help_panel=WHAT)] = "",
-    labels: Annotated[Path | None, typer.Option(help="A file with one label a line.", rich_help_panel=WHAT)] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Input size in pixels; by default the model's. For .pt2 files.", rich_help_panel=WHAT)
+    ] = None,
+    mean: Annotated[
+        str, typer.Option(help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 files.", rich_help_panel=WHAT)
+    ] = "",
+    std: Annotated[
+        str,
+        typer.Option(
+            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 files.", rich_help_panel=WHAT
+        ),
+    ] = "",
+    labels: Annotated[
+        Path | None, typer.Option(help="File with the names of the classes, one a line.", rich_help_panel=WHAT)
+    ] = None,
     cluster: Annotated[
         str,
         typer.Option(
-            help="tcp://HOST:PORT,… or a hostfile; default: mpirun's ranks, else workers in this process.",
+            help="Workers as tcp://HOST:PORT,… or a hostfile; by default mpirun's ranks, else in this process.",
             rich_help_panel=WHERE,
         ),
     ] = "",
     workers: Annotated[
         int,
-        typer.Option(help="In-process workers where no cluster is given; -1: one per spare core.", rich_help_panel=WHERE),
+        typer.Option(
+            help="Number of workers in this process where no cluster is given; -1: one per spare core.",
+            rich_help_panel=WHERE,
+        ),
     ] = -1,
     threads: Annotated[
         int,
-        typer.Option(help="Threads for the master's (and in-process workers') kernels; 0: all.", rich_help_panel=WHERE),
+        typer.Option(
+            help="Number of threads for kernels of the master and in-process workers; 0: all cores.", rich_help_panel=WHERE
+        ),
     ] = _DEFAULTS.threads,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for one message of a run.", rich_help_panel=WHERE)
+        float, typer.Option(help="Seconds to wait for each message of a run.", rich_help_panel=WHERE)
     ] = _DEFAULTS.timeout_s,
     heartbeat: Annotated[
         float, typer.Option(help="Seconds within which a lost worker is noticed.", rich_help_panel=WHERE)
@@ -83,12 +101,14 @@ def run(
     plan: PlanOption = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Check every worker's results by checksums; redo wrong ones.", rich_help_panel=STAR),
+        typer.Option(
+            "--verify", help="Check all results of workers by checksums, and compute wrong ones again.", rich_help_panel=STAR
+        ),
     ] = _GUARDS.verify,
     redundancy: Annotated[
         int,
         typer.Option(
-            help="1: add a parity worker, so that the result survives the loss of any one worker.",
+            help="Number of parity workers, 0 or 1; with 1, a result survives the loss of any one worker.",
             min=0,
             max=1,
             rich_help_panel=STAR,
@@ -97,22 +117,26 @@ def run(
     patience: Annotated[
         float,
         typer.Option(
-            help="Redo on the master what takes so many times the predicted time; 0: wait.",
+            help="How many times the predicted time to wait before the master computes a share; 0: no limit.",
             min=0,
             rich_help_panel=STAR,
         ),
     ] = _GUARDS.patience,
     adapt: Annotated[
-        bool, typer.Option(help="Plan anew when a worker or a link slows down.", rich_help_panel=HOW)
+        bool, typer.Option(help="Make a new plan when a worker or a link slows down.", rich_help_panel=HOW)
     ] = _DEFAULTS.adapt,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Preload a fallback plan for every loss of one worker.", rich_help_panel=HOW)
     ] = _DEFAULTS.rehearse,
-    repeat: Annotated[int, typer.Option(help="Warm runs; the latency is their median.", min=1, rich_help_panel=OUTPUT)] = 5,
+    repeat: Annotated[
+        int, typer.Option(help="Number of warm runs; the latency is their median.", min=1, rich_help_panel=OUTPUT)
+    ] = 5,
     stream: Annotated[
         int,
         typer.Option(
-            help="Then run so many frames, several in flight, and show frames per second.", min=0, rich_help_panel=OUTPUT
+            help="Number of frames to stream afterwards, several in flight, to show frames per second.",
+            min=0,
+            rich_help_panel=OUTPUT,
         ),
     ] = 0,
     compare: Annotated[
@@ -123,7 +147,7 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
     layers: Annotated[
         bool,
         typer.Option(

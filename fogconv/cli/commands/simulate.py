@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(help="A net, such as vgg16, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(help="The name of a net, such as vgg16, or a .pt2 file.")],
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -51,8 +51,15 @@ def simulate(
     even: EvenOption = False,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
-    size: Annotated[int | None, typer.Option(help="Image size.", rich_help_panel=HOW)] = None,
-    workers: Annotated[int | None, typer.Option("--workers", "-n", help="4.", rich_help_panel=WHERE)] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Image size in pixels; by default the net's usual one.", rich_help_panel=HOW)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", "-n", help="Number of workers; by default 4, or as many as the profile has.", rich_help_panel=WHERE
+        ),
+    ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
     rate: RateOption = None,
@@ -60,24 +67,34 @@ def simulate(
     latency: LatencyOption = None,
     speeds: Annotated[
         str,
-        typer.Option(help="Uneven devices: 1,1,0.5 for the ranks from 0 on, the last for the rest.", rich_help_panel=WHERE),
+        typer.Option(
+            help="Speed factors of the ranks from 0 on, such as 1,1,0.5; the last one holds for the rest.",
+            rich_help_panel=WHERE,
+        ),
     ] = "",
     access_points: Annotated[
-        int, typer.Option(help="All workers share so many access points; 0: cables.", rich_help_panel=WHERE)
+        int, typer.Option(help="Number of access points that the workers share; 0: cables.", rich_help_panel=WHERE)
     ] = 0,
-    access_point_bandwidth: Annotated[str, typer.Option(help="Of each access point.", rich_help_panel=WHERE)] = "200Mbit/s",
+    access_point_bandwidth: Annotated[
+        str, typer.Option(help="Bandwidth of each access point.", rich_help_panel=WHERE)
+    ] = "200Mbit/s",
     straggler: Annotated[
         list[str] | None,
-        typer.Option(help="3x4: the plan does not know that rank 3 is 4 times slower.", rich_help_panel=TROUBLE),
+        typer.Option(
+            help="Slow a rank down without the plan's knowledge: 3x4 makes rank 3 take 4 times as long.",
+            rich_help_panel=TROUBLE,
+        ),
     ] = None,
     jitter: Annotated[
-        float, typer.Option(help="Spread of compute times, 0.1 for some 10 %.", rich_help_panel=TROUBLE)
+        float, typer.Option(help="Spread of compute times as a fraction; 0.1 is about 10 %.", rich_help_panel=TROUBLE)
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="For the jitter.", rich_help_panel=TROUBLE)] = 0,
-    inferences: Annotated[int, typer.Option(help="One after the other.", rich_help_panel=OUTPUT)] = 1,
-    in_flight: Annotated[int, typer.Option(help="So many at once.", rich_help_panel=OUTPUT)] = 1,
-    trace: Annotated[Path | None, typer.Option(help="A timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the jitter's random numbers.", rich_help_panel=TROUBLE)] = 0,
+    inferences: Annotated[int, typer.Option(help="Number of inferences in all.", rich_help_panel=OUTPUT)] = 1,
+    in_flight: Annotated[int, typer.Option(help="Number of inferences in flight at once.", rich_help_panel=OUTPUT)] = 1,
+    trace: Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Run the very programs that a cluster would get, event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):

@@ -29,19 +29,28 @@ from fogconv.speedup.conv_tables import NamedConv, convs
 
 
 def speedup(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A net, such as vgg16.", rich_help_panel=WHAT)] = None,
-    c: Annotated[int | None, typer.Option(help="Input channels of one layer.", rich_help_panel=WHAT)] = None,
-    f: Annotated[int | None, typer.Option(help="Output channels; by default c.", rich_help_panel=WHAT)] = None,
-    k: Annotated[str, typer.Option(help="Kernel, 3 or 1x7.", rich_help_panel=WHAT)] = "3",
-    hw: Annotated[str, typer.Option(help="Input size, 14 or 14x28.", rich_help_panel=WHAT)] = "14",
-    stride: Annotated[str, typer.Option(help="1 or 2x1.", rich_help_panel=WHAT)] = "1",
-    padding: Annotated[str, typer.Option(help="same, or 1, or 0x3.", rich_help_panel=WHAT)] = "same",
-    dilation: Annotated[str, typer.Option(help="1 or 2x2.", rich_help_panel=WHAT)] = "1",
-    groups: Annotated[int, typer.Option(help="Groups.", rich_help_panel=WHAT)] = 1,
-    batch: Annotated[int, typer.Option(help="Images at once.", rich_help_panel=WHAT)] = 1,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Name of a net, such as vgg16.", rich_help_panel=WHAT)
+    ] = None,
+    c: Annotated[int | None, typer.Option(help="Number of input channels of one layer.", rich_help_panel=WHAT)] = None,
+    f: Annotated[
+        int | None,
+        typer.Option(help="Number of output channels; by default as many as input channels.", rich_help_panel=WHAT),
+    ] = None,
+    k: Annotated[str, typer.Option(help="Kernel size in pixels, such as 3 or 1x7.", rich_help_panel=WHAT)] = "3",
+    hw: Annotated[str, typer.Option(help="Input size in pixels, such as 14 or 14x28.", rich_help_panel=WHAT)] = "14",
+    stride: Annotated[str, typer.Option(help="Stride in pixels, such as 1 or 2x1.", rich_help_panel=WHAT)] = "1",
+    padding: Annotated[
+        str, typer.Option(help="Padding in pixels, such as 1 or 0x3, or same.", rich_help_panel=WHAT)
+    ] = "same",
+    dilation: Annotated[str, typer.Option(help="Dilation in pixels, such as 1 or 2x2.", rich_help_panel=WHAT)] = "1",
+    groups: Annotated[int, typer.Option(help="Number of groups of channels.", rich_help_panel=WHAT)] = 1,
+    batch: Annotated[int, typer.Option(help="Number of images at once.", rich_help_panel=WHAT)] = 1,
     size: Annotated[
         int | None,
-        typer.Option(help="Image size of the net (other than its usual one: needs torch).", rich_help_panel=WHAT),
+        typer.Option(
+            help="Image size in pixels, by default the net's usual one; any other needs torch.", rich_help_panel=WHAT
+        ),
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
@@ -49,35 +58,62 @@ def speedup(
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
     wake: Annotated[
-        str | None, typer.Option(help="A sleeping radio's time to its first byte, 10ms.", rich_help_panel=WHERE)
+        str | None,
+        typer.Option(
+            help="Time that a sleeping radio takes to its first byte, such as 10ms; by default the preset's.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
-    gamma: Annotated[float | None, typer.Option(help="γ, seconds per MAC.", rich_help_panel=WHERE)] = None,
-    alpha: Annotated[float | None, typer.Option(help="α, seconds per message.", rich_help_panel=WHERE)] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="γ in seconds per MAC; by default the preset's.", rich_help_panel=WHERE)
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="α in seconds per message; by default the preset's.", rich_help_panel=WHERE)
+    ] = None,
     beta: Annotated[
-        float | None, typer.Option(help="β, seconds per element (4 bytes) on the wire.", rich_help_panel=WHERE)
+        float | None,
+        typer.Option(help="β in seconds per element (4 bytes) on a link; by default the preset's.", rich_help_panel=WHERE),
     ] = None,
     message: Annotated[
-        int | None, typer.Option(help="M, elements per message; by default a transfer is one.", rich_help_panel=WHERE)
+        int | None,
+        typer.Option(help="M in elements per message; by default each transfer is one message.", rich_help_panel=WHERE),
     ] = None,
     copy: Annotated[
-        float | None, typer.Option(help="Seconds per element cut, joined or summed.", rich_help_panel=WHERE)
+        float | None,
+        typer.Option(
+            help="Seconds per element that is cut, joined or summed; by default the preset's.", rich_help_panel=WHERE
+        ),
     ] = None,
-    joules_per_mac: Annotated[float | None, typer.Option(help="J per MAC.", rich_help_panel=WHERE)] = None,
-    joules_per_byte: Annotated[float | None, typer.Option(help="J per byte, both ends.", rich_help_panel=WHERE)] = None,
+    joules_per_mac: Annotated[
+        float | None, typer.Option(help="Energy in joules per MAC; by default the preset's.", rich_help_panel=WHERE)
+    ] = None,
+    joules_per_byte: Annotated[
+        float | None,
+        typer.Option(help="Energy in joules per byte, both ends together; by default the preset's.", rich_help_panel=WHERE),
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", "-n", help="Remote workers; 4, or the profile's.", rich_help_panel=WHERE)
+        int | None,
+        typer.Option(
+            "--workers", "-n", help="Number of workers; by default 4, or as many as the profile has.", rich_help_panel=WHERE
+        ),
     ] = None,
     master_computes: MasterComputesOption = Switch.OFF,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
-    plot: Annotated[Path | None, typer.Option(help="A figure: FILE.png, .svg or .html.", rich_help_panel=OUTPUT)] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw a figure into this file: .png, .svg or .html.", rich_help_panel=OUTPUT)
+    ] = None,
     sweep_over: Annotated[
         str | None,
-        typer.Option("--sweep", help="bandwidth=10Mbit..10Gbit, rate=… or latency=….", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--sweep", help="Vary one figure: bandwidth=10Mbit..10Gbit, rate=A..B or latency=A..B.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     list_presets: Annotated[
-        bool, typer.Option("--presets", help="List the presets and their sources.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--presets", help="List the presets and their sources, then end.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
     """Will a cluster pay? What each conv layer takes at home and on n workers, by the model of Dey et al. (CitiFog 2018)."""

@@ -165,12 +165,14 @@ class Watcher:
 
 
 def status(
-    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT,… or a hostfile.")],
+    cluster: Annotated[str, typer.Option(help="Workers as tcp://HOST:PORT,… or a hostfile.")],
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="One round, then end: 0 if all answered, else 1.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a round on stdout.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="End after one round, with exit code 0 if all answered, else 1.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a round on stdout.")] = False,
 ) -> None:
     """Show how the workers are: state, share, speed, heat, memory.
 

@@ -22,15 +22,18 @@ log = logging.getLogger("fogconv.worker")
 
 
 def worker(
-    bind: Annotated[str, typer.Option(help="Address to listen on.")] = "tcp://*:5555",
-    threads: Annotated[int, typer.Option(help="Threads for kernels; 0: all cores.")] = 0,
+    bind: Annotated[str, typer.Option(help="The address to listen on.")] = "tcp://*:5555",
+    threads: Annotated[int, typer.Option(help="Number of threads for kernels; 0: all cores.")] = 0,
     memory: Annotated[
-        str, typer.Option(help="Memory limit of this process, such as 900M; a shard beyond it is refused.")
+        str,
+        typer.Option(
+            help="Memory limit of this process in bytes, such as 900M; by default none. Larger shards are refused."
+        ),
     ] = "",
     heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = HEARTBEAT_S,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, one object a line.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object a line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
