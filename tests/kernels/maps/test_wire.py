@@ -168,7 +168,7 @@ def test_after_warming_up_nothing_is_compiled(format_: str, monkeypatch: pytest.
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lz4.block", None)
     wire._library.cache_clear()
-    with pytest.raises(DependencyError, match=r"lz4.*fogconv\[wire\]"):
+    with pytest.raises(DependencyError, match=r"lz4.*\.\[wire\]"):
         wire.warm_up("lz4")
     wire._library.cache_clear()
 
