@@ -8,7 +8,7 @@
 
 Both ends keep it, by master: the worker for itself, and each master for each of its workers (under its own name alone). A
 master remembers a worker that is lost; a worker forgets a master that has left (which is then as one that never came).
-Nothing here sends, waits or reads a clock: whoever calls ``handle`` does what the effects say.
+Nothing here sends, waits or reads a clock: the caller of ``handle`` does what the effects say.
 """
 
 from __future__ import annotations

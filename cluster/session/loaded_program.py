@@ -55,4 +55,4 @@ class RunResult:
     sent_bytes: dict[int, int]
     received_bytes: dict[int, int]
     events: tuple[str, ...] = ()
-    """What went wrong in this run and was mended in it."""
+    """What went wrong in this run and was put right in it."""

@@ -74,7 +74,7 @@ class Runs:
     # Arrivals, under the dispatcher's lock
 
     def take(self, record: WorkerRecord, message: m.Data | m.Done | m.Failed, payload: Frame) -> None:
-        """What a worker says of a run; of one that is over, or not its own, nothing is heard."""
+        """What a worker says of a run; of one that is over, or not its own, nothing is taken."""
         run = message.run
         if not record.service.carries(run):
             return
@@ -122,7 +122,7 @@ class Runs:
     def _await_done(
         self, run: int, loaded: Loaded, timeout_s: float, skipped: Collection[int]
     ) -> dict[int, tuple[m.Done, Frame]]:
-        """Without those that are gone, or that the run did not wait for: these are told to leave it."""
+        """Without those that are gone, or that the run did not wait for: these get an Abort."""
         gone = self._inbox.gone(run)
         wanted = [(run, rank) for rank in loaded.ranks if rank not in gone and rank not in skipped]
 
@@ -142,7 +142,7 @@ class Runs:
         return {rank: self._done[run, rank] for rank in loaded.ranks if (run, rank) in self._done}
 
     def _traced(self, error: WorkerLostError, loaded: Loaded) -> WorkerLostError:
-        """A worker that tells of a broken link to another is not the one that died: name that one, if it is dead."""
+        """A worker that reports a broken link to another is not the one that died: name that one, if it is dead."""
         workers = self._workers
         if error.rank in workers.lost:
             return error

@@ -351,7 +351,7 @@ class Session:
         atexit.unregister(self.close)
         with self._board.lock:
             self._workers.stop("the session was closed")
-        self._board.changed()  # whoever still runs or loads in another thread finds its workers gone
+        self._board.changed()  # what still runs or loads in another thread finds its workers gone
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         self._endpoint.close()

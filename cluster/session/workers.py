@@ -35,7 +35,7 @@ OfRuns = lifecycle.AbortRuns | lifecycle.FailRuns | lifecycle.DoWithout
 
 
 class Workers:
-    """``hello(rank)`` is what a worker is greeted with; ``on_runs`` is told what becomes of its runs, with the lock held."""
+    """``hello(rank)`` is what a worker is greeted with; ``on_runs`` gets what becomes of its runs, with the lock held."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class Workers:
         self.clocks_at = time.monotonic()
 
     def set_memory(self, rank: int, memory_bytes: int) -> None:
-        """What a worker told of its process's memory."""
+        """The memory of a worker's process, as it reported it."""
         record = self.records[rank]
         if record.info is not None:
             record.info = replace(record.info, memory_bytes=memory_bytes)
