@@ -1,4 +1,4 @@
-"""Guards: what is asked for beside a layer's work, so that wrong, late or missing pieces do no harm. Data only."""
+"""Guards: extra work beside a layer's, so that wrong, late or missing pieces do no harm. Data only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What the user asked for: ``verify`` every piece, ``redundancy`` 0 or 1, ``patience`` a multiple of the predicted time
+    """The user's options: ``verify`` every piece, ``redundancy`` 0 or 1, ``patience`` a multiple of the predicted time
     (0: none)."""
 
     verify: bool = False

@@ -1,11 +1,11 @@
 """Compiled functions: numba.njit without the GIL, with a cache on disk that many workers and versions can share.
 
-Numba's own cache misses what we need: it never hits for closures over an intrinsic, does not notice when the source of an
+Numba's own cache is not enough: it never hits for closures over an intrinsic, does not notice when the source of an
 intrinsic changes, lets two processes that compile at once write the same file, and raises where package and home are
-read-only. Here a compiled function is one file, named by a hash over everything that decided its code: the sources of
-its module and of the kernel modules imported by that one, the values it closes over, its signature, the instruction set,
-the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so nothing needs
-a lock. What is loaded runs, so a file counts only if nobody but this user and root could have written it.
+read-only. Here a compiled function is one file, named by a hash of everything that its code depends on: the source of its
+module and of the kernel modules that it imports, the values it closes over, its signature, the instruction set, the CPU,
+and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so no lock is needed. A
+loaded file is executed, so it is used only if no user except this one and root could have written it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PACKAGE = __name__.rpartition(".")[0]
 PLAIN = (bool, int, float, str, np.dtype, np.generic, numba.types.Type)
 
 UNUSED_S = 60 * 24 * 3600.0
-"""A compiled function that nobody loaded for so long is removed when its successor is stored."""
+"""A compiled function that was not loaded for so long is removed when its successor is stored."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -51,12 +51,12 @@ def jit(function: Callable[..., Any]) -> Any:
 
     No GIL while it runs, no bounds checks, numpy's rules for division by zero, and no reordering of floating-point
     arithmetic. Closures are cached too, if they close over numbers, strings, types, other compiled functions and
-    intrinsics, alone or in tuples and frozen dataclasses; KernelError for anything else.
+    intrinsics, alone or in tuples and frozen dataclasses. Raises KernelError for anything else.
     """
     identity = _identity(function)
     name = function.__qualname__.replace(".<locals>", "")
-    # Symbols are named after the function. A closure's name must say which one it is, or two that were compiled by two
-    # processes could meet in a third under one symbol.
+    # Symbols are named after the function. A closure's name must be unique, or two closures compiled by two processes
+    # could have the same symbol in a third one.
     function.__qualname__ = f"{name}.{identity[:16]}"
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
     dispatcher._cache = _FileCache(name, identity)
@@ -83,20 +83,20 @@ class _FileCache(NullCache):
         except FileNotFoundError:
             return None
         except OSError as error:
-            warn_once(f"{path} is not used, and compiled anew ({error.strerror})")
+            warn_once(f"{path} is not used; its function is compiled again ({error.strerror})")
             return None
         digest, payload = content[:32], content[32:]
         if hashlib.sha256(payload).digest() != digest:
-            return None  # cut short by a full disk; the new one will replace it
-        with contextlib.suppress(OSError):  # a cache shared read-only works all the same
+            return None  # cut short by a full disk; the new file will replace it
+        with contextlib.suppress(OSError):  # a read-only shared cache works as well
             os.utime(path)
-        # Numba's own cache refreshes the context here, which imports all that it can compile (and scipy): a quarter of a
-        # second that loading does not need. Compiling does so itself.
+        # Numba's own cache refreshes the context here, which imports everything that it can compile (and scipy): a
+        # quarter of a second that loading does not need. Compiling refreshes it itself.
         rtsys.initialize(target_context)
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
-        except Exception as error:  # pickle, numba and LLVM raise what they like
-            warn_once(f"{path} is damaged, and compiled anew ({type(error).__name__})")
+        except Exception as error:  # pickle, numba and LLVM raise errors of any type
+            warn_once(f"{path} is damaged; its function is compiled again ({type(error).__name__})")
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -125,12 +125,10 @@ class _FileCache(NullCache):
 
 
 def cache_folder() -> Path | None:
-    """Where compiled functions and tuned choices are kept, or None where nothing can be written or trusted.
-
-    The first that can be written of: $FOGCONV_CACHE_DIR, or else $XDG_CACHE_HOME/fogconv or ~/.cache/fogconv; a folder
-    of this user in the system's temporary folder (with one warning). None, with one warning, where others own it or can
-    write to it. FOGCONV_CACHE_DIR=off: None.
-    """
+    """The folder of compiled functions and tuned choices, or None where no folder can be written or trusted. It is the
+    first of these that can be written: $FOGCONV_CACHE_DIR, or else $XDG_CACHE_HOME/fogconv or ~/.cache/fogconv; a folder
+    of this user in the system's temporary folder (with one warning). None, with one warning, where another user owns it
+    or can write to it. FOGCONV_CACHE_DIR=off: None."""
     return _cache_folder(os.environ.get("FOGCONV_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
 
 
@@ -158,16 +156,17 @@ def _cache_folder(override: str | None, xdg: str | None, home: str | None) -> Pa
 
 
 def _trusted(folder: Path) -> Path | None:
-    """What lies there is run, whoever put it there: only a folder that is ours and closed to others may be loaded from."""
+    """Files in this folder are executed, so it must belong to this user and other users must not be able to write to
+    it."""
     complaint = distrust(folder)
     if complaint is not None:
-        warn_once(f"{complaint}: no compiled kernels are taken from there, and every process compiles its own")
+        warn_once(f"{complaint}: no compiled kernels are loaded from there, and every process compiles its own")
     return folder if complaint is None else None
 
 
 def _usable(folder: Path) -> bool:
     try:
-        if distrust(folder) is None:  # what can't be trusted is left as it is
+        if distrust(folder) is None:  # an untrusted file is left as it is
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=folder):
                 pass
@@ -216,8 +215,8 @@ _parsing = threading.Lock()
 
 
 def _parsed(source: bytes) -> ast.AST:
-    """CPython 3.11's ast.parse counts its recursion per interpreter: two threads at once (the other may be anybody's) raise
-    SystemError now and then, and once more does it."""
+    """CPython 3.11's ast.parse counts its recursion per interpreter: two threads at once can raise SystemError. A second
+    try succeeds."""
     with _parsing:
         for _ in range(20):
             with contextlib.suppress(SystemError):
@@ -227,7 +226,8 @@ def _parsed(source: bytes) -> ast.AST:
 
 @cache
 def _source(module: str) -> tuple[bytes, tuple[str, ...]]:
-    """A module's source, and what of the kernels it imports, or may import: a name can be a module or something in one."""
+    """A module's source, and the kernel modules that it imports or may import: an imported name can be a module or an
+    attribute."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return b"", ()
