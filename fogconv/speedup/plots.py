@@ -24,7 +24,7 @@ SUFFIXES = (".png", ".svg", ".html")
 MOST_WORKERS = 64
 
 BLUE, ORANGE, GREEN, GREY = "#0b6fa4", "#d1570b", "#2e7d32", "#777777"
-"""Told apart in print and by colour-blind readers; the figures never rely on colour alone."""
+"""Colours that differ in print and for colour-blind readers; the figures never rely on colour alone."""
 
 
 def draw(
@@ -89,7 +89,7 @@ def save(figure: Figure, path: Path, title: str) -> None:
 
 
 def _against_n(axes: Axes, name: str, layers: Sequence[NamedConv], question: Question) -> None:
-    """Speedup over 1 … n workers with the bounds that it can't pass."""
+    """Speedup over 1 … n workers with its upper bounds."""
     count = range(1, MOST_WORKERS + 1)
     if len(layers) > 1:
         axes.plot(count, net_curve(layers, question, MOST_WORKERS), color=BLUE, label="whole net, the better of both")
