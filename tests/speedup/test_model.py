@@ -172,9 +172,13 @@ def test_at_the_break_even_bandwidth_both_take_equally_long(layer: ConvSpec, cos
     bandwidth = break_even_bandwidth(layer, cost, n, master_computes=master)
     if bandwidth is None:
         fastest = replace(cost, beta=1e-30)
-        assert max(t_local(layer, cost) / t_cld(layer, fastest, s, master_computes=master).total_s
-                   for m in range(1 + master, n + 2) for s in splits(layer, m)
-                   if m <= n + master) <= 1 + 1e-6 if n + master > 1 else True  # fmt: skip
+        # A layer with a single channel has no split that includes the master.
+        ratios = (
+            t_local(layer, cost) / t_cld(layer, fastest, s, master_computes=master).total_s
+            for m in range(1 + master, n + 1 + master)
+            for s in splits(layer, m)
+        )
+        assert max(ratios, default=0.0) <= 1 + 1e-6
         return
     assume(4 / bandwidth < 1e300)
     split, _ = best_split(layer, replace(cost, beta=4 / bandwidth), n, master_computes=master)
