@@ -1,4 +1,4 @@
-"""What may be given as a model, and the LayerGraph that it becomes."""
+"""The types accepted as a model, and their conversion to a LayerGraph."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     import torch
 
 AnyModel = Any
-"""A torch.nn.Module, a name of `fogconv.zoo.names()` or what `fogconv.zoo.load` gave, the path of a ``.pt2`` file, or a
+"""A torch.nn.Module, a name of `fogconv.zoo.names()` or a result of `fogconv.zoo.load`, the path of a ``.pt2`` file, or a
 LayerGraph."""
 
 
 def graph_of(model: AnyModel, *, example: Any = None, weights: str = "pretrained", size: int | None = None) -> LayerGraph:
     """The LayerGraph of a model.
 
-    ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one, and elsewhere it says the batch and the
-    size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by name.
-    Raises InputError where the example is missing or has another shape, ModelError for a model that can't be exported.
+    ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one; for other models it gives the batch
+    and the size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by
+    name. Raises InputError where the example is missing or has another shape, ModelError for a model that can't be
+    exported.
     """
     if isinstance(model, LayerGraph):
         return model
@@ -40,7 +41,7 @@ def graph_of(model: AnyModel, *, example: Any = None, weights: str = "pretrained
 
     if not isinstance(model, torch.nn.Module):
         raise InputError(
-            f"a {type(model).__name__} is no model; give a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 file"
+            f"a {type(model).__name__} is not a model; give a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 file"
         )
     if example is None:
         raise InputError("a torch module needs an example of its input: compile(model, cluster, example=x)")

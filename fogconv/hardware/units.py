@@ -1,4 +1,4 @@
-"""Figures with units, as people write them: 10GFLOP/s, 100Mbit/s, 0.5ms.
+"""Figures with units: 10GFLOP/s, 100Mbit/s, 0.5ms.
 
 rate        FLOP/s or MAC/s (one MAC is two FLOP), with k, M, G, T
 bandwidth   bit/s or B/s, with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024); "/s" may be left out: 100Mbit
@@ -59,7 +59,7 @@ def sweep(text: str) -> tuple[str, float, float]:
 def _parse(text: str, what: str, hint: str, *, positive: bool = True) -> tuple[float, str]:
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise InputError(f"{what} {text!r} does not begin with a number; write it {hint}")
+        raise InputError(f"{what} {text!r} does not start with a number; write it {hint}")
     value = float(match[1])
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise InputError(f"{what} {text!r}: it must be {'positive' if positive else 'zero or more'}")
@@ -128,5 +128,5 @@ def parse_bytes(text: str) -> int:
         return 0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
     if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise InputError(f"--memory {text!r} is no amount of memory; write 900M, 1.5G or 512Mi")
+        raise InputError(f"--memory {text!r} is not an amount of memory; write 900M, 1.5G or 512Mi")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -147,7 +147,7 @@ def _cache_folder(override: str | None, xdg: str | None, home: str | None) -> Pa
     owner = os.geteuid()
     substitute = Path(tempfile.gettempdir()) / f"fogconv-{owner}"
     if not _usable(substitute):
-        warn_once(f"neither {wanted} nor {substitute} can be written; kernels are compiled anew by every process")
+        warn_once(f"neither {wanted} nor {substitute} can be written; every process compiles its kernels again")
         return None
     if _trusted(substitute) is None:
         return None

@@ -25,7 +25,7 @@ def test_check_scheme_follows_the_table_of_schemes(scheme: Scheme) -> None:
 
 
 def test_check_scheme_refuses_a_plan_that_is_given() -> None:
-    with pytest.raises(InputError, match="not a plan that is given"):
+    with pytest.raises(InputError, match="not a given plan"):
         check_scheme(ALL, "star", guarded=True, plan_given=True)
     check_scheme(Protection(), "rows", guarded=False, plan_given=True)
 

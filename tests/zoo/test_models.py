@@ -80,7 +80,7 @@ def test_without_a_network_seeded_weights_stand_in_and_say_so(monkeypatch: pytes
     monkeypatch.setattr(zoo.urllib.request, "urlopen", unreachable)
     model = load_model("squeezenet1_0", size=64)
     assert model.weights_origin.startswith("random (seed 0)")
-    assert "can't be had" in model.weights_origin
+    assert "are not available" in model.weights_origin
 
 
 def unreachable(*_: object, **__: object) -> None:

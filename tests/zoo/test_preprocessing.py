@@ -113,7 +113,7 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked(tmp_path: Path) ->
 
 def test_no_other_program_is_started_for_a_picture(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "drawing.png", "EPS")
-    with pytest.raises(ModelError, match="not an image of a kind that is read"):
+    with pytest.raises(ModelError, match="not an image in a supported format"):
         load_image(tmp_path / "drawing.png")
 
 
