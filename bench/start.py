@@ -2,10 +2,10 @@
 
     python -m bench.start [--net resnet50] [--rounds 5] [--json]
 
-Each start is a process of its own, with warm caches. `fogconv run NET` has workers in its own process; torch alone is
-`bench.start_torch`, with the same seeded weights and the same picture. The first answer is there when the best guess comes
-on stdout. Also: from a worker's start until it answers `fogconv status`, and the whole of `fogconv --help`. Seconds are
-medians over the rounds; CPU seconds, of all threads until then, tell more where other programs run on the machine.
+Each start is a separate process, with warm caches. `fogconv run NET` has workers in its own process; torch alone is
+`bench.start_torch`, with the same seeded weights and the same picture. The first answer is the best guess on stdout.
+Also: from a worker's start until it answers `fogconv status`, and the whole of `fogconv --help`. Seconds are medians over
+the rounds; CPU seconds, of all threads until then, are more reliable where other programs run on the machine.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """From the command on: until the sign came, and the CPU time of all threads by then."""
+    """The time from the command to the sign, and the CPU time of all threads by then."""
 
     seconds: float
     cpu_s: float
 
 
 def first_line_with(sign: str, command: Sequence[str]) -> Start:
-    """Run a program until its end; when a line with ``sign`` came. Raises RuntimeError where none did."""
+    """Run a program until its end. Returns when a line with ``sign`` was printed. Raises RuntimeError where none was."""
     begin = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, *command],
@@ -62,7 +62,7 @@ def first_line_with(sign: str, command: Sequence[str]) -> Start:
 
 
 def best_guess(net: str) -> str:
-    """What torch alone sees in the picture."""
+    """torch's best guess for the picture."""
     done = subprocess.run([sys.executable, *torch_alone(net)], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0].split(maxsplit=1)[1]
 
@@ -76,7 +76,7 @@ def fogconv(net: str) -> list[str]:
 
 
 def worker() -> Start:
-    """A worker's start, until it answers a status query."""
+    """The time from a worker's start until it answers a status query."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
