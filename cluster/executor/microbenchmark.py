@@ -43,7 +43,8 @@ def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float
 
 
 LEAST_S = 0.1
-"""A CPU quota gives 1 ms in 10: single runs are either far too fast or far too slow, so time what fits into many periods."""
+"""A CPU quota can give 1 ms in 10: single runs are then far too fast or far too slow, so the measurement spans many
+periods."""
 
 
 def conv_seconds(
@@ -57,7 +58,7 @@ def conv_seconds(
 ) -> tuple[float, ...]:
     """The mean of warm runs of each conv, back to back, in seconds: at least ``repeats`` of them, and for ``least_s``.
 
-    The mean and not the median: under a quota, or with other work on the device, it is what an inference will get.
+    The mean and not the median: under a quota, or with other work on the device, the mean is the rate of an inference.
     (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.)
     """
     seconds = []

@@ -145,7 +145,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         ("/dev/zero", "it is a device"),
         ("n" * 300, "no image"),
         ("~nosuchuser/x.png", "no image"),
-        ("a\0b", "no file name"),
+        ("a\0b", "not a file name"),
     ]:
         with pytest.raises(ModelError, match=message):
             load_image(name)

@@ -161,7 +161,7 @@ def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:
     from fogconv.frontend.torch.export import export
     from fogconv.zoo.models import load_model
 
-    # A plan depends on shapes only: no weights are fetched.
+    # A plan depends on shapes only, so no weights are downloaded.
     known = load_model(model, weights="pretrained" if model.endswith(".pt2") else "random", size=size, trust=trust)
     return export(known.module, known.example(batch), known.name)
 
