@@ -42,6 +42,16 @@ class LayerForecast:
     ranks: tuple[int, ...]
     predicted: dict[str, float]
 
+    @property
+    def move_s(self) -> float:
+        """Seconds to send the layer's inputs to where they are needed."""
+        return self.predicted.get("part_s", 0.0) + self.predicted.get("tx_s", 0.0)
+
+    @property
+    def sum_s(self) -> float:
+        """Seconds to send and add partial results."""
+        return self.predicted.get("rx_s", 0.0) + self.predicted.get("join_s", 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:

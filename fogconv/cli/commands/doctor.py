@@ -236,7 +236,7 @@ def _mpi() -> Finding:
             return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")
         if done.returncode == 0 and lines:
             return Finding(
-                "mpi", "broken", f"{mpirun} starts ranks that don't find each other: it is not the MPI of mpi4py. {install}.",
+                "mpi", "broken", f"{mpirun} starts ranks that don't find each other: it isn't mpi4py's MPI. {install}.",
             )  # fmt: skip
     reason = (done.stderr or done.stdout).strip().splitlines()
     return Finding("mpi", "broken", f"{mpirun} -n 2 fails: {reason[-1] if reason else done.returncode}. {install}.")

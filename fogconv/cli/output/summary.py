@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fogconv.cli.output.ellipsis import cut, fold
-from fogconv.cli.output.figures import byte_count
+from fogconv.analysis.figures import byte_count, cut
+from fogconv.cli.output.ellipsis import fold
 from fogconv.cli.output.result import Result
 
 MOST_LINES = 12

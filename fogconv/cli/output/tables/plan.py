@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fogconv.analysis.figures import byte_count, milliseconds
 from fogconv.analysis.forecast import Forecast
 from fogconv.cli.output.ellipsis import Name
-from fogconv.cli.output.figures import byte_count, milliseconds
 from fogconv.cli.output.tables.table import figures_table
 
 LEGEND = (
@@ -40,10 +40,7 @@ def _layers(forecast: Forecast) -> Table:
     for layer in forecast.layers:
         if layer.mode == "relabel":
             continue
-        terms = layer.predicted
-        moved = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
-        summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
-        cells = (moved, terms.get("edge_s"), summed, terms.get("total_s"))
+        cells = (layer.move_s, layer.predicted.get("edge_s"), layer.sum_s, layer.predicted.get("total_s"))
         split = layer.split or ("torch" if layer.mode == "host" else "home")
         table.add_row(Name(layer.name), layer.shape, split, *(milliseconds(cell) for cell in cells))
     return table
