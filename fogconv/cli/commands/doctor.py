@@ -230,7 +230,7 @@ def _mpi() -> Finding:
             return Finding("mpi", "broken", f"{mpirun} -n 2 did not end within {MPIRUN_S:g} s; reinstall MPI: {install}.")
         lines = done.stdout.splitlines()
         if done.returncode == 0 and lines and lines[0].startswith("2 "):
-            library = lines[0].partition(" ")[2].split(",")[0].strip()
+            library = " ".join(lines[0].partition(" ")[2].split(",")[0].split())
             with_flags = f" It needs the flags {' '.join(flags)} here." if flags else ""
             tolerance = " With --with-ft ulfm it goes on without ranks that die." if "Open MPI v5" in library else ""
             return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -11,13 +10,14 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from fogconv.analysis.figures import MARK, cut
+from fogconv.cli.output.paragraph import wrapped
 
 
 def fold(text: str, width: int, lines: int) -> list[str]:
     """At most ``lines`` lines, broken between words. Longer text ends in an ellipsis; a word longer than a line is cut in
     the middle."""
     words = " ".join(cut(word, width) for word in text.split())
-    found = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+    found = wrapped(words, width)
     if len(found) <= lines:
         return found
     kept = found[:lines]
