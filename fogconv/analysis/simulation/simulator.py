@@ -88,7 +88,7 @@ def simulate(
 ) -> Timeline:
     """Run the programs; ``programs[i]`` is rank i's.
 
-    ``access_points`` says which ranks share which medium of ``access_point_bytes_per_s``; the others have cables of their
+    ``access_points`` maps ranks to their shared medium of ``access_point_bytes_per_s``; the others have cables of their
     own. ``host_s``: seconds of Host steps by layer. ``seconds`` predicts convs instead of γ·MACs. Raises InputError for
     ranks that the topology lacks, ClusterError when the programs wait for messages that no rank sends.
     """

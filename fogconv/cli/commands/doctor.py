@@ -161,8 +161,7 @@ def _port(port: int) -> Finding:
             return Finding(
                 "port",
                 "missing",
-                f"Port {port} is taken ({error.strerror}), maybe by a fogconv-worker that runs already; "
-                "another one needs --bind tcp://*:PORT.",
+                f"Port {port} is in use ({error.strerror}), maybe by a fogconv-worker; another one needs --bind tcp://*:PORT.",
             )
     return Finding("port", "ok", f"Port {port} is free for a fogconv-worker.")
 
@@ -184,7 +183,7 @@ def _torch() -> Finding:
 
 def _torchvision() -> Finding:
     if find_spec("torch") is None or find_spec("torchvision") is None:
-        return Finding("torchvision", "missing", f"torchvision, whose models fogconv runs by name: {with_extra('master')}")
+        return Finding("torchvision", "missing", f"torchvision has the models that fogconv knows: {with_extra('master')}")
     try:
         from fogconv.zoo.models import model_names
 
@@ -255,7 +254,7 @@ def _photographs() -> Finding:
             "photographs", "missing", "The sample photographs (coffee, chelsea) come with scikit-image: "
             f"{with_extra('demo')}; or give your own picture with --image.",
         )  # fmt: skip
-    return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} brings coffee, chelsea and others.")
+    return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} has coffee, chelsea and others.")
 
 
 def _library(name: str, module: str, extra: str, use: str) -> Finding:

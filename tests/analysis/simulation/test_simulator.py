@@ -31,7 +31,7 @@ def program(rank: int, ranks: int, *steps: object) -> Program:
 
 
 def star(workers: int) -> list[Program]:
-    """The master sends everybody the whole map; everybody computes, and sends it back."""
+    """The master sends all workers the whole map; each computes, and sends it back."""
     sends = [Send(0, 0, WHOLE, rank, rank) for rank in range(1, workers + 1)]
     receives = [Recv(0, 1, WHOLE, rank, 100 + rank) for rank in range(1, workers + 1)]
     each = [

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from fogconv.cli.output.summary import MOST_LINES, shares, summary_lines
 from tests.cli.output.examples import RANDOM, result
 
-EVENT = "worker 3 at tcp://10.0.0.3:5555 on pi3 is lost: it said nothing for 0.9 s; the inference ran again on 3 workers"
+EVENT = "worker 3 at tcp://10.0.0.3:5555 on pi3 is lost: it sent nothing for 0.9 s; the inference ran again on 3 workers"
 
 
 def test_the_summary_of_a_full_run() -> None:
