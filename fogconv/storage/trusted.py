@@ -110,24 +110,34 @@ def own_folder(folder: Path, kept: str) -> bool:
     return complaint is None
 
 
-def read_own(path: Path) -> bytes:
-    """A file in a folder that is trusted. Raises OSError, also for a link and for a file that others could have written."""
+def open_own(path: Path) -> BinaryIO:
+    """A file in a folder that is trusted, open for reading. Raises OSError, also for a link and for a file that others could
+    have written."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         _require_plain(status)
         complaint = _complaint(status)
         if complaint:
             raise PermissionError(errno.EPERM, complaint, str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_own(path: Path) -> bytes:
+    """The content of a file as `open_own` opens it. Raises OSError."""
+    with open_own(path) as file:
         return file.read()
 
 
-def write_own(path: Path, content: bytes) -> None:
+def write_own(path: Path, *content: bytes | memoryview) -> None:
     """Put a file in its place in one step, for its owner only (mode 0600); a link of that name is replaced, not followed."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="writing-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(content)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -119,7 +119,7 @@ def _numba() -> Finding:
 
 
 def _cache() -> Finding:
-    from fogconv.kernels.codegen.jit import cache_folder
+    from fogconv.storage.cache_folder import cache_folder
 
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or "/") / ".cache") / "fogconv"
     override = os.environ.get("FOGCONV_CACHE_DIR")

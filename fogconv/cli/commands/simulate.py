@@ -135,15 +135,15 @@ def simulate(
 
 
 def _graph(model: str, size: int | None) -> LayerGraph:
+    from fogconv.frontend.network import network_graph
+    from fogconv.zoo.model_request import ModelRequest
+
     try:
-        from fogconv.frontend.torch.export import export
-        from fogconv.zoo.models import load_model
+        return network_graph(ModelRequest.for_shapes(model, size))
     except ImportError as error:
         from fogconv.cli.process.exit_codes import needs
 
         raise needs("torch", "master") from error
-    found = load_model(model, weights="random", size=size)
-    return export(found.module, found.example(), found.name)
 
 
 def _uneven(topology: Topology, speeds: str) -> Topology:

@@ -214,7 +214,7 @@ def _finish(
         numbers[ends[1]],
         output_shape,
         weights,
-        {"torch": torch.__version__},
+        {"torch": str(torch.__version__)},
     )
     return nest_concats(graph)
 
