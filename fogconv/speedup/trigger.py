@@ -28,7 +28,7 @@ from fogconv.errors import GeometryError, InputError
 from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.shard import Shard, conv_grid
-from fogconv.speedup.model import Rates, Split, Terms, s_paper, s_star, splits, t_cld
+from fogconv.speedup.model import Rates, Split, Terms, most_gain, s_paper, s_star, splits, t_cld
 
 Seconds = Callable[[int, ConvSpec], float]
 """(rank, the shard's spec) → seconds; by default γ·MACs + one step."""
@@ -79,6 +79,8 @@ def needs_figures(trigger: str, threshold: float) -> bool:
 class Decision:
     """What to do with one layer, and why.
 
+    ``bound_s_paper`` is S for any number of workers, ``bound_s_star`` S_star for as many as ``estimate`` uses, and
+    ``bound_gain`` what all workers that there are, or fewer, can gain at most (`most_gain`).
     ``split``, ``ranks``, ``weights``, ``shards`` and ``predicted`` describe the cheapest distribution, chosen or not:
     ``conv_grid(spec, ranks, split.p, weights)`` gives the shards. They are None or empty where none is possible.
     """
@@ -87,6 +89,7 @@ class Decision:
     reason: str
     bound_s_paper: float
     bound_s_star: float
+    bound_gain: float
     estimate: float
     local_s: float
     split: Split | None = None
@@ -116,16 +119,19 @@ def decide(
     cost = seconds or (lambda rank, shard: topology.devices[rank].conv_s(shard))
     local_s = cost(0, spec)
     if not len(topology.workers):
-        return Decision(False, "no workers", 0.0, 0.0, 0.0, local_s)
-    rates = master_rates(topology, spec)
-    bound, star = s_paper(spec, rates), s_star(spec, rates, len(topology.workers), master_computes=master_computes)
+        return Decision(False, "no workers", 0.0, 0.0, 0.0, 0.0, local_s)
+    rates, most = master_rates(topology, spec), len(topology.workers)
+    bound, gain = s_paper(spec, rates), most_gain(spec, rates, most, master_computes=master_computes)
     best = _cheapest(spec, topology, master_computes=master_computes, even=even, cost=cost)
     if best is None:
-        return Decision(False, "too few channels to share", bound, star, 0.0, local_s)
+        star = s_star(spec, rates, most, master_computes=master_computes)
+        return Decision(False, "too few channels to share", bound, star, gain, 0.0, local_s)
     split, ranks, weights, shards, terms = best
+    computing = master_computes and 0 in ranks
+    star = s_star(spec, rates, sum(rank != 0 for rank in ranks), master_computes=computing)
     ratio = local_s / terms.total_s if terms.total_s else math.inf
-    distribute, reason = _judge(rule, threshold, spec, bound, ratio)
-    return Decision(distribute, reason, bound, star, ratio, local_s, split, ranks, weights, shards, terms)
+    distribute, reason = judge(rule, threshold, spec, bound, ratio)
+    return Decision(distribute, reason, bound, star, gain, ratio, local_s, split, ranks, weights, shards, terms)
 
 
 def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *, cost: Seconds | None = None) -> Terms:
@@ -168,7 +174,8 @@ def master_rates(topology: Topology, spec: ConvSpec | None = None, workers: Sequ
     )
 
 
-def _judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio: float) -> tuple[bool, str]:
+def judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio: float) -> tuple[bool, str]:
+    """The verdict on S and T_local ÷ T_cld, and its reason."""
     if threshold == 0:
         return True, "threshold 0: every conv"
     if math.isinf(threshold):

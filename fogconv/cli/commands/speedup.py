@@ -25,6 +25,7 @@ from fogconv.hardware.units import sweep as parse_sweep
 from fogconv.ir.geometry import ConvSpec
 from fogconv.planning.schemes import Scheme
 from fogconv.speedup.calculator import MOST_WORKERS
+from fogconv.speedup.calculator import Media as MediaName
 from fogconv.speedup.conv_tables import NamedConv, convs
 
 
@@ -97,6 +98,13 @@ def speedup(
             "--workers", "-n", help="Number of workers; by default 4, or as many as the profile has.", rich_help_panel=WHERE
         ),
     ] = None,
+    media: Annotated[
+        MediaName,
+        typer.Option(
+            help="Links: unicast sends to each worker; broadcast sends once, as the paper's formula assumes.",
+            rich_help_panel=WHERE,
+        ),
+    ] = MediaName.UNICAST,
     master_computes: MasterComputesOption = Switch.OFF,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -145,7 +153,9 @@ def speedup(
             workers=workers,
         )
         options = plan_options(Scheme.STAR, trigger, threshold, master_computes)
-        question = Question(cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes)
+        question = Question(
+            cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes, media
+        )
         answer = report(layers, question)
         swept = None
         if sweep_over is not None:
