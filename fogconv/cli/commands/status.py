@@ -57,6 +57,8 @@ class Health:
     uptime_s: float = 0.0
     restarts: int = 0
     seen_s_ago: float | None = None
+    task: str = ""
+    """What a busy worker does: loading, measuring, running."""
 
 
 @dataclass
@@ -135,9 +137,11 @@ class Watcher:
         again = since > 0 and not restarted
         moved = status.sent_bytes + status.received_bytes - before.sent_bytes - before.received_bytes
         self._answered_at[address] = now
+        state, _, task = status.state.partition(": ")
         self.health[address] = replace(
             before,
-            state=STATES.get(status.state, status.state),
+            state=STATES.get(state, state),
+            task=task,
             master=status.master,
             runs=status.runs,
             runs_per_s=(status.runs - before.runs) / since if again else 0.0,
@@ -260,7 +264,7 @@ def table(found: Sequence[Health]) -> RenderableType:
         heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
         shown.add_row(
             Name(health.address.removeprefix("tcp://"), health.master),
-            Text.assemble((state, colour), "\n", "" if silent else _age(health.uptime_s)),
+            Text.assemble((state, colour), "\n", "" if silent else health.task or _age(health.uptime_s)),
             f"{health.share:.0%}\n×{health.rate:g}",
             "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",
             "" if silent else f"{byte_count(health.sent_bytes)}\n{byte_count(health.bytes_per_s)}",
