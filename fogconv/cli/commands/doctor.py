@@ -19,8 +19,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from fogconv.cli.option_values import FILE, number
 from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT
+from fogconv.values import table
 
 MPIRUN_S = 30.0
 State = Literal["ok", "missing", "broken"]
@@ -37,9 +39,9 @@ class Finding:
 
 
 def doctor(
-    hostfile: Annotated[Path | None, typer.Option(help="Check this hostfile as well.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(parser=FILE, help="Check this hostfile as well.")] = None,
     port: Annotated[
-        int, typer.Option(help="Number of the port that a worker here would listen on.", min=1, max=65535)
+        int, typer.Option(help="Number of the port that a worker here would listen on.", parser=number("count", table.PORT))
     ] = DEFAULT_PORT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:

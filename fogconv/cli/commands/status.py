@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import CLUSTER, number
 from fogconv.cli.process.exit_codes import sentences
+from fogconv.values.table import INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,10 +167,10 @@ class Watcher:
 
 
 def status(
-    cluster: Annotated[str, typer.Option(help="Workers as tcp://HOST:PORT,… or a hostfile.")],
+    cluster: Annotated[str, typer.Option(parser=CLUSTER, help="Workers as tcp://HOST:PORT,… or a hostfile.")],
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
+    interval: Annotated[float, typer.Option(parser=number("seconds", INTERVAL), help="Seconds between two rounds.")] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="End after one round, with exit code 0 if all answered, else 1.")
     ] = False,
