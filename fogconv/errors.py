@@ -114,7 +114,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"{what} {name!r} is not known; there are {listed}"
 
 
-LONG = 60
+LONG = 120
 """Characters of a value that a message shows."""
 
 
@@ -125,7 +125,16 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     end = f"… ({len(text):,} characters)" if len(text) > LONG else ""
     text = text[:LONG]
-    return (text if re.fullmatch(r"[\w.,:=/@%+~-]+", text, re.ASCII) else repr(text)) + end
+    return (text if re.fullmatch(r"[\w.,:=/@%+~-]+", text, re.ASCII) else f"'{visible(text)}'") + end
+
+
+def visible(text: str) -> str:
+    """The text with what no terminal can show, or would obey, escaped: ``\\x1b``; ``\\xff`` for a byte that is no text."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    return f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else repr(c)[1:-1]
 
 
 def with_extra(name: str) -> str:

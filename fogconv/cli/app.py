@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import io
 import os
 import signal
 import sys
@@ -113,8 +114,10 @@ def outcome(program: Callable[[], typer.Typer], arguments: Sequence[str], name: 
 
     from fogconv.cli.process.exit_codes import one_line, usage_sentence
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without Unicode, or a name with bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        found = typer.main.get_command(program())(args=list(arguments), standalone_mode=False)
+        found = typer.main.get_command(program())(args=list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

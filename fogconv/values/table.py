@@ -66,7 +66,7 @@ MEMORY = Number("bytes", 64_000_000, 10**15)
 # Ratios
 
 THRESHOLD = Number("", 0, 1_000_000, endless=True, note="0: every conv is distributed, inf: none")
-PATIENCE = Number("", 0, 10_000, note="0: no limit")
+PATIENCE = Number("", 0, 1_000_000, note="0: no limit")
 JITTER = Number("", 0, 3)
 SPEED = Number("", 1e-6, 1e6)
 MEAN = Number("", -1e6, 1e6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from fogconv.cli.choices import choice
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.option_values import CLUSTER, output
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.latency_models import FITS
@@ -68,7 +68,7 @@ def calibrate(
         if as_json:
             import msgspec
 
-            print(json.dumps(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {}), allow_nan=False))
+            print(json_text(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {})))
         else:
             _show(found, scores, took)
         if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -20,6 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from fogconv.cli.option_values import FILE, number
+from fogconv.cli.output.json_text import json_text
 from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT
 from fogconv.values import table
@@ -53,7 +53,7 @@ def doctor(
             _print(finding)
     possible = not any(finding.needed and finding.state != "ok" for finding in findings)
     if as_json:
-        print(json.dumps({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
+        print(json_text({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
     else:
         print("A run is possible here." if possible else "No run is possible here before that is fixed.")
     if not possible:

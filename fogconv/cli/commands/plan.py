@@ -141,9 +141,9 @@ def plan(
         if program is not None:
             print(_program(graph, found, program))
         elif as_json:
-            import msgspec
+            from fogconv.cli.output.json_text import json_text
 
-            print(msgspec.json.encode(found_forecast.as_json()).decode())
+            print(json_text(found_forecast.as_json()))
         else:
             from fogconv.cli.output.tables.plan import print_plan
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from fogconv.cli.hardware_options import (
     hardware,
 )
 from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -165,7 +165,7 @@ def simulate(
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         answer = _answer(model, chosen.scheme, timeline, topology, chosen.predicted_s, graph)
         if as_json:
-            print(json.dumps(answer, allow_nan=False))
+            print(json_text(answer))
         else:
             _show(answer, timeline, cluster.description)
         if trace is not None:

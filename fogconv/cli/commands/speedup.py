@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from fogconv.cli.hardware_options import (
     RateOption,
 )
 from fogconv.cli.option_values import MODEL, SWEEP, TIME, Pair, number, output, sizes
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.panels import OUTPUT, WHAT, WHERE
 from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
@@ -232,7 +232,7 @@ def speedup(
 
             draw(plot, model or layers[0].name, layers, answer, swept)
         if as_json:
-            print(json.dumps(answer.json() | tables.sweep_json(swept), allow_nan=False))
+            print(json_text(answer.json() | tables.sweep_json(swept)))
         else:
             tables.show(model, answer, cluster.description, swept)
         if plot is not None:

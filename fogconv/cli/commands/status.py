@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -14,6 +13,7 @@ import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.option_values import CLUSTER, number
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.values.table import INTERVAL
 
@@ -213,7 +213,7 @@ def _print_rounds(watcher: Watcher, interval_s: float, once: bool, as_json: bool
     while True:
         found = watcher.ask()
         if as_json:
-            print(json.dumps({"workers": [asdict(health) for health in found]}), flush=True)
+            print(json_text({"workers": [asdict(health) for health in found]}), flush=True)
         else:
             Console(highlight=False).print(table(found))
         if once:

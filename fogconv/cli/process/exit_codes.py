@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from fogconv.errors import DependencyError, FogconvError, with_extra
+from fogconv.errors import DependencyError, FogconvError, visible, with_extra
 
 USAGE_ERRORS = tuple(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What typer raises for arguments that are wrong."""
@@ -46,7 +46,7 @@ def usage_sentence(error: Exception, program: str) -> str | None:
 
 def one_line(text: object) -> str:
     """A message in one line, and what a terminal would obey made visible."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).split()))
+    return visible(" ".join(str(text).split()))
 
 
 def _option(parameter: Any) -> str:
