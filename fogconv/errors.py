@@ -8,6 +8,7 @@ to one of these where they come in. The command line prints the message of a Fog
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -111,6 +112,29 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
         return f"{what} {name!r} is not known; did you mean {' or '.join(near)}?"
     listed = ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
     return f"{what} {name!r} is not known; there are {listed}"
+
+
+LONG = 120
+"""Characters of a value that a message shows."""
+
+
+def shown(value: object) -> str:
+    """A value that somebody gave, for a message: printable, never long, and in quotes unless it is one plain word."""
+    if isinstance(value, int) and abs(value) >= 10**LONG:
+        return f"a number of more than {LONG} digits"  # Python refuses to write one of 5,000 out
+    text = value if isinstance(value, str) else str(value)
+    end = f"… ({len(text):,} characters)" if len(text) > LONG else ""
+    text = text[:LONG]
+    return (text if re.fullmatch(r"[\w.,:=/@%+~-]+", text, re.ASCII) else f"'{visible(text)}'") + end
+
+
+def visible(text: str) -> str:
+    """The text with what no terminal can show, or would obey, escaped: ``\\x1b``; ``\\xff`` for a byte that is no text."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    return f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else repr(c)[1:-1]
 
 
 def with_extra(name: str) -> str:

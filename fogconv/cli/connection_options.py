@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.option_values import FOLDER
 from fogconv.cli.panels import WHERE
 
 KeysOption = Annotated[
     Path | None,
     typer.Option(
         "--keys",
+        parser=FOLDER,
         help="Folder with this device's keys, by default the user's; given, it encrypts loopback, too.",
         rich_help_panel=WHERE,
     ),

@@ -20,6 +20,7 @@ from fogconv.analysis.star_terms import layer_terms
 from fogconv.analysis.workload import workload
 from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
 from fogconv.cli.output.result import Guess, Job, Result
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
@@ -29,7 +30,7 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import DependencyError, InputError, ModelError
+from fogconv.errors import DependencyError, InputError, ModelError, visible
 from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
@@ -61,15 +62,13 @@ def run_job(job: Job, shown: Shown) -> Result:
         first = _first(engine, network.card, x)
         top5 = tuple(_top5(network.card, row) for row in first)
         if not shown.json:
-            answers = tuple(zip(job.images, top5, strict=True))
+            answers = tuple(zip(map(visible, job.images), top5, strict=True))
             print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
         network.keep()
         result = _measure(job, shown, session, engine, network, x, first, top5)
         engine.close()
     if shown.json:
-        import msgspec
-
-        shown.out.write(msgspec.json.encode(result.as_json()).decode() + "\n")
+        shown.out.write(json_text(result.as_json()) + "\n")
     else:
         print_report(result, out=shown.out, alone=shown.alone, layers=shown.layers)
     return result
@@ -126,11 +125,20 @@ def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
 
 
 def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
+    _check_scores(network.card.name, network.graph.output_shape, len(job.images))
     topology = _topology(job, session)
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
     return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress)
+
+
+def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
+    """A run shows classes: other outputs are for `fogconv.compile`."""
+    if len(shape) < 2 or shape[0] != images:
+        raise ModelError(
+            f"{model} gives an output of shape {shape}, not one row of scores for each image; use fogconv.compile for it"
+        )
 
 
 def _topology(job: Job, session: Session) -> Topology:
@@ -171,7 +179,7 @@ def _measure(
     runs = [engine.run(x) for _ in range(job.repeat)]
     median = statistics.median_low([run.latency_s for run in runs])
     typical = next(run for run in runs if run.latency_s == median)
-    outputs, frames = [first], None
+    outputs, frames = [first, *(run.output for run in runs)], None
     if job.stream:
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed

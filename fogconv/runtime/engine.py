@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
+from fogconv.guards.protection import without_code
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import Host, LayerGraph
@@ -92,6 +93,7 @@ class Engine:
         first = at_first(self.topology.ranks, self._present)
         self.ranks: tuple[int, ...] = first.members
         self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
+        self.events.extend(self._uncoded())
         self._pace = Pace()
         self._correction: Correction | None = None
         self._first = self.topology
@@ -254,17 +256,23 @@ class Engine:
 
     def _turn(self, turn: MembershipChange) -> tuple[str, ...]:
         told = turn.events
-        self.events.extend(told)
         self._correction = None
         if turn.members != self.ranks:
             self._pace = Pace()
         self.session.unload(self.loaded)
+        before = self._uncoded()
         self.ranks = turn.members
+        told += self._uncoded() if not before else ()
+        self.events.extend(told)
         try:
             self._place()
         except WorkerLostError as error:
             told += self.recover(error)
         return told
+
+    def _uncoded(self) -> tuple[str, ...]:
+        sentence = without_code(self.plan_options.protection, len(self.ranks))
+        return () if sentence is None else (sentence,)
 
     # Programs
 

@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from fogconv.errors import GeometryError, InputError
+from fogconv.errors import GeometryError, InputError, shown
 from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.shard import Shard, conv_grid
 from fogconv.speedup.model import Rates, Split, Terms, most_gain, s_paper, s_star, splits, t_cld
+from fogconv.values import table
 
 Seconds = Callable[[int, ConvSpec], float]
 """(rank, the shard's spec) → seconds; by default γ·MACs + one step."""
@@ -53,11 +54,13 @@ class Trigger:
         kind, colon, number = text.partition(":")
         if kind in ("both", "bound", "estimate") and not colon:
             return Trigger(kind)
-        if kind == "channels" and number.isascii() and number.isdigit():
-            return Trigger(kind, int(number))
-        raise InputError(
-            f"trigger {text!r} is not known; it is one of both, bound, estimate, channels:N (as in channels:60)"
-        )
+        if kind == "channels" and colon:
+            try:
+                return Trigger(kind, int(table.DEPTH.read(number)))
+            except InputError:
+                most = f"{table.DEPTH.most:.0f}"
+                raise InputError(f"trigger {shown(text)}, where channels:N takes a whole N from 0 to {most}") from None
+        raise InputError(f"trigger {shown(text)}: it is one of both, bound, estimate, channels:N (as in channels:60)")
 
     def __str__(self) -> str:
         return f"channels:{self.channels}" if self.kind == "channels" else self.kind
@@ -65,8 +68,7 @@ class Trigger:
 
 def check_threshold(value: float) -> float:
     """Raises InputError for a threshold that is negative or no number."""
-    if not value >= 0:
-        raise InputError(f"threshold {value:g}: it must be 0 (every conv is distributed), a positive number, or inf (none)")
+    table.THRESHOLD.check("threshold", value)
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -13,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import CLUSTER, number
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
+from fogconv.values.table import INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,10 +171,10 @@ class Watcher:
 
 
 def status(
-    cluster: Annotated[str, typer.Option(help="Workers as tcp://HOST:PORT,… or a hostfile.")],
+    cluster: Annotated[str, typer.Option(parser=CLUSTER, help="Workers as tcp://HOST:PORT,… or a hostfile.")],
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
+    interval: Annotated[float, typer.Option(parser=number("seconds", INTERVAL), help="Seconds between two rounds.")] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="End after one round, with exit code 0 if all answered, else 1.")
     ] = False,
@@ -215,7 +217,7 @@ def _print_rounds(watcher: Watcher, interval_s: float, once: bool, as_json: bool
     while True:
         found = watcher.ask()
         if as_json:
-            print(json.dumps({"workers": [asdict(health) for health in found]}), flush=True)
+            print(json_text({"workers": [asdict(health) for health in found]}), flush=True)
         else:
             Console(highlight=False).print(table(found))
         if once:

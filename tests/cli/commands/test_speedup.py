@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
-from fogconv.cli.commands.speedup import speedup
 from fogconv.hardware.presets import presets
 from fogconv.hardware.profile import Profile, write_profile
 from fogconv.hardware.topology import Topology
+from tests.cli import program
+from tests.cli.program import Outcome
 
 LAYER = ("--c", "256", "--f", "256", "--k", "3", "--hw", "14")
 FIGURES = ("--gamma", "2e-10", "--alpha", "5e-4", "--beta", "3.2e-8", "--message", "1000")
 
 
-def call(*arguments: str, columns: int = 80) -> Result:
-    application = typer.Typer()
-    application.command()(speedup)
-    return CliRunner().invoke(application, arguments, env={"COLUMNS": str(columns), "TERM": "dumb"})
+def call(*arguments: str, columns: int = 80) -> Outcome:
+    return program.call("speedup", *arguments, environment={**program.PLAIN, "COLUMNS": str(columns)})
 
 
 def answer(*arguments: str) -> dict[str, Any]:
@@ -149,26 +146,26 @@ def test_a_wrong_preset_is_answered_by_the_possible_ones() -> None:
     ("arguments", "says"),
     [
         ((), "--model vgg16"),
-        (("--c", "0"), "in_channels is 0"),
-        (("--c", "-3"), "in_channels is -3"),
+        (("--c", "0"), "--c 0: it must be a whole number of channels from 1"),
+        (("--c", "-3"), "--c -3"),
         (("--c", "10", "--groups", "3"), "groups 3"),
         (("--c", "8", "--hw", "2", "--k", "5", "--padding", "0"), "does not fit"),
         (("--c", "8", "--hw", "axb"), "whole number"),
         (("--model", "vgg61"), "vgg16"),
         (("--model", "vgg16", "--c", "3"), "not both"),
-        ((*LAYER, "-n", "0"), "0 workers"),
-        ((*LAYER, "-n", "5000"), "at most 1024"),
-        ((*LAYER, "--rate", "0GFLOP/s", "--bandwidth", "1Gbit"), "positive"),
-        ((*LAYER, "--rate", "-1GFLOP/s", "--bandwidth", "1Gbit"), "more|positive"),
+        ((*LAYER, "-n", "0"), "--workers 0"),
+        ((*LAYER, "-n", "5000"), "from 1 to 1024"),
+        ((*LAYER, "--rate", "0GFLOP/s", "--bandwidth", "1Gbit"), "it must be a number of FLOP/s"),
+        ((*LAYER, "--rate", "-1GFLOP/s", "--bandwidth", "1Gbit"), "it must be a number of FLOP/s"),
         ((*LAYER, "--rate", "5parsec", "--bandwidth", "1Gbit"), "parsec"),
         ((*LAYER, "--rate", "5GFLOP/s", "--bandwidth", "1Gfoo"), "Gfoo"),
-        ((*LAYER, "--rate", "5GFLOP/s", "--bandwidth", "1Gbit", "--latency", "1h"), "'h'"),
+        ((*LAYER, "--rate", "5GFLOP/s", "--bandwidth", "1Gbit", "--latency", "1h"), "unit h"),
         ((*LAYER, "--rate", "5GFLOP/s"), "bandwidth"),
-        ((*LAYER, "--gamma", "0", "--beta", "1e-8"), "γ is 0"),
-        ((*LAYER, "--gamma", "1e-10", "--beta", "-1"), "β is -1"),
+        ((*LAYER, "--gamma", "0", "--beta", "1e-8"), "--gamma 0"),
+        ((*LAYER, "--gamma", "1e-10", "--beta", "-1"), "--beta -1"),
         ((*LAYER, "--gamma", "1e-10", "--rate", "1GFLOP/s", "--beta", "1e-8"), "both give γ"),
-        ((*LAYER, *FIGURES[:4], "--alpha", "-1", "--beta", "1e-8"), "latency_s is -1"),
-        ((*LAYER, "--message", "0"), "at least 1"),
+        ((*LAYER, *FIGURES[:4], "--alpha", "-1", "--beta", "1e-8"), "--alpha -1"),
+        ((*LAYER, "--message", "0"), "--message 0"),
         ((*LAYER, "--profile", "/nowhere.json"), "nowhere"),
         ((*LAYER, "--trigger", "maybe"), "channels:N"),
         ((*LAYER, "--threshold", "-1"), "threshold"),
