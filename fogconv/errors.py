@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 MOST_OF_A_MESSAGE = 1500
 """A message of more characters loses its middle: a name in a file may be as long as the file."""
 

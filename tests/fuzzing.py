@@ -52,8 +52,9 @@ ODD: tuple[Any, ...] = (
     [[[[]]]], {}, {"": 0}, {"a": [1]},
 )  # fmt: skip
 ODD_WORDS = (
-    b"", b"0", b"-1", b"1e999", b"nan", b"inf", b"9" * 20, b"9" * 5000, b"65536", b"\xff", b"\0", b"#", b":", b"=", b"\n", b"\r",
-    b"\xe2\x80\xa8", b"\xd9\xa3", "Ⅷ".encode(), b"x" * 5000, b" ", b"*", b"[/oops]", b"\x1b[2J", b"%s", b"~", b"../", b"@",
+    b"", b"0", b"-1", b"1e999", b"nan", b"inf", b"9" * 20, b"9" * 5000, b"65536", b"\xff", b"\0", b"#", b":", b"=", b"\n",
+    b"\r", b"\xe2\x80\xa8", b"\xd9\xa3", "Ⅷ".encode(), b"x" * 5000, b" ", b"*", b"[/oops]", b"\x1b[2J", b"%s", b"~",
+    b"../", b"@",
 )  # fmt: skip
 
 
@@ -137,7 +138,9 @@ def _functions(modules: Sequence[ModuleType]) -> Iterator[FunctionType]:
 def _blind(target: Target, folders: Sequence[Path]) -> None:
     """The same without atheris: random changes of what is there."""
     options = dict(word[1:].partition("=")[::2] for word in sys.argv[1:] if word.startswith("-"))
-    inputs = [file.read_bytes() for folder in folders for file in ([folder] if folder.is_file() else sorted(folder.iterdir()))]
+    inputs = [
+        file.read_bytes() for folder in folders for file in ([folder] if folder.is_file() else sorted(folder.iterdir()))
+    ]
     generator = random.Random(int(options.get("seed", "0")) or time.time_ns())
     until = time.monotonic() + float(options.get("max_total_time", "60"))
     count = 0
@@ -273,7 +276,9 @@ def run(module: str, seconds: float, folder: Path) -> Outcome:
         for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
             environment.pop(name, None)
         environment.setdefault("FOGCONV_CACHE_DIR", str(_cache_folder()))
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
     counted = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
     told = "\n".join(line for line in done.stderr.splitlines() if not re.match(r"#\d+\s", line))
     output = done.stdout[-3000:] + told[-6000:]

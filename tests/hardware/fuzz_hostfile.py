@@ -1,6 +1,6 @@
 """Fuzzer: a hostfile is a list of hosts, or a sentence.
 
-    python -m tests.hardware.fuzz_hostfile CORPUS -max_total_time=60
+python -m tests.hardware.fuzz_hostfile CORPUS -max_total_time=60
 """
 
 from __future__ import annotations
@@ -12,7 +12,20 @@ from fogconv.hardware.hostfile import MAX_SLOTS, read_hostfile
 from tests import fuzzing
 from tests.fuzzing import ROOT, Target, in_a_sentence, reworded, scratch
 
-WORDS = (b"pi1", b":", b"2", b"#fogconv", b"port=5555", b"rate=2", b"slots=4", b"\n", b" ", b"# a comment\n", b"[::1]", b"10.0.0.2")
+WORDS = (
+    b"pi1",
+    b":",
+    b"2",
+    b"#fogconv",
+    b"port=5555",
+    b"rate=2",
+    b"slots=4",
+    b"\n",
+    b" ",
+    b"# a comment\n",
+    b"[::1]",
+    b"10.0.0.2",
+)
 
 
 def one_input(data: bytes) -> None:

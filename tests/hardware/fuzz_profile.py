@@ -1,6 +1,6 @@
 """Fuzzer: a profile is a topology that can be planned with, or a sentence.
 
-    python -m tests.hardware.fuzz_profile CORPUS -max_total_time=60
+python -m tests.hardware.fuzz_profile CORPUS -max_total_time=60
 """
 
 from __future__ import annotations

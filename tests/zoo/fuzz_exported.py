@@ -32,8 +32,9 @@ TEXTS = (CODE, f"({CODE})", f"x={CODE}", f"Add({CODE!r}, 1)", f"s0\n{CODE}", f"f
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
 PICKLED = ("data/weights/weight_0", "data/constants/tensor_0", "data/sample_inputs/model.pt", "data/weights/model.pt")
 NAMES = (
-    *PICKLED, "data/constants/custom_obj_0", "data/constants/opaque_obj_0", "data/aotinductor/model/a.so", "models/model.json",
-    "archive_format", "version", "byteorder", ".data/serialization_id", "extra/code.py", "../escaped", "data.pkl", "code/a.py",
+    *PICKLED, "data/constants/custom_obj_0", "data/constants/opaque_obj_0", "data/aotinductor/model/a.so",
+    "models/model.json", "archive_format", "version", "byteorder", ".data/serialization_id", "extra/code.py",
+    "../escaped", "data.pkl", "code/a.py",
 )  # fmt: skip
 _forbidden: list[str] = []
 

@@ -1,6 +1,6 @@
 """Fuzzer: a picture's file becomes a network's input, or a sentence; never more memory than the limit on pixels takes.
 
-    python -m tests.zoo.fuzz_images CORPUS -max_total_time=60
+python -m tests.zoo.fuzz_images CORPUS -max_total_time=60
 """
 
 from __future__ import annotations
