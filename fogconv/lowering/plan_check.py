@@ -103,6 +103,7 @@ def _sums(layer: Layer, works: Sequence[Work], whole: Region, graph: LayerGraph)
     parts: dict[Region, list[Span]] = defaultdict(list)
     for work in works:
         parts[work.output].append(_summed(layer, work, graph))
+    _require(len({(work.output, work.rank) for work in works}) == len(works), "a rank has two parts of one sum")
     left = [whole]
     for region in parts:
         rest = [piece for box in left for piece in subtract(box, [region])]

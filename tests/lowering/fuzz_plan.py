@@ -1,6 +1,6 @@
 """Fuzzer: a plan's file is refused in a sentence, or its programs compute what the model computes.
 
-    python -m tests.lowering.fuzz_plan CORPUS -max_total_time=60
+python -m tests.lowering.fuzz_plan CORPUS -max_total_time=60
 """
 
 from __future__ import annotations

@@ -41,6 +41,12 @@ def doubled(placement: Placement) -> Placement:
     return replace(placement, work=tuple(replace(work, output=whole(placement)) for work in works))
 
 
+def by_one(placement: Placement) -> Placement:
+    """Two summands of one region on one rank, whose sum would lack one."""
+    works = [replace(work, rank=1, output=whole(placement)) for work in placement.work[:2]]
+    return replace(placement, work=tuple(replace(w, depth=Span(16 * n, 16 * n + 16)) for n, w in enumerate(works)))
+
+
 def whole(placement: Placement) -> Region:
     assert placement.target is not None
     return placement.target.regions[0][0]
@@ -64,6 +70,7 @@ def test_a_plan_as_it_was_made_is_taken() -> None:
         (lambda plan: first(plan, lambda p: with_work(p, depth=Span(0, 2**31))), "32 input channels"),
         (lambda plan: first(plan, lambda p: with_work(p, depth=Span(0, 1))), "to be summed"),
         (lambda plan: first(plan, doubled), "has one twice"),
+        (lambda plan: first(plan, by_one), "two parts of one sum"),
         (lambda plan: first(plan, lambda p: replace(p, target=replace(p.target, regions=((FAR,), (), ())))), "rank 0 has"),
         (lambda plan: first(plan, lambda p: replace(p, target=replace(p.target, partial=True))), "to be summed"),
         (lambda plan: first(plan, lambda p: replace(p, via=((7, p.target),))), "tensor 7"),
