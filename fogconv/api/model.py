@@ -20,18 +20,21 @@ AnyModel = Any
 LayerGraph."""
 
 
-def graph_of(model: AnyModel, *, example: Any = None, weights: str = "pretrained", size: int | None = None) -> LayerGraph:
+def graph_of(
+    model: AnyModel, *, example: Any = None, weights: str = "pretrained", size: int | None = None, trust: bool = False
+) -> LayerGraph:
     """The LayerGraph of a model.
 
     ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one, and elsewhere it says the batch and the
-    size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by name.
+    size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by name;
+    ``trust`` lets a ``.pt2`` file run code when it is loaded.
     Raises InputError where the example is missing or has another shape, ModelError for a model that can't be exported.
     """
     if isinstance(model, LayerGraph):
         return model
     if isinstance(model, str | Path):
         batch, pixels = (1, size) if example is None else _extent(example)
-        return network_graph(ModelRequest(str(model), weights, pixels), batch=batch)
+        return network_graph(ModelRequest(str(model), weights, pixels, trust), batch=batch)
     from fogconv.frontend.torch.export import export
     from fogconv.zoo.models import ZooModel
 

@@ -60,6 +60,12 @@ def simulate(
             rich_help_panel=HOW,
         ),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -147,7 +153,7 @@ def simulate(
             if each.rank >= len(topology):
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
         slow = {each.rank: each.factor for each in straggler or ()}
-        graph = _graph(model, size)
+        graph = _graph(model, size, trust)
         chosen = options.plan or make_plan(graph, topology, options)
         if chosen.ranks > len(topology):
             raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
@@ -172,12 +178,12 @@ def simulate(
             print(f"wrote {trace}", file=sys.stderr)
 
 
-def _graph(model: str, size: int | None) -> LayerGraph:
+def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
     from fogconv.frontend.network import network_graph
     from fogconv.zoo.model_request import ModelRequest
 
     try:
-        return network_graph(ModelRequest.for_shapes(model, size))
+        return network_graph(ModelRequest.for_shapes(model, size, trust))
     except ImportError as error:
         from fogconv.cli.process.exit_codes import needs
 
