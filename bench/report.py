@@ -3,9 +3,9 @@
 python -m bench.report [FOLDER]
 
 depth.png      S over the depth and the kernel
-volumes.png    what depth, row and grid partitions send, VGG-16, ResNet-50 and Inception-v3
+volumes.png    the volume sent by depth, row and grid partitions, for VGG-16, ResNet-50 and Inception-v3
 bounds.png     where the paper's bound and the unicast bound part ways
-README.md      the tables, and plainly where the scheme does not pay
+README.md      the tables, and where the scheme does not pay
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def draw_depth(path: Path) -> None:
 
 
 def volumes(spec: ConvSpec, n: int) -> tuple[float, float, float, float]:
-    """Elements that travel for one layer with n workers: output channels, input channels, the best grid, rows with halo.
+    """Elements sent for one layer with n workers: output channels, input channels, the best grid, rows with halo.
 
     From the master to the workers and back. Rows: each worker's rows and the rows around them that the kernel reaches.
     """
@@ -158,7 +158,7 @@ def draw_bounds(path: Path) -> list[str]:
 
 
 def pays(bandwidth: float) -> list[str]:
-    """A line per net: what the paper's scheme gains, layer by layer from the master."""
+    """A line per net: the gain of the paper's scheme, layer by layer from the master."""
     lines = []
     topology = Topology.uniform(WORKERS + 1, RATE_FLOP_PER_S, bandwidth, LATENCY_S)
     for net in NETS:
@@ -268,7 +268,7 @@ def write(folder: Path) -> None:
 
 
 def verdict() -> list[str]:
-    """Sentences, from the figures, not from memory."""
+    """Sentences about the results, derived from the figures."""
     slow, fast, faster = (
         {
             net: report(convs(net), Question(Topology.uniform(WORKERS + 1, RATE_FLOP_PER_S, bandwidth, LATENCY_S))).total()

@@ -36,7 +36,7 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """From the command on: until the sign came, and the CPU time of all threads by then."""
+    """The time from the command to the sign, and the CPU time of all threads by then."""
 
     seconds: float
     cpu_s: float
@@ -66,7 +66,7 @@ def first_line_with(sign: str, command: Sequence[str], graphs: str = "") -> Star
 
 
 def best_guess(net: str) -> str:
-    """What torch alone sees in the picture."""
+    """torch's best guess for the picture."""
     done = subprocess.run([sys.executable, *torch_alone(net)], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0].split(maxsplit=1)[1]
 
@@ -80,7 +80,7 @@ def fogconv(net: str) -> list[str]:
 
 
 def worker() -> Start:
-    """A worker's start, until it answers a status query."""
+    """The time from a worker's start until it answers a status query."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"

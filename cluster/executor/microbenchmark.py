@@ -46,7 +46,8 @@ def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float
 
 
 LEAST_S = 0.1
-"""A CPU quota gives 1 ms in 10: single runs are either far too fast or far too slow, so time what fits into many periods."""
+"""A CPU quota can give 1 ms in 10: single runs are then far too fast or far too slow, so the measurement spans many
+periods."""
 
 
 LOOK_S = 0.2

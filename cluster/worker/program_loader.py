@@ -1,6 +1,6 @@
-"""ProgramLoader: programs and their weights come, are checked against the memory limit, and are built when all is there.
+"""ProgramLoader: receives programs and their weights, checks them against the memory limit, and builds complete ones.
 
-What it yields are the answers to the master, each as soon as it is due.
+It yields the answers to the master, each as soon as it is due.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("fogconv.worker")
 
 
 class ProgramLoader:
-    """``adopt`` is called with each program that is ready, before the master is told."""
+    """``adopt`` is called with each program that is ready, before the answer to the master."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class ProgramLoader:
     ) -> Iterator[m.AnyMessage]:
         """Weights came. Raises WireError where no program waits for them."""
         if not any(task.key in loading.missing for loading in session.loading) and task.key not in self.store:
-            raise WireError(f"weights {task.key} came that no program waits for")
+            raise WireError(f"received weights {task.key}, which no program waits for")
         try:
             self.store.put(task.key, task.shape, payload)
         except WireError as error:
@@ -116,9 +116,9 @@ class ProgramLoader:
             yield m.Loaded(loading.request, loading.number, executable.memory_bytes, process_bytes(), seconds)
 
     def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
-        """Raise WorkerMemoryError where what the program needs is over the limit, before anything is shipped.
+        """Raise WorkerMemoryError where the program needs more memory than the limit, before any weight is sent.
 
-        Weights count twice, as they come and as the kernels pack them; weights that nobody needs now count as free.
+        Weights count twice, as received and as packed by the kernels; weights that no program needs count as free.
         """
         if not self._memory_limit_bytes:
             return
@@ -156,13 +156,13 @@ def failure_of(error: Exception, what: str) -> FogconvError:
 
 
 def failed(request: int, run: int, error: FogconvError) -> m.Failed:
-    """The answer to a request, or a run, that failed."""
+    """The answer to a failed request or run."""
     log.error("request %d, run %d: %s", request, run, error)
     return m.Failed(request, run, type(error).__name__, str(error)[:4000])
 
 
 def buffer_bytes(program: ir.Program) -> int:
-    """What a program's buffers take in the blocked layout, if none shares memory with another, and its plain arrays."""
+    """Bytes of a program's buffers in the blocked layout, if none shares memory with another, and of its plain arrays."""
     arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
     for step in program.steps:
         if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):

@@ -1,4 +1,4 @@
-"""Timeline: a plan as a picture: one row per rank, time to the right, colours for how each layer is split."""
+"""Timeline: a plan as a picture, with one row per rank, time to the right, and a colour for each kind of split."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ COLOURS = {
     "channels": ("#57a6d6", "channel by channel"),
     "rows": ("#2e7d32", "rows with halo"),
     "sums": ("#8fbf6a", "rows, summed"),
-    "copies": ("#c9a400", "copied: every rank does it all"),
+    "copies": ("#c9a400", "copied: every rank computes it all"),
 }
 TRAVEL = "#ead9cd"
 
 
 def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology) -> None:
-    """Raises InputError for another suffix or a file that can't be written, DependencyError without matplotlib."""
+    """Draw a plan into a file. Raises InputError for another suffix or a file that can't be written, DependencyError
+    without matplotlib."""
     check_suffix(path)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,7 +71,7 @@ def check_suffix(path: Path) -> None:
 
 
 def _bars(axes: Axes, graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, tuple[str, str]]:
-    """Draw; which colours were used, for the legend."""
+    """Draw the bars. Returns the colours that were used, for the legend."""
     prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
     used: dict[str, tuple[str, str]] = {}
     now = 0.0

@@ -1,4 +1,4 @@
-"""What may be given as a model, and the LayerGraph that it becomes."""
+"""The types accepted as a model, and their conversion to a LayerGraph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 AnyModel = Any
-"""A torch.nn.Module, a name of `fogconv.zoo.names()` or what `fogconv.zoo.load` gave, the path of a ``.pt2`` file, or a
+"""A torch.nn.Module, a name of `fogconv.zoo.names()` or a result of `fogconv.zoo.load`, the path of a ``.pt2`` file, or a
 LayerGraph."""
 
 
@@ -44,7 +44,7 @@ def graph_of(
 
     if not isinstance(model, torch.nn.Module):
         raise InputError(
-            f"a {type(model).__name__} is no model; give a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 file"
+            f"a {type(model).__name__} is not a model; give a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 file"
         )
     if example is None:
         raise InputError("a torch module needs an example of its input: compile(model, cluster, example=x)")

@@ -1,4 +1,4 @@
-"""Job: everything that one ``fogconv run`` does on the master, and what it found."""
+"""Job: the work of one ``fogconv run`` on the master, and its results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Shown:
 
 
 def run_job(job: Job, shown: Shown) -> Result:
-    """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
+    """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
         network, x = _prepared(job)
@@ -76,7 +76,7 @@ def run_job(job: Job, shown: Shown) -> Result:
 
 @contextmanager
 def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
-    """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
+    """The job's session. Under mpirun it is opened before anything else can fail, so that the ranks end."""
     launch, options = launched(), job.run_options
     if job.cluster:
         where: str = job.cluster
@@ -116,7 +116,7 @@ def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
     from fogconv.zoo.model_request import ModelRequest
     from fogconv.zoo.preprocessing import load_image
 
-    # Images are opened before weights are fetched: a typo costs no time.
+    # Images are opened before weights are downloaded, so that a typo costs no time.
     pictures = [load_image(name) for name in job.images]
     request = ModelRequest(job.model, job.weights, job.size, job.trust)
     network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
@@ -215,7 +215,7 @@ def _measure(
 
 
 def _shared_machine(session: Session) -> str:
-    """The cores of the one machine that the master and all workers run on, apart from threads of this process."""
+    """The cores of the machine, if the master and all workers share one, apart from threads of this process."""
     here = os.uname().nodename
     if session.scheme == "inproc" or not session.workers or any(info.host != here for info in session.workers):
         return ""
@@ -223,7 +223,7 @@ def _shared_machine(session: Session) -> str:
 
 
 def _outlook(engine: Engine, session: Session) -> Outlook | None:
-    """Where mpirun put all ranks on one machine, which gains nothing: what as many machines like it would take."""
+    """Where mpirun put all ranks on one machine, which gains nothing: the time on as many machines like it."""
     if session.scheme != "mpi" or not _shared_machine(session):
         return None
     from fogconv.analysis.simulation.outlook import outlook

@@ -1,7 +1,7 @@
 """The hostfile: one file that MPICH's and Open MPI's mpirun and fogconv's ZeroMQ all accept.
 
 MPICH rejects trailing comments and ``slots=`` and reads ``host:5555`` as 5,555 ranks. Bare hosts, ``host:SLOTS`` and
-whole-line comments work everywhere, so what only ZeroMQ needs stands in such a comment before the host.
+whole-line comments work everywhere, so the settings for ZeroMQ are in such a comment before the host.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fogconv.errors import TopologyError
 from fogconv.storage.trusted import read_plain
 
 DEFAULT_PORT = 5555
-"""Where a worker listens if nothing else is said."""
+"""A worker's default port."""
 
 _MOST_DIGITS = 9
 """A number of more digits is no port and no count of slots; Python refuses to read one of thousands."""
 
 MAX_SLOTS = 1024
-"""More ranks than this on one host are taken for a port that slipped in."""
+"""A larger number of ranks on one host is treated as a port given by mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::(?P
 def read_hostfile(path: str | Path) -> tuple[Host, ...]:
     """The hosts of a file that MPICH's and Open MPI's mpirun read too, in its order.
 
-    One host, or ``host:SLOTS``, a line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own speaks of
-    the next host. Raises TopologyError with the line's number.
+    One host, or ``host:SLOTS``, per line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own applies
+    to the next host. Raises TopologyError with the line's number.
     """
     try:
         text = read_plain(path).decode("utf-8")

@@ -30,7 +30,7 @@ from fogconv.speedup.model import (
 from fogconv.speedup.trigger import DEFAULT_THRESHOLD, Decision, Trigger, decide, master_rates
 
 MOST_WORKERS = 1024
-"""``best_n`` is looked for among so many."""
+"""The largest number of workers among which ``best_n`` is searched for."""
 
 
 class Media(StrEnum):
@@ -64,7 +64,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One layer's answers. ``terms`` are of the cheapest split; ``chosen_s`` is its time by the trigger's verdict."""
+    """One layer's answers. ``terms`` are of the cheapest split; ``chosen_s`` is its time by the trigger's decision."""
 
     name: str
     spec: ConvSpec
@@ -154,7 +154,7 @@ class Report:
 
 
 def report(layers: Iterable[NamedConv], question: Question) -> Report:
-    """Answer for every layer; layers of one shape are worked out once."""
+    """Answer for every layer; layers of one shape are computed once."""
     answer = cache(lambda spec: _row(spec, question))
     return Report(tuple(replace(answer(layer.spec), name=layer.name) for layer in layers), question)
 
@@ -200,7 +200,7 @@ def _decided(spec: ConvSpec, question: Question) -> Decision:
 
 
 def depth_that_pays(question: Question, kernel: int, size: int) -> tuple[int | None, int | None]:
-    """The least c = f by the bound, and by the estimate for the workers that there are."""
+    """The least c = f by the bound, and by the estimate for the available workers."""
     if not question.workers:
         return None, None
     spec = ConvSpec(64, 64, size, size, (kernel, kernel), padding=((kernel - 1) // 2, kernel // 2) * 2)
@@ -225,7 +225,7 @@ def curve(
         parts = n + 1 if master_computes else n
         for split in splits(spec, parts):
             best = min(best, t_cld(spec, rates, split, master_computes=master_computes).total_s)
-        if not math.isfinite(best):  # a single channel can't be shared with a master that computes
+        if not math.isfinite(best):  # a single channel can't be divided with a master that computes
             best = t_cld(spec, rates, Split()).total_s
         found.append(t_local(spec, rates) / best)
     return found
@@ -268,7 +268,7 @@ def crowd_estimate(spec: ConvSpec, question: Question) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """The totals at one value of what is swept (bytes/s, FLOP/s or seconds)."""
+    """The totals at one value of the swept quantity (bytes/s, FLOP/s or seconds)."""
 
     value: float
     bound_s_paper: float

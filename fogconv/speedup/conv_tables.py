@@ -18,7 +18,7 @@ from fogconv.ir.geometry import ConvSpec
 
 @dataclass(frozen=True, slots=True)
 class NamedConv:
-    """A conv layer and what its model calls it."""
+    """A conv layer and its name in the model."""
 
     name: str
     spec: ConvSpec

@@ -8,7 +8,7 @@
 
     T_local = K²·(c/g)·f·h·w·γ
     T_cld   = T_part + n·(T_tx + T_rx) + T_edge + T_join
-    S       = T_local ÷ (c·H·W + f·h·w)·(α/M + β)        the limit of T_local/T_cld as n grows, sharing and joining free;
+    S       = T_local ÷ (c·H·W + f·h·w)·(α/M + β)        the limit of T_local/T_cld as n grows, cutting and joining free;
                                                          K²·c·f·γ / (g·(c+f)·(α/M+β)) where input and output are of one size
     S_star  = T_local ÷ (q·c·H·W + p·f·h·w)·(α/M + β)    over unicast links, the best over p·q = n
 
@@ -29,7 +29,7 @@ from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What equal devices on equal links cost, in the paper's symbols. Raises InputError for figures that can't be.
+    """The costs of equal devices on equal links, in the paper's symbols. Raises InputError for impossible figures.
 
     ``gamma``: s per MAC. ``alpha``: s per message. ``beta``: s per element. ``message``: M, elements per message, None where
     a transfer of any size is one message. ``copy``: s per element cut, joined or summed at the master. ``wake``: s until a
@@ -78,7 +78,7 @@ class Rates:
         return self.wake + messages * self.alpha + elements * self.beta
 
     def wire_s(self, elements: float) -> float:
-        """The least that so many elements take: elements·(α/M + β); one message where M is unbounded."""
+        """The least time for so many elements: elements·(α/M + β); one message where M is unbounded."""
         return elements * self.beta + self.alpha * (1 if self.message is None else elements / self.message)
 
 
@@ -133,7 +133,8 @@ def t_local(spec: ConvSpec, rates: Rates) -> float:
 
 
 def t_part(spec: ConvSpec, rates: Rates) -> float:
-    """T_part: cutting the IFM into shards at the master. Each element is copied once, however often it is sent."""
+    """T_part: cutting the IFM into shards on the master. Each element is copied once, even if it is sent several
+    times."""
     return spec.input_elements * rates.copy
 
 
@@ -143,7 +144,7 @@ def t_tx(spec: ConvSpec, rates: Rates, split: Split) -> float:
 
 
 def t_edge(spec: ConvSpec, rates: Rates, split: Split) -> float:
-    """T_edge: the intermediate OFMs on all workers, that is on the one with the largest shard."""
+    """T_edge: computing the intermediate OFMs on all workers: the time of the largest shard."""
     return _largest_macs(spec, split) * rates.gamma + rates.step
 
 
@@ -160,7 +161,7 @@ def t_join(spec: ConvSpec, rates: Rates, split: Split) -> float:
 def t_cld(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool = False) -> Terms:
     """The terms of T_cld = T_part + n·(T_tx + T_rx) + T_edge + T_join, n = p·q.
 
-    With ``master_computes`` one of the p·q shards is the master's: n − 1 travel, and its own is neither cut nor joined.
+    With ``master_computes`` one of the p·q shards is the master's: n − 1 are sent, and its own is neither cut nor joined.
     Raises InputError for a split into more channels than there are.
     """
     check_split(spec, split)
@@ -181,7 +182,7 @@ def s_paper(spec: ConvSpec, rates: Rates) -> float:
 
 
 def s_split(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool = False) -> float:
-    """T_local over the wire time alone of one split: the bound that unicast links set on it."""
+    """T_local divided by the wire time of one split: the bound of unicast links."""
     travelling = split.parts - 1 if master_computes else split.parts
     if not travelling:
         return math.inf
@@ -193,7 +194,7 @@ def s_split(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool
 def s_star(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = False) -> float:
     """S_star: the best of ``s_split`` over p·q = n, the bound over unicast links for n remote workers.
 
-    With ``master_computes`` there are n + 1 shards of which n travel. A layer with too few channels (or groups) for n
+    With ``master_computes`` there are n + 1 shards of which n are sent. A layer with too few channels (or groups) for n
     uses as many workers as it can.
     """
     parts = _workers(n) + 1 if master_computes else _workers(n)
@@ -220,7 +221,7 @@ def most_gain(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = F
 
 
 def splits(spec: ConvSpec, parts: int) -> Iterator[Split]:
-    """Every way to cut the layer into so many parts: p·q = parts with p ≤ c and q ≤ f, or whole groups."""
+    """All ways to cut the layer into so many parts: p·q = parts with p ≤ c and q ≤ f, or whole groups."""
     if spec.groups > 1:
         if parts <= spec.groups:
             yield Split(groups=parts)
@@ -253,7 +254,8 @@ def best_n(spec: ConvSpec, rates: Rates, n_max: int = 1024, *, master_computes: 
 
 
 def energy_j(spec: ConvSpec, split: Split | None, joules_per_mac: float, joules_per_byte: float) -> float:
-    """Joules for one layer: every MAC, and every byte that travels (sending and receiving together). None: at home."""
+    """Joules for one layer: every MAC, and every byte sent (sending and receiving together). ``split`` None: all on the
+    master."""
     if min(joules_per_mac, joules_per_byte) < 0:
         raise InputError(f"{joules_per_mac} J per MAC and {joules_per_byte} J per byte: neither may be negative")
     elements = 0 if split is None else split.q * spec.input_elements + split.p * spec.output_elements
@@ -294,7 +296,7 @@ def least_depth(
 ) -> int | None:
     """The least c = f at which a dense conv of stride 1 pays: S > threshold, or, for n workers, T_local ÷ T_cld > threshold.
 
-    By this a fixed rule such as "more than 60 channels" can be judged. None where not even ``deepest`` channels pay.
+    Use it to judge a fixed rule such as "more than 60 channels". None where even ``deepest`` channels don't pay.
     """
     threshold = _threshold(threshold)
 
@@ -315,7 +317,8 @@ def least_depth_by(
 
     if not pays(deepest):
         return None
-    # S is monotone in c; the estimate nearly so (blocks of 16 channels make steps), hence the walk after the bisection.
+    # S is monotone in c; the estimate is nearly so (blocks of 16 channels make steps), hence the walk after the
+    # bisection.
     low, high = 0, deepest
     while high - low > 1:
         middle = (low + high) // 2
@@ -324,7 +327,7 @@ def least_depth_by(
 
 
 def check_split(spec: ConvSpec, split: Split) -> None:
-    """Raises InputError unless the layer has the channels, or groups, that the split asks for."""
+    """Raises InputError unless the layer has enough channels or groups for the split."""
     if min(split.p, split.q, split.groups) < 1:
         raise InputError(f"{split}: there must be at least one part each way")
     if spec.groups > 1:

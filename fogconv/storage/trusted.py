@@ -1,8 +1,8 @@
-"""Files: opened so that nothing hangs, and checked before anything in them is believed.
+"""Files: opened so that nothing hangs, and checked before their content is used.
 
-`open_plain` and `read_plain` are for what the user names: a plain file, no pipe, device or folder. `distrust` and `read_own`
-are for caches and keys, which decide what runs and who may talk: only this user or root may have written them. Links and
-folders on the way count, since whoever owns a folder can put another in the place of what is in it.
+`open_plain` and `read_plain` are for files that the user names: plain files, no pipe, device or folder. `distrust` and
+`read_own` are for caches and keys, which decide what code runs and who may connect: only this user or root may have
+written them. Links and folders on the path are checked as well, since the owner of a folder can replace its content.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MOST_BYTES = 256 * 1024 * 1024
-"""More than this in a file of text is a mistake: a plan of a thousand layers takes some megabytes."""
+"""The largest text file that is read: a plan of a thousand layers takes a few megabytes."""
 
 _MOST_LINKS = 40
 _KINDS = (
@@ -32,19 +32,19 @@ _KINDS = (
 
 
 def open_plain(path: str | Path) -> BinaryIO:
-    """A file that a user named, open for reading; "~" is their home.
+    """Open a file that a user named, for reading; "~" is their home.
 
-    Raises OSError, its strerror in words, for what can't be read and for all that is no plain file: a pipe would be waited
-    for and a device might never end.
+    Raises OSError, with a readable strerror, for a file that can't be read or is not a plain file: reading a pipe would
+    wait, and a device might never end.
     """
     try:
-        # Not Path.expanduser, which raises RuntimeError for a user that is not known.
+        # Not Path.expanduser, which raises RuntimeError for an unknown user.
         name = Path(os.path.expanduser(path))  # noqa: PTH111
-        # Opening a device can do something by itself, so it is looked at first; what was opened is looked at again.
+        # Opening a device can have effects, so the path is checked first; the opened file is checked again.
         _require_plain(name.stat())
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except ValueError as error:
-        raise OSError(errno.EINVAL, f"it is no file name ({error})") from error
+        raise OSError(errno.EINVAL, f"it is not a file name ({error})") from error
     try:
         _require_plain(os.fstat(descriptor))
         return os.fdopen(descriptor, "rb")
@@ -63,9 +63,9 @@ def read_plain(path: str | Path, most: int = MOST_BYTES) -> bytes:
 
 
 def distrust(path: Path) -> str | None:
-    """Why somebody else could have decided what lies at a path; None if only this user and root could.
+    """The reason why another user could have written the file at a path; None if only this user and root could.
 
-    A path that ends early is judged as far as it goes. Raises OSError for one that can't be followed.
+    Where the path does not exist, its existing part is checked. Raises OSError for one that can't be followed.
     """
     at, links = Path("/"), 0
     waiting = [*reversed((Path.cwd() / path).parts[1:])]
@@ -97,7 +97,7 @@ def distrust(path: Path) -> str | None:
 
 
 def own_folder(folder: Path, kept: str) -> bool:
-    """Make a folder for what this user keeps (``kept``, in words) and say whether to use it; warns once where not."""
+    """Make a folder for this user's files (``kept``, in words). Returns whether to use it; warns once where not."""
     try:
         complaint = distrust(folder)
         if complaint is None:
@@ -106,7 +106,7 @@ def own_folder(folder: Path, kept: str) -> bool:
     except OSError as error:
         complaint = f"{folder} can't be used ({error.strerror or error})"
     if complaint is not None:
-        warn_once(f"{complaint}: no {kept} are read or kept there")
+        warn_once(f"{complaint}: no {kept} are read from or stored in it")
     return complaint is None
 
 
@@ -146,7 +146,7 @@ def write_own(path: Path, *content: bytes | memoryview) -> None:
 
 @cache
 def warn_once(message: str) -> None:
-    """A warning that a process gives once."""
+    """Issue a warning once per process."""
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
@@ -182,7 +182,7 @@ def _complaint_on_the_way(status: os.stat_result, path: Path) -> str | None:
 
 
 def _group_of_one(group: int, user: int) -> bool:
-    """Whether a group is root's, or the one that many systems make for a user alone and let write to its home."""
+    """Whether a group is root's, or a user's private group, which many systems let write to the user's home."""
     try:
         name, members = grp.getgrgid(group).gr_name, grp.getgrgid(group).gr_mem
         owner = pwd.getpwuid(user).pw_name

@@ -1,6 +1,6 @@
 """Compiled functions: numba.njit without the GIL, with a cache on disk that many workers and versions can share.
 
-Numba's own cache misses what we need: it never hits for closures over an intrinsic, does not notice when the source of an
+Numba's own cache is not enough: it never hits for closures over an intrinsic, does not notice when the source of an
 intrinsic changes, lets two processes that compile at once write the same file, and raises where package and home are
 read-only. Here a compiled function is one file, named by a hash over everything that decided its code: the sources of
 its module and of what that one imports of kernels and shapes, the values it closes over, its signature, the instruction set,
@@ -47,7 +47,7 @@ _NAME = re.compile(r"\w+")
 PLAIN = (bool, int, float, str, np.dtype, np.generic, numba.types.Type)
 
 UNUSED_S = 60 * 24 * 3600.0
-"""A compiled function that nobody loaded for so long is removed when its successor is stored."""
+"""A compiled function that was not loaded for so long is removed when its successor is stored."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -55,12 +55,12 @@ def jit(function: Callable[..., Any]) -> Any:
 
     No GIL while it runs, no bounds checks, numpy's rules for division by zero, and no reordering of floating-point
     arithmetic. Closures are cached too, if they close over numbers, strings, types, other compiled functions and
-    intrinsics, alone or in tuples and frozen dataclasses; KernelError for anything else.
+    intrinsics, alone or in tuples and frozen dataclasses. Raises KernelError for anything else.
     """
     identity = _identity(function)
     name = function.__qualname__.replace(".<locals>", "")
-    # Symbols are named after the function. A closure's name must say which one it is, or two that were compiled by two
-    # processes could meet in a third under one symbol.
+    # Symbols are named after the function. A closure's name must be unique, or two closures compiled by two processes
+    # could have the same symbol in a third one.
     function.__qualname__ = f"{name}.{identity[:16]}"
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
     dispatcher._cache = _FileCache(name, identity)
@@ -87,20 +87,20 @@ class _FileCache(NullCache):
         except FileNotFoundError:
             return None
         except OSError as error:
-            warn_once(f"{path} is not used, and compiled anew ({error.strerror})")
+            warn_once(f"{path} is not used; its function is compiled again ({error.strerror})")
             return None
         digest, payload = content[:32], content[32:]
         if hashlib.sha256(payload).digest() != digest:
-            return None  # cut short by a full disk; the new one will replace it
-        with contextlib.suppress(OSError):  # a cache shared read-only works all the same
+            return None  # cut short by a full disk; the new file will replace it
+        with contextlib.suppress(OSError):  # a read-only shared cache works as well
             os.utime(path)
-        # Numba's own cache refreshes the context here, which imports all that it can compile (and scipy): a quarter of a
-        # second that loading does not need. Compiling does so itself.
+        # Numba's own cache refreshes the context here, which imports everything that it can compile (and scipy): a
+        # quarter of a second that loading does not need. Compiling refreshes it itself.
         rtsys.initialize(target_context)
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
-        except Exception as error:  # pickle, numba and LLVM raise what they like
-            warn_once(f"{path} is damaged, and compiled anew ({type(error).__name__})")
+        except Exception as error:  # pickle, numba and LLVM raise errors of any type
+            warn_once(f"{path} is damaged; its function is compiled again ({type(error).__name__})")
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -69,7 +69,7 @@ def test_compile_takes_options_or_keywords_and_says_what_is_wrong_with_an_input(
         fogconv.compile(model, "inproc://1", example=x, options=fogconv.PlanOptions(), scheme="rows")
     with pytest.raises(InputError, match="needs an example"):
         fogconv.compile(model, "inproc://1")
-    with pytest.raises(InputError, match="no model"):
+    with pytest.raises(InputError, match="not a model"):
         fogconv.compile(42, "inproc://1")
     with pytest.raises(InputError, match=r"\(N, C, H, W\)"):
         fogconv.compile(model, "inproc://1", example=np.zeros((3, 24, 24)))

@@ -1,4 +1,4 @@
-"""``fogconv simulate``: run a net's programs on devices and links that are not there."""
+"""``fogconv simulate``: run a net's programs on simulated devices and links."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def simulate(
         bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Run the very programs that a cluster would get, event by event: up to 1,024 workers, shared media, stragglers."""
+    """Simulate a cluster's programs event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
         from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace

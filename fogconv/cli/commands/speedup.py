@@ -1,4 +1,4 @@
-"""``fogconv speedup``: will it pay? The analytic model for one layer or a whole net."""
+"""``fogconv speedup``: the analytic model for one layer or a whole net."""
 
 from __future__ import annotations
 
@@ -200,7 +200,8 @@ def speedup(
         bool, typer.Option("--presets", help="List the presets and their sources, then end.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Will a cluster pay? What each conv layer takes at home and on n workers, by the model of Dey et al. (CitiFog 2018)."""
+    """Predict whether a cluster pays: each conv layer's time on the master alone and on n workers (model of Dey et al.,
+    CitiFog 2018)."""
     with sentences("fogconv speedup"):
         from fogconv.cli.output.tables import speedup as tables
 

@@ -1,4 +1,4 @@
-"""``fogconv status``: how the workers of a cluster are, live."""
+"""``fogconv status``: the state of a cluster's workers, live."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANSWER_S = 2.0
 """A worker that computes answers within ATTEND_S of fogconv.cluster.worker.process; this is for slow networks."""
 
 STATES = {"joining": "idle", "lost": "idle"}
-"""A worker that waits for a master calls itself joining, or, its master gone, lost."""
+"""A worker that waits for a master reports "joining" or, after the loss of its master, "lost"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Health:
 
 @dataclass
 class Watcher:
-    """Asks workers how they are. It opens no session, so a worker may serve its master meanwhile."""
+    """Asks workers for their status. It opens no session, so a worker can serve its master at the same time."""
 
     rates: Mapping[str, float]
     keys: Path | None = None
@@ -87,7 +87,7 @@ class Watcher:
             self._peers[self._endpoint.connect(address, self._keys[address])] = address
 
     def ask(self, timeout_s: float = ANSWER_S) -> tuple[Health, ...]:
-        """One round: all workers asked, and waited for."""
+        """One round: query all workers and wait for their answers."""
         from fogconv.cluster.protocol import codec
         from fogconv.cluster.protocol import messages as m
         from fogconv.cluster.transport.endpoint import Loss
@@ -178,11 +178,11 @@ def status(
     once: Annotated[
         bool, typer.Option("--once", help="End after one round, with exit code 0 if all answered, else 1.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a round on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per round on stdout.")] = False,
 ) -> None:
-    """Show how the workers are: state, share, speed, heat, memory.
+    """Show the workers' state, share, speed, temperature and memory.
 
-    It disturbs neither them nor their master. Ctrl-C ends it.
+    This does not disturb the workers or their master. Ctrl-C ends it.
     """
     with sentences("fogconv status"):
         watcher = Watcher(rates_of(cluster), keys, insecure)
@@ -196,7 +196,7 @@ def status(
 
 
 def rates_of(cluster: str) -> dict[str, float]:
-    """Addresses in order, with the relative rates that a hostfile gives them. Raises InputError, TopologyError."""
+    """Addresses in order, with their relative rates from a hostfile. Raises InputError, TopologyError."""
     from fogconv.cluster.connect import addresses_of
     from fogconv.cluster.transport_registry import listening_forms, transport_of_all
     from fogconv.errors import InputError
@@ -204,7 +204,7 @@ def rates_of(cluster: str) -> dict[str, float]:
 
     addresses = addresses_of(cluster)
     if transport_of_all(addresses).listen is None:
-        raise InputError(f"--cluster {cluster}: only workers with addresses can be asked from outside: {listening_forms()}")
+        raise InputError(f"--cluster {cluster}: only workers with addresses can be queried: {listening_forms()}")
     rates = [1.0] * len(addresses)
     if "://" not in cluster:
         rates = [host.rate or 1.0 for host in read_hostfile(cluster) for _ in range(host.slots)]
@@ -231,7 +231,7 @@ def _live(watcher: Watcher, interval_s: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    # Ctrl-C otherwise leaves at once, with the cursor hidden.
+    # Otherwise Ctrl-C exits at once and leaves the cursor hidden.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Live(table(watcher.ask()), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
@@ -240,7 +240,7 @@ def _live(watcher: Watcher, interval_s: float) -> None:
 
 
 def table(found: Sequence[Health]) -> RenderableType:
-    """Two lines a worker, whole at 80 columns."""
+    """Two lines per worker; they fit 80 columns."""
     from rich.text import Text
 
     from fogconv.cli.output.ellipsis import Name

@@ -17,7 +17,7 @@ from fogconv.hardware.units import show_bandwidth, show_rate, show_seconds
 from fogconv.speedup.calculator import Media, Report, Row, SweepPoint, crowd_estimate, depth_that_pays
 
 WIDE = 110
-"""From so many columns on the five terms of T_cld are shown for every layer."""
+"""The least width at which the five terms of T_cld are shown for every layer."""
 
 Swept = tuple[str, Sequence[SweepPoint]]
 
@@ -71,7 +71,7 @@ def _layer(out: Console, row: Row, report: Report) -> None:
     else:
         table.add_row("best n", str(row.best_n), "workers with the least T_cld")
     even = row.break_even_bytes_per_s
-    table.add_row("break-even", show_bandwidth(even) if even else "never", "bandwidth at which it begins to pay")
+    table.add_row("break-even", show_bandwidth(even) if even else "never", "bandwidth from which it pays")
     if row.local_j:
         table.add_row("energy", f"{row.cloud_j:.3g} J", f"{row.local_j:.3g} J at home")
     out.print(table)
@@ -168,7 +168,7 @@ def _sweep(out: Console, name: str, points: Sequence[SweepPoint], layers: int) -
 
 
 def show_presets(console: Console | None = None) -> None:
-    """Every preset with its figures, each with its source, and what is only an estimate."""
+    """Every preset with its figures and their sources; estimates are marked."""
     out = console or Console()
     for name, preset in presets().items():
         out.print(Text.assemble((name, "bold"), f"  {preset.title}"))
@@ -196,7 +196,7 @@ def _short(value: float) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Milliseconds with three digits, the unit left to the legend (µs and s said)."""
+    """Milliseconds with three digits, without the unit, which is in the legend (µs and s are shown)."""
     if seconds == 0:
         return "0"
     return show_seconds(seconds).replace(" ms", "ms").replace(" µs", "µs").replace(" ns", "ns").replace(" s", "s")
