@@ -256,15 +256,15 @@ class Engine:
         return self._turn(turn)
 
     def _turn(self, turn: MembershipChange) -> tuple[str, ...]:
-        told = turn.events
+        events = turn.events
         self._correction = None
         if turn.members != self.ranks:
             self._pace = Pace()
         self.session.unload(self.loaded)
         before = self._uncoded()
         self.ranks = turn.members
-        told += self._uncoded() if not before else ()
-        self.events.extend(told)
+        events += self._uncoded() if not before else ()
+        self.events.extend(events)
         try:
             self._place()
         except WorkerLostError as error:

@@ -237,9 +237,8 @@ def _mpi() -> Finding:
             tolerance = " With --with-ft ulfm it goes on without ranks that die." if "Open MPI v5" in library else ""
             return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")
         if done.returncode == 0 and lines:
-            return Finding(
-                "mpi", "broken", f"{mpirun} starts ranks that don't find each other: it is not the MPI of mpi4py. {install}.",
-            )  # fmt: skip
+            strange = f"{mpirun} starts ranks that don't find each other: it is not the MPI of mpi4py"
+            return Finding("mpi", "broken", f"{strange}. {install}.")
     reason = (done.stderr or done.stdout).strip().splitlines()
     return Finding("mpi", "broken", f"{mpirun} -n 2 fails: {reason[-1] if reason else done.returncode}. {install}.")
 
