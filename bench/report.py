@@ -22,8 +22,8 @@ from fogconv.hardware.units import show_bandwidth, show_seconds
 from fogconv.ir.geometry import ConvSpec
 from fogconv.speedup.calculator import Question, report
 from fogconv.speedup.conv_tables import convs
-from fogconv.speedup.model import Rates, best_n, estimate, least_depth, s_paper, s_star, splits
-from fogconv.speedup.plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
+from fogconv.speedup.model import Rates, best_n, estimate, least_depth, most_gain, s_paper, splits
+from fogconv.speedup.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, save
 
 FOLDER = Path(__file__).parent.parent / "docs" / "report"
 NETS = ("vgg16", "resnet50", "inception_v3")
@@ -125,18 +125,18 @@ def draw_volumes(path: Path) -> list[str]:
 
 
 def draw_bounds(path: Path) -> list[str]:
-    """S, S_star and the estimate over n for a deep layer; and the lines of a table."""
+    """S, what at most n workers can gain, and the estimate over n for a deep layer; and the lines of a table."""
     spec = square(512, 3)
     counts = (1, 2, 4, 6, 8, 12, 16, 24, 36, 48, 64)
     figure = new_figure(9.5, 4.2)
     axes = figure.subplots(1, 1)
-    lines = ["| n | S | S_star | T_local/T_cld |", "|---|---|---|---|"]
+    lines = ["| n | S | at most | T_local/T_cld |", "|---|---|---|---|"]
     cost = rates()
     bound = s_paper(spec, cost)
-    star = [s_star(spec, cost, n) for n in counts]
+    most = [most_gain(spec, cost, n) for n in counts]
     ratio = [estimate(spec, cost, n) for n in counts]
     axes.axhline(bound, color=BLUE, linestyle="--", label="S: a broadcast costs one transmission")
-    axes.plot(counts, star, color=ORANGE, linestyle=":", marker=".", label="S_star: every worker is sent its own")
+    axes.plot(counts, most, color=PURPLE, linestyle=":", marker=".", label="at most: min(m, S_star(m)) for m ≤ n workers")
     axes.plot(counts, ratio, color=GREEN, marker=".", label="T_local/T_cld, best of up to n workers")
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.set_xscale("log", base=2)
@@ -147,7 +147,7 @@ def draw_bounds(path: Path) -> list[str]:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(fontsize=8)
     save(figure, path, "bounds")
-    lines += [f"| {n} | {bound:.1f} | {s:.2f} | {r:.2f} |" for n, s, r in zip(counts, star, ratio, strict=True)]
+    lines += [f"| {n} | {bound:.1f} | {s:.2f} | {r:.2f} |" for n, s, r in zip(counts, most, ratio, strict=True)]
     best = best_n(spec, cost)
     lines.append("")
     lines.append(

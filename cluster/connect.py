@@ -21,6 +21,7 @@ from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.cluster.transport_registry import Dialing, transport_of_all
 from fogconv.hardware.hostfile import DEFAULT_PORT, read_hostfile
 from fogconv.ir import program as ir
+from fogconv.values import table
 
 
 def connect(
@@ -47,6 +48,11 @@ def connect(
     in tests. ``last_word``: over MPI, instead of one that only the session's end disarms. Raises InputError,
     ConnectError, RefusedError, DependencyError.
     """
+    table.MESSAGE_TIME.check("timeout_s", timeout_s)
+    table.CONNECT_TIME.check("connect_timeout_s", connect_timeout_s)
+    table.HEARTBEAT.check("heartbeat_s", heartbeat_s)
+    if threads is not None:
+        table.THREADS.check("threads", threads)
     addresses = addresses_of(cluster)
     wishes = Dialing(heartbeat_s, keys, insecure, shared, threads, build, last_word)
     dialed = transport_of_all(addresses).dial(addresses, wishes)

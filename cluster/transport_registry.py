@@ -18,8 +18,8 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.errors import InputError
+from fogconv.values.table import MOST_INPROC_WORKERS
 
-MAX_INPROC_WORKERS = 256
 MPI_START_S = 60.0
 """Ranks start together, but a small device may take a while to import what it needs."""
 
@@ -180,8 +180,8 @@ def _listen_zeromq(bind: str, options: Listening) -> Listener:
 
 def _check_inproc(address: str) -> None:
     text = address.removeprefix("inproc://")
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_INPROC_WORKERS):
-        raise InputError(f"{address!r}: write inproc://N with N from 0 to {MAX_INPROC_WORKERS}, the number of workers")
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST_INPROC_WORKERS):
+        raise InputError(f"{address!r}: write inproc://N with N from 0 to {MOST_INPROC_WORKERS}, the number of workers")
 
 
 def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:

@@ -37,11 +37,15 @@ from fogconv.kernels.maps.scratch import Scratch
 PART_ELEMENTS = 16
 """The parts of a message start at multiples of this."""
 
+LOOK_NS = 100_000_000
+"""Between steps, a run that takes long looks so often whether it is still wanted."""
+
 
 class Executable:
     """One rank's program, ready to run. Not re-entrant: one run at a time.
 
-    ``memory_bytes``: buffers and packed weights. Raises KernelError or ClusterError for a program that can't be bound.
+    ``memory_bytes``: buffers and packed weights. ``proceed`` is called before each step is bound, and may raise. Raises
+    KernelError or ClusterError for a program that can't be bound.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Executable:
         *,
         threads: int = 1,
         host: HostCalls | None = None,
+        proceed: Callable[[], None] = nothing,
     ) -> None:
         missing = [key for key in program.weights if key not in weights]
         if missing:
@@ -68,7 +73,10 @@ class Executable:
         self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers)
         self._scratch = Scratch()
         self._prepared: dict[tuple[str, str | None, str | None], PreparedConv2d | PreparedLinear] = {}
-        self._calls = [self._bind(step) for step in program.steps]
+        self._calls = []
+        for step in program.steps:
+            proceed()
+            self._calls.append(self._bind(step))
         self._ticks = [0] * (2 * len(self._calls))
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:
@@ -76,12 +84,16 @@ class Executable:
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
         self._ticks = ticks = []
-        run.ready_ns = clock()
+        run.ready_ns = now = clock()
+        look = now + LOOK_NS
         for call in self._calls:
             call(run)
             ticks.append(run.ready_ns)
             run.ready_ns = now = clock()
             ticks.append(now)
+            if now > look:
+                mailbox.proceed()
+                look = now + LOOK_NS
         return [run.outputs[index] for index in sorted(run.outputs)]
 
     @property

@@ -48,9 +48,16 @@ class Shares(Protocol):
 
 
 class Build(Protocol):
-    """The interpreter's constructor, or a test's."""
+    """The interpreter's constructor, or a test's. ``proceed`` is called before each step, and may raise to end it."""
 
-    def __call__(self, program: ir.Program, weights: dict[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
+    def __call__(
+        self,
+        program: ir.Program,
+        weights: dict[str, NDArray[np.float32]],
+        *,
+        threads: int = 1,
+        proceed: Callable[[], None] = nothing,
+    ) -> Runnable: ...
 
 
 class Executor(Build, Protocol):
@@ -64,6 +71,7 @@ class Executor(Build, Protocol):
         *,
         threads: int = 1,
         host: HostCalls | None = None,
+        proceed: Callable[[], None] = nothing,
     ) -> Runnable: ...
 
 

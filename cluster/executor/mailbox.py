@@ -36,6 +36,9 @@ class Mailbox(Protocol):
         Raises TransportTimeout, WorkerLostError, RunAborted.
         """
 
+    def proceed(self) -> None:
+        """Returns at once if the run is still wanted. Raises what ``receive`` raises if it is not."""
+
 
 @runtime_checkable
 class GatherMailbox(Mailbox, Protocol):
@@ -62,7 +65,7 @@ class GatherMailbox(Mailbox, Protocol):
 
 
 class RunAborted(ClusterError):
-    """The master aborted this run."""
+    """The master gave this run, or what else it had asked for, up; or it is gone."""
 
 
 class Inbox:
@@ -173,6 +176,11 @@ class RunMailbox:
             )
         self.received_bytes += len(frame)
         return frame
+
+    def proceed(self) -> None:
+        failure = self._inbox.failure(self.run)
+        if failure is not None:
+            raise failure
 
     def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Frame | None] | None:
         """See GatherMailbox."""

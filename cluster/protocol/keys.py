@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 from platformdirs import user_config_path
@@ -23,7 +24,9 @@ from fogconv.errors import InputError
 from fogconv.storage.trusted import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
-_Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_GROUP = 5
+"""So many characters hold four bytes, and could hold a little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ def _require_trusted(path: Path) -> None:
     """A user who can write a list of masters can become one, and a user who can write a key knows it."""
     complaint = distrust(path)
     if complaint is not None:
-        raise InputError(f"{complaint}: keys are only read where no other user can write (see chown and chmod go-w)")
+        raise InputError(f"{complaint}: keys are only taken from where nobody else can write")
 
 
 def read_keys(folder: Path) -> Keys:
@@ -179,6 +182,13 @@ def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
 
 
 def _key(text: str, where: str) -> str:
-    if len(text) != KEY_CHARACTERS or not set(text) <= _Z85:
-        raise InputError(f"{where}: this is not a key; a key has {KEY_CHARACTERS} characters (z85)")
+    if len(text) != KEY_CHARACTERS or not set(text) <= set(_Z85) or not _fits(text):
+        raise InputError(f"{where}: that is no key; a key has {KEY_CHARACTERS} characters (z85)")
     return text
+
+
+def _fits(text: str) -> bool:
+    """Whether each group of z85 is a number of four bytes: ZeroMQ takes no other."""
+    digits = [_Z85.index(character) for character in text]
+    groups = (digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
+    return all(reduce(lambda number, digit: number * len(_Z85) + digit, group) < 1 << 32 for group in groups)

@@ -5,6 +5,7 @@ It yields the answers to the master, each as soon as it is due.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
@@ -13,10 +14,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.worker.master_session import Loading, MasterSession
-from fogconv.cluster.worker.system import process_bytes
+from fogconv.cluster.worker.program_check import MOST_PROGRAM_BYTES, check_program
+from fogconv.cluster.worker.system import machine_bytes, process_bytes
 from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
@@ -43,20 +46,37 @@ class ProgramLoader:
         self._keep_weights = keep_weights
         self._adopt = adopt
 
-    def load(self, session: MasterSession, task: m.Load, payload: Frame) -> Iterator[m.AnyMessage]:
-        """Handle a program: report which of its weights are missing. Raises WireError, WorkerMemoryError."""
+    @property
+    def memory_bytes(self) -> int:
+        """What programs and measurements may need: the limit of this worker, or all that the machine has."""
+        return self._memory_limit_bytes or machine_bytes()
+
+    def load(
+        self, session: MasterSession, task: m.Load, payload: Frame, proceed: Callable[[], None]
+    ) -> Iterator[m.AnyMessage]:
+        """A program came: tell which of its weights are missing. Raises WireError, WorkerMemoryError.
+
+        ``proceed`` is called before each step is bound; it raises RunAborted when the program is no longer wanted.
+        """
+        if len(payload) > MOST_PROGRAM_BYTES:
+            raise WireError(f"a program of {len(payload)} bytes is over the limit of {MOST_PROGRAM_BYTES}")
         try:
             program = ir.decode(bytes(payload))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise WireError(f"a malformed program: {error}") from error
+        check_program(program, self.memory_bytes)
+        if program.rank != session.hello.rank:
+            raise WireError(f"a program for rank {program.rank} came; this worker is rank {session.hello.rank}")
         missing = {key for key in program.weights if key not in self.store}
         self._check_memory(program, missing)
         session.loading.append(Loading(task.request, task.program, program, missing))
         yield m.Missing(task.request, tuple(sorted(missing)))
-        yield from self._build_complete(session)
+        yield from self._build_complete(session, proceed)
 
-    def keep(self, session: MasterSession, task: m.Weight, payload: Frame) -> Iterator[m.AnyMessage]:
-        """Handle received weights. Raises WireError where no program waits for them."""
+    def keep(
+        self, session: MasterSession, task: m.Weight, payload: Frame, proceed: Callable[[], None]
+    ) -> Iterator[m.AnyMessage]:
+        """Weights came. Raises WireError where no program waits for them."""
         if not any(task.key in loading.missing for loading in session.loading) and task.key not in self.store:
             raise WireError(f"received weights {task.key}, which no program waits for")
         try:
@@ -69,22 +89,23 @@ class ProgramLoader:
         yield m.Stored(task.key)
         for loading in session.loading:
             loading.missing.discard(task.key)
-        yield from self._build_complete(session)
+        yield from self._build_complete(session, proceed)
 
-    def _build_complete(self, session: MasterSession) -> Iterator[m.AnyMessage]:
+    def _build_complete(self, session: MasterSession, proceed: Callable[[], None]) -> Iterator[m.AnyMessage]:
         for loading in [loading for loading in session.loading if not loading.missing]:
             session.loading.remove(loading)
             begin = time.perf_counter()
             program = loading.program
             weights = {key: self.store[key] for key in program.weights}
             try:
-                executable = self.build(program, weights, threads=self._threads)
+                executable = self.build(program, weights, threads=self._threads, proceed=proceed)
+            except RunAborted:
+                raise
             except FogconvError as error:
                 yield failed(loading.request, 0, error)
                 continue
             except Exception as error:  # the master waits for an answer to the load, not to what completed it
-                log.exception("a program can't be bound")
-                yield failed(loading.request, 0, WorkerFailedError(f"{type(error).__name__}: {error}"))
+                yield failed(loading.request, 0, failure_of(error, "a program can't be bound"))
                 continue
             if program.shares and isinstance(executable, Shares):
                 executable.arrays = session.arrays.setdefault(program.shares, executable.arrays)
@@ -122,6 +143,16 @@ class ProgramLoader:
             self.store.evict(self.store.bytes, keep=waiting)
         elif self._memory_limit_bytes:
             self.store.evict(process_bytes() - self._memory_limit_bytes, keep=waiting)
+
+
+def failure_of(error: Exception, what: str) -> FogconvError:
+    """What the master is told of an exception: want of memory is something that it can plan around, all else is a bug."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return WorkerMemoryError(f"{what}: out of memory {error}".rstrip())
+    if "out of memory" in str(error).lower() or "cannot allocate memory" in str(error).lower():
+        return WorkerMemoryError(f"{what}: {error}")
+    log.exception("%s", what)
+    return WorkerFailedError(f"{type(error).__name__}: {error}")
 
 
 def failed(request: int, run: int, error: FogconvError) -> m.Failed:

@@ -29,15 +29,14 @@ from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
-from fogconv.cluster.worker.program_loader import ProgramLoader, failed
+from fogconv.cluster.worker.program_check import check_measurement
+from fogconv.cluster.worker.program_loader import ProgramLoader, failed, failure_of
 from fogconv.cluster.worker.system import process_bytes, temperature_c, throttled
 from fogconv.errors import (
     ClusterError,
     FogconvError,
     WireError,
-    WorkerFailedError,
     WorkerLostError,
-    WorkerMemoryError,
 )
 from fogconv.ir.layout import MASTER
 
@@ -49,7 +48,15 @@ MAX_TASKS = 4096
 """The most loads and runs in a master's queue; more are treated as an error."""
 MAX_PING_BYTES = 64 << 20
 MAX_COMPLAINTS = 1000
-"""The most unknown peers that get an answer."""
+"""Strangers who are told so, at most."""
+DOING: dict[type[m.AnyMessage], str] = {
+    m.Run: "running",
+    m.Load: "loading",
+    m.Weight: "loading",
+    m.Unload: "unloading",
+    m.Measure: "measuring",
+}
+"""What a worker does, as its status says it, while a task of this type runs."""
 
 
 class Worker:
@@ -92,6 +99,7 @@ class Worker:
         self._sent_bytes = 0
         self._received_bytes = 0
         self._complained: set[Peer] = set()
+        self._doing = ""
 
     def serve(self) -> None:
         """Serve masters, one after the other, until ``stop``; then close the endpoint."""
@@ -266,7 +274,7 @@ class Worker:
         sessions = self._sessions.values()
         return m.Status(
             query.request,
-            self.life.stage.value,
+            f"busy: {self._doing}" if self._doing else self.life.stage.value,
             ", ".join(session.hello.name for session in sessions),
             time.monotonic() - self._started,
             self._runs,
@@ -298,30 +306,38 @@ class Worker:
         message, payloads = task
         request = getattr(message, "request", 0)
         run = message.run if isinstance(message, m.Run) else 0
+
+        def proceed() -> None:
+            if self._over(session):
+                raise RunAborted("its master is gone")
+
+        self._doing = DOING[type(message)]
         try:
             match message:
                 case m.Run():
                     self._run(session, message)
                 case m.Load():
-                    for answer in self.loader.load(session, message, payloads[0]):
+                    for answer in self.loader.load(session, message, payloads[0], proceed):
                         self._answer(session, answer)
                 case m.Weight():
-                    for answer in self.loader.keep(session, message, payloads[0]):
+                    for answer in self.loader.keep(session, message, payloads[0], proceed):
                         self._answer(session, answer)
                 case m.Unload():
                     session.unload(message.program)
                 case m.Measure():
-                    seconds = conv_seconds(message.specs, self.loader.build, threads=self.threads, repeats=message.repeats)
+                    check_measurement(message.specs, message.repeats, self.loader.memory_bytes)
+                    seconds = conv_seconds(
+                        message.specs, self.loader.build, threads=self.threads, repeats=message.repeats, proceed=proceed
+                    )
                     self._answer(session, m.Measured(request, seconds, copy_bytes_per_s()))
         except RunAborted as error:
-            log.info("run %d aborted: %s", run, error)
+            log.info("%s aborted: %s", f"run {run}" if run else self._doing, error)
         except FogconvError as error:
             self._answer(session, failed(request, run, error))
-        except MemoryError as error:
-            self._answer(session, failed(request, run, WorkerMemoryError(f"out of memory: {error}")))
-        except Exception as error:
-            log.exception("a bug, or an invalid request of the master")
-            self._answer(session, failed(request, run, WorkerFailedError(f"{type(error).__name__}: {error}")))
+        except Exception as error:  # a bug, or a master that sent nonsense
+            self._answer(session, failed(request, run, failure_of(error, f"{self._doing} failed")))
+        finally:
+            self._doing = ""
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,11 @@ def throttled() -> bool:
 def process_bytes() -> int:
     """The memory of this process in bytes, freed or not."""
     return int(psutil.Process().memory_info().rss)
+
+
+def machine_bytes() -> int:
+    """The memory of this machine, which no program can exceed."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @cache

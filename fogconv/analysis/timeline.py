@@ -44,7 +44,7 @@ def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     used = _bars(axes, graph, plan, topology)
-    axes.set_yticks(range(plan.ranks), [f"{rank}: {topology.devices[rank].name}" for rank in range(plan.ranks)])
+    axes.set_yticks(range(plan.ranks), _row_names(topology, plan.ranks))
     axes.invert_yaxis()
     axes.set_xlabel("predicted time, ms")
     axes.set_xlim(left=0)
@@ -101,3 +101,11 @@ def _patch(colour: str, label: str) -> object:
     from matplotlib.patches import Patch
 
     return Patch(color=colour, label=label)
+
+
+def _row_names(topology: Topology, ranks: int) -> list[str]:
+    """What tells the ranks apart: their devices' names, or their part where all devices have one name."""
+    names = [topology.devices[rank].name for rank in range(ranks)]
+    if len(set(names)) == 1:
+        names = ["master", *["worker"] * (ranks - 1)]
+    return [f"{rank}: {name}" for rank, name in enumerate(names)]

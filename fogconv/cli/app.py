@@ -6,11 +6,14 @@ Bad input is one sentence on stderr and exit code 2; Ctrl-C is exit code 130; a 
 from __future__ import annotations
 
 import ast
+import errno
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,21 +29,24 @@ COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status
 """Commands in the order of ``--help``. Each is the function of that name in the module of that name in
 fogconv.cli.commands; its docstring is its help."""
 
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+"""Errors of a stdout that goes nowhere. The first is no error: what reads it has ended, as `head` does."""
+
 
 def main() -> None:
     _guarded(lambda: application([name for name in COMMANDS if sys.argv[1:2] == [name]]))
 
 
 def main_run() -> None:
-    _guarded(lambda: _single("run"))
+    _guarded(lambda: single("run"))
 
 
 def main_worker() -> None:
-    _guarded(lambda: _single("worker"))
+    _guarded(lambda: single("worker"))
 
 
 def main_speedup() -> None:
-    _guarded(lambda: _single("speedup"))
+    _guarded(lambda: single("speedup"))
 
 
 def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
@@ -63,7 +69,7 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
     return whole
 
 
-def _single(name: str) -> typer.Typer:
+def single(name: str) -> typer.Typer:
     import typer
 
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
@@ -89,21 +95,10 @@ def _guarded(program: Callable[[], typer.Typer]) -> NoReturn:
     # Imported late, so that the handler of Ctrl-C is installed first.
     from fogconv.cli.process.mpi_ranks import end_together, hush, is_other_rank
 
-    code = 0
     if is_other_rank():
         hush()
-    try:
-        program()(standalone_mode=True)
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except FogconvError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        code = 1
+    called = Path(sys.argv[0])
+    code = outcome(program, sys.argv[1:], "fogconv" if called.suffix == ".py" else called.name)
     if code:
         end_together(code)
     if code == INTERRUPTED:
@@ -111,6 +106,48 @@ def _guarded(program: Callable[[], typer.Typer]) -> NoReturn:
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def outcome(program: Callable[[], typer.Typer], arguments: Sequence[str], name: str) -> int:
+    """Run a program with these arguments, and give its exit code. What is wrong with them is one sentence on stderr."""
+    import typer
+
+    from fogconv.cli.process.exit_codes import one_line, usage_sentence
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without Unicode, or a name with bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        found = typer.main.get_command(program())(args=list(arguments), prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except FogconvError as error:
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            traceback.print_exc()
+        elif error.errno != errno.EPIPE:
+            print(f"{name}: the output can't be written: {error.strerror}", file=sys.stderr)
+        _discard_output()
+        return 1
+    except Exception as error:
+        sentence = usage_sentence(error, name)
+        if sentence is None:
+            traceback.print_exc()
+            return 1
+        if sentence:
+            print(sentence, file=sys.stderr)
+        return 2
+    return found if isinstance(found, int) else 0
+
+
+def _discard_output() -> None:
+    """What is left in the buffer of stdout could not be written, and Python would say so once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.option_values import FOLDER
 from fogconv.cli.panels import WHERE
 
 KeysOption = Annotated[
     Path | None,
     typer.Option(
         "--keys",
-        help="Folder with this device's keys, by default the user's; if given, loopback is encrypted as well.",
+        parser=FOLDER,
+        help="Folder with this device's keys, by default the user's; given, it encrypts loopback, too.",
         rich_help_panel=WHERE,
     ),
 ]

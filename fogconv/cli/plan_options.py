@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.choices import Switch, choice
+from fogconv.cli.option_values import FILE, TRIGGER, number
 from fogconv.cli.panels import HOW, STAR
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
+from fogconv.values import table
 
 if TYPE_CHECKING:
     WireName = str
@@ -33,14 +35,18 @@ SchemeOption = Annotated[
 TriggerOption = Annotated[
     str | None,
     typer.Option(
-        "--trigger", help="What distributes a conv: both (the default), bound, estimate or channels:N.", rich_help_panel=STAR
+        "--trigger",
+        parser=TRIGGER,
+        help="What distributes a conv: both (the default), bound, estimate or channels:N.",
+        rich_help_panel=STAR,
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help="Speedup, as a factor, that a conv must exceed; by default 1. 0 distributes all, inf none.",
+        parser=number("ratio", table.THRESHOLD),
+        help="Speedup, as a factor, that a conv has to beat; by default 1. 0 distributes all, inf none.",
         rich_help_panel=STAR,
     ),
 ]
@@ -66,7 +72,9 @@ WireOption = Annotated[
 ]
 PlanOption = Annotated[
     Path | None,
-    typer.Option("--plan", help="Use the plan in this file, which `fogconv plan --out` wrote.", rich_help_panel=HOW),
+    typer.Option(
+        "--plan", parser=FILE, help="Use the plan in this file, which `fogconv plan --out` wrote.", rich_help_panel=HOW
+    ),
 ]
 MASTER_COMPUTES = Switch.ON if PlanOptions().master_computes else Switch.OFF
 WIRE: WireName = WireName(PlanOptions().wire)

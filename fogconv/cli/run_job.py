@@ -20,6 +20,7 @@ from fogconv.analysis.star_terms import layer_terms
 from fogconv.analysis.workload import workload
 from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
 from fogconv.cli.output.result import Guess, Job, Result
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
@@ -29,12 +30,14 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import DependencyError, InputError, ModelError
+from fogconv.errors import DependencyError, InputError, ModelError, visible
 from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.frontend.network import Network
     from fogconv.hardware.topology import Topology
+    from fogconv.zoo.card import ModelCard
     from fogconv.zoo.models import ZooModel
 
 
@@ -53,20 +56,19 @@ def run_job(job: Job, shown: Shown) -> Result:
     """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
-        model, x = _prepared(job)
+        network, x = _prepared(job)
         with bar as progress:
-            engine = _engine(job, session, model, x, progress)
-        first = _first(engine, model, x)
-        top5 = tuple(_top5(model, row) for row in first)
+            engine = _engine(job, session, network, progress)
+        first = _first(engine, network.card, x)
+        top5 = tuple(_top5(network.card, row) for row in first)
         if not shown.json:
-            answers = tuple(zip(job.images, top5, strict=True))
-            print_answer(answers, random_weights=model.has_random_weights, out=shown.out)
-        result = _measure(job, shown, session, engine, model, x, first, top5)
+            answers = tuple(zip(map(visible, job.images), top5, strict=True))
+            print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
+        network.keep()
+        result = _measure(job, shown, session, engine, network, x, first, top5)
         engine.close()
     if shown.json:
-        import msgspec
-
-        shown.out.write(msgspec.json.encode(result.as_json()).decode() + "\n")
+        shown.out.write(json_text(result.as_json()) + "\n")
     else:
         print_report(result, out=shown.out, alone=shown.alone, layers=shown.layers)
     return result
@@ -109,30 +111,34 @@ def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
             watch.done()
 
 
-def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:
-    from fogconv.zoo.models import load_model
+def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
+    from fogconv.frontend.network import open_network
+    from fogconv.zoo.model_request import ModelRequest
     from fogconv.zoo.preprocessing import load_image
 
     # Images are opened before weights are downloaded, so that a typo costs no time.
     pictures = [load_image(name) for name in job.images]
-    model = load_model(
-        job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels, trust=job.trust
-    )
+    request = ModelRequest(job.model, job.weights, job.size, job.trust)
+    network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
     spare_what_is_here()
-    return model, np.stack([model.preprocess(picture) for picture in pictures])
+    return network, np.stack([network.card.preprocess(picture) for picture in pictures])
 
 
-def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32], progress: Callable[[Any], None]) -> Engine:
-    import torch
-
-    from fogconv.frontend.torch.export import export
-
-    graph = export(model.module, torch.from_numpy(x), model.name)
+def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
+    _check_scores(network.card.name, network.graph.output_shape, len(job.images))
     topology = _topology(job, session)
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    return Engine(graph, session, topology, job.plan_options, job.run_options, progress)
+    return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress)
+
+
+def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
+    """A run shows classes: other outputs are for `fogconv.compile`."""
+    if len(shape) < 2 or shape[0] != images:
+        raise ModelError(
+            f"{model} gives an output of shape {shape}, not one row of scores for each image; use fogconv.compile for it"
+        )
 
 
 def _topology(job: Job, session: Session) -> Topology:
@@ -150,8 +156,8 @@ def _topology(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _first(engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The output of the first inference, which is shown before anything is measured."""
+def _first(engine: Engine, model: ModelCard, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The output of the first inference, which is the answer: it is shown before anything is measured."""
     output = engine.run(x).output
     if not np.isfinite(output).all():
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
@@ -163,7 +169,7 @@ def _measure(
     shown: Shown,
     session: Session,
     engine: Engine,
-    model: ZooModel,
+    network: Network,
     x: NDArray[np.float32],
     first: NDArray[np.float32],
     top5: tuple[tuple[Guess, ...], ...],
@@ -173,11 +179,11 @@ def _measure(
     runs = [engine.run(x) for _ in range(job.repeat)]
     median = statistics.median_low([run.latency_s for run in runs])
     typical = next(run for run in runs if run.latency_s == median)
-    outputs, frames = [first], None
+    outputs, frames = [first, *(run.output for run in runs)], None
     if job.stream:
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed
-    reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
+    reference, torch_s = _torch(network.load(), x, job.repeat) if job.compare else (None, None)
     terms = None
     if typical.plan.scheme == "star":
         terms = layer_terms(engine.graph, typical.plan, typical.programs, engine.topology)
@@ -186,8 +192,8 @@ def _measure(
         _write_trace(shown.trace, engine, typical)
     return Result(
         job,
-        model.name,
-        model.weights_origin,
+        network.card.name,
+        network.card.weights_origin,
         job.cluster or session.scheme,
         len(engine.ranks) - 1,
         engine.plan.scheme,
@@ -249,7 +255,7 @@ def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[N
     return outputs, frames / (time.perf_counter() - begin)
 
 
-def _top5(model: ZooModel, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
+def _top5(model: ModelCard, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
     shifted = np.exp(scores.astype(np.float64).ravel() - scores.max())
     probabilities = shifted / shifted.sum()
     best = np.argsort(-probabilities, kind="stable")[:5]

@@ -11,6 +11,7 @@ from fogconv.ir.guard import Guard, Protection
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Placement
 from fogconv.ir.shard import Work, conv_grid
+from fogconv.values import table
 
 LEAST_PATIENCE_S = 0.05
 """A shorter patience would count the system's normal pauses as stalls."""
@@ -48,7 +49,10 @@ def guard_placement(
         coder = None
     if all(one.rank == MASTER for one in work):
         return placement
-    patience_s = max(LEAST_PATIENCE_S, protection.patience * placement.predicted["total_s"]) if protection.patience else 0.0
+    patience_s = 0.0
+    if protection.patience:
+        asked_s = protection.patience * placement.predicted["total_s"]
+        patience_s = min(max(LEAST_PATIENCE_S, asked_s), table.MESSAGE_TIME.most)
     return replace(placement, work=work, split=split, guard=Guard(protection.verify, coder, patience_s))
 
 

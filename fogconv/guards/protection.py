@@ -25,6 +25,17 @@ def check_wire(protection: Protection, wire: str) -> None:
         raise InputError(f"--verify can't tell a wrong result from one rounded by --wire {wire}; use fp32 or lossless")
 
 
+def without_code(protection: Protection, ranks: int) -> str | None:
+    """A sentence where redundancy is asked for, and there are too few workers for it to do anything."""
+    if not protection.redundancy or coder_of(protection, ranks) is not None:
+        return None
+    workers = f"{ranks - 1} worker{'s' if ranks != 2 else ''}"
+    return (
+        f"redundancy {protection.redundancy} codes no results over {workers}: it takes {FEWEST_CODED + 1} or more; "
+        "a lost result is computed again"
+    )
+
+
 def coder_of(protection: Protection, ranks: int) -> int | None:
     """The rank that computes the sum of the others' pieces instead of a piece: the last one, where enough others
     remain."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
+from fogconv.guards.protection import without_code
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import Host, LayerGraph
@@ -91,6 +92,7 @@ class Engine:
         first = at_first(self.topology.ranks, self._present)
         self.ranks: tuple[int, ...] = first.members
         self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
+        self.events.extend(self._uncoded())
         self._pace = Pace()
         self._correction: Correction | None = None
         self._first = self.topology
@@ -255,17 +257,23 @@ class Engine:
 
     def _turn(self, turn: MembershipChange) -> tuple[str, ...]:
         events = turn.events
-        self.events.extend(events)
         self._correction = None
         if turn.members != self.ranks:
             self._pace = Pace()
         self.session.unload(self.loaded)
+        before = self._uncoded()
         self.ranks = turn.members
+        events += self._uncoded() if not before else ()
+        self.events.extend(events)
         try:
             self._place()
         except WorkerLostError as error:
             events += self.recover(error)
         return events
+
+    def _uncoded(self) -> tuple[str, ...]:
+        sentence = without_code(self.plan_options.protection, len(self.ranks))
+        return () if sentence is None else (sentence,)
 
     # Programs
 

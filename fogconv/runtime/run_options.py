@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
-from fogconv.errors import InputError
+from fogconv.values import table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,6 @@ class RunOptions:
     """Allow network connections without encryption and keys."""
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise InputError(f"threads {self.threads}: it must be 0 (all cores) or more")
-        for name, value in (("timeout", self.timeout_s), ("heartbeat", self.heartbeat_s)):
-            if not value > 0:
-                raise InputError(f"{name} {value:g}: it must be a positive number of seconds")
+        table.THREADS.check("threads", self.threads)
+        table.MESSAGE_TIME.check("timeout_s", self.timeout_s)
+        table.HEARTBEAT.check("heartbeat_s", self.heartbeat_s)

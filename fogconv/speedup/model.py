@@ -20,7 +20,7 @@ All of this is for equal devices on equal links (Rates). `fogconv.speedup.trigge
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from fogconv.errors import InputError
@@ -178,7 +178,7 @@ def t_cld(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool =
 
 def s_paper(spec: ConvSpec, rates: Rates) -> float:
     """S: no number of workers gives more than this over links where a broadcast costs one transmission."""
-    return spec.macs * rates.gamma / (rates.wire_s(spec.input_elements) + rates.wire_s(spec.output_elements))
+    return t_local(spec, rates) / (rates.wire_s(spec.input_elements) + rates.wire_s(spec.output_elements))
 
 
 def s_split(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool = False) -> float:
@@ -188,7 +188,7 @@ def s_split(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool
         return math.inf
     sent = spec.input_elements / (split.p * split.groups)
     returned = spec.output_elements / (split.q * split.groups)
-    return spec.macs * rates.gamma / (travelling * (rates.wire_s(sent) + rates.wire_s(returned)))
+    return t_local(spec, rates) / (travelling * (rates.wire_s(sent) + rates.wire_s(returned)))
 
 
 def s_star(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = False) -> float:
@@ -203,6 +203,21 @@ def s_star(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = Fals
         if bounds:
             return max(bounds)
     return s_split(spec, rates, Split())  # a single channel: it goes to a worker or stays
+
+
+def most_gain(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = False) -> float:
+    """What at most n remote workers can gain: the greatest min(m, S_star(m)) over the numbers m ≤ n.
+
+    m counts the ranks that compute, so that with ``master_computes`` it is one more than the workers. No T_local ÷ T_cld
+    over at most n equal workers is greater: computing takes at least T_local ÷ m, and the wire takes its time.
+    """
+    parts = _workers(n) + 1 if master_computes else _workers(n)
+    bounds = [
+        min(float(m), s_split(spec, rates, split, master_computes=master_computes))
+        for m in range(2 if master_computes else 1, parts + 1)
+        for split in splits(spec, m)
+    ]
+    return max(bounds, default=min(1.0, s_split(spec, rates, Split())))
 
 
 def splits(spec: ConvSpec, parts: int) -> Iterator[Split]:
@@ -283,14 +298,22 @@ def least_depth(
 
     Use it to judge a fixed rule such as "more than 60 channels". None where even ``deepest`` channels don't pay.
     """
-    spec = ConvSpec(1, 1, size, size, kernel, padding=_same(kernel))
     threshold = _threshold(threshold)
 
+    def gain(layer: ConvSpec) -> float:
+        return s_paper(layer, rates) if n is None else estimate(layer, rates, n, master_computes=master_computes)
+
+    return least_depth_by(lambda layer: gain(layer) > threshold, kernel, size, deepest)
+
+
+def least_depth_by(
+    worth: Callable[[ConvSpec], bool], kernel: tuple[int, int] = (3, 3), size: int = 14, deepest: int = 8192
+) -> int | None:
+    """The least c = f at which a dense conv of stride 1 is ``worth`` it; None where not even ``deepest`` channels are."""
+    spec = ConvSpec(1, 1, size, size, kernel, padding=_same(kernel))
+
     def pays(depth: int) -> bool:
-        layer = replace(spec, in_channels=depth, out_channels=depth)
-        if n is None:
-            return s_paper(layer, rates) > threshold
-        return estimate(layer, rates, n, master_computes=master_computes) > threshold
+        return worth(replace(spec, in_channels=depth, out_channels=depth))
 
     if not pays(deepest):
         return None

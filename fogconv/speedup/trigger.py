@@ -25,11 +25,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from fogconv.errors import GeometryError, InputError
+from fogconv.errors import GeometryError, InputError, shown
 from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.shard import Shard, conv_grid
-from fogconv.speedup.model import Rates, Split, Terms, s_paper, s_star, splits, t_cld
+from fogconv.speedup.model import Rates, Split, Terms, most_gain, s_paper, s_star, splits, t_cld
+from fogconv.values import table
 
 Seconds = Callable[[int, ConvSpec], float]
 """(rank, the shard's spec) → seconds; by default γ·MACs + one step."""
@@ -54,11 +55,13 @@ class Trigger:
         kind, colon, number = text.partition(":")
         if kind in ("both", "bound", "estimate") and not colon:
             return Trigger(kind)
-        if kind == "channels" and number.isascii() and number.isdigit():
-            return Trigger(kind, int(number))
-        raise InputError(
-            f"trigger {text!r} is not known; it is one of both, bound, estimate, channels:N (as in channels:60)"
-        )
+        if kind == "channels" and colon:
+            try:
+                return Trigger(kind, int(table.DEPTH.read(number)))
+            except InputError:
+                most = f"{table.DEPTH.most:.0f}"
+                raise InputError(f"trigger {shown(text)}, where channels:N takes a whole N from 0 to {most}") from None
+        raise InputError(f"trigger {shown(text)}: it is one of both, bound, estimate, channels:N (as in channels:60)")
 
     def __str__(self) -> str:
         return f"channels:{self.channels}" if self.kind == "channels" else self.kind
@@ -66,8 +69,7 @@ class Trigger:
 
 def check_threshold(value: float) -> float:
     """Raises InputError for a threshold that is negative or no number."""
-    if not value >= 0:
-        raise InputError(f"threshold {value:g}: it must be 0 (every conv is distributed), a positive number, or inf (none)")
+    table.THRESHOLD.check("threshold", value)
     return value
 
 
@@ -80,6 +82,8 @@ def needs_figures(trigger: str, threshold: float) -> bool:
 class Decision:
     """What to do with one layer, and why.
 
+    ``bound_s_paper`` is S for any number of workers, ``bound_s_star`` S_star for as many as ``estimate`` uses, and
+    ``bound_gain`` what all workers that there are, or fewer, can gain at most (`most_gain`).
     ``split``, ``ranks``, ``weights``, ``shards`` and ``predicted`` describe the cheapest distribution, chosen or not:
     ``conv_grid(spec, ranks, split.p, weights)`` gives the shards. They are None or empty where none is possible.
     """
@@ -88,6 +92,7 @@ class Decision:
     reason: str
     bound_s_paper: float
     bound_s_star: float
+    bound_gain: float
     estimate: float
     local_s: float
     split: Split | None = None
@@ -117,16 +122,19 @@ def decide(
     cost = seconds or (lambda rank, shard: topology.devices[rank].conv_s(shard))
     local_s = cost(0, spec)
     if not len(topology.workers):
-        return Decision(False, "no workers", 0.0, 0.0, 0.0, local_s)
-    rates = master_rates(topology, spec)
-    bound, star = s_paper(spec, rates), s_star(spec, rates, len(topology.workers), master_computes=master_computes)
+        return Decision(False, "no workers", 0.0, 0.0, 0.0, 0.0, local_s)
+    rates, most = master_rates(topology, spec), len(topology.workers)
+    bound, gain = s_paper(spec, rates), most_gain(spec, rates, most, master_computes=master_computes)
     best = _cheapest(spec, topology, master_computes=master_computes, even=even, cost=cost)
     if best is None:
-        return Decision(False, "too few channels to share", bound, star, 0.0, local_s)
+        star = s_star(spec, rates, most, master_computes=master_computes)
+        return Decision(False, "too few channels to share", bound, star, gain, 0.0, local_s)
     split, ranks, weights, shards, terms = best
+    computing = master_computes and 0 in ranks
+    star = s_star(spec, rates, sum(rank != 0 for rank in ranks), master_computes=computing)
     ratio = local_s / terms.total_s if terms.total_s else math.inf
-    distribute, reason = _judge(rule, threshold, spec, bound, ratio)
-    return Decision(distribute, reason, bound, star, ratio, local_s, split, ranks, weights, shards, terms)
+    distribute, reason = judge(rule, threshold, spec, bound, ratio)
+    return Decision(distribute, reason, bound, star, gain, ratio, local_s, split, ranks, weights, shards, terms)
 
 
 def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *, cost: Seconds | None = None) -> Terms:
@@ -169,7 +177,8 @@ def master_rates(topology: Topology, spec: ConvSpec | None = None, workers: Sequ
     )
 
 
-def _judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio: float) -> tuple[bool, str]:
+def judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio: float) -> tuple[bool, str]:
+    """The verdict on S and T_local ÷ T_cld, and its reason."""
     if threshold == 0:
         return True, "threshold 0: every conv"
     if math.isinf(threshold):

@@ -18,14 +18,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from fogconv.errors import DependencyError, ModelError
-from fogconv.storage.trusted import open_plain, read_plain
+from fogconv.storage.trusted import open_plain
+from fogconv.zoo.card import ModelCard, read_labels
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fogconv.zoo.random_weights import seed_weights
@@ -36,36 +34,14 @@ HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
-class ZooModel:
-    """A module in inference mode with its preprocessing and labels. ``weights_origin`` names the source of its
-    weights."""
+class ZooModel(ModelCard):
+    """A card, and the module in inference mode."""
 
-    name: str
     module: nn.Module = field(repr=False)
-    preprocessing: Preprocessing
-    labels: tuple[str, ...] = field(repr=False)
-    weights_origin: str
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.preprocessing.crop
-
-    @property
-    def has_random_weights(self) -> bool:
-        """Whether the class scores are meaningless."""
-        return self.weights_origin.startswith("random")
-
-    def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(3, H, W) float32."""
-        return self.preprocessing(image)
 
     def example(self, batch: int = 1) -> torch.Tensor:
         """An input of the right shape, to export the module with."""
         return torch.zeros(batch, 3, *self.input_size)
-
-    def label(self, index: int) -> str:
-        return self.labels[index] if index < len(self.labels) else f"class {index}"
 
 
 def load_model(
@@ -96,12 +72,13 @@ def load_model(
     preprocessing = Preprocessing(
         crop,
         usual.resize if crop == usual.crop else round(usual.resize * min(crop) / min(usual.crop)),
-        usual.mean if mean is None else tuple(mean),
-        usual.std if std is None else tuple(std),
+        usual.mean,
+        usual.std,
         usual.interpolation,
     )
     name = Path(name_or_path).stem if str(name_or_path).endswith(".pt2") else name_or_path
-    return ZooModel(name, module, preprocessing, _labels(labels), origin)
+    known = imagenet_labels() if labels is None else read_labels(labels)
+    return ZooModel(name, preprocessing, known, origin, module).with_(mean, std)
 
 
 def model_names() -> tuple[str, ...]:
@@ -219,9 +196,21 @@ def _usual(published: Any) -> Preprocessing:
     )
 
 
+def checkpoint(name: str) -> Path | None:
+    """Where torchvision keeps a model's published weights, whether or not they are there; None for other models."""
+    models = torchvision_models()
+    if name not in models.list_models(module=models):
+        return None
+    return _checkpoint(models.get_model_weights(name).DEFAULT.url)
+
+
+def _checkpoint(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
 def _obstacle(url: str) -> str | None:
-    """The reason why the weights can't be downloaded; None if they are cached or can be."""
-    if (Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]).exists():
+    """Why the weights can't be downloaded; None if they are here or can be."""
+    if _checkpoint(url).exists():
         return None
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT_S):
@@ -324,19 +313,6 @@ def load_weights(module: nn.Module, path: Path) -> None:
         if key not in given and not key.endswith("num_batches_tracked"):
             raise ModelError(f"{path} does not fit this model: {key} is missing")
     module.load_state_dict(given, strict=False)
-
-
-def _labels(labels: str | Path | Sequence[str] | None) -> tuple[str, ...]:
-    if labels is None:
-        return imagenet_labels()
-    if not isinstance(labels, str | Path):
-        return tuple(labels)
-    try:
-        return tuple(line.strip() for line in read_plain(labels).decode("utf-8").splitlines())
-    except OSError as error:
-        raise ModelError(f"the labels can't be read from {labels}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"the labels can't be read from {labels}: {error}") from error
 
 
 @cache

@@ -12,7 +12,7 @@ import llvmlite.binding as llvm
 
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import cache_folder
+from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import read_own, write_own
 
 

@@ -300,6 +300,19 @@ def test_with_redundancy_a_lost_shard_is_the_code_minus_the_others() -> None:
         assert not any("the master computed" in event for event in inference.events)
 
 
+def test_redundancy_that_codes_nothing_is_reported() -> None:
+    with FaultCluster(2) as cluster:
+        engine = cluster.engine("star", protection=CODED)
+        assert [event for event in engine.events if "codes no results over 2 workers: it takes 3 or more" in event]
+    with FaultCluster(3) as cluster:
+        engine = cluster.engine("star", protection=CODED)
+        assert not engine.events
+        cluster.cut(1)
+        inference = engine.run(image())
+        assert_right(inference.output)
+        assert [event for event in engine.events if "codes no results over 2 workers" in event]
+
+
 class Stalling(Executable):
     """Worker 2 hangs in its second conv until it is let go."""
 

@@ -18,7 +18,8 @@ from fogconv.errors import InputError, ModelError
 from fogconv.hardware.hostfile import read_hostfile
 from fogconv.hardware.profile import read_profile
 from fogconv.ir.plan import load_plan
-from fogconv.zoo.models import _labels, load_model, load_weights, torchvision_models
+from fogconv.zoo.card import read_labels
+from fogconv.zoo.models import load_model, load_weights, torchvision_models
 from fogconv.zoo.preprocessing import Preprocessing, bundled_images, load_image
 
 
@@ -153,7 +154,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="it is a pipe"):
             read(tmp_path / "pipe")
     with pytest.raises(ModelError, match="it is a pipe"):
-        _labels(tmp_path / "pipe")
+        read_labels(tmp_path / "pipe")
     with pytest.raises(ModelError, match="it is a device"):
         load_weights(nn.ReLU(), Path("/dev/zero"))
     os.mkfifo(tmp_path / "pipe.pt2")

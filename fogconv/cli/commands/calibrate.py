@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,10 @@ import typer
 
 from fogconv.cli.choices import choice
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import CLUSTER, output
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
-from fogconv.errors import InputError, TopologyError
+from fogconv.errors import InputError
 from fogconv.hardware.latency_models import FITS
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ HELD_OUT = 50
 
 def calibrate(
     cluster: Annotated[
-        str, typer.Option(help="Workers as inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default none.")
+        str,
+        typer.Option(
+            parser=CLUSTER, help="Workers as inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default none."
+        ),
     ] = "inproc://0",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the profile to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", parser=output(), help="Write the profile to this file.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure in under 2 seconds, without spreads.")] = False,
     predictor: Annotated[
         PredictorName | None,
@@ -47,8 +51,6 @@ def calibrate(
 ) -> None:
     """Measure γ per kernel class on every device, α and β on every link in both directions, with their spreads."""
     with sentences("fogconv calibrate"):
-        if out is not None and not out.parent.is_dir():
-            raise TopologyError(f"--out {out}: there is no folder {out.parent}")
         from fogconv.cluster.connect import connect
         from fogconv.hardware.profile import write_profile
 
@@ -66,7 +68,7 @@ def calibrate(
         if as_json:
             import msgspec
 
-            print(json.dumps(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {}), allow_nan=False))
+            print(json_text(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {})))
         else:
             _show(found, scores, took)
         if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -19,8 +18,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from fogconv.cli.option_values import FILE, number
+from fogconv.cli.output.json_text import json_text
 from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT
+from fogconv.values import table
 
 MPIRUN_S = 30.0
 State = Literal["ok", "missing", "broken"]
@@ -37,9 +39,9 @@ class Finding:
 
 
 def doctor(
-    hostfile: Annotated[Path | None, typer.Option(help="Check this hostfile as well.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(parser=FILE, help="Check this hostfile as well.")] = None,
     port: Annotated[
-        int, typer.Option(help="Number of the port that a worker here would listen on.", min=1, max=65535)
+        int, typer.Option(help="Number of the port that a worker here would listen on.", parser=number("count", table.PORT))
     ] = DEFAULT_PORT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
@@ -51,7 +53,7 @@ def doctor(
             _print(finding)
     possible = not any(finding.needed and finding.state != "ok" for finding in findings)
     if as_json:
-        print(json.dumps({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
+        print(json_text({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
     else:
         print("A run is possible here." if possible else "No run is possible here until that is fixed.")
     if not possible:
@@ -119,7 +121,7 @@ def _numba() -> Finding:
 
 
 def _cache() -> Finding:
-    from fogconv.kernels.codegen.jit import cache_folder
+    from fogconv.storage.cache_folder import cache_folder
 
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or "/") / ".cache") / "fogconv"
     override = os.environ.get("FOGCONV_CACHE_DIR")
@@ -234,9 +236,8 @@ def _mpi() -> Finding:
             tolerance = " With --with-ft ulfm it goes on without ranks that die." if "Open MPI v5" in library else ""
             return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")
         if done.returncode == 0 and lines:
-            return Finding(
-                "mpi", "broken", f"{mpirun} starts ranks that don't find each other: it isn't mpi4py's MPI. {install}.",
-            )  # fmt: skip
+            strange = f"{mpirun} starts ranks that don't find each other: it is not the MPI of mpi4py"
+            return Finding("mpi", "broken", f"{strange}. {install}.")
     reason = (done.stderr or done.stdout).strip().splitlines()
     return Finding("mpi", "broken", f"{mpirun} -n 2 fails: {reason[-1] if reason else done.returncode}. {install}.")
 

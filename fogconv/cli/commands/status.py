@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -13,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import CLUSTER, number
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
+from fogconv.values.table import INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +59,8 @@ class Health:
     uptime_s: float = 0.0
     restarts: int = 0
     seen_s_ago: float | None = None
+    task: str = ""
+    """What a busy worker does: loading, measuring, running."""
 
 
 @dataclass
@@ -135,9 +139,11 @@ class Watcher:
         again = since > 0 and not restarted
         moved = status.sent_bytes + status.received_bytes - before.sent_bytes - before.received_bytes
         self._answered_at[address] = now
+        state, _, task = status.state.partition(": ")
         self.health[address] = replace(
             before,
-            state=STATES.get(status.state, status.state),
+            state=STATES.get(state, state),
+            task=task,
             master=status.master,
             runs=status.runs,
             runs_per_s=(status.runs - before.runs) / since if again else 0.0,
@@ -165,10 +171,10 @@ class Watcher:
 
 
 def status(
-    cluster: Annotated[str, typer.Option(help="Workers as tcp://HOST:PORT,… or a hostfile.")],
+    cluster: Annotated[str, typer.Option(parser=CLUSTER, help="Workers as tcp://HOST:PORT,… or a hostfile.")],
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
+    interval: Annotated[float, typer.Option(parser=number("seconds", INTERVAL), help="Seconds between two rounds.")] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="End after one round, with exit code 0 if all answered, else 1.")
     ] = False,
@@ -211,7 +217,7 @@ def _print_rounds(watcher: Watcher, interval_s: float, once: bool, as_json: bool
     while True:
         found = watcher.ask()
         if as_json:
-            print(json.dumps({"workers": [asdict(health) for health in found]}), flush=True)
+            print(json_text({"workers": [asdict(health) for health in found]}), flush=True)
         else:
             Console(highlight=False).print(table(found))
         if once:
@@ -260,7 +266,7 @@ def table(found: Sequence[Health]) -> RenderableType:
         heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
         shown.add_row(
             Name(health.address.removeprefix("tcp://"), health.master),
-            Text.assemble((state, colour), "\n", "" if silent else _age(health.uptime_s)),
+            Text.assemble((state, colour), "\n", "" if silent else health.task or _age(health.uptime_s)),
             f"{health.share:.0%}\n×{health.rate:g}",
             "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",
             "" if silent else f"{byte_count(health.sent_bytes)}\n{byte_count(health.bytes_per_s)}",

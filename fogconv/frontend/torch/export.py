@@ -158,6 +158,8 @@ def _output(translator: Translator, node: fx.Node, name: str) -> tuple[int, tupl
     if len(found) != 1 or not isinstance(found[0], fx.Node):
         raise ModelError(f"{name}: it gives {len(found)} results; fogconv runs models with one output tensor")
     result = found[0]
+    if not result.meta["val"].numel():
+        raise ModelError(f"{name}: its output {tuple(result.meta['val'].shape)} is empty")
     value = translator.values[result]
     if isinstance(value, Ref):
         return value.tensor, value.shape
@@ -214,7 +216,7 @@ def _finish(
         numbers[ends[1]],
         output_shape,
         weights,
-        {"torch": torch.__version__},
+        {"torch": str(torch.__version__)},
     )
     return nest_concats(graph)
 

@@ -6,22 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
 from fogconv.calibration import devices as calibration
 from fogconv.cli.commands import calibrate as command
-from fogconv.cli.commands.calibrate import calibrate
 from fogconv.hardware.latency_models import FITS
 from fogconv.hardware.profile import read_profile
+from tests.cli import program
+from tests.cli.program import Outcome
 
 pytestmark = pytest.mark.alone
 
 
-def call(*arguments: str) -> Result:
-    application = typer.Typer()
-    application.command()(calibrate)
-    return CliRunner().invoke(application, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+def call(*arguments: str) -> Outcome:
+    return program.call("calibrate", *arguments)
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ class Post:
     def send(self, to: int, tag: int, payload: Any) -> None:
         self.sent[to, tag] = payload
 
+    def proceed(self) -> None: ...
+
     def room(self, nbytes: int) -> memoryview | None:
         return None
 

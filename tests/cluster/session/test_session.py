@@ -394,7 +394,7 @@ def test_closing_ends_a_load_that_another_thread_waits_for() -> None:
 
 
 def _waits(reached: threading.Event, go: threading.Event) -> Any:
-    def build(program: ir.Program, weights: Any, *, threads: int = 1) -> FakeExecutable:
+    def build(program: ir.Program, weights: Any, *, threads: int = 1, **_: Any) -> FakeExecutable:
         reached.set()
         assert go.wait(20.0)
         return FakeExecutable(program, weights, threads=threads)
