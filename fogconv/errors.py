@@ -138,7 +138,7 @@ LONG = 120
 
 
 def shown(value: object) -> str:
-    """A value that somebody gave, for a message: printable, never long, and in quotes unless it is one plain word."""
+    """An input value as text for a message: printable, never long, and in quotes unless it is one plain word."""
     if isinstance(value, int) and abs(value) >= 10**LONG:
         return f"a number of more than {LONG} digits"  # Python refuses to write one of 5,000 out
     text = value if isinstance(value, str) else str(value)

@@ -1,6 +1,6 @@
-"""The table of numbers: what each may be, for the command line and for Python alike.
+"""The table of numbers: the range of each, for the command line and for Python.
 
-Upper bounds are generous: they keep typing errors and overflows out, not large clusters.
+Upper bounds are generous: they exclude typing errors and overflows, not large clusters.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SEED = Number("", -(2**63), 2**63 - 1, whole=True)
 # Sizes in pixels
 
 SIDE = Number("pixels", 1, 8000, whole=True)
-"""Of a picture. Its square, 64 million pixels, is the most that one picture, or one batch, may have."""
+"""The side of a picture. Its square, 64 million pixels, is the limit for one picture or one batch."""
 MOST_PIXELS = int(SIDE.most) ** 2
 MAP_SIDE = Number("pixels", 1, 65536, whole=True)
 KERNEL_SIDE = Number("pixels", 1, 1024, whole=True)
@@ -45,11 +45,11 @@ PADDING = Number("pixels", 0, 65536, whole=True)
 MESSAGE_TIME = Number("seconds", 0.001, 1_000_000)
 CONNECT_TIME = Number("seconds", 0.001, 1_000_000)
 HEARTBEAT = Number("seconds", 0.01, 3600)
-"""Shorter ones would call every busy system lost."""
+"""With shorter ones every busy system would count as lost."""
 INTERVAL = Number("seconds", 0.1, 86_400)
 LATENCY = Number("seconds", 0, 10_000)
 
-# Rates, and what they cost; one MAC is two FLOP, one element 4 bytes
+# Rates and costs; one MAC is two FLOP, one element 4 bytes
 
 FLOP_RATE = Number("FLOP/s", 1e-3, 1e18)
 BANDWIDTH = Number("bytes/s", 1e-3, 1e15)
@@ -61,7 +61,7 @@ JOULES = Number("joules", 0, 1e6)
 # Bytes
 
 MEMORY = Number("bytes", 64_000_000, 10**15)
-"""A worker's limit. Less than the least does not even hold an interpreter with numpy and numba."""
+"""A worker's limit. The least is the memory of an interpreter with numpy and numba."""
 
 # Ratios
 

@@ -16,5 +16,5 @@ class ModelRequest:
 
     @classmethod
     def for_shapes(cls, name: str, size: int | None = None, trust: bool = False) -> ModelRequest:
-        """The request of who needs shapes only: no published weights are fetched."""
+        """The request for shapes only: no published weights are downloaded."""
         return cls(name, "pretrained" if name.endswith(".pt2") else "random", size, trust)

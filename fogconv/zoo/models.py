@@ -209,7 +209,7 @@ def _checkpoint(url: str) -> Path:
 
 
 def _obstacle(url: str) -> str | None:
-    """Why the weights can't be downloaded; None if they are here or can be."""
+    """The reason why the weights can't be downloaded; None if they are cached or can be."""
     if _checkpoint(url).exists():
         return None
     try:
