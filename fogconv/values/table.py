@@ -33,9 +33,12 @@ SEED = Number("", -(2**63), 2**63 - 1, whole=True)
 
 # Sizes in pixels
 
-SIDE = Number("pixels", 1, 8000, whole=True)
-"""Of a picture. Its square, 64 million pixels, is the most that one picture, or one batch, may have."""
-MOST_PIXELS = int(SIDE.most) ** 2
+SIDE = Number("pixels", 1, 6000, whole=True)
+"""Of what a model takes."""
+MOST_PIXELS = 64_000_000
+"""Of one picture."""
+MOST_BATCH_PIXELS = 256_000_000
+"""Of all images of a batch together: 3 GB."""
 MAP_SIDE = Number("pixels", 1, 65536, whole=True)
 KERNEL_SIDE = Number("pixels", 1, 1024, whole=True)
 PADDING = Number("pixels", 0, 65536, whole=True)

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from fogconv.errors import DependencyError, ModelError
+from fogconv.errors import DependencyError, InputError, ModelError
 from fogconv.storage.trusted import open_plain, read_plain
+from fogconv.values import table
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fogconv.zoo.random_weights import seed_weights
@@ -60,7 +61,12 @@ class ZooModel:
         return self.preprocessing(image)
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """An input of the right shape, to export the module with."""
+        """An input of the right shape, to export the module with. Raises InputError for more images than fit into memory."""
+        table.BATCH.check("batch", batch)
+        height, width = self.input_size
+        if batch * height * width > table.MOST_BATCH_PIXELS:
+            most = f"{table.MOST_BATCH_PIXELS / 1e6:.0f} million pixels at once"
+            raise InputError(f"{batch} images of {height}×{width} pixels are too many: at most {most}")
         return torch.zeros(batch, 3, *self.input_size)
 
     def label(self, index: int) -> str:
@@ -85,6 +91,9 @@ def load_model(
     ``labels`` (a file with one a line, or a sequence) override what the model brings. A ``.pt2`` that would run code when
     it is loaded is refused unless ``trust`` says that you know its maker. Raises ModelError, DependencyError.
     """
+    if size is not None:
+        for side in size if isinstance(size, tuple) and len(size) == 2 else (size,):
+            table.SIDE.check("size", side)
     if str(name_or_path).endswith(".pt2"):
         module, usual, origin = _exported(Path(name_or_path), weights, size, trust)
     elif name_or_path == LITE:
