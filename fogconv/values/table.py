@@ -29,7 +29,7 @@ DEPTH = Number("channels", 0, 2**20, whole=True)
 GROUPS = Number("groups", 1, 2**20, whole=True)
 MESSAGE_ELEMENTS = Number("elements", 1, 10**12, whole=True)
 PORT = Number("", 1, 65535, whole=True)
-SEED = Number("", -(2**63), 2**63 - 1, whole=True)
+SEED = Number("", -(10**15), 10**15, whole=True)
 
 # Sizes in pixels
 
