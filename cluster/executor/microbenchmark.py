@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.executor.interface import Build
+from fogconv.cluster.executor.interface import Build, nothing
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
 from fogconv.ir import program as ir
@@ -17,7 +17,10 @@ from fogconv.ir.program import weight_key
 
 
 class NoMailbox:
-    """For programs that neither send nor receive."""
+    """For programs that neither send nor receive. ``proceed`` raises when their run is no longer wanted."""
+
+    def __init__(self, proceed: Callable[[], None] = nothing) -> None:
+        self.proceed = proceed
 
     def send(self, to: int, tag: int, payload: Frame) -> None:
         raise ClusterError(f"a lone program sends to rank {to}")
@@ -43,7 +46,12 @@ def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float
 
 
 LEAST_S = 0.1
-"""A CPU quota gives 1 ms in 10: single runs are either far too fast or far too slow, so time what fits into many periods."""
+"""A CPU quota can give 1 ms in 10: single runs are then far too fast or far too slow, so the measurement spans many
+periods."""
+
+
+LOOK_S = 0.2
+"""Many short runs look so often whether they are still wanted."""
 
 
 def conv_seconds(
@@ -54,20 +62,27 @@ def conv_seconds(
     repeats: int = 3,
     least_s: float = LEAST_S,
     clock: Callable[[], float] = time.perf_counter,
+    proceed: Callable[[], None] = nothing,
 ) -> tuple[float, ...]:
     """The mean of warm runs of each conv, back to back, in seconds: at least ``repeats`` of them, and for ``least_s``.
 
     The mean and not the median: under a quota, or with other work on the device, it is what an inference will get.
-    (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.)
+    (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.) ``proceed`` is called before each
+    conv and while one runs long, and may raise.
     """
     seconds = []
+    mailbox = NoMailbox(proceed)
     for spec in specs:
+        proceed()
         program, weights = conv_program(spec)
-        executable = build(program, weights, threads=threads)
-        executable.run(NoMailbox())
-        runs, elapsed, begin = 0, 0.0, clock()
+        executable = build(program, weights, threads=threads, proceed=proceed)
+        executable.run(mailbox)
+        runs, elapsed, look, begin = 0, 0.0, LOOK_S, clock()
         while runs < repeats or elapsed < least_s:
-            executable.run(NoMailbox())
+            if elapsed > look:
+                proceed()
+                look = elapsed + LOOK_S
+            executable.run(mailbox)
             runs += 1
             elapsed = clock() - begin
         seconds.append(elapsed / runs)

@@ -1,4 +1,4 @@
-"""Pairs: what was measured of a worker and of the links to it, remembered per pair of hosts, one small file each."""
+"""Pairs: measurements of a worker and of the links to it, kept per pair of hosts in one small file each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CACHE_AGE_S = 7 * 86400.0
 
 
 class Worker(Protocol):
-    """What a session tells of a worker."""
+    """A worker's data in its session."""
 
     @property
     def rank(self) -> int: ...
@@ -69,7 +69,7 @@ def master_key() -> str:
 
 
 def pair_key(scheme: str, worker: Worker) -> str:
-    """Two hosts, one way of talking, one address: another instruction set or version of fogconv is measured anew."""
+    """The key of two hosts, a transport and an address. Another instruction set or version of fogconv has another key."""
     # In-process and MPI addresses name ranks, not devices; the host and the rank tell them apart.
     return f"{os.uname().nodename} {scheme} {worker.address} {worker.host} {worker.threads} {worker.isa} {worker.software}"
 
@@ -109,7 +109,7 @@ def remember(folder: Path, key: str, pair: CachedPair) -> None:
     if not _trusted(folder):
         return
     with contextlib.suppress(OSError):
-        # Several masters may write at once: each its own file, renamed in one step.
+        # Several masters may write at once: each writes its own file and renames it atomically.
         write_own(_path(folder, key), msgspec.json.encode(pair))
 
 

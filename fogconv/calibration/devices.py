@@ -1,9 +1,10 @@
-"""Calibration: what the devices and links of a session measure, as a Topology.
+"""Calibration: the measured devices and links of a session, as a Topology.
 
     γ   a few convs of each kernel class, timed by every rank with its own kernels, all ranks at once
     α   and β: see `fogconv.calibration.links`
 
-``calibrate`` takes its time and tells the spreads; ``calibrate_quickly`` keeps under 2 s and remembers each pair of hosts.
+``calibrate`` takes up to 30 s and reports the spreads; ``calibrate_quickly`` takes under 2 s and keeps the results of
+each pair of hosts.
 """
 
 from __future__ import annotations
@@ -40,15 +41,16 @@ from fogconv.hardware.topology import Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 
 LONG_PROBE_S = 0.1
-"""For the long way: well beyond what a shaper lets pass in a burst."""
+"""For ``calibrate``: much longer than the burst of a shaper."""
 LEAST_COMPUTE = 0.05
-"""The part of a linear layer's time that is taken to be computing."""
+"""The assumed share of computation in a linear layer's time."""
 BUDGET_S = 20.0
-"""`fogconv calibrate` passes over the devices as often as this allows, three times at most; links take the rest of 30 s."""
+"""`fogconv calibrate` repeats its passes over the devices for this long, three times at most; links take the rest of 30
+s."""
 
 _PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
-"""So little work that its time is the fixed cost of a step."""
+"""A conv with so little work that its time is the fixed cost of a step."""
 QUICK = (
     ConvSpec(64, 64, 28, 28, (3, 3), padding=_PAD),
     ConvSpec(128, 128, 28, 28, (1, 1)),
@@ -80,7 +82,7 @@ Local = Callable[[Sequence[ConvSpec], int], Sequence[float]]
 
 
 class Answer(Protocol):
-    """What a worker answers to measure."""
+    """A worker's answer to ``measure``."""
 
     @property
     def seconds(self) -> Sequence[float]: ...
@@ -89,7 +91,7 @@ class Answer(Protocol):
 
 
 class Session(Protocol):
-    """What calibration asks of `fogconv.cluster.session.session.Session`."""
+    """The part of `fogconv.cluster.session.session.Session` that calibration uses."""
 
     @property
     def scheme(self) -> str: ...
@@ -118,10 +120,10 @@ class Figures:
 def calibrate_quickly(
     session: Session, *, cache: Path | None = None, refresh: bool = False, local: Local | None = None
 ) -> Topology:
-    """Measure what is not remembered, in under 2 s once kernels are compiled. Ranks are the session's.
+    """Measure the pairs that are not in the cache, in under 2 s once kernels are compiled. Ranks are the session's.
 
-    A worker that is lost meanwhile is taken to be like the slowest of the others: it may come back. ``cache`` is a folder
-    (by default the user's cache folder); one that can't be written is done without.
+    A worker that is lost meanwhile gets the figures of the slowest of the others, because it may come back. ``cache`` is
+    a folder (by default the user's cache folder); one that can't be written is not used.
     """
     folder = cache or Path(platformdirs.user_cache_dir("fogconv")) / "calibration"
     while True:
@@ -141,7 +143,7 @@ def calibrate_quickly(
 def _measured(
     session: Session, workers: Sequence[Worker], folder: Path, refresh: bool, local: Local | None
 ) -> tuple[ProfileDevice, dict[int, CachedPair]]:
-    """The master and, by rank, the workers: remembered, or measured and remembered."""
+    """The master and, by rank, the workers: from the cache, or measured and stored in it."""
     known = {} if refresh else {w.rank: pair for w in workers if (pair := remembered(folder, session.scheme, w))}
     master = None if refresh else remembered_device(folder)
     missing = [worker.rank for worker in workers if worker.rank not in known]
@@ -191,9 +193,8 @@ def measure_devices(
     budget_s: float = math.inf,
     local: Local | None = None,
 ) -> dict[int, Figures]:
-    """γ on the master (rank 0) and the workers named, all at the same time, as they will compute.
-
-    ``passes`` times over, or as often as ``budget_s`` allows, but once at least.
+    """γ on the master (rank 0) and the workers named, all at the same time, as in an inference. Measures ``passes``
+    times, or as often as ``budget_s`` allows, but at least once.
     """
     timer = local or _local_seconds
     wanted = [TINY, *specs]
@@ -215,7 +216,7 @@ def measure_devices(
 
 
 def device_samples(session: Session, specs: Sequence[ConvSpec], *, local: Local | None = None) -> dict[int, list[Sample]]:
-    """Every rank times every spec: what predictors learn from."""
+    """Every rank's time for every spec: the samples for predictors."""
     ranks = [worker.rank for worker in session.workers]
     with ThreadPoolExecutor(1) as pool:
         own = pool.submit(local or _local_seconds, specs, 3)
@@ -236,14 +237,14 @@ def _figures(specs: Sequence[ConvSpec], passes: Sequence[Sequence[float]], copy_
         for index, spec in enumerate(specs)
         if kernel_class(spec) == "linear"
     ]
-    # A linear layer does little but fetch weights. Those of the other specs are in a cache after the first run.
+    # A linear layer mostly reads weights. The weights of the other specs are in a cache after the first run.
     weight_s_per_byte = (1 - LEAST_COMPUTE) * statistics.median(fetches) if fetches else 0.0
     for index, spec in enumerate(specs[1:], start=1):
         kind = kernel_class(spec)
         compute = LEAST_COMPUTE if kind == "linear" else 1.0
         gamma = compute * max(medians[index] - step_s, medians[index] / 4) / spec.macs
         per_class.setdefault(kind, []).append(gamma)
-        if len(passes) > 1:  # one pass tells nothing about how sure it is
+        if len(passes) > 1:  # one pass gives no spread
             spreads[kind] = max(spreads.get(kind, 0.0), spread([values[index] for values in passes]))
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
     dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]
@@ -253,7 +254,7 @@ def _figures(specs: Sequence[ConvSpec], passes: Sequence[Sequence[float]], copy_
 
 
 def _local_seconds(specs: Sequence[ConvSpec], repeats: int) -> Sequence[float]:
-    """The master's own kernels, as its workers time theirs."""
+    """Times of the master's own kernels, measured as on its workers."""
     from fogconv.cluster.executor.executors import executor
     from fogconv.cluster.executor.microbenchmark import conv_seconds
 
@@ -284,7 +285,7 @@ def _device(name: str, address: str, memory: int, threads: int, figures: Figures
 
 
 def _worker_device(worker: Worker, figures: Mapping[int, Figures], costs: MessageCosts) -> ProfileDevice:
-    """Only the master's processor time for messages can be seen; a worker's is taken to differ as its rate does."""
+    """Only the master's processor time for messages can be measured; a worker's is scaled by its rate."""
     found = figures[worker.rank]
     slower = found.gamma_s_per_mac["default"] / figures[0].gamma_s_per_mac["default"]
     return _device(worker.host, worker.address, worker.memory_limit_bytes, worker.threads, found, costs.scaled(slower))

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
-"""In the order of ``--help``. Each is the function of that name in the module of that name in fogconv.cli.commands; its
-docstring is its help."""
+"""Commands in the order of ``--help``. Each is the function of that name in the module of that name in
+fogconv.cli.commands; its docstring is its help."""
 
 UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 """Errors of a stdout that goes nowhere. The first is no error: what reads it has ended, as `head` does."""
@@ -50,7 +50,7 @@ def main_speedup() -> None:
 
 
 def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
-    """The program. Commands that are not in ``names`` are not imported: they have their line of help, and no more."""
+    """The program. Commands that are not in ``names`` are not imported and have only their line of help."""
     import typer
 
     whole = typer.Typer(
@@ -60,7 +60,7 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    whole.callback()(lambda: None)  # with a single command, too, it is asked for by name
+    whole.callback()(lambda: None)  # even a single command is called by its name
     for name in COMMANDS:
         if name in names:
             whole.command(name)(command(name))
@@ -83,7 +83,7 @@ def command(name: str) -> Callable[..., Any]:
 
 
 def _help(name: str) -> str:
-    """The docstring of a command, read without importing it: that may take as long as numpy does."""
+    """The docstring of a command, read without importing it, because that may import numpy."""
     source = Path(__file__).with_name("commands").joinpath(f"{name}.py").read_text(encoding="utf-8")
     (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
     return ast.get_docstring(function) or ""
@@ -92,7 +92,7 @@ def _help(name: str) -> str:
 def _guarded(program: Callable[[], typer.Typer]) -> NoReturn:
     signal.signal(signal.SIGINT, leave_at_once)
     collect_rarely()
-    # Late, so that Ctrl-C meets the handler from the start.
+    # Imported late, so that the handler of Ctrl-C is installed first.
     from fogconv.cli.process.mpi_ranks import end_together, hush, is_other_rank
 
     if is_other_rank():
@@ -102,7 +102,7 @@ def _guarded(program: Callable[[], typer.Typer]) -> NoReturn:
     if code:
         end_together(code)
     if code == INTERRUPTED:
-        # The interpreter's shutdown takes seconds after torch, and holds up the thread that watches for that.
+        # After torch the interpreter's shutdown takes seconds, and blocks the thread that watches for Ctrl-C.
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The options that say how a cluster is reached; every command that reaches one takes them from here."""
+"""The options for the connection to a cluster, shared by all commands."""
 
 from __future__ import annotations
 

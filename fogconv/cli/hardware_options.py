@@ -1,4 +1,4 @@
-"""The options that describe devices and links, as a Topology; every command that has them takes them from here."""
+"""The options that describe devices and links, as a Topology, shared by all commands."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ LatencyOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A topology, and what to call it."""
+    """A topology and its description."""
 
     topology: Topology
     description: str
@@ -94,14 +94,14 @@ def hardware(
 ) -> Hardware:
     """A measured profile, or a preset, or plain figures; figures also replace a preset's. Raises InputError.
 
-    With no figure at all it is the default preset. Plain figures without latency, copies or energy take those as free.
+    With no figure at all it is the default preset. With plain figures, missing latency, copies and energy count as 0.
     """
     _once("γ", gamma=gamma, rate=rate)
     _once("α", alpha=alpha, latency=latency)
     _once("β", beta=beta, bandwidth=bandwidth)
     if profile is not None:
         if preset is not None or any(figure is not None for figure in (gamma, rate, beta, bandwidth, alpha, latency)):
-            raise InputError("a profile brings its own figures: edit the file to change them")
+            raise InputError("a profile has its own figures: edit the file to change them")
         return _from_profile(profile, workers)
     gamma_s = gamma if rate is None else 2 / rate_flop_per_s(rate)
     alpha_s = alpha if latency is None else seconds(latency)

@@ -1,4 +1,4 @@
-"""The options that choose a plan, as PlanOptions; every command that plans takes them from here."""
+"""The options of a plan, as PlanOptions, shared by all commands that plan."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ WireOption = Annotated[
     WireName,
     typer.Option(
         "--wire",
-        help="How activations are coded on links; lossless takes the smallest that loses nothing.",
+        help="How activations are coded on links; lossless chooses the fastest lossless coding.",
         rich_help_panel=HOW,
     ),
 ]
@@ -91,7 +91,7 @@ def plan_options(
     protection: Protection = Protection(),
     plan: Path | None = None,
 ) -> PlanOptions:
-    """Without a scheme it is the star where its trigger, its threshold or guards are asked for. Raises InputError."""
+    """The plan options. Without a scheme, a trigger, threshold or guard selects the star. Raises InputError."""
     star: dict[str, Any] = {"trigger": trigger, "threshold": threshold}
     given = {name: value for name, value in star.items() if value is not None}
     return PlanOptions(

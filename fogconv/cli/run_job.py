@@ -1,4 +1,4 @@
-"""Job: everything that one ``fogconv run`` does on the master, and what it found."""
+"""Job: the work of one ``fogconv run`` on the master, and its results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.frontend.network import Network
     from fogconv.hardware.topology import Topology
+    from fogconv.zoo.card import ModelCard
     from fogconv.zoo.models import ZooModel
 
 
@@ -51,18 +53,19 @@ class Shown:
 
 
 def run_job(job: Job, shown: Shown) -> Result:
-    """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
+    """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
-        model, x = _prepared(job)
+        network, x = _prepared(job)
         with bar as progress:
-            engine = _engine(job, session, model, x, progress)
-        first = _first(engine, model, x)
-        top5 = tuple(_top5(model, row) for row in first)
+            engine = _engine(job, session, network, progress)
+        first = _first(engine, network.card, x)
+        top5 = tuple(_top5(network.card, row) for row in first)
         if not shown.json:
             answers = tuple(zip(map(visible, job.images), top5, strict=True))
-            print_answer(answers, random_weights=model.has_random_weights, out=shown.out)
-        result = _measure(job, shown, session, engine, model, x, first, top5)
+            print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
+        network.keep()
+        result = _measure(job, shown, session, engine, network, x, first, top5)
         engine.close()
     if shown.json:
         shown.out.write(json_text(result.as_json()) + "\n")
@@ -73,7 +76,7 @@ def run_job(job: Job, shown: Shown) -> Result:
 
 @contextmanager
 def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
-    """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
+    """The job's session. Under mpirun it is opened before anything else can fail, so that the ranks end."""
     launch, options = launched(), job.run_options
     if job.cluster:
         where: str = job.cluster
@@ -108,31 +111,26 @@ def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
             watch.done()
 
 
-def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:
-    from fogconv.zoo.models import load_model
+def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
+    from fogconv.frontend.network import open_network
+    from fogconv.zoo.model_request import ModelRequest
     from fogconv.zoo.preprocessing import load_image
 
-    # Images are opened before weights are fetched: a typo costs no time.
+    # Images are opened before weights are downloaded, so that a typo costs no time.
     pictures = [load_image(name) for name in job.images]
-    model = load_model(
-        job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels, trust=job.trust
-    )
+    request = ModelRequest(job.model, job.weights, job.size, job.trust)
+    network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
     spare_what_is_here()
-    return model, np.stack([model.preprocess(picture) for picture in pictures])
+    return network, np.stack([network.card.preprocess(picture) for picture in pictures])
 
 
-def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32], progress: Callable[[Any], None]) -> Engine:
-    import torch
-
-    from fogconv.frontend.torch.export import export
-
-    graph = export(model.module, torch.from_numpy(x), model.name)
-    _check_scores(model.name, graph.output_shape, len(job.images))
+def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
+    _check_scores(network.card.name, network.graph.output_shape, len(job.images))
     topology = _topology(job, session)
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    return Engine(graph, session, topology, job.plan_options, job.run_options, progress)
+    return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress)
 
 
 def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
@@ -158,7 +156,7 @@ def _topology(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _first(engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _first(engine: Engine, model: ModelCard, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The output of the first inference, which is the answer: it is shown before anything is measured."""
     output = engine.run(x).output
     if not np.isfinite(output).all():
@@ -171,7 +169,7 @@ def _measure(
     shown: Shown,
     session: Session,
     engine: Engine,
-    model: ZooModel,
+    network: Network,
     x: NDArray[np.float32],
     first: NDArray[np.float32],
     top5: tuple[tuple[Guess, ...], ...],
@@ -185,7 +183,7 @@ def _measure(
     if job.stream:
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed
-    reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
+    reference, torch_s = _torch(network.load(), x, job.repeat) if job.compare else (None, None)
     terms = None
     if typical.plan.scheme == "star":
         terms = layer_terms(engine.graph, typical.plan, typical.programs, engine.topology)
@@ -194,8 +192,8 @@ def _measure(
         _write_trace(shown.trace, engine, typical)
     return Result(
         job,
-        model.name,
-        model.weights_origin,
+        network.card.name,
+        network.card.weights_origin,
         job.cluster or session.scheme,
         len(engine.ranks) - 1,
         engine.plan.scheme,
@@ -217,7 +215,7 @@ def _measure(
 
 
 def _shared_machine(session: Session) -> str:
-    """The cores of the one machine that the master and all workers run on, apart from threads of this process."""
+    """The cores of the machine, if the master and all workers share one, apart from threads of this process."""
     here = os.uname().nodename
     if session.scheme == "inproc" or not session.workers or any(info.host != here for info in session.workers):
         return ""
@@ -225,7 +223,7 @@ def _shared_machine(session: Session) -> str:
 
 
 def _outlook(engine: Engine, session: Session) -> Outlook | None:
-    """Where mpirun put all ranks on one machine, which gains nothing: what as many machines like it would take."""
+    """Where mpirun put all ranks on one machine, which gains nothing: the time on as many machines like it."""
     if session.scheme != "mpi" or not _shared_machine(session):
         return None
     from fogconv.analysis.simulation.outlook import outlook
@@ -257,7 +255,7 @@ def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[N
     return outputs, frames / (time.perf_counter() - begin)
 
 
-def _top5(model: ZooModel, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
+def _top5(model: ModelCard, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
     shifted = np.exp(scores.astype(np.float64).ravel() - scores.max())
     probabilities = shifted / shifted.sum()
     best = np.argsort(-probabilities, kind="stable")[:5]

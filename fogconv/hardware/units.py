@@ -1,4 +1,4 @@
-"""Figures with units, as people write them: 10GFLOP/s, 100Mbit/s, 0.5ms.
+"""Figures with units: 10GFLOP/s, 100Mbit/s, 0.5ms.
 
 rate        FLOP/s or MAC/s (one MAC is two FLOP), with k, M, G, T
 bandwidth   bit/s or B/s, with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024); "/s" may be left out: 100Mbit

@@ -1,4 +1,4 @@
-"""Guards: what is asked for beside a layer's work, so that wrong, late or missing pieces do no harm. Data only."""
+"""Guards: extra work beside a layer's, so that wrong, late or missing pieces do no harm. Data only."""
 
 from __future__ import annotations
 

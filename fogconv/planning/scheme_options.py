@@ -1,4 +1,4 @@
-"""SchemeOptions: what a scheme is told beside the model and the cluster. Each has one default and one check, here."""
+"""SchemeOptions: a scheme's options. Each has one default and one check, here."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from fogconv.speedup.trigger import DEFAULT_THRESHOLD, DEFAULT_TRIGGER, Trigger,
 LOSSLESS: Literal["lossless"] = "lossless"
 
 WIRES: tuple[str, ...] = (*get_args(Wire), LOSSLESS)
-"""The ways to code activations, and "lossless" for the best of those that lose nothing."""
+"""The ways to code activations, and "lossless" for the fastest of the lossless ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemeOptions:
     """``trigger``, ``threshold``, ``master_computes``, ``even`` and ``protection`` are the star's, ``wire`` is for every
-    scheme. Raises InputError for what is not possible."""
+    scheme. Raises InputError for impossible values.
+    """
 
     trigger: str = DEFAULT_TRIGGER
     """Which convs are distributed: see `fogconv.speedup.trigger`."""
     threshold: float = DEFAULT_THRESHOLD
-    """What S and the estimate have to beat: 0 distributes every conv, inf none."""
+    """S and the estimate must exceed this: 0 distributes every conv, inf none."""
     master_computes: bool = True
     """The master computes a share, too."""
     even: bool = False
     """Equal shares instead of shares by measured rate."""
     wire: str = "fp32"
-    """How activations travel: one of WIRES."""
+    """How activations are coded: one of WIRES."""
     protection: Protection = Protection()
-    """Check, code, or do not wait for what workers compute (`fogconv.ir.guard`)."""
+    """Check the workers' results, add a parity worker, or replace late results (`fogconv.ir.guard`)."""
 
     def __post_init__(self) -> None:
         Trigger.parse(self.trigger)
@@ -44,7 +45,7 @@ class SchemeOptions:
 
     @property
     def coding(self) -> Wire:
-        """The wire, where it says how; "lossless" says so only when `fogconv.planning.planner.settled` has chosen."""
+        """The wire format; "lossless" must first be replaced by `fogconv.planning.planner.settled`."""
         if self.wire == LOSSLESS:
-            raise InputError("the wire is lossless, and it has not been chosen yet which of those that are")
+            raise InputError("the wire is 'lossless', and the lossless format has not been chosen yet")
         return cast("Wire", str(self.wire))

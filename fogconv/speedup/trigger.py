@@ -1,19 +1,20 @@
-"""The trigger: whether a conv layer is distributed, and how. The command line and the torch module both ask ``decide``.
+"""The trigger: whether a conv layer is distributed, and how. The command line and the torch module both call ``decide``.
 
     bound       S > threshold: the paper's bound, whatever the number of workers
-    estimate    T_local/T_cld > threshold, for the best split over the workers that there are
+    estimate    T_local/T_cld > threshold, for the best split over the available workers
     both        both of them (the default)
     channels:N  more than N input channels: the fixed rule of the paper's experiments
 
 A threshold of 0 distributes every conv that can be, an infinite one none.
 
-Here devices and links may be uneven: T_cld is priced for the very shards that `fogconv.ir.layout` cuts. The master's card
-sends to one worker after the other, as in the paper, so that the busiest card decides; a slow worker's own may be busier:
+Here devices and links may be uneven: T_cld is computed for the exact shards that `fogconv.ir.layout` cuts. The master's
+card sends to one worker after the other, as in the paper, so that the busiest card decides; a slow worker's own card may
+be busier:
 
     n·T_tx = Σ (wake + messages·α) + max(bytes through the master's card, bytes to one worker over its own link)
 
 With the master computing a share, its shard is neither cut nor sent, and T_edge is the slowest rank's, its own included. The
-bound still holds: for a share x at home T_cld ≥ T_local·((1−x)/S + x), so that T_local/T_cld ≤ max(S, 1).
+bound still holds: for a share x on the master T_cld ≥ T_local·((1−x)/S + x), so that T_local/T_cld ≤ max(S, 1).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fogconv.errors import GeometryError, InputError, shown
 from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.shard import Shard, conv_grid
-from fogconv.speedup.model import Rates, Split, Terms, s_paper, s_star, splits, t_cld
+from fogconv.speedup.model import Rates, Split, Terms, most_gain, s_paper, s_star, splits, t_cld
 from fogconv.values import table
 
 Seconds = Callable[[int, ConvSpec], float]
@@ -38,7 +39,7 @@ DEFAULT_TRIGGER = "both"
 DEFAULT_THRESHOLD = 1.0
 
 EXACT = 6
-"""So many splits, the best by the formula for equal devices, are priced shard by shard."""
+"""The number of splits, the best by the formula for equal devices, that are computed shard by shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ def needs_figures(trigger: str, threshold: float) -> bool:
 class Decision:
     """What to do with one layer, and why.
 
+    ``bound_s_paper`` is S for any number of workers, ``bound_s_star`` S_star for as many as ``estimate`` uses, and
+    ``bound_gain`` what all workers that there are, or fewer, can gain at most (`most_gain`).
     ``split``, ``ranks``, ``weights``, ``shards`` and ``predicted`` describe the cheapest distribution, chosen or not:
     ``conv_grid(spec, ranks, split.p, weights)`` gives the shards. They are None or empty where none is possible.
     """
@@ -89,6 +92,7 @@ class Decision:
     reason: str
     bound_s_paper: float
     bound_s_star: float
+    bound_gain: float
     estimate: float
     local_s: float
     split: Split | None = None
@@ -118,16 +122,19 @@ def decide(
     cost = seconds or (lambda rank, shard: topology.devices[rank].conv_s(shard))
     local_s = cost(0, spec)
     if not len(topology.workers):
-        return Decision(False, "no workers", 0.0, 0.0, 0.0, local_s)
-    rates = master_rates(topology, spec)
-    bound, star = s_paper(spec, rates), s_star(spec, rates, len(topology.workers), master_computes=master_computes)
+        return Decision(False, "no workers", 0.0, 0.0, 0.0, 0.0, local_s)
+    rates, most = master_rates(topology, spec), len(topology.workers)
+    bound, gain = s_paper(spec, rates), most_gain(spec, rates, most, master_computes=master_computes)
     best = _cheapest(spec, topology, master_computes=master_computes, even=even, cost=cost)
     if best is None:
-        return Decision(False, "too few channels to share", bound, star, 0.0, local_s)
+        star = s_star(spec, rates, most, master_computes=master_computes)
+        return Decision(False, "too few channels to share", bound, star, gain, 0.0, local_s)
     split, ranks, weights, shards, terms = best
+    computing = master_computes and 0 in ranks
+    star = s_star(spec, rates, sum(rank != 0 for rank in ranks), master_computes=computing)
     ratio = local_s / terms.total_s if terms.total_s else math.inf
-    distribute, reason = _judge(rule, threshold, spec, bound, ratio)
-    return Decision(distribute, reason, bound, star, ratio, local_s, split, ranks, weights, shards, terms)
+    distribute, reason = judge(rule, threshold, spec, bound, ratio)
+    return Decision(distribute, reason, bound, star, gain, ratio, local_s, split, ranks, weights, shards, terms)
 
 
 def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *, cost: Seconds | None = None) -> Terms:
@@ -152,8 +159,8 @@ def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *
 
 
 def master_rates(topology: Topology, spec: ConvSpec | None = None, workers: Sequence[int] | None = None) -> Rates:
-    """The figures for equal devices that come nearest: the master's γ for this layer, the mean α and wake-up time, and the
-    master's card (the mean of both ways). For ``workers`` given, γ and the fixed step are their means."""
+    """The closest figures for equal devices: the master's γ for this layer, the mean α and wake-up time, and the master's
+    card (the mean of both ways). For ``workers`` given, γ and the fixed step are their means."""
     kind = kernel_class(spec) if spec is not None else "default"
     used = list(topology.workers) if workers is None else [rank for rank in workers if rank]
     links = [link for rank in used for link in (topology.link(0, rank), topology.link(rank, 0))]
@@ -170,7 +177,8 @@ def master_rates(topology: Topology, spec: ConvSpec | None = None, workers: Sequ
     )
 
 
-def _judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio: float) -> tuple[bool, str]:
+def judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio: float) -> tuple[bool, str]:
+    """The verdict on S and T_local ÷ T_cld, and its reason."""
     if threshold == 0:
         return True, "threshold 0: every conv"
     if math.isinf(threshold):
@@ -191,7 +199,8 @@ _Best = tuple[Split, tuple[int, ...], tuple[float, ...], tuple[Shard, ...], Term
 
 
 def _cheapest(spec: ConvSpec, topology: Topology, *, master_computes: bool, even: bool, cost: Seconds) -> _Best | None:
-    """The split, ranks and shares with the least T_cld: all by the formula for equal devices, the best few exactly."""
+    """The split, ranks and shares with the least T_cld: all splits by the formula for equal devices, the best few
+    exactly."""
     order = sorted(topology.workers, key=lambda rank: _alone_s(spec, topology, rank, cost))
     kind = kernel_class(spec)
     best: _Best | None = None
@@ -213,14 +222,14 @@ def _cheapest(spec: ConvSpec, topology: Topology, *, master_computes: bool, even
 def _candidates(
     spec: ConvSpec, topology: Topology, order: Sequence[int], master_computes: bool
 ) -> Iterator[tuple[float, Split, tuple[int, ...]]]:
-    """(roughly T_cld, split, ranks) for every split over the best m workers, and the master where it computes."""
+    """(approximate T_cld, split, ranks) for every split over the best m workers, and the master where it computes."""
     base = master_rates(topology, spec, order[:1])
     kind = kernel_class(spec)
     sums = [0.0] * 4
     if master_computes:
         sums[0], sums[1] = topology.devices[0].gamma(kind), topology.devices[0].step_s
     for m, rank in enumerate(order, start=1):
-        # Running sums, or a thousand workers would be averaged a thousand times.
+        # Running sums, so that a thousand workers are not averaged a thousand times.
         device, there, back = topology.devices[rank], topology.link(0, rank), topology.link(rank, 0)
         sums[0] += device.gamma(kind)
         sums[1] += device.step_s
@@ -241,7 +250,8 @@ def _alone_s(spec: ConvSpec, topology: Topology, rank: int, cost: Seconds) -> fl
 
 
 def wire_s(transfers: Sequence[tuple[Link, float]], card_s_per_byte: float) -> float:
-    """The master's card takes one transfer after the other; a link slower than the card may take longer than all of them."""
+    """The master's card takes one transfer after the other; a link slower than the card may take longer than all
+    transfers together."""
     if not transfers:
         return 0.0
     fixed = sum(link.wake_s + link.messages(elements) * link.latency_s for link, elements in transfers)

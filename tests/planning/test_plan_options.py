@@ -27,7 +27,7 @@ FAST = Topology.uniform(4, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
         ({"threshold": -1.0}, "from 0 to 1000000, or inf"),
         ({"threshold": float("nan")}, "threshold nan"),
         ({"scheme": "rows", "protection": Protection(redundancy=1)}, "the star's convs, not --scheme rows"),
-        ({"wire": "bf16", "protection": Protection(verify=True)}, "--wire bf16 rounded"),
+        ({"wire": "bf16", "protection": Protection(verify=True)}, "rounded by --wire bf16"),
     ],
 )
 def test_what_is_not_possible_is_answered_by_what_is(options: dict[str, Any], says: str) -> None:

@@ -16,7 +16,7 @@ def keygen(
         Path | None, typer.Argument(parser=FOLDER, help="Folder for the keys; by default the user's configuration folder.")
     ] = None,
 ) -> None:
-    """Make a key pair (CURVE) for this device and say what to do with it."""
+    """Make a key pair (CURVE) for this device, and print what to do with it."""
     where = folder or default_folder()
     pair = write_keys(where)
     print(f"wrote {where / 'key'} (secret, mode 0600) and {where / 'key.pub'}")

@@ -176,12 +176,10 @@ def _measured(cluster: str, keys: Path | None, insecure: bool) -> tuple[Topology
 
 
 def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:
-    from fogconv.frontend.torch.export import export
-    from fogconv.zoo.models import load_model
+    from fogconv.frontend.network import network_graph
+    from fogconv.zoo.model_request import ModelRequest
 
-    # A plan depends on shapes only: no weights are fetched.
-    known = load_model(model, weights="pretrained" if model.endswith(".pt2") else "random", size=size, trust=trust)
-    return export(known.module, known.example(batch), known.name)
+    return network_graph(ModelRequest.for_shapes(model, size, trust), batch=batch)
 
 
 def _program(graph: LayerGraph, plan: Plan, rank: int) -> str:

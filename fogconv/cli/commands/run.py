@@ -198,9 +198,10 @@ def run(
         Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
     ] = None,
 ) -> None:
-    """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained.
+    """Run a CNN on a cluster and show the answer, the distributed layers, and the speedup.
 
-    A worker that dies is survived over ZeroMQ, and with Open MPI's mpirun --with-ft ulfm; other mpiruns end the job.
+    A run continues after the loss of a worker over ZeroMQ, and with Open MPI's mpirun --with-ft ulfm; other mpiruns end
+    the job.
     """
     launch = launched()
     if launch is not None and launch.rank:

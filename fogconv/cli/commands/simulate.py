@@ -1,4 +1,4 @@
-"""``fogconv simulate``: run a net's programs on devices and links that are not there."""
+"""``fogconv simulate``: run a net's programs on simulated devices and links."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ def simulate(
             rich_help_panel=HOW,
         ),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -133,7 +139,7 @@ def simulate(
         bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Run the very programs that a cluster would get, event by event: up to 1,024 workers, shared media, stragglers."""
+    """Simulate a cluster's programs event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
         from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace
@@ -147,7 +153,7 @@ def simulate(
             if each.rank >= len(topology):
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
         slow = {each.rank: each.factor for each in straggler or ()}
-        graph = _graph(model, size)
+        graph = _graph(model, size, trust)
         chosen = options.plan or make_plan(graph, topology, options)
         if chosen.ranks > len(topology):
             raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
@@ -172,16 +178,16 @@ def simulate(
             print(f"wrote {trace}", file=sys.stderr)
 
 
-def _graph(model: str, size: int | None) -> LayerGraph:
+def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
+    from fogconv.frontend.network import network_graph
+    from fogconv.zoo.model_request import ModelRequest
+
     try:
-        from fogconv.frontend.torch.export import export
-        from fogconv.zoo.models import load_model
+        return network_graph(ModelRequest.for_shapes(model, size, trust))
     except ImportError as error:
         from fogconv.cli.process.exit_codes import needs
 
         raise needs("torch", "master") from error
-    found = load_model(model, weights="random", size=size)
-    return export(found.module, found.example(), found.name)
 
 
 def _uneven(topology: Topology, speeds: Numbers | None) -> Topology:

@@ -1,4 +1,4 @@
-"""``fogconv speedup``: will it pay? The analytic model for one layer or a whole net."""
+"""``fogconv speedup``: the analytic model for one layer or a whole net."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from fogconv.hardware.units import sweep as parse_sweep
 from fogconv.ir.geometry import ConvSpec
 from fogconv.planning.schemes import Scheme
 from fogconv.speedup.calculator import MOST_WORKERS
+from fogconv.speedup.calculator import Media as MediaName
 from fogconv.speedup.conv_tables import NamedConv, convs
 from fogconv.values import table
 
@@ -167,6 +168,13 @@ def speedup(
             rich_help_panel=WHERE,
         ),
     ] = None,
+    media: Annotated[
+        MediaName,
+        typer.Option(
+            help="Links: unicast sends to each worker; broadcast sends once, as the paper's formula assumes.",
+            rich_help_panel=WHERE,
+        ),
+    ] = MediaName.UNICAST,
     master_computes: MasterComputesOption = Switch.OFF,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -192,7 +200,8 @@ def speedup(
         bool, typer.Option("--presets", help="List the presets and their sources, then end.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Will a cluster pay? What each conv layer takes at home and on n workers, by the model of Dey et al. (CitiFog 2018)."""
+    """Predict whether a cluster pays: each conv layer's time on the master alone and on n workers (model of Dey et al.,
+    CitiFog 2018)."""
     with sentences("fogconv speedup"):
         from fogconv.cli.output.tables import speedup as tables
 
@@ -221,7 +230,9 @@ def speedup(
             workers=workers,
         )
         options = plan_options(Scheme.STAR, trigger, threshold, master_computes)
-        question = Question(cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes)
+        question = Question(
+            cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes, media
+        )
         answer = report(layers, question)
         swept = None
         if sweep_over is not None:

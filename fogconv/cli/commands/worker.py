@@ -38,11 +38,11 @@ def worker(
     ] = HEARTBEAT_S,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object a line.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object per line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
-    # Numba before the port is open: it takes seconds on a small device, in which a master would wait for an answer.
+    # Import numba before the port is open: it takes seconds on a small device, and a master would wait for an answer.
     from fogconv.cluster.executor.executors import executor
 
     executor()
@@ -66,12 +66,12 @@ def serve(
     keys: Path | None = None,
     insecure: bool = False,
 ) -> None:
-    """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT.
+    """Run a worker in this process, with signal handling. Returns after SIGTERM or SIGINT.
 
     Raises ConnectError, and InputError for an address at which no worker can listen, and where keys are needed (any but
     loopback and ipc, unless ``insecure``).
     """
-    # Late, so that `--help` is quick.
+    # Imported late, so that `--help` is quick.
     from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
     from fogconv.cluster.transport_registry import Listening, listen
     from fogconv.cluster.worker import process as service

@@ -1,4 +1,4 @@
-"""Result: what one run was asked, and what it found."""
+"""Result: one run's job and its results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fogconv.runtime.run_options import RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the command line asks for: the settings of the plan and of the run, and what concerns this one command."""
+    """The settings from the command line: those of the plan and of the run, and those of this command only."""
 
     model: str
     images: tuple[str, ...] = ("coffee",)
@@ -46,10 +46,10 @@ class Guess:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job found. Latencies are medians of warm runs, in seconds, without set-up.
+    """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
 
-    ``runs_s``: each warm run's. ``wire``: what activations travelled as. ``machine``: the cores of the one that master and
-    workers share, "2 cores"; empty where there are several.
+    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machine``: the cores of the one that master
+    and workers share, "2 cores"; empty where there are several.
     """
 
     job: Job

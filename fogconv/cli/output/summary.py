@@ -1,4 +1,4 @@
-"""Summary: what a run took, who did what, and what happened, in at most a dozen lines."""
+"""Summary: a run's times, division of work and events, in at most a dozen lines."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fogconv.cli.output.result import Result
 
 MOST_LINES = 12
 LABEL = 12
-"""Columns of what stands before each line."""
+"""Columns of the labels."""
 MOST_NAMED = 8
-"""Workers whose shares are given one by one."""
+"""The most workers whose shares are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """``most``: lines that its text may take where there is room for them, which goes to the least ``rank`` first."""
+    """``most``: lines that its text may take if there is room; items with the least ``rank`` get it first."""
 
     label: str
     text: str
@@ -73,7 +73,7 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
 
 
 def _events(events: Sequence[str], room: int) -> list[Item]:
-    """What happened, a line or more for each; where there are too many for the room, their number."""
+    """The events, at least a line each; if there is no room for all, the number of the others."""
     if len(events) <= room:
         shown = list(events)
     elif room > 1:

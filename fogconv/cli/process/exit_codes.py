@@ -1,4 +1,4 @@
-"""Where errors become a sentence on stderr and an exit code."""
+"""Conversion of errors to a sentence on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def _option(parameter: Any) -> str:
 
 
 def needs(module: str, extra: str) -> DependencyError:
-    """What to say when a library of an extra is missing."""
+    """The error for a missing library of an extra."""
     return DependencyError(f"{module} is not installed: {with_extra(extra)}")

@@ -56,7 +56,7 @@ def test_a_predictor_goes_into_the_profile(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(command, "HELD_OUT", 2)
     result = call("--cluster", "inproc://1", "--predictor", "macs", "--out", str(tmp_path / "profile.json"))
     assert result.exit_code == 0, result.output
-    assert "prices convs by macs" in result.stdout
+    assert "predicts convs by macs" in result.stdout
     profile = read_profile(tmp_path / "profile.json")
     assert profile.predictor == "macs" and all(len(device.samples) == 8 for device in profile.devices)
     sample = profile.devices[1].samples[0].sample()

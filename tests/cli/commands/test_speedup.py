@@ -32,12 +32,34 @@ def answer(*arguments: str) -> dict[str, Any]:
 def test_a_layer_by_the_papers_formula() -> None:
     [layer] = answer(*LAYER, *FIGURES)["layers"]
     assert layer["bound_s_paper"] == pytest.approx(9 * 256 * 256 * 2e-10 / (512 * (5e-4 / 1000 + 3.2e-8)))
-    assert layer["bound_s_star"] == pytest.approx(layer["bound_s_paper"] / 2)
+    assert layer["split"] == "output:1"  # more workers would make the wire busier than they help
+    assert layer["bound_s_star"] == pytest.approx(layer["bound_s_paper"])
     terms = layer["terms"]
     parts = sum(terms[name] for name in ("part_s", "tx_s", "edge_s", "rx_s", "join_s"))
     assert terms["total_s"] == pytest.approx(parts)
     assert layer["estimate"] == pytest.approx(terms["local_s"] / terms["total_s"])
     assert {"name", "c", "f", "k", "h", "w", "bound_s_paper", "bound_s_star", "estimate", "best_n", "terms"} <= set(layer)
+
+
+def test_a_broadcast_medium_is_bound_by_s_alone() -> None:
+    [layer] = answer(*LAYER, *FIGURES, "--media", "broadcast")["layers"]
+    [unicast] = answer(*LAYER, *FIGURES)["layers"]
+    assert layer["bound_s_star"] == layer["bound_s_paper"] == unicast["bound_s_paper"]
+    assert unicast["estimate"] < layer["estimate"] < layer["bound_gain"]
+
+
+def test_a_master_does_not_compute_on_a_broadcast_medium() -> None:
+    result = call(*LAYER, "--media", "broadcast", "--master-computes", "on")
+    assert result.exit_code == 2
+    assert "--media broadcast is the paper's model" in result.output
+
+
+@pytest.mark.parametrize("preset", sorted(presets()))
+@pytest.mark.parametrize("net", ["vgg16", "resnet50"])
+def test_no_layer_gains_more_than_its_bounds(net: str, preset: str) -> None:
+    for layer in answer("--model", net, "--preset", preset)["layers"]:
+        assert layer["estimate"] <= layer["bound_s_star"] * (1 + 1e-9) <= layer["bound_s_paper"] * (1 + 1e-8)
+        assert layer["estimate"] <= layer["bound_gain"] * (1 + 1e-9)
 
 
 def test_units_and_symbols_say_the_same() -> None:
