@@ -26,6 +26,7 @@ from fogconv.storage.trusted import open_plain
 from fogconv.values import table
 from fogconv.zoo.card import ModelCard, read_labels
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
+from fogconv.zoo.model_request import check_size
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fogconv.zoo.random_weights import seed_weights
 
@@ -68,9 +69,7 @@ def load_model(
     ``labels`` (a file with one a line, or a sequence) override the model's own. A ``.pt2`` that could run code when it is
     loaded is refused unless ``trust`` is set. Raises ModelError, DependencyError.
     """
-    if size is not None:
-        for side in size if isinstance(size, tuple) and len(size) == 2 else (size,):
-            table.SIDE.check("size", side)
+    check_size(size)
     if str(name_or_path).endswith(".pt2"):
         module, usual, origin = _exported(Path(name_or_path), weights, size, trust)
     elif name_or_path == LITE:
