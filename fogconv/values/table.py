@@ -29,13 +29,16 @@ DEPTH = Number("channels", 0, 2**20, whole=True)
 GROUPS = Number("groups", 1, 2**20, whole=True)
 MESSAGE_ELEMENTS = Number("elements", 1, 10**12, whole=True)
 PORT = Number("", 1, 65535, whole=True)
-SEED = Number("", -(2**63), 2**63 - 1, whole=True)
+SEED = Number("", -(10**15), 10**15, whole=True)
 
 # Sizes in pixels
 
-SIDE = Number("pixels", 1, 8000, whole=True)
-"""The side of a picture. Its square, 64 million pixels, is the limit for one picture or one batch."""
-MOST_PIXELS = int(SIDE.most) ** 2
+SIDE = Number("pixels", 1, 6000, whole=True)
+"""Of what a model takes."""
+MOST_PIXELS = 64_000_000
+"""Of one picture."""
+MOST_BATCH_PIXELS = 256_000_000
+"""Of all images of a batch together: 3 GB."""
 MAP_SIDE = Number("pixels", 1, 65536, whole=True)
 KERNEL_SIDE = Number("pixels", 1, 1024, whole=True)
 PADDING = Number("pixels", 0, 65536, whole=True)
