@@ -10,11 +10,30 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_OF_A_MESSAGE = 1500
+"""A message of more characters loses its middle: a name in a file may be as long as the file."""
+
+
+def printable(text: str, most: int) -> str:
+    """One line without control characters, as Python writes them (``\\x1b``), of at most so many characters."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
 
 class FogconvError(Exception):
-    """The root: catch this to catch everything that fogconv raises on purpose."""
+    """The root: catch this to catch everything that fogconv raises on purpose.
+
+    As a text it is one line that any terminal can show, whatever names from files and options stand in it.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > MOST_OF_A_MESSAGE:
+            end = text[-MOST_OF_A_MESSAGE // 2 :]
+            text = text[: MOST_OF_A_MESSAGE - len(end) - 1] + "…" + end
+        return printable(text, MOST_OF_A_MESSAGE)
 
 
 class InputError(FogconvError, ValueError):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fogconv.cluster.protocol.messages import KINDS, PAYLOADS, PROTOCOL_VERSION, AnyMessage
-from fogconv.cluster.protocol.peer_text import cleaned, printable
+from fogconv.cluster.protocol.peer_text import cleaned
 from fogconv.errors import WireError
 
 Frame = bytes | memoryview
@@ -101,7 +101,7 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
         message: AnyMessage = _DECODE[kind](body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # ValueError: a ConvSpec's own check; UnicodeDecodeError is one too.
-        raise WireError(f"a malformed {KINDS[kind].__name__}: {printable(str(error))}") from error
+        raise WireError(f"a malformed {KINDS[kind].__name__}: {error}") from error
     return cleaned(message), payloads
 
 

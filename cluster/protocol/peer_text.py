@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from fogconv.cluster.protocol import messages as m
+from fogconv.errors import printable
 
 MOST_OF_A_NAME = 100
 MOST_OF_A_SENTENCE = 1000
@@ -22,12 +23,6 @@ FOR_PEOPLE: dict[type, dict[str, int]] = {
     m.Status: {"state": MOST_OF_A_NAME, "master": MOST_OF_A_NAME},
 }
 """The fields that people read, and how many characters of them."""
-
-
-def printable(text: str, most: int = MOST_OF_A_SENTENCE) -> str:
-    """One line without control characters, as Python writes them (``\\x1b``), of at most so many characters."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def cleaned(message: m.AnyMessage) -> m.AnyMessage:
