@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 from platformdirs import user_config_path
@@ -23,7 +24,9 @@ from fogconv.errors import InputError
 from fogconv.storage.trusted import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
-_Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_GROUP = 5
+"""So many characters hold four bytes, and could hold a little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +107,14 @@ def _require_trusted(path: Path) -> None:
     """Who can write a list of masters can become one, and who can write a key knows it."""
     complaint = distrust(path)
     if complaint is not None:
-        raise InputError(f"{complaint}: keys are only taken from where nobody else can write (see chown and chmod go-w)")
+        raise InputError(f"{complaint}: keys are only taken from where nobody else can write")
 
 
 def read_keys(folder: Path) -> Keys:
     """The keys in a folder. Raises InputError for a missing or malformed file, for a folder or file that others own or can
     write, and for a secret that others can read."""
     path = folder / "key"
-    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure")
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise InputError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
+    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure", secret=True)
     if len(lines) != 2:
         raise InputError(f"{path} must hold a public and a secret key, one a line; it holds {len(lines)} lines")
     own = KeyPair(*(_key(text, f"{path}, line {number}") for number, text in lines))
@@ -159,16 +156,19 @@ def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool)
     return read_keys(default_folder())
 
 
-def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
+def _lines(path: Path, complaint: str = "", *, secret: bool = False) -> list[tuple[int, str]]:
     try:
         # A link of one's own is followed, and what it leads to is judged just as well.
         _require_trusted(path.parent)
         _require_trusted(path)
-        text = read_own(path.resolve()).decode("utf-8")
+        text = read_own(path.resolve(), secret=secret).decode("utf-8")
     except FileNotFoundError as error:
         if complaint:
             raise InputError(complaint) from error
         return []
+    except PermissionError as error:
+        told = error.strerror if error.errno == errno.EPERM else f"can't be read: {error.strerror}"
+        raise InputError(f"{path} {told}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -179,6 +179,13 @@ def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
 
 
 def _key(text: str, where: str) -> str:
-    if len(text) != KEY_CHARACTERS or not set(text) <= _Z85:
+    if len(text) != KEY_CHARACTERS or not set(text) <= set(_Z85) or not _fits(text):
         raise InputError(f"{where}: that is no key; a key has {KEY_CHARACTERS} characters (z85)")
     return text
+
+
+def _fits(text: str) -> bool:
+    """Whether each group of z85 is a number of four bytes: ZeroMQ takes no other."""
+    digits = [_Z85.index(character) for character in text]
+    groups = (digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
+    return all(reduce(lambda number, digit: number * len(_Z85) + digit, group) < 1 << 32 for group in groups)

@@ -90,7 +90,7 @@ def distrust(path: Path) -> str | None:
             waiting += reversed(target.parts[1:] if target.is_absolute() else target.parts)
             continue
         at = here
-        complaint = _complaint(status) if not waiting else _complaint_on_the_way(status)
+        complaint = _complaint(status, here) if not waiting else _complaint_on_the_way(status, here)
         if complaint:
             return f"{here} {complaint}"
     return None
@@ -110,13 +110,16 @@ def own_folder(folder: Path, kept: str) -> bool:
     return complaint is None
 
 
-def read_own(path: Path) -> bytes:
-    """A file in a folder that is trusted. Raises OSError, also for a link and for a file that others could have written."""
+def read_own(path: Path, *, secret: bool = False) -> bytes:
+    """A file in a folder that is trusted. Raises OSError, also for a link, for a file that others could have written, and
+    for a ``secret`` that they can read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         _require_plain(status)
-        complaint = _complaint(status)
+        complaint = _complaint(status, path)
+        if complaint is None and secret and status.st_mode & 0o077:
+            complaint = f"can be read by others (mode {stat.S_IMODE(status.st_mode):04o}): chmod 600 {path}"
         if complaint:
             raise PermissionError(errno.EPERM, complaint, str(path))
         return file.read()
@@ -146,22 +149,28 @@ def _require_plain(status: os.stat_result) -> None:
             raise OSError(code, words)
 
 
-def _complaint(status: os.stat_result) -> str | None:
+def _complaint(status: os.stat_result, path: Path) -> str | None:
     if not _ours(status):
         return f"belongs to {_name(status.st_uid)}"
     if status.st_mode & 0o022:
-        return f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+        return _open_to_others(status, path)
     return None
 
 
-def _complaint_on_the_way(status: os.stat_result) -> str | None:
+def _open_to_others(status: os.stat_result, path: Path) -> str:
+    group, everybody = status.st_mode & stat.S_IWGRP, status.st_mode & stat.S_IWOTH
+    whose = ("g" if group else "") + ("o" if everybody else "")
+    return f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o}; chmod {whose}-w {path} ends that)"
+
+
+def _complaint_on_the_way(status: os.stat_result, path: Path) -> str | None:
     """Of a folder that leads there. In one with the sticky bit, such as /tmp, nobody can move what is somebody else's."""
     if not _ours(status):
         return f"belongs to {_name(status.st_uid)}"
     if not status.st_mode & stat.S_ISVTX:
         everybody, group = status.st_mode & stat.S_IWOTH, status.st_mode & stat.S_IWGRP
         if everybody or (group and not _group_of_one(status.st_gid, status.st_uid)):
-            return f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+            return _open_to_others(status, path)
     return None
 
 
