@@ -3,22 +3,21 @@
 Numba's own cache misses what we need: it never hits for closures over an intrinsic, does not notice when the source of an
 intrinsic changes, lets two processes that compile at once write the same file, and raises where package and home are
 read-only. Here a compiled function is one file, named by a hash over everything that decided its code: the sources of
-its module and of the kernel modules imported by that one, the values it closes over, its signature, the instruction set,
+its module and of what that one imports of kernels and shapes, the values it closes over, its signature, the instruction set,
 the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so nothing needs
 a lock. What is loaded runs, so a file counts only if nobody but this user and root could have written it.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import os
 import pickle
 import platform
+import re
 import sys
 import tempfile
-import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -39,7 +38,12 @@ from fogconv.errors import KernelError
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.storage.trusted import distrust, read_own, warn_once, write_own
 
-PACKAGE = __name__.rpartition(".")[0]
+ROOT = __name__.partition(".")[0]
+FOLLOWED = (f"{ROOT}.kernels", f"{ROOT}.ir")
+"""What is imported of these may be part of compiled code: intrinsics, and numbers such as the width of a block."""
+_IMPORT = re.compile(r"^[ \t]*(?:import[ \t]+([\w.]+)|from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*))", re.MULTILINE)
+"""Imports as the formatter leaves them. A syntax tree would take a tenth of a second of each start."""
+_NAME = re.compile(r"\w+")
 PLAIN = (bool, int, float, str, np.dtype, np.generic, numba.types.Type)
 
 UNUSED_S = 60 * 24 * 3600.0
@@ -212,46 +216,44 @@ def _frozen(value: object) -> bool:
     return params is not None and bool(params.frozen)
 
 
-_parsing = threading.Lock()
+@cache
+def _module_hash(module: str) -> str:
+    """A hash over the source of a module and of all that it imports of `FOLLOWED`, directly or not."""
+    digest = hashlib.sha256()
+    for name, source in sorted(_sources(module).items()):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(source).digest())
+    return digest.hexdigest()
 
 
-def _parsed(source: bytes) -> ast.AST:
-    """CPython 3.11's ast.parse counts its recursion per interpreter: two threads at once (the other may be anybody's) raise
-    SystemError now and then, and once more does it."""
-    with _parsing:
-        for _ in range(20):
-            with contextlib.suppress(SystemError):
-                return ast.parse(source)
-        return ast.parse(source)
+def _sources(module: str) -> dict[str, bytes]:
+    """The sources that decide what is compiled in a module, by module."""
+    found: dict[str, bytes] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name], imported = _source(name)
+            waiting += imported
+    return {name: source for name, source in found.items() if source}
 
 
 @cache
 def _source(module: str) -> tuple[bytes, tuple[str, ...]]:
-    """A module's source, and what of the kernels it imports, or may import: a name can be a module or something in one."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
+    """A module's source, and what of `FOLLOWED` it may import: a name can be a module or something in one.
+
+    Found by its file, imported yet or not: the order of imports must not decide. Empty for what is no module.
+    """
+    if module.startswith(FOLLOWED):
+        path = Path(sys.modules[ROOT].__path__[0]).joinpath(*module.split(".")[1:])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    else:
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or os.devnull)
+    try:
+        source = file.read_bytes()
+    except FileNotFoundError:
         return b"", ()
-    source = Path(file).read_bytes()
     candidates: list[str] = []
-    for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
-            candidates += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            candidates += [alias.name for alias in node.names if alias.name.startswith(PACKAGE)]
-    return source, tuple(candidates)
-
-
-@cache
-def _module_hash(module: str) -> str:
-    """A hash over the source of a module and of all kernel modules that it imports, directly or not."""
-    sources: dict[str, bytes] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in sources:
-            sources[name], candidates = _source(name)
-            waiting += [candidate for candidate in candidates if candidate in sys.modules]
-    digest = hashlib.sha256()
-    for name in sorted(sources):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(sources[name]).digest())
-    return digest.hexdigest()
+    for match in _IMPORT.finditer(source.decode()):
+        name, names = match[1] or match[2], match[3] or ""
+        candidates += [name, *(f"{name}.{word}" for word in _NAME.findall(names))]
+    return source, tuple(candidate for candidate in candidates if candidate.startswith(FOLLOWED))
