@@ -18,6 +18,9 @@ from fogconv.storage.trusted import read_plain
 DEFAULT_PORT = 5555
 """Where a worker listens if nothing else is said."""
 
+_MOST_DIGITS = 9
+"""A number of more digits is no port and no count of slots; Python refuses to read one of thousands."""
+
 MAX_SLOTS = 1024
 """More ranks than this on one host are taken for a port that slipped in."""
 
@@ -123,9 +126,12 @@ def _settings(words: Sequence[str], at: str) -> dict[str, float]:
 
 
 def _whole(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+    digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
+    if not digits:
         raise TopologyError(f"{what}: {text!r} is not a whole number of at least 1")
-    return int(text)
+    if len(digits) > _MOST_DIGITS:
+        raise TopologyError(f"{what}: a number of {len(digits)} digits is too large")
+    return int(digits)
 
 
 def _positive(text: str, what: str) -> float:
