@@ -18,13 +18,14 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout
-from fogconv.ir.plan import Placement, Plan, check_plan
+from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Program
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held
 from fogconv.lowering.layer_steps import MAKERS, activation_of
 from fogconv.lowering.overlap import interior_first
+from fogconv.lowering.plan_check import check_fits
 from fogconv.lowering.program_builder import Partial, ProgramBuilder
 
 
@@ -37,8 +38,8 @@ class Lowered:
 
 
 def lower(graph: LayerGraph, plan: Plan) -> Lowered:
-    """Raises PlannerError when the plan is not for this graph."""
-    check_plan(plan, graph)
+    """Raises PlannerError, or GeometryError, when the plan is not for this graph or would not compute it."""
+    check_fits(plan, graph)
     return _Lowering(graph, plan).run()
 
 
