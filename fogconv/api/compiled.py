@@ -99,6 +99,7 @@ def compile(
     topology: Topology | None = None,
     weights: str = "pretrained",
     size: int | None = None,
+    trust: bool = False,
     **keywords: Any,
 ) -> CompiledModel:
     """Plan a model for a cluster, ship its weights, and make every worker ready.
@@ -107,10 +108,11 @@ def compile(
     ``.pt2`` file's path. ``cluster`` is what `connect` returned, or what it takes: then the cluster is closed with the
     model. Devices and links are measured unless a ``topology`` says how fast they are. The choices are ``options``, or
     its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` says how losses are met, and, for a cluster that is
-    opened here, how it is reached. Raises InputError, ModelError, PlannerError, ClusterError.
+    opened here, how it is reached. A ``.pt2`` file that would run code when it is loaded is refused, unless ``trust`` says
+    that you know its maker. Raises InputError, ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
-    graph = graph_of(model, example=example, weights=weights, size=size)
+    graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
     own = None
     if not isinstance(cluster, Session):
         own = connect(

@@ -18,11 +18,14 @@ AnyModel = Any
 LayerGraph."""
 
 
-def graph_of(model: AnyModel, *, example: Any = None, weights: str = "pretrained", size: int | None = None) -> LayerGraph:
+def graph_of(
+    model: AnyModel, *, example: Any = None, weights: str = "pretrained", size: int | None = None, trust: bool = False
+) -> LayerGraph:
     """The LayerGraph of a model.
 
     ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one, and elsewhere it says the batch and the
-    size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by name.
+    size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by name;
+    ``trust`` lets a ``.pt2`` file run code when it is loaded.
     Raises InputError where the example is missing or has another shape, ModelError for a model that can't be exported.
     """
     if isinstance(model, LayerGraph):
@@ -33,7 +36,7 @@ def graph_of(model: AnyModel, *, example: Any = None, weights: str = "pretrained
     if isinstance(model, str | Path):
         if size is None and example is not None:
             size = _tensor(example).shape[-1]
-        model = load_model(str(model), weights=weights, size=size)
+        model = load_model(str(model), weights=weights, size=size, trust=trust)
     if isinstance(model, ZooModel):
         return export(model.module, model.example() if example is None else _tensor(example), model.name)
     import torch

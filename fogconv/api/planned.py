@@ -78,16 +78,19 @@ def plan(
     options: PlanOptions | None = None,
     weights: str = "random",
     size: int | None = None,
+    trust: bool = False,
     **keywords: Any,
 ) -> PlannedModel:
     """Plan a model for a cluster that need not be there.
 
-    ``model``, ``example``, ``weights`` and ``size`` are those of `compile`; a plan depends on shapes only, so that
-    no published weights are fetched. ``topology`` says how fast devices and links are (`Topology.uniform`, or a
+    ``model``, ``example``, ``weights``, ``size`` and ``trust`` are those of `compile`; a plan depends on shapes only, so
+    that no published weights are fetched. ``topology`` says how fast devices and links are (`Topology.uniform`, or a
     profile's). The choices
     are ``options``, or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
-    graph = graph_of(model, example=example, weights=weights, size=size)
+    if isinstance(model, str | Path) and str(model).endswith(".pt2") and weights == "random":
+        weights = "pretrained"  # the file brings its own
+    graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
     return PlannedModel(graph, topology, make_plan(graph, topology, options_of(options, keywords)))
 
 

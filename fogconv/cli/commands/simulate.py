@@ -54,6 +54,12 @@ def simulate(
     size: Annotated[
         int | None, typer.Option(help="Image size in pixels; by default the net's usual one.", rich_help_panel=HOW)
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -109,7 +115,7 @@ def simulate(
         cluster = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
         topology = _uneven(cluster.topology, speeds)
         slow = dict(_straggler(text, len(topology)) for text in straggler or [])
-        graph = _graph(model, size)
+        graph = _graph(model, size, trust)
         chosen = options.plan or make_plan(graph, topology, options)
         if chosen.ranks > len(topology):
             raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
@@ -134,7 +140,7 @@ def simulate(
             print(f"wrote {trace}", file=sys.stderr)
 
 
-def _graph(model: str, size: int | None) -> LayerGraph:
+def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
     try:
         from fogconv.frontend.torch.export import export
         from fogconv.zoo.models import load_model
@@ -142,7 +148,8 @@ def _graph(model: str, size: int | None) -> LayerGraph:
         from fogconv.cli.process.exit_codes import needs
 
         raise needs("torch", "master") from error
-    found = load_model(model, weights="random", size=size)
+    # Only shapes matter: no weights are fetched.
+    found = load_model(model, weights="pretrained" if model.endswith(".pt2") else "random", size=size, trust=trust)
     return export(found.module, found.example(), found.name)
 
 
