@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """What is read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
 MOST_PIXELS = 64_000_000
 """A picture of more is refused before it is unpacked: it takes 3 bytes a pixel, and as much again while it is turned."""
+_BAND_PIXELS = 1_000_000
 _CROPPED_FIRST = 16
 """A picture that would be resized to so many times what is kept of it is cropped first."""
 
@@ -121,14 +123,30 @@ def _read(file: BinaryIO, name: str | Path) -> Image.Image:
 def _rgb(picture: Image.Image) -> Image.Image:
     """A picture in RGB. Pillow cuts wider values off at 255, which makes them white; here they are scaled."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0.0, neginf=0.0)
-        picture = Image.fromarray(np.rint(np.clip(values * (255 / _white(picture.mode, values)), 0, 255)).astype(np.uint8))
+        picture = _narrowed(picture)
     return picture.convert("RGB")
 
 
-def _white(mode: str, values: NDArray[np.float64]) -> float:
+def _narrowed(picture: Image.Image) -> Image.Image:
+    """Wide values as bytes, some rows at a time: as float64 all of them would take eight bytes a pixel, several times."""
+    width, height = picture.size
+    white = _white(picture.mode, max(float(band.max(initial=0.0)) for _, band in _bands(picture)))
+    pixels = np.empty((height, width), np.uint8)
+    for rows, band in _bands(picture):
+        pixels[rows] = np.rint(np.clip(band * (255 / white), 0, 255))
+    return Image.fromarray(pixels)
+
+
+def _bands(picture: Image.Image) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    width, height = picture.size
+    step = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, step):
+        band = picture.crop((0, top, width, min(top + step, height)))
+        yield slice(top, top + step), np.nan_to_num(np.asarray(band, np.float64), posinf=0.0, neginf=0.0)
+
+
+def _white(mode: str, brightest: float) -> float:
     """What white is in a picture of wide values: 16 bits where they fit, and for floats 1 or 255 where those do."""
-    brightest = float(values.max(initial=0.0))
     for white in (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,):
         if brightest <= white:
             return white
