@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -114,13 +114,7 @@ def read_keys(folder: Path) -> Keys:
     """The keys in a folder. Raises InputError for a missing or malformed file, for a folder or file that other users own
     or can write, and for a secret that they can read."""
     path = folder / "key"
-    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure")
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise InputError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
+    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure", secret=True)
     if len(lines) != 2:
         raise InputError(f"{path} must hold a public and a secret key, one a line; it holds {len(lines)} lines")
     own = KeyPair(*(_key(text, f"{path}, line {number}") for number, text in lines))
@@ -162,16 +156,19 @@ def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool)
     return read_keys(default_folder())
 
 
-def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
+def _lines(path: Path, complaint: str = "", *, secret: bool = False) -> list[tuple[int, str]]:
     try:
         # A link of this user is followed, and its target is checked as well.
         _require_trusted(path.parent)
         _require_trusted(path)
-        text = read_own(path.resolve()).decode("utf-8")
+        text = read_own(path.resolve(), secret=secret).decode("utf-8")
     except FileNotFoundError as error:
         if complaint:
             raise InputError(complaint) from error
         return []
+    except PermissionError as error:
+        told = error.strerror if error.errno == errno.EPERM else f"can't be read: {error.strerror}"
+        raise InputError(f"{path} {told}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -21,6 +21,9 @@ DEFAULT_PORT = 5555
 _MOST_DIGITS = 9
 """A number of more digits is no port and no count of slots; Python refuses to read one of thousands."""
 
+_MOST_DIGITS = 9
+"""A number of more digits is no port and no count of slots; Python refuses to read one of thousands."""
+
 MAX_SLOTS = 1024
 """A larger number of ranks on one host is treated as a port given by mistake."""
 
