@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,14 @@ LEAST_S = 0.1
 """A CPU quota gives 1 ms in 10: single runs are either far too fast or far too slow, so time what fits into many periods."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConvTimes:
+    """Seconds of one conv: of the mean run, and of the fastest."""
+
+    mean_s: float
+    fastest_s: float
+
+
 def conv_seconds(
     specs: Sequence[ConvSpec],
     build: Build,
@@ -60,18 +69,33 @@ def conv_seconds(
     The mean and not the median: under a quota, or with other work on the device, it is what an inference will get.
     (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.)
     """
-    seconds = []
+    times = conv_times(specs, build, threads=threads, repeats=repeats, least_s=least_s, clock=clock)
+    return tuple(each.mean_s for each in times)
+
+
+def conv_times(
+    specs: Sequence[ConvSpec],
+    build: Build,
+    *,
+    threads: int = 1,
+    repeats: int = 3,
+    least_s: float = LEAST_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[ConvTimes, ...]:
+    """``conv_seconds``, with the fastest run of each conv: where that is much faster than the mean, something else ran."""
+    found = []
     for spec in specs:
         program, weights = conv_program(spec)
         executable = build(program, weights, threads=threads)
         executable.run(NoMailbox())
-        runs, elapsed, begin = 0, 0.0, clock()
+        runs, elapsed, fastest, begin = 0, 0.0, float("inf"), clock()
         while runs < repeats or elapsed < least_s:
             executable.run(NoMailbox())
             runs += 1
-            elapsed = clock() - begin
-        seconds.append(elapsed / runs)
-    return tuple(seconds)
+            until_now = clock() - begin
+            fastest, elapsed = min(fastest, until_now - elapsed), until_now
+        found.append(ConvTimes(elapsed / runs, fastest))
+    return tuple(found)
 
 
 def copy_bytes_per_s(nbytes: int = 8 << 20, repeats: int = 5) -> float:

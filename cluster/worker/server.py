@@ -18,7 +18,7 @@ import numpy as np
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
-from fogconv.cluster.executor.microbenchmark import conv_seconds, copy_bytes_per_s
+from fogconv.cluster.executor.microbenchmark import conv_times, copy_bytes_per_s
 from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
@@ -27,6 +27,7 @@ from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
+from fogconv.cluster.worker.machine import OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
 from fogconv.cluster.worker.program_loader import ProgramLoader, failed
 from fogconv.cluster.worker.system import process_bytes, temperature_c, throttled
@@ -85,7 +86,7 @@ class Worker:
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle)
         self._sessions: dict[Peer, MasterSession] = {}
-        self._isa = _isa()
+        self._isa, self._kernels = _isa(), _kernels()
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
@@ -153,6 +154,8 @@ class Worker:
             process_bytes(),
             self._isa,
             VERSION,
+            machine(),
+            self._kernels,
         )
         self._send(peer, welcome)
 
@@ -309,8 +312,7 @@ class Worker:
                 case m.Unload():
                     session.unload(message.program)
                 case m.Measure():
-                    seconds = conv_seconds(message.specs, self.loader.build, threads=self.threads, repeats=message.repeats)
-                    self._answer(session, m.Measured(request, seconds, copy_bytes_per_s()))
+                    self._answer(session, self._measured(message))
         except RunAborted as error:
             log.info("run %d aborted: %s", run, error)
         except FogconvError as error:
@@ -320,6 +322,12 @@ class Worker:
         except Exception as error:
             log.exception("a bug, or a master that sent nonsense")
             self._answer(session, failed(request, run, WorkerFailedError(f"{type(error).__name__}: {error}")))
+
+    def _measured(self, asked: m.Measure) -> m.Measured:
+        others = OtherWork()
+        times = conv_times(asked.specs, self.loader.build, threads=self.threads, repeats=asked.repeats)
+        means, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
+        return m.Measured(asked.request, means, copy_bytes_per_s(), fastest, others.cores())
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:
@@ -392,3 +400,9 @@ def _isa() -> str:
     from fogconv.kernels.codegen.isa import host_isa
 
     return host_isa().name
+
+
+def _kernels() -> str:
+    from fogconv.kernels.conv.tuning_table import fingerprint
+
+    return fingerprint()

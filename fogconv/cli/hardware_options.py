@@ -39,6 +39,12 @@ ProfileOption = Annotated[
     Path | None,
     typer.Option("--profile", help="Use the rates and links that `fogconv calibrate` measured.", rich_help_panel=WHERE),
 ]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="Measure devices and links anew, even where rates are remembered.", rich_help_panel=WHERE
+    ),
+]
 RateOption = Annotated[
     str | None,
     typer.Option("--rate", help="Rate of each device, such as 10GFLOP/s; by default the preset's.", rich_help_panel=WHERE),

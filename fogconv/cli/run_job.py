@@ -34,6 +34,7 @@ from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.calibration.calibration import Calibration, RateSource
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.models import ZooModel
 
@@ -128,20 +129,27 @@ def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32],
     from fogconv.frontend.torch.export import export
 
     graph = export(model.module, torch.from_numpy(x), model.name)
-    topology = _topology(job, session)
+    measured = _measured(job, session)
+    topology = _profile(job, session) if measured is None else measured.topology
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    return Engine(graph, session, topology, job.plan_options, job.run_options, progress)
+    return Engine(graph, session, topology, job.plan_options, job.run_options, progress, measured)
 
 
-def _topology(job: Job, session: Session) -> Topology:
-    from fogconv.calibration.devices import calibrate_quickly
+def _measured(job: Job, session: Session) -> Calibration | None:
+    """What is measured, or remembered, of the session; None where a profile says it."""
+    if job.profile is not None:
+        return None
+    from fogconv.calibration.calibration import calibrate_quickly
 
-    if job.profile is None:
-        return calibrate_quickly(session)
+    return calibrate_quickly(session, refresh=job.run_options.measure)
+
+
+def _profile(job: Job, session: Session) -> Topology:
     from fogconv.hardware.profile import read_profile
 
+    assert job.profile is not None
     topology = read_profile(job.profile).topology(str(job.profile))
     if len(topology) < session.ranks:
         raise InputError(
@@ -205,7 +213,17 @@ def _measure(
         work=workload(typical.programs),
         machine=_shared_machine(session),
         outlook=None if shown.json else _outlook(engine, session),
+        rates=_sources(engine, job),
     )
+
+
+def _sources(engine: Engine, job: Job) -> tuple[RateSource, ...]:
+    """Where each rank's rates come from."""
+    from fogconv.calibration.calibration import Calibration, profile_sources
+
+    if isinstance(engine.lessons, Calibration):
+        return engine.lessons.sources
+    return profile_sources(engine.topology, str(job.profile))
 
 
 def _shared_machine(session: Session) -> str:

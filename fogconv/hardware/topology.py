@@ -77,7 +77,10 @@ class Device:
     card (the transport, the system's copies). All of these are what it takes in the long run.
 
     A device under a quota (a container's, a hypervisor's) computes by bursts: it has ``share`` of each ``period_s``, which
-    the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`). Raises TopologyError for rates
+    the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
+
+    Devices of one ``machine`` (a name for the computer; empty: one of its own) share its ``machine_cores``: their rates are
+    those of each alone, and `Topology.together_s` says what they take at the same time. Raises TopologyError for rates
     that can't be.
     """
 
@@ -96,6 +99,8 @@ class Device:
     share: float = 1.0
     period_s: float = 0.0
     tick_s: float = 0.0
+    machine: str = ""
+    machine_cores: float = 0.0
     effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +125,7 @@ class Device:
             f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
         )
         _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
+        _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
 
     def gamma(self, kind: str = "default") -> float:
         """γ of a kernel class in seconds per MAC, or the device's default."""
@@ -273,6 +279,37 @@ class Topology:
         tx = min((link.s_per_byte for (i, _), link in self.links.items() if i == rank), default=fallback)
         rx = min((link.s_per_byte for (_, j), link in self.links.items() if j == rank), default=fallback)
         return tx, rx
+
+    @property
+    def shared_machines(self) -> tuple[tuple[tuple[int, ...], float], ...]:
+        """(ranks, cores) of every machine that several ranks run on, where its number of cores is known."""
+        found: dict[str, list[int]] = {}
+        for rank, device in enumerate(self.devices):
+            if device.machine and device.machine_cores:
+                found.setdefault(device.machine, []).append(rank)
+        shared = (ranks for ranks in found.values() if len(ranks) > 1)
+        return tuple((tuple(ranks), max(self.devices[rank].machine_cores for rank in ranks)) for ranks in shared)
+
+    def together_s(self, seconds: Mapping[int, float]) -> float:
+        """How long ranks take that work at the same time, each of which takes ``seconds[rank]`` alone.
+
+        The slowest decides. Ranks that share a machine take at least all of their threads' time over its cores.
+        """
+        longest = max(seconds.values(), default=0.0)
+        for ranks, cores in self.shared_machines:
+            busy_s = sum(seconds.get(rank, 0.0) * min(self.devices[rank].threads, cores) for rank in ranks)
+            longest = max(longest, busy_s / cores)
+        return longest
+
+    def crowding(self, ranks: Sequence[int]) -> dict[int, float]:
+        """How many times slower than alone each of ``ranks`` computes at most while all of these do: 1 where it has its
+        cores for itself."""
+        found = dict.fromkeys(ranks, 1.0)
+        for sharing, cores in self.shared_machines:
+            mine = [rank for rank in sharing if rank in found]
+            threads = sum(min(self.devices[rank].threads, cores) for rank in mine)
+            found |= dict.fromkeys(mine, max(1.0, threads / cores))
+        return found
 
     def without(self, rank: int) -> Topology:
         """The cluster after losing a worker; higher ranks move down by one. Raises TopologyError for the master."""

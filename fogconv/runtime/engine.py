@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
-from fogconv.runtime.drift import Correction, Pace, observe
+from fogconv.runtime.drift import Correction, Pace, all_slower, observe
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
     MembershipChange,
@@ -54,6 +54,14 @@ NOTICE_S = 1.0
 """A link between two workers may break because one of them is gone: the master knows within its heartbeat."""
 MOST_BROKEN = 3
 """Links between workers that break in one inference before it is given up."""
+
+
+class Lessons(Protocol):
+    """Where what inferences find goes: `fogconv.calibration.calibration.Calibration`, which remembers it."""
+
+    @property
+    def disturbed(self) -> frozenset[int]: ...
+    def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ class Engine:
     plan_options: PlanOptions = PlanOptions()
     run_options: RunOptions = RunOptions()
     progress: Callable[[Progress], None] | None = None
+    lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
@@ -188,7 +197,11 @@ class Engine:
             return  # it was in flight while a new plan was made
         drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
         self._pace = self._pace.after(drift)
-        self._correction = self._pace.correction()
+        self._correction = self._pace.correction(measured=self.lessons is not None)
+        slower = None if self.lessons is None else self._pace.all_slower
+        if slower is not None and self._correction is None:
+            self.events.append(all_slower(slower))
+            self._learn(dict.fromkeys((self.ranks[place] for place in drift.compute), slower), {})
         working = {self.ranks[rank] for rank in self.plan.active_ranks}
         self._probation = self._probation.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
 
@@ -200,7 +213,12 @@ class Engine:
         self.topology = correction.apply(self.topology, self.ranks)
         self._pace = self._pace.corrected(correction)
         self._corrected |= {self.ranks[place] for place in (*correction.slow, *chain(*correction.thin))} - {MASTER}
-        return correction.sentences(self.ranks)
+        self._learn(correction.ranks(self.ranks), correction.links(self.ranks))
+        return correction.sentences(self.ranks, None if self.lessons is None else self.lessons.disturbed)
+
+    def _learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None:
+        if self.lessons is not None:
+            self.lessons.learn(slow, thin)
 
     def _ask_again(self) -> tuple[str, ...]:
         """Ask who was left out for being slow, where that is due, and take the first figures for who is fast again."""

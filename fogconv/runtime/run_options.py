@@ -18,6 +18,8 @@ class RunOptions:
     stays."""
     rehearse: bool = False
     """Plan for losses beforehand: every worker compiles, and is sent, what any single loss would ask of it."""
+    measure: bool = False
+    """Measure the rates of devices and links anew, whatever is remembered of them."""
     threads: int = 0
     """For the master's and in-process workers' kernels; 0: all cores."""
     timeout_s: float = MESSAGE_S

@@ -74,12 +74,12 @@ def calibrate(
 
 
 def _measured(session: Session, quick: bool) -> Profile:
-    from fogconv.calibration.devices import calibrate as measure
-    from fogconv.calibration.devices import calibrate_quickly
+    from fogconv.calibration.calibration import calibrate as measure
+    from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.hardware.profile import Profile
 
     if quick:
-        return Profile.of(calibrate_quickly(session, refresh=True))
+        return Profile.of(calibrate_quickly(session, refresh=True).topology)
     return measure(session)
 
 
@@ -88,6 +88,7 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     rank and predictor, how well it tells convs that it did not learn from."""
     from msgspec.structs import replace
 
+    from fogconv.calibration.calibration import machines_of
     from fogconv.calibration.devices import device_samples
     from fogconv.hardware.latency_models import compare, random_convs
     from fogconv.hardware.profile import ProfileSample
@@ -96,7 +97,7 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     names = tuple(FITS) if name == ALL else (name,)
     scores: dict[str, Any] = {}
     devices = list(profile.devices)
-    for rank, samples in device_samples(session, specs).items():
+    for rank, samples in device_samples(session, specs, ranks=machines_of(session)).items():
         found = compare(samples[:SAMPLES], samples[SAMPLES:], names)
         scores[f"rank {rank}"] = {
             each: {"within_10pct": score.within_10pct, "mape": score.mape} for each, score in found.items()

@@ -12,6 +12,7 @@ from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import (
     BandwidthOption,
     LatencyOption,
+    MeasureOption,
     PresetOption,
     ProfileOption,
     RateOption,
@@ -33,6 +34,7 @@ from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 
 if TYPE_CHECKING:
+    from fogconv.calibration.calibration import RateSource
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
@@ -58,6 +60,7 @@ def plan(
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
+    measure: MeasureOption = False,
     rate: RateOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
@@ -103,6 +106,9 @@ def plan(
         if plot is not None:
             check_suffix(plot)
         figures = (profile, ranks, preset, rate, bandwidth, latency)
+        sources: tuple[RateSource, ...] = ()
+        if measure and not cluster:
+            raise InputError("--measure needs the cluster that is to be measured: --cluster")
         if not cluster:
             topology, described = _described(*figures)
         elif any(figure is not None for figure in figures):
@@ -110,7 +116,7 @@ def plan(
                 "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out"
             )
         else:
-            topology, described = _measured(cluster, keys, insecure)
+            topology, described, sources = _measured(cluster, keys, insecure, measure)
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
         found_forecast = forecast(graph, found, topology)
@@ -123,7 +129,8 @@ def plan(
         elif as_json:
             import msgspec
 
-            print(msgspec.json.encode(found_forecast.as_json()).decode())
+            rates = {"rates": [source.as_json() for source in sources]} if sources else {}
+            print(msgspec.json.encode(found_forecast.as_json() | rates).decode())
         else:
             from fogconv.cli.output.tables.plan import print_plan
 
@@ -149,12 +156,15 @@ def _described(
     return found.topology, found.description
 
 
-def _measured(cluster: str, keys: Path | None, insecure: bool) -> tuple[Topology, str]:
-    from fogconv.calibration.devices import calibrate_quickly
+def _measured(
+    cluster: str, keys: Path | None, insecure: bool, measure: bool
+) -> tuple[Topology, str, tuple[RateSource, ...]]:
+    from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        return calibrate_quickly(session), f"measured: {cluster}"
+        found = calibrate_quickly(session, refresh=measure)
+        return found.topology, f"measured: {cluster}", found.sources
 
 
 def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:

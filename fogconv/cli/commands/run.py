@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.hardware_options import ProfileOption
+from fogconv.cli.hardware_options import MeasureOption, ProfileOption
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -92,6 +92,7 @@ def run(
     keys: KeysOption = _DEFAULTS.keys,
     insecure: InsecureOption = _DEFAULTS.insecure,
     profile: ProfileOption = None,
+    measure: MeasureOption = False,
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -174,6 +175,8 @@ def run(
         from fogconv.cli.output.result import Job
         from fogconv.cli.run_job import Shown, run_job
 
+        if measure and profile is not None:
+            raise InputError("--measure and --profile both say where the rates come from; leave one out")
         guards = Protection(verify, redundancy, patience)
         job = Job(
             model=model,
@@ -186,6 +189,7 @@ def run(
             run_options=RunOptions(
                 adapt=adapt,
                 rehearse=rehearse,
+                measure=measure,
                 threads=threads,
                 timeout_s=timeout,
                 heartbeat_s=heartbeat,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fogconv.analysis.layer_report import LayerReport
     from fogconv.analysis.simulation.outlook import Outlook
     from fogconv.analysis.workload import Workload
+    from fogconv.calibration.calibration import RateSource
 
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.run_options import RunOptions
@@ -72,6 +73,7 @@ class Result:
     work: Workload | None = None
     machine: str = ""
     outlook: Outlook | None = None
+    rates: tuple[RateSource, ...] = ()
 
     @property
     def weights_are_random(self) -> bool:
@@ -94,5 +96,6 @@ class Result:
             "max_abs_reference": self.max_abs_reference,
             "frames_per_s": self.frames_per_s,
             "events": list(self.events),
+            "rates": [source.as_json() for source in self.rates],
             "layers": [layer.as_json() for layer in self.layers],
         }

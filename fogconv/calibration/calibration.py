@@ -1,0 +1,372 @@
+"""Calibration: the devices and links of a session as a Topology, and where each of its figures comes from.
+
+`calibrate_quickly` keeps under 2 s on a quiet machine and remembers what it finds; `calibrate` takes its time and gives the
+spreads. What inferences find to be wrong goes back into the memory by `Calibration.learn`.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from fogconv.calibration.cache import (
+    CACHE_VERSION,
+    KnownLink,
+    KnownRates,
+    Master,
+    Worker,
+    default_folder,
+    device_key,
+    link_key,
+    recall,
+    remember,
+)
+from fogconv.calibration.devices import FULL, QUICK, Figures, Local, disturbed, measure_devices
+from fogconv.calibration.devices import Session as MeasuringSession
+from fogconv.calibration.links import MessageCosts, RoundTrips, measure_link, message_costs
+from fogconv.cluster.protocol.messages import Machine
+from fogconv.errors import WorkerLostError
+from fogconv.hardware.profile import Profile, ProfileDevice
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import ConvSpec
+
+LONG_PROBE_S = 0.1
+"""For the long way: well beyond what a shaper lets pass in a burst."""
+BUDGET_S = 20.0
+"""`fogconv calibrate` passes over the devices as often as this allows, three times at most; links take the rest of 30 s."""
+
+
+class Session(MeasuringSession, Protocol):
+    """What calibration asks of `fogconv.cluster.session.session.Session`."""
+
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def ranks(self) -> int: ...
+    @property
+    def workers(self) -> Sequence[Worker]: ...
+    def refresh(self) -> frozenset[int]: ...
+    def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RateSource:
+    """Where one rank's rates come from.
+
+    ``origin``: "measured now", "remembered", "learnt from runs", "assumed" (of a worker that was lost: those of the slowest)
+    or a profile's path. ``age_s`` is None where it is not known. ``disturbed``: measured beside other work; see
+    `fogconv.calibration.cache.KnownRates` for the other two.
+    """
+
+    rank: int
+    device: str
+    threads: int
+    origin: str
+    mac_per_s: Mapping[str, float]
+    age_s: float | None = None
+    disturbed: bool = False
+    spread: float | None = None
+    other_cores: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "device": self.device,
+            "threads": self.threads,
+            "origin": self.origin,
+            "age_s": self.age_s,
+            "beside_other_work": self.disturbed,
+            "spread": self.spread,
+            "other_cores": self.other_cores,
+            "mac_per_s": dict(self.mac_per_s),
+        }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate_quickly` found. ``device_keys`` and ``link_keys`` are per rank (the master's link has none)."""
+
+    topology: Topology
+    sources: tuple[RateSource, ...]
+    folder: Path
+    device_keys: tuple[str, ...]
+    link_keys: tuple[str, ...]
+
+    @property
+    def disturbed(self) -> frozenset[int]:
+        """The ranks whose rates were measured beside other work."""
+        return frozenset(source.rank for source in self.sources if source.disturbed)
+
+    def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None:
+        """Keep what inferences found: ranks and links (from, to) by how many times slower they are than the topology says.
+
+        Who is slower may be so because of other work, and is measured again at the next occasion; who is faster was
+        measured beside other work, and now is known. A figure that several ranks have in common changes by their median.
+        """
+        for key in {self.device_keys[rank] for rank in slow}:
+            ratio = statistics.median(slow.get(rank, 1.0) for rank, own in enumerate(self.device_keys) if own == key)
+            known = recall(self.folder, key, KnownRates)
+            if known is not None and ratio != 1:
+                device = _slowed(known.device, ratio)
+                remember(
+                    self.folder,
+                    key,
+                    msgspec.structs.replace(
+                        known, device=device, origin="runs", disturbed=ratio > 1, measured_at=time.time()
+                    ),
+                )
+        for rank in {max(pair) for pair in thin if 0 in pair}:
+            link = recall(self.folder, self.link_keys[rank], KnownLink)
+            if link is not None:
+                there, back = (
+                    msgspec.structs.replace(way, beta_s_per_element=way.beta_s_per_element * thin.get(pair, 1.0))
+                    for way, pair in ((link.there, (0, rank)), (link.back, (rank, 0)))
+                )
+                remember(
+                    self.folder, self.link_keys[rank], msgspec.structs.replace(link, there=there, back=back, disturbed=True)
+                )
+
+
+def profile_sources(topology: Topology, origin: str) -> tuple[RateSource, ...]:
+    """The sources of rates that a file gives."""
+    return tuple(
+        RateSource(rank, device.name, device.threads, origin, _rates(device.gamma_s_per_mac))
+        for rank, device in enumerate(topology.devices)
+    )
+
+
+def calibrate_quickly(
+    session: Session, *, cache: Path | None = None, refresh: bool = False, local: Local | None = None
+) -> Calibration:
+    """Measure what is not remembered, or all with ``refresh``, in under 2 s once kernels are compiled.
+
+    A worker that is lost meanwhile is taken to be like the slowest of the others: it may come back. ``cache`` is a folder
+    (by default the user's cache folder); one that can't be written is done without.
+    """
+    folder = cache or default_folder()
+    while True:
+        workers = sorted(session.workers, key=lambda worker: worker.rank)
+        try:
+            return _Quick(session, workers, folder, refresh, local).calibration()
+        except WorkerLostError:
+            session.refresh()
+            if len(session.workers) == len(workers):
+                raise
+
+
+class _Quick:
+    """One attempt, with the workers that are there."""
+
+    def __init__(
+        self, session: Session, workers: Sequence[Worker], folder: Path, refresh: bool, local: Local | None
+    ) -> None:
+        self.session, self.workers, self.folder, self.refresh, self.local = session, workers, folder, refresh, local
+        self.begin = time.time()
+        self.members: dict[int, Worker | Master] = {0: master(), **{worker.rank: worker for worker in workers}}
+        machines = [member.machine.identity for member in self.members.values()]
+        self.ranks_here = {
+            rank: max(1, machines.count(member.machine.identity) if member.machine.identity else 1)
+            for rank, member in self.members.items()
+        }
+        self.keys = {rank: device_key(member, self.ranks_here[rank]) for rank, member in self.members.items()}
+        self.links = {w.rank: link_key(session.scheme, w, self.keys[0], self.keys[w.rank]) for w in workers}
+
+    def calibration(self) -> Calibration:
+        rates, links = self._rates(), self._links()
+        costs = MessageCosts(0.0, 0.0, 0.0)
+        if links:
+            first = links[min(links)]
+            costs = MessageCosts(first.message_s, first.send_s_per_byte, first.receive_s_per_byte)
+        cores = machine_cores([member.machine for member in self.members.values()])
+        devices = {
+            rank: _profile_device(member, rates[rank].device, rates[0].device, costs, cores)
+            for rank, member in self.members.items()
+        }
+        sources = {rank: self._source(rank, rates[rank]) for rank in self.members}
+        if not self.workers:
+            topology = Profile(1, (devices[0],), ()).topology("calibration")
+            return Calibration(topology, (sources[0],), self.folder, (self.keys[0],), ("",))
+        slowest = max(links, key=lambda rank: devices[rank].gamma_s_per_mac["default"])
+        like = {rank: rank if rank in links else slowest for rank in range(1, self.session.ranks)}
+        ways = [
+            msgspec.structs.replace(way, origin=origin, to=to)
+            for rank, found in like.items()
+            for way, origin, to in ((links[found].there, 0, rank), (links[found].back, rank, 0))
+        ]
+        profile = Profile(1, (devices[0], *(devices[found] for found in like.values())), tuple(ways))
+        return Calibration(
+            profile.topology("calibration"),
+            (sources[0], *(_assumed(sources[found], rank, found) for rank, found in like.items())),
+            self.folder,
+            (self.keys[0], *(self.keys[found] for found in like.values())),
+            ("", *(self.links[found] for found in like.values())),
+        )
+
+    def _rates(self) -> dict[int, KnownRates]:
+        """By rank: remembered, or measured and remembered; ranks of one key are measured once."""
+        known: dict[str, KnownRates] = {}
+        if not self.refresh:
+            for key in self.keys.values():
+                found = recall(self.folder, key, KnownRates)
+                if found is not None and not found.disturbed:
+                    known[key] = found
+        missing: dict[str, int] = {}
+        for rank, key in self.keys.items():
+            if key not in known:
+                missing.setdefault(key, rank)
+        if missing:
+            ranks = {rank: self.members[rank].machine.identity for rank in missing.values()}
+            figures = measure_devices(self.session, QUICK, ranks=ranks, repeats=3, local=self.local)
+            for key, rank in missing.items():
+                known[key] = self._found(rank, figures[rank])
+                remember(self.folder, key, known[key])
+        return {rank: known[key] for rank, key in self.keys.items()}
+
+    def _found(self, rank: int, figures: Figures) -> KnownRates:
+        member = self.members[rank]
+        return KnownRates(
+            CACHE_VERSION,
+            time.time(),
+            _device(member, figures),
+            figures.stretch,
+            figures.other_cores,
+            disturbed(figures, member.threads, member.machine),
+            self.ranks_here[rank],
+        )
+
+    def _links(self) -> dict[int, KnownLink]:
+        known: dict[str, KnownLink] = {}
+        if not self.refresh:
+            for key in self.links.values():
+                found = recall(self.folder, key, KnownLink)
+                if found is not None and not found.disturbed:
+                    known[key] = found
+        if any(key not in known for key in self.links.values()):
+            costs = message_costs(self.session)
+            for rank, key in self.links.items():
+                if key not in known:
+                    there, back, _ = measure_link(self.session, rank, rounds=5)
+                    spent = (costs.message_s, costs.send_s_per_byte, costs.receive_s_per_byte)
+                    known[key] = KnownLink(CACHE_VERSION, time.time(), there, back, *spent)
+                    remember(self.folder, key, known[key])
+        return {rank: known[key] for rank, key in self.links.items()}
+
+    def _source(self, rank: int, known: KnownRates) -> RateSource:
+        now = time.time()
+        if known.origin == "runs":
+            origin = "learnt from runs"
+        else:
+            origin = "measured now" if known.measured_at >= self.begin else "remembered"
+        return RateSource(
+            rank,
+            self.members[rank].host,
+            self.members[rank].threads,
+            origin,
+            _rates(known.device.gamma_s_per_mac),
+            max(0.0, now - known.measured_at),
+            known.disturbed,
+            known.spread,
+            known.other_cores,
+        )
+
+
+def calibrate(
+    session: Session, *, specs: Sequence[ConvSpec] = FULL, repeats: int = 7, rounds: int = 15, local: Local | None = None
+) -> Profile:
+    """Measure everything, several times over, with spreads: (third quartile − first) ÷ median."""
+    workers = sorted(session.workers, key=lambda worker: worker.rank)
+    members: dict[int, Worker | Master] = {0: master(), **{worker.rank: worker for worker in workers}}
+    figures = measure_devices(
+        session, specs, ranks=machines_of(session), repeats=repeats, passes=3, budget_s=BUDGET_S, local=local
+    )
+    costs = message_costs(session)
+    cores = machine_cores([member.machine for member in members.values()])
+    found = {rank: _device(member, figures[rank]) for rank, member in members.items()}
+    devices = tuple(_profile_device(member, found[rank], found[0], costs, cores) for rank, member in members.items())
+    spreads = {f"gamma rank {rank} {kind}": value for rank in members for kind, value in figures[rank].spreads.items()}
+    links = []
+    for worker in workers:
+        there, back, link_spreads = measure_link(session, worker.rank, rounds=rounds, probe_s=LONG_PROBE_S)
+        links += [there, back]
+        spreads |= link_spreads
+    return Profile(1, devices, tuple(links), spreads)
+
+
+def master() -> Master:
+    """This process as rank 0."""
+    from fogconv.cluster.protocol.version import VERSION
+    from fogconv.cluster.worker.machine import machine
+    from fogconv.cluster.worker.process import cores
+    from fogconv.kernels.codegen.isa import host_isa
+    from fogconv.kernels.conv.tuning_table import fingerprint
+
+    return Master(os.uname().nodename, cores(), host_isa().name, VERSION, machine(), fingerprint())
+
+
+def machines_of(session: Session) -> dict[int, str]:
+    """Every rank that is there, with the identity of the machine that it runs on."""
+    return {0: master().machine.identity, **{worker.rank: worker.machine.identity for worker in session.workers}}
+
+
+def machine_cores(machines: Sequence[Machine]) -> dict[str, float]:
+    """How many cores the ranks of each machine have together: all that one of them may use, within the quota."""
+    cpus: dict[str, set[int]] = {}
+    found: dict[str, float] = {}
+    for each in machines:
+        if each.identity and each.cpus:
+            mine = cpus.setdefault(each.identity, set())
+            mine.update(each.cpus)
+            found[each.identity] = min(len(mine), each.quota_cores or len(mine))
+    return found
+
+
+def _device(member: Worker | Master, figures: Figures) -> ProfileDevice:
+    return ProfileDevice(
+        member.host,
+        figures.gamma_s_per_mac,
+        copy_s_per_byte=figures.copy_s_per_byte,
+        step_s=figures.step_s,
+        threads=max(1, member.threads),
+        weight_s_per_byte=figures.weight_s_per_byte,
+    )
+
+
+def _profile_device(
+    member: Worker | Master, found: ProfileDevice, first: ProfileDevice, costs: MessageCosts, cores: Mapping[str, float]
+) -> ProfileDevice:
+    """A device with what concerns this session. Only the master's processor time for messages can be seen; a worker's is
+    taken to differ as its rate does."""
+    own = costs.scaled(found.gamma_s_per_mac["default"] / first.gamma_s_per_mac["default"])
+    return msgspec.structs.replace(
+        found,
+        name=member.host if member.rank else "master",
+        address=member.address,
+        memory_bytes=member.memory_limit_bytes or None,
+        message_s=own.message_s,
+        send_s_per_byte=own.send_s_per_byte,
+        receive_s_per_byte=own.receive_s_per_byte,
+        machine=member.machine.identity,
+        machine_cores=cores.get(member.machine.identity, 0.0),
+    )
+
+
+def _assumed(source: RateSource, rank: int, found: int) -> RateSource:
+    if rank == found:
+        return source
+    return RateSource(rank, source.device, source.threads, "assumed", source.mac_per_s)
+
+
+def _rates(gamma_s_per_mac: Mapping[str, float]) -> dict[str, float]:
+    return {kind: 1 / gamma for kind, gamma in gamma_s_per_mac.items()}
+
+
+def _slowed(device: ProfileDevice, ratio: float) -> ProfileDevice:
+    [found] = Profile(1, (device,), ()).topology().devices
+    return Profile.of(Topology((found.scaled(1 / ratio),))).devices[0]
