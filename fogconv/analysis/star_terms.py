@@ -124,7 +124,7 @@ class _Layer:
         return Terms(
             master.copy_s(cut * BYTES_PER_ELEMENT) + master.step_s * len(self.sent),
             wire_s(self.sent, tx),
-            max((sum(price(rank, spec) for spec in specs) for rank, specs in self.convs.items()), default=0.0),
+            topology.together_s({rank: sum(price(rank, spec) for spec in specs) for rank, specs in self.convs.items()}),
             wire_s(self.returned, rx) + handed,
             master.copy_s(joined * BYTES_PER_ELEMENT) + master.step_s,
         )

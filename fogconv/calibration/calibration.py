@@ -33,6 +33,7 @@ from fogconv.calibration.devices import Session as MeasuringSession
 from fogconv.calibration.links import MessageCosts, RoundTrips, measure_link, message_costs
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import WorkerLostError
+from fogconv.hardware.hostfile import read_hostfile
 from fogconv.hardware.profile import Profile, ProfileDevice
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
@@ -60,9 +61,9 @@ class Session(MeasuringSession, Protocol):
 class RateSource:
     """Where one rank's rates come from.
 
-    ``origin``: "measured now", "remembered", "learnt from runs", "assumed" (of a worker that was lost: those of the slowest)
-    or a profile's path. ``age_s`` is None where it is not known. ``disturbed``: measured beside other work; see
-    `fogconv.calibration.cache.KnownRates` for the other two.
+    ``origin``: "measured now", "remembered", "learnt from runs", a profile's path, "assumed" (of a worker that was lost: the
+    rates of the slowest) or "hostfile" (the same, by the rate= that the hostfile gives both). ``age_s`` is None where it is
+    not known. ``disturbed``: measured beside other work; see `fogconv.calibration.cache.KnownRates` for the other two.
     """
 
     rank: int
@@ -142,19 +143,33 @@ def profile_sources(topology: Topology, origin: str) -> tuple[RateSource, ...]:
     )
 
 
+def priors_of(cluster: str) -> dict[int, float]:
+    """By rank, the relative rates that a hostfile gives its workers; empty for what is none."""
+    if not cluster or "://" in cluster:
+        return {}
+    rates = [host.rate for host in read_hostfile(cluster) for _ in range(host.slots)]
+    return {rank: rate for rank, rate in enumerate(rates, start=1) if rate is not None}
+
+
 def calibrate_quickly(
-    session: Session, *, cache: Path | None = None, refresh: bool = False, local: Local | None = None
+    session: Session,
+    *,
+    cache: Path | None = None,
+    refresh: bool = False,
+    local: Local | None = None,
+    priors: Mapping[int, float] = {},
 ) -> Calibration:
     """Measure what is not remembered, or all with ``refresh``, in under 2 s once kernels are compiled.
 
-    A worker that is lost meanwhile is taken to be like the slowest of the others: it may come back. ``cache`` is a folder
-    (by default the user's cache folder); one that can't be written is done without.
+    A worker that is lost meanwhile is taken to be like the slowest of the others, or, where ``priors`` (`priors_of`) has a
+    rate for both, as many times as fast: it may come back. ``cache`` is a folder (by default the user's cache folder); one
+    that can't be written is done without.
     """
     folder = cache or default_folder()
     while True:
         workers = sorted(session.workers, key=lambda worker: worker.rank)
         try:
-            return _Quick(session, workers, folder, refresh, local).calibration()
+            return _Quick(session, workers, folder, refresh, local).calibration(priors)
         except WorkerLostError:
             session.refresh()
             if len(session.workers) == len(workers):
@@ -178,7 +193,7 @@ class _Quick:
         self.keys = {rank: device_key(member, self.ranks_here[rank]) for rank, member in self.members.items()}
         self.links = {w.rank: link_key(session.scheme, w, self.keys[0], self.keys[w.rank]) for w in workers}
 
-    def calibration(self) -> Calibration:
+    def calibration(self, priors: Mapping[int, float]) -> Calibration:
         rates, links = self._rates(), self._links()
         costs = MessageCosts(0.0, 0.0, 0.0)
         if links:
@@ -200,10 +215,15 @@ class _Quick:
             for rank, found in like.items()
             for way, origin, to in ((links[found].there, 0, rank), (links[found].back, rank, 0))
         ]
-        profile = Profile(1, (devices[0], *(devices[found] for found in like.values())), tuple(ways))
+        faster = {
+            rank: priors[rank] / priors[found] if rank != found and rank in priors and found in priors else 1.0
+            for rank, found in like.items()
+        }
+        workers = (_slowed(devices[found], 1 / faster[rank]) for rank, found in like.items())
+        profile = Profile(1, (devices[0], *workers), tuple(ways))
         return Calibration(
             profile.topology("calibration"),
-            (sources[0], *(_assumed(sources[found], rank, found) for rank, found in like.items())),
+            (sources[0], *(_assumed(sources[found], rank, found, faster[rank]) for rank, found in like.items())),
             self.folder,
             (self.keys[0], *(self.keys[found] for found in like.values())),
             ("", *(self.links[found] for found in like.values())),
@@ -357,10 +377,11 @@ def _profile_device(
     )
 
 
-def _assumed(source: RateSource, rank: int, found: int) -> RateSource:
+def _assumed(source: RateSource, rank: int, found: int, faster: float) -> RateSource:
     if rank == found:
         return source
-    return RateSource(rank, source.device, source.threads, "assumed", source.mac_per_s)
+    rates = {kind: rate * faster for kind, rate in source.mac_per_s.items()}
+    return RateSource(rank, source.device, source.threads, "assumed" if faster == 1 else "hostfile", rates)
 
 
 def _rates(gamma_s_per_mac: Mapping[str, float]) -> dict[str, float]:
@@ -368,5 +389,7 @@ def _rates(gamma_s_per_mac: Mapping[str, float]) -> dict[str, float]:
 
 
 def _slowed(device: ProfileDevice, ratio: float) -> ProfileDevice:
+    if ratio == 1:
+        return device
     [found] = Profile(1, (device,), ()).topology().devices
     return Profile.of(Topology((found.scaled(1 / ratio),))).devices[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ from fogconv.analysis.workload import workload
 from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.report import print_report
-from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
@@ -34,7 +33,9 @@ from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.calibration.cache import Master
     from fogconv.calibration.calibration import Calibration, RateSource
+    from fogconv.cluster.session.worker_record import WorkerInfo
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.models import ZooModel
 
@@ -141,9 +142,9 @@ def _measured(job: Job, session: Session) -> Calibration | None:
     """What is measured, or remembered, of the session; None where a profile says it."""
     if job.profile is not None:
         return None
-    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.calibration import calibrate_quickly, priors_of
 
-    return calibrate_quickly(session, refresh=job.run_options.measure)
+    return calibrate_quickly(session, refresh=job.run_options.measure, priors=priors_of(job.cluster))
 
 
 def _profile(job: Job, session: Session) -> Topology:
@@ -211,7 +212,7 @@ def _measure(
         runs_s=tuple(run.latency_s for run in runs),
         wire=typical.plan.wire,
         work=workload(typical.programs),
-        machine=_shared_machine(session),
+        machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),
     )
@@ -226,17 +227,26 @@ def _sources(engine: Engine, job: Job) -> tuple[RateSource, ...]:
     return profile_sources(engine.topology, str(job.profile))
 
 
-def _shared_machine(session: Session) -> str:
-    """The cores of the one machine that the master and all workers run on, apart from threads of this process."""
-    here = os.uname().nodename
-    if session.scheme == "inproc" or not session.workers or any(info.host != here for info in session.workers):
-        return ""
-    return f"{cores()} core{'s' if cores() > 1 else ''}"
+def _shared_machines(session: Session) -> tuple[SharedMachine, ...]:
+    """The machines that several ranks of the session run on."""
+    from fogconv.calibration.calibration import machine_cores, master
+
+    members: dict[int, Master | WorkerInfo] = {0: master(), **{info.rank: info for info in session.workers}}
+    cores = machine_cores([member.machine for member in members.values()])
+    ranks: dict[str, list[int]] = {}
+    for rank, member in members.items():
+        if member.machine.identity:
+            ranks.setdefault(member.machine.identity, []).append(rank)
+    return tuple(
+        SharedMachine(members[there[0]].host, tuple(there), cores.get(machine, 0.0), len(there) == len(members))
+        for machine, there in ranks.items()
+        if len(there) > 1
+    )
 
 
 def _outlook(engine: Engine, session: Session) -> Outlook | None:
     """Where mpirun put all ranks on one machine, which gains nothing: what as many machines like it would take."""
-    if session.scheme != "mpi" or not _shared_machine(session):
+    if session.scheme != "mpi" or not any(shared.by_all for shared in _shared_machines(session)):
         return None
     from fogconv.analysis.simulation.outlook import outlook
 

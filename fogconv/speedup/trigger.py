@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -140,10 +141,13 @@ def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *
         (topology.link(shard.rank, 0), shard.output.elements * spec.batch) for shard in away
     ]
     tx, rx = topology.card(0)
+    computing: dict[int, float] = defaultdict(float)
+    for shard in shards:
+        computing[shard.rank] += seconds(shard.rank, shard.spec)
     return Terms(
         master.copy_s(cut * BYTES_PER_ELEMENT),
         wire_s(sent, tx),
-        max(seconds(shard.rank, shard.spec) for shard in shards),
+        topology.together_s(computing),
         wire_s(returned, rx),
         master.copy_s(joined * BYTES_PER_ELEMENT),
     )

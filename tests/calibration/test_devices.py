@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from fogconv.calibration.cache import remembered_rates
-from fogconv.calibration.calibration import Calibration, calibrate, calibrate_quickly, machine_cores, machines_of, master
+from fogconv.calibration.calibration import (
+    Calibration,
+    calibrate,
+    calibrate_quickly,
+    machine_cores,
+    machines_of,
+    master,
+    priors_of,
+)
 from fogconv.calibration.devices import FULL, QUICK, TINY, Answer, Figures, device_samples, disturbed, turns
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import WorkerLostError
@@ -188,6 +196,17 @@ def test_a_worker_that_is_lost_meanwhile_is_taken_for_as_slow_as_the_slowest(tmp
     assert topology.devices[1].gamma() == pytest.approx(1e-10, rel=0.02)
     assert topology.devices[2] == topology.devices[3]
     assert topology.link(2, 0) == topology.link(3, 0)
+
+
+def test_a_worker_that_was_never_measured_has_the_hostfiles_rate(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("#fogconv port=5555 rate=1\nh1\n#fogconv port=5555 rate=3\nh2\n#fogconv port=5555\nh3\n")
+    assert priors_of(str(hosts)) == {1: 1.0, 2: 3.0} and priors_of("inproc://2") == priors_of("") == {}
+    session = FakeSession((1e-10, 1e-10, 1e-10), dying=frozenset({2, 3}))
+    found = calibrate_quickly(session, cache=tmp_path / "cache", local=local, priors=priors_of(str(hosts)))
+    assert gammas(found, 2) == pytest.approx(gammas(found, 1) / 3)
+    assert gammas(found, 3) == gammas(found, 1)
+    assert [source.origin for source in found.sources[1:]] == ["measured now", "hostfile", "assumed"]
 
 
 def test_where_all_are_lost_meanwhile_the_master_is_a_cluster_of_one(tmp_path: Path) -> None:

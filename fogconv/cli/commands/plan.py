@@ -159,11 +159,11 @@ def _described(
 def _measured(
     cluster: str, keys: Path | None, insecure: bool, measure: bool
 ) -> tuple[Topology, str, tuple[RateSource, ...]]:
-    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.calibration import calibrate_quickly, priors_of
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        found = calibrate_quickly(session, refresh=measure)
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster))
         return found.topology, f"measured: {cluster}", found.sources
 
 

@@ -45,12 +45,21 @@ class Guess:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class SharedMachine:
+    """A computer that several ranks run on. ``by_all``: all of the cluster's."""
+
+    host: str
+    ranks: tuple[int, ...]
+    cores: float
+    by_all: bool
+
+
 @dataclass(frozen=True)
 class Result:
     """What a job found. Latencies are medians of warm runs, in seconds, without set-up.
 
-    ``runs_s``: each warm run's. ``wire``: what activations travelled as. ``machine``: the cores of the one that master and
-    workers share, "2 cores"; empty where there are several.
+    ``runs_s``: each warm run's. ``wire``: what activations travelled as. ``machines``: those that several ranks share.
     """
 
     job: Job
@@ -71,7 +80,7 @@ class Result:
     runs_s: tuple[float, ...] = ()
     wire: str = "fp32"
     work: Workload | None = None
-    machine: str = ""
+    machines: tuple[SharedMachine, ...] = ()
     outlook: Outlook | None = None
     rates: tuple[RateSource, ...] = ()
 
@@ -96,6 +105,9 @@ class Result:
             "max_abs_reference": self.max_abs_reference,
             "frames_per_s": self.frames_per_s,
             "events": list(self.events),
+            "shared_machines": [
+                {"host": shared.host, "ranks": list(shared.ranks), "cores": shared.cores} for shared in self.machines
+            ],
             "rates": [source.as_json() for source in self.rates],
             "layers": [layer.as_json() for layer in self.layers],
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fogconv.cli.output.ellipsis import cut, fold
 from fogconv.cli.output.figures import byte_count
-from fogconv.cli.output.result import Result
+from fogconv.cli.output.result import Result, SharedMachine
 
 MOST_LINES = 12
 LABEL = 12
@@ -135,9 +135,20 @@ def _cluster(result: Result, alone: bool) -> str:
     workers = "1 worker" if result.workers == 1 else f"{result.workers} workers"
     way = result.cluster.partition("://")[0] if "://" in result.cluster else cut(result.cluster, 30)
     text = f"1 master + {workers}"
-    if way == "inproc":
-        return f"{text} in this process"
-    return f"{text} over {way}" + (f" share one machine's {result.machine}: no gain" if result.machine else "")
+    text += " in this process" if way == "inproc" else f" over {way}"
+    shared = [_sharing(machine) for machine in result.machines]
+    if any(machine.by_all for machine in result.machines):
+        return f"{text} {shared[0]}: no gain"
+    return "; ".join([text, *shared])
+
+
+def _sharing(machine: SharedMachine) -> str:
+    cores = f"{machine.cores:g} core{'' if machine.cores == 1 else 's'}"
+    if machine.by_all:
+        return f"share one machine's {cores}"
+    names = ", ".join(str(rank) for rank in machine.ranks if rank)
+    workers = f"worker{'s' if len(machine.ranks) - (0 in machine.ranks) > 1 else ''} {names}"
+    return f"{'the master and ' if 0 in machine.ranks else ''}{workers} share {machine.host}'s {cores}"
 
 
 def _gain(ratio: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
 from fogconv.analysis.simulation.outlook import Outlook
 from fogconv.analysis.workload import Workload
-from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
 from fogconv.planning.plan_options import PlanOptions
 
 LONG_NAME = "features.denseblock4.denselayer16.conv2"
@@ -54,6 +54,6 @@ def result(
         runs_s=(0.0381, 0.0399, 0.0451),
         wire="zstd",
         work=Workload({0: 500, **dict.fromkeys(range(1, workers + 1), 125)}, 18_900_000.0),
-        machine="2 cores" if full else "",
+        machines=(SharedMachine("vm", tuple(range(workers + 1)), 2.0, True),) if full else (),
         outlook=Outlook(1 + workers, 1e9, 0.0107, 0.0214) if full else None,
     )

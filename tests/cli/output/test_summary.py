@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from fogconv.cli.output.result import SharedMachine
 from fogconv.cli.output.summary import MOST_LINES, shares, summary_lines
 from tests.cli.output.examples import RANDOM, result
 
@@ -79,3 +80,20 @@ def test_never_more_than_a_dozen_lines_nor_a_wide_one(
 )
 def test_the_share_of_every_rank_is_one_line(parts: dict[int, float], text: str) -> None:
     assert shares(parts) == text
+
+
+def test_ranks_that_share_a_machine_are_named_once() -> None:
+    pi = SharedMachine("pi3", (2, 3), 4.0, False)
+    [line] = [line for line in summary_lines(replace(result(full=False), machines=(pi,)), 120) if line.startswith("cluster")]
+    assert line == "cluster     1 master + 4 workers over mpi; workers 2, 3 share pi3's 4 cores"
+    here = SharedMachine("vm", (0, 1), 1.5, False)
+    [line] = [
+        line for line in summary_lines(replace(result(full=False), machines=(here,)), 120) if line.startswith("cluster")
+    ]
+    assert line.endswith("; the master and worker 1 share vm's 1.5 cores")
+
+
+def test_workers_in_one_process_are_no_computers_of_their_own() -> None:
+    shown = replace(result(cluster="inproc"), outlook=None)
+    [line] = [line for line in summary_lines(shown, 120) if line.startswith("cluster")]
+    assert line == "cluster     1 master + 4 workers in this process share one machine's 2 cores: no gain"
