@@ -12,7 +12,7 @@ slower of the two cards in question.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fogconv.errors import TopologyError
@@ -196,6 +196,14 @@ class Link:
         return self.messages(elements) * self.latency_s + elements * bytes_per_element * self.s_per_byte
 
 
+def together_s(seconds: Mapping[int, float], machine_loads: Iterable[Mapping[int, float]]) -> float:
+    """The slowest rank decides; ranks of one machine (see `Topology.machine_loads`) take turns on its cores."""
+    longest = max(seconds.values(), default=0.0)
+    for loads in machine_loads:
+        longest = max(longest, sum(seconds.get(rank, 0.0) * load for rank, load in loads.items()))
+    return longest
+
+
 HERE = Link(0.0, 0.0)
 """From a rank to itself."""
 
@@ -290,16 +298,24 @@ class Topology:
         shared = (ranks for ranks in found.values() if len(ranks) > 1)
         return tuple((tuple(ranks), max(self.devices[rank].machine_cores for rank in ranks)) for ranks in shared)
 
-    def together_s(self, seconds: Mapping[int, float]) -> float:
-        """How long ranks take that work at the same time, each of which takes ``seconds[rank]`` alone.
+    @property
+    def machine_loads(self) -> tuple[Mapping[int, float], ...]:
+        """Per shared machine, how much of it each of its ranks keeps busy while it computes, from 0 to 1.
 
-        The slowest decides. Ranks that share a machine take at least all of their threads' time over its cores.
+        By its threads of the machine's cores, and at least by its rate of what the rank with the most threads shows that
+        the machine can do: where that one has all cores, the others add nothing.
         """
-        longest = max(seconds.values(), default=0.0)
+        found = []
         for ranks, cores in self.shared_machines:
-            busy_s = sum(seconds.get(rank, 0.0) * min(self.devices[rank].threads, cores) for rank in ranks)
-            longest = max(longest, busy_s / cores)
-        return longest
+            threads = {rank: min(self.devices[rank].threads, cores) for rank in ranks}
+            widest = max(ranks, key=lambda rank: threads[rank])
+            capacity = self.rate(widest) * cores / threads[widest]
+            found.append({rank: max(threads[rank] / cores, min(1.0, self.rate(rank) / capacity)) for rank in ranks})
+        return tuple(found)
+
+    def together_s(self, seconds: Mapping[int, float]) -> float:
+        """How long ranks take that work at the same time, each of which takes ``seconds[rank]`` alone."""
+        return together_s(seconds, self.machine_loads)
 
     def crowding(self, ranks: Sequence[int]) -> dict[int, float]:
         """How many times slower than alone each of ``ranks`` computes at most while all of these do: 1 where it has its

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.ir.graph import Conv, Host, Layer
 from fogconv.ir.layout import Transfer
@@ -50,6 +50,7 @@ class Prices:
         self._element_bytes = WIRE_BYTES[wire] * batch
         self._cards = [topology.card(rank) for rank in topology.ranks]
         self._shared = topology.shared_machines
+        self._loads = topology.machine_loads
         # A link between workers is derived anew each time, from all links.
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; what the system does with it is measured, or taken for one more copy.
@@ -125,4 +126,4 @@ class Prices:
         per_rank: dict[int, float] = {}
         for work in works:
             per_rank[work.rank] = per_rank.get(work.rank, 0.0) + self.work_s(layer, work)
-        return self.topology.together_s(per_rank) if self._shared else max(per_rank.values(), default=0.0)
+        return together_s(per_rank, self._loads)

@@ -147,6 +147,13 @@ def test_ranks_of_one_machine_share_its_cores() -> None:
     assert crowd(2, "a", "a").together_s({0: 3.0, 1: 1.0}) == 4.0
 
 
+def test_a_rank_that_seems_too_fast_adds_nothing_to_a_machine_that_another_has_all_cores_of() -> None:
+    """One thread that was measured beside other work at the rate of both cores together."""
+    both = crowd(2, "a", "a")
+    odd = both.replace_device(1, Device("odd", {"default": 1e-10}, threads=1, machine="a", machine_cores=2.0))
+    assert odd.together_s({0: 0.5, 1: 0.5}) == 1.0
+
+
 def test_crowding_is_the_most_that_sharing_slows_a_rank_down() -> None:
     assert crowd(1, "a", "a", "a", "b").crowding([0, 1, 2, 3]) == {0: 1.5, 1: 1.5, 2: 1.5, 3: 1.0}
     assert crowd(1, "a", "a", "a", "b").crowding([0, 3]) == {0: 1.0, 3: 1.0}
