@@ -88,7 +88,9 @@ def plan(
     are ``options``, or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
     graph = graph_of(model, example=example, weights=weights, size=size)
-    return PlannedModel(graph, topology, make_plan(graph, topology, options_of(options, keywords)))
+    chosen = options_of(options, keywords)
+    chosen.check_ranks(len(topology))
+    return PlannedModel(graph, topology, make_plan(graph, topology, chosen))
 
 
 def options_of(options: PlanOptions | None, keywords: dict[str, Any]) -> PlanOptions:

@@ -56,6 +56,24 @@ EvenOption = Annotated[
     bool,
     typer.Option("--even", help="Give equal shares instead of shares by measured rate.", rich_help_panel=STAR),
 ]
+PartsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--parts",
+        help="Number of parts that every conv is cut into; it distributes all of them, unless --trigger or --threshold "
+        "says which.",
+        rich_help_panel=STAR,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="How every conv is cut, by input or output channels or both: input:N, output:N or grid:PxQ. It distributes "
+        "as --parts does.",
+        rich_help_panel=STAR,
+    ),
+]
 WireOption = Annotated[
     WireName,
     typer.Option(
@@ -80,11 +98,18 @@ def plan_options(
     wire: str = WIRE,
     *,
     even: bool = False,
+    parts: int | None = None,
+    split: str | None = None,
     protection: Protection = Protection(),
     plan: Path | None = None,
 ) -> PlanOptions:
-    """Without a scheme it is the star where its trigger, its threshold or guards are asked for. Raises InputError."""
-    star: dict[str, Any] = {"trigger": trigger, "threshold": threshold}
+    """Without a scheme it is the star where its trigger, its threshold, its cuts or guards are asked for.
+
+    A cut distributes every conv where neither the trigger nor the threshold says which. Raises InputError.
+    """
+    if (parts is not None or split is not None) and trigger is None and threshold is None:
+        threshold = 0.0
+    star: dict[str, Any] = {"trigger": trigger, "threshold": threshold, "parts": parts, "split": split}
     given = {name: value for name, value in star.items() if value is not None}
     return PlanOptions(
         str(scheme or (Scheme.STAR if given or protection else Scheme.AUTO)),

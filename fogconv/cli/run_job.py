@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.star_terms import layer_terms
-from fogconv.analysis.workload import workload
+from fogconv.analysis.workload import rank_works, workload
 from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.report import print_report
@@ -212,6 +212,7 @@ def _measure(
         runs_s=tuple(run.latency_s for run in runs),
         wire=typical.plan.wire,
         work=workload(typical.programs),
+        ranks=rank_works(typical.programs, typical.run.times),
         machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),

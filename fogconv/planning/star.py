@@ -46,6 +46,8 @@ def plan_star(
                 master_computes=options.master_computes,
                 even=options.even,
                 seconds=seconds,
+                parts=options.parts,
+                split=options.cut,
             )
             placement = conv_placement(graph, layer, decision, len(topology))
             placement = guard_placement(

@@ -95,6 +95,7 @@ class Engine:
     lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
+        self.plan_options.check_ranks(len(self.topology))
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
         self._adapts = self.run_options.adapt and self.plan_options.plan is None
         self._rejoining = Rejoining(self.session)

@@ -106,11 +106,15 @@ def decide(
     master_computes: bool = False,
     even: bool = False,
     seconds: Seconds | None = None,
+    parts: int | None = None,
+    split: Split | None = None,
 ) -> Decision:
     """Distribute this layer or not, and over which split: the one with the least T_cld over any of the workers.
 
-    ``even`` gives all ranks equal shares instead of shares by their rate; ``seconds`` replaces γ·MACs by another predictor.
-    Raises InputError for an unknown trigger and for a threshold that is negative or no number.
+    ``parts`` or ``split`` leave no choice: so many parts, or this very cut. A layer with too few channels, or a cluster
+    with too few ranks, gets as many parts as there can be; a grouped conv is cut along whole groups. ``even`` gives all
+    ranks equal shares instead of shares by their rate; ``seconds`` replaces γ·MACs by another predictor. Raises InputError
+    for an unknown trigger and for a threshold that is negative or no number.
     """
     rule = Trigger.parse(trigger) if isinstance(trigger, str) else trigger
     check_threshold(threshold)
@@ -120,13 +124,14 @@ def decide(
         return Decision(False, "no workers", 0.0, 0.0, 0.0, local_s)
     rates = master_rates(topology, spec)
     bound, star = s_paper(spec, rates), s_star(spec, rates, len(topology.workers), master_computes=master_computes)
-    best = _cheapest(spec, topology, master_computes=master_computes, even=even, cost=cost)
+    forced = None if parts is None and split is None else _forced(spec, len(topology) - 1 + master_computes, parts, split)
+    best = _cheapest(spec, topology, master_computes=master_computes, even=even, cost=cost, forced=forced)
     if best is None:
         return Decision(False, "too few channels to share", bound, star, 0.0, local_s)
-    split, ranks, weights, shards, terms = best
+    cut, ranks, weights, shards, terms = best
     ratio = local_s / terms.total_s if terms.total_s else math.inf
     distribute, reason = _judge(rule, threshold, spec, bound, ratio)
-    return Decision(distribute, reason, bound, star, ratio, local_s, split, ranks, weights, shards, terms)
+    return Decision(distribute, reason, bound, star, ratio, local_s, cut, ranks, weights, shards, terms)
 
 
 def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *, cost: Seconds | None = None) -> Terms:
@@ -192,12 +197,51 @@ def _judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio:
 _Best = tuple[Split, tuple[int, ...], tuple[float, ...], tuple[Shard, ...], Terms]
 
 
-def _cheapest(spec: ConvSpec, topology: Topology, *, master_computes: bool, even: bool, cost: Seconds) -> _Best | None:
+def parse_split(text: str) -> Split:
+    """ "input:4", "output:4" or "grid:2x2" (input × output groups). Raises InputError for anything else."""
+    kind, _, numbers = text.partition(":")
+    found = [int(word) for word in numbers.split("x") if word.isascii() and word.isdigit() and len(word) <= 4]
+    if found and all(found) and len(found) == numbers.count("x") + 1 == (2 if kind == "grid" else 1):
+        if kind == "input":
+            return Split(p=found[0])
+        if kind == "output":
+            return Split(q=found[0])
+        if kind == "grid":
+            return Split(*found)
+    raise InputError(f"split {text[:80]!r} is not known; write input:N, output:N or grid:PxQ, such as grid:2x2")
+
+
+def _forced(spec: ConvSpec, ranks: int, parts: int | None, split: Split | None) -> list[Split]:
+    """The splits that are left to choose from; none where the layer or the cluster has no room for two parts."""
+    if split is None:
+        fewer = range(min(parts or ranks, ranks), 1, -1)
+        return next((found for count in fewer if (found := list(splits(spec, count)))), [])
+    if spec.groups > 1:
+        cut = Split(groups=min(split.parts, spec.groups, ranks))
+    else:
+        p = min(split.p, spec.in_channels, ranks)
+        cut = Split(p, min(split.q, spec.out_channels, max(1, ranks // p)))
+    return [cut] if cut.parts > 1 else []
+
+
+def _cheapest(
+    spec: ConvSpec,
+    topology: Topology,
+    *,
+    master_computes: bool,
+    even: bool,
+    cost: Seconds,
+    forced: Sequence[Split] | None,
+) -> _Best | None:
     """The split, ranks and shares with the least T_cld: all by the formula for equal devices, the best few exactly."""
     order = sorted(topology.workers, key=lambda rank: _alone_s(spec, topology, rank, cost))
     kind = kernel_class(spec)
     best: _Best | None = None
-    candidates = _candidates(spec, topology, order, master_computes)
+    if forced is None:
+        candidates = _candidates(spec, topology, order, master_computes)
+    else:
+        first = (0,) if master_computes else ()
+        candidates = ((0.0, cut, (*first, *order[: cut.parts - len(first)])) for cut in forced)
     for _, split, ranks in heapq.nsmallest(EXACT, candidates, key=lambda candidate: candidate[0]):
         weights = tuple(1.0 if even else topology.rate(rank, kind) for rank in ranks)
         try:

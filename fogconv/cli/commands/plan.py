@@ -24,7 +24,9 @@ from fogconv.cli.plan_options import (
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -69,6 +71,8 @@ def plan(
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=HOW)] = None,
     trust: Annotated[
@@ -99,7 +103,16 @@ def plan(
         from fogconv.analysis.timeline import check_suffix, draw
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even)
+        options = plan_options(
+            scheme,
+            trigger,
+            threshold,
+            master_computes,
+            wire,
+            even=even,
+            parts=parts,
+            split=split,
+        )
         for option, path in (("--out", out), ("--plot", plot)):
             if path is not None and not path.parent.is_dir():
                 raise InputError(f"{option} {path}: there is no folder {path.parent}")
@@ -117,6 +130,7 @@ def plan(
             )
         else:
             topology, described, sources = _measured(cluster, keys, insecure, measure)
+        options.check_ranks(len(topology))
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
         found_forecast = forecast(graph, found, topology)

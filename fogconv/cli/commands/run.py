@@ -16,8 +16,10 @@ from fogconv.cli.plan_options import (
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     PlanOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -98,6 +100,8 @@ def run(
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
     verify: Annotated[
@@ -184,7 +188,16 @@ def run(
             cluster=cluster,
             workers=workers,
             plan_options=plan_options(
-                scheme, trigger, threshold, master_computes, wire, even=even, protection=guards, plan=plan
+                scheme,
+                trigger,
+                threshold,
+                master_computes,
+                wire,
+                even=even,
+                parts=parts,
+                split=split,
+                protection=guards,
+                plan=plan,
             ),
             run_options=RunOptions(
                 adapt=adapt,

@@ -25,8 +25,10 @@ from fogconv.cli.plan_options import (
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     PlanOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -49,6 +51,8 @@ def simulate(
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
     size: Annotated[
@@ -103,12 +107,23 @@ def simulate(
         from fogconv.lowering.lower import lower
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, plan=plan)
+        options = plan_options(
+            scheme,
+            trigger,
+            threshold,
+            master_computes,
+            wire,
+            even=even,
+            parts=parts,
+            split=split,
+            plan=plan,
+        )
         if jitter < 0:
             raise InputError(f"--jitter {jitter}: it must not be negative")
         cluster = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
         topology = _uneven(cluster.topology, speeds)
         slow = dict(_straggler(text, len(topology)) for text in straggler or [])
+        options.check_ranks(len(topology))
         graph = _graph(model, size)
         chosen = options.plan or make_plan(graph, topology, options)
         if chosen.ranks > len(topology):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fogconv.analysis.layer_report import LayerReport
     from fogconv.analysis.simulation.outlook import Outlook
-    from fogconv.analysis.workload import Workload
+    from fogconv.analysis.workload import RankWork, Workload
     from fogconv.calibration.calibration import RateSource
 
 from fogconv.planning.plan_options import PlanOptions
@@ -80,6 +80,7 @@ class Result:
     runs_s: tuple[float, ...] = ()
     wire: str = "fp32"
     work: Workload | None = None
+    ranks: tuple[RankWork, ...] = ()
     machines: tuple[SharedMachine, ...] = ()
     outlook: Outlook | None = None
     rates: tuple[RateSource, ...] = ()
@@ -108,6 +109,7 @@ class Result:
             "shared_machines": [
                 {"host": shared.host, "ranks": list(shared.ranks), "cores": shared.cores} for shared in self.machines
             ],
+            "ranks": [asdict(rank) for rank in self.ranks],
             "rates": [source.as_json() for source in self.rates],
             "layers": [layer.as_json() for layer in self.layers],
         }
