@@ -15,6 +15,9 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
     plan = forecast.plan
     seconds = "not predicted" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms an inference"
     layers = [_layer_row(layer) for layer in forecast.layers if layer.mode != "relabel"]
+    if plan.ends_s:
+        layers.append(("start and end", "", "", "", "", "", _ms(plan.ends_s)))
+    layers.append(("all", "", "", *_terms(forecast.total)))
     ranks = [
         (
             f"{rank.rank}: {rank.device}",
@@ -26,7 +29,7 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
         f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}, {plan.wire} on the wire",
         f"predicted: {seconds}; per layer in milliseconds",
         "",
-        *_table(("layer", "shape", "split", "move", "compute", "sum"), layers, text=3, width=width),
+        *_table(("layer", "shape", "split", "move", "compute", "sum", "total"), layers, text=3, width=width),
         "",
         *_table(("rank", "sent", "received", "weights", "maps"), ranks, text=1, width=width),
     ]
@@ -42,11 +45,13 @@ def shortened(text: str, width: int) -> str:
 
 
 def _layer_row(layer: LayerForecast) -> tuple[str, ...]:
-    terms = layer.predicted
-    moved = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
-    summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
     split = layer.split or ("host" if layer.mode == "host" else "master")
-    return layer.name, layer.shape, split, _ms(moved), _ms(terms.get("edge_s", 0.0)), _ms(summed)
+    return layer.name, layer.shape, split, *_terms(layer)
+
+
+def _terms(layer: LayerForecast) -> tuple[str, ...]:
+    predicted = layer.predicted
+    return tuple(_ms(s) for s in (layer.move_s, predicted.get("edge_s", 0.0), layer.sum_s, predicted.get("total_s", 0.0)))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int, width: int) -> list[str]:

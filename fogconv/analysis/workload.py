@@ -61,6 +61,20 @@ def rank_works(programs: Sequence[Program], times: Mapping[int, NDArray[np.int64
     return tuple(found)
 
 
+def card_bytes(programs: Sequence[Program]) -> tuple[tuple[float, float], ...]:
+    """(sent, received) through each rank's network card in one inference, for ranks 0 to the last; an estimate where the
+    wire compresses."""
+    ranks = 1 + max(program.rank for program in programs)
+    sent, received = [0.0] * ranks, [0.0] * ranks
+    for program in programs:
+        for step in program.steps:
+            if isinstance(step, Send):
+                n_bytes = step.elements * program.batch * WIRE_BYTES[step.wire]
+                sent[program.rank] += n_bytes
+                received[step.to] += n_bytes
+    return tuple(zip(sent, received, strict=True))
+
+
 def workload(programs: Sequence[Program]) -> Workload:
     macs = {program.rank: sum(step.spec.macs for step in program.steps if isinstance(step, Conv)) for program in programs}
     sent = sum(

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
-from fogconv.analysis.star_terms import layer_terms
 from fogconv.analysis.workload import rank_works, workload
 from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
@@ -187,10 +186,7 @@ def _measure(
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed
     reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
-    terms = None
-    if typical.plan.scheme == "star":
-        terms = layer_terms(engine.graph, typical.plan, typical.programs, engine.topology)
-    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times, predicted=terms)
+    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
     return Result(
@@ -202,7 +198,7 @@ def _measure(
         engine.plan.scheme,
         top5,
         median,
-        engine.plan.predicted_s,
+        typical.plan.predicted_s,
         torch_s,
         None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
         None if reference is None else float(np.abs(reference).max()),

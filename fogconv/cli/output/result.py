@@ -90,6 +90,9 @@ class Result:
         return self.weights.startswith("random")
 
     def as_json(self) -> dict[str, Any]:
+        """``predicted_s`` and ``latency_s`` are the sums of ``total_s`` over ``layers``, and of ``other_layers``."""
+        from fogconv.analysis.layer_report import other_layers
+
         return {
             "model": self.model,
             "weights": self.weights,
@@ -112,4 +115,5 @@ class Result:
             "ranks": [asdict(rank) for rank in self.ranks],
             "rates": [source.as_json() for source in self.rates],
             "layers": [layer.as_json() for layer in self.layers],
+            "other_layers": vars(other_layers(self.layers, self.predicted_s, self.latency_s)),
         }

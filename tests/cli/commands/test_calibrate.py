@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from fogconv.calibration import devices as calibration
+from fogconv.calibration import calibration
 from fogconv.cli.commands import calibrate as command
 from fogconv.cli.commands.calibrate import calibrate
 from fogconv.hardware.latency_models import FITS
