@@ -30,14 +30,17 @@ from fogconv.calibration.cache import (
 )
 from fogconv.calibration.devices import FULL, QUICK, Figures, Local, disturbed, measure_devices
 from fogconv.calibration.devices import Session as MeasuringSession
-from fogconv.calibration.links import MessageCosts, RoundTrips, measure_link, message_costs
+from fogconv.calibration.links import LEAST_S_PER_BYTE, MessageCosts, RoundTrips, measure_link, message_costs
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import WorkerLostError
 from fogconv.hardware.hostfile import read_hostfile
-from fogconv.hardware.profile import Profile, ProfileDevice
+from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 
+NEAR_MEMORY = 2.0
+FASTEST_WIRE_S_PER_BYTE = 8 / 100e9
+"""100 Gbit/s: what one connection does not reach over any wire between small computers."""
 LONG_PROBE_S = 0.1
 """For the long way: well beyond what a shaper lets pass in a burst."""
 BUDGET_S = 20.0
@@ -194,7 +197,8 @@ class _Quick:
         self.links = {w.rank: link_key(session.scheme, w, self.keys[0], self.keys[w.rank]) for w in workers}
 
     def calibration(self, priors: Mapping[int, float]) -> Calibration:
-        rates, links = self._rates(), self._links()
+        rates = self._rates()
+        links = self._links(least_s_per_byte(rates[0].device))
         costs = MessageCosts(0.0, 0.0, 0.0)
         if links:
             first = links[min(links)]
@@ -261,7 +265,7 @@ class _Quick:
             self.ranks_here[rank],
         )
 
-    def _links(self) -> dict[int, KnownLink]:
+    def _links(self, least: float) -> dict[int, KnownLink]:
         known: dict[str, KnownLink] = {}
         if not self.refresh:
             for key in self.links.values():
@@ -272,7 +276,7 @@ class _Quick:
             costs = message_costs(self.session)
             for rank, key in self.links.items():
                 if key not in known:
-                    there, back, _ = measure_link(self.session, rank, rounds=5)
+                    there, back, _ = measure_link(self.session, rank, rounds=5, least_s_per_byte=least)
                     spent = (costs.message_s, costs.send_s_per_byte, costs.receive_s_per_byte)
                     known[key] = KnownLink(CACHE_VERSION, time.time(), there, back, *spent)
                     remember(self.folder, key, known[key])
@@ -313,10 +317,23 @@ def calibrate(
     spreads = {f"gamma rank {rank} {kind}": value for rank in members for kind, value in figures[rank].spreads.items()}
     links = []
     for worker in workers:
-        there, back, link_spreads = measure_link(session, worker.rank, rounds=rounds, probe_s=LONG_PROBE_S)
+        there, back, link_spreads = measure_link(
+            session, worker.rank, rounds=rounds, probe_s=LONG_PROBE_S, least_s_per_byte=least_s_per_byte(devices[0])
+        )
         links += [there, back]
         spreads |= link_spreads
     return Profile(1, devices, tuple(links), spreads)
+
+
+def least_s_per_byte(device: ProfileDevice) -> float:
+    """What a byte takes from or to this device at least: a copy in its memory."""
+    return max(device.copy_s_per_byte, LEAST_S_PER_BYTE)
+
+
+def too_fast_to_tell(profile: Profile, link: ProfileLink) -> bool:
+    """Whether a link's β is that of memory: what goes over it is handed on there, or its time is noise."""
+    seconds = max(NEAR_MEMORY * least_s_per_byte(profile.devices[0]), FASTEST_WIRE_S_PER_BYTE)
+    return link.beta_s_per_element <= BYTES_PER_ELEMENT * seconds
 
 
 def master() -> Master:

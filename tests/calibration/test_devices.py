@@ -19,6 +19,7 @@ from fogconv.calibration.calibration import (
     machines_of,
     master,
     priors_of,
+    too_fast_to_tell,
 )
 from fogconv.calibration.devices import FULL, QUICK, TINY, Answer, Figures, device_samples, disturbed, turns
 from fogconv.cluster.protocol.messages import Machine
@@ -226,6 +227,20 @@ def test_the_long_way_measures_every_class_and_says_how_sure_it_is() -> None:
     assert set(profile.devices[1].gamma_s_per_mac) == {*KERNEL_CLASSES, "default"}
     assert profile.spreads["gamma rank 1 winograd"] == 0 and profile.spreads["beta 0→1"] == 0
     assert profile.topology().link(2, 0).s_per_byte == pytest.approx(16e-8)
+
+
+def test_a_link_is_no_faster_than_memory_is_copied(tmp_path: Path) -> None:
+    """Threads of a process hand a payload on: its time is noise, of which β made 1.42 Tbit/s."""
+    session = FakeSession((1e-10,), s_per_byte=5.6e-12, alpha=1e-6)
+    for topology in (
+        calibrate_quickly(session, cache=tmp_path, local=local).topology,
+        calibrate(session, local=local).topology(),
+    ):
+        assert topology.link(0, 1).s_per_byte == topology.link(1, 0).s_per_byte == pytest.approx(1 / 2e9)
+    profile = calibrate(session, local=local)
+    assert all(too_fast_to_tell(profile, link) for link in profile.links)
+    wire = calibrate(FakeSession((1e-10,)), local=local)
+    assert not any(too_fast_to_tell(wire, link) for link in wire.links)
 
 
 def test_a_disturbed_measurement_shows_in_the_spread() -> None:

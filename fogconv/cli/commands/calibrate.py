@@ -112,6 +112,7 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from fogconv.calibration.calibration import too_fast_to_tell
     from fogconv.hardware.units import show_bandwidth, show_seconds
 
     console = Console()
@@ -138,13 +139,14 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
             links.add_column(column, justify="right", no_wrap=True)
         for link in profile.links:
             pair = f"0↔{max(link.origin, link.to)}"
+            fast = too_fast_to_tell(profile, link)
             alpha, beta = profile.spreads.get(f"alpha {pair}"), profile.spreads.get(f"beta {link.origin}→{link.to}")
             links.add_row(
                 f"{link.origin}→{link.to}",
                 show_seconds(link.alpha_s),
                 "" if alpha is None else f"{alpha:.0%}",
-                show_bandwidth(4 / link.beta_s_per_element),
-                "" if beta is None else f"{beta:.0%}",
+                "too fast to tell" if fast else show_bandwidth(4 / link.beta_s_per_element),
+                "" if beta is None or fast else f"{beta:.0%}",
             )
         console.print(links)
     for who, found in scores.items():

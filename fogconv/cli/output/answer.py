@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fogconv.cli.output.ellipsis import cut, fold
-from fogconv.cli.output.result import Guess
+from fogconv.cli.output.result import MEANINGLESS, Guess
 
 Answers = Sequence[tuple[str, Sequence[Guess]]]
 """Each picture's name, and its likeliest classes, the likeliest first."""
@@ -48,7 +48,7 @@ def _bars(guesses: Sequence[Guess], width: int) -> list[str]:
 
 def _scores(guesses: Sequence[Guess], width: int) -> list[str]:
     named = ", ".join(guess.label for guess in guesses)
-    return [f"  {line}" for line in fold(f"class scores of random weights, meaningless: {named}", width - 2, 2)]
+    return [f"  {line}" for line in fold(f"{MEANINGLESS}: {named}", width - 2, 2)]
 
 
 def bar(part: float, width: int) -> str:

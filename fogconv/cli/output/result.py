@@ -38,6 +38,10 @@ class Job:
     trust: bool = False
 
 
+MEANINGLESS = "class scores of random weights, meaningless"
+"""What a net with random weights sees."""
+
+
 @dataclass(frozen=True)
 class Guess:
     label: str
@@ -100,6 +104,7 @@ class Result:
             "cluster": self.cluster,
             "workers": self.workers,
             "scheme": self.scheme,
+            "top5_note": MEANINGLESS if self.weights_are_random else None,
             "top5": [vars(guess) for guess in self.top5[0]],
             "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
             "latency_s": self.latency_s,
