@@ -6,13 +6,12 @@ spreads. What inferences find to be wrong goes back into the memory by `Calibrat
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -31,9 +30,9 @@ from fogconv.calibration.cache import (
 from fogconv.calibration.devices import FULL, QUICK, Figures, Local, disturbed, measure_devices
 from fogconv.calibration.devices import Session as MeasuringSession
 from fogconv.calibration.links import LEAST_S_PER_BYTE, MessageCosts, RoundTrips, measure_link, message_costs
-from fogconv.cluster.protocol.messages import Machine
+from fogconv.calibration.members import machine_cores, machines_of, master
+from fogconv.calibration.rate_source import RateSource, assumed, rates_of
 from fogconv.errors import WorkerLostError
-from fogconv.hardware.hostfile import read_hostfile
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
@@ -60,39 +59,6 @@ class Session(MeasuringSession, Protocol):
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RateSource:
-    """Where one rank's rates come from.
-
-    ``origin``: "measured now", "remembered", "learnt from runs", a profile's path, "assumed" (of a worker that was lost: the
-    rates of the slowest) or "hostfile" (the same, by the rate= that the hostfile gives both). ``age_s`` is None where it is
-    not known. ``disturbed``: measured beside other work; see `fogconv.calibration.cache.KnownRates` for the other two.
-    """
-
-    rank: int
-    device: str
-    threads: int
-    origin: str
-    mac_per_s: Mapping[str, float]
-    age_s: float | None = None
-    disturbed: bool = False
-    spread: float | None = None
-    other_cores: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "rank": self.rank,
-            "device": self.device,
-            "threads": self.threads,
-            "origin": self.origin,
-            "age_s": self.age_s,
-            "beside_other_work": self.disturbed,
-            "spread": self.spread,
-            "other_cores": self.other_cores,
-            "mac_per_s": dict(self.mac_per_s),
-        }
-
-
 @dataclass(frozen=True)
 class Calibration:
     """What `calibrate_quickly` found. ``device_keys`` and ``link_keys`` are per rank (the master's link has none)."""
@@ -111,8 +77,8 @@ class Calibration:
     def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None:
         """Keep what inferences found: ranks and links (from, to) by how many times slower they are than the topology says.
 
-        Who is slower may be so because of other work, and is measured again at the next occasion; who is faster was
-        measured beside other work, and now is known. A figure that several ranks have in common changes by their median.
+        It is measured again at the next occasion, and a measurement beside other work does not displace what runs found. A
+        figure that several ranks have in common changes by their median.
         """
         for key in {self.device_keys[rank] for rank in slow}:
             ratio = statistics.median(slow.get(rank, 1.0) for rank, own in enumerate(self.device_keys) if own == key)
@@ -138,22 +104,6 @@ class Calibration:
                 )
 
 
-def profile_sources(topology: Topology, origin: str) -> tuple[RateSource, ...]:
-    """The sources of rates that a file gives."""
-    return tuple(
-        RateSource(rank, device.name, device.threads, origin, _rates(device.gamma_s_per_mac))
-        for rank, device in enumerate(topology.devices)
-    )
-
-
-def priors_of(cluster: str) -> dict[int, float]:
-    """By rank, the relative rates that a hostfile gives its workers; empty for what is none."""
-    if not cluster or "://" in cluster:
-        return {}
-    rates = [host.rate for host in read_hostfile(cluster) for _ in range(host.slots)]
-    return {rank: rate for rank, rate in enumerate(rates, start=1) if rate is not None}
-
-
 def calibrate_quickly(
     session: Session,
     *,
@@ -164,9 +114,9 @@ def calibrate_quickly(
 ) -> Calibration:
     """Measure what is not remembered, or all with ``refresh``, in under 2 s once kernels are compiled.
 
-    A worker that is lost meanwhile is taken to be like the slowest of the others, or, where ``priors`` (`priors_of`) has a
-    rate for both, as many times as fast: it may come back. ``cache`` is a folder (by default the user's cache folder); one
-    that can't be written is done without.
+    A worker that is lost meanwhile is taken to be like the slowest of the others, or, where ``priors`` (see
+    `fogconv.calibration.members.priors_of`) has a rate for both, as many times as fast: it may come back. ``cache`` is a
+    folder (by default the user's cache folder); one that can't be written is done without.
     """
     folder = cache or default_folder()
     while True:
@@ -227,7 +177,10 @@ class _Quick:
         profile = Profile(1, (devices[0], *workers), tuple(ways))
         return Calibration(
             profile.topology("calibration"),
-            (sources[0], *(_assumed(sources[found], rank, found, faster[rank]) for rank, found in like.items())),
+            (
+                sources[0],
+                *(sources[r] if r == found else assumed(sources[found], r, faster[r]) for r, found in like.items()),
+            ),
             self.folder,
             (self.keys[0], *(self.keys[found] for found in like.values())),
             ("", *(self.links[found] for found in like.values())),
@@ -236,11 +189,13 @@ class _Quick:
     def _rates(self) -> dict[int, KnownRates]:
         """By rank: remembered, or measured and remembered; ranks of one key are measured once."""
         known: dict[str, KnownRates] = {}
-        if not self.refresh:
-            for key in self.keys.values():
-                found = recall(self.folder, key, KnownRates)
-                if found is not None and not found.disturbed:
-                    known[key] = found
+        learnt: dict[str, KnownRates] = {}
+        for key in set() if self.refresh else set(self.keys.values()):
+            found = recall(self.folder, key, KnownRates)
+            if found is not None and found.origin == "runs":
+                learnt[key] = found
+            elif found is not None and not found.disturbed:
+                known[key] = found
         missing: dict[str, int] = {}
         for rank, key in self.keys.items():
             if key not in known:
@@ -250,7 +205,10 @@ class _Quick:
             figures = measure_devices(self.session, QUICK, ranks=ranks, repeats=3, local=self.local)
             for key, rank in missing.items():
                 known[key] = self._found(rank, figures[rank])
-                remember(self.folder, key, known[key])
+                if known[key].disturbed and key in learnt:
+                    known[key] = learnt[key]
+                else:
+                    remember(self.folder, key, known[key])
         return {rank: known[key] for rank, key in self.keys.items()}
 
     def _found(self, rank: int, figures: Figures) -> KnownRates:
@@ -293,7 +251,7 @@ class _Quick:
             self.members[rank].host,
             self.members[rank].threads,
             origin,
-            _rates(known.device.gamma_s_per_mac),
+            rates_of(known.device.gamma_s_per_mac),
             max(0.0, now - known.measured_at),
             known.disturbed,
             known.spread,
@@ -336,34 +294,6 @@ def too_fast_to_tell(profile: Profile, link: ProfileLink) -> bool:
     return link.beta_s_per_element <= BYTES_PER_ELEMENT * seconds
 
 
-def master() -> Master:
-    """This process as rank 0."""
-    from fogconv.cluster.protocol.version import VERSION
-    from fogconv.cluster.worker.machine import machine
-    from fogconv.cluster.worker.process import cores
-    from fogconv.kernels.codegen.isa import host_isa
-    from fogconv.kernels.conv.tuning_table import fingerprint
-
-    return Master(os.uname().nodename, cores(), host_isa().name, VERSION, machine(), fingerprint())
-
-
-def machines_of(session: Session) -> dict[int, str]:
-    """Every rank that is there, with the identity of the machine that it runs on."""
-    return {0: master().machine.identity, **{worker.rank: worker.machine.identity for worker in session.workers}}
-
-
-def machine_cores(machines: Sequence[Machine]) -> dict[str, float]:
-    """How many cores the ranks of each machine have together: all that one of them may use, within the quota."""
-    cpus: dict[str, set[int]] = {}
-    found: dict[str, float] = {}
-    for each in machines:
-        if each.identity and each.cpus:
-            mine = cpus.setdefault(each.identity, set())
-            mine.update(each.cpus)
-            found[each.identity] = min(len(mine), each.quota_cores or len(mine))
-    return found
-
-
 def _device(member: Worker | Master, figures: Figures) -> ProfileDevice:
     return ProfileDevice(
         member.host,
@@ -392,17 +322,6 @@ def _profile_device(
         machine=member.machine.identity,
         machine_cores=cores.get(member.machine.identity, 0.0),
     )
-
-
-def _assumed(source: RateSource, rank: int, found: int, faster: float) -> RateSource:
-    if rank == found:
-        return source
-    rates = {kind: rate * faster for kind, rate in source.mac_per_s.items()}
-    return RateSource(rank, source.device, source.threads, "assumed" if faster == 1 else "hostfile", rates)
-
-
-def _rates(gamma_s_per_mac: Mapping[str, float]) -> dict[str, float]:
-    return {kind: 1 / gamma for kind, gamma in gamma_s_per_mac.items()}
 
 
 def _slowed(device: ProfileDevice, ratio: float) -> ProfileDevice:

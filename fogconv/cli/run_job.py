@@ -33,7 +33,8 @@ from fogconv.runtime.engine import Engine, Inference
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.outlook import Outlook
     from fogconv.calibration.cache import Master
-    from fogconv.calibration.calibration import Calibration, RateSource
+    from fogconv.calibration.calibration import Calibration
+    from fogconv.calibration.rate_source import RateSource
     from fogconv.cluster.session.worker_record import WorkerInfo
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.models import ZooModel
@@ -141,7 +142,8 @@ def _measured(job: Job, session: Session) -> Calibration | None:
     """What is measured, or remembered, of the session; None where a profile says it."""
     if job.profile is not None:
         return None
-    from fogconv.calibration.calibration import calibrate_quickly, priors_of
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
 
     return calibrate_quickly(session, refresh=job.run_options.measure, priors=priors_of(job.cluster))
 
@@ -217,7 +219,8 @@ def _measure(
 
 def _sources(engine: Engine, job: Job) -> tuple[RateSource, ...]:
     """Where each rank's rates come from."""
-    from fogconv.calibration.calibration import Calibration, profile_sources
+    from fogconv.calibration.calibration import Calibration
+    from fogconv.calibration.rate_source import profile_sources
 
     if isinstance(engine.lessons, Calibration):
         return engine.lessons.sources
@@ -226,7 +229,7 @@ def _sources(engine: Engine, job: Job) -> tuple[RateSource, ...]:
 
 def _shared_machines(session: Session) -> tuple[SharedMachine, ...]:
     """The machines that several ranks of the session run on."""
-    from fogconv.calibration.calibration import machine_cores, master
+    from fogconv.calibration.members import machine_cores, master
 
     members: dict[int, Master | WorkerInfo] = {0: master(), **{info.rank: info for info in session.workers}}
     cores = machine_cores([member.machine for member in members.values()])

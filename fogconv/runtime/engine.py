@@ -185,14 +185,16 @@ class Engine:
         turn = next_members(self.ranks, self._present, ready)
         if turn.changed or (told and self._plans.plan(self.topology, self.ranks).placements != self.plan.placements):
             return self._turn(MembershipChange(turn.members, True, unfit + told + turn.events))
-        self.events.extend(unfit)
-        return unfit
+        # A plan that stays is no news, unless its prediction was made by rates that were wrong.
+        same = unfit + (() if self.lessons is None else told)
+        self.events.extend(same)
+        return same
 
     def watch(self, run: RunResult) -> None:
         """After a run: note whether the ranks and links keep the pace that they were planned for."""
         self.events.extend(run.events)
         ran = self.loaded.programs
-        if not self._adapts or len(self.ranks) == 1 or set(run.times) != set(ran):
+        if not self._adapts or (len(self.ranks) == 1 and self.lessons is None) or set(run.times) != set(ran):
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # it was in flight while a new plan was made

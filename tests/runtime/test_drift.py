@@ -348,6 +348,18 @@ def test_the_engine_hands_on_what_runs_teach() -> None:
         assert "worker 2 is 3.0× slower than measured: other work, or heat; shares changed" in events
 
 
+def test_a_master_alone_learns_that_it_was_measured_beside_other_work() -> None:
+    with FaultCluster(0, local=lambda program, weights, host: Stretched(program, weights, host=host)) as c:
+        lessons = Lessons()
+        slow = Topology.uniform(1, 2e8, 1e8, 1e-5, copy_s_per_byte=1e-11, step_s=1e-7)
+        engine = Engine(network(), c.session, slow, PlanOptions("local"), lessons=lessons)
+        events: list[str] = []
+        for _ in range(2 * STREAK):
+            events += engine.run(image()).events
+        assert events == ["rates of the master were measured beside other work; corrected (10.0× faster)"]
+        assert events == list(engine.events) and lessons.slow == [{0: pytest.approx(0.1, rel=0.05)}]
+
+
 class Stretched(Executable):
     """Reports its convs as three times as long as they were."""
 

@@ -88,8 +88,8 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     rank and predictor, how well it tells convs that it did not learn from."""
     from msgspec.structs import replace
 
-    from fogconv.calibration.calibration import machines_of
     from fogconv.calibration.devices import device_samples
+    from fogconv.calibration.members import machines_of
     from fogconv.hardware.latency_models import compare, random_convs
     from fogconv.hardware.profile import ProfileSample
 

@@ -36,7 +36,7 @@ from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 
 if TYPE_CHECKING:
-    from fogconv.calibration.calibration import RateSource
+    from fogconv.calibration.rate_source import RateSource
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
@@ -173,7 +173,8 @@ def _described(
 def _measured(
     cluster: str, keys: Path | None, insecure: bool, measure: bool
 ) -> tuple[Topology, str, tuple[RateSource, ...]]:
-    from fogconv.calibration.calibration import calibrate_quickly, priors_of
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fogconv.analysis.layer_report import LayerReport
     from fogconv.analysis.simulation.outlook import Outlook
     from fogconv.analysis.workload import RankWork, Workload
-    from fogconv.calibration.calibration import RateSource
+    from fogconv.calibration.rate_source import RateSource
 
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.run_options import RunOptions
