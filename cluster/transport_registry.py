@@ -1,7 +1,7 @@
 """Transports by the scheme of their addresses: how a master reaches its workers, and how a worker listens.
 
-A new transport is one more entry of TRANSPORTS. What an entry needs is imported when it is used: ZeroMQ and MPI take their
-time.
+A new transport is one more entry of TRANSPORTS. An entry imports its modules on use, because ZeroMQ and MPI import
+slowly.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.errors import InputError
+from fogconv.values.table import MOST_INPROC_WORKERS
 
-MAX_INPROC_WORKERS = 256
 MPI_START_S = 60.0
 """Ranks start together, but a small device may take a while to import what it needs."""
 
 
 @dataclass(frozen=True)
 class Dialing:
-    """What a master may wish of its transport; each takes what it knows. See `fogconv.cluster.connect.connect`."""
+    """A master's options for its transport; each transport uses those that apply. See
+    `fogconv.cluster.connect.connect`."""
 
     heartbeat_s: float = HEARTBEAT_S
     keys: Keys | Path | None = None
@@ -39,13 +40,14 @@ class Dialing:
 
 @dataclass(frozen=True)
 class Dialed:
-    """A master's end: ``keys[i]`` is the public key of the worker at ``addresses[i]``. ``on_close``: when all is over."""
+    """A master's end: ``keys[i]`` is the public key of the worker at ``addresses[i]``. ``on_close``: called at the
+    end."""
 
     endpoint: Endpoint
     addresses: Sequence[str]
     keys: Sequence[str | None] = ()
     connect_timeout_s: float | None = None
-    """How long workers have to answer at first, where the transport knows better than the user."""
+    """The time for the workers' first answer, where the transport overrides the user's."""
     rejoins: bool = True
     """Whether a worker that was lost can come back."""
     on_close: Callable[[], None] = lambda: None
@@ -53,7 +55,7 @@ class Dialed:
 
 @dataclass(frozen=True)
 class Listening:
-    """What a worker may wish of its transport."""
+    """A worker's options for its transport."""
 
     heartbeat_s: float = HEARTBEAT_S
     keys: Path | None = None
@@ -63,7 +65,7 @@ class Listening:
 
 @dataclass(frozen=True)
 class Listener:
-    """A worker's end. ``masters``: the public keys of those who may be one; None: anybody, in the clear."""
+    """A worker's end. ``masters``: the public keys of allowed masters; None: any master, without encryption."""
 
     endpoint: Endpoint
     address: str
@@ -72,9 +74,9 @@ class Listener:
 
 @dataclass(frozen=True)
 class Transport:
-    """``form``: how its addresses are written; ``check`` raises InputError for one that is not.
+    """``form``: the form of its addresses; ``check`` raises InputError for an invalid one.
 
-    ``whole``: one address names a whole cluster. ``listen`` is None where workers come to be by ``dial``, or by a launcher.
+    ``whole``: one address names a whole cluster. ``listen`` is None where ``dial`` or a launcher starts the workers.
     """
 
     scheme: str
@@ -86,13 +88,13 @@ class Transport:
 
 
 def scheme_of(address: str) -> str:
-    """ "tcp" of "tcp://pi1:5555"; empty where there is none, as in a hostfile's path."""
+    """ "tcp" of "tcp://pi1:5555"; empty where there is none, such as in a hostfile's path."""
     scheme, separator, _ = address.partition("://")
     return scheme if separator else ""
 
 
 def transport_of(address: str) -> Transport:
-    """The transport of an address. Raises InputError, which names those that there are."""
+    """The transport of an address. Raises InputError, which names the existing ones."""
     scheme = scheme_of(address)
     found = TRANSPORTS.get(scheme)
     if found is None:
@@ -109,16 +111,16 @@ def transport_of_all(addresses: Sequence[str]) -> Transport:
     for address, transport in zip(addresses, transports, strict=True):
         transport.check(address)
         if addresses.count(address) > 1:
-            raise InputError(f"{address} is listed twice; each worker has an address of its own")
+            raise InputError(f"{address} is listed twice; each worker has its own address")
         if transport.whole and len(addresses) > 1:
-            raise InputError(f"{address} is a whole cluster; list nothing beside it")
+            raise InputError(f"{address} is a whole cluster; it must be the only address")
         if transport.dial is not transports[0].dial:
             raise InputError(f"{addresses[0]} and {address} can't be in one cluster: their transports differ")
     return transports[0]
 
 
 def listen(bind: str, options: Listening) -> Listener:
-    """A worker's end at an address. Raises ConnectError, and InputError where none can listen or keys are needed."""
+    """A worker's end at an address. Raises ConnectError, and InputError where no worker can listen or keys are needed."""
     transport = transport_of(bind)
     if transport.listen is None:
         raise InputError(f"{bind!r}: no worker listens there; write {listening_forms()}")
@@ -126,7 +128,7 @@ def listen(bind: str, options: Listening) -> Listener:
 
 
 def listening_forms() -> str:
-    """The addresses at which workers listen, for people."""
+    """The forms of addresses at which workers listen, as text."""
     return _either(transport for transport in TRANSPORTS.values() if transport.listen is not None)
 
 
@@ -178,8 +180,8 @@ def _listen_zeromq(bind: str, options: Listening) -> Listener:
 
 def _check_inproc(address: str) -> None:
     text = address.removeprefix("inproc://")
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_INPROC_WORKERS):
-        raise InputError(f"{address!r}: write inproc://N with N from 0 to {MAX_INPROC_WORKERS}, the number of workers")
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST_INPROC_WORKERS):
+        raise InputError(f"{address!r}: write inproc://N with N from 0 to {MOST_INPROC_WORKERS}, the number of workers")
 
 
 def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
@@ -191,7 +193,7 @@ def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
     each = options.threads or max(1, cores() // (count + 1))
     hub = Hub()
     names = [f"inproc://worker/{number}" for number in range(1, count + 1)]
-    # Shipping within the process is free, and keeping the plain weights too would double them.
+    # Sending within the process is free, and keeping the plain weights too would double the memory.
     workers = [Worker(hub.endpoint(name), build=options.build, threads=each, keep_weights=False) for name in names]
     started = [
         threading.Thread(target=worker.serve, name=name, daemon=True) for worker, name in zip(workers, names, strict=True)
@@ -217,7 +219,8 @@ def _check_mpi(address: str) -> None:
 
 
 def _dial_mpi(addresses: Sequence[str], options: Dialing) -> Dialed:
-    """On rank 0 the end to all other ranks. On these it serves until the master leaves, and does not return."""
+    """On rank 0, returns the connection to all other ranks. On these it serves until the master leaves, and does not
+    return."""
     from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
     from fogconv.cluster.transport.mpi.launch import launched
     from fogconv.cluster.worker.process import serve_mpi

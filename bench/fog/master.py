@@ -1,4 +1,4 @@
-"""fogconv's master in a node: plans, loads, then runs inferences back to back when asked."""
+"""fogconv's master in a node: plans, loads, then runs inferences back to back on request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.fog.conversation import Facts, Voice
+from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.rates import Rates
 from bench.fog.workload import subject
 from fogconv.analysis.workload import card_bytes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """The graph, its host calls, its input, and what torch says the answer is."""
+    """The graph, its host calls, its input, and torch's answer."""
 
     def __init__(self, net: str) -> None:
         zoo, self.image = subject(net)
@@ -55,7 +55,7 @@ class Subject:
 
 
 def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -> Facts:
-    """What the plan promises: seconds, bytes through each card, the largest share of the conv weights on one rank."""
+    """The plan's predictions: seconds, bytes through each card, the largest share of the conv weights on one rank."""
     stored, whole = dict.fromkeys(range(found.ranks), 0), 1
     for layer, placement in zip(graph.layers, found.placements, strict=True):
         if isinstance(layer, Conv) and not layer.linear:
@@ -71,7 +71,7 @@ def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -
 
 
 def where_time_went(loaded: Loaded, result: RunResult) -> Facts:
-    """Seconds per rank by kind of step, waiting (the gaps before receives) apart; seconds per layer and rank."""
+    """Seconds per rank by kind of step, waiting (the gaps before receives) separately; seconds per layer and rank."""
     ranks: dict[int, dict[str, float]] = {}
     layers: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for rank, times in sorted(result.times.items()):
@@ -89,13 +89,13 @@ def where_time_went(loaded: Loaded, result: RunResult) -> Facts:
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
     it = Subject(job.net)
-    voice = Voice(folder)
+    experiment = NodeEnd(folder)
     rates = Rates(session, it.graph, it.image, job.shares)
-    voice.say({"compiled": True})
-    voice.hear()
+    experiment.send({"compiled": True})
+    experiment.receive()
     topology = rates.topology(job.sync_s)
-    voice.say({"calibrated": True})
-    voice.hear()
+    experiment.send({"calibrated": True})
+    experiment.receive()
     found = plan(it.graph, topology, PlanOptions(job.scheme, wire=job.wire, **job.options))
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
@@ -120,4 +120,4 @@ def drive(job: Job, folder: Path, session: Session) -> None:
             **it.error(results[-1].outputs[0]),
         }
 
-    voice.serve(facts, run)
+    experiment.serve(facts, run)

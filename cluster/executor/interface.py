@@ -1,4 +1,4 @@
-"""What computes a program: the interface that session and worker need of an executor."""
+"""The interface of an executor for Session and Worker."""
 
 from __future__ import annotations
 
@@ -21,21 +21,19 @@ if TYPE_CHECKING:
 
 
 def nothing() -> None:
-    """What to do meanwhile, where there is nothing."""
+    """The default of ``meanwhile``: does nothing."""
 
 
 class Runnable(Protocol):
-    """What Session and Worker need of the interpreter's Executable."""
+    """The part of the interpreter's Executable that Session and Worker use."""
 
     memory_bytes: int
 
     def run(
         self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = (), meanwhile: Callable[[], None] = nothing
     ) -> list[NDArray[Any]]:
-        """The outputs (master) in the order of their index. Raises what the mailbox raises.
-
-        ``meanwhile`` is called when all is done before an ArrayRecv, whose array is probably not there yet: so not at all
-        by a program without, and more than once by one with several.
+        """The outputs (master) in the order of their index. Raises the mailbox's errors. ``meanwhile`` is called before
+        each ArrayRecv, whose array has probably not arrived yet; a program without an ArrayRecv never calls it.
         """
 
     @property
@@ -50,13 +48,21 @@ class Shares(Protocol):
 
 
 class Build(Protocol):
-    """The interpreter's constructor, or a test's."""
+    """The interpreter's constructor, or a test's. ``proceed`` is called before each step, and may raise to end it."""
 
-    def __call__(self, program: ir.Program, weights: dict[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
+    def __call__(
+        self,
+        program: ir.Program,
+        weights: dict[str, NDArray[np.float32]],
+        *,
+        threads: int = 1,
+        proceed: Callable[[], None] = nothing,
+    ) -> Runnable: ...
 
 
 class Executor(Build, Protocol):
-    """Binds a program to this rank's memory and kernels. On the master, ``host`` runs what workers can't compute."""
+    """Binds a program to this rank's memory and kernels. On the master, ``host`` runs the steps that workers can't
+    compute."""
 
     def __call__(
         self,
@@ -65,6 +71,7 @@ class Executor(Build, Protocol):
         *,
         threads: int = 1,
         host: HostCalls | None = None,
+        proceed: Callable[[], None] = nothing,
     ) -> Runnable: ...
 
 
@@ -72,16 +79,16 @@ Call = Callable[["Run"], None]
 
 
 class HostCalls(Protocol):
-    """What the master's torch does for Host steps: ``layer`` is the index of the graph's layer, ``maps`` are NCHW.
+    """The master's torch calls for Host steps: ``layer`` is the index of the graph's layer, ``maps`` are NCHW.
 
-    ``values`` is a dict of this inference's own.
+    ``values`` is a dict that belongs to this inference.
     """
 
     def __call__(self, layer: int, values: dict[Any, Any], maps: Sequence[Array]) -> Sequence[Array]: ...
 
 
 class Binder(Protocol):
-    """What binding a step needs of the executor that does it."""
+    """The part of an executor that the binding of a step uses."""
 
     program: ir.Program
 
@@ -99,7 +106,7 @@ class Binder(Protocol):
 
 
 class Run:
-    """What one inference has of its own: the way to the other ranks, inputs, outputs, and torch's values."""
+    """The state of one inference: the mailbox, inputs, outputs, and torch's values."""
 
     def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = nothing) -> None:
         self.mailbox = mailbox

@@ -99,4 +99,4 @@ KERNELS: Mapping[type[steps.Step], Bind] = {
     steps.Permute: _permute,
     steps.Copy: _copy,
 }
-"""Every step that the executor's kernels compute."""
+"""All steps that the executor's kernels compute."""

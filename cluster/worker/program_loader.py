@@ -1,10 +1,11 @@
-"""ProgramLoader: programs and their weights come, are checked against the memory limit, and are built when all is there.
+"""ProgramLoader: receives programs and their weights, checks them against the memory limit, and builds complete ones.
 
-What it yields are the answers to the master, each as soon as it is due.
+It yields the answers to the master, each as soon as it is due.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
@@ -13,10 +14,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.worker.master_session import Loading, MasterSession
-from fogconv.cluster.worker.system import process_bytes
+from fogconv.cluster.worker.program_check import MOST_PROGRAM_BYTES, check_program
+from fogconv.cluster.worker.system import machine_bytes, process_bytes
 from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
@@ -25,7 +28,7 @@ log = logging.getLogger("fogconv.worker")
 
 
 class ProgramLoader:
-    """``adopt`` is called with each program that is ready, before the master is told."""
+    """``adopt`` is called with each program that is ready, before the answer to the master."""
 
     def __init__(
         self,
@@ -43,22 +46,39 @@ class ProgramLoader:
         self._keep_weights = keep_weights
         self._adopt = adopt
 
-    def load(self, session: MasterSession, task: m.Load, payload: Frame) -> Iterator[m.AnyMessage]:
-        """A program came: tell which of its weights are missing. Raises WireError, WorkerMemoryError."""
+    @property
+    def memory_bytes(self) -> int:
+        """What programs and measurements may need: the limit of this worker, or all that the machine has."""
+        return self._memory_limit_bytes or machine_bytes()
+
+    def load(
+        self, session: MasterSession, task: m.Load, payload: Frame, proceed: Callable[[], None]
+    ) -> Iterator[m.AnyMessage]:
+        """A program came: tell which of its weights are missing. Raises WireError, WorkerMemoryError.
+
+        ``proceed`` is called before each step is bound; it raises RunAborted when the program is no longer wanted.
+        """
+        if len(payload) > MOST_PROGRAM_BYTES:
+            raise WireError(f"a program of {len(payload)} bytes is over the limit of {MOST_PROGRAM_BYTES}")
         try:
             program = ir.decode(bytes(payload))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise WireError(f"a malformed program: {error}") from error
+        check_program(program, self.memory_bytes)
+        if program.rank != session.hello.rank:
+            raise WireError(f"a program for rank {program.rank} came; this worker is rank {session.hello.rank}")
         missing = {key for key in program.weights if key not in self.store}
         self._check_memory(program, missing)
         session.loading.append(Loading(task.request, task.program, program, missing))
         yield m.Missing(task.request, tuple(sorted(missing)))
-        yield from self._build_complete(session)
+        yield from self._build_complete(session, proceed)
 
-    def keep(self, session: MasterSession, task: m.Weight, payload: Frame) -> Iterator[m.AnyMessage]:
+    def keep(
+        self, session: MasterSession, task: m.Weight, payload: Frame, proceed: Callable[[], None]
+    ) -> Iterator[m.AnyMessage]:
         """Weights came. Raises WireError where no program waits for them."""
         if not any(task.key in loading.missing for loading in session.loading) and task.key not in self.store:
-            raise WireError(f"weights {task.key} came that no program waits for")
+            raise WireError(f"received weights {task.key}, which no program waits for")
         try:
             self.store.put(task.key, task.shape, payload)
         except WireError as error:
@@ -69,22 +89,23 @@ class ProgramLoader:
         yield m.Stored(task.key)
         for loading in session.loading:
             loading.missing.discard(task.key)
-        yield from self._build_complete(session)
+        yield from self._build_complete(session, proceed)
 
-    def _build_complete(self, session: MasterSession) -> Iterator[m.AnyMessage]:
+    def _build_complete(self, session: MasterSession, proceed: Callable[[], None]) -> Iterator[m.AnyMessage]:
         for loading in [loading for loading in session.loading if not loading.missing]:
             session.loading.remove(loading)
             begin = time.perf_counter()
             program = loading.program
             weights = {key: self.store[key] for key in program.weights}
             try:
-                executable = self.build(program, weights, threads=self._threads)
+                executable = self.build(program, weights, threads=self._threads, proceed=proceed)
+            except RunAborted:
+                raise
             except FogconvError as error:
                 yield failed(loading.request, 0, error)
                 continue
             except Exception as error:  # the master waits for an answer to the load, not to what completed it
-                log.exception("a program can't be bound")
-                yield failed(loading.request, 0, WorkerFailedError(f"{type(error).__name__}: {error}"))
+                yield failed(loading.request, 0, failure_of(error, "a program can't be bound"))
                 continue
             if program.shares and isinstance(executable, Shares):
                 executable.arrays = session.arrays.setdefault(program.shares, executable.arrays)
@@ -95,9 +116,9 @@ class ProgramLoader:
             yield m.Loaded(loading.request, loading.number, executable.memory_bytes, process_bytes(), seconds)
 
     def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
-        """Raise WorkerMemoryError where what the program needs is over the limit, before anything is shipped.
+        """Raise WorkerMemoryError where the program needs more memory than the limit, before any weight is sent.
 
-        Weights count twice, as they come and as the kernels pack them; weights that nobody needs now count as free.
+        Weights count twice, as received and as packed by the kernels; weights that no program needs count as free.
         """
         if not self._memory_limit_bytes:
             return
@@ -124,14 +145,24 @@ class ProgramLoader:
             self.store.evict(process_bytes() - self._memory_limit_bytes, keep=waiting)
 
 
+def failure_of(error: Exception, what: str) -> FogconvError:
+    """What the master is told of an exception: want of memory is something that it can plan around, all else is a bug."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return WorkerMemoryError(f"{what}: out of memory {error}".rstrip())
+    if "out of memory" in str(error).lower() or "cannot allocate memory" in str(error).lower():
+        return WorkerMemoryError(f"{what}: {error}")
+    log.exception("%s", what)
+    return WorkerFailedError(f"{type(error).__name__}: {error}")
+
+
 def failed(request: int, run: int, error: FogconvError) -> m.Failed:
-    """The answer to a request, or a run, that failed."""
+    """The answer to a failed request or run."""
     log.error("request %d, run %d: %s", request, run, error)
     return m.Failed(request, run, type(error).__name__, str(error)[:4000])
 
 
 def buffer_bytes(program: ir.Program) -> int:
-    """What a program's buffers take in the blocked layout, if none shares memory with another, and its plain arrays."""
+    """Bytes of a program's buffers in the blocked layout, if none shares memory with another, and of its plain arrays."""
     arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
     for step in program.steps:
         if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):

@@ -34,18 +34,19 @@ class WeightStore:
         return self._arrays[key]
 
     def put(self, key: str, shape: tuple[int, ...], payload: Frame) -> None:
-        """Keep fp32 values that came with ``key``. Raises WireError when the bytes do not fit the shape or the key."""
+        """Store fp32 values received with ``key``. Raises WireError when the bytes do not fit the shape or the key."""
         if math.prod(shape) * 4 != len(payload):
-            raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes, {len(payload)} came")
+            raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes; received {len(payload)}")
         array = as_array(bytes(payload) if is_lent(payload) else payload).view(np.float32).reshape(shape)
         if weight_key(array) != key:
-            raise WireError(f"the weights that came as {key} have the content key {weight_key(array)}")
+            raise WireError(f"the weights received as {key} have the content key {weight_key(array)}")
         if key not in self._arrays:
             self._arrays[key] = array
             self.bytes += array.nbytes
 
     def evict(self, wanted_bytes: int, keep: Iterable[str] = ()) -> int:
-        """Forget the longest unused arrays, but those to ``keep``, until ``wanted_bytes`` are free; the bytes freed."""
+        """Drop the least recently used arrays, except those to ``keep``, until ``wanted_bytes`` are free. Returns the
+        bytes freed."""
         kept = set(keep)
         freed = 0
         for key in [key for key in self._arrays if key not in kept]:

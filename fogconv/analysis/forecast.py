@@ -1,6 +1,6 @@
-"""Forecast: what a plan will take, before anything runs: seconds per layer, bytes per network card, memory per rank.
+"""Forecast: the predicted cost of a plan: seconds per layer, bytes per network card, memory per rank.
 
-Bytes and memory are counted from the programs that would run, so they hold for every scheme alike.
+Bytes and memory are counted from the programs that would run, so they are right for every scheme.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUMS = ("rx_s", "join_s")
 
 @dataclass(frozen=True, slots=True)
 class RankForecast:
-    """Bytes per inference through this rank's card, and what it holds: its weights, and the maps of one inference."""
+    """Bytes per inference through this rank's card, and its memory: weights, and the maps of one inference."""
 
     rank: int
     device: str
@@ -37,7 +37,7 @@ class RankForecast:
 
 @dataclass(frozen=True, slots=True)
 class LayerForecast:
-    """``split`` is None where one rank does the layer; ``predicted`` are the scheme's terms, in seconds."""
+    """``split`` is None where one rank computes the layer; ``predicted`` are the scheme's terms, in seconds."""
 
     name: str
     kind: str
@@ -110,7 +110,7 @@ class Forecast:
 
 
 def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
-    """Raises PlannerError when the plan is not for this graph."""
+    """The forecast of a plan. Raises PlannerError when the plan is not for this graph."""
     programs = lower(graph, plan).programs
     cards = card_bytes(programs)
     ranks = tuple(_rank(program, topology.devices[program.rank].name, cards[program.rank]) for program in programs)

@@ -1,4 +1,4 @@
-"""The plan table: a forecast as text, for people; every line fits the width."""
+"""The plan table: a forecast as text; every line fits the width."""
 
 from __future__ import annotations
 

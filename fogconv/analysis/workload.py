@@ -1,4 +1,4 @@
-"""Workload: how much each rank of a cluster does in one inference, counted from the programs that run, and timed."""
+"""Workload: each rank's share of one inference, counted from the programs that run, and timed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fogconv.planning.cost import WIRE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """``macs``: rank → multiply-adds of its convolutions. ``sent_bytes``: what all ranks send to one another; an estimate
-    where the wire compresses."""
+    """``macs``: rank → multiply-adds of its convolutions. ``sent_bytes``: the bytes that all ranks send to one another;
+    an estimate where the wire compresses."""
 
     macs: Mapping[int, int]
     sent_bytes: float
 
     @property
     def shares(self) -> dict[int, float]:
-        """Rank → its part of all multiply-adds, from 0 to 1."""
+        """Rank → its share of all multiply-adds, from 0 to 1."""
         total = sum(self.macs.values())
         return {rank: macs / total if total else 0.0 for rank, macs in sorted(self.macs.items())}
 

@@ -31,7 +31,7 @@ MOST_OTHER_CORES = 0.5
 
 _PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
-"""So little work that its time is the fixed cost of a step."""
+"""A conv with so little work that its time is the fixed cost of a step."""
 QUICK = (
     ConvSpec(64, 64, 28, 28, (3, 3), padding=_PAD),
     ConvSpec(128, 128, 28, 28, (1, 1)),
@@ -199,14 +199,14 @@ def _figures(specs: Sequence[ConvSpec], answers: Sequence[Measured]) -> Figures:
         for index, spec in enumerate(specs)
         if kernel_class(spec) == "linear"
     ]
-    # A linear layer does little but fetch weights. Those of the other specs are in a cache after the first run.
+    # A linear layer mostly reads weights. The weights of the other specs are in a cache after the first run.
     weight_s_per_byte = (1 - LEAST_COMPUTE) * statistics.median(fetches) if fetches else 0.0
     for index, spec in enumerate(specs[1:], start=1):
         kind = kernel_class(spec)
         compute = LEAST_COMPUTE if kind == "linear" else 1.0
         gamma = compute * max(medians[index] - step_s, medians[index] / 4) / spec.macs
         per_class.setdefault(kind, []).append(gamma)
-        if len(passes) > 1:  # one pass tells nothing about how sure it is
+        if len(passes) > 1:  # one pass gives no spread
             spreads[kind] = max(spreads.get(kind, 0.0), spread([values[index] for values in passes]))
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
     dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]

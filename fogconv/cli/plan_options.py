@@ -1,4 +1,4 @@
-"""The options that choose a plan, as PlanOptions; every command that plans takes them from here."""
+"""The options of a plan, as PlanOptions, shared by all commands that plan."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.choices import Switch, choice
+from fogconv.cli.option_values import FILE, SPLIT, TRIGGER, number
 from fogconv.cli.panels import HOW, STAR
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
+from fogconv.values import table
 
 if TYPE_CHECKING:
     WireName = str
@@ -33,13 +35,17 @@ SchemeOption = Annotated[
 TriggerOption = Annotated[
     str | None,
     typer.Option(
-        "--trigger", help="What distributes a conv: both (the default), bound, estimate or channels:N.", rich_help_panel=STAR
+        "--trigger",
+        parser=TRIGGER,
+        help="What distributes a conv: both (the default), bound, estimate or channels:N.",
+        rich_help_panel=STAR,
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--threshold",
+        parser=number("ratio", table.THRESHOLD),
         help="Speedup, as a factor, that a conv has to beat; by default 1. 0 distributes all, inf none.",
         rich_help_panel=STAR,
     ),
@@ -60,6 +66,7 @@ PartsOption = Annotated[
     int | None,
     typer.Option(
         "--parts",
+        parser=number("count", table.PARTS),
         help="Number of parts that every conv is cut into; it distributes all of them, unless --trigger or --threshold "
         "says which.",
         rich_help_panel=STAR,
@@ -69,6 +76,7 @@ SplitOption = Annotated[
     str | None,
     typer.Option(
         "--split",
+        parser=SPLIT,
         help="How every conv is cut, by input or output channels or both: input:N, output:N or grid:PxQ. It distributes "
         "as --parts does.",
         rich_help_panel=STAR,
@@ -78,13 +86,15 @@ WireOption = Annotated[
     WireName,
     typer.Option(
         "--wire",
-        help="How activations are coded on links; lossless takes the smallest that loses nothing.",
+        help="How activations are coded on links; lossless chooses the fastest lossless coding.",
         rich_help_panel=HOW,
     ),
 ]
 PlanOption = Annotated[
     Path | None,
-    typer.Option("--plan", help="Use the plan in this file, which `fogconv plan --out` wrote.", rich_help_panel=HOW),
+    typer.Option(
+        "--plan", parser=FILE, help="Use the plan in this file, which `fogconv plan --out` wrote.", rich_help_panel=HOW
+    ),
 ]
 MASTER_COMPUTES = Switch.ON if PlanOptions().master_computes else Switch.OFF
 WIRE: WireName = WireName(PlanOptions().wire)
@@ -103,9 +113,9 @@ def plan_options(
     protection: Protection = Protection(),
     plan: Path | None = None,
 ) -> PlanOptions:
-    """Without a scheme it is the star where its trigger, its threshold, its cuts or guards are asked for.
+    """The plan options. Without a scheme, a trigger, threshold, cut or guard selects the star.
 
-    A cut distributes every conv where neither the trigger nor the threshold says which. Raises InputError.
+    With parts or a split, but neither trigger nor threshold, every conv is distributed. Raises InputError.
     """
     if (parts is not None or split is not None) and trigger is None and threshold is None:
         threshold = 0.0

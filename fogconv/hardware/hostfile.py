@@ -1,7 +1,7 @@
 """The hostfile: one file that MPICH's and Open MPI's mpirun and fogconv's ZeroMQ all accept.
 
 MPICH rejects trailing comments and ``slots=`` and reads ``host:5555`` as 5,555 ranks. Bare hosts, ``host:SLOTS`` and
-whole-line comments work everywhere, so what only ZeroMQ needs stands in such a comment before the host.
+whole-line comments work everywhere, so the settings for ZeroMQ are in such a comment before the host.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from fogconv.errors import TopologyError
 from fogconv.storage.trusted import read_plain
 
 DEFAULT_PORT = 5555
-"""Where a worker listens if nothing else is said."""
+"""A worker's default port."""
+
+_MOST_DIGITS = 9
+"""A number of more digits is no port and no count of slots; Python refuses to read one of thousands."""
 
 MAX_SLOTS = 1024
-"""More ranks than this on one host are taken for a port that slipped in."""
+"""A larger number of ranks on one host is treated as a port given by mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::(?P
 def read_hostfile(path: str | Path) -> tuple[Host, ...]:
     """The hosts of a file that MPICH's and Open MPI's mpirun read too, in its order.
 
-    One host, or ``host:SLOTS``, a line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own speaks of
-    the next host. Raises TopologyError with the line's number.
+    One host, or ``host:SLOTS``, per line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own applies
+    to the next host. Raises TopologyError with the line's number.
     """
     try:
         text = read_plain(path).decode("utf-8")
@@ -123,9 +126,12 @@ def _settings(words: Sequence[str], at: str) -> dict[str, float]:
 
 
 def _whole(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+    digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
+    if not digits:
         raise TopologyError(f"{what}: {text!r} is not a whole number of at least 1")
-    return int(text)
+    if len(digits) > _MOST_DIGITS:
+        raise TopologyError(f"{what}: a number of {len(digits)} digits is too large")
+    return int(digits)
 
 
 def _positive(text: str, what: str) -> float:

@@ -1,12 +1,12 @@
-"""Topology: the devices of a cluster and the links between them, as measured or as guessed.
+"""Topology: the devices of a cluster and the links between them, measured or estimated.
 
     γ   seconds per MAC on one device, per kernel class   (Device.gamma_s_per_mac)
     α   seconds per message                               (Link.latency_s)
     β   seconds per element on the wire                   (Link.s_per_byte × bytes per element)
     M   elements per message                              (Link.message_elements)
 
-Rank 0 is the master. Links are directional. A pair of workers whose link nobody measured is taken to be as fast as the
-slower of the two cards in question.
+Rank 0 is the master. Links are directional. An unmeasured link between two workers is assumed to be as fast as the slower
+of the two cards.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 __all__ = ["HERE", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
 
 KERNEL_CLASSES = ("direct1x1", "direct", "winograd", "depthwise", "grouped", "first", "linear")
-"""Kinds of conv kernels whose seconds per MAC differ enough to be measured apart."""
+"""Kinds of conv kernels whose seconds per MAC differ enough to be measured separately."""
 
 
 def kernel_class(spec: ConvSpec) -> str:
-    """The kernel class whose γ prices this conv: one of KERNEL_CLASSES."""
+    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES."""
     if spec.depthwise:
         return "depthwise"
     if spec.groups > 1:
@@ -68,20 +68,19 @@ def _require(condition: bool, message: str) -> None:
 class Device:
     """One rank's computer. ``gamma_s_per_mac`` needs a "default"; the other kernel classes fall back to it.
 
-    ``copy_s_per_byte`` prices cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one step of a
-    program (a kernel call, a frame handed to the transport), ``message_s`` what sending or receiving one message takes of
-    the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one.
-    ``weight_s_per_byte`` is what fetching a conv's weights from memory takes, which a shard of rows pays in full. ``effort``
-    gives the MACs that γ is to count for a conv, where its kernels' tiles are known to do more or fewer than the
-    definition has. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor's part of a byte's way to and from the
-    card (the transport, the system's copies). All of these are what it takes in the long run.
+    ``copy_s_per_byte`` is the cost of cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one
+    step of a program (a kernel call, a frame passed to the transport), ``message_s`` the additional processor time to
+    send or receive one message, on all threads: little on a fast device, and most of a small layer on a slow one.
+    ``weight_s_per_byte`` is the cost of reading a conv's weights from memory, which a shard of rows pays in full.
+    ``effort`` returns the MACs that γ counts for a conv, where its kernels' tiles are known to do more or fewer than the
+    definition. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor time per byte to and from the card (the
+    transport, the system's copies). All of these are long-run averages.
 
-    A device under a quota (a container's, a hypervisor's) computes by bursts: it has ``share`` of each ``period_s``, which
-    the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
+    A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
+    which the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
 
-    Devices of one ``machine`` (a name for the computer; empty: one of its own) share its ``machine_cores``: their rates are
-    those of each alone, and `Topology.together_s` says what they take at the same time. Raises TopologyError for rates
-    that can't be.
+    Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
+    of each alone, and `Topology.together_s` gives the time of several at once. Raises TopologyError for impossible rates.
     """
 
     name: str
@@ -161,9 +160,9 @@ class Device:
 class Link:
     """One direction between two ranks.
 
-    ``wake_s`` is what a sleeping radio takes before its first byte; ``message_elements`` is M, or None where a transfer of
-    any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises TopologyError for negative
-    or infinite figures, and for a link without a bandwidth.
+    ``wake_s`` is the time that a sleeping radio needs before its first byte; ``message_elements`` is M, or None where a
+    transfer of any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises
+    TopologyError for negative or infinite figures, and for a link without a bandwidth.
     """
 
     latency_s: float
@@ -186,13 +185,13 @@ class Link:
         return 1 / self.s_per_byte if self.s_per_byte else math.inf
 
     def messages(self, elements: float) -> int:
-        """How many messages so many elements take."""
+        """The number of messages for so many elements."""
         if not elements:
             return 0
         return 1 if self.message_elements is None else math.ceil(elements / self.message_elements)
 
     def seconds(self, elements: float, bytes_per_element: float = BYTES_PER_ELEMENT) -> float:
-        """⌈elements ÷ M⌉·α + elements·β; nothing for nothing. The wake-up time is not in it."""
+        """⌈elements ÷ M⌉·α + elements·β; 0 for no elements. The wake-up time is not included."""
         return self.messages(elements) * self.latency_s + elements * bytes_per_element * self.s_per_byte
 
 
@@ -210,10 +209,10 @@ HERE = Link(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """``devices[0]`` is the master; ``links[i, j]`` leads from rank i to rank j.
+    """``devices[0]`` is the master; ``links[i, j]`` is the link from rank i to rank j.
 
-    Each worker needs a link from the master and one back, or ``default_link`` stands in. Raises TopologyError where one is
-    missing, or names a rank that there isn't.
+    Each worker needs a link from the master and one back, or ``default_link`` is used. Raises TopologyError where one is
+    missing, or names a rank that does not exist.
     """
 
     devices: tuple[Device, ...]

@@ -1,4 +1,4 @@
-"""Plan: where each layer of a graph is computed, and where its result goes.
+"""Plan: where each layer of a graph is computed, and where its result is sent.
 
 Data only: the planner makes it, `fogconv.lowering.lower` turns it into programs.
 
@@ -30,10 +30,10 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """``target`` is where the output has to be before the next layer (a partial one is summed there); None leaves it
-    where it is made. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
-    for people ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5"; None for one rank). ``predicted`` and ``decision``
-    are for reports.
+    """``target`` is the layout of the output before the next layer (a partial one is summed there); None leaves it where
+    it is computed. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
+    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5"; None for one rank). ``predicted`` and
+    ``decision`` are for reports.
     """
 
     mode: str
@@ -71,9 +71,8 @@ class Plan:
         return frozenset(work.rank for placement in self.placements for work in placement.work) | coders | {0}
 
     def among(self, ranks: Sequence[int], of: int) -> Plan:
-        """The same plan in a cluster of ``of`` ranks, where ``ranks[i]`` does what rank i did, and the others nothing.
-
-        Only for plans of the layout search: those of a guarded star are made where they run.
+        """The same plan in a cluster of ``of`` ranks: ``ranks[i]`` does the work of rank i, the others none. Only for
+        plans of the layout search; the plan of a guarded star is made for its own cluster.
         """
 
         def spread(layout: Layout) -> Layout:
@@ -102,7 +101,7 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 
 
 def load_plan(path: str | Path) -> Plan:
-    """Raises InputError for a file that is no plan of this version."""
+    """Read a plan's file. Raises InputError for a file that is not a plan of this version."""
     try:
         plan = msgspec.json.decode(read_plain(path), type=Plan)
     except OSError as error:
@@ -124,7 +123,7 @@ def check_plan(plan: Plan, graph: LayerGraph) -> None:
 
 
 def at_home(graph: LayerGraph, layer: Layer) -> Placement:
-    """The layer on the master alone."""
+    """A placement of the layer on the master alone."""
     if layer.relabels:
         return Placement("relabel", ())
     if isinstance(layer, Host):

@@ -1,9 +1,9 @@
-"""Seconds: what a shard costs on a device, and what a set of transfers costs on the cards.
+"""Costs in seconds: a shard on a device, and a set of transfers on the network cards.
 
-compute   γ·MACs + the fixed cost of a step; what is not a conv costs the memory that it touches
-transfer  each card is full duplex and takes one byte after the other each way; the busiest decides, and the processor's
-          part (cutting, joining, the system's copies) is added to it, since a fog device has no core to spare
-sharing   ranks that run on one machine share its cores: together they take at least all of their processors' time over these
+compute   γ·MACs + the fixed cost of a step; a step that is not a conv costs its memory traffic
+transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
+processor's part (cutting, joining, the system's copies) is added, since a fog device has no spare core
+sharing  ranks of one machine share its cores: together they take at least the sum of their processor time over these
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from fogconv.ir.program import Wire
 from fogconv.ir.shard import Work
 
 WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros": 2.6, "lz4": 2.5, "zstd": 2.1}
-"""Bytes per element on the wire. The lossless ones depend on the values: taken for maps of which 38 % are zeros."""
+"""Bytes per element on the wire. The lossless ones depend on the values; these are for maps with 38 % zeros."""
 
 WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
-"""What coding costs, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory gives 3 GB/s."""
+"""The cost of coding, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory copies 3 GB/s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Transfers, summed up: bytes through each card, (sent, received), and the seconds that they take together.
+    """The sum of several transfers: bytes through each card, (sent, received), and the seconds that they take together.
 
-    ``cpu_s`` of these keep the busiest rank's processor; the rest can pass while it computes. ``added`` is what they take
-    where each goes with a message that is sent anyway, ``pairs`` being who sends to whom.
+    ``cpu_s`` of these occupy the busiest rank's processor; the rest can overlap with its computation. ``added`` is the
+    time where each is sent with another message, and ``pairs`` are the (sender, receiver) pairs.
     """
 
     card_bytes: tuple[tuple[float, float], ...]
@@ -51,9 +51,9 @@ class Prices:
         self._cards = [topology.card(rank) for rank in topology.ranks]
         self._shared = topology.shared_machines
         self._loads = topology.machine_loads
-        # A link between workers is derived anew each time, from all links.
+        # Cached: a link between workers is derived from all links.
         self._link = cache(topology.link)
-        # A byte is cut or joined once by the program; what the system does with it is measured, or taken for one more copy.
+        # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
         cut_bytes = (1.0 + WIRE_PASSES[wire]) * batch * BYTES_PER_ELEMENT
         self._send_s = [
             device.copy_s(cut_bytes) + self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte)
@@ -65,7 +65,7 @@ class Prices:
         ]
 
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
-        """Transfers that may all be under way at once; those from one rank to another are one message."""
+        """The traffic of concurrent transfers; those from one rank to another are one message."""
         ranks = len(self.topology)
         sent, received, handled, messages = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
         pairs: set[tuple[int, int]] = set()
@@ -102,7 +102,7 @@ class Prices:
         return busiest_s, cpu_s
 
     def start_s(self, ranks: int) -> float:
-        """What starting and ending an inference on so many ranks takes the master: a message to each other and one back."""
+        """The master's time to start and end an inference on so many ranks: a message to each other rank and one back."""
         return 2 * max(0, ranks - 1) * self.topology.devices[0].message_s
 
     def work_s(self, layer: Layer, work: Work) -> float:

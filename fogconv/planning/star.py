@@ -1,7 +1,8 @@
 """The paper's scheme as a plan: every layer begins and ends on the master (the star).
 
-A conv that the trigger lets out is cut by input channels, output channels or a grid of both (grouped ones along whole
-groups), its shards are computed by the workers, and the master sums and concatenates. Everything else stays at home.
+A conv that the trigger distributes is cut by input channels, output channels or a grid of both (grouped ones along whole
+groups), its shards are computed by the workers, and the master sums and concatenates. Everything else stays on the
+master.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def plan_star(
 ) -> Plan:
     """``placement.decision`` keeps S, the estimate and the reason.
 
-    ``seconds`` prices a shard on a rank instead of γ·MACs (see `fogconv.hardware.latency_models`). With
-    ``protection.redundancy`` the last worker computes no shards, but the sum of the others'; that takes two others at least.
+    ``seconds`` predicts a shard's time on a rank instead of γ·MACs (see `fogconv.hardware.latency_models`). With
+    ``protection.redundancy`` the last worker computes the sum of the others' shards instead of a shard; that needs at
+    least two others.
     """
     protection = options.protection
     coder = coder_of(protection, len(topology))
@@ -84,7 +86,7 @@ def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: in
             shard.rank,
             shard.output,
             shard.depth if shard.partial else None,
-            # A residual lies on the master: it is added there instead of travelling.
+            # A residual is on the master: it is added there instead of being sent.
             raw=layer.residual is not None,
         )
         for shard in decision.shards

@@ -1,4 +1,4 @@
-"""Images: a file, or one of scikit-image's photographs, to the (3, H, W) array that a network takes."""
+"""Images: conversion of a file, or of one of scikit-image's photographs, to a network's (3, H, W) input."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _RESAMPLING = {
 }
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-"""What is read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
+"""The formats that are read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
 MOST_PIXELS = 64_000_000
-"""A picture of more is refused before it is unpacked: it takes 3 bytes a pixel, and as much again while it is turned."""
+"""A larger picture is refused before it is decoded: it takes 3 bytes per pixel, and as much again while it is rotated."""
 _CROPPED_FIRST = 16
-"""A picture that would be resized to so many times what is kept of it is cropped first."""
+"""A picture that would be resized to more than this multiple of its cropped size is cropped first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1 or self.resize < 1:
-            raise ModelError(f"an image size of {self.crop[0]}×{self.crop[1]} makes no sense; give at least 1 pixel")
+            raise ModelError(f"an image size of {self.crop[0]}×{self.crop[1]} is impossible; give at least 1 pixel")
         if self.crop[0] * self.crop[1] > MOST_PIXELS or self.resize**2 > MOST_PIXELS:
             raise ModelError(
                 f"an image size of {self.crop[0]}×{self.crop[1]} is too large: over {MOST_PIXELS / 1e6:.0f} million pixels"
@@ -85,12 +85,10 @@ def load_image(name_or_path: str | Path) -> Image.Image:
         except ModelError:
             raise
         except UnidentifiedImageError:
-            raise ModelError(f"{name_or_path} is not an image of a kind that is read ({', '.join(FORMATS)})") from None
+            raise ModelError(f"{name_or_path} is not an image in a supported format ({', '.join(FORMATS)})") from None
         except Image.DecompressionBombError:
-            raise ModelError(
-                f"{name_or_path} has over {MOST_PIXELS / 1e6:.0f} million pixels, the most that is read"
-            ) from None
-        except Exception as error:  # pillow's decoders raise whatever they like for a damaged file
+            raise ModelError(f"{name_or_path} has over {MOST_PIXELS / 1e6:.0f} million pixels, which is the limit") from None
+        except Exception as error:  # pillow's decoders raise errors of any type for a damaged file
             raise ModelError(f"{name_or_path} can't be read as an image: {error}") from error
 
 
@@ -127,7 +125,8 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _white(mode: str, values: NDArray[np.float64]) -> float:
-    """What white is in a picture of wide values: 16 bits where they fit, and for floats 1 or 255 where those do."""
+    """The value of white in a picture of wide values: that of 16 bits where the values fit, and for floats 1 or 255 where
+    those do."""
     brightest = float(values.max(initial=0.0))
     for white in (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,):
         if brightest <= white:
@@ -136,7 +135,7 @@ def _white(mode: str, values: NDArray[np.float64]) -> float:
 
 
 def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
-    """The shorter side resized, the centre cropped: of a long narrow picture only the part that is kept is resized."""
+    """The shorter side resized, the centre cropped: of a long narrow picture only the remaining part is resized."""
     shorter = min(picture.size)
     resize = max(how.resize, *how.crop) if how.crop[0] != how.crop[1] else how.resize
     width, height = (int(resize * side / shorter) for side in picture.size)
@@ -146,7 +145,7 @@ def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
     if width * height <= _CROPPED_FIRST * max(how.crop[0] * how.crop[1], resize * resize):
         return picture.resize((width, height), resampling).crop(kept)
     across, down = picture.width / width, picture.height / height
-    # Pixels at the rim are made of what lies beyond it, too.
+    # Pixels at the edge also depend on pixels beyond it.
     margin = math.ceil(3 / min(across, down, 1.0))
     inside = (
         max(kept[0] - margin, 0),
@@ -160,7 +159,7 @@ def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
 
 
 def bundled_images() -> tuple[str, ...]:
-    """The names that `load_image` knows without a file; none where scikit-image is not installed."""
+    """The names that `load_image` accepts without a file; none where scikit-image is not installed."""
     return tuple(sorted({path.stem for path in _bundled_files()}))
 
 

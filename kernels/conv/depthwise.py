@@ -62,7 +62,7 @@ class DepthTile:
 
 
 def can_run(spec: ConvSpec, isa: Isa) -> bool:
-    """Whether every group has as many output as input channels, and fits into a vector."""
+    """Whether every group has as many output channels as input channels, and fits into a vector."""
     size = spec.in_channels // spec.groups
     return spec.groups > 1 and spec.in_channels == spec.out_channels and size in (1, 2, 4, 8) and size <= isa.vector_length
 
@@ -103,7 +103,7 @@ def emit_tile(
         start = v.load(builder, bias, tile.vl)
         sums = emit_sums(builder, tile, row_stride, x, weights, start)
         vl = tile.vl
-        if vl == tile.lanes < BLOCK:  # one store for the whole block, zeros in the lanes that nobody uses
+        if vl == tile.lanes < BLOCK:  # one store for the whole block, zeros in the unused lanes
             zero, vl = v.constant(vl, 0.0), BLOCK
             sums = [v.pick(builder, value, zero, [min(lane, tile.vl) for lane in range(BLOCK)]) for value in sums]
         emit_finish(builder, Tile(tile.rows, tile.columns, 1, 0, vl), fields, sums, out, residual)
@@ -113,7 +113,7 @@ def emit_tile(
 
 
 def _rotations(builder: Builder, tile: DepthTile, value: Value) -> list[Value]:
-    """The input vector as each of the s products needs it."""
+    """The input vector, rotated for each of the s products."""
     if tile.group == 1:
         return [value]
     s = tile.group
@@ -134,7 +134,7 @@ def _unrolled(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, we
     for c in range(tile.columns):
         for j in range(kw):
             columns.setdefault(c * right + j * dw, []).append((c, j))
-    # The next band's new rows, while this one is computed: one map is read by a few long streams only.
+    # Prefetch the next band's new rows while this one is computed: one map is read in a few long streams only.
     ahead = v.shifted(builder, x, builder.mul(row_stride, I64(max(users) + 1)))
     for _ in range(tile.rows * down if tile.vl == BLOCK else 0):
         for column in range(tile.columns * right):

@@ -2,8 +2,8 @@
 
     out[n, o] = activation(Σ over blocks, rows, columns, lanes of x[n, …] · w[…, o] + bias[o] + residual[n, o])
 
-Every weight is used once per image, so memory is the limit: the weights lie in exactly the order in which they are read (see
-`fogconv.kernels.maps.panels`), and up to four images share one reading.
+Every weight is used once per image, so memory bandwidth is the limit: the weights are stored in exactly the order in
+which they are read (see `fogconv.kernels.maps.panels`), and up to four images share one pass over them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from fogconv.kernels.maps.bound import Bound, address_of, bind, place
 from fogconv.kernels.maps.panels import bind_pack_panels, empty_panels
 from fogconv.kernels.threads import parallel
 
-cgutils: Any = _cgutils  # no annotations there
+cgutils: Any = _cgutils  # no annotations in this library
 
 IMAGES = 4
-"""Images that share one reading of the weights, at most."""
+"""The most images that share one pass over the weights."""
 
 AHEAD = 4096
-"""How far ahead of their use weights are fetched, in bytes: past the page at which the CPU's own prefetcher stops."""
+"""How far ahead weights are prefetched, in bytes: past the page at which the CPU's own prefetcher stops."""
 
 
 def is_linear(spec: ConvSpec) -> bool:
@@ -208,7 +208,8 @@ def _linear(code: int, has_residual: bool) -> Any:
 
 
 KEPT_ELEMENTS = 4 << 20
-"""Up to so many weights are kept as they came, for the layer that covers its input by chance: a 3×3 shard of a 3×3 conv."""
+"""Up to so many weights are kept unpacked as well, for a layer that covers its input only at this size: a 3×3 shard of a
+3×3 conv."""
 
 
 class LinearKernel:
@@ -230,7 +231,7 @@ class LinearKernel:
     def unpack(self) -> tuple[Array, Array | None]:
         if self._original is None:
             size = self.spec.weight_elements
-            raise KernelError(f"linear: {size} weights are kept only as packed; prepare the layer again for another size")
+            raise KernelError(f"linear: {size} weights are kept only packed; prepare the layer again for another size")
         return self._original
 
     @property

@@ -1,4 +1,4 @@
-"""Which algorithm computes a ConvSpec: what was measured on this machine, or else a cost rule.
+"""Which algorithm computes a ConvSpec: the measured choice of this machine, or else a cost rule.
 
 condition                                             algorithm
     the kernel covers the whole unpadded input        linear
@@ -28,7 +28,7 @@ from fogconv.kernels.maps.bound import Bound
 from fogconv.kernels.maps.scratch import Scratch
 
 FEWEST_CHANNELS = 12
-"""Input channels from which Winograd's transforms can pay."""
+"""The least number of input channels for which Winograd's transforms can pay."""
 
 LINE_CYCLES = ((256 * 1024, 1.0), (8 * 1024 * 1024, 3.0), (1 << 62, 6.0))
 """Weights of up to so many bytes: cycles to read a line of 16 floats (from the second-level cache, the third, memory)."""
@@ -57,7 +57,7 @@ class Kernel(Protocol):
         ...
 
     def unpack(self) -> tuple[Array, Array | None]:
-        """Weight and bias as they were given."""
+        """The original weight and bias."""
         ...
 
     def warm(self, threads: int) -> None:
@@ -70,7 +70,7 @@ class Kernel(Protocol):
 
 
 def candidates(spec: ConvSpec, isa: Isa) -> tuple[str, ...]:
-    """The algorithms that can run a spec and might be the fastest there, the safest first."""
+    """The algorithms that can run a spec and might be the fastest for it, the most general first."""
     if is_linear(spec):
         return ("linear",)
     if depthwise.can_run(spec, isa):
@@ -92,7 +92,7 @@ def choose(spec: ConvSpec, isa: Isa, strict: bool) -> str:
 
 
 def reads_narrow(spec: ConvSpec) -> bool:
-    """Whether the spec's input had best be a narrow map (see `fogconv.kernels.maps.blocked`), whatever is chosen."""
+    """Whether a narrow map is the fastest input for the spec (see `fogconv.kernels.maps.blocked`), whatever is chosen."""
     return lanes_for(spec) != BLOCK and not is_linear(spec)
 
 
@@ -115,7 +115,7 @@ def cycles(spec: ConvSpec, algorithm: str) -> float:
 
 
 def _reading(lines: float) -> float:
-    """Cycles to bring so many lines of weights to the core once."""
+    """Cycles to read so many lines of weights once."""
     return next(lines * each for limit, each in LINE_CYCLES if lines * 64 <= limit)
 
 

@@ -1,12 +1,12 @@
 """Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36.
 
-Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time, of any images: transform their inputs into V,
-multiply the matrices, one per element, with the micro-kernel of direct convolution (a tile takes the place of a pixel),
-transform the products M back into the output.
+Kernels of 5×5 and of 1×3 … 7×1 work the same way. For a set of tiles at a time, of any images: transform their inputs
+into V, multiply the matrices, one per element, with the micro-kernel of direct convolution (a tile takes the place of a
+pixel), transform the products M into the output.
 
     V  [element][input block][tile][16]    U  [element][group][input channel][lane]    M  [element][output block][tile][16]
 
-The elements of V and of M lie an odd number of cache lines apart, or all would fall into one set of the cache.
+The elements of V and of M are an odd number of cache lines apart, so that they do not all map to one set of the cache.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, pl
 from fogconv.kernels.maps.scratch import Scratch
 
 SCRATCH_BYTES = 768 * 1024
-"""V and M together, when there are tiles enough: what stays in the second-level cache between the three steps."""
+"""Bytes of V and M together, when there are enough tiles: they stay in the second-level cache between the three steps."""
 
 LEAST_TILES = 56
-"""But never fewer tiles at a time, as all of U is read again for each set of tiles."""
+"""The least number of tiles at a time, because all of U is read again for each set of tiles."""
 
 HEADER, BLOCK_NUMBERS, ITEM, TILE = 32, 10, 8, 2
 
 
 KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
-"""7×7 would need 100 elements per tile, and loses too many digits in two dimensions."""
+"""7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""
 
 
 def form_of(spec: ConvSpec, m: int) -> Form | None:
@@ -113,7 +113,7 @@ def driver(form: Form, isa: Isa) -> Any:
 
 @dataclass(frozen=True)
 class WinogradWeights:
-    """U, the bias, and the weights that U was made of (U can't be turned back exactly)."""
+    """U, the bias, and the original weights (they can't be recovered exactly from U)."""
 
     u: Array
     bias: Array
@@ -280,7 +280,7 @@ class WinogradKernel:
         return bind(driver(self.form, self.isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
 
     def _blocks_of(self, thread: int, threads: int) -> tuple[int, int]:
-        """The output blocks whose sums one thread makes when threads share the output channels."""
+        """The output blocks that one thread computes when threads share the output channels."""
         touched = []
         for p in self._passes(self._tiles):
             first, last = part(p.count, thread, threads)
@@ -290,7 +290,7 @@ class WinogradKernel:
 
 
 def _set_sizes(spec: ConvSpec, form: Form, tiles: int) -> tuple[int, ...]:
-    """Into how many sets of how many tiles the work is cut, so that V and M stay in the cache."""
+    """The number of sets and the tiles per set, so that V and M stay in the cache."""
     per_tile = 4 * form.elements * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
     most = max(LEAST_TILES, SCRATCH_BYTES // per_tile // 14 * 14)
     if tiles <= most * 3 // 2:
@@ -328,9 +328,9 @@ def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-unty
     """G g Gᵀ in float64, for 16 output channels at a time, to U; ``groups``: first lane, lanes of each block's group,
     and how many input channels lie in one of its vectors.
 
-    Training needs it at every step: with numpy it took 15 times as long as the convolution of a batch of 8. U's elements
-    often lie a power of two apart: written in turns they would all fall into one set of the cache, so 16 input channels
-    are collected first.
+    Training needs it at every step: numpy took 15 times as long as the convolution of a batch of 8. U's elements are
+    often a power of two apart: written in turns they would all map to one set of the cache, so 16 input channels are
+    collected first.
     """
     f, c, kh, kw = weight.shape
     rows, columns = down.shape[0], across.shape[0]

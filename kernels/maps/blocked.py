@@ -1,11 +1,11 @@
 """The blocked activation layout: NCHWc16 inside a margin of zeros.
 
 data    (N, ⌈C/16⌉, top+H+bottom, left+W+right, 16) float32, the last axis contiguous and 64-byte aligned
-lane    one of the 16 channels of a block; the lanes beyond C in the last block hold finite values that nobody uses
+lane    one of the 16 channels of a block; the lanes beyond C in the last block hold finite values and are never used
 margin  zeros around each map, as many as the convs that read it need for their padding
 
 A map of up to 4 channels can be narrow: (N, 1, …, 4), aligned to 16 bytes. First convolutions, packing, unpacking and the
-wire take narrow maps; the other kernels refuse them.
+wire accept narrow maps; the other kernels refuse them.
 """
 
 from __future__ import annotations

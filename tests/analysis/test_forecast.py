@@ -49,7 +49,7 @@ def test_the_rows_the_foot_and_json_agree(net: str, options: PlanOptions) -> Non
     print_plan(found, "equal devices", out=out, width=100)
     whole = next(line for line in reversed(out.getvalue().splitlines()) if line.startswith("all "))
     assert whole.split()[-1] == milliseconds(found.plan.predicted_s)
-    assert f"predicted {found.plan.predicted_s * 1e3:.1f} ms an inference" in out.getvalue()
+    assert f"predicted {found.plan.predicted_s * 1e3:.1f} ms per inference" in out.getvalue()
     text = next(line for line in plan_table(found, 100).splitlines() if line.startswith("all "))
     assert text.split()[-1] == f"{found.plan.predicted_s * 1e3:.2f}"
 
@@ -70,7 +70,7 @@ def test_all_that_takes_time_is_counted(net: str, scheme: Scheme) -> None:
 def test_the_same_work_has_the_same_price_in_every_scheme(net: str) -> None:
     """A star that keeps everything at home is the master alone."""
     graph = models.graph(net, 64)
-    star, alone = (plan(graph, BUSY, options) for options in (PlanOptions("star", threshold=1e9), PlanOptions("local")))
+    star, alone = (plan(graph, BUSY, options) for options in (PlanOptions("star", threshold=float("inf")), PlanOptions("local")))
     assert star.active_ranks == alone.active_ranks == {0}
     assert star.predicted_s == pytest.approx(alone.predicted_s, rel=1e-9)
     convs = sum(BUSY.devices[0].conv_s(each.spec) for each in graph.layers if isinstance(each, Conv) and not each.linear)

@@ -19,7 +19,7 @@ import pytest
 
 from bench.fog import FogBed
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
-from bench.fog.conversation import Contender, Voice
+from bench.fog.conversation import Contender, NodeEnd
 from bench.fog.master import plan_facts
 from bench.fog.rates import effort, fit
 from bench.fog.run import Setup, Tally, summary
@@ -138,7 +138,7 @@ def test_a_version_2_mount_without_the_controllers_leaves_version_1(tmp_path: Pa
     assert group.members == [Path("/c/cpu,cpuacct/node/cgroup.procs"), Path("/c/memory/node/cgroup.procs")]
 
 
-def test_a_machine_without_controllers_is_told_which() -> None:
+def test_a_machine_without_controllers_is_refused_by_name() -> None:
     with pytest.raises(DependencyError, match="cpu, cpuacct, memory"):
         find_cgroup("node", "proc /proc proc rw 0 0\n")
 
@@ -337,24 +337,24 @@ def test_an_mpi_launcher_reaches_the_nodes_through_the_agent(bed: FogBed) -> Non
 # --- the experiment around it -------------------------------------------------------------------------------------------
 
 
-def test_a_contender_answers_until_told_to_quit(tmp_path: Path) -> None:
+def test_a_contender_answers_until_asked_to_quit(tmp_path: Path) -> None:
     folder = tmp_path / "it"
     with Contender(folder, "it") as contender:
-        voice = Voice(folder)
-        serving = threading.Thread(target=voice.serve, args=({"loaded": 1}, lambda repeats: {"seconds": [0.5] * repeats}))
+        node_end = NodeEnd(folder)
+        serving = threading.Thread(target=node_end.serve, args=({"loaded": 1}, lambda repeats: {"seconds": [0.5] * repeats}))
         serving.start()
-        assert contender.hear(10) == {"ready": {"loaded": 1}}
+        assert contender.receive(10) == {"ready": {"loaded": 1}}
         assert contender.run(3, 10) == {"seconds": [0.5, 0.5, 0.5]}
     serving.join(timeout=10)
     assert not serving.is_alive()
 
 
-def test_a_contender_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_contender_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Contender(tmp_path / "it", "it") as contender:
         contender.log.write_text("Traceback\nModelError: there is no model called resnet51\n")
         contender.process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
         with pytest.raises(ClusterError, match=r"exit code 3(.|\n)*resnet51"):
-            contender.hear(30)
+            contender.receive(30)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_a_series_of_sizes_is_measured_once_and_drawn_from_its_file(tmp_path: Pa
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
-def test_a_file_that_is_no_series_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_no_series_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "scaling.json").write_text('{"x": 1}')
     with pytest.raises(InputError, match="not a series"):
         Series(tmp_path / "scaling.json").points()

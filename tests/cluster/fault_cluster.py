@@ -154,7 +154,7 @@ class Gate:
         self.open = threading.Event()
         self.built: list[int] = []
 
-    def __call__(self, program: Program, weights: Any, *, threads: int = 1) -> Executable:
+    def __call__(self, program: Program, weights: Any, *, threads: int = 1, **_: Any) -> Executable:
         self.reached.set()
         assert self.open.wait(20.0)
         self.built.append(program.ranks)

@@ -77,3 +77,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TopologyError, match="not a text file"):
         read_hostfile(tmp_path / "binary")
+
+
+@pytest.mark.parametrize("line", ["pi1:" + "1" * 5000, "#fogconv port=" + "9" * 5000 + "\npi1"])
+def test_a_number_of_thousands_of_digits_is_refused_in_a_sentence(line: str) -> None:
+    with pytest.raises(TopologyError, match="line 1") as refused:
+        parse_hostfile(line)
+    assert len(str(refused.value)) < 300

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fogconv.cluster.worker.program_check import check_program
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
@@ -61,6 +62,8 @@ def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
     lowered = lower(graph, plan)
     x = np.random.default_rng(seed).standard_normal(graph.tensors[graph.input].shape)
     programs = [decode(encode(program)) for program in lowered.programs]
+    for program in programs:
+        check_program(program, 1 << 30)
     out = run(programs, lowered.weights, x, host_of(graph)).reshape(graph.output_shape)
     expected = run_graph(graph, x)
     assert np.max(np.abs(out - expected)) <= 1e-9 * max(1.0, np.max(np.abs(expected)))

@@ -12,7 +12,7 @@ from fogconv.errors import InputError
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.shard import conv_grid
-from fogconv.speedup.model import Split, best_split, estimate, s_paper, s_star
+from fogconv.speedup.model import Split, best_split, estimate, most_gain, s_paper, s_star
 from fogconv.speedup.trigger import Trigger, cluster_terms, decide, master_rates, parse_split
 
 DEEP = ConvSpec(256, 256, 14, 14, (3, 3), padding=(1, 1, 1, 1))
@@ -61,7 +61,10 @@ def test_equal_devices_are_priced_by_the_papers_formulas(spec: ConvSpec, ranks: 
     decision = decide(spec, topology, master_computes=master)
     rates = master_rates(topology, spec)
     assert decision.bound_s_paper == pytest.approx(s_paper(spec, rates))
-    assert decision.bound_s_star == pytest.approx(s_star(spec, rates, ranks - 1, master_computes=master))
+    used = [rank for rank in decision.ranks if rank]
+    star = s_star(spec, rates, len(used) or ranks - 1, master_computes=0 in decision.ranks or (master and not used))
+    assert decision.bound_s_star == pytest.approx(star)
+    assert decision.bound_gain == pytest.approx(most_gain(spec, rates, ranks - 1, master_computes=master))
     # Priced shard by shard, so that the shares of a rank and the copies may differ by a block of 16 channels.
     assert decision.estimate == pytest.approx(estimate(spec, rates, ranks - 1, master_computes=master), rel=0.35)
 

@@ -18,7 +18,8 @@ from fogconv.errors import InputError, ModelError
 from fogconv.hardware.hostfile import read_hostfile
 from fogconv.hardware.profile import read_profile
 from fogconv.ir.plan import load_plan
-from fogconv.zoo.models import _labels, load_model, load_weights, torchvision_models
+from fogconv.zoo.card import read_labels
+from fogconv.zoo.models import load_model, load_weights, torchvision_models
 from fogconv.zoo.preprocessing import Preprocessing, bundled_images, load_image
 
 
@@ -113,7 +114,7 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked(tmp_path: Path) ->
 
 def test_no_other_program_is_started_for_a_picture(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "drawing.png", "EPS")
-    with pytest.raises(ModelError, match="not an image of a kind that is read"):
+    with pytest.raises(ModelError, match="not an image in a supported format"):
         load_image(tmp_path / "drawing.png")
 
 
@@ -145,7 +146,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         ("/dev/zero", "it is a device"),
         ("n" * 300, "no image"),
         ("~nosuchuser/x.png", "no image"),
-        ("a\0b", "no file name"),
+        ("a\0b", "not a file name"),
     ]:
         with pytest.raises(ModelError, match=message):
             load_image(name)
@@ -153,7 +154,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="it is a pipe"):
             read(tmp_path / "pipe")
     with pytest.raises(ModelError, match="it is a pipe"):
-        _labels(tmp_path / "pipe")
+        read_labels(tmp_path / "pipe")
     with pytest.raises(ModelError, match="it is a device"):
         load_weights(nn.ReLU(), Path("/dev/zero"))
     os.mkfifo(tmp_path / "pipe.pt2")

@@ -1,11 +1,11 @@
 """ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
 
 A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``, or of ``shared``: between
-processes of one user over loopback, long payloads lie in memory that both see.
+processes of one user over loopback, large payloads use shared memory.
 
-The I/O thread of ZeroMQ moves bytes and answers heartbeats by itself, also while a kernel runs. Sockets are used from
-several threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor tells only
-of changes, and a send may use the change up: so a socket that was sent on is looked at again before the next wait.
+The I/O thread of ZeroMQ moves bytes and answers heartbeats, also while a kernel runs. Sockets are used from several
+threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor reports only
+changes, and a send may consume one: so after a send the socket is checked again before the next wait.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("fogconv.transport")
 
 COPY_BYTES = 64 << 10
-"""Up to here a copy is cheaper than keeping the sender's memory until it is sent."""
+"""Up to this size a copy is cheaper than keeping the sender's memory until it is sent."""
 MAX_BACKLOG = 65536
-"""Messages beyond the mark that wait here for one peer."""
+"""Messages beyond the high-water mark that wait here for one peer."""
 PROBE_DELAYS_S = (0.01, 0.1, 0.5)
-"""After a ROUTER lost a connection its routing id disappears in a moment."""
+"""After a ROUTER lost a connection its routing id disappears shortly after."""
 
 _BAD_HANDSHAKE_REASON = (
     "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
@@ -56,10 +56,10 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 class ZeromqEndpoint:
     """See transport.Endpoint. A worker gives ``bind``, the address it listens on.
 
-    ``heartbeat_s``: within this time a peer that is gone, or stopped, is noticed. Payloads of more than
-    ``max_payload_bytes`` are not taken. With ``keys`` all that is bound is encrypted and open to listed masters and
-    admitted peers only, and so is every link for which ``connect`` is given a key. ``shared``: offer memory to peers at
-    loopback addresses. Raises ConnectError where the address can't be bound.
+    ``heartbeat_s``: within this time a lost or stopped peer is noticed. Payloads of more than ``max_payload_bytes`` are
+    refused. With ``keys`` the bound socket is encrypted and open to listed masters and admitted peers only; every link
+    with a key given to ``connect`` is encrypted as well. ``shared``: offer memory to peers at loopback addresses. Raises
+    ConnectError where the address can't be bound.
     """
 
     scheme = "tcp"
@@ -84,7 +84,7 @@ class ZeromqEndpoint:
         self._context = zmq.Context()
         self._poller = select.poll()
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
-        self._changed: dict[Socket, bool] = {}  # True: it has told of a message; False: it has to be asked
+        self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
         self._links: dict[Peer, Socket] = {}
         self._incoming: dict[Peer, str | None] = {}
         self._assembly = Assembly(max_payload_bytes)
@@ -116,8 +116,8 @@ class ZeromqEndpoint:
         return router
 
     def _authenticate(self) -> None:
-        """Let ZeroMQ ask, in a thread of pyzmq's, whether a client's key is one that may come in."""
-        # Late, because it brings asyncio along: half of this module's time to import.
+        """Let ZeroMQ ask, in pyzmq's thread, whether a client with this key may connect."""
+        # Imported late: asyncio costs half of this module's import time.
         from zmq.auth.thread import ThreadAuthenticator
 
         authenticator = ThreadAuthenticator(self._context)
@@ -126,7 +126,7 @@ class ZeromqEndpoint:
         self._authenticator = authenticator
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """pyzmq's authenticator asks this for every client."""
+        """pyzmq's authenticator calls this for every client."""
         assert self._keys is not None
         return key.decode() in self._keys.masters or key.decode() in self._admitted
 
@@ -134,7 +134,7 @@ class ZeromqEndpoint:
         for fd, is_monitor in zip(link.descriptors, (False, True), strict=True):
             self._by_fd[fd] = (link, is_monitor)
             self._poller.register(fd, _READABLE)
-        # A descriptor stays quiet until its socket has once been found empty.
+        # A descriptor reports nothing until its socket has once been found empty.
         self._changed[link] = False
         self._read_monitor(link)
 
@@ -148,7 +148,7 @@ class ZeromqEndpoint:
     # Endpoint
 
     def connect(self, address: str, key: str | None = None) -> Peer:
-        """See transport.Endpoint. Raises ConnectError for an address that is none."""
+        """See transport.Endpoint. Raises ConnectError for an invalid address."""
         with self._lock:
             own = None if self._keys is None else self._keys.own
             link = connected(self._context, address, self._heartbeat_s, own, key)
@@ -167,7 +167,7 @@ class ZeromqEndpoint:
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         with self._lock:
             link = self._links.get(peer)
-            if link is None:  # not one that this end connected: the ROUTER knows it, or it is gone
+            if link is None:  # not connected by this end: the ROUTER knows it, or it is lost
                 link = self._router
                 if link is None or peer not in self._incoming:
                     return
@@ -261,7 +261,7 @@ class ZeromqEndpoint:
             if not waiting and self._send_parts(link, peer, part) is not False:
                 continue
             if waiting >= MAX_BACKLOG and link.router:
-                return  # whoever asks and asks and takes no answer
+                return  # a peer that sends requests and reads no answer
             if waiting >= MAX_BACKLOG:
                 raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
             link.backlog.append((peer, part))
@@ -270,7 +270,7 @@ class ZeromqEndpoint:
             self._interrupt()
 
     def _by_reference(self, link: Socket, peer: Peer, frames: Sequence[Frame]) -> Sequence[list[Frame]]:
-        """A long message as a reference where the peer sees our memory; as always where it doesn't, or not yet."""
+        """A large message as a reference where the peer has mapped this memory; otherwise as a normal message."""
         referring = self._sharing.refer(peer, frames)
         if referring is not None:
             return (referring,)
@@ -278,7 +278,7 @@ class ZeromqEndpoint:
         return cut(frames) if offer is None else (offer, *cut(frames))
 
     def _forget_halves(self, peer: Peer) -> None:
-        """A connection is gone: the half of a message that came, and what was lent."""
+        """A connection is lost: drop the received part of its message, and what was lent to it."""
         self._assembly.forget(peer)
         self._sharing.forget(peer)
 
@@ -306,7 +306,7 @@ class ZeromqEndpoint:
             self._read_monitor(link)
 
     def _work(self) -> None:
-        """Read the next message of the sockets that changed, send what waits for them, and look after lost peers."""
+        """Read the next message of the sockets that changed, send what waits for them, and handle lost peers."""
         if self._probe_at and time.monotonic() >= self._probe_at[0]:
             self._probe_at.popleft()
             for peer in list(self._incoming):
@@ -326,7 +326,7 @@ class ZeromqEndpoint:
                 self._changed[link] = False
 
     def _ask(self) -> None:
-        """Which of the sockets that changed have a message. One question to all takes half as long as one to each."""
+        """Which of the sockets that changed have a message. One poll of all takes half as long as one of each."""
         for link in self._changed:
             if link.backlog:
                 self._send_waiting(link)
@@ -335,7 +335,7 @@ class ZeromqEndpoint:
         self._changed = {link: True for link in self._changed if link.raw in readable} if readable else {}
 
     def _send_waiting(self, link: Socket) -> None:
-        """Each peer's messages in their order; a peer that takes nothing holds up nobody else."""
+        """Each peer's messages in their order; a peer that reads nothing does not delay the others."""
         stuck: set[Peer] = set()
         left: deque[tuple[Peer, list[Frame]]] = deque()
         for peer, part in link.backlog:
@@ -345,7 +345,7 @@ class ZeromqEndpoint:
         link.backlog = left
 
     def _read(self, link: Socket) -> bool:
-        """Take one message. False if there is none, which is slow to find: better ask before."""
+        """Take one message. False if there is none; finding that out is slow, so poll first."""
         take = link.take
         peer: Peer = link
         credential = None
@@ -392,14 +392,14 @@ class ZeromqEndpoint:
             if link.router and event & BAD_HANDSHAKE:
                 self._turned_away += 1
                 if self._turned_away == 1:
-                    log.warning("turned away a stranger: no key, a wrong one, or not of this protocol (logged once)")
+                    log.warning("refused an unknown peer: it has no key, a wrong one, or another protocol (logged once)")
             elif link.router:
                 now = time.monotonic()
                 self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
             elif event == zmq.EVENT_CONNECTED:
                 link.connected = True
             elif link in self._links:
-                while self._read(link):  # what came before the end counts
+                while self._read(link):  # messages from before the end are valid
                     pass
                 del self._links[link]
                 self._forget_halves(link)
@@ -411,16 +411,16 @@ class ZeromqEndpoint:
     def _reachable(self, peer: Peer) -> bool:
         if self._router is None:
             return False
-        # This send, too, may use up what the descriptor had to tell.
+        # This send, too, may consume the descriptor's report.
         self._changed[self._router] = False
         return self._send_parts(self._router, peer, [b""]) is not None
 
     def _try_send(self, link: Socket, peer: Peer, part: list[Frame]) -> bool:
-        """False if it has to wait. A peer that is gone takes everything."""
+        """Send if possible. False if the message has to wait. Messages to a lost peer count as sent."""
         return self._send_parts(link, peer, part) is not False
 
     def _send_parts(self, link: Socket, peer: Peer, part: Sequence[Frame]) -> bool | None:
-        """True: sent. False: its queue is full. None: nobody is there."""
+        """True: sent. False: its queue is full. None: there is no peer."""
         put = link.put
         try:
             if link.router:

@@ -22,10 +22,10 @@ HIGH_WATER_MARK = 4096
 """Messages queued per connection in ZeroMQ. Reached on the receiving side, it would stop heartbeats too."""
 LINGER_MS = 500
 SEND_BUFFER_BYTES = 512 << 10
-"""What the kernel holds ahead of a heartbeat."""
+"""The kernel's send buffer, which a heartbeat has to wait for."""
 HALF_OPEN_MS = 5000
 PLAIN_S = 1.0
-"""How long a plain connection may take that only looks whether somebody listens."""
+"""The time limit of a plain connection that only checks whether a process listens."""
 BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 _IPV4 = re.compile(r"tcp://[0-9.]+:")
@@ -33,14 +33,14 @@ _IPV4 = re.compile(r"tcp://[0-9.]+:")
 
 @dataclass(eq=False, slots=True)
 class Socket:
-    """A DEALER, or the ROUTER, with what waits for it."""
+    """A DEALER, or the ROUTER, with its waiting messages."""
 
     raw: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
     address: str
     router: bool = False
     near: bool = False
-    """Whether the other end is on this machine, as far as the address tells, and needs no key."""
+    """Whether the other end is on this machine by its address, and needs no key."""
     connected: bool = False
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
     put: Callable[..., Any] = field(init=False)
@@ -54,7 +54,7 @@ class Socket:
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """The file descriptors that tell of changes: the socket's and its monitor's."""
+        """The file descriptors that report changes: the socket's and its monitor's."""
         return _descriptor(self.raw), _descriptor(self.monitor)
 
     def drop(self, linger_ms: int) -> None:
@@ -73,7 +73,7 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: fl
     monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
     router = Socket(raw, monitor, address, router=True, connected=True)
     try:
-        # ZeroMQ takes the path of a Unix socket away from whoever listens there.
+        # ZeroMQ would take over the path of a Unix socket from a process that listens there.
         if address.startswith("ipc://") and not trouble(address):
             raise zmq.ZMQError(zmq.EADDRINUSE)
         raw.bind(address)
@@ -88,7 +88,7 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: fl
 def connected(
     context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: float, own: KeyPair | None, key: str | None
 ) -> Socket:
-    """A DEALER; with the peer's key it encrypts. Raises ConnectError for an address that is none."""
+    """A DEALER; with the peer's key it encrypts. Raises ConnectError for an invalid address."""
     if key is not None and own is None:
         raise ConnectError(f"{address} has a key and this end has none")
     raw = _raw(context, zmq.DEALER, address, heartbeat_s)
@@ -106,7 +106,7 @@ def connected(
 
 
 def trouble(address: str) -> str:
-    """Why nothing answers at an address, as far as a plain connection tells; empty if that works."""
+    """The reason why nothing answers at an address, by a plain connection; empty if that works."""
     scheme, _, rest = address.partition("://")
     try:
         if scheme == "ipc":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,10 @@ import typer
 
 from fogconv.cli.choices import choice
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import CLUSTER, output
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
-from fogconv.errors import InputError, TopologyError
+from fogconv.errors import InputError
 from fogconv.hardware.latency_models import FITS
 
 if TYPE_CHECKING:
@@ -27,15 +28,18 @@ else:
     PredictorName = choice("PredictorName", (*FITS, ALL))
 
 SAMPLES = 150
-"""Random convs that a predictor learns from on each device, before it is judged by those held out."""
+"""Random convs to fit a predictor on each device; the others are held out for its score."""
 HELD_OUT = 50
 
 
 def calibrate(
     cluster: Annotated[
-        str, typer.Option(help="Workers as inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default none.")
+        str,
+        typer.Option(
+            parser=CLUSTER, help="Workers as inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default none."
+        ),
     ] = "inproc://0",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the profile to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", parser=output(), help="Write the profile to this file.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure in under 2 seconds, without spreads.")] = False,
     predictor: Annotated[
         PredictorName | None,
@@ -45,17 +49,15 @@ def calibrate(
     insecure: InsecureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON on stdout.")] = False,
 ) -> None:
-    """Measure γ per kernel class on every device, α and β on every link both ways, and say how sure it is."""
+    """Measure γ per kernel class on every device, α and β on every link in both directions, with their spreads."""
     with sentences("fogconv calibrate"):
-        if out is not None and not out.parent.is_dir():
-            raise TopologyError(f"--out {out}: there is no folder {out.parent}")
         from fogconv.cluster.connect import connect
         from fogconv.hardware.profile import write_profile
 
         begin = time.perf_counter()
         with connect(cluster, keys=keys, insecure=insecure) as session:
             if session.ranks > 1 and not session.workers:
-                raise InputError(f"no worker of {cluster} is there")
+                raise InputError(f"no worker of {cluster} answers")
             found = _measured(session, quick)
             scores: dict[str, Any] = {}
             if predictor is not None:
@@ -66,7 +68,7 @@ def calibrate(
         if as_json:
             import msgspec
 
-            print(json.dumps(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {}), allow_nan=False))
+            print(json_text(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {})))
         else:
             _show(found, scores, took)
         if out is not None:
@@ -85,7 +87,8 @@ def _measured(session: Session, quick: bool) -> Profile:
 
 def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:
     """The profile with samples of each device and a predictor for them ("all": the one with the least error), and, per
-    rank and predictor, how well it tells convs that it did not learn from."""
+    rank and predictor, its score on convs that it was not fitted to.
+    """
     from msgspec.structs import replace
 
     from fogconv.calibration.devices import device_samples
@@ -150,17 +153,15 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
             )
         console.print(links)
     for who, found in scores.items():
-        told = "; ".join(
+        shown = "; ".join(
             f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
         )
-        console.print(f"{escape(who)}: {told}")
+        console.print(f"{escape(who)}: {shown}")
     if scores:
-        console.print(f"The profile prices convs by {profile.predictor}.")
+        console.print(f"The profile predicts convs by {profile.predictor}.")
     worst = max(profile.spreads.values(), default=0.0)
     if worst > 0.2:
-        console.print(
-            f"The worst spread is {worst:.0%}: something else is at work on these devices or links. Measure again."
-        )
+        console.print(f"The worst spread is {worst:.0%}: other work was running on these devices or links. Measure again.")
     console.print(f"Measured in {took_s:.1f} s.")
 
 

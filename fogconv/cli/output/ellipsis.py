@@ -1,4 +1,4 @@
-"""Ellipsis: text that has less room than it needs. Names lose their middle and are never broken in two."""
+"""Ellipsis: shortening of text. Names are cut in the middle and never broken in two."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MARK = "…"
 
 
 def cut(name: str, width: int) -> str:
-    """At most ``width`` columns: the middle of a longer name gives way, "layer2…sample.0". More of its end stays than of
-    its beginning: that is where names differ."""
+    """At most ``width`` columns: a longer name is cut in the middle, "layer2…sample.0". More of its end is kept than of
+    its start, because names differ at the end."""
     if cell_len(name) <= width:
         return name
     if width <= 1:
@@ -26,8 +26,8 @@ def cut(name: str, width: int) -> str:
 
 
 def fold(text: str, width: int, lines: int) -> list[str]:
-    """At most ``lines`` lines, broken between words. What does not fit ends in an ellipsis; a word that is too long for a
-    line loses its middle."""
+    """At most ``lines`` lines, broken between words. Longer text ends in an ellipsis; a word longer than a line is cut in
+    the middle."""
     words = " ".join(cut(word, width) for word in text.split())
     found = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
     if len(found) <= lines:

@@ -1,4 +1,4 @@
-"""Figures: numbers in so few characters that they fit a column."""
+"""Figures: numbers short enough for a column."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def shape(kernel: tuple[int, int], c: int, f: int, h: int, w: int) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Three digits in ms, five characters at most; nothing for nothing."""
+    """Three digits in ms, at most five characters; empty for None."""
     if not seconds:
         return ""
     value = seconds * 1e3

@@ -1,4 +1,4 @@
-"""Report: what a person reads below the answer: a summary, and, where asked for, the table of the layers."""
+"""Report: the summary below the answer and, on request, the table of the layers."""
 
 from __future__ import annotations
 

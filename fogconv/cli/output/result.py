@@ -1,4 +1,4 @@
-"""Result: what one run was asked, and what it found."""
+"""Result: one run's job and its results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fogconv.runtime.run_options import RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the command line asks for: the settings of the plan and of the run, and what concerns this one command."""
+    """The settings from the command line: those of the plan and of the run, and those of this command only."""
 
     model: str
     images: tuple[str, ...] = ("coffee",)
@@ -61,9 +61,9 @@ class SharedMachine:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job found. Latencies are medians of warm runs, in seconds, without set-up.
+    """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
 
-    ``runs_s``: each warm run's. ``wire``: what activations travelled as. ``machines``: those that several ranks share.
+    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machines``: those that several ranks share.
     """
 
     job: Job

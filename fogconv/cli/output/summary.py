@@ -1,4 +1,4 @@
-"""Summary: what a run took and what happened, in at most a dozen lines, and a line of what each rank of a few did."""
+"""Summary: a run's times and events in at most a dozen lines, and a line for each rank of a few."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fogconv.planning.plan_options import PlanOptions
 
 MOST_LINES = 12
 LABEL = 12
-"""Columns of what stands before each line."""
+"""Columns of the labels."""
 MOST_NAMED = 8
-"""Workers that are named one by one; in a larger cluster one line is for all."""
+"""The most workers with a line each; in a larger cluster one line is for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """``most``: lines that its text may take where there is room for them, which goes to the least ``rank`` first."""
+    """``most``: lines that its text may take if there is room; items with the least ``rank`` get it first."""
 
     label: str
     text: str
@@ -92,7 +92,7 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
 
 
 def _events(events: Sequence[str], room: int) -> list[Item]:
-    """What happened, a line or more for each; where there are too many for the room, their number."""
+    """The events, at least a line each; if there is no room for all, the number of the others."""
     if len(events) <= room:
         shown = list(events)
     elif room > 1:

@@ -6,22 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
 from fogconv.calibration import calibration
 from fogconv.cli.commands import calibrate as command
-from fogconv.cli.commands.calibrate import calibrate
 from fogconv.hardware.latency_models import FITS
 from fogconv.hardware.profile import read_profile
+from tests.cli import program
+from tests.cli.program import Outcome
 
 pytestmark = pytest.mark.alone
 
 
-def call(*arguments: str) -> Result:
-    application = typer.Typer()
-    application.command()(calibrate)
-    return CliRunner().invoke(application, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+def call(*arguments: str) -> Outcome:
+    return program.call("calibrate", *arguments)
 
 
 @pytest.fixture
@@ -60,7 +57,7 @@ def test_a_predictor_goes_into_the_profile(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(command, "HELD_OUT", 2)
     result = call("--cluster", "inproc://1", "--predictor", "macs", "--out", str(tmp_path / "profile.json"))
     assert result.exit_code == 0, result.output
-    assert "prices convs by macs" in result.stdout
+    assert "predicts convs by macs" in result.stdout
     profile = read_profile(tmp_path / "profile.json")
     assert profile.predictor == "macs" and all(len(device.samples) == 8 for device in profile.devices)
     sample = profile.devices[1].samples[0].sample()

@@ -9,7 +9,9 @@ from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
 from fogconv.planning.plan_options import PlanOptions
 
 LONG_NAME = "features.denseblock4.denselayer16.conv2"
-RANDOM = "random (seed 0): torchvision's ResNet18_Weights.IMAGENET1K_V1 can't be had: download.pytorch.org is away (why)"
+RANDOM = (
+    "random (seed 0): torchvision's ResNet18_Weights.IMAGENET1K_V1 are not available: download.pytorch.org is away (why)"
+)
 
 
 def layer(scheme: str, name: str = LONG_NAME) -> LayerReport:

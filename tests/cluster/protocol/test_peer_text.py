@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
-from fogconv.cluster.protocol.peer_text import FOR_PEOPLE, printable
+from fogconv.cluster.protocol.peer_text import FOR_PEOPLE
+from fogconv.errors import printable
 
 NASTY = "\x1b]0;title\x07\x1b[31m[/oops]\r\nforged: line\u202e\x00\x9b" + "é" * 4000
 

@@ -199,7 +199,7 @@ def test_weights_that_are_missing_or_misshapen_are_told_before_anything_is_shipp
     session = make(1).session()
     programs, weights = star([1])
     key = next(iter(weights))
-    with pytest.raises(InputError, match=f"weights {key}, which were not given"):
+    with pytest.raises(InputError, match=f"weights {key}, which are missing"):
         session.load(programs, {})
     with pytest.raises(InputError, match=r"\(5,\)"):
         session.load(programs, {key: np.zeros(5, np.float32)})
@@ -394,7 +394,7 @@ def test_closing_ends_a_load_that_another_thread_waits_for() -> None:
 
 
 def _waits(reached: threading.Event, go: threading.Event) -> Any:
-    def build(program: ir.Program, weights: Any, *, threads: int = 1) -> FakeExecutable:
+    def build(program: ir.Program, weights: Any, *, threads: int = 1, **_: Any) -> FakeExecutable:
         reached.set()
         assert go.wait(20.0)
         return FakeExecutable(program, weights, threads=threads)

@@ -40,7 +40,7 @@ def arrival(endpoint: Endpoint, timeout_s: float = PATIENCE_S) -> tuple[m.AnyMes
             assert isinstance(event, Arrival), event
             message, payloads = codec.decode(event.frames)
             return message, [bytes(payload) for payload in payloads]
-    raise AssertionError(f"nothing came within {timeout_s} s")
+    raise AssertionError(f"no event within {timeout_s} s")
 
 
 def messages_keep_their_order(endpoint: Endpoint, peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""The table of `fogconv run --layers`: two lines a layer, predicted over measured."""
+"""The table of `fogconv run --layers`: two lines per layer, predicted above measured."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fogconv.cli.output.figures import byte_count, milliseconds, shape, short
 from fogconv.cli.output.tables.table import figures_table
 
 STAR_LEGEND = (
-    "Two lines a layer: predicted, measured; times in ms. part: the master cuts, tx: shards travel out, edge: the ranks "
-    "compute, rx: results travel back, join: the master sums and joins. S: the most that distributing could gain by the "
+    "Two lines per layer: predicted, measured; times in ms. part: the master cuts, tx: shards are sent, edge: the ranks "
+    "compute, rx: results are returned, join: the master sums and joins. S: the most that distribution could gain by the "
     "paper's model, S* below it over links that send to one at a time. split: how the conv is cut and into how many shards; "
     "home: it stays on the master. out/in: bytes through the master's network card."
 )
 RESIDENT_LEGEND = (
-    "Two lines a layer: predicted, measured; times in ms. edge: the slowest rank's computing, wait: the longest that a rank "
-    "waited for data, tx and rx: the slowest rank's sending and taking in (they overlap), total: what the layer added to "
-    "the inference. split: how the conv is cut and over how many ranks; home: it stays on one. bytes: sent, by all ranks."
+    "Two lines per layer: predicted, measured; times in ms. edge: the slowest rank's computing, wait: the longest that a "
+    "rank waited for data, tx and rx: the slowest rank's sending and receiving (they overlap), total: what the layer added "
+    "to the inference. split: how the conv is cut and over how many ranks; home: it stays on one. bytes: sent, by all ranks."
 )
 
 

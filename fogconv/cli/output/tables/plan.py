@@ -1,4 +1,4 @@
-"""What `fogconv plan` prints: the layers, then what each rank sends and holds."""
+"""The output of `fogconv plan`: the layers, then each rank's traffic and memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEGEND = (
 
 
 def print_plan(forecast: Forecast, described: str, *, out: TextIO, width: int | None = None) -> None:
-    """``described``: the devices and links, in a sentence. ``width`` in columns; None: the terminal's."""
+    """``described``: a sentence about the devices and links. ``width`` in columns; None: the terminal's."""
     plan = forecast.plan
     console = Console(file=out, highlight=False, width=width)
     console.print(Text.assemble((plan.graph, "bold"), f" on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
@@ -31,7 +31,7 @@ def print_plan(forecast: Forecast, described: str, *, out: TextIO, width: int | 
     console.print(_ranks(forecast))
     predicted = "unknown" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms"
     console.print(
-        f"predicted {predicted} an inference; the busiest card takes {byte_count(forecast.busiest_card_bytes)}B one way"
+        f"predicted {predicted} per inference; the busiest card takes {byte_count(forecast.busiest_card_bytes)}B one way"
     )
 
 
