@@ -13,7 +13,7 @@ MOST_NAME = 26
 def plan_table(forecast: Forecast, width: int = 80) -> str:
     """A line per layer (predicted milliseconds: moving inputs, computing, summing), then a line per rank."""
     plan = forecast.plan
-    seconds = "not predicted" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms an inference"
+    seconds = "not predicted" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms per inference"
     layers = [_layer_row(layer) for layer in forecast.layers if layer.mode != "relabel"]
     if plan.ends_s:
         layers.append(("start and end", "", "", "", "", "", _ms(plan.ends_s)))
