@@ -70,7 +70,9 @@ def test_all_that_takes_time_is_counted(net: str, scheme: Scheme) -> None:
 def test_the_same_work_has_the_same_price_in_every_scheme(net: str) -> None:
     """A star that keeps everything at home is the master alone."""
     graph = models.graph(net, 64)
-    star, alone = (plan(graph, BUSY, options) for options in (PlanOptions("star", threshold=float("inf")), PlanOptions("local")))
+    star, alone = (
+        plan(graph, BUSY, options) for options in (PlanOptions("star", threshold=float("inf")), PlanOptions("local"))
+    )
     assert star.active_ranks == alone.active_ranks == {0}
     assert star.predicted_s == pytest.approx(alone.predicted_s, rel=1e-9)
     convs = sum(BUSY.devices[0].conv_s(each.spec) for each in graph.layers if isinstance(each, Conv) and not each.linear)
