@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(READY) ## five ranks on this machine say what is on a photograph
-	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --threshold 0 --compare
+	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --parts 5 --compare
 	@echo "A large network on real boards gains: $(BIN)/fogconv simulate vgg16 --preset pi4"
 
 # What only computes shares the cores between two processes; what is marked `alone` has them for itself. A file's tests stay in

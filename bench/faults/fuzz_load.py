@@ -76,11 +76,14 @@ class FalseWorker:
             with suppress(WireError, ValueError, IndexError):
                 message, payloads = codec.decode(frames)
                 if isinstance(message, m.Hello):
-                    self._say(peer, m.Welcome(message.rank, "false", 1, 1, 0, 0, "none", "0"))
+                    self._say(peer, m.Welcome(message.rank, "false", 1, 1, 0, 0, "none", "0", m.Machine(), ""))
                 elif isinstance(message, m.Ping):
                     self._say(peer, m.Pong(message.request, 1, 1), bytes(payloads[0]) if message.echo else b"")
                 elif isinstance(message, m.Measure):
-                    self._say(peer, m.Measured(message.request, (1e-3,) * len(message.specs), 1e9))
+                    self._say(
+                        peer,
+                        m.Measured(message.request, (1e-3,) * len(message.specs), 1e9, (1e-3,) * len(message.specs), 0.0),
+                    )
                 elif isinstance(message, m.Load):
                     self._rage(peer)
 

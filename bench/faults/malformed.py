@@ -46,7 +46,7 @@ def honest(generator: random.Random) -> Message:
             (m.Missing(number, ("a" * 64,) * 50), b""),
             (m.Stored(generator.randbytes(30).hex()), b""),
             (m.Loaded(number, 1, 1, 1, NAN), b""),
-            (m.Measured(number, (NAN,) * 100, NAN), b""),
+            (m.Measured(number, (NAN,) * 100, NAN, (NAN,) * 100, NAN), b""),
             (m.Failed(number, 0, "MemoryError", "x" * 1000), b""),
             (m.StatusQuery(number), b""),
             (m.Peers({1: "tcp://127.0.0.1:1"}), b""),

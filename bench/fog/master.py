@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.rates import Rates
 from bench.fog.workload import subject
+from fogconv.analysis.workload import card_bytes
 from fogconv.cluster.session.loaded_program import Loaded, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.torch.export import export
@@ -52,7 +54,7 @@ class Subject:
         }
 
 
-def plan_facts(found: Plan, graph: LayerGraph) -> Facts:
+def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -> Facts:
     """The plan's predictions: seconds, bytes through each card, the largest share of the conv weights on one rank."""
     stored, whole = dict.fromkeys(range(found.ranks), 0), 1
     for layer, placement in zip(graph.layers, found.placements, strict=True):
@@ -62,7 +64,7 @@ def plan_facts(found: Plan, graph: LayerGraph) -> Facts:
                 stored[work.rank] += weight_elements(layer, work)
     return {
         "predicted_s": found.predicted_s,
-        "card_bytes": found.card_bytes,
+        "card_bytes": card_bytes(programs),
         "max_weight_share": max(stored.values()) / whole,
         "modes": [placement.mode for placement in found.placements],
     }
@@ -98,7 +100,7 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, [it.image])
-    facts = plan_facts(found, it.graph) | it.error(first.outputs[0])
+    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first.outputs[0])
     facts |= {"gamma": [dict(device.gamma_s_per_mac) for device in topology.devices]}
     master = topology.devices[0]
     facts |= {"message_s": master.message_s, "byte_s": [master.send_s_per_byte, master.receive_s_per_byte]}

@@ -181,7 +181,8 @@ def take_turn(bed: FogBed, contender: Contender, count: int, tally: Tally) -> No
 
 def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Honesty | None) -> Facts:
     torch, alone, every = (tallies[name] for name in ("torch", "one", "all"))
-    planned = max(max(card) for card in every.facts["card_bytes"])
+    # A plan may keep everything at home, and a file of facts may know nothing of cards.
+    planned = max((max(card) for card in every.facts["card_bytes"]), default=0.0)
     # Kernels at the rate that one node showed in this run, on all nodes; and the plan's bytes over the busiest card.
     compute_s = alone.median_s * setup.cpu[0] / sum(setup.cpu)
     wire_s = planned / Rate.parse(setup.rate).bytes_per_s
@@ -209,7 +210,7 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
         "predicted_s": every.facts["predicted_s"],
         "lower_bound_s": lower,
         "void": every.median_s < lower,
-        "bytes_busiest_card": max(max(c.sent_bytes, c.received_bytes) for c in every.cards) / every.inferences,
+        "bytes_busiest_card": max((max(c.sent_bytes, c.received_bytes) for c in every.cards), default=0) / every.inferences,
         "bytes_busiest_card_planned": planned,
         "max_worker_memory_mb": memory / 1e6,
         "max_weight_share": every.facts["max_weight_share"],

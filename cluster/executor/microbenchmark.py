@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,14 @@ LOOK_S = 0.2
 """Many short runs look so often whether they are still wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConvTimes:
+    """Seconds of one conv: of the mean run, and of the fastest."""
+
+    mean_s: float
+    fastest_s: float
+
+
 def conv_seconds(
     specs: Sequence[ConvSpec],
     build: Build,
@@ -70,23 +79,39 @@ def conv_seconds(
     (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.) ``proceed`` is called before
     each conv and while one runs long, and may raise.
     """
-    seconds = []
+    times = conv_times(specs, build, threads=threads, repeats=repeats, least_s=least_s, clock=clock, proceed=proceed)
+    return tuple(each.mean_s for each in times)
+
+
+def conv_times(
+    specs: Sequence[ConvSpec],
+    build: Build,
+    *,
+    threads: int = 1,
+    repeats: int = 3,
+    least_s: float = LEAST_S,
+    clock: Callable[[], float] = time.perf_counter,
+    proceed: Callable[[], None] = nothing,
+) -> tuple[ConvTimes, ...]:
+    """``conv_seconds``, with the fastest run of each conv: where that is much faster than the mean, something else ran."""
+    found = []
     mailbox = NoMailbox(proceed)
     for spec in specs:
         proceed()
         program, weights = conv_program(spec)
         executable = build(program, weights, threads=threads, proceed=proceed)
         executable.run(mailbox)
-        runs, elapsed, look, begin = 0, 0.0, LOOK_S, clock()
+        runs, elapsed, fastest, look, begin = 0, 0.0, float("inf"), LOOK_S, clock()
         while runs < repeats or elapsed < least_s:
             if elapsed > look:
                 proceed()
                 look = elapsed + LOOK_S
             executable.run(mailbox)
             runs += 1
-            elapsed = clock() - begin
-        seconds.append(elapsed / runs)
-    return tuple(seconds)
+            until_now = clock() - begin
+            fastest, elapsed = min(fastest, until_now - elapsed), until_now
+        found.append(ConvTimes(elapsed / runs, fastest))
+    return tuple(found)
 
 
 def copy_bytes_per_s(nbytes: int = 8 << 20, repeats: int = 5) -> float:

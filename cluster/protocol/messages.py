@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from fogconv.ir.geometry import ConvSpec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -28,6 +28,7 @@ Key = Annotated[str, Meta(min_length=1, max_length=80)]
 Text = Annotated[str, Meta(max_length=4096)]
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Nanoseconds = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{0,64}$")]
 
 
 class Message(msgspec.Struct, frozen=True, tag=False, array_like=True, forbid_unknown_fields=True):
@@ -44,8 +45,24 @@ class Hello(Message, frozen=True):
     timeout_s: float
 
 
+class Machine(Message, frozen=True):
+    """What a process may use of which computer (see `fogconv.cluster.worker.machine`).
+
+    Ranks of one ``identity`` share cores. ``device`` stays the same when the computer starts again. ``cpus``: the numbers
+    of the cores that the process may run on; ``quota_cores``: how many of them a control group grants, 0 for all.
+    """
+
+    identity: Digest = ""
+    device: Digest = ""
+    cpus: Annotated[tuple[Count, ...], Meta(max_length=8192)] = ()
+    quota_cores: Annotated[float, Meta(ge=0, le=8192)] = 0.0
+
+
 class Welcome(Message, frozen=True):
-    """The worker now serves this master. Bytes count the whole process; ``memory_limit_bytes`` 0 means none."""
+    """The worker now serves this master. Bytes count the whole process; ``memory_limit_bytes`` 0 means none.
+
+    ``kernels`` is a hash of the kernels' sources and the processor that they are compiled for.
+    """
 
     rank: Rank
     host: Text
@@ -55,6 +72,8 @@ class Welcome(Message, frozen=True):
     memory_bytes: Count
     isa: Text
     software: Text
+    machine: Machine
+    kernels: Digest
 
 
 class Refused(Message, frozen=True):
@@ -184,11 +203,14 @@ class Measure(Message, frozen=True):
 
 
 class Measured(Message, frozen=True):
-    """Seconds per spec, in order; ``copy_bytes_per_s`` is a large memory copy's rate."""
+    """Seconds per spec, in order: the mean run and the fastest one. ``copy_bytes_per_s`` is a large memory copy's rate,
+    ``other_cores`` how many of the machine's cores other processes kept busy meanwhile."""
 
     request: Count
     seconds: tuple[float, ...]
     copy_bytes_per_s: float
+    fastest_s: tuple[float, ...]
+    other_cores: float
 
 
 class StatusQuery(Message, frozen=True):

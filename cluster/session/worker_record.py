@@ -27,6 +27,8 @@ class WorkerInfo:
     memory_bytes: int
     isa: str
     software: str
+    machine: m.Machine = m.Machine()
+    kernels: str = ""
     protocol: int = m.PROTOCOL_VERSION
     clock_offset_ns: int = 0
     clock_error_ns: int = 0

@@ -335,4 +335,6 @@ class Workers:
             message.memory_bytes,
             message.isa,
             message.software,
+            message.machine,
+            message.kernels,
         )

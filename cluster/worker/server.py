@@ -19,7 +19,7 @@ import numpy as np
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
-from fogconv.cluster.executor.microbenchmark import conv_seconds, copy_bytes_per_s
+from fogconv.cluster.executor.microbenchmark import conv_times, copy_bytes_per_s
 from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
@@ -28,6 +28,7 @@ from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
+from fogconv.cluster.worker.machine import OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
 from fogconv.cluster.worker.program_check import check_measurement
 from fogconv.cluster.worker.program_loader import ProgramLoader, failed, failure_of
@@ -93,7 +94,7 @@ class Worker:
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle)
         self._sessions: dict[Peer, MasterSession] = {}
-        self._isa = _isa()
+        self._isa, self._kernels = _isa(), _kernels()
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
@@ -162,6 +163,8 @@ class Worker:
             process_bytes(),
             self._isa,
             VERSION,
+            machine(),
+            self._kernels,
         )
         self._send(peer, welcome)
 
@@ -326,10 +329,7 @@ class Worker:
                     session.unload(message.program)
                 case m.Measure():
                     check_measurement(message.specs, message.repeats, self.loader.memory_bytes)
-                    seconds = conv_seconds(
-                        message.specs, self.loader.build, threads=self.threads, repeats=message.repeats, proceed=proceed
-                    )
-                    self._answer(session, m.Measured(request, seconds, copy_bytes_per_s()))
+                    self._answer(session, self._measured(message, proceed))
         except RunAborted as error:
             log.info("%s aborted: %s", f"run {run}" if run else self._doing, error)
         except FogconvError as error:
@@ -338,6 +338,12 @@ class Worker:
             self._answer(session, failed(request, run, failure_of(error, f"{self._doing} failed")))
         finally:
             self._doing = ""
+
+    def _measured(self, asked: m.Measure, proceed: Callable[[], None]) -> m.Measured:
+        others = OtherWork()
+        times = conv_times(asked.specs, self.loader.build, threads=self.threads, repeats=asked.repeats, proceed=proceed)
+        means, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
+        return m.Measured(asked.request, means, copy_bytes_per_s(), fastest, others.cores())
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:
@@ -410,3 +416,9 @@ def _isa() -> str:
     from fogconv.kernels.codegen.isa import host_isa
 
     return host_isa().name
+
+
+def _kernels() -> str:
+    from fogconv.kernels.conv.tuning_table import fingerprint
+
+    return fingerprint()

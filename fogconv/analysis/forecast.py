@@ -9,13 +9,18 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from fogconv.analysis.workload import card_bytes
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.plan import Plan
-from fogconv.ir.program import Program, Recv, Send
+from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
-from fogconv.planning.cost import WIRE_BYTES
+
+MOVES = ("part_s", "tx_s")
+"""Terms of bringing a layer's inputs to where they are needed,"""
+SUMS = ("rx_s", "join_s")
+"""and of bringing its results together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,12 @@ class LayerForecast:
     @property
     def move_s(self) -> float:
         """Seconds to send the layer's inputs to where they are needed."""
-        return self.predicted.get("part_s", 0.0) + self.predicted.get("tx_s", 0.0)
+        return sum(self.predicted.get(term, 0.0) for term in MOVES)
 
     @property
     def sum_s(self) -> float:
         """Seconds to send and add partial results."""
-        return self.predicted.get("rx_s", 0.0) + self.predicted.get("join_s", 0.0)
+        return sum(self.predicted.get(term, 0.0) for term in SUMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,13 @@ class Forecast:
     plan: Plan
     layers: tuple[LayerForecast, ...]
     ranks: tuple[RankForecast, ...]
+
+    @property
+    def total(self) -> LayerForecast:
+        """All layers, and the start and the end of an inference, as one: ``predicted["total_s"]`` is the plan's."""
+        terms = {term: sum(layer.predicted.get(term, 0.0) for layer in self.layers) for term in (*MOVES, "edge_s", *SUMS)}
+        total_s = sum(layer.predicted.get("total_s", 0.0) for layer in self.layers) + self.plan.ends_s
+        return LayerForecast("all", "", "", "", None, (), terms | {"total_s": total_s})
 
     @property
     def busiest_card_bytes(self) -> int:
@@ -71,6 +83,7 @@ class Forecast:
             "wire": self.plan.wire,
             "ranks": self.plan.ranks,
             "predicted_s": self.plan.predicted_s,
+            "ends_s": self.plan.ends_s,
             "bytes_busiest_card": self.busiest_card_bytes,
             "cards": [
                 {
@@ -101,23 +114,20 @@ class Forecast:
 def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
     """The forecast of a plan. Raises PlannerError when the plan is not for this graph."""
     programs = lower(graph, plan).programs
-    batch = graph.tensors[graph.input].batch
-    ranks = tuple(_rank(program, topology.devices[program.rank].name, plan, batch) for program in programs)
+    cards = card_bytes(programs)
+    ranks = tuple(_rank(program, topology.devices[program.rank].name, cards[program.rank]) for program in programs)
     return Forecast(plan, _layers(graph, plan), ranks)
 
 
-def _rank(program: Program, device: str, plan: Plan, batch: int) -> RankForecast:
-    element_bytes = WIRE_BYTES[plan.wire] * batch
-    sent = sum(step.elements for step in program.steps if isinstance(step, Send))
-    received = sum(step.elements for step in program.steps if isinstance(step, Recv))
+def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForecast:
     weights = sum(math.prod(shape) for shape in program.weights.values())
     return RankForecast(
         program.rank,
         device,
-        round(sent * element_bytes),
-        round(received * element_bytes),
+        round(card[0]),
+        round(card[1]),
         weights * BYTES_PER_ELEMENT,
-        _map_elements(program) * batch * BYTES_PER_ELEMENT,
+        _map_elements(program) * program.batch * BYTES_PER_ELEMENT,
     )
 
 

@@ -87,6 +87,23 @@ class LayerReport:
         }
 
 
+@dataclass(frozen=True)
+class OtherLayers:
+    """Seconds of an inference that are not of its convolutions: pools, sums, linear layers, start and end."""
+
+    predicted_s: float | None
+    measured_s: float
+
+
+def other_layers(convs: Sequence[LayerReport], predicted_s: float | None, latency_s: float) -> OtherLayers:
+    """What is left of an inference of ``latency_s``, predicted to take ``predicted_s``, beside its convs."""
+    predicted, measured = (
+        sum(terms["total_s"] or 0.0 for terms in found)
+        for found in ([conv.predicted for conv in convs], [conv.measured for conv in convs])
+    )
+    return OtherLayers(None if predicted_s is None else predicted_s - predicted, latency_s - measured)
+
+
 def layer_reports(
     graph: LayerGraph,
     plan: Plan,

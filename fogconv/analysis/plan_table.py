@@ -16,6 +16,9 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
     plan = forecast.plan
     seconds = "not predicted" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms per inference"
     layers = [_layer_row(layer) for layer in forecast.layers if layer.mode != "relabel"]
+    if plan.ends_s:
+        layers.append(("start and end", "", "", "", "", "", milliseconds(plan.ends_s)))
+    layers.append(("all", "", "", *_terms(forecast.total)))
     ranks = [
         (
             f"{rank.rank}: {rank.device}",
@@ -27,7 +30,7 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
         f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}, {plan.wire} on the wire",
         f"predicted: {seconds}; per layer in milliseconds",
         "",
-        *_table(("layer", "shape", "split", "move", "compute", "sum"), layers, text=3, width=width),
+        *_table(("layer", "shape", "split", "move", "compute", "sum", "total"), layers, text=3, width=width),
         "",
         *_table(("rank", "sent", "received", "weights", "maps"), ranks, text=1, width=width),
     ]
@@ -36,8 +39,12 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
 
 def _layer_row(layer: LayerForecast) -> tuple[str, ...]:
     split = layer.split or ("host" if layer.mode == "host" else "master")
-    seconds = (layer.move_s, layer.predicted.get("edge_s"), layer.sum_s)
-    return layer.name, layer.shape, split, *(milliseconds(value) or "–" for value in seconds)
+    return layer.name, layer.shape, split, *_terms(layer)
+
+
+def _terms(layer: LayerForecast) -> tuple[str, ...]:
+    seconds = (layer.move_s, layer.predicted.get("edge_s", 0.0), layer.sum_s, layer.predicted.get("total_s", 0.0))
+    return tuple(milliseconds(each) or "–" for each in seconds)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int, width: int) -> list[str]:

@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from fogconv.analysis.layer_report import STAR_TERMS, layer_reports
 from fogconv.analysis.simulation.simulator import Disturbance, simulate
-from fogconv.errors import DependencyError
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.graph import LayerGraph
@@ -62,16 +61,6 @@ def star_terms(programs: Sequence[Program], topology: Topology, seconds: Seconds
                 terms = replace(terms, edge_s=terms.edge_s - hidden)
             found[index] = before = terms
     return found
-
-
-def layer_terms(
-    graph: LayerGraph, plan: Plan, programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None
-) -> dict[int, Terms]:
-    """Layer → its terms: simulated, or by the formula where simpy is not installed."""
-    try:
-        return simulated_terms(graph, plan, programs, topology, seconds)
-    except DependencyError:
-        return star_terms(programs, topology, seconds)
 
 
 def simulated_terms(
@@ -126,7 +115,7 @@ class _Layer:
         return Terms(
             master.copy_s(cut * BYTES_PER_ELEMENT) + master.step_s * len(self.sent),
             wire_s(self.sent, tx),
-            max((sum(price(rank, spec) for spec in specs) for rank, specs in self.convs.items()), default=0.0),
+            topology.together_s({rank: sum(price(rank, spec) for spec in specs) for rank, specs in self.convs.items()}),
             wire_s(self.returned, rx) + handed,
             master.copy_s(joined * BYTES_PER_ELEMENT) + master.step_s,
         )

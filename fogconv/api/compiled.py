@@ -13,7 +13,7 @@ import numpy as np
 from fogconv.analysis.simulation.simulator import Timeline
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.api.planned import PlannedModel, options_of
-from fogconv.calibration.devices import calibrate_quickly
+from fogconv.calibration.calibration import calibrate_quickly
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
@@ -126,7 +126,10 @@ def compile(
     session = own if own is not None else cluster
     assert isinstance(session, Session)
     try:
-        return CompiledModel(Engine(graph, session, topology or calibrate_quickly(session), choices, run), own)
+        measured = None if topology is not None else calibrate_quickly(session, refresh=run.measure)
+        figures = topology if measured is None else measured.topology
+        assert figures is not None
+        return CompiledModel(Engine(graph, session, figures, choices, run, lessons=measured), own)
     except BaseException:
         if own is not None:
             own.close()

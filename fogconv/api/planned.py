@@ -91,7 +91,9 @@ def plan(
     if isinstance(model, str | Path) and str(model).endswith(".pt2") and weights == "random":
         weights = "pretrained"  # the file brings its own
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
-    return PlannedModel(graph, topology, make_plan(graph, topology, options_of(options, keywords)))
+    chosen = options_of(options, keywords)
+    chosen.check_ranks(len(topology))
+    return PlannedModel(graph, topology, make_plan(graph, topology, chosen))
 
 
 def options_of(options: PlanOptions | None, keywords: dict[str, Any]) -> PlanOptions:

@@ -17,8 +17,8 @@ import numpy as np
 from fogconv.hardware.profile import ProfileLink
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 
-LEAST_S_PER_BYTE = 1e-12
-"""Between threads of a process a payload takes no time; the model needs a positive β."""
+LEAST_S_PER_BYTE = 1e-11
+"""No medium takes less: what is quicker was handed over in memory, and β is what copying there takes, or this."""
 PROBE_S = 0.02
 """A payload that takes this long measures β well above the jitter of a round trip."""
 LEAST_PROBE_BYTES = 64 << 10
@@ -99,20 +99,22 @@ def message_costs(session: Session) -> MessageCosts:
 
 
 def measure_link(
-    session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S
+    session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S, least_s_per_byte: float = LEAST_S_PER_BYTE
 ) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
     """α and β to a worker and back, with their spreads, and the burst of a shaper.
 
     β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the
     first bytes of a burst pass at a higher rate, which would count as bandwidth. The size of the burst follows from a
-    short payload, by how much faster it is than that slope.
+    short payload, by how much faster it is than that slope. β is at least
+    ``least_s_per_byte``, for example the rate of a copy in memory: between threads of a process a payload takes no time,
+    and the slope is noise.
     """
     empty = [session.ping(rank) for _ in range(rounds)]
     large = _probe_bytes(session, rank, min(trip.there_s + trip.back_s for trip in empty) / 2, probe_s)
     small = large // 4
     pairs = [(session.ping(rank, small), session.ping(rank, large)) for _ in range(max(2, rounds // 3))]
-    there = [max((more.there_s - less.there_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
-    back = [max((more.back_s - less.back_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
+    there = [max((more.there_s - less.there_s) / (large - small), least_s_per_byte) for less, more in pairs]
+    back = [max((more.back_s - less.back_s) / (large - small), least_s_per_byte) for less, more in pairs]
     shorts = [session.ping(rank, large // SHORTER) for _ in range(max(2, rounds // 3))]
     alphas = [(trip.there_s + trip.back_s) / 4 for trip in empty]
     spreads = {

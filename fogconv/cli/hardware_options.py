@@ -41,6 +41,12 @@ ProfileOption = Annotated[
         "--profile", parser=FILE, help="Use the rates and links that `fogconv calibrate` measured.", rich_help_panel=WHERE
     ),
 ]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="Measure devices and links anew, even where rates are remembered.", rich_help_panel=WHERE
+    ),
+]
 RateOption = Annotated[
     str | None,
     typer.Option(

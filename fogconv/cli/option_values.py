@@ -21,7 +21,7 @@ from fogconv.values.number import Number
 
 Kind = Literal[
     "count", "seconds", "bytes", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
-    "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "straggler", "sweep",
+    "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -240,3 +240,12 @@ def _trigger(text: str) -> None:
 
 
 TRIGGER = checked("trigger", _trigger, "trigger")
+
+
+def _split(text: str) -> None:
+    from fogconv.speedup.trigger import parse_split  # late, as above
+
+    parse_split(text)
+
+
+SPLIT = checked("split", _split, "split")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.choices import Switch, choice
-from fogconv.cli.option_values import FILE, TRIGGER, number
+from fogconv.cli.option_values import FILE, SPLIT, TRIGGER, number
 from fogconv.cli.panels import HOW, STAR
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
@@ -62,6 +62,26 @@ EvenOption = Annotated[
     bool,
     typer.Option("--even", help="Give equal shares instead of shares by measured rate.", rich_help_panel=STAR),
 ]
+PartsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--parts",
+        parser=number("count", table.PARTS),
+        help="Number of parts that every conv is cut into; it distributes all of them, unless --trigger or --threshold "
+        "says which.",
+        rich_help_panel=STAR,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        parser=SPLIT,
+        help="How every conv is cut, by input or output channels or both: input:N, output:N or grid:PxQ. It distributes "
+        "as --parts does.",
+        rich_help_panel=STAR,
+    ),
+]
 WireOption = Annotated[
     WireName,
     typer.Option(
@@ -88,11 +108,18 @@ def plan_options(
     wire: str = WIRE,
     *,
     even: bool = False,
+    parts: int | None = None,
+    split: str | None = None,
     protection: Protection = Protection(),
     plan: Path | None = None,
 ) -> PlanOptions:
-    """The plan options. Without a scheme, a trigger, threshold or guard selects the star. Raises InputError."""
-    star: dict[str, Any] = {"trigger": trigger, "threshold": threshold}
+    """The plan options. Without a scheme, a trigger, threshold, cut or guard selects the star.
+
+    With parts or a split, but neither trigger nor threshold, every conv is distributed. Raises InputError.
+    """
+    if (parts is not None or split is not None) and trigger is None and threshold is None:
+        threshold = 0.0
+    star: dict[str, Any] = {"trigger": trigger, "threshold": threshold, "parts": parts, "split": split}
     given = {name: value for name, value in star.items() if value is not None}
     return PlanOptions(
         str(scheme or (Scheme.STAR if given or protection else Scheme.AUTO)),

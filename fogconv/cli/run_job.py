@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -16,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
-from fogconv.analysis.star_terms import layer_terms
-from fogconv.analysis.workload import workload
+from fogconv.analysis.workload import rank_works, workload
 from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
-from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
@@ -35,6 +33,10 @@ from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.calibration.cache import Master
+    from fogconv.calibration.calibration import Calibration
+    from fogconv.calibration.rate_source import RateSource
+    from fogconv.cluster.session.worker_record import WorkerInfo
     from fogconv.frontend.network import Network
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.card import ModelCard
@@ -126,11 +128,12 @@ def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
 
 def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
     _check_scores(network.card.name, network.graph.output_shape, len(job.images))
-    topology = _topology(job, session)
+    measured = _measured(job, session)
+    topology = _profile(job, session) if measured is None else measured.topology
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress)
+    return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress, measured)
 
 
 def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
@@ -141,13 +144,20 @@ def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
         )
 
 
-def _topology(job: Job, session: Session) -> Topology:
-    from fogconv.calibration.devices import calibrate_quickly
+def _measured(job: Job, session: Session) -> Calibration | None:
+    """What is measured, or remembered, of the session; None where a profile says it."""
+    if job.profile is not None:
+        return None
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
 
-    if job.profile is None:
-        return calibrate_quickly(session)
+    return calibrate_quickly(session, refresh=job.run_options.measure, priors=priors_of(job.cluster))
+
+
+def _profile(job: Job, session: Session) -> Topology:
     from fogconv.hardware.profile import read_profile
 
+    assert job.profile is not None
     topology = read_profile(job.profile).topology(str(job.profile))
     if len(topology) < session.ranks:
         raise InputError(
@@ -184,10 +194,7 @@ def _measure(
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed
     reference, torch_s = _torch(network.load(), x, job.repeat) if job.compare else (None, None)
-    terms = None
-    if typical.plan.scheme == "star":
-        terms = layer_terms(engine.graph, typical.plan, typical.programs, engine.topology)
-    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times, predicted=terms)
+    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
     return Result(
@@ -199,7 +206,7 @@ def _measure(
         engine.plan.scheme,
         top5,
         median,
-        engine.plan.predicted_s,
+        typical.plan.predicted_s,
         torch_s,
         None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
         None if reference is None else float(np.abs(reference).max()),
@@ -209,22 +216,43 @@ def _measure(
         runs_s=tuple(run.latency_s for run in runs),
         wire=typical.plan.wire,
         work=workload(typical.programs),
-        machine=_shared_machine(session),
+        ranks=rank_works(typical.programs, typical.run.times),
+        machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
+        rates=_sources(engine, job),
     )
 
 
-def _shared_machine(session: Session) -> str:
-    """The cores of the machine, if the master and all workers share one, apart from threads of this process."""
-    here = os.uname().nodename
-    if session.scheme == "inproc" or not session.workers or any(info.host != here for info in session.workers):
-        return ""
-    return f"{cores()} core{'s' if cores() > 1 else ''}"
+def _sources(engine: Engine, job: Job) -> tuple[RateSource, ...]:
+    """Where each rank's rates come from."""
+    from fogconv.calibration.calibration import Calibration
+    from fogconv.calibration.rate_source import profile_sources
+
+    if isinstance(engine.lessons, Calibration):
+        return engine.lessons.sources
+    return profile_sources(engine.topology, str(job.profile))
+
+
+def _shared_machines(session: Session) -> tuple[SharedMachine, ...]:
+    """The machines that several ranks of the session run on."""
+    from fogconv.calibration.members import machine_cores, master
+
+    members: dict[int, Master | WorkerInfo] = {0: master(), **{info.rank: info for info in session.workers}}
+    cores = machine_cores([member.machine for member in members.values()])
+    ranks: dict[str, list[int]] = {}
+    for rank, member in members.items():
+        if member.machine.identity:
+            ranks.setdefault(member.machine.identity, []).append(rank)
+    return tuple(
+        SharedMachine(members[there[0]].host, tuple(there), cores.get(machine, 0.0), len(there) == len(members))
+        for machine, there in ranks.items()
+        if len(there) > 1
+    )
 
 
 def _outlook(engine: Engine, session: Session) -> Outlook | None:
     """Where mpirun put all ranks on one machine, which gains nothing: the time on as many machines like it."""
-    if session.scheme != "mpi" or not _shared_machine(session):
+    if session.scheme != "mpi" or not any(shared.by_all for shared in _shared_machines(session)):
         return None
     from fogconv.analysis.simulation.outlook import outlook
 

@@ -78,6 +78,8 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: float = 1.0
     period_s: float = 0.0
     tick_s: float = 0.0
+    machine: str = ""
+    machine_cores: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
 
 
@@ -124,6 +126,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.share,
                 device.period_s,
                 device.tick_s,
+                device.machine,
+                device.machine_cores,
             )
             for device in topology.devices
         )
@@ -153,6 +157,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.share,
                     device.period_s,
                     device.tick_s,
+                    device.machine,
+                    device.machine_cores,
                     self._effort(device),
                 )
                 for device in self.devices

@@ -12,7 +12,7 @@ of the two cards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fogconv.errors import TopologyError
@@ -81,8 +81,10 @@ class Device:
     transport, the system's copies). All of these are long-run averages.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
-    which the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`). Raises TopologyError for
-    impossible rates.
+    which the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
+
+    Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
+    of each alone, and `Topology.together_s` gives the time of several at once. Raises TopologyError for impossible rates.
     """
 
     name: str
@@ -100,6 +102,8 @@ class Device:
     share: float = 1.0
     period_s: float = 0.0
     tick_s: float = 0.0
+    machine: str = ""
+    machine_cores: float = 0.0
     effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +129,7 @@ class Device:
             f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
         )
         _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
+        _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
 
     def gamma(self, kind: str = "default") -> float:
         """γ of a kernel class in seconds per MAC, or the device's default."""
@@ -193,6 +198,14 @@ class Link:
     def seconds(self, elements: float, bytes_per_element: float = BYTES_PER_ELEMENT) -> float:
         """⌈elements ÷ M⌉·α + elements·β; 0 for no elements. The wake-up time is not included."""
         return self.messages(elements) * self.latency_s + elements * bytes_per_element * self.s_per_byte
+
+
+def together_s(seconds: Mapping[int, float], machine_loads: Iterable[Mapping[int, float]]) -> float:
+    """The slowest rank decides; ranks of one machine (see `Topology.machine_loads`) take turns on its cores."""
+    longest = max(seconds.values(), default=0.0)
+    for loads in machine_loads:
+        longest = max(longest, sum(seconds.get(rank, 0.0) * load for rank, load in loads.items()))
+    return longest
 
 
 HERE = Link(0.0, 0.0)
@@ -279,6 +292,45 @@ class Topology:
         tx = min((link.s_per_byte for (i, _), link in self.links.items() if i == rank), default=fallback)
         rx = min((link.s_per_byte for (_, j), link in self.links.items() if j == rank), default=fallback)
         return tx, rx
+
+    @property
+    def shared_machines(self) -> tuple[tuple[tuple[int, ...], float], ...]:
+        """(ranks, cores) of every machine that several ranks run on, where its number of cores is known."""
+        found: dict[str, list[int]] = {}
+        for rank, device in enumerate(self.devices):
+            if device.machine and device.machine_cores:
+                found.setdefault(device.machine, []).append(rank)
+        shared = (ranks for ranks in found.values() if len(ranks) > 1)
+        return tuple((tuple(ranks), max(self.devices[rank].machine_cores for rank in ranks)) for ranks in shared)
+
+    @property
+    def machine_loads(self) -> tuple[Mapping[int, float], ...]:
+        """Per shared machine, how much of it each of its ranks keeps busy while it computes, from 0 to 1.
+
+        By its threads of the machine's cores, and at least by its rate of what the rank with the most threads shows that
+        the machine can do: where that one has all cores, the others add nothing.
+        """
+        found = []
+        for ranks, cores in self.shared_machines:
+            threads = {rank: min(self.devices[rank].threads, cores) for rank in ranks}
+            widest = max(ranks, key=lambda rank: threads[rank])
+            capacity = self.rate(widest) * cores / threads[widest]
+            found.append({rank: max(threads[rank] / cores, min(1.0, self.rate(rank) / capacity)) for rank in ranks})
+        return tuple(found)
+
+    def together_s(self, seconds: Mapping[int, float]) -> float:
+        """How long ranks take that work at the same time, each of which takes ``seconds[rank]`` alone."""
+        return together_s(seconds, self.machine_loads)
+
+    def crowding(self, ranks: Sequence[int]) -> dict[int, float]:
+        """How many times slower than alone each of ``ranks`` computes at most while all of these do: 1 where it has its
+        cores for itself."""
+        found = dict.fromkeys(ranks, 1.0)
+        for sharing, cores in self.shared_machines:
+            mine = [rank for rank in sharing if rank in found]
+            threads = sum(min(self.devices[rank].threads, cores) for rank in mine)
+            found |= dict.fromkeys(mine, max(1.0, threads / cores))
+        return found
 
     def without(self, rank: int) -> Topology:
         """The cluster after losing a worker; higher ranks move down by one. Raises TopologyError for the master."""

@@ -48,7 +48,8 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``predicted_s`` is in seconds per inference; ``card_bytes[rank]`` is (sent, received)."""
+    """``predicted_s`` is in seconds per inference: the sum of all placements' ``total_s``, and ``ends_s`` for starting it on
+    all ranks and bringing the output to the master. ``card_bytes[rank]`` is (sent, received)."""
 
     graph: str
     ranks: int
@@ -57,6 +58,7 @@ class Plan:
     wire: Wire = "fp32"
     predicted_s: float | None = None
     card_bytes: tuple[tuple[float, float], ...] = ()
+    ends_s: float = 0.0
     version: int = PLAN_VERSION
 
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
-from fogconv.calibration.devices import calibrate_quickly
+from fogconv.calibration.calibration import calibrate_quickly
 from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
@@ -45,7 +45,7 @@ class Attached:
         """The session's topology, measured once, in about two seconds (or read from the calibration cache)."""
         with self._lock:
             if self._topology is None:
-                self._topology = calibrate_quickly(session)
+                self._topology = calibrate_quickly(session).topology
             return self._topology
 
     def discard(self, remote: RemoteConv) -> None:

@@ -3,6 +3,7 @@
 compute   γ·MACs + the fixed cost of a step; a step that is not a conv costs its memory traffic
 transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
 processor's part (cutting, joining, the system's copies) is added, since a fog device has no spare core
+sharing  ranks of one machine share its cores: together they take at least the sum of their processor time over these
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.ir.graph import Conv, Host, Layer
 from fogconv.ir.layout import Transfer
@@ -48,6 +49,8 @@ class Prices:
         self._elements = batch
         self._element_bytes = WIRE_BYTES[wire] * batch
         self._cards = [topology.card(rank) for rank in topology.ranks]
+        self._shared = topology.shared_machines
+        self._loads = topology.machine_loads
         # Cached: a link between workers is derived from all links.
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
@@ -83,11 +86,20 @@ class Prices:
             slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
         card_bytes = tuple(zip(sent, received, strict=True))
         wire_s = [max(sent[rank] * tx, received[rank] * rx) for rank, (tx, rx) in enumerate(self._cards)]
-        added_s = max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
-        added = Traffic(card_bytes, added_s, max(handled), frozenset(pairs))
+        added_s, added_cpu_s = self._together_s(wire_s, handled)
+        added = Traffic(card_bytes, max(added_s, slowest_s), added_cpu_s, frozenset(pairs))
         handled = [bytes_s + messages_s for bytes_s, messages_s in zip(handled, messages, strict=True)]
-        seconds = latency_s + max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
-        return Traffic(card_bytes, seconds, max(handled), frozenset(pairs), added)
+        busiest_s, cpu_s = self._together_s(wire_s, handled)
+        return Traffic(card_bytes, latency_s + max(busiest_s, slowest_s), cpu_s, frozenset(pairs), added)
+
+    def _together_s(self, wire_s: Sequence[float], handled_s: Sequence[float]) -> tuple[float, float]:
+        """The busiest rank's seconds on its card and processor, and on its processor alone, where each handles its messages
+        on one thread; ranks of one machine share its cores."""
+        busiest_s, cpu_s = max(map(sum, zip(wire_s, handled_s, strict=True))), max(handled_s)
+        for ranks, cores in self._shared:
+            shared_s = sum(handled_s[rank] for rank in ranks) / cores
+            busiest_s, cpu_s = max(busiest_s, shared_s), max(cpu_s, shared_s)
+        return busiest_s, cpu_s
 
     def start_s(self, ranks: int) -> float:
         """The master's time to start and end an inference on so many ranks: a message to each other rank and one back."""
@@ -109,8 +121,9 @@ class Prices:
         return device.step_s + device.copy_s(region.elements * self._elements * BYTES_PER_ELEMENT * (1 + summands))
 
     def slowest_s(self, layer: Layer, works: Sequence[Work]) -> float:
-        """T_edge: the ranks work at the same time, each one piece after the other."""
+        """T_edge: the ranks work at the same time, each one piece after the other, and share cores where they share a
+        machine."""
         per_rank: dict[int, float] = {}
         for work in works:
             per_rank[work.rank] = per_rank.get(work.rank, 0.0) + self.work_s(layer, work)
-        return max(per_rank.values(), default=0.0)
+        return together_s(per_rank, self._loads)

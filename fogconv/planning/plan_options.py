@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fogconv.errors import InputError
 from fogconv.guards.protection import check_scheme
 from fogconv.ir.plan import Plan
 from fogconv.planning.scheme_options import SchemeOptions
@@ -24,4 +25,6 @@ class PlanOptions(SchemeOptions):
         # Not super(): dataclass(slots=True) creates the class twice, and super() refers to the first one.
         SchemeOptions.__post_init__(self)
         scheme = Scheme.named(self.scheme)
+        if (self.parts is not None or self.split is not None) and scheme is not Scheme.STAR:
+            raise InputError(f"--parts and --split cut the star's convs; --scheme {scheme} has its own ways to cut")
         check_scheme(self.protection, self.scheme, guarded=scheme.guarded, plan_given=self.plan is not None)

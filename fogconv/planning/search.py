@@ -332,7 +332,8 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     cards = tuple(zip(sent, received, strict=True))
     in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
     found = Plan(graph.name, ranks, scheme, in_order, wire, card_bytes=cards)
-    return replace(found, predicted_s=seconds + last.seconds + book.prices.start_s(len(found.active_ranks)))
+    ends_s = last.seconds + book.prices.start_s(len(found.active_ranks))
+    return replace(found, predicted_s=seconds + ends_s, ends_s=ends_s)
 
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:

@@ -5,14 +5,16 @@
     drift       measured ÷ predicted, per rank and per card: 1: as planned, 2: twice as slow
 
 A plan balances the ranks against each other, so only a rank's drift relative to the others matters: when all are slower
-by the same factor, the plan is as good as before. Hysteresis: a drift counts when it exceeded MARGIN in the same
-direction in STREAK consecutive inferences; the next correction of a rank takes twice as many.
+by the same factor, the plan is as good as before. When all are faster than measured, the rates were measured beside other
+work, and are corrected. Ranks that share a machine take turns on its cores, as planned: that is no drift. Hysteresis: a
+drift counts when it exceeded MARGIN in the same direction in STREAK consecutive inferences; the next correction of a rank
+takes twice as many.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +28,10 @@ MARGIN = 1.5
 """A rank gets another share when it takes longer than predicted by this factor, or is faster by it."""
 LINK_MARGIN = 4.0
 """Message times vary with the system's load: only a change by this factor counts."""
+OVERALL_MARGIN = 2.0
+"""For all ranks together: rates from a few convs are off by less for any network."""
+CLOSE = 1.15
+"""An overall drift below this is ignored."""
 CARD_MARGIN = 1.5
 """Where one link to (or from) a rank became slow and all others to it take longer than usual by this factor, its card
 became slow."""
@@ -81,6 +87,8 @@ def observe(programs: Sequence[Program], members: Sequence[int], times: Times, t
             last = end
         if predicted > 0 and measured >= LEAST_S:
             compute[rank] = measured / predicted
+    crowding = topology.crowding(sorted(compute))
+    compute = {rank: ratio if ratio < 1 else max(1.0, ratio / crowding[rank]) for rank, ratio in compute.items()}
     wire: dict[tuple[int, int], list[float]] = {}
     for (origin, to, tag), (gone, n_bytes) in sent.items():
         arrived, waited = came.get((origin, to, tag), (0, 0))
@@ -113,6 +121,10 @@ class Pace:
     separately corrected one after the other on a loaded machine; treating links like ranks noticed a slow link after two
     errors only when eight inferences had used it."""
     seen: int = 0
+    middle: float = 1.0
+    """Of the last inference's ranks, how many times slower than planned the middle one computed,"""
+    overall: tuple[int, float] | None = None
+    """and how often in a row it was off by OVERALL_MARGIN, and by how much."""
 
     def corrected(self, correction: Correction) -> Pace:
         """The pace after a new plan for the same members. The links' usual times and other observations are kept;
@@ -137,17 +149,32 @@ class Pace:
         latest = {pair: seen / usual[pair] for pair, seen in drift.wire.items()}
         thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
         seen = self.seen + 1
-        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen)
+        overall = _streak(self.overall, middle) if drift.compute and _off(middle, OVERALL_MARGIN) else None
+        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen, middle, overall)
 
-    def correction(self) -> Correction | None:
-        """The correction of the topology, once something was off often enough; None to keep the plan."""
+    def correction(self, *, measured: bool = False) -> Correction | None:
+        """The correction of the topology, once something was off often enough; None to keep the plan.
+
+        ``measured``: the rates were measured, and not given by a person: then the drift of all ranks is corrected, too.
+        """
         slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
         thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (STREAK if ratio > 1 else PATIENT)}
         for pair, ratio in list(thin.items()):
             for end in (0, 1):
                 if ratio > 1 and self._card_is_thin(pair, end):
                     thin |= {other: ratio for other in self.usual if other[end] == pair[end] and other not in thin}
-        return Correction(slow, thin) if slow or thin else None
+        if not measured:
+            return Correction(slow, thin) if slow or thin else None
+        faster = self.overall is not None and self.overall[0] >= self.needed and self.overall[1] < 1
+        overall = self.middle if _off(self.middle, CLOSE) else 1.0
+        return Correction(slow, thin, overall) if slow or thin or faster else None
+
+    @property
+    def all_slower(self) -> float | None:
+        """How many times slower than planned all ranks are by now, at the inference that shows it; the plan stays."""
+        if self.overall is None or self.overall[0] != self.needed or self.overall[1] < 1:
+            return None
+        return self.overall[1]
 
     def _card_is_thin(self, pair: tuple[int, int], end: int) -> bool:
         """Whether messages from (end 0) or to (end 1) this rank take longer for all other ranks. Always False for the
@@ -160,41 +187,65 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Ratios by which ranks and links are slower than the topology says (under 1: faster)."""
+    """Ratios by which ranks and links are slower than the topology says (under 1: faster). Those of ``slow`` are against
+    the others', and ``overall`` is what all ranks have in common."""
 
     slow: Mapping[int, float]
     thin: Mapping[tuple[int, int], float]
+    overall: float = 1.0
+
+    def ranks(self, members: Sequence[int]) -> dict[int, float]:
+        """By the session's rank, how many times slower than the topology says each one computes; without those that are as
+        it says."""
+        found = {rank: _clamped(self.slow.get(place, 1.0) * self.overall) for place, rank in enumerate(members)}
+        return {rank: ratio for rank, ratio in found.items() if ratio != 1.0}
+
+    def links(self, members: Sequence[int]) -> dict[tuple[int, int], float]:
+        """By the session's ranks, how many times slower than the topology says each link is."""
+        return {(members[i], members[j]): _clamped(ratio) for (i, j), ratio in self.thin.items()}
 
     def apply(self, topology: Topology, members: Sequence[int]) -> Topology:
         """The session's topology with the measured rates. Only rates change."""
-        for place, ratio in self.slow.items():
-            rank = members[place]
-            topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / _clamped(ratio)))
+        for rank, ratio in self.ranks(members).items():
+            topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / ratio))
         links = dict(topology.links)
-        for (i, j), ratio in self.thin.items():
-            pair = members[i], members[j]
-            link = topology.link(*pair)
-            links[pair] = _scaled(link, _clamped(ratio))
+        for pair, ratio in self.links(members).items():
+            links[pair] = _scaled(topology.link(*pair), ratio)
         return replace(topology, links=links)
 
-    def sentences(self, members: Sequence[int]) -> tuple[str, ...]:
+    def sentences(self, members: Sequence[int], disturbed: Collection[int] | None = None) -> tuple[str, ...]:
+        """What was corrected. ``disturbed``: the session's ranks whose rates were measured beside other work, as
+        far as known (a rank that is faster than measured was); None where a person gave the rates."""
         events = []
-        for place, ratio in self.slow.items():
-            who = "the master" if members[place] == 0 else f"worker {members[place]}"
-            pace = f"{ratio:.1f}× slower" if ratio > 1 else f"{1 / ratio:.1f}× faster"
-            events.append(f"{who} is {pace} than planned; shares changed")
+        ratios = self.ranks(members)
+        known = () if disturbed is None else disturbed
+        wrong = [rank for rank, ratio in ratios.items() if _off(ratio, MARGIN)]
+        mistaken = [rank for rank in wrong if disturbed is not None and (ratios[rank] < 1 or rank in known)]
+        if mistaken:
+            least, most = min(ratios[rank] for rank in mistaken), max(ratios[rank] for rank in mistaken)
+            range_of = _pace(least) if f"{least:.1f}" == f"{most:.1f}" else f"{_pace(most)} to {_pace(least)}"
+            events.append(f"rates of {_names(mistaken)} were measured beside other work; corrected ({range_of})")
+        for rank in wrong:
+            if rank not in mistaken:
+                what = "planned" if disturbed is None else "measured: other work, or heat"
+                events.append(f"{_names([rank])} is {_pace(ratios[rank])} than {what}; shares changed")
         left = dict(self.thin)
         for end, way in ((1, "to"), (0, "from")):
             for rank in sorted({pair[end] for pair in left}):
                 mine = [pair for pair in left if pair[end] == rank]
                 if len(mine) > 1:
-                    ratios = [left.pop(pair) for pair in mine]
-                    events.append(f"the links {way} rank {members[rank]} are {_paces(ratios)} than planned; re-planned")
+                    thinner = [left.pop(pair) for pair in mine]
+                    events.append(f"the links {way} rank {members[rank]} are {_paces(thinner)} than planned; re-planned")
         for (i, j), ratio in left.items():
             events.append(
                 f"the link from rank {members[i]} to rank {members[j]} is {_paces([ratio])} than planned; re-planned"
             )
         return tuple(events)
+
+
+def all_slower(ratio: float) -> str:
+    """The sentence for `Pace.all_slower`."""
+    return f"all ranks are {_pace(ratio)} than measured; the plan stays as good, and they are measured again next time"
 
 
 def _streak(before: tuple[int, float] | None, ratio: float) -> tuple[int, float]:
@@ -212,6 +263,16 @@ def _lower_quartile(ratios: Sequence[float]) -> float:
 
 def _off(ratio: float, margin: float) -> bool:
     return ratio > margin or ratio < 1 / margin
+
+
+def _names(ranks: Sequence[int]) -> str:
+    """ "the master, worker 1 and worker 2"."""
+    names = ["the master" if rank == 0 else f"worker {rank}" for rank in ranks]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _pace(ratio: float) -> str:
+    return f"{ratio:.1f}× slower" if ratio > 1 else f"{1 / ratio:.1f}× faster"
 
 
 def _paces(ratios: Sequence[float]) -> str:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
-from fogconv.runtime.drift import Correction, Pace, observe
+from fogconv.runtime.drift import Correction, Pace, all_slower, observe
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
     MembershipChange,
@@ -55,6 +55,14 @@ NOTICE_S = 1.0
 """A link between two workers may break because one of them is lost; the master notices that within its heartbeat."""
 MOST_BROKEN = 3
 """The broken links between workers after which an inference fails."""
+
+
+class Lessons(Protocol):
+    """Where what inferences find goes: `fogconv.calibration.calibration.Calibration`, which remembers it."""
+
+    @property
+    def disturbed(self) -> frozenset[int]: ...
+    def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,10 @@ class Engine:
     plan_options: PlanOptions = PlanOptions()
     run_options: RunOptions = RunOptions()
     progress: Callable[[Progress], None] | None = None
+    lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
+        self.plan_options.check_ranks(len(self.topology))
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
         self._adapts = self.run_options.adapt and self.plan_options.plan is None
         self._rejoining = Rejoining(self.session)
@@ -177,20 +187,26 @@ class Engine:
         turn = next_members(self.ranks, self._present, ready)
         if turn.changed or (events and self._plans.plan(self.topology, self.ranks).placements != self.plan.placements):
             return self._turn(MembershipChange(turn.members, True, unfit + events + turn.events))
-        self.events.extend(unfit)
-        return unfit
+        # A plan that stays is no news, unless its prediction came from wrong rates.
+        same = unfit + (() if self.lessons is None else events)
+        self.events.extend(same)
+        return same
 
     def watch(self, run: RunResult) -> None:
         """After a run: compare the speed of ranks and links with the plan."""
         self.events.extend(run.events)
         ran = self.loaded.programs
-        if not self._adapts or len(self.ranks) == 1 or set(run.times) != set(ran):
+        if not self._adapts or (len(self.ranks) == 1 and self.lessons is None) or set(run.times) != set(ran):
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # the run was in flight while a new plan was made
         drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
         self._pace = self._pace.after(drift)
-        self._correction = self._pace.correction()
+        self._correction = self._pace.correction(measured=self.lessons is not None)
+        slower = None if self.lessons is None else self._pace.all_slower
+        if slower is not None and self._correction is None:
+            self.events.append(all_slower(slower))
+            self._learn(dict.fromkeys((self.ranks[place] for place in drift.compute), slower), {})
         working = {self.ranks[rank] for rank in self.plan.active_ranks}
         self._probation = self._probation.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
 
@@ -202,7 +218,12 @@ class Engine:
         self.topology = correction.apply(self.topology, self.ranks)
         self._pace = self._pace.corrected(correction)
         self._corrected |= {self.ranks[place] for place in (*correction.slow, *chain(*correction.thin))} - {MASTER}
-        return correction.sentences(self.ranks)
+        self._learn(correction.ranks(self.ranks), correction.links(self.ranks))
+        return correction.sentences(self.ranks, None if self.lessons is None else self.lessons.disturbed)
+
+    def _learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None:
+        if self.lessons is not None:
+            self.lessons.learn(slow, thin)
 
     def _ask_again(self) -> tuple[str, ...]:
         """Probe workers that were left out for being slow, where that is due, and restore the first figures of those that

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -111,11 +112,15 @@ def decide(
     master_computes: bool = False,
     even: bool = False,
     seconds: Seconds | None = None,
+    parts: int | None = None,
+    split: Split | None = None,
 ) -> Decision:
     """Distribute this layer or not, and over which split: the one with the least T_cld over any of the workers.
 
-    ``even`` gives all ranks equal shares instead of shares by their rate; ``seconds`` replaces γ·MACs by another predictor.
-    Raises InputError for an unknown trigger and for a threshold that is negative or no number.
+    ``parts`` or ``split`` leave no choice: so many parts, or this very cut. A layer with too few channels, or a cluster
+    with too few ranks, gets as many parts as there can be; a grouped conv is cut along whole groups. ``even`` gives all
+    ranks equal shares instead of shares by their rate; ``seconds`` replaces γ·MACs by another predictor. Raises InputError
+    for an unknown trigger and for a threshold that is negative or no number.
     """
     rule = Trigger.parse(trigger) if isinstance(trigger, str) else trigger
     check_threshold(threshold)
@@ -125,16 +130,17 @@ def decide(
         return Decision(False, "no workers", 0.0, 0.0, 0.0, 0.0, local_s)
     rates, most = master_rates(topology, spec), len(topology.workers)
     bound, gain = s_paper(spec, rates), most_gain(spec, rates, most, master_computes=master_computes)
-    best = _cheapest(spec, topology, master_computes=master_computes, even=even, cost=cost)
+    forced = None if parts is None and split is None else _forced(spec, len(topology) - 1 + master_computes, parts, split)
+    best = _cheapest(spec, topology, master_computes=master_computes, even=even, cost=cost, forced=forced)
     if best is None:
         star = s_star(spec, rates, most, master_computes=master_computes)
         return Decision(False, "too few channels to share", bound, star, gain, 0.0, local_s)
-    split, ranks, weights, shards, terms = best
+    cut, ranks, weights, shards, terms = best
     computing = master_computes and 0 in ranks
     star = s_star(spec, rates, sum(rank != 0 for rank in ranks), master_computes=computing)
     ratio = local_s / terms.total_s if terms.total_s else math.inf
     distribute, reason = judge(rule, threshold, spec, bound, ratio)
-    return Decision(distribute, reason, bound, star, gain, ratio, local_s, split, ranks, weights, shards, terms)
+    return Decision(distribute, reason, bound, star, gain, ratio, local_s, cut, ranks, weights, shards, terms)
 
 
 def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *, cost: Seconds | None = None) -> Terms:
@@ -149,10 +155,13 @@ def cluster_terms(spec: ConvSpec, topology: Topology, shards: Sequence[Shard], *
         (topology.link(shard.rank, 0), shard.output.elements * spec.batch) for shard in away
     ]
     tx, rx = topology.card(0)
+    computing: dict[int, float] = defaultdict(float)
+    for shard in shards:
+        computing[shard.rank] += seconds(shard.rank, shard.spec)
     return Terms(
         master.copy_s(cut * BYTES_PER_ELEMENT),
         wire_s(sent, tx),
-        max(seconds(shard.rank, shard.spec) for shard in shards),
+        topology.together_s(computing),
         wire_s(returned, rx),
         master.copy_s(joined * BYTES_PER_ELEMENT),
     )
@@ -198,13 +207,53 @@ def judge(rule: Trigger, threshold: float, spec: ConvSpec, bound: float, ratio: 
 _Best = tuple[Split, tuple[int, ...], tuple[float, ...], tuple[Shard, ...], Terms]
 
 
-def _cheapest(spec: ConvSpec, topology: Topology, *, master_computes: bool, even: bool, cost: Seconds) -> _Best | None:
+def parse_split(text: str) -> Split:
+    """ "input:4", "output:4" or "grid:2x2" (input × output groups), of at least 2 parts. Raises InputError for others."""
+    kind, _, numbers = text.partition(":")
+    words = numbers.split("x")
+    found = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) <= len(str(table.PARTS.most))]
+    if len(found) == len(words) == (2 if kind == "grid" else 1) and min(found) >= 1:
+        split = {"input": Split(p=found[0]), "output": Split(q=found[0]), "grid": Split(*found)}.get(kind)
+        if split is not None and table.PARTS.least <= split.parts <= table.PARTS.most:
+            return split
+    least, most = int(table.PARTS.least), int(table.PARTS.most)
+    raise InputError(
+        f"split {shown(text)}: write input:N, output:N or grid:PxQ, such as grid:2x2, of {least} to {most} parts"
+    )
+
+
+def _forced(spec: ConvSpec, ranks: int, parts: int | None, split: Split | None) -> list[Split]:
+    """The splits that are left to choose from; none where the layer or the cluster has no room for two parts."""
+    if split is None:
+        fewer = range(min(parts or ranks, ranks), 1, -1)
+        return next((found for count in fewer if (found := list(splits(spec, count)))), [])
+    if spec.groups > 1:
+        cut = Split(groups=min(split.parts, spec.groups, ranks))
+    else:
+        p = min(split.p, spec.in_channels, ranks)
+        cut = Split(p, min(split.q, spec.out_channels, max(1, ranks // p)))
+    return [cut] if cut.parts > 1 else []
+
+
+def _cheapest(
+    spec: ConvSpec,
+    topology: Topology,
+    *,
+    master_computes: bool,
+    even: bool,
+    cost: Seconds,
+    forced: Sequence[Split] | None,
+) -> _Best | None:
     """The split, ranks and shares with the least T_cld: all splits by the formula for equal devices, the best few
     exactly."""
     order = sorted(topology.workers, key=lambda rank: _alone_s(spec, topology, rank, cost))
     kind = kernel_class(spec)
     best: _Best | None = None
-    candidates = _candidates(spec, topology, order, master_computes)
+    if forced is None:
+        candidates = _candidates(spec, topology, order, master_computes)
+    else:
+        first = (0,) if master_computes else ()
+        candidates = ((0.0, cut, (*first, *order[: cut.parts - len(first)])) for cut in forced)
     for _, split, ranks in heapq.nsmallest(EXACT, candidates, key=lambda candidate: candidate[0]):
         weights = tuple(1.0 if even else topology.rate(rank, kind) for rank in ranks)
         try:

@@ -49,11 +49,11 @@ def _keep(spec: ConvSpec, isa: Isa, algorithm: str) -> None:
 
 
 def _file(folder: Path, isa: Isa) -> Path:
-    return folder / f"tuned-{isa.name}-{_machine()}.json"
+    return folder / f"tuned-{isa.name}-{fingerprint()}.json"
 
 
 @cache
-def _machine() -> str:
+def fingerprint() -> str:
     """The CPU and the sources of the kernels, as a hash."""
     digest = hashlib.sha256(llvm.get_host_cpu_name().encode())
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):

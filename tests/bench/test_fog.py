@@ -20,14 +20,20 @@ import pytest
 from bench.fog import FogBed
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
 from bench.fog.conversation import Contender, NodeEnd
+from bench.fog.master import plan_facts
 from bench.fog.rates import effort, fit
-from bench.fog.run import Setup
+from bench.fog.run import Setup, Tally, summary
 from bench.fog.scaling import Point, Series, draw, missing
 from bench.fog.self_check import check, measure_link
 from bench.fog.shaping import Rate, burst_bytes, shape
-from bench.fog.testbed import BRIDGE_FILTERS, RUN, sweep
+from bench.fog.testbed import BRIDGE_FILTERS, RUN, Card, sweep
 from fogconv.errors import ClusterError, DependencyError, InputError
+from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from tests.chains import chain
 
 pytestmark = pytest.mark.alone
 
@@ -72,6 +78,28 @@ def test_a_shaped_device_lets_out_two_frames_at_least() -> None:
     assert burst_bytes(Rate.parse("1mbit")) == 3200
     assert burst_bytes(Rate.parse("1gbit")) == 125_000
     assert all(command[:3] == ["tc", "-n", "ns"] for command in shape("ns", "eth0", Rate.parse("1gbit")))
+
+
+@pytest.mark.parametrize("threshold", [0.0, float("inf")], ids=["distributed", "all at home"])
+def test_a_star_gives_figures_whatever_it_decides(threshold: float) -> None:
+    graph, topology = chain(64, 64, 64), Topology.uniform(5, 1e9, 1e8, 1e-4)
+    found = plan(graph, topology, PlanOptions("star", threshold=threshold))
+    facts = plan_facts(found, graph, lower(graph, found).programs)
+    facts |= {"max_abs_error": 0.0, "max_abs_reference": 1.0}
+    assert len(facts["card_bytes"]) == 5
+    away = threshold == 0
+    assert (max(map(max, facts["card_bytes"])) > 0) == away
+    tallies = {
+        name: Tally(facts | {"variant": "eager"}, [0.2, 0.1], {"max_abs_error": 0.0}, [Card(0, 0)] * 5, [0.1] * 5, 1.0, 2)
+        for name in ("torch", "one", "all")
+    }
+    row = summary(Setup("chain", scheme="star"), tallies, 10, None)
+    assert row["predicted_s"] == found.predicted_s and row["bytes_busiest_card_planned"] == max(
+        map(max, facts["card_bytes"])
+    )
+    assert row["speedup_vs_torch"] == 1.0
+    tallies["all"].facts["card_bytes"], tallies["all"].cards = (), []
+    assert summary(Setup("chain", scheme="star"), tallies, 10, None)["bytes_busiest_card_planned"] == 0
 
 
 @pytest.fixture

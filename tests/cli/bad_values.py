@@ -44,6 +44,10 @@ BAD: Mapping[str, tuple[str, ...]] = {
         "tcp://a:65536", "tcp://a:x", "tcp://a:" + "9" * 5000, "http://a:1", "://", "mpi://2", "tcp://a:-1", "inproc://x",
     ),
     "trigger": ("", "maybe", "channels", "channels:", "channels:-1", "channels:x", "channels:" + "9" * 5000, "bound:1"),
+    "split": (
+        "", "input", "input:", "input:0", "input:1", "output:-1", "grid:2", "grid:2x", "grid:0x2", "grid:2x2x2", "rows:2",
+        "input:" + "9" * 5000, "grid:1x1", "input:4096",
+    ),
     "straggler": ("", "x", "1x", "x1", "1xnan", "1xinf", "1x0", "1x-1", "1x1e300", "9" * 400 + "x2", "-1x2", "9999x2"),
     "sweep": (
         "", "bandwidth", "bandwidth=", "bandwidth=1..", "bandwidth=2..1", "bandwidth=1..1e300", "depth=1..2", "rate=nan..1",

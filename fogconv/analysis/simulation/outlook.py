@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fogconv.analysis.simulation.simulator import simulate
 from fogconv.hardware.topology import Device, Link, Topology
@@ -28,7 +28,8 @@ class Outlook:
 
 def outlook(graph: LayerGraph, device: Device, ranks: int, bits_per_s: float = GIGABIT) -> Outlook:
     """The outlook of the cheapest plan for so many of this device. Raises DependencyError without simpy."""
-    topology = Topology((device,) * ranks, {}, Link(LATENCY_S, 8 / bits_per_s))
+    alone = replace(device, machine="")
+    topology = Topology((alone,) * ranks, {}, Link(LATENCY_S, 8 / bits_per_s))
 
     def seconds(scheme: str) -> float:
         programs = lower(graph, plan(graph, topology, PlanOptions(scheme))).programs

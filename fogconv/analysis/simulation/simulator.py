@@ -38,6 +38,8 @@ MOST_CHUNKS = 32
 """The most chunks of a message, which take turns on a card; fewer in a large cluster, to limit the number of events."""
 LEAST_CHUNKS, CHUNK_BYTES = 4, 64 << 10
 """The least bytes of a chunk: the amount that a system passes to its card at a time."""
+SLICES = 8
+"""Pieces of a step on a shared machine: each piece takes longer by how busy the cores are when it begins."""
 WINDOW_BYTES = 512 << 10
 """The bytes in flight to one rank before the sender's processor handles more: the send buffer of a connection."""
 
@@ -136,6 +138,8 @@ class _World:
         self.seconds = seconds or (lambda rank, spec: topology.devices[rank].conv_s(spec))
         self.keep_events = keep_events
         self.processors = [Processor(self.env, device, self.random) for device in topology.devices]
+        self.machines = {rank: (ranks, cores) for ranks, cores in topology.shared_machines for rank in ranks}
+        self.computing: set[int] = set()
         bursts = _bursts(topology)
         cards = [topology.card(rank) for rank in topology.ranks]
         self.out = [Card(cards[rank][0], bursts[rank][0]) for rank in topology.ranks]
@@ -222,9 +226,21 @@ class _World:
                     yield from work(self._handling_s(rank, recv.region, program.batch, recv.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
             case _:
-                yield from work(self._compute_s(program, step))
+                yield from self._compute(rank, self._compute_s(program, step))
                 self._record(rank, name, begin, type(step).__name__.lower())
         return begin
+
+    def _compute(self, rank: int, seconds: float) -> Process:
+        """Ranks of one machine take turns on its cores."""
+        ranks, cores = self.machines.get(rank, ((), 1.0))
+        if not ranks:
+            yield from self.processors[rank].work(seconds)
+            return
+        self.computing.add(rank)
+        for _ in range(SLICES):
+            threads = sum(min(self.topology.devices[other].threads, cores) for other in ranks if other in self.computing)
+            yield from self.processors[rank].work(seconds / SLICES * max(1.0, threads / cores))
+        self.computing.discard(rank)
 
     def _message(self, program: Program, step: steps.Send, number: int, name: str) -> Process:
         """Send a message chunk by chunk; every chunk passes the medium and the other card on its own."""

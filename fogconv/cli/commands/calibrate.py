@@ -76,12 +76,12 @@ def calibrate(
 
 
 def _measured(session: Session, quick: bool) -> Profile:
-    from fogconv.calibration.devices import calibrate as measure
-    from fogconv.calibration.devices import calibrate_quickly
+    from fogconv.calibration.calibration import calibrate as measure
+    from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.hardware.profile import Profile
 
     if quick:
-        return Profile.of(calibrate_quickly(session, refresh=True))
+        return Profile.of(calibrate_quickly(session, refresh=True).topology)
     return measure(session)
 
 
@@ -92,6 +92,7 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     from msgspec.structs import replace
 
     from fogconv.calibration.devices import device_samples
+    from fogconv.calibration.members import machines_of
     from fogconv.hardware.latency_models import compare, random_convs
     from fogconv.hardware.profile import ProfileSample
 
@@ -99,7 +100,7 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     names = tuple(FITS) if name == ALL else (name,)
     scores: dict[str, Any] = {}
     devices = list(profile.devices)
-    for rank, samples in device_samples(session, specs).items():
+    for rank, samples in device_samples(session, specs, ranks=machines_of(session)).items():
         found = compare(samples[:SAMPLES], samples[SAMPLES:], names)
         scores[f"rank {rank}"] = {
             each: {"within_10pct": score.within_10pct, "mape": score.mape} for each, score in found.items()
@@ -114,6 +115,7 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from fogconv.calibration.calibration import too_fast_to_tell
     from fogconv.cli.output.paragraph import Paragraph
     from fogconv.hardware.units import show_bandwidth, show_seconds
 
@@ -141,13 +143,14 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
             links.add_column(column, justify="right", no_wrap=True)
         for link in profile.links:
             pair = f"0↔{max(link.origin, link.to)}"
+            fast = too_fast_to_tell(profile, link)
             alpha, beta = profile.spreads.get(f"alpha {pair}"), profile.spreads.get(f"beta {link.origin}→{link.to}")
             links.add_row(
                 f"{link.origin}→{link.to}",
                 show_seconds(link.alpha_s),
                 "" if alpha is None else f"{alpha:.0%}",
-                show_bandwidth(4 / link.beta_s_per_element),
-                "" if beta is None else f"{beta:.0%}",
+                "too fast to tell" if fast else show_bandwidth(4 / link.beta_s_per_element),
+                "" if beta is None or fast else f"{beta:.0%}",
             )
         console.print(links)
     for who, found in scores.items():

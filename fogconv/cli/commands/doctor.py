@@ -8,13 +8,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,7 +25,12 @@ from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT
 from fogconv.values import table
 
+if TYPE_CHECKING:
+    from fogconv.calibration.cache import KnownRates
+
 MPIRUN_S = 30.0
+MOST_RATES = 4
+"""Devices whose remembered rates are listed, the latest first."""
 State = Literal["ok", "missing", "broken"]
 
 
@@ -73,6 +79,7 @@ def examine(hostfile: Path | None = None, port: int = DEFAULT_PORT) -> Iterator[
         _mpi,
         _lite,
         _photographs,
+        _rates,
         lambda: _library("matplotlib", "matplotlib", "model", "--plot needs it"),
         lambda: _library("simpy", "simpy", "model", "`fogconv simulate` needs it"),
         lambda: _library("scikit-learn", "sklearn", "model", "some latency predictors need it"),
@@ -256,6 +263,41 @@ def _photographs() -> Finding:
             f"{with_extra('demo')}; or give your own picture with --image.",
         )  # fmt: skip
     return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} has coffee, chelsea and others.")
+
+
+def _rates() -> Finding:
+    from fogconv.calibration.cache import default_folder, remembered_rates
+
+    folder = default_folder()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        known = list(remembered_rates(folder))
+    if caught:
+        return Finding("rates", "missing", f"{str(caught[-1].message)[0].upper()}{str(caught[-1].message)[1:]}.")
+    if not known:
+        return Finding("rates", "ok", "No rates of devices are remembered; the next run measures them.")
+    shown = "; ".join(_rate(each) for each in known[:MOST_RATES])
+    more = f"; and {len(known) - MOST_RATES} more" if len(known) > MOST_RATES else ""
+    return Finding("rates", "ok", f"{folder} remembers {shown}{more}. `fogconv run --measure` measures anew.")
+
+
+def _rate(known: KnownRates) -> str:
+    device = known.device
+    threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
+    ranks = f"{known.ranks_here} rank{'s' if known.ranks_here > 1 else ''}"
+    how = "learnt from runs" if known.origin == "runs" else "measured"
+    beside = " beside other work" if known.disturbed else ""
+    rate = f"{1e-9 / device.gamma_s_per_mac['default']:.3g} GMAC/s"
+    return f"{device.name}, {threads}, {ranks} there: {rate}, {how}{beside} {age(time.time() - known.measured_at)} ago"
+
+
+def age(seconds: float) -> str:
+    """ "3 minutes", "2 days"."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{int(seconds)} s"
 
 
 def _library(name: str, module: str, extra: str, use: str) -> Finding:

@@ -12,6 +12,7 @@ from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import (
     BandwidthOption,
     LatencyOption,
+    MeasureOption,
     PresetOption,
     ProfileOption,
     RateOption,
@@ -24,7 +25,9 @@ from fogconv.cli.plan_options import (
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -35,6 +38,7 @@ from fogconv.errors import InputError
 from fogconv.values import table
 
 if TYPE_CHECKING:
+    from fogconv.calibration.rate_source import RateSource
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
@@ -66,6 +70,7 @@ def plan(
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
+    measure: MeasureOption = False,
     rate: RateOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
@@ -74,6 +79,8 @@ def plan(
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     size: Annotated[
         int | None, typer.Option(parser=number("pixels", table.SIDE), help="Input size in pixels.", rich_help_panel=HOW)
@@ -121,8 +128,11 @@ def plan(
         from fogconv.analysis.timeline import draw
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even)
+        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split)
         figures = (profile, ranks, preset, rate, bandwidth, latency)
+        sources: tuple[RateSource, ...] = ()
+        if measure and not cluster:
+            raise InputError("--measure needs the cluster that is to be measured: --cluster")
         if not cluster:
             topology, described = _described(*figures)
         elif any(figure is not None for figure in figures):
@@ -130,7 +140,8 @@ def plan(
                 "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out"
             )
         else:
-            topology, described = _measured(cluster, keys, insecure)
+            topology, described, sources = _measured(cluster, keys, insecure, measure)
+        options.check_ranks(len(topology))
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
         found_forecast = forecast(graph, found, topology)
@@ -143,7 +154,8 @@ def plan(
         elif as_json:
             from fogconv.cli.output.json_text import json_text
 
-            print(json_text(found_forecast.as_json()))
+            rates = {"rates": [source.as_json() for source in sources]} if sources else {}
+            print(json_text(found_forecast.as_json() | rates))
         else:
             from fogconv.cli.output.tables.plan import print_plan
 
@@ -167,12 +179,16 @@ def _described(
     return found.topology, found.description
 
 
-def _measured(cluster: str, keys: Path | None, insecure: bool) -> tuple[Topology, str]:
-    from fogconv.calibration.devices import calibrate_quickly
+def _measured(
+    cluster: str, keys: Path | None, insecure: bool, measure: bool
+) -> tuple[Topology, str, tuple[RateSource, ...]]:
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        return calibrate_quickly(session), f"measured: {cluster}"
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster))
+        return found.topology, f"measured: {cluster}", found.sources
 
 
 def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:

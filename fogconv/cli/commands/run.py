@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.hardware_options import ProfileOption
+from fogconv.cli.hardware_options import MeasureOption, ProfileOption
 from fogconv.cli.option_values import CLUSTER, FILE, MODEL, PICTURE, WEIGHTS, Numbers, number, output, ratios
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
@@ -17,8 +17,10 @@ from fogconv.cli.plan_options import (
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     PlanOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -27,6 +29,7 @@ from fogconv.cli.plan_options import (
 from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cli.process.mpi_ranks import ranks_released
 from fogconv.cluster.transport.mpi.launch import launched
+from fogconv.errors import InputError
 from fogconv.ir.guard import Protection
 from fogconv.runtime.run_options import RunOptions
 from fogconv.values import table
@@ -128,11 +131,14 @@ def run(
     keys: KeysOption = _DEFAULTS.keys,
     insecure: InsecureOption = _DEFAULTS.insecure,
     profile: ProfileOption = None,
+    measure: MeasureOption = False,
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
     verify: Annotated[
@@ -217,6 +223,8 @@ def run(
         from fogconv.cli.output.result import Job
         from fogconv.cli.run_job import Shown, run_job
 
+        if measure and profile is not None:
+            raise InputError("--measure and --profile both say where the rates come from; leave one out")
         guards = Protection(verify, redundancy, patience)
         job = Job(
             model=model,
@@ -224,11 +232,21 @@ def run(
             cluster=cluster or "",
             workers=workers,
             plan_options=plan_options(
-                scheme, trigger, threshold, master_computes, wire, even=even, protection=guards, plan=plan
+                scheme,
+                trigger,
+                threshold,
+                master_computes,
+                wire,
+                even=even,
+                parts=parts,
+                split=split,
+                protection=guards,
+                plan=plan,
             ),
             run_options=RunOptions(
                 adapt=adapt,
                 rehearse=rehearse,
+                measure=measure,
                 threads=threads,
                 timeout_s=timeout,
                 heartbeat_s=heartbeat,

@@ -25,8 +25,10 @@ from fogconv.cli.plan_options import (
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     PlanOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -50,6 +52,8 @@ def simulate(
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
     size: Annotated[
@@ -146,13 +150,16 @@ def simulate(
         from fogconv.lowering.lower import lower
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, plan=plan)
+        options = plan_options(
+            scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split, plan=plan
+        )
         cluster = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
         topology = _uneven(cluster.topology, speeds)
         for each in straggler or ():
             if each.rank >= len(topology):
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
         slow = {each.rank: each.factor for each in straggler or ()}
+        options.check_ranks(len(topology))
         graph = _graph(model, size, trust)
         chosen = options.plan or make_plan(graph, topology, options)
         if chosen.ranks > len(topology):

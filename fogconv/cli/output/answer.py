@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fogconv.analysis.figures import cut
 from fogconv.cli.output.ellipsis import fold
-from fogconv.cli.output.result import Guess
+from fogconv.cli.output.result import MEANINGLESS, Guess
 
 Answers = Sequence[tuple[str, Sequence[Guess]]]
 """Each picture's name and its classes, the likeliest first."""
@@ -49,7 +49,7 @@ def _bars(guesses: Sequence[Guess], width: int) -> list[str]:
 
 def _scores(guesses: Sequence[Guess], width: int) -> list[str]:
     named = ", ".join(guess.label for guess in guesses)
-    return [f"  {line}" for line in fold(f"class scores of random weights, meaningless: {named}", width - 2, 2)]
+    return [f"  {line}" for line in fold(f"{MEANINGLESS}: {named}", width - 2, 2)]
 
 
 def bar(part: float, width: int) -> str:

@@ -24,4 +24,4 @@ def print_report(
     if layers:
         console.print()
         console.print(Paragraph(legend(result.scheme), style="dim"))
-        console.print(layer_table(result.layers, result.scheme))
+        console.print(layer_table(result.layers, result.scheme, result.predicted_s, result.latency_s))

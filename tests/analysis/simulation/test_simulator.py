@@ -47,6 +47,15 @@ def test_computing_takes_gamma_times_macs() -> None:
     assert found.busy_s == (pytest.approx(2 * SPEC.macs * GAMMA),)
 
 
+def test_ranks_of_one_machine_take_turns_on_its_cores() -> None:
+    for ranks, cores, slower in ((2, 2.0, 1.0), (4, 2.0, 2.0), (3, 1.0, 3.0)):
+        device = Device("d", {"default": GAMMA}, machine="m", machine_cores=cores)
+        found = simulate(
+            [program(rank, ranks, conv()) for rank in range(ranks)], Topology((device,) * ranks, {}, Link(ALPHA, BETA))
+        )
+        assert found.total_s == pytest.approx(slower * SPEC.macs * GAMMA, rel=0.15)
+
+
 def test_a_message_takes_its_bytes_and_the_latency() -> None:
     """Out and back; it leaves one card and enters the other at the same time."""
     found = simulate(star(1), topology(2))

@@ -128,6 +128,9 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
         (("--mean", "a,b"), ("--mean", "0.485")),
         (("--plan", "nowhere.json"), ("nowhere.json",)),
         (("--profile", "nowhere.json"), ("nowhere.json",)),
+        (("--profile", __file__, "--measure"), ("--measure", "--profile")),
+        (("--parts", "5", "--workers", "2"), ("--parts 5", "there are 3")),
+        (("--split", "rows:2"), ("grid:PxQ",)),
     ],
     ids=lambda value: value[0].strip("-") if isinstance(value, tuple) and value[0].startswith("--") else "",
 )
@@ -174,6 +177,14 @@ def test_json_holds_the_promised_keys(run: Program) -> None:
         "max_abs_reference", "layers",
     } <= set(found)  # fmt: skip
     assert found["workers"] == 2
+    assert "meaningless" in found["top5_note"]
+    assert [rate["rank"] for rate in found["rates"]] == [0, 1, 2]
+    assert all(rate["origin"] in ("measured now", "remembered", "learnt from runs") for rate in found["rates"])
+    assert all(rate["age_s"] >= 0 for rate in found["rates"])
+    assert [shared["ranks"] for shared in found["shared_machines"]] == [[0, 1, 2]]
+    rows = sum(layer["predicted"]["total_s"] for layer in found["layers"])
+    assert rows + found["other_layers"]["predicted_s"] == pytest.approx(found["predicted_s"])
+    assert len(found["ranks"]) == 3
     assert found["max_abs_error"] <= 1e-4 * found["max_abs_reference"]
     assert [sorted(guess) for guess in found["top5"]] == [["index", "label", "probability"]] * 5
     for layer in found["layers"]:
@@ -234,7 +245,7 @@ def test_ranks_on_one_machine_say_that_it_gains_nothing_and_what_boards_would_ta
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no gain") == 1
     assert "simulated   3 computers like this on 1 Gbit/s links" in done.stdout
-    assert len(done.stdout.splitlines()) <= 15
+    assert len(done.stdout.splitlines()) <= 15 + 3, "a line more for each rank"
 
 
 def test_only_rank_0_prints() -> None:

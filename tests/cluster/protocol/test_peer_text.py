@@ -31,7 +31,7 @@ def test_any_text_becomes_one_printable_line(text: str) -> None:
     "message",
     [
         m.Hello(bytes(16), 1, 2, NASTY, 1.0),
-        m.Welcome(1, NASTY, 1, 1, 0, 0, NASTY, NASTY),
+        m.Welcome(1, NASTY, 1, 1, 0, 0, NASTY, NASTY, m.Machine(), ""),
         m.Refused(NASTY),
         m.Failed(1, 0, NASTY, NASTY),
     ],

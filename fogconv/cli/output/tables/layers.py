@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from fogconv.analysis.figures import byte_count, milliseconds, shape, short
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
+from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport, other_layers
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.tables.table import figures_table
 
@@ -28,8 +28,20 @@ def legend(scheme: str) -> str:
     return STAR_LEGEND if scheme == "star" else RESIDENT_LEGEND
 
 
-def layer_table(layers: Sequence[LayerReport], scheme: str) -> Table:
-    return _star_table(layers) if scheme == "star" else _resident_table(layers)
+def layer_table(layers: Sequence[LayerReport], scheme: str, predicted_s: float | None, latency_s: float) -> Table:
+    """The convs, everything else, and the whole inference, which the summary gives as well."""
+    star = scheme == "star"
+    table = _star_table(layers) if star else _resident_table(layers)
+    rest = other_layers(layers, predicted_s, latency_s)
+    empty = ["", ""] if star else [""]
+    for name, predicted, measured in (
+        ("everything else", rest.predicted_s, rest.measured_s),
+        ("the inference", predicted_s, latency_s),
+    ):
+        terms = [""] * (len(table.columns) - len(empty) - 3)
+        total = f"{milliseconds(predicted)}\n{milliseconds(measured)}"
+        table.add_row(name, *empty, "pred\nmeas", *terms, total, style="bold")
+    return table
 
 
 def _star_table(layers: Sequence[LayerReport]) -> Table:

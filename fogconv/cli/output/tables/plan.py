@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from fogconv.analysis.figures import byte_count, milliseconds
-from fogconv.analysis.forecast import Forecast
+from fogconv.analysis.forecast import Forecast, LayerForecast
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
-    "computing, sum: bringing partial results together, total: all three. split: how the layer is cut and over how "
-    "many ranks; home: the master does it."
+    "computing, sum: bringing partial results together, total: all three, and in the last row the whole inference. split: "
+    "how the layer is cut and over how many ranks; home: the master does it."
 )
 
 
@@ -39,10 +39,17 @@ def _layers(forecast: Forecast) -> Table:
     for layer in forecast.layers:
         if layer.mode == "relabel":
             continue
-        cells = (layer.move_s, layer.predicted.get("edge_s"), layer.sum_s, layer.predicted.get("total_s"))
         split = layer.split or ("torch" if layer.mode == "host" else "home")
-        table.add_row(Name(layer.name), layer.shape, split, *(milliseconds(cell) for cell in cells))
+        table.add_row(Name(layer.name), layer.shape, split, *_cells(layer))
+    if forecast.plan.ends_s:
+        table.add_row("start and end", "", "", "", "", "", milliseconds(forecast.plan.ends_s))
+    table.add_row("all", "", "", *_cells(forecast.total), style="bold")
     return table
+
+
+def _cells(layer: LayerForecast) -> tuple[str, ...]:
+    terms = (layer.move_s, layer.predicted.get("edge_s"), layer.sum_s, layer.predicted.get("total_s"))
+    return tuple(milliseconds(term) for term in terms)
 
 
 def _ranks(forecast: Forecast) -> Table:
