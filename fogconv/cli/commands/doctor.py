@@ -278,7 +278,7 @@ def _rates() -> Finding:
         return Finding("rates", "ok", "No rates of devices are remembered; the next run measures them.")
     shown = "; ".join(_rate(each) for each in known[:MOST_RATES])
     more = f"; and {len(known) - MOST_RATES} more" if len(known) > MOST_RATES else ""
-    return Finding("rates", "ok", f"{folder} remembers {shown}{more}. `fogconv run --measure` measures anew.")
+    return Finding("rates", "ok", f"{folder} remembers {shown}{more}. `fogconv run --measure` measures again.")
 
 
 def _rate(known: KnownRates) -> str:
