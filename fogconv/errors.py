@@ -113,6 +113,16 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"{what} {name!r} is not known; there are {listed}"
 
 
+MOST_QUOTED = 80
+"""So many characters of what the user wrote are repeated in a message."""
+
+
+def quoted(text: str) -> str:
+    """What the user wrote, for a message: in quotes, cut, without characters that a terminal would obey."""
+    shown = repr(text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 1] + "…")
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
 def with_extra(name: str) -> str:
     """How to install what an extra brings. Never by this project's name: on the package index it is somebody else's."""
     return f"install from the checkout (pip install '.[{name}]') or the wheel"

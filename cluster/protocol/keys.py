@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
+from fogconv.hardware.address import parse_address, split_scheme
 from fogconv.storage.trusted import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
@@ -51,8 +51,9 @@ class Keys:
 
     def of_worker(self, address: str) -> str:
         """The public key that the worker at an address must have. Raises InputError if none is listed."""
-        host_port = address.partition("://")[2]
-        for name in (host_port, host_port.rpartition(":")[0].strip("[]"), "*"):
+        _, host_port = split_scheme(address)
+        parsed = parse_address(address)
+        for name in (host_port, parsed.host_port, host_port.rpartition(":")[0].strip("[]"), parsed.host, "*"):
             if name in self.workers:
                 return self.workers[name]
         raise InputError(
@@ -138,14 +139,7 @@ def read_keys(folder: Path) -> Keys:
 
 def is_local(address: str) -> bool:
     """Whether an address can be reached from this machine only: loopback, or ipc."""
-    scheme, _, rest = address.partition("://")
-    if scheme in ("ipc", "inproc"):
-        return True
-    host = rest.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return parse_address(address, listening=True).local
 
 
 def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool) -> Keys | None:
