@@ -73,7 +73,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class Transport:
-    """``form``: how its addresses are written; ``check`` gives one in its canonical form, and raises InputError for a bad one.
+    """``form``: how its addresses are written; ``check`` gives an address's canonical form, or raises InputError.
 
     ``whole``: one address names a whole cluster. ``listen`` is None where workers come to be by ``dial``, or by a launcher.
     """
