@@ -112,11 +112,12 @@ class Proxy:
         while True:
             due, chunk = line.get()
             time.sleep(max(0.0, due - time.monotonic()))
-            with contextlib.suppress(OSError):
-                if not chunk:
+            if not chunk:
+                with contextlib.suppress(OSError):
                     target.shutdown(socket.SHUT_RDWR)
-                    return
-                alter = self.to_master if direction else self.to_worker
+                return
+            alter = self.to_master if direction else self.to_worker
+            with contextlib.suppress(OSError):
                 target.sendall(alter(passed, chunk))
             passed += len(chunk)
             self.passed[direction] += len(chunk)

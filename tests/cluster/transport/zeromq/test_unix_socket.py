@@ -15,8 +15,7 @@ import pytest
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from fogconv.errors import ConnectError, InputError
 from tests.cluster.launch import ROOT, environment
-from tests.cluster.transport.contract import messages_without_payload_arrive
-from tests.cluster.transport.test_endpoint_contract import echo
+from tests.cluster.transport.contract import echoing, messages_without_payload_arrive
 
 pytestmark = pytest.mark.alone
 
@@ -80,22 +79,15 @@ def test_a_socket_that_a_process_listens_on_stays(tmp_path: Path) -> None:
 
 
 def test_a_socket_that_was_left_behind_is_replaced_and_serves(tmp_path: Path) -> None:
-    import threading
-
     path = tmp_path / "worker"
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(path))
     assert path.exists()
     there, here = ZeromqEndpoint(f"ipc://{path}"), ZeromqEndpoint()
-    server = threading.Thread(target=echo, args=(there,), daemon=True)
-    server.start()
-    try:
+    with echoing(there):
         for _ in range(2):  # a socket that is handed to ZeroMQ takes more than one connection
             messages_without_payload_arrive(here, here.connect(f"ipc://{path}"))
-    finally:
         here.close()
-        there.close()
-        server.join(10.0)
     assert not path.exists()
 
 
