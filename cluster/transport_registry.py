@@ -143,8 +143,10 @@ def _check_zeromq(address: str) -> str:
 
 
 def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
+    from fogconv.cluster.transport.zeromq.descriptors import make_room
     from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
+    make_room(len(addresses))
     own = keys_for(addresses, options.keys, options.insecure)
     endpoint = ZeromqEndpoint(heartbeat_s=options.heartbeat_s, keys=own, shared=options.shared)
     try:
@@ -155,9 +157,11 @@ def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
 
 
 def _listen_zeromq(bind: str, options: Listening) -> Listener:
+    from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit
     from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
     parse_address(bind, listening=True)
+    raise_descriptor_limit()
     own = keys_for([bind], options.keys, options.insecure)
     endpoint = ZeromqEndpoint(bind, heartbeat_s=options.heartbeat_s, keys=own, max_payload_bytes=options.max_payload_bytes)
     return Listener(endpoint, endpoint.address, None if own is None else own.masters)

@@ -1,8 +1,8 @@
 """Dialing: a link's way to its connection: which of a name's numbers is tried, and how long heartbeats wait.
 
 ZeroMQ cuts a connection whose heartbeat is not answered in time, so this time has to be longer than the link's round trip.
-The handshake needs one round trip at least. If it shows that heartbeats would not wait long enough, the link connects
-again, with heartbeats that do, before any message is sent on it.
+The handshake takes one and a half round trips at least. If it shows that heartbeats would not wait long enough, the link
+connects again, with heartbeats that do, before any message is sent on it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ BEAT_SHARE = 0.4
 """Of the heartbeat's time, between two beats; the rest is for the answer. Each beat wakes a thread at either end."""
 LONGEST_ROUND_TRIP_S = 5.0
 """A link that takes longer than this is not used: ZeroMQ's handshake ends by then."""
-HANDSHAKES_PER_WAIT = 2.0
-"""A heartbeat waits this many times as long as the handshake took, on a slow link."""
+HANDSHAKE_ROUND_TRIPS = 1.5
+"""A handshake takes at least so many round trips (with encryption one more)."""
+ROUND_TRIPS_PER_WAIT = 2.0
+"""A heartbeat's answer may take this many times as long as the round trip, on a slow link."""
 MOST_ADAPTATIONS = 3
 CONNECT_S = 1.0
 """How long one of several numbers may take to answer, in the first round; in each further round twice as long."""
@@ -33,7 +35,7 @@ EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_S
 
 def answer_s(heartbeat_s: float, round_trip_s: float = 0.0) -> float:
     """How long to wait for a heartbeat's answer, on a link with this round trip (at most)."""
-    return max((1 - BEAT_SHARE) * heartbeat_s, HANDSHAKES_PER_WAIT * round_trip_s)
+    return max((1 - BEAT_SHARE) * heartbeat_s, ROUND_TRIPS_PER_WAIT * round_trip_s)
 
 
 @dataclass(eq=False, slots=True)
@@ -90,9 +92,9 @@ class Dial:
 
     def _judge(self, took_s: float) -> bool:
         # Every measurement is too long where this thread was busy meanwhile; the shortest is nearest.
-        self._round_trip_s = min(self._round_trip_s, took_s)
+        self._round_trip_s = min(self._round_trip_s, took_s / HANDSHAKE_ROUND_TRIPS)
         needed_s = answer_s(self.heartbeat_s, self._round_trip_s)
-        fits = self.wait_s / HANDSHAKES_PER_WAIT <= needed_s <= self.wait_s
+        fits = self.wait_s / 2 <= needed_s <= self.wait_s
         if not fits and self._adaptations < MOST_ADAPTATIONS:
             self._adaptations += 1
             self.wait_s = needed_s

@@ -31,6 +31,7 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
+from fogconv.cluster.transport.zeromq.descriptors import roomy_context
 from fogconv.cluster.transport.zeromq.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected, trouble
@@ -87,7 +88,7 @@ class ZeromqEndpoint:
         self._turned_away = 0
         self._heartbeat_s = heartbeat_s
         self._lock = threading.RLock()
-        self._context = zmq.Context()
+        self._context = roomy_context()
         self._poller = select.poll()
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has told of a message; False: it has to be asked
@@ -443,7 +444,8 @@ class ZeromqEndpoint:
             elif link in self._links:
                 while self._read(link):  # what came before the end counts
                     pass
-                self._lose(link, "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON)
+                refused = event != zmq.EVENT_DISCONNECTED and not link.opened
+                self._lose(link, _BAD_HANDSHAKE_REASON if refused else "the connection ended")
                 return
 
     def _lose(self, link: Socket, reason: str) -> None:

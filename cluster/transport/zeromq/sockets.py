@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket as sockets
 from collections import deque
 from collections.abc import Callable
@@ -46,6 +47,8 @@ class Socket:
     near: bool = False
     """Whether the other end is on this machine, as far as the address tells, and needs no key."""
     connected: bool = False
+    opened: bool = False
+    """Whether the handshake has succeeded, so that messages may be sent."""
     file: SocketFile | None = None
     """Of a Unix socket that listens."""
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
@@ -62,6 +65,7 @@ class Socket:
 
     def open(self) -> None:
         """Messages may be sent from now on."""
+        self.opened = True
         self.put = super(zmq.Socket, self.raw).send
 
     def follow(self, event: int) -> bool:
@@ -125,11 +129,16 @@ def connected(
         raise ConnectError(str(error)) from error
     if key is not None and own is None:
         raise ConnectError(f"{address} has a key and this end has none")
-    raw = _raw(context, zmq.DEALER)
+    try:
+        raw = _raw(context, zmq.DEALER)
+        monitor = raw.get_monitor_socket(dialing.EVENTS | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
+    except zmq.ZMQError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ConnectError(f"{address}: too many open files or sockets for one more link (see ulimit -n)") from error
+        raise
     if key is not None and own is not None:
         _encrypt(raw, own)
         raw.curve_serverkey = key.encode()
-    monitor = raw.get_monitor_socket(dialing.EVENTS | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
     return Socket(raw, monitor, address, Dial(raw, parsed, heartbeat_s), near=key is None and parsed.local)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +15,7 @@ import pytest
 from fogconv.cluster.transport.zeromq.resolver import FRESH_S, Resolver, system_lookup
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import ROOT, environment
+from tests.cluster.transport.zeromq.silent_names import namespaces
 
 pytestmark = pytest.mark.alone
 
@@ -115,3 +119,26 @@ def test_a_program_ends_while_a_name_hangs() -> None:
         [sys.executable, "-c", HANGING], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
+def in_namespace() -> list[str]:
+    """A command line's beginning that gives a program a network of its own. Skips where that is not allowed."""
+    command = ["unshare", "--net", "--mount"]
+    if os.geteuid() or shutil.which("unshare") is None or shutil.which("ip") is None:
+        pytest.skip("needs root, unshare and ip")
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("namespaces are not allowed here")
+    return command
+
+
+@pytest.mark.timeout(120)
+def test_a_silent_name_server_holds_up_no_link_and_no_end() -> None:
+    done = subprocess.run(
+        [*in_namespace(), sys.executable, "-m", "tests.cluster.transport.zeromq.silent_names", *namespaces()],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["asked"]
+    assert "'silent.test' was not resolved within 5 s: the name server does not answer" in found["silent"]
+    assert found["other"], "the other link has lived through it"
