@@ -30,7 +30,9 @@ def worker(
             help="Memory limit of this process in bytes, such as 900M; by default none. Larger shards are refused."
         ),
     ] = "",
-    heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = HEARTBEAT_S,
+    heartbeat: Annotated[
+        float, typer.Option(help="Seconds within which another lost worker is noticed; a master brings its own.")
+    ] = HEARTBEAT_S,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object a line.")] = False,
