@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
+from fogconv.hardware.address import parse_address, split_scheme
 from fogconv.storage.trusted import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
@@ -54,8 +54,9 @@ class Keys:
 
     def of_worker(self, address: str) -> str:
         """The public key that the worker at an address must have. Raises InputError if none is listed."""
-        host_port = address.partition("://")[2]
-        for name in (host_port, host_port.rpartition(":")[0].strip("[]"), "*"):
+        _, host_port = split_scheme(address)
+        parsed = parse_address(address)
+        for name in (host_port, parsed.host_port, host_port.rpartition(":")[0].strip("[]"), parsed.host, "*"):
             if name in self.workers:
                 return self.workers[name]
         raise InputError(
@@ -135,14 +136,7 @@ def read_keys(folder: Path) -> Keys:
 
 def is_local(address: str) -> bool:
     """Whether an address can be reached from this machine only: loopback, or ipc."""
-    scheme, _, rest = address.partition("://")
-    if scheme in ("ipc", "inproc"):
-        return True
-    host = rest.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return parse_address(address, listening=True).local
 
 
 def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool) -> Keys | None:
