@@ -374,7 +374,7 @@ def test_who_refuses_its_part_for_want_of_memory_is_given_less(cluster: FaultClu
 
 
 def test_who_runs_out_of_memory_while_binding_is_given_less() -> None:
-    """Nobody knows beforehand what compiling takes: the second worker binds no program that has most of the first's weights."""
+    """Nobody knows beforehand what compiling takes: the second worker binds none but a much smaller program."""
     bound: list[int] = []
 
     class Small(Executable):
