@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +31,12 @@ CORPUS = Path(__file__).resolve().parent / "corpus"
 
 @dataclass(frozen=True)
 class Fuzzer:
-    """``try_one(data)`` raises nothing but for a bug; what it returns tells inputs that do something new. ``make(random,
-    pool)`` makes an input, perhaps of one in the pool. ``prepare()`` is called once, in the child."""
+    """``try_one(data)`` raises nothing but for a bug; it returns traits of what happened, by which an input that does
+    something new is told. ``make(random, pool)`` makes an input, perhaps of one in the pool. ``prepare()`` is called once,
+    in the child."""
 
     module: str
-    try_one: Callable[[bytes], Hashable]
+    try_one: Callable[[bytes], Collection[str]]
     make: Callable[[random.Random, list[bytes]], bytes]
     seeds: Callable[[], Mapping[str, bytes]]
     prepare: Callable[[], None]
@@ -97,18 +98,18 @@ class Fuzzer:
         self.prepare()
         generator = random.Random(seed)
         begun = {path.name: path.read_bytes() for folder in folders for path in sorted(folder.iterdir()) if path != current}
-        seen: set[Hashable] = set()
+        seen: set[str] = set()
         pool: list[bytes] = []
         deadline = time.monotonic() + seconds
         tried = 0
 
         def attempt(data: bytes) -> bool:
             current.write_bytes(data)
-            found = self.try_one(data)
-            if new := found not in seen:
-                seen.add(found)
+            new = set(self.try_one(data)) - seen
+            if new:
+                seen.update(new)
                 pool.append(data)
-            return new
+            return bool(new)
 
         for data in [*self.seeds().values(), *begun.values()]:
             attempt(data)
@@ -117,4 +118,4 @@ class Fuzzer:
             tried += 1
             if attempt(data):
                 (folders[0] / hashlib.sha1(data).hexdigest()).write_bytes(data)
-        print(f"{tried} inputs of {self.module} in {seconds:g} s, {len(seen)} behaviours", file=sys.stderr)
+        print(f"{tried} inputs of {self.module} in {seconds:g} s, {len(seen)} traits", file=sys.stderr)

@@ -18,7 +18,7 @@ import pkgutil
 import random
 import re
 import zlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -56,19 +56,19 @@ MOST_WORK = 2e8
 FLUSH, TWO_THREADS, WRONG_SIZES = 1, 2, 4
 
 
-def try_one(data: bytes) -> Hashable:
+def try_one(data: bytes) -> Collection[str]:
     """Raises nothing but for a bug."""
     flags, packed = (data[0], data[1:]) if data else (0, b"")
     try:
         program = ir.decode(packed)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return "malformed"
+        return {"malformed"}
     try:
         check_program(program, MEMORY_BYTES)
     except FogconvError as error:
-        return _kind(error)
+        return {_kind(error)}
     if _work(program) > MOST_WORK:
-        return "much work"
+        return {"much work"}
     guarded.at_end = bool(flags & FLUSH)
     guarded._kept.clear()
     try:
@@ -78,8 +78,8 @@ def try_one(data: bytes) -> Hashable:
             executable.run(Post(program, wrong=bool(flags & WRONG_SIZES)), _inputs(program))
             executable.arrays.settle()
     except FogconvError as error:
-        return _kind(error)
-    return tuple(sorted({_trait(step) for step in program.steps}))
+        return {_kind(error)}
+    return {_trait(step) for step in program.steps}
 
 
 def _kind(error: FogconvError) -> str:

@@ -27,7 +27,7 @@ def test_some_seconds_of_fuzzing_find_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", FUZZER.module, str(tmp_path), str(INPUTS), f"-max_total_time={SECONDS}"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "behaviours" in done.stderr
+    assert "traits" in done.stderr
 
 
 def test_a_touch_of_a_guard_page_would_be_seen() -> None:

@@ -9,10 +9,11 @@ middle of a run, or let go by its master. At the end its masters are lost, and a
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -24,6 +25,7 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.worker.server import Worker
+from fogconv.errors import WireError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, Region
 from tests.cluster.worker.wedges import KEY, SPEC, WEDGES, WEIGHT, honest
@@ -74,6 +76,7 @@ class Script:
         self.sent: dict[Peer, list[m.AnyMessage]] = {}
         self.gone: set[Peer] = set()
         self.end: Callable[[], None] = lambda: None
+        self.look: Callable[[Event], None] = lambda event: None
 
     def connect(self, address: str, key: str | None = None) -> Peer:
         return address
@@ -83,6 +86,7 @@ class Script:
             self.end()
             return None
         event = self._events.popleft()
+        self.look(event)
         if isinstance(event, Loss):
             self.gone.add(event.peer)
         else:
@@ -109,14 +113,14 @@ class Script:
         return ""
 
 
-def try_one(data: bytes) -> Hashable:
+def try_one(data: bytes) -> Collection[str]:
     """Raises nothing but for a bug."""
     try:
         script = [
             (who, frames) for who, frames in msgspec.msgpack.decode(data, type=list[tuple[int, list[bytes]]]) if frames
         ]
     except (msgspec.MsgspecError, ValueError):
-        return "no script"
+        return {"no script"}
     events: list[Event] = [Loss(who % LOST, "gone") if who & LOST else Arrival(who % 4, frames) for who, frames in script]
     events += [Loss(who, "gone") for who in (MASTER, OTHER, PEER, STRANGER)]
     honest_events = [Arrival(HONEST, [bytes(frame) for frame in codec.encode(*message)]) for message in _honest()]
@@ -138,15 +142,23 @@ def try_one(data: bytes) -> Hashable:
         served = len(worker._sessions)
         worker.stop()
 
+    def look(event: Event) -> None:
+        """Who says what, in which state."""
+        said = "loss" if isinstance(event, Loss) else "nonsense"
+        with contextlib.suppress(WireError):
+            said = said if isinstance(event, Loss) else type(codec.decode(event.frames)[0]).__name__
+        traits.add(f"{worker.life.stage.value} {worker._doing}: {said} of {event.peer}")
+
     served = -1
+    traits: set[str] = set()
     worker = Worker(endpoint, build=build, memory_limit_bytes=MEMORY_BYTES)
-    endpoint.end = end
+    endpoint.end, endpoint.look = end, look
     worker.serve()
     kinds = [type(message).__name__ for message in endpoint.sent.get(HONEST, [])]
     assert sorted(kinds) == sorted(EXPECTED), kinds  # where its weights are here already, it is loaded before they come
     assert served == 0, "an honest master left, and is still served"
     answers = [message for peer, sent in endpoint.sent.items() if peer != HONEST for message in sent]
-    return tuple(sorted({_kind(answer) for answer in answers}))
+    return {*traits, *map(_kind, answers)}
 
 
 def _honest() -> list[tuple[Any, ...]]:
