@@ -108,7 +108,7 @@ def transport_of_all(addresses: Sequence[str]) -> Transport:
         canonical = transport.check(address)
         if canonical in taken:
             also = f" (also written {quoted(taken[canonical])})" if taken[canonical] != address else ""
-            raise InputError(f"{quoted(address)} is listed twice{also}; each worker has an address of its own")
+            raise InputError(f"{quoted(address)} is listed twice{also}; each worker has its own address")
         taken[canonical] = address
         if transport.whole and len(addresses) > 1:
             raise InputError(f"{quoted(address)} is a whole cluster; list nothing beside it")
