@@ -137,7 +137,7 @@ def _wrong(plan: Plan, graph: LayerGraph, layer: Layer, placement: Placement) ->
     written = [tensors[tensor].region for tensor in layer.writes] or [tensors[graph.input].region]
     read = [tensors[tensor].region for tensor in layer.reads]
     if not placement.work and not layer.relabels:
-        return "has nobody who computes it"
+        return "has no rank that computes it"
     for work in placement.work:
         if work.rank not in ranks:
             return f"names rank {work.rank} of {plan.ranks}"
@@ -150,9 +150,9 @@ def _wrong(plan: Plan, graph: LayerGraph, layer: Layer, placement: Placement) ->
     if len(partial) > 1:
         return "computes summands and results at once"
     if placement.target is None and True in partial:
-        return "computes summands that nobody sums"
+        return "computes summands that no rank adds"
     if placement.target is not None and (isinstance(layer, Host) or layer.relabels):
-        return "sends on what nobody computed"
+        return "sends a result that no rank computed"
     layouts = [] if placement.target is None else [(layer.writes[0], placement.target)]
     for tensor, layout in (*layouts, *placement.via):
         if tensor not in range(len(tensors)):

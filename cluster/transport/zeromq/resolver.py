@@ -17,7 +17,7 @@ from fogconv.errors import quoted
 RESOLVE_S = 5.0
 """How long a name may take to be resolved."""
 FRESH_S = 60.0
-"""Numbers older than this are used once more, and looked up anew for the next time."""
+"""Numbers older than this are used once more, and looked up again for the next time."""
 
 Lookup = Callable[[str], Sequence[str]]
 """A name to its numbers, the best first. Raises OSError."""

@@ -20,7 +20,7 @@ CONNECT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SocketFile:
-    """A listening socket's file, by its place on disk, so that nobody else's is removed."""
+    """A listening socket's file, by its place on disk, so that no other process's file is removed."""
 
     path: Path
     device: int
