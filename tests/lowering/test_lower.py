@@ -246,7 +246,7 @@ HUGE = 2**31
         (lambda plan: _with_work(plan, output=Region(Span(0, 16), Span(0, HUGE), Span(0, 32))), "is not in"),
         (lambda plan: _with_work(plan, output=Region(Span(0, 16), Span(9, 2), Span(0, 32))), "is not in"),
         (lambda plan: _with_work(plan, depth=Span(0, HUGE)), "the depth"),
-        (lambda plan: _with_first(plan, work=()), "nobody who computes it"),
+        (lambda plan: _with_first(plan, work=()), "no rank that computes it"),
         (lambda plan: _with_first(plan, target=Layout(((),) * 2)), "over 2 ranks"),
         (lambda plan: _with_first(plan, via=((HUGE, Layout(((),) * 3)),)), "tensor"),
         (lambda plan: _with_first(plan, guard=Guard(code=HUGE)), "guarded by rank"),
