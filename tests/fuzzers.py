@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,9 @@ def _guided(target: Target) -> None:
                 return data[:max_size]
         return bytes(atheris.Mutate(data, max_size))
 
-    usual = {"-max_len": target.most_bytes, "-timeout": target.hang_s, "-rss_limit_mb": MEMORY_MB}
+    # libFuzzer looks at the peak, and a process begins with that of its parent.
+    inherited_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    usual = {"-max_len": target.most_bytes, "-timeout": target.hang_s, "-rss_limit_mb": inherited_mb + MEMORY_MB}
     given = {word.partition("=")[0] for word in sys.argv}
     sys.argv += [f"{name}={value}" for name, value in usual.items() if name not in given]
     atheris.Setup(sys.argv, target.one_input, custom_mutator=mutate)

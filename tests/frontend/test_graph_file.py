@@ -70,7 +70,7 @@ def test_graph_file_that_is_damaged_is_refused(tmp_path: Path, graph: LayerGraph
     assert refused >= 3 + len(graph.weights)
     for length in (0, 7, 39, 60, len(whole) // 2):
         path.write_bytes(whole[:length])
-        with path.open("rb") as file, pytest.raises(ModelError, match="no file of a graph"):
+        with path.open("rb") as file, pytest.raises(ModelError, match="not a file of a graph"):
             unpacked(file, str)
 
 
