@@ -2,12 +2,12 @@
 
     python -m bench.start [--net resnet50] [--rounds 5] [--json]
 
-Each start is a process of its own, with warm caches. `fogconv run NET` has workers in its own process: once as it starts
+Each start is a separate process, with warm caches. `fogconv run NET` has workers in its own process: once as it starts
 when the model was run before ("later"), and once without the cache of graphs, so that torch exports the model ("first").
-torch alone is `bench.start_torch`, with the same seeded weights and the same picture. The first answer is there when the
-best guess comes on stdout. Also: from a worker's start until it answers `fogconv status`, and the whole of
-`fogconv --help`. Seconds are medians over the rounds; CPU seconds, of all threads until then, tell more where other
-programs run on the machine.
+torch alone is `bench.start_torch`, with the same seeded weights and the same picture. The first answer is the best guess
+on stdout. Also: from a worker's start until it answers `fogconv status`, and the whole of `fogconv --help`. Seconds are
+medians over the rounds; CPU seconds, of all threads until then, are more reliable where other programs run on the
+machine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """All errors that fogconv raises.
 
-A message says what happened, the numbers, and what to do. Errors of other libraries (zmq, mpi4py, torch) are mapped to
+A message states what happened, the numbers, and what to do. Errors of other libraries (zmq, mpi4py, torch) are mapped to
 one of these where they occur. The command line prints the message of a FogconvError and exits with its ``exit_code``;
 anything else is a bug and keeps its traceback.
 """
@@ -94,7 +94,7 @@ class TransportTimeout(ClusterError, TimeoutError):
 
 
 class WorkerLostError(ClusterError):
-    """A worker stopped answering. ``rank`` says which."""
+    """A worker stopped answering. ``rank`` is its rank."""
 
     def __init__(self, message: str, rank: int = -1) -> None:
         super().__init__(message)
@@ -102,7 +102,7 @@ class WorkerLostError(ClusterError):
 
 
 class WorkerFailedError(ClusterError):
-    """A worker reported an error while it ran a program. ``rank`` says which."""
+    """A worker reported an error while it ran a program. ``rank`` is its rank."""
 
     def __init__(self, message: str, rank: int = -1) -> None:
         super().__init__(message)
@@ -110,7 +110,7 @@ class WorkerFailedError(ClusterError):
 
 
 class WorkerMemoryError(ClusterError):
-    """A shard does not fit into a worker's memory limit; the message names both figures. ``rank`` says whose."""
+    """A shard does not fit into a worker's memory limit; the message names both figures. ``rank`` is its rank."""
 
     exit_code = 2
 
@@ -138,7 +138,7 @@ LONG = 120
 
 
 def shown(value: object) -> str:
-    """A value that somebody gave, for a message: printable, never long, and in quotes unless it is one plain word."""
+    """An input value as text for a message: printable, never long, and in quotes unless it is one plain word."""
     if isinstance(value, int) and abs(value) >= 10**LONG:
         return f"a number of more than {LONG} digits"  # Python refuses to write one of 5,000 out
     text = value if isinstance(value, str) else str(value)

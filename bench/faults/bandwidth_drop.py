@@ -35,7 +35,7 @@ def drop(say: Callable[[str], None], net: str = "resnet18", scheme: str = "rows"
             before = [_infer(master) for _ in range(CALM)]
             victim = before[-1]["active"][-1]
             if victim == 0:
-                raise RuntimeError("the plan keeps everything on the master: there is no link to drop")
+                raise RuntimeError("the plan keeps everything on the master: there is no link to slow down")
             bed.thin(victim - 1, THIN)
             during: list[float] = []
             reported: list[str] = []

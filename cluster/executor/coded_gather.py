@@ -1,7 +1,7 @@
 """Gather: the master takes a layer's pieces as they arrive, and replaces those that are lost, late or wrong.
 
 a piece arrived  it is checked, where there is a check; a wrong one is computed here and its worker is named
-one is missing   and all others and the code are here: it is the code minus the others
+one is missing   and all others and the code have arrived: it is the code minus the others
 more are missing lost, or later than the patience: computed here from the master's own input; later arrivals are dropped
 """
 

@@ -75,9 +75,9 @@ def conv_seconds(
 ) -> tuple[float, ...]:
     """The mean of warm runs of each conv, back to back, in seconds: at least ``repeats`` of them, and for ``least_s``.
 
-    The mean and not the median: under a quota, or with other work on the device, it is what an inference will get.
-    (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.) ``proceed`` is called before each
-    conv and while one runs long, and may raise.
+    The mean and not the median: under a quota, or with other work on the device, the mean is the rate of an inference.
+    (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.) ``proceed`` is called before
+    each conv and while one runs long, and may raise.
     """
     times = conv_times(specs, build, threads=threads, repeats=repeats, least_s=least_s, clock=clock, proceed=proceed)
     return tuple(each.mean_s for each in times)

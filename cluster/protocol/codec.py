@@ -90,7 +90,7 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
         if len(payloads) != 1:
             raise WireError(f"1 payloads declared, {len(payloads)} came")
         if len(payloads[0]) != size:
-            raise WireError(f"a payload of {size} bytes declared, {len(payloads[0])} came")
+            raise WireError(f"a payload of {size} bytes declared, {len(payloads[0])} received")
         body = header[_BODY:]
     else:
         cut = len(header) - size

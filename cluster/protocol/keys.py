@@ -107,7 +107,7 @@ def _require_trusted(path: Path) -> None:
     """A user who can write a list of masters can become one, and a user who can write a key knows it."""
     complaint = distrust(path)
     if complaint is not None:
-        raise InputError(f"{complaint}: keys are only taken from where nobody else can write")
+        raise InputError(f"{complaint}: keys are only read where no other user can write")
 
 
 def read_keys(folder: Path) -> Keys:
@@ -183,7 +183,7 @@ def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
 
 def _key(text: str, where: str) -> str:
     if len(text) != KEY_CHARACTERS or not set(text) <= set(_Z85) or not _fits(text):
-        raise InputError(f"{where}: that is no key; a key has {KEY_CHARACTERS} characters (z85)")
+        raise InputError(f"{where}: this is not a key; a key has {KEY_CHARACTERS} characters (z85)")
     return text
 
 

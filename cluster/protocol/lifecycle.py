@@ -373,7 +373,7 @@ def _greet(life: Life, event: Greeted) -> tuple[Life, tuple[Effect, ...]]:
     served = tuple(master for master, service in others.items() if service.joined)
     if len(served) >= life.most:
         return life, (SayRefused(event.master, served),)
-    effects = [effect for master in over for effect in _parting(master, life.masters[master], "its master is gone")]
+    effects = [effect for master in over for effect in _parting(master, life.masters[master], "its master is lost")]
     term = life.terms + 1
     masters = {**others, event.master: Service(Stage.READY, term)}
     return replace(life, masters=masters, terms=term), (*effects, SayWelcome(event.master))

@@ -43,7 +43,7 @@ class Endpoint(Protocol):
 
     @property
     def scheme(self) -> str:
-        """ "inproc", "tcp", "mpi": for people."""
+        """ "inproc", "tcp" or "mpi", for reports."""
 
     def connect(self, address: str, key: str | None = None) -> Peer:
         """Open a link; where no process listens, there is no answer, or a Loss. ``key``: the public key the peer must

@@ -33,7 +33,7 @@ def cores() -> int:
 
 
 def run(worker: Worker) -> int:
-    """Serve in this process until the worker ends or a signal comes; that signal's number, or 0.
+    """Serve in this process until the worker ends or a signal arrives. Returns that signal's number, or 0.
 
     Kernels run on a thread of their own: Python hands signals to the main thread only, and not before a kernel returns.
     Raises the error that ended the worker, if any.

@@ -1,8 +1,8 @@
-"""Program check: a program, or a measurement, is held to its own buffers, weights and regions before anything is bound.
+"""Program check: checks a program, or a measurement, against its own buffers, weights and regions before anything is
+bound.
 
-Binding lists tiles, takes memory and compiles, so that a single number out of place costs hours or all memory there is. What
-passes here takes memory that the worker may use, computes no more in one step than ``MOST_MACS``, and touches nothing
-outside its buffers.
+Binding lists tiles, allocates memory and compiles, so a single wrong number could cost hours or all memory. A checked
+program stays within the worker's memory, computes at most ``MOST_MACS`` per step, and accesses only its buffers.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ MOST_PROGRAM_BYTES = 64 << 20
 MOST_STEPS = 100_000
 MOST_BUFFERS = 100_000
 MOST_WEIGHTS = 40_000
-"""As many keys as go into one Missing."""
+"""The most keys of one Missing."""
 MOST_PARTS = 4096
-"""Of one message, one sum or one Gather."""
+"""The most parts of one message, one sum or one Gather."""
 MOST_DIMENSIONS = 8
 MOST_CHANNELS = 1 << 20
 MOST_SIDE = 1 << 16
-"""Rows or columns of a conv's output, its kernel, stride, dilation and padding: binding lists tiles along them."""
+"""The limit for rows or columns of a conv's output, its kernel, stride, dilation and padding: binding lists tiles along
+them."""
 MOST_PIXELS = 1 << 26
-"""Of a conv's output, the batch included."""
+"""The most pixels of a conv's output, including the batch."""
 MOST_LISTED = 1 << 22
-"""What binding lists for a conv: its groups, once for each piece of about ``PIECE_BYTES`` that its input is cut into."""
+"""The most items that binding lists for a conv: its groups, for each piece of about ``PIECE_BYTES`` of its input."""
 PIECE_BYTES = 256 << 10
 MOST_MACS = 1 << 42
-"""In one step: minutes of a small device. Steps are what a run can be aborted between."""
+"""In one step: minutes on a small device. A run can be aborted between steps."""
 MOST_MEASURED_MACS = 1 << 45
-"""In all runs of a measurement."""
+"""The most multiply-adds in all runs of a measurement."""
 MOST_COORDINATE = 1 << 31
 MOST_TAG = 1 << 62
 MOST_PATIENCE_S = 86400.0
@@ -44,8 +45,8 @@ _FOR_THE_MASTER = (ir.Input, ir.Output, ir.Host, ir.Gather, ir.ArrayInput, ir.Ar
 
 
 def check_program(program: ir.Program, memory_bytes: int) -> None:
-    """Raises WireError for a program that contradicts itself or is out of all proportion, WorkerMemoryError for one that
-    needs more than ``memory_bytes``."""
+    """Raises WireError for a program that contradicts itself or exceeds the limits, WorkerMemoryError for one that needs
+    more than ``memory_bytes``."""
     _Checked(program, memory_bytes).all()
 
 
@@ -54,7 +55,7 @@ def check_measurement(specs: Sequence[ConvSpec], repeats: int, memory_bytes: int
     for number, spec in enumerate(specs):
         where = f"conv {number} of a measurement"
         _check_conv(where, spec)
-        # Weights as they come and packed, the padded input, the output.
+        # Weights as received and packed, the padded input, the output.
         _check_memory(where, BYTES_PER_ELEMENT * (9 * spec.weight_elements + _maps(spec)), memory_bytes)
     total = sum(spec.macs for spec in specs) * (repeats + 1)
     if total > MOST_MEASURED_MACS:
@@ -65,7 +66,7 @@ def check_measurement(specs: Sequence[ConvSpec], repeats: int, memory_bytes: int
 
 
 class _Checked:
-    """One program on its way through the check."""
+    """The state of one program's check."""
 
     def __init__(self, program: ir.Program, memory_bytes: int) -> None:
         self.program = program
@@ -100,7 +101,7 @@ class _Checked:
             )
             self.step(step)
 
-    # What is not as it must be
+    # Errors
 
     def require(self, fits: bool, what: str) -> None:
         if not fits:
@@ -110,11 +111,11 @@ class _Checked:
         self.require(least <= value <= most, f"has the {name} {_short(value)}; it must be {least} to {most}")
 
     def take(self, elements: int) -> None:
-        """Count memory that binding, or a run, takes."""
+        """Count memory that binding, or a run, needs."""
         self.taken += BYTES_PER_ELEMENT * elements
         _check_memory(self.where, self.taken, self.memory_bytes)
 
-    # What the steps refer to
+    # References of the steps
 
     def buffer(self, buffer: ir.Buffer) -> None:
         channels, rows, columns = self.region(buffer.region)
@@ -137,7 +138,7 @@ class _Checked:
         return math.prod(shape)
 
     def inside(self, buffer: int, region: Region) -> tuple[int, int, int]:
-        """The shape of a region that lies in a buffer."""
+        """The shape of a region inside a buffer."""
         self.within("buffer", buffer, 0, len(self.program.buffers) - 1)
         shape = self.region(region)
         held = self.program.buffers[buffer].region
@@ -298,7 +299,7 @@ class _Checked:
 
 
 def _check_conv(where: str, spec: ConvSpec) -> None:
-    """Numbers of a conv within what binding can list and a step may compute. Its shapes are those of its maps."""
+    """Check that a conv's numbers are within the limits of binding and of a step. Its shapes are those of its maps."""
     most = {"channels": MOST_CHANNELS, "groups": MOST_SIDE, "height": MOST_COORDINATE, "width": MOST_COORDINATE}
     for name, values in {**_sizes(spec), "output": (spec.out_height, spec.out_width)}.items():
         for value in values:

@@ -54,7 +54,7 @@ class ProgramLoader:
     def load(
         self, session: MasterSession, task: m.Load, payload: Frame, proceed: Callable[[], None]
     ) -> Iterator[m.AnyMessage]:
-        """A program came: tell which of its weights are missing. Raises WireError, WorkerMemoryError.
+        """Handle a program: report which of its weights are missing. Raises WireError, WorkerMemoryError.
 
         ``proceed`` is called before each step is bound; it raises RunAborted when the program is no longer wanted.
         """
@@ -76,7 +76,7 @@ class ProgramLoader:
     def keep(
         self, session: MasterSession, task: m.Weight, payload: Frame, proceed: Callable[[], None]
     ) -> Iterator[m.AnyMessage]:
-        """Weights came. Raises WireError where no program waits for them."""
+        """Handle received weights. Raises WireError where no program waits for them."""
         if not any(task.key in loading.missing for loading in session.loading) and task.key not in self.store:
             raise WireError(f"received weights {task.key}, which no program waits for")
         try:
@@ -146,7 +146,8 @@ class ProgramLoader:
 
 
 def failure_of(error: Exception, what: str) -> FogconvError:
-    """What the master is told of an exception: want of memory is something that it can plan around, all else is a bug."""
+    """The error reported to the master for an exception. The master can plan around a lack of memory; anything else is a
+    bug."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return WorkerMemoryError(f"{what}: out of memory {error}".rstrip())
     if "out of memory" in str(error).lower() or "cannot allocate memory" in str(error).lower():

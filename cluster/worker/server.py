@@ -49,7 +49,7 @@ MAX_TASKS = 4096
 """The most loads and runs in a master's queue; more are treated as an error."""
 MAX_PING_BYTES = 64 << 20
 MAX_COMPLAINTS = 1000
-"""Strangers who are told so, at most."""
+"""The most unknown peers that get an answer."""
 DOING: dict[type[m.AnyMessage], str] = {
     m.Run: "running",
     m.Load: "loading",
@@ -334,7 +334,7 @@ class Worker:
             log.info("%s aborted: %s", f"run {run}" if run else self._doing, error)
         except FogconvError as error:
             self._answer(session, failed(request, run, error))
-        except Exception as error:  # a bug, or a master that sent nonsense
+        except Exception as error:  # a bug, or an invalid request of the master
             self._answer(session, failed(request, run, failure_of(error, f"{self._doing} failed")))
         finally:
             self._doing = ""

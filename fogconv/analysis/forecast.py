@@ -49,10 +49,12 @@ class LayerForecast:
 
     @property
     def move_s(self) -> float:
+        """Seconds to send the layer's inputs to where they are needed."""
         return sum(self.predicted.get(term, 0.0) for term in MOVES)
 
     @property
     def sum_s(self) -> float:
+        """Seconds to send and add partial results."""
         return sum(self.predicted.get(term, 0.0) for term in SUMS)
 
 

@@ -25,10 +25,10 @@ def graph_of(
 ) -> LayerGraph:
     """The LayerGraph of a model.
 
-    ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one, and elsewhere it says the batch and the
-    size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by name;
-    ``trust`` lets a ``.pt2`` file run code when it is loaded.
-    Raises InputError where the example is missing or has another shape, ModelError for a model that can't be exported.
+    ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one; for other models it gives the batch
+    and the size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by
+    name; ``trust`` lets a ``.pt2`` file run code when it is loaded. Raises InputError where the example is missing or has
+    another shape, ModelError for a model that can't be exported.
     """
     if isinstance(model, LayerGraph):
         return model

@@ -84,9 +84,9 @@ def plan(
     """Plan a model for a cluster that need not exist.
 
     ``model``, ``example``, ``weights``, ``size`` and ``trust`` are those of `compile`; a plan depends on shapes only, so
-    that no published weights are fetched. ``topology`` says how fast devices and links are (`Topology.uniform`, or a
-    profile's). The choices
-    are ``options``, or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
+    no published weights are downloaded. ``topology`` gives the rates of devices and links (`Topology.uniform`, or a
+    profile's). Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError,
+    PlannerError.
     """
     if isinstance(model, str | Path) and str(model).endswith(".pt2") and weights == "random":
         weights = "pretrained"  # the file brings its own

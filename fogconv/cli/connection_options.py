@@ -15,7 +15,7 @@ KeysOption = Annotated[
     typer.Option(
         "--keys",
         parser=FOLDER,
-        help="Folder with this device's keys, by default the user's; given, it encrypts loopback, too.",
+        help="Folder with this device's keys, by default the user's; if given, loopback is encrypted as well.",
         rich_help_panel=WHERE,
     ),
 ]

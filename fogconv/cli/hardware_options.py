@@ -144,7 +144,7 @@ def hardware(
     topology = Topology((device,) * count, {}, link)
     figures = (
         f"{show_rate(2 / device.gamma())}, {show_bandwidth(link.bandwidth_bytes_per_s)}, "
-        f"{show_seconds(link.latency_s)} a message"
+        f"{show_seconds(link.latency_s)} per message"
     )
     return Hardware(topology, f"{title}. {figures}")
 

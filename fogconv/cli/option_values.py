@@ -1,7 +1,8 @@
-"""Option values: how the text of an option becomes its value, or one sentence. Every option that takes a value has one.
+"""Option values: conversion of an option's text to its value, or to one sentence. Every option that takes a value has
+one.
 
-An option is declared with ``typer.Option(parser=whole(table.THREADS))``. Checks that Python's options need as well stand in
-`fogconv.values`; here are those of texts that only a command line has.
+An option is declared with ``typer.Option(parser=whole(table.THREADS))``. Checks that Python's options need as well are in
+`fogconv.values`; this module has those for the command line only.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ Kind = Literal[
     "count", "seconds", "bytes", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
 ]  # fmt: skip
-"""What tests try bad values by."""
+"""The kinds for which tests have bad values."""
 
 LONGEST_TEXT = 255
 
 
 @dataclass(frozen=True, slots=True)
 class OptionValue:
-    """``read`` makes a value of a text and raises InputError, without the option's name. Typer calls this as a parser."""
+    """``read`` converts a text to a value and raises InputError, without the option's name. Typer calls this as a
+    parser."""
 
     kind: Kind
     read: Callable[[str], Any]
@@ -53,8 +55,8 @@ def number(kind: Kind, of: Number) -> OptionValue:
 
 
 def checked(kind: Kind, check: Callable[[str], object], called: str) -> OptionValue:
-    """The text itself, once it is checked; what it means is worked out where it is used. The check's messages begin with
-    what it is ``called``, which the option's name replaces."""
+    """The checked text itself; it is interpreted where it is used. The check's messages begin with what it is ``called``,
+    which the option's name replaces."""
 
     def read(text: str) -> str:
         try:
@@ -93,7 +95,7 @@ FOLDER = OptionValue("folder", paths.folder)
 
 
 def output(*suffixes: str) -> OptionValue:
-    """A file that is written; with one of these suffixes, if there are any."""
+    """A file to write, with one of these suffixes, if there are any."""
     return OptionValue("output", lambda text: paths.writable(text, suffixes))
 
 
@@ -126,7 +128,7 @@ PICTURE = OptionValue("picture", _picture)
 
 
 def _cluster(text: str) -> str:
-    from fogconv.cluster.connect import addresses_of  # late: it brings numpy and the session
+    from fogconv.cluster.connect import addresses_of  # imported late: it imports numpy and the session
 
     if "://" not in text:
         paths.readable(text)
@@ -232,7 +234,7 @@ STRAGGLER = OptionValue("straggler", _straggler)
 
 
 def _trigger(text: str) -> None:
-    from fogconv.speedup.trigger import Trigger  # late: it brings the topology
+    from fogconv.speedup.trigger import Trigger  # imported late: it imports the topology
 
     Trigger.parse(text)
 

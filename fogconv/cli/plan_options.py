@@ -46,7 +46,7 @@ ThresholdOption = Annotated[
     typer.Option(
         "--threshold",
         parser=number("ratio", table.THRESHOLD),
-        help="Speedup, as a factor, that a conv has to beat; by default 1. 0 distributes all, inf none.",
+        help="Speedup, as a factor, that a conv must exceed; by default 1. 0 distributes all, inf none.",
         rich_help_panel=STAR,
     ),
 ]

@@ -167,7 +167,7 @@ def _profile(job: Job, session: Session) -> Topology:
 
 
 def _first(engine: Engine, model: ModelCard, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The output of the first inference, which is the answer: it is shown before anything is measured."""
+    """The output of the first inference, which is shown before anything is measured."""
     output = engine.run(x).output
     if not np.isfinite(output).all():
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")

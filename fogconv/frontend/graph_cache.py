@@ -1,8 +1,9 @@
-"""Graphs kept on disk: a model that was exported once needs no torch the next time.
+"""Graphs on disk: a model that was exported once needs no torch the next time.
 
-A file is named by a hash over what decides the graph: the request, the content of the files that it names, the batch, the
-sources of this package and of those below it, and torch's and torchvision's versions. As with compiled kernels, a file
-counts only if nobody but this user and root could have written it. FOGCONV_GRAPH_CACHE=off: nothing is read or kept.
+A file is named by a hash of everything that determines the graph: the request, the content of the files that it names,
+the batch, the sources of this package and of those below it, and torch's and torchvision's versions. As with compiled
+kernels, a file is used only if no user except this one and root could have written it. FOGCONV_GRAPH_CACHE=off: nothing
+is read or kept.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.preprocessing import Preprocessing
 
 KEPT_BYTES = 2 << 30
-"""All graphs together take at most this; those that were not used for longest go first."""
+"""The most bytes of all graphs together; the least recently used are removed first."""
 RETRY_S = 86400.0
-"""Random weights that stand in for published ones are used so long before the published ones are asked for again."""
+"""The time for which random weights replace published ones before the published ones are requested again."""
 
 _DECIDING = ("frontend", "ir", "zoo")
 
 
 class _Stamp(msgspec.Struct, frozen=True):
-    """A file as it was: another one under its name makes what was read from it out of date."""
+    """The identity of a file: if another file has its name, data read from it is out of date."""
 
     path: str
     size: int
@@ -45,12 +46,12 @@ class _Stamp(msgspec.Struct, frozen=True):
         try:
             status = Path(self.path).stat()
         except OSError:
-            return True  # it was read once, and is not needed any more
+            return True  # it was read already, and is not needed any more
         return (status.st_size, status.st_mtime_ns) == (self.size, self.changed_ns)
 
 
 class _About(msgspec.Struct, frozen=True):
-    """What a file says beside the graph. ``published``: the downloaded weights that it was made from."""
+    """A file's data beside the graph. ``published``: the downloaded weights that it was made from."""
 
     name: str
     preprocessing: Preprocessing
@@ -62,7 +63,8 @@ class _About(msgspec.Struct, frozen=True):
 
 
 def kept(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph] | None:
-    """What an earlier `keep` wrote for the same request; None where there is nothing, or it is damaged or out of date."""
+    """The graph that an earlier `keep` wrote for the same request; None where there is none, or it is damaged or out of
+    date."""
     path = _path(request, batch)
     if path is None:
         return None
@@ -72,7 +74,7 @@ def kept(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph] | No
     except FileNotFoundError:
         return None
     except (OSError, ModelError) as error:
-        warn_once(f"{path} is not used, and the model is exported anew ({error})")
+        warn_once(f"{path} is not used; the model is exported again ({error})")
         return None
     if about.stands_in and not 0 <= time.time() - about.kept_at < RETRY_S:
         return None
@@ -115,7 +117,7 @@ def _path(request: ModelRequest, batch: int) -> Path | None:
                 with open_plain(file) as content:
                     digest.update(hashlib.file_digest(content, "sha256").digest())  # type: ignore[arg-type]
     except OSError:
-        return None  # whoever loads it says why
+        return None  # loading it reports the error
     return folder / "graphs" / f"{Path(request.name).stem[:60]}-{digest.hexdigest()[:40]}.graph"
 
 

@@ -2,8 +2,8 @@
 
     header's length (8 bytes, little-endian) │ SHA-256 of the header │ header (MessagePack) │ weights
 
-Every array of the weights begins at a multiple of 64 bytes, so that it can be used where the file is mapped. A graph with
-Host layers has no such form: what they run is torch's.
+Every array of the weights starts at a multiple of 64 bytes, so that it can be used in the mapped file. A graph with Host
+layers can't be stored, because these run in torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONGEST_HEADER = 64 << 20
 
 
 class _Weight(msgspec.Struct, frozen=True):
-    """Where an array lies: ``offset`` in bytes from the end of the header, itself at a multiple of ALIGNMENT."""
+    """The place of an array: ``offset`` in bytes from the end of the header, itself at a multiple of ALIGNMENT."""
 
     key: str
     dtype: str
@@ -38,7 +38,7 @@ class _Weight(msgspec.Struct, frozen=True):
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """``about`` is the caller's. ``checksum`` is the CRC-32 of all weights, in their order, without what lies between."""
+    """``about`` is the caller's. ``checksum`` is the CRC-32 of all weights, in their order, without the gaps."""
 
     about: msgspec.Raw
     name: str
@@ -52,7 +52,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 def packed(graph: LayerGraph, about: Any) -> Iterator[bytes | memoryview]:
-    """The pieces of the file, to be written one after the other. ``about`` is whatever msgspec can encode.
+    """The pieces of the file, to be written one after the other. ``about`` is anything that msgspec can encode.
 
     Raises ModelError for a graph with Host layers.
     """
@@ -86,21 +86,21 @@ def packed(graph: LayerGraph, about: Any) -> Iterator[bytes | memoryview]:
 
 
 def unpacked(file: BinaryIO, about: type[T]) -> tuple[LayerGraph, T]:
-    """The graph, its weights mapped from the file (changes of theirs stay in memory), and what the caller had said about it.
+    """The graph, its weights mapped from the file (changes of theirs stay in memory), and the caller's ``about``.
 
     Raises ModelError for a file that is damaged or was written by another version.
     """
     try:
         return _unpacked(file, about)
     except (ValueError, TypeError, KeyError, OverflowError, msgspec.DecodeError) as error:
-        raise ModelError(f"this is no file of a graph, or it is damaged ({error})") from error
+        raise ModelError(f"this is not a file of a graph, or it is damaged ({error})") from error
 
 
 def _unpacked(file: BinaryIO, about: type[T]) -> tuple[LayerGraph, T]:
     prefix = file.read(_PREFIX_BYTES)
     length = int.from_bytes(prefix[:8], "little")
     if len(prefix) < _PREFIX_BYTES or length > _LONGEST_HEADER:
-        raise ValueError("its first bytes are no header")
+        raise ValueError("its first bytes are not a header")
     content = file.read(length)
     if hashlib.sha256(content).digest() != prefix[8:]:
         raise ValueError("its header does not have the checksum that it states")

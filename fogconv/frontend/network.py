@@ -36,8 +36,8 @@ def open_network(
 ) -> Network:
     """A model by name or from a ``.pt2`` file, for inputs of ``batch`` pictures.
 
-    ``mean`` and ``std`` per channel and ``labels`` (a file) override what the model brings. Raises ModelError,
-    DependencyError as `fogconv.zoo.load` and the export do.
+    ``mean`` and ``std`` per channel and ``labels`` (a file) override the model's own. Raises ModelError, DependencyError
+    as `fogconv.zoo.load` and the export do.
     """
     found = kept(request, batch)
     if found is not None:
@@ -56,7 +56,7 @@ def open_network(
 
 
 def network_graph(request: ModelRequest, *, batch: int = 1) -> LayerGraph:
-    """The graph alone. What had to be exported is kept for the next time."""
+    """The graph alone. An exported graph is stored for the next time."""
     network = open_network(request, batch=batch)
     network.keep()
     return network.graph

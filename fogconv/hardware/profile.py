@@ -25,6 +25,7 @@ from fogconv.hardware.latency_models import Sample, check_predictor, fit
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.storage.trusted import read_plain
+from fogconv.values import table
 
 VERSION = 1
 
@@ -226,8 +227,11 @@ class _Version(msgspec.Struct):
 
 def _link_in(link: ProfileLink) -> Link:
     name = f"link {link.origin}→{link.to}"
-    if not link.beta_s_per_element > 0:
-        raise TopologyError(f"{name}: beta_s_per_element is {link.beta_s_per_element}; it must be positive")
+    if not table.BETA.least <= link.beta_s_per_element <= table.BETA.most:
+        least, most = f"{table.BETA.least:g}", f"{table.BETA.most:g}"
+        raise TopologyError(
+            f"{name}: beta_s_per_element is {link.beta_s_per_element}; it must be positive, from {least} to {most}"
+        )
     try:
         return Link(
             link.alpha_s,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.values import table
 
 __all__ = ["HERE", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
 
@@ -42,6 +43,9 @@ def kernel_class(spec: ConvSpec) -> str:
     return "direct"
 
 
+MOST = 1e15
+"""Of any cost in seconds, joules or bytes: sums of more are no longer finite."""
+
 _DEVICE_COSTS = (
     "copy_s_per_byte",
     "step_s",
@@ -56,7 +60,7 @@ _DEVICE_COSTS = (
 
 
 def _not_negative(whose: str, what: str, value: float) -> None:
-    _require(value >= 0 and math.isfinite(value), f"{whose}: {what} is {value}; it must not be negative")
+    _require(0 <= value <= MOST, f"{whose}: {what} is {value}; it must not be negative, nor above {MOST:g}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -109,8 +113,9 @@ class Device:
             )
         for kind, gamma in self.gamma_s_per_mac.items():
             _require(
-                gamma > 0 and math.isfinite(gamma),
-                f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive",
+                table.GAMMA.least <= gamma <= table.GAMMA.most,
+                f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive, "
+                f"from {table.GAMMA.least:g} to {table.GAMMA.most:g}",
             )
         for what in _DEVICE_COSTS:
             _not_negative(f"device {self.name}", what, getattr(self, what))
@@ -241,7 +246,8 @@ class Topology:
         memory_bytes: int | None = None,
     ) -> Topology:
         """Equal devices on equal links. One MAC is two FLOP. Raises TopologyError for zero or negative figures."""
-        _require(n_ranks >= 1, f"a cluster of {n_ranks} ranks: there must be at least 1")
+        most = table.MOST_SIMULATED_WORKERS + 1
+        _require(1 <= n_ranks <= most, f"a cluster of {n_ranks} ranks: there must be at least 1, and at most {most}")
         _require(rate_flop_per_s > 0, f"the rate is {rate_flop_per_s} FLOP/s; it must be positive")
         _require(bandwidth_bytes_per_s > 0, f"the bandwidth is {bandwidth_bytes_per_s} B/s; it must be positive")
         gamma = {"default": 2 / rate_flop_per_s}

@@ -65,7 +65,7 @@ def sweep(text: str) -> tuple[str, float, float]:
 def _parse(text: str, what: str, hint: str) -> tuple[float, str]:
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise InputError(f"{what} {shown(text)} does not begin with a number; write it {hint}")
+        raise InputError(f"{what} {shown(text)} does not start with a number; write it {hint}")
     return float(match[1]), match[2]
 
 
@@ -139,5 +139,5 @@ def parse_bytes(text: str) -> int:
         return 0
     match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMG]?I?)B?", text.strip().upper())
     if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise InputError(f"--memory {shown(text)} is no amount of memory; write 900M, 1.5G or 512Mi")
+        raise InputError(f"--memory {shown(text)} is not an amount of memory; write 900M, 1.5G or 512Mi")
     return int(float(match[1]) * _UNITS[match[2]])

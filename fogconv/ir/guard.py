@@ -9,7 +9,7 @@ from fogconv.values import table
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What the user asked for: ``verify`` every piece, ``redundancy`` 0 or 1, ``patience`` a multiple of the predicted time
+    """The user's options: ``verify`` every piece, ``redundancy`` 0 or 1, ``patience`` a multiple of the predicted time
     (0: none). Raises InputError for numbers out of range."""
 
     verify: bool = False

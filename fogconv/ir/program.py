@@ -144,8 +144,8 @@ class Permute(Step, frozen=True, tag=True):
 class Conv(Step, frozen=True, tag=True):
     """``spec`` at the size of this shard: source region in, target region out.
 
-    The source region is what lies inside the image; ``spec.padding`` says where its border is the image's. A residual of
-    the target region's shape is added before the activation.
+    The source region is clipped to the image; ``spec.padding`` is the padding at the image's border. A residual of the
+    target region's shape is added before the activation.
     """
 
     spec: ConvSpec

@@ -1,7 +1,7 @@
 """Plan check: a plan that was kept in a file may have been edited, damaged, or made for another model.
 
-What a program computes is decided here, once: that every part lies in its tensor and belongs to a rank that there is, and
-that what is summed up adds to the whole, no piece missing and none twice.
+This is the only check of what a plan computes: every part is inside its tensor and belongs to an existing rank, and sums
+add up to the whole, with no piece missing or counted twice.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fogconv.ir.plan import Placement, Plan, check_plan
 from fogconv.ir.shard import Work
 
 MOST_RANKS = 1025
-"""A master and 1,024 workers: more have not been tried."""
+"""A master and 1,024 workers: larger clusters are not tested."""
 
 
 def check_fits(plan: Plan, graph: LayerGraph) -> None:
-    """Raises PlannerError, or GeometryError for a shard that can't be, unless the plan's programs compute the graph."""
+    """Raises PlannerError, or GeometryError for an impossible shard, unless the plan's programs compute the graph."""
     check_plan(plan, graph)
     if not 1 <= plan.ranks <= MOST_RANKS:
         raise PlannerError(f"the plan is for {plan.ranks} ranks; a cluster has 1 to {MOST_RANKS}")
@@ -33,7 +33,7 @@ def check_fits(plan: Plan, graph: LayerGraph) -> None:
 
 
 class _Misfit(Exception):
-    """What is wrong with a placement, in words."""
+    """The error of a placement, as text."""
 
 
 def _require(condition: bool, otherwise: str) -> None:
@@ -44,7 +44,7 @@ def _require(condition: bool, otherwise: str) -> None:
 def _placement(graph: LayerGraph, layer: Layer, placement: Placement, ranks: int) -> None:
     if layer.relabels:
         return  # nothing is computed
-    _require(bool(placement.work), "nobody computes it")
+    _require(bool(placement.work), "no rank computes it")
     if isinstance(layer, Host):
         alone = len(placement.work) == 1 and placement.work[0].rank == MASTER and not placement.work[0].depth
         _require(alone, "only the master can run it, and whole")
@@ -61,7 +61,7 @@ def _placement(graph: LayerGraph, layer: Layer, placement: Placement, ranks: int
     summed = {layer.is_partial(work) for work in placement.work}
     _require(len(summed) == 1, "a part of it is to be summed, and another is not")
     if True in summed:
-        _require(placement.target is not None, "its sum has no place to go")
+        _require(placement.target is not None, "its sum has no target")
         _sums(layer, placement.work, whole, graph)
     _guard(layer, placement, ranks)
 
@@ -99,7 +99,7 @@ def _span(span: Span, size: int, what: str) -> None:
 
 
 def _sums(layer: Layer, works: Sequence[Work], whole: Region, graph: LayerGraph) -> None:
-    """Every value of the output is the sum of all that goes into it, once."""
+    """Check that every value of the output is the sum of all its parts, each counted once."""
     parts: dict[Region, list[Span]] = defaultdict(list)
     for work in works:
         parts[work.output].append(_summed(layer, work, graph))
@@ -110,7 +110,7 @@ def _sums(layer: Layer, works: Sequence[Work], whole: Region, graph: LayerGraph)
         gone = sum(box.elements for box in left) - sum(box.elements for box in rest)
         _require(gone == region.elements, f"a part of {region} is computed twice")
         left = rest
-    _require(not left, f"nobody computes {left[0] if left else ''}")
+    _require(not left, f"no rank computes {left[0] if left else ''}")
     for region, spans in parts.items():
         end = 0
         for span in sorted(spans):
@@ -121,7 +121,7 @@ def _sums(layer: Layer, works: Sequence[Work], whole: Region, graph: LayerGraph)
 
 
 def _summed(layer: Layer, work: Work, graph: LayerGraph) -> Span:
-    """What a part sums: input channels of a conv, or rows of a global pooling."""
+    """The span that a part sums: input channels of a conv, or rows of a global pooling."""
     if isinstance(layer, Conv):
         return work.depth or Span(0, layer.spec.in_channels // layer.spec.groups)
     assert isinstance(layer, GlobalPool)

@@ -12,6 +12,7 @@ from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, WorkerLostError
 from fogconv.ir.arrays import Array
 from fogconv.runtime.membership import MEMBER_ERRORS
+from fogconv.values import table
 
 
 class Streaming(Protocol):
@@ -36,6 +37,7 @@ class Streaming(Protocol):
 def stream(engine: Streaming, frames: Iterable[Array], depth: int) -> Iterator[Array]:
     """The outputs of many inputs, in order, with ``depth`` inferences in flight; see
     `fogconv.runtime.engine.Engine.stream`."""
+    table.IN_FLIGHT.check("depth", depth)
     flights = Flights(engine, depth)
     try:
         for frame in frames:

@@ -3,8 +3,8 @@
     n·T_tx = n · (c/n)·H·W·(α/M + β) = c·H·W·(α/M + β)        T_edge = T_local ÷ n
     n·T_rx = n · (f/n)·h·w·(α/M + β) = f·h·w·(α/M + β)
 
-The input passes once and the output passes once, however many workers there are, so that T_local ÷ T_cld tends to S as
-n grows (where cutting, joining and steps are free). `fogconv.speedup.model` has the formulas for unicast links.
+The input is sent once and the output is sent once, for any number of workers, so that T_local ÷ T_cld tends to S as n
+grows (where cutting, joining and steps are free). `fogconv.speedup.model` has the formulas for unicast links.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fogconv.speedup.model import Rates, Terms, s_paper, t_local
 from fogconv.speedup.trigger import Decision, Trigger, judge
 
 CROWD = 10**6
-"""So many workers are as good as any number: T_local ÷ T_cld is within a thousandth of S, unless S is above a thousand."""
+"""This many workers stand for any number: T_local ÷ T_cld is within a thousandth of S, unless S is above a thousand."""
 
 
 def t_cld(spec: ConvSpec, rates: Rates, n: int) -> Terms:

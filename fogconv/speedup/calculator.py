@@ -42,7 +42,7 @@ class Media(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of every layer. ``topology`` holds the workers that there are.
+    """The question for every layer. ``topology`` holds the available workers.
 
     Raises InputError for a master that computes on a broadcast medium: the paper's formula has none.
     """

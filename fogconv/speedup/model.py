@@ -14,7 +14,7 @@
 
 A grouped conv splits along whole groups instead: every worker gets its own channels only, so that its S_star is S.
 
-All of this is for equal devices on equal links (Rates). `fogconv.speedup.trigger` prices real shards on a Topology.
+All of this is for equal devices on equal links (Rates). `fogconv.speedup.trigger` computes real shards on a Topology.
 """
 
 from __future__ import annotations

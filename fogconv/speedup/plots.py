@@ -91,7 +91,7 @@ def save(figure: Figure, path: Path, title: str) -> None:
 
 
 def _against_n(axes: Axes, name: str, layers: Sequence[NamedConv], question: Question) -> None:
-    """Speedup over 1 … n workers with the bounds that it can't pass."""
+    """Speedup over 1 … n workers with its upper bounds."""
     everywhere = question.media is Media.BROADCAST
     count = _counts(everywhere)
     if len(layers) > 1:

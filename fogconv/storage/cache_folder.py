@@ -11,11 +11,11 @@ from fogconv.storage.trusted import distrust, warn_once
 
 
 def cache_folder() -> Path | None:
-    """Where compiled kernels, tuned choices and graphs are kept, or None where nothing can be written or trusted.
+    """The folder of compiled kernels, tuned choices and graphs, or None where no folder can be written or trusted.
 
-    The first that can be written of: $FOGCONV_CACHE_DIR, or else $XDG_CACHE_HOME/fogconv or ~/.cache/fogconv; a folder
-    of this user in the system's temporary folder (with one warning). None, with one warning, where others own it or can
-    write to it. FOGCONV_CACHE_DIR=off: None.
+    It is the first of these that can be written: $FOGCONV_CACHE_DIR, or else $XDG_CACHE_HOME/fogconv or ~/.cache/fogconv;
+    a folder of this user in the system's temporary folder (with one warning). None, with one warning, where others own it
+    or can write to it. FOGCONV_CACHE_DIR=off: None.
     """
     return _cache_folder(os.environ.get("FOGCONV_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
 
@@ -35,7 +35,7 @@ def _cache_folder(override: str | None, xdg: str | None, home: str | None) -> Pa
     owner = os.geteuid()
     substitute = Path(tempfile.gettempdir()) / f"fogconv-{owner}"
     if not _usable(substitute):
-        warn_once(f"neither {wanted} nor {substitute} can be written; kernels are compiled anew by every process")
+        warn_once(f"neither {wanted} nor {substitute} can be written; every process compiles its kernels again")
         return None
     if _trusted(substitute) is None:
         return None
@@ -44,16 +44,17 @@ def _cache_folder(override: str | None, xdg: str | None, home: str | None) -> Pa
 
 
 def _trusted(folder: Path) -> Path | None:
-    """What lies there is run: only a folder that is ours and closed to others may be loaded from."""
+    """Files in this folder are executed, so it must belong to this user and other users must not be able to write to
+    it."""
     complaint = distrust(folder)
     if complaint is not None:
-        warn_once(f"{complaint}: no compiled kernels are taken from there, and every process compiles its own")
+        warn_once(f"{complaint}: no compiled kernels are loaded from there, and every process compiles its own")
     return folder if complaint is None else None
 
 
 def _usable(folder: Path) -> bool:
     try:
-        if distrust(folder) is None:  # what can't be trusted is left as it is
+        if distrust(folder) is None:  # an untrusted file is left as it is
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=folder):
                 pass

@@ -133,7 +133,7 @@ def read_own(path: Path) -> bytes:
 
 
 def write_own(path: Path, *content: bytes | memoryview) -> None:
-    """Put a file in its place in one step, for its owner only (mode 0600); a link of that name is replaced, not followed."""
+    """Write a file atomically, for its owner only (mode 0600); a link of that name is replaced, not followed."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="writing-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -171,7 +171,8 @@ def _open_to_others(status: os.stat_result, path: Path) -> str:
 
 
 def _complaint_on_the_way(status: os.stat_result, path: Path) -> str | None:
-    """Of a folder that leads there. In one with the sticky bit, such as /tmp, nobody can move what is somebody else's."""
+    """The complaint about a folder on the path. In one with the sticky bit, such as /tmp, no user can move another user's
+    files."""
     if not _ours(status):
         return f"belongs to {_name(status.st_uid)}"
     if not status.st_mode & stat.S_ISVTX:

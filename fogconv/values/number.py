@@ -1,4 +1,4 @@
-"""Number: one kind of number that people give, with its unit and its range, and the sentence for all others."""
+"""Number: one kind of number, with its unit, its range, and the error message for other values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ENDLESS = re.compile(r"\+?inf(inity)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """``unit`` is a plural noun ("seconds", "pixels"), empty for plain factors. The range holds both its ends.
-    ``endless``: infinity is one, too. ``note`` says what a special value means.
+    """``unit`` is a plural noun ("seconds", "pixels"), empty for plain factors. The range includes both ends.
+    ``endless``: infinity is allowed as well. ``note`` explains a special value.
     """
 
     unit: str
@@ -40,12 +40,12 @@ class Number:
         )
 
     def check(self, name: str, value: object) -> None:
-        """Raises InputError, with the value's name, unless it is a number of this kind."""
+        """Check a value. Raises InputError, with the value's name, unless it is a number of this kind."""
         if not self._holds(value):
             raise InputError(f"{name} {shown(value)}: {self.rule}")
 
     def read(self, text: str) -> float:
-        """A number that was typed; an int where the kind is whole. Raises InputError, without the option's name."""
+        """Convert a text to a number; an int where the kind is whole. Raises InputError, without the option's name."""
         value = self._typed(text.strip())
         if value is None or not self._holds(value):
             raise InputError(f"{shown(text)}: {self.rule}")

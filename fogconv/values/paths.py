@@ -1,4 +1,4 @@
-"""Paths: files and folders that people name, checked before anything that takes time begins."""
+"""Paths: files and folders from the user, checked before any slow work starts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fogconv.errors import InputError, shown
 from fogconv.storage.trusted import open_plain
 
 LONGEST_NAME = 255
-"""Bytes of one name in a path, on the usual file systems."""
+"""The most bytes of one name in a path, on the usual file systems."""
 
 
 def readable(text: str) -> Path:
-    """A plain file that is there; "~" is the user's home. Raises InputError, for a pipe, a device or a folder too."""
+    """An existing plain file; "~" is the user's home. Raises InputError, also for a pipe, a device or a folder."""
     path = named(text)
     try:
         open_plain(path).close()
@@ -25,9 +25,9 @@ def readable(text: str) -> Path:
 
 
 def writable(text: str, suffixes: Collection[str] = ()) -> Path:
-    """Where a file may be written, with one of the suffixes if there are any. Raises InputError.
+    """A path where a file can be written, with one of the suffixes if there are any. Raises InputError.
 
-    A device may be written, such as /dev/null; a pipe would wait for its reader.
+    A device such as /dev/null is allowed; a pipe is not, because it would wait for its reader.
     """
     path = named(text)
     if suffixes and path.suffix.lower() not in suffixes:
@@ -47,7 +47,7 @@ def writable(text: str, suffixes: Collection[str] = ()) -> Path:
 
 
 def folder(text: str) -> Path:
-    """A folder, or where one may be made. Raises InputError."""
+    """A folder, or a path where one can be made. Raises InputError."""
     path = named(text)
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
@@ -55,17 +55,17 @@ def folder(text: str) -> Path:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise InputError(f"{shown(text)}: it is no folder that can be used: {error.strerror or error}") from None
+        raise InputError(f"{shown(text)}: it is not a usable folder: {error.strerror or error}") from None
     return path
 
 
 def named(text: str) -> Path:
-    """The path that a text names. Raises InputError for what no file can be called."""
+    """The path that a text names. Raises InputError for an impossible name."""
     if not text:
         raise InputError("'': it names no file")
     if "\0" in text:
         raise InputError(f"{shown(text)}: it is no file name")
-    # Not Path.expanduser, which raises RuntimeError for a user that is not known.
+    # Not Path.expanduser, which raises RuntimeError for an unknown user.
     path = Path(os.path.expanduser(text))  # noqa: PTH111
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise InputError(f"{shown(text)}: a file name has at most {LONGEST_NAME} bytes")

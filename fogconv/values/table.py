@@ -1,6 +1,6 @@
-"""The table of numbers: what each may be, for the command line and for Python alike.
+"""The table of numbers: the range of each, for the command line and for Python.
 
-Upper bounds are generous: they keep typing errors and overflows out, not large clusters.
+Upper bounds are generous: they exclude typing errors and overflows, not large clusters.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ DEPTH = Number("channels", 0, 2**20, whole=True)
 GROUPS = Number("groups", 1, 2**20, whole=True)
 MESSAGE_ELEMENTS = Number("elements", 1, 10**12, whole=True)
 PORT = Number("", 1, 65535, whole=True)
-SEED = Number("", -(2**63), 2**63 - 1, whole=True)
+SEED = Number("", -(10**15), 10**15, whole=True)
 
 # Sizes in pixels
 
-SIDE = Number("pixels", 1, 8000, whole=True)
-"""Of a picture. Its square, 64 million pixels, is the most that one picture, or one batch, may have."""
-MOST_PIXELS = int(SIDE.most) ** 2
+SIDE = Number("pixels", 1, 6000, whole=True)
+"""Of what a model takes."""
+MOST_PIXELS = 64_000_000
+"""Of one picture."""
+MOST_BATCH_PIXELS = 256_000_000
+"""Of all images of a batch together: 3 GB."""
 MAP_SIDE = Number("pixels", 1, 65536, whole=True)
 KERNEL_SIDE = Number("pixels", 1, 1024, whole=True)
 PADDING = Number("pixels", 0, 65536, whole=True)
@@ -46,11 +49,11 @@ PADDING = Number("pixels", 0, 65536, whole=True)
 MESSAGE_TIME = Number("seconds", 0.001, 1_000_000)
 CONNECT_TIME = Number("seconds", 0.001, 1_000_000)
 HEARTBEAT = Number("seconds", 0.01, 3600)
-"""Shorter ones would call every busy system lost."""
+"""With shorter ones every busy system would count as lost."""
 INTERVAL = Number("seconds", 0.1, 86_400)
 LATENCY = Number("seconds", 0, 10_000)
 
-# Rates, and what they cost; one MAC is two FLOP, one element 4 bytes
+# Rates and costs; one MAC is two FLOP, one element 4 bytes
 
 FLOP_RATE = Number("FLOP/s", 1e-3, 1e18)
 BANDWIDTH = Number("bytes/s", 1e-3, 1e15)
@@ -62,7 +65,7 @@ JOULES = Number("joules", 0, 1e6)
 # Bytes
 
 MEMORY = Number("bytes", 64_000_000, 10**15)
-"""A worker's limit. Less than the least does not even hold an interpreter with numpy and numba."""
+"""A worker's limit. The least is the memory of an interpreter with numpy and numba."""
 
 # Ratios
 

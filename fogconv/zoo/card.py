@@ -1,4 +1,4 @@
-"""ModelCard: what there is to know about a model beside what it computes. No torch here."""
+"""ModelCard: a model's preprocessing, labels and origin. No torch here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fogconv.zoo.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class ModelCard:
-    """How a picture becomes the model's input, and what its scores are called. ``weights_origin`` says where its weights
-    come from."""
+    """The conversion of a picture to the model's input, and the names of its classes. ``weights_origin`` names the source
+    of its weights."""
 
     name: str
     preprocessing: Preprocessing
@@ -33,7 +33,7 @@ class ModelCard:
 
     @property
     def has_random_weights(self) -> bool:
-        """Whether the class scores mean nothing."""
+        """Whether the class scores are meaningless."""
         return self.weights_origin.startswith("random")
 
     def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -63,7 +63,7 @@ class ModelCard:
 
 
 def read_labels(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes, from a file with one a line, or as they are. Raises ModelError."""
+    """The names of the classes, from a file with one per line, or as given. Raises ModelError."""
     if not isinstance(labels, str | Path):
         return tuple(labels)
     try:

@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fogconv.errors import DependencyError, ModelError
+from fogconv.errors import DependencyError, InputError, ModelError
 from fogconv.storage.trusted import open_plain
+from fogconv.values import table
 from fogconv.zoo.card import ModelCard, read_labels
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
+from fogconv.zoo.model_request import check_size
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fogconv.zoo.random_weights import seed_weights
 
@@ -40,7 +42,12 @@ class ZooModel(ModelCard):
     module: nn.Module = field(repr=False)
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """An input of the right shape, to export the module with."""
+        """An input of the right shape, to export the module with. Raises InputError for more images than fit into memory."""
+        table.BATCH.check("batch", batch)
+        height, width = self.input_size
+        if batch * height * width > table.MOST_BATCH_PIXELS:
+            most = f"{table.MOST_BATCH_PIXELS / 1e6:.0f} million pixels at once"
+            raise InputError(f"{batch} images of {height}×{width} pixels are too many: at most {most}")
         return torch.zeros(batch, 3, *self.input_size)
 
 
@@ -62,6 +69,7 @@ def load_model(
     ``labels`` (a file with one a line, or a sequence) override the model's own. A ``.pt2`` that could run code when it is
     loaded is refused unless ``trust`` is set. Raises ModelError, DependencyError.
     """
+    check_size(size)
     if str(name_or_path).endswith(".pt2"):
         module, usual, origin = _exported(Path(name_or_path), weights, size, trust)
     elif name_or_path == LITE:
@@ -209,7 +217,7 @@ def _checkpoint(url: str) -> Path:
 
 
 def _obstacle(url: str) -> str | None:
-    """Why the weights can't be downloaded; None if they are here or can be."""
+    """The reason why the weights can't be downloaded; None if they are cached or can be."""
     if _checkpoint(url).exists():
         return None
     try:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fogconv.errors import DependencyError, ModelError
 from fogconv.storage.trusted import open_plain
+from fogconv.values.table import MOST_PIXELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,8 +30,6 @@ _RESAMPLING = {
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """The formats that are read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
-MOST_PIXELS = 64_000_000
-"""A larger picture is refused before it is decoded: it takes 3 bytes per pixel, and as much again while it is rotated."""
 _CROPPED_FIRST = 16
 """A picture that would be resized to more than this multiple of its cropped size is cropped first."""
 
@@ -109,6 +108,7 @@ def _read(file: BinaryIO, name: str | Path) -> Image.Image:
         image = Image.open(file, formats=known)
     with image:
         width, height = image.size
+        # Unpacked it takes 3 or 4 bytes a pixel, and as much again while it is turned or its alpha is taken away.
         if width * height > MOST_PIXELS:
             raise ModelError(
                 f"{name} has {width}×{height} pixels; fogconv reads pictures of up to {MOST_PIXELS / 1e6:.0f} million"
@@ -117,11 +117,17 @@ def _read(file: BinaryIO, name: str | Path) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """A picture in RGB. Pillow cuts wider values off at 255, which makes them white; here they are scaled."""
+    """A picture in RGB, what is transparent on white. Pillow cuts wider values off at 255, which makes them white; here they
+    are scaled."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0.0, neginf=0.0)
         picture = Image.fromarray(np.rint(np.clip(values * (255 / _white(picture.mode, values)), 0, 255)).astype(np.uint8))
-    return picture.convert("RGB")
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    whole = Image.new("RGB", picture.size, "white")
+    whole.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+    return whole
 
 
 def _white(mode: str, values: NDArray[np.float64]) -> float:

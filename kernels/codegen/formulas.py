@@ -23,7 +23,8 @@ MOST = 2
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """``build(builder, inputs, parameters)`` emits the operator; each list is as long as the formula says."""
+    """``build(builder, inputs, parameters)`` emits the operator; the lists have ``inputs`` and ``parameters``
+    elements."""
 
     inputs: int
     parameters: int

@@ -2,10 +2,10 @@
 
 Numba's own cache is not enough: it never hits for closures over an intrinsic, does not notice when the source of an
 intrinsic changes, lets two processes that compile at once write the same file, and raises where package and home are
-read-only. Here a compiled function is one file, named by a hash over everything that decided its code: the sources of
-its module and of what that one imports of kernels and shapes, the values it closes over, its signature, the instruction set,
-the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so nothing needs
-a lock. What is loaded runs, so a file counts only if nobody but this user and root could have written it.
+read-only. Here a compiled function is one file, named by a hash of everything that its code depends on: the sources of
+its module and of the kernels and shapes that it imports, the values it closes over, its signature, the instruction set,
+the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so no lock is
+needed. A loaded file is executed, so it is used only if no user except this one and root could have written it.
 """
 
 from __future__ import annotations

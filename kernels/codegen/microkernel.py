@@ -383,7 +383,7 @@ def make_tile(
     few: tuple[int, int] = (0, 0),
     prefetch: bool = False,
 ) -> Tile:
-    """The tile as the instruction set likes it built. ``vl``: output channels per vector, 4 for quads."""
+    """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
     by_lane, quads = isa.name == "neon", vl < isa.vector_length
     return Tile(
         *(rows, columns, vectors, step, isa.vector_length, isa.fused),

@@ -326,7 +326,7 @@ def _fill(fields: Any, in_channels: int, tiles: int) -> None:
 @jit
 def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-untyped-def]
     """G g Gᵀ in float64, for 16 output channels at a time, to U; ``groups``: first lane, lanes of each block's group,
-    and how many input channels lie in one of its vectors.
+    and the number of input channels in one of its vectors.
 
     Training needs it at every step: numpy took 15 times as long as the convolution of a batch of 8. U's elements are
     often a power of two apart: written in turns they would all map to one set of the cache, so 16 input channels are

@@ -176,8 +176,8 @@ def input_intrinsic(form: Form, isa: Isa) -> Any:
 
 @cache
 def filter_intrinsic(form: Form, isa: Isa) -> Any:
-    """transform_filter, as ``input_intrinsic``, of the r_h × r_w values of a filter that lie like an image's: the output's
-    gradient, by which the input is filtered for the gradient of the weight."""
+    """transform_filter, as ``input_intrinsic``, of the r_h × r_w values of a filter that are stored like an image's: the
+    output's gradient, by which the input is filtered for the gradient of the weight."""
     return _tile_intrinsic(form, isa, form.kernel, _filter_1d)
 
 

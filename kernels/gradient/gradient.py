@@ -215,7 +215,7 @@ def _bind_input(
     panel = kernel_taps * BLOCK * PIXEL
     used = len(taps) // 2 * BLOCK * PIXEL * tile.vectors
     chunk = max(1, min(f_blocks, WEIGHTS_BYTES // used))
-    # Count and steps of the loop over single rows or images, then of the one that is taken tile by tile.
+    # Count and steps of the loop over single rows or images, then of the loop over tiles.
     walks = [
         (spec.batch, a.image * spec.groups, b.image * spec.groups),
         (row.size, a.row, b.row * spec.stride[0]),

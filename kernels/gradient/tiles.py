@@ -135,7 +135,7 @@ def input_tile(tile: InputTile) -> Any:
 @cache
 def weight_tile(lanes: int) -> Any:
     """Arguments: x and its steps from image to image, row to row, column to column; go and its steps to the next image
-    and row (columns are contiguous); images, rows and columns; the address of the panel; whether to add to what is there.
+    and row (columns are contiguous); images, rows and columns; the address of the panel; whether to add to its values.
     """
 
     @extending.intrinsic

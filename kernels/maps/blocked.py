@@ -57,7 +57,7 @@ class Blocked:
         )
         if lanes != BLOCK and not (lanes == NARROW and 0 < channels <= NARROW):
             raise KernelError(
-                f"{channels} channels can't lie in pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
+                f"{channels} channels don't fit pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
             )
         if min(batch, channels, height, width, *margin) < 0:
             raise KernelError(f"a blocked map can't have the negative sizes {shape}")
@@ -79,7 +79,7 @@ class Blocked:
         return self.data[:, :, m.top : m.top + self.height, m.left : m.left + self.width, :]
 
     def view(self, channels: slice, rows: slice, columns: slice) -> Blocked:
-        """A part of the map, without copying. The part's margin is whatever lies around it in this one.
+        """A part of the map, without copying. The part's margin are the values around it in this map.
 
         ``channels`` must start at a multiple of 16. Raises KernelError otherwise.
         """

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from fogconv.analysis.figures import milliseconds
 from fogconv.analysis.forecast import forecast
 from fogconv.analysis.layer_report import other_layers
 from fogconv.analysis.plan_table import plan_table
-from fogconv.cli.output.figures import milliseconds
 from fogconv.cli.output.tables.plan import print_plan
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv, Host
@@ -51,7 +51,7 @@ def test_the_rows_the_foot_and_json_agree(net: str, options: PlanOptions) -> Non
     assert whole.split()[-1] == milliseconds(found.plan.predicted_s)
     assert f"predicted {found.plan.predicted_s * 1e3:.1f} ms per inference" in out.getvalue()
     text = next(line for line in plan_table(found, 100).splitlines() if line.startswith("all "))
-    assert text.split()[-1] == f"{found.plan.predicted_s * 1e3:.2f}"
+    assert text.split()[-1] == milliseconds(found.plan.predicted_s)
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -98,7 +98,7 @@ class FaultyHub(Hub):
 class SlowHub(FaultyHub):
     """Every message takes its time on the wire: ``rate(sender, receiver)`` is in bytes/s, and links don't share it.
 
-    A message waits for the one before it on its link, and nobody waits for a message but its receiver.
+    A message waits for the one before it on its link, and only its receiver waits for a message.
     """
 
     LATENCY_S = 1e-3

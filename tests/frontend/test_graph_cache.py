@@ -111,7 +111,7 @@ def test_kept_warns_of_a_damaged_file_and_keep_replaces_it(folder: Path) -> None
     keep(REQUEST, 1, CARD, graph(), None)
     path = only_file(folder)
     path.write_bytes(path.read_bytes()[:-65])
-    with pytest.warns(RuntimeWarning, match="exported anew"):
+    with pytest.warns(RuntimeWarning, match="exported again"):
         assert kept(REQUEST, 1) is None
     keep(REQUEST, 1, CARD, graph(2.0), None)
     found = kept(REQUEST, 1)

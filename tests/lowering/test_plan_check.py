@@ -63,7 +63,7 @@ def test_a_plan_as_it_was_made_is_taken() -> None:
         (lambda plan: replace(plan, ranks=0), "0 ranks"),
         (lambda plan: replace(plan, ranks=2**31), "ranks"),
         (lambda plan: replace(plan, ranks=2), "no rank 2|for 3 ranks"),
-        (lambda plan: first(plan, lambda p: replace(p, work=())), "nobody computes"),
+        (lambda plan: first(plan, lambda p: replace(p, work=())), "no rank computes"),
         (lambda plan: first(plan, lambda p: with_work(p, rank=-1)), "no rank -1"),
         (lambda plan: first(plan, lambda p: with_work(p, output=FAR)), "rank . has"),
         (lambda plan: first(plan, lambda p: with_work(p, rows=Span(0, 1))), "global pooling"),

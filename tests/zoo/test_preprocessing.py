@@ -139,6 +139,36 @@ def test_pictures_of_more_than_8_bits_are_scaled(tmp_path: Path, pixels: np.ndar
     assert direct.ravel()[0] == pytest.approx(128 / 255)
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour", "suffix", "expected"),
+    [
+        ("L", 90, "png", (90, 90, 90)),
+        ("1", 1, "png", (255, 255, 255)),
+        ("CMYK", (0, 0, 0, 0), "jpg", (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("RGBA", (10, 20, 30, 255), "png", (10, 20, 30)),
+        ("RGBA", (0, 0, 0, 0), "png", (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 51), "webp", (204, 204, 204)),
+        ("LA", (0, 0), "png", (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_what_a_viewer_shows(
+    tmp_path: Path, mode: str, colour: int | tuple[int, ...], suffix: str, expected: tuple[int, ...]
+) -> None:
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.new(mode, (16, 16), colour).save(tmp_path / f"picture.{suffix}", **options)
+    found = load_image(tmp_path / f"picture.{suffix}")
+    assert found.mode == "RGB"
+    assert np.abs(np.subtract(found.getpixel((8, 8)), expected)).max() <= 2
+
+
+def test_a_transparent_colour_of_a_palette_is_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([255, 0, 0, 0, 0, 0])
+    picture.save(tmp_path / "picture.gif", transparency=1)
+    assert load_image(tmp_path / "picture.gif").getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, message in [

@@ -19,7 +19,7 @@ from fogconv.cluster.transport.mpi.launch import tolerant
 
 LAUNCHERS = frozenset({"mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "orterun"})
 SENTENCE = (
-    "fogconv: a rank died (mpirun says which), or the job was stopped, and so mpirun ended all ranks. Over MPI none may be "
+    "fogconv: a rank died (mpirun reports which), or the job was stopped, so mpirun ended all ranks. Over MPI none may be "
     "lost, but workers over ZeroMQ may (fogconv-worker and --cluster), and Open MPI's ranks with mpirun --with-ft ulfm."
 )
 TOLERANT_SENTENCE = (

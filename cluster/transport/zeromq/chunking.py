@@ -1,7 +1,7 @@
 """Parts: large payloads are sent in parts, because a heartbeat can't overtake the message that is on the wire.
 
 [header]                  a message without payload
-[header + payload]        a short message; the header says how long the payload is
+[header + payload]        a short message; the header gives the payload's length
 [header, payload]         a message
 [header, first part]      the start of a large one
 [empty, next part]        its continuation

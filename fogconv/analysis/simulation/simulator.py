@@ -29,6 +29,7 @@ from fogconv.ir import program as steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
 from fogconv.ir.program import Program
 from fogconv.planning.cost import WIRE_BYTES, WIRE_PASSES
+from fogconv.values import table
 
 if TYPE_CHECKING:
     import simpy
@@ -41,6 +42,9 @@ SLICES = 8
 """Pieces of a step on a shared machine: each piece takes longer by how busy the cores are when it begins."""
 WINDOW_BYTES = 512 << 10
 """The bytes in flight to one rank before the sender's processor handles more: the send buffer of a connection."""
+
+MOST_S = 9e9
+"""Times are kept as whole nanoseconds in 64 bits, which end here."""
 
 Process = Generator[Any, Any, None]
 
@@ -90,14 +94,15 @@ def simulate(
 ) -> Timeline:
     """Run the programs; ``programs[i]`` is rank i's.
 
-    ``access_points`` says which ranks share which medium of ``access_point_bytes_per_s``; the others have cables of their
+    ``access_points`` maps ranks to their shared medium of ``access_point_bytes_per_s``; the others have cables of their
     own. ``host_s``: seconds of Host steps by layer. ``seconds`` predicts convs instead of γ·MACs. Raises InputError for
     ranks that the topology lacks, ClusterError when the programs wait for messages that no rank sends.
     """
     if len(programs) > len(topology):
         raise InputError(f"{len(programs)} programs for a topology of {len(topology)} ranks")
-    if inferences < 1 or in_flight < 1:
-        raise InputError(f"{inferences} inferences, {in_flight} in flight: there must be at least 1")
+    table.INFERENCES.check("inferences", inferences)
+    table.IN_FLIGHT.check("in_flight", in_flight)
+    table.JITTER.check("jitter", disturbance.jitter)
     points = access_points or {}
     if points and not (access_point_bytes_per_s and access_point_bytes_per_s > 0):
         raise InputError("a shared access point needs a positive bandwidth")
@@ -188,6 +193,8 @@ class _World:
             times = self.times[number][rank] = np.zeros((len(program.steps), 2), np.int64)
             for place, step in enumerate(program.steps):
                 begin = yield from self._step(program, step, number)
+                if not self.env.now < MOST_S:
+                    raise InputError(f"the simulated time exceeds {MOST_S:.0e} s: the rates are too low".replace("e+0", "e"))
                 times[place] = round(begin * 1e9), round(self.env.now * 1e9)
             if rank == 0:
                 ends[number] = self.env.now

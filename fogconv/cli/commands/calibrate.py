@@ -116,6 +116,7 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     from rich.table import Table
 
     from fogconv.calibration.calibration import too_fast_to_tell
+    from fogconv.cli.output.paragraph import Paragraph
     from fogconv.hardware.units import show_bandwidth, show_seconds
 
     console = Console()
@@ -156,7 +157,7 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
         shown = "; ".join(
             f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
         )
-        console.print(f"{escape(who)}: {shown}")
+        console.print(Paragraph(f"{who}: {shown}"))
     if scores:
         console.print(f"The profile predicts convs by {profile.predictor}.")
     worst = max(profile.spreads.values(), default=0.0)

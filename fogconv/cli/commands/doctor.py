@@ -170,8 +170,7 @@ def _port(port: int) -> Finding:
             return Finding(
                 "port",
                 "missing",
-                f"Port {port} is taken ({error.strerror}), maybe by a fogconv-worker that runs already; "
-                "another one needs --bind tcp://*:PORT.",
+                f"Port {port} is in use ({error.strerror}), maybe by a fogconv-worker; another one needs --bind tcp://*:PORT.",
             )
     return Finding("port", "ok", f"Port {port} is free for a fogconv-worker.")
 
@@ -193,7 +192,7 @@ def _torch() -> Finding:
 
 def _torchvision() -> Finding:
     if find_spec("torch") is None or find_spec("torchvision") is None:
-        return Finding("torchvision", "missing", f"torchvision, whose models fogconv runs by name: {with_extra('master')}")
+        return Finding("torchvision", "missing", f"torchvision has the models that fogconv knows: {with_extra('master')}")
     try:
         from fogconv.zoo.models import model_names
 
@@ -239,7 +238,7 @@ def _mpi() -> Finding:
             return Finding("mpi", "broken", f"{mpirun} -n 2 did not end within {MPIRUN_S:g} s; reinstall MPI: {install}.")
         lines = done.stdout.splitlines()
         if done.returncode == 0 and lines and lines[0].startswith("2 "):
-            library = lines[0].partition(" ")[2].split(",")[0].strip()
+            library = " ".join(lines[0].partition(" ")[2].split(",")[0].split())
             with_flags = f" It needs the flags {' '.join(flags)} here." if flags else ""
             tolerance = " With --with-ft ulfm it goes on without ranks that die." if "Open MPI v5" in library else ""
             return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")
@@ -263,7 +262,7 @@ def _photographs() -> Finding:
             "photographs", "missing", "The sample photographs (coffee, chelsea) come with scikit-image: "
             f"{with_extra('demo')}; or give your own picture with --image.",
         )  # fmt: skip
-    return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} brings coffee, chelsea and others.")
+    return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} has coffee, chelsea and others.")
 
 
 def _rates() -> Finding:

@@ -234,18 +234,19 @@ def _answer(
 
 def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
-    from rich.text import Text
 
+    from fogconv.cli.output.paragraph import Paragraph
     from fogconv.hardware.units import show_seconds
 
     console = Console()
-    console.print(Text(hardware_text, style="dim"))
+    console.print(Paragraph(hardware_text, style="dim"))
     console.print(
-        f"{escape(answer['model'])}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
-        f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
-        + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
+        Paragraph(
+            f"{answer['model']}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
+            f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
+            + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
+        )
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")

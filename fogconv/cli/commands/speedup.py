@@ -267,7 +267,7 @@ def _layers(
 
     if model is not None:
         if c is not None or f is not None:
-            raise InputError("a net brings its own layers: give --model, or --c and --f, not both")
+            raise InputError("a net has its own layers: give --model, or --c and --f, not both")
         return convs(model, size=size, batch=batch)
     if c is None:
         raise InputError("name a layer (--c 256 --f 256 --k 3 --hw 14) or a net (--model vgg16)")

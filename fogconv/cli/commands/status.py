@@ -243,8 +243,8 @@ def table(found: Sequence[Health]) -> RenderableType:
     """Two lines per worker; they fit 80 columns."""
     from rich.text import Text
 
+    from fogconv.analysis.figures import byte_count
     from fogconv.cli.output.ellipsis import Name
-    from fogconv.cli.output.figures import byte_count
     from fogconv.cli.output.tables.table import figures_table
 
     shown = figures_table(

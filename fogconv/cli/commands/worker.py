@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,8 @@ import typer
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.option_values import BIND, MEMORY, number
 from fogconv.cli.process.collection import collect_as_usual
+from fogconv.cli.process.exit_codes import sentences
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
-from fogconv.errors import FogconvError
 from fogconv.values import table
 
 log = logging.getLogger("fogconv.worker")
@@ -47,7 +46,7 @@ def worker(
     from fogconv.cluster.executor.executors import executor
 
     executor()
-    try:
+    with sentences("fogconv-worker"):
         serve(
             bind,
             threads=threads,
@@ -56,9 +55,6 @@ def worker(
             keys=keys,
             insecure=insecure,
         )
-    except FogconvError as error:
-        print(f"fogconv-worker: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
 
 
 def serve(

@@ -9,7 +9,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from fogconv.cli.output.ellipsis import cut, fold
+from fogconv.analysis.figures import cut
+from fogconv.cli.output.ellipsis import fold
 from fogconv.cli.output.result import MEANINGLESS, Guess
 
 Answers = Sequence[tuple[str, Sequence[Guess]]]

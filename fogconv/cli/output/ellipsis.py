@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-MARK = "…"
-
-
-def cut(name: str, width: int) -> str:
-    """At most ``width`` columns: a longer name is cut in the middle, "layer2…sample.0". More of its end is kept than of
-    its start, because names differ at the end."""
-    if cell_len(name) <= width:
-        return name
-    if width <= 1:
-        return MARK[:width]
-    head = (width - 1) * 2 // 5
-    tail = width - 1 - head
-    return _first(name, head) + MARK + _first(name[::-1], tail)[::-1]
+from fogconv.analysis.figures import MARK, cut
+from fogconv.cli.output.paragraph import wrapped
 
 
 def fold(text: str, width: int, lines: int) -> list[str]:
     """At most ``lines`` lines, broken between words. Longer text ends in an ellipsis; a word longer than a line is cut in
     the middle."""
     words = " ".join(cut(word, width) for word in text.split())
-    found = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+    found = wrapped(words, width)
     if len(found) <= lines:
         return found
     kept = found[:lines]
@@ -58,7 +46,3 @@ class Name:
 
 def _styles(count: int, first: str) -> Sequence[str]:
     return (first, *("dim" for _ in range(count - 1)))[:count]
-
-
-def _first(text: str, width: int) -> str:
-    return chop_cells(text, width)[0] if text and width > 0 else ""

@@ -1,4 +1,4 @@
-"""JSON: what commands print for programs to read. It is always whole and always valid, whatever a name or a figure is."""
+"""JSON output of commands. It is always complete and valid, whatever the names and figures."""
 
 from __future__ import annotations
 

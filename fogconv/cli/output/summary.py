@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fogconv.cli.output.ellipsis import cut, fold
-from fogconv.cli.output.figures import byte_count, milliseconds
+from fogconv.analysis.figures import byte_count, cut, milliseconds
+from fogconv.cli.output.ellipsis import fold
 from fogconv.cli.output.result import Result, SharedMachine
 from fogconv.planning.plan_options import PlanOptions
 

@@ -31,7 +31,7 @@ def program(rank: int, ranks: int, *steps: object) -> Program:
 
 
 def star(workers: int) -> list[Program]:
-    """The master sends everybody the whole map; everybody computes, and sends it back."""
+    """The master sends all workers the whole map; each computes, and sends it back."""
     sends = [Send(0, 0, WHOLE, rank, rank) for rank in range(1, workers + 1)]
     receives = [Recv(0, 1, WHOLE, rank, 100 + rank) for rank in range(1, workers + 1)]
     each = [
@@ -135,7 +135,7 @@ def test_programs_that_wait_for_ever_are_refused() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="ranks"):
         simulate(star(3), topology(2))
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="from 1 to"):
         simulate(star(1), topology(2), inferences=0)
     with pytest.raises(InputError, match="slower"):
         simulate(star(1), topology(2), disturbance=Disturbance({5: 2.0}))

@@ -46,6 +46,12 @@ def test_a_shared_access_point_costs_time() -> None:
     assert radio["latency_s"] > 2 * cables["latency_s"]
 
 
+def test_a_simulation_longer_than_its_clock_is_refused() -> None:
+    found = call("vgg16", "--rate", "0.001", "--bandwidth", "1Gbit", "-n", "1", "--scheme", "local")
+    assert found.exit_code == 2 and not found.stdout
+    assert "9e9 s" in found.stderr and len(found.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

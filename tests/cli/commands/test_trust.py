@@ -27,7 +27,7 @@ def test_trust_has_to_be_typed(tmp_path: Path) -> None:
         application.command()(command)
         refused = CliRunner().invoke(application, [str(harmless), "--preset", "pi4"])
         assert refused.exit_code == 2
-        assert "Type --trust" in refused.output
+        assert "Use --trust" in refused.output
         trusted = CliRunner().invoke(application, [str(harmless), "--preset", "pi4", "--trust"])
         assert trusted.exit_code == 0, trusted.output
     with pytest.raises(ModelError, match="--trust"):

@@ -15,7 +15,7 @@ from fogconv.cli.output.summary import MOST_LINES, MOST_NAMED, shares, summary_l
 from fogconv.planning.plan_options import PlanOptions
 from tests.cli.output.examples import RANDOM, result
 
-EVENT = "worker 3 at tcp://10.0.0.3:5555 on pi3 is lost: it said nothing for 0.9 s; the inference ran again on 3 workers"
+EVENT = "worker 3 at tcp://10.0.0.3:5555 on pi3 is lost: it sent nothing for 0.9 s; the inference ran again on 3 workers"
 
 
 def test_the_summary_of_a_full_run() -> None:

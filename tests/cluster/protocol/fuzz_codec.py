@@ -88,7 +88,7 @@ def one_input(data: bytes) -> None:
 
 
 class Silence:
-    """An Endpoint that nobody listens at."""
+    """An Endpoint without a listener."""
 
     scheme = "silence"
 

@@ -130,7 +130,7 @@ def test_a_worker_serves_as_many_masters_as_it_has_places_for() -> None:
 
 def test_a_master_takes_the_place_of_one_that_is_gone() -> None:
     life, effects = lived(Greeted("a"), RunBegun("a", Flight(4)), Greeted("b", frozenset({"a"})))
-    reason = "its master is gone"
+    reason = "its master is lost"
     assert effects == (AbortRuns("a", (4,), reason), Forget("a", reason), SayBye("a"), SayWelcome("b"))
     assert set(life.masters) == {"b"}
 

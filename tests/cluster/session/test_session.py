@@ -542,7 +542,7 @@ def test_a_worker_of_another_version_is_named(make: Make, monkeypatch: pytest.Mo
 
 
 def test_strangers_get_nowhere(make: Make) -> None:
-    """Messages out of order, of others' runs, or by whom nobody knows change nothing."""
+    """Messages out of order, of others' runs, or from unknown peers change nothing."""
     cluster = make(1)
     stranger = cluster.master_endpoint()
     peer = stranger.connect(cluster.addresses[0])

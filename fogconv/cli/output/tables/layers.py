@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from fogconv.analysis.figures import byte_count, milliseconds, shape, short
 from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport, other_layers
 from fogconv.cli.output.ellipsis import Name
-from fogconv.cli.output.figures import byte_count, milliseconds, shape, short
 from fogconv.cli.output.tables.table import figures_table
 
 STAR_LEGEND = (

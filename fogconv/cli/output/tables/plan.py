@@ -6,11 +6,11 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from fogconv.analysis.figures import byte_count, milliseconds
 from fogconv.analysis.forecast import Forecast, LayerForecast
 from fogconv.cli.output.ellipsis import Name
-from fogconv.cli.output.figures import byte_count, milliseconds
+from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
 
 LEGEND = (
@@ -24,15 +24,14 @@ def print_plan(forecast: Forecast, described: str, *, out: TextIO, width: int | 
     """``described``: a sentence about the devices and links. ``width`` in columns; None: the terminal's."""
     plan = forecast.plan
     console = Console(file=out, highlight=False, width=width)
-    console.print(Text.assemble((plan.graph, "bold"), f" on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
-    console.print(Text(LEGEND, style="dim"))
+    console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
+    console.print(Paragraph(LEGEND, style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
     predicted = "unknown" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms"
-    console.print(
-        f"predicted {predicted} per inference; the busiest card takes {byte_count(forecast.busiest_card_bytes)}B one way"
-    )
+    busiest = byte_count(forecast.busiest_card_bytes)
+    console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
 
 
 def _layers(forecast: Forecast) -> Table:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fogconv.cli.output.ellipsis import Name
+from fogconv.cli.output.paragraph import Paragraph
 from fogconv.hardware.presets import presets
 from fogconv.hardware.units import show_bandwidth, show_rate, show_seconds
 from fogconv.speedup.calculator import Media, Report, Row, SweepPoint, crowd_estimate, depth_that_pays
@@ -30,7 +31,7 @@ def show(
     question = report.question
     share = "the master computes too" if question.master_computes else "only they compute"
     medium = ", a broadcast medium" if question.media is Media.BROADCAST else ""
-    out.print(Text(f"{question.workers} workers, {share}{medium}. {hardware}", style="dim"))
+    out.print(Paragraph(f"{question.workers} workers, {share}{medium}. {hardware}", style="dim"))
     if model is None:
         _layer(out, report.rows[0], report)
     else:
@@ -114,13 +115,16 @@ def _net(out: Console, model: str, report: Report) -> None:
         else str(report.question.trigger)
     )
     out.print(
-        f"Home {show_seconds(total['local_s'])}. All layers out {show_seconds(total['all_distributed_s'])} "
-        f"({total['speedup_all']:.2f}×). By the rule ({rule}) {total['distributed']} of {total['layers']} layers out: "
-        f"{show_seconds(total['chosen_s'])} ({total['speedup']:.2f}×)."
+        Paragraph(
+            f"Home {show_seconds(total['local_s'])}. All layers out {show_seconds(total['all_distributed_s'])} "
+            f"({total['speedup_all']:.2f}×). By the rule ({rule}) {total['distributed']} of {total['layers']} layers out: "
+            f"{show_seconds(total['chosen_s'])} ({total['speedup']:.2f}×)."
+        )
     )
     energy = total["energy_j"]
     if energy["local"]:
-        out.print(f"Energy {energy['local']:.3g} J at home, {energy['chosen']:.3g} J by the rule (idle power not counted).")
+        text = f"Energy {energy['local']:.3g} J at home, {energy['chosen']:.3g} J by the rule (idle power not counted)."
+        out.print(Paragraph(text))
     if total["speedup"] < 1.05:
         out.print(_verdict(False, "layer by layer from the master, this net gains next to nothing on this cluster"))
 
