@@ -1,7 +1,7 @@
 """Connect: open a Session with the workers that the user names.
 
 inproc://4                          four workers, threads of this process
-tcp://pi1:5555,tcp://[fe80::1]:5555 workers at these addresses (ipc://PATH too)
+tcp://pi1:5555,tcp://[fe80::1%eth0]:5555 workers at these addresses (ipc://PATH too)
 ["tcp://pi1:5555", …]               the same
 hostfile.txt                        a hostfile; its ports, or 5555
 mpi://                              all other ranks of this mpirun
@@ -19,7 +19,7 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.cluster.transport_registry import Dialing, transport_of_all
-from fogconv.hardware.hostfile import DEFAULT_PORT, read_hostfile
+from fogconv.hardware.hostfile import read_hostfile
 from fogconv.ir import program as ir
 from fogconv.values import table
 
@@ -83,8 +83,4 @@ def addresses_of(cluster: str | Sequence[str] | Path) -> list[str]:
 
 def _hostfile_addresses(path: Path) -> list[str]:
     """One address per slot: a host with several slots and no ports of its own runs workers on consecutive ports."""
-    addresses = []
-    for host in read_hostfile(path):
-        first = host.port or DEFAULT_PORT
-        addresses += [f"tcp://{host.name}:{first + slot}" for slot in range(host.slots)]
-    return addresses
+    return [f"tcp://{host.name}:{port}" for host in read_hostfile(path) for port in host.ports]

@@ -17,7 +17,8 @@ from fogconv.cluster.protocol.keys import Keys, keys_for
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.mpi.watchdog import LastWord
-from fogconv.errors import InputError
+from fogconv.errors import InputError, quoted
+from fogconv.hardware.address import parse_address, split_scheme
 from fogconv.values.table import MOST_INPROC_WORKERS
 
 MPI_START_S = 60.0
@@ -74,32 +75,26 @@ class Listener:
 
 @dataclass(frozen=True)
 class Transport:
-    """``form``: the form of its addresses; ``check`` raises InputError for an invalid one.
+    """``form``: how its addresses are written; ``check`` gives an address's canonical form, or raises InputError.
 
     ``whole``: one address names a whole cluster. ``listen`` is None where ``dial`` or a launcher starts the workers.
     """
 
     scheme: str
     form: str
-    check: Callable[[str], None]
+    check: Callable[[str], str]
     dial: Callable[[Sequence[str], Dialing], Dialed]
     listen: Callable[[str, Listening], Listener] | None = None
     whole: bool = False
 
 
-def scheme_of(address: str) -> str:
-    """ "tcp" of "tcp://pi1:5555"; empty where there is none, such as in a hostfile's path."""
-    scheme, separator, _ = address.partition("://")
-    return scheme if separator else ""
-
-
 def transport_of(address: str) -> Transport:
     """The transport of an address. Raises InputError, which names the existing ones."""
-    scheme = scheme_of(address)
+    scheme, _ = split_scheme(address)
     found = TRANSPORTS.get(scheme)
     if found is None:
-        why = f": there is no transport {scheme!r}" if scheme else " is no worker's address"
-        raise InputError(f"{address!r}{why}; write {_either(TRANSPORTS.values())}")
+        why = f": there is no transport {quoted(scheme)}" if scheme else " is no worker's address"
+        raise InputError(f"{quoted(address)}{why}; write {_either(TRANSPORTS.values())}")
     return found
 
 
@@ -108,14 +103,19 @@ def transport_of_all(addresses: Sequence[str]) -> Transport:
     if not addresses:
         raise InputError("the cluster names no worker")
     transports = [transport_of(address) for address in addresses]
+    taken: dict[str, str] = {}
     for address, transport in zip(addresses, transports, strict=True):
-        transport.check(address)
-        if addresses.count(address) > 1:
-            raise InputError(f"{address} is listed twice; each worker has its own address")
+        canonical = transport.check(address)
+        if canonical in taken:
+            also = f" (also written {quoted(taken[canonical])})" if taken[canonical] != address else ""
+            raise InputError(f"{quoted(address)} is listed twice{also}; each worker has its own address")
+        taken[canonical] = address
         if transport.whole and len(addresses) > 1:
-            raise InputError(f"{address} is a whole cluster; it must be the only address")
+            raise InputError(f"{quoted(address)} is a whole cluster; list nothing beside it")
         if transport.dial is not transports[0].dial:
-            raise InputError(f"{addresses[0]} and {address} can't be in one cluster: their transports differ")
+            raise InputError(
+                f"{quoted(addresses[0])} and {quoted(address)} can't be in one cluster: their transports differ"
+            )
     return transports[0]
 
 
@@ -123,7 +123,7 @@ def listen(bind: str, options: Listening) -> Listener:
     """A worker's end at an address. Raises ConnectError, and InputError where no worker can listen or keys are needed."""
     transport = transport_of(bind)
     if transport.listen is None:
-        raise InputError(f"{bind!r}: no worker listens there; write {listening_forms()}")
+        raise InputError(f"{quoted(bind)}: no worker listens there; write {listening_forms()}")
     return transport.listen(bind, options)
 
 
@@ -140,24 +140,15 @@ def _either(transports: Iterable[Transport]) -> str:
 # ZeroMQ
 
 
-def _check_tcp(address: str) -> None:
-    host, colon, port = address.partition("://")[2].rpartition(":")
-    if not colon or not host.strip("[]"):
-        raise InputError(f"{address!r} is no worker's address; write {TRANSPORTS['tcp'].form}")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
-        raise InputError(f"{address!r}: the port must be a number from 1 to 65535")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise InputError(f"{address!r}: an IPv6 host stands in brackets: tcp://[{host}]:{port}")
-
-
-def _check_ipc(address: str) -> None:
-    if not address.partition("://")[2]:
-        raise InputError(f"{address!r} is no worker's address; write {TRANSPORTS['ipc'].form}")
+def _check_zeromq(address: str) -> str:
+    return str(parse_address(address))
 
 
 def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
+    from fogconv.cluster.transport.zeromq.descriptors import make_room
     from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
+    make_room(len(addresses))
     own = keys_for(addresses, options.keys, options.insecure)
     endpoint = ZeromqEndpoint(heartbeat_s=options.heartbeat_s, keys=own, shared=options.shared)
     try:
@@ -168,8 +159,11 @@ def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
 
 
 def _listen_zeromq(bind: str, options: Listening) -> Listener:
+    from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit
     from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
+    parse_address(bind, listening=True)
+    raise_descriptor_limit()
     own = keys_for([bind], options.keys, options.insecure)
     endpoint = ZeromqEndpoint(bind, heartbeat_s=options.heartbeat_s, keys=own, max_payload_bytes=options.max_payload_bytes)
     return Listener(endpoint, endpoint.address, None if own is None else own.masters)
@@ -178,10 +172,13 @@ def _listen_zeromq(bind: str, options: Listening) -> Listener:
 # In this process
 
 
-def _check_inproc(address: str) -> None:
+def _check_inproc(address: str) -> str:
     text = address.removeprefix("inproc://")
-    if not (text.isascii() and text.isdigit() and int(text) <= MOST_INPROC_WORKERS):
-        raise InputError(f"{address!r}: write inproc://N with N from 0 to {MOST_INPROC_WORKERS}, the number of workers")
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= MOST_INPROC_WORKERS):
+        raise InputError(
+            f"{quoted(address)}: write inproc://N with N from 0 to {MOST_INPROC_WORKERS}, the number of workers"
+        )
+    return address
 
 
 def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
@@ -213,9 +210,10 @@ def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
 # MPI
 
 
-def _check_mpi(address: str) -> None:
+def _check_mpi(address: str) -> str:
     if address != "mpi://":
-        raise InputError(f"{address!r}: write mpi:// for all ranks of this mpirun")
+        raise InputError(f"{quoted(address)}: write mpi:// for all ranks of this mpirun")
+    return address
 
 
 def _dial_mpi(addresses: Sequence[str], options: Dialing) -> Dialed:
@@ -243,8 +241,8 @@ def _dial_mpi(addresses: Sequence[str], options: Dialing) -> Dialed:
 TRANSPORTS = {
     transport.scheme: transport
     for transport in (
-        Transport("tcp", "tcp://HOST:PORT (IPv6: tcp://[HOST]:PORT)", _check_tcp, _dial_zeromq, _listen_zeromq),
-        Transport("ipc", "ipc://PATH", _check_ipc, _dial_zeromq, _listen_zeromq),
+        Transport("tcp", "tcp://HOST:PORT (IPv6: tcp://[HOST]:PORT)", _check_zeromq, _dial_zeromq, _listen_zeromq),
+        Transport("ipc", "ipc://PATH", _check_zeromq, _dial_zeromq, _listen_zeromq),
         Transport("inproc", "inproc://N", _check_inproc, _dial_inproc, whole=True),
         Transport("mpi", "mpi://", _check_mpi, _dial_mpi, whole=True),
     )

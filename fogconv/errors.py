@@ -156,6 +156,11 @@ def _escaped(c: str) -> str:
     return f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else repr(c)[1:-1]
 
 
+def quoted(text: str) -> str:
+    """What the user wrote, for a message: in quotes, printable, never long."""
+    return f"'{visible(text if len(text) <= LONG else text[: LONG - 1] + '…')}'"
+
+
 def with_extra(name: str) -> str:
     """How to install an extra. Not by this project's name, which belongs to another project on the package index."""
     return f"install from the checkout (pip install '.[{name}]') or the wheel"

@@ -10,7 +10,7 @@ whole result); else to memory from which it is sent without a copy, or to the st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,8 +39,7 @@ class Running(Protocol):
     meanwhile: Callable[[], None]
     ready_ns: int
 
-    @property
-    def inputs(self) -> Sequence[Array]: ...
+    def input(self, index: int) -> Array: ...
 
 
 class Arrays:
@@ -64,7 +63,7 @@ class Arrays:
         arrays = self._arrays
         match step:
             case steps.ArrayInput():
-                self._set(step.array, run.inputs[step.index])
+                self._set(step.array, run.input(step.index))
             case steps.ArrayOutput():
                 run.outputs[step.index] = self._pop(step.array)
             case steps.ArraySend():
@@ -86,13 +85,13 @@ class Arrays:
                 forward = self._packed(step, step.spec, threads)
                 self._read[step.x] = step.spec
                 out = self._place(step.out, step.spec.output_shape, 1, run)
-                self._keep(step.out, forward(self._get(step.x), out))
+                self._keep(step.out, forward(self._of(step.x, step.spec.input_shape), out))
             case steps.ConvGradInput():
                 out = self._place(step.out, step.spec.input_shape, step.spec.groups, run)
                 mirrored = _mirrored(step.spec)
                 if mirrored is not None:
                     back = self._packed(step, mirrored, threads)
-                    self._keep(step.out, back(self._get(step.grad_out), out))
+                    self._keep(step.out, back(self._of(step.grad_out, step.spec.output_shape), out))
                 else:
                     kernel = self._input_kernel(step.spec)
                     self._keep(step.out, kernel.run(self._get(step.grad_out), self._get(step.weight), out))
@@ -160,7 +159,7 @@ class Arrays:
 
     def _packed(self, step: steps.ConvForward | steps.ConvGradInput, used: ConvSpec, threads: int) -> _Forward:
         """The kernel of a step for the weights of this name, packed again if they have changed."""
-        weight = self._get(step.weight)
+        weight = self._of(step.weight, step.spec.weight_shape)
         key = (type(step), step.weight, step.spec)
         known = self._forward.get(key)
         if known is None or known.weight is not weight:
@@ -199,6 +198,13 @@ class Arrays:
         if name not in self._arrays:
             raise ClusterError(f"this rank has no array {name}")
         return self._arrays[name]
+
+    def _of(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The array of this name, where it has this shape."""
+        array = self._get(name)
+        if array.shape != shape:
+            raise ClusterError(f"{name} has the shape {array.shape}; a step needs {shape}")
+        return array
 
     def _pop(self, name: str) -> Array:
         array = self._get(name)

@@ -171,7 +171,7 @@ class Executable:
         target, index = self.view(step.target, step.region), step.index
 
         def call(run: Run) -> None:
-            pack(run.inputs[index], out=target)
+            pack(run.input(index), out=target)
 
         return call
 

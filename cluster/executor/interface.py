@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.mailbox import Mailbox
 from fogconv.cluster.protocol.codec import Frame
+from fogconv.errors import InputError
 from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
@@ -115,3 +116,9 @@ class Run:
         self.outputs: dict[int, Array] = {}
         self.values: dict[Any, Any] = {}
         self.ready_ns = 0
+
+    def input(self, index: int) -> Array:
+        """Raises InputError for an input that was not given."""
+        if index >= len(self.inputs):
+            raise InputError(f"the programs take an input {index + 1}, but {len(self.inputs)} were given")
+        return self.inputs[index]

@@ -10,9 +10,8 @@
 
 from __future__ import annotations
 
-import ipaddress
+import errno
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -21,6 +20,7 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
+from fogconv.hardware.address import parse_address, split_scheme
 from fogconv.storage.trusted import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
@@ -54,8 +54,9 @@ class Keys:
 
     def of_worker(self, address: str) -> str:
         """The public key that the worker at an address must have. Raises InputError if none is listed."""
-        host_port = address.partition("://")[2]
-        for name in (host_port, host_port.rpartition(":")[0].strip("[]"), "*"):
+        _, host_port = split_scheme(address)
+        parsed = parse_address(address)
+        for name in (host_port, parsed.host_port, host_port.rpartition(":")[0].strip("[]"), parsed.host, "*"):
             if name in self.workers:
                 return self.workers[name]
         raise InputError(
@@ -114,13 +115,7 @@ def read_keys(folder: Path) -> Keys:
     """The keys in a folder. Raises InputError for a missing or malformed file, for a folder or file that other users own
     or can write, and for a secret that they can read."""
     path = folder / "key"
-    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure")
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise InputError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
+    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure", secret=True)
     if len(lines) != 2:
         raise InputError(f"{path} must hold a public and a secret key, one a line; it holds {len(lines)} lines")
     own = KeyPair(*(_key(text, f"{path}, line {number}") for number, text in lines))
@@ -141,14 +136,7 @@ def read_keys(folder: Path) -> Keys:
 
 def is_local(address: str) -> bool:
     """Whether an address can be reached from this machine only: loopback, or ipc."""
-    scheme, _, rest = address.partition("://")
-    if scheme in ("ipc", "inproc"):
-        return True
-    host = rest.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return parse_address(address, listening=True).local
 
 
 def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool) -> Keys | None:
@@ -162,16 +150,19 @@ def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool)
     return read_keys(default_folder())
 
 
-def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
+def _lines(path: Path, complaint: str = "", *, secret: bool = False) -> list[tuple[int, str]]:
     try:
         # A link of this user is followed, and its target is checked as well.
         _require_trusted(path.parent)
         _require_trusted(path)
-        text = read_own(path.resolve()).decode("utf-8")
+        text = read_own(path.resolve(), secret=secret).decode("utf-8")
     except FileNotFoundError as error:
         if complaint:
             raise InputError(complaint) from error
         return []
+    except PermissionError as error:
+        told = error.strerror if error.errno == errno.EPERM else f"can't be read: {error.strerror}"
+        raise InputError(f"{path} {told}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -56,7 +56,7 @@ def check_measurement(specs: Sequence[ConvSpec], repeats: int, memory_bytes: int
         where = f"conv {number} of a measurement"
         _check_conv(where, spec)
         # Weights as received and packed, the padded input, the output.
-        _check_memory(where, BYTES_PER_ELEMENT * (9 * spec.weight_elements + _maps(spec)), memory_bytes)
+        _check_memory(where, BYTES_PER_ELEMENT * (2 * spec.weight_elements + _maps(spec)), memory_bytes)
     total = sum(spec.macs for spec in specs) * (repeats + 1)
     if total > MOST_MEASURED_MACS:
         raise WireError(

@@ -6,6 +6,7 @@ It yields the answers to the master, each as soon as it is due.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import math
 import time
@@ -23,6 +24,7 @@ from fogconv.cluster.worker.system import machine_bytes, process_bytes
 from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
+from fogconv.ir.arrays import Array
 
 log = logging.getLogger("fogconv.worker")
 
@@ -96,16 +98,10 @@ class ProgramLoader:
             session.loading.remove(loading)
             begin = time.perf_counter()
             program = loading.program
-            weights = {key: self.store[key] for key in program.weights}
-            try:
-                executable = self.build(program, weights, threads=self._threads, proceed=proceed)
-            except RunAborted:
-                raise
-            except FogconvError as error:
-                yield failed(loading.request, 0, error)
-                continue
-            except Exception as error:  # the master waits for an answer to the load, not to what completed it
-                yield failed(loading.request, 0, failure_of(error, "a program can't be bound"))
+            executable = self._bound(program, proceed)
+            if isinstance(executable, FogconvError):
+                gc.collect()  # what was bound so far hangs together in circles, and the next program may need its memory
+                yield failed(loading.request, 0, executable)
                 continue
             if program.shares and isinstance(executable, Shares):
                 executable.arrays = session.arrays.setdefault(program.shares, executable.arrays)
@@ -114,6 +110,29 @@ class ProgramLoader:
             seconds = time.perf_counter() - begin
             log.info("program %d is ready after %.2f s, %.1f MB", loading.number, seconds, executable.memory_bytes / 1e6)
             yield m.Loaded(loading.request, loading.number, executable.memory_bytes, process_bytes(), seconds)
+
+    def _bound(self, program: ir.Program, proceed: Callable[[], None]) -> Runnable | FogconvError:
+        """The program's executable, or why there is none: the master waits for an answer to its load, not to the weights
+        that completed it. Raises RunAborted."""
+        try:
+            return self.build(program, self._weights(program), threads=self._threads, proceed=proceed)
+        except RunAborted:
+            raise
+        except FogconvError as error:
+            return error.with_traceback(None)
+        except Exception as error:
+            return failure_of(error, "a program can't be bound")
+
+    def _weights(self, program: ir.Program) -> dict[str, Array]:
+        """Raises WorkerMemoryError for weights that are gone again, WireError for those of another shape than it says."""
+        gone = [key for key in program.weights if key not in self.store]
+        if gone:
+            raise WorkerMemoryError(f"{len(gone)} of its weights had to make room for another program's")
+        weights = {key: self.store[key] for key in program.weights}
+        for key, shape in program.weights.items():
+            if weights[key].shape != shape:
+                raise WireError(f"a malformed program: weights {key} are {weights[key].shape}, not {shape}")
+        return weights
 
     def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
         """Raise WorkerMemoryError where the program needs more memory than the limit, before any weight is sent.

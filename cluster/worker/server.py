@@ -352,6 +352,8 @@ class Worker:
         with self._board.lock:
             if self._over(session):
                 return
+            if session.inbox.over(task.run):  # neither data nor an abort would reach it
+                raise ClusterError(f"run {task.run} is over, or a later one is: the numbers of runs must rise")
             flight = lifecycle.Flight(task.run, session.partners.get(task.program, frozenset()))
             self._apply(lifecycle.RunBegun(session.peer, flight))
         mailbox = RunMailbox(self._board, session.inbox, task.run, post, session.hello.timeout_s)

@@ -43,8 +43,8 @@ def _layer_row(layer: LayerForecast) -> tuple[str, ...]:
 
 
 def _terms(layer: LayerForecast) -> tuple[str, ...]:
-    seconds = (layer.move_s, layer.predicted.get("edge_s"), layer.sum_s, layer.predicted.get("total_s"))
-    return tuple(milliseconds(value) or "–" for value in seconds)
+    seconds = (layer.move_s, layer.predicted.get("edge_s", 0.0), layer.sum_s, layer.predicted.get("total_s", 0.0))
+    return tuple(milliseconds(each) or "–" for each in seconds)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int, width: int) -> list[str]:

@@ -134,7 +134,7 @@ def remember(folder: Path, key: str, known: KnownRates | KnownLink) -> None:
     if not _trusted(folder):
         return
     with contextlib.suppress(OSError):
-        # Several masters may write at once: each its own file, renamed in one step.
+        # Several masters may write at once: each writes its own file and renames it atomically.
         write_own(_path(folder, key), msgspec.json.encode(known))
 
 

@@ -23,7 +23,7 @@ from fogconv.hardware.topology import kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 
 LEAST_COMPUTE = 0.05
-"""The part of a linear layer's time that is taken to be computing."""
+"""The assumed share of computation in a linear layer's time."""
 MOST_STRETCH = 0.25
 """Undisturbed, the mean run takes about a tenth longer than the fastest one; beside other work half as long again."""
 MOST_OTHER_CORES = 0.5
@@ -70,7 +70,7 @@ class Answer:
 
 
 class Measured(Protocol):
-    """What a worker answers to measure."""
+    """A worker's answer to ``measure``."""
 
     @property
     def seconds(self) -> Sequence[float]: ...
@@ -177,7 +177,7 @@ def _at_once(
 def device_samples(
     session: Session, specs: Sequence[ConvSpec], *, ranks: Mapping[int, str], local: Local | None = None
 ) -> dict[int, list[Sample]]:
-    """Every rank times every spec: what predictors learn from."""
+    """Every rank's time for every spec: the samples for predictors."""
     found: dict[int, Measured] = {}
     for turn in turns(ranks):
         found |= _at_once(session, specs, turn, 3, local or measured_here)
@@ -228,7 +228,7 @@ def _figures(specs: Sequence[ConvSpec], answers: Sequence[Measured]) -> Figures:
 
 
 def measured_here(specs: Sequence[ConvSpec], repeats: int) -> Measured:
-    """The master's own kernels, as its workers time theirs."""
+    """Times of the master's own kernels, measured as on its workers."""
     from fogconv.cluster.executor.executors import executor
     from fogconv.cluster.executor.microbenchmark import conv_times, copy_bytes_per_s
     from fogconv.cluster.worker.machine import OtherWork

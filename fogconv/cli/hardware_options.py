@@ -44,7 +44,7 @@ ProfileOption = Annotated[
 MeasureOption = Annotated[
     bool,
     typer.Option(
-        "--measure", help="Measure devices and links anew, even where rates are remembered.", rich_help_panel=WHERE
+        "--measure", help="Measure devices and links again, even where rates are remembered.", rich_help_panel=WHERE
     ),
 ]
 RateOption = Annotated[

@@ -20,7 +20,7 @@ class RunOptions:
     """Plan for losses beforehand: every worker compiles and receives what it would need after the loss of any one
     worker."""
     measure: bool = False
-    """Measure the rates of devices and links anew, even if they are in the cache."""
+    """Measure the rates of devices and links again, even if they are in the cache."""
     threads: int = 0
     """Threads for the kernels of the master and of in-process workers; 0: all cores."""
     timeout_s: float = MESSAGE_S

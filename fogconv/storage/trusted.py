@@ -110,14 +110,16 @@ def own_folder(folder: Path, kept: str) -> bool:
     return complaint is None
 
 
-def open_own(path: Path) -> BinaryIO:
-    """A file in a folder that is trusted, open for reading. Raises OSError, also for a link and for a file that others could
-    have written."""
+def open_own(path: Path, *, secret: bool = False) -> BinaryIO:
+    """A file in a folder that is trusted, open for reading. Raises OSError, also for a link, for a file that others could
+    have written, and for a ``secret`` that they can read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
     try:
         status = os.fstat(descriptor)
         _require_plain(status)
         complaint = _complaint(status, path)
+        if complaint is None and secret and status.st_mode & 0o077:
+            complaint = f"can be read by others (mode {stat.S_IMODE(status.st_mode):04o}): chmod 600 {path}"
         if complaint:
             raise PermissionError(errno.EPERM, complaint, str(path))
         return os.fdopen(descriptor, "rb")
@@ -126,9 +128,9 @@ def open_own(path: Path) -> BinaryIO:
         raise
 
 
-def read_own(path: Path) -> bytes:
+def read_own(path: Path, *, secret: bool = False) -> bytes:
     """The content of a file as `open_own` opens it. Raises OSError."""
-    with open_own(path) as file:
+    with open_own(path, secret=secret) as file:
         return file.read()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ _RESAMPLING = {
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """The formats that are read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
+_BAND_PIXELS = 1_000_000
 _CROPPED_FIRST = 16
 """A picture that would be resized to more than this multiple of its cropped size is cropped first."""
 
@@ -120,8 +122,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
     """A picture in RGB, what is transparent on white. Pillow cuts wider values off at 255, which makes them white; here they
     are scaled."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0.0, neginf=0.0)
-        picture = Image.fromarray(np.rint(np.clip(values * (255 / _white(picture.mode, values)), 0, 255)).astype(np.uint8))
+        picture = _narrowed(picture)
     if "A" not in picture.getbands() and "transparency" not in picture.info:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
@@ -130,10 +131,27 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return whole
 
 
-def _white(mode: str, values: NDArray[np.float64]) -> float:
+def _narrowed(picture: Image.Image) -> Image.Image:
+    """Wide values as bytes, some rows at a time: as float64 all of them would take eight bytes a pixel, several times."""
+    width, height = picture.size
+    white = _white(picture.mode, max(float(band.max(initial=0.0)) for _, band in _bands(picture)))
+    pixels = np.empty((height, width), np.uint8)
+    for rows, band in _bands(picture):
+        pixels[rows] = np.rint(np.clip(band * (255 / white), 0, 255))
+    return Image.fromarray(pixels)
+
+
+def _bands(picture: Image.Image) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    width, height = picture.size
+    step = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, step):
+        band = picture.crop((0, top, width, min(top + step, height)))
+        yield slice(top, top + step), np.nan_to_num(np.asarray(band, np.float64), posinf=0.0, neginf=0.0)
+
+
+def _white(mode: str, brightest: float) -> float:
     """The value of white in a picture of wide values: that of 16 bits where the values fit, and for floats 1 or 255 where
     those do."""
-    brightest = float(values.max(initial=0.0))
     for white in (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,):
         if brightest <= white:
             return white

@@ -84,13 +84,7 @@ class PreparedConv2d:
         ``out`` itself. Raises KernelError for maps that have other sizes, lack the margin, are not float32 or are not
         aligned.
         """
-        spec = self.spec
-        _expect("the input", x, spec.input_shape)
-        _expect("the output", out, spec.output_shape)
-        if residual is not None:
-            _expect("the residual", residual, spec.output_shape)
-        if any(has < needs for has, needs in zip(x.margin, spec.padding, strict=True)):
-            raise KernelError(f"conv2d: padding {spec.padding} needs a margin of that size; the input has {tuple(x.margin)}")
+        check_maps(self.spec, x, out, residual)
         if _overlap(x.interior, out.interior):
             raise KernelError("conv2d: the output overlaps the input; it needs memory of its own")
         threads = self._recipe.threads
@@ -197,6 +191,19 @@ def conv2d(
     y = np.empty(spec.output_shape, np.float32)
     bind_unpack(out, y)()
     return y
+
+
+def check_maps(spec: ConvSpec, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
+    """Raises KernelError for maps of other sizes than the spec's, and for an input without the margin for its padding.
+
+    Preparing a conv lists its tiles, which a spec that fits no map can have billions of: check first.
+    """
+    _expect("the input", x, spec.input_shape)
+    _expect("the output", out, spec.output_shape)
+    if residual is not None:
+        _expect("the residual", residual, spec.output_shape)
+    if any(has < needs for has, needs in zip(x.margin, spec.padding, strict=True)):
+        raise KernelError(f"conv2d: padding {spec.padding} needs a margin of that size; the input has {tuple(x.margin)}")
 
 
 def _expect(name: str, x: Blocked, shape: tuple[int, int, int, int]) -> None:

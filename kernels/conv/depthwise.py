@@ -42,6 +42,8 @@ from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
 
 UNROLLED_TAPS = 49
+LONGEST_AHEAD = 8
+"""Up to this stride the next rows are fetched ahead, and single rows are stepped over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +136,20 @@ def _unrolled(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, we
     for c in range(tile.columns):
         for j in range(kw):
             columns.setdefault(c * right + j * dw, []).append((c, j))
-    # Prefetch the next band's new rows while this one is computed: one map is read in a few long streams only.
+    # Prefetch the next band's new rows while this one is computed: one map is read in a few long streams only. Code for
+    # each pixel of a long stride would take hours to compile.
     ahead = v.shifted(builder, x, builder.mul(row_stride, I64(max(users) + 1)))
-    for _ in range(tile.rows * down if tile.vl == BLOCK else 0):
+    for _ in range(tile.rows * down if tile.vl == BLOCK and max(down, right) <= LONGEST_AHEAD else 0):
         for column in range(tile.columns * right):
             v.prefetch(builder, ahead, PIXEL * column)
         ahead = v.shifted(builder, ahead, row_stride)
     row, previous = x, 0
     for line, uses in sorted(users.items()):
-        for _ in range(line - previous):
-            row = v.shifted(builder, row, row_stride)
+        if line - previous > LONGEST_AHEAD:
+            row = v.shifted(builder, row, builder.mul(row_stride, I64(line - previous)))
+        else:
+            for _ in range(line - previous):
+                row = v.shifted(builder, row, row_stride)
         previous = line
         for column, pairs in sorted(columns.items()):
             turned = _rotations(builder, tile, v.load(builder, row, tile.vl, PIXEL * column))

@@ -161,13 +161,13 @@ def test_another_way_of_talking_is_another_link(tmp_path: Path) -> None:
     assert {1, 2} <= set(session.pings) and not session.measured, "the devices are the same"
 
 
-@pytest.mark.parametrize("spoil", ["", "{}", "[1]", "old"])
+@pytest.mark.parametrize("spoil", ["", "{}", "[1]", "old", "from the future"])
 def test_a_spoilt_or_old_memory_is_measured_again(tmp_path: Path, spoil: str) -> None:
     calibrate_quickly(FakeSession(), cache=tmp_path, local=local)
     for path in tmp_path.glob("*.json"):
-        if spoil == "old":
+        if spoil in ("old", "from the future"):  # a clock that was set anew
             document = json.loads(path.read_text())
-            path.write_text(json.dumps(document | {"measured_at": 0.0}))
+            path.write_text(json.dumps(document | {"measured_at": 0.0 if spoil == "old" else 4e9}))
         else:
             path.write_text(spoil)
     session = FakeSession()

@@ -9,8 +9,8 @@ import random
 
 from fogconv.hardware import hostfile
 from fogconv.hardware.hostfile import MAX_SLOTS, read_hostfile
-from tests import fuzzing
-from tests.fuzzing import ROOT, Target, in_a_sentence, reworded, scratch
+from tests import fuzzers
+from tests.fuzzers import ROOT, Target, in_a_sentence, reworded, scratch
 
 WORDS = (
     b"pi1",
@@ -56,4 +56,4 @@ def changed(data: bytes, generator: random.Random) -> bytes:
 TARGET = Target(one_input, seeds, changed, watched=(hostfile,))
 
 if __name__ == "__main__":
-    fuzzing.main(TARGET)
+    fuzzers.main(TARGET)

@@ -16,8 +16,8 @@ from fogconv.hardware.latency_models import FITS
 from fogconv.hardware.profile import Profile, ProfileSample, read_profile
 from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec
-from tests import fuzzing
-from tests.fuzzing import Target, changed_json, in_a_sentence, scratch
+from tests import fuzzers
+from tests.fuzzers import Target, changed_json, in_a_sentence, scratch
 
 CONV = ConvSpec(16, 32, 14, 14, (3, 3), padding=(1, 1, 1, 1))
 
@@ -72,4 +72,4 @@ def changed(data: bytes, generator: random.Random) -> bytes:
 TARGET = Target(one_input, seeds, changed, watched=(profile, topology, latency_models))
 
 if __name__ == "__main__":
-    fuzzing.main(TARGET)
+    fuzzers.main(TARGET)

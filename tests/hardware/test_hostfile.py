@@ -55,12 +55,21 @@ def test_the_example_is_valid_and_keeps_to_what_mpich_takes() -> None:
         ("a\n#fogconv port=1", 2, "no host after it"),
         ("#fogconv port=1\n#fogconv port=2\na", 2, "no host after it"),
         ("#fogconv port=1\na\n#fogconv port=1\na", 4, "line 2"),
+        ("#fogconv port=1\na:3\n#fogconv port=3\nA", 4, "port 3 is listed already in line 2"),
+        ("a:" + 5000 * "1", 1, "is over 65535"),
+        ("#fogconv port=" + 5000 * "1" + "\na", 1, "is over 65535"),
+        ("#fogconv rate=" + 5000 * "1" + "\na", 1, "positive"),
+        ("#fogconv rate=1e-320\na", 1, "between"),
+        ("#fogconv port=65535\na:2", 2, "ports over 65535"),
+        ("b\n" + 300 * "a", 2, "no host"),
+        ("10.0.0.256", 1, "four numbers"),
     ],
 )
 def test_a_bad_line_is_named(text: str, line: int, says: str) -> None:
     with pytest.raises(TopologyError, match=rf"line {line}: ") as caught:
         parse_hostfile(text)
     assert says in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n"])

@@ -33,8 +33,8 @@ from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.conv import tuning_table
 from fogconv.kernels.conv.select import candidates, choose
 from fogconv.storage import trusted
-from tests import fuzzing
-from tests.fuzzing import Target, changed_json, scrambled, scratch
+from tests import fuzzers
+from tests.fuzzers import Target, changed_json, scrambled, scratch
 from tests.strangers import STRANGER
 
 KINDS = ("compiled", "tuned", "measured")
@@ -193,4 +193,4 @@ def changed(data: bytes, generator: random.Random) -> bytes:
 TARGET = Target(one_input, seeds, changed, watched=(tuning_table, pairs, trusted))
 
 if __name__ == "__main__":
-    fuzzing.main(TARGET)
+    fuzzers.main(TARGET)

@@ -24,8 +24,8 @@ from fogconv.lowering import buffers, lower, plan_check, program_builder
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
 from fogconv.planning.schemes import Scheme
-from tests import fuzzing, program_reference
-from tests.fuzzing import ODD, Target, changed_json, in_a_sentence, reworded, scratch
+from tests import fuzzers, program_reference
+from tests.fuzzers import ODD, Target, changed_json, in_a_sentence, reworded, scratch
 from tests.graph_reference import run_graph
 
 RANKS_RUN = 8
@@ -104,7 +104,7 @@ def changed(data: bytes, generator: random.Random) -> bytes:
         if generator.random() < 0.8:
             placement = generator.choice(tree["placements"])
             part = generator.choice([name for name in ("work", "target", "via", "guard", "mode") if placement.get(name)])
-            placement[part] = fuzzing.changed(placement[part], generator, odd)
+            placement[part] = fuzzers.changed(placement[part], generator, odd)
             return json.dumps(tree).encode("utf-8", "surrogatepass")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return reworded(data, generator)
@@ -114,4 +114,4 @@ def changed(data: bytes, generator: random.Random) -> bytes:
 TARGET = Target(one_input, seeds, changed, watched=(plan, plan_check, lower, program_builder, buffers, layout, shard))
 
 if __name__ == "__main__":
-    fuzzing.main(TARGET)
+    fuzzers.main(TARGET)

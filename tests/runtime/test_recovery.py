@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
@@ -370,6 +371,27 @@ def test_who_refuses_its_part_for_want_of_memory_is_given_less(cluster: FaultClu
     assert engine.ranks == (0, 1, 2, 3)
     assert asked[0] > 0 and weight_bytes(engine.programs[2]) <= 0.6 * asked[0]
     assert any("worker 2" in event and "re-planned with less for it" in event for event in engine.events)
+
+
+def test_who_runs_out_of_memory_while_binding_is_given_less() -> None:
+    """Nobody knows beforehand what compiling takes: the second worker binds none but a much smaller program."""
+    bound: list[int] = []
+
+    class Small(Executable):
+        def __init__(self, program: Program, weights: Any, **options: Any) -> None:
+            if program.rank == 2 and program.ranks == 4:
+                bound.append(sum(4 * math.prod(shape) for shape in program.weights.values()))
+                if bound[-1] > 0.6 * bound[0]:
+                    raise MemoryError
+            super().__init__(program, weights, **options)
+
+    with FaultCluster(3, build=Small) as cluster:
+        engine = cluster.engine("auto")
+        assert_right(engine.run(image()).output)
+        assert engine.ranks == (0, 1, 2, 3)
+        assert bound[0] > 0 and bound[-1] <= 0.6 * bound[0]
+        told = [event for event in engine.events if "out of memory" in event]
+        assert told and all("worker 2" in event and "planned anew with less for it" in event for event in told)
 
 
 def test_who_has_no_memory_at_all_is_named_with_both_figures(cluster: FaultCluster) -> None:

@@ -23,8 +23,8 @@ from torch import nn
 
 from fogconv.zoo import exported, models
 from fogconv.zoo.models import load_model
-from tests import fuzzing
-from tests.fuzzing import ODD, Target, in_a_sentence, scrambled, scratch
+from tests import fuzzers
+from tests.fuzzers import ODD, Target, in_a_sentence, scrambled, scratch
 
 MARK = "fogconv_canary"
 CODE = f"__import__('sys').__dict__.__setitem__('{MARK}', 1)"
@@ -161,7 +161,7 @@ def changed(data: bytes, generator: random.Random) -> bytes:
                 odd = (*ODD, *TEXTS * 8, "weight_0", "model.pt", True, {"as_expr": {"expr_str": CODE}})
                 if name.endswith("config.json") and generator.random() < 0.5:
                     _all_pickled(tree)
-                entries[name] = json.dumps(fuzzing.changed(tree, generator, odd)).encode("utf-8", "surrogatepass")
+                entries[name] = json.dumps(fuzzers.changed(tree, generator, odd)).encode("utf-8", "surrogatepass")
     return packed(entries)
 
 
@@ -175,4 +175,4 @@ def _all_pickled(tree: Any) -> None:
 TARGET = Target(one_input, seeds, changed, watched=(exported, models))
 
 if __name__ == "__main__":
-    fuzzing.main(TARGET)
+    fuzzers.main(TARGET)

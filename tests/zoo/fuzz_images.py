@@ -16,8 +16,8 @@ from PIL import Image, features
 
 from fogconv.zoo import preprocessing
 from fogconv.zoo.preprocessing import MOST_PIXELS, Preprocessing, load_image
-from tests import fuzzing
-from tests.fuzzing import Target, in_a_sentence, scrambled, scratch
+from tests import fuzzers
+from tests.fuzzers import Target, in_a_sentence, scrambled, scratch
 
 PREPARE = Preprocessing((32, 48), 40)
 SIDES = (0, 1, 2, 255, 256, 7999, 8000, 8001, 65535, 2**31 - 1, 2**31, 2**32 - 1)
@@ -120,4 +120,4 @@ def _changed_png(data: bytes, generator: random.Random) -> bytes:
 TARGET = Target(one_input, seeds, changed, watched=(preprocessing,))
 
 if __name__ == "__main__":
-    fuzzing.main(TARGET)
+    fuzzers.main(TARGET)

@@ -250,3 +250,36 @@ def test_a_crop_that_is_not_square_stays_inside_the_image() -> None:
 def test_preprocessing_that_makes_no_sense_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ModelError):
         Preprocessing(**settings)  # type: ignore[arg-type]
+
+
+WIDE = """
+import resource, sys, zlib, struct
+from pathlib import Path
+from fogconv.zoo.preprocessing import load_image
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+def picture(side):
+    rows = zlib.compressobj()
+    body = b"".join(rows.compress(bytes(1 + 2 * side)) for _ in range(side)) + rows.flush()
+    header = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+    return b"\\x89PNG\\r\\n\\x1a\\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+file = Path(sys.argv[1])
+file.write_bytes(picture(16))
+load_image(file)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+file.write_bytes(picture(5000))
+assert load_image(file).size == (5000, 5000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 5000**2)
+"""
+
+
+def test_a_picture_of_wide_values_takes_no_more_than_its_pixels(tmp_path: Path) -> None:
+    """A file of 100 KB can hold 64 million pixels of 16 bits; as float64 they would take 512 MB each time."""
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE, str(tmp_path / "wide.png")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 12, "bytes per pixel"

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import zmq
@@ -28,10 +29,14 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.keys import Keys
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
+from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
+from fogconv.cluster.transport.zeromq.descriptors import roomy_context
+from fogconv.cluster.transport.zeromq.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected, trouble
 from fogconv.errors import ClusterError
+from fogconv.hardware.address import parse_address
 
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator
@@ -58,8 +63,8 @@ class ZeromqEndpoint:
 
     ``heartbeat_s``: within this time a lost or stopped peer is noticed. Payloads of more than ``max_payload_bytes`` are
     refused. With ``keys`` the bound socket is encrypted and open to listed masters and admitted peers only; every link
-    with a key given to ``connect`` is encrypted as well. ``shared``: offer memory to peers at loopback addresses. Raises
-    ConnectError where the address can't be bound.
+    with a key given to ``connect`` is encrypted as well. ``shared``: offer memory to peers at loopback addresses.
+    ``resolver`` looks names up. Raises ConnectError where the address can't be bound.
     """
 
     scheme = "tcp"
@@ -72,8 +77,10 @@ class ZeromqEndpoint:
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
         keys: Keys | None = None,
         shared: bool = True,
+        resolver: Resolver | None = None,
     ) -> None:
         self._keys = keys
+        self._resolver = resolver or Resolver()
         self._shared = shared
         self._sharing = Sharing(max_payload_bytes)
         self._admitted: frozenset[str] = frozenset()
@@ -81,7 +88,7 @@ class ZeromqEndpoint:
         self._turned_away = 0
         self._heartbeat_s = heartbeat_s
         self._lock = threading.RLock()
-        self._context = zmq.Context()
+        self._context = roomy_context()
         self._poller = select.poll()
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
@@ -154,8 +161,37 @@ class ZeromqEndpoint:
             link = connected(self._context, address, self._heartbeat_s, own, key)
             self._watch(link)
             self._links[link] = link
+            self._dial(link)
             self._interrupt()
             return link
+
+    def _dial(self, link: Socket) -> None:
+        """Let a link connect, at once where its host is a number or a name that was resolved before."""
+        assert link.dial is not None
+        target = link.dial.address
+        if target.scheme != "tcp" or target.number:
+            self._resolved(link, Resolution(target.host, (target.host,) if target.host else ()))
+            return
+        known = self._resolver.remembered(target.host)
+        if known is not None:
+            self._resolved(link, known)
+        else:
+            self._resolver.resolve_later(target.host, partial(self._resolved, link))
+
+    def _resolved(self, link: Socket, found: Resolution) -> None:
+        """What a link's host stands for is known. From any thread."""
+        with self._lock:
+            if link not in self._links or link.dial is None:
+                return
+            trouble = found.trouble
+            if not trouble:
+                try:
+                    link.dial.begin(found.numbers)
+                except zmq.ZMQError as error:
+                    trouble = f"it can't be connected to: {error.strerror}"
+            if trouble:
+                self._lose(link, trouble)
+                self._interrupt()
 
     def disconnect(self, peer: Peer) -> None:
         with self._lock:
@@ -230,7 +266,13 @@ class ZeromqEndpoint:
             return peer in self._incoming and self._reachable(peer)
 
     def diagnose(self, address: str) -> str:
-        return trouble(address)
+        parsed = parse_address(address)
+        if parsed.scheme != "tcp" or parsed.number:
+            return trouble(parsed)
+        found = self._resolver.remembered(parsed.host)
+        if found is None:
+            return f"the name {parsed.host!r} is not resolved yet"
+        return "; ".join(f"{number}: {trouble(parsed.at(number)) or 'it is open'}" for number in found.numbers)
 
     def close(self) -> None:
         with self._lock:
@@ -396,17 +438,22 @@ class ZeromqEndpoint:
             elif link.router:
                 now = time.monotonic()
                 self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
-            elif event == zmq.EVENT_CONNECTED:
-                link.connected = True
+            elif event & dialing.EVENTS:
+                if link.follow(event):
+                    self._changed[link] = False  # what waited can be sent
             elif link in self._links:
                 while self._read(link):  # messages from before the end are valid
                     pass
-                del self._links[link]
-                self._forget_halves(link)
-                reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON
-                self._forget(link, 0)
-                self._events.append(Loss(link, reason))
+                refused = event != zmq.EVENT_DISCONNECTED and not link.opened
+                self._lose(link, _BAD_HANDSHAKE_REASON if refused else "the connection ended")
                 return
+
+    def _lose(self, link: Socket, reason: str) -> None:
+        """A link that ``connect`` opened is over."""
+        del self._links[link]
+        self._forget_halves(link)
+        self._forget(link, 0)
+        self._events.append(Loss(link, reason))
 
     def _reachable(self, peer: Peer) -> bool:
         if self._router is None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -278,7 +278,7 @@ def _rates() -> Finding:
         return Finding("rates", "ok", "No rates of devices are remembered; the next run measures them.")
     shown = "; ".join(_rate(each) for each in known[:MOST_RATES])
     more = f"; and {len(known) - MOST_RATES} more" if len(known) > MOST_RATES else ""
-    return Finding("rates", "ok", f"{folder} remembers {shown}{more}. `fogconv run --measure` measures anew.")
+    return Finding("rates", "ok", f"{folder} remembers {shown}{more}. `fogconv run --measure` measures again.")
 
 
 def _rate(known: KnownRates) -> str:
@@ -317,7 +317,7 @@ def _hostfile(path: Path) -> Finding:
     except FogconvError as error:
         return Finding("hostfile", "broken", str(error), needed=True)
     ranks = sum(host.slots for host in hosts)
-    unknown = [host.name for host in hosts if not _resolves(host.name)]
+    unknown = _unresolved(host.name for host in hosts)
     if unknown:
         return Finding(
             "hostfile", "broken", f"{path}: the names {', '.join(unknown)} are not known here; write addresses, or add "
@@ -326,12 +326,17 @@ def _hostfile(path: Path) -> Finding:
     return Finding("hostfile", "ok", f"{path}: {len(hosts)} hosts, {ranks} ranks.", needed=True)
 
 
-def _resolves(name: str) -> bool:
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        return False
-    return True
+def _unresolved(names: Iterable[str]) -> list[str]:
+    """The names that stand for no address; all are looked up at once, within the resolver's time limit."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from fogconv.cluster.transport.zeromq.resolver import Resolver
+
+    wanted = list(dict.fromkeys(names))
+    resolver = Resolver()
+    with ThreadPoolExecutor(max_workers=min(64, len(wanted) or 1)) as pool:
+        found = pool.map(resolver.resolve, wanted)
+        return [resolution.name for resolution in found if not resolution.numbers]
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.interface import Run
 from fogconv.cluster.worker.program_loader import buffer_bytes
-from fogconv.errors import ClusterError, WireError
+from fogconv.errors import ClusterError, KernelError, WireError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import reference
@@ -143,3 +143,22 @@ def test_the_steps_travel_as_msgpack_and_count_as_memory() -> None:
     assert ir.decode(ir.encode(program)) == program
     assert program.peers == {0}
     assert buffer_bytes(program) > 4 * (2 * SPEC.input_elements + 2 * SPEC.weight_elements + SPEC.output_elements)
+
+
+@pytest.mark.parametrize("name", ["x", "w", "g"])
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 3, 4), (4, 3, 2, 1, 1)], ids=str)
+def test_an_array_of_another_shape_than_a_step_needs_is_named(name: str, shape: tuple[int, ...]) -> None:
+    """A master's program decides which arrays meet, and a worker's log is for its bugs."""
+    spec = ConvSpec(3, 5, 6, 6, (3, 3), padding=(1, 1, 1, 1))
+    shapes = {"x": spec.input_shape, "w": spec.weight_shape, "g": spec.output_shape} | {name: shape}
+    arrays = Arrays()
+    given = tuple(ir.ArrayInput(0, n, each) for n, each in enumerate(shapes))
+    do(arrays, *given, inputs=tuple(np.ones(each, np.float32) for each in shapes.values()))
+    for step in (
+        ir.ConvForward(0, spec, "x", "w", "y"),
+        ir.ConvGradInput(0, spec, "g", "w", "dx"),
+        ir.ConvGradWeight(0, spec, "x", "g", "dw"),
+    ):
+        if name in (getattr(step, "x", ""), getattr(step, "weight", ""), getattr(step, "grad_out", "")):
+            with pytest.raises((ClusterError, KernelError), match=r"shape|must be float32"):
+                do(arrays, step)

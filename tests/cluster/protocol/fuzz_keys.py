@@ -18,8 +18,8 @@ import zmq
 from fogconv.cluster.protocol import keys
 from fogconv.cluster.protocol.keys import read_keys
 from fogconv.storage import trusted
-from tests import fuzzing
-from tests.fuzzing import Target, in_a_sentence, reworded, scratch
+from tests import fuzzers
+from tests.fuzzers import Target, in_a_sentence, reworded, scratch
 from tests.strangers import STRANGER
 
 FILES = ("key", "masters", "workers")
@@ -115,4 +115,4 @@ def changed(data: bytes, generator: random.Random) -> bytes:
 TARGET = Target(one_input, seeds, changed, watched=(keys, trusted))
 
 if __name__ == "__main__":
-    fuzzing.main(TARGET)
+    fuzzers.main(TARGET)

@@ -20,7 +20,7 @@ def test_a_key_whose_number_does_not_fit_is_no_key(tmp_path: Path, name: str) ->
     content = {"key": f"{pair.public}\n{TOO_LARGE}\n", "masters": f"{TOO_LARGE}\n", "workers": f"* {TOO_LARGE}\n"}[name]
     (tmp_path / name).write_text(content)
     (tmp_path / name).chmod(0o600)
-    with pytest.raises(InputError, match="this is not a key"):
+    with pytest.raises(InputError, match="that is no key"):
         read_keys(tmp_path)
 
 
