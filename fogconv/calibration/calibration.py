@@ -209,7 +209,24 @@ class _Quick:
                     known[key] = learnt[key]
                 else:
                     remember(self.folder, key, known[key])
-        return {rank: known[key] for rank, key in self.keys.items()}
+        return self._plausible({rank: known[key] for rank, key in self.keys.items()})
+
+    def _plausible(self, rates: Mapping[int, KnownRates]) -> dict[int, KnownRates]:
+        """With as many threads as another rank of its computer, or more, no rank is slower. Whose rates say so was measured
+        beside other work, and gets the other's; else a plan would seem to gain by moving work from one to the other."""
+        found = dict(rates)
+        for rank, known in rates.items():
+            if not known.disturbed:
+                continue
+            own = self.members[rank]
+            for other, member in self.members.items():
+                alike = member.machine.device == own.machine.device and member.kernels == own.kernels
+                if own.machine.device and alike and member.threads <= own.threads:
+                    faster = rates[other].device.gamma_s_per_mac
+                    gamma = {kind: min(s, faster.get(kind, s)) for kind, s in found[rank].device.gamma_s_per_mac.items()}
+                    device = msgspec.structs.replace(found[rank].device, gamma_s_per_mac=gamma)
+                    found[rank] = msgspec.structs.replace(found[rank], device=device)
+        return found
 
     def _found(self, rank: int, figures: Figures) -> KnownRates:
         member = self.members[rank]

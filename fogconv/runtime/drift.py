@@ -76,9 +76,10 @@ def observe(programs: Sequence[Program], members: Sequence[int], times: Times, t
         rank, measured, predicted, last = place[program.rank], 0.0, 0.0, 0
         device = topology.devices[rank]
         for step, (begin, end) in zip(program.steps, times[program.rank].tolist(), strict=True):
-            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS:
+            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS and kernel_class(step.spec) != "linear":
+                # A linear layer's time is that of reading its weights, from a cache or from memory: no rate of computing.
                 measured += (end - begin) * 1e-9
-                predicted += step.spec.macs * device.gamma(kernel_class(step.spec)) + device.step_s
+                predicted += device.conv_s(step.spec)
             elif isinstance(step, Send):
                 sent[rank, place[step.to], step.tag] = (end, step.elements * program.batch * BYTES_PER_ELEMENT)
             elif isinstance(step, Recv):

@@ -64,6 +64,7 @@ class FakeSession:
     threads: int = 4
     stretch: float = 1.05
     other_cores: float = 0.0
+    kernels: str = "abc"
 
     @property
     def ranks(self) -> int:
@@ -73,8 +74,11 @@ class FakeSession:
     def workers(self) -> list[FakeWorker]:
         present = sorted(set(range(1, self.ranks)) - self.lost)
         if self.machine is not None:
-            here = master().host
-            return [FakeWorker(r, f"{self.scheme}://{r}", here, self.threads, machine=self.machine) for r in present]
+            here, kernels = master().host, self.kernels
+            return [
+                FakeWorker(r, f"{self.scheme}://{r}", here, self.threads, machine=self.machine, kernels=kernels)
+                for r in present
+            ]
         return [FakeWorker(rank, f"tcp://h{rank}:5555", f"h{rank}", self.threads) for rank in present]
 
     def refresh(self) -> frozenset[int]:
@@ -331,6 +335,20 @@ def test_what_is_measured_beside_other_work_is_marked_and_measured_again(tmp_pat
 def test_what_other_work_is(stretch: float, other_cores: float, threads: int, quota: float, is_disturbed: bool) -> None:
     figures = Figures({"default": 1e-10}, 0.0, 0.0, 0.0, {}, stretch, other_cores)
     assert disturbed(figures, threads, Machine("a", "d", (0, 1), quota)) is is_disturbed
+
+
+def test_no_rank_is_slower_than_one_with_fewer_threads_on_its_computer(tmp_path: Path) -> None:
+    """The master was measured beside other work, its workers of one thread each were not."""
+
+    def busy(specs: Sequence[ConvSpec], repeats: int) -> Answer:
+        return answer(seconds(specs, 9e-10), stretch=1.6, other_cores=9.0)
+
+    session = FakeSession((1e-10,), machine=master().machine, threads=1, kernels=master().kernels)
+    found = calibrate_quickly(session, cache=tmp_path, local=busy)
+    assert gammas(found, 0) == gammas(found, 1) == pytest.approx(1e-10, rel=0.02)
+    apart = FakeSession((1e-10,), machine=HERE, threads=1, kernels=master().kernels)
+    found = calibrate_quickly(apart, cache=tmp_path / "apart", local=busy)
+    assert gammas(found, 0) == pytest.approx(9e-10, rel=0.02), "another computer tells nothing of it"
 
 
 def test_every_rate_says_where_it_comes_from_and_how_old_it_is(tmp_path: Path) -> None:

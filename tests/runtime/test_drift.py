@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.executable import Executable
 from fogconv.hardware.topology import Topology, kernel_class
+from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Conv, Program, Recv, Send
 from fogconv.lowering.lower import lower
@@ -312,6 +313,15 @@ def test_all_ranks_that_are_slower_keep_their_plan_and_are_measured_again() -> N
         assert pace.correction(measured=True) is None
         seen.append(pace.all_slower)
     assert [ratio for ratio in seen if ratio] == [3.0], "said once"
+
+
+def test_linear_layers_tell_nothing_of_a_devices_rate() -> None:
+    """Their time is their weights', which lie in a cache or do not: of large ones it is many times the measured one."""
+    spec = ConvSpec(4096, 1000, 1, 1, (1, 1))
+    step = Conv(0, spec, "w", None, None, 0, Region.whole(4096, 1, 1), 1, Region.whole(1000, 1, 1))
+    programs = [Program(rank, 2, 1, ("fc",), (), (step,), {}) for rank in range(2)]
+    times = {0: np.array([[0, 1_000_000]], np.int64), 1: np.array([[0, 90_000_000]], np.int64)}
+    assert observe(programs, range(2), times, TOPOLOGY.subset(range(2))).compute == {}
 
 
 @pytest.mark.parametrize(("slower", "seen"), [(1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (8.0, 2.0), (0.5, 0.5)])
