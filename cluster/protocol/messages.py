@@ -1,7 +1,7 @@
 """Messages: everything that master and workers say to each other, as frozen structs.
 
     master → worker                       worker → master                  worker → worker
-    Hello                                 Welcome | Refused                Attach
+    Hello                                 Welcome | Refused                Attach → Attached | Refused
     Peers, Load, Weight, Unload           Missing, Stored, Loaded, Failed  Data
     Run, Data, Abort                      Data, Done, Failed
     Ping, Measure, StatusQuery, Bye       Pong, Measured, Status
@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from fogconv.ir.geometry import ConvSpec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised by one whenever a message changes; ranks of unlike versions refuse each other."""
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -71,9 +71,15 @@ class Peers(Message, frozen=True):
 
 
 class Attach(Message, frozen=True):
-    """First message between two workers of a session."""
+    """First message between two workers of a session; Data may follow when Attached, or Refused, has come back."""
 
     session: Token
+    rank: Rank
+
+
+class Attached(Message, frozen=True):
+    """This worker takes Data from the other one now. ``rank`` is its own."""
+
     rank: Rank
 
 
@@ -196,7 +202,10 @@ class StatusQuery(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """How a worker is. Temperature is NaN and throttled is False where the system does not tell."""
+    """How a worker is. Temperature is NaN and throttled is False where the system does not tell.
+
+    ``authenticated``: it serves masters by their keys; else whoever reaches its port.
+    """
 
     request: Count
     state: Text
@@ -213,6 +222,7 @@ class Status(Message, frozen=True):
     threads: Count
     temperature_c: float
     throttled: bool
+    authenticated: bool
 
 
 class Bye(Message, frozen=True):
@@ -225,6 +235,7 @@ AnyMessage = (
     | Refused
     | Peers
     | Attach
+    | Attached
     | Load
     | Missing
     | Weight

@@ -1,7 +1,10 @@
 """ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
 
 A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``, or of ``shared``: between
-processes of one user over loopback, long payloads lie in memory that both see.
+processes of one user over loopback, long payloads lie in memory that both see. Of a peer that is not trusted only short
+messages in one frame are taken: nothing is put together for it, no memory of its is mapped, and the doorkeeper ends its
+connection where it sends too much. Who connects elsewhere, a master, trusts those that it named; a worker trusts whom it
+is asked to.
 
 The I/O thread of ZeroMQ moves bytes and answers heartbeats by itself, also while a kernel runs. Sockets are used from
 several threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor tells only
@@ -17,8 +20,9 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -29,9 +33,11 @@ from fogconv.cluster.protocol.keys import Keys
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
+from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
+from fogconv.cluster.transport.zeromq.register import Limits, Register
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
-from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected, trouble
-from fogconv.errors import ClusterError
+from fogconv.cluster.transport.zeromq.sockets import LINGER_MS, Socket, bound, connected, raise_descriptor_limit, trouble
+from fogconv.errors import ClusterError, ConnectError
 
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator
@@ -44,6 +50,8 @@ MAX_BACKLOG = 65536
 """Messages beyond the mark that wait here for one peer."""
 PROBE_DELAYS_S = (0.01, 0.1, 0.5)
 """After a ROUTER lost a connection its routing id disappears in a moment."""
+STRANGER_MESSAGE_BYTES = 16 << 10
+"""What a peer may say before it is trusted: Hello, Attach and StatusQuery are far shorter."""
 
 _BAD_HANDSHAKE_REASON = (
     "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
@@ -53,13 +61,24 @@ _LAST = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
+@dataclass(slots=True)
+class _Caller:
+    """A peer that connected here. ``fd``: its connection's descriptor, which is ZeroMQ's; -1 where that is not known."""
+
+    credential: str | None
+    fd: int
+    trusted: bool = False
+    dropped: bool = False
+
+
 class ZeromqEndpoint:
     """See transport.Endpoint. A worker gives ``bind``, the address it listens on.
 
     ``heartbeat_s``: within this time a peer that is gone, or stopped, is noticed. Payloads of more than
     ``max_payload_bytes`` are not taken. With ``keys`` all that is bound is encrypted and open to listed masters and
     admitted peers only, and so is every link for which ``connect`` is given a key. ``shared``: offer memory to peers at
-    loopback addresses. Raises ConnectError where the address can't be bound.
+    loopback addresses. ``has_room(nbytes)``: whether payloads may still take so much. Raises ConnectError where the address
+    can't be bound.
     """
 
     scheme = "tcp"
@@ -72,7 +91,9 @@ class ZeromqEndpoint:
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
         keys: Keys | None = None,
         shared: bool = True,
+        has_room: Callable[[int], bool] = lambda nbytes: True,
     ) -> None:
+        self._descriptors = raise_descriptor_limit()
         self._keys = keys
         self._shared = shared
         self._sharing = Sharing(max_payload_bytes)
@@ -86,8 +107,8 @@ class ZeromqEndpoint:
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has told of a message; False: it has to be asked
         self._links: dict[Peer, Socket] = {}
-        self._incoming: dict[Peer, str | None] = {}
-        self._assembly = Assembly(max_payload_bytes)
+        self._incoming: dict[Peer, _Caller] = {}
+        self._assembly = Assembly(max_payload_bytes, has_room)
         self._probe_at: deque[float] = deque()
         self._events: deque[Event] = deque()
         self._waiting = False
@@ -99,6 +120,8 @@ class ZeromqEndpoint:
         os.set_blocking(self._wake_write, False)
         self._poller.register(self._wake_read, _READABLE)
         self._router: Socket | None = None
+        self._doorkeeper: Doorkeeper | None = None
+        self._stumbled = False
         self.address = ""
         if bind is not None:
             try:
@@ -113,6 +136,12 @@ class ZeromqEndpoint:
         router = bound(self._context, address, self._heartbeat_s, None if self._keys is None else self._keys.own)
         self.address = router.raw.getsockopt_string(zmq.LAST_ENDPOINT)
         self._watch(router)
+        register = Register(Limits.within(self._descriptors))
+        try:
+            self._doorkeeper = Doorkeeper(router.monitor, self._connection_ended, self._handshake_failed, register)
+        except OSError as error:
+            self._forget(router, 0)
+            raise ConnectError(f"{address} can't be watched: {error.strerror}") from error
         return router
 
     def _authenticate(self) -> None:
@@ -131,12 +160,13 @@ class ZeromqEndpoint:
         return key.decode() in self._keys.masters or key.decode() in self._admitted
 
     def _watch(self, link: Socket) -> None:
-        for fd, is_monitor in zip(link.descriptors, (False, True), strict=True):
+        for fd, is_monitor in zip(link.descriptors, (False, True), strict=False):
             self._by_fd[fd] = (link, is_monitor)
             self._poller.register(fd, _READABLE)
         # A descriptor stays quiet until its socket has once been found empty.
         self._changed[link] = False
-        self._read_monitor(link)
+        if not link.router:
+            self._read_monitor(link)
 
     def _forget(self, link: Socket, linger_ms: int) -> None:
         for fd in link.descriptors:
@@ -152,6 +182,7 @@ class ZeromqEndpoint:
         with self._lock:
             own = None if self._keys is None else self._keys.own
             link = connected(self._context, address, self._heartbeat_s, own, key)
+            link.trusted = self._router is None
             self._watch(link)
             self._links[link] = link
             self._interrupt()
@@ -163,6 +194,43 @@ class ZeromqEndpoint:
             if link is not None:
                 self._forget(link, LINGER_MS if link.connected else 0)
             self._forget_halves(peer)
+
+    def trust(self, peer: Peer) -> None:
+        with self._lock:
+            link, caller = self._links.get(peer), self._incoming.get(peer)
+            if link is not None:
+                link.trusted = True
+                link.release()
+                self._changed[link] = False  # what waits goes out with the next look
+                self._interrupt()
+            elif caller is not None and not caller.trusted and self._doorkeeper is not None:
+                caller.trusted = True
+                self._doorkeeper.admit(caller.fd)
+
+    def distrust(self, peer: Peer) -> None:
+        with self._lock:
+            caller = self._incoming.get(peer)
+            if caller is not None and caller.trusted and self._doorkeeper is not None:
+                caller.trusted = False
+                self._forget_halves(peer)
+                self._doorkeeper.dismiss(caller.fd)
+
+    def drop(self, peer: Peer) -> None:
+        with self._lock:
+            caller = self._incoming.get(peer)
+            if caller is None:
+                self.disconnect(peer)
+            elif self._doorkeeper is not None:
+                # It stays known until its connection has ended: more of it may be here already.
+                caller.dropped, caller.trusted = True, False
+                self._forget_halves(peer)
+                self._doorkeeper.show_out(caller.fd)
+
+    def hold(self, peer: Peer) -> None:
+        with self._lock:
+            link = self._links.get(peer)
+            if link is not None:
+                link.hold()
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         with self._lock:
@@ -233,6 +301,8 @@ class ZeromqEndpoint:
         return trouble(address)
 
     def close(self) -> None:
+        if self._doorkeeper is not None:
+            self._doorkeeper.stop()  # without the lock, which it takes to say that a connection ended
         with self._lock:
             if self._closed:
                 return
@@ -322,7 +392,7 @@ class ZeromqEndpoint:
             del self._changed[link]
             if link.backlog:
                 self._send_waiting(link)
-            if self._read(link):
+            if self._read(link) and not link.raw.closed:
                 self._changed[link] = False
 
     def _ask(self) -> None:
@@ -349,26 +419,56 @@ class ZeromqEndpoint:
         take = link.take
         peer: Peer = link
         credential = None
+        trusted = link.trusted
         try:
             if link.router:
                 peer = take(_LAST)
                 frame = take(_LAST, False)
-                if self._keys is not None:
-                    credential = str(frame["User-Id"])
-                self._incoming[peer] = credential
+                caller = self._incoming.get(peer)
+                if caller is None:
+                    caller = self._meet(peer, frame)
+                credential, trusted = caller.credential, caller.trusted
             else:
                 frame = take(_LAST, False)
         except zmq.Again:
             return False
         header = frame.bytes
-        if not frame.more and header[:4] == codec.MAGIC and not self._assembly.partial:
+        if trusted and not frame.more and header[:4] == codec.MAGIC and not self._assembly.partial:
             self._events.append(Arrival(peer, (header,), credential))  # most messages
             return True
+        try:
+            self._take_rest(link, peer, header, frame, trusted, credential)
+        except Exception as error:
+            if not self._stumbled:
+                self._stumbled = True
+                log.exception("dropped a peer: its message could not be taken (logged once)")
+            while frame.more:
+                frame = take(_LAST, False)
+            self.drop(peer)
+            self._events.append(Loss(peer, f"its message could not be taken: {error}"))
+        return True
+
+    def _meet(self, peer: Peer, frame: Any) -> _Caller:
+        """A peer's first message."""
+        credential = None if self._keys is None else str(frame["User-Id"])
+        caller = self._incoming[peer] = _Caller(credential, int(frame.get(zmq.SRCFD)))
+        # Its connection may have ended before this was read.
+        self._probe_soon()
+        return caller
+
+    def _take_rest(self, link: Socket, peer: Peer, header: bytes, frame: Any, trusted: bool, credential: str | None) -> None:
+        """The further frames of a message, and what they are."""
         frames: list[Frame] = [header]
+        count, nbytes = 1, len(header)
         while frame.more:
-            frame = take(_LAST, False)
-            if len(frames) < 3:
+            frame = link.take(_LAST, False)
+            count += 1
+            nbytes += len(frame)
+            if trusted and len(frames) < 3:
                 frames.append(frame.buffer)
+        if not trusted:
+            self._take_from_stranger(peer, header, count, nbytes, credential)
+            return
         message: Sequence[Frame] | None
         if is_reference(frames):
             message = self._sharing.resolve(peer, frames)
@@ -381,7 +481,15 @@ class ZeromqEndpoint:
             message = self._assembly.add(peer, frames)
         if message is not None:
             self._events.append(Arrival(peer, message, credential))
-        return True
+
+    def _take_from_stranger(self, peer: Peer, header: bytes, frames: int, nbytes: int, credential: str | None) -> None:
+        caller = self._incoming.get(peer)
+        if caller is not None and self._doorkeeper is not None:
+            self._doorkeeper.settle(caller.fd, frames, nbytes)
+            if caller.dropped:
+                return
+        if len(header):  # else it asks whether this end is there, or goes on with what nobody takes
+            self._events.append(Arrival(peer, (header[:STRANGER_MESSAGE_BYTES],), credential))
 
     def _read_monitor(self, link: Socket) -> None:
         while True:
@@ -389,14 +497,7 @@ class ZeromqEndpoint:
                 event = parse_monitor_message(link.monitor.recv_multipart(zmq.NOBLOCK))["event"]
             except zmq.Again:
                 return
-            if link.router and event & BAD_HANDSHAKE:
-                self._turned_away += 1
-                if self._turned_away == 1:
-                    log.warning("turned away a stranger: no key, a wrong one, or not of this protocol (logged once)")
-            elif link.router:
-                now = time.monotonic()
-                self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
-            elif event == zmq.EVENT_CONNECTED:
+            if event == zmq.EVENT_CONNECTED:
                 link.connected = True
             elif link in self._links:
                 while self._read(link):  # what came before the end counts
@@ -407,6 +508,26 @@ class ZeromqEndpoint:
                 self._forget(link, 0)
                 self._events.append(Loss(link, reason))
                 return
+
+    def _probe_soon(self) -> None:
+        """Ask shortly, and again, who is still there. A look that is due already stays so, however many connections end."""
+        now = time.monotonic()
+        due = [self._probe_at[0]] if self._probe_at else []
+        self._probe_at = deque([*due, *(now + delay for delay in PROBE_DELAYS_S)])
+
+    # From the doorkeeper's thread
+
+    def _connection_ended(self) -> None:
+        with self._lock:
+            self._probe_soon()
+            self._interrupt()
+
+    def _handshake_failed(self) -> None:
+        self._turned_away += 1
+        if self._turned_away == 1:
+            log.warning("turned away a stranger: no key, a wrong one, or not of this protocol (logged once)")
+
+    # Under the lock
 
     def _reachable(self, peer: Peer) -> bool:
         if self._router is None:

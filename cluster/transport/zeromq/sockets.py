@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import resource
 import socket as sockets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import zmq
 
@@ -19,11 +20,16 @@ from fogconv.cluster.transport.zeromq.chunking import PART_BYTES
 from fogconv.errors import ConnectError
 
 HIGH_WATER_MARK = 4096
-"""Messages queued per connection in ZeroMQ. Reached on the receiving side, it would stop heartbeats too."""
+"""Messages on their way out that ZeroMQ queues per connection."""
+NO_MARK = 0
+"""For what comes in. A mark that is reached stops heartbeats too; and where the other end then resets the connection, the
+next heartbeat ends the process: libzmq 4.3.5 asserts that a connection with an error has no timer left."""
 LINGER_MS = 500
 SEND_BUFFER_BYTES = 512 << 10
 """What the kernel holds ahead of a heartbeat."""
 HALF_OPEN_MS = 5000
+MANY_DESCRIPTORS = 1 << 20
+"""No process here needs more, whatever the system would let it have."""
 PLAIN_S = 1.0
 """How long a plain connection may take that only looks whether somebody listens."""
 BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -42,6 +48,8 @@ class Socket:
     near: bool = False
     """Whether the other end is on this machine, as far as the address tells, and needs no key."""
     connected: bool = False
+    trusted: bool = False
+    """Whether payloads are taken from the other end; of a ROUTER this is said of each peer."""
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
     put: Callable[..., Any] = field(init=False)
     """The socket's own ``send``, without pyzmq's layer in Python around it."""
@@ -49,18 +57,31 @@ class Socket:
     """Its ``recv``, without looking it up each time."""
 
     def __post_init__(self) -> None:
-        self.put = super(zmq.Socket, self.raw).send
+        self.release()
         self.take = self.raw.recv
 
     @property
-    def descriptors(self) -> tuple[int, int]:
-        """The file descriptors that tell of changes: the socket's and its monitor's."""
-        return _descriptor(self.raw), _descriptor(self.monitor)
+    def descriptors(self) -> tuple[int, ...]:
+        """The file descriptors that tell of changes: the socket's and its monitor's, but the doorkeeper has a ROUTER's."""
+        own = _descriptor(self.raw)
+        return (own,) if self.router else (own, _descriptor(self.monitor))
+
+    def hold(self) -> None:
+        """As if the other end took nothing for now: what is sent has to wait."""
+        self.put = _held
+
+    def release(self) -> None:
+        """Send again."""
+        self.put = super(zmq.Socket, self.raw).send
 
     def drop(self, linger_ms: int) -> None:
         self.raw.disable_monitor()
         self.monitor.close(0)
         self.raw.close(linger_ms)
+
+
+def _held(*_: object) -> NoReturn:
+    raise zmq.Again
 
 
 def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: float, own: KeyPair | None) -> Socket:
@@ -70,7 +91,7 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: fl
     if own is not None:
         _encrypt(raw, own)
         raw.curve_server = True
-    monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
+    monitor = _monitor(context, raw, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
     router = Socket(raw, monitor, address, router=True, connected=True)
     try:
         # ZeroMQ takes the path of a Unix socket away from whoever listens there.
@@ -105,6 +126,18 @@ def connected(
     return link
 
 
+def raise_descriptor_limit() -> int:
+    """Let this process open as many descriptors as the system lets it; how many that are. Each connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MANY_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError):
+            return soft
+    return most
+
+
 def trouble(address: str) -> str:
     """Why nothing answers at an address, as far as a plain connection tells; empty if that works."""
     scheme, _, rest = address.partition("://")
@@ -121,12 +154,23 @@ def trouble(address: str) -> str:
     return ""
 
 
+def _monitor(context: zmq.Context[zmq.Socket[bytes]], raw: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """A monitor with room for any number of events: where a flood of them fills it, ZeroMQ's I/O thread stands still."""
+    address = f"inproc://monitor/{id(raw)}"
+    raw.monitor(address, events)
+    monitor: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+    monitor.setsockopt(zmq.RCVHWM, NO_MARK)
+    monitor.setsockopt(zmq.LINGER, 0)
+    monitor.connect(address)
+    return monitor
+
+
 def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str, heartbeat_s: float) -> zmq.Socket[bytes]:
     raw: zmq.Socket[bytes] = context.socket(kind)
     for option, value in (
         (zmq.LINGER, LINGER_MS),
         (zmq.SNDHWM, HIGH_WATER_MARK),
-        (zmq.RCVHWM, HIGH_WATER_MARK),
+        (zmq.RCVHWM, NO_MARK),
         (zmq.MAXMSGSIZE, max(PART_BYTES, codec.MAX_HEADER_BYTES)),
         (zmq.SNDBUF, SEND_BUFFER_BYTES),
         (zmq.IPV6, int(not _IPV4.match(address))),

@@ -35,7 +35,8 @@ class Health:
     """One worker, as of its last answer.
 
     ``rate`` is the hostfile's (1: as fast as the others); ``share`` is the worker's part of all the weights that
-    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers.
+    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers. ``authenticated``: it serves masters
+    by their keys; None where it has not answered.
     """
 
     address: str
@@ -57,6 +58,7 @@ class Health:
     uptime_s: float = 0.0
     restarts: int = 0
     seen_s_ago: float | None = None
+    authenticated: bool | None = None
 
 
 @dataclass
@@ -150,6 +152,7 @@ class Watcher:
             threads=status.threads,
             temperature_c=None if math.isnan(status.temperature_c) else status.temperature_c,
             throttled=status.throttled,
+            authenticated=status.authenticated,
             uptime_s=status.uptime_s,
             restarts=before.restarts + restarted,
         )
@@ -234,7 +237,8 @@ def _live(watcher: Watcher, interval_s: float) -> None:
 
 
 def table(found: Sequence[Health]) -> RenderableType:
-    """Two lines a worker, whole at 80 columns."""
+    """Two lines a worker, whole at 80 columns; below them the workers that anybody on the network may use."""
+    from rich.console import Group
     from rich.text import Text
 
     from fogconv.cli.output.ellipsis import Name
@@ -269,7 +273,16 @@ def table(found: Sequence[Health]) -> RenderableType:
             f"{heat}\n{'[red]slow[/red]' if health.throttled else ''}",
             str(health.restarts),
         )
-    return shown
+    warning = unprotected(found)
+    return Group(shown, Text(warning, "yellow")) if warning else shown
+
+
+def unprotected(found: Sequence[Health]) -> str:
+    """A sentence about the workers that serve whoever reaches them over a network; empty where there is none."""
+    from fogconv.cluster.protocol.keys import is_local
+
+    names = [health.address for health in found if health.authenticated is False and not is_local(health.address)]
+    return f"Without keys, usable by anybody who reaches them: {', '.join(names)}" if names else ""
 
 
 def _limit(health: Health, byte_count: Any) -> str:

@@ -40,6 +40,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Refused: st.builds(m.Refused, texts),
     m.Peers: st.builds(m.Peers, st.dictionaries(ranks, texts, max_size=5), st.dictionaries(ranks, texts, max_size=5)),
     m.Attach: st.builds(m.Attach, tokens, ranks),
+    m.Attached: st.builds(m.Attached, ranks),
     m.Load: st.builds(m.Load, counts, counts),
     m.Missing: st.builds(m.Missing, counts, st.lists(keys, max_size=5).map(tuple)),
     m.Weight: st.builds(m.Weight, keys, st.lists(counts, max_size=8).map(tuple)),
@@ -161,7 +162,7 @@ def test_another_version_is_named_with_ours() -> None:
     frames = codec.encode(m.Bye())
     header = bytearray(frames[0])
     header[4:6] = struct.pack("<H", 7)
-    with pytest.raises(codec.VersionError, match="version 7, this fogconv speaks version 1") as error:
+    with pytest.raises(codec.VersionError, match="version 7, this fogconv speaks version 2") as error:
         codec.decode([bytes(header)])
     assert error.value.version == 7
 

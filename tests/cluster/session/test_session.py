@@ -524,7 +524,7 @@ def test_unlike_versions_name_both(make: Make, monkeypatch: pytest.MonkeyPatch) 
         send(peer, [frames[0][:4] + bytes([99, 0]) + bytes(frames[0][6:]), *frames[1:]])
 
     monkeypatch.setattr(endpoint, "send", older)
-    with pytest.raises(RefusedError, match=r"version 99.*version 1"):
+    with pytest.raises(RefusedError, match=r"version 99.*version 2"):
         Session(endpoint, cluster.addresses, connect_timeout_s=5.0)
 
 
@@ -537,7 +537,7 @@ def test_a_worker_of_another_version_is_named(make: Make, monkeypatch: pytest.Mo
         send(peer, [frames[0][:4] + bytes([42, 0]) + bytes(frames[0][6:]), *frames[1:]])
 
     monkeypatch.setattr(endpoint, "send", newer)
-    with pytest.raises(RefusedError, match=r"version 42.*version 1"):
+    with pytest.raises(RefusedError, match=r"version 42.*version 2"):
         cluster.session()
 
 
