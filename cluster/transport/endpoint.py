@@ -58,6 +58,9 @@ class Endpoint(Protocol):
     def distrust(self, peer: Peer) -> None:
         """This peer is a stranger again."""
 
+    def ignore(self, peer: Peer) -> None:
+        """Take nothing more that comes over this peer's connection; end it if more than a little comes."""
+
     def drop(self, peer: Peer) -> None:
         """End this peer's connection, whoever opened it, and take nothing more that comes over it."""
 

@@ -81,6 +81,9 @@ class InprocEndpoint:
     def distrust(self, peer: Peer) -> None:
         pass
 
+    def ignore(self, peer: Peer) -> None:
+        pass
+
     def drop(self, peer: Peer) -> None:
         self._known.discard(peer)
 

@@ -246,7 +246,12 @@ class Worker:
                 log.warning("a master does not send %s", type(message).__name__)
 
     def _complain(self, peer: Peer, reason: str) -> bool:
-        """Tell a peer once that it is not understood or not served; whether it was told now."""
+        """Tell a peer once that it is not understood or not served; whether it was told now.
+
+        Nothing more is taken of a stranger then: one that is honest comes again with a new link.
+        """
+        if peer not in self._sessions and all(session.rank_of(peer) is None for session in self._sessions.values()):
+            self._endpoint.ignore(peer)
         if peer in self._complained or len(self._complained) >= MAX_COMPLAINTS:
             return False
         self._complained.add(peer)
@@ -268,10 +273,8 @@ class Worker:
                 self._endpoint.trust(event.peer)
                 self._send(event.peer, m.Attached(served.hello.rank))
                 return
-        log.warning(
-            "refused a link as rank %d: its session, its rank or its key is not one that a master named", attach.rank
-        )
-        self._send(event.peer, m.Refused(f"no session here knows you as its rank {attach.rank}"))
+        if self._complain(event.peer, f"no session here knows you as its rank {attach.rank}"):
+            log.warning("refused a link as rank %d: its session, rank or key is not one that a master named", attach.rank)
 
     def _dialed(self, peer: Peer) -> bool:
         """Whether this worker opened the link itself, to another one."""

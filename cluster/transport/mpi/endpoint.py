@@ -108,6 +108,9 @@ class MpiEndpoint:
     def distrust(self, peer: Peer) -> None:
         pass
 
+    def ignore(self, peer: Peer) -> None:
+        pass
+
     def drop(self, peer: Peer) -> None:
         pass
 

@@ -68,7 +68,8 @@ class _Caller:
     credential: str | None
     fd: int
     trusted: bool = False
-    dropped: bool = False
+    ignored: bool = False
+    """Nothing that comes of it is even looked at, nor settled with the doorkeeper: a little more, and it is shown out."""
 
 
 class ZeromqEndpoint:
@@ -215,15 +216,21 @@ class ZeromqEndpoint:
                 self._forget_halves(peer)
                 self._doorkeeper.dismiss(caller.fd)
 
+    def ignore(self, peer: Peer) -> None:
+        with self._lock:
+            self.distrust(peer)
+            caller = self._incoming.get(peer)
+            if caller is not None:
+                # It stays known until its connection has ended: more of it may be here already.
+                caller.ignored = True
+
     def drop(self, peer: Peer) -> None:
         with self._lock:
+            self.ignore(peer)
             caller = self._incoming.get(peer)
             if caller is None:
                 self.disconnect(peer)
             elif self._doorkeeper is not None:
-                # It stays known until its connection has ended: more of it may be here already.
-                caller.dropped, caller.trusted = True, False
-                self._forget_halves(peer)
                 self._doorkeeper.show_out(caller.fd)
 
     def hold(self, peer: Peer) -> None:
@@ -485,9 +492,9 @@ class ZeromqEndpoint:
     def _take_from_stranger(self, peer: Peer, header: bytes, frames: int, nbytes: int, credential: str | None) -> None:
         caller = self._incoming.get(peer)
         if caller is not None and self._doorkeeper is not None:
-            self._doorkeeper.settle(caller.fd, frames, nbytes)
-            if caller.dropped:
+            if caller.ignored:
                 return
+            self._doorkeeper.settle(caller.fd, frames, nbytes)
         if len(header):  # else it asks whether this end is there, or goes on with what nobody takes
             self._events.append(Arrival(peer, (header[:STRANGER_MESSAGE_BYTES],), credential))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-STRANGER_BYTES = 64 << 10
+STRANGER_BYTES = 32 << 10
 """What a connection that is not admitted may owe."""
 STRANGERS_BYTES = 8 << 20
 """What all of them may owe together."""
