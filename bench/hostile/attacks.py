@@ -52,7 +52,7 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """``plain``: it needs a worker without keys, since it comes from a peer or a master. Nothing to do: it is left out."""
+    """``plain``: with keys nobody gets so far. ``cases``: how many there are to try; without any it is left out."""
 
     name: str
     strike: Callable[[Victim], None]
@@ -151,7 +151,13 @@ def wedging_programs(victim: Victim) -> None:
             session.load(*wedge())
 
 
+def nothing(victim: Victim) -> None:
+    """For comparison: as long, without an attack. What is extra here is this machine's."""
+    time.sleep(victim.left_s)
+
+
 ATTACKS: tuple[Attack, ...] = (
+    Attack("nothing", nothing),
     Attack("silent connections", silent_connections),
     Attack("half greetings", half_greetings),
     Attack("endless multiparts", endless_multiparts, plain=True),

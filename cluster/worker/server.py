@@ -94,6 +94,7 @@ class Worker:
         self._sent_bytes = 0
         self._received_bytes = 0
         self._complained: set[Peer] = set()
+        self._misread = 0
         process_bytes()  # while there are descriptors for it
 
     def serve(self) -> None:
@@ -193,7 +194,9 @@ class Worker:
             message, payloads = codec.decode(event.frames)
         except WireError as error:
             if self._complain(event.peer, f"this worker can't read your messages: {error}"):
-                log.warning("dropped a message of a stranger or a broken peer: %s", error)
+                self._misread += 1
+                if not self._misread & (self._misread - 1):  # the first, the second, the fourth …: they may be a flood
+                    log.warning("can't read a stranger or a broken peer (the %d. so far): %s", self._misread, error)
             return
         if self.life.stopped:
             return

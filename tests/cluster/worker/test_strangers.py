@@ -124,3 +124,23 @@ def test_declared_sizes_reserve_nothing(stack: contextlib.ExitStack) -> None:
                 stranger.socket.sendall(head(3 << 20, more=True) + bytes(60_000))
         _fresh(stack, address)
     assert peak_bytes(child.pid) - before < MOST_GROWTH
+
+
+def test_a_worker_without_keys_says_who_may_use_it(stack: contextlib.ExitStack) -> None:
+    for host, said in (("127.0.0.1", "any local user who reaches"), ("0.0.0.0", "--insecure: anybody who reaches")):
+        port = free_port()
+        child = stack.enter_context(process(sys.executable, "-m", "tests.cluster.fake_worker", f"tcp://{host}:{port}"))
+        assert child.stderr is not None
+        warning = next(line for line in child.stderr if "may use this worker" in line)
+        assert "WARNING" in warning
+        assert said in warning
+
+
+def test_a_process_raises_its_own_limit(stack: contextlib.ExitStack) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 512), hard))
+    try:
+        child, _ = started(stack, "-m", "tests.cluster.fake_worker")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(child.pid, resource.RLIMIT_NOFILE)[0] == min(hard, 1 << 20)

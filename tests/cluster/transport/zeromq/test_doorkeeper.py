@@ -18,7 +18,7 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.keys import KeyPair, Keys
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss
-from fogconv.cluster.transport.zeromq.chunking import PART_BYTES
+from fogconv.cluster.transport.zeromq.chunking import PART_BYTES, Assembly
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from tests.cluster.launch import ROOT, environment
 
@@ -231,3 +231,26 @@ def test_nothing_stays_open() -> None:
             next_event(endpoint)
         endpoint.close()
     assert descriptors() <= before
+
+
+def test_payloads_share_what_room_there_is() -> None:
+    """Two peers that begin long payloads: the second's is refused while the first's is still to come."""
+    size = PART_BYTES * 4
+    asked: list[int] = []
+
+    def has_room(nbytes: int) -> bool:
+        asked.append(nbytes)
+        return nbytes <= size
+
+    assembly = Assembly(1 << 30, has_room)
+    header, payload = codec.encode(m.Data(1, 1), bytes(size))
+    parts = [bytes(payload[start : start + PART_BYTES]) for start in range(0, size, PART_BYTES)]
+    assert assembly.add("one", [header, parts[0]]) is None
+    assert assembly.add("two", [header, parts[0]]) == [header]
+    assert asked == [size, 2 * size - PART_BYTES]
+    for part in parts[1:-1]:
+        assert assembly.add("one", [b"", part]) is None
+    whole = assembly.add("one", [b"", parts[-1]])
+    assert whole is not None
+    assert bytes(whole[1]) == payload
+    assert assembly.add("two", [header, parts[0]]) is None
