@@ -8,13 +8,15 @@ The descriptors are ZeroMQ's: it may close one at any moment, and the system may
 looked at through a duplicate, which lies over one descriptor kept for this, and only acted on where the system's cookie for
 the connection is still the one that it came with. This needs no free descriptor: strangers may have used up all.
 
-A thread of its own does this, since strangers don't wait until a kernel has run. While no stranger sends, it sleeps.
+A thread of its own does this, since strangers don't wait until a kernel has run. Strangers wake it when they send. While
+somebody is connected it looks ten times a second; while nobody is, it sleeps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import select
 import socket as sockets
@@ -27,11 +29,16 @@ from collections.abc import Callable, Iterator
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from fogconv.cluster.transport.zeromq.register import Register, Visitor, origin_of
+from fogconv.cluster.transport.zeromq.register import Account, Register, Visitor, origin_of
 from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE
 
-TICK_S = 0.25
-"""How often all strangers are looked at, beside when they send."""
+log = logging.getLogger("fogconv.transport")
+
+LOOK_S = 0.1
+"""How often admitted ones are looked at: what comes between two looks is what a message that never ends may take beyond the
+memory limit."""
+STRANGERS_S = 1.0
+"""How often strangers are looked at that did not send: one may pass for another that had its descriptor before."""
 PAUSE_S = 0.001
 """After a look: whoever sends byte by byte must not make this thread run all the time."""
 
@@ -49,8 +56,8 @@ _COOKIE_BYTES = 8
 class Doorkeeper:
     """Watches what ``monitor`` tells of a bound socket; it is this thread's alone from now on.
 
-    ``ended()`` is called when a connection has ended, ``turned_away()`` when a handshake failed, from this thread. Without
-    Linux connections are neither counted nor measured.
+    ``has_room(nbytes)``: whether payloads may still take so much. ``ended()`` is called when a connection has ended,
+    ``turned_away()`` when a handshake failed, from this thread. Without Linux connections are neither counted nor measured.
     """
 
     def __init__(
@@ -59,11 +66,13 @@ class Doorkeeper:
         ended: Callable[[], None],
         turned_away: Callable[[], None],
         register: Register | None = None,
+        has_room: Callable[[int], bool] = lambda nbytes: True,
     ) -> None:
         self._monitor = monitor
         self._ended = ended
         self._turned_away = turned_away
         self._register = Register() if register is None else register
+        self._has_room = has_room
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe()
         self._hand = _Hand()
@@ -78,10 +87,10 @@ class Doorkeeper:
         self._thread = threading.Thread(target=self._live, name="doorkeeper", daemon=True)
         self._thread.start()
 
-    def admit(self, fd: int) -> None:
-        """The worker vouches for whoever has this connection."""
+    def admit(self, fd: int, account: Account) -> None:
+        """The worker vouches for whoever has this connection, and notes in the account when it is heard."""
         with self._lock:
-            self._register.admit(fd)
+            self._register.admit(fd, account)
         with contextlib.suppress(OSError, ValueError):
             self._poll.unregister(fd)
 
@@ -122,20 +131,26 @@ class Doorkeeper:
 
     def _live(self) -> None:
         self._read_monitor()
+        admitted_at = strangers_at = time.monotonic()
         while not self._over:
-            with self._lock:
-                strangers = bool(self._register.strangers)
-            ready = self._poll.poll(TICK_S if strangers else None)
+            ready = self._poll.poll(LOOK_S if len(self._register) else None)
             fds = {fd for fd, _ in ready}
             if self._wake_read in fds:
                 return
             if self._monitor_fd in fds:
                 self._read_monitor()
+            now = time.monotonic()
             with self._lock:
-                # All, where nobody sent, or one did whose number another has had.
+                everybody = now - strangers_at >= STRANGERS_S
                 for visitor in self._register.strangers:
-                    if not fds or visitor.fd in fds:
+                    if everybody or visitor.fd in fds:
                         self._look(visitor)
+                if now - admitted_at >= LOOK_S:
+                    for visitor in self._register.admitted:
+                        self._look(visitor)
+                    admitted_at = now
+            if everybody:
+                strangers_at = now
             if fds - {self._monitor_fd}:
                 time.sleep(PAUSE_S)
 
@@ -175,8 +190,13 @@ class Doorkeeper:
     def _look(self, visitor: Visitor) -> None:
         with self._hand.over(visitor) as mine:
             received = self._hand.received() if mine else None
-        if received is not None:
+        if received is None:
+            return
+        if visitor.admitted is None:
             self._end(self._register.measure(visitor.fd, received))
+        elif out := self._register.measure_admitted(visitor.fd, received, self._has_room):
+            log.warning("ended the connection of a peer that sent %.0f MB without an end", visitor.owed / 1e6)
+            self._end(out)
 
     def _end(self, visitors: list[Visitor]) -> None:
         for visitor in visitors:

@@ -34,7 +34,7 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
 from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
-from fogconv.cluster.transport.zeromq.register import Limits, Register
+from fogconv.cluster.transport.zeromq.register import Account, Limits, Register
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import LINGER_MS, Socket, bound, connected, raise_descriptor_limit, trouble
 from fogconv.errors import ClusterError, ConnectError
@@ -64,11 +64,11 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 @dataclass(slots=True)
-class _Caller:
+class _Caller(Account):
     """A peer that connected here. ``fd``: its connection's descriptor, which is ZeroMQ's; -1 where that is not known."""
 
-    credential: str | None
-    fd: int
+    credential: str | None = None
+    fd: int = -1
     trusted: bool = False
     ignored: bool = False
     """Nothing that comes of it is even looked at, nor settled with the doorkeeper: a little more, and it is shown out."""
@@ -111,6 +111,7 @@ class ZeromqEndpoint:
         self._changed: dict[Socket, bool] = {}  # True: it has told of a message; False: it has to be asked
         self._links: dict[Peer, Socket] = {}
         self._incoming: dict[Peer, _Caller] = {}
+        self._has_room = has_room
         self._assembly = Assembly(max_payload_bytes, has_room)
         self._probe_at: deque[float] = deque()
         self._events: deque[Event] = deque()
@@ -141,7 +142,9 @@ class ZeromqEndpoint:
         self._watch(router)
         register = Register(Limits.within(self._descriptors))
         try:
-            self._doorkeeper = Doorkeeper(router.monitor, self._connection_ended, self._handshake_failed, register)
+            self._doorkeeper = Doorkeeper(
+                router.monitor, self._connection_ended, self._handshake_failed, register, self._has_room
+            )
         except OSError as error:
             self._forget(router, 0)
             raise ConnectError(f"{address} can't be watched: {error.strerror}") from error
@@ -208,7 +211,7 @@ class ZeromqEndpoint:
                 self._interrupt()
             elif caller is not None and not caller.trusted and self._doorkeeper is not None:
                 caller.trusted = True
-                self._doorkeeper.admit(caller.fd)
+                self._doorkeeper.admit(caller.fd, caller)
 
     def distrust(self, peer: Peer) -> None:
         with self._lock:
@@ -448,6 +451,7 @@ class ZeromqEndpoint:
                             continue
                         return True
                     credential = caller.credential
+                    caller.spoke = True
                 else:
                     frame = take(_LAST, False)
             except zmq.Again:
@@ -472,7 +476,7 @@ class ZeromqEndpoint:
     def _meet(self, peer: Peer, frame: Any) -> _Caller:
         """A peer's first message."""
         credential = None if self._keys is None else str(frame["User-Id"])
-        caller = self._incoming[peer] = _Caller(credential, int(frame.get(zmq.SRCFD)))
+        caller = self._incoming[peer] = _Caller(credential=credential, fd=int(frame.get(zmq.SRCFD)))
         # Its connection may have ended before this was read, with thousands of messages behind it, or been given up.
         caller.ignored = not self._reachable(peer)
         return caller

@@ -2,7 +2,8 @@
 
     stranger   connected; nobody has vouched for it yet. It may owe STRANGER_BYTES: what came from it, less the messages that
                were read. So a message that never ends, or is never begun, costs that much and no more.
-    admitted   the worker vouched for it, and nothing more is counted
+    admitted   the worker vouched for it. It may send what the memory limit leaves room for; a message that never ends does
+               not count as one that is read
 
 Strangers are bounded per address and in all. The oldest goes when one too many comes: who is admitted at all is so within a
 moment, and whoever holds connections open holds them the longest.
@@ -11,6 +12,7 @@ moment, and whoever holds connections open holds them the longest.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 
 STRANGER_BYTES = 32 << 10
@@ -21,6 +23,9 @@ STRANGERS_PER_ADDRESS = 128
 STRANGERS = 256
 CONNECTIONS = 4096
 """With the admitted ones."""
+
+PENDING_BYTES = 64 << 20
+"""With so many bytes that no message has come of, an admitted one goes if memory is short."""
 
 _FRAME_BYTES = 64
 """What ZeroMQ and CURVE put around a frame, at most."""
@@ -50,6 +55,13 @@ class Limits:
         )
 
 
+@dataclass(slots=True)
+class Account:
+    """Of an admitted one: whether a message of it was read since it was last looked at."""
+
+    spoke: bool = False
+
+
 @dataclass(eq=False, slots=True)
 class Visitor:
     """A connection: its descriptor, what tells it from others that have had that number, and where it comes from."""
@@ -62,7 +74,7 @@ class Visitor:
     received: int = 0
     settled: int = 0
     """Of the bytes received, those of messages that were read."""
-    admitted: bool = False
+    admitted: Account | None = None
     leaving: bool = False
     """It was shown out, and its end is on its way."""
 
@@ -77,7 +89,7 @@ class Register:
     def __init__(self, limits: Limits = Limits()) -> None:
         self._limits = limits
         self._visitors: dict[int, Visitor] = {}
-        self._admitted_early: set[int] = set()
+        self._admitted_early: dict[int, Account] = {}
 
     def __len__(self) -> int:
         return len(self._visitors)
@@ -87,6 +99,10 @@ class Register:
         """The longest here first."""
         return [visitor for visitor in self._visitors.values() if not visitor.admitted and not visitor.leaving]
 
+    @property
+    def admitted(self) -> list[Visitor]:
+        return [visitor for visitor in self._visitors.values() if visitor.admitted and not visitor.leaving]
+
     def get(self, fd: int) -> Visitor | None:
         return self._visitors.get(fd)
 
@@ -95,8 +111,7 @@ class Register:
         self._visitors.pop(visitor.fd, None)
         self._visitors[visitor.fd] = visitor
         if visitor.fd in self._admitted_early:
-            self._admitted_early.discard(visitor.fd)
-            visitor.admitted = True
+            visitor.admitted = self._admitted_early.pop(visitor.fd)
         out = []
         if len(self._visitors) > self._limits.connections:
             out.append(visitor)
@@ -110,23 +125,24 @@ class Register:
 
     def leave(self, fd: int) -> None:
         """A connection ended."""
-        self._admitted_early.discard(fd)
+        self._admitted_early.pop(fd, None)
         self._visitors.pop(fd, None)
 
-    def admit(self, fd: int) -> None:
+    def admit(self, fd: int, account: Account) -> None:
         """It is one of ours. It may say something before its arrival is known here."""
         visitor = self._visitors.get(fd)
         if visitor is None:
-            self._admitted_early.add(fd)
+            self._admitted_early[fd] = account
         else:
-            visitor.admitted = True
+            visitor.admitted = account
+            visitor.settled = visitor.received
 
     def dismiss(self, fd: int, received: int) -> None:
         """It is a stranger again, and owes nothing of the ``received`` bytes that came so far."""
-        self._admitted_early.discard(fd)
+        self._admitted_early.pop(fd, None)
         visitor = self._visitors.get(fd)
         if visitor is not None:
-            visitor.admitted = False
+            visitor.admitted = None
             visitor.received = visitor.settled = received
 
     def settle(self, fd: int, frames: int, nbytes: int, now: float) -> None:
@@ -150,6 +166,17 @@ class Register:
         if sum(stranger.owed for stranger in strangers) > self._limits.strangers_bytes:
             return self._leave([max(strangers, key=lambda stranger: stranger.owed)])
         return []
+
+    def measure_admitted(self, fd: int, received: int, has_room: Callable[[int], bool]) -> list[Visitor]:
+        """The same of one that is admitted. What came before its last message was read belongs to that."""
+        visitor = self._visitors.get(fd)
+        if visitor is None or visitor.admitted is None or visitor.leaving:
+            return []
+        if visitor.admitted.spoke:
+            visitor.admitted.spoke = False
+            visitor.settled = visitor.received
+        visitor.received = max(visitor.received, received)
+        return self._leave([visitor]) if visitor.owed > PENDING_BYTES and not has_room(0) else []
 
     def show_out(self, fd: int) -> list[Visitor]:
         """Whoever has this descriptor has to leave."""

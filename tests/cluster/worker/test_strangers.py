@@ -6,6 +6,7 @@ import contextlib
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.alone
 
 X = np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1)
 MOST_GROWTH = 60 << 20
+REAL = ("-m", "fogconv.cli.commands.worker")
 FEW_DESCRIPTORS = (
     "import resource, runpy, sys; "
     "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
@@ -144,3 +146,22 @@ def test_a_process_raises_its_own_limit(stack: contextlib.ExitStack) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert resource.prlimit(child.pid, resource.RLIMIT_NOFILE)[0] == min(hard, 1 << 20)
+
+
+def test_a_message_of_a_peer_that_never_ends_is_cut_off_where_memory_is_short(stack: contextlib.ExitStack) -> None:
+    """It is attached, and may send payloads: 3 GB go no further than the limit and what comes between two looks."""
+    child, address = started(stack, *REAL, "--memory", "300M", "--bind")
+    _, another = started(stack, *REAL, "--bind")
+    session = stack.enter_context(connect([address, another], local=fake_local, timeout_s=20.0, connect_timeout_s=20.0))
+    with Stranger(address) as peer:
+        peer.say(*(bytes(part) for part in codec.encode(m.Attach(session.token, 2))))
+        time.sleep(0.3)
+        forget_peak(child.pid)
+        sent = peer.flood(frame(bytes(60_000), more=True) * 16, 3 << 30)
+    assert sent < 3 << 30
+    assert peak_bytes(child.pid) < 1200 << 20
+    assert session.refresh() == frozenset()
+    assert session.status()[1].state == "ready"
+    child.terminate()
+    _, errors = child.communicate(timeout=20)
+    assert "without an end" in errors

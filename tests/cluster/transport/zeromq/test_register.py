@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fogconv.cluster.transport.zeromq.register import Limits, Register, Visitor, origin_of
+from fogconv.cluster.transport.zeromq.register import PENDING_BYTES, Account, Limits, Register, Visitor, origin_of
 
 LIMITS = Limits(stranger_bytes=1000, strangers_bytes=3000, strangers_per_address=3, strangers=5, connections=8)
 
@@ -35,7 +35,7 @@ def test_admitted_ones_are_no_strangers_but_count_as_connections() -> None:
     register = Register(LIMITS)
     for fd in range(8):
         assert register.arrive(visitor(fd)) == []
-        register.admit(fd)
+        register.admit(fd, Account())
     assert [out.fd for out in register.arrive(visitor(8))] == [8]
     assert register.measure(0, 10**9) == []
 
@@ -85,7 +85,7 @@ def test_a_message_that_never_ends_costs_no_more_than_the_limit_whatever_was_rea
 
 def test_who_is_admitted_before_its_arrival_is_known_is_admitted() -> None:
     register = Register(LIMITS)
-    register.admit(1)
+    register.admit(1, Account())
     register.arrive(visitor(1))
     assert register.measure(1, 10**9) == []
     register.leave(1)
@@ -93,10 +93,33 @@ def test_who_is_admitted_before_its_arrival_is_known_is_admitted() -> None:
     assert len(register.measure(1, 10**9)) == 1, "the next that gets its number is another"
 
 
+def test_an_admitted_one_goes_when_memory_is_short_and_no_message_comes_of_what_it_sends() -> None:
+    register, account, asked = Register(LIMITS), Account(), []
+    register.arrive(visitor(1))
+    register.admit(1, account)
+
+    def has_room(nbytes: int) -> bool:
+        asked.append(nbytes)
+        return len(asked) < 3
+
+    received = 0
+    for _ in range(100):
+        received += PENDING_BYTES
+        account.spoke = True
+        assert register.measure_admitted(1, received, has_room) == [], "what it sends is read"
+    assert asked == []
+    outcomes = []
+    for _ in range(4):
+        received += PENDING_BYTES // 2 + 1
+        outcomes.append([out.fd for out in register.measure_admitted(1, received, has_room)])
+    assert outcomes == [[], [], [1], []]
+    assert register.measure_admitted(1, 2 * received, has_room) == []
+
+
 def test_who_is_dismissed_owes_nothing_of_what_came_before() -> None:
     register = Register(LIMITS)
     register.arrive(visitor(1))
-    register.admit(1)
+    register.admit(1, Account())
     register.dismiss(1, 10**6)
     assert register.measure(1, 10**6 + 1000) == []
     assert len(register.measure(1, 10**6 + 1001)) == 1
