@@ -6,6 +6,7 @@ slowly.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from pathlib import Path
 
 from fogconv.cluster.executor.interface import Build
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
-from fogconv.cluster.protocol.keys import Keys, keys_for
+from fogconv.cluster.protocol.keys import Keys, is_local, keys_for
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.errors import InputError, quoted
 from fogconv.hardware.address import parse_address, split_scheme
 from fogconv.values.table import MOST_INPROC_WORKERS
+
+log = logging.getLogger("fogconv.transport")
 
 MPI_START_S = 60.0
 """Ranks start together, but a small device may take a while to import what it needs."""
@@ -62,6 +65,8 @@ class Listening:
     keys: Path | None = None
     insecure: bool = False
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
+    has_room: Callable[[int], bool] = lambda nbytes: True
+    """Whether payloads may still take so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,9 @@ def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
 
     make_room(len(addresses))
     own = keys_for(addresses, options.keys, options.insecure)
+    distant = [] if own is not None else [address for address in addresses if not is_local(address)]
+    if distant:
+        log.warning("--insecure: nothing proves that %s are yours, and nothing is encrypted", ", ".join(distant))
     endpoint = ZeromqEndpoint(heartbeat_s=options.heartbeat_s, keys=own, shared=options.shared)
     try:
         return Dialed(endpoint, addresses, [None if own is None else own.of_worker(address) for address in addresses])
@@ -165,7 +173,13 @@ def _listen_zeromq(bind: str, options: Listening) -> Listener:
     parse_address(bind, listening=True)
     raise_descriptor_limit()
     own = keys_for([bind], options.keys, options.insecure)
-    endpoint = ZeromqEndpoint(bind, heartbeat_s=options.heartbeat_s, keys=own, max_payload_bytes=options.max_payload_bytes)
+    endpoint = ZeromqEndpoint(
+        bind,
+        heartbeat_s=options.heartbeat_s,
+        keys=own,
+        max_payload_bytes=options.max_payload_bytes,
+        has_room=options.has_room,
+    )
     return Listener(endpoint, endpoint.address, None if own is None else own.masters)
 
 

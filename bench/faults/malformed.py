@@ -34,6 +34,7 @@ def honest(generator: random.Random) -> Message:
     message, payload = generator.choice(
         [
             (m.Attach(token, 1), b""),
+            (m.Attached(1), b""),
             (m.Run(number, 1), b""),
             (m.Abort(number), b""),
             (m.Load(number, 1), generator.randbytes(200)),

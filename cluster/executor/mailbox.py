@@ -6,6 +6,7 @@ Inbox; those for a run that is over are dropped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast, runtime_checkable
@@ -78,6 +79,8 @@ class Inbox:
         self._closed: set[int] = set()
         self._floor = 0
         self.bytes = 0
+        self.most_bytes: float = math.inf
+        """Beyond this somebody sends what no run takes: see ``make_room``."""
 
     def put(self, run: int, origin: int, tag: int, payload: Frame) -> bool:
         """Store a payload. False if its run is over."""
@@ -89,6 +92,22 @@ class Inbox:
         self.bytes += len(payload)
         self._payloads[key] = payload
         return True
+
+    def make_room(self) -> int:
+        """Of the origin of which most waits, forget what is furthest ahead, until half of ``most_bytes`` is free.
+
+        Data of runs that will never be would else fill the room of those that will. The runs nearest are the last to suffer.
+        Returns the origin.
+        """
+        held: dict[int, int] = {}
+        for (_, origin, _), payload in self._payloads.items():
+            held[origin] = held.get(origin, 0) + len(payload)
+        worst = max(held, key=held.__getitem__)
+        for key in sorted((key for key in self._payloads if key[1] == worst), reverse=True):
+            if self.bytes <= self.most_bytes / 2:
+                break
+            self.bytes -= len(self._payloads.pop(key))
+        return worst
 
     def take(self, run: int, origin: int, tag: int) -> Frame | None:
         """Remove and return the payload, or None. Raises the error that ``fail`` set for this run."""

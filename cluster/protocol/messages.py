@@ -1,7 +1,7 @@
 """Messages: all messages between master and workers, as frozen structs.
 
     master → worker                       worker → master                  worker → worker
-    Hello                                 Welcome | Refused                Attach
+    Hello                                 Welcome | Refused                Attach → Attached | Refused
     Peers, Load, Weight, Unload           Missing, Stored, Loaded, Failed  Data
     Run, Data, Abort                      Data, Done, Failed
     Ping, Measure, StatusQuery, Bye       Pong, Measured, Status
@@ -90,9 +90,15 @@ class Peers(Message, frozen=True):
 
 
 class Attach(Message, frozen=True):
-    """First message between two workers of a session."""
+    """First message between two workers of a session; Data may follow when Attached, or Refused, has come back."""
 
     session: Token
+    rank: Rank
+
+
+class Attached(Message, frozen=True):
+    """This worker takes Data from the other one now. ``rank`` is its own."""
+
     rank: Rank
 
 
@@ -218,7 +224,10 @@ class StatusQuery(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """A worker's state. Temperature is NaN and throttled is False where the system does not report them."""
+    """A worker's state. Temperature is NaN and throttled is False where the system does not report them.
+
+    ``authenticated``: it knows its masters by their keys; otherwise any process that reaches its port can be one.
+    """
 
     request: Count
     state: Text
@@ -235,6 +244,7 @@ class Status(Message, frozen=True):
     threads: Count
     temperature_c: float
     throttled: bool
+    authenticated: bool
 
 
 class Bye(Message, frozen=True):
@@ -247,6 +257,7 @@ AnyMessage = (
     | Refused
     | Peers
     | Attach
+    | Attached
     | Load
     | Missing
     | Weight

@@ -78,7 +78,7 @@ class Session:
         self._local = local or _interpreter
         self._rejoins = rejoins
         self._on_close = on_close
-        self._board = Dispatcher(endpoint, self._handle)
+        self._board = Dispatcher(endpoint, self._handle, self._drop)
         self._loaded: dict[int, Loaded] = {}
         self._program = 0
         self._closing = threading.Lock()
@@ -367,6 +367,13 @@ class Session:
         self.close()
 
     # Messages
+
+    def _drop(self, event: Event, error: Exception) -> None:
+        """An event of a worker could not be handled: that worker is lost, the session stays."""
+        log.error("a message of a worker could not be handled", exc_info=error)
+        rank = self._workers.rank_of.get(event.peer)
+        if rank is not None:
+            self._workers.lose(self._records[rank], f"its message could not be handled: {type(error).__name__}: {error}")
 
     def _require_open(self) -> None:
         if self._closed:

@@ -18,13 +18,20 @@ T = TypeVar("T")
 
 
 class Dispatcher:
-    """``handle`` is called with every event, under ``lock``, by whichever thread leads."""
+    """``handle`` is called with every event, under ``lock``, by whichever thread leads.
 
-    def __init__(self, endpoint: Endpoint, handle: Callable[[Event], None]) -> None:
+    What it raises never reaches the thread that leads, which waits for something else: ``failed`` gets the event and the
+    error, and must not raise.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, handle: Callable[[Event], None], failed: Callable[[Event, Exception], None]
+    ) -> None:
         self.endpoint = endpoint
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         self._handle = handle
+        self._failed = failed
         self._leading = False
         self._asleep = 0
 
@@ -73,5 +80,8 @@ class Dispatcher:
             if self._asleep:
                 self._changed.notify_all()
         if event is not None:
-            self._handle(event)
+            try:
+                self._handle(event)
+            except Exception as error:
+                self._failed(event, error)
         return event is not None

@@ -6,6 +6,7 @@ Worker know messages and no transport. There are three: in-process queues, ZeroM
     send        never waits for the peer; frames must stay as they are until the run's end (they may not be copied)
     receive     the next Arrival or Loss, or None after the time given or a wake()
     order       frames of one peer arrive in the order in which that peer sent them
+    trust       who connects here is a stranger until ``trust``: of strangers short messages are taken, and no payload
     threads     send, wake and close may be called from any thread; one thread at a time receives
 """
 
@@ -51,6 +52,21 @@ class Endpoint(Protocol):
 
     def disconnect(self, peer: Peer) -> None:
         """Drop a link that ``connect`` opened. Unknown peers are ignored."""
+
+    def trust(self, peer: Peer) -> None:
+        """Take payloads of this peer, and send what was held for it. Unknown peers are ignored."""
+
+    def distrust(self, peer: Peer) -> None:
+        """This peer is a stranger again."""
+
+    def ignore(self, peer: Peer) -> None:
+        """Take nothing more that comes over this peer's connection; end it if more than a little comes."""
+
+    def drop(self, peer: Peer) -> None:
+        """End this peer's connection, whoever opened it, and take nothing more that comes over it."""
+
+    def hold(self, peer: Peer) -> None:
+        """Keep what is sent over a link that ``connect`` opened until ``trust``: the other end would not take it yet."""
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         """Queue frames for sending. Does nothing for a lost peer, whose Loss is reported."""

@@ -75,6 +75,21 @@ class InprocEndpoint:
     def disconnect(self, peer: Peer) -> None:
         self._known.discard(peer)
 
+    def trust(self, peer: Peer) -> None:
+        """Nothing: within a process there are no strangers."""
+
+    def distrust(self, peer: Peer) -> None:
+        pass
+
+    def ignore(self, peer: Peer) -> None:
+        pass
+
+    def drop(self, peer: Peer) -> None:
+        self._known.discard(peer)
+
+    def hold(self, peer: Peer) -> None:
+        pass
+
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         if not self._closed:
             self._hub._route(self.name, str(peer), frames)

@@ -8,6 +8,7 @@ out.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -48,6 +49,8 @@ IDLE_S = 3600.0
 MAX_TASKS = 4096
 """The most loads and runs in a master's queue; more are treated as an error."""
 MAX_PING_BYTES = 64 << 20
+MAX_TASK_BYTES = 64 << 20
+"""With so many bytes of payload in its queue a master sends no more: it ships weights in windows of half of this."""
 MAX_COMPLAINTS = 1000
 """The most unknown peers that get an answer."""
 DOING: dict[type[m.AnyMessage], str] = {
@@ -92,7 +95,7 @@ class Worker:
         )
         self._masters = masters
         self._clock_ns = clock_ns
-        self._board = Dispatcher(endpoint, self._handle)
+        self._board = Dispatcher(endpoint, self._handle, self._drop)
         self._sessions: dict[Peer, MasterSession] = {}
         self._isa, self._kernels = _isa(), _kernels()
         self._started = time.monotonic()
@@ -101,6 +104,8 @@ class Worker:
         self._received_bytes = 0
         self._complained: set[Peer] = set()
         self._doing = ""
+        self._misread = 0
+        process_bytes()  # while there are descriptors for it
 
     def serve(self) -> None:
         """Serve masters, one after the other, until ``stop``; then close the endpoint."""
@@ -108,7 +113,11 @@ class Worker:
             while not self.life.stopped:
                 task = self._board.wait(self._next, IDLE_S)
                 if task is not None and task[0] is not None:
-                    self._do(*task)
+                    try:
+                        self._do(*task)
+                    except Exception as error:  # not even the answer could be sent
+                        with self._board.lock:
+                            self._give_up(task[0].peer, error)
         finally:
             self._endpoint.close()
 
@@ -166,11 +175,14 @@ class Worker:
             machine(),
             self._kernels,
         )
+        self._endpoint.trust(peer)
         self._send(peer, welcome)
 
     def _forget(self, master: Peer) -> None:
         """Drop everything that belongs to this master; weights stay."""
         session = self._sessions.pop(master)
+        for peer in (master, *session.incoming):
+            self._endpoint.distrust(peer)
         session.tasks.clear()
         session.programs.clear()
         for peer in session.outgoing.values():
@@ -194,7 +206,9 @@ class Worker:
             message, payloads = codec.decode(event.frames)
         except WireError as error:
             if self._complain(event.peer, f"this worker can't read your messages: {error}"):
-                log.warning("dropped a message of an unknown or faulty peer: %s", error)
+                self._misread += 1
+                if not self._misread & (self._misread - 1):  # the first, the second, the fourth …: they may be a flood
+                    log.warning("dropped a message of an unknown or faulty peer (%d so far): %s", self._misread, error)
             return
         if self.life.stopped:
             return
@@ -205,13 +219,21 @@ class Worker:
                     rank = served.rank_of(event.peer)
                     if rank is not None:
                         served.inbox.put(message.run, rank, message.tag, payloads[0])
+                        if served.inbox.bytes > served.inbox.most_bytes:
+                            self._make_room(served, event.peer, rank)
             case m.Hello():
                 self._greet(event, message)
             case m.Attach():
-                for served in self._sessions.values():
-                    served.attach(event.peer, message, event.credential)
+                self._attach(event, message)
             case m.StatusQuery():
                 self._send(event.peer, self._status(message))
+            case m.Attached():
+                if self._dialed(event.peer):
+                    self._endpoint.trust(event.peer)
+            case m.Refused() if self._dialed(event.peer):
+                log.warning("another worker refused a link: %s", message.reason)
+                self._endpoint.disconnect(event.peer)
+                self._lose(Loss(event.peer, f"it refused the link: {message.reason}"))
             case _ if session is None:
                 self._complain(event.peer, "this worker does not serve you; send Hello first")
             case m.Bye():
@@ -231,14 +253,21 @@ class Worker:
             case m.Load() | m.Weight() | m.Unload() | m.Run() | m.Measure():
                 if len(session.tasks) >= MAX_TASKS:
                     self._apply(lifecycle.Left(event.peer, f"more than {MAX_TASKS} requests wait"))
+                elif session.task_bytes > MAX_TASK_BYTES:
+                    self._apply(lifecycle.Left(event.peer, f"requests with {session.task_bytes} bytes wait"))
                 else:
-                    session.tasks.append((message, tuple(payloads)))
+                    session.add((message, tuple(payloads)))
             case _:
                 log.warning("a master does not send %s", type(message).__name__)
 
     def _complain(self, peer: Peer, reason: str) -> bool:
         """Inform a peer once that its message was not understood or that it is not served. Returns whether it was
-        informed now."""
+        informed now.
+
+        No more messages of an unknown peer are accepted then: an honest one comes again with a new link.
+        """
+        if peer not in self._sessions and all(session.rank_of(peer) is None for session in self._sessions.values()):
+            self._endpoint.ignore(peer)
         if peer in self._complained or len(self._complained) >= MAX_COMPLAINTS:
             return False
         self._complained.add(peer)
@@ -253,6 +282,38 @@ class Worker:
         others = [peer for peer in self.life.masters if peer != event.peer]
         gone = frozenset(peer for peer in others if not self._endpoint.probe(peer))
         self._apply(lifecycle.Greeted(event.peer, gone), hello)
+
+    def _attach(self, event: Arrival, attach: m.Attach) -> None:
+        for served in self._sessions.values():
+            if served.attach(event.peer, attach, event.credential):
+                self._endpoint.trust(event.peer)
+                self._send(event.peer, m.Attached(served.hello.rank))
+                return
+        if self._complain(event.peer, f"no session here knows you as its rank {attach.rank}"):
+            log.warning("refused a link as rank %d: its session, rank or key is not one that a master named", attach.rank)
+
+    def _dialed(self, peer: Peer) -> bool:
+        """Whether this worker opened the link itself, to another one."""
+        return any(peer in session.outgoing.values() for session in self._sessions.values())
+
+    def _make_room(self, session: MasterSession, peer: Peer, rank: int) -> None:
+        """More came than all loaded programs receive: whoever holds most of it loses what is furthest ahead."""
+        worst = session.inbox.make_room()
+        if worst == rank:
+            self._give_up(peer, WireError(f"rank {rank} sent more for runs to come than they can take"))
+
+    def _drop(self, event: Incoming, error: Exception) -> None:
+        """An event could not be handled: the peer goes, the worker stays."""
+        self._give_up(event.peer, error)
+
+    def _give_up(self, peer: Peer, error: Exception) -> None:
+        """Let a peer go with which something went wrong that has no answer. Raises nothing."""
+        expected = isinstance(error, FogconvError | OSError | MemoryError)
+        log.error("dropped a peer: %s: %s", type(error).__name__, error, exc_info=None if expected else error)
+        with contextlib.suppress(Exception):
+            self._endpoint.drop(peer)
+        with contextlib.suppress(Exception):
+            self._lose(Loss(peer, f"{type(error).__name__}: {error}"))
 
     def _lose(self, loss: Loss) -> None:
         self._complained.discard(loss.peer)
@@ -291,6 +352,7 @@ class Worker:
             self.threads,
             temperature_c(),
             throttled(),
+            self._masters is not None,
         )
 
     # Tasks, one after the other, on the serving thread
@@ -300,7 +362,7 @@ class Worker:
             return (None, None)
         for session in self._sessions.values():
             if session.tasks:
-                return (session, session.tasks.popleft())
+                return (session, session.next())
         return None
 
     def _do(self, session: MasterSession | None, task: Task | None) -> None:
@@ -385,8 +447,7 @@ class Worker:
         partners = loading.program.peers
         with self._board.lock:
             if not self._over(session):
-                session.programs[loading.number] = executable
-                session.partners[loading.number] = partners
+                session.adopt(loading, executable)
         # A lost rank has no address; the program may be for its return.
         for rank in sorted(partners & session.addresses.addresses.keys() - {session.hello.rank}):
             self._outgoing(session, rank)
@@ -402,6 +463,7 @@ class Worker:
             peer = self._endpoint.connect(address, session.addresses.keys.get(rank))
             session.outgoing[rank] = peer
             self._send(peer, m.Attach(session.hello.session, session.hello.rank))
+            self._endpoint.hold(peer)
         return peer
 
     # Answers

@@ -21,7 +21,11 @@ _PI_THROTTLED_NOW = 0b0111
 def temperature_c() -> float:
     """The hottest thermal zone, in °C; NaN where there is none."""
     readings = []
-    for zone in _ZONES.glob("thermal_zone*/temp"):
+    try:
+        zones = list(_ZONES.glob("thermal_zone*/temp"))
+    except OSError:  # no descriptor is left
+        return math.nan
+    for zone in zones:
         try:
             readings.append(int(zone.read_text()) / 1000.0)
         except (OSError, ValueError):
@@ -38,8 +42,29 @@ def throttled() -> bool:
 
 
 def process_bytes() -> int:
-    """The memory of this process in bytes, freed or not."""
-    return int(psutil.Process().memory_info().rss)
+    """The memory of this process in bytes, freed or not. Where there is a /proc, only the first call needs a
+    descriptor."""
+    statm = _statm(os.getpid())
+    if statm is None:
+        return int(psutil.Process().memory_info().rss)
+    return int(os.pread(statm, 256, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def has_room(limit_bytes: int, nbytes: int) -> bool:
+    """Whether this process may take so many bytes more under its memory limit (0: none)."""
+    if not limit_bytes or process_bytes() + nbytes <= limit_bytes:
+        return True
+    trim()  # it may hold memory that is free
+    return process_bytes() + nbytes <= limit_bytes
+
+
+@cache
+def _statm(pid: int) -> int | None:
+    """A descriptor of /proc/self/statm, which stays open: strangers may use up all others. A fork needs one of its own."""
+    try:
+        return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
 
 
 def machine_bytes() -> int:

@@ -102,6 +102,21 @@ class MpiEndpoint:
     def disconnect(self, peer: Peer) -> None:
         pass
 
+    def trust(self, peer: Peer) -> None:
+        """Nothing: mpirun knows all ranks."""
+
+    def distrust(self, peer: Peer) -> None:
+        pass
+
+    def ignore(self, peer: Peer) -> None:
+        pass
+
+    def drop(self, peer: Peer) -> None:
+        pass
+
+    def hold(self, peer: Peer) -> None:
+        pass
+
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         if not self._closing and isinstance(peer, int):
             self._outbox.append((peer, frames))

@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Peer
 from fogconv.errors import WireError
+
+log = logging.getLogger("fogconv.transport")
 
 SHORT_BYTES = 4 << 10
 """Up to this size one copy is cheaper than one more frame."""
@@ -53,10 +56,15 @@ class _Partial:
 
 
 class Assembly:
-    """Assembles messages, one at a time for each peer. Payloads over ``max_payload_bytes`` are refused."""
+    """Assembles messages, one at a time for each peer.
 
-    def __init__(self, max_payload_bytes: int) -> None:
+    Refused are payloads over ``max_payload_bytes``, and those for which there is no room beside the rest of the messages
+    that have begun: ``has_room(nbytes)``.
+    """
+
+    def __init__(self, max_payload_bytes: int, has_room: Callable[[int], bool] = lambda nbytes: True) -> None:
         self._max_payload_bytes = max_payload_bytes
+        self._has_room = has_room
         self.partial: dict[Peer, _Partial] = {}
         """The peers of which a part has arrived."""
 
@@ -72,11 +80,19 @@ class Assembly:
             try:
                 (size,) = codec.peek(header, self._max_payload_bytes)
                 if size > len(frames[1]):
+                    if not self._has_room(size + self._promised):
+                        log.warning("refused a payload of %.0f MB: the memory limit leaves no room for it", size / 1e6)
+                        return [header]
                     self.partial[peer] = _Partial(header, np.empty(size, np.uint8), 0)
                     return self._continue(peer, frames)
             except (WireError, ValueError, MemoryError):
                 return [header]
         return frames
+
+    @property
+    def _promised(self) -> int:
+        """The bytes that are still to come of messages that have begun."""
+        return sum(partial.payload.nbytes - partial.filled for partial in self.partial.values())
 
     def forget(self, peer: Peer) -> None:
         """This peer's connection is lost; drop the received parts of its message."""

@@ -1,7 +1,10 @@
 """ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
 
 A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``, or of ``shared``: between
-processes of one user over loopback, large payloads use shared memory.
+processes of one user over loopback, large payloads use shared memory. From a peer that is not trusted only short messages
+in one frame are accepted: nothing is assembled for it, none of its memory is mapped, and the doorkeeper ends its connection
+if it sends too much. An end that connects elsewhere, a master, trusts the peers that it named; a worker trusts the peers
+that it is asked to.
 
 The I/O thread of ZeroMQ moves bytes and answers heartbeats, also while a kernel runs. Sockets are used from several
 threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor reports only
@@ -17,9 +20,10 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -29,13 +33,15 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.keys import Keys
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
+from fogconv.cluster.transport.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
-from fogconv.cluster.transport.zeromq.descriptors import roomy_context
-from fogconv.cluster.transport.zeromq.resolver import Resolution, Resolver
+from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit, roomy_context
+from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
+from fogconv.cluster.transport.zeromq.register import Account, Limits, Register
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
-from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected, trouble
-from fogconv.errors import ClusterError
+from fogconv.cluster.transport.zeromq.sockets import LINGER_MS, Socket, bound, connected, trouble
+from fogconv.errors import ClusterError, ConnectError
 from fogconv.hardware.address import parse_address
 
 if TYPE_CHECKING:
@@ -49,6 +55,10 @@ MAX_BACKLOG = 65536
 """Messages beyond the high-water mark that wait here for one peer."""
 PROBE_DELAYS_S = (0.01, 0.1, 0.5)
 """After a ROUTER lost a connection its routing id disappears shortly after."""
+SKIPPED_AT_ONCE = 1000
+"""Messages of ignored peers that are skipped before other work is done."""
+STRANGER_MESSAGE_BYTES = 16 << 10
+"""The longest message of a peer that is not trusted yet: Hello, Attach and StatusQuery are far shorter."""
 
 _BAD_HANDSHAKE_REASON = (
     "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
@@ -58,13 +68,25 @@ _LAST = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
+@dataclass(slots=True)
+class _Caller(Account):
+    """A peer that connected here. ``fd``: its connection's descriptor, which is ZeroMQ's; -1 where that is not known."""
+
+    credential: str | None = None
+    fd: int = -1
+    trusted: bool = False
+    ignored: bool = False
+    """Nothing that comes of it is even looked at, nor settled with the doorkeeper: a little more, and it is shown out."""
+
+
 class ZeromqEndpoint:
     """See transport.Endpoint. A worker gives ``bind``, the address it listens on.
 
     ``heartbeat_s``: within this time a lost or stopped peer is noticed. Payloads of more than ``max_payload_bytes`` are
     refused. With ``keys`` the bound socket is encrypted and open to listed masters and admitted peers only; every link
     with a key given to ``connect`` is encrypted as well. ``shared``: offer memory to peers at loopback addresses.
-    ``resolver`` looks names up. Raises ConnectError where the address can't be bound.
+    ``resolver`` looks names up. ``has_room(nbytes)``: whether payloads may still take so much. Raises ConnectError where
+    the address can't be bound.
     """
 
     scheme = "tcp"
@@ -78,7 +100,9 @@ class ZeromqEndpoint:
         keys: Keys | None = None,
         shared: bool = True,
         resolver: Resolver | None = None,
+        has_room: Callable[[int], bool] = lambda nbytes: True,
     ) -> None:
+        self._descriptors = raise_descriptor_limit()
         self._keys = keys
         self._resolver = resolver or Resolver()
         self._shared = shared
@@ -93,8 +117,9 @@ class ZeromqEndpoint:
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
         self._links: dict[Peer, Socket] = {}
-        self._incoming: dict[Peer, str | None] = {}
-        self._assembly = Assembly(max_payload_bytes)
+        self._incoming: dict[Peer, _Caller] = {}
+        self._has_room = has_room
+        self._assembly = Assembly(max_payload_bytes, has_room)
         self._probe_at: deque[float] = deque()
         self._events: deque[Event] = deque()
         self._waiting = False
@@ -106,6 +131,8 @@ class ZeromqEndpoint:
         os.set_blocking(self._wake_write, False)
         self._poller.register(self._wake_read, _READABLE)
         self._router: Socket | None = None
+        self._doorkeeper: Doorkeeper | None = None
+        self._stumbled = False
         self.address = ""
         if bind is not None:
             try:
@@ -120,6 +147,14 @@ class ZeromqEndpoint:
         router = bound(self._context, address, self._heartbeat_s, None if self._keys is None else self._keys.own)
         self.address = router.raw.getsockopt_string(zmq.LAST_ENDPOINT)
         self._watch(router)
+        register = Register(Limits.within(self._descriptors))
+        try:
+            self._doorkeeper = Doorkeeper(
+                router.monitor, self._connection_ended, self._handshake_failed, register, self._has_room
+            )
+        except OSError as error:
+            self._forget(router, 0)
+            raise ConnectError(f"{address} can't be watched: {error.strerror}") from error
         return router
 
     def _authenticate(self) -> None:
@@ -138,12 +173,13 @@ class ZeromqEndpoint:
         return key.decode() in self._keys.masters or key.decode() in self._admitted
 
     def _watch(self, link: Socket) -> None:
-        for fd, is_monitor in zip(link.descriptors, (False, True), strict=True):
+        for fd, is_monitor in zip(link.descriptors, (False, True), strict=False):
             self._by_fd[fd] = (link, is_monitor)
             self._poller.register(fd, _READABLE)
         # A descriptor reports nothing until its socket has once been found empty.
         self._changed[link] = False
-        self._read_monitor(link)
+        if not link.router:
+            self._read_monitor(link)
 
     def _forget(self, link: Socket, linger_ms: int) -> None:
         for fd in link.descriptors:
@@ -159,6 +195,7 @@ class ZeromqEndpoint:
         with self._lock:
             own = None if self._keys is None else self._keys.own
             link = connected(self._context, address, self._heartbeat_s, own, key)
+            link.trusted = self._router is None
             self._watch(link)
             self._links[link] = link
             self._dial(link)
@@ -199,6 +236,49 @@ class ZeromqEndpoint:
             if link is not None:
                 self._forget(link, LINGER_MS if link.connected else 0)
             self._forget_halves(peer)
+
+    def trust(self, peer: Peer) -> None:
+        with self._lock:
+            link, caller = self._links.get(peer), self._incoming.get(peer)
+            if link is not None:
+                link.trusted = True
+                link.release()
+                self._changed[link] = False  # what waits goes out with the next look
+                self._interrupt()
+            elif caller is not None and not caller.trusted and self._doorkeeper is not None:
+                caller.trusted = True
+                self._doorkeeper.admit(caller.fd, caller)
+
+    def distrust(self, peer: Peer) -> None:
+        with self._lock:
+            caller = self._incoming.get(peer)
+            if caller is not None and caller.trusted and self._doorkeeper is not None:
+                caller.trusted = False
+                self._forget_halves(peer)
+                self._doorkeeper.dismiss(caller.fd)
+
+    def ignore(self, peer: Peer) -> None:
+        with self._lock:
+            self.distrust(peer)
+            caller = self._incoming.get(peer)
+            if caller is not None:
+                # It stays known until its connection has ended: more of it may be here already.
+                caller.ignored = True
+
+    def drop(self, peer: Peer) -> None:
+        with self._lock:
+            self.ignore(peer)
+            caller = self._incoming.get(peer)
+            if caller is None:
+                self.disconnect(peer)
+            elif self._doorkeeper is not None:
+                self._doorkeeper.show_out(caller.fd)
+
+    def hold(self, peer: Peer) -> None:
+        with self._lock:
+            link = self._links.get(peer)
+            if link is not None:
+                link.hold()
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         with self._lock:
@@ -275,6 +355,8 @@ class ZeromqEndpoint:
         return "; ".join(f"{number}: {trouble(parsed.at(number)) or 'it is open'}" for number in found.numbers)
 
     def close(self) -> None:
+        if self._doorkeeper is not None:
+            self._doorkeeper.stop()  # without the lock, which it takes to say that a connection ended
         with self._lock:
             if self._closed:
                 return
@@ -364,7 +446,7 @@ class ZeromqEndpoint:
             del self._changed[link]
             if link.backlog:
                 self._send_waiting(link)
-            if self._read(link):
+            if self._read(link) and not link.raw.closed:
                 self._changed[link] = False
 
     def _ask(self) -> None:
@@ -391,26 +473,69 @@ class ZeromqEndpoint:
         take = link.take
         peer: Peer = link
         credential = None
-        try:
-            if link.router:
-                peer = take(_LAST)
-                frame = take(_LAST, False)
-                if self._keys is not None:
-                    credential = str(frame["User-Id"])
-                self._incoming[peer] = credential
-            else:
-                frame = take(_LAST, False)
-        except zmq.Again:
-            return False
+        trusted = link.trusted
+        skipped = 0
+        while True:
+            try:
+                if link.router:
+                    peer = take(_LAST)
+                    frame = take(_LAST, False)
+                    caller = self._incoming.get(peer)
+                    if caller is None:
+                        caller = self._meet(peer, frame)
+                    trusted = caller.trusted
+                    if not trusted and caller.ignored:
+                        # At once, and not by the rounds that other messages make: it may have left thousands.
+                        while frame.more:
+                            frame = take(_LAST, False)
+                        skipped += 1
+                        if skipped < SKIPPED_AT_ONCE:
+                            continue
+                        return True
+                    credential = caller.credential
+                    caller.spoke = True
+                else:
+                    frame = take(_LAST, False)
+            except zmq.Again:
+                return False
+            break
         header = frame.bytes
-        if not frame.more and header[:4] == codec.MAGIC and not self._assembly.partial:
+        if trusted and not frame.more and header[:4] == codec.MAGIC and not self._assembly.partial:
             self._events.append(Arrival(peer, (header,), credential))  # most messages
             return True
+        try:
+            self._take_rest(link, peer, header, frame, trusted, credential)
+        except Exception as error:
+            if not self._stumbled:
+                self._stumbled = True
+                log.exception("dropped a peer: its message could not be taken (logged once)")
+            while frame.more:
+                frame = take(_LAST, False)
+            self.drop(peer)
+            self._events.append(Loss(peer, f"its message could not be taken: {error}"))
+        return True
+
+    def _meet(self, peer: Peer, frame: Any) -> _Caller:
+        """A peer's first message."""
+        credential = None if self._keys is None else str(frame["User-Id"])
+        caller = self._incoming[peer] = _Caller(credential=credential, fd=int(frame.get(zmq.SRCFD)))
+        # Its connection may have ended before this was read, with thousands of messages behind it, or been given up.
+        caller.ignored = not self._reachable(peer)
+        return caller
+
+    def _take_rest(self, link: Socket, peer: Peer, header: bytes, frame: Any, trusted: bool, credential: str | None) -> None:
+        """The further frames of a message, and what they are."""
         frames: list[Frame] = [header]
+        count, nbytes = 1, len(header)
         while frame.more:
-            frame = take(_LAST, False)
-            if len(frames) < 3:
+            frame = link.take(_LAST, False)
+            count += 1
+            nbytes += len(frame)
+            if trusted and len(frames) < 3:
                 frames.append(frame.buffer)
+        if not trusted:
+            self._take_from_stranger(peer, header, count, nbytes, credential)
+            return
         message: Sequence[Frame] | None
         if is_reference(frames):
             message = self._sharing.resolve(peer, frames)
@@ -423,7 +548,15 @@ class ZeromqEndpoint:
             message = self._assembly.add(peer, frames)
         if message is not None:
             self._events.append(Arrival(peer, message, credential))
-        return True
+
+    def _take_from_stranger(self, peer: Peer, header: bytes, frames: int, nbytes: int, credential: str | None) -> None:
+        caller = self._incoming.get(peer)
+        if caller is not None and self._doorkeeper is not None:
+            if caller.ignored:
+                return
+            self._doorkeeper.settle(caller.fd, frames, nbytes)
+        if len(header):  # else it asks whether this end is there, or goes on with what nobody takes
+            self._events.append(Arrival(peer, (header[:STRANGER_MESSAGE_BYTES],), credential))
 
     def _read_monitor(self, link: Socket) -> None:
         while True:
@@ -431,14 +564,7 @@ class ZeromqEndpoint:
                 event = parse_monitor_message(link.monitor.recv_multipart(zmq.NOBLOCK))["event"]
             except zmq.Again:
                 return
-            if link.router and event & BAD_HANDSHAKE:
-                self._turned_away += 1
-                if self._turned_away == 1:
-                    log.warning("refused an unknown peer: it has no key, a wrong one, or another protocol (logged once)")
-            elif link.router:
-                now = time.monotonic()
-                self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
-            elif event & dialing.EVENTS:
+            if event & dialing.EVENTS:
                 if link.follow(event):
                     self._changed[link] = False  # what waited can be sent
             elif link in self._links:
@@ -454,6 +580,26 @@ class ZeromqEndpoint:
         self._forget_halves(link)
         self._forget(link, 0)
         self._events.append(Loss(link, reason))
+
+    def _probe_soon(self) -> None:
+        """Probe the peers shortly, and again. A probe that is due already stays due, however many connections end."""
+        now = time.monotonic()
+        due = [self._probe_at[0]] if self._probe_at else []
+        self._probe_at = deque([*due, *(now + delay for delay in PROBE_DELAYS_S)])
+
+    # From the doorkeeper's thread
+
+    def _connection_ended(self) -> None:
+        with self._lock:
+            self._probe_soon()
+            self._interrupt()
+
+    def _handshake_failed(self) -> None:
+        self._turned_away += 1
+        if self._turned_away == 1:
+            log.warning("refused an unknown peer: it has no key, a wrong one, or another protocol (logged once)")
+
+    # Under the lock
 
     def _reachable(self, peer: Peer) -> bool:
         if self._router is None:

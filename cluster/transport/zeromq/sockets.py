@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import zmq
 
@@ -24,7 +24,10 @@ from fogconv.errors import ConnectError, InputError
 from fogconv.hardware.address import Address, parse_address
 
 HIGH_WATER_MARK = 4096
-"""Messages queued per connection in ZeroMQ. Reached on the receiving side, it would stop heartbeats too."""
+"""Messages on their way out that ZeroMQ queues per connection."""
+NO_MARK = 0
+"""For what comes in. A mark that is reached stops heartbeats too; and where the other end then resets the connection, the
+next heartbeat ends the process: libzmq 4.3.5 asserts that a connection with an error has no timer left."""
 LINGER_MS = 500
 SEND_BUFFER_BYTES = 512 << 10
 """The kernel's send buffer, which a heartbeat has to wait for."""
@@ -49,8 +52,12 @@ class Socket:
     connected: bool = False
     opened: bool = False
     """Whether the handshake has succeeded, so that messages may be sent."""
+    held: bool = False
+    """Whether sending waits until `release`."""
     file: SocketFile | None = None
     """Of a Unix socket that listens."""
+    trusted: bool = False
+    """Whether payloads are accepted from the other end; a ROUTER keeps this for each peer."""
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
     put: Callable[..., Any] = field(init=False)
     """The socket's own ``send``, without pyzmq's layer in Python around it."""
@@ -58,7 +65,7 @@ class Socket:
     """Its ``recv``, without looking it up each time."""
 
     def __post_init__(self) -> None:
-        self.put = _not_yet
+        self.put = _wait
         self.take = self.raw.recv
         if self.dial is None:
             self.open()
@@ -66,7 +73,8 @@ class Socket:
     def open(self) -> None:
         """Messages may be sent from now on."""
         self.opened = True
-        self.put = super(zmq.Socket, self.raw).send
+        if not self.held:
+            self.put = super(zmq.Socket, self.raw).send
 
     def follow(self, event: int) -> bool:
         """An event of a DEALER's monitor that is not its end: whether the link is open now."""
@@ -77,9 +85,21 @@ class Socket:
         return True
 
     @property
-    def descriptors(self) -> tuple[int, int]:
-        """The file descriptors that report changes: the socket's and its monitor's."""
-        return _descriptor(self.raw), _descriptor(self.monitor)
+    def descriptors(self) -> tuple[int, ...]:
+        """The file descriptors that report changes: the socket's and its monitor's, which the doorkeeper has of a ROUTER."""
+        own = _descriptor(self.raw)
+        return (own,) if self.router else (own, _descriptor(self.monitor))
+
+    def hold(self) -> None:
+        """Let all sends wait, as if the other end took nothing for now."""
+        self.held = True
+        self.put = _wait
+
+    def release(self) -> None:
+        """Send again, if the link is open."""
+        self.held = False
+        if self.opened:
+            self.open()
 
     def drop(self, linger_ms: int) -> None:
         self.raw.disable_monitor()
@@ -87,6 +107,11 @@ class Socket:
         self.raw.close(linger_ms)
         if self.file is not None:
             self.file.remove()
+
+
+def _wait(*_: object) -> NoReturn:
+    """In place of ``send``, while the link is not open, or held."""
+    raise zmq.Again
 
 
 def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: float, own: KeyPair | None) -> Socket:
@@ -100,7 +125,7 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: fl
     if own is not None:
         _encrypt(raw, own)
         raw.curve_server = True
-    monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
+    monitor = _monitor(context, raw, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
     router = Socket(raw, monitor, address, router=True, connected=True)
     try:
         if parsed.scheme == "ipc":
@@ -153,9 +178,15 @@ def trouble(address: Address) -> str:
     return ""
 
 
-def _not_yet(*_: object) -> None:
-    """In place of ``send``, until the link is open."""
-    raise zmq.Again
+def _monitor(context: zmq.Context[zmq.Socket[bytes]], raw: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """A monitor with room for any number of events: if a flood of them fills it, ZeroMQ's I/O thread stops."""
+    address = f"inproc://monitor/{id(raw)}"
+    raw.monitor(address, events)
+    monitor: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+    monitor.setsockopt(zmq.RCVHWM, NO_MARK)
+    monitor.setsockopt(zmq.LINGER, 0)
+    monitor.connect(address)
+    return monitor
 
 
 def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
@@ -163,7 +194,7 @@ def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes
     for option, value in (
         (zmq.LINGER, LINGER_MS),
         (zmq.SNDHWM, HIGH_WATER_MARK),
-        (zmq.RCVHWM, HIGH_WATER_MARK),
+        (zmq.RCVHWM, NO_MARK),
         (zmq.MAXMSGSIZE, max(PART_BYTES, codec.MAX_HEADER_BYTES)),
         (zmq.SNDBUF, SEND_BUFFER_BYTES),
         (zmq.HANDSHAKE_IVL, HALF_OPEN_MS),

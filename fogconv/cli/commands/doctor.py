@@ -330,7 +330,7 @@ def _unresolved(names: Iterable[str]) -> list[str]:
     """The names that stand for no address; all are looked up at once, within the resolver's time limit."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from fogconv.cluster.transport.zeromq.resolver import Resolver
+    from fogconv.cluster.transport.resolver import Resolver
 
     wanted = list(dict.fromkeys(names))
     resolver = Resolver()

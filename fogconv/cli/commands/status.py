@@ -37,7 +37,8 @@ class Health:
     """One worker, as of its last answer.
 
     ``rate`` is the hostfile's (1: as fast as the others); ``share`` is the worker's part of all the weights that
-    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers.
+    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers. ``authenticated``: it serves masters
+    by their keys; None where it has not answered.
     """
 
     address: str
@@ -61,6 +62,7 @@ class Health:
     seen_s_ago: float | None = None
     task: str = ""
     """What a busy worker does: loading, measuring, running."""
+    authenticated: bool | None = None
 
 
 @dataclass
@@ -156,6 +158,7 @@ class Watcher:
             threads=status.threads,
             temperature_c=None if math.isnan(status.temperature_c) else status.temperature_c,
             throttled=status.throttled,
+            authenticated=status.authenticated,
             uptime_s=status.uptime_s,
             restarts=before.restarts + restarted,
         )
@@ -240,7 +243,8 @@ def _live(watcher: Watcher, interval_s: float) -> None:
 
 
 def table(found: Sequence[Health]) -> RenderableType:
-    """Two lines per worker; they fit 80 columns."""
+    """Two lines per worker, which fit 80 columns; below them the workers that any process on the network may use."""
+    from rich.console import Group
     from rich.text import Text
 
     from fogconv.analysis.figures import byte_count
@@ -275,7 +279,16 @@ def table(found: Sequence[Health]) -> RenderableType:
             f"{heat}\n{'[red]slow[/red]' if health.throttled else ''}",
             str(health.restarts),
         )
-    return shown
+    warning = unprotected(found)
+    return Group(shown, Text(warning, "yellow")) if warning else shown
+
+
+def unprotected(found: Sequence[Health]) -> str:
+    """A sentence about the workers that serve whoever reaches them over a network; empty where there is none."""
+    from fogconv.cluster.protocol.keys import is_local
+
+    names = [health.address for health in found if health.authenticated is False and not is_local(health.address)]
+    return f"Without keys, usable by anybody who reaches them: {', '.join(names)}" if names else ""
 
 
 def _limit(health: Health, byte_count: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -76,9 +77,10 @@ def serve(
     from fogconv.cluster.transport_registry import Listening, listen
     from fogconv.cluster.worker import process as service
     from fogconv.cluster.worker.server import Worker
+    from fogconv.cluster.worker.system import has_room
 
     limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
-    listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit))
+    listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit, partial(has_room, memory_limit_bytes)))
     worker = Worker(
         listener.endpoint,
         threads=threads or service.cores(),
@@ -87,9 +89,20 @@ def serve(
     )
     how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"
     log.info("listening on %s with %d threads, %s, pid %d", listener.address, worker.threads, how, os.getpid())
+    if listener.masters is None:
+        log.warning("%s", open_door(listener.address))
     collect_as_usual()
     service.run(worker)
     log.info("stopped")
+
+
+def open_door(address: str) -> str:
+    """Who may use a worker without keys, as a sentence."""
+    from fogconv.cluster.protocol.keys import is_local
+
+    if not is_local(address):
+        return f"--insecure: anybody who reaches {address} may use this worker, and nothing is encrypted"
+    return f"no keys: any local user who reaches {address} may use this worker"
 
 
 def start_logging(as_json: bool, level: int = logging.INFO) -> None:

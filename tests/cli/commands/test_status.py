@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from fogconv.cli.commands.status import Health, Watcher, rates_of, status, table
+from fogconv.cli.commands.status import Health, Watcher, rates_of, status, table, unprotected
 from fogconv.cluster.connect import connect
 from fogconv.errors import InputError
 from tests.cluster.launch import free_port, process, wait_until_listening
@@ -139,3 +139,17 @@ def test_the_table_is_whole_at_80_columns_and_shows_heat() -> None:
         "12",
     ):
         assert part in shown, shown
+
+
+def test_workers_without_keys_on_a_network_are_named() -> None:
+    found = [
+        Health("tcp://192.168.0.7:5555", 1.0, authenticated=False),
+        Health("tcp://192.168.0.8:5555", 1.0, authenticated=True),
+        Health("tcp://192.168.0.9:5555", 1.0),
+        Health("tcp://127.0.0.1:5555", 1.0, authenticated=False),
+    ]
+    assert unprotected(found) == "Without keys, usable by anybody who reaches them: tcp://192.168.0.7:5555"
+    assert unprotected(found[1:]) == ""
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(found))
+    assert "Without keys" in console.export_text()

@@ -45,6 +45,7 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Refused: st.builds(m.Refused, texts),
     m.Peers: st.builds(m.Peers, st.dictionaries(ranks, texts, max_size=5), st.dictionaries(ranks, texts, max_size=5)),
     m.Attach: st.builds(m.Attach, tokens, ranks),
+    m.Attached: st.builds(m.Attached, ranks),
     m.Load: st.builds(m.Load, counts, counts),
     m.Missing: st.builds(m.Missing, counts, st.lists(keys, max_size=5).map(tuple)),
     m.Weight: st.builds(m.Weight, keys, st.lists(counts, max_size=8).map(tuple)),

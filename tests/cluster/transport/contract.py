@@ -33,19 +33,31 @@ def echoing(endpoint: Endpoint) -> Iterator[Endpoint]:
 
 
 def echo(endpoint: Endpoint, over: threading.Event | None = None) -> None:
-    """The other end: sends every Data back, falls silent for ever on Abort, ends on Bye, and when it is ``over``."""
+    """The other end: trusts every peer that attaches and sends every Data back; falls silent for ever on Abort, ends on
+    Bye, and when it is ``over``."""
     while over is None or not over.is_set():
         event = endpoint.receive(PATIENCE_S * 3)
         if not isinstance(event, Arrival):
             continue
         message, payloads = codec.decode(event.frames)
-        if isinstance(message, m.Data):
+        if isinstance(message, m.Attach):
+            endpoint.trust(event.peer)
+            endpoint.send(event.peer, codec.encode(m.Attached(message.rank)))
+        elif isinstance(message, m.Data):
             endpoint.send(event.peer, codec.encode(message, *payloads))
         elif isinstance(message, m.Hello):
             endpoint.send(event.peer, codec.encode(m.StatusQuery(7)))
         elif isinstance(message, m.Bye | m.Abort):
             endpoint.close()
             return
+
+
+def attached(endpoint: Endpoint, address: str) -> Peer:
+    """A link to an echo that takes payloads over it."""
+    peer = endpoint.connect(address)
+    endpoint.send(peer, codec.encode(m.Attach(bytes(16), 1)))
+    assert arrival(endpoint) == (m.Attached(1), [])
+    return peer
 
 
 def arrival(endpoint: Endpoint, timeout_s: float = PATIENCE_S) -> tuple[m.AnyMessage, list[bytes]]:

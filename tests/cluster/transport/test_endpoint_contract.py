@@ -14,7 +14,7 @@ from fogconv.cluster.transport.endpoint import Endpoint, Peer
 from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from tests.cluster.launch import mpirun
-from tests.cluster.transport.contract import CHECKS, a_dead_peer_is_noticed, echo
+from tests.cluster.transport.contract import CHECKS, a_dead_peer_is_noticed, attached, echo
 
 pytestmark = pytest.mark.alone
 
@@ -42,7 +42,7 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
     here, there, address = made[request.param]()
     server = threading.Thread(target=echo, args=(there,), daemon=True)
     server.start()
-    yield here, here.connect(address)
+    yield here, attached(here, address)
     here.close()
 
 

@@ -13,9 +13,9 @@ import zmq
 from fogconv.cluster.protocol.keys import KeyPair, Keys
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.endpoint import Loss
+from fogconv.cluster.transport.resolver import Resolver
 from fogconv.cluster.transport.zeromq.dialing import answer_s, heartbeats, heartbeats_of_router
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
-from fogconv.cluster.transport.zeromq.resolver import Resolver
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import ConnectError
 from fogconv.hardware.address import parse_address

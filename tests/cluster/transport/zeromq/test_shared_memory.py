@@ -27,7 +27,7 @@ from fogconv.cluster.transport.zeromq.shared_memory import (
     is_sharing,
 )
 from fogconv.errors import WireError
-from tests.cluster.transport.contract import PATIENCE_S, echo
+from tests.cluster.transport.contract import PATIENCE_S, attached, echo
 
 pytestmark = pytest.mark.alone
 
@@ -215,7 +215,7 @@ def test_any_reference_is_to_the_arena_or_to_nothing(place: int, number: int, st
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[ZeromqEndpoint, Peer, bool]]:
     there, here = ZeromqEndpoint("tcp://127.0.0.1:*"), ZeromqEndpoint(shared=request.param)
     threading.Thread(target=echo, args=(there,), daemon=True).start()
-    peer = here.connect(there.address)
+    peer = attached(here, there.address)
     yield here, peer, request.param
     here.send(peer, codec.encode(m.Bye()))
     here.close()

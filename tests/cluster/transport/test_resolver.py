@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from fogconv.cluster.transport.zeromq.resolver import FRESH_S, Resolver, system_lookup
+from fogconv.cluster.transport.resolver import FRESH_S, Resolver, system_lookup
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import ROOT, environment
 from tests.cluster.transport.zeromq.silent_names import namespaces
@@ -103,7 +103,7 @@ def test_the_systems_resolver_gives_numbers() -> None:
 HANGING = """
 import threading
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
-from fogconv.cluster.transport.zeromq.resolver import Resolver
+from fogconv.cluster.transport.resolver import Resolver
 
 endpoint = ZeromqEndpoint(resolver=Resolver(lambda name: threading.Event().wait() and ()))
 for number in range(20):

@@ -1,0 +1,203 @@
+"""Register: who is connected to a socket that is bound, from where, since when, and how many bytes came. A table; no system.
+
+    stranger   connected; nobody has vouched for it yet. It may owe STRANGER_BYTES: what came from it, less the messages that
+               were read. So a message that never ends, or is never begun, costs that much and no more.
+    admitted   the worker vouched for it. It may send what the memory limit leaves room for; a message that never ends does
+               not count as one that is read
+
+Strangers are bounded per address and in all. The oldest goes when one too many comes: who is admitted at all is so within a
+moment, and whoever holds connections open holds them the longest.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+
+STRANGER_BYTES = 32 << 10
+"""What a connection that is not admitted may owe."""
+STRANGERS_BYTES = 8 << 20
+"""What all of them may owe together."""
+STRANGERS_PER_ADDRESS = 128
+STRANGERS = 256
+CONNECTIONS = 4096
+"""With the admitted ones."""
+
+PENDING_BYTES = 64 << 20
+"""With so many bytes that no message has come of, an admitted one goes if memory is short."""
+
+_FRAME_BYTES = 64
+"""What ZeroMQ and CURVE put around a frame, at most."""
+_BEAT_BYTES_PER_S = 1024
+"""Heartbeats between two messages. An honest watcher's take 54 bytes a second."""
+_MOST_BEAT_S = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """See the constants of the same names."""
+
+    stranger_bytes: int = STRANGER_BYTES
+    strangers_bytes: int = STRANGERS_BYTES
+    strangers_per_address: int = STRANGERS_PER_ADDRESS
+    strangers: int = STRANGERS
+    connections: int = CONNECTIONS
+
+    @staticmethod
+    def within(descriptors: int) -> Limits:
+        """For a process that may open so many descriptors, and needs half of them for other things."""
+        strangers, connections = min(STRANGERS, descriptors // 4), min(CONNECTIONS, descriptors // 2)
+        return Limits(
+            strangers=strangers,
+            strangers_per_address=min(STRANGERS_PER_ADDRESS, descriptors // 8),
+            connections=connections,
+        )
+
+
+@dataclass(slots=True)
+class Account:
+    """Of an admitted one: whether a message of it was read since it was last looked at."""
+
+    spoke: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Visitor:
+    """A connection: its descriptor, what tells it from others that have had that number, and where it comes from."""
+
+    fd: int
+    identity: bytes
+    origin: str
+    since: float
+    """Seconds of any one clock."""
+    received: int = 0
+    settled: int = 0
+    """Of the bytes received, those of messages that were read."""
+    admitted: Account | None = None
+    leaving: bool = False
+    """It was shown out, and its end is on its way."""
+
+    @property
+    def owed(self) -> int:
+        return self.received - self.settled
+
+
+class Register:
+    """The table. Not locked. Methods that return visitors name those who have to leave now."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self._limits = limits
+        self._visitors: dict[int, Visitor] = {}
+        self._admitted_early: dict[int, Account] = {}
+
+    def __len__(self) -> int:
+        return len(self._visitors)
+
+    @property
+    def strangers(self) -> list[Visitor]:
+        """The longest here first."""
+        return [visitor for visitor in self._visitors.values() if not visitor.admitted and not visitor.leaving]
+
+    @property
+    def admitted(self) -> list[Visitor]:
+        return [visitor for visitor in self._visitors.values() if visitor.admitted and not visitor.leaving]
+
+    def get(self, fd: int) -> Visitor | None:
+        return self._visitors.get(fd)
+
+    def arrive(self, visitor: Visitor) -> list[Visitor]:
+        """A connection was accepted."""
+        self._visitors.pop(visitor.fd, None)
+        self._visitors[visitor.fd] = visitor
+        if visitor.fd in self._admitted_early:
+            visitor.admitted = self._admitted_early.pop(visitor.fd)
+        out = []
+        if len(self._visitors) > self._limits.connections:
+            out.append(visitor)
+        strangers = self.strangers
+        near = [stranger for stranger in strangers if stranger.origin == visitor.origin]
+        if len(near) > self._limits.strangers_per_address:
+            out.append(near[0])
+        elif len(strangers) > self._limits.strangers:
+            out.append(strangers[0])
+        return self._leave(out)
+
+    def leave(self, fd: int) -> None:
+        """A connection ended."""
+        self._admitted_early.pop(fd, None)
+        self._visitors.pop(fd, None)
+
+    def admit(self, fd: int, account: Account) -> None:
+        """It is one of ours. It may say something before its arrival is known here."""
+        visitor = self._visitors.get(fd)
+        if visitor is None:
+            self._admitted_early[fd] = account
+        else:
+            visitor.admitted = account
+            visitor.settled = visitor.received
+
+    def dismiss(self, fd: int, received: int) -> None:
+        """It is a stranger again, and owes nothing of the ``received`` bytes that came so far."""
+        self._admitted_early.pop(fd, None)
+        visitor = self._visitors.get(fd)
+        if visitor is not None:
+            visitor.admitted = None
+            visitor.received = visitor.settled = received
+
+    def settle(self, fd: int, frames: int, nbytes: int, now: float) -> None:
+        """A message of a stranger was read: so many frames of so many bytes together."""
+        visitor = self._visitors.get(fd)
+        if visitor is not None:
+            beats = _BEAT_BYTES_PER_S * min(_MOST_BEAT_S, max(0.0, now - visitor.since))
+            visitor.settled += nbytes + _FRAME_BYTES * frames + int(beats)
+            visitor.since = now
+
+    def measure(self, fd: int, received: int) -> list[Visitor]:
+        """So many bytes have come over a connection by now."""
+        visitor = self._visitors.get(fd)
+        if visitor is None or visitor.admitted or visitor.leaving:
+            return []
+        visitor.received = max(visitor.received, received)
+        visitor.settled = min(visitor.settled, visitor.received)
+        if visitor.owed > self._limits.stranger_bytes:
+            return self._leave([visitor])
+        strangers = self.strangers
+        if sum(stranger.owed for stranger in strangers) > self._limits.strangers_bytes:
+            return self._leave([max(strangers, key=lambda stranger: stranger.owed)])
+        return []
+
+    def measure_admitted(self, fd: int, received: int, has_room: Callable[[int], bool]) -> list[Visitor]:
+        """The same of one that is admitted. What came before its last message was read belongs to that."""
+        visitor = self._visitors.get(fd)
+        if visitor is None or visitor.admitted is None or visitor.leaving:
+            return []
+        if visitor.admitted.spoke:
+            visitor.admitted.spoke = False
+            visitor.settled = visitor.received
+        visitor.received = max(visitor.received, received)
+        return self._leave([visitor]) if visitor.owed > PENDING_BYTES and not has_room(0) else []
+
+    def show_out(self, fd: int) -> list[Visitor]:
+        """Whoever has this descriptor has to leave."""
+        visitor = self._visitors.get(fd)
+        return [] if visitor is None else self._leave([visitor])
+
+    def _leave(self, visitors: list[Visitor]) -> list[Visitor]:
+        leaving = [visitor for visitor in visitors if not visitor.leaving]
+        for visitor in leaving:
+            visitor.leaving = True
+        return leaving
+
+
+def origin_of(host: str) -> str:
+    """The address whose connections are counted together: of IPv6 the network of 64 bits, which one device may have."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
