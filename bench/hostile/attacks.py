@@ -37,7 +37,8 @@ BREATH_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """``address``: a worker in the honest master's session, which has that ``token``. ``spare``: one that nobody uses."""
+    """``address``: a worker in the honest master's session, which has that ``token``. ``spare``: one
+    that no master uses."""
 
     address: str
     spare: str
@@ -52,7 +53,7 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """``plain``: with keys nobody gets so far. ``cases``: how many there are to try; without any it is left out."""
+    """``plain``: it can't get so far against keys. ``cases``: the number of its variants; with none it is left out."""
 
     name: str
     strike: Callable[[Victim], None]
@@ -118,7 +119,7 @@ def resets_with_unread_messages(victim: Victim) -> None:
 
 
 def data_of_strangers(victim: Victim) -> None:
-    """Data for runs to come, of nobody."""
+    """Data for runs to come, from unknown peers."""
     for stranger in _one_by_one(victim):
         _send_early(victim, stranger)
 

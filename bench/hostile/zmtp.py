@@ -110,7 +110,7 @@ def held_bytes(pid: int) -> int:
 
 
 def forget_peak(pid: int) -> None:
-    """Begin anew with the peak."""
+    """Let the peak start again from the present memory."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 

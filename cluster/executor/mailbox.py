@@ -80,7 +80,7 @@ class Inbox:
         self._floor = 0
         self.bytes = 0
         self.most_bytes: float = math.inf
-        """Beyond this somebody sends what no run takes: see ``make_room``."""
+        """Above this a peer has sent payloads that no run takes: see ``make_room``."""
 
     def put(self, run: int, origin: int, tag: int, payload: Frame) -> bool:
         """Store a payload. False if its run is over."""

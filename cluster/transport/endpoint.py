@@ -60,10 +60,10 @@ class Endpoint(Protocol):
         """This peer is a stranger again."""
 
     def ignore(self, peer: Peer) -> None:
-        """Take nothing more that comes over this peer's connection; end it if more than a little comes."""
+        """Accept nothing more from this peer's connection; end it if much more arrives."""
 
     def drop(self, peer: Peer) -> None:
-        """End this peer's connection, whoever opened it, and take nothing more that comes over it."""
+        """End this peer's connection, whichever end opened it, and accept nothing more from it."""
 
     def hold(self, peer: Peer) -> None:
         """Keep what is sent over a link that ``connect`` opened until ``trust``: the other end would not take it yet."""

@@ -88,7 +88,7 @@ class MasterSession:
         """Another worker opened a link to this one; whether it is one of this session's.
 
         It shows the session's token and, where the transport proves keys (``credential``), the key that the master named for
-        its rank. Nobody attaches as the master, whose link is the one that greeted, nor as this worker itself.
+        its rank. No peer can attach as the master, whose link is the one that greeted, or as this worker itself.
         """
         if not hmac.compare_digest(message.session, self.hello.session):
             return False

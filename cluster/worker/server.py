@@ -297,7 +297,7 @@ class Worker:
         return any(peer in session.outgoing.values() for session in self._sessions.values())
 
     def _make_room(self, session: MasterSession, peer: Peer, rank: int) -> None:
-        """More came than all loaded programs receive: whoever holds most of it loses what is furthest ahead."""
+        """More arrived than all loaded programs receive: the rank that sent most loses what is furthest ahead."""
         worst = session.inbox.make_room()
         if worst == rank:
             self._give_up(peer, WireError(f"rank {rank} sent more for runs to come than they can take"))

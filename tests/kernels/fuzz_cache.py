@@ -24,15 +24,15 @@ from typing import Any
 import msgspec
 from numba import types
 
-from fogconv.calibration import cache as pairs
-from fogconv.calibration.cache import CACHE_VERSION, NOWHERE, CachedPair, master_key, remembered_device
+from fogconv.calibration import cache as rates
+from fogconv.calibration.cache import CACHE_VERSION, KnownRates, recall
 from fogconv.hardware.profile import ProfileDevice
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels.codegen import jit as compiled
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.conv import tuning_table
 from fogconv.kernels.conv.select import candidates, choose
-from fogconv.storage import trusted
+from fogconv.storage import cache_folder, trusted
 from tests import fuzzers
 from tests.fuzzers import Target, changed_json, scrambled, scratch
 from tests.strangers import STRANGER
@@ -42,6 +42,7 @@ WAYS = ("as it is", "sealed", "group", "all", "stranger", "link", "pipe", "folde
 OTHERS = frozenset(("group", "all", "stranger", "link", "strange folder", "open folder"))
 """Somebody else could have put it there."""
 MARK = "fogconv_canary"
+KEY = "device fuzzed"
 SPEC = ConvSpec(64, 64, 56, 56, (3, 3), padding=(1, 1, 1, 1))
 SIGNATURE = (types.int64,)
 ROOT = os.geteuid() == 0
@@ -84,8 +85,8 @@ def _choose(believed: bool) -> None:
 
 
 def _remember(believed: bool) -> None:
-    found = remembered_device(_folder())
-    assert found is None or (believed and found.gamma_s_per_mac["default"] > 0)
+    found = recall(_folder(), KEY, KnownRates)
+    assert found is None or (believed and found.device.gamma_s_per_mac["default"] > 0)
 
 
 def _arrange(way: str, file: Path, content: bytes) -> bool:
@@ -96,7 +97,7 @@ def _arrange(way: str, file: Path, content: bytes) -> bool:
         each.mkdir(mode=0o700)
     file.write_bytes(content)
     file.chmod(0o600)
-    compiled._cache_folder.cache_clear()
+    cache_folder._cache_folder.cache_clear()
     trusted.warn_once.cache_clear()
     match way:
         case "group":
@@ -139,7 +140,7 @@ def _file(kind: str) -> Path:
         case "tuned":
             return tuning_table._file(_folder(), host_isa())
         case _:
-            return pairs._path(_folder(), master_key())
+            return rates._path(_folder(), KEY)
 
 
 def _function() -> Any:
@@ -168,7 +169,7 @@ def _sealed(payload: bytes) -> bytes:
 @cache
 def seeds() -> dict[str, bytes]:
     device = ProfileDevice("pi", {"default": 1e-9, "direct": 2e-9})
-    measured = CachedPair(CACHE_VERSION, time.time(), device, NOWHERE, NOWHERE)
+    measured = KnownRates(CACHE_VERSION, time.time(), device, 0.0, 0.0, False, 1)
     contents = {
         "compiled": _compiled_file()[1],
         "tuned": ('{"' + tuning_table.key(SPEC) + '": "winograd2"}').encode(),
@@ -190,7 +191,7 @@ def changed(data: bytes, generator: random.Random) -> bytes:
     return data[:1] + change(data[1:], generator)
 
 
-TARGET = Target(one_input, seeds, changed, watched=(tuning_table, pairs, trusted))
+TARGET = Target(one_input, seeds, changed, watched=(tuning_table, rates, trusted))
 
 if __name__ == "__main__":
     fuzzers.main(TARGET)

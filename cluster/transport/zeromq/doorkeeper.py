@@ -1,15 +1,15 @@
-"""Doorkeeper: shows strangers out who take too much of a bound socket: connections, or bytes.
+"""Doorkeeper: ends connections of unknown peers that take too much of a bound socket: connections, or bytes.
 
 ZeroMQ can't: its high-water mark counts whole messages, its size limit counts one frame, and it drops no peer. But its
-monitor tells the descriptor of each connection that it accepts. For the bytes that came the system is asked (TCP_INFO), and
-a connection that is shut down by its descriptor is one that ZeroMQ sees end.
+monitor reports the descriptor of each accepted connection. The system reports the received bytes (TCP_INFO), and when a
+connection is reset by its descriptor, ZeroMQ sees it end.
 
-The descriptors are ZeroMQ's: it may close one at any moment, and the system may give its number away again. So each is
-looked at through a duplicate, which lies over one descriptor kept for this, and only acted on where the system's cookie for
-the connection is still the one that it came with. This needs no free descriptor: strangers may have used up all.
+The descriptors are ZeroMQ's: it may close one at any moment, and the system may reuse its number. So each one is examined
+through a duplicate, placed over one descriptor reserved for this, and acted on only if the system's cookie for the connection
+is still the original one. This needs no free descriptor, which strangers may have used up.
 
-A thread of its own does this, since strangers don't wait until a kernel has run. Strangers wake it when they send. While
-somebody is connected it looks ten times a second; while nobody is, it sleeps.
+A thread of its own does this, because strangers don't wait until a kernel has run. Strangers wake it when they send. It
+checks ten times a second while there are connections, and sleeps while there are none.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE
 log = logging.getLogger("fogconv.transport")
 
 LOOK_S = 0.1
-"""How often admitted ones are looked at: what comes between two looks is what a message that never ends may take beyond the
-memory limit."""
+"""The interval of checks of admitted peers: a message that never ends may take what arrives in it beyond the memory limit."""
 STRANGERS_S = 1.0
-"""How often strangers are looked at that did not send: one may pass for another that had its descriptor before."""
+"""The interval of checks of strangers that did not send: one may be mistaken for an earlier one with its descriptor."""
 PAUSE_S = 0.001
-"""After a look: whoever sends byte by byte must not make this thread run all the time."""
+"""The pause after a check: a peer that sends byte by byte must not keep this thread running."""
 
 _LINUX = sys.platform.startswith("linux")
 _TCP_INFO_BYTES = 256
@@ -54,7 +53,7 @@ _COOKIE_BYTES = 8
 
 
 class Doorkeeper:
-    """Watches what ``monitor`` tells of a bound socket; it is this thread's alone from now on.
+    """Watches what ``monitor`` reports of a bound socket; only this thread uses the monitor from now on.
 
     ``has_room(nbytes)``: whether payloads may still take so much. ``ended()`` is called when a connection has ended,
     ``turned_away()`` when a handshake failed, from this thread. Without Linux connections are neither counted nor measured.
@@ -76,7 +75,7 @@ class Doorkeeper:
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe()
         self._hand = _Hand()
-        # Elsewhere nobody is ever known as a stranger, and only the monitor is waited for.
+        # On other systems there is no register of strangers, and only the monitor is polled.
         self._poll = select.epoll() if _LINUX else select.poll()
         self._poll.register(self._wake_read, select.POLLIN)
         fd = monitor.getsockopt(zmq.FD)
@@ -88,7 +87,7 @@ class Doorkeeper:
         self._thread.start()
 
     def admit(self, fd: int, account: Account) -> None:
-        """The worker vouches for whoever has this connection, and notes in the account when it is heard."""
+        """The worker trusts the peer of this connection, and notes in the account when it receives from it."""
         with self._lock:
             self._register.admit(fd, account)
         with contextlib.suppress(OSError, ValueError):

@@ -555,7 +555,7 @@ class ZeromqEndpoint:
             if caller.ignored:
                 return
             self._doorkeeper.settle(caller.fd, frames, nbytes)
-        if len(header):  # else it asks whether this end is there, or goes on with what nobody takes
+        if len(header):  # an empty one is a probe, or the rest of a message that is not accepted
             self._events.append(Arrival(peer, (header[:STRANGER_MESSAGE_BYTES],), credential))
 
     def _read_monitor(self, link: Socket) -> None:

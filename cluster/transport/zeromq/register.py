@@ -1,12 +1,12 @@
-"""Register: who is connected to a socket that is bound, from where, since when, and how many bytes came. A table; no system.
+"""Register: the connections of a bound socket: from where, since when, how many bytes. A table, without system calls.
 
-    stranger   connected; nobody has vouched for it yet. It may owe STRANGER_BYTES: what came from it, less the messages that
-               were read. So a message that never ends, or is never begun, costs that much and no more.
-    admitted   the worker vouched for it. It may send what the memory limit leaves room for; a message that never ends does
-               not count as one that is read
+    stranger   connected, but not trusted by the worker yet. It may owe STRANGER_BYTES: the bytes received from it, less the
+               messages that were read. So a message that never ends, or never starts, costs that much and no more.
+    admitted   trusted by the worker. It may send what the memory limit leaves room for; a message that never ends does
+               not count as read
 
-Strangers are bounded per address and in all. The oldest goes when one too many comes: who is admitted at all is so within a
-moment, and whoever holds connections open holds them the longest.
+Strangers are bounded per address and in all. If there are too many, the oldest is dropped: an honest peer is admitted
+within a moment, and an attacker's connections stay open the longest.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Register:
         return self._leave([visitor]) if visitor.owed > PENDING_BYTES and not has_room(0) else []
 
     def show_out(self, fd: int) -> list[Visitor]:
-        """Whoever has this descriptor has to leave."""
+        """Drop the peer with this descriptor."""
         visitor = self._visitors.get(fd)
         return [] if visitor is None else self._leave([visitor])
 

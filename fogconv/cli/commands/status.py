@@ -284,11 +284,11 @@ def table(found: Sequence[Health]) -> RenderableType:
 
 
 def unprotected(found: Sequence[Health]) -> str:
-    """A sentence about the workers that serve whoever reaches them over a network; empty where there is none."""
+    """A sentence about the workers that serve any process that reaches them over a network; empty if there are none."""
     from fogconv.cluster.protocol.keys import is_local
 
     names = [health.address for health in found if health.authenticated is False and not is_local(health.address)]
-    return f"Without keys, usable by anybody who reaches them: {', '.join(names)}" if names else ""
+    return f"Without keys, open to every process that reaches them: {', '.join(names)}" if names else ""
 
 
 def _limit(health: Health, byte_count: Any) -> str:
