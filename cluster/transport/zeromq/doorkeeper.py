@@ -5,8 +5,8 @@ monitor reports the descriptor of each accepted connection. The system reports t
 connection is reset by its descriptor, ZeroMQ sees it end.
 
 The descriptors are ZeroMQ's: it may close one at any moment, and the system may reuse its number. So each one is examined
-through a duplicate, placed over one descriptor reserved for this, and acted on only if the system's cookie for the connection
-is still the original one. This needs no free descriptor, which strangers may have used up.
+through a duplicate, placed over one descriptor reserved for this, and acted on only if the system's cookie for the
+connection is still the original one. This needs no free descriptor, which strangers may have used up.
 
 A thread of its own does this, because strangers don't wait until a kernel has run. Strangers wake it when they send. It
 checks ten times a second while there are connections, and sleeps while there are none.
@@ -35,7 +35,7 @@ from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE
 log = logging.getLogger("fogconv.transport")
 
 LOOK_S = 0.1
-"""The interval of checks of admitted peers: a message that never ends may take what arrives in it beyond the memory limit."""
+"""The interval of checks of admitted peers: a message that never ends may exceed the memory limit by what arrives in it."""
 STRANGERS_S = 1.0
 """The interval of checks of strangers that did not send: one may be mistaken for an earlier one with its descriptor."""
 PAUSE_S = 0.001

@@ -148,7 +148,7 @@ def test_workers_without_keys_on_a_network_are_named() -> None:
         Health("tcp://192.168.0.9:5555", 1.0),
         Health("tcp://127.0.0.1:5555", 1.0, authenticated=False),
     ]
-    assert unprotected(found) == "Without keys, usable by anybody who reaches them: tcp://192.168.0.7:5555"
+    assert unprotected(found) == "Without keys, open to every process that reaches them: tcp://192.168.0.7:5555"
     assert unprotected(found[1:]) == ""
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table(found))
