@@ -40,7 +40,7 @@ ALLOWED = {
 """(file, words) → why they stand there."""
 
 PRODUCT = ("fogconv", "cluster", "kernels", "bench")
-PROSE = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PROSE = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 _WORDS = re.compile(rf"\b(?:{'|'.join(PLAINER)})\b", re.IGNORECASE)
 _CODE = re.compile(r"``[^`]*``|`[^`]*`")
 

@@ -460,6 +460,12 @@ class ZeromqEndpoint:
 
     def _send_waiting(self, link: Socket) -> None:
         """Each peer's messages in their order; a peer that reads nothing does not delay the others."""
+        if link.held:
+            while link.ahead and self._try_send(link, *link.backlog[0]):
+                link.backlog.popleft()
+                link.ahead -= 1
+            link.settle()
+            return
         stuck: set[Peer] = set()
         left: deque[tuple[Peer, list[Frame]]] = deque()
         for peer, part in link.backlog:

@@ -54,6 +54,8 @@ class Socket:
     """Whether the handshake has succeeded, so that messages may be sent."""
     held: bool = False
     """Whether sending waits until `release`."""
+    ahead: int = 0
+    """The messages of the backlog that were sent before `hold`: they don't wait for `release`."""
     file: SocketFile | None = None
     """Of a Unix socket that listens."""
     trusted: bool = False
@@ -73,8 +75,14 @@ class Socket:
     def open(self) -> None:
         """Messages may be sent from now on."""
         self.opened = True
-        if not self.held:
+        self.settle()
+
+    def settle(self) -> None:
+        """Send or wait, by what is held."""
+        if self.opened and (self.ahead or not self.held):
             self.put = super(zmq.Socket, self.raw).send
+        else:
+            self.put = _wait
 
     def follow(self, event: int) -> bool:
         """An event of a DEALER's monitor that is not its end: whether the link is open now."""
@@ -91,15 +99,14 @@ class Socket:
         return (own,) if self.router else (own, _descriptor(self.monitor))
 
     def hold(self) -> None:
-        """Let all sends wait, as if the other end took nothing for now."""
-        self.held = True
-        self.put = _wait
+        """Let all sends from now on wait, as if the other end took nothing for now."""
+        self.held, self.ahead = True, len(self.backlog)
+        self.settle()
 
     def release(self) -> None:
         """Send again, if the link is open."""
         self.held = False
-        if self.opened:
-            self.open()
+        self.settle()
 
     def drop(self, linger_ms: int) -> None:
         self.raw.disable_monitor()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import pytest
 import zmq
 
+from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.keys import KeyPair, Keys
 from fogconv.cluster.session.session import Session
-from fogconv.cluster.transport.endpoint import Loss
+from fogconv.cluster.transport.endpoint import Arrival, Loss
 from fogconv.cluster.transport.resolver import Resolver
 from fogconv.cluster.transport.zeromq.dialing import answer_s, heartbeats, heartbeats_of_router
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
@@ -184,6 +188,25 @@ def test_a_link_with_a_long_round_trip_is_not_cut(keys: bool, caplog: pytest.Log
         assert "heartbeats wait" in line
     finally:
         here.close()
+
+
+def test_what_was_sent_before_a_hold_goes_out_when_the_link_opens_and_the_rest_when_it_is_trusted() -> None:
+    with closing(ZeromqEndpoint("tcp://127.0.0.1:*")) as worker, closing(ZeromqEndpoint()) as other:
+        peer = other.connect(worker.address)
+        other.send(peer, codec.encode(m.Attach(bytes(16), 2)))  # before it is connected
+        other.hold(peer)
+        other.send(peer, codec.encode(m.Bye()))
+        arrived = []
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and len(arrived) < 2:
+            other.receive(0.05)
+            event = worker.receive(0.05)
+            if isinstance(event, Arrival):
+                arrived.append(type(codec.decode(event.frames)[0]))
+                if len(arrived) == 1:
+                    assert all(worker.receive(0.05) is None and other.receive(0.05) is None for _ in range(5))
+                    other.trust(peer)
+    assert arrived == [m.Attach, m.Bye]
 
 
 def test_a_fast_link_keeps_its_heartbeat(there: ZeromqEndpoint, caplog: pytest.LogCaptureFixture) -> None:
