@@ -28,6 +28,7 @@ from tests.cluster.programs import FakeExecutable, fake_local, ring, star
 from tests.cluster.proxy import Proxy
 from tests.cluster.transport.contract import (
     PATIENCE_S,
+    attached,
     echoing,
     messages_keep_their_order,
     messages_without_payload_arrive,
@@ -78,7 +79,7 @@ def test_all_numbers_of_a_name_are_tried_and_the_taken_one_is_logged(
     here = ZeromqEndpoint(resolver=Resolver(silent))
     try:
         with caplog.at_level(logging.INFO, "fogconv.transport"):
-            messages_keep_their_order(here, here.connect(f"tcp://{name}:{port_of(there)}"))
+            messages_keep_their_order(here, attached(here, f"tcp://{name}:{port_of(there)}"))
         [line] = [record.message for record in caplog.records if "is reached at" in record.message]
         assert f"tcp://{name}:{port_of(there)} is reached at 127.0.0.1, of {', '.join(silent.known[name])}" == line
     finally:
