@@ -13,11 +13,11 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
+from fogconv.ir.memory.footprint import Packing
 from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
-    from fogconv.kernels.conv.linear import PreparedLinear
 
 
 def nothing() -> None:
@@ -49,10 +49,21 @@ class Shares(Protocol):
     arrays: Any
 
 
+@runtime_checkable
+class Packed(Protocol):
+    """Weights of which some are here as the kernels read them: what an executable is given in the place of plain ones."""
+
+    def find(self, packing: Packing) -> PreparedConv2d | None:
+        """Weights that are packed already. Whoever binds to them keeps them in use."""
+
+    def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
+        """They are packed now. ``last``: no other packing of the same weight will be asked for."""
+
+
 class Build(Protocol):
     """The interpreter's constructor, or a test's."""
 
-    def __call__(self, program: ir.Program, weights: dict[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
+    def __call__(self, program: ir.Program, weights: Mapping[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
 
 
 class Executor(Build, Protocol):
@@ -89,7 +100,7 @@ class Binder(Protocol):
 
     def compute(self, step: ir.AnyStep) -> Callable[[], None]: ...
 
-    def prepare(self, step: ir.Conv) -> PreparedConv2d | PreparedLinear: ...
+    def prepare(self, step: ir.Conv) -> PreparedConv2d: ...
 
     def view(self, buffer: int, region: Region) -> Blocked: ...
 

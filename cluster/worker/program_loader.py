@@ -5,10 +5,12 @@ What it yields are the answers to the master, each as soon as it is due.
 
 from __future__ import annotations
 
+import errno
 import logging
-import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -16,10 +18,11 @@ from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.worker.master_session import Loading, MasterSession
-from fogconv.cluster.worker.system import process_bytes
+from fogconv.cluster.worker.system import process_bytes, trim
 from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
+from fogconv.ir.memory.footprint import MARGIN, PROCESS_BYTES, Choose, Footprint, Packing, footprint, packings, room
 
 log = logging.getLogger("fogconv.worker")
 
@@ -40,6 +43,8 @@ class ProgramLoader:
         self.build = build
         self._threads = threads
         self._memory_limit_bytes = memory_limit_bytes
+        self._private: WeakKeyDictionary[Runnable, int] = WeakKeyDictionary()
+        """What each program that is loaded takes beside its weights."""
         self._keep_weights = keep_weights
         self._adopt = adopt
 
@@ -49,7 +54,7 @@ class ProgramLoader:
             program = ir.decode(bytes(payload))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise WireError(f"a malformed program: {error}") from error
-        missing = {key for key in program.weights if key not in self.store}
+        missing = self.store.missing(program.weights, self._packings(program))
         self._check_memory(program, missing)
         session.loading.append(Loading(task.request, task.program, program, missing))
         yield m.Missing(task.request, tuple(sorted(missing)))
@@ -57,7 +62,7 @@ class ProgramLoader:
 
     def keep(self, session: MasterSession, task: m.Weight, payload: Frame) -> Iterator[m.AnyMessage]:
         """Weights came. Raises WireError where no program waits for them."""
-        if not any(task.key in loading.missing for loading in session.loading) and task.key not in self.store:
+        if not any(task.key in loading.missing for loading in session.loading) and not self.store.has(task.key):
             raise WireError(f"weights {task.key} came that no program waits for")
         try:
             self.store.put(task.key, task.shape, payload)
@@ -76,15 +81,13 @@ class ProgramLoader:
             session.loading.remove(loading)
             begin = time.perf_counter()
             program = loading.program
-            weights = {key: self.store[key] for key in program.weights}
             try:
-                executable = self.build(program, weights, threads=self._threads)
+                executable = self._bind(program)
             except FogconvError as error:
                 yield failed(loading.request, 0, error)
                 continue
             except Exception as error:  # the master waits for an answer to the load, not to what completed it
-                log.exception("a program can't be bound")
-                yield failed(loading.request, 0, WorkerFailedError(f"{type(error).__name__}: {error}"))
+                yield failed(loading.request, 0, refusal(error))
                 continue
             if program.shares and isinstance(executable, Shares):
                 executable.arrays = session.arrays.setdefault(program.shares, executable.arrays)
@@ -94,54 +97,91 @@ class ProgramLoader:
             log.info("program %d is ready after %.2f s, %.1f MB", loading.number, seconds, executable.memory_bytes / 1e6)
             yield m.Loaded(loading.request, loading.number, executable.memory_bytes, process_bytes(), seconds)
 
+    def _bind(self, program: ir.Program) -> Runnable:
+        """The program, ready to run. Raises WorkerMemoryError, and what the build raises."""
+        needed = self._footprint(program)
+        weights = self.store.lend(program.weights, tight=self._free() < needed.total)
+        executable = self.build(program, weights, threads=self._threads)
+        self._check_after()
+        self._private[executable] = needed.private
+        return executable
+
     def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
         """Raise WorkerMemoryError where what the program needs is over the limit, before anything is shipped.
 
-        Weights count twice, as they come and as the kernels pack them; weights that nobody needs now count as free.
+        Weights that nobody needs now count as free. The planner counts by the same function.
         """
         if not self._memory_limit_bytes:
             return
-        shard = sum(4 * math.prod(shape) for shape in program.weights.values())
-        arriving = sum(4 * math.prod(program.weights[key]) for key in missing)
-        buffers = buffer_bytes(program)
-        free = self._memory_limit_bytes - process_bytes()
-        needed = shard + arriving + buffers
-        if needed > free:
-            free += self.store.evict(needed - free, keep=program.weights)
-        if needed > free:
+        needed = self._footprint(program)
+        # The program's own plain weights go as they are packed.
+        free = self._free() + self.store.plain_bytes(program.weights)
+        if needed.total > free:
+            free += self.store.evict(needed.total - free, keep=program.weights, packings=self._packings(program))
+        if needed.total > free:
+            limit = self._memory_limit_bytes
             raise WorkerMemoryError(
-                f"the shard needs {needed / 1e6:.0f} MB ({arriving / 1e6:.0f} MB of weights to come, "
-                f"{shard / 1e6:.0f} MB packed, {buffers / 1e6:.0f} MB of maps), but {max(0, free) / 1e6:.0f} MB are left of "
-                f"this worker's limit of {self._memory_limit_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
+                f"the shard needs {needed.total / 1e6:.0f} MB (packed weights: {needed.packed / 1e6:.0f} MB, the largest "
+                f"while it is packed: {needed.transit / 1e6:.0f} MB, maps and messages: {needed.private / 1e6:.0f} MB), but "
+                f"{max(0, free) / 1e6:.0f} MB are left of this worker's limit of {limit / 1e6:.0f} MB, of which "
+                f"{min(PROCESS_BYTES, limit) / 1e6:.0f} MB are for the process itself: give it less work, or raise --memory"
             )
 
+    def _check_after(self) -> None:
+        """Raise WorkerMemoryError where the process holds more than its limit now that everything is packed and compiled."""
+        most = MARGIN * self._memory_limit_bytes
+        if not self._memory_limit_bytes or process_bytes() <= most:
+            return
+        trim()
+        held = process_bytes()
+        if held > most:
+            raise WorkerMemoryError(
+                f"with this shard the process holds {held / 1e6:.0f} MB, but its limit is "
+                f"{self._memory_limit_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
+            )
+
+    def _free(self) -> int:
+        """What the limit leaves beside the weights that are here and the maps of the programs that are loaded."""
+        if not self._memory_limit_bytes:
+            return sys.maxsize
+        return room(self._memory_limit_bytes) - self.store.held_bytes - sum(self._private.values())
+
+    def _footprint(self, program: ir.Program) -> Footprint:
+        return footprint(program, threads=self._threads, choose=_choose(), packed=self.store.packed)
+
+    def _packings(self, program: ir.Program) -> Collection[Packing]:
+        return packings(program, _choose())
+
     def _trim(self, session: MasterSession) -> None:
-        """After the kernels packed their weights, keep the plain ones only where there is room."""
+        """After a program is built, keep weights that it does not use only where there is room."""
         waiting = {key for loading in session.loading for key in loading.program.weights}
         if not self._keep_weights:
-            self.store.evict(self.store.bytes, keep=waiting)
+            self.store.evict(sys.maxsize, keep=waiting)
         elif self._memory_limit_bytes:
-            self.store.evict(process_bytes() - self._memory_limit_bytes, keep=waiting)
+            self.store.evict(-self._free(), keep=waiting)
+
+
+def refusal(error: Exception) -> FogconvError:
+    """What a program that can't be bound is answered: that memory is short, or that it is a bug."""
+    text = str(error).lower()
+    short = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    # LLVM's binding has no class of its own for it.
+    if short or (isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)):
+        return WorkerMemoryError(
+            f"this worker ran out of memory while it prepared its shard ({text or type(error).__name__})"
+        )
+    log.exception("a program can't be bound")
+    return WorkerFailedError(f"{type(error).__name__}: {error}")
+
+
+def _choose() -> Choose:
+    """The kernels' own choice: it knows what was measured here, where the planner knows the rule alone."""
+    from fogconv.kernels.conv.conv import algorithm_of  # late: compiled code is for those that bind
+
+    return algorithm_of
 
 
 def failed(request: int, run: int, error: FogconvError) -> m.Failed:
     """The answer to a request, or a run, that failed."""
     log.error("request %d, run %d: %s", request, run, error)
     return m.Failed(request, run, type(error).__name__, str(error)[:4000])
-
-
-def buffer_bytes(program: ir.Program) -> int:
-    """What a program's buffers take in the blocked layout, if none shares memory with another, and its plain arrays."""
-    arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
-    for step in program.steps:
-        if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):
-            # Blocked maps in and out, and the plain result.
-            arrays.append(step.spec.input_elements + step.spec.output_elements + step.spec.weight_elements)
-            arrays.append(max(step.spec.input_elements, step.spec.output_elements))
-    plain = 4 * sum(arrays)
-    total = 0
-    for buffer in program.buffers:
-        channels, rows, columns = buffer.region.shape
-        top, bottom, left, right = buffer.margin
-        total += -(-channels // 16) * 16 * (top + rows + bottom) * (left + columns + right)
-    return plain + 4 * program.batch * total

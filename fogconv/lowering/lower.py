@@ -26,6 +26,7 @@ from fogconv.lowering.buffers import Held
 from fogconv.lowering.layer_steps import MAKERS, activation_of
 from fogconv.lowering.overlap import interior_first
 from fogconv.lowering.program_builder import Partial, ProgramBuilder
+from fogconv.lowering.weight_slices import Shapes
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ def lower(graph: LayerGraph, plan: Plan) -> Lowered:
     """Raises PlannerError when the plan is not for this graph."""
     check_plan(plan, graph)
     return _Lowering(graph, plan).run()
+
+
+def outline(graph: LayerGraph, plan: Plan) -> tuple[Program, ...]:
+    """The programs without their weights, under names that mean nothing: quicker, for whoever counts what they take.
+
+    Raises PlannerError when the plan is not for this graph.
+    """
+    check_plan(plan, graph)
+    return _Lowering(graph, plan, Shapes(graph.weights)).run().programs
 
 
 class _Lowering(ProgramBuilder):

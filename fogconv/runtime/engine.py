@@ -41,7 +41,8 @@ from fogconv.runtime.membership import (
     next_members,
     rehearsals,
     topology_of,
-    with_less_weight,
+    with_less_memory,
+    with_limits,
 )
 from fogconv.runtime.plan_cache import CompiledPlan, PlanCache
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
@@ -86,6 +87,7 @@ class Engine:
     progress: Callable[[Progress], None] | None = None
 
     def __post_init__(self) -> None:
+        self.topology = with_limits(self.topology, self.session.workers)
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
         self._adapts = self.run_options.adapt and self.plan_options.plan is None
         self._rejoining = Rejoining(self.session)
@@ -290,7 +292,7 @@ class Engine:
             except WorkerMemoryError as error:
                 if error.rank not in members:
                     raise
-                smaller = with_less_weight(self.topology, self.graph, play.plan, members, error.rank)
+                smaller = with_less_memory(self.topology, self.graph, play.plan, members, error.rank)
                 try:
                     same = self._plans.plan(smaller, members).placements == play.plan.placements
                 except PlannerError:
