@@ -147,8 +147,8 @@ def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, mem
 def _within_memory(
     graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, members: Sequence[int] | None, drifting: bool
 ) -> Plan:
-    """A rank whose memory limit is too small makes weights dear until the path that stores least on it is the cheapest; if
-    that is still too much, as maps are no weights, the others do without it."""
+    """Where a rank's memory limit is too small, weights become dear on all ranks with limits, until the path that stores
+    least on them is the cheapest; if that is still too much, as maps are no weights, the others do without it."""
     topology = book.prices.topology
     penalty = 0.0
     for attempt in count(1):
@@ -176,6 +176,7 @@ def _cheapest(
 ) -> Plan:
     book.effort = 0
     options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
+    limited = [rank for rank, device in enumerate(book.prices.topology.devices) if device.memory_bytes is not None]
     order = [(stage, index) for stage in stages(graph) for index in stage]
     last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in graph.layers[index].reads}
     last_reader[graph.output] = len(graph.layers)
@@ -204,7 +205,9 @@ def _cheapest(
                     state, move_s, via, met = _bring(book, path.state, option, there, path.met)
                     for tensor in layer.writes:
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
-                    fixed = option.edge_s + option.sum_s + penalty * max(option.stored)
+                    fixed = option.edge_s + option.sum_s
+                    if penalty:
+                        fixed += penalty * max(option.stored[rank] for rank in limited)
                     choice = _Choice(path.last, option, via, move_s)
                     _keep(best, path.cost + move_s + fixed, state, dead, choice, met)
         late = book.effort > EFFORT * (number + 1) / len(graph.layers)
