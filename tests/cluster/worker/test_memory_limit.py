@@ -26,6 +26,8 @@ LIMIT = 400_000_000
 WORKERS = 2
 SIZES = {"alexnet": 224, "densenet121": 64, "inception_v3": 139, "mobilenet_v2": 96, "resnet50": 96, "vgg16": 64}
 SCHEMES = ("rows", "depth", "star")
+HEARTBEAT_S = 30.0
+"""A busy machine is no reason to lose a worker here."""
 QUICK = (("resnet18", 64, "rows"), ("squeezenet1_0", 64, "star"), ("mobilenet_v2", 64, "depth"))
 
 
@@ -44,17 +46,19 @@ def expect_kept(cache: Path, model: str, size: int, scheme: str) -> None:
         for _ in range(WORKERS):
             port = free_port()
             flags = ("--bind", f"tcp://127.0.0.1:{port}", "--threads", "1", "--memory", str(LIMIT))
+            flags += ("--heartbeat", str(HEARTBEAT_S))
             command = (sys.executable, "-m", "fogconv", "worker", *flags)
             workers[f"tcp://127.0.0.1:{port}"] = stack.enter_context(process(*command, FOGCONV_CACHE_DIR=str(cache)))
             wait_until_listening(port)
-        session = stack.enter_context(connect(list(workers)))
+        session = stack.enter_context(connect(list(workers), heartbeat_s=HEARTBEAT_S))
         topology = Topology.uniform(WORKERS + 1, 2e10, 1.25e9, 1e-6, copy_s_per_byte=1e-11, step_s=1e-6)
         engine = Engine(graph(model, size), session, topology, PlanOptions(scheme, threshold=0.0), STEADY)
         check(cell, engine.run(image(model, size)).output)
+        assert all(worker.poll() is None for worker in workers.values()), "none ended"
+        assert not engine.events, "what the planner found to fit was refused by no worker, and nobody was lost"
         needed = needed_bytes(engine.graph, engine.plan, engine.topology)
         assert max(needed[1:]) > 0, "the workers have work"
         assert max(needed[1:]) <= room(LIMIT)
-        assert not engine.events, "what the planner found to fit was refused by no worker"
         peaks = [peak_bytes(worker.pid) for worker in workers.values()]
     assert max(peaks) <= MARGIN * LIMIT, f"{cell}: {[round(peak / 1e6) for peak in peaks]} MB; {needed} B were counted"
 
