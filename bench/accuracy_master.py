@@ -2,7 +2,7 @@
 
 python -m bench.accuracy_master FOLDER TASK        TASK is a Task as JSON
 
-It is asked in this order: "measure", "pings", "rehearse" (quota on), "load" (quota off), then as many inferences as wanted
+The order of its requests: "measure", "pings", "rehearse" (quota on), "load" (quota off), then any number of inferences
 (quota on).
 """
 
@@ -21,7 +21,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 
 from bench.fog.cgroup import quota_and_period_us
-from bench.fog.conversation import Facts, Voice
+from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.master import Subject
 from bench.made_up import made_up
 from fogconv.analysis.layer_report import layer_reports
@@ -57,15 +57,15 @@ CPU = 0.2
 PERIOD_S = quota_and_period_us(CPU)[1] * 1e-6
 PAUSE_S = 5e-4
 REHEARSAL, REHEARSAL_SIZES = (48, 96, 192, 384), (32, 112)
-"""Channels of the made-up net that shows what messages cost between convs, stage by stage. With the smaller image, of so
-many rows, it is messages that cost; with the larger one bytes."""
+"""Channels, stage by stage, of the synthetic net that measures the cost of messages between convs. With the smaller
+image, of so many rows, the messages dominate; with the larger one the bytes."""
 RUNS = 300
-"""Of each probe: with fewer, where in its period a node begins and ends would count."""
+"""Repeats of each probe: with fewer, a node's position in its period at the start and end would matter."""
 
 
 class Task(msgspec.Struct, frozen=True):
-    """``net`` and where the workers are. ``samples``: random convs that the predictor learns from. ``keep``: a folder for
-    what was measured, to be looked at."""
+    """``net`` and the workers' addresses. ``samples``: random convs to fit the predictor. ``keep``: a folder for the
+    measurements."""
 
     net: str
     cluster: str
@@ -75,9 +75,9 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What to do. ``there_bytes``, ``back_bytes``: of each of ``count`` pings with the first worker. ``byte_cpu_s``:
-    seconds of the processor as the nodes' own accounts have them, for a sent byte and for a received one, of the master and
-    of a worker; ``rehearsal_cpu_s`` the same of each node, for one inference of the rehearsal."""
+    """What to do. ``there_bytes``, ``back_bytes``: the sizes of each of ``count`` pings with the first worker.
+    ``byte_cpu_s``: processor seconds by the nodes' control groups, for a sent byte and for a received one, of the master
+    and of a worker; ``rehearsal_cpu_s`` the same of each node, for one inference of the rehearsal."""
 
     do: str
     count: int = 1
@@ -100,7 +100,7 @@ class Master:
         self.predictor: Predictor = fit(task.predictor, [Sample(s, t) for s, t in zip(specs, seconds, strict=True)])
         [self.step_s] = conv_seconds([TINY], Executable, clock=time.thread_time)
         session.measure(FULL[:2], repeats=1)
-        # Links without the quota, too: what a message takes of the processor is measured for itself.
+        # Links are measured without the quota as well; the processor time of a message is measured separately.
         self.links: dict[tuple[int, int], Link] = {}
         for worker in session.workers:
             there, back, _ = measure_link(session, worker.rank, rounds=24, probe_s=0.15)
@@ -135,21 +135,22 @@ class Master:
                 return self.run(question.count)
 
     def measure(self) -> Facts:
-        """Under the quota: how it stretches work, and how much slower than their own time each node's kernels are."""
+        """Under the quota: by how much it stretches work, and how much slower than their own time each node's kernels
+        are."""
         probe = FULL[:2]
         own = [self.predictor.seconds(spec) for spec in probe]
         seconds: list[Sequence[float]] = [conv_seconds(probe, Executable, repeats=RUNS)]
         answers = self.session.measure(probe, repeats=RUNS)
         seconds += [answers[rank].seconds for rank in sorted(answers)]
         slower = [float(np.mean([t / o for t, o in zip(found, own, strict=True)])) for found in seconds]
-        # All nodes have the same share of the same machine: what they differ by is how it was measured.
+        # All nodes have the same share of the same machine, so differences between them are measurement errors.
         self.slower = [float(np.mean(slower))] * len(slower)
         self.cut = cut_s_per_byte()
         self.share, self.tick_s = quota()
         return {"slower": slower, "share": self.share, "tick_s": self.tick_s, "copy": self.cut}
 
     def seconds(self, rank: int, spec: ConvSpec) -> float:
-        """In the long run."""
+        """Seconds in the long run."""
         return self.predictor.seconds(spec) * self.slower[rank]
 
     def after_rest_s(self, rank: int, spec: ConvSpec) -> float:
@@ -191,7 +192,7 @@ class Master:
         }
 
     def run(self, repeats: int) -> Facts:
-        """Back to back: what there is to tell of them is worked out when all are done."""
+        """Run inferences back to back; the report is computed when all are done."""
         self.session.synchronise()
         results = [self.session.run(self.loaded, [self.subject.image]) for _ in range(repeats)]
         found = []
@@ -221,7 +222,7 @@ class Master:
         return {"runs": found}
 
     def keep_programs(self, folder: Path) -> None:
-        """The programs, what their convs take, and the topology."""
+        """Store the programs, the times of their convs, and the topology."""
         folder.mkdir(parents=True, exist_ok=True)
         for earlier in folder.glob("times-*.npz"):
             earlier.unlink()
@@ -236,9 +237,9 @@ class Master:
 
 
 class Rehearsal:
-    """A net of nobody's, distributed as the tested ones are: what a message costs where convs come before and after it.
+    """A synthetic net, distributed like the tested ones: it measures the cost of a message between convs.
 
-    Pings come one after the other, and find their code and their data in the caches; between convs they don't.
+    Successive pings find their code and data in the caches; messages between convs don't.
     """
 
     def __init__(self, session: Session, size: int) -> None:
@@ -256,12 +257,12 @@ class Rehearsal:
             self.session.run(self.loaded, [self.image])
 
     def processor_s(self, topology: Topology, seconds: Seconds) -> Sequence[float]:
-        """What an inference takes of each rank's processor, as simulated."""
+        """The simulated processor time of an inference, per rank."""
         return simulate(self.programs, topology, seconds=seconds, keep_events=False).processor_s
 
     @property
     def messages(self) -> list[int]:
-        """Of each rank, those that begin and end an inference included."""
+        """The number of messages of each rank, including those that start and end an inference."""
         found = [2 + sum(isinstance(step, ir.Send | ir.Recv) for step in program.steps) for program in self.programs]
         return [found[0] + 2 * len(self.programs) - 4, *found[1:]]
 
@@ -269,11 +270,12 @@ class Rehearsal:
 def priced(
     rehearsals: Sequence[Rehearsal], topology: Topology, measured_s: Sequence[Sequence[float]], seconds: Seconds
 ) -> Topology:
-    """The topology with messages and bytes at what two rehearsals took beyond their convs, one of many bytes and one of few.
+    """The topology with the costs of messages and bytes from two rehearsals, one with many bytes and one with few: their
+    time beyond the convs.
 
-    ``measured_s``: what an inference of each takes of each rank's processor, as in the long run. Bytes keep the proportions
-    that pings found between sending and receiving. The workers' are taken together: they are equal, and one that gets few
-    messages would tell little of its own.
+    ``measured_s``: the processor time of an inference of each, per rank, in the long run. The ratio of sending to
+    receiving a byte is that of the pings. The workers, which are equal, are averaged, because a worker with few messages
+    alone would give a poor estimate.
     """
     free = _with_messages(topology, topology.ranks, 0.0, 0.0)
     bytes_only = _with_messages(topology, topology.ranks, 0.0, 1.0)
@@ -289,7 +291,7 @@ def priced(
 
 
 def _with_messages(topology: Topology, ranks: Sequence[int], message_s: float, times: float) -> Topology:
-    """A message takes so long on these ranks, and a byte so many times what it takes now."""
+    """The topology with this time per message on these ranks, and with their time per byte multiplied by a factor."""
     for rank in ranks:
         device = topology.devices[rank]
         device = replace(
@@ -303,9 +305,8 @@ def _with_messages(topology: Topology, ranks: Sequence[int], message_s: float, t
 
 
 def quota(least_s: float = 2.0) -> tuple[float, float]:
-    """(share, tick_s) of this processor: how much of the time it runs, and the longest that it runs without a pause.
-
-    By looking at the clock: between two looks there is a pause, or none."""
+    """(share, tick_s) of this processor: the share of time in which it runs, and the longest run without a pause.
+    Measured by reading the clock in a loop: a large step is a pause."""
     begin = start = last = time.perf_counter()
     runs = []
     while last - begin < least_s:
@@ -318,7 +319,7 @@ def quota(least_s: float = 2.0) -> tuple[float, float]:
 
 
 def cut_s_per_byte(least_s: float = 0.5) -> float:
-    """What cutting a region out of a map takes, by the clock, in seconds per byte: the map does not fit into a cache."""
+    """The time to cut a region out of a map, in seconds per byte; the map does not fit into a cache."""
     source = Blocked.empty(1, 64, 224, 224)
     out = np.empty(source.batch * 64 * 224 * 224, np.float32)
     extract = wire.bind_extract(source, 0, 64, out)
@@ -342,7 +343,7 @@ def main(folder: Path, text: str) -> None:
 
     with connect(task.cluster, local=local, timeout_s=600.0, connect_timeout_s=60.0, insecure=True) as session:
         master = Master(task, session)
-        Voice(folder).serve({}, master.answer)
+        NodeEnd(folder).serve({}, master.answer)
 
 
 if __name__ == "__main__":

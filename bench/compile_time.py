@@ -1,10 +1,10 @@
-"""How long compiling all kernels of a network takes, and loading them from the cache on disk.
+"""The time to compile all kernels of a network, and to load them from the cache on disk.
 
     python -m bench.compile_time [--net resnet50] [--json]
 
-Two new processes load the network's program for one device, as a worker does: the first with an empty cache
-folder, the second with what the first left there. Each loads it twice; what the second time in the same process
-still takes is packing weights, and is subtracted.
+Two new processes load the network's program for one device, as a worker does: the first with an empty cache folder, the
+second with the first one's cache. Each loads it twice; the second time in the same process only packs weights, and is
+subtracted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGET_S = {"cold": 20.0, "cached": 1.0}
 
 
 def write_program(net: str, to: Path) -> None:
-    """The program of a network for one device, as it travels to a worker."""
+    """The program of a network for one device, as it is sent to a worker."""
     from fogconv.frontend.torch.export import export
     from fogconv.hardware.topology import Topology
     from fogconv.ir import program

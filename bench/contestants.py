@@ -26,7 +26,7 @@ MALLOC = {
 
 
 def with_fair_malloc() -> None:
-    """Start this process anew with ``MALLOC`` set, if it was not."""
+    """Restart this process with ``MALLOC`` set, if it was not."""
     if any(os.environ.get(name) != value for name, value in MALLOC.items()):
         os.environ.update(MALLOC)
         os.execv(sys.executable, sys.orig_argv)

@@ -2,7 +2,8 @@
 
     python -m bench.conv_shapes
 
-The nets are built without weights (torch's meta device) and run once; every conv2d is noted with the module that called it.
+The nets are built without weights (torch's meta device) and run once; every conv2d is recorded with the module that
+called it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ TARGET = Path(__file__).parent.parent / "fogconv" / "speedup" / "data" / "convs.
 
 
 class _Watch(TorchFunctionMode):
-    """Notes every conv2d: [name, c, f, H, W, [K_h, K_w], stride, padding (top, bottom, left, right), dilation, groups]."""
+    """Records every conv2d: [name, c, f, H, W, [K_h, K_w], stride, padding (top, bottom, left, right), dilation,
+    groups]."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ def main() -> None:
     nets = {}
     for name in TORCHVISION:
         size = SIZES.get(name, 224)
-        # regnet computes its widths with tensors, which the meta device can't give back as numbers.
+        # regnet computes its widths with tensors, which the meta device can't convert to numbers.
         with torch.device("cpu" if name.startswith("regnet") else "meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             model = models.get_model(name, weights=None)

@@ -1,4 +1,4 @@
-"""``python -m bench.endurance``: a day's inferences of a small network, a worker lost and taken back every so many.
+"""``python -m bench.endurance``: a day's inferences of a small network, with a worker lost and rejoined every so many.
 
 The workers are threads of this process with a ZeroMQ endpoint each, so that one process holds all that could leak: sockets,
 descriptors, threads, packed weights and maps, of both ends. Every other loss strikes in the middle of an inference. Reported
@@ -100,10 +100,10 @@ class Place:
             # Its endpoint was closed under it, as a killed process's is.
             worker.stop()
 
-    def lose(self, number: int, *, told: bool) -> None:
-        """Orderly, or without a word as if the process were killed."""
+    def lose(self, number: int, *, orderly: bool) -> None:
+        """``orderly``: with a farewell; otherwise as if the process were killed."""
         worker, endpoint, _ = self._served[number]
-        if told:
+        if orderly:
             worker.stop()
         else:
             endpoint.close()
@@ -160,11 +160,11 @@ def endure(inferences: int, workers: int, every: int, say: Any = lambda line: No
                 infer()
             if done >= inferences:
                 break
-            lost, told = losses % workers, losses % 4 == 1
+            lost, orderly = losses % workers, losses % 4 == 1
             if losses % 2:
-                place.lose(lost, told=told)
+                place.lose(lost, orderly=orderly)
             else:
-                strike = threading.Timer(0.0005, place.lose, (lost,), {"told": told})
+                strike = threading.Timer(0.0005, place.lose, (lost,), {"orderly": orderly})
                 strike.start()
                 infer()
                 strike.join()

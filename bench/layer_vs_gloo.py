@@ -2,12 +2,12 @@
 
     python -m bench.layer_vs_gloo [--json] [--repeats 15] [--tcp]
 
-The other side is what a user would write with torch.distributed over gloo, ranks as processes on one thread each: either
-every rank computes a share of the output channels and all gather them (backward: all-reduce of the partial
-input gradients), or every rank a share of the input channels and the partial outputs are all-reduced (backward:
-all-gather). The faster of the two counts. There every rank has the whole input and ends with the whole output;
-here the master has both. Ours: a master and workers as processes over ZeroMQ on loopback, one thread each; as ever
-between one user's processes on one machine, long payloads lie in shared memory. With --tcp they go over loopback.
+The other side is a typical program with torch.distributed over gloo, ranks as processes on one thread each: either every
+rank computes a share of the output channels and all gather them (backward: all-reduce of the partial input gradients), or
+every rank a share of the input channels and the partial outputs are all-reduced (backward: all-gather). The faster of the
+two counts. There every rank has the whole input and ends with the whole output; in fogconv only the master has both.
+Ours: a master and workers as processes over ZeroMQ on loopback, one thread each; as always between one user's processes
+on one machine, large payloads use shared memory. With --tcp they are sent over loopback.
 
 A ratio above 1 means that ours is faster. Medians over turns in which both sides run one after the other.
 """
@@ -49,7 +49,7 @@ REST_S = 0.005
 
 
 class GatherOutputs(torch.autograd.Function):
-    """Every rank a share of the output channels."""
+    """Every rank computes a share of the output channels."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class GatherOutputs(torch.autograd.Function):
 
 
 class ReducePartialSums(torch.autograd.Function):
-    """Every rank a share of the input channels."""
+    """Every rank computes a share of the input channels."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ Times = tuple[float, float]
 def once(
     layer: Layer, data: Data, weight: Tensor, before: Callable[[], None] = lambda: None
 ) -> tuple[Times, Tensor, Tensor]:
-    """((forward s, backward s), output, input gradient). Gradients begin as None, as after zero_grad."""
+    """((forward s, backward s), output, input gradient). Gradients are None at first, as after zero_grad."""
     data.x.grad = weight.grad = None
     before()
     begin = time.perf_counter()
@@ -167,7 +167,7 @@ def serve_gloo(rank: int, ranks: int, port: int) -> None:
 
 
 def one_thread(program: Program, weights: Mapping[str, Any], host: Any) -> Executable:
-    """The master's interpreter, on one thread like everybody else's."""
+    """The master's process, on one thread like all others."""
     return Executable(program, weights, threads=1, host=host)
 
 

@@ -17,7 +17,7 @@ INPUT_SIZE = {"inception_v3": 299}
 
 @cache
 def torchvision_models() -> ModuleType:
-    """torchvision.models, also where its compiled operators don't fit the torch that is installed."""
+    """torchvision.models, also where its compiled operators don't match the installed torch."""
     try:
         import torchvision.models as models
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""A net of nobody's, to rehearse with: what messages cost between convs shows on it, and no tested net is looked at."""
+"""A synthetic net for rehearsals: it measures the cost of messages between convs without using a tested net."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Is the model right? Predicted against measured, layer by layer, on the emulated cluster.
+"""Accuracy of the model: predicted against measured, layer by layer, on the emulated cluster.
 
     python -m bench.model_accuracy [--json] [--net vgg16 …] [--rate 100mbit …] [--workers 2 …]
     python -m bench.model_accuracy --json --case vgg16:1gbit:4 > one.json     some cases only (all of it takes half an hour)
     python -m bench.model_accuracy --json --merge one.json two.json …         and all in one again
 
 Nodes of 0.2 core, every conv distributed (the paper's star), inferences back to back, quotas applied after loading and
-compiling. And how well each predictor tells the time of convs that it did not learn from. Needs root.
+compiling. And how well each predictor predicts convs that it was not fitted to. Needs root.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
 PORT = 5555
 TIMEOUT_S = 900.0
 LEAST_S = 40.0
-"""One layer's time scatters by a quarter where it is as short as a quota's period: so short nets run more often."""
+"""A layer's time varies by a quarter where it is as short as a quota's period, so short nets run more often."""
 PINGS, PING_BYTES = 50, 4_000_000
 REHEARSALS = (60, 25)
-"""How often each; the second takes longer."""
+"""Repeats of each; the second takes longer."""
 
 PASSES = 3
-"""Over the convs for the predictors; the shortest time counts: a shared machine's clock is not the same all the time."""
+"""Passes over the convs for the predictors; the shortest time counts, because a shared machine's speed varies."""
 
 Costs = tuple[tuple[float, float], tuple[float, float]]
 
@@ -60,7 +60,7 @@ def case(net: str, rate: str, workers: int, repeats: int, keep: str = "") -> dic
         ]
         drive: list[object] = ["-m", "bench.accuracy_master", folder / "master", msgspec.json.encode(task).decode()]
         master = start(stack, bed, folder, "master", [*serve, drive])
-        master.hear(TIMEOUT_S)
+        master.receive(TIMEOUT_S)
         shares = (CPU,) * (workers + 1)
         bed.set_cpu(shares)
         measured = ask(master, Question("measure"))
@@ -87,7 +87,7 @@ def ask(master: Contender, question: Question) -> dict[str, Any]:
 
 
 def byte_costs(bed: FogBed, master: Contender) -> Costs:
-    """Seconds of the processor for a byte sent and a byte received, on the master and on a worker."""
+    """Processor seconds per byte sent and per byte received, on the master and on a worker."""
     empty = spent(bed, master, Question("pings", PINGS), (0, 1))
     there = spent(bed, master, Question("pings", PINGS, there_bytes=PING_BYTES), (0, 1))
     back = spent(bed, master, Question("pings", PINGS, back_bytes=PING_BYTES), (0, 1))
@@ -96,7 +96,7 @@ def byte_costs(bed: FogBed, master: Contender) -> Costs:
 
 
 def spent(bed: FogBed, master: Contender, question: Question, nodes: Sequence[int]) -> tuple[float, ...]:
-    """Seconds of the processor for one of what is asked for, by the nodes' own accounts."""
+    """Processor seconds per requested item, by the nodes' control groups."""
     before = [bed.usage(node).cpu_s for node in nodes]
     ask(master, question)
     return tuple((bed.usage(node).cpu_s - then) / question.count for node, then in zip(nodes, before, strict=True))
@@ -105,7 +105,7 @@ def spent(bed: FogBed, master: Contender, question: Question, nodes: Sequence[in
 def summary(net: str, rate: str, workers: int, runs: list[Any], calibrated: dict[str, Any]) -> dict[str, Any]:
     layers = []
     for index, layer in enumerate(runs[0]["layers"]):
-        # The mean: where in its quota's period a node begins decides a few ms, and the model predicts the average of that.
+        # The mean: a node's position in its quota's period changes a few ms, and the model predicts the average.
         measured = {term: statistics.fmean(run["layers"][index]["measured"][term] for run in runs) for term in TERMS}
         error = layer["predicted"]["total_s"] / measured["total_s"] - 1
         layers.append(layer | {"measured": measured, "error": error})
@@ -129,7 +129,7 @@ def summary(net: str, rate: str, workers: int, runs: list[Any], calibrated: dict
 
 
 def errors(layers: list[dict[str, Any]], kind: str, latency_s: float) -> dict[str, float]:
-    """Of what was predicted in this way: the median over the layers, and their sum's share of the latency."""
+    """Errors of one kind of prediction: the median over the layers, and that of their sum as a share of the latency."""
     totals = [(layer[kind]["total_s"], layer["measured"]["total_s"]) for layer in layers]
     return {
         "median_layer_error": statistics.median(abs(predicted / measured - 1) for predicted, measured in totals),
@@ -138,7 +138,8 @@ def errors(layers: list[dict[str, Any]], kind: str, latency_s: float) -> dict[st
 
 
 def predictors(samples: int, held_out: int) -> dict[str, Any]:
-    """Every predictor, on convs that it did not learn from; by the thread's own time, so that other work does not count."""
+    """All predictors, on convs that they were not fitted to; by the thread's own time, so that other work does not
+    count."""
     specs = random_convs(samples + held_out, seed=11)
     passes = [conv_seconds(specs, Executable, repeats=2, least_s=0.01, clock=time.thread_time) for _ in range(PASSES)]
     found = [Sample(spec, min(seconds)) for spec, *seconds in zip(specs, *passes, strict=True)]
@@ -152,9 +153,9 @@ def main() -> None:
     parser.add_argument("--rate", nargs="*", default=["100mbit", "1gbit"])
     parser.add_argument("--workers", nargs="*", type=int, default=[2, 4])
     parser.add_argument("--case", nargs="*", type=parse_case, help="NET:RATE:WORKERS, instead of all combinations")
-    parser.add_argument("--merge", nargs="+", type=Path, help="measure nothing; put the results of earlier runs together")
+    parser.add_argument("--merge", nargs="+", type=Path, help="measure nothing; merge the results of earlier runs")
     parser.add_argument("--repeats", type=int, default=8, help="inferences per case at least (default: 8)")
-    parser.add_argument("--samples", type=int, default=900, help="convs that the predictors learn from; 0: leave them out")
+    parser.add_argument("--samples", type=int, default=900, help="convs to fit the predictors; 0: leave them out")
     parser.add_argument("--held-out", type=int, default=150)
     parser.add_argument("--keep", default="", help="a folder for each case's programs and the times of their steps")
     parser.add_argument("--json", action="store_true")
@@ -194,7 +195,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def merged(files: list[Path]) -> dict[str, Any]:
-    """The cases of all files, a later file's instead of an earlier one's. Raises InputError for what this did not write."""
+    """The cases of all files, a later file's instead of an earlier one's. Raises InputError for other files."""
     cases: dict[tuple[str, str, int], Any] = {}
     scores: dict[str, Any] = {}
     for file in files:
@@ -203,7 +204,7 @@ def merged(files: list[Path]) -> dict[str, Any]:
             cases |= {(each["net"], each["rate"], each["workers"]): each for each in part["cases"]}
             scores |= part["predictors"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"--merge {file}: it is no result of bench.model_accuracy --json ({error})") from error
+            raise InputError(f"--merge {file}: it is not a result of bench.model_accuracy --json ({error})") from error
     return {"cases": list(cases.values()), "predictors": scores}
 
 

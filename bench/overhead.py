@@ -1,4 +1,5 @@
-"""What the engine costs a layer: programs of the shape of a star over resnet18, with empty kernels and 64-byte payloads.
+"""The engine's overhead per layer: programs of the shape of a star over resnet18, with empty kernels and 64-byte
+payloads.
 
     python -m bench.overhead [--workers 4] [--layers 20] [--transport zmq|ipc|inproc] [--json]
 
@@ -96,7 +97,7 @@ def cluster(transport: str, workers: int) -> Iterator[Session]:
 
 
 def measure(session: Session, layers: int, repeats: int) -> list[float]:
-    """Milliseconds a layer, run by run, warm."""
+    """Milliseconds per layer, run by run, warm."""
     loaded = session.load(star_programs(layers, len(session.workers)), {})
     x = np.ones((1, *PIECE.shape), np.float32)
     runs = [session.run(loaded, [x]).latency_s * 1e3 / layers for _ in range(WARM_UP + repeats)]

@@ -3,9 +3,9 @@
 python -m bench.report [FOLDER]
 
 depth.png      S over the depth and the kernel
-volumes.png    what depth, row and grid partitions send, VGG-16, ResNet-50 and Inception-v3
+volumes.png    the volume sent by depth, row and grid partitions, for VGG-16, ResNet-50 and Inception-v3
 bounds.png     where the paper's bound and the unicast bound part ways
-README.md      the tables, and plainly where the scheme does not pay
+README.md      the tables, and where the scheme does not pay
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fogconv.hardware.units import show_bandwidth, show_seconds
 from fogconv.ir.geometry import ConvSpec
 from fogconv.speedup.calculator import Question, report
 from fogconv.speedup.conv_tables import convs
-from fogconv.speedup.model import Rates, best_n, estimate, least_depth, s_paper, s_star, splits
-from fogconv.speedup.plots import BLUE, GREEN, GREY, ORANGE, new_figure, save
+from fogconv.speedup.model import Rates, best_n, estimate, least_depth, most_gain, s_paper, splits
+from fogconv.speedup.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, save
 
 FOLDER = Path(__file__).parent.parent / "docs" / "report"
 NETS = ("vgg16", "resnet50", "inception_v3")
@@ -78,7 +78,7 @@ def draw_depth(path: Path) -> None:
 
 
 def volumes(spec: ConvSpec, n: int) -> tuple[float, float, float, float]:
-    """Elements that travel for one layer with n workers: output channels, input channels, the best grid, rows with halo.
+    """Elements sent for one layer with n workers: output channels, input channels, the best grid, rows with halo.
 
     From the master to the workers and back. Rows: each worker's rows and the rows around them that the kernel reaches.
     """
@@ -125,18 +125,18 @@ def draw_volumes(path: Path) -> list[str]:
 
 
 def draw_bounds(path: Path) -> list[str]:
-    """S, S_star and the estimate over n for a deep layer; and the lines of a table."""
+    """S, what at most n workers can gain, and the estimate over n for a deep layer; and the lines of a table."""
     spec = square(512, 3)
     counts = (1, 2, 4, 6, 8, 12, 16, 24, 36, 48, 64)
     figure = new_figure(9.5, 4.2)
     axes = figure.subplots(1, 1)
-    lines = ["| n | S | S_star | T_local/T_cld |", "|---|---|---|---|"]
+    lines = ["| n | S | at most | T_local/T_cld |", "|---|---|---|---|"]
     cost = rates()
     bound = s_paper(spec, cost)
-    star = [s_star(spec, cost, n) for n in counts]
+    most = [most_gain(spec, cost, n) for n in counts]
     ratio = [estimate(spec, cost, n) for n in counts]
     axes.axhline(bound, color=BLUE, linestyle="--", label="S: a broadcast costs one transmission")
-    axes.plot(counts, star, color=ORANGE, linestyle=":", marker=".", label="S_star: every worker is sent its own")
+    axes.plot(counts, most, color=PURPLE, linestyle=":", marker=".", label="at most: min(m, S_star(m)) for m ≤ n workers")
     axes.plot(counts, ratio, color=GREEN, marker=".", label="T_local/T_cld, best of up to n workers")
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.set_xscale("log", base=2)
@@ -147,7 +147,7 @@ def draw_bounds(path: Path) -> list[str]:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(fontsize=8)
     save(figure, path, "bounds")
-    lines += [f"| {n} | {bound:.1f} | {s:.2f} | {r:.2f} |" for n, s, r in zip(counts, star, ratio, strict=True)]
+    lines += [f"| {n} | {bound:.1f} | {s:.2f} | {r:.2f} |" for n, s, r in zip(counts, most, ratio, strict=True)]
     best = best_n(spec, cost)
     lines.append("")
     lines.append(
@@ -158,7 +158,7 @@ def draw_bounds(path: Path) -> list[str]:
 
 
 def pays(bandwidth: float) -> list[str]:
-    """A line per net: what the paper's scheme gains, layer by layer from the master."""
+    """A line per net: the gain of the paper's scheme, layer by layer from the master."""
     lines = []
     topology = Topology.uniform(WORKERS + 1, RATE_FLOP_PER_S, bandwidth, LATENCY_S)
     for net in NETS:
@@ -268,7 +268,7 @@ def write(folder: Path) -> None:
 
 
 def verdict() -> list[str]:
-    """Sentences, from the figures, not from memory."""
+    """Sentences about the results, derived from the figures."""
     slow, fast, faster = (
         {
             net: report(convs(net), Question(Topology.uniform(WORKERS + 1, RATE_FLOP_PER_S, bandwidth, LATENCY_S))).total()

@@ -52,7 +52,8 @@ def bound_layer(spec: ConvSpec, threads: int = 1) -> tuple[str, Call]:
 
 
 def bench_shards(spec: ConvSpec, budget_s: float) -> list[dict[str, float]]:
-    """1/n of the output channels, n = 1 … 8: the time of the largest shard, and how near n of them come to n-fold speed."""
+    """1/n of the output channels, n = 1 … 8: the time of the largest shard, and the share of n-fold speed that n of them
+    reach."""
     calls: dict[str, Call] = {}
     for n in range(1, 9):
         shape = (spec.in_channels, -(-spec.out_channels // n), spec.height, spec.width)
@@ -77,7 +78,7 @@ def bench_threads(spec: ConvSpec, threads: int, budget_s: float) -> dict[str, An
 
 
 def scaling_of(layers: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """By kind of kernel: the geometric mean over its layers, the ratio of summed times, and what was asked for."""
+    """By kind of kernel: the geometric mean over its layers, the ratio of summed times, and the target."""
     found = {}
     for kind in ("direct", "winograd", "depthwise", "linear"):
         rows = [layer for layer in layers if layer["algorithm"].startswith(kind)]

@@ -1,4 +1,4 @@
-"""torch alone: what a user would write, for `bench.start`: one picture's five best guesses.
+"""torch alone, as in a typical program, for `bench.start`: one picture's five best guesses.
 
 python -m bench.start_torch NET
 """

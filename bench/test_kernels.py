@@ -1,4 +1,4 @@
-"""The single kernels for pytest-benchmark: `pytest bench --benchmark-only`."""
+"""Single kernels for pytest-benchmark: `pytest bench --benchmark-only`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partition and join, lowering, planning: what the master does before and around an inference."""
+"""Partition and join, lowering, planning: the master's work before and around an inference."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def graph_of(name: str) -> LayerGraph:
 
 
 def topology() -> Topology:
-    """Five nodes as the emulated cluster has them: 10 GFLOP/s at a tenth of a core, 1 Gbit/s."""
+    """Five nodes as in the emulated cluster: 10 GFLOP/s at a tenth of a core, 1 Gbit/s."""
     return Topology.uniform(NODES, 10e9, 125e6, 2e-4, copy_s_per_byte=2e-9, step_s=2e-5)
 
 
@@ -60,10 +60,10 @@ def test_transfers_of_a_broadcast(benchmark: Any) -> None:
 
 @pytest.mark.parametrize("split_by", ["input", "output"])
 def test_partition_and_join(benchmark: Any, split_by: str) -> None:
-    """What the star's master does around a conv of 256 → 256 channels at 28×28: T_part and T_join, without the wire.
+    """The star's master's work around a conv of 256 → 256 channels at 28×28: T_part and T_join, without the wire.
 
     By input channels: four shards of the input are cut out, four whole outputs come back and are summed. By output
-    channels: the whole input is cut out for each, four shards come back and stand one after the other.
+    channels: the whole input is cut out for each, four shards come back and are concatenated.
     """
     source = blocked.pack(np.random.default_rng(0).standard_normal(SPEC.input_shape).astype(np.float32))
     target = blocked.pack(np.zeros(SPEC.output_shape, np.float32))
@@ -97,7 +97,7 @@ def test_lowering(benchmark: Any, name: str, scheme: str) -> None:
 @pytest.mark.parametrize("scheme", DISTRIBUTED)
 @pytest.mark.parametrize("name", ["resnet50", "inception_v3", "vgg16", "mobilenet_v2"])
 def test_planning(benchmark: Any, name: str, scheme: str) -> None:
-    """To hold: ResNet-50 for 5 nodes in at most 1 s, Inception-v3 in at most 3 s."""
+    """The limit: ResNet-50 for 5 nodes in at most 1 s, Inception-v3 in at most 3 s."""
     graph, nodes = graph_of(name), topology()
     found = benchmark.pedantic(lambda: plan(graph, nodes, PlanOptions(scheme)), rounds=3)
     assert len(found.placements) == len(graph.layers)

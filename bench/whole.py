@@ -2,9 +2,9 @@
 
     python -m bench.whole [--nets resnet50 vgg16] [--json] [--seconds 20] [--no-compile]
 
-One thread on one core, batch 1, fp32, the same malloc settings for both. torch in its best of: NCHW, channels_last, with
-batch norms folded into the convolutions, and torch.compile with frozen weights, where that works. A ratio above 1 means that
-ours is faster; the median over rounds in which all run one after the other.
+One thread on one core, batch 1, fp32, the same malloc settings for both. torch in the fastest of: NCHW, channels_last,
+with batch norms folded into the convolutions, and torch.compile with frozen weights, where that works. A ratio above 1
+means that ours is faster; it is the median over rounds in which all run one after the other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TARGET = {"resnet50": 1.15, "vgg16": 2.0}
 
 
 def torch_calls(module: torch.nn.Module, x: torch.Tensor, compiled: bool) -> tuple[dict[str, Call], dict[str, str]]:
-    """torch's ways by name, and why others don't work here."""
+    """torch's ways by name, and the reasons why others don't work here."""
     from torch.fx.experimental.optimization import fuse
 
     x_last = x.contiguous(memory_format=torch.channels_last)
@@ -67,7 +67,7 @@ def torch_calls(module: torch.nn.Module, x: torch.Tensor, compiled: bool) -> tup
             call = make()
             found: Any = call()
             if not torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max())):
-                raise RuntimeError("its result is another one")
+                raise RuntimeError("its result differs")
             calls[name] = call
         except Exception as error:  # torch.compile fails in many ways where there is no working compiler
             failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="*", default=list(NETS))
     parser.add_argument("--seconds", type=float, default=20.0, help="budget per net")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")
+    parser.add_argument("--no-compile", action="store_true", help="skip torch.compile, which takes minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with_fair_malloc()

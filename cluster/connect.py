@@ -1,7 +1,7 @@
-"""Connect: from what the user names to an open Session.
+"""Connect: open a Session with the workers that the user names.
 
 inproc://4                          four workers, threads of this process
-tcp://pi1:5555,tcp://[fe80::1]:5555 workers at these addresses (ipc://PATH too)
+tcp://pi1:5555,tcp://[fe80::1%eth0]:5555 workers at these addresses (ipc://PATH too)
 ["tcp://pi1:5555", …]               the same
 hostfile.txt                        a hostfile; its ports, or 5555
 mpi://                              all other ranks of this mpirun
@@ -19,8 +19,9 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.cluster.transport_registry import Dialing, transport_of_all
-from fogconv.hardware.hostfile import DEFAULT_PORT, read_hostfile
+from fogconv.hardware.hostfile import read_hostfile
 from fogconv.ir import program as ir
+from fogconv.values import table
 
 
 def connect(
@@ -41,12 +42,17 @@ def connect(
     """Open a session with the workers that ``cluster`` names: inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile's path.
 
     ``timeout_s`` is for each message that a run waits for, ``heartbeat_s`` the time within which a lost worker is noticed,
-    ``threads`` each in-process worker's. ``keys``, or the folder that holds them, encrypt every link; without, the user's
-    folder is used where a link leaves this machine, unless ``insecure``. ``shared``: long payloads to workers on this
-    machine lie in memory that both see; else they go over loopback. ``build`` and ``local`` stand in for the interpreter,
-    for tests. ``last_word``: over MPI, instead of one that only the session's end silences. Raises InputError,
+    ``threads`` each in-process worker's. ``keys``, or the folder that holds them, encrypt every link; by default the
+    user's folder is used where a link leaves this machine, unless ``insecure``. ``shared``: large payloads to workers on
+    this machine use shared memory; otherwise they are sent over loopback. ``build`` and ``local`` replace the interpreter
+    in tests. ``last_word``: over MPI, instead of one that only the session's end disarms. Raises InputError,
     ConnectError, RefusedError, DependencyError.
     """
+    table.MESSAGE_TIME.check("timeout_s", timeout_s)
+    table.CONNECT_TIME.check("connect_timeout_s", connect_timeout_s)
+    table.HEARTBEAT.check("heartbeat_s", heartbeat_s)
+    if threads is not None:
+        table.THREADS.check("threads", threads)
     addresses = addresses_of(cluster)
     wishes = Dialing(heartbeat_s, keys, insecure, shared, threads, build, last_word)
     dialed = transport_of_all(addresses).dial(addresses, wishes)
@@ -77,8 +83,4 @@ def addresses_of(cluster: str | Sequence[str] | Path) -> list[str]:
 
 def _hostfile_addresses(path: Path) -> list[str]:
     """One address per slot: a host with several slots and no ports of its own runs workers on consecutive ports."""
-    addresses = []
-    for host in read_hostfile(path):
-        first = host.port or DEFAULT_PORT
-        addresses += [f"tcp://{host.name}:{first + slot}" for slot in range(host.slots)]
-    return addresses
+    return [f"tcp://{host.name}:{port}" for host in read_hostfile(path) for port in host.ports]

@@ -1,7 +1,7 @@
 """Transports by the scheme of their addresses: how a master reaches its workers, and how a worker listens.
 
-A new transport is one more entry of TRANSPORTS. What an entry needs is imported when it is used: ZeroMQ and MPI take their
-time.
+A new transport is one more entry of TRANSPORTS. An entry imports its modules on use, because ZeroMQ and MPI import
+slowly.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from fogconv.cluster.protocol.keys import Keys, keys_for
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.cluster.transport.mpi.watchdog import LastWord
-from fogconv.errors import InputError
+from fogconv.errors import InputError, quoted
+from fogconv.hardware.address import parse_address, split_scheme
+from fogconv.values.table import MOST_INPROC_WORKERS
 
-MAX_INPROC_WORKERS = 256
 MPI_START_S = 60.0
 """Ranks start together, but a small device may take a while to import what it needs."""
 
 
 @dataclass(frozen=True)
 class Dialing:
-    """What a master may wish of its transport; each takes what it knows. See `fogconv.cluster.connect.connect`."""
+    """A master's options for its transport; each transport uses those that apply. See
+    `fogconv.cluster.connect.connect`."""
 
     heartbeat_s: float = HEARTBEAT_S
     keys: Keys | Path | None = None
@@ -39,13 +41,14 @@ class Dialing:
 
 @dataclass(frozen=True)
 class Dialed:
-    """A master's end: ``keys[i]`` is the public key of the worker at ``addresses[i]``. ``on_close``: when all is over."""
+    """A master's end: ``keys[i]`` is the public key of the worker at ``addresses[i]``. ``on_close``: called at the
+    end."""
 
     endpoint: Endpoint
     addresses: Sequence[str]
     keys: Sequence[str | None] = ()
     connect_timeout_s: float | None = None
-    """How long workers have to answer at first, where the transport knows better than the user."""
+    """The time for the workers' first answer, where the transport overrides the user's."""
     rejoins: bool = True
     """Whether a worker that was lost can come back."""
     on_close: Callable[[], None] = lambda: None
@@ -53,7 +56,7 @@ class Dialed:
 
 @dataclass(frozen=True)
 class Listening:
-    """What a worker may wish of its transport."""
+    """A worker's options for its transport."""
 
     heartbeat_s: float = HEARTBEAT_S
     keys: Path | None = None
@@ -63,7 +66,7 @@ class Listening:
 
 @dataclass(frozen=True)
 class Listener:
-    """A worker's end. ``masters``: the public keys of those who may be one; None: anybody, in the clear."""
+    """A worker's end. ``masters``: the public keys of allowed masters; None: any master, without encryption."""
 
     endpoint: Endpoint
     address: str
@@ -72,32 +75,26 @@ class Listener:
 
 @dataclass(frozen=True)
 class Transport:
-    """``form``: how its addresses are written; ``check`` raises InputError for one that is not.
+    """``form``: how its addresses are written; ``check`` gives an address's canonical form, or raises InputError.
 
-    ``whole``: one address names a whole cluster. ``listen`` is None where workers come to be by ``dial``, or by a launcher.
+    ``whole``: one address names a whole cluster. ``listen`` is None where ``dial`` or a launcher starts the workers.
     """
 
     scheme: str
     form: str
-    check: Callable[[str], None]
+    check: Callable[[str], str]
     dial: Callable[[Sequence[str], Dialing], Dialed]
     listen: Callable[[str, Listening], Listener] | None = None
     whole: bool = False
 
 
-def scheme_of(address: str) -> str:
-    """ "tcp" of "tcp://pi1:5555"; empty where there is none, as in a hostfile's path."""
-    scheme, separator, _ = address.partition("://")
-    return scheme if separator else ""
-
-
 def transport_of(address: str) -> Transport:
-    """The transport of an address. Raises InputError, which names those that there are."""
-    scheme = scheme_of(address)
+    """The transport of an address. Raises InputError, which names the existing ones."""
+    scheme, _ = split_scheme(address)
     found = TRANSPORTS.get(scheme)
     if found is None:
-        why = f": there is no transport {scheme!r}" if scheme else " is no worker's address"
-        raise InputError(f"{address!r}{why}; write {_either(TRANSPORTS.values())}")
+        why = f": there is no transport {quoted(scheme)}" if scheme else " is no worker's address"
+        raise InputError(f"{quoted(address)}{why}; write {_either(TRANSPORTS.values())}")
     return found
 
 
@@ -106,27 +103,32 @@ def transport_of_all(addresses: Sequence[str]) -> Transport:
     if not addresses:
         raise InputError("the cluster names no worker")
     transports = [transport_of(address) for address in addresses]
+    taken: dict[str, str] = {}
     for address, transport in zip(addresses, transports, strict=True):
-        transport.check(address)
-        if addresses.count(address) > 1:
-            raise InputError(f"{address} is listed twice; each worker has an address of its own")
+        canonical = transport.check(address)
+        if canonical in taken:
+            also = f" (also written {quoted(taken[canonical])})" if taken[canonical] != address else ""
+            raise InputError(f"{quoted(address)} is listed twice{also}; each worker has its own address")
+        taken[canonical] = address
         if transport.whole and len(addresses) > 1:
-            raise InputError(f"{address} is a whole cluster; list nothing beside it")
+            raise InputError(f"{quoted(address)} is a whole cluster; list nothing beside it")
         if transport.dial is not transports[0].dial:
-            raise InputError(f"{addresses[0]} and {address} can't be in one cluster: their transports differ")
+            raise InputError(
+                f"{quoted(addresses[0])} and {quoted(address)} can't be in one cluster: their transports differ"
+            )
     return transports[0]
 
 
 def listen(bind: str, options: Listening) -> Listener:
-    """A worker's end at an address. Raises ConnectError, and InputError where none can listen or keys are needed."""
+    """A worker's end at an address. Raises ConnectError, and InputError where no worker can listen or keys are needed."""
     transport = transport_of(bind)
     if transport.listen is None:
-        raise InputError(f"{bind!r}: no worker listens there; write {listening_forms()}")
+        raise InputError(f"{quoted(bind)}: no worker listens there; write {listening_forms()}")
     return transport.listen(bind, options)
 
 
 def listening_forms() -> str:
-    """The addresses at which workers listen, for people."""
+    """The forms of addresses at which workers listen, as text."""
     return _either(transport for transport in TRANSPORTS.values() if transport.listen is not None)
 
 
@@ -138,24 +140,15 @@ def _either(transports: Iterable[Transport]) -> str:
 # ZeroMQ
 
 
-def _check_tcp(address: str) -> None:
-    host, colon, port = address.partition("://")[2].rpartition(":")
-    if not colon or not host.strip("[]"):
-        raise InputError(f"{address!r} is no worker's address; write {TRANSPORTS['tcp'].form}")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
-        raise InputError(f"{address!r}: the port must be a number from 1 to 65535")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise InputError(f"{address!r}: an IPv6 host stands in brackets: tcp://[{host}]:{port}")
-
-
-def _check_ipc(address: str) -> None:
-    if not address.partition("://")[2]:
-        raise InputError(f"{address!r} is no worker's address; write {TRANSPORTS['ipc'].form}")
+def _check_zeromq(address: str) -> str:
+    return str(parse_address(address))
 
 
 def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
+    from fogconv.cluster.transport.zeromq.descriptors import make_room
     from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
+    make_room(len(addresses))
     own = keys_for(addresses, options.keys, options.insecure)
     endpoint = ZeromqEndpoint(heartbeat_s=options.heartbeat_s, keys=own, shared=options.shared)
     try:
@@ -166,8 +159,11 @@ def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
 
 
 def _listen_zeromq(bind: str, options: Listening) -> Listener:
+    from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit
     from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
+    parse_address(bind, listening=True)
+    raise_descriptor_limit()
     own = keys_for([bind], options.keys, options.insecure)
     endpoint = ZeromqEndpoint(bind, heartbeat_s=options.heartbeat_s, keys=own, max_payload_bytes=options.max_payload_bytes)
     return Listener(endpoint, endpoint.address, None if own is None else own.masters)
@@ -176,10 +172,13 @@ def _listen_zeromq(bind: str, options: Listening) -> Listener:
 # In this process
 
 
-def _check_inproc(address: str) -> None:
+def _check_inproc(address: str) -> str:
     text = address.removeprefix("inproc://")
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_INPROC_WORKERS):
-        raise InputError(f"{address!r}: write inproc://N with N from 0 to {MAX_INPROC_WORKERS}, the number of workers")
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= MOST_INPROC_WORKERS):
+        raise InputError(
+            f"{quoted(address)}: write inproc://N with N from 0 to {MOST_INPROC_WORKERS}, the number of workers"
+        )
+    return address
 
 
 def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
@@ -191,7 +190,7 @@ def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
     each = options.threads or max(1, cores() // (count + 1))
     hub = Hub()
     names = [f"inproc://worker/{number}" for number in range(1, count + 1)]
-    # Shipping within the process is free, and keeping the plain weights too would double them.
+    # Sending within the process is free, and keeping the plain weights too would double the memory.
     workers = [Worker(hub.endpoint(name), build=options.build, threads=each, keep_weights=False) for name in names]
     started = [
         threading.Thread(target=worker.serve, name=name, daemon=True) for worker, name in zip(workers, names, strict=True)
@@ -211,13 +210,15 @@ def _dial_inproc(addresses: Sequence[str], options: Dialing) -> Dialed:
 # MPI
 
 
-def _check_mpi(address: str) -> None:
+def _check_mpi(address: str) -> str:
     if address != "mpi://":
-        raise InputError(f"{address!r}: write mpi:// for all ranks of this mpirun")
+        raise InputError(f"{quoted(address)}: write mpi:// for all ranks of this mpirun")
+    return address
 
 
 def _dial_mpi(addresses: Sequence[str], options: Dialing) -> Dialed:
-    """On rank 0 the end to all other ranks. On these it serves until the master leaves, and does not return."""
+    """On rank 0, returns the connection to all other ranks. On these it serves until the master leaves, and does not
+    return."""
     from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
     from fogconv.cluster.transport.mpi.launch import launched
     from fogconv.cluster.worker.process import serve_mpi
@@ -240,8 +241,8 @@ def _dial_mpi(addresses: Sequence[str], options: Dialing) -> Dialed:
 TRANSPORTS = {
     transport.scheme: transport
     for transport in (
-        Transport("tcp", "tcp://HOST:PORT (IPv6: tcp://[HOST]:PORT)", _check_tcp, _dial_zeromq, _listen_zeromq),
-        Transport("ipc", "ipc://PATH", _check_ipc, _dial_zeromq, _listen_zeromq),
+        Transport("tcp", "tcp://HOST:PORT (IPv6: tcp://[HOST]:PORT)", _check_zeromq, _dial_zeromq, _listen_zeromq),
+        Transport("ipc", "ipc://PATH", _check_zeromq, _dial_zeromq, _listen_zeromq),
         Transport("inproc", "inproc://N", _check_inproc, _dial_inproc, whole=True),
         Transport("mpi", "mpi://", _check_mpi, _dial_mpi, whole=True),
     )

@@ -4,7 +4,7 @@
         engine = fogconv.compile(model, cluster, example=x)
         y = engine(x)
 
-Importing this package imports neither torch nor numba, MPI or zmq: what needs them is loaded when it is first used.
+Importing this package imports neither torch nor numba, MPI or zmq; modules that need them are loaded on first use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernels: numpy and numba only.
 
-The public names are loaded when they are first asked for, so that `fogconv.kernels.maps.blocked` stays free of numba.
+The public names are imported on first use, so that `fogconv.kernels.maps.blocked` stays free of numba.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Handing a compiled call to a waiting thread without Python's lock, and waiting for it.
+"""Handing a compiled call to a waiting thread without the GIL, and waiting for its end.
 
 Waking a sleeping thread takes 50 to 100 µs on a virtual machine, as long as a small layer. So a helper that has just
-finished looks for its next call for ``SPINS`` rounds, and only then sleeps: within a network's layers it hardly ever
-does. The same for a caller who waits for the helpers' last tiles. That is a bounded wait of some 50 µs, not busy-waiting.
+finished spins for up to ``SPINS`` rounds before it sleeps; between the layers of a network it rarely sleeps. The same
+holds for a caller that waits for the helpers' last tiles. The spin is bounded, at about 50 µs.
 
     caller   writes the call, then TICKET; wakes the helper if it was ASLEEP … does its own part … waits for DONE = TICKET
     helper   waits for TICKET; calls; writes DONE; wakes the caller if it was WAITING
 
-Each side announces its sleep, then looks once more; whoever takes the announcement away (an atomic exchange) has to wake the
-other, so that no wake-up is lost or given twice.
+Each side sets its sleep flag, then checks once more. The side that clears the flag (an atomic exchange) must wake the
+other, so that no wake-up is lost or sent twice.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import call_address, function_address
 from fogconv.kernels.maps.bound import address_of
 
-arrayobj: Any = _arrayobj  # no annotations there
+arrayobj: Any = _arrayobj  # no annotations in this library
 
 Control = NDArray[np.int64]
 
-# Places in the control block: the caller's cache line, then the helper's.
+# Offsets in the control block: the caller's cache line, then the helper's.
 TICKET, CODE, NUMBERS, LENGTH, WAITING = 0, 1, 2, 3, 4
 DONE, ASLEEP = 8, 9
 
 SPINS = 2000
-"""Rounds of a pause each: 20 to 80 µs, depending on the CPU."""
+"""Rounds, with a pause in each: 20 to 80 µs in all, depending on the CPU."""
 
 SLEEP, WAKE, PYTHON = 1, 2, 3
-"""What `serve` returns for: sleep until woken; wake the caller; run the Python call that was handed over."""
+"""The reasons for which `serve` returns: sleep until woken; wake the caller; run a Python call."""
 
 KERNEL = types.void(types.int64[::1])
 """The signature of every kernel that `fogconv.kernels.maps.bound.bind` binds."""
@@ -98,7 +98,7 @@ def _call(typingctx: Any, kernel: Any, numbers: Any, length: Any) -> Any:
 
 @vector.intrinsic
 def _pause(typingctx: Any) -> Any:
-    """Tell the core that this loop waits, where it has a word for it."""
+    """Emit the CPU's spin-wait hint, where it has one."""
     isa = host_isa()
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
@@ -113,7 +113,7 @@ def _pause(typingctx: Any) -> Any:
 
 @jit
 def serve(c, done):  # type: ignore[no-untyped-def]
-    """The helper's loop after the ticket ``done``. Returns where Python is needed: `SLEEP`, `WAKE` or `PYTHON`."""
+    """The helper's loop after the ticket ``done``. Returns when Python is needed: `SLEEP`, `WAKE` or `PYTHON`."""
     control = c.ctypes.data
     while True:
         spins = 0
@@ -121,7 +121,7 @@ def serve(c, done):  # type: ignore[no-untyped-def]
             if spins == SPINS:
                 _write(control + 8 * ASLEEP, 1)
                 if _read(control + 8 * TICKET) == done or _exchange(control + 8 * ASLEEP, 0) == 0:
-                    return SLEEP  # in the second case the caller has just promised to wake us
+                    return SLEEP  # in the second case the caller is about to wake this thread
                 break
             spins += 1
             _pause()
@@ -135,7 +135,7 @@ def serve(c, done):  # type: ignore[no-untyped-def]
 
 @jit
 def _finished(control, ticket):  # type: ignore[no-untyped-def]
-    """Say that a ticket is done; whether the caller sleeps and must be woken."""
+    """Mark a ticket as done. Returns whether the caller sleeps and must be woken."""
     _write(control + 8 * DONE, ticket)
     return _exchange(control + 8 * WAITING, 0) == 1
 
@@ -148,7 +148,8 @@ def finished(c, ticket):  # type: ignore[no-untyped-def]
 
 @jit
 def start(c, ticket, code, numbers, length):  # type: ignore[no-untyped-def]
-    """Hand a call over as this ticket; whether the helper sleeps and must be woken. A code of 0 is a Python call."""
+    """Hand over a call as this ticket. Returns whether the helper sleeps and must be woken. A code of 0 is a Python
+    call."""
     control = c.ctypes.data
     c[CODE], c[NUMBERS], c[LENGTH] = code, numbers, length
     _write(control + 8 * TICKET, ticket)
@@ -157,7 +158,7 @@ def start(c, ticket, code, numbers, length):  # type: ignore[no-untyped-def]
 
 @jit
 def wait(c, ticket):  # type: ignore[no-untyped-def]
-    """Wait for a ticket; whether the helper takes long, so that the caller must sleep until woken."""
+    """Wait for a ticket. Returns True when the helper takes long, so that the caller must sleep until woken."""
     control = c.ctypes.data
     for _ in range(SPINS):
         if _read(control + 8 * DONE) == ticket:

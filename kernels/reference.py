@@ -1,4 +1,4 @@
-"""The definition of right: every layer in plain float64 NumPy, slow and obvious. Tests hold the kernels to this.
+"""The reference: every layer in plain float64 NumPy, slow and simple. Tests compare the kernels with it.
 
 All maps are NCHW. Letters as in `fogconv.ir.geometry`: c, f channels; g groups; H×W in, h×w out.
 """
@@ -74,7 +74,7 @@ def linear(x: Real, weight: Real, bias: Real | None) -> Float64:
 def pool2d(x: Real, spec: PoolSpec) -> Float64:
     """(N, C, H, W) → (N, C, h, w), as torch defines it: see `fogconv.ir.geometry.PoolSpec`.
 
-    A max over padding alone is −inf, an average of nothing is 0; NaN wins over every number.
+    A max over padding alone is −inf, an average of nothing is 0; NaN is greater than every number.
     """
     _expect("input", x, (spec.batch, spec.channels, spec.height, spec.width))
     if spec.kind == "avg" and spec.dilation != (1, 1):

@@ -1,6 +1,6 @@
-"""Running the parts of one kernel on several threads. The compiled code holds no GIL, so Python's threads are enough.
+"""Running the parts of one kernel on several threads. The compiled code releases the GIL, so Python's threads are enough.
 
-The calling thread does the first part itself. Threads that wait for longer than some 50 µs sleep.
+The calling thread does the first part itself. Threads that wait for longer than about 50 µs sleep.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Call = Callable[[], None]
 
 
 class Helper:
-    """A thread that runs one call at a time, for one caller at a time. See `fogconv.kernels.handoff` for how they meet."""
+    """A thread that runs one call at a time, for one caller at a time. See `fogconv.kernels.handoff` for the protocol."""
 
     def __init__(self) -> None:
         handoff.warm_up()
@@ -38,13 +38,13 @@ class Helper:
                     try:
                         if self._call is not None:
                             self._call()
-                    except BaseException as error:  # handed to the caller by wait()
+                    except BaseException as error:  # raised in the caller by wait()
                         self._error = error
                     if handoff.finished(self._control, int(self._control[handoff.TICKET])):
                         self._done.release()
 
     def start(self, call: Call, compiled: tuple[int, int, int] | None) -> None:
-        """Begin a call, which is what ``compiled`` says where that is not None."""
+        """Start a call: the compiled one where ``compiled`` is not None."""
         self._call = call
         self._ticket += 1
         if handoff.start(self._control, self._ticket, *(compiled or (0, 0, 0))):
@@ -59,9 +59,9 @@ class Helper:
 
 
 def parallel(calls: Sequence[Call]) -> Call:
-    """One call that runs all of them at the same time and returns when the last is done.
+    """One call that runs all of them in parallel and returns when the last is done.
 
-    While another caller has the helpers (inferences overlap in a stream), the parts run one after the other instead.
+    While another caller uses the helpers (inferences overlap in a stream), the parts run one after the other.
     """
     first, *others = calls
     if not others:
@@ -90,5 +90,5 @@ def parallel(calls: Sequence[Call]) -> Call:
 
 @cache
 def _helpers(count: int, process: int) -> tuple[tuple[Helper, ...], threading.Lock]:
-    """Threads shared by all calls of the same count, and a lock for who has them; a forked child gets its own."""
+    """Threads shared by all calls of the same count, and the lock for their use; a forked child gets its own."""
     return tuple(Helper() for _ in range(count)), threading.Lock()

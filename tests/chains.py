@@ -1,4 +1,4 @@
-"""Hand-made LayerGraphs for planner tests: a chain of convs, with weights that nobody runs."""
+"""Hand-made LayerGraphs for planner tests: a chain of convs, with weights that are never used."""
 
 from __future__ import annotations
 

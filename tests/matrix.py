@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 """Of the largest reference value."""
 
 STEADY = RunOptions(adapt=False)
-"""A busy machine is no reason to plan anew in a test of something else."""
+"""A busy machine must not cause a new plan in a test of something else."""
 
 TRANSPORTS = ("inproc", "zmq", "mpi")
 STAR_WORKERS = (1, 2, 3, 4, 7)

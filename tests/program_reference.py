@@ -1,6 +1,6 @@
 """Programs run in float64 numpy, all ranks in one process: what the interpreter and the kernels are held to.
 
-Buffers are plain (N, C, H, W) arrays that begin as NaN, so that reading what nobody wrote shows.
+Buffers are plain (N, C, H, W) arrays that begin as NaN, so that reading an unwritten value is visible.
 """
 
 from __future__ import annotations

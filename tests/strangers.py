@@ -1,4 +1,4 @@
-"""Files of somebody else, for tests: given away where this user may do that, else this user becomes a stranger to them."""
+"""Files of another user, for tests: given away where this user may do that, else this user becomes a stranger to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are told to type never installs somebody else's package."""
+"""No documented command installs another project's package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def test_nothing_says_to_install_fogconv_by_its_name() -> None:
     assert BY_NAME.search("pip install -q fogconv")
     files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.is_file()]
     files += [ROOT / name for name in ("Containerfile", "compose.yaml", "Makefile")]
-    told = [
+    wrong = [
         f"{file.relative_to(ROOT)}: {found[0]}"
         for file in files
         if "__pycache__" not in file.parts and file.suffix not in (".pyc", ".png", ".npz")
         for found in BY_NAME.finditer(file.read_text(encoding="utf-8", errors="replace"))
     ]
-    assert not told
+    assert not wrong

@@ -1,1 +1,2 @@
-"""Faults: what a cluster is worth when workers die, stall and are cut off, and when strangers send nonsense."""
+"""Faults: a cluster's behaviour when workers die, stall or are disconnected, and when unknown peers send malformed
+messages."""

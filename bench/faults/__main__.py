@@ -1,4 +1,4 @@
-"""``python -m bench.faults``: inferences under faults, nonsense from strangers, what redundancy and encryption cost."""
+"""``python -m bench.faults``: inferences under faults, malformed messages, the cost of redundancy and encryption."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Option = typer.Option
 
 def main(
     net: Annotated[str, Option(help="The model that runs.")] = "resnet18",
-    scheme: Annotated[Scheme, Option(help="Of the plan.")] = Scheme.ROWS,
+    scheme: Annotated[Scheme, Option(help="Scheme of the plan.")] = Scheme.ROWS,
     inferences: Annotated[int, Option(help="Inferences under faults.")] = 200,
-    faults: Annotated[int, Option(help="Workers killed, stopped and cut off meanwhile.")] = 54,
+    faults: Annotated[int, Option(help="Faults in that time: workers killed, stopped and disconnected.")] = 54,
     malformed: Annotated[int, Option(help="Malformed messages; half against a worker, half against a master.")] = 100_000,
-    half_open: Annotated[int, Option(help="Connections that never say a word.")] = 2000,
-    seed: Annotated[int, Option(help="Of the faults.")] = 1,
-    loopback: Annotated[bool, Option("--loopback", help="No network namespaces, even as root.")] = False,
-    only: Annotated[str, Option(help="Only these parts: inferences,link,malformed,redundancy,curve.")] = "",
-    as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
+    half_open: Annotated[int, Option(help="Connections that never send anything.")] = 2000,
+    seed: Annotated[int, Option(help="Seed of the faults.")] = 1,
+    loopback: Annotated[bool, Option("--loopback", help="Use no network namespaces, even as root.")] = False,
+    only: Annotated[str, Option(help="Run only these parts: inferences,link,malformed,redundancy,curve.")] = "",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Four workers, one after the other killed, stopped or cut off, while inferences run; then strangers."""
+    """Four workers, killed, stopped or disconnected one after the other while inferences run; then malformed messages."""
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, _terminated)
     parts = set(only.split(",")) if only else {"inferences", "link", "malformed", "redundancy", "curve"}
@@ -46,7 +46,7 @@ def main(
     result: dict[str, Any] = {}
     try:
         if "inferences" in parts:
-            # The bed's links are no loopback, and keys are not what is measured here.
+            # The bed's links are not loopback, and keys are not measured here.
             place = Loopback(4) if loopback or os.geteuid() else Testbed(4, flags=["--insecure"])
             with place:
                 master = Master(place, net, scheme, mode="rehearse")

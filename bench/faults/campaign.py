@@ -1,4 +1,4 @@
-"""Campaign: inferences one after the other while workers are killed, stopped and cut off, and come back."""
+"""Campaign: inferences one after the other while workers are killed, stopped and disconnected, and come back."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from fogconv.errors import ClusterError
 
 KINDS = ("killed", "stopped", "cut off")
 ASSUMED = "2e10,1.25e8"
-"""FLOP/s and bytes/s, for plans that are the same every time: with measured rates a machine whose own cores are fast keeps
-everything on the master, and no loss matters."""
+"""FLOP/s and bytes/s, for reproducible plans: with measured rates a machine with fast cores keeps everything on the
+master, and losses do not matter."""
 TOLERANCE = 1e-4
 AWAY_S = (1.2, 2.5)
-"""How long a worker stays stopped or cut off: longer than it takes to be noticed."""
+"""The time that a worker stays stopped or disconnected: longer than its detection takes."""
 START_S = 2.0
-"""A new process is not back before."""
+"""The least time until a new process is back."""
 LEAST_WORKERS = 3
-"""A fault waits until so many are there, so that the plans differ and not all end on the master alone."""
+"""A fault waits for so many workers, so that the plans differ and not all use the master alone."""
 PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Blow:
-    """One fault: struck ``delay_s`` after inference ``number`` was asked for."""
+    """One fault: applied ``delay_s`` after inference ``number`` was requested."""
 
     number: int
     kind: str
@@ -42,14 +42,14 @@ class Blow:
 
 @dataclass
 class Found:
-    """One dict per inference, as the master tells it, and the faults."""
+    """One dict per inference, as reported by the master, and the faults."""
 
     answers: list[dict[str, Any]] = field(default_factory=list)
     blows: list[Blow] = field(default_factory=list)
 
     @property
     def hit(self) -> set[int]:
-        """The inferences in which somebody was lost, found missing or taken back."""
+        """The inferences in which a worker was lost, found missing or rejoined."""
         return {number for number, answer in enumerate(self.answers) if answer.get("events")}
 
     def summary(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Found:
             "missing": sum(1 for answer in self.answers if "failure" in answer),
             "failures": [answer["failure"] for answer in self.answers if "failure" in answer],
             "events": dict(Counter(blow.kind for blow in self.blows)),
-            "told": sum(len(answer.get("events", ())) for answer in self.answers),
+            "reported": sum(len(answer.get("events", ())) for answer in self.answers),
             "median_latency_s": median,
             "worst_extra_latency_s": max(struck, default=median) - median,
             "hit": len(struck),
@@ -90,13 +90,13 @@ class Master:
     ) -> None:
         arguments = ["-m", "bench.faults.master", net, scheme, ",".join(place.addresses), rates, protection, mode]
         self.process = place.master(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.hear()
+        self.receive()
 
     def ask(self) -> None:
         self.process.stdin.write("run\n")  # type: ignore[union-attr]
         self.process.stdin.flush()  # type: ignore[union-attr]
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
         if not line:
             raise ClusterError(f"the campaign's master ended with exit code {self.process.wait()}")
@@ -113,13 +113,13 @@ class Master:
 
 
 class Campaign:
-    """``run`` gives what was found. Faults are drawn from ``seed``; each strikes at a random moment of an inference."""
+    """``run`` returns the results. Faults are drawn from ``seed``; each occurs at a random moment of an inference."""
 
     def __init__(self, place: Place, inferences: int, faults: int, seed: int, say: Callable[[str], None]) -> None:
         self._place = place
         self._inferences = inferences
         self._random = random.Random(seed)
-        # Every kind in turn, so that none is rare.
+        # All kinds in turn, so that none is rare.
         self._kinds = [KINDS[number % len(KINDS)] for number in range(faults)]
         self._random.shuffle(self._kinds)
         self._say = say
@@ -141,7 +141,7 @@ class Campaign:
                     timer = threading.Timer(self._random.uniform(0.0, usual), self._strike, [blow])
                     timer.start()
                 master.ask()
-                answer = master.hear()
+                answer = master.receive()
                 if timer is not None:
                     timer.join()
                 found.answers.append(answer)
@@ -161,7 +161,7 @@ class Campaign:
             return self._random.choice([w for w in range(len(self._place.workers)) if w not in self._busy])
 
     def _wait_for_workers(self) -> None:
-        """A moment without inferences, as a camera leaves, until enough workers are on their feet."""
+        """Pause the inferences until enough workers are present."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             with self._lock:

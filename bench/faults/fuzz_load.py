@@ -1,7 +1,7 @@
 """FuzzLoad: malformed messages against a worker and against a master, while both serve an honest session.
 
-The worker's strangers are ZeroMQ peers and bare TCP connections. The master's is a worker that greets it as it should and
-then talks nonsense, again each time the master takes it back.
+The worker is attacked by ZeroMQ peers and plain TCP connections. The master is attacked by a worker that joins correctly
+and then sends malformed messages, again each time it rejoins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fogconv.cluster.worker.process import TRIM_S
 from fogconv.errors import ClusterError, WireError
 
 BURST = 500
-"""Messages of one stranger before it hangs up and another comes."""
+"""Messages of one peer before it disconnects and another one connects."""
 HALF_OPEN = 2000
 
 
@@ -43,7 +43,7 @@ class FuzzLoad:
 
 
 class FalseWorker:
-    """A worker that answers Hello and Ping as it should, and talks nonsense otherwise."""
+    """A worker that answers Hello and Ping correctly, and sends malformed messages otherwise."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -76,11 +76,14 @@ class FalseWorker:
             with suppress(WireError, ValueError, IndexError):
                 message, payloads = codec.decode(frames)
                 if isinstance(message, m.Hello):
-                    self._say(peer, m.Welcome(message.rank, "false", 1, 1, 0, 0, "none", "0"))
+                    self._say(peer, m.Welcome(message.rank, "false", 1, 1, 0, 0, "none", "0", m.Machine(), ""))
                 elif isinstance(message, m.Ping):
                     self._say(peer, m.Pong(message.request, 1, 1), bytes(payloads[0]) if message.echo else b"")
                 elif isinstance(message, m.Measure):
-                    self._say(peer, m.Measured(message.request, (1e-3,) * len(message.specs), 1e9))
+                    self._say(
+                        peer,
+                        m.Measured(message.request, (1e-3,) * len(message.specs), 1e9, (1e-3,) * len(message.specs), 0.0),
+                    )
                 elif isinstance(message, m.Load):
                     self._rage(peer)
 
@@ -88,7 +91,7 @@ class FalseWorker:
         for _ in range(min(BURST, self.goal - self.sent)):
             self._socket.send_multipart([peer, *nonsense(self._random, replays=self.replays)])
             self.sent += 1
-        # Last what no master can take, so that it lets go of us and asks again.
+        # The last message is one that no master accepts, so that it drops this worker and asks it again.
         self._socket.send_multipart([peer, b"nonsense"])
 
     def _say(self, peer: bytes, message: m.AnyMessage, *payloads: bytes) -> None:
@@ -96,7 +99,7 @@ class FalseWorker:
 
 
 def storm(address: str, count: int, generator: random.Random, replays: list[Message]) -> int:
-    """Strangers that come one after the other, say ``BURST`` messages each, and read no answer."""
+    """Unknown peers that connect one after the other, send ``BURST`` messages each, and read no answer."""
     context = zmq.Context()
     sent = 0
     try:
@@ -114,7 +117,7 @@ def storm(address: str, count: int, generator: random.Random, replays: list[Mess
 
 
 def fuzz_load(messages: int, net: str, say: Callable[[str], None], *, half: int = HALF_OPEN, seed: int = 7) -> FuzzLoad:
-    """Half of the messages go to a worker, half to a master."""
+    """Send half of the messages to a worker, half to a master."""
     generator = random.Random(seed)
     crashes = inferences = 0
     with Loopback(1) as place:
@@ -127,7 +130,7 @@ def fuzz_load(messages: int, net: str, say: Callable[[str], None], *, half: int 
             nonlocal inferences
             inferences += 1
             master.ask()
-            answer = master.hear()
+            answer = master.receive()
             right: bool = answer.get("error", 1.0) <= TOLERANCE
             if not right:
                 say(f"an honest inference failed: {answer}")
@@ -135,7 +138,7 @@ def fuzz_load(messages: int, net: str, say: Callable[[str], None], *, half: int 
 
         try:
             address = ("127.0.0.1", place.ports[0])
-            # Warm-up: the caches of every parser and allocator, so that growth is growth.
+            # Warm up the caches of all parsers and allocators, so that they do not count as growth.
             false.goal = BURST * 4
             storm(f"tcp://127.0.0.1:{address[1]}", min(messages, BURST * 10), generator, false.replays)
             for _ in range(20):

@@ -1,8 +1,9 @@
-"""Malformed: nonsense of every kind, as bytes, thrown at a worker and at a master.
+"""Malformed: malformed messages of all kinds, as bytes, to send to a worker and to a master.
 
 random bytes, truncated and oversized frames, wrong magic and versions, unknown types, replays of an honest session,
-declared sizes of 2⁶³, sizes that don't fit, NaN where a count belongs, numbers out of range, deep nesting, parts of
-payloads that nobody announced, offers of memory that is none, references into it, connections that never say a word
+declared sizes of 2⁶³, sizes that don't fit, NaN in place of a count, numbers out of range, deep nesting, parts of
+payloads that were not announced, offers of memory that does not exist, references into it, connections that never send
+anything
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NAN = float("nan")
 
 
 def honest(generator: random.Random) -> Message:
-    """A message that would be right in some session, but in none of the victim's."""
+    """A message that would be valid in some session, but in none of the victim's."""
     token = generator.randbytes(16)
     number = generator.randrange(2**40)
     message: m.AnyMessage
@@ -45,7 +46,7 @@ def honest(generator: random.Random) -> Message:
             (m.Missing(number, ("a" * 64,) * 50), b""),
             (m.Stored(generator.randbytes(30).hex()), b""),
             (m.Loaded(number, 1, 1, 1, NAN), b""),
-            (m.Measured(number, (NAN,) * 100, NAN), b""),
+            (m.Measured(number, (NAN,) * 100, NAN, (NAN,) * 100, NAN), b""),
             (m.Failed(number, 0, "MemoryError", "x" * 1000), b""),
             (m.StatusQuery(number), b""),
             (m.Peers({1: "tcp://127.0.0.1:1"}), b""),
@@ -106,13 +107,13 @@ def huge_size(generator: random.Random) -> Message:
 
 
 def large_size_never_filled(generator: random.Random) -> Message:
-    """The begin of a payload of 2 GB, of which no more comes."""
+    """The start of a payload of 2 GB that never continues."""
     kind = m.KINDS.index(generator.choice([m.Load, m.Data, m.Ping]))
     return [_prelude(kind, [2**31 - 1], msgspec.msgpack.encode([1, 1])), bytes(generator.choice([64, 256 << 10]))]
 
 
 def not_a_number(generator: random.Random) -> Message:
-    """NaN, infinities, negative and huge numbers where counts belong."""
+    """NaN, infinities, negative and huge numbers in place of counts."""
     kind = generator.randrange(len(m.KINDS))
     values = [NAN, float("inf"), -1, 2**63, "7", None, [], {}, 1.5, b"x", True]
     body = msgspec.msgpack.encode([generator.choice(values) for _ in range(generator.randrange(8))])
@@ -134,7 +135,8 @@ def arena() -> Arena:
 
 
 def offer(generator: random.Random) -> Message:
-    """Memory to share: of any process and descriptor, of ours with a wrong token or size, or ours as it is."""
+    """An offer of shared memory: of any process and descriptor, of this process with a wrong token or size, or a correct
+    one."""
     frame = bytearray(arena().offer)
     match generator.randrange(4):
         case 0:
@@ -148,7 +150,7 @@ def offer(generator: random.Random) -> Message:
 
 
 def reference(generator: random.Random) -> Message:
-    """A payload that should lie in our memory: anywhere in it, across its end, or far beyond."""
+    """A reference to a payload in this process's memory: anywhere in it, across its end, or far beyond."""
     places = (0, 4096, 4097, 8192, 1 << 20, (1 << 20) - 4, 2**63, 2**64 - 1)
     where = generator.choice(places), generator.getrandbits(32), generator.choice(places), generator.choice(places)
     header = honest(generator)[0]
@@ -180,14 +182,14 @@ KINDS: tuple[Callable[[random.Random], Message], ...] = (
 
 
 def nonsense(generator: random.Random, *, replays: Sequence[Message] = ()) -> Message:
-    """One message of any kind; one in ten is a replay of what an honest master said, where there are any."""
+    """One message of any kind; one in ten is a replay of an honest master's message, where there are any."""
     if replays and generator.random() < 0.1:
         return list(generator.choice(replays))
     return generator.choice(KINDS)(generator)
 
 
 def half_open(address: tuple[str, int], count: int, generator: random.Random) -> list[socket.socket]:
-    """So many TCP connections that say nothing, or the begin of a ZMTP greeting, or something else."""
+    """So many TCP connections that send nothing, the start of a ZMTP greeting, or other bytes."""
     openings = (
         b"",
         b"\xff\x00\x00\x00",

@@ -23,7 +23,7 @@ from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions
 
 
-def say(facts: dict[str, Any]) -> None:
+def send(facts: dict[str, Any]) -> None:
     print(json.dumps(facts), flush=True)
 
 
@@ -42,7 +42,7 @@ def main(net: str, scheme: str, cluster: str, rates: str, protection: str = "{}"
         flop_per_s, bytes_per_s = (float(word) for word in rates.split(","))
         topology = Topology.uniform(session.ranks, flop_per_s, bytes_per_s, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         engine = Engine(graph, session, topology, options, running)
-        say({"ready": True, "workers": len(engine.ranks) - 1})
+        send({"ready": True, "workers": len(engine.ranks) - 1})
         for _ in sys.stdin:
             try:
                 found = engine.run(image)
@@ -52,9 +52,9 @@ def main(net: str, scheme: str, cluster: str, rates: str, protection: str = "{}"
                     "events": list(found.events),
                     "active": [program.rank for program in found.programs if program.steps],
                 }
-            except Exception as error:  # an answer that is missing is what the campaign counts
+            except Exception as error:  # the campaign counts missing answers
                 facts = {"failure": f"{type(error).__name__}: {error}"}
-            say({**facts, "workers": len(engine.ranks) - 1, "rss": psutil.Process().memory_info().rss})
+            send({**facts, "workers": len(engine.ranks) - 1, "rss": psutil.Process().memory_info().rss})
         engine.close()
 
 

@@ -1,7 +1,7 @@
-"""Places: where the workers of a fault campaign live, and how one is killed, stopped, or cut off there.
+"""Places: the environments of a fault campaign's workers, and how a worker is killed, stopped or disconnected there.
 
-Testbed        a network namespace each (root): cutting off is the link going down
-Loopback   127.0.0.1, each worker behind a relay: cutting off is the relay passing nothing on, and refusing nothing
+Testbed        a network namespace each (root): disconnecting sets the link down
+Loopback   127.0.0.1, each worker behind a relay: disconnecting makes the relay pass nothing on, and refuse nothing
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def environment() -> dict[str, str]:
 
 
 class Place(Protocol):
-    """``addresses[i]`` is where the master reaches worker i. Used in a ``with`` block, after which nothing is left."""
+    """``addresses[i]`` is worker i's address for the master. Used in a ``with`` block, after which everything is
+    removed."""
 
     addresses: list[str]
     workers: list[subprocess.Popen[Any]]
@@ -53,7 +54,7 @@ def worker_command(bind: str, *more: str) -> list[str]:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """SIGKILL, stopped or not, and wait."""
+    """Kill a process with SIGKILL, stopped or not, and wait for it."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGCONT)
         process.kill()
@@ -94,7 +95,7 @@ class Testbed:
         self._bed.set_cpu(share)
 
     def thin(self, worker: int, rate: str) -> None:
-        """Both directions of a worker's link at this rate from now on."""
+        """Set both directions of a worker's link to this rate."""
         self._bed.set_rate(worker + 1, rate)
 
     def cut(self, worker: int) -> None:
@@ -136,7 +137,7 @@ class Loopback:
         return subprocess.Popen([sys.executable, *arguments], env=environment(), **options)
 
     def limit(self, share: float | None) -> None:
-        """Nothing: only a bed has quotas."""
+        """Does nothing: only an emulated cluster has quotas."""
 
     def cut(self, worker: int) -> None:
         self._relays[worker].frozen.set()
@@ -146,7 +147,7 @@ class Loopback:
 
 
 class Relay:
-    """A cable made of software: passes TCP connections on to a port, until it is frozen."""
+    """A software cable: passes TCP connections on to a port, until it is frozen."""
 
     def __init__(self, to: int) -> None:
         self._to = to

@@ -1,7 +1,7 @@
-"""What coded redundancy costs when nothing happens, and what it saves when a worker is lost in the middle of an inference.
+"""The cost of coded redundancy without losses, and its gain when a worker is lost in the middle of an inference.
 
-The star over four workers, plain and coded in turns on the same nodes (0.2 core each, where there is a bed). Lost here is
-a worker that is stopped: no connection ends, so that without the code the master waits for the heartbeat first.
+The star over four workers, plain and coded in turns on the same nodes (0.2 core each, where there is a bed). The lost
+worker is a stopped one: no connection ends, so that without the code the master waits for the heartbeat first.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def price(say: Callable[[str], None], net: str = "resnet18") -> dict[str, Any]:
 
 def _infer(master: Master) -> float:
     master.ask()
-    answer = master.hear()
+    answer = master.receive()
     if answer.get("error", 1.0) > 1e-4:
         raise RuntimeError(f"a wrong answer: {answer}")
     return float(answer["latency_s"])
@@ -81,7 +81,7 @@ def _whole_again(master: Master, timeout_s: float = 15.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         master.ask()
-        if master.hear().get("workers") == 4:
+        if master.receive().get("workers") == 4:
             break
         time.sleep(0.2)
     _infer(master)

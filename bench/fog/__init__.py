@@ -1,4 +1,4 @@
-"""An emulated fog cluster on one Linux machine, and the experiment that is measured on it (``python -m bench.fog``)."""
+"""An emulated fog cluster on one Linux machine, and the experiment on it (``python -m bench.fog``)."""
 
 from bench.fog.testbed import Card, FogBed, Node
 

@@ -1,4 +1,4 @@
-"""``python -m bench.fog``: one row of the table of what the cluster is worth."""
+"""``python -m bench.fog``: one row of the table of speedups."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ def main(
     nodes: Annotated[int, Option(help="Nodes, the master included.")] = 5,
     cpu: Annotated[str, Option(help="Share of a core: one figure, or one per node (0.2,0.1,…).")] = "0.1",
     rate: Annotated[str, Option(help="Rate of every link, such as 100mbit.")] = "1gbit",
-    scheme: Annotated[Scheme, Option(help="Of the plan.")] = Scheme.AUTO,
-    transport: Annotated[str, Option(help="zmq or mpi.")] = "zmq",
+    scheme: Annotated[Scheme, Option(help="Scheme of the plan.")] = Scheme.AUTO,
+    transport: Annotated[str, Option(help="Transport: zmq or mpi.")] = "zmq",
     wire: Annotated[str, Option(help="fp32, fp16, bf16, zeros, lz4 or zstd.")] = "fp32",
     secure: Annotated[bool, Option("--secure", help="Encrypt with CURVE (ZeroMQ).")] = False,
-    repeats: Annotated[int, Option(help="Inferences that count.")] = 12,
-    rounds: Annotated[int, Option(help="Rounds into which they are divided, torch and one node between them.")] = 3,
+    repeats: Annotated[int, Option(help="Inferences that are counted.")] = 12,
+    rounds: Annotated[int, Option(help="Rounds into which they are divided, in turns with torch and one node.")] = 3,
     memory: Annotated[str, Option(help="Memory limit of every node, such as 900M.")] = "",
     sync: Annotated[
-        float, Option(help="Seconds that the planner adds for waiting on a throttled peer; -1: by the quota's period.")
+        float,
+        Option(help="Seconds that the planner adds for waiting for a throttled peer; -1: derived from the quota's period."),
     ] = -1.0,
     honesty: Annotated[bool, Option(help="Check link and CPU rates first.")] = True,
-    trace: Annotated[bool, Option("--trace", help="Say where the time went (in the JSON).")] = False,
-    against: Annotated[str, Option(help="Other schemes to take turns with, as rows,depth,local.")] = "",
-    as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
+    trace: Annotated[bool, Option("--trace", help="Report where the time went (in the JSON).")] = False,
+    against: Annotated[str, Option(help="Other schemes to measure in turns, such as rows,depth,local.")] = "",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure fogconv on an emulated cluster against torch on one of its nodes. Needs root and Linux."""
     console = Console(stderr=True)
-    signal.signal(signal.SIGTERM, _terminated)  # the bed is taken down on the way out
+    signal.signal(signal.SIGTERM, _terminated)  # the emulated cluster is removed at the end
     try:
         setup = Setup(
             net,
@@ -78,7 +79,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise InputError(f"--cpu {text!r} is no share of a core; write 0.1, or one per node like 0.2,0.1,0.1") from None
+        raise InputError(f"--cpu {text!r} is not a share of a core; write 0.1, or one per node like 0.2,0.1,0.1") from None
 
 
 def table(result: dict[str, Any]) -> Table:

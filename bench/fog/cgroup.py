@@ -1,11 +1,11 @@
-"""Control groups, version 1 and 2: a node's share of a core, its memory limit, and what it has used.
+"""Control groups, version 1 and 2: a node's share of a core, its memory limit, and its usage.
 
     share of a core   quota per period
     1.0 and more      share · 10 ms  per 10 ms
     0.1               1 ms           per 10 ms       the kernel grants no quota under 1 ms, so small
     0.05              1 ms           per 20 ms       shares get a longer period
 
-A long period lets a node that paused between inferences run ahead of its share, so it is as short as the kernel allows.
+A long period lets a node that paused between inferences exceed its share, so it is as short as the kernel allows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fogconv.errors import ClusterError, DependencyError, InputError
 
 LEAST_QUOTA_US = 1000
 WEIGHT_V1 = 16384
-"""Against 1024 of any other group: the nodes take what their quota grants, whatever else runs."""
+"""Other groups have 1024: so the nodes get all of their quota, whatever else runs."""
 WEIGHT_V2 = 1600
 """The same factor of 16; version 2's usual weight is 100."""
 
@@ -37,7 +37,7 @@ def quota_and_period_us(share: float) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a group used so far: CPU seconds, seconds in which it waited for its quota, peak bytes of memory."""
+    """A group's usage so far: CPU seconds, seconds in which it waited for its quota, peak bytes of memory."""
 
     cpu_s: float
     throttled_s: float
@@ -80,7 +80,7 @@ class CgroupV1:
 
     def set_cpu(self, share: float | None) -> None:
         group = self.cpu / self.name
-        # Quota and period can't be set together, and each must fit the other at any moment: lift the quota first.
+        # Quota and period can't be set together, and each must fit the other at all times: lift the quota first.
         _write(group / "cpu.cfs_quota_us", -1)
         if share is not None:
             quota, period = quota_and_period_us(share)
@@ -175,7 +175,7 @@ def _table(path: Path) -> dict[str, int]:
 
 
 def _remove(groups: list[Path], patience_s: float = 5.0) -> None:
-    """End what runs in the groups (nothing but what was started there can), then remove them."""
+    """End all processes in the groups (only processes started there can be in them), then remove the groups."""
     deadline = time.monotonic() + patience_s
     for group in groups:
         while group.exists():
@@ -186,7 +186,7 @@ def _remove(groups: list[Path], patience_s: float = 5.0) -> None:
                 pass
             try:
                 group.rmdir()
-            except OSError as error:  # busy until the kernel has reaped the processes
+            except OSError as error:  # busy until the kernel has removed the processes
                 if time.monotonic() > deadline:
                     raise ClusterError(f"can't remove the control group {group}: {error.strerror}") from error
                 time.sleep(0.02)

@@ -1,8 +1,9 @@
-"""A conversation between the experiment and a process in a node, over two FIFOs: one JSON object per line.
+"""The protocol between the experiment and a process in a node, over two FIFOs: one JSON object per line.
 
-FIFOs, because standard input and output don't survive every MPI launcher, and because waiting on them takes no CPU time. The
-process in the node says {"compiled": true} and waits for {"calibrate": true} where it has to measure rates under the quotas,
-says {"ready": facts} when it is loaded, then answers each {"run": N} with what it measured, until {"quit": true}.
+FIFOs, because standard input and output don't survive every MPI launcher, and because waiting for them takes no CPU time.
+The process in the node sends {"compiled": true} and waits for {"calibrate": true} where it has to measure rates under the
+quotas, sends {"ready": facts} when it is loaded, then answers each {"run": N} with its measurements, until {"quit":
+true}.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Facts = dict[str, Any]
 
 
 class Contender:
-    """The experiment's end. ``process`` is whatever was started; its death ends the conversation."""
+    """The experiment's end. ``process`` is the started process; the connection ends with it."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
@@ -31,7 +32,7 @@ class Contender:
         folder.mkdir(parents=True)
         for fifo in ("ask", "answer"):
             os.mkfifo(folder / fifo)
-        # Opened for both ways: neither end has to wait for the other, nor sees an end of file.
+        # Opened for reading and writing, so that neither end waits for the other or gets an end of file.
         self._ask = os.open(folder / "ask", os.O_RDWR)
         self._answer = os.open(folder / "answer", os.O_RDWR)
         self._rest = b""
@@ -39,10 +40,10 @@ class Contender:
 
     def ask(self, question: Facts, timeout_s: float) -> Facts:
         os.write(self._ask, json.dumps(question).encode() + b"\n")
-        return self.hear(timeout_s)
+        return self.receive(timeout_s)
 
-    def hear(self, timeout_s: float) -> Facts:
-        """The next answer. Raises ClusterError, with the end of the log, when the process ends or says nothing."""
+    def receive(self, timeout_s: float) -> Facts:
+        """The next answer. Raises ClusterError, with the end of the log, when the process ends or does not answer."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._rest:
             if select.select([self._answer], [], [], 0.2)[0]:
@@ -50,7 +51,7 @@ class Contender:
             elif self.process is not None and self.process.poll() is not None:
                 raise ClusterError(f"{self.name} ended with exit code {self.process.returncode}:\n{self._tail()}")
             elif time.monotonic() > deadline:
-                raise ClusterError(f"{self.name} said nothing for {timeout_s:.0f} s:\n{self._tail()}")
+                raise ClusterError(f"{self.name} did not answer within {timeout_s:.0f} s:\n{self._tail()}")
         line, self._rest = self._rest.split(b"\n", 1)
         answer: Facts = json.loads(line)
         if "error" in answer:
@@ -61,7 +62,7 @@ class Contender:
         return self.do(repeats, timeout_s)
 
     def do(self, question: Any, timeout_s: float) -> Facts:
-        """Anything that this contender's ``run`` knows."""
+        """Send any request that this contender's ``run`` knows."""
         return self.ask({"run": question}, timeout_s)
 
     def close(self) -> None:
@@ -86,22 +87,22 @@ class Contender:
         return "\n".join(text.splitlines()[-lines:])
 
 
-class Voice:
+class NodeEnd:
     """The end in the node."""
 
     def __init__(self, folder: Path) -> None:
         self._answer = os.open(folder / "answer", os.O_RDWR)
         self._questions = os.fdopen(os.open(folder / "ask", os.O_RDWR), "r")
 
-    def say(self, line: Facts) -> None:
+    def send(self, line: Facts) -> None:
         os.write(self._answer, json.dumps(line).encode() + b"\n")
 
-    def hear(self) -> Facts:
+    def receive(self) -> Facts:
         question: Facts = json.loads(self._questions.readline())
         return question
 
     def serve(self, facts: Facts, run: Callable[[Any], Facts]) -> None:
-        """Tell the facts, then run as often as asked, until told to quit."""
-        self.say({"ready": facts})
-        while not (question := self.hear()).get("quit"):
-            self.say(run(question["run"]))
+        """Send the facts, then run for each request, until the request to quit."""
+        self.send({"ready": facts})
+        while not (question := self.receive()).get("quit"):
+            self.send(run(question["run"]))

@@ -21,7 +21,7 @@ def main(folder: Path, text: str) -> None:
     launch = launched()
     if launch is not None and launch.rank:
         serve_mpi(threads=1)
-    # Late: a worker does without torch.
+    # Imported late: a worker does not need torch.
     from bench.fog.master import drive
     from fogconv.cluster.connect import connect
     from fogconv.cluster.executor.executable import Executable

@@ -1,4 +1,4 @@
-"""Job: what one process of the testbed is to measure, as it travels to a node."""
+"""Job: the measurement of one process of the testbed, as it is sent to a node."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fogconv.ir import program as ir
 
 
 class Job(msgspec.Struct, frozen=True):
-    """``shares`` are the nodes' shares of a core, master first; ``cluster`` is what `connect` takes;
-    ``keys`` the folder with the master's keys, if links are encrypted."""
+    """``shares`` are the nodes' shares of a core, master first; ``cluster`` is an argument of `connect`; ``keys`` the
+    folder with the master's keys, if links are encrypted."""
 
     net: str
     cluster: str

@@ -1,9 +1,10 @@
-"""fogconv's master in a node: plans, loads, then runs inferences back to back when asked."""
+"""fogconv's master in a node: plans, loads, then runs inferences back to back on request."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.fog.conversation import Facts, Voice
+from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.rates import Rates
 from bench.fog.workload import subject
+from fogconv.analysis.workload import card_bytes
 from fogconv.cluster.session.loaded_program import Loaded, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.torch.export import export
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """The graph, its host calls, its input, and what torch says the answer is."""
+    """The graph, its host calls, its input, and torch's answer."""
 
     def __init__(self, net: str) -> None:
         zoo, self.image = subject(net)
@@ -52,8 +54,8 @@ class Subject:
         }
 
 
-def plan_facts(found: Plan, graph: LayerGraph) -> Facts:
-    """What the plan promises: seconds, bytes through each card, the largest share of the conv weights on one rank."""
+def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -> Facts:
+    """The plan's predictions: seconds, bytes through each card, the largest share of the conv weights on one rank."""
     stored, whole = dict.fromkeys(range(found.ranks), 0), 1
     for layer, placement in zip(graph.layers, found.placements, strict=True):
         if isinstance(layer, Conv) and not layer.linear:
@@ -62,14 +64,14 @@ def plan_facts(found: Plan, graph: LayerGraph) -> Facts:
                 stored[work.rank] += weight_elements(layer, work)
     return {
         "predicted_s": found.predicted_s,
-        "card_bytes": found.card_bytes,
+        "card_bytes": card_bytes(programs),
         "max_weight_share": max(stored.values()) / whole,
         "modes": [placement.mode for placement in found.placements],
     }
 
 
 def where_time_went(loaded: Loaded, result: RunResult) -> Facts:
-    """Seconds per rank by kind of step, waiting (the gaps before receives) apart; seconds per layer and rank."""
+    """Seconds per rank by kind of step, waiting (the gaps before receives) separately; seconds per layer and rank."""
     ranks: dict[int, dict[str, float]] = {}
     layers: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for rank, times in sorted(result.times.items()):
@@ -87,18 +89,18 @@ def where_time_went(loaded: Loaded, result: RunResult) -> Facts:
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
     it = Subject(job.net)
-    voice = Voice(folder)
+    experiment = NodeEnd(folder)
     rates = Rates(session, it.graph, it.image, job.shares)
-    voice.say({"compiled": True})
-    voice.hear()
+    experiment.send({"compiled": True})
+    experiment.receive()
     topology = rates.topology(job.sync_s)
-    voice.say({"calibrated": True})
-    voice.hear()
+    experiment.send({"calibrated": True})
+    experiment.receive()
     found = plan(it.graph, topology, PlanOptions(job.scheme, wire=job.wire, **job.options))
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, [it.image])
-    facts = plan_facts(found, it.graph) | it.error(first.outputs[0])
+    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first.outputs[0])
     facts |= {"gamma": [dict(device.gamma_s_per_mac) for device in topology.devices]}
     master = topology.devices[0]
     facts |= {"message_s": master.message_s, "byte_s": [master.send_s_per_byte, master.receive_s_per_byte]}
@@ -118,4 +120,4 @@ def drive(job: Job, folder: Path, session: Session) -> None:
             **it.error(results[-1].outputs[0]),
         }
 
-    voice.serve(facts, run)
+    experiment.serve(facts, run)

@@ -4,7 +4,7 @@
     python -I -S probe.py source HOST PORT S   send for S seconds
     python -I -S probe.py work S               print a line, then the units of work done in S seconds, and the pauses in them
 
-Standard library only: it must start at once, in a node of a tenth of a core too.
+Standard library only: it must start quickly, even in a node with a tenth of a core.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 CHUNK = 1 << 20
 UNIT = range(2000)
 PAUSE_S = 0.5e-3
-"""A unit of work takes a tenth of this; one that took longer was interrupted by the quota."""
+"""A unit of work takes a tenth of this; a longer one was interrupted by the quota."""
 WARM_UP_S = 0.2
-"""Left out at the start: TCP's slow start, and the burst that the shaper lets through."""
+"""The time left out at the start: TCP's slow start and the shaper's burst."""
 
 
 def sink(port: int) -> None:

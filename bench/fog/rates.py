@@ -1,15 +1,16 @@
 """The topology that the planner gets: every node's rate and every link, measured in the bed.
 
-    γ          a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as
-               cold as they will be. A worker's is the master's, by their shares of a core
-    messages   what pings from cold caches take of the master's processor, and each byte of one (`fogconv.calibration.links`)
+    γ a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as cold
+    as in inferences. A worker's is derived from the master's by their shares of a core
+    messages   the master's processor time for pings from cold caches, and for each byte of one (`fogconv.calibration.links`)
     α, β       pings, empty and large
 
-What computes is measured under the quota, which costs a tenth more than the missing time: a node comes back to cold caches
-every period. Pings go before, and what they found of the processor is stretched alike; compilation is over by then.
+Computation is measured under the quota, which costs a tenth more than the missing time, because a node returns to cold
+caches every period. Pings are measured before, and their processor times are stretched by the same factor; compilation is
+done by then.
 
-Tried: a made-up net's inferences in place of the cold pings. They found the same for a message (0.17 to 0.20 ms of a core,
-where pings found 0.15 to 0.20), and nothing for a byte.
+Inferences of a synthetic net in place of the cold pings gave the same time per message (0.17 to 0.20 ms of a core; pings:
+0.15 to 0.20), and no measurable time per byte.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ PINGS = 20
 LARGE_BYTES = 2_000_000
 MACS_PER_CYCLE = 16
 SYNC_PERIODS = 0.2
-"""Who waits for a message waits, on average, this part of a quota's period for its sender's next slice. Seen with a chain of
-nodes that exchange 20 KB with both neighbours: 2 to 4 ms a time, at 0.1 core, beyond computing."""
+"""A receiver waits, on average, this part of a quota's period for its sender's next slice. Measured with a chain of nodes
+that exchange 20 KB with both neighbours: 2 to 4 ms each time, at 0.1 core, beyond computing."""
 STEP_S = 10e-6
-"""What a step costs beside its kernel, at full speed: a bound call."""
+"""The cost of a step beside its kernel, at full speed: a bound call."""
 
 
 class Rates:
@@ -76,14 +77,14 @@ class Rates:
         self._specs = [step.spec for step in self._program.steps if isinstance(step, ir.Conv)]
         self._costs = message_costs(session)
         self._session = session
-        # Of middling effort: to pack the weights of the heaviest takes more time and more memory than to compute it.
+        # Layers of medium effort: packing the weights of the heaviest takes more time and memory than computing it.
         self._usual = sorted(self._specs, key=effort)[len(self._specs) // 2 :][:1]
         self._occupy()
 
     def topology(self, sync_s: float | None = None) -> Topology:
-        """Call once, under the quotas. ``sync_s`` is added to each link's latency: what waiting for a throttled peer costs
-        beyond the wire (None: by the longer of both ends' periods)."""
-        # A pause of 9 ms falls on one step or the next by chance: the whole run tells the rate, full speed the proportions.
+        """Call once, under the quotas. ``sync_s`` is added to each link's latency: the wait for a throttled peer beyond
+        the wire's time (None: derived from the longer of both ends' periods)."""
+        # A pause of 9 ms hits a random step: the whole run gives the rate, full speed the proportions.
         with self._others_at_work():
             self._run()
             stretch = statistics.median(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
@@ -110,7 +111,8 @@ class Rates:
 
     @contextmanager
     def _others_at_work(self) -> Iterator[None]:
-        """The workers compute meanwhile: all nodes of a bed share one memory, and those that wait leave it to the master."""
+        """Let the workers compute in the meantime: all nodes share one memory, and idle ones would leave its bandwidth to
+        the master."""
         over = threading.Event()
 
         def occupy() -> None:
@@ -147,16 +149,16 @@ def fit(specs: Sequence[ConvSpec], seconds: NDArray[np.float64]) -> dict[str, fl
 
 @lru_cache(maxsize=1 << 16)
 def effort(spec: ConvSpec) -> float:
-    """What the kernels' own rule counts: whole tiles of the algorithm that they choose, and its weights from memory.
+    """The work counted by the kernels' own rule: whole tiles of the chosen algorithm, and its weights from memory.
 
-    Tried: γ·MACs, which takes a shard of 3 rows in tiles of 4 for cheaper than it is, and weights for free: VGG-16's late
-    layers were then cut by rows, a fifth slower than by channels.
+    γ·MACs alone underestimates a shard of 3 rows in tiles of 4, and ignores weights: VGG-16's late layers were then cut
+    by rows, which is a fifth slower than by channels.
     """
     return MACS_PER_CYCLE * cycles(spec, choose(spec, host_isa(), strict=False)) * spec.batch
 
 
 def _link(session: Session, rank: int) -> tuple[Link, Link]:
-    """There and back."""
+    """The link to a worker and the link back."""
     small = [session.ping(rank) for _ in range(PINGS)]
     large = [session.ping(rank, LARGE_BYTES) for _ in range(3)]
     ways = []

@@ -1,7 +1,7 @@
 """The experiment: torch on one node, fogconv on one node, fogconv on all, in turns, in one bed.
 
-All three are loaded and compiled before the quotas apply. Then each in turn runs a few inferences back to back, round after
-round, so that a machine that slows down slows all of them; the first inference of each turn is not counted.
+All three are loaded and compiled before the quotas apply. Then each in turn runs a few inferences back to back, round
+after round, so that a slower machine slows all of them; the first inference of each turn is not counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOAD_TIMEOUT_S = 600.0
 RUN_TIMEOUT_S = 900.0
 TRANSPORTS = ("zmq", "mpi")
 
-# One thread for everything, and no page faults by malloc's returning large blocks to the system, for both sides alike.
+# One thread for everything, and no page faults because malloc returns large blocks to the system, for both sides.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -42,7 +42,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 26),
-    # MPI ranks on one machine would find shared memory, past the shaped links.
+    # MPI ranks on one machine would use shared memory and bypass the shaped links.
     "UCX_TLS": "tcp,self",
     "UCX_NET_DEVICES": "eth0",
 }
@@ -52,8 +52,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured. ``cpu``: each node's share of a core; ``repeats``: counted inferences of fogconv on all nodes;
-    ``against``: other schemes that take turns with it, each with workers of its own."""
+    """The setup of one experiment. ``cpu``: each node's share of a core; ``repeats``: counted inferences of fogconv on
+    all nodes; ``against``: other schemes measured in turns, each with its own workers.
+    """
 
     net: str
     nodes: int = 5
@@ -84,7 +85,7 @@ class Setup:
 
 @dataclass
 class Tally:
-    """What one contender did over the rounds."""
+    """One contender's results over the rounds."""
 
     facts: Facts
     seconds: list[float] = field(default_factory=list)
@@ -119,9 +120,9 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
             name = "all" if not number else f"all, {scheme}"
             commands = _cluster(replace(setup, scheme=scheme), bed, folder / name, PORT + number)
             clusters.append(start(stack, bed, folder, name, commands))
-        tallies = {torch.name: Tally(torch.hear(LOAD_TIMEOUT_S)["ready"])}
+        tallies = {torch.name: Tally(torch.receive(LOAD_TIMEOUT_S)["ready"])}
         for contender in (alone, *clusters):
-            contender.hear(LOAD_TIMEOUT_S)
+            contender.receive(LOAD_TIMEOUT_S)
         say("measuring rates under the quotas")
         for contender in (alone, *clusters):
             tallies[contender.name] = Tally(calibrated(bed, contender, setup.cpu))
@@ -138,7 +139,8 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
 
 
 def start(stack: ExitStack, bed: FogBed, folder: Path, name: str, commands: Sequence[Sequence[object]]) -> Contender:
-    """Start a contender: its last command is the process that converses (in node 0); those before are workers, by node."""
+    """Start a contender: its last command is the process that answers requests (in node 0); those before are workers, by
+    node."""
     contender = stack.enter_context(Contender(folder / name, name))
     environment = os.environ | ENVIRONMENT
     log = stack.enter_context(contender.log.open("w"))
@@ -160,7 +162,7 @@ def calibrated(bed: FogBed, contender: Contender, shares: Sequence[float]) -> Fa
 
 
 def take_turn(bed: FogBed, contender: Contender, count: int, tally: Tally) -> None:
-    """One inference to warm up and ``count`` that are."""
+    """One inference to warm up, and ``count`` that are counted."""
     nodes = range(len(bed.nodes))
     cards, used, started = bed.cards(), [bed.usage(node).cpu_s for node in nodes], time.monotonic()
     answer = contender.run(count + 1, RUN_TIMEOUT_S)
@@ -179,7 +181,8 @@ def take_turn(bed: FogBed, contender: Contender, count: int, tally: Tally) -> No
 
 def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Honesty | None) -> Facts:
     torch, alone, every = (tallies[name] for name in ("torch", "one", "all"))
-    planned = max(max(card) for card in every.facts["card_bytes"])
+    # A plan may keep everything at home, and a file of facts may know nothing of cards.
+    planned = max((max(card) for card in every.facts["card_bytes"]), default=0.0)
     # Kernels at the rate that one node showed in this run, on all nodes; and the plan's bytes over the busiest card.
     compute_s = alone.median_s * setup.cpu[0] / sum(setup.cpu)
     wire_s = planned / Rate.parse(setup.rate).bytes_per_s
@@ -199,15 +202,15 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
         "fogconv_s": every.median_s,
         "speedup_vs_torch": torch.median_s / every.median_s,
         "speedup_vs_one_node": alone.median_s / every.median_s,
-        # What the summed rate of all nodes allows over the one that torch and fogconv alone ran on (node 0), and how much
-        # of it there is: speedup ÷ (Σ cpu ÷ cpu of node 0), over torch and over fogconv on that node.
+        # The speedup that the summed rate of all nodes allows over node 0, on which torch and fogconv alone ran, and the
+        # part of it that was reached: speedup ÷ (Σ cpu ÷ cpu of node 0), over torch and over fogconv on that node.
         "speedup_of_summed_rate": allowed,
         "share_of_summed_rate_vs_torch": torch.median_s / every.median_s / allowed,
         "share_of_summed_rate_vs_one_node": alone.median_s / every.median_s / allowed,
         "predicted_s": every.facts["predicted_s"],
         "lower_bound_s": lower,
         "void": every.median_s < lower,
-        "bytes_busiest_card": max(max(c.sent_bytes, c.received_bytes) for c in every.cards) / every.inferences,
+        "bytes_busiest_card": max((max(c.sent_bytes, c.received_bytes) for c in every.cards), default=0) / every.inferences,
         "bytes_busiest_card_planned": planned,
         "max_worker_memory_mb": memory / 1e6,
         "max_weight_share": every.facts["max_weight_share"],
@@ -231,7 +234,7 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
 
 
 def peak_bytes(bed: FogBed, node: int) -> int:
-    """The largest resident size that any process of a node ever had."""
+    """The peak resident size of any process of a node."""
     peak = 0
     for pid in bed.nodes[node].cgroup.members[0].read_text().split():
         status = Path("/proc", pid, "status")
@@ -246,7 +249,7 @@ def _driver(folder: Path, job: Job) -> list[object]:
 
 
 def _shared_keys(folder: Path) -> Path:
-    """One key pair for all nodes: encryption costs the same, and this bed has no strangers."""
+    """One key pair for all nodes: encryption costs the same, and this emulated cluster has no other users."""
     public = write_keys(folder).public
     (folder / "masters").write_text(f"{public}\n")
     (folder / "workers").write_text(f"* {public}\n")

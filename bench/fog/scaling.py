@@ -1,9 +1,9 @@
-"""How speedup grows with the number of nodes: every scheme in turns in one bed, for each net and size.
+"""Speedup by the number of nodes: all schemes in turns in one emulated cluster, for each net and size.
 
     python -m bench.fog.scaling --keep docs/report/scaling.json --out docs/report/scaling.png
 
-What is measured is kept in the JSON file and not measured again, so that a long experiment can be done in pieces
-(``--most 1``), and the picture drawn again without measuring.
+Measurements are kept in the JSON file and not repeated, so that a long experiment can be done in pieces (``--most 1``),
+and the picture drawn again without measuring.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Point(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
 
     def speedup(self, scheme: str) -> float:
-        """Over torch on one node."""
+        """The speedup over torch on one node."""
         return self.torch_one_node_s / self.seconds[scheme]
 
     @property
@@ -54,12 +54,12 @@ class Point(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What has been measured, in a file."""
+    """The measurements so far, in a file."""
 
     path: Path
 
     def points(self) -> list[Point]:
-        """Raises InputError for a file that is none of ours."""
+        """The measured points. Raises InputError for another file."""
         if not self.path.exists():
             return []
         try:
@@ -142,7 +142,7 @@ def draw(points: Sequence[Point], out: Path) -> None:
 
 
 def missing(points: Sequence[Point], nets: Sequence[str], nodes: Sequence[int]) -> list[tuple[str, int]]:
-    """What has not been measured yet, the smallest clusters first."""
+    """The points that are not measured yet, the smallest clusters first."""
     known = {(point.net, point.nodes) for point in points}
     return [(net, count) for count in sorted(nodes) for net in nets if (net, count) not in known]
 
@@ -152,9 +152,9 @@ def main(
     nodes: Annotated[str, typer.Option(help="Sizes of the cluster, the master included.")] = NODES,
     cpu: Annotated[float, typer.Option(help="Share of a core of each node.")] = 0.1,
     rate: Annotated[str, typer.Option(help="Rate of every link.")] = "1gbit",
-    keep: Annotated[Path, typer.Option(help="JSON file of what has been measured.")] = Path("docs/report/scaling.json"),
+    keep: Annotated[Path, typer.Option(help="JSON file of the measurements.")] = Path("docs/report/scaling.json"),
     out: Annotated[Path, typer.Option(help="The picture (.png, .svg, .pdf).")] = Path("docs/report/scaling.png"),
-    most: Annotated[int, typer.Option(help="Measure so many points at most; 0 only draws.")] = 1000,
+    most: Annotated[int, typer.Option(help="The most points to measure; 0 only draws.")] = 1000,
 ) -> None:
     """Measure what is missing on emulated clusters, and draw. Needs root and Linux to measure."""
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Is the emulated cluster what it says? Link and CPU rates, measured against nominal, before anything else is believed."""
+"""Self-check of the emulated cluster: measured link and CPU rates against the nominal ones, before any experiment."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PORT = 5201
 
 @dataclass(frozen=True)
 class Honesty:
-    """Measured ÷ nominal, 1 being the truth.
+    """Measured ÷ nominal; 1 is exact.
 
-    ``links``  node 0 to each other node: payload bytes of TCP per second (0.95 is what headers leave)
+    ``links``  node 0 to each other node: payload bytes of TCP per second (0.95 without the headers)
     ``cpu``    CPU time that each node got under its quota, all nodes busy at once
-    ``work``   work that each did in that time, against one node without a quota just before and after: where this is off
+    ``work``   work that each did in that time, against one node without a quota just before and after: where this differs
                and ``cpu`` is not, the cores themselves changed speed (other load on the machine)
-    ``slices`` how long each ran between two pauses, against the quota of one period (see `bench.fog.ticker`)
+    ``slices`` the time that each ran between two pauses, against the quota of one period (see `bench.fog.ticker`)
     """
 
     links: tuple[float, ...]
@@ -35,7 +35,7 @@ class Honesty:
     slices: tuple[float, ...]
 
     def within(self, tolerance: float) -> bool:
-        """Whether links and CPU time are as said."""
+        """Whether links and CPU time are as configured."""
         return all(abs(ratio - 1) <= tolerance for ratio in self.links + self.cpu)
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,10 +66,10 @@ class Effort:
 
 
 def measure_effort(bed: FogBed, nodes: Sequence[int], duration_s: float = 1.0, slack_s: float = 0.5) -> list[Effort]:
-    """What each of the nodes does and uses in ``duration_s``, all busy at the same time.
+    """The work and usage of each node in ``duration_s``, all busy at the same time.
 
-    They start up to ``slack_s`` apart (a node of 0.05 core takes half a second for an interpreter); if that was too little
-    for the machine as it is, more is allowed.
+    They start up to ``slack_s`` apart (a node of 0.05 core takes half a second for an interpreter); if that was too
+    little, more is allowed.
     """
     works_s = duration_s + slack_s
     running = [bed.popen(node, _probe("work", works_s), stdout=subprocess.PIPE, text=True) for node in nodes]

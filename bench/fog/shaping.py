@@ -1,7 +1,7 @@
 """Link rates, and the Linux traffic control that enforces them.
 
-A link is a veth pair; an htb class on each end limits what leaves there, so that every node has a full-duplex network card
-of the given rate, as on a switch.
+A link is a veth pair; an htb class on each end limits the outgoing traffic, so that every node has a full-duplex network
+card of the given rate, as on a switch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fogconv.errors import InputError
 
 QUEUE_BYTES = 1_000_000
-"""Bytes that may wait at one end of a link. Tried: 150 KB, which collapses when four nodes send to one at 100 Mbit/s."""
+"""Bytes that may wait at one end of a link. With 150 KB the rate collapses when four nodes send to one at 100 Mbit/s."""
 
 _BITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)bit(?:/s)?", re.IGNORECASE)
@@ -44,12 +44,13 @@ class Rate:
 
 
 def burst_bytes(rate: Rate) -> int:
-    """What may leave at once: 1 ms of the line rate, and at least two frames."""
+    """The burst: 1 ms of the line rate, and at least two frames."""
     return max(3200, int(rate.bytes_per_s * 1e-3))
 
 
 def shape(netns: str, device: str, rate: Rate) -> list[list[str]]:
-    """The commands that limit what leaves ``device`` in ``netns``; run them in order on an unshaped device."""
+    """The commands that limit the outgoing traffic of ``device`` in ``netns``; run them in order on an unshaped
+    device."""
     tc = ["tc", "-n", netns]
     return [
         [*tc, "qdisc", "add", "dev", device, "root", "handle", "1:", "htb", "default", "1"],

@@ -1,4 +1,4 @@
-"""FogBed: n nodes on one machine, each with a network card, a share of a core and a memory limit of its own.
+"""FogBed: n nodes on one machine, each with its own network card, share of a core and memory limit.
 
     node 0      node 1      node 2        a network namespace and a control group each
      eth0        eth0        eth0         10.77.0.10, .11, .12 …, shaped
@@ -60,11 +60,11 @@ class Card:
 
 
 class FogBed:
-    """The emulated cluster, up inside a ``with`` block, gone after it whatever happened.
+    """The emulated cluster. It exists inside a ``with`` block and is always removed after it.
 
     ``cpu`` gives shares of a core (one figure for all, one per node, or None for no limit yet); ``memory_bytes`` likewise.
-    Beds of several processes don't meet; what a killed process left behind is cleared away by the next bed.
-    Raises DependencyError without root or iproute2, InputError for sizes that make no bed.
+    Clusters of several processes are separate; the next one removes the remains of a killed process. Raises
+    DependencyError without root or iproute2, InputError for impossible sizes.
     """
 
     def __init__(
@@ -106,7 +106,9 @@ class FogBed:
     def _up(self) -> None:
         RUN.mkdir(exist_ok=True)
         self._lock = self.state.open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held while the bed lives: sweep() leaves it alone
+        fcntl.flock(
+            self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB
+        )  # locked while the cluster exists, so that sweep() does not remove it
         json.dump(
             {
                 "nodes": [
@@ -120,7 +122,7 @@ class FogBed:
         ip(["netns", "add", self.switch])
         ip(["-n", self.switch, "link", "add", "br0", "type", "bridge"])
         ip(["-n", self.switch, "link", "set", "br0", "up"])
-        # A switch filters nothing, and what this one does is charged to the nodes.
+        # A switch filters nothing, and this one's processor time is charged to the nodes.
         for name in ("iptables", "ip6tables", "arptables") if BRIDGE_FILTERS.exists() else ():
             ip(["netns", "exec", self.switch, "sysctl", "-qw", f"net.bridge.bridge-nf-call-{name}=0"])
         for node in self.nodes:
@@ -140,7 +142,7 @@ class FogBed:
         self.set_cpu(self._cpu)
 
     def down(self) -> None:
-        """End what was started in the nodes and remove them. Does nothing the second time."""
+        """End all processes in the nodes and remove the nodes. Does nothing the second time."""
         if self._tickers is not None:
             self._tickers.stop()
         for process in self._started:
@@ -191,15 +193,15 @@ class FogBed:
             _run(command)
 
     def cut(self, node: int) -> None:
-        """Pull the node's cable: nothing arrives, nothing is refused."""
+        """Disconnect the node's cable: nothing arrives, nothing is refused."""
         ip(["-n", self.switch, "link", "set", self.nodes[node].port, "down"])
 
     def heal(self, node: int) -> None:
-        """Plug it in again."""
+        """Connect the node's cable again."""
         ip(["-n", self.switch, "link", "set", self.nodes[node].port, "up"])
 
     def usage(self, node: int) -> Usage:
-        """What the node used so far."""
+        """The node's usage so far."""
         return self.nodes[node].cgroup.usage()
 
     def cards(self) -> list[Card]:
@@ -210,7 +212,7 @@ class FogBed:
 
 
 def require_root() -> None:
-    """Raises DependencyError where a bed can't be made."""
+    """Raises DependencyError where an emulated cluster is impossible."""
     if os.geteuid() != 0:
         raise DependencyError("an emulated cluster needs root (network namespaces and control groups): run it with sudo")
     for tool in ("ip", "tc"):
@@ -219,7 +221,7 @@ def require_root() -> None:
 
 
 def sweep() -> None:
-    """Clear away the beds of processes that ended without doing so (SIGKILL, power)."""
+    """Remove the clusters of processes that ended without doing so (SIGKILL, power failure)."""
     for state in RUN.glob("fog-*.json"):
         try:
             with state.open() as file:
@@ -231,7 +233,7 @@ def sweep() -> None:
                 agent_of(state).unlink(missing_ok=True)
                 state.unlink()
         except (BlockingIOError, FileNotFoundError):
-            continue  # alive, or another process sweeps too
+            continue  # in use, or another process removes it
 
 
 def agent_of(state: Path) -> Path:

@@ -1,9 +1,9 @@
-"""Tickers: have the kernel look at the nodes' quotas every millisecond, on every core.
+"""Tickers: make the kernel check the nodes' quotas every millisecond, on every core.
 
-A CPU quota is only charged when the kernel looks, and with one running process to a core it looks at its own tick: every
-4 ms at the usual 250 Hz. A node of 1 ms per 10 ms then ran for 4 ms and paused for 36 (seen: runs of 2.5 to 4 ms, pauses of
-25 to 68), and whoever exchanged messages with it waited for a period that nobody had asked for. A process of real-time
-priority that does nothing but wake up makes it look: runs of 1 ms, pauses of 9, for 3 % of each core.
+A CPU quota is only charged when the kernel checks it, and with one running process per core it does so at its own tick:
+every 4 ms at the usual 250 Hz. A node of 1 ms per 10 ms then ran for 4 ms and paused for 36 (measured: runs of 2.5 to 4
+ms, pauses of 25 to 68), and its peers waited for a longer period than configured. A real-time process that only wakes up
+makes the kernel check: runs of 1 ms, pauses of 9, for 3 % of each core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TICKS_BETWEEN_LOOKS = 500
 
 
 class Tickers:
-    """One to each core that this process may use, until ``stop`` or the end of this process, whatever ends it."""
+    """One per core that this process may use, until ``stop`` or the end of this process."""
 
     def __init__(self) -> None:
         self._running = [
@@ -41,7 +41,7 @@ class Tickers:
 
 
 def tick(core: int, parent: int) -> None:
-    """Wake up again and again while ``parent`` lives; at once the end where real-time priority is not allowed."""
+    """Wake up periodically while ``parent`` lives; return at once where real-time priority is not allowed."""
     os.sched_setaffinity(0, {core})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     sleep, ticks = time.sleep, range(TICKS_BETWEEN_LOOKS)

@@ -2,7 +2,7 @@
 
     python -m bench.fog.torch_alone FOLDER NET
 
-The formats are compared before the quota is applied; the best one is what runs.
+The formats are compared before the quota is applied; the best one is used.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.fog.conversation import Facts, Voice
+from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.workload import subject
 
 TRIES = 5
 
 
 def variants(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """The ways in which torch may run it, as calls."""
+    """torch's ways to run the model, as calls."""
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     y = x.to(memory_format=torch.channels_last)
     return {"nchw": lambda: model(x), "channels_last": lambda: last(y)}
@@ -54,7 +54,7 @@ def main(folder: Path, net: str) -> None:
             stamps.append(time.perf_counter())
         return {"seconds": np.diff(stamps).tolist()}
 
-    Voice(folder).serve({"variant": best, "full_speed_s": full_speed}, run)
+    NodeEnd(folder).serve({"variant": best, "full_speed_s": full_speed}, run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What is measured: a model by name, with seeded weights that every layer shows in, and one input.
+"""The workload: a model by name, with seeded weights with which every layer affects the output, and one input.
 
-Seeded, so that nothing is asked of a hub from inside a node; the time does not depend on the weights' values.
+Seeded, because a node can't download weights; the time does not depend on their values.
 """
 
 from __future__ import annotations

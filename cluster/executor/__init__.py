@@ -1,1 +1,1 @@
-"""Executors: what turns a rank's Program into calls of kernels, and the mail that they wait for."""
+"""Executors: run a rank's Program as calls of kernels; the messages that they wait for."""

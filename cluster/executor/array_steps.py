@@ -1,16 +1,16 @@
 """Arrays: the steps on plain arrays, with which layers are trained.
 
-A layer's arrays outlive its runs: weights stay until others bear their name, and a forward pass leaves its input for
-the backward pass. Programs with the same ``Program.shares`` share one Arrays.
+A layer's arrays outlive its runs: weights stay until another array takes their name, and a forward pass keeps its input
+for the backward pass. Programs with the same ``Program.shares`` share one Arrays.
 
-A conv writes its result to the array that bears the result's name already, if there is one (the master brings the place in
-the whole result); else to memory from which it is sent uncopied, or to memory of the step's own.
+A conv writes its result to the existing array of the result's name, if there is one (the master provides the place in the
+whole result); else to memory from which it is sent without a copy, or to the step's own memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,21 +32,20 @@ if TYPE_CHECKING:
 
 
 class Running(Protocol):
-    """What these steps need of one run."""
+    """The part of a run that these steps use."""
 
     mailbox: Mailbox
     outputs: dict[int, Array]
     meanwhile: Callable[[], None]
     ready_ns: int
 
-    @property
-    def inputs(self) -> Sequence[Array]: ...
+    def input(self, index: int) -> Array: ...
 
 
 class Arrays:
     """Arrays by name, and the kernels bound for them. Not for two threads at a time.
 
-    What a conv step writes is overwritten when the same step runs again.
+    A conv step's result is overwritten when the same step runs again.
     """
 
     def __init__(self) -> None:
@@ -60,11 +59,11 @@ class Arrays:
         self._grad_weight: dict[ConvSpec, GradWeight] = {}
 
     def do(self, step: steps.ArrayStep, run: Running, threads: int) -> None:
-        """One step. Raises ClusterError for an array that is not here, and what the mailbox raises."""
+        """Run one step. Raises ClusterError for a missing array, and the mailbox's errors."""
         arrays = self._arrays
         match step:
             case steps.ArrayInput():
-                self._set(step.array, run.inputs[step.index])
+                self._set(step.array, run.input(step.index))
             case steps.ArrayOutput():
                 run.outputs[step.index] = self._pop(step.array)
             case steps.ArraySend():
@@ -76,7 +75,7 @@ class Arrays:
                 payload = as_array(frame)
                 (self._lent.add if is_lent(frame) else self._lent.discard)(step.array)
                 if payload.nbytes != 4 * math.prod(step.shape):
-                    raise WireError(f"{step.array} of shape {step.shape} came as {payload.nbytes} bytes")
+                    raise WireError(f"{step.array} of shape {step.shape} was received as {payload.nbytes} bytes")
                 array = payload.view(np.float32).reshape(step.shape)
                 if step.into == "new":
                     self._set(step.array, array)
@@ -86,13 +85,13 @@ class Arrays:
                 forward = self._packed(step, step.spec, threads)
                 self._read[step.x] = step.spec
                 out = self._place(step.out, step.spec.output_shape, 1, run)
-                self._keep(step.out, forward(self._get(step.x), out))
+                self._keep(step.out, forward(self._of(step.x, step.spec.input_shape), out))
             case steps.ConvGradInput():
                 out = self._place(step.out, step.spec.input_shape, step.spec.groups, run)
                 mirrored = _mirrored(step.spec)
                 if mirrored is not None:
                     back = self._packed(step, mirrored, threads)
-                    self._keep(step.out, back(self._get(step.grad_out), out))
+                    self._keep(step.out, back(self._of(step.grad_out, step.spec.output_shape), out))
                 else:
                     kernel = self._input_kernel(step.spec)
                     self._keep(step.out, kernel.run(self._get(step.grad_out), self._get(step.weight), out))
@@ -110,8 +109,8 @@ class Arrays:
                     self._held.pop(name, None)
 
     def settle(self) -> None:
-        """After a run: what a forward pass read and left is packed for its gradient, and what else stays here and lies in a
-        peer's memory is copied; the peer wants it back."""
+        """After a run: the input of a forward pass is packed for its gradient. Other kept arrays in a peer's memory are
+        copied, because the peer needs that memory back."""
         for name in self._read.keys() & self._arrays.keys():
             kernel = self._weight_kernel(self._read[name])
             self._clear(kernel)
@@ -127,7 +126,7 @@ class Arrays:
         self._lent.clear()
 
     def _place(self, name: str, shape: tuple[int, ...], groups: int, run: Running) -> Array:
-        """Where the kernels write a result: where it is to be in the end, if they can write there."""
+        """The array for a result: its final place, if the kernels can write there."""
         there = self._arrays.get(name)
         if (
             there is not None
@@ -149,18 +148,18 @@ class Arrays:
             self._arrays[name] = result
 
     def _write(self, name: str, array: Array, add: bool) -> None:
-        """Into the array of this name, if it isn't the same."""
+        """Write into the array of this name, if it isn't the same array."""
         there = self._get(name)
         if there.shape != array.shape:
-            raise ClusterError(f"{name} has the shape {there.shape}, what belongs there {array.shape}")
+            raise ClusterError(f"{name} has the shape {there.shape}, the data for it {array.shape}")
         if add:
             np.add(there, array, out=there)
         elif there is not array:
             np.copyto(there, array)
 
     def _packed(self, step: steps.ConvForward | steps.ConvGradInput, used: ConvSpec, threads: int) -> _Forward:
-        """The kernel of a step for the weights of this name, packed again if they are others than before."""
-        weight = self._get(step.weight)
+        """The kernel of a step for the weights of this name, packed again if they have changed."""
+        weight = self._of(step.weight, step.spec.weight_shape)
         key = (type(step), step.weight, step.spec)
         known = self._forward.get(key)
         if known is None or known.weight is not weight:
@@ -168,7 +167,7 @@ class Arrays:
             self._forward[key] = known = _Forward(used, weight, turned, threads, known)
         return known
 
-    # Imported where they are first used: inference needs no gradients, and a small device imports slowly.
+    # Imported on first use: inference needs no gradients, and a small device imports slowly.
 
     def _input_kernel(self, spec: ConvSpec) -> GradInput:
         from fogconv.kernels.gradient.gradient import GradInput
@@ -185,7 +184,7 @@ class Arrays:
         return self._grad_weight[spec]
 
     def _clear(self, kernel: GradWeight) -> None:
-        """What this kernel holds becomes an array again."""
+        """The kernel's stored input becomes an array again."""
         for name in [name for name, holder in self._held.items() if holder is kernel]:
             self._get(name)
 
@@ -197,8 +196,15 @@ class Arrays:
         if name in self._held:
             self._arrays[name] = self._held.pop(name).held()
         if name not in self._arrays:
-            raise ClusterError(f"there is no array {name} here")
+            raise ClusterError(f"this rank has no array {name}")
         return self._arrays[name]
+
+    def _of(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The array of this name, where it has this shape."""
+        array = self._get(name)
+        if array.shape != shape:
+            raise ClusterError(f"{name} has the shape {array.shape}; a step needs {shape}")
+        return array
 
     def _pop(self, name: str) -> Array:
         array = self._get(name)
@@ -207,7 +213,7 @@ class Arrays:
 
 
 class _Forward:
-    """A forward kernel with its weights packed. The maps are those of the one before, and of every call."""
+    """A forward kernel with its weights packed. The maps are shared with its predecessor and by all calls."""
 
     def __init__(self, spec: ConvSpec, weight: Array, packed: Array, threads: int, before: _Forward | None) -> None:
         self.weight = weight
@@ -226,14 +232,14 @@ class _Forward:
 
 
 def _rows_follow(x: Array) -> bool:
-    """Whether each channel's rows lie without a gap, as packing wants them; channels and images may lie apart."""
+    """Whether each channel's rows are contiguous, as packing needs them; there may be gaps between channels and
+    images."""
     return x.strides[3] == 4 and x.strides[2] == 4 * x.shape[3]
 
 
 def _mirrored(spec: ConvSpec) -> ConvSpec | None:
-    """The forward conv that computes grad_input, which it can for a stride of 1: with Winograd's kernels twice as fast.
-
-    A padding beyond the kernel's reach would have to be cropped instead.
+    """The forward conv that computes grad_input, for a stride of 1: with Winograd's kernels it is twice as fast. A
+    padding larger than the kernel would need cropping.
     """
     reach = [d * (k - 1) for d, k in zip(spec.dilation, spec.kernel, strict=True)]
     top, bottom, left, right = spec.padding

@@ -1,6 +1,6 @@
-"""Narrow buffers: which maps of a program hold 4 lanes a pixel instead of 16 (see `fogconv.kernels.maps.blocked`).
+"""Narrow buffers: the maps of a program with 4 lanes per pixel instead of 16 (see `fogconv.kernels.maps.blocked`).
 
-An image is read by the first convolution, and on its way there packed, sent and received: all of that takes narrow maps.
+An image is packed, sent and received, then read by the first convolution: all of these support narrow maps.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from fogconv.kernels.conv.select import reads_narrow
 
 
 def narrow_buffers(program: Program) -> frozenset[int]:
-    """The buffers of up to 4 channels that convolutions read and that gain by being narrow, unless a step that needs
-    16 lanes touches them, too."""
+    """The buffers of up to 4 channels that convolutions read and for which narrow maps are faster, unless a step that
+    needs 16 lanes uses them as well."""
     few: set[int | None] = {n for n, buffer in enumerate(program.buffers) if 0 < len(buffer.region.channels) <= NARROW}
     gaining: set[int] = set()
     for step in program.steps if few else ():
@@ -22,7 +22,7 @@ def narrow_buffers(program: Program) -> frozenset[int]:
                 continue
             case steps.Conv():
                 convs = [step]
-            case steps.Gather():  # what it receives may be narrow; its spares are convolutions like others
+            case steps.Gather():  # its received maps may be narrow; its spares are ordinary convolutions
                 convs = [piece.spare for piece in step.pieces]
             case _:
                 few -= _touched(step)
@@ -37,6 +37,6 @@ def narrow_buffers(program: Program) -> frozenset[int]:
 
 
 def _touched(step: steps.AnyStep) -> set[int | None]:
-    """Every buffer that a step names."""
+    """All buffers that a step names."""
     single = {getattr(step, name, None) for name in ("source", "target", "gate", "residual")}
     return single | set(getattr(step, "sources", ())) | set(getattr(step, "targets", ()))

@@ -1,8 +1,8 @@
-"""Gather: the master takes a layer's pieces as they come, and does without those that are lost, late or wrong.
+"""Gather: the master takes a layer's pieces as they arrive, and replaces those that are lost, late or wrong.
 
-a piece came     it is checked, where there is a check; a wrong one is computed here and its worker is named
-one is missing   and all others and the code are here: it is the code minus the others
-more is missing  lost, or later than the patience: computed here from the master's own input; what comes after is dropped
+a piece arrived  it is checked, where there is a check; a wrong one is computed here and its worker is named
+one is missing   and all others and the code have arrived: it is the code minus the others
+more are missing lost, or later than the patience: computed here from the master's own input; later arrivals are dropped
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fogconv.kernels.maps.pack import pack, unpack
 
 
 def bind_gather(step: Gather, executable: Binder) -> Callable[[Run], None]:
-    """The call of a Gather; what is rarely needed (spares, subtraction) is bound when it first is."""
+    """The call of a Gather; rarely needed parts (spares, subtraction) are bound on first use."""
     gathering = Gathering(step, executable)
     return gathering.run
 
@@ -116,7 +116,7 @@ class Gathering:
         call()
 
     def _subtract(self, number: int, mailbox: GatherMailbox, gone: bool) -> None:
-        """The one piece that is missing: the code minus all others, cut to its channels."""
+        """Compute the one missing piece: the code minus all others, cut to its channels."""
         code = self._step.code
         assert code is not None
         view = self._executable.view
@@ -128,7 +128,7 @@ class Gathering:
         recv = self._step.pieces[number].recv
         piece = remaining(unpack(view(code.target, code.region)), others, len(recv.region.channels))
         pack(piece, out=view(recv.target, recv.region))
-        # Which of the pieces and the code comes last is chance: only a loss is worth a word.
+        # The last of the pieces and the code to arrive is random, so only a loss is reported.
         if gone:
             mailbox.tell(f"worker {recv.origin} is lost: its part of {self._layer} is the code minus the others")
         mailbox.skip(recv.origin)
@@ -136,7 +136,7 @@ class Gathering:
 
 
 def _bind_check(piece: Piece, check: Check, executable: Binder) -> Callable[[], float | None]:
-    """How far a piece's sums are from what they must be, of its largest value; None where that is rounding."""
+    """The error of a piece's sums, relative to its largest value; None where rounding explains it."""
     spare = piece.spare
     values, sums = executable.view(piece.recv.target, piece.recv.region), executable.view(check.source, check.region)
     source = executable.view(spare.source, spare.source_region)
@@ -150,7 +150,7 @@ def _bind_check(piece: Piece, check: Check, executable: Binder) -> Callable[[], 
         off = disagreement(rows, part, unpack(sums))
         largest = float(np.abs(part).max())
         most = rounding.most(largest, float(np.abs(source.interior).max()))
-        # NaN is wrong, too, and so is infinity.
+        # NaN and infinity are wrong as well.
         return None if off <= most and np.isfinite(off) else off / max(largest, 1e-30)
 
     return call

@@ -1,7 +1,7 @@
 """Interpreter: a Program bound to this rank's memory and kernels.
 
-Binding does everything that costs time once: buffers are taken, weights packed, kernels compiled, addresses resolved.
-Running is then a walk over bound calls. Nothing is compiled or taken while an inference runs, apart from what torch does.
+Binding does all expensive work once: it allocates buffers, packs weights, compiles kernels and resolves addresses. A run
+then only makes the bound calls: except in torch, nothing is compiled or allocated during an inference.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ from fogconv.kernels.maps.pack import pack, unpack
 from fogconv.kernels.maps.scratch import Scratch
 
 PART_ELEMENTS = 16
-"""The parts of a message begin at multiples of this."""
+"""The parts of a message start at multiples of this."""
+
+LOOK_NS = 100_000_000
+"""Between steps, a run that takes long looks so often whether it is still wanted."""
 
 
 class Executable:
     """One rank's program, ready to run. Not re-entrant: one run at a time.
 
-    ``memory_bytes``: buffers and packed weights. Raises KernelError or ClusterError for a program that can't be bound.
+    ``memory_bytes``: buffers and packed weights. ``proceed`` is called before each step is bound, and may raise. Raises
+    KernelError or ClusterError for a program that can't be bound.
     """
 
     def __init__(
@@ -52,12 +56,11 @@ class Executable:
         *,
         threads: int = 1,
         host: HostCalls | None = None,
+        proceed: Callable[[], None] = nothing,
     ) -> None:
         missing = [key for key in program.weights if key not in weights]
         if missing:
-            raise ClusterError(
-                f"rank {program.rank}: {len(missing)} weights of the program are not here, first {missing[0]}"
-            )
+            raise ClusterError(f"rank {program.rank}: {len(missing)} weights of the program are missing, first {missing[0]}")
         self.program = program
         self._weights: Mapping[str, Array] = weights
         self._threads = threads
@@ -73,9 +76,12 @@ class Executable:
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
-        # How many packings of each weight are still to come: after the last one nobody needs it plain.
+        # How many packings of each weight are still to come: after the last one the plain weight is not needed.
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
-        self._calls = [self._bind(step) for step in program.steps]
+        self._calls = []
+        for step in program.steps:
+            proceed()
+            self._calls.append(self._bind(step))
         self._let_go_of_plain_weights()
         self._ticks = [0] * (2 * len(self._calls))
 
@@ -84,21 +90,24 @@ class Executable:
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
         self._ticks = ticks = []
-        run.ready_ns = clock()
+        run.ready_ns = now = clock()
+        look = now + LOOK_NS
         for call in self._calls:
             call(run)
             ticks.append(run.ready_ns)
             run.ready_ns = now = clock()
             ticks.append(now)
+            if now > look:
+                mailbox.proceed()
+                look = now + LOOK_NS
         return [run.outputs[index] for index in sorted(run.outputs)]
 
     @property
     def times(self) -> NDArray[np.int64]:
-        """(steps, 2): time.perf_counter_ns at the begin and end of each step of the last run.
-
-        A Recv begins when its message is there, so that waiting is the gap before it.
+        """(steps, 2): time.perf_counter_ns at the start and end of each step of the last run. A Recv starts when its
+        message has arrived, so that waiting is the gap before it.
         """
-        # An array.array takes a list of integers ten times as fast as NumPy does.
+        # An array.array converts a list of integers ten times as fast as NumPy.
         return np.frombuffer(array("q", self._ticks), np.int64).reshape(-1, 2)
 
     def _bind(self, step: steps.AnyStep) -> Call:
@@ -156,7 +165,8 @@ class Executable:
         self._weights = {key: self._weights[key] for key in later if key is not None}
 
     def view(self, buffer: int, region: Region) -> Blocked:
-        """The region of a buffer that begins at a block of 16 channels. Raises ClusterError where it lies outside."""
+        """A view of a region, which starts at a block of 16 channels. Raises ClusterError where it is outside the
+        buffer."""
         origin = self.program.buffers[buffer].region
         if region not in origin:
             raise ClusterError(f"rank {self.program.rank}: {region} is not in buffer {buffer}, which holds {origin}")
@@ -167,14 +177,14 @@ class Executable:
         )
 
     def around(self, buffer: int, region: Region) -> tuple[Blocked, int]:
-        """A view that begins at the block in which the region begins, and the region's first lane there."""
+        """A view from the block in which the region starts, and the region's first lane in it."""
         origin = self.program.buffers[buffer].region.channels.start
         lane = (region.channels.start - origin) % BLOCK
         wider = region.with_channels(type(region.channels)(region.channels.start - lane, region.channels.stop))
         return self.view(buffer, wider), lane
 
     def _in_order(self, buffer: int, region: Region) -> memoryview | None:
-        """The bytes of a region's fp32 payload, where they lie in memory in one piece."""
+        """The bytes of a region's fp32 payload, where they are contiguous in memory."""
         view, lane = self.around(buffer, region)
         found = wire.in_order(view, lane, len(region.channels))
         return None if found is None else found.view(np.uint8).data
@@ -183,7 +193,7 @@ class Executable:
         target, index = self.view(step.target, step.region), step.index
 
         def call(run: Run) -> None:
-            pack(run.inputs[index], out=target)
+            pack(run.input(index), out=target)
 
         return call
 
@@ -228,7 +238,7 @@ class Executable:
         return send_coded
 
     def _spans(self, step: steps.Send | steps.Recv) -> tuple[list[slice], int]:
-        """Where the parts of a message lie in it, and how many elements it has."""
+        """The spans of a message's parts, and its number of elements."""
         spans, at = [], 0
         for part in step.parts:
             at = -(-at // PART_ELEMENTS) * PART_ELEMENTS
@@ -248,7 +258,7 @@ class Executable:
         return call
 
     def insert(self, step: steps.Recv) -> Callable[[Frame], None]:
-        """Writes a message's payload into its place. Raises WireError for one of another size."""
+        """Write a message's payload into its place. Raises WireError for one of another size."""
         elements = wire.wire_elements(self.program.batch, *step.region.shape)
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
@@ -261,7 +271,7 @@ class Executable:
                 whole[:] = payload
 
             return insert_whole
-        # Copying a short one to a place of its own costs less than asking where it lies.
+        # Copying a short one costs less than finding its address.
         if step.more or (plain and 0 < n_bytes <= SHORT_BYTES):
             return self._insert_staged(step)
         view, lane = self.around(step.target, step.region)
@@ -280,14 +290,15 @@ class Executable:
         return insert_coded
 
     def _insert_staged(self, step: steps.Recv) -> Callable[[Frame], None]:
-        """By way of one place for all payloads of this step, from which each part goes to its own."""
+        """Insert through one staging buffer for all payloads of this step, from which each part is copied to its
+        place."""
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         spans, elements = self._spans(step)
         place = np.empty(elements, wire.DTYPES[form] if plain else np.float32)
         inserts: list[Callable[[], None]] = []
         for part, span in zip(step.parts, spans, strict=True):
             view, lane = self.around(part.buffer, part.region)
-            added = step.accumulate and not inserts  # further parts never are
+            added = step.accumulate and not inserts  # further parts are never accumulated
             inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels), added))
         insert, raw = sequence(inserts), place.view(np.uint8).data
 
@@ -338,4 +349,4 @@ BINDERS: Mapping[type[steps.Step], Callable[[Executable, Any], Call]] = {
 
 def _expect(payload: Frame, n_bytes: int) -> None:
     if len(payload) != n_bytes:
-        raise WireError(f"a payload of {len(payload)} bytes came; {n_bytes} were expected")
+        raise WireError(f"received a payload of {len(payload)} bytes; expected {n_bytes}")

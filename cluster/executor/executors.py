@@ -1,6 +1,6 @@
-"""Executors by name: what computes a program on a worker and on the master.
+"""Executors by name, for workers and the master.
 
-Each is loaded when it is first asked for: a status query, or a planning master, needs no kernels.
+Each is imported on first use: a status query, or a planning master, needs no kernels.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def _numba() -> Executor:
 
 
 EXECUTORS: Mapping[str, Callable[[], Executor]] = {"numba": _numba}
-"""Executors are added here."""
+"""Add new executors here."""
 
 
 def executor(name: str = DEFAULT) -> Executor:
-    """Raises InputError for an unknown name."""
+    """The executor of this name. Raises InputError for an unknown one."""
     if name not in EXECUTORS:
         raise InputError(unknown("executor", name, EXECUTORS))
     return EXECUTORS[name]()

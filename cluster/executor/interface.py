@@ -1,4 +1,4 @@
-"""What computes a program: the interface that session and worker need of an executor."""
+"""The interface of an executor for Session and Worker."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.mailbox import Mailbox
 from fogconv.cluster.protocol.codec import Frame
+from fogconv.errors import InputError
 from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
@@ -21,21 +22,19 @@ if TYPE_CHECKING:
 
 
 def nothing() -> None:
-    """What to do meanwhile, where there is nothing."""
+    """The default of ``meanwhile``: does nothing."""
 
 
 class Runnable(Protocol):
-    """What Session and Worker need of the interpreter's Executable."""
+    """The part of the interpreter's Executable that Session and Worker use."""
 
     memory_bytes: int
 
     def run(
         self, mailbox: Mailbox, inputs: Sequence[NDArray[Any]] = (), meanwhile: Callable[[], None] = nothing
     ) -> list[NDArray[Any]]:
-        """The outputs (master) in the order of their index. Raises what the mailbox raises.
-
-        ``meanwhile`` is called when all is done before an ArrayRecv, whose array is probably not there yet: so not at all
-        by a program without, and more than once by one with several.
+        """The outputs (master) in the order of their index. Raises the mailbox's errors. ``meanwhile`` is called before
+        each ArrayRecv, whose array has probably not arrived yet; a program without an ArrayRecv never calls it.
         """
 
     @property
@@ -54,20 +53,28 @@ class Packed(Protocol):
     """Weights of which some are here as the kernels read them: what an executable is given in the place of plain ones."""
 
     def find(self, packing: Packing) -> PreparedConv2d | None:
-        """Weights that are packed already. Whoever binds to them keeps them in use."""
+        """Weights that are packed already. A program that binds to them keeps them in use."""
 
     def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
         """They are packed now. ``last``: no other packing of the same weight will be asked for."""
 
 
 class Build(Protocol):
-    """The interpreter's constructor, or a test's."""
+    """The interpreter's constructor, or a test's. ``proceed`` is called before each step, and may raise to end it."""
 
-    def __call__(self, program: ir.Program, weights: Mapping[str, NDArray[np.float32]], *, threads: int = 1) -> Runnable: ...
+    def __call__(
+        self,
+        program: ir.Program,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        threads: int = 1,
+        proceed: Callable[[], None] = nothing,
+    ) -> Runnable: ...
 
 
 class Executor(Build, Protocol):
-    """Binds a program to this rank's memory and kernels. On the master, ``host`` runs what workers can't compute."""
+    """Binds a program to this rank's memory and kernels. On the master, ``host`` runs the steps that workers can't
+    compute."""
 
     def __call__(
         self,
@@ -76,6 +83,7 @@ class Executor(Build, Protocol):
         *,
         threads: int = 1,
         host: HostCalls | None = None,
+        proceed: Callable[[], None] = nothing,
     ) -> Runnable: ...
 
 
@@ -83,16 +91,16 @@ Call = Callable[["Run"], None]
 
 
 class HostCalls(Protocol):
-    """What the master's torch does for Host steps: ``layer`` is the index of the graph's layer, ``maps`` are NCHW.
+    """The master's torch calls for Host steps: ``layer`` is the index of the graph's layer, ``maps`` are NCHW.
 
-    ``values`` is a dict of this inference's own.
+    ``values`` is a dict that belongs to this inference.
     """
 
     def __call__(self, layer: int, values: dict[Any, Any], maps: Sequence[Array]) -> Sequence[Array]: ...
 
 
 class Binder(Protocol):
-    """What binding a step needs of the executor that does it."""
+    """The part of an executor that the binding of a step uses."""
 
     program: ir.Program
 
@@ -110,7 +118,7 @@ class Binder(Protocol):
 
 
 class Run:
-    """What one inference has of its own: the way to the other ranks, inputs, outputs, and torch's values."""
+    """The state of one inference: the mailbox, inputs, outputs, and torch's values."""
 
     def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = nothing) -> None:
         self.mailbox = mailbox
@@ -119,3 +127,9 @@ class Run:
         self.outputs: dict[int, Array] = {}
         self.values: dict[Any, Any] = {}
         self.ready_ns = 0
+
+    def input(self, index: int) -> Array:
+        """Raises InputError for an input that was not given."""
+        if index >= len(self.inputs):
+            raise InputError(f"the programs take an input {index + 1}, but {len(self.inputs)} were given")
+        return self.inputs[index]

@@ -1,7 +1,7 @@
-"""Mailbox: how a program's Send and Recv steps reach the other ranks.
+"""Mailbox: the messages of a program's Send and Recv steps.
 
-A message of a run is named by (run, origin rank, tag). Any order of arrival will do: what comes early waits in the Inbox;
-what comes for a run that is over is dropped.
+A message of a run is identified by (run, origin rank, tag). Messages may arrive in any order: early ones wait in the
+Inbox; those for a run that is over are dropped.
 """
 
 from __future__ import annotations
@@ -22,46 +22,50 @@ SHORT_BYTES = 4096
 
 
 class Mailbox(Protocol):
-    """What the interpreter sees of the cluster, for one run."""
+    """The interpreter's interface to the cluster, for one run."""
 
     def send(self, to: int, tag: int, payload: Frame) -> None:
         """Never waits for the peer. The bytes must not change until the run's end."""
 
     def room(self, nbytes: int) -> memoryview | None:
-        """Memory to make a payload in, from which it is sent uncopied; None where there is no such memory."""
+        """Memory for a payload that is then sent without a copy; None where there is no such memory."""
 
     def receive(self, origin: int, tag: int) -> Frame:
-        """Blocks until the message is here: its bytes, wherever they lie; ``as_array`` makes an array of them.
+        """Wait for a message. Returns its bytes at any alignment; ``as_array`` makes an array of them.
 
         Raises TransportTimeout, WorkerLostError, RunAborted.
         """
 
+    def proceed(self) -> None:
+        """Returns at once if the run is still wanted. Raises what ``receive`` raises if it is not."""
+
 
 @runtime_checkable
 class GatherMailbox(Mailbox, Protocol):
-    """What a Gather needs beside that; the master's mailbox has it."""
+    """The additional interface of a Gather; the master's mailbox has it."""
 
     given_up: set[int]
-    """Ranks for whose messages this run does not wait any more."""
+    """Ranks whose messages this run no longer waits for."""
 
     def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Frame | None] | None:
-        """The first of several (origin, tag) that is here: its place in the list, and the payload (None: that rank is gone).
+        """The first of several (origin, tag) that has arrived: its index in the list, and the payload (None: that rank is
+        lost).
 
-        None when time.monotonic() passes the deadline. Raises what ``receive`` raises.
+        None when time.monotonic() passes the deadline. Raises the errors of ``receive``.
         """
 
     def tell(self, event: str) -> None:
-        """Note what went wrong and was mended."""
+        """Report a fault that was handled."""
 
     def give_up(self, origin: int) -> None:
-        """Wait for nothing more of this rank in this run."""
+        """Do not wait for any more messages of this rank in this run."""
 
     def skip(self, origin: int) -> None:
-        """A message of this rank was not needed: if it is behind at the run's end, nobody waits for it."""
+        """A message of this rank was not needed: the run's end does not wait for the rank if it is late."""
 
 
 class RunAborted(ClusterError):
-    """The master gave this run up."""
+    """The master gave this run, or what else it had asked for, up; or it is gone."""
 
 
 class Inbox:
@@ -76,7 +80,7 @@ class Inbox:
         self.bytes = 0
 
     def put(self, run: int, origin: int, tag: int, payload: Frame) -> bool:
-        """Keep a payload. False if its run is over."""
+        """Store a payload. False if its run is over."""
         if run <= self._floor or run in self._closed:
             return False
         key = (run, origin, tag)
@@ -87,7 +91,7 @@ class Inbox:
         return True
 
     def take(self, run: int, origin: int, tag: int) -> Frame | None:
-        """The payload, which leaves the inbox, or None. Raises what ``fail`` was given for this run."""
+        """Remove and return the payload, or None. Raises the error that ``fail`` set for this run."""
         if run in self._failures:
             raise self._failures[run]
         payload = self._payloads.pop((run, origin, tag), None)
@@ -101,7 +105,7 @@ class Inbox:
             self._failures.setdefault(run, error)
 
     def lose(self, run: int, rank: int) -> None:
-        """A rank is gone without which this run can end."""
+        """Record the loss of a rank without which this run can end."""
         if not self.over(run):
             self._gone.setdefault(run, set()).add(rank)
 
@@ -120,7 +124,7 @@ class Inbox:
         self._floor = max(self._floor, run)
 
     def close(self, run: int) -> None:
-        """The run is over: drop what it left, and whatever still comes for it."""
+        """The run is over: drop its messages, also those that arrive later."""
         self._failures.pop(run, None)
         self._gone.pop(run, None)
         self._closed.add(run)
@@ -135,7 +139,7 @@ class Inbox:
 
 
 class RunMailbox:
-    """The Mailbox of one run on one rank; ``post(to, tag, payload)`` puts a message on its way."""
+    """The Mailbox of one run on one rank; ``post(to, tag, payload)`` sends a message."""
 
     def __init__(
         self,
@@ -167,11 +171,16 @@ class RunMailbox:
         frame = cast(Frame | None, self._board.wait(self._inbox.take, self._timeout_s, self.run, origin, tag))
         if frame is None:
             raise TransportTimeout(
-                f"nothing came from rank {origin} (run {self.run}, message {tag}) within {self._timeout_s:g} s; "
+                f"no message from rank {origin} (run {self.run}, message {tag}) within {self._timeout_s:g} s; "
                 "a slower cluster needs a longer --timeout"
             )
         self.received_bytes += len(frame)
         return frame
+
+    def proceed(self) -> None:
+        failure = self._inbox.failure(self.run)
+        if failure is not None:
+            raise failure
 
     def receive_any(self, wanted: Sequence[tuple[int, int]], deadline: float | None) -> tuple[int, Frame | None] | None:
         """See GatherMailbox."""
@@ -189,7 +198,7 @@ class RunMailbox:
         if found is None:
             if deadline is None:
                 origins = sorted({origin for origin, _ in wanted})
-                raise TransportTimeout(f"nothing came from ranks {origins} (run {self.run}) within {self._timeout_s:g} s")
+                raise TransportTimeout(f"no message from ranks {origins} (run {self.run}) within {self._timeout_s:g} s")
             return None
         index, frame = found
         if frame is not None:
@@ -208,10 +217,10 @@ class RunMailbox:
 
 
 def as_array(frame: Frame) -> Payload:
-    """A frame as bytes that start at a multiple of 16, copied only if they don't.
+    """A frame as bytes that start at a multiple of 16; copied if they don't.
 
-    Small ZeroMQ frames lie anywhere in its read buffer; Numba would compile a kernel anew for unaligned arrays.
+    Small ZeroMQ frames have any alignment in its read buffer; Numba would compile another kernel for unaligned arrays.
     """
     array: Payload = np.frombuffer(frame, np.uint8)
-    # Asking where an array lies takes longer than copying a short one.
+    # Finding an array's address takes longer than copying a short one.
     return array.copy() if len(array) <= SHORT_BYTES or array.ctypes.data % 16 else array

@@ -8,6 +8,7 @@ from typing import Any
 from fogconv.cluster.executor.interface import Binder
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import Region
+from fogconv.kernels.conv.conv import check_maps
 from fogconv.kernels.maps import elementwise, per_element, pooling
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound
@@ -16,11 +17,10 @@ Bind = Callable[[Binder, Any], Bound]
 
 
 def _conv(binder: Binder, step: steps.Conv) -> Bound:
-    return binder.prepare(step).bind(
-        binder.view(step.source, step.source_region),
-        binder.view(step.target, step.target_region),
-        _optional(binder, step.residual, step.residual_region),
-    )
+    source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
+    residual = _optional(binder, step.residual, step.residual_region)
+    check_maps(step.spec, source, target, residual)
+    return binder.prepare(step).bind(source, target, residual)
 
 
 def _pool(binder: Binder, step: steps.Pool) -> Bound:
@@ -99,4 +99,4 @@ KERNELS: Mapping[type[steps.Step], Bind] = {
     steps.Permute: _permute,
     steps.Copy: _copy,
 }
-"""Every step that the executor's kernels compute."""
+"""All steps that the executor's kernels compute."""

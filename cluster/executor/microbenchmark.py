@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.executor.interface import Build
+from fogconv.cluster.executor.interface import Build, nothing
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
 from fogconv.ir import program as ir
@@ -17,7 +18,10 @@ from fogconv.ir.program import weight_key
 
 
 class NoMailbox:
-    """For programs that neither send nor receive."""
+    """For programs that neither send nor receive. ``proceed`` raises when their run is no longer wanted."""
+
+    def __init__(self, proceed: Callable[[], None] = nothing) -> None:
+        self.proceed = proceed
 
     def send(self, to: int, tag: int, payload: Frame) -> None:
         raise ClusterError(f"a lone program sends to rank {to}")
@@ -43,7 +47,20 @@ def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float
 
 
 LEAST_S = 0.1
-"""A CPU quota gives 1 ms in 10: single runs are either far too fast or far too slow, so time what fits into many periods."""
+"""A CPU quota can give 1 ms in 10: single runs are then far too fast or far too slow, so the measurement spans many
+periods."""
+
+
+LOOK_S = 0.2
+"""Many short runs look so often whether they are still wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvTimes:
+    """Seconds of one conv: of the mean run, and of the fastest."""
+
+    mean_s: float
+    fastest_s: float
 
 
 def conv_seconds(
@@ -54,24 +71,47 @@ def conv_seconds(
     repeats: int = 3,
     least_s: float = LEAST_S,
     clock: Callable[[], float] = time.perf_counter,
+    proceed: Callable[[], None] = nothing,
 ) -> tuple[float, ...]:
     """The mean of warm runs of each conv, back to back, in seconds: at least ``repeats`` of them, and for ``least_s``.
 
-    The mean and not the median: under a quota, or with other work on the device, it is what an inference will get.
-    (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.)
+    The mean and not the median: under a quota, or with other work on the device, the mean is the rate of an inference.
+    (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.) ``proceed`` is called before
+    each conv and while one runs long, and may raise.
     """
-    seconds = []
+    times = conv_times(specs, build, threads=threads, repeats=repeats, least_s=least_s, clock=clock, proceed=proceed)
+    return tuple(each.mean_s for each in times)
+
+
+def conv_times(
+    specs: Sequence[ConvSpec],
+    build: Build,
+    *,
+    threads: int = 1,
+    repeats: int = 3,
+    least_s: float = LEAST_S,
+    clock: Callable[[], float] = time.perf_counter,
+    proceed: Callable[[], None] = nothing,
+) -> tuple[ConvTimes, ...]:
+    """``conv_seconds``, with the fastest run of each conv: where that is much faster than the mean, something else ran."""
+    found = []
+    mailbox = NoMailbox(proceed)
     for spec in specs:
+        proceed()
         program, weights = conv_program(spec)
-        executable = build(program, weights, threads=threads)
-        executable.run(NoMailbox())
-        runs, elapsed, begin = 0, 0.0, clock()
+        executable = build(program, weights, threads=threads, proceed=proceed)
+        executable.run(mailbox)
+        runs, elapsed, fastest, look, begin = 0, 0.0, float("inf"), LOOK_S, clock()
         while runs < repeats or elapsed < least_s:
-            executable.run(NoMailbox())
+            if elapsed > look:
+                proceed()
+                look = elapsed + LOOK_S
+            executable.run(mailbox)
             runs += 1
-            elapsed = clock() - begin
-        seconds.append(elapsed / runs)
-    return tuple(seconds)
+            until_now = clock() - begin
+            fastest, elapsed = min(fastest, until_now - elapsed), until_now
+        found.append(ConvTimes(elapsed / runs, fastest))
+    return tuple(found)
 
 
 def copy_bytes_per_s(nbytes: int = 8 << 20, repeats: int = 5) -> float:

@@ -1,1 +1,1 @@
-"""What is said between master and workers, and when: messages, their encoding, the lifecycle, keys. No I/O."""
+"""The protocol of master and workers: messages, their encoding, the lifecycle, keys. No I/O."""

@@ -1,4 +1,4 @@
-"""Clocks: the offset of a worker's clock to the master's, by the round trip that took least (Cristian's algorithm)."""
+"""Clocks: the offset of a worker's clock to the master's, by the shortest round trip (Cristian's algorithm)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Exchange = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Their clock minus ours. It is off by at most ``error_ns``, half of the round trip."""
+    """The other clock minus this one. Its error is at most ``error_ns``, half of the round trip."""
 
     offset_ns: int
     error_ns: int

@@ -3,9 +3,9 @@
     header frame    magic "FOGC" | version u16 | kind u8 | n u8 | n payload sizes u64 | msgpack body      (little endian)
     payload frames  n frames of raw bytes, as long as the sizes say
 
-``peek`` reads the prelude alone, so that a transport checks sizes before it takes memory for them. Everything that does not
-decode is a WireError; nothing is ever unpickled. The prelude's first six bytes stay the same in all versions, so that
-unlike versions can at least name each other.
+``peek`` reads the prelude alone, so that a transport checks sizes before it allocates memory for them. Data that does not
+decode raises a WireError; nothing is unpickled. The prelude's first six bytes are the same in all versions, so that
+different versions can name each other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fogconv.cluster.protocol.messages import KINDS, PAYLOADS, PROTOCOL_VERSION, AnyMessage
-from fogconv.cluster.protocol.peer_text import cleaned, printable
+from fogconv.cluster.protocol.peer_text import cleaned
 from fogconv.errors import WireError
 
 Frame = bytes | memoryview
@@ -26,7 +26,7 @@ MAGIC = b"FOGC"
 MAX_HEADER_BYTES = 4 << 20
 """A Load's table of weights is the longest header; a few hundred KB for the largest models."""
 MAX_PAYLOAD_BYTES = (1 << 31) - 1
-"""What MPI's counts hold; the largest shard of VGG-16's first linear layer has 411 MB."""
+"""The range of MPI's counts; the largest shard of VGG-16's first linear layer has 411 MB."""
 
 _PRELUDE = struct.Struct("<4sHBB")
 _SIZE = struct.Struct("<Q")
@@ -53,7 +53,7 @@ class VersionError(WireError):
 def encode(message: AnyMessage, *payloads: Frame) -> list[Frame]:
     """Frames of a message. The payloads are not copied.
 
-    Raises WireError when their number or size is not what the type carries.
+    Raises WireError when their number or size does not match the type.
     """
     kind = _KIND_OF[type(message)]
     if len(payloads) != _PAYLOADS_OF[kind]:
@@ -75,7 +75,7 @@ def peek(header: Frame, limit: int = MAX_PAYLOAD_BYTES) -> tuple[int, ...]:
 def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[AnyMessage, Sequence[Frame]]:
     """A message and its payload frames, which are those given. Raises WireError, VersionError.
 
-    A single frame may hold header and payload, one after the other. Texts for people come out printable.
+    A single frame may hold header and payload, one after the other. Texts for people are made printable.
     """
     if not frames:
         raise WireError("a message without frames")
@@ -84,13 +84,13 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
     payloads = frames[1:]
     if size is None:
         if payloads:
-            raise WireError(f"no payload declared, {len(payloads)} came")
+            raise WireError(f"no payload declared, {len(payloads)} received")
         body = header[_PRELUDE.size :]
     elif payloads:
         if len(payloads) != 1:
             raise WireError(f"1 payloads declared, {len(payloads)} came")
         if len(payloads[0]) != size:
-            raise WireError(f"a payload of {size} bytes declared, {len(payloads[0])} came")
+            raise WireError(f"a payload of {size} bytes declared, {len(payloads[0])} received")
         body = header[_BODY:]
     else:
         cut = len(header) - size
@@ -101,7 +101,7 @@ def decode(frames: Sequence[Frame], limit: int = MAX_PAYLOAD_BYTES) -> tuple[Any
         message: AnyMessage = _DECODE[kind](body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # ValueError: a ConvSpec's own check; UnicodeDecodeError is one too.
-        raise WireError(f"a malformed {KINDS[kind].__name__}: {printable(str(error))}") from error
+        raise WireError(f"a malformed {KINDS[kind].__name__}: {error}") from error
     return cleaned(message), payloads
 
 
@@ -124,7 +124,7 @@ def _prelude(header: Frame, limit: int) -> tuple[int, int | None]:
 
 
 def _not_ours(header: Frame) -> WireError:
-    """What is wrong with a prelude that no type has."""
+    """The error for a prelude of no known type."""
     size = len(header)
     if size < _PRELUDE.size:
         return WireError(f"a header of {size} bytes is shorter than its prelude of {_PRELUDE.size}")

@@ -1,29 +1,32 @@
-"""Keys: who may talk to whom on ZeroMQ (CURVE, 256-bit Curve25519 keys in z85, 40 characters).
+"""Keys: who may connect to whom on ZeroMQ (CURVE, 256-bit Curve25519 keys in z85, 40 characters).
 
     FOLDER/key        this device's key pair, mode 0600
     FOLDER/key.pub    its public key, to be copied to others
     FOLDER/masters    on a worker: the public keys of the masters that it serves, one a line
     FOLDER/workers    on a master: "HOST KEY" or "HOST:PORT KEY" or "* KEY" a line, the workers that it trusts
 
-``#`` begins a comment line. A worker accepts listed masters, and from other workers what its master names for the session.
+``#`` begins a comment line. A worker accepts listed masters, and the other workers that its master names for the session.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import errno
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 from platformdirs import user_config_path
 
 from fogconv.errors import InputError
+from fogconv.hardware.address import parse_address, split_scheme
 from fogconv.storage.trusted import distrust, read_own, write_own
 
 KEY_CHARACTERS = 40
-_Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_GROUP = 5
+"""So many characters hold four bytes, and could hold a little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class KeyPair:
 
     @staticmethod
     def generate() -> KeyPair:
-        import zmq  # late: `fogconv --help` reads this module
+        import zmq  # imported late: `fogconv --help` reads this module
 
         public, secret = zmq.curve_keypair()
         return KeyPair(public.decode(), secret.decode())
@@ -43,7 +46,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a device knows: its own pair, the masters it serves, the workers it trusts (by host, host:port or "*")."""
+    """A device's keys: its own pair, the masters it serves, the workers it trusts (by host, host:port or "*")."""
 
     own: KeyPair
     masters: frozenset[str] = frozenset()
@@ -51,8 +54,9 @@ class Keys:
 
     def of_worker(self, address: str) -> str:
         """The public key that the worker at an address must have. Raises InputError if none is listed."""
-        host_port = address.partition("://")[2]
-        for name in (host_port, host_port.rpartition(":")[0].strip("[]"), "*"):
+        _, host_port = split_scheme(address)
+        parsed = parse_address(address)
+        for name in (host_port, parsed.host_port, host_port.rpartition(":")[0].strip("[]"), parsed.host, "*"):
             if name in self.workers:
                 return self.workers[name]
         raise InputError(
@@ -62,7 +66,7 @@ class Keys:
 
 
 def default_folder() -> Path:
-    """Where keys are looked for unless told otherwise, such as ~/.config/fogconv."""
+    """The default key folder, such as ~/.config/fogconv."""
     return user_config_path("fogconv")
 
 
@@ -75,12 +79,12 @@ def write_keys(folder: Path) -> KeyPair:
         handle = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError as error:
         raise InputError(
-            f"{folder / 'key'} exists already; remove it first if all who list it are to be told a new one"
+            f"{folder / 'key'} exists already; to replace it, remove it, then update every list that names it"
         ) from error
     except OSError as error:
         raise InputError(f"{folder / 'key'} can't be written: {error.strerror}") from error
     with os.fdopen(handle, "w") as file:
-        file.write(f"# fogconv's secret key of this device: show it to nobody\n{pair.public}\n{pair.secret}\n")
+        file.write(f"# fogconv's secret key of this device: keep it secret\n{pair.public}\n{pair.secret}\n")
     try:
         write_own(folder / "key.pub", f"{pair.public}\n".encode())
         (folder / "key.pub").chmod(0o644)
@@ -101,23 +105,17 @@ def _make(folder: Path) -> None:
 
 
 def _require_trusted(path: Path) -> None:
-    """Who can write a list of masters can become one, and who can write a key knows it."""
+    """A user who can write a list of masters can become one, and a user who can write a key knows it."""
     complaint = distrust(path)
     if complaint is not None:
-        raise InputError(f"{complaint}: keys are only taken from where nobody else can write (see chown and chmod go-w)")
+        raise InputError(f"{complaint}: keys are only read where no other user can write")
 
 
 def read_keys(folder: Path) -> Keys:
-    """The keys in a folder. Raises InputError for a missing or malformed file, for a folder or file that others own or can
-    write, and for a secret that others can read."""
+    """The keys in a folder. Raises InputError for a missing or malformed file, for a folder or file that other users own
+    or can write, and for a secret that they can read."""
     path = folder / "key"
-    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure")
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise InputError(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
+    lines = _lines(path, f"no key in {folder}: make one with fogconv keygen, or go without with --insecure", secret=True)
     if len(lines) != 2:
         raise InputError(f"{path} must hold a public and a secret key, one a line; it holds {len(lines)} lines")
     own = KeyPair(*(_key(text, f"{path}, line {number}") for number, text in lines))
@@ -138,18 +136,11 @@ def read_keys(folder: Path) -> Keys:
 
 def is_local(address: str) -> bool:
     """Whether an address can be reached from this machine only: loopback, or ipc."""
-    scheme, _, rest = address.partition("://")
-    if scheme in ("ipc", "inproc"):
-        return True
-    host = rest.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return parse_address(address, listening=True).local
 
 
 def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool) -> Keys | None:
-    """The keys to use with these addresses; None where all is on this machine, or ``insecure``. Raises InputError."""
+    """The keys to use with these addresses; None where all are on this machine, or ``insecure``. Raises InputError."""
     if isinstance(keys, Keys):
         return keys
     if keys is not None:
@@ -159,26 +150,36 @@ def keys_for(addresses: Sequence[str], keys: Keys | Path | None, insecure: bool)
     return read_keys(default_folder())
 
 
-def _lines(path: Path, complaint: str = "") -> list[tuple[int, str]]:
+def _lines(path: Path, complaint: str = "", *, secret: bool = False) -> list[tuple[int, str]]:
     try:
-        # A link of one's own is followed, and what it leads to is judged just as well.
+        # A link of this user is followed, and its target is checked as well.
         _require_trusted(path.parent)
         _require_trusted(path)
-        text = read_own(path.resolve()).decode("utf-8")
+        text = read_own(path.resolve(), secret=secret).decode("utf-8")
     except FileNotFoundError as error:
         if complaint:
             raise InputError(complaint) from error
         return []
+    except PermissionError as error:
+        told = error.strerror if error.errno == errno.EPERM else f"can't be read: {error.strerror}"
+        raise InputError(f"{path} {told}") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} can't be read: {error}") from error
     numbered = enumerate((line.strip() for line in text.splitlines()), start=1)
-    # A z85 key may begin with "#" too, so a comment is told by the space after it.
+    # A z85 key may start with "#" as well, so a comment is recognised by the space after it.
     return [(number, line) for number, line in numbered if line and line != "#" and not line.startswith("# ")]
 
 
 def _key(text: str, where: str) -> str:
-    if len(text) != KEY_CHARACTERS or not set(text) <= _Z85:
-        raise InputError(f"{where}: that is no key; a key has {KEY_CHARACTERS} characters (z85)")
+    if len(text) != KEY_CHARACTERS or not set(text) <= set(_Z85) or not _fits(text):
+        raise InputError(f"{where}: this is not a key; a key has {KEY_CHARACTERS} characters (z85)")
     return text
+
+
+def _fits(text: str) -> bool:
+    """Whether each group of z85 is a number of four bytes: ZeroMQ takes no other."""
+    digits = [_Z85.index(character) for character in text]
+    groups = (digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
+    return all(reduce(lambda number, digit: number * len(_Z85) + digit, group) < 1 << 32 for group in groups)

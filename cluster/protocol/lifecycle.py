@@ -1,4 +1,4 @@
-"""Lifecycle: a worker's life as one pure table: ``handle(life, event)`` gives the life afterwards, and what is to be done.
+"""Lifecycle: a worker's life as one pure table: ``handle(life, event)`` returns the next life and the actions to take.
 
             welcome      run          last run's end
     JOINING ──────▶ READY ──────▶ BUSY ──────▶ READY
@@ -6,9 +6,9 @@
        │           ▼  ▼              ▼
        └─ invite ─ LOST ◀────────────┘           stop from anywhere: STOPPED, the end
 
-Both ends keep it, by master: the worker for itself, and each master for each of its workers (under its own name alone). A
-master remembers a worker that is lost; a worker forgets a master that has left (which is then as one that never came).
-Nothing here sends, waits or reads a clock: the caller of ``handle`` does what the effects say.
+Both ends keep it, per master: the worker for itself, and each master for each of its workers (under its own name only). A
+master keeps the record of a lost worker; a worker drops that of a master that has left. Nothing here sends, waits or
+reads a clock: the caller of ``handle`` carries out the effects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from enum import Enum
 from fogconv.errors import ClusterError
 
 Master = Hashable
-"""Names a master: the worker's link to it; a session's own token."""
+"""Identifies a master: the worker's link to it, or a session's own token."""
 
 
 class Stage(Enum):
@@ -40,7 +40,7 @@ class LifecycleError(ClusterError):
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A run in flight. ``partners``: the ranks over whose links it goes. ``expendable``: it can end without this worker."""
+    """A run in flight. ``partners``: the ranks whose links it uses. ``expendable``: it can end without this worker."""
 
     run: int
     partners: frozenset[int] = frozenset()
@@ -49,10 +49,10 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A worker's life with one master. ``reason``: why it is lost, or was ``refused``.
+    """A worker's life with one master. ``reason``: the cause of its loss, or of being ``refused``.
 
-    ``term`` counts the greetings of all masters: a master that says hello again begins a new one. ``away``: it was lost, and
-    has not been taken back since. ``reconnects``: how often workers made their links anew since the last run that went well.
+    ``term`` counts the greetings of all masters: a master that greets again starts a new one. ``away``: it was lost, and
+    has not rejoined since. ``reconnects``: how often workers reconnected their links since the last successful run.
     """
 
     stage: Stage = Stage.JOINING
@@ -69,7 +69,7 @@ class Service:
 
     def carries(self, run: int) -> bool:
         """Whether the worker takes part in this run, which is not over."""
-        # A loop: this is asked for every message of a run, and a generator takes twice as long.
+        # A loop: this is called for every message of a run, and a generator takes twice as long.
         for flight in self.flights:  # noqa: SIM110
             if flight.run == run:
                 return True
@@ -78,7 +78,8 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A worker's whole life. ``most``: masters at a time. ``once``: it stops when the last of them has left."""
+    """A worker's whole life. ``most``: the number of masters at a time. ``once``: it stops when the last of them has
+    left."""
 
     most: int = 1
     once: bool = False
@@ -86,11 +87,11 @@ class Life:
     terms: int = 0
     stopped: bool = False
     reason: str = ""
-    """Why it was stopped."""
+    """The reason for stopping."""
 
     @property
     def stage(self) -> Stage:
-        """That of the process: what it is for any of its masters."""
+        """The stage of the process: the most active one for any of its masters."""
         if self.stopped:
             return Stage.STOPPED
         stages = {service.stage for service in self.masters.values()}
@@ -103,7 +104,7 @@ class Life:
         return self.masters.get(master, _STRANGER)
 
     def serves(self, master: Master, term: int) -> bool:
-        """Whether the term that began with a greeting still lasts."""
+        """Whether the term that started with a greeting is still valid."""
         service = self.of(master)
         return service.joined and service.term == term
 
@@ -116,7 +117,7 @@ _STRANGER = Service()
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """A master asks a worker to serve it. ``gone``: masters that are known to be gone."""
+    """A master asks a worker to serve it. ``gone``: masters that are known to be lost."""
 
     master: Master
     gone: frozenset[Master] = frozenset()
@@ -124,21 +125,21 @@ class Greeted:
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """A master asks this worker, at first or again."""
+    """A master invites this worker, for the first time or again."""
 
     master: Master
 
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
-    """The worker agreed."""
+    """The worker accepted."""
 
     master: Master
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The worker did not agree."""
+    """The worker refused."""
 
     master: Master
     reason: str
@@ -152,7 +153,7 @@ class RunBegun:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """A run is over: finished, failed or aborted. ``well``: it was finished."""
+    """A run is over: finished, failed or aborted. ``well``: it finished."""
 
     master: Master
     run: int
@@ -161,7 +162,7 @@ class RunEnded:
 
 @dataclass(frozen=True, slots=True)
 class LinkBroke:
-    """The worker's link to another rank is gone, which either may outlive."""
+    """The worker's link to another rank broke; both ranks may still be alive."""
 
     master: Master
     rank: int
@@ -170,14 +171,14 @@ class LinkBroke:
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """The workers are to make their links to each other anew."""
+    """The workers are to reconnect their links to each other."""
 
     master: Master
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The worker is gone, or not to be trusted."""
+    """The worker is lost, or can't be trusted."""
 
     master: Master
     reason: str
@@ -185,14 +186,14 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class TakenBack:
-    """A worker that was away is one of its master's again."""
+    """A worker that was away has rejoined its master."""
 
     master: Master
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The master has left, or is gone, or asked too much."""
+    """The master has left, is lost, or sent too many requests."""
 
     master: Master
     reason: str
@@ -208,7 +209,7 @@ class Stopped:
 OfMaster = Greeted | Invited | Welcomed | Refused | RunBegun | RunEnded | LinkBroke | Reconnected | Lost | TakenBack | Left
 Event = OfMaster | Stopped
 
-# Effects: what is to be done
+# Effects: actions for the caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +237,14 @@ class SayBye:
 
 @dataclass(frozen=True, slots=True)
 class SayPeers:
-    """Tell this worker anew who is there."""
+    """Send this worker the current list of peers."""
 
     master: Master
 
 
 @dataclass(frozen=True, slots=True)
 class AbortRuns:
-    """These runs are given up: nobody waits for them any more."""
+    """Abort these runs: no one waits for them any more."""
 
     master: Master
     runs: tuple[int, ...]
@@ -252,7 +253,7 @@ class AbortRuns:
 
 @dataclass(frozen=True, slots=True)
 class FailRuns:
-    """These runs can't go on. ``rank``: to whom the link broke; None: the worker itself is gone."""
+    """These runs can't go on. ``rank``: the other end of the broken link; None: the worker itself is lost."""
 
     master: Master
     runs: tuple[int, ...]
@@ -270,7 +271,7 @@ class DoWithout:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Drop the link, and all else that belongs to this master and this worker."""
+    """Drop the link, and everything else that belongs to this master and this worker."""
 
     master: Master
     reason: str
@@ -278,7 +279,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Nothing comes after this: let everything go."""
+    """The last effect: release everything."""
 
 
 Effect = SayHello | SayWelcome | SayRefused | SayBye | SayPeers | AbortRuns | FailRuns | DoWithout | Forget | End
@@ -307,11 +308,12 @@ TRANSITIONS: dict[tuple[Stage, type[OfMaster]], Stage] = {
     (Stage.LOST, Invited): Stage.JOINING,
     (Stage.LOST, Lost): Stage.LOST,
 }
-"""What is not here is not allowed; Stopped always is, and nothing else after it."""
+"""All other transitions are not allowed. Stopped is always allowed, and nothing else after it."""
 
 
 def handle(life: Life, event: Event) -> tuple[Life, tuple[Effect, ...]]:
-    """The life after an event, and what is to be done, in order. Pure. Raises LifecycleError for what is not allowed."""
+    """The life after an event, and its effects, in order. Pure. Raises LifecycleError for an event that is not
+    allowed."""
     if isinstance(event, Stopped):
         return _stop(life, event)
     master = event.master
@@ -337,12 +339,12 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Effect, ...]]:
             effects = (Forget(master, event.reason),)
         case Lost():
             if service.stage is Stage.LOST:
-                return life, ()  # the first reason stays
+                return life, ()  # the first reason is kept
             now = Service(after, reason=event.reason, away=True)
             effects = _without(master, service, event.reason)
         case RunBegun():
             if service.carries(event.flight.run):
-                raise LifecycleError(f"run {event.flight.run} has begun already")
+                raise LifecycleError(f"run {event.flight.run} has already started")
             now = replace(service, stage=after, flights=(*service.flights, event.flight))
         case RunEnded():
             if not service.carries(event.run):
@@ -359,19 +361,19 @@ def handle(life: Life, event: Event) -> tuple[Life, tuple[Effect, ...]]:
             effects = (SayPeers(master),)
         case TakenBack():
             if not service.away:
-                raise LifecycleError("a worker that was not away can't be taken back")
+                raise LifecycleError("a worker that was not away can't rejoin")
             now = replace(service, away=False)
     return replace(life, masters={**life.masters, master: now}), effects
 
 
 def _greet(life: Life, event: Greeted) -> tuple[Life, tuple[Effect, ...]]:
-    """The worker serves a master that comes if it has a place for it: that of one that is gone, or its own before."""
+    """The worker serves a new master if it has a free place, that of a lost one, or the master's own earlier place."""
     over = [master for master in life.masters if master == event.master or master in event.gone]
     others = {master: service for master, service in life.masters.items() if master not in over}
     served = tuple(master for master, service in others.items() if service.joined)
     if len(served) >= life.most:
         return life, (SayRefused(event.master, served),)
-    effects = [effect for master in over for effect in _parting(master, life.masters[master], "its master is gone")]
+    effects = [effect for master in over for effect in _parting(master, life.masters[master], "its master is lost")]
     term = life.terms + 1
     masters = {**others, event.master: Service(Stage.READY, term)}
     return replace(life, masters=masters, terms=term), (*effects, SayWelcome(event.master))
@@ -397,7 +399,7 @@ def _stop(life: Life, event: Stopped) -> tuple[Life, tuple[Effect, ...]]:
 
 def _parting(master: Master, service: Service, reason: str) -> tuple[Effect, ...]:
     if service.stage is Stage.LOST:
-        return ()  # it is forgotten already
+        return ()  # it is already dropped
     return (*_aborted(master, service, reason), Forget(master, reason), SayBye(master))
 
 
@@ -407,7 +409,7 @@ def _aborted(master: Master, service: Service, reason: str) -> tuple[Effect, ...
 
 
 def _without(master: Master, service: Service, reason: str) -> tuple[Effect, ...]:
-    """A worker is lost: forget it, fail the runs that need it, and go on with the others."""
+    """A worker is lost: drop it, fail the runs that need it, and continue the others."""
     needed = tuple(flight.run for flight in service.flights if not flight.expendable)
     others = tuple(flight.run for flight in service.flights if flight.expendable)
     effects: list[Effect] = [Forget(master, reason)]

@@ -1,4 +1,4 @@
-"""Messages: everything that master and workers say to each other, as frozen structs.
+"""Messages: all messages between master and workers, as frozen structs.
 
     master → worker                       worker → master                  worker → worker
     Hello                                 Welcome | Refused                Attach
@@ -6,8 +6,8 @@
     Run, Data, Abort                      Data, Done, Failed
     Ping, Measure, StatusQuery, Bye       Pong, Measured, Status
 
-A message that carries bulk says so under *payload*: raw frames that travel behind the header (see ``codec``). ``request``
-numbers are chosen by the master and come back in the answer; ``run`` numbers rise within a session.
+The *payload* of a message are raw frames after the header (see ``codec``). ``request`` numbers are chosen by the master
+and returned in the answer; ``run`` numbers increase within a session.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from msgspec import Meta
 
 from fogconv.ir.geometry import ConvSpec
 
-PROTOCOL_VERSION = 1
-"""Raised by one whenever a message changes; ranks of unlike versions refuse each other."""
+PROTOCOL_VERSION = 2
+"""Increased by one whenever a message changes; ranks of different versions refuse each other."""
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Rank = Annotated[int, Meta(ge=0, le=65535)]
@@ -28,10 +28,11 @@ Key = Annotated[str, Meta(min_length=1, max_length=80)]
 Text = Annotated[str, Meta(max_length=4096)]
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Nanoseconds = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{0,64}$")]
 
 
 class Message(msgspec.Struct, frozen=True, tag=False, array_like=True, forbid_unknown_fields=True):
-    """Common root. Structs travel as arrays of their fields; the type is in the frame's prelude."""
+    """Common root. Structs are sent as arrays of their fields; the type is in the frame's prelude."""
 
 
 class Hello(Message, frozen=True):
@@ -44,8 +45,24 @@ class Hello(Message, frozen=True):
     timeout_s: float
 
 
+class Machine(Message, frozen=True):
+    """What a process may use of which computer (see `fogconv.cluster.worker.machine`).
+
+    Ranks of one ``identity`` share cores. ``device`` stays the same when the computer starts again. ``cpus``: the numbers
+    of the cores that the process may run on; ``quota_cores``: how many of them a control group grants, 0 for all.
+    """
+
+    identity: Digest = ""
+    device: Digest = ""
+    cpus: Annotated[tuple[Count, ...], Meta(max_length=8192)] = ()
+    quota_cores: Annotated[float, Meta(ge=0, le=8192)] = 0.0
+
+
 class Welcome(Message, frozen=True):
-    """The worker is this master's now. Bytes count the whole process; ``memory_limit_bytes`` 0 means none."""
+    """The worker now serves this master. Bytes count the whole process; ``memory_limit_bytes`` 0 means none.
+
+    ``kernels`` is a hash of the kernels' sources and the processor that they are compiled for.
+    """
 
     rank: Rank
     host: Text
@@ -55,16 +72,18 @@ class Welcome(Message, frozen=True):
     memory_bytes: Count
     isa: Text
     software: Text
+    machine: Machine
+    kernels: Digest
 
 
 class Refused(Message, frozen=True):
-    """No, and why, for people to read."""
+    """A refusal, with the reason as readable text."""
 
     reason: Text
 
 
 class Peers(Message, frozen=True):
-    """Where the other workers are reached and, with encryption, the public key (z85) that each one must show."""
+    """The addresses of the other workers and, with encryption, the public key (z85) that each one must have."""
 
     addresses: dict[Rank, Text]
     keys: dict[Rank, Text] = {}
@@ -80,8 +99,8 @@ class Attach(Message, frozen=True):
 class Load(Message, frozen=True):
     """Prepare a program under this number.
 
-    *payload*: the program (fogconv.ir.program.encode). Answered by Missing, then, when all weights are there, by Loaded;
-    or by Failed.
+    *payload*: the program (fogconv.ir.program.encode). Answered by Missing, then, when all weights have arrived, by
+    Loaded; or by Failed.
     """
 
     request: Count
@@ -89,7 +108,7 @@ class Load(Message, frozen=True):
 
 
 class Missing(Message, frozen=True):
-    """The keys that this worker does not hold; it waits for a Weight for each."""
+    """The keys that this worker lacks; it waits for a Weight for each."""
 
     request: Count
     keys: tuple[Key, ...]
@@ -103,7 +122,7 @@ class Weight(Message, frozen=True):
 
 
 class Stored(Message, frozen=True):
-    """A weight arrived whole and right."""
+    """A weight arrived and matches its key."""
 
     key: Key
 
@@ -123,21 +142,21 @@ class Unload(Message, frozen=True):
 
 
 class Run(Message, frozen=True):
-    """Run a loaded program. Runs are done in the order in which they were asked for."""
+    """Run a loaded program. Runs are done in the order of the requests."""
 
     run: Count
     program: Count
 
 
 class Data(Message, frozen=True):
-    """*payload*: what a Send step sends."""
+    """*payload*: the data of a Send step."""
 
     run: Count
     tag: Count
 
 
 class Done(Message, frozen=True):
-    """*payload*: (steps, 2) int64, the worker's perf_counter_ns at begin and end of each step."""
+    """*payload*: (steps, 2) int64, the worker's perf_counter_ns at the start and end of each step."""
 
     run: Count
     sent_bytes: Count
@@ -145,7 +164,7 @@ class Done(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """A request (or a run, where ``run`` is not 0) went wrong. ``error`` is the name of one of fogconv's errors."""
+    """A request (or a run, where ``run`` is not 0) failed. ``error`` is the name of one of fogconv's errors."""
 
     request: Count
     run: Count
@@ -154,13 +173,13 @@ class Failed(Message, frozen=True):
 
 
 class Abort(Message, frozen=True):
-    """Forget this run: drop its data, stop waiting for more."""
+    """Abort this run: drop its data, stop waiting for more."""
 
     run: Count
 
 
 class Ping(Message, frozen=True):
-    """*payload*: any bytes. The Pong brings them back if ``echo``, else as many bytes as ``reply_bytes``."""
+    """*payload*: any bytes. The Pong returns them if ``echo``, else as many bytes as ``reply_bytes``."""
 
     request: Count
     echo: bool
@@ -184,11 +203,14 @@ class Measure(Message, frozen=True):
 
 
 class Measured(Message, frozen=True):
-    """Seconds per spec, in order; ``copy_bytes_per_s`` is a large memory copy's rate."""
+    """Seconds per spec, in order: the mean run and the fastest one. ``copy_bytes_per_s`` is a large memory copy's rate,
+    ``other_cores`` how many of the machine's cores other processes kept busy meanwhile."""
 
     request: Count
     seconds: tuple[float, ...]
     copy_bytes_per_s: float
+    fastest_s: tuple[float, ...]
+    other_cores: float
 
 
 class StatusQuery(Message, frozen=True):
@@ -196,7 +218,7 @@ class StatusQuery(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """How a worker is. Temperature is NaN and throttled is False where the system does not tell."""
+    """A worker's state. Temperature is NaN and throttled is False where the system does not report them."""
 
     request: Count
     state: Text
@@ -246,7 +268,7 @@ AnyMessage = (
 )
 
 KINDS: tuple[type[AnyMessage], ...] = AnyMessage.__args__
-"""The number of a type in the prelude is its place here."""
+"""The number of a type in the prelude is its index here."""
 
 PAYLOADS: dict[type[AnyMessage], int] = {Load: 1, Weight: 1, Data: 1, Done: 1, Ping: 1, Pong: 1}
 """How many payload frames a type carries; the others carry none."""

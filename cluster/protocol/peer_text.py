@@ -1,8 +1,8 @@
-"""Texts from peers: made fit for terminals and logs before anybody sees them.
+"""Texts from peers: made printable before they are shown or logged.
 
-A peer may call itself what it likes: escape codes would move the cursor or rewrite a title, line ends would forge lines of
-a log. The codec does this to every text for people that it decodes, so that no place that prints can forget it. What prints
-with rich's markup also has to escape square brackets.
+A peer can choose its name freely: escape codes would move the cursor or change a title, line ends would forge lines of a
+log. The codec cleans every text that it decodes, so that no code that prints can forget it. Code that prints with rich's
+markup also has to escape square brackets.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from fogconv.cluster.protocol import messages as m
+from fogconv.errors import printable
 
 MOST_OF_A_NAME = 100
 MOST_OF_A_SENTENCE = 1000
@@ -21,13 +22,7 @@ FOR_PEOPLE: dict[type, dict[str, int]] = {
     m.Failed: {"error": MOST_OF_A_NAME, "message": MOST_OF_A_SENTENCE},
     m.Status: {"state": MOST_OF_A_NAME, "master": MOST_OF_A_NAME},
 }
-"""The fields that people read, and how many characters of them."""
-
-
-def printable(text: str, most: int = MOST_OF_A_SENTENCE) -> str:
-    """One line without control characters, as Python writes them (``\\x1b``), of at most so many characters."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+"""The fields that are shown to people, and their maximal lengths in characters."""
 
 
 def cleaned(message: m.AnyMessage) -> m.AnyMessage:

@@ -1,9 +1,9 @@
-"""Timeouts: how long masters and workers wait where nothing else is said."""
+"""Timeouts: the default waits of masters and workers."""
 
 from __future__ import annotations
 
 MESSAGE_S = 60.0
-"""For one message of a run."""
+"""The wait for one message of a run, in seconds."""
 
 HEARTBEAT_S = 1.0
-"""A peer that says nothing for so long is lost."""
+"""A peer that sends nothing for so long is lost."""

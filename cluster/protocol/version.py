@@ -1,3 +1,3 @@
-"""The version of fogconv, which stands in messages, caches and reports."""
+"""The version of fogconv, used in messages, caches and reports."""
 
 VERSION = "0.2.0"

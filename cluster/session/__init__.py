@@ -1,1 +1,1 @@
-"""The master's side: open, load, run, close; who is there, and weights on their way."""
+"""The master's side: open, load, run, close; the present workers, and the sending of weights."""

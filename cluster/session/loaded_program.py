@@ -1,4 +1,4 @@
-"""Loaded: programs that are ready on all ranks, how far loading them is, and what a run of them gave."""
+"""Loaded: programs that are ready on all ranks, the progress of loading, and the result of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fogconv.ir.layout import MASTER
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far loading is, over all workers. ``ready`` counts workers whose kernels are compiled."""
+    """The progress of loading, over all workers. ``ready`` counts workers whose kernels are compiled."""
 
     shipped_bytes: int
     total_bytes: int
@@ -26,7 +26,7 @@ class Progress:
 
 @dataclass(eq=False)
 class Loaded:
-    """Programs that are ready to run. ``shipped_bytes``: what had to travel, per rank."""
+    """Programs that are ready to run. ``shipped_bytes``: the bytes of weights sent, per rank."""
 
     number: int
     programs: dict[int, ir.Program] = field(repr=False)
@@ -34,7 +34,7 @@ class Loaded:
     shipped_bytes: dict[int, int]
     program_bytes: dict[int, int]
     expendable: frozenset[int] = frozenset()
-    """Ranks without whose messages a run can end."""
+    """The ranks without whose messages a run can end."""
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -55,4 +55,4 @@ class RunResult:
     sent_bytes: dict[int, int]
     received_bytes: dict[int, int]
     events: tuple[str, ...] = ()
-    """What went wrong in this run and was put right in it."""
+    """Faults in this run that were handled."""

@@ -1,6 +1,6 @@
-"""Runs: the inferences of a session that are in flight: begun on all workers, waited for, aborted, ended.
+"""Runs: the inferences of a session that are in flight: started on all workers, waited for, aborted, ended.
 
-Which worker takes part in which run is in the workers' lives; here is what came for a run, and what is waited for.
+The workers' lives store which worker takes part in which run; this module stores the arrivals of each run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fogconv.ir.layout import MASTER
 
 MAX_RUNS_IN_FLIGHT = 16
 HEARSAY_S = 0.3
-"""A worker may hear of another's death a little before the master does."""
+"""A worker may notice another's loss a little before the master."""
 
 Inputs = Sequence[NDArray[Any]] | Callable[[], Sequence[NDArray[Any]]]
 
@@ -47,7 +47,7 @@ class Runs:
 
     def run(self, loaded: Loaded, inputs: Inputs, timeout_s: float, meanwhile: Callable[[], None]) -> RunResult:
         """See Session.run."""
-        # Workers do runs in the order in which they are asked, so all must be asked in one order.
+        # Workers do runs in the order of the requests, so all must receive these in the same order.
         with self._order:
             run = self._begin(loaded)
             begin_ns = time.perf_counter_ns()
@@ -74,7 +74,7 @@ class Runs:
     # Arrivals, under the dispatcher's lock
 
     def take(self, record: WorkerRecord, message: m.Data | m.Done | m.Failed, payload: Frame) -> None:
-        """What a worker says of a run; of one that is over, or not its own, nothing is taken."""
+        """Handle a worker's message about a run; messages about a run that is over, or of another worker, are ignored."""
         run = message.run
         if not record.service.carries(run):
             return
@@ -87,7 +87,7 @@ class Runs:
                 self._inbox.fail(run, failure_of(message, record))
 
     def heed(self, record: WorkerRecord, effect: OfRuns) -> None:
-        """What becomes of the runs of a worker that is lost, or let go."""
+        """Handle the runs of a worker that is lost or released."""
         for run in effect.runs:
             match effect:
                 case lifecycle.AbortRuns():
@@ -122,7 +122,8 @@ class Runs:
     def _await_done(
         self, run: int, loaded: Loaded, timeout_s: float, skipped: Collection[int]
     ) -> dict[int, tuple[m.Done, Frame]]:
-        """Without those that are gone, or that the run did not wait for: these get an Abort."""
+        """Wait for Done from all ranks except lost ones and those that the run did not wait for; the latter get an
+        Abort."""
         gone = self._inbox.gone(run)
         wanted = [(run, rank) for rank in loaded.ranks if rank not in gone and rank not in skipped]
 
@@ -142,7 +143,7 @@ class Runs:
         return {rank: self._done[run, rank] for rank in loaded.ranks if (run, rank) in self._done}
 
     def _traced(self, error: WorkerLostError, loaded: Loaded) -> WorkerLostError:
-        """A worker that reports a broken link to another is not the one that died: name that one, if it is dead."""
+        """A worker that reports a broken link to another is not the lost one: name the other, if it is lost."""
         workers = self._workers
         if error.rank in workers.lost:
             return error
@@ -160,7 +161,7 @@ class Runs:
             for rank in loaded.ranks:
                 self._done.pop((run, rank), None)
                 record = self._workers.records[rank]
-                if record.service.carries(run):  # else it was lost, and perhaps is back
+                if record.service.carries(run):  # else it was lost, and may be back
                     self._workers.apply(record, lifecycle.RunEnded(record.master, run, well))
 
     def _result(

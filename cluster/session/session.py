@@ -4,8 +4,8 @@
         loaded = session.load(programs, weights)
         result = session.run(loaded, [image])
 
-All methods may be called from several threads. Runs of different Loaded overlap, and so do loads on different ranks; runs of
-one Loaded, and loads on one rank, take turns.
+All methods may be called from several threads. Runs of different Loaded overlap, and so do loads on different ranks; runs
+of one Loaded, and loads on one rank, are serialised.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ T = TypeVar("T")
 LOAD_TIMEOUT_S = 900.0
 """Compiling on a small device, cold, takes minutes at worst; a lost worker is noticed long before."""
 CLOCK_AGE_S = 10.0
-"""Offsets older than this are measured again after a run: quartz drifts by some 10 µs a second."""
+"""Offsets older than this are measured again after a run: clocks drift by about 10 µs per second."""
 
 
 class Session:
@@ -125,40 +125,42 @@ class Session:
 
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
-        """The workers that are there, by rank."""
+        """The present workers, by rank."""
         return self._workers.infos
 
     @property
     def lost(self) -> frozenset[int]:
-        """The ranks of the workers that are gone. Known as of the last call that waited; ``refresh`` looks now."""
+        """The ranks of the lost workers, as of the last call that waited; ``refresh`` updates it."""
         return self._workers.lost
 
     def refresh(self) -> frozenset[int]:
-        """Handle what has come in; the lost ranks."""
+        """Handle all received messages. Returns the lost ranks."""
         self._board.drain()
         return self.lost
 
     def rejoin(self, timeout_s: float = 1.0) -> frozenset[int]:
-        """Invite lost workers back under their old ranks, and wait so long for them; the ranks that are back.
+        """Invite lost workers back under their old ranks, and wait up to ``timeout_s`` for them. Returns the ranks that
+        are back.
 
-        Invitations stay open: whoever answers later is back at a later call. With 0 nobody is waited for: ``acquaint`` is
-        due then. What a returned worker had loaded must be loaded again; weights that it kept are not shipped again.
+        Invitations stay open: workers that answer later are returned by a later call. With ``timeout_s`` = 0 this returns
+        at once; call ``acquaint`` before giving a returned worker work. Its programs must be loaded again; weights that
+        it kept are not sent again.
         """
         if not self._rejoins or self._closed:
             return frozenset()
         return self._workers.rejoin(timeout_s)
 
     def acquaint(self, rank: int) -> None:
-        """Wait until a worker that is back knows the others, and they it, and its clock is known."""
+        """Wait until a returned worker and the others know each other, and its clock is measured."""
         self._workers.acquaint([rank])
 
     def reconnect(self) -> None:
-        """Have the workers make their links to each other anew, where one of these broke."""
+        """Let the workers reconnect their links to each other, after one of these broke."""
         self._workers.reconnect()
 
     @property
     def reconnects(self) -> int:
-        """How often ``reconnect`` was called since the last run that went well."""
+        """How often ``reconnect`` was called since the last successful run."""
         return self._workers.reconnects
 
     @property
@@ -182,8 +184,9 @@ class Session:
     ) -> Loaded:
         """Prepare programs, one per rank that takes part (those without steps are left out), on all ranks at once.
 
-        ``weights`` holds every array that they name, by content key. Each worker is asked which it already has and is sent
-        only what its own program lacks. Raises WorkerMemoryError, WorkerLostError, WorkerFailedError, InputError.
+        ``weights`` holds every array that they name, by content key. Each worker reports the arrays that it already has,
+        and receives only those that its own program lacks. Raises WorkerMemoryError, WorkerLostError, WorkerFailedError,
+        InputError.
         """
         parts = {program.rank: program for program in programs if program.steps}
         self._check(parts, weights)
@@ -224,7 +227,7 @@ class Session:
             return loaded
 
     def unload(self, loaded: Loaded) -> None:
-        """Free what a Loaded takes on all ranks; weights stay with the workers."""
+        """Free the memory of a Loaded on all ranks; weights stay on the workers."""
         with loaded.lock:
             if self._loaded.pop(loaded.number, None) is None:
                 return
@@ -242,13 +245,13 @@ class Session:
                 self._workers.require(rank)
             for key, shape in program.weights.items():
                 if key not in weights:
-                    raise InputError(f"the program of rank {rank} names weights {key}, which were not given")
+                    raise InputError(f"the program of rank {rank} names weights {key}, which are missing")
                 given = weights[key].shape
                 if given != tuple(shape):
                     raise InputError(f"weights {key}: the program says {tuple(shape)}, the array has {given}")
 
     def _check_missing(self, remote: Mapping[int, ir.Program], missing: Mapping[int, Sequence[str]]) -> None:
-        """A worker that asks for what its program does not name is not one of ours."""
+        """A worker that asks for weights that its program does not name can't be trusted."""
         for rank, keys in missing.items():
             strange = set(keys) - remote[rank].weights.keys()
             if strange:
@@ -275,8 +278,8 @@ class Session:
     ) -> RunResult:
         """One inference. Raises WorkerLostError(rank), WorkerFailedError(rank), TransportTimeout; the session stays usable.
 
-        ``inputs`` may be what makes them, which is called while the workers wake up. ``timeout_s`` is for each message that
-        the master waits for. ``meanwhile`` is something to do before it waits for arrays (see Runnable.run).
+        ``inputs`` may be a function that returns them; it is called while the workers wake up. ``timeout_s`` is for each
+        message that the master waits for. ``meanwhile`` is called before it waits for arrays (see Runnable.run).
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         with self._in_flight, loaded.lock:
@@ -289,12 +292,12 @@ class Session:
         return result
 
     def room(self, shape: tuple[int, ...]) -> Array | None:
-        """An array to make an input in, from which it reaches workers on this machine uncopied; None where it would not."""
+        """An array for an input that reaches workers on this machine without a copy; None where that is impossible."""
         memory = self._endpoint.room(4 * math.prod(shape))
         return None if memory is None else np.frombuffer(memory, np.float32).reshape(shape)
 
     def submit(self, loaded: Loaded, inputs: Sequence[Array] = ()) -> Future[RunResult]:
-        """``run`` in the background. Runs of several Loaded (the same programs loaded twice, say) overlap."""
+        """``run`` in the background. Runs of several Loaded (for example the same programs loaded twice) overlap."""
         with self._closing:
             self._require_open()
             if self._pool is None:
@@ -326,7 +329,7 @@ class Session:
         }
 
     def status(self, timeout_s: float = 5.0) -> dict[int, m.Status]:
-        """What each worker tells of itself; those that do not answer in time are left out."""
+        """The status of each worker; those that do not answer in time are left out."""
         self._require_open()
         requests = {}
         for info in self.workers:
@@ -343,7 +346,7 @@ class Session:
     # The end
 
     def close(self) -> None:
-        """Let the workers go, ready for the next master. Again: nothing."""
+        """Release the workers, ready for the next master. A second call does nothing."""
         with self._closing:
             if self._closed:
                 return
@@ -351,7 +354,7 @@ class Session:
         atexit.unregister(self.close)
         with self._board.lock:
             self._workers.stop("the session was closed")
-        self._board.changed()  # what still runs or loads in another thread finds its workers gone
+        self._board.changed()  # runs and loads in other threads find their workers lost
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         self._endpoint.close()

@@ -1,4 +1,4 @@
-"""Shipping: weights on their way to all workers at once, each worker's queue bounded by a window."""
+"""Shipping: sends weights to all workers at once, each worker's queue bounded by a window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.errors import TransportTimeout
 
 WINDOW_BYTES = 32 << 20
-"""Weights on their way to one worker that it has not acknowledged."""
+"""The most bytes of weights sent to one worker that it has not acknowledged."""
 
 
 class Shipping:
@@ -49,7 +49,8 @@ class Shipping:
             self._fill(rank)
 
     def finish(self) -> None:
-        """Ship the rest; returns when the workers have acknowledged all. Raises TransportTimeout, what a Failed tells."""
+        """Send the rest. Returns when the workers have acknowledged all. Raises TransportTimeout and the error of a
+        Failed."""
         while any(self._flying.values()):
             if self._board.wait(self._collect, self._timeout_s) is None:
                 raise TransportTimeout(f"no worker acknowledged weights within {self._timeout_s:g} s")
@@ -72,7 +73,7 @@ class Shipping:
             self._workers.post(rank, m.Weight(key, array.shape), payload)
 
     def _collect(self) -> bool | None:
-        """Under the dispatcher's lock: take the acknowledgements that came."""
+        """Under the dispatcher's lock: take the received acknowledgements."""
         workers, came = self._workers, False
         for rank, flying in self._flying.items():
             if flying:

@@ -1,4 +1,4 @@
-"""WorkerRecord: what the master knows of one worker, and what it says of one that failed or is lost."""
+"""WorkerRecord: the master's data on one worker, and the errors for one that failed or is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fogconv.errors import FogconvError, WorkerFailedError
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker as it introduced itself. Memory is the process's; a limit of 0 means none.
+    """A worker's data from its Welcome. Memory is the process's; a limit of 0 means none.
 
     ``clock_offset_ns``: the worker's perf_counter_ns minus the master's, off by at most ``clock_error_ns``.
     """
@@ -27,6 +27,8 @@ class WorkerInfo:
     memory_bytes: int
     isa: str
     software: str
+    machine: m.Machine = m.Machine()
+    kernels: str = ""
     protocol: int = m.PROTOCOL_VERSION
     clock_offset_ns: int = 0
     clock_error_ns: int = 0
@@ -57,7 +59,7 @@ class WorkerRecord:
 
     @property
     def loss(self) -> str:
-        """Why it is lost; empty where it refused, or never answered."""
+        """The cause of its loss; empty where it refused, or never answered."""
         service = self.service
         return "" if service.refused else service.reason
 
@@ -68,7 +70,7 @@ class WorkerRecord:
 
 
 def failure_of(message: m.Failed, record: WorkerRecord) -> FogconvError:
-    """A worker's error as the same error here; one that this side does not know is a WorkerFailedError."""
+    """A worker's error as the same error here; an unknown one becomes a WorkerFailedError."""
     where = f"worker {record.rank} ({record.address})"
     kind = getattr(fogconv.errors, message.error, None)
     if kind is fogconv.errors.TransportTimeout:
@@ -82,5 +84,5 @@ def failure_of(message: m.Failed, record: WorkerRecord) -> FogconvError:
 def loss_message(record: WorkerRecord) -> str:
     host = f" on {record.info.host}" if record.info is not None else ""
     if record.joined:
-        return f"worker {record.rank} at {record.address}{host} was lost, and came back without what it was asked"
+        return f"worker {record.rank} at {record.address}{host} was lost, and came back without the request"
     return f"worker {record.rank} at {record.address}{host} is lost: {record.loss or 'it never joined'}"

@@ -1,8 +1,8 @@
-"""Workers: the workers of a session: who is there, who is lost, how they come back, and what they answer when asked.
+"""Workers: the workers of a session: present and lost workers, their return, and their answers to requests.
 
-A request is numbered by the master and waits for its answer; what a worker says without being asked is dropped. Who is
-there is in each worker's life (`fogconv.cluster.protocol.lifecycle`), and nowhere else. All methods take the dispatcher's
-lock where they need it; ``apply`` and those under "Arrivals" are called with it held.
+A request is numbered by the master and waits for its answer; answers without a request are dropped. A worker's presence
+is stored only in its life (`fogconv.cluster.protocol.lifecycle`). All methods take the dispatcher's lock where they need
+it; ``apply`` and those under "Arrivals" are called with it held.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ log = logging.getLogger("fogconv.session")
 T = TypeVar("T")
 
 INVITE_EVERY_S = 0.25
-"""A worker that refused, or whose connection broke, is asked again no sooner."""
+"""A worker that refused, or whose connection broke, is invited again no sooner."""
 
 
 OfRuns = lifecycle.AbortRuns | lifecycle.FailRuns | lifecycle.DoWithout
 
 
 class Workers:
-    """``hello(rank)`` is what a worker is greeted with; ``on_runs`` gets what becomes of its runs, with the lock held."""
+    """``hello(rank)`` returns a worker's greeting; ``on_runs`` receives the effects on its runs, with the lock held."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Workers:
         }
         self.rank_of: dict[Peer, int] = {}
         self.shipping: dict[int, set[str]] = {}
-        """Per rank the weights that are on their way,"""
+        """Per rank the weights that were sent,"""
         self.stored: dict[int, set[str]] = {}
         """and those of them that it has acknowledged."""
         self.clocks_at = 0.0
@@ -71,7 +71,7 @@ class Workers:
 
     @property
     def infos(self) -> tuple[WorkerInfo, ...]:
-        """The workers that are there and know the others, by rank."""
+        """The workers that are present and know the others, by rank."""
         there = (record for record in self.records.values() if record.joined and not record.service.away)
         return tuple(record.info for record in there if record.info is not None)
 
@@ -81,11 +81,11 @@ class Workers:
 
     @property
     def reconnects(self) -> int:
-        """How often the workers have made their links to each other anew since the last run that went well."""
+        """How often the workers have reconnected their links to each other since the last successful run."""
         return max((record.service.reconnects for record in self.records.values()), default=0)
 
     def apply(self, record: WorkerRecord, event: lifecycle.Event) -> None:
-        """Let an event happen in a worker's life, and do what follows."""
+        """Apply an event to a worker's life, and carry out its effects."""
         record.life, effects = lifecycle.handle(record.life, event)
         for effect in effects:
             match effect:
@@ -104,12 +104,12 @@ class Workers:
                     self._on_runs(record, effect)
 
     def require(self, rank: int, request: int = 0) -> None:
-        """Raises WorkerLostError unless this worker is there, and was so ever since it got that request, if any."""
+        """Raises WorkerLostError unless this worker is present and, with a request, has been since it received that."""
         record = self.records[rank]
         if not record.joined or (request and (rank, request) not in self._asked):
             raise WorkerLostError(loss_message(record), rank)
 
-    # Coming and coming back
+    # Joining and rejoining
 
     def join(self, timeout_s: float) -> None:
         """Invite all, and wait for them. Raises ConnectError, RefusedError."""
@@ -166,7 +166,7 @@ class Workers:
         self._board.wait(all_answered, timeout_s)
 
     def introduce(self) -> None:
-        """Tell all workers who is there."""
+        """Send all workers the list of present workers."""
         peers = self._peers()
         for record in self.records.values():
             if record.joined:
@@ -188,8 +188,8 @@ class Workers:
         )
 
     def acquaint(self, ranks: Iterable[int]) -> None:
-        """Measure the clocks of those who came. With keys everybody is asked: an answer shows that the list of peers has
-        arrived, and peers may connect."""
+        """Measure the clocks of those that joined. With keys all workers are pinged: an answer shows that the list of
+        peers has arrived, and peers may connect."""
         keys = any(record.key is not None for record in self.records.values())
         self.synchronise([info.rank for info in self.infos] if keys else sorted(ranks))
 
@@ -211,13 +211,13 @@ class Workers:
         if record.info is not None:
             record.info = replace(record.info, memory_bytes=memory_bytes)
 
-    # Asking
+    # Requests
 
     def send(self, record: WorkerRecord, message: m.AnyMessage, *payloads: Frame) -> None:
         self._endpoint.send(record.peer, codec.encode(message, *payloads))
 
     def post(self, rank: int, message: m.AnyMessage, *payloads: Frame) -> None:
-        """``send`` to a worker that is there. Raises WorkerLostError."""
+        """``send`` to a present worker. Raises WorkerLostError."""
         with self._board.lock:
             self.require(rank)
             self.send(self.records[rank], message, *payloads)
@@ -232,7 +232,7 @@ class Workers:
     def reply(self, rank: int, request: int, kind: type[T], timeout_s: float) -> tuple[T, int]:
         """The answer to a request, and when it was handled (perf_counter_ns).
 
-        Raises what a Failed tells, TransportTimeout, WorkerLostError.
+        Raises the error of a Failed, TransportTimeout, WorkerLostError.
         """
 
         def ready() -> tuple[m.AnyMessage, int] | None:
@@ -255,7 +255,7 @@ class Workers:
         return message, at_ns
 
     def raise_failure(self, rank: int, request: int) -> None:
-        """Raise what a Failed tells, if one came for this request."""
+        """Raise the error of a Failed, if one was received for this request."""
         found = self._replies.pop((rank, request, m.Failed), None)
         if found is not None and isinstance(found[0], m.Failed):
             raise failure_of(found[0], self.records[rank])
@@ -273,7 +273,7 @@ class Workers:
     # Arrivals
 
     def take(self, record: WorkerRecord, message: m.AnyMessage) -> None:
-        """What a worker says, but for what belongs to a run."""
+        """Handle a worker's message, except those that belong to a run."""
         match message:
             case m.Welcome():
                 self._welcome(record, message)
@@ -286,7 +286,7 @@ class Workers:
                 if message.key in self.shipping.get(record.rank, ()):
                     self.stored.setdefault(record.rank, set()).add(message.key)
             case m.Bye():
-                if record.joined:  # else it takes leave of the session that it was lost from
+                if record.joined:  # else it leaves the session that it was lost from
                     self.lose(record, "it was stopped")
             case m.Missing() | m.Loaded() | m.Pong() | m.Measured() | m.Status() | m.Failed():
                 if (record.rank, message.request) in self._asked:
@@ -295,19 +295,19 @@ class Workers:
                 log.warning("worker %d sent %s, which workers do not send", record.rank, type(message).__name__)
 
     def misread(self, record: WorkerRecord, error: WireError) -> None:
-        """A worker sent what can't be read."""
+        """A worker sent a message that can't be decoded."""
         if record.service.stage is Stage.JOINING:
             self.apply(record, lifecycle.Refused(self._master, str(error)))
         else:
-            self.lose(record, f"it sent nonsense: {error}")
+            self.lose(record, f"it sent an invalid message: {error}")
 
     def lose(self, record: WorkerRecord, reason: str) -> None:
-        """This worker is gone; its link with it."""
+        """This worker is lost; drop its link."""
         if not record.life.stopped:
             self.apply(record, lifecycle.Lost(self._master, reason))
 
     def stop(self, reason: str) -> None:
-        """Let all workers go."""
+        """Release all workers."""
         for record in self.records.values():
             self.apply(record, lifecycle.Stopped(reason))
 
@@ -335,4 +335,6 @@ class Workers:
             message.memory_bytes,
             message.isa,
             message.software,
+            message.machine,
+            message.kernels,
         )

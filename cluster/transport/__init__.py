@@ -1,1 +1,1 @@
-"""Transports: a narrow interface, and the ways across it."""
+"""Transports: a narrow interface and its implementations."""

@@ -1,8 +1,8 @@
-"""Dispatcher: several threads wait for different things on one endpoint.
+"""Dispatcher: several threads wait for different messages on one endpoint.
 
-There is no receiving thread, because a hand-over between threads costs more than a small message does. Whoever waits
-first receives for all (it leads); the others sleep until something was handled. When the leader has what it wanted,
-another takes over.
+There is no receiving thread, because a switch between threads costs more than a small message. The first waiting thread
+receives for all (it leads); the others sleep until something was handled. When the leader has its message, another thread
+takes over.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Dispatcher:
         self._asleep = 0
 
     def wait(self, ready: Callable[..., T | None], timeout_s: float, *about: object) -> T | None:
-        """What ``ready(*about)`` returns once that is not None; None after the time. Called under the lock; it may raise."""
+        """Wait until ``ready(*about)`` is not None and return it; None after the time. ``ready`` is called under the
+        lock, and may raise."""
         with self.lock:
             found = ready(*about)
             if found is not None:
@@ -50,13 +51,13 @@ class Dispatcher:
             return None
 
     def drain(self) -> None:
-        """Handle what is here already, without waiting; nothing if another thread leads."""
+        """Handle the events that have arrived, without waiting; does nothing if another thread leads."""
         with self._changed:
             while not self._leading and self._lead(0.0):
                 pass
 
     def changed(self) -> None:
-        """Something that ``ready`` looks at changed outside of ``handle``."""
+        """Data that ``ready`` reads has changed outside of ``handle``."""
         with self._changed:
             self._changed.notify_all()
         self.endpoint.wake()

@@ -1,7 +1,7 @@
-"""The seam between the cluster and whatever carries its bytes.
+"""The interface between the cluster and its transports.
 
-An Endpoint is one rank's way to the others. It moves lists of frames and knows no message; Session and Worker know
-messages and no transport. There are three: in-process queues, ZeroMQ, MPI.
+An Endpoint is one rank's connection to the others. It moves lists of frames and does not know messages; Session and
+Worker know messages and no transport. There are three: in-process queues, ZeroMQ, MPI.
 
     send        never waits for the peer; frames must stay as they are until the run's end (they may not be copied)
     receive     the next Arrival or Loss, or None after the time given or a wake()
@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from fogconv.cluster.protocol.codec import Frame
 
 Peer = Hashable
-"""Names the other end of a link, on this end only."""
+"""Identifies the other end of a link, on this end only."""
 
 
 class Arrival(NamedTuple):
@@ -29,7 +29,7 @@ class Arrival(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A peer is gone."""
+    """A peer is lost."""
 
     peer: Peer
     reason: str
@@ -39,23 +39,24 @@ Event = Arrival | Loss
 
 
 class Endpoint(Protocol):
-    """One rank's way to its peers."""
+    """One rank's connection to its peers."""
 
     @property
     def scheme(self) -> str:
-        """ "inproc", "tcp", "mpi": for people."""
+        """ "inproc", "tcp" or "mpi", for reports."""
 
     def connect(self, address: str, key: str | None = None) -> Peer:
-        """Open a link; where nobody listens this shows as silence or Loss. ``key``: the public key the peer must have."""
+        """Open a link; where no process listens, there is no answer, or a Loss. ``key``: the public key the peer must
+        have."""
 
     def disconnect(self, peer: Peer) -> None:
         """Drop a link that ``connect`` opened. Unknown peers are ignored."""
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
-        """Hand frames over for sending. To a peer that is gone this does nothing: its Loss tells."""
+        """Queue frames for sending. Does nothing for a lost peer, whose Loss is reported."""
 
     def room(self, nbytes: int) -> memoryview | None:
-        """Memory from which a payload made in it reaches peers uncopied; None where there is none. Never written twice."""
+        """Memory for a payload that reaches peers without a copy; None where there is none. Never written twice."""
 
     def receive(self, timeout_s: float) -> Event | None:
         """The next event, or None."""
@@ -67,10 +68,10 @@ class Endpoint(Protocol):
         """With encryption: besides masters, peers with these public keys may connect. Replaces the last such set."""
 
     def probe(self, peer: Peer) -> bool:
-        """False if this peer is known to be gone; True where it is there or nobody knows."""
+        """False if this peer is known to be lost; True where it is present or its state is unknown."""
 
     def diagnose(self, address: str) -> str:
-        """Why nothing answers there, for people; empty if this transport can't tell."""
+        """The reason why nothing answers there, as text; empty if it is unknown."""
 
     def close(self) -> None:
-        """Send what is waiting (for a moment), then let everything go. Again: nothing."""
+        """Send waiting frames (for a short time), then release everything. A second call does nothing."""

@@ -1,7 +1,7 @@
 """In-process transport: ranks are threads, links are queues.
 
-The frames handed over are those that were sent, uncopied. It ships as the default of ``fogconv-run`` without a cluster,
-and is the double with which Session and Worker are tested: ``Hub.cut`` pulls the cable.
+Frames are passed without a copy. It is the default of ``fogconv-run`` without a cluster, and the test double for Session
+and Worker: ``Hub.cut`` breaks a connection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SCHEME = "inproc"
 
 
 class Hub:
-    """The wires between the endpoints of one process. Addresses are the names given to ``endpoint``."""
+    """The connections between the endpoints of one process. Addresses are the names given to ``endpoint``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,7 +35,7 @@ class Hub:
             return self._endpoints[name]
 
     def cut(self, name: str, reason: str = "its thread ended") -> None:
-        """An endpoint dies without a word: the others get a Loss, it gets nothing any more."""
+        """Disconnect an endpoint without notice: the others get a Loss, and it receives nothing any more."""
         with self._lock:
             self._endpoints.pop(name, None)
             self._cut.add(name)
@@ -69,7 +69,7 @@ class InprocEndpoint:
     def connect(self, address: str, key: str | None = None) -> Peer:
         self._known.add(address)
         if not self._hub._there(address):
-            self._events.put(Loss(address, "nobody has this in-process address"))
+            self._events.put(Loss(address, "no worker has this in-process address"))
         return address
 
     def disconnect(self, peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""MasterSession: what belongs to one master's session with this worker, and goes when the master leaves."""
+"""MasterSession: the state of one master's session with this worker, dropped when the master leaves."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Loading:
 
 
 Task = tuple[m.AnyMessage, tuple[Frame, ...]]
-"""What takes time: a load, a run, a measurement; and its payloads."""
+"""A task that takes time (a load, a run, a measurement), with its payloads."""
 
 
 @dataclass
 class MasterSession:
-    """``term`` names it in the worker's life (`fogconv.cluster.protocol.lifecycle`), which knows whether it is over."""
+    """``term`` names it in the worker's life (`fogconv.cluster.protocol.lifecycle`), which stores whether it is over."""
 
     peer: Peer
     term: int
@@ -53,7 +53,8 @@ class MasterSession:
         return MASTER if peer == self.peer else self.incoming.get(peer)
 
     def attach(self, peer: Peer, message: m.Attach, credential: str | None) -> None:
-        """Another worker opened a link to this one. Where the master named keys, it must have proven its rank's."""
+        """Another worker opened a link to this one. Where the master named keys, it must have proven the key of its
+        rank."""
         key = self.addresses.keys.get(message.rank)
         if message.session == self.hello.session and key in (None, credential):
             self.incoming[peer] = message.rank

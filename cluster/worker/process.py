@@ -1,4 +1,4 @@
-"""Service: a worker as the whole purpose of a process, signals included."""
+"""Service: run a worker as a process, with signal handling."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fogconv.cluster.worker.system import trim
 from fogconv.errors import FogconvError
 
 ATTEND_S = 0.2
-"""While a kernel runs or compiles, strangers and pings are answered this often."""
+"""While a kernel runs or compiles, unknown peers and pings are answered at this interval, in seconds."""
 TRIM_S = 5.0
-"""Between inferences, freed memory goes back to the system this often."""
+"""Between inferences, freed memory is returned to the system at this interval, in seconds."""
 STOP_S = 1.5
-"""A kernel that runs at SIGTERM is waited for this long."""
+"""The wait for a running kernel at SIGTERM, in seconds."""
 
 log = logging.getLogger("fogconv.worker")
 
@@ -33,12 +33,13 @@ def cores() -> int:
 
 
 def run(worker: Worker) -> int:
-    """Serve in this process until the worker ends or a signal comes; that signal's number, or 0.
+    """Serve in this process until the worker ends or a signal arrives. Returns that signal's number, or 0.
 
     Kernels run on a thread of their own: Python hands signals to the main thread only, and not before a kernel returns.
-    Raises what ended the worker, if it was an error.
+    Raises the error that ended the worker, if any.
     """
-    # Numba's half a million objects stay as they are: let no collection in the middle of an inference walk them.
+    # Exclude numba's half a million objects from garbage collection, which could otherwise run in the middle of an
+    # inference.
     gc.collect()
     gc.freeze()
     stopping = threading.Event()
@@ -64,7 +65,7 @@ def run(worker: Worker) -> int:
     trimmed = time.monotonic()
     while not stopping.wait(ATTEND_S):
         worker.attend()
-        # A worker's limit counts what the process holds, freed or not; a flood of messages leaves a lot behind.
+        # A worker's limit counts all memory of the process, freed or not; many messages leave much freed memory.
         if worker.life.stage is not Stage.BUSY and time.monotonic() - trimmed > TRIM_S:
             trim()
             trimmed = time.monotonic()
@@ -80,8 +81,8 @@ def run(worker: Worker) -> int:
 def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
     """Be one of mpirun's ranks other than 0: serve the master until it leaves, then end this process.
 
-    An error ends the whole job with a sentence: ranks can't be lost one by one, unless MPI is tolerant. Then this one alone
-    ends, and ends with an error where the master was lost, as mpirun's own exit code does not tell.
+    An error ends the whole job with a sentence: ranks can't be lost one by one, unless MPI is tolerant. Then only this
+    one ends, with an error where the master was lost, because mpirun's own exit code does not show it.
     """
     from fogconv.cluster.transport.mpi.endpoint import MpiEndpoint
     from fogconv.cluster.transport.mpi.launch import launched, tolerant
@@ -101,7 +102,7 @@ def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
         print(f"fogconv: rank {rank} on {os.uname().nodename} {does}: {error}", file=sys.stderr)
         _leave(error.exit_code if isinstance(error, FogconvError) else 1)
     if number:
-        # MPI's own shutdown would wait for ranks that the same signal ended.
+        # Not MPI's own shutdown, which would wait for ranks ended by the same signal.
         _leave(0 if tolerant() else 128 + number)
     sys.exit(0 if endpoint.probe(0) else 1)
 
@@ -109,7 +110,7 @@ def serve_mpi(*, threads: int = 0, memory_limit_bytes: int = 0) -> NoReturn:
 def abort_mpi(code: int) -> NoReturn:
     """End this rank with an exit code, and the others with it, where MPI still runs.
 
-    After Session.close it does not, and on Ctrl-C mpirun tells every rank itself.
+    After Session.close it does not, and on Ctrl-C mpirun signals every rank itself.
     """
     mpi = sys.modules["mpi4py.MPI"]
     if code != 128 + signal.SIGINT and mpi.Is_initialized() and not mpi.Is_finalized():
@@ -118,7 +119,7 @@ def abort_mpi(code: int) -> NoReturn:
 
 
 def _one_host(size: int) -> bool:
-    """Whether mpirun put all ranks on this host, as far as it tells."""
+    """Whether mpirun put all ranks on this host, by its own variables."""
     local = os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
     return local is not None and local.isdigit() and int(local) == size
 

@@ -1,11 +1,12 @@
-"""ProgramLoader: programs and their weights come, are checked against the memory limit, and are built when all is there.
+"""ProgramLoader: receives programs and their weights, checks them against the memory limit, and builds complete ones.
 
-What it yields are the answers to the master, each as soon as it is due.
+It yields the answers to the master, each as soon as it is due.
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import sys
 import time
@@ -15,11 +16,13 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.worker.master_session import Loading, MasterSession
-from fogconv.cluster.worker.system import process_bytes, trim
-from fogconv.cluster.worker.weight_cache import WeightStore
+from fogconv.cluster.worker.program_check import MOST_PROGRAM_BYTES, check_program
+from fogconv.cluster.worker.system import machine_bytes, process_bytes, trim
+from fogconv.cluster.worker.weight_cache import Lent, WeightStore
 from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.memory.footprint import MARGIN, PROCESS_BYTES, Choose, Footprint, Packing, footprint, packings, room
@@ -28,7 +31,7 @@ log = logging.getLogger("fogconv.worker")
 
 
 class ProgramLoader:
-    """``adopt`` is called with each program that is ready, before the master is told."""
+    """``adopt`` is called with each program that is ready, before the answer to the master."""
 
     def __init__(
         self,
@@ -44,26 +47,43 @@ class ProgramLoader:
         self._threads = threads
         self._memory_limit_bytes = memory_limit_bytes
         self._private: WeakKeyDictionary[Runnable, int] = WeakKeyDictionary()
-        """What each program that is loaded takes beside its weights."""
+        """Bytes of each loaded program beside its weights."""
         self._keep_weights = keep_weights
         self._adopt = adopt
 
-    def load(self, session: MasterSession, task: m.Load, payload: Frame) -> Iterator[m.AnyMessage]:
-        """A program came: tell which of its weights are missing. Raises WireError, WorkerMemoryError."""
+    @property
+    def memory_bytes(self) -> int:
+        """What programs and measurements may need: the limit of this worker, or all that the machine has."""
+        return self._memory_limit_bytes or machine_bytes()
+
+    def load(
+        self, session: MasterSession, task: m.Load, payload: Frame, proceed: Callable[[], None]
+    ) -> Iterator[m.AnyMessage]:
+        """Handle a program: report which of its weights are missing. Raises WireError, WorkerMemoryError.
+
+        ``proceed`` is called before each step is bound; it raises RunAborted when the program is no longer wanted.
+        """
+        if len(payload) > MOST_PROGRAM_BYTES:
+            raise WireError(f"a program of {len(payload)} bytes is over the limit of {MOST_PROGRAM_BYTES}")
         try:
             program = ir.decode(bytes(payload))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise WireError(f"a malformed program: {error}") from error
+        check_program(program, self.memory_bytes)
+        if program.rank != session.hello.rank:
+            raise WireError(f"a program for rank {program.rank} came; this worker is rank {session.hello.rank}")
         missing = self.store.missing(program.weights, self._packings(program))
         self._check_memory(program, missing)
         session.loading.append(Loading(task.request, task.program, program, missing))
         yield m.Missing(task.request, tuple(sorted(missing)))
-        yield from self._build_complete(session)
+        yield from self._build_complete(session, proceed)
 
-    def keep(self, session: MasterSession, task: m.Weight, payload: Frame) -> Iterator[m.AnyMessage]:
-        """Weights came. Raises WireError where no program waits for them."""
+    def keep(
+        self, session: MasterSession, task: m.Weight, payload: Frame, proceed: Callable[[], None]
+    ) -> Iterator[m.AnyMessage]:
+        """Handle received weights. Raises WireError where no program waits for them."""
         if not any(task.key in loading.missing for loading in session.loading) and not self.store.has(task.key):
-            raise WireError(f"weights {task.key} came that no program waits for")
+            raise WireError(f"received weights {task.key}, which no program waits for")
         try:
             self.store.put(task.key, task.shape, payload)
         except WireError as error:
@@ -74,20 +94,17 @@ class ProgramLoader:
         yield m.Stored(task.key)
         for loading in session.loading:
             loading.missing.discard(task.key)
-        yield from self._build_complete(session)
+        yield from self._build_complete(session, proceed)
 
-    def _build_complete(self, session: MasterSession) -> Iterator[m.AnyMessage]:
+    def _build_complete(self, session: MasterSession, proceed: Callable[[], None]) -> Iterator[m.AnyMessage]:
         for loading in [loading for loading in session.loading if not loading.missing]:
             session.loading.remove(loading)
             begin = time.perf_counter()
             program = loading.program
-            try:
-                executable = self._bind(program)
-            except FogconvError as error:
-                yield failed(loading.request, 0, error)
-                continue
-            except Exception as error:  # the master waits for an answer to the load, not to what completed it
-                yield failed(loading.request, 0, refusal(error))
+            executable = self._bound(program, proceed)
+            if isinstance(executable, FogconvError):
+                gc.collect()  # what was bound so far hangs together in circles, and the next program may need its memory
+                yield failed(loading.request, 0, executable)
                 continue
             if program.shares and isinstance(executable, Shares):
                 executable.arrays = session.arrays.setdefault(program.shares, executable.arrays)
@@ -97,19 +114,42 @@ class ProgramLoader:
             log.info("program %d is ready after %.2f s, %.1f MB", loading.number, seconds, executable.memory_bytes / 1e6)
             yield m.Loaded(loading.request, loading.number, executable.memory_bytes, process_bytes(), seconds)
 
-    def _bind(self, program: ir.Program) -> Runnable:
-        """The program, ready to run. Raises WorkerMemoryError, and what the build raises."""
+    def _bound(self, program: ir.Program, proceed: Callable[[], None]) -> Runnable | FogconvError:
+        """The program's executable, or why there is none: the master waits for an answer to its load, not to the weights
+        that completed it. Raises RunAborted."""
+        try:
+            return self._bind(program, proceed)
+        except RunAborted:
+            raise
+        except FogconvError as error:
+            return error.with_traceback(None)
+        except Exception as error:
+            return failure_of(error, "a program can't be bound")
+
+    def _bind(self, program: ir.Program, proceed: Callable[[], None]) -> Runnable:
+        """The program, ready to run. Raises WorkerMemoryError, WireError, and the errors of the build."""
         needed = self._footprint(program)
-        weights = self.store.lend(program.weights, tight=self._free() < needed.total)
-        executable = self.build(program, weights, threads=self._threads)
+        weights = self._weights(program, tight=self._free() < needed.total)
+        executable = self.build(program, weights, threads=self._threads, proceed=proceed)
         self._check_after()
         self._private[executable] = needed.private
         return executable
 
-    def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
-        """Raise WorkerMemoryError where what the program needs is over the limit, before anything is shipped.
+    def _weights(self, program: ir.Program, *, tight: bool) -> Lent:
+        """Raises WorkerMemoryError for weights that are gone again, WireError for those of another shape than it says."""
+        gone = self.store.missing(program.weights, self._packings(program))
+        if gone:
+            raise WorkerMemoryError(f"{len(gone)} of its weights had to make room for another program's")
+        for key, shape in program.weights.items():
+            found = self.store.shape(key)
+            if found is not None and found != shape:
+                raise WireError(f"a malformed program: weights {key} are {found}, not {shape}")
+        return self.store.lend(program.weights, tight=tight)
 
-        Weights that nobody needs now count as free. The planner counts by the same function.
+    def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
+        """Raise WorkerMemoryError where the program needs more memory than the limit, before any weight is sent.
+
+        Weights that no program needs count as free. The planner counts by the same function.
         """
         if not self._memory_limit_bytes:
             return
@@ -141,7 +181,7 @@ class ProgramLoader:
             )
 
     def _free(self) -> int:
-        """What the limit leaves beside the weights that are here and the maps of the programs that are loaded."""
+        """The bytes that the limit leaves beside the stored weights and the maps of the loaded programs."""
         if not self._memory_limit_bytes:
             return sys.maxsize
         return room(self._memory_limit_bytes) - self.store.held_bytes - sum(self._private.values())
@@ -161,27 +201,25 @@ class ProgramLoader:
             self.store.evict(-self._free(), keep=waiting)
 
 
-def refusal(error: Exception) -> FogconvError:
-    """What a program that can't be bound is answered: that memory is short, or that it is a bug."""
-    text = str(error).lower()
-    short = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    # LLVM's binding has no class of its own for it.
-    if short or (isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)):
-        return WorkerMemoryError(
-            f"this worker ran out of memory while it prepared its shard ({text or type(error).__name__})"
-        )
-    log.exception("a program can't be bound")
-    return WorkerFailedError(f"{type(error).__name__}: {error}")
-
-
 def _choose() -> Choose:
-    """The kernels' own choice: it knows what was measured here, where the planner knows the rule alone."""
-    from fogconv.kernels.conv.conv import algorithm_of  # late: compiled code is for those that bind
+    """The kernels' own choice: it knows the measurements of this machine, and the planner only the rule."""
+    from fogconv.kernels.conv.conv import algorithm_of  # imported late: only processes that bind need compiled code
 
     return algorithm_of
 
 
+def failure_of(error: Exception, what: str) -> FogconvError:
+    """The error reported to the master for an exception. The master can plan around a lack of memory; anything else is a
+    bug."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return WorkerMemoryError(f"{what}: out of memory {error}".rstrip())
+    if "out of memory" in str(error).lower() or "allocate memory" in str(error).lower():
+        return WorkerMemoryError(f"{what}: {error}")
+    log.exception("%s", what)
+    return WorkerFailedError(f"{type(error).__name__}: {error}")
+
+
 def failed(request: int, run: int, error: FogconvError) -> m.Failed:
-    """The answer to a request, or a run, that failed."""
+    """The answer to a failed request or run."""
     log.error("request %d, run %d: %s", request, run, error)
     return m.Failed(request, run, type(error).__name__, str(error)[:4000])

@@ -1,8 +1,9 @@
-"""Worker: serves masters: holds weights, loads programs, runs them, answers.
+"""Worker: serves masters; holds weights, loads programs, runs them, answers.
 
-It knows no model. Arrivals are handled by whoever waits on the dispatcher: at once what must not wait (data, aborts,
-strangers, pings), in order of arrival what takes time (loads, runs, measurements). Whom it serves, and what follows from
-what happens, is in its life (`fogconv.cluster.protocol.lifecycle`); here is what is done about it.
+It does not depend on a model. The thread that waits on the dispatcher handles arrivals: urgent ones (data, aborts,
+unknown peers, pings) at once, those that take time (loads, runs, measurements) in order of arrival. Its life
+(`fogconv.cluster.protocol.lifecycle`) decides which masters it serves and the effects of events; this module carries them
+out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
-from fogconv.cluster.executor.microbenchmark import conv_seconds, copy_bytes_per_s
+from fogconv.cluster.executor.microbenchmark import conv_times, copy_bytes_per_s
 from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
@@ -27,35 +28,43 @@ from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
+from fogconv.cluster.worker.machine import OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
-from fogconv.cluster.worker.program_loader import ProgramLoader, failed
+from fogconv.cluster.worker.program_check import check_measurement
+from fogconv.cluster.worker.program_loader import ProgramLoader, failed, failure_of
 from fogconv.cluster.worker.system import process_bytes, temperature_c, throttled
 from fogconv.errors import (
     ClusterError,
     FogconvError,
     WireError,
-    WorkerFailedError,
     WorkerLostError,
-    WorkerMemoryError,
 )
 from fogconv.ir.layout import MASTER
 
 log = logging.getLogger("fogconv.worker")
 
 IDLE_S = 3600.0
-"""How long an idle worker sleeps at most: nothing depends on it."""
+"""The longest sleep of an idle worker; nothing depends on it."""
 MAX_TASKS = 4096
-"""More loads and runs than this in a queue are a master gone wild."""
+"""The most loads and runs in a master's queue; more are treated as an error."""
 MAX_PING_BYTES = 64 << 20
 MAX_COMPLAINTS = 1000
-"""Strangers who are told so, at most."""
+"""The most unknown peers that get an answer."""
+DOING: dict[type[m.AnyMessage], str] = {
+    m.Run: "running",
+    m.Load: "loading",
+    m.Weight: "loading",
+    m.Unload: "unloading",
+    m.Measure: "measuring",
+}
+"""What a worker does, as its status says it, while a task of this type runs."""
 
 
 class Worker:
     """One worker on one endpoint. ``serve`` is its life; ``stop`` and ``attend`` may be called from other threads.
 
     ``memory_limit_bytes`` is for the whole process (0: none). ``keep_weights``: for the next load and the next master.
-    ``once``: stop when the first master leaves. ``masters``: the public keys of those who may be one; None: anybody.
+    ``once``: stop when the first master leaves. ``masters``: the public keys of allowed masters; None: any master.
     """
 
     def __init__(
@@ -85,12 +94,13 @@ class Worker:
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle)
         self._sessions: dict[Peer, MasterSession] = {}
-        self._isa = _isa()
+        self._isa, self._kernels = _isa(), _kernels()
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
         self._received_bytes = 0
         self._complained: set[Peer] = set()
+        self._doing = ""
 
     def serve(self) -> None:
         """Serve masters, one after the other, until ``stop``; then close the endpoint."""
@@ -103,19 +113,19 @@ class Worker:
             self._endpoint.close()
 
     def stop(self) -> None:
-        """End ``serve`` as soon as the current step lets it. The master is told."""
+        """End ``serve`` after the current step, with a message to the master."""
         with self._board.lock:
             self._apply(lifecycle.Stopped("the worker was stopped"))
         self._board.changed()
 
     def attend(self) -> None:
-        """Handle what came in while ``serve`` is busy with a kernel: refusals, pings, aborts."""
+        """Handle arrivals while ``serve`` is busy with a kernel: refusals, pings, aborts."""
         self._board.drain()
 
     # Its life, under the dispatcher's lock
 
     def _apply(self, event: lifecycle.Event, hello: m.Hello | None = None) -> None:
-        """Let an event happen, and do what follows. ``hello``: what the master said that is greeted by it."""
+        """Apply an event, and carry out its effects. ``hello``: the master's message for a greeting."""
         self.life, effects = lifecycle.handle(self.life, event)
         for effect in effects:
             match effect:
@@ -153,11 +163,13 @@ class Worker:
             process_bytes(),
             self._isa,
             VERSION,
+            machine(),
+            self._kernels,
         )
         self._send(peer, welcome)
 
     def _forget(self, master: Peer) -> None:
-        """Drop all that is this master's own; weights stay."""
+        """Drop everything that belongs to this master; weights stay."""
         session = self._sessions.pop(master)
         session.tasks.clear()
         session.programs.clear()
@@ -182,7 +194,7 @@ class Worker:
             message, payloads = codec.decode(event.frames)
         except WireError as error:
             if self._complain(event.peer, f"this worker can't read your messages: {error}"):
-                log.warning("dropped a message of a stranger or a broken peer: %s", error)
+                log.warning("dropped a message of an unknown or faulty peer: %s", error)
             return
         if self.life.stopped:
             return
@@ -201,12 +213,12 @@ class Worker:
             case m.StatusQuery():
                 self._send(event.peer, self._status(message))
             case _ if session is None:
-                self._complain(event.peer, "this worker does not serve you; say Hello first")
+                self._complain(event.peer, "this worker does not serve you; send Hello first")
             case m.Bye():
                 log.info("master %s left", session.hello.name)
                 self._apply(lifecycle.Left(event.peer, "the master left"))
             case m.Peers():
-                # Somebody came, or came back: a link to who was there before would be to the wrong one.
+                # A peer joined or returned: a link to its predecessor would be to the wrong one.
                 for peer in session.outgoing.values():
                     self._endpoint.disconnect(peer)
                 session.outgoing.clear()
@@ -225,7 +237,8 @@ class Worker:
                 log.warning("a master does not send %s", type(message).__name__)
 
     def _complain(self, peer: Peer, reason: str) -> bool:
-        """Tell a peer once that it is not understood or not served; whether it was told now."""
+        """Inform a peer once that its message was not understood or that it is not served. Returns whether it was
+        informed now."""
         if peer in self._complained or len(self._complained) >= MAX_COMPLAINTS:
             return False
         self._complained.add(peer)
@@ -236,7 +249,7 @@ class Worker:
         if self._masters is not None and event.credential not in self._masters:
             self._send(event.peer, m.Refused("your key is not listed among this worker's masters"))
             return
-        # The same session's token does not help: all its workers know it, and a replay would take this one away.
+        # The session's token does not suffice: all its workers know it, and a replay would take over this one.
         others = [peer for peer in self.life.masters if peer != event.peer]
         gone = frozenset(peer for peer in others if not self._endpoint.probe(peer))
         self._apply(lifecycle.Greeted(event.peer, gone), hello)
@@ -251,8 +264,8 @@ class Worker:
             served.incoming.pop(loss.peer, None)
             for rank in [rank for rank, peer in served.outgoing.items() if peer == loss.peer]:
                 del served.outgoing[rank]
-                # What was on its way is lost, and the master may not have noticed anything: a link can fail alone. Or it
-                # has, and this run is over others already.
+                # Messages in transit are lost, and the master may not have noticed, because a link can fail alone. Or it
+                # has, and this run already continues on other workers.
                 self._apply(lifecycle.LinkBroke(served.peer, rank, loss.reason))
 
     def _pong(self, peer: Peer, ping: m.Ping, payload: Frame) -> None:
@@ -264,7 +277,7 @@ class Worker:
         sessions = self._sessions.values()
         return m.Status(
             query.request,
-            self.life.stage.value,
+            f"busy: {self._doing}" if self._doing else self.life.stage.value,
             ", ".join(session.hello.name for session in sessions),
             time.monotonic() - self._started,
             self._runs,
@@ -296,30 +309,41 @@ class Worker:
         message, payloads = task
         request = getattr(message, "request", 0)
         run = message.run if isinstance(message, m.Run) else 0
+
+        def proceed() -> None:
+            if self._over(session):
+                raise RunAborted("its master is gone")
+
+        self._doing = DOING[type(message)]
         try:
             match message:
                 case m.Run():
                     self._run(session, message)
                 case m.Load():
-                    for answer in self.loader.load(session, message, payloads[0]):
+                    for answer in self.loader.load(session, message, payloads[0], proceed):
                         self._answer(session, answer)
                 case m.Weight():
-                    for answer in self.loader.keep(session, message, payloads[0]):
+                    for answer in self.loader.keep(session, message, payloads[0], proceed):
                         self._answer(session, answer)
                 case m.Unload():
                     session.unload(message.program)
                 case m.Measure():
-                    seconds = conv_seconds(message.specs, self.loader.build, threads=self.threads, repeats=message.repeats)
-                    self._answer(session, m.Measured(request, seconds, copy_bytes_per_s()))
+                    check_measurement(message.specs, message.repeats, self.loader.memory_bytes)
+                    self._answer(session, self._measured(message, proceed))
         except RunAborted as error:
-            log.info("run %d aborted: %s", run, error)
+            log.info("%s aborted: %s", f"run {run}" if run else self._doing, error)
         except FogconvError as error:
             self._answer(session, failed(request, run, error))
-        except MemoryError as error:
-            self._answer(session, failed(request, run, WorkerMemoryError(f"out of memory: {error}")))
-        except Exception as error:
-            log.exception("a bug, or a master that sent nonsense")
-            self._answer(session, failed(request, run, WorkerFailedError(f"{type(error).__name__}: {error}")))
+        except Exception as error:  # a bug, or an invalid request of the master
+            self._answer(session, failed(request, run, failure_of(error, f"{self._doing} failed")))
+        finally:
+            self._doing = ""
+
+    def _measured(self, asked: m.Measure, proceed: Callable[[], None]) -> m.Measured:
+        others = OtherWork()
+        times = conv_times(asked.specs, self.loader.build, threads=self.threads, repeats=asked.repeats, proceed=proceed)
+        means, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
+        return m.Measured(asked.request, means, copy_bytes_per_s(), fastest, others.cores())
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:
@@ -328,6 +352,8 @@ class Worker:
         with self._board.lock:
             if self._over(session):
                 return
+            if session.inbox.over(task.run):  # neither data nor an abort would reach it
+                raise ClusterError(f"run {task.run} is over, or a later one is: the numbers of runs must rise")
             flight = lifecycle.Flight(task.run, session.partners.get(task.program, frozenset()))
             self._apply(lifecycle.RunBegun(session.peer, flight))
         mailbox = RunMailbox(self._board, session.inbox, task.run, post, session.hello.timeout_s)
@@ -355,13 +381,13 @@ class Worker:
             executable.arrays.settle()
 
     def _adopt(self, session: MasterSession, loading: Loading, executable: Runnable) -> None:
-        """A program is ready. Its links are made now, not in its first run."""
+        """A program is ready. Its links are opened now, not in its first run."""
         partners = loading.program.peers
         with self._board.lock:
             if not self._over(session):
                 session.programs[loading.number] = executable
                 session.partners[loading.number] = partners
-        # Whoever is lost has no address; the program may be for when it is back.
+        # A lost rank has no address; the program may be for its return.
         for rank in sorted(partners & session.addresses.addresses.keys() - {session.hello.rank}):
             self._outgoing(session, rank)
 
@@ -392,3 +418,9 @@ def _isa() -> str:
     from fogconv.kernels.codegen.isa import host_isa
 
     return host_isa().name
+
+
+def _kernels() -> str:
+    from fogconv.kernels.conv.tuning_table import fingerprint
+
+    return fingerprint()

@@ -1,9 +1,10 @@
-"""What the system tells about this device and process: memory, and heat and throttling where it does."""
+"""The system's data on this device and process: memory, and temperature and throttling where available."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -37,8 +38,13 @@ def throttled() -> bool:
 
 
 def process_bytes() -> int:
-    """The memory that this process holds, freed or not."""
+    """The memory of this process in bytes, freed or not."""
     return int(psutil.Process().memory_info().rss)
+
+
+def machine_bytes() -> int:
+    """The memory of this machine, which no program can exceed."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @cache
@@ -52,7 +58,8 @@ def _malloc_trim() -> Any:
 
 
 def trim() -> None:
-    """Give free memory back, where the C library can. Takes milliseconds; not for the middle of an inference."""
+    """Return free memory to the system, where the C library can. Takes milliseconds; not for the middle of an
+    inference."""
     call = _malloc_trim()
     if call is not None:
         call(0)

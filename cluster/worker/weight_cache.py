@@ -32,7 +32,7 @@ class WeightStore:
     def __init__(self) -> None:
         self._plain: OrderedDict[str, Array] = OrderedDict()
         self._kept: OrderedDict[Packing, PreparedConv2d] = OrderedDict()
-        """Packed weights that stay without a program that uses them: nobody has them plain."""
+        """Packed weights that stay without a program that uses them: they are not here in plain form."""
         self._packed: WeakValueDictionary[Packing, PreparedConv2d] = WeakValueDictionary()
         """All that are there, those that only programs hold included."""
 
@@ -73,13 +73,19 @@ class WeightStore:
         return Lent(self, tuple(keys), tight)
 
     def put(self, key: str, shape: tuple[int, ...], payload: Frame) -> None:
-        """Keep fp32 values that came with ``key``. Raises WireError when the bytes do not fit the shape or the key."""
+        """Store fp32 values received with ``key``. Raises WireError when the bytes do not fit the shape or the key."""
         if math.prod(shape) * 4 != len(payload):
-            raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes, {len(payload)} came")
+            raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes; received {len(payload)}")
         array = as_array(bytes(payload) if is_lent(payload) else payload).view(np.float32).reshape(shape)
         if weight_key(array) != key:
-            raise WireError(f"the weights that came as {key} have the content key {weight_key(array)}")
+            raise WireError(f"the weights received as {key} have the content key {weight_key(array)}")
         self._plain.setdefault(key, array)
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        """The shape of a weight as it was received, in whatever form it is here; None for one that is not."""
+        if key in self._plain:
+            return self._plain[key].shape
+        return next((each.spec.weight_shape for packing, each in self._packed.items() if packing.weight == key), None)
 
     def plain(self, key: str) -> Array:
         """A weight as it came. Raises KeyError for one that is not here, or only as what can't be turned back."""

@@ -1,1 +1,1 @@
-"""What a run would take, and what one took: simulation, predictions, reports, timelines."""
+"""Predicted and measured runs: simulation, predictions, reports, timelines."""

@@ -1,6 +1,6 @@
-"""Forecast: what a plan will take, before anything runs: seconds per layer, bytes per network card, memory per rank.
+"""Forecast: the predicted cost of a plan: seconds per layer, bytes per network card, memory per rank.
 
-Bytes and memory are counted from the programs that would run, so they hold for every scheme alike.
+Bytes and memory are counted from the programs that would run, so they are right for every scheme.
 """
 
 from __future__ import annotations
@@ -9,19 +9,24 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from fogconv.analysis.workload import card_bytes
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.memory.footprint import map_bytes
 from fogconv.ir.plan import Plan
-from fogconv.ir.program import Program, Recv, Send
+from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
-from fogconv.planning.cost import WIRE_BYTES
+
+MOVES = ("part_s", "tx_s")
+"""Terms of bringing a layer's inputs to where they are needed,"""
+SUMS = ("rx_s", "join_s")
+"""and of bringing its results together."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankForecast:
-    """Bytes per inference through this rank's card, and what it holds: its weights, and the maps of one inference."""
+    """Bytes per inference through this rank's card, and its memory: weights, and the maps of one inference."""
 
     rank: int
     device: str
@@ -33,7 +38,7 @@ class RankForecast:
 
 @dataclass(frozen=True, slots=True)
 class LayerForecast:
-    """``split`` is None where one rank does the layer; ``predicted`` are the scheme's terms, in seconds."""
+    """``split`` is None where one rank computes the layer; ``predicted`` are the scheme's terms, in seconds."""
 
     name: str
     kind: str
@@ -43,12 +48,29 @@ class LayerForecast:
     ranks: tuple[int, ...]
     predicted: dict[str, float]
 
+    @property
+    def move_s(self) -> float:
+        """Seconds to send the layer's inputs to where they are needed."""
+        return sum(self.predicted.get(term, 0.0) for term in MOVES)
+
+    @property
+    def sum_s(self) -> float:
+        """Seconds to send and add partial results."""
+        return sum(self.predicted.get(term, 0.0) for term in SUMS)
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
     plan: Plan
     layers: tuple[LayerForecast, ...]
     ranks: tuple[RankForecast, ...]
+
+    @property
+    def total(self) -> LayerForecast:
+        """All layers, and the start and the end of an inference, as one: ``predicted["total_s"]`` is the plan's."""
+        terms = {term: sum(layer.predicted.get(term, 0.0) for layer in self.layers) for term in (*MOVES, "edge_s", *SUMS)}
+        total_s = sum(layer.predicted.get("total_s", 0.0) for layer in self.layers) + self.plan.ends_s
+        return LayerForecast("all", "", "", "", None, (), terms | {"total_s": total_s})
 
     @property
     def busiest_card_bytes(self) -> int:
@@ -62,6 +84,7 @@ class Forecast:
             "wire": self.plan.wire,
             "ranks": self.plan.ranks,
             "predicted_s": self.plan.predicted_s,
+            "ends_s": self.plan.ends_s,
             "bytes_busiest_card": self.busiest_card_bytes,
             "cards": [
                 {
@@ -90,23 +113,20 @@ class Forecast:
 
 
 def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
-    """Raises PlannerError when the plan is not for this graph."""
+    """The forecast of a plan. Raises PlannerError when the plan is not for this graph."""
     programs = lower(graph, plan).programs
-    batch = graph.tensors[graph.input].batch
-    ranks = tuple(_rank(program, topology.devices[program.rank].name, plan, batch) for program in programs)
+    cards = card_bytes(programs)
+    ranks = tuple(_rank(program, topology.devices[program.rank].name, cards[program.rank]) for program in programs)
     return Forecast(plan, _layers(graph, plan), ranks)
 
 
-def _rank(program: Program, device: str, plan: Plan, batch: int) -> RankForecast:
-    element_bytes = WIRE_BYTES[plan.wire] * batch
-    sent = sum(step.elements for step in program.steps if isinstance(step, Send))
-    received = sum(step.elements for step in program.steps if isinstance(step, Recv))
+def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForecast:
     weights = sum(math.prod(shape) for shape in program.weights.values())
     return RankForecast(
         program.rank,
         device,
-        round(sent * element_bytes),
-        round(received * element_bytes),
+        round(card[0]),
+        round(card[1]),
         weights * BYTES_PER_ELEMENT,
         map_bytes(program),
     )

@@ -1,4 +1,4 @@
-"""Report: what each layer was predicted to cost and what it did cost, from a plan and the times of a run.
+"""Report: each layer's predicted and measured cost, from a plan and the times of a run.
 
 For the star the five terms of the paper, one after the other on the master's clock:
 
@@ -7,7 +7,7 @@ For the star the five terms of the paper, one after the other on the master's cl
     join   summing, concatenating, the epilogue
 
 For other schemes the ranks work at the same time: edge_s, wait_s, tx_s and rx_s are the slowest rank's work, waiting,
-sending and taking in; total_s is how much later the layer ended than the one before it.
+sending and receiving; total_s is the time from the end of the previous layer to the end of this one.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class _Timed:
     begin: int
     end: int
     before: int
-    """When the step before it ended."""
+    """The end of the step before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """One layer; for what is not a conv the shape is the output's and the bounds are None."""
+    """One layer; for a layer that is not a conv the shape is the output's and the bounds are None."""
 
     name: str
     kind: str
@@ -87,6 +87,23 @@ class LayerReport:
         }
 
 
+@dataclass(frozen=True)
+class OtherLayers:
+    """Seconds of an inference that are not of its convolutions: pools, sums, linear layers, start and end."""
+
+    predicted_s: float | None
+    measured_s: float
+
+
+def other_layers(convs: Sequence[LayerReport], predicted_s: float | None, latency_s: float) -> OtherLayers:
+    """What is left of an inference of ``latency_s``, predicted to take ``predicted_s``, beside its convs."""
+    predicted, measured = (
+        sum(terms["total_s"] or 0.0 for terms in found)
+        for found in ([conv.predicted for conv in convs], [conv.measured for conv in convs])
+    )
+    return OtherLayers(None if predicted_s is None else predicted_s - predicted, latency_s - measured)
+
+
 def layer_reports(
     graph: LayerGraph,
     plan: Plan,
@@ -98,8 +115,8 @@ def layer_reports(
 ) -> list[LayerReport]:
     """One report per conv (or per layer), in the graph's order.
 
-    ``predicted`` (layer → terms) takes the place of the plan's own figures: `prediction.star_terms` knows what the
-    workers hold from earlier layers and need not be sent, which the plan does not.
+    ``predicted`` (layer → terms) replaces the plan's own figures: `fogconv.analysis.star_terms` takes into account which
+    inputs the workers already hold from earlier layers; the plan does not.
     """
     by_layer = _by_layer(programs, times)
     terms = STAR_TERMS if plan.scheme == "star" else TERMS
@@ -121,7 +138,7 @@ def layer_reports(
 
 
 def trace_events(programs: Sequence[Program], times: Times) -> list[Event]:
-    """The timeline of a run: every step on its rank's row, and the waiting between them."""
+    """The timeline of a run: every step on its rank's row, and the waits between them."""
     events = []
     for timed in _timed(programs, times):
         name = next(p for p in programs if p.rank == timed.rank).layers[timed.step.layer]
@@ -171,11 +188,12 @@ def _star(steps: Sequence[_Timed]) -> dict[str, float | None]:
     ]
     if not (returns and works):
         return _alone(steps)
-    # On the master's clock: workers may have begun on what they hold while the layer before was still on its way back.
+    # On the master's clock: workers may have started with the inputs they hold while the previous layer's result was
+    # still being returned.
     begin, end = min(t.before for t in steps if t.rank == 0), max(t.end for t in steps if t.rank == 0)
     part = _seconds(sends)
     cut = begin + int(part * 1e9)
-    # No arrivals: the workers hold the input already, from a layer that reads the same map.
+    # No messages: the workers hold the input already, from a layer that reads the same map.
     there = max([cut, *(t.end for t in arrivals)])
     done = max(there, max(t.end for t in works))
     back = min(end, max(done, max(t.begin for t in returns)))

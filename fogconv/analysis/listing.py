@@ -1,4 +1,4 @@
-"""Listing: a Program as text that a person can read; one line per buffer, one per step.
+"""Listing: a Program as readable text; one line per buffer, one per step.
 
 conv1   Recv    b0[c0:3 h0:115 w0:224] from rank 0, tag 0
 conv1   Conv    b0[c0:3 h0:115 w0:224] → b1[c0:64 h0:56 w0:112]  7×7 stride 2, 3→64, weight 1f0c…, relu
@@ -58,7 +58,7 @@ def _step(program: Program, step: Step) -> Iterator[tuple[str, ...]]:
 
 
 def _places(step: Step) -> str:
-    """What the step reads → what it writes."""
+    """The places that the step reads → those that it writes."""
     reads, writes = list(_boxes(step, _READ)), list(_boxes(step, _WRITTEN))
     more = [f"b{part.buffer}[{_box(part.region)}]" for part in getattr(step, "more", ()) if isinstance(part, Part)]
     (reads if reads else writes).extend(more)
@@ -77,7 +77,7 @@ def _boxes(step: Step, sides: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
 
 
 def _details(step: Step) -> str:
-    """Every other field that is not at its default."""
+    """All other fields that differ from their defaults."""
     words = []
     for field in msgspec.structs.fields(step):
         value = getattr(step, field.name)

@@ -1,24 +1,28 @@
-"""The plan table: a forecast as text, for people; every line fits the width."""
+"""The plan table: a forecast as text; every line fits the width."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fogconv.analysis.figures import byte_count, cut, milliseconds
 from fogconv.analysis.forecast import Forecast, LayerForecast
 
 MOST_NAME = 26
-"""Characters of a layer's name; a longer one loses its middle."""
+"""Characters of a layer's name; a longer one is cut in the middle."""
 
 
 def plan_table(forecast: Forecast, width: int = 80) -> str:
     """A line per layer (predicted milliseconds: moving inputs, computing, summing), then a line per rank."""
     plan = forecast.plan
-    seconds = "not predicted" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms an inference"
+    seconds = "not predicted" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms per inference"
     layers = [_layer_row(layer) for layer in forecast.layers if layer.mode != "relabel"]
+    if plan.ends_s:
+        layers.append(("start and end", "", "", "", "", "", milliseconds(plan.ends_s)))
+    layers.append(("all", "", "", *_terms(forecast.total)))
     ranks = [
         (
             f"{rank.rank}: {rank.device}",
-            *(_bytes(n) for n in (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)),
+            *(f"{byte_count(n)}B" for n in (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)),
         )
         for rank in forecast.ranks
     ]
@@ -26,27 +30,21 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
         f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}, {plan.wire} on the wire",
         f"predicted: {seconds}; per layer in milliseconds",
         "",
-        *_table(("layer", "shape", "split", "move", "compute", "sum"), layers, text=3, width=width),
+        *_table(("layer", "shape", "split", "move", "compute", "sum", "total"), layers, text=3, width=width),
         "",
         *_table(("rank", "sent", "received", "weights", "maps"), ranks, text=1, width=width),
     ]
-    return "\n".join(shortened(line, width) for line in lines)
-
-
-def shortened(text: str, width: int) -> str:
-    """The text, or its beginning and its end around an ellipsis."""
-    if len(text) <= width:
-        return text
-    head = max(0, (width - 1) // 2)
-    return text[:head] + "…" + text[len(text) - (width - 1 - head) :]
+    return "\n".join(cut(line, width) for line in lines)
 
 
 def _layer_row(layer: LayerForecast) -> tuple[str, ...]:
-    terms = layer.predicted
-    moved = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
-    summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
     split = layer.split or ("host" if layer.mode == "host" else "master")
-    return layer.name, layer.shape, split, _ms(moved), _ms(terms.get("edge_s", 0.0)), _ms(summed)
+    return layer.name, layer.shape, split, *_terms(layer)
+
+
+def _terms(layer: LayerForecast) -> tuple[str, ...]:
+    seconds = (layer.move_s, layer.predicted.get("edge_s", 0.0), layer.sum_s, layer.predicted.get("total_s", 0.0))
+    return tuple(milliseconds(each) or "–" for each in seconds)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int, width: int) -> list[str]:
@@ -56,16 +54,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: int, wi
     widths[0] = max(8, min(widths[0], MOST_NAME, spare))
     return [
         "  ".join(
-            shortened(cell, w).ljust(w) if i < text else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cut(cell, w).ljust(w) if i < text else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in (heads, *rows)
     ]
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f}" if seconds else "–"
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

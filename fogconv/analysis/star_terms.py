@@ -1,11 +1,12 @@
 """Prediction: the five terms of every layer of a star, from the programs that will run.
 
-`fogconv.speedup.trigger` decides one layer at a time, and takes every shard to travel. A worker that holds a piece
-already, because it made it or got it for the layer before, is not sent it again: the programs know.
+`fogconv.speedup.trigger` decides one layer at a time, and assumes that every shard is sent. A worker that already holds a
+piece, because it computed it or received it for the layer before, does not receive it again; the programs take that into
+account.
 
-star_terms        the paper's formula, layer by layer: quick, and right where one term after the other takes its time
+star_terms        the paper's formula, layer by layer: quick, and right where the terms follow one another
 simulated_terms   the programs simulated, and the terms read from the timeline as a run's are: layers overlap, returns queue,
-                  and messages take the processor away from the program, which on a slow device is most of what they cost
+                  and messages compete with the program for the processor, which on a slow device is most of their cost
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from dataclasses import replace
 
 from fogconv.analysis.layer_report import STAR_TERMS, layer_reports
 from fogconv.analysis.simulation.simulator import Disturbance, simulate
-from fogconv.errors import DependencyError
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.graph import LayerGraph
@@ -28,12 +28,12 @@ from fogconv.speedup.model import Terms
 from fogconv.speedup.trigger import Seconds, wire_s
 
 SEEDS, IN_A_ROW = 8, 3
-"""Where in its quota's period a device is differs from inference to inference: so many simulations, of so many inferences
-back to back, of which the first is left out."""
+"""The number of simulations, and of inferences back to back in each (the first is left out): a device's position in its
+quota's period differs from inference to inference."""
 
 
 def star_terms(programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None) -> dict[int, Terms]:
-    """Layer → its terms, for every layer of which a part travels. ``seconds`` prices convs instead of γ·MACs."""
+    """Layer → its terms, for every layer of which a part is sent. ``seconds`` predicts convs instead of γ·MACs."""
     price = seconds or (lambda rank, spec: topology.devices[rank].conv_s(spec))
     layers: dict[int, _Layer] = defaultdict(_Layer)
     for program in programs:
@@ -55,27 +55,18 @@ def star_terms(programs: Sequence[Program], topology: Topology, seconds: Seconds
         if layers[index].sent or layers[index].returned:
             terms = layers[index].terms(topology, price)
             if before is not None and not layers[index].sent:
-                # The workers hold all of their input, and begin while the layer before is still on its way back.
+                # The workers hold all of their input, and start while the previous layer's result is still being
+                # returned.
                 hidden = min(terms.edge_s, before.rx_s + before.join_s)
                 terms = replace(terms, edge_s=terms.edge_s - hidden)
             found[index] = before = terms
     return found
 
 
-def layer_terms(
-    graph: LayerGraph, plan: Plan, programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None
-) -> dict[int, Terms]:
-    """Layer → its terms: simulated, or by the formula where simpy is not installed."""
-    try:
-        return simulated_terms(graph, plan, programs, topology, seconds)
-    except DependencyError:
-        return star_terms(programs, topology, seconds)
-
-
 def simulated_terms(
     graph: LayerGraph, plan: Plan, programs: Sequence[Program], topology: Topology, seconds: Seconds | None = None
 ) -> dict[int, Terms]:
-    """Layer → its terms, on average over inferences back to back. ``seconds``: what a conv takes in the long run.
+    """Layer → its terms, on average over inferences back to back. ``seconds``: a conv's time in the long run.
 
     Raises DependencyError without simpy.
     """
@@ -101,7 +92,7 @@ def simulated_terms(
 
 
 class _Layer:
-    """What the programs do for one layer. Elements are fp32-sized on the wire."""
+    """The programs' work for one layer. Elements are fp32-sized on the wire."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Link, float]] = []
@@ -114,17 +105,17 @@ class _Layer:
         master = topology.devices[MASTER]
         tx, rx = topology.card(MASTER)
         cut = sum(elements for _, elements in self.sent)
-        # Before its return is on the wire a worker cuts it out of its map, as the master does with what it sends.
+        # Before it returns a piece, a worker cuts it out of its map, as the master does with the pieces that it sends.
         handed = max(
             (topology.devices[rank].copy_s(elements * BYTES_PER_ELEMENT) for rank, elements in self.origins.items()),
             default=0.0,
         )
-        # Returns are taken in as they come: only the last one's joining is left when all are here.
+        # Returns are joined as they arrive: only the last one remains to be joined when all have arrived.
         joined = max((elements for _, elements in self.returned), default=0.0) + 2 * self.finished
         return Terms(
             master.copy_s(cut * BYTES_PER_ELEMENT) + master.step_s * len(self.sent),
             wire_s(self.sent, tx),
-            max((sum(price(rank, spec) for spec in specs) for rank, specs in self.convs.items()), default=0.0),
+            topology.together_s({rank: sum(price(rank, spec) for spec in specs) for rank, specs in self.convs.items()}),
             wire_s(self.returned, rx) + handed,
             master.copy_s(joined * BYTES_PER_ELEMENT) + master.step_s,
         )

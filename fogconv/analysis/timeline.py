@@ -1,4 +1,4 @@
-"""Timeline: a plan as a picture: one row per rank, time to the right, colours for how each layer is split."""
+"""Timeline: a plan as a picture, with one row per rank, time to the right, and a colour for each kind of split."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ COLOURS = {
     "channels": ("#57a6d6", "channel by channel"),
     "rows": ("#2e7d32", "rows with halo"),
     "sums": ("#8fbf6a", "rows, summed"),
-    "copies": ("#c9a400", "copied: every rank does it all"),
+    "copies": ("#c9a400", "copied: every rank computes it all"),
 }
 TRAVEL = "#ead9cd"
 
 
 def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology) -> None:
-    """Raises InputError for another suffix or a file that can't be written, DependencyError without matplotlib."""
+    """Draw a plan into a file. Raises InputError for another suffix or a file that can't be written, DependencyError
+    without matplotlib."""
     check_suffix(path)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,7 +44,7 @@ def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     used = _bars(axes, graph, plan, topology)
-    axes.set_yticks(range(plan.ranks), [f"{rank}: {topology.devices[rank].name}" for rank in range(plan.ranks)])
+    axes.set_yticks(range(plan.ranks), _row_names(topology, plan.ranks))
     axes.invert_yaxis()
     axes.set_xlabel("predicted time, ms")
     axes.set_xlim(left=0)
@@ -70,7 +71,7 @@ def check_suffix(path: Path) -> None:
 
 
 def _bars(axes: Axes, graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, tuple[str, str]]:
-    """Draw; which colours were used, for the legend."""
+    """Draw the bars. Returns the colours that were used, for the legend."""
     prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
     used: dict[str, tuple[str, str]] = {}
     now = 0.0
@@ -100,3 +101,11 @@ def _patch(colour: str, label: str) -> object:
     from matplotlib.patches import Patch
 
     return Patch(color=colour, label=label)
+
+
+def _row_names(topology: Topology, ranks: int) -> list[str]:
+    """What tells the ranks apart: their devices' names, or their part where all devices have one name."""
+    names = [topology.devices[rank].name for rank in range(ranks)]
+    if len(set(names)) == 1:
+        names = ["master", *["worker"] * (ranks - 1)]
+    return [f"{rank}: {name}" for rank, name in enumerate(names)]

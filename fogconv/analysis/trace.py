@@ -1,7 +1,7 @@
-"""Trace: what each rank did when, as a timeline that Perfetto (ui.perfetto.dev) and chrome://tracing open.
+"""Trace: every rank's activities as a timeline that Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
-One row per rank; a rank's network card gets rows of its own under it where the events say so. The engine's ``--trace`` and
-the simulator write the same file.
+One row per rank; a rank's network card has its own rows below it where there are such events. The engine's ``--trace``
+and the simulator write the same file.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Event(NamedTuple):
 def to_json(events: Iterable[Event], names: Mapping[int, str] | None = None) -> bytes:
     """The Trace Event Format: {"traceEvents": […], "displayTimeUnit": "ms"}; times in µs from the first event on.
 
-    ``names`` calls ranks by their device's name. A rank is a process of the format, a row a thread. Raises InputError for
-    an event that ends before it begins.
+    ``names`` are the ranks' device names. A rank is a process of the format, a row a thread. Raises InputError for an
+    event that ends before it begins.
     """
     ordered = sorted(events, key=lambda event: (event.begin_s, -event.end_s))
     origin_s = ordered[0].begin_s if ordered else 0.0

@@ -1,27 +1,78 @@
-"""Workload: how much each rank of a cluster does in one inference, counted from the programs that run."""
+"""Workload: each rank's share of one inference, counted from the programs that run, and timed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fogconv.ir.program import Conv, Program, Send
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.ir.program import Conv, Gather, Program, Recv, Send
 from fogconv.planning.cost import WIRE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """``macs``: rank → multiply-adds of its convolutions. ``sent_bytes``: what all ranks send to one another; an estimate
-    where the wire compresses."""
+    """``macs``: rank → multiply-adds of its convolutions. ``sent_bytes``: the bytes that all ranks send to one another;
+    an estimate where the wire compresses."""
 
     macs: Mapping[int, int]
     sent_bytes: float
 
     @property
     def shares(self) -> dict[int, float]:
-        """Rank → its part of all multiply-adds, from 0 to 1."""
+        """Rank → its share of all multiply-adds, from 0 to 1."""
         total = sum(self.macs.values())
         return {rank: macs / total if total else 0.0 for rank, macs in sorted(self.macs.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class RankWork:
+    """One rank in one inference. ``convs`` are the convolutions that it has a part in, ``share`` is its part of all
+    multiply-adds (0 to 1); seconds are of computing, and of waiting for data. ``sent_bytes``: see `Workload`."""
+
+    rank: int
+    convs: int
+    share: float
+    computing_s: float
+    waiting_s: float
+    sent_bytes: float
+
+
+def rank_works(programs: Sequence[Program], times: Mapping[int, NDArray[np.int64]]) -> tuple[RankWork, ...]:
+    """Of every rank, in order. ``times``: rank → (steps, 2), begin and end of every step in ns; a rank without a program
+    does nothing."""
+    shares = workload(programs).shares
+    found = []
+    for program in sorted(programs, key=lambda each: each.rank):
+        computing = waiting = 0
+        last: int | None = None
+        spans = times[program.rank].tolist() if program.rank in times else [(0, 0)] * len(program.steps)
+        for step, (begin, end) in zip(program.steps, spans, strict=True):
+            if isinstance(step, Recv) and last is not None:
+                waiting += max(0, begin - last)
+            if not isinstance(step, Send | Recv | Gather):
+                computing += end - begin
+            last = end
+        convs = {step.layer for step in program.steps if isinstance(step, Conv)}
+        sent = workload([program]).sent_bytes
+        found.append(RankWork(program.rank, len(convs), shares[program.rank], computing * 1e-9, waiting * 1e-9, sent))
+    return tuple(found)
+
+
+def card_bytes(programs: Sequence[Program]) -> tuple[tuple[float, float], ...]:
+    """(sent, received) through each rank's network card in one inference, for ranks 0 to the last; an estimate where the
+    wire compresses."""
+    ranks = 1 + max(program.rank for program in programs)
+    sent, received = [0.0] * ranks, [0.0] * ranks
+    for program in programs:
+        for step in program.steps:
+            if isinstance(step, Send):
+                n_bytes = step.elements * program.batch * WIRE_BYTES[step.wire]
+                sent[program.rank] += n_bytes
+                received[step.to] += n_bytes
+    return tuple(zip(sent, received, strict=True))
 
 
 def workload(programs: Sequence[Program]) -> Workload:

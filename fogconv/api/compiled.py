@@ -13,7 +13,7 @@ import numpy as np
 from fogconv.analysis.simulation.simulator import Timeline
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.api.planned import PlannedModel, options_of
-from fogconv.calibration.devices import calibrate_quickly
+from fogconv.calibration.calibration import calibrate_quickly
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
@@ -28,14 +28,14 @@ class CompiledModel:
     """Made by `compile`. Not thread-safe: one call at a time.
 
     ``engine(x)`` and ``engine.stream(frames)`` take arrays or tensors (N, C, H, W) of the shape that was compiled, and
-    return what they were given. A lost worker costs time, not the answer; ``events`` says what happened.
+    return the same kind. A lost worker costs time, but does not change the answer; ``events`` reports what happened.
     """
 
     def __init__(self, engine: Engine, own: Session | None) -> None:
         self._engine, self._own = engine, own
 
     def __call__(self, x: Any) -> Any:
-        """The model's output for ``x``. Raises InputError for another shape, ClusterError when no worker is left to ask."""
+        """The model's output for ``x``. Raises InputError for another shape, ClusterError when the cluster fails."""
         return _like(x, self.run(x).output)
 
     def run(self, x: Any) -> Inference:
@@ -43,7 +43,7 @@ class CompiledModel:
         return self._engine.run(self._checked(x))
 
     def stream(self, frames: Iterable[Any], depth: int = 3) -> Iterator[Any]:
-        """The outputs in the order of the frames, with ``depth`` inferences in flight: more frames a second."""
+        """The outputs in the order of the frames, with ``depth`` inferences in flight: more frames per second."""
         given: deque[Any] = deque()
 
         def arrays() -> Iterator[Array]:
@@ -56,20 +56,20 @@ class CompiledModel:
 
     @property
     def plan(self) -> PlannedModel:
-        """The plan that runs now; after a loss it is another one."""
+        """The current plan; a loss replaces it."""
         return PlannedModel(self._engine.graph, self._engine.topology.subset(self._engine.ranks), self._engine.plan)
 
     def simulate(self, **options: Any) -> Timeline:
-        """`PlannedModel.simulate` of the plan that runs now, on the devices and links as they were measured."""
+        """`PlannedModel.simulate` of the current plan, on the measured devices and links."""
         return self.plan.simulate(**options)
 
     @property
     def events(self) -> tuple[str, ...]:
-        """What happened so far, a sentence each: losses, returns, new plans."""
+        """Messages about losses, returns and new plans so far."""
         return tuple(self._engine.events)
 
     def close(self) -> None:
-        """Unload the model; the cluster is closed, too, if `compile` opened it."""
+        """Unload the model, and close the cluster if `compile` opened it."""
         self._engine.close()
         if self._own is not None:
             self._own.close()
@@ -99,18 +99,20 @@ def compile(
     topology: Topology | None = None,
     weights: str = "pretrained",
     size: int | None = None,
+    trust: bool = False,
     **keywords: Any,
 ) -> CompiledModel:
-    """Plan a model for a cluster, ship its weights, and make every worker ready.
+    """Plan a model for a cluster, send its weights, and prepare every worker.
 
     ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()` or a
-    ``.pt2`` file's path. ``cluster`` is what `connect` returned, or what it takes: then the cluster is closed with the
-    model. Devices and links are measured unless a ``topology`` says how fast they are. The choices are ``options``, or
-    its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` says how losses are met, and, for a cluster that is
-    opened here, how it is reached. Raises InputError, ModelError, PlannerError, ClusterError.
+    ``.pt2`` file's path. ``cluster`` is a result of `connect`, or its argument: then the cluster is closed with the
+    model. Devices and links are measured unless a ``topology`` gives their rates. Plan options are ``options`` or its
+    fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options for losses and, for a cluster that is
+    opened here, for the connection. A ``.pt2`` file that would run code when it is loaded is refused, unless ``trust``
+    says that you know its maker. Raises InputError, ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
-    graph = graph_of(model, example=example, weights=weights, size=size)
+    graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
     own = None
     if not isinstance(cluster, Session):
         own = connect(
@@ -124,7 +126,10 @@ def compile(
     session = own if own is not None else cluster
     assert isinstance(session, Session)
     try:
-        return CompiledModel(Engine(graph, session, topology or calibrate_quickly(session), choices, run), own)
+        measured = None if topology is not None else calibrate_quickly(session, refresh=run.measure)
+        figures = topology if measured is None else measured.topology
+        assert figures is not None
+        return CompiledModel(Engine(graph, session, figures, choices, run, lessons=measured), own)
     except BaseException:
         if own is not None:
             own.close()

@@ -1,4 +1,4 @@
-"""What may be given as a model, and the LayerGraph that it becomes."""
+"""The types accepted as a model, and their conversion to a LayerGraph."""
 
 from __future__ import annotations
 
@@ -8,43 +8,56 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fogconv.errors import InputError
+from fogconv.frontend.network import network_graph
 from fogconv.ir.graph import LayerGraph
+from fogconv.zoo.model_request import ModelRequest
 
 if TYPE_CHECKING:
     import torch
 
 AnyModel = Any
-"""A torch.nn.Module, a name of `fogconv.zoo.names()` or what `fogconv.zoo.load` gave, the path of a ``.pt2`` file, or a
+"""A torch.nn.Module, a name of `fogconv.zoo.names()` or a result of `fogconv.zoo.load`, the path of a ``.pt2`` file, or a
 LayerGraph."""
 
 
-def graph_of(model: AnyModel, *, example: Any = None, weights: str = "pretrained", size: int | None = None) -> LayerGraph:
+def graph_of(
+    model: AnyModel, *, example: Any = None, weights: str = "pretrained", size: int | None = None, trust: bool = False
+) -> LayerGraph:
     """The LayerGraph of a model.
 
-    ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one, and elsewhere it says the batch and the
-    size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by name.
-    Raises InputError where the example is missing or has another shape, ModelError for a model that can't be exported.
+    ``example`` is an input (N, C, H, W), an array or a tensor: a module needs one; for other models it gives the batch
+    and the size. ``weights`` ('pretrained', 'random' or a state_dict's path) and ``size`` in pixels are for models by
+    name; ``trust`` lets a ``.pt2`` file run code when it is loaded. Raises InputError where the example is missing or has
+    another shape, ModelError for a model that can't be exported.
     """
     if isinstance(model, LayerGraph):
         return model
-    from fogconv.frontend.torch.export import export
-    from fogconv.zoo.models import ZooModel, load_model
-
     if isinstance(model, str | Path):
-        if size is None and example is not None:
-            size = _tensor(example).shape[-1]
-        model = load_model(str(model), weights=weights, size=size)
+        batch, pixels = (1, size) if example is None else _extent(example)
+        return network_graph(ModelRequest(str(model), weights, pixels, trust), batch=batch)
+    from fogconv.frontend.torch.export import export
+    from fogconv.zoo.models import ZooModel
+
     if isinstance(model, ZooModel):
         return export(model.module, model.example() if example is None else _tensor(example), model.name)
     import torch
 
     if not isinstance(model, torch.nn.Module):
         raise InputError(
-            f"a {type(model).__name__} is no model; give a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 file"
+            f"a {type(model).__name__} is not a model; give a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 file"
         )
     if example is None:
         raise InputError("a torch module needs an example of its input: compile(model, cluster, example=x)")
     return export(model, _tensor(example), type(model).__name__)
+
+
+def _extent(example: Any) -> tuple[int, int | tuple[int, int]]:
+    """The batch and the size in pixels of an example."""
+    shape = tuple(np.shape(example))
+    if len(shape) != 4:
+        raise InputError(f"the example has the shape {shape}; it must be (N, C, H, W)")
+    height, width = (int(side) for side in shape[2:])
+    return int(shape[0]), height if height == width else (height, width)
 
 
 def _tensor(example: Any) -> torch.Tensor:

@@ -24,7 +24,7 @@ from fogconv.planning.planner import plan as make_plan
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model (``graph``), the cluster it was planned for (``topology``) and who does what (``plan``)."""
+    """A model (``graph``), the cluster it was planned for (``topology``) and the division of work (``plan``)."""
 
     graph: LayerGraph
     topology: Topology
@@ -32,7 +32,7 @@ class PlannedModel:
 
     @property
     def predicted_s(self) -> float | None:
-        """Seconds per inference by the cost model; None where a plan came without."""
+        """Seconds per inference by the cost model; None for a plan without them."""
         return self.plan.predicted_s
 
     @cached_property
@@ -42,7 +42,7 @@ class PlannedModel:
 
     @cached_property
     def programs(self) -> tuple[Program, ...]:
-        """One program per rank: what each would do in one inference."""
+        """One program per rank: its work in one inference."""
         return lower(self.graph, self.plan).programs
 
     def table(self, width: int = 80) -> str:
@@ -78,17 +78,22 @@ def plan(
     options: PlanOptions | None = None,
     weights: str = "random",
     size: int | None = None,
+    trust: bool = False,
     **keywords: Any,
 ) -> PlannedModel:
-    """Plan a model for a cluster that need not be there.
+    """Plan a model for a cluster that need not exist.
 
-    ``model``, ``example``, ``weights`` and ``size`` are those of `compile`; a plan depends on shapes only, so that
-    no published weights are fetched. ``topology`` says how fast devices and links are (`Topology.uniform`, or a
-    profile's). The choices
-    are ``options``, or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
+    ``model``, ``example``, ``weights``, ``size`` and ``trust`` are those of `compile`; a plan depends on shapes only, so
+    no published weights are downloaded. ``topology`` gives the rates of devices and links (`Topology.uniform`, or a
+    profile's). Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError,
+    PlannerError.
     """
-    graph = graph_of(model, example=example, weights=weights, size=size)
-    return PlannedModel(graph, topology, make_plan(graph, topology, options_of(options, keywords)))
+    if isinstance(model, str | Path) and str(model).endswith(".pt2") and weights == "random":
+        weights = "pretrained"  # the file brings its own
+    graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
+    chosen = options_of(options, keywords)
+    chosen.check_ranks(len(topology))
+    return PlannedModel(graph, topology, make_plan(graph, topology, chosen))
 
 
 def options_of(options: PlanOptions | None, keywords: dict[str, Any]) -> PlanOptions:

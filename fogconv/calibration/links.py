@@ -1,7 +1,7 @@
-"""Pings: what the links of a session measure, and what a message takes of the processor.
+"""Pings: the measured links of a session, and the processor time of a message.
 
 α   half of the shortest round trip of an empty message
-β   (round trip with the payload − round trip without it) ÷ its elements, each way on its own
+β   (round trip with the payload − round trip without it) ÷ its elements, for each direction
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ import numpy as np
 from fogconv.hardware.profile import ProfileLink
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 
-LEAST_S_PER_BYTE = 1e-12
-"""Between threads of a process a payload takes no time at all; the model wants a positive β."""
+LEAST_S_PER_BYTE = 1e-11
+"""No medium takes less: what is quicker was handed over in memory, and β is what copying there takes, or this."""
 PROBE_S = 0.02
-"""A payload that takes this long tells β well above the jitter of a round trip."""
+"""A payload that takes this long measures β well above the jitter of a round trip."""
 LEAST_PROBE_BYTES = 64 << 10
 LARGEST_PROBE_BYTES = 16 << 20
 SHORTER = 32
-"""A payload by this much shorter takes a few ms: well more than a shaper's burst, little enough for that to show."""
+"""The shorter payload is smaller by this factor and takes a few ms: much more than a shaper's burst, little enough for
+the burst to be visible."""
 MESSAGES_PER_PING = 4
-"""Two exchanges, each a message there and one back; either end sends one and receives one of each."""
+"""Two exchanges, each a message there and one back; each end sends and receives one message per exchange."""
 COLD_BYTES = 4_000_000
-"""So much is copied before a ping whose processor time counts: between two messages of a run there are convs, and they leave
-nothing else in the caches. A message then takes up to four times what it takes among others."""
+"""Bytes copied before a ping whose processor time is measured: in a run there are convs between two messages, and they
+displace everything else from the caches. A message then takes up to four times as long as one right after another."""
 COST_ROUNDS, COST_S, COST_BYTES = 4, 1.5, 256 << 10
-"""So many rounds at least, and more for so long: at 10 Mbit that is 2 s."""
+"""The least number of rounds, and the time for which more are made: at 10 Mbit that is 2 s."""
 
 
 class RoundTrips(Protocol):
@@ -51,7 +52,7 @@ class Peer(Protocol):
 
 
 class Session(Protocol):
-    """What is asked of `fogconv.cluster.session.session.Session`."""
+    """The part of `fogconv.cluster.session.session.Session` that is used here."""
 
     @property
     def workers(self) -> Sequence[Peer]: ...
@@ -60,7 +61,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MessageCosts:
-    """Seconds of the processor: for one message, sent or received, and for each byte of one, on its way out and in."""
+    """Processor seconds: per message, sent or received, and per byte, sent and received."""
 
     message_s: float
     send_s_per_byte: float
@@ -71,8 +72,8 @@ class MessageCosts:
 
 
 def message_costs(session: Session) -> MessageCosts:
-    """Of the master's processor, all threads, seen by pings of nothing, and of some bytes there or back, each from cold
-    caches; nothing where there is nobody to talk to."""
+    """The master's processor time for messages, all threads, measured by empty pings and by pings with some bytes there
+    or back, each from cold caches; zero where there is no peer."""
     if not session.workers:
         return MessageCosts(0.0, 0.0, 0.0)
     rank = session.workers[0].rank
@@ -85,7 +86,7 @@ def message_costs(session: Session) -> MessageCosts:
         session.ping(rank, nbytes, back_bytes)
         return time.process_time() - begin
 
-    # In turns, because the pace of a shared core drifts; the first round opens TCP's window.
+    # In turns, because the speed of a shared core drifts; the first round opens TCP's window.
     kinds = ((0, 0), (COST_BYTES, 0), (0, COST_BYTES))
     rounds: list[list[float]] = []
     until = time.monotonic() + COST_S
@@ -98,20 +99,22 @@ def message_costs(session: Session) -> MessageCosts:
 
 
 def measure_link(
-    session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S
+    session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S, least_s_per_byte: float = LEAST_S_PER_BYTE
 ) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
-    """α and β to a worker and back, with their spreads, and what a shaper lets pass at once.
+    """α and β to a worker and back, with their spreads, and the burst of a shaper.
 
-    β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the first
-    bytes of a burst pass at a higher rate, and that would count as bandwidth. How many bytes, a short payload tells, by what
-    it takes less than at that slope.
+    β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the
+    first bytes of a burst pass at a higher rate, which would count as bandwidth. The size of the burst follows from a
+    short payload, by how much faster it is than that slope. β is at least
+    ``least_s_per_byte``, for example the rate of a copy in memory: between threads of a process a payload takes no time,
+    and the slope is noise.
     """
     empty = [session.ping(rank) for _ in range(rounds)]
     large = _probe_bytes(session, rank, min(trip.there_s + trip.back_s for trip in empty) / 2, probe_s)
     small = large // 4
     pairs = [(session.ping(rank, small), session.ping(rank, large)) for _ in range(max(2, rounds // 3))]
-    there = [max((more.there_s - less.there_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
-    back = [max((more.back_s - less.back_s) / (large - small), LEAST_S_PER_BYTE) for less, more in pairs]
+    there = [max((more.there_s - less.there_s) / (large - small), least_s_per_byte) for less, more in pairs]
+    back = [max((more.back_s - less.back_s) / (large - small), least_s_per_byte) for less, more in pairs]
     shorts = [session.ping(rank, large // SHORTER) for _ in range(max(2, rounds // 3))]
     alphas = [(trip.there_s + trip.back_s) / 4 for trip in empty]
     spreads = {
@@ -132,7 +135,7 @@ def measure_link(
 
 
 def _burst_bytes(shorts: Sequence[float], empty: Sequence[float], n_bytes: int, s_per_byte: float) -> float:
-    """What a payload of ``n_bytes`` takes less than its bytes at the link's rate, in bytes; at most all of it."""
+    """How much faster a payload of ``n_bytes`` passes than at the link's rate, in bytes; at most all of it."""
     taken_s = statistics.median(shorts) - statistics.median(empty)
     return float(min(max(0.0, n_bytes - taken_s / s_per_byte), n_bytes))
 

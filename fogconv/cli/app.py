@@ -6,11 +6,14 @@ Bad input is one sentence on stderr and exit code 2; Ctrl-C is exit code 130; a 
 from __future__ import annotations
 
 import ast
+import errno
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,8 +26,11 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
-"""In the order of ``--help``. Each is the function of that name in the module of that name in fogconv.cli.commands; its
-docstring is its help."""
+"""Commands in the order of ``--help``. Each is the function of that name in the module of that name in
+fogconv.cli.commands; its docstring is its help."""
+
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+"""Errors of a stdout that goes nowhere. The first is no error: what reads it has ended, as `head` does."""
 
 
 def main() -> None:
@@ -32,19 +38,19 @@ def main() -> None:
 
 
 def main_run() -> None:
-    _guarded(lambda: _single("run"))
+    _guarded(lambda: single("run"))
 
 
 def main_worker() -> None:
-    _guarded(lambda: _single("worker"))
+    _guarded(lambda: single("worker"))
 
 
 def main_speedup() -> None:
-    _guarded(lambda: _single("speedup"))
+    _guarded(lambda: single("speedup"))
 
 
 def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
-    """The program. Commands that are not in ``names`` are not imported: they have their line of help, and no more."""
+    """The program. Commands that are not in ``names`` are not imported and have only their line of help."""
     import typer
 
     whole = typer.Typer(
@@ -54,7 +60,7 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    whole.callback()(lambda: None)  # with a single command, too, it is asked for by name
+    whole.callback()(lambda: None)  # even a single command is called by its name
     for name in COMMANDS:
         if name in names:
             whole.command(name)(command(name))
@@ -63,7 +69,7 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
     return whole
 
 
-def _single(name: str) -> typer.Typer:
+def single(name: str) -> typer.Typer:
     import typer
 
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
@@ -77,7 +83,7 @@ def command(name: str) -> Callable[..., Any]:
 
 
 def _help(name: str) -> str:
-    """The docstring of a command, read without importing it: that may take as long as numpy does."""
+    """The docstring of a command, read without importing it, because that may import numpy."""
     source = Path(__file__).with_name("commands").joinpath(f"{name}.py").read_text(encoding="utf-8")
     (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
     return ast.get_docstring(function) or ""
@@ -86,31 +92,62 @@ def _help(name: str) -> str:
 def _guarded(program: Callable[[], typer.Typer]) -> NoReturn:
     signal.signal(signal.SIGINT, leave_at_once)
     collect_rarely()
-    # Late, so that Ctrl-C meets the handler from the start.
+    # Imported late, so that the handler of Ctrl-C is installed first.
     from fogconv.cli.process.mpi_ranks import end_together, hush, is_other_rank
 
-    code = 0
     if is_other_rank():
         hush()
-    try:
-        program()(standalone_mode=True)
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except FogconvError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        code = 1
+    called = Path(sys.argv[0])
+    code = outcome(program, sys.argv[1:], "fogconv" if called.suffix == ".py" else called.name)
     if code:
         end_together(code)
     if code == INTERRUPTED:
-        # The interpreter's shutdown takes seconds after torch, and holds up the thread that watches for that.
+        # After torch the interpreter's shutdown takes seconds, and blocks the thread that watches for Ctrl-C.
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def outcome(program: Callable[[], typer.Typer], arguments: Sequence[str], name: str) -> int:
+    """Run a program with these arguments, and give its exit code. What is wrong with them is one sentence on stderr."""
+    import typer
+
+    from fogconv.cli.process.exit_codes import one_line, usage_sentence
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without Unicode, or a name with bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        found = typer.main.get_command(program())(args=list(arguments), prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except FogconvError as error:
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            traceback.print_exc()
+        elif error.errno != errno.EPIPE:
+            print(f"{name}: the output can't be written: {error.strerror}", file=sys.stderr)
+        _discard_output()
+        return 1
+    except Exception as error:
+        sentence = usage_sentence(error, name)
+        if sentence is None:
+            traceback.print_exc()
+            return 1
+        if sentence:
+            print(sentence, file=sys.stderr)
+        return 2
+    return found if isinstance(found, int) else 0
+
+
+def _discard_output() -> None:
+    """What is left in the buffer of stdout could not be written, and Python would say so once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

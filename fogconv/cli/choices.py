@@ -1,4 +1,5 @@
-"""Choices on the command line: enums, so that ``--help`` lists them and a wrong one is answered by the possible ones."""
+"""Choices on the command line: enums, so that ``--help`` lists them and the error for a wrong one names the possible
+ones."""
 
 from __future__ import annotations
 
@@ -16,6 +17,6 @@ class Switch(StrEnum):
 
 
 def choice(title: str, names: Iterable[str]) -> type[StrEnum]:
-    """The names of a table that stands elsewhere."""
+    """An enum of the names of another module's table."""
     members = [(name, name) for name in names]
     return cast("type[StrEnum]", StrEnum(title, members))

@@ -1,4 +1,4 @@
-"""The options that say how a cluster is reached; every command that reaches one takes them from here."""
+"""The options for the connection to a cluster, shared by all commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.option_values import FOLDER
 from fogconv.cli.panels import WHERE
 
 KeysOption = Annotated[
     Path | None,
     typer.Option(
         "--keys",
-        help="Folder with this device's keys, by default the user's; given, it encrypts loopback, too.",
+        parser=FOLDER,
+        help="Folder with this device's keys, by default the user's; if given, loopback is encrypted as well.",
         rich_help_panel=WHERE,
     ),
 ]

@@ -1,4 +1,4 @@
-"""The options that describe devices and links, as a Topology; every command that has them takes them from here."""
+"""The options that describe devices and links, as a Topology, shared by all commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fogconv.cli.choices import choice
+from fogconv.cli.option_values import BANDWIDTH, FILE, RATE, TIME
 from fogconv.cli.panels import WHERE
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
@@ -20,7 +21,6 @@ from fogconv.ir.geometry import BYTES_PER_ELEMENT
 
 DEFAULT_PRESET = "pi4"
 DEFAULT_WORKERS = 4
-MOST_WORKERS = 1024
 
 if TYPE_CHECKING:
     PresetName = str
@@ -37,29 +37,45 @@ PresetOption = Annotated[
 ]
 ProfileOption = Annotated[
     Path | None,
-    typer.Option("--profile", help="Use the rates and links that `fogconv calibrate` measured.", rich_help_panel=WHERE),
+    typer.Option(
+        "--profile", parser=FILE, help="Use the rates and links that `fogconv calibrate` measured.", rich_help_panel=WHERE
+    ),
+]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(
+        "--measure", help="Measure devices and links again, even where rates are remembered.", rich_help_panel=WHERE
+    ),
 ]
 RateOption = Annotated[
     str | None,
-    typer.Option("--rate", help="Rate of each device, such as 10GFLOP/s; by default the preset's.", rich_help_panel=WHERE),
+    typer.Option(
+        "--rate", parser=RATE, help="Rate of each device, such as 10GFLOP/s; by default the preset's.", rich_help_panel=WHERE
+    ),
 ]
 BandwidthOption = Annotated[
     str | None,
     typer.Option(
-        "--bandwidth", help="Bandwidth of each link, such as 100Mbit/s; by default the preset's.", rich_help_panel=WHERE
+        "--bandwidth",
+        parser=BANDWIDTH,
+        help="Bandwidth of each link, such as 100Mbit/s; by default the preset's.",
+        rich_help_panel=WHERE,
     ),
 ]
 LatencyOption = Annotated[
     str | None,
     typer.Option(
-        "--latency", help="Latency of each message, such as 0.5ms; by default the preset's.", rich_help_panel=WHERE
+        "--latency",
+        parser=TIME,
+        help="Latency of each message, such as 0.5ms; by default the preset's.",
+        rich_help_panel=WHERE,
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A topology, and what to call it."""
+    """A topology and its description."""
 
     topology: Topology
     description: str
@@ -84,23 +100,18 @@ def hardware(
 ) -> Hardware:
     """A measured profile, or a preset, or plain figures; figures also replace a preset's. Raises InputError.
 
-    With no figure at all it is the default preset. Plain figures without latency, copies or energy take those as free.
+    With no figure at all it is the default preset. With plain figures, missing latency, copies and energy count as 0.
     """
-    if workers is not None and not 1 <= workers <= MOST_WORKERS:
-        raise InputError(f"{workers} workers: there must be at least 1, and at most {MOST_WORKERS}")
     _once("γ", gamma=gamma, rate=rate)
     _once("α", alpha=alpha, latency=latency)
     _once("β", beta=beta, bandwidth=bandwidth)
     if profile is not None:
         if preset is not None or any(figure is not None for figure in (gamma, rate, beta, bandwidth, alpha, latency)):
-            raise InputError("a profile brings its own figures: edit the file to change them")
+            raise InputError("a profile has its own figures: edit the file to change them")
         return _from_profile(profile, workers)
     gamma_s = gamma if rate is None else 2 / rate_flop_per_s(rate)
     alpha_s = alpha if latency is None else seconds(latency)
     s_per_byte = 1 / bandwidth_bytes_per_s(bandwidth) if bandwidth is not None else beta and beta / BYTES_PER_ELEMENT
-    for name, value in (("γ", gamma_s), ("β", beta)):
-        if value is not None and not value > 0:
-            raise InputError(f"{name} is {value:g}; it must be positive")
     if preset is None and (gamma_s is None) != (s_per_byte is None):
         raise InputError("give both a rate (--rate or --gamma) and a bandwidth (--bandwidth or --beta), or a --preset")
     plain = preset is None and gamma_s is not None
@@ -133,7 +144,7 @@ def hardware(
     topology = Topology((device,) * count, {}, link)
     figures = (
         f"{show_rate(2 / device.gamma())}, {show_bandwidth(link.bandwidth_bytes_per_s)}, "
-        f"{show_seconds(link.latency_s)} a message"
+        f"{show_seconds(link.latency_s)} per message"
     )
     return Hardware(topology, f"{title}. {figures}")
 

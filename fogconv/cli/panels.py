@@ -1,4 +1,4 @@
-"""The groups in which ``--help`` lists options, the same for every command."""
+"""The groups of options in ``--help``, the same for all commands."""
 
 WHAT = "What"
 WHERE = "Where"

@@ -1,4 +1,4 @@
-"""The options that choose a plan, as PlanOptions; every command that plans takes them from here."""
+"""The options of a plan, as PlanOptions, shared by all commands that plan."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.choices import Switch, choice
+from fogconv.cli.option_values import FILE, SPLIT, TRIGGER, number
 from fogconv.cli.panels import HOW, STAR
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
+from fogconv.values import table
 
 if TYPE_CHECKING:
     WireName = str
@@ -33,14 +35,18 @@ SchemeOption = Annotated[
 TriggerOption = Annotated[
     str | None,
     typer.Option(
-        "--trigger", help="What distributes a conv: both (the default), bound, estimate or channels:N.", rich_help_panel=STAR
+        "--trigger",
+        parser=TRIGGER,
+        help="What distributes a conv: both (the default), bound, estimate or channels:N.",
+        rich_help_panel=STAR,
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help="Speedup, as a factor, that a conv has to beat; by default 1. 0 distributes all, inf none.",
+        parser=number("ratio", table.THRESHOLD),
+        help="Speedup, as a factor, that a conv must exceed; by default 1. 0 distributes all, inf none.",
         rich_help_panel=STAR,
     ),
 ]
@@ -56,17 +62,39 @@ EvenOption = Annotated[
     bool,
     typer.Option("--even", help="Give equal shares instead of shares by measured rate.", rich_help_panel=STAR),
 ]
+PartsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--parts",
+        parser=number("count", table.PARTS),
+        help="Number of parts that every conv is cut into; it distributes all of them, unless --trigger or --threshold "
+        "says which.",
+        rich_help_panel=STAR,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        parser=SPLIT,
+        help="How every conv is cut, by input or output channels or both: input:N, output:N or grid:PxQ. It distributes "
+        "as --parts does.",
+        rich_help_panel=STAR,
+    ),
+]
 WireOption = Annotated[
     WireName,
     typer.Option(
         "--wire",
-        help="How activations are coded on links; lossless takes the smallest that loses nothing.",
+        help="How activations are coded on links; lossless chooses the fastest lossless coding.",
         rich_help_panel=HOW,
     ),
 ]
 PlanOption = Annotated[
     Path | None,
-    typer.Option("--plan", help="Use the plan in this file, which `fogconv plan --out` wrote.", rich_help_panel=HOW),
+    typer.Option(
+        "--plan", parser=FILE, help="Use the plan in this file, which `fogconv plan --out` wrote.", rich_help_panel=HOW
+    ),
 ]
 MASTER_COMPUTES = Switch.ON if PlanOptions().master_computes else Switch.OFF
 WIRE: WireName = WireName(PlanOptions().wire)
@@ -80,11 +108,18 @@ def plan_options(
     wire: str = WIRE,
     *,
     even: bool = False,
+    parts: int | None = None,
+    split: str | None = None,
     protection: Protection = Protection(),
     plan: Path | None = None,
 ) -> PlanOptions:
-    """Without a scheme it is the star where its trigger, its threshold or guards are asked for. Raises InputError."""
-    star: dict[str, Any] = {"trigger": trigger, "threshold": threshold}
+    """The plan options. Without a scheme, a trigger, threshold, cut or guard selects the star.
+
+    With parts or a split, but neither trigger nor threshold, every conv is distributed. Raises InputError.
+    """
+    if (parts is not None or split is not None) and trigger is None and threshold is None:
+        threshold = 0.0
+    star: dict[str, Any] = {"trigger": trigger, "threshold": threshold, "parts": parts, "split": split}
     given = {name: value for name, value in star.items() if value is not None}
     return PlanOptions(
         str(scheme or (Scheme.STAR if given or protection else Scheme.AUTO)),

@@ -1,8 +1,7 @@
-"""Job: everything that one ``fogconv run`` does on the master, and what it found."""
+"""Job: the work of one ``fogconv run`` on the master, and its results."""
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -16,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
-from fogconv.analysis.star_terms import layer_terms
-from fogconv.analysis.workload import workload
+from fogconv.analysis.workload import rank_works, workload
 from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
-from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
@@ -29,12 +28,18 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import DependencyError, InputError, ModelError
+from fogconv.errors import DependencyError, InputError, ModelError, visible
 from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.calibration.cache import Master
+    from fogconv.calibration.calibration import Calibration
+    from fogconv.calibration.rate_source import RateSource
+    from fogconv.cluster.session.worker_record import WorkerInfo
+    from fogconv.frontend.network import Network
     from fogconv.hardware.topology import Topology
+    from fogconv.zoo.card import ModelCard
     from fogconv.zoo.models import ZooModel
 
 
@@ -50,23 +55,22 @@ class Shown:
 
 
 def run_job(job: Job, shown: Shown) -> Result:
-    """Raises FogconvError for whatever can't be done; the cluster is left ready for the next master."""
+    """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
-        model, x = _prepared(job)
+        network, x = _prepared(job)
         with bar as progress:
-            engine = _engine(job, session, model, x, progress)
-        first = _first(engine, model, x)
-        top5 = tuple(_top5(model, row) for row in first)
+            engine = _engine(job, session, network, progress)
+        first = _first(engine, network.card, x)
+        top5 = tuple(_top5(network.card, row) for row in first)
         if not shown.json:
-            answers = tuple(zip(job.images, top5, strict=True))
-            print_answer(answers, random_weights=model.has_random_weights, out=shown.out)
-        result = _measure(job, shown, session, engine, model, x, first, top5)
+            answers = tuple(zip(map(visible, job.images), top5, strict=True))
+            print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
+        network.keep()
+        result = _measure(job, shown, session, engine, network, x, first, top5)
         engine.close()
     if shown.json:
-        import msgspec
-
-        shown.out.write(msgspec.json.encode(result.as_json()).decode() + "\n")
+        shown.out.write(json_text(result.as_json()) + "\n")
     else:
         print_report(result, out=shown.out, alone=shown.alone, layers=shown.layers)
     return result
@@ -74,7 +78,7 @@ def run_job(job: Job, shown: Shown) -> Result:
 
 @contextmanager
 def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
-    """The session that the job names. Under mpirun it is opened before anything else can fail, so that the ranks end."""
+    """The job's session. Under mpirun it is opened before anything else can fail, so that the ranks end."""
     launch, options = launched(), job.run_options
     if job.cluster:
         where: str = job.cluster
@@ -109,39 +113,51 @@ def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
             watch.done()
 
 
-def _prepared(job: Job) -> tuple[ZooModel, NDArray[np.float32]]:
-    from fogconv.zoo.models import load_model
+def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
+    from fogconv.frontend.network import open_network
+    from fogconv.zoo.model_request import ModelRequest
     from fogconv.zoo.preprocessing import load_image
 
-    # Images are opened before weights are fetched: a typo costs no time.
+    # Images are opened before weights are downloaded, so that a typo costs no time.
     pictures = [load_image(name) for name in job.images]
-    model = load_model(
-        job.model, weights=job.weights, size=job.size, mean=job.mean, std=job.std, labels=job.labels, trust=job.trust
-    )
+    request = ModelRequest(job.model, job.weights, job.size, job.trust)
+    network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
     spare_what_is_here()
-    return model, np.stack([model.preprocess(picture) for picture in pictures])
+    return network, np.stack([network.card.preprocess(picture) for picture in pictures])
 
 
-def _engine(job: Job, session: Session, model: ZooModel, x: NDArray[np.float32], progress: Callable[[Any], None]) -> Engine:
-    import torch
-
-    from fogconv.frontend.torch.export import export
-
-    graph = export(model.module, torch.from_numpy(x), model.name)
-    topology = _topology(job, session)
+def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
+    _check_scores(network.card.name, network.graph.output_shape, len(job.images))
+    measured = _measured(job, session)
+    topology = _profile(job, session) if measured is None else measured.topology
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    return Engine(graph, session, topology, job.plan_options, job.run_options, progress)
+    return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress, measured)
 
 
-def _topology(job: Job, session: Session) -> Topology:
-    from fogconv.calibration.devices import calibrate_quickly
+def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
+    """A run shows classes: other outputs are for `fogconv.compile`."""
+    if len(shape) < 2 or shape[0] != images:
+        raise ModelError(
+            f"{model} gives an output of shape {shape}, not one row of scores for each image; use fogconv.compile for it"
+        )
 
-    if job.profile is None:
-        return calibrate_quickly(session)
+
+def _measured(job: Job, session: Session) -> Calibration | None:
+    """What is measured, or remembered, of the session; None where a profile says it."""
+    if job.profile is not None:
+        return None
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
+
+    return calibrate_quickly(session, refresh=job.run_options.measure, priors=priors_of(job.cluster))
+
+
+def _profile(job: Job, session: Session) -> Topology:
     from fogconv.hardware.profile import read_profile
 
+    assert job.profile is not None
     topology = read_profile(job.profile).topology(str(job.profile))
     if len(topology) < session.ranks:
         raise InputError(
@@ -150,8 +166,8 @@ def _topology(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _first(engine: Engine, model: ZooModel, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The output of the first inference, which is the answer: it is shown before anything is measured."""
+def _first(engine: Engine, model: ModelCard, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The output of the first inference, which is shown before anything is measured."""
     output = engine.run(x).output
     if not np.isfinite(output).all():
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
@@ -163,7 +179,7 @@ def _measure(
     shown: Shown,
     session: Session,
     engine: Engine,
-    model: ZooModel,
+    network: Network,
     x: NDArray[np.float32],
     first: NDArray[np.float32],
     top5: tuple[tuple[Guess, ...], ...],
@@ -173,27 +189,24 @@ def _measure(
     runs = [engine.run(x) for _ in range(job.repeat)]
     median = statistics.median_low([run.latency_s for run in runs])
     typical = next(run for run in runs if run.latency_s == median)
-    outputs, frames = [first], None
+    outputs, frames = [first, *(run.output for run in runs)], None
     if job.stream:
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed
-    reference, torch_s = _torch(model, x, job.repeat) if job.compare else (None, None)
-    terms = None
-    if typical.plan.scheme == "star":
-        terms = layer_terms(engine.graph, typical.plan, typical.programs, engine.topology)
-    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times, predicted=terms)
+    reference, torch_s = _torch(network.load(), x, job.repeat) if job.compare else (None, None)
+    layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
     return Result(
         job,
-        model.name,
-        model.weights_origin,
+        network.card.name,
+        network.card.weights_origin,
         job.cluster or session.scheme,
         len(engine.ranks) - 1,
         engine.plan.scheme,
         top5,
         median,
-        engine.plan.predicted_s,
+        typical.plan.predicted_s,
         torch_s,
         None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
         None if reference is None else float(np.abs(reference).max()),
@@ -203,22 +216,43 @@ def _measure(
         runs_s=tuple(run.latency_s for run in runs),
         wire=typical.plan.wire,
         work=workload(typical.programs),
-        machine=_shared_machine(session),
+        ranks=rank_works(typical.programs, typical.run.times),
+        machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
+        rates=_sources(engine, job),
     )
 
 
-def _shared_machine(session: Session) -> str:
-    """The cores of the one machine that the master and all workers run on, apart from threads of this process."""
-    here = os.uname().nodename
-    if session.scheme == "inproc" or not session.workers or any(info.host != here for info in session.workers):
-        return ""
-    return f"{cores()} core{'s' if cores() > 1 else ''}"
+def _sources(engine: Engine, job: Job) -> tuple[RateSource, ...]:
+    """Where each rank's rates come from."""
+    from fogconv.calibration.calibration import Calibration
+    from fogconv.calibration.rate_source import profile_sources
+
+    if isinstance(engine.lessons, Calibration):
+        return engine.lessons.sources
+    return profile_sources(engine.topology, str(job.profile))
+
+
+def _shared_machines(session: Session) -> tuple[SharedMachine, ...]:
+    """The machines that several ranks of the session run on."""
+    from fogconv.calibration.members import machine_cores, master
+
+    members: dict[int, Master | WorkerInfo] = {0: master(), **{info.rank: info for info in session.workers}}
+    cores = machine_cores([member.machine for member in members.values()])
+    ranks: dict[str, list[int]] = {}
+    for rank, member in members.items():
+        if member.machine.identity:
+            ranks.setdefault(member.machine.identity, []).append(rank)
+    return tuple(
+        SharedMachine(members[there[0]].host, tuple(there), cores.get(machine, 0.0), len(there) == len(members))
+        for machine, there in ranks.items()
+        if len(there) > 1
+    )
 
 
 def _outlook(engine: Engine, session: Session) -> Outlook | None:
-    """Where mpirun put all ranks on one machine, which gains nothing: what as many machines like it would take."""
-    if session.scheme != "mpi" or not _shared_machine(session):
+    """Where mpirun put all ranks on one machine, which gains nothing: the time on as many machines like it."""
+    if session.scheme != "mpi" or not any(shared.by_all for shared in _shared_machines(session)):
         return None
     from fogconv.analysis.simulation.outlook import outlook
 
@@ -249,7 +283,7 @@ def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[N
     return outputs, frames / (time.perf_counter() - begin)
 
 
-def _top5(model: ZooModel, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
+def _top5(model: ModelCard, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
     shifted = np.exp(scores.astype(np.float64).ravel() - scores.max())
     probabilities = shifted / shifted.sum()
     best = np.argsort(-probabilities, kind="stable")[:5]

@@ -1,1 +1,1 @@
-"""A model becomes a LayerGraph."""
+"""Conversion of a model to a LayerGraph."""

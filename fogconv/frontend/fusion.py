@@ -2,10 +2,10 @@
 
     conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set
     affine → affine              becomes   one affine
-    conv → add (other operand)   becomes   conv with a residual, where the other operand is there before the conv runs
+    conv → add (other operand)   becomes   conv with a residual, where the other operand exists before the conv runs
 
-A layer is only taken into the one before it where nobody else reads what lies between. Scales are multiplied in float64;
-rounding to the model's type happens once, after fusion. No torch here.
+A layer is merged into the one before it only where no other layer reads the tensor between them. Scales are multiplied in
+float64; rounding to the model's type happens once, after fusion. No torch here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Draft = dict[str, AnyArray]
 
 
 def fuse(layers: Sequence[Layer], arrays: Draft, output: int) -> tuple[list[Layer], Draft]:
-    """The layers with every affine, activation and residual sum taken in where that is legal.
+    """The layers with every affine, activation and residual sum merged where that is legal.
 
-    ``output`` is the tensor that leaves the graph and counts as read. The draft is not changed; the one returned holds
-    the folded weights as float64.
+    ``output`` is the graph's output, which counts as read. The draft is not changed; the returned one holds the folded
+    weights as float64.
     """
     kept: list[Layer | None] = list(layers)
     draft = dict(arrays)
@@ -45,7 +45,7 @@ def _readers(layers: Sequence[Layer | None], output: int) -> Counter[int]:
 
 
 def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> None:
-    """In order, so that conv → batch norm → activation is taken in two steps."""
+    """In order, so that conv → batch norm → activation is merged in two steps."""
     readers = _readers(layers, output)
     producer: dict[int, int] = {}
     for index, layer in enumerate(layers):
@@ -62,7 +62,7 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> N
 
 
 def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
-    """One layer for two, or None where they don't combine."""
+    """One layer in place of two, or None where they don't combine."""
     if not isinstance(before, Conv | Affine | Add) or before.activation is not None:
         return None
     if affine.scale is None and affine.shift is None:
@@ -122,10 +122,10 @@ def _store(draft: Draft, key: str, value: AnyArray | None) -> str | None:
 
 
 def _take_in_sums(layers: list[Layer | None], output: int) -> None:
-    """Where both operands come from convs the later one takes the sum: the other is there when it runs.
+    """Where both operands come from convs the later one computes the sum: the other's result exists when it runs.
 
-    Moving a conv behind its partner would make more sums fusable, but holds two maps longer; no torchvision
-    model has such a sum.
+    Moving a conv after its partner would allow more sums to be fused, but keeps two maps longer; no torchvision model has
+    such a sum.
     """
     readers = _readers(layers, output)
     producer: dict[int, int] = {}
@@ -155,7 +155,7 @@ def _conv_for_sum(
             and conv.activation is None
             and conv.residual is None
             and readers[source] == 1
-            and producer.get(other, -1) < position  # −1: the graph's input, there from the start
+            and producer.get(other, -1) < position  # −1: the graph's input, which exists from the start
             and (best is None or position > best[0])
         ):
             best = position, replace(conv, target=add.target, activation=add.activation, residual=other)
@@ -163,7 +163,7 @@ def _conv_for_sum(
 
 
 def nest_concats(graph: LayerGraph) -> LayerGraph:
-    """The same graph with such sources replaced; a graph without them is returned as it is."""
+    """The same graph with such sources replaced; a graph without them is returned unchanged."""
     earlier: dict[tuple[int, ...], int] = {}
     layers: list[Layer] = []
     for layer in graph.layers:

@@ -8,22 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 PROJECTIONS = 16
-"""Sums per piece: as many channels as the kernels compute at a time anyway. What cancels in one sum shows in another."""
+"""Sums per piece: as many channels as the kernels compute at a time anyway. Errors that cancel in one sum are visible in
+another."""
 
 
 SUMMED = 64
-"""Channels per sum, up to 512 in all: rounding grows with the root of their number, and hides flips that matter."""
+"""Channels per sum, up to 512 in all: rounding grows with the square root of their number, and hides relevant bit
+flips."""
 
 
 FEWEST_SUMS = 2
-"""Sums in which each channel is."""
+"""The number of sums that include each channel."""
 
 
 def signs(channels: int, seed: int) -> NDArray[np.float32]:
     """(PROJECTIONS, channels) of ±1 and 0; the same for the same seed.
 
-    The channels are cut into as many runs as need be, and the rows dealt out to them: each row sums one run. Half of its
-    signs are minus, so that what all channels have in common, and its rounding, leaves the sum.
+    The channels are cut into as many runs as needed, and the rows are divided among them: each row sums one run. Half of
+    its signs are minus, so that the common part of all channels, and its rounding, cancels.
     """
     rng = np.random.default_rng(seed)
     runs = min(PROJECTIONS // FEWEST_SUMS, -(-channels // SUMMED))
@@ -50,14 +52,15 @@ def summed(parts: list[NDArray[np.floating]]) -> NDArray[np.float32]:
 
 
 def disagreement(rows: NDArray[np.floating], part: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """How far the sums of a piece (n, f, …) are from those expected (n, k, …), at most. NaN where the piece has any."""
+    """The largest difference between the sums of a piece (n, f, …) and the expected ones (n, k, …). NaN where the piece
+    contains NaN."""
     with np.errstate(invalid="ignore", over="ignore"):
         found = rows @ part.transpose(1, 0, 2, 3).reshape(part.shape[1], -1)
         return float(np.abs(found - expected.transpose(1, 0, 2, 3).reshape(len(rows), -1)).max())
 
 
 def remaining(code: NDArray[np.floating], others: Iterable[NDArray[np.floating]], channels: int) -> NDArray[np.float32]:
-    """The one piece, of so many channels, that is in the code (n, f, …) beside all others."""
+    """The one missing piece, of so many channels: the code (n, f, …) minus all others."""
     total = code.astype(np.float64)
     for part in others:
         total[:, : part.shape[1]] -= part

@@ -1,4 +1,4 @@
-"""The programs of a guarded layer: pieces that are checked, coded, or not waited for, and what makes up for them."""
+"""The programs of a guarded layer: pieces that are checked, coded, or not waited for, and their replacements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fogconv.ir.shard import Work
 
 
 class Place(Protocol):
-    """Where a region of a tensor lies: a buffer, and the region in its coordinates."""
+    """The place of a region of a tensor: a buffer, and the region in its coordinates."""
 
     @property
     def buffer(self) -> int: ...
@@ -28,7 +28,8 @@ class Place(Protocol):
 
 
 class Builder(Protocol):
-    """What is needed of lowering: all ranks' programs while they are written. ``index`` is the layer being written."""
+    """The part of lowering that is used here: all ranks' programs while they are built. ``index`` is the current
+    layer."""
 
     index: int
     graph: LayerGraph
@@ -40,26 +41,25 @@ class Builder(Protocol):
         """By content hash."""
 
     def next_tag(self) -> int:
-        """A number that no other message of the run has."""
+        """A tag that no other message of the run has."""
 
     def ensure(self, rank: int, tensor: int, region: Region) -> Place:
         """The region in one buffer of this rank, which has it."""
 
     def summand_buffer(self, rank: int, tensor: int, region: Region) -> int:
-        """A new buffer for a part of a tensor that is not finished yet."""
+        """A new buffer for a summand of a tensor."""
 
     def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
-        """The content hash of a part of a weight, noted as needed by this rank."""
+        """The content hash of a part of a weight; records that this rank needs it."""
 
     def derived_weight(self, rank: int, make: Callable[[], Array]) -> str:
-        """That of an array that is no part of the graph's weights."""
+        """The content hash of an array that is not part of the graph's weights."""
 
 
 def gather_pieces(builder: Builder, layer: Conv, guard: Guard, raw: Sequence[tuple[Work, int]]) -> dict[Region, int]:
-    """Bring a layer's raw pieces to the master by a Gather: region → the master's buffer that it then lies in.
-
-    ``raw`` are all works of the layer, each with the buffer on its rank that has the result. Of the master's own there is
-    nothing to guard.
+    """Send a layer's raw pieces to the master by a Gather. Returns region → the master's buffer that then holds it.
+    ``raw`` are all works of the layer, each with the buffer that holds the result on its rank. The master's own pieces
+    need no guard.
     """
     steps = builder.steps[MASTER]
     away = [(work, buffer) for work, buffer in raw if work.rank != MASTER]
@@ -87,14 +87,14 @@ def gather_pieces(builder: Builder, layer: Conv, guard: Guard, raw: Sequence[tup
 
 
 def _bring(builder: Builder, rank: int, source: int, region: Region, target: int) -> step.Recv:
-    """Send a region to the master. The Recv is left to the Gather."""
+    """Send a region to the master. The Gather does the Recv."""
     tag, wire = builder.next_tag(), builder.plan.wire
     builder.steps[rank].append(step.Send(builder.index, source, region, MASTER, tag, wire))
     return step.Recv(builder.index, target, region, rank, tag, wire=wire)
 
 
 def _spare(builder: Builder, layer: Conv, work: Work) -> step.Conv:
-    """A worker's conv, on the master: not written, but for the Gather to run where it has to."""
+    """A worker's conv, on the master: not a step of the program, but run by the Gather where needed."""
     shard = layer.shard(work)
     held = builder.ensure(MASTER, layer.source, shard.input)
     buffer = builder.summand_buffer(MASTER, layer.target, work.output)
@@ -106,7 +106,7 @@ def _spare(builder: Builder, layer: Conv, work: Work) -> step.Conv:
 
 
 def _check(builder: Builder, layer: Conv, work: Work, spare: step.Conv, seed: int) -> step.Check:
-    """The conv with summed filters, at once, so that it is done while the workers compute.
+    """The conv with summed filters, written first, so that it runs while the workers compute.
 
     A grouped shard's channels read different inputs: its sums are taken over the spare's own filters, made dense.
     """
@@ -130,7 +130,7 @@ def _check(builder: Builder, layer: Conv, work: Work, spare: step.Conv, seed: in
 
 
 def _code(builder: Builder, layer: Conv, rank: int, works: Sequence[Work]) -> step.Recv:
-    """One more rank's conv with the sum of the pieces' filters."""
+    """The conv of one more rank with the sum of the pieces' filters."""
     shards = [layer.shard(work) for work in works]
 
     def sums(key: str) -> str:

@@ -1,4 +1,4 @@
-"""How a layer's placement gets its Guard, and what the guard's ranks read."""
+"""Adding a Guard to a layer's placement, and the inputs of the guard's ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from fogconv.ir.guard import Guard, Protection
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Placement
 from fogconv.ir.shard import Work, conv_grid
+from fogconv.values import table
 
 LEAST_PATIENCE_S = 0.05
-"""Below this a system's own hiccups would count as stalls."""
+"""A shorter patience would count the system's normal pauses as stalls."""
 
 
 def guardable(layer: Layer, placement: Placement) -> bool:
-    """Whether this layer can be guarded: the star's convs. The master has their input, and gets every piece."""
+    """Whether this layer can be guarded: the star's convs. The master has their input, and receives every piece."""
     return isinstance(layer, Conv) and placement.mode == "star"
 
 
@@ -30,7 +31,8 @@ def guard_placement(
     ranks: Sequence[int] = (),
     weights: Sequence[float] = (),
 ) -> Placement:
-    """The same placement with its pieces raw and guarded; as it is, where it can't be guarded or all of it is the master's.
+    """The same placement with its pieces raw and guarded; unchanged where it can't be guarded or the master computes all
+    of it.
 
     A code (of rank ``coder``) sums pieces of one input: with it, a dense conv is split by output channels among ``ranks``
     as the ``weights`` say. Other convs get no code.
@@ -47,14 +49,16 @@ def guard_placement(
         coder = None
     if all(one.rank == MASTER for one in work):
         return placement
-    patience_s = max(LEAST_PATIENCE_S, protection.patience * placement.predicted["total_s"]) if protection.patience else 0.0
+    patience_s = 0.0
+    if protection.patience:
+        asked_s = protection.patience * placement.predicted["total_s"]
+        patience_s = min(max(LEAST_PATIENCE_S, asked_s), table.MESSAGE_TIME.most)
     return replace(placement, work=work, split=split, guard=Guard(protection.verify, coder, patience_s))
 
 
 def extra_reads(graph: LayerGraph, layer: Layer, placement: Placement) -> Iterator[tuple[int, int, Region]]:
-    """(rank, tensor, region) of what is read for a layer's guard, beside what its work reads.
-
-    The master reads what every piece does, to make up for it; the coder reads all.
+    """(rank, tensor, region) of the inputs of a layer's guard, beside those of its work. The master reads the inputs of
+    every piece, to replace it; the coder reads all inputs.
     """
     guard = placement.guard
     if guard is None:

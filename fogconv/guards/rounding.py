@@ -1,4 +1,4 @@
-"""Rounding: how far a piece's sums may be off without anything being wrong."""
+"""Rounding: the largest error of a piece's sums that rounding alone can cause."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 VALUE_ROUNDING = 2e-5
-"""What the sums of n channels may be off by: so much of the piece's largest value, times √n; thrice of what was seen."""
+"""The allowed error of the sums of n channels, as a share of the piece's largest value, times √n; three times the
+measured one."""
 TERM_ROUNDING = {False: 2 * 2.0**-24, True: 8 * 2.0**-24}
-"""Or so much of the largest sum of absolute terms, times √n, without and with Winograd: where the terms cancel each other,
-that is more. Twice of what was seen."""
+"""Or as a share of the largest sum of absolute terms, times √n, without and with Winograd; larger where the terms cancel.
+Twice the measured one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Of sums of at most ``channels`` channels. ``per_input``: by the terms, for inputs of at most 1."""
+    """The bound for sums of at most ``channels`` channels. ``per_input``: the bound by the terms, for inputs of at most
+    1."""
 
     channels: int
     per_input: float
@@ -31,5 +33,5 @@ class Rounding:
         return cls(n, per_input)
 
     def most(self, largest_value: float, largest_input: float) -> float:
-        """For a piece and an input of so large absolute values."""
+        """The bound for a piece and an input with these largest absolute values."""
         return max(VALUE_ROUNDING * float(np.sqrt(self.channels)) * largest_value, self.per_input * largest_input, 1e-30)

@@ -1,7 +1,7 @@
 """The hostfile: one file that MPICH's and Open MPI's mpirun and fogconv's ZeroMQ all accept.
 
 MPICH rejects trailing comments and ``slots=`` and reads ``host:5555`` as 5,555 ranks. Bare hosts, ``host:SLOTS`` and
-whole-line comments work everywhere, so what only ZeroMQ needs stands in such a comment before the host.
+whole-line comments work everywhere, so the settings for ZeroMQ are in such a comment before the host.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fogconv.errors import TopologyError
+from fogconv.errors import InputError, TopologyError, quoted
+from fogconv.hardware.address import LAST_PORT, host_of
 from fogconv.storage.trusted import read_plain
 
 DEFAULT_PORT = 5555
-"""Where a worker listens if nothing else is said."""
+"""A worker's default port."""
 
 MAX_SLOTS = 1024
-"""More ranks than this on one host are taken for a port that slipped in."""
+"""A larger number of ranks on one host is treated as a port given by mistake."""
+
+MOST_RATE = 1e6
+"""How many times as fast as another a host may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class Host:
     rate: float | None = None
     line: int = 0
 
+    @property
+    def ports(self) -> range:
+        """Where its workers listen over ZeroMQ: consecutive ports from its own, or the default one, on."""
+        first = self.port or DEFAULT_PORT
+        return range(first, first + self.slots)
+
 
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::(?P<slots>\S*))?")
 
@@ -39,8 +49,8 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::(?P
 def read_hostfile(path: str | Path) -> tuple[Host, ...]:
     """The hosts of a file that MPICH's and Open MPI's mpirun read too, in its order.
 
-    One host, or ``host:SLOTS``, a line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own speaks of
-    the next host. Raises TopologyError with the line's number.
+    One host, or ``host:SLOTS``, per line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own applies
+    to the next host. Raises TopologyError with the line's number.
     """
     try:
         text = read_plain(path).decode("utf-8")
@@ -57,11 +67,12 @@ def parse_hostfile(text: str, where: str = "hostfile") -> tuple[Host, ...]:
         raise TopologyError(f"{where}: it lists no host")
     taken: dict[tuple[str, int], int] = {}
     for host in hosts:
-        if host.port is not None and taken.setdefault((host.name, host.port), host.line) != host.line:
-            raise TopologyError(
-                f"{where}, line {host.line}: {host.name} port {host.port} is listed already "
-                f"in line {taken[host.name, host.port]}"
-            )
+        if host.port is None:
+            continue  # for mpirun, a host may be listed again
+        for port in host.ports:
+            before = taken.setdefault((host.name.lower(), port), host.line)
+            if before != host.line:
+                raise TopologyError(f"{where}, line {host.line}: {host.name} port {port} is listed already in line {before}")
     return hosts
 
 
@@ -87,22 +98,31 @@ def _hosts(text: str, where: str) -> Iterator[Host]:
 
 def _host(line: str, at: str, settings: Mapping[str, float], number: int) -> Host:
     if "#" in line:
-        raise TopologyError(f"{at}: {line!r}: MPICH takes no comment after a host; put it on a line of its own")
+        raise TopologyError(f"{at}: {quoted(line)}: MPICH takes no comment after a host; put it on a line of its own")
     if "=" in line:
         raise TopologyError(
-            f"{at}: {line!r}: MPICH takes no slots=, write host:SLOTS; port and rate go into a line "
+            f"{at}: {quoted(line)}: MPICH takes no slots=, write host:SLOTS; port and rate go into a line "
             "'#fogconv port=5555 rate=2' before the host"
         )
     match = _HOST.fullmatch(line)
     if match is None:
-        raise TopologyError(f"{at}: {line!r} is neither a host nor host:SLOTS")
-    slots = _whole(match["slots"], f"{at}: the slots of {match['name']}") if match["slots"] is not None else 1
+        raise TopologyError(f"{at}: {quoted(line)} is neither a host nor host:SLOTS")
+    try:
+        host_of(match["name"])
+    except InputError as error:
+        raise TopologyError(f"{at}: {error}") from None
+    slots = 1
+    if match["slots"] is not None:
+        slots = _whole(match["slots"], f"{at}: the slots of {match['name']}", LAST_PORT)
     if slots > MAX_SLOTS:
         raise TopologyError(
-            f"{at}: {line!r} asks for {slots} ranks; a port goes into a line '#fogconv port={slots}' before the host"
+            f"{at}: {quoted(line)} asks for {slots} ranks; a port goes into a line '#fogconv port={slots}' before the host"
         )
     port = settings.get("port")
-    return Host(match["name"], slots, None if port is None else int(port), settings.get("rate"), number)
+    host = Host(match["name"], slots, None if port is None else int(port), settings.get("rate"), number)
+    if host.ports[-1] > LAST_PORT:
+        raise TopologyError(f"{at}: {slots} workers from port {host.ports[0]} on would need ports over {LAST_PORT}")
+    return host
 
 
 def _settings(words: Sequence[str], at: str) -> dict[str, float]:
@@ -110,22 +130,23 @@ def _settings(words: Sequence[str], at: str) -> dict[str, float]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in ("port", "rate"):
-            raise TopologyError(f"{at}: {word!r} is not known; a #fogconv comment takes port=PORT and rate=RATE")
+            raise TopologyError(f"{at}: {quoted(word)} is not known; a #fogconv comment takes port=PORT and rate=RATE")
         if key in settings:
             raise TopologyError(f"{at}: {key} is given twice")
         if key == "port":
-            settings[key] = _whole(value, f"{at}: port")
-            if settings[key] > 65535:
-                raise TopologyError(f"{at}: port {value} is over 65535")
+            settings[key] = _whole(value, f"{at}: port", LAST_PORT)
         else:
             settings[key] = _positive(value, f"{at}: rate")
     return settings
 
 
-def _whole(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise TopologyError(f"{what}: {text!r} is not a whole number of at least 1")
-    return int(text)
+def _whole(text: str, what: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit()) or not text.strip("0"):
+        raise TopologyError(f"{what}: {quoted(text)} is not a whole number of at least 1")
+    digits = text.lstrip("0")
+    if len(digits) > len(str(most)) or int(digits) > most:
+        raise TopologyError(f"{what}: {quoted(text)} is over {most}")
+    return int(digits)
 
 
 def _positive(text: str, what: str) -> float:
@@ -134,5 +155,7 @@ def _positive(text: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise TopologyError(f"{what}: {text!r} is not a positive number")
+        raise TopologyError(f"{what}: {quoted(text)} is not a positive number")
+    if not 1 / MOST_RATE <= value <= MOST_RATE:
+        raise TopologyError(f"{what}: {quoted(text)} is not between {1 / MOST_RATE:g} and {MOST_RATE:g}")
     return value

@@ -1,11 +1,11 @@
 """Latency predictors behind one interface: seconds of one fused conv (conv + bias + activation) on one device.
 
 macs        γ·MACs, γ per kernel class, plus the fixed cost of a step
-mean        the historical mean: of this very layer, or else of its kernel class
+mean        the historical mean: of the same layer, or else of its kernel class
 regression  Neurosurgeon (Kang et al. 2017): a regression per type of layer over its sizes, fitted by logarithms
 forest      a random forest over the fused kernel's sizes, as in nn-Meter (Zhang et al. 2021), with the device's load as a
             feature, as in PerDNN (Jeong et al. 2020); needs scikit-learn
-boosted     the same features in gradient-boosted trees, which come closer for fewer samples; needs scikit-learn
+boosted     the same features in gradient-boosted trees, which are more accurate with few samples; needs scikit-learn
 
 All learn from the same samples, so that they can be compared; the first three need numpy only.
 """
@@ -27,7 +27,7 @@ from fogconv.ir.geometry import BLOCK, ConvSpec
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement. ``load`` is what else the device did meanwhile: 0 idle, 1 one core's worth of work per core."""
+    """One measurement. ``load`` is the device's other work at the time: 0 none, 1 one core's worth of work per core."""
 
     spec: ConvSpec
     seconds: float
@@ -52,7 +52,8 @@ class Macs:
 
     @staticmethod
     def fit(samples: Sequence[Sample]) -> Macs:
-        """γ is the median over a class: one odd layer does not move it. The step is the shortest sample's time, halved."""
+        """γ is the median over a class, so that one outlier does not change it. The step is half the shortest sample's
+        time."""
         step = min(sample.seconds for sample in samples) / 2
         rates = {kind: _gammas(members, step) for kind, members in _by_class(samples).items()}
         everything = [gamma for found in rates.values() for gamma in found]
@@ -65,7 +66,7 @@ class Macs:
 
 @dataclass(frozen=True, slots=True)
 class HistoricalMean:
-    """What the same layer took before, on average; an unknown one gets its class's mean."""
+    """The mean time of the same layer; an unknown layer gets its class's mean."""
 
     seen: dict[ConvSpec, float]
     classes: dict[str, float]
@@ -90,7 +91,7 @@ class HistoricalMean:
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """log(seconds) is linear in the logarithms of a layer's sizes, with coefficients of its own for each kernel class."""
+    """log(seconds) is linear in the logarithms of a layer's sizes, with separate coefficients for each kernel class."""
 
     coefficients: dict[str, NDArray[np.float64]]
     fallback: Macs
@@ -103,7 +104,7 @@ class Regression:
             sizes = np.array([_sizes(sample.spec) for sample in members])
             if len(members) < 2 * sizes.shape[1]:
                 continue
-            # A little ridge: kernel and stride may be the same in all samples of a class.
+            # A small ridge term, because kernel and stride may be the same in all samples of a class.
             design = np.vstack([sizes, 1e-3 * np.eye(sizes.shape[1])])
             target = np.concatenate([np.log([sample.seconds for sample in members]), np.zeros(sizes.shape[1])])
             coefficients[kind] = np.linalg.lstsq(design, target, rcond=None)[0]
@@ -118,7 +119,7 @@ class Regression:
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """Decision trees for the logarithm of seconds per computed MAC, so that what they predict scales with the layer."""
+    """Decision trees for the logarithm of seconds per computed MAC, so that predictions scale with the layer."""
 
     name: str
     model: Any
@@ -189,7 +190,7 @@ class Score:
 
 
 def score(predictor: Predictor, held_out: Sequence[Sample]) -> Score:
-    """Against layers that it did not learn from."""
+    """Score a predictor on layers that it was not fitted to."""
     errors = [abs(predictor.seconds(s.spec, s.load) - s.seconds) / s.seconds for s in held_out]
     return Score(sum(error <= 0.1 for error in errors) / len(errors), float(np.mean(errors)))
 
@@ -200,7 +201,7 @@ def compare(samples: Sequence[Sample], held_out: Sequence[Sample], names: Sequen
 
 
 def random_convs(count: int, seed: int = 0, *, most_macs: int = 60_000_000) -> tuple[ConvSpec, ...]:
-    """Random geometries as CNNs have them, and as shards of them are: channels cut to any number, odd sizes, every class."""
+    """Random geometries as CNNs have them, and their shards: any number of channels, odd sizes, every class."""
     rng = np.random.default_rng(seed)
     found: list[ConvSpec] = []
     while len(found) < count:
@@ -274,7 +275,7 @@ def _features(spec: ConvSpec, load: float) -> NDArray[np.float64]:
     macs = _computed_macs(spec)
     elements = (spec.weight_elements, spec.input_elements, spec.output_elements)
     logs = [math.log(value) for value in (macs, sum(elements), macs / sum(elements), *elements, h * w)]
-    # The last tile of a row is computed in full; so is the last group of output blocks.
+    # The last tile of a row and the last group of output blocks are computed in full.
     waste = [math.ceil(w / tile) * tile / w for tile in (4, 6, 7, 8, 9, 14, 28)]
     waste += [math.ceil(f / (BLOCK * blocks)) * BLOCK * blocks / f for blocks in (2, 3)]
     return np.array(

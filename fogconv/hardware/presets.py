@@ -1,4 +1,4 @@
-"""Presets: boards that people buy, with published figures and where each comes from (fogconv/hardware/data/presets.json)."""
+"""Presets: common boards, with published figures and their sources (fogconv/hardware/data/presets.json)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from fogconv.hardware.topology import Device, Link, Topology
 
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One board. ``sources`` say where a figure comes from; those listed in ``estimates`` were measured by nobody.
-
-    ``watts`` is the board under load, ``port_watts`` what its network port takes while it works.
+    """One board. ``sources`` name the source of each figure; those in ``estimates`` are not measured. ``watts`` is the
+    board's power under load, ``port_watts`` that of its busy network port.
     """
 
     title: str
@@ -43,7 +42,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def link(self) -> Link:
-        """Both ends of a link take power while a byte passes."""
+        """A link between two of this board. Both ends use power while a byte is sent."""
         s_per_byte = 1 / self.bandwidth_bytes_per_s
         return Link(self.latency_s, s_per_byte, joules_per_byte=2 * self.port_watts * s_per_byte)
 

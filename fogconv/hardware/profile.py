@@ -1,4 +1,4 @@
-"""Profile: a measured cluster as plain JSON that people can edit; `fogconv calibrate` writes it.
+"""Profile: a measured cluster as plain JSON that can be edited; `fogconv calibrate` writes it.
 
     {"fogconv_profile": 1,
      "devices": [{"name": "pi5", "address": "tcp://10.0.0.2:5555", "gamma_s_per_mac": {"default": 1.1e-10, "linear": 4e-10},
@@ -6,9 +6,9 @@
      "links": [{"origin": 0, "to": 1, "alpha_s": 2e-4, "beta_s_per_element": 3.2e-7, "message_elements": null}, …],
      "spreads": {"gamma pi5 direct": 0.02, "beta 0→1": 0.01}}
 
-``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of the
-repeats of one measurement: how sure the figure is. With a ``predictor`` (see `fogconv.hardware.latency_models`) convs
-are priced by it, fitted to each device's ``samples``, instead of by γ.
+``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of
+the repeats of one measurement. With a ``predictor`` (see `fogconv.hardware.latency_models`) it predicts convs instead of
+γ, fitted to each device's ``samples``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from fogconv.hardware.latency_models import Sample, check_predictor, fit
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.storage.trusted import read_plain
+from fogconv.values import table
 
 VERSION = 1
 
 
 class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """One conv that was timed: its sizes as in ConvSpec, and its seconds."""
+    """One timed conv: its sizes as in ConvSpec, and its seconds."""
 
     channels: tuple[int, int]
     size: tuple[int, int]
@@ -50,7 +51,7 @@ class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, arr
         )
 
     def sample(self) -> Sample:
-        """Raises GeometryError for sizes that can't be, TopologyError for a time that can't be."""
+        """The sample. Raises GeometryError for impossible sizes, TopologyError for an impossible time."""
         if not (self.seconds > 0 and math.isfinite(self.seconds)):
             raise TopologyError(f"a sample of {self.seconds} s: it must be positive")
         spec = ConvSpec(
@@ -77,6 +78,8 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: float = 1.0
     period_s: float = 0.0
     tick_s: float = 0.0
+    machine: str = ""
+    machine_cores: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
 
 
@@ -94,7 +97,7 @@ class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file holds; ``topology()`` is what the planner and the model work with."""
+    """A file's content; the planner and the model use its ``topology()``."""
 
     fogconv_profile: int
     devices: tuple[ProfileDevice, ...]
@@ -105,7 +108,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @staticmethod
     def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
-        """The profile of a topology; links that the topology derives are left to be derived again."""
+        """The profile of a topology; links that the topology derives are left out and will be derived again."""
         devices = tuple(
             ProfileDevice(
                 device.name,
@@ -123,6 +126,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.share,
                 device.period_s,
                 device.tick_s,
+                device.machine,
+                device.machine_cores,
             )
             for device in topology.devices
         )
@@ -131,7 +136,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Profile(VERSION, devices, links, spreads or {}, note)
 
     def topology(self, where: str = "profile") -> Topology:
-        """Raises TopologyError, ``where`` in its message, for missing links and for rates that can't be; InputError for an
+        """Raises TopologyError, ``where`` in its message, for missing links and for impossible rates; InputError for an
         unknown predictor."""
         links: dict[tuple[int, int], Link] = {}
         try:
@@ -152,6 +157,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.share,
                     device.period_s,
                     device.tick_s,
+                    device.machine,
+                    device.machine_cores,
                     self._effort(device),
                 )
                 for device in self.devices
@@ -166,7 +173,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise TopologyError(f"{where}: {error}") from None
 
     def _effort(self, device: ProfileDevice) -> Callable[[ConvSpec], float] | None:
-        """The MACs that γ has to count for a conv to take what the predictor says. It is fitted when first asked."""
+        """The MACs for which γ gives the predictor's time of a conv. The predictor is fitted on first use."""
         if not self.predictor or not device.samples:
             return None
         check_predictor(self.predictor)
@@ -187,7 +194,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_profile(path: str | Path) -> Profile:
-    """Raises TopologyError, in a sentence, for what is no profile of this version or describes no cluster."""
+    """Read a profile. Raises TopologyError for a file that is not a profile of this version or describes no cluster."""
     try:
         data = read_plain(path)
     except OSError as error:
@@ -220,8 +227,11 @@ class _Version(msgspec.Struct):
 
 def _link_in(link: ProfileLink) -> Link:
     name = f"link {link.origin}→{link.to}"
-    if not link.beta_s_per_element > 0:
-        raise TopologyError(f"{name}: beta_s_per_element is {link.beta_s_per_element}; it must be positive")
+    if not table.BETA.least <= link.beta_s_per_element <= table.BETA.most:
+        least, most = f"{table.BETA.least:g}", f"{table.BETA.most:g}"
+        raise TopologyError(
+            f"{name}: beta_s_per_element is {link.beta_s_per_element}; it must be positive, from {least} to {most}"
+        )
     try:
         return Link(
             link.alpha_s,

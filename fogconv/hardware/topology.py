@@ -1,32 +1,33 @@
-"""Topology: the devices of a cluster and the links between them, as measured or as guessed.
+"""Topology: the devices of a cluster and the links between them, measured or estimated.
 
     γ   seconds per MAC on one device, per kernel class   (Device.gamma_s_per_mac)
     α   seconds per message                               (Link.latency_s)
     β   seconds per element on the wire                   (Link.s_per_byte × bytes per element)
     M   elements per message                              (Link.message_elements)
 
-Rank 0 is the master. Links are directional. A pair of workers whose link nobody measured is taken to be as fast as the
-slower of the two cards in question.
+Rank 0 is the master. Links are directional. An unmeasured link between two workers is assumed to be as fast as the slower
+of the two cards.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.values import table
 
 __all__ = ["HERE", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
 
 KERNEL_CLASSES = ("direct1x1", "direct", "winograd", "depthwise", "grouped", "first", "linear")
-"""Kinds of conv kernels whose seconds per MAC differ enough to be measured apart."""
+"""Kinds of conv kernels whose seconds per MAC differ enough to be measured separately."""
 
 
 def kernel_class(spec: ConvSpec) -> str:
-    """The kernel class whose γ prices this conv: one of KERNEL_CLASSES."""
+    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES."""
     if spec.depthwise:
         return "depthwise"
     if spec.groups > 1:
@@ -42,6 +43,9 @@ def kernel_class(spec: ConvSpec) -> str:
     return "direct"
 
 
+MOST = 1e15
+"""Of any cost in seconds, joules or bytes: sums of more are no longer finite."""
+
 _DEVICE_COSTS = (
     "copy_s_per_byte",
     "step_s",
@@ -56,7 +60,7 @@ _DEVICE_COSTS = (
 
 
 def _not_negative(whose: str, what: str, value: float) -> None:
-    _require(value >= 0 and math.isfinite(value), f"{whose}: {what} is {value}; it must not be negative")
+    _require(0 <= value <= MOST, f"{whose}: {what} is {value}; it must not be negative, nor above {MOST:g}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -68,17 +72,19 @@ def _require(condition: bool, message: str) -> None:
 class Device:
     """One rank's computer. ``gamma_s_per_mac`` needs a "default"; the other kernel classes fall back to it.
 
-    ``copy_s_per_byte`` prices cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one step of a
-    program (a kernel call, a frame handed to the transport), ``message_s`` what sending or receiving one message takes of
-    the processor besides, on all threads: little on a fast device, and most of a small layer on a slow one.
-    ``weight_s_per_byte`` is what fetching a conv's weights from memory takes, which a shard of rows pays in full. ``effort``
-    gives the MACs that γ is to count for a conv, where its kernels' tiles are known to do more or fewer than the
-    definition has. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor's part of a byte's way to and from the
-    card (the transport, the system's copies). All of these are what it takes in the long run.
+    ``copy_s_per_byte`` is the cost of cutting, joining and adding maps in memory; ``step_s`` is the fixed cost of one
+    step of a program (a kernel call, a frame passed to the transport), ``message_s`` the additional processor time to
+    send or receive one message, on all threads: little on a fast device, and most of a small layer on a slow one.
+    ``weight_s_per_byte`` is the cost of reading a conv's weights from memory, which a shard of rows pays in full.
+    ``effort`` returns the MACs that γ counts for a conv, where its kernels' tiles are known to do more or fewer than the
+    definition. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor time per byte to and from the card (the
+    transport, the system's copies). All of these are long-run averages.
 
-    A device under a quota (a container's, a hypervisor's) computes by bursts: it has ``share`` of each ``period_s``, which
-    the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`). Raises TopologyError for rates
-    that can't be.
+    A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
+    which the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
+
+    Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
+    of each alone, and `Topology.together_s` gives the time of several at once. Raises TopologyError for impossible rates.
     """
 
     name: str
@@ -96,6 +102,8 @@ class Device:
     share: float = 1.0
     period_s: float = 0.0
     tick_s: float = 0.0
+    machine: str = ""
+    machine_cores: float = 0.0
     effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,8 +113,9 @@ class Device:
             )
         for kind, gamma in self.gamma_s_per_mac.items():
             _require(
-                gamma > 0 and math.isfinite(gamma),
-                f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive",
+                table.GAMMA.least <= gamma <= table.GAMMA.most,
+                f"device {self.name}: γ of {kind!r} is {gamma} s per MAC; it must be positive, "
+                f"from {table.GAMMA.least:g} to {table.GAMMA.most:g}",
             )
         for what in _DEVICE_COSTS:
             _not_negative(f"device {self.name}", what, getattr(self, what))
@@ -120,6 +129,7 @@ class Device:
             f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
         )
         _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
+        _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
 
     def gamma(self, kind: str = "default") -> float:
         """γ of a kernel class in seconds per MAC, or the device's default."""
@@ -155,9 +165,9 @@ class Device:
 class Link:
     """One direction between two ranks.
 
-    ``wake_s`` is what a sleeping radio takes before its first byte; ``message_elements`` is M, or None where a transfer of
-    any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises TopologyError for negative
-    or infinite figures, and for a link without a bandwidth.
+    ``wake_s`` is the time that a sleeping radio needs before its first byte; ``message_elements`` is M, or None where a
+    transfer of any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises
+    TopologyError for negative or infinite figures, and for a link without a bandwidth.
     """
 
     latency_s: float
@@ -180,14 +190,22 @@ class Link:
         return 1 / self.s_per_byte if self.s_per_byte else math.inf
 
     def messages(self, elements: float) -> int:
-        """How many messages so many elements take."""
+        """The number of messages for so many elements."""
         if not elements:
             return 0
         return 1 if self.message_elements is None else math.ceil(elements / self.message_elements)
 
     def seconds(self, elements: float, bytes_per_element: float = BYTES_PER_ELEMENT) -> float:
-        """⌈elements ÷ M⌉·α + elements·β; nothing for nothing. The wake-up time is not in it."""
+        """⌈elements ÷ M⌉·α + elements·β; 0 for no elements. The wake-up time is not included."""
         return self.messages(elements) * self.latency_s + elements * bytes_per_element * self.s_per_byte
+
+
+def together_s(seconds: Mapping[int, float], machine_loads: Iterable[Mapping[int, float]]) -> float:
+    """The slowest rank decides; ranks of one machine (see `Topology.machine_loads`) take turns on its cores."""
+    longest = max(seconds.values(), default=0.0)
+    for loads in machine_loads:
+        longest = max(longest, sum(seconds.get(rank, 0.0) * load for rank, load in loads.items()))
+    return longest
 
 
 HERE = Link(0.0, 0.0)
@@ -196,10 +214,10 @@ HERE = Link(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """``devices[0]`` is the master; ``links[i, j]`` leads from rank i to rank j.
+    """``devices[0]`` is the master; ``links[i, j]`` is the link from rank i to rank j.
 
-    Each worker needs a link from the master and one back, or ``default_link`` stands in. Raises TopologyError where one is
-    missing, or names a rank that there isn't.
+    Each worker needs a link from the master and one back, or ``default_link`` is used. Raises TopologyError where one is
+    missing, or names a rank that does not exist.
     """
 
     devices: tuple[Device, ...]
@@ -228,7 +246,8 @@ class Topology:
         memory_bytes: int | None = None,
     ) -> Topology:
         """Equal devices on equal links. One MAC is two FLOP. Raises TopologyError for zero or negative figures."""
-        _require(n_ranks >= 1, f"a cluster of {n_ranks} ranks: there must be at least 1")
+        most = table.MOST_SIMULATED_WORKERS + 1
+        _require(1 <= n_ranks <= most, f"a cluster of {n_ranks} ranks: there must be at least 1, and at most {most}")
         _require(rate_flop_per_s > 0, f"the rate is {rate_flop_per_s} FLOP/s; it must be positive")
         _require(bandwidth_bytes_per_s > 0, f"the bandwidth is {bandwidth_bytes_per_s} B/s; it must be positive")
         gamma = {"default": 2 / rate_flop_per_s}
@@ -273,6 +292,45 @@ class Topology:
         tx = min((link.s_per_byte for (i, _), link in self.links.items() if i == rank), default=fallback)
         rx = min((link.s_per_byte for (_, j), link in self.links.items() if j == rank), default=fallback)
         return tx, rx
+
+    @property
+    def shared_machines(self) -> tuple[tuple[tuple[int, ...], float], ...]:
+        """(ranks, cores) of every machine that several ranks run on, where its number of cores is known."""
+        found: dict[str, list[int]] = {}
+        for rank, device in enumerate(self.devices):
+            if device.machine and device.machine_cores:
+                found.setdefault(device.machine, []).append(rank)
+        shared = (ranks for ranks in found.values() if len(ranks) > 1)
+        return tuple((tuple(ranks), max(self.devices[rank].machine_cores for rank in ranks)) for ranks in shared)
+
+    @property
+    def machine_loads(self) -> tuple[Mapping[int, float], ...]:
+        """Per shared machine, how much of it each of its ranks keeps busy while it computes, from 0 to 1.
+
+        By its threads of the machine's cores, and at least by its rate of what the rank with the most threads shows that
+        the machine can do: where that one has all cores, the others add nothing.
+        """
+        found = []
+        for ranks, cores in self.shared_machines:
+            threads = {rank: min(self.devices[rank].threads, cores) for rank in ranks}
+            widest = max(ranks, key=lambda rank: threads[rank])
+            capacity = self.rate(widest) * cores / threads[widest]
+            found.append({rank: max(threads[rank] / cores, min(1.0, self.rate(rank) / capacity)) for rank in ranks})
+        return tuple(found)
+
+    def together_s(self, seconds: Mapping[int, float]) -> float:
+        """How long ranks take that work at the same time, each of which takes ``seconds[rank]`` alone."""
+        return together_s(seconds, self.machine_loads)
+
+    def crowding(self, ranks: Sequence[int]) -> dict[int, float]:
+        """How many times slower than alone each of ``ranks`` computes at most while all of these do: 1 where it has its
+        cores for itself."""
+        found = dict.fromkeys(ranks, 1.0)
+        for sharing, cores in self.shared_machines:
+            mine = [rank for rank in sharing if rank in found]
+            threads = sum(min(self.devices[rank].threads, cores) for rank in mine)
+            found |= dict.fromkeys(mine, max(1.0, threads / cores))
+        return found
 
     def without(self, rank: int) -> Topology:
         """The cluster after losing a worker; higher ranks move down by one. Raises TopologyError for the master."""

@@ -1,4 +1,4 @@
-"""Figures with units, as people write them: 10GFLOP/s, 100Mbit/s, 0.5ms.
+"""Figures with units: 10GFLOP/s, 100Mbit/s, 0.5ms.
 
 rate        FLOP/s or MAC/s (one MAC is two FLOP), with k, M, G, T
 bandwidth   bit/s or B/s, with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024); "/s" may be left out: 100Mbit
@@ -8,13 +8,15 @@ plain       a number without a unit is in FLOP/s, bytes/s, seconds
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
-from fogconv.errors import InputError
+from fogconv.errors import InputError, shown
+from fogconv.values import table
+from fogconv.values.number import Number
 
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf)\s*(.*?)\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf)\s*(.*?)\s*", re.IGNORECASE | re.ASCII)
+_LONGEST = 60
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
@@ -23,24 +25,26 @@ _BITS = {"bit": 1 / 8, "bits": 1 / 8, "b": 1 / 8, "bps": 1 / 8, "B": 1.0, "Bps":
 
 
 def rate_flop_per_s(text: str) -> float:
-    """ "10GFLOP/s", "5 GMAC/s", "1e10" → FLOP/s. Raises InputError unless positive."""
+    """ "10GFLOP/s", "5 GMAC/s", "1e10" → FLOP/s. Raises InputError unless it is in the range of `fogconv.values.table`."""
     value, unit = _parse(text, "rate", "such as 10GFLOP/s or 5GMAC/s")
-    return value * _scale(text, unit, _FLOPS, _DECIMAL, upper=True, what="rate", hint="10GFLOP/s or 5GMAC/s")
+    scale = _scale(text, unit, _FLOPS, _DECIMAL, upper=True, what="rate", hint="10GFLOP/s or 5GMAC/s")
+    return _within(table.FLOP_RATE, value * scale, text, "rate")
 
 
 def bandwidth_bytes_per_s(text: str) -> float:
-    """ "100Mbit/s", "1Gbit", "12.5MB/s", "1e7" → bytes per second. Raises InputError unless positive."""
+    """ "100Mbit/s", "1Gbit", "12.5MB/s", "1e7" → bytes per second. Raises InputError as above."""
     value, unit = _parse(text, "bandwidth", "such as 100Mbit/s or 12.5MB/s")
     prefixes = {**_DECIMAL, **_BINARY}
-    return value * _scale(text, unit, _BITS, prefixes, upper=False, what="bandwidth", hint="100Mbit/s or 12.5MB/s")
+    scale = _scale(text, unit, _BITS, prefixes, upper=False, what="bandwidth", hint="100Mbit/s or 12.5MB/s")
+    return _within(table.BANDWIDTH, value * scale, text, "bandwidth")
 
 
 def seconds(text: str) -> float:
-    """ "0.5ms", "200us", "0.001" → seconds. Raises InputError for negative ones."""
-    value, unit = _parse(text, "time", "such as 0.5ms", positive=False)
+    """ "0.5ms", "200us", "0.001" → seconds. Raises InputError for negative ones, and for more than 10,000 s."""
+    value, unit = _parse(text, "time", "such as 0.5ms")
     if unit and unit not in _TIMES:
-        raise InputError(f"time {text!r}: the unit {unit!r} is not known; write s, ms, us or ns, such as 0.5ms")
-    return value * _TIMES.get(unit, 1.0)
+        raise InputError(f"time {shown(text)}: the unit {shown(unit)} is not known; write s, ms, us or ns, such as 0.5ms")
+    return _within(table.LATENCY, value * _TIMES.get(unit, 1.0), text, "time")
 
 
 def sweep(text: str) -> tuple[str, float, float]:
@@ -49,21 +53,28 @@ def sweep(text: str) -> tuple[str, float, float]:
     first, dots, last = ends.partition("..")
     parsers = {"bandwidth": bandwidth_bytes_per_s, "rate": rate_flop_per_s, "latency": seconds}
     if not equals or not dots or name not in parsers:
-        raise InputError(f"sweep {text!r}: write bandwidth=10Mbit..10Gbit, rate=1GFLOP/s..1TFLOP/s or latency=0.01ms..10ms")
+        raise InputError(
+            f"sweep {shown(text)}: write bandwidth=10Mbit..10Gbit, rate=1GFLOP/s..1TFLOP/s or latency=0.01ms..10ms"
+        )
     least, greatest = parsers[name](first), parsers[name](last)
     if not 0 < least < greatest:
-        raise InputError(f"sweep {text!r}: it must rise from a positive figure to a greater one")
+        raise InputError(f"sweep {shown(text)}: it must rise from a positive figure to a greater one")
     return name, least, greatest
 
 
-def _parse(text: str, what: str, hint: str, *, positive: bool = True) -> tuple[float, str]:
-    match = _NUMBER.fullmatch(text)
+def _parse(text: str, what: str, hint: str) -> tuple[float, str]:
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise InputError(f"{what} {text!r} does not begin with a number; write it {hint}")
-    value = float(match[1])
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise InputError(f"{what} {text!r}: it must be {'positive' if positive else 'zero or more'}")
-    return value, match[2]
+        raise InputError(f"{what} {shown(text)} does not start with a number; write it {hint}")
+    return float(match[1]), match[2]
+
+
+def _within(kind: Number, value: float, text: str, what: str) -> float:
+    try:
+        kind.check(what, value)
+    except InputError:
+        raise InputError(f"{what} {shown(text)}: {kind.rule}") from None
+    return value
 
 
 def _scale(
@@ -85,7 +96,7 @@ def _scale(
         base = bases.get(bare.removeprefix(prefix))
         if bare.startswith(prefix) and base is not None:
             return factor * base
-    raise InputError(f"{what} {text!r}: the unit {unit!r} is not known; write it such as {hint}")
+    raise InputError(f"{what} {shown(text)}: the unit {shown(unit)} is not known; write it such as {hint}")
 
 
 def show_bandwidth(bytes_per_s: float) -> str:
@@ -126,7 +137,7 @@ def parse_bytes(text: str) -> int:
     """``900M``, ``1.5G``, ``512Mi`` or a plain number as bytes; empty: 0. Raises InputError."""
     if not text:
         return 0
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMG]?I?)B?", text.strip().upper())
     if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise InputError(f"--memory {text!r} is no amount of memory; write 900M, 1.5G or 512Mi")
+        raise InputError(f"--memory {shown(text)} is not an amount of memory; write 900M, 1.5G or 512Mi")
     return int(float(match[1]) * _UNITS[match[2]])

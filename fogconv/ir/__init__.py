@@ -1,1 +1,1 @@
-"""The nouns that travel: shapes, layers, shards, layouts, plans, programs."""
+"""The data that ranks exchange: shapes, layers, shards, layouts, plans, programs."""

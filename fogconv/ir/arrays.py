@@ -1,4 +1,4 @@
-"""Arrays: the one element type that maps and weights have."""
+"""Arrays: the one element type of maps and weights."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from fogconv.errors import GeometryError
 
 BYTES_PER_ELEMENT = 4
-"""fp32, the only type that is computed in."""
+"""fp32, the only type of computation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
-    """One conv2d at one input size: everything that decides its shapes, its work and its kernel.
+    """One conv2d at one input size: everything that determines its shapes, its work and its kernel.
 
     ``padding`` is (top, bottom, left, right), so that a shard of rows, which has a border on one side only,
     is a ConvSpec like any other. Raises GeometryError when the numbers describe no layer.
@@ -143,7 +143,7 @@ class Span:
         return Span(self.start + by, self.stop + by)
 
     def slice(self, origin: int = 0) -> slice:
-        """As an index into an array whose element 0 is ``origin``."""
+        """The span as an index into an array whose element 0 is ``origin``."""
         return slice(self.start - origin, self.stop - origin)
 
 
@@ -181,7 +181,7 @@ class Region:
         )
 
     def __and__(self, other: Region) -> Region:
-        # The planner intersects some 10⁵ boxes, most of them disjoint: those end at the first axis.
+        # The planner intersects some 10⁵ boxes, most of them disjoint: the comparison of those ends at the first axis.
         channels = self.channels & other.channels
         if channels.stop <= channels.start:
             return NOTHING
@@ -197,7 +197,7 @@ class Region:
         )
 
     def minus(self, other: Region) -> tuple[Region, ...]:
-        """This box without the other: at most six disjoint boxes (channels cut first, then rows, then columns)."""
+        """This box minus the other: at most six disjoint boxes (channels cut first, then rows, then columns)."""
         common = self & other
         if not common:
             return (self,) if self else ()
@@ -235,7 +235,7 @@ def _around(whole: Span, part: Span) -> Iterable[Span]:
 
 
 def subtract(region: Region, holes: Iterable[Region]) -> tuple[Region, ...]:
-    """The region without all the holes, as disjoint boxes."""
+    """The region minus all the holes, as disjoint boxes."""
     left: tuple[Region, ...] = (region,) if region else ()
     for hole in holes:
         left = tuple(piece for box in left for piece in box.minus(hole))
@@ -243,7 +243,7 @@ def subtract(region: Region, holes: Iterable[Region]) -> tuple[Region, ...]:
 
 
 def bounding(regions: Iterable[Region]) -> Region:
-    """The least box that holds all the regions. Raises GeometryError for none."""
+    """The smallest box that holds all the regions. Raises GeometryError where there are none."""
     boxes = [region for region in regions if region]
     if not boxes:
         raise GeometryError("no region to bound")

@@ -1,12 +1,12 @@
 """LayerGraph: a CNN as the planner sees it. No torch here; `fogconv.frontend.torch.export` makes one from a torch model.
 
 A Tensor is a map (N, C, H, W) in fp32. A layer reads and writes tensors by number; every tensor is written once, and the
-layers stand in an order in which everything is written before it is read. A linear layer is a conv whose
-kernel covers its whole input, so that it splits by the same rules. What fogconv's workers don't know is a Host layer:
-it runs in torch on the master, between gathered inputs and outputs that are sent on.
+layers are in an order in which everything is written before it is read. A linear layer is a conv whose kernel covers its
+whole input, so that it splits by the same rules. An operation that fogconv's workers don't know is a Host layer: it runs
+in torch on the master; its inputs are gathered and its outputs are sent on.
 
-What a layer reads, how it may be split and what it costs stands with its type: nothing above asks which type it is where
-it can ask the layer. A new elementwise operator needs no type of its own (see Elementwise).
+Each type of layer defines what it reads, how it may be split and what it costs; code above asks the layer instead of
+testing its type. A new elementwise operator needs no new type (see Elementwise).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A map (batch, channels, height, width); ``name`` is for people."""
+    """A map (batch, channels, height, width); ``name`` is for reports."""
 
     name: str
     batch: int
@@ -45,15 +45,15 @@ class Tensor:
 
 
 Needs = tuple[tuple[int, Region], ...]
-"""(tensor, region) for everything that a work reads."""
+"""(tensor, region) for everything that a Work reads."""
 
 
 class Operator:
-    """What planning, lowering and reports ask any layer. A new type of layer overrides what is its own.
+    """The interface of all layers for planning, lowering and reports. A new type of layer overrides what differs.
 
-    ``relabels``: it only gives channels another name; nothing is computed. ``by_channels``: some channels of its output
-    need only the same channels of what it reads. ``by_sums``: it can be summed from parts over its input's rows.
-    ``weight_keys``: the attributes that name arrays in ``LayerGraph.weights``.
+    ``relabels``: it only renumbers channels; nothing is computed. ``by_channels``: some channels of its output need only
+    the same channels of what it reads. ``by_sums``: it can be summed from parts over its input's rows. ``weight_keys``:
+    the attributes that name arrays in ``LayerGraph.weights``.
     """
 
     __slots__ = ()
@@ -69,27 +69,26 @@ class Operator:
 
     @property
     def passes(self) -> float:
-        """How many maps of the output's size go through memory: the price of what is not a conv."""
+        """How many maps of the output's size go through memory: the cost of a layer that is not a conv."""
         return 3.0
 
     @property
     def reaches(self) -> bool:
-        """Whether an output row needs more input rows than its own."""
+        """Whether an output row needs input rows other than its own."""
         return False
 
     def pieces(self, tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
-        """(tensor, channel offset) of what the output consists of, where it relabels."""
+        """(tensor, channel offset) of the parts of the output, where it relabels."""
         return ()
 
     def is_partial(self, work: Work) -> bool:
-        """Whether this work's result is a summand only, or unfinished: residual and activation come after the target's
-        sum."""
+        """Whether this work's result is only a summand: residual and activation follow after the sum."""
         return work.rows is not None
 
 
 class ToMap(Operator):
-    """An operator with one map as its result, ``target``. By default it computes element by element: of all that it reads it
-    needs the region that it writes."""
+    """An operator with one map as its result, ``target``. By default it computes element by element: of each map that it
+    reads it needs the region that it writes."""
 
     __slots__ = ()
     target: int
@@ -105,8 +104,8 @@ class ToMap(Operator):
         return (self.target,)
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
-        """Without the residual of a conv whose sum is still partial. Raises GeometryError where a part would read nothing
-        but padding, or cut a group."""
+        """The regions that it reads, without the residual of a conv whose sum is still partial. Raises GeometryError
+        where a part would read only padding, or cut a group."""
         return tuple((source, work.output) for source in self.reads)
 
 
@@ -158,7 +157,7 @@ class Conv(ToMap):
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """The residual included."""
+        """The tensors that it reads, the residual included."""
         return (self.source,) if self.residual is None else (self.source, self.residual)
 
     @property
@@ -329,7 +328,7 @@ class Host(Operator):
     """Torch operations on the master: reads and writes maps by number.
 
     ``call(values, *maps)`` gets one NCHW array per read and returns one per write; ``values`` is a dict, new for each
-    inference, in which calls keep what is not a map (token sequences, masks) for later calls.
+    inference, in which calls keep values that are not maps (token sequences, masks) for later calls.
     """
 
     name: str
@@ -347,8 +346,8 @@ Layer = Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Concat | 
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """``input`` and ``output`` are tensor numbers; ``output_shape`` is the shape the model gives its result in (a head's
-    (N, classes, 1, 1) map goes out as (N, classes)). ``weights`` holds every array by its key."""
+    """``input`` and ``output`` are tensor numbers; ``output_shape`` is the shape of the model's result (a head's (N,
+    classes, 1, 1) map is returned as (N, classes)). ``weights`` holds every array by its key."""
 
     name: str
     tensors: tuple[Tensor, ...]

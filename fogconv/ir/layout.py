@@ -5,7 +5,7 @@
     Transfer  one point-to-point message: a region, from one rank to another
 
 Scatter, gather, broadcast, all-gather, reduce-scatter and halo exchange are all ``transfers(held, needed)``.
-Pure functions; nothing here knows a network, a kernel or a model.
+Pure functions; nothing here depends on a network, a kernel or a model.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def shard_rows(whole: Region, spans: Sequence[Span]) -> Layout:
 
 
 def merge(ours: Sequence[Region], theirs: Sequence[Region]) -> tuple[Region, ...]:
-    """Disjoint boxes that cover both, given that ours are disjoint; neighbours grow into one box where that is exact."""
+    """Disjoint boxes that cover both, given that these are disjoint; neighbours are merged into one box where that is
+    exact."""
     boxes = list(ours)
     for new in theirs:
         for piece in subtract(new, boxes):
@@ -79,7 +80,7 @@ def _grow(boxes: list[Region], new: Region) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """``region`` goes from rank ``source`` to rank ``target``; to be added there where the layout is partial."""
+    """``region`` is sent from rank ``source`` to rank ``target``, and added there where the layout is partial."""
 
     source: int
     target: int
@@ -89,8 +90,8 @@ class Transfer:
 def transfers(held: Layout, needed: Layout) -> tuple[Transfer, ...]:
     """Every message that turns ``held`` into a layout that covers ``needed``.
 
-    Where several ranks hold a piece, the one that sends least so far is asked. Of a partial layout every
-    holder sends what it has (a rank's own part stays). Raises GeometryError when nobody holds a needed piece.
+    Where several ranks hold a piece, the one that sends least so far sends it. Of a partial layout every holder sends its
+    part (a rank's own part stays). Raises GeometryError when no rank holds a needed piece.
     """
     sent = [0] * held.ranks
     moves: list[Transfer] = []

@@ -1,4 +1,4 @@
-"""Plan: where each layer of a graph is computed, and where its result goes.
+"""Plan: where each layer of a graph is computed, and where its result is sent.
 
 Data only: the planner makes it, `fogconv.lowering.lower` turns it into programs.
 
@@ -26,14 +26,16 @@ from fogconv.ir.stages import one_by_one, stages
 from fogconv.storage.trusted import read_plain
 
 PLAN_VERSION = 1
+MOST_RANKS = 1 << 16
+"""As many as messages can name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """``target`` is where the output has to be before the next layer (a partial one is summed there); None leaves it
-    where it is made. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
-    for people ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5"; None for one rank). ``predicted`` and ``decision``
-    are for reports.
+    """``target`` is the layout of the output before the next layer (a partial one is summed there); None leaves it where
+    it is computed. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
+    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5"; None for one rank). ``predicted`` and
+    ``decision`` are for reports.
     """
 
     mode: str
@@ -48,7 +50,8 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``predicted_s`` is in seconds per inference; ``card_bytes[rank]`` is (sent, received)."""
+    """``predicted_s`` is in seconds per inference: the sum of all placements' ``total_s``, and ``ends_s`` for starting it on
+    all ranks and bringing the output to the master. ``card_bytes[rank]`` is (sent, received)."""
 
     graph: str
     ranks: int
@@ -57,6 +60,7 @@ class Plan:
     wire: Wire = "fp32"
     predicted_s: float | None = None
     card_bytes: tuple[tuple[float, float], ...] = ()
+    ends_s: float = 0.0
     version: int = PLAN_VERSION
 
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
@@ -69,9 +73,8 @@ class Plan:
         return frozenset(work.rank for placement in self.placements for work in placement.work) | coders | {0}
 
     def among(self, ranks: Sequence[int], of: int) -> Plan:
-        """The same plan in a cluster of ``of`` ranks, where ``ranks[i]`` does what rank i did, and the others nothing.
-
-        Only for plans of the layout search: those of a guarded star are made where they run.
+        """The same plan in a cluster of ``of`` ranks: ``ranks[i]`` does the work of rank i, the others none. Only for
+        plans of the layout search; the plan of a guarded star is made for its own cluster.
         """
 
         def spread(layout: Layout) -> Layout:
@@ -100,7 +103,7 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 
 
 def load_plan(path: str | Path) -> Plan:
-    """Raises InputError for a file that is no plan of this version."""
+    """Read a plan's file. Raises InputError for a file that is not a plan of this version."""
     try:
         plan = msgspec.json.decode(read_plain(path), type=Plan)
     except OSError as error:
@@ -113,16 +116,62 @@ def load_plan(path: str | Path) -> Plan:
 
 
 def check_plan(plan: Plan, graph: LayerGraph) -> None:
-    """Raises PlannerError when the plan was made for another graph."""
+    """Raises PlannerError when the plan was made for another graph, or when its numbers, perhaps read from a file, lie
+    outside of the graph's tensors and the plan's ranks."""
     if plan.graph != graph.name or len(plan.placements) != len(graph.layers):
         raise PlannerError(
             f"the plan is for {plan.graph} with {len(plan.placements)} layers, but the model is {graph.name} with "
             f"{len(graph.layers)}; plan again with `fogconv plan`"
         )
+    if not 1 <= plan.ranks <= MOST_RANKS:
+        raise PlannerError(f"the plan has {plan.ranks} ranks; there can be 1 to {MOST_RANKS}")
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        wrong = _wrong(plan, graph, layer, placement)
+        if wrong:
+            raise PlannerError(f"the plan's part about {layer.name} {wrong}; plan again with `fogconv plan`")
+
+
+def _wrong(plan: Plan, graph: LayerGraph, layer: Layer, placement: Placement) -> str:
+    """What is wrong with a layer's placement, whose numbers decide how long lowering takes; empty where nothing is."""
+    ranks, tensors = range(plan.ranks), graph.tensors
+    written = [tensors[tensor].region for tensor in layer.writes] or [tensors[graph.input].region]
+    read = [tensors[tensor].region for tensor in layer.reads]
+    if not placement.work and not layer.relabels:
+        return "has no rank that computes it"
+    for work in placement.work:
+        if work.rank not in ranks:
+            return f"names rank {work.rank} of {plan.ranks}"
+        if not work.output or work.output not in written[0]:
+            return f"computes {work.output}, which is not in {written[0]}"
+        for name, span in (("depth", work.depth), ("rows", work.rows)):
+            if span is not None and not (span and any(span in (box.channels, box.rows)[name == "rows"] for box in read)):
+                return f"reads the {name} {span.start} to {span.stop}, which are not there"
+    partial = {layer.is_partial(work) for work in placement.work}
+    if len(partial) > 1:
+        return "computes summands and results at once"
+    if placement.target is None and True in partial:
+        return "computes summands that no rank adds"
+    if placement.target is not None and (isinstance(layer, Host) or layer.relabels):
+        return "sends a result that no rank computed"
+    layouts = [] if placement.target is None else [(layer.writes[0], placement.target)]
+    for tensor, layout in (*layouts, *placement.via):
+        if tensor not in range(len(tensors)):
+            return f"names tensor {tensor} of {len(tensors)}"
+        if layout.ranks != plan.ranks:
+            return f"has a layout over {layout.ranks} ranks instead of {plan.ranks}"
+        for box in (box for boxes in layout.regions for box in boxes):
+            if not box or box not in tensors[tensor].region:
+                return f"places {box}, which is not in {tensors[tensor].region}"
+    guard = placement.guard
+    if guard is not None and guard.code is not None and guard.code not in ranks[1:]:
+        return f"is guarded by rank {guard.code} of {plan.ranks}"
+    if guard is not None and not 0.0 <= guard.patience_s < float("inf"):
+        return f"has a patience of {guard.patience_s} s"
+    return ""
 
 
 def at_home(graph: LayerGraph, layer: Layer) -> Placement:
-    """The layer on the master alone."""
+    """A placement of the layer on the master alone."""
     if layer.relabels:
         return Placement("relabel", ())
     if isinstance(layer, Host):

@@ -1,11 +1,11 @@
 """Program: what one rank does in one inference, as data.
 
-A program knows no model: it names local buffers, weights by content hash, and steps in the order in which they run.
-Each buffer is a region of some tensor in the blocked layout, and the regions of steps are in that tensor's coordinates, the
-same on every rank. A Recv waits for its message; a Send does not wait. Every message of a run has a tag of its own, so
-that order on the wire does not matter.
+A program does not depend on a model: it names local buffers, weights by content hash, and steps in the order in which
+they run. Each buffer is a region of some tensor in the blocked layout, and the regions of steps are in that tensor's
+coordinates, the same on every rank. A Recv waits for its message; a Send does not wait. Every message of a run has its
+own tag, so that the order on the wire does not matter.
 
-Everything here is frozen and travels as msgpack.
+Everything here is frozen and is sent as msgpack.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
-"""How a payload is coded: as it is, in 16 bits, or lossless without its zeros or compressed."""
+"""How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed)."""
 
 Activation = Literal["relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid"]
 
@@ -35,13 +35,14 @@ class Buffer(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """``layer`` is an index into ``Program.layers``, by which times are reported."""
+    """``layer`` is an index into ``Program.layers``; times are reported by it."""
 
     layer: int
 
     @property
     def touched(self) -> float | None:
-        """Elements that go through memory, per image of the batch; None for what is no work on maps, or priced otherwise."""
+        """Elements that go through memory, per image of the batch; None for steps that are not work on maps or have
+        another cost."""
         return None
 
 
@@ -54,7 +55,7 @@ class Input(Step, frozen=True, tag=True):
 
 
 class Output(Step, frozen=True, tag=True):
-    """Master: give a buffer out as the ``index``-th output of the run (NCHW)."""
+    """Master: return a buffer as the ``index``-th output of the run (NCHW)."""
 
     index: int
     source: int
@@ -69,7 +70,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Send(Step, frozen=True, tag=True):
-    """Send ``region`` of a buffer to another rank, and what there is ``more`` for it in the same message."""
+    """Send ``region`` of a buffer to another rank, with the parts ``more`` in the same message."""
 
     source: int
     region: Region
@@ -143,8 +144,8 @@ class Permute(Step, frozen=True, tag=True):
 class Conv(Step, frozen=True, tag=True):
     """``spec`` at the size of this shard: source region in, target region out.
 
-    The source region is what lies inside the image; ``spec.padding`` says where its border is the image's. A residual of
-    the target region's shape is added before the activation.
+    The source region is clipped to the image; ``spec.padding`` is the padding at the image's border. A residual of the
+    target region's shape is added before the activation.
     """
 
     spec: ConvSpec
@@ -160,7 +161,7 @@ class Conv(Step, frozen=True, tag=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """What a piece must agree with: ``signs`` (k, channels) · piece = the k channels of ``region`` in buffer ``source``."""
+    """A check of one piece: ``signs`` (k, channels) · piece = the k channels of ``region`` in buffer ``source``."""
 
     source: int
     region: Region
@@ -168,7 +169,8 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A part of a conv's result that comes from another rank. ``spare`` computes the same here, from our own input."""
+    """A part of a conv's result that comes from another rank. ``spare`` computes the same on the master, from its own
+    input."""
 
     recv: Recv
     spare: Conv
@@ -176,11 +178,11 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class Gather(Step, frozen=True, tag=True):
-    """Master: wait for all pieces, in any order, or do without those that are lost, late or wrong.
+    """Master: wait for all pieces, in any order, and replace those that are lost, late or wrong.
 
-    ``code`` is the sum of all pieces, each padded with zero channels to the largest and begun at channel 0: with it, any
-    one missing piece is a subtraction. What else is missing is computed here, and so is what has not come after
-    ``patience_s`` (0: wait as long as a Recv would).
+    ``code`` is the sum of all pieces, each padded with zero channels to the largest and starting at channel 0: with it,
+    one missing piece is recovered by subtraction. Other missing pieces are computed here, and so are those not received
+    after ``patience_s`` (0: wait as long as a Recv would).
     """
 
     pieces: tuple[Piece, ...]
@@ -189,7 +191,7 @@ class Gather(Step, frozen=True, tag=True):
 
 
 class Pool(Step, frozen=True, tag=True):
-    """``spec`` is the whole layer's; rows and columns of the regions say which part of it is done here."""
+    """``spec`` is the whole layer's; rows and columns of the regions give the part that is computed here."""
 
     spec: PoolSpec
     source: int
@@ -231,7 +233,7 @@ class Add(Step, frozen=True, tag=True):
 
 
 class Elementwise(Step, frozen=True, tag=True):
-    """target = op(sources, parameters), element by element; the executor knows what ``op`` names."""
+    """target = op(sources, parameters), element by element; the executor looks up the formula by ``op``."""
 
     op: str
     sources: tuple[int, ...]
@@ -288,26 +290,26 @@ class Host(Step, frozen=True, tag=True):
     target_regions: tuple[Region, ...]
 
 
-# Steps on plain arrays (C order, float32), by name: what training needs. Unlike buffers, arrays stay from one run to the
-# next, and programs with one ``Program.shares`` see the same: a backward pass finds the input of its forward pass.
+# Steps on plain arrays (C order, float32), by name: training uses them. Unlike buffers, arrays stay from one run to the
+# next, and programs with the same ``Program.shares`` share them: a backward pass finds the input of its forward pass.
 
 
 class ArrayInput(Step, frozen=True, tag=True):
-    """Master: the run's ``index``-th input becomes an array, uncopied."""
+    """Master: the run's ``index``-th input becomes an array, without a copy."""
 
     index: int
     array: str
 
 
 class ArrayOutput(Step, frozen=True, tag=True):
-    """Master: an array becomes the run's ``index``-th output, and is forgotten."""
+    """Master: an array becomes the run's ``index``-th output, and is dropped."""
 
     array: str
     index: int
 
 
 class ArraySend(Step, frozen=True, tag=True):
-    """Send an array to another rank, and forget it."""
+    """Send an array to another rank, and drop it."""
 
     array: str
     to: int
@@ -315,8 +317,8 @@ class ArraySend(Step, frozen=True, tag=True):
 
 
 class ArrayRecv(Step, frozen=True, tag=True):
-    """Wait for an array of this shape from another rank; write it into the array that bears the name, or add it there, if
-    ``into`` says so."""
+    """Wait for an array of this shape from another rank; write it into the array of this name, or add it if ``into`` says
+    so."""
 
     array: str
     shape: tuple[int, ...]
@@ -326,7 +328,8 @@ class ArrayRecv(Step, frozen=True, tag=True):
 
 
 class ConvForward(Step, frozen=True, tag=True):
-    """out (N, f, h, w) = conv(x, weight), without a bias. Weights are packed when another array bears their name."""
+    """out (N, f, h, w) = conv(x, weight), without a bias. Weights are packed again when the name refers to another
+    array."""
 
     spec: ConvSpec
     x: str
@@ -361,7 +364,7 @@ class ArrayFree(Step, frozen=True, tag=True):
 ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
 MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate
-"""Steps that compute on buffers, each with a kernel of its own."""
+"""Steps that compute on buffers, each with its own kernel."""
 
 AnyStep = Input | Output | Send | Recv | Gather | Host | MapStep | ArrayStep
 
@@ -396,7 +399,8 @@ def gathers(step: Gather) -> tuple[Recv, ...]:
 
 
 def expendable(programs: Iterable[Program]) -> frozenset[int]:
-    """The ranks without whose messages a run can end: all that they send is gathered, and nothing simply received."""
+    """The ranks without whose messages a run can end: everything that they send is gathered, nothing is received by a
+    Recv."""
     gathered: set[int] = set()
     awaited: set[int] = set()
     for program in programs:
@@ -413,7 +417,7 @@ def encode(program: Program) -> bytes:
 
 
 def decode(data: bytes) -> Program:
-    """Raises msgspec.ValidationError (or DecodeError) for anything that is not a Program."""
+    """Decode a Program. Raises msgspec.ValidationError (or DecodeError) for other data."""
     return _DECODER.decode(data)
 
 
@@ -421,7 +425,7 @@ _DECODER = msgspec.msgpack.Decoder(Program)
 
 
 def weight_key(array: NDArray[Any]) -> str:
-    """The content hash by which an array is known on the wire: BLAKE2b over dtype, shape and bytes, as 32 hex digits."""
+    """The content hash that identifies an array on the wire: BLAKE2b over dtype, shape and bytes, as 32 hex digits."""
     digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Shards: one rank's part of a layer, what that is of a conv, and how channels are shared out."""
+"""Shards: one rank's part of a layer, a conv's shapes for that part, and the division of channels among ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fogconv.errors import GeometryError
 from fogconv.ir.geometry import BLOCK, ConvSpec, PoolSpec, Region, Span
 
 SHARDS_KEPT = 4096
-"""A search asks for each of a few hundred some twenty times."""
+"""A search needs each of a few hundred results about twenty times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Work:
 
     ``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows.
 
-    ``raw``: the conv's residual and activation are left to where the result goes (they would have to travel first).
+    ``raw``: the conv's residual and activation are applied where the result is sent (they would have to be sent first).
     """
 
     rank: int
@@ -32,8 +32,8 @@ class Work:
 def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:
     """Cut 0 … total-1 into consecutive spans proportional to the weights, in multiples of ``grain`` (the last may be short).
 
-    Largest remainder first, so that no span is more than one grain from its due; of equal ones the first, or the first in
-    ``order``. More weights than grains leave spans empty; a weight of 0 does too. Raises GeometryError for negative
+    By largest remainder, so that no span is more than one grain from its exact share; ties go to the first, or the first
+    in ``order``. More weights than grains leave spans empty; a weight of 0 does too. Raises GeometryError for negative
     weights or when all are zero.
     """
     if min(weights, default=0.0) < 0 or sum(weights) <= 0:
@@ -55,7 +55,7 @@ def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequen
 def level(rates: Sequence[float], tolerance: float = 0.25) -> tuple[float, ...]:
     """The rates, with those that differ by less than the tolerance made equal (their mean).
 
-    What a busy machine measures of equal devices differs by 20 %, and shares that follow such noise leave ranks waiting.
+    Rates of equal devices measured on a busy machine differ by 20 %; shares that follow such noise make ranks wait.
     """
     levelled = list(rates)
     order = sorted(range(len(rates)), key=lambda i: rates[i])
@@ -73,7 +73,7 @@ def level(rates: Sequence[float], tolerance: float = 0.25) -> tuple[float, ...]:
 def split_channels(channels: int, weights: Sequence[float]) -> tuple[Span, ...]:
     """Channel spans in whole blocks of 16 where there are at least two blocks for each rank, else single channels.
 
-    Whole blocks travel without shuffling lanes; with fewer blocks than that the uneven shares would cost more.
+    Whole blocks are sent without shuffling lanes; with fewer blocks the uneven shares would cost more.
     """
     busy = sum(1 for weight in weights if weight > 0)
     return split(channels, weights, BLOCK if channels >= 2 * BLOCK * busy else 1)
@@ -83,9 +83,10 @@ def split_channels(channels: int, weights: Sequence[float]) -> tuple[Span, ...]:
 class Shard:
     """One rank's part of a conv.
 
-    ``input`` is what it reads of the source tensor, clipped to the image; ``output`` what it writes of the target;
-    ``filters`` and ``depth`` cut the weight (f, c/g, K_h, K_w) to ``weight[filters, depth]``; ``partial`` when
-    ``depth`` is not the whole, so that shards of the same output have to be summed. ``spec`` is the conv at this size.
+    ``input`` is the region that it reads of the source tensor, clipped to the image; ``output`` the region that it writes
+    of the target; ``filters`` and ``depth`` cut the weight (f, c/g, K_h, K_w) to ``weight[filters, depth]``; ``partial``
+    when ``depth`` is not the whole, so that shards of the same output have to be summed. ``spec`` is the conv at this
+    size.
     """
 
     rank: int
@@ -107,7 +108,7 @@ def conv_shard(rank: int, spec: ConvSpec, output: Region, depth: Span | None = N
     """The shard of ``spec`` that computes ``output`` from the input channels ``depth`` (of each group; all by default).
 
     Raises GeometryError when output channels cut a group in two (unless they lie inside one), when a grouped conv is
-    to be split in depth, or when a part reads nothing but padding.
+    to be split in depth, or when a part reads only padding.
     """
     c_per_group, f_per_group = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     whole_depth = Span(0, c_per_group)
@@ -147,12 +148,12 @@ def _reach(out: Span, size: int, spec: ConvSpec | PoolSpec, axis: int) -> tuple[
     if not inside:
         if out == Span(0, (spec.out_height, spec.out_width)[axis]):
             return Span(0, size), before, spec.padding[2 * axis + 1]
-        raise GeometryError(f"output {out.start}:{out.stop} along axis {axis} reads nothing but padding")
+        raise GeometryError(f"output {out.start}:{out.stop} along axis {axis} reads only padding")
     return inside, inside.start - start, stop - inside.stop
 
 
 def pool_input(spec: PoolSpec, output: Region) -> Region:
-    """What a pooling reads of its input, clipped to the image, to give ``output``."""
+    """The region of its input, clipped to the image, that a pooling reads for ``output``."""
     rows, _, _ = _reach(output.rows, spec.height, spec, axis=0)
     columns, _, _ = _reach(output.columns, spec.width, spec, axis=1)
     return Region(output.channels, rows, columns)

@@ -1,8 +1,8 @@
-"""Stages: the layers of a graph in an order in which messages can be shared.
+"""Stages: an order of a graph's layers in which layers can share messages.
 
 A layer's stage is the number of layers on the longest way to it that read beyond their own rows (convs and pools with a
-kernel higher than one). The branches of an Inception cell then take their exchanges together: whatever the layers of a stage
-need of what earlier stages made goes from one rank to another in one message, where layer by layer would send one per
+kernel higher than one). The branches of an Inception cell then exchange data together: everything that the layers of a
+stage need of earlier stages' results goes from one rank to another in one message; layer by layer there would be one per
 branch.
 """
 
@@ -14,8 +14,8 @@ from fogconv.ir.graph import Host, LayerGraph
 
 
 def stages(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
-    """Indices of layers, each after all that it reads. With layers that run in torch the graph's own order stays, one by
-    one: what those hand on among themselves is not in the graph."""
+    """Indices of layers, each after all that it reads. Graphs with layers that run in torch keep their own order, one by
+    one: values that those layers pass to each other are not in the graph."""
     if any(isinstance(layer, Host) for layer in graph.layers):
         return one_by_one(graph)
     made: dict[int, int] = {graph.input: 0}
@@ -28,11 +28,11 @@ def stages(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
 
 
 def one_by_one(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
-    """The graph's own order."""
+    """The graph's own order, one layer per stage."""
     return tuple((index,) for index in range(len(graph.layers)))
 
 
 def made_before(graph: LayerGraph, stage: tuple[int, ...]) -> frozenset[int]:
-    """The tensors that a stage's layers read and none of them writes: they are there before it begins."""
+    """The tensors that a stage's layers read and none of them writes: they exist before the stage begins."""
     own = {tensor for index in stage for tensor in graph.layers[index].writes}
     return frozenset(tensor for index in stage for tensor in graph.layers[index].reads if tensor not in own)

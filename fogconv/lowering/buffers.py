@@ -1,8 +1,8 @@
-"""Residency: which rank holds which regions of which tensor in which buffer, while programs are being written.
+"""Residency: which rank holds which regions of which tensor in which buffer, while programs are being built.
 
-A tensor has at most one *home* buffer on a rank: the bounding box of all that this rank will ever produce, receive or
-read of it. A concatenation costs nothing where the home of a source can lie inside the home of the result (same channel
-alignment): then producing the source has already written the result. Else the pieces are copied when somebody reads them.
+A tensor has at most one *home* buffer on a rank: the bounding box of everything that this rank produces, receives or
+reads of it. A concatenation costs nothing where the home of a source can be inside the home of the result (same channel
+alignment): then producing the source has already written the result. Otherwise the pieces are copied when they are read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from fogconv.ir.layout import Layout
 from fogconv.ir.program import Buffer
 
 WINOGRAD_SLACK = 3
-"""Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile is special."""
+"""Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile needs
+special code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """``region`` of a tensor lies in ``buffer``, at channels moved by ``shift``."""
+    """``region`` of a tensor is in ``buffer``, with its channels moved by ``shift``."""
 
     region: Region
     buffer: int
@@ -42,7 +43,8 @@ class Home:
 
 
 class Residency:
-    """All ranks' buffers and what they hold so far. ``wanted[(tensor, rank)]`` is everything that will ever be there."""
+    """All ranks' buffers and the regions that they hold so far. ``wanted[(tensor, rank)]`` is every region that the rank
+    will hold."""
 
     def __init__(self, graph: LayerGraph, ranks: int, wanted: Mapping[tuple[int, int], list[Region]]) -> None:
         self._graph = graph
@@ -59,7 +61,7 @@ class Residency:
         return len(self.buffers[rank]) - 1
 
     def home(self, rank: int, tensor: int) -> Home:
-        """Where this tensor lives on this rank; inside another tensor's home where that saves a copy."""
+        """The place of this tensor on this rank; inside another tensor's home where that saves a copy."""
         known = self._homes.get((tensor, rank))
         if known is None:
             known = self._homes[tensor, rank] = self._inside_another(rank, tensor) or Home(
@@ -84,7 +86,7 @@ class Residency:
         return (place.channels.start - self.buffers[rank][buffer].region.channels.start) % BLOCK == 0
 
     def writable(self, rank: int, buffer: int, place: Region) -> bool:
-        """Whether a kernel may write whole blocks here without touching channels that are not its own."""
+        """Whether a kernel may write whole blocks here without overwriting other channels."""
         box = self.buffers[rank][buffer].region.channels
         ends = (place.channels.stop - box.start) % BLOCK == 0 or place.channels.stop == box.stop
         return self.aligned(rank, buffer, place) and ends
@@ -96,7 +98,7 @@ class Residency:
         return Layout(tuple(tuple(h.region for h in held[tensor]) for held in self._held))
 
     def hold(self, rank: int, tensor: int, new: Held) -> None:
-        """Note that a region is there now; neighbours in one buffer grow together into one box."""
+        """Record that a region is held now; neighbours in one buffer are merged into one box."""
         kept = []
         for old in self._held[rank][tensor]:
             if (old.buffer, old.shift) == (new.buffer, new.shift):
@@ -108,14 +110,15 @@ class Residency:
         self._held[rank][tensor] = [*kept, new]
 
     def find(self, rank: int, tensor: int, region: Region) -> Held:
-        """One that holds the whole region. Raises PlannerError when none does (a mistake in the lowering)."""
+        """A buffer that holds the whole region. Raises PlannerError when there is none (a bug in the lowering)."""
         for held in self.held(rank, tensor):
             if region in held.region:
                 return Held(region, held.buffer, held.shift)
         raise PlannerError(f"rank {rank} does not hold {region} of {self._graph.tensors[tensor].name}")
 
     def readable(self, rank: int, tensor: int, region: Region) -> Held | None:
-        """The region in one buffer, beginning at a block of 16 channels; None where it first has to be brought together."""
+        """The region in one buffer, beginning at a block of 16 channels; None where it first has to be copied
+        together."""
         by_place: dict[tuple[int, int], list[Region]] = defaultdict(list)
         for held in self.held(rank, tensor):
             by_place[held.buffer, held.shift].append(held.region)
@@ -126,9 +129,9 @@ class Residency:
         return None
 
     def relabel(self, target: int, sources: Iterable[tuple[int, int]]) -> None:
-        """The target consists of (source, offset): what is held of those is held of it. Moves nothing.
+        """The target consists of (source, offset): regions held of those are regions held of the target. No data moves.
 
-        A negative offset is a slice: only what falls inside the target counts.
+        A negative offset is a slice: only the part inside the target counts.
         """
         whole = self._graph.tensors[target].region
         for source, offset in sources:
@@ -142,7 +145,8 @@ class Residency:
 def containers(graph: LayerGraph) -> dict[int, list[tuple[int, int]]]:
     """For each tensor the concatenations that contain it, with its channel offset there; the largest first.
 
-    A concatenation whose sources begin those of a longer one (DenseNet's growing list of features) lies inside that one too.
+    A concatenation whose sources are the first ones of a longer concatenation (DenseNet's growing list of features) is
+    inside that one too.
     """
     found: dict[int, list[tuple[int, int]]] = defaultdict(list)
     concats = [layer for layer in graph.layers if isinstance(layer, Concat)]
@@ -160,7 +164,8 @@ def containers(graph: LayerGraph) -> dict[int, list[tuple[int, int]]]:
 
 
 def margins(graph: LayerGraph) -> dict[int, tuple[int, int, int, int]]:
-    """The zeros around each tensor's buffers: the widest padding of all convs that read what may share its buffer."""
+    """The zeros around each tensor's buffers: the widest padding of all convs that read tensors which may share its
+    buffer."""
     own: dict[int, tuple[int, int, int, int]] = dict.fromkeys(range(len(graph.tensors)), (0, 0, 0, 0))
     for layer in graph.layers:
         if isinstance(layer, Conv) and not layer.linear:

@@ -1,7 +1,7 @@
 """Layer steps: the step that computes one rank's part of a layer, by the layer's type.
 
-A maker gets the builder (for weights and the graph), the layer, the work, what the work reads in the order of
-``layer.needs``, and the place of the result. It returns the step; whoever calls it appends it to the program.
+A maker receives the builder (for weights and the graph), the layer, the work, the places that the work reads in the order
+of ``layer.needs``, and the place of the result. It returns the step; the caller appends it to the program.
 """
 
 from __future__ import annotations
@@ -102,4 +102,4 @@ MAKERS: Mapping[type[Any], Maker] = {
     layers.Gate: _gate,
     layers.Shuffle: _shuffle,
 }
-"""Every type of layer that workers compute. (A Host layer runs in torch, and a layer that relabels in no program.)"""
+"""Every type of layer that workers compute. (A Host layer runs in torch; a layer that relabels is in no program.)"""

@@ -1,8 +1,9 @@
 """Lowering: a Plan becomes one Program per rank.
 
-The layers are walked once, in order, and every rank's steps are written in that one order: whatever a layer needs and
-a rank lacks is sent and received by `partition.transfers`, its work is done, and a partial result is summed where the
-plan wants it. All of a layer's sends stand before its receives and no send waits, so no order of ranks can dead-lock.
+The layers are processed once, in order, and every rank's steps are written in that order: regions that a layer needs and
+a rank lacks are sent and received (`fogconv.ir.layout.transfers`), the rank's work is done, and a partial result is
+summed where the plan says so. All of a layer's sends come before its receives and no send waits, so no order of ranks can
+deadlock.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout
-from fogconv.ir.plan import Placement, Plan, check_plan
+from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Program
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held
 from fogconv.lowering.layer_steps import MAKERS, activation_of
 from fogconv.lowering.overlap import interior_first
+from fogconv.lowering.plan_check import check_fits
 from fogconv.lowering.program_builder import Partial, ProgramBuilder
 from fogconv.lowering.weight_slices import Shapes
 
@@ -38,17 +40,17 @@ class Lowered:
 
 
 def lower(graph: LayerGraph, plan: Plan) -> Lowered:
-    """Raises PlannerError when the plan is not for this graph."""
-    check_plan(plan, graph)
+    """Raises PlannerError, or GeometryError, when the plan is not for this graph or would not compute it."""
+    check_fits(plan, graph)
     return _Lowering(graph, plan).run()
 
 
 def outline(graph: LayerGraph, plan: Plan) -> tuple[Program, ...]:
-    """The programs without their weights, under names that mean nothing: quicker, for whoever counts what they take.
+    """The programs without their weights, under arbitrary keys: faster, and enough to count their memory.
 
-    Raises PlannerError when the plan is not for this graph.
+    Raises PlannerError, or GeometryError, when the plan is not for this graph or would not compute it.
     """
-    check_plan(plan, graph)
+    check_fits(plan, graph)
     return _Lowering(graph, plan, Shapes(graph.weights)).run().programs
 
 
@@ -85,7 +87,8 @@ class _Lowering(ProgramBuilder):
         return Lowered(programs, self.weights)
 
     def stage(self, stage: tuple[int, ...]) -> None:
-        """Send at once all that its layers need of earlier stages, do what can be done without waiting, then the rest."""
+        """Send first everything that its layers need of earlier stages, do the work that needs no waiting, then the
+        rest."""
         there = made_before(self.graph, stage)
         needed: dict[int, dict[int, tuple[Region, ...]]] = {}
         first = None
@@ -118,7 +121,8 @@ class _Lowering(ProgramBuilder):
             self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
 
     def readers(self, layer: Layer, placement: Placement) -> dict[int, dict[int, tuple[Region, ...]]]:
-        """Tensor → rank → what this rank, which computes a part of the layer or guards it, reads of it."""
+        """Tensor → rank → what the regions of it that this rank, which computes a part of the layer or guards it,
+        reads."""
         found: dict[int, dict[int, tuple[Region, ...]]] = defaultdict(dict)
         for work in placement.work:
             for tensor, region in layer.needs(self.graph.tensors, work):
@@ -128,7 +132,7 @@ class _Lowering(ProgramBuilder):
         return found
 
     def layer(self, layer: Layer, placement: Placement, late: tuple[Work, ...] | None) -> None:
-        """``late`` is what is left to do where the inputs were fetched with the stage's."""
+        """``late`` is the remaining work where the inputs were fetched with the stage's."""
         if layer.relabels:
             self.residency.relabel(layer.writes[0], layer.pieces(self.graph.tensors))
             return
@@ -152,10 +156,10 @@ class _Lowering(ProgramBuilder):
         elif placement.target is not None:
             self.fetch(layer.target, dict(enumerate(placement.target.regions)))
 
-    # Moving
+    # Transfers
 
     def early(self, layer: Layer, placement: Placement) -> tuple[Work, ...]:
-        """Do what can be done before anything arrives; what is left to do."""
+        """Do the work that can be done before any message arrives. Returns the remaining work."""
         if not isinstance(layer, Conv) or placement.mode != "rows":
             return placement.work
         late: list[Work] = []
@@ -177,10 +181,10 @@ class _Lowering(ProgramBuilder):
                 late.extend(parts[1])
         return tuple(late)
 
-    # Working
+    # Work
 
     def work(self, layer: Layer, work: Work) -> Partial | None:
-        """Write the steps of one rank's work. A summand is returned instead of being noted as held."""
+        """Write the steps of one rank's work. A summand is returned instead of being recorded as held."""
         if isinstance(layer, Host):
             self.host(layer, work)
             return None
@@ -214,10 +218,10 @@ class _Lowering(ProgramBuilder):
         for tensor, written in zip(layer.writes, write, strict=True):
             self.settle(work.rank, tensor, written)
 
-    # Summing
+    # Sums
 
     def reduce(self, layer: Layer, target: Layout, summands: list[Partial]) -> None:
-        """Sum the partial results where the target layout wants them, then add the residual and apply the activation."""
+        """Sum the partial results where the target layout needs them, then add the residual and apply the activation."""
         tensor = layer.target  # type: ignore[union-attr]
         residual = layer.residual if isinstance(layer, Conv) else None
         if residual is not None:

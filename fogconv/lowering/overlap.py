@@ -1,11 +1,11 @@
-"""Interior first: what a rank can compute of its rows before its neighbours' rows arrive.
+"""Interior first: the rows that a rank can compute before its neighbours' rows arrive.
 
-With the interior first and the border last, the border rows travel while the next interior is computed: an exchange
+With the interior first and the border last, the border rows are sent while the next interior is computed: an exchange
 delays a rank only if it takes longer than that.
 
-Tried: the same along the channels, a conv summing its input's channels in portions, its own first and the others' as they
-come. Each portion passes over the result once more; where processors are slower than links that cost more than the waiting:
-VGG-16 on five nodes of 0.1 core took as long with it as without (depth: 1.02 s, without 0.96).
+The same along the channels was tried: a conv summed its input's channels in portions, its own first and the others as
+they arrived. It did not pay, because each portion passes over the result once more: VGG-16 on five nodes of 0.1 core took
+1.02 s with it and 0.96 s without (depth).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.shard import Work
 
 TILE = 4
-"""Rows of a Winograd tile: cuts fall on its multiples, so that no tile is computed twice."""
+"""Rows of a Winograd tile: cuts are at its multiples, so that no tile is computed twice."""
 
 LEAST_SHARE = 0.4
-"""A smaller interior hides too little to be worth two more kernel calls."""
+"""The least rows of an interior: a smaller one hides too little to pay for two more kernel calls."""
 
 LEAST_WORK = 2_000_000
-"""MACs of an interior that is worth it."""
+"""The least MACs of an interior."""
 
 
 def hidden_share(spec: ConvSpec, rows: int) -> float:
-    """Of a shard of so many output rows, the share that can be computed before the neighbours' rows are here."""
+    """The share of a shard of so many output rows that can be computed before the neighbours' rows arrive."""
     halo = spec.dilation[0] * (spec.kernel[0] - 1) // 2
     if not halo:
         return 0.0
@@ -45,9 +45,9 @@ def _tiled(spec: ConvSpec) -> bool:
 def interior_first(
     graph: LayerGraph, layer: Conv, work: Work, here: Callable[[int, Region], bool]
 ) -> tuple[Work, tuple[Work, ...]] | None:
-    """(the interior, the borders), or None where all or too little of the work can be done with what is here.
+    """(the interior, the borders), or None where all or too little of the work can be done with the regions held.
 
-    ``here(tensor, region)`` says whether the rank holds a region.
+    ``here(tensor, region)`` returns whether the rank holds a region.
     """
     rows = work.output.rows
     if all(here(tensor, region) for tensor, region in layer.needs(graph.tensors, work)):
@@ -58,7 +58,7 @@ def interior_first(
         return possible(piece) and all(here(tensor, region) for tensor, region in layer.needs(graph.tensors, piece))
 
     def possible(piece: Work) -> bool:
-        """Not where the piece alone would read nothing but padding."""
+        """Whether the piece is a valid conv: False where it would read only padding."""
         try:
             layer.needs(graph.tensors, piece)
         except GeometryError:

@@ -1,4 +1,4 @@
-"""ProgramBuilder: the programs of all ranks while they are written: steps, buffers, weights, transfers between ranks."""
+"""ProgramBuilder: the programs of all ranks while they are built: steps, buffers, weights, transfers between ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fogconv.lowering.weight_slices import Cuts
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A message under way: regions of tensors, from rank ``source`` to rank ``target``."""
+    """A message that is still to be received: regions of tensors, from rank ``source`` to rank ``target``."""
 
     source: int
     target: int
@@ -30,7 +30,7 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A summand of a layer's output: ``region`` lies in ``buffer`` of ``rank``."""
+    """A summand of a layer's output: ``region`` is in ``buffer`` of ``rank``."""
 
     rank: int
     buffer: int
@@ -38,7 +38,7 @@ class Partial:
 
 
 class ProgramBuilder:
-    """``index`` is the layer that is being written; ``named[rank]`` are the weights that a rank needs, with their shapes."""
+    """``index`` is the current layer; ``named[rank]`` are the weights that a rank needs, with their shapes."""
 
     def __init__(self, graph: LayerGraph, plan: Plan, weights: Cuts | None = None) -> None:
         self.graph = graph
@@ -52,23 +52,23 @@ class ProgramBuilder:
         self._tag = 0
 
     def next_tag(self) -> int:
-        """A number that no other message of the run has."""
+        """A tag that no other message of the run has."""
         self._tag += 1
         return self._tag - 1
 
     def all_wanted(self, tensor: int, rank: int) -> tuple[Region, ...]:
-        """Everything that a rank will ever need of a tensor, as disjoint boxes."""
+        """All regions of a tensor that a rank will need, as disjoint boxes."""
         return merge((), self._wanted[tensor, rank])
 
     def fetch(self, tensor: int, needed: Mapping[int, Sequence[Region]]) -> None:
-        """Bring each rank what it lacks of ``needed``, into its home buffer."""
+        """Send each rank the regions of ``needed`` that it lacks, into its home buffer."""
         self.receive(self.send({tensor: needed}))
 
     def send(self, needed: Mapping[int, Mapping[int, Sequence[Region]]], *, ahead: bool = False) -> list[Parcel]:
-        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever is in it.
+        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever its parts.
 
-        ``ahead``: where there is a message, what its receiver will need later of these tensors goes with it, for more in a
-        message costs less than one more message; but nothing later needed makes a message of its own.
+        ``ahead``: where there is a message, regions of these tensors that its receiver needs later are sent with it,
+        because a longer message costs less than one more message. They never cause a message of their own.
         """
         pairs: dict[tuple[int, int], list[tuple[int, Region]]] = defaultdict(list)
         met: set[tuple[int, int]] = set()
@@ -83,7 +83,7 @@ class ProgramBuilder:
                 pairs[pair].append((tensor, move.region))
                 if any(move.region & region for region in by_rank[move.target]):
                     met.add(pair)
-        # Everybody to the next rank first, so that not all send to the same one at the same time.
+        # Each rank sends to the next rank first, so that not all send to the same one at the same time.
         order = sorted(met, key=lambda pair: ((pair[1] - pair[0]) % self.plan.ranks, pair))
         parcels = [Parcel(*pair, self.next_tag(), tuple(pairs[pair])) for pair in order]
         for parcel in parcels:
@@ -116,7 +116,7 @@ class ProgramBuilder:
             )
 
     def ensure(self, rank: int, tensor: int, region: Region) -> Held:
-        """The region in one aligned buffer of this rank, copied together where it is in several."""
+        """The region in one aligned buffer of this rank, copied together where it is spread over several."""
         found = self.residency.readable(rank, tensor, region)
         if found is not None:
             return found
@@ -140,13 +140,14 @@ class ProgramBuilder:
         )
 
     def written(self, rank: int, tensor: int, region: Region, write: Callable[[Held], None]) -> None:
-        """Have a kernel write a region into the tensor's home; aside and copied where it would hit other channels."""
+        """Let a kernel write a region into the tensor's home; where it would overwrite other channels, into a temporary
+        buffer that is then copied."""
         out = self.place(rank, tensor, region)
         write(out)
         self.settle(rank, tensor, out)
 
     def place(self, rank: int, tensor: int, region: Region) -> Held:
-        """Where a kernel may write a region in whole blocks of 16 channels."""
+        """A place where a kernel may write a region in whole blocks of 16 channels."""
         home = self.residency.home(rank, tensor)
         at_home = Held(region, home.buffer, home.shift)
         if self.residency.writable(rank, home.buffer, at_home.place):
@@ -154,7 +155,7 @@ class ProgramBuilder:
         return Held(region, self.residency.new_buffer(rank, tensor, region, margin=False), 0)
 
     def settle(self, rank: int, tensor: int, written: Held) -> None:
-        """Note what was written as held at home."""
+        """Record the written region as held at home."""
         home = self.residency.home(rank, tensor)
         at_home = Held(written.region, home.buffer, home.shift)
         if written != at_home:
@@ -162,11 +163,12 @@ class ProgramBuilder:
         self.residency.hold(rank, tensor, at_home)
 
     def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
-        """The content hash of a part of a weight, noted as needed by this rank."""
+        """The content hash of a part of a weight; records that this rank needs it."""
         return self._named(rank, self.weights.cut(key, cut))
 
     def derived_weight(self, rank: int, make: Callable[[], Array]) -> str:
-        """The same for an array that is no part of the graph's weights: what ``make`` gives, the same each time."""
+        """The same for an array that is not part of the graph's weights: the result of ``make``, which must be the same
+        each time."""
         return self._named(rank, self.weights.derive(make))
 
     def _named(self, rank: int, name: str) -> str:
@@ -174,12 +176,12 @@ class ProgramBuilder:
         return name
 
     def summand_buffer(self, rank: int, tensor: int, region: Region) -> int:
-        """A new buffer for a part of a tensor that is not finished yet: no kernel will read beyond it."""
+        """A new buffer for a summand: no kernel reads beyond it."""
         return self.residency.new_buffer(rank, tensor, region, margin=False)
 
 
 def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
-    """(tensor, rank) → every region that this rank will produce, receive or read of it."""
+    """(tensor, rank) → every region of it that this rank will produce, receive or read."""
     boxes: dict[tuple[int, int], list[Region]] = defaultdict(list)
     boxes[graph.input, MASTER].append(graph.tensors[graph.input].region)
     boxes[graph.output, MASTER].append(graph.tensors[graph.output].region)
@@ -210,6 +212,6 @@ def _summed(layer: Layer, placement: Placement) -> bool:
 
 
 def _cut(missing: tuple[Region, ...], box: Region) -> tuple[list[Region], tuple[Region, ...]]:
-    """What of the missing boxes lies in ``box``, and what is still missing after that."""
+    """The parts of the missing boxes inside ``box``, and the parts that are still missing after that."""
     inside = [common for part in missing if (common := part & box)]
     return inside, tuple(rest for part in missing for rest in part.minus(box))

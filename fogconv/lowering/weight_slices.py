@@ -1,4 +1,5 @@
-"""Cuts: the parts of a graph's weights that programs name, by content hash. Made when asked for: many plans can be kept."""
+"""Cuts: the parts of a graph's weights that programs name, by content hash. Made on use, so that many plans can be
+kept."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from fogconv.ir.program import weight_key
 
 
 class Cuts(Mapping[str, Array]):
-    """Content hash → float32 array: a part of one of ``whole``'s, or what is derived from them."""
+    """Content hash → float32 array: a part of one of ``whole``'s, or an array derived from them."""
 
     def __init__(self, whole: Mapping[str, Array]) -> None:
         self._whole = whole
@@ -21,7 +22,7 @@ class Cuts(Mapping[str, Array]):
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def cut(self, key: str, slices: tuple[slice, ...]) -> str:
-        """The name of a part of the weight ``key``."""
+        """The content hash of a part of the weight ``key``."""
         part = (key, *((s.start, s.stop) for s in slices))
         name = self._names.get(part)
         if name is None:
@@ -29,7 +30,7 @@ class Cuts(Mapping[str, Array]):
         return name
 
     def derive(self, make: Callable[[], Array]) -> str:
-        """The name of what ``make`` gives, the same each time it is called."""
+        """The content hash of the result of ``make``, which must be the same on each call."""
         array = make()
         name = weight_key(array)
         self._makers[name] = make

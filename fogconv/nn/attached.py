@@ -1,4 +1,4 @@
-"""Attached: what layers need of a session beside the session itself: its topology, and decisions for conv sizes."""
+"""Attached: data that layers share beside their session: its topology, and decisions for conv sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
-from fogconv.calibration.devices import calibrate_quickly
+from fogconv.calibration.calibration import calibrate_quickly
 from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
@@ -23,7 +23,7 @@ SplitChoice = str | tuple[int, int]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a conv is distributed, how, and why. ``shards`` are empty where it stays at home."""
+    """Whether a conv is distributed, how, and why. ``shards`` are empty where it stays on the master."""
 
     distribute: bool
     reason: str
@@ -42,14 +42,14 @@ class Attached:
         self._unwanted: deque[RemoteConv] = deque()
 
     def topology(self, session: Session) -> Topology:
-        """Measured once, in about two seconds (or read from the calibration cache)."""
+        """The session's topology, measured once, in about two seconds (or read from the calibration cache)."""
         with self._lock:
             if self._topology is None:
-                self._topology = calibrate_quickly(session)
+                self._topology = calibrate_quickly(session).topology
             return self._topology
 
     def discard(self, remote: RemoteConv) -> None:
-        """Have a layer's programs unloaded by the next call: a garbage collector's thread must not wait for locks."""
+        """Let the next call unload a layer's programs: a garbage collector's thread must not wait for locks."""
         self._unwanted.append(remote)
 
     def clear(self) -> None:
@@ -57,8 +57,8 @@ class Attached:
             self._unwanted.popleft().unload()
 
     def decide(self, session: Session, spec: ConvSpec, split: SplitChoice, options: PlanOptions) -> Verdict:
-        """The verdict of `fogconv.speedup.trigger.decide` over the workers that live; ``split`` overrides its choice of
-        the cut.
+        """The verdict of `fogconv.speedup.trigger.decide` over the workers that are not lost; ``split`` overrides its
+        choice of the cut.
 
         Raises InputError for a split that needs more ranks than there are.
         """
@@ -92,7 +92,7 @@ class Attached:
 
 
 def _unmeasured(ranks: int) -> Topology:
-    """Equal devices of 10 GFLOP/s on gigabit links: where a fixed rule decides, it is only the split that this chooses."""
+    """Equal devices of 10 GFLOP/s on gigabit links: where a fixed rule decides, they only determine the split."""
     return Topology.uniform(ranks, 1e10, 1.25e8, 1e-4)
 
 

@@ -2,8 +2,8 @@
 
     x ─▶ pad (where the mode is not zeros) ─▶ shards to the ranks ─▶ conv ─▶ join ─▶ + bias ─▶ y
 
-It is an nn.Conv2d in everything else: the same constructor, parameters, state_dict, errors. Whatever the cluster
-can't do (other types than float32, other devices than the CPU, tracing, functorch) runs in torch, as it would have.
+In everything else it is an nn.Conv2d: the same constructor, parameters, state_dict, errors. Calls that the cluster can't
+do (other types than float32, other devices than the CPU, tracing, functorch) run in torch as usual.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ OnLoss = Literal["local", "raise"]
 DEFAULTS = PlanOptions("star")
 
 SIZES_KEPT = 8
-"""Input sizes whose programs a layer keeps loaded; the longest unused goes first."""
+"""Input sizes whose programs a layer keeps loaded; the least recently used is unloaded first."""
 
 
 class DistributedConv2d(nn.Conv2d):
     """nn.Conv2d(…), and keyword-only:
 
-    ``cluster``    a session from `fogconv.connect`, or None: then it is an nn.Conv2d
+    ``cluster``    a session from `fogconv.connect`, or None, which makes it an nn.Conv2d
     ``split``      "auto" (the cheapest), "input" or "output" channels, or (p, q): p input × q output groups
     ``trigger``    "both", "bound", "estimate" or "channels:N", and ``threshold``: as in ``fogconv run``
     ``on_loss``    what to do when the cluster fails in the middle: "local" finishes in torch with a warning, "raise" raises
 
     Input (N, c, H, W) or (c, H, W). Raises what nn.Conv2d raises, InputError for wrong settings. A copy uses the same
-    cluster; a pickled layer comes back without one.
+    cluster; an unpickled layer has none.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class DistributedConv2d(nn.Conv2d):
     ) -> DistributedConv2d:
         """A layer with the parameters, hooks and mode of an nn.Conv2d; the parameters are shared, not copied.
 
-        Raises InputError for a subclass with a forward of its own, which would be lost.
+        Raises InputError for a subclass with its own forward, which would be lost.
         """
         if not replaceable(conv):
-            raise InputError(f"{type(conv).__name__} computes in a way of its own; only a plain nn.Conv2d can be replaced")
+            raise InputError(f"{type(conv).__name__} has its own way of computing; only a plain nn.Conv2d can be replaced")
         kind = _parametrized(cls, conv) if is_parametrized(conv) else cls
         layer = kind.__new__(kind)
-        # Parameters, buffers and hooks are the same objects in dicts of the layer's own.
+        # Parameters, buffers and hooks are the same objects, in the layer's own dicts.
         layer.__dict__.update(
             {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(conv).items()}
         )
@@ -108,7 +108,7 @@ class DistributedConv2d(nn.Conv2d):
         self._remotes = _Remotes()
         self._told: set[str] = set()
 
-    # Copies share the cluster but nothing that the cluster holds for this layer; files hold neither.
+    # Copies share the cluster, but not the state that it holds for this layer; files hold neither.
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DistributedConv2d:
         twin = type(self).__new__(type(self))
@@ -132,11 +132,12 @@ class DistributedConv2d(nn.Conv2d):
         if self.cluster is None:
             return text
         where = "closed" if self.cluster.closed else f"{len(self.cluster.workers)} workers"
-        told = f"trigger={self.options.trigger!r}, threshold={self.options.threshold:g}"
-        return f"{text}, cluster={where}, split={self.split!r}, {told}"
+        settings = f"trigger={self.options.trigger!r}, threshold={self.options.threshold:g}"
+        return f"{text}, cluster={where}, split={self.split!r}, {settings}"
 
     def verdict(self, shape: tuple[int, ...]) -> Verdict:
-        """What would be done with an input of this shape (N, c, H, W), and why. Raises GeometryError for impossible ones."""
+        """The decision for an input of this shape (N, c, H, W), and the reason. Raises GeometryError for impossible
+        shapes."""
         if self.cluster is None or self.cluster.closed:
             return Verdict(False, "no cluster")
         batch, _, height, width = shape
@@ -159,7 +160,7 @@ class DistributedConv2d(nn.Conv2d):
         try:
             spec = self._spec(x.shape[0], x.shape[2], x.shape[3], padding)
         except GeometryError:
-            return self._at_home(input, weight, bias)  # torch has the right words
+            return self._at_home(input, weight, bias)  # torch raises its own error
         remote = self._remote(spec)
         if remote is None:
             return self._at_home(input, weight, bias)
@@ -175,7 +176,7 @@ class DistributedConv2d(nn.Conv2d):
         return result
 
     def _obstacle(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
-        """Why torch has to do it; '' where that needs no telling."""
+        """The reason why torch computes the conv; '' where it needs no message."""
         if self.cluster is None or self.cluster.closed:
             return ""
         tensors = [x, weight] if bias is None else [x, weight, bias]
@@ -217,7 +218,7 @@ class DistributedConv2d(nn.Conv2d):
         )
 
     def _remote(self, spec: ConvSpec) -> RemoteConv | None:
-        """The conv on the cluster, or None where it stays at home."""
+        """The conv on the cluster, or None where it stays on the master."""
         session = self.cluster
         assert session is not None
         alive = tuple(info.rank for info in session.workers)
@@ -244,11 +245,11 @@ class DistributedConv2d(nn.Conv2d):
             return remote
 
     def _failed(self, error: ClusterError) -> None:
-        """Raise, or tell that torch finishes the job."""
+        """Raise the error, or warn that torch finishes the call."""
         if self.on_loss == "raise":
             raise error
         warnings.warn(
-            f"the cluster failed ({error}); this layer goes on in torch on the master", RuntimeWarning, stacklevel=3
+            f"the cluster failed ({error}); this layer continues in torch on the master", RuntimeWarning, stacklevel=3
         )
 
     def _tell(self, reason: str) -> None:
@@ -258,13 +259,13 @@ class DistributedConv2d(nn.Conv2d):
 
 
 def _parametrized(cls: type[DistributedConv2d], conv: nn.Conv2d) -> type[DistributedConv2d]:
-    """torch.nn.utils.parametrize gives a module a class of its own, with properties in the place of parameters."""
+    """torch.nn.utils.parametrize gives a module its own class, with properties instead of parameters."""
     names = list(conv.parametrizations)  # type: ignore[arg-type]
     return type(f"Parametrized{cls.__name__}", (cls,), {name: getattr(type(conv), name) for name in names})
 
 
 class _Remotes:
-    """A layer's convs on the cluster by input size; None where the size stays at home."""
+    """A layer's convs on the cluster by input size; None where the size stays on the master."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -281,14 +282,14 @@ def replaceable(conv: nn.Module) -> bool:
 
 
 def _transformed(tensor: Tensor) -> bool:
-    """Inside vmap, grad or jvp, or where forward-mode gradients are taken: torch's own conv knows how."""
+    """Inside vmap, grad or jvp, or where forward-mode gradients are taken: torch's own conv handles that."""
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return True
     return bool(torch.autograd.forward_ad._current_level >= 0)
 
 
 class _Convolve(torch.autograd.Function):
-    """conv(x, weight) without a bias, on the cluster; both gradients there as well.
+    """conv(x, weight) without a bias, on the cluster, as are both gradients.
 
     Gradients of gradients are computed in torch on the master.
     """
@@ -312,7 +313,7 @@ class _Convolve(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         remote: RemoteConv | None = ctx.remote
         wants_x, wants_w = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or remote is None or remote.session.closed:  # create_graph=True: torch derives its own
+        if torch.is_grad_enabled() or remote is None or remote.session.closed:  # create_graph=True: torch derives
             return (*_gradients(grad, x, weight, ctx.spec, wants_x, wants_w), None, None)
         try:
             grad_x, grad_w = remote.backward(
@@ -330,7 +331,7 @@ class _Convolve(torch.autograd.Function):
 
 
 def _version(weight: Tensor) -> int:
-    """Counts writes. A tensor made in inference mode has no counter: its values are compared."""
+    """The tensor's counter of writes. A tensor made in inference mode has none; its values are compared."""
     return 0 if weight.is_inference() else int(weight._version)
 
 

@@ -4,7 +4,7 @@
     backward   grad_y shard →       grad_input  → grad_x shard → sum over output groups, concatenate over input groups
                                     grad_weight → grad_w shard → concatenate
 
-Workers keep their weights until others come, and the input shard of the last forward pass for its backward pass.
+Workers keep their weights until new ones arrive, and the input shard of the last forward pass for its backward pass.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class _Variant:
-    """What one run does: ``ship`` weights, give (or find) the input ``x``, keep it, and which gradients."""
+    """The content of one run: whether to ``ship`` weights, send the input ``x`` or use the kept one, keep it, and which
+    gradients."""
 
     backward: bool
     ship: bool
@@ -60,7 +61,7 @@ class _Variant:
 
 @dataclass
 class RemoteConv:
-    """``shards`` cover the conv, one or none per rank. Raises what Session raises; after that it may be used again."""
+    """``shards`` cover the conv, one or none per rank. Raises Session's errors; it can be used again after one."""
 
     session: Session
     spec: ConvSpec
@@ -78,8 +79,8 @@ class RemoteConv:
     def forward(self, x: Array, weight: Array, version: int, *, keep: bool) -> tuple[Array, int]:
         """(N, c, H, W), (f, c/g, K_h, K_w) → (N, f, h, w), without a bias; and a token for ``backward``.
 
-        ``version`` counts the weight's changes: an older one than shipped, or other values, ship it again.
-        ``keep`` leaves the input with the workers.
+        ``version`` counts the weight's changes: a version older than the one shipped, or other values, cause it to be
+        sent again. ``keep`` leaves the input with the workers.
         """
         with self.lock:
             token = next(_numbers) if keep else 0
@@ -93,8 +94,8 @@ class RemoteConv:
     def backward(
         self, grad: Array, x: Array, weight: Array, version: int, token: int, *, grad_x: bool, grad_w: bool
     ) -> tuple[Array | None, Array | None]:
-        """The gradients of x and of the weight, where asked for. Where the workers still hold the input of the forward
-        pass that gave ``token``, it is not sent again."""
+        """The requested gradients of x and of the weight. Where the workers still hold the input of the forward pass that
+        gave ``token``, it is not sent again."""
         with self.lock:
             ship = grad_x and self._must_ship(version)
             there = token != 0 and token == self._kept
@@ -114,7 +115,7 @@ class RemoteConv:
         return result_x, result_w
 
     def unload(self) -> None:
-        """Free what it takes on all ranks."""
+        """Free its memory on all ranks."""
         with self.lock:
             for loaded in self._loaded.values():
                 if not self.session.closed:
@@ -132,10 +133,10 @@ class RemoteConv:
     def _run(
         self, variant: _Variant, x: Array, grad: Array | None, weight: Array, version: int, places: Sequence[Array]
     ) -> None:
-        """Fill the places: of the first result's parts, then of the second's.
+        """Run a variant and fill the places of the first result's parts, then of the second's.
 
-        The counter misses writes through ``.data``. So the values are compared, while the workers compute: where the weight
-        is another after all, it is shipped and everything done again.
+        The counter misses writes through ``.data``. So the values are compared while the workers compute: if the weight
+        has changed, it is sent and everything is computed again.
         """
         loaded = self._loaded.get(variant)
         if loaded is None:
@@ -144,7 +145,7 @@ class RemoteConv:
                 loaded.executable.arrays = self._arrays
             self._loaded[variant] = loaded
         if variant.ship or not self._cut:
-            weight = weight.copy()  # what is shipped stays as it was, in this process too
+            weight = weight.copy()  # a copy, so that later writes do not change it in this process
             self._shipped = None
             self._cut = [np.ascontiguousarray(weight[shard.filters.slice(), shard.depth.slice()]) for shard in self.shards]
         known = None if self._shipped is None or not (variant.grad_x or not variant.backward) else self._shipped[1]
@@ -158,7 +159,7 @@ class RemoteConv:
             self.session.run(loaded, lambda: [*self._inputs(variant, x, grad), *places], meanwhile=compare)
             compare()
         except BaseException:
-            self._shipped, self._kept = None, 0  # nobody knows who got what
+            self._shipped, self._kept = None, 0  # it is unknown which workers received it
             raise
         if False in same:
             again = replace(variant, ship=True, send_x=variant.grad_w or not variant.backward)
@@ -166,7 +167,7 @@ class RemoteConv:
         elif variant.ship:
             self._shipped = version, weight
 
-    # What goes in, in one order for arrays and steps: per shard x, grad_y, weight; then the places of the results
+    # The inputs, in the same order for arrays and steps: per shard x, grad_y, weight; then the places of the results
 
     def _inputs(self, variant: _Variant, x: Array, grad: Array | None) -> list[Array]:
         cuts: dict[tuple[str, Region], Array] = {}
@@ -193,14 +194,14 @@ class RemoteConv:
         return arrays
 
     def _brings_x(self, variant: _Variant, shard: Shard) -> bool:
-        """The master's own input lies in its memory anyway."""
+        """Whether x is sent. The master's own input is in its memory anyway."""
         return variant.send_x or (shard.rank == MASTER and variant.grad_w)
 
     def _brings_weight(self, variant: _Variant, shard: Shard) -> bool:
         return variant.ship or (shard.rank == MASTER and (variant.grad_x or not variant.backward))
 
     def _places(self, result: str, whole: Array) -> list[Array]:
-        """Where each shard's part of a result (y, gx or gw) belongs."""
+        """The place of each shard's part of a result (y, gx or gw)."""
         return [whole[_region_of(result, shard)] for shard in self.shards]
 
     # Programs
@@ -235,7 +236,7 @@ class RemoteConv:
                 if remote:
                     tag = next(tags)
                     mine.append(ArraySend(0, result, MASTER, tag))
-                    # Parts of one place are summed, the others lie side by side; the master's are there first.
+                    # Parts of one place are summed, the others are adjacent; the master's are written first.
                     where = (result, *_region_of(result, shard))
                     into: Literal["place", "sum"] = "sum" if where in begun else "place"
                     begun.append(where)
@@ -252,7 +253,7 @@ class RemoteConv:
         ]
 
     def _x(self, variant: _Variant) -> str:
-        """An inference between a forward and its backward pass leaves the kept input alone."""
+        """An inference between a forward and its backward pass does not change the kept input."""
         return "x" if variant.keep or (variant.backward and not variant.send_x) else "passing"
 
     def _needs(self, variant: _Variant, shard: Shard) -> list[tuple[str, tuple[int, ...]]]:
@@ -266,7 +267,7 @@ class RemoteConv:
         return [(name, tuple(shape)) for name, shape in needs]
 
     def _work(self, variant: _Variant, shard: Shard, suffix: str) -> list[tuple[AnyStep, str]]:
-        """Each step with what it results in; the master's arrays have the shard's number behind their names."""
+        """Each step with its result; the names of the master's arrays end in the shard's number."""
         x = "x" if suffix else self._x(variant)
         if not variant.backward:
             return [(ConvForward(0, shard.spec, x + suffix, "w" + suffix, "y" + suffix), "y")]
@@ -304,7 +305,8 @@ def _memcmp() -> Any:
 
 
 def _equal(a: Array, b: Array) -> bool:
-    """Bit by bit, so that NaN is NaN. The C library takes a fifth of NumPy's time, which writes its comparisons down."""
+    """Bitwise comparison, so that NaN equals NaN. The C library takes a fifth of NumPy's time, which stores its
+    comparisons."""
     memcmp = _memcmp()
     if memcmp is not None and a.flags.c_contiguous and b.flags.c_contiguous and a.nbytes == b.nbytes:
         return bool(memcmp(a.ctypes.data, b.ctypes.data, a.nbytes) == 0)

@@ -1,4 +1,4 @@
-"""distribute: the convs of a model that are worth it become DistributedConv2d."""
+"""distribute: replace the convs of a model by DistributedConv2d where it pays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fogconv.nn.conv import DEFAULTS, DistributedConv2d, OnLoss, replaceable
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one conv, and why. ``distributed`` is None where it is decided at each call, by the input's size."""
+    """The decision for one conv, and the reason. ``distributed`` is None where each call decides by the input's size."""
 
     name: str
     distributed: bool | None
@@ -40,12 +40,13 @@ def distribute(
     on_loss: OnLoss = "local",
     example: torch.Tensor | None = None,
 ) -> nn.Module:
-    """The model with its convs replaced by DistributedConv2d where the trigger is for it; ``fogconv_report`` on it tells.
+    """The model with its convs replaced by DistributedConv2d where the trigger decides so; its attribute
+    ``fogconv_report`` lists the decisions.
 
     ``exclude`` names modules (with ``*`` and ``?``). With an ``example`` input the model is run once, in inference mode, to
-    learn each conv's size, and only convs that the trigger lets out are replaced; without one every conv is, and decides
-    at each call. Convs that compute in a way of their own (a subclass with a forward, say) are left alone. The model is
-    copied unless ``inplace``. Raises InputError for names in ``exclude`` that fit no module.
+    learn each conv's size, and only convs that the trigger distributes are replaced; without one every conv is replaced
+    and decides at each call. Convs with their own way of computing (such as a subclass with a forward) are not replaced.
+    The model is copied unless ``inplace``. Raises InputError for names in ``exclude`` that match no module.
     """
     target = model if inplace else copy.deepcopy(model)
     convs = [
@@ -63,11 +64,7 @@ def distribute(
             report.append(LayerReport(name, False, "excluded"))
             continue
         if isinstance(conv, DistributedConv2d) or not replaceable(conv):
-            why = (
-                "is one already"
-                if isinstance(conv, DistributedConv2d)
-                else f"{type(conv).__name__} has a forward of its own"
-            )
+            why = "is one already" if isinstance(conv, DistributedConv2d) else f"{type(conv).__name__} has its own forward"
             report.append(LayerReport(name, isinstance(conv, DistributedConv2d) or False, why))
             continue
         layer = made.get(conv) or DistributedConv2d.from_conv2d(
@@ -84,18 +81,18 @@ def distribute(
 
 def _judge(name: str, layer: DistributedConv2d, shapes: Collection[tuple[int, ...]]) -> LayerReport:
     if layer.cluster is None:
-        return LayerReport(name, None, "no cluster yet: computed here")
+        return LayerReport(name, None, "no cluster yet: computed on the master")
     if layer.weight.dtype != torch.float32:
         return LayerReport(name, False, f"{layer.weight.dtype}: the cluster computes in float32 only")
     if not shapes:
-        return LayerReport(name, None, "decided at each call, by its input's size")
+        return LayerReport(name, None, "decided at each call by the input's size")
     verdicts = [layer.verdict(shape) for shape in shapes]
     best = max(verdicts, key=lambda verdict: verdict.distribute)
     return LayerReport(name, best.distribute, best.reason, best.split, best.bound, best.estimate)
 
 
 def _input_shapes(model: nn.Module, example: torch.Tensor) -> dict[nn.Module, set[tuple[int, ...]]]:
-    """(N, c, H, W) of every conv's inputs, with whatever padding of another mode added."""
+    """(N, c, H, W) of every conv's inputs, including padding of other modes than zeros."""
     shapes: dict[nn.Module, set[tuple[int, ...]]] = {}
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -117,7 +114,7 @@ def _input_shapes(model: nn.Module, example: torch.Tensor) -> dict[nn.Module, se
 
 
 def _parents(name: str) -> Iterator[str]:
-    """'a.b.c' → 'a', 'a.b', 'a.b.c': excluding a block excludes what is in it."""
+    """'a.b.c' → 'a', 'a.b', 'a.b.c': excluding a block excludes its content."""
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
         yield ".".join(parts[:count])

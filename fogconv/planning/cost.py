@@ -1,8 +1,9 @@
-"""Seconds: what a shard costs on a device, and what a set of transfers costs on the cards.
+"""Costs in seconds: a shard on a device, and a set of transfers on the network cards.
 
-compute   γ·MACs + the fixed cost of a step; what is not a conv costs the memory that it touches
-transfer  each card is full duplex and takes one byte after the other each way; the busiest decides, and the processor's
-          part (cutting, joining, the system's copies) is added to it, since a fog device has no core to spare
+compute   γ·MACs + the fixed cost of a step; a step that is not a conv costs its memory traffic
+transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
+processor's part (cutting, joining, the system's copies) is added, since a fog device has no spare core
+sharing  ranks of one machine share its cores: together they take at least the sum of their processor time over these
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.ir.graph import Conv, Host, Layer
 from fogconv.ir.layout import Transfer
@@ -19,18 +20,18 @@ from fogconv.ir.program import Wire
 from fogconv.ir.shard import Work
 
 WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros": 2.6, "lz4": 2.5, "zstd": 2.1}
-"""Bytes per element on the wire. The lossless ones depend on the values: taken for maps of which 38 % are zeros."""
+"""Bytes per element on the wire. The lossless ones depend on the values; these are for maps with 38 % zeros."""
 
 WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
-"""What coding costs, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory gives 3 GB/s."""
+"""The cost of coding, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory copies 3 GB/s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Transfers, summed up: bytes through each card, (sent, received), and the seconds that they take together.
+    """The sum of several transfers: bytes through each card, (sent, received), and the seconds that they take together.
 
-    ``cpu_s`` of these keep the busiest rank's processor; the rest can pass while it computes. ``added`` is what they take
-    where each goes with a message that is sent anyway, ``pairs`` being who sends to whom.
+    ``cpu_s`` of these occupy the busiest rank's processor; the rest can overlap with its computation. ``added`` is the
+    time where each is sent with another message, and ``pairs`` are the (sender, receiver) pairs.
     """
 
     card_bytes: tuple[tuple[float, float], ...]
@@ -48,9 +49,11 @@ class Prices:
         self._elements = batch
         self._element_bytes = WIRE_BYTES[wire] * batch
         self._cards = [topology.card(rank) for rank in topology.ranks]
-        # A link between workers is derived anew each time, from all links.
+        self._shared = topology.shared_machines
+        self._loads = topology.machine_loads
+        # Cached: a link between workers is derived from all links.
         self._link = cache(topology.link)
-        # A byte is cut or joined once by the program; what the system does with it is measured, or taken for one more copy.
+        # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
         cut_bytes = (1.0 + WIRE_PASSES[wire]) * batch * BYTES_PER_ELEMENT
         self._send_s = [
             device.copy_s(cut_bytes) + self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte)
@@ -62,7 +65,7 @@ class Prices:
         ]
 
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
-        """Transfers that may all be under way at once; those from one rank to another are one message."""
+        """The traffic of concurrent transfers; those from one rank to another are one message."""
         ranks = len(self.topology)
         sent, received, handled, messages = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
         pairs: set[tuple[int, int]] = set()
@@ -83,14 +86,23 @@ class Prices:
             slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
         card_bytes = tuple(zip(sent, received, strict=True))
         wire_s = [max(sent[rank] * tx, received[rank] * rx) for rank, (tx, rx) in enumerate(self._cards)]
-        added_s = max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
-        added = Traffic(card_bytes, added_s, max(handled), frozenset(pairs))
+        added_s, added_cpu_s = self._together_s(wire_s, handled)
+        added = Traffic(card_bytes, max(added_s, slowest_s), added_cpu_s, frozenset(pairs))
         handled = [bytes_s + messages_s for bytes_s, messages_s in zip(handled, messages, strict=True)]
-        seconds = latency_s + max(max(map(sum, zip(wire_s, handled, strict=True))), slowest_s)
-        return Traffic(card_bytes, seconds, max(handled), frozenset(pairs), added)
+        busiest_s, cpu_s = self._together_s(wire_s, handled)
+        return Traffic(card_bytes, latency_s + max(busiest_s, slowest_s), cpu_s, frozenset(pairs), added)
+
+    def _together_s(self, wire_s: Sequence[float], handled_s: Sequence[float]) -> tuple[float, float]:
+        """The busiest rank's seconds on its card and processor, and on its processor alone, where each handles its messages
+        on one thread; ranks of one machine share its cores."""
+        busiest_s, cpu_s = max(map(sum, zip(wire_s, handled_s, strict=True))), max(handled_s)
+        for ranks, cores in self._shared:
+            shared_s = sum(handled_s[rank] for rank in ranks) / cores
+            busiest_s, cpu_s = max(busiest_s, shared_s), max(cpu_s, shared_s)
+        return busiest_s, cpu_s
 
     def start_s(self, ranks: int) -> float:
-        """What starting and ending an inference on so many ranks takes the master: a message to each other and one back."""
+        """The master's time to start and end an inference on so many ranks: a message to each other rank and one back."""
         return 2 * max(0, ranks - 1) * self.topology.devices[0].message_s
 
     def work_s(self, layer: Layer, work: Work) -> float:
@@ -109,8 +121,9 @@ class Prices:
         return device.step_s + device.copy_s(region.elements * self._elements * BYTES_PER_ELEMENT * (1 + summands))
 
     def slowest_s(self, layer: Layer, works: Sequence[Work]) -> float:
-        """T_edge: the ranks work at the same time, each one piece after the other."""
+        """T_edge: the ranks work at the same time, each one piece after the other, and share cores where they share a
+        machine."""
         per_rank: dict[int, float] = {}
         for work in works:
             per_rank[work.rank] = per_rank.get(work.rank, 0.0) + self.work_s(layer, work)
-        return max(per_rank.values(), default=0.0)
+        return together_s(per_rank, self._loads)

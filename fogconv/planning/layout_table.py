@@ -1,4 +1,4 @@
-"""LayoutBook: layouts by number, so that the planner can compare and combine them without looking inside twice."""
+"""LayoutBook: layouts by number, so that the planner compares and combines each pair only once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fogconv.planning.cost import Prices, Traffic
 
 
 class LayoutBook:
-    """Numbers for layouts of one graph on one cluster; what is derived from them is worked out once.
+    """Numbers for layouts of one graph on one cluster; derived results are computed once.
 
-    The derived functions are pure in the numbers: union, shifting along the channels, and the price of turning one
-    layout into another.
+    The derived functions are pure in the numbers: union, shifting along the channels, and the cost of turning one layout
+    into another.
     """
 
     def __init__(self, prices: Prices) -> None:
@@ -25,7 +25,7 @@ class LayoutBook:
         self.move = cache(self._move)
         self.relabel = cache(self._relabel)
         self.effort = 0
-        """Pairs of boxes compared so far: what the search costs, counted so that it is the same on every machine."""
+        """Pairs of boxes compared so far: the cost of the search, counted so that it is the same on every machine."""
 
     def number(self, layout: Layout) -> int:
         known = self._numbers.get(layout)
@@ -38,13 +38,13 @@ class LayoutBook:
         return self._layouts[number]
 
     def _union(self, a: int, b: int) -> int:
-        """What is held after ``b`` was brought to a tensor that was held as ``a``."""
+        """The layout after ``b`` was added to a tensor that was held as ``a``."""
         pairs = list(zip(self[a].regions, self[b].regions, strict=True))
         self.effort += sum(len(ours) * len(theirs) for ours, theirs in pairs)
         return self.number(Layout(tuple(merge(ours, theirs) for ours, theirs in pairs)))
 
     def _relabel(self, pieces: tuple[tuple[int, int], ...], whole: Region) -> int:
-        """A tensor that consists of (layout, channel offset) pieces; outside ``whole`` nothing counts."""
+        """The layout of a tensor that consists of (layout, channel offset) pieces, clipped to ``whole``."""
         ranks = self[pieces[0][0]].ranks
         held: list[tuple[Region, ...]] = [()] * ranks
         for number, offset in pieces:
@@ -54,8 +54,8 @@ class LayoutBook:
         return self.number(Layout(tuple(held)))
 
     def _move(self, held: int, needed: int) -> tuple[Traffic, Traffic | None, int | None]:
-        """The traffic that brings ``needed`` to where ``held`` is; with the detour over a layout (its number) where
-        scattering first and exchanging then relieves the one card that has it all."""
+        """The traffic that turns ``held`` into ``needed``. Where one card has everything and it is faster to scatter first
+        and exchange then: the traffic of both steps, and the number of the layout between them."""
         have, want = self[held], self[needed]
         self.effort += sum(map(len, have.regions)) * sum(map(len, want.regions))
         moves = transfers(have, want)
@@ -70,7 +70,7 @@ class LayoutBook:
         return direct, None, None
 
     def _scatter(self, have: Layout, want: Layout) -> int | None:
-        """Equal parts of what several ranks want, if only one rank has it."""
+        """A layout of equal parts of the region that several ranks need, if only one rank has it."""
         if have.partial or len(have.holders()) != 1:
             return None
         wanting = [rank for rank, boxes in enumerate(want.regions) if boxes and rank != have.holders()[0]]

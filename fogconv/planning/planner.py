@@ -1,4 +1,4 @@
-"""The planner: a model, a cluster and PlanOptions make a Plan."""
+"""The planner: it turns a model, a cluster and PlanOptions into a Plan."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _COMPRESSORS = {"lz4": "lz4", "zstd": "zstandard"}
 
 
 def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptions()) -> Plan:
-    """The plan that is given, where it is for so many ranks, or else the scheme's.
+    """The given plan, where it is for this number of ranks, or else the scheme's.
 
-    Raises PlannerError when a part fits into no rank's memory limit, InputError for what the scheme can't do.
+    Raises PlannerError when a part fits into no rank's memory limit, InputError for options that the scheme does not
+    support.
     """
     kept = options.plan
     given = kept is not None and kept.ranks == len(topology)
@@ -46,8 +47,8 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
 
 
 def settled(options: PlanOptions, graph: LayerGraph, topology: Topology) -> PlanOptions:
-    """With a "lossless" wire replaced by the one whose plan is the fastest on these links; on a fast one that is to send
-    activations as they are."""
+    """With a "lossless" wire replaced by the one whose plan is the fastest on these links; on fast links that is to send
+    activations uncoded."""
     if options.wire != LOSSLESS:
         return options
     installed = [wire for wire, module in _COMPRESSORS.items() if find_spec(module) is not None]

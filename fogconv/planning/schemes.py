@@ -1,6 +1,7 @@
-"""The schemes: the one table of them. A scheme is a function that makes a plan, and a line of help.
+"""The table of all schemes. A scheme is a function that makes a plan, and a line of help.
 
-The command line lists what stands here, `fogconv.planning.planner.plan` plans with it, tests and benches go through it.
+The command line lists these schemes, `fogconv.planning.planner.plan` plans with them, tests and benchmarks iterate over
+them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.family import Scheme as Paths
 
 Planner = Callable[[LayerGraph, Topology, SchemeOptions], Plan]
-"""Raises PlannerError when the weights fit into no rank's memory limit, InputError for options that it can't follow."""
+"""Raises PlannerError when the weights fit into no rank's memory limit, InputError for options that the scheme does not
+support."""
 
 
 def _searched(paths: Paths) -> Planner:
@@ -30,7 +32,7 @@ def _searched(paths: Paths) -> Planner:
 
 
 def _cheapest(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
-    """Of the schemes that can do what is asked for: where guards are, that is the star."""
+    """The cheapest plan of the schemes that support the options: with guards only the star does."""
     planner = plan_star if options.protection else _searched("auto")
     return planner(graph, topology, options)
 
@@ -38,7 +40,7 @@ def _cheapest(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> 
 class Scheme(StrEnum):
     """``Scheme.ROWS.planner(graph, topology, options)`` makes a plan.
 
-    ``help`` is its line for the command line. ``guarded``: it can do what --verify, --redundancy and --patience ask for.
+    ``help`` is its line for the command line. ``guarded``: it supports --verify, --redundancy and --patience.
     """
 
     help: str
@@ -53,7 +55,7 @@ class Scheme(StrEnum):
 
     @classmethod
     def named(cls, name: str) -> Scheme:
-        """Raises InputError for an unknown one."""
+        """The scheme of this name. Raises InputError for an unknown one."""
         for scheme in cls:
             if scheme == name:
                 return scheme
@@ -67,4 +69,4 @@ class Scheme(StrEnum):
 
 
 DISTRIBUTED = tuple(scheme for scheme in Scheme if scheme is not Scheme.LOCAL)
-"""All that use the workers."""
+"""All schemes that use the workers."""

@@ -1,10 +1,10 @@
 """The search: the cheapest path of layouts through a graph.
 
-A state says, for every tensor that somebody still reads, which rank holds which part of it. The layers are taken in
-order; each has a few options (`fogconv.planning.strategies`), and an option costs what brings its inputs to where it
-needs them, the slowest rank's work, and summing. That is a shortest path over (layer × layouts of the live tensors), so
-that branches and residuals pay for their relayouts too. Only the BEAM cheapest states of a layer are kept: all of them in
-a chain or a ResNet, the best in Inception's wide cells.
+A state holds, for every tensor that a later layer reads, which rank holds which part of it. The layers are taken in
+order; each has a few options (`fogconv.planning.strategies`). The cost of an option is the transfer of its inputs, the
+slowest rank's work, and summing. So this is a shortest path over (layer × layouts of the live tensors), and the relayouts
+of branches and residuals are counted too. Only the BEAM cheapest states of a layer are kept: all of them in a chain or a
+ResNet, the best in Inception's wide cells.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from fogconv.planning.strategies.options import Options
 
 BEAM = 24
 EFFORT = 60_000
-"""Pairs of boxes that one search may compare (LayoutBook.effort); where it runs ahead of its share, fewer states are kept.
-
-A ResNet stays below; DenseNet's concatenations, whose channel shards are lists of dozens of boxes, would take minutes.
+"""Pairs of boxes that one search may compare (LayoutBook.effort); where it exceeds its share, fewer states are kept. A
+ResNet stays below; DenseNet's concatenations, whose channel shards are lists of dozens of boxes, would take minutes
+without this limit.
 """
 LEAST_BEAM = 2
 RIVALS = 4
-"""So many of the cheapest paths are tried as shorter ways to the others."""
+"""The number of cheapest paths that are tried as shorter ways to the others."""
 MOST_RANKS = 33
-"""The search takes the square of the ranks (8 s for ResNet-50 on 33), and a layer in more parts gains little: in a larger
-cluster the fastest get work and the others none. The star is not searched for, and uses them all."""
+"""The most ranks that a search uses. Its time grows with the square of the ranks (8 s for ResNet-50 on 33), and more
+parts gain little: in a larger cluster only the fastest ranks get work. The star needs no search and uses all ranks."""
 
 PENALTIES = 7
 """From no penalty to 0.1 ms per weight: each sixteen times the one before."""
@@ -48,7 +48,8 @@ _SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "local")
 
 
 def search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire) -> Plan:
-    """The cheapest plan with the layouts of a scheme: "auto" has all, "depth" and "rows" some, "local" the master's only.
+    """The cheapest plan with the layouts of a scheme: "auto" uses all layouts, "depth" and "rows" some, "local" the
+    master's only.
 
     Raises PlannerError when the weights fit into no rank's memory limit.
     """
@@ -61,7 +62,7 @@ def search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire) ->
 
 
 def _fastest(topology: Topology, most: int) -> list[int]:
-    """The master and the fastest workers; of equally fast ones those with the widest links to it."""
+    """The master and the fastest workers; of equally fast ones those with the fastest links to it."""
 
     def slowness(rank: int) -> tuple[float, float]:
         return topology.devices[rank].gamma(), max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte)
@@ -70,8 +71,8 @@ def _fastest(topology: Topology, most: int) -> list[int]:
 
 
 def _member_sets(topology: Topology) -> list[tuple[int, ...]]:
-    """All ranks, and without those of the lowest rates, or of the thinnest links to the master: a rank's messages can cost
-    more than its work is worth."""
+    """All ranks, and all without those of the lowest rates or the slowest links to the master: a rank's messages can cost
+    more than its work saves."""
     rates = level([topology.rate(rank) for rank in topology.ranks])
     links = [max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte) for rank in topology.ranks[1:]]
     widths = (0.0, *level([1.0 / max(s_per_byte, 1e-15) for s_per_byte in links], tolerance=1.0))
@@ -84,10 +85,10 @@ def _member_sets(topology: Topology) -> list[tuple[int, ...]]:
 
 
 def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
-    """The search over everything keeps only some paths; one of the narrower ones may find a better."""
+    """The best of several searches: the widest one keeps only some paths, so a narrower one may find a better plan."""
     found: list[Plan] = []
     failures: list[PlannerError] = []
-    book = _book(graph, topology, wire)  # one for all: what a layout costs to come by is the same in every search
+    book = _book(graph, topology, wire)  # one book for all: the cost of a layout is the same in every search
     for members in _member_sets(topology):
         for scheme in _SEARCHES:
             try:
@@ -101,7 +102,7 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """How a state was reached: the option taken, the detours of its inputs, and the state before."""
+    """How a state was reached: the option taken, the intermediate layouts of its inputs, and the state before."""
 
     before: _Choice | None
     option: Option | None
@@ -110,16 +111,17 @@ class _Choice:
 
 
 _State = dict[int, int]
-"""Tensor → layout number, for the tensors that are still read."""
+"""Tensor → layout number, for the tensors that later layers read."""
 
 
 _Pairs = frozenset[tuple[int, int]]
-"""Who sends to whom."""
+"""The (sender, receiver) pairs."""
 
 
 @dataclass(slots=True)
 class _Path:
-    """``met`` are the pairs between which a message goes at the begin of this stage: more of it costs no message more."""
+    """``met`` are the pairs between which a message is sent at the start of this stage: more data costs no extra
+    message."""
 
     cost: float
     state: _State
@@ -132,9 +134,9 @@ def _book(graph: LayerGraph, topology: Topology, wire: Wire) -> LayoutBook:
 
 
 def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, members: Sequence[int] | None = None) -> Plan:
-    """By rows without and with drifting cuts, which in one search would crowd out better paths (MobileNet's, by 1 %).
-
-    Not with them where branches are concatenated: tried, and Inception's plans stayed as they were, for half the time more.
+    """Search by rows once without and once with drifting cuts; together they would displace better paths (MobileNet's, by
+    1 %). Drifting cuts are not tried where branches are concatenated: Inception's plans did not change, and took half as
+    long again.
     """
     if len(book.prices.topology) == 1:
         scheme = "local"
@@ -222,7 +224,8 @@ def _cheapest(
 
 
 def _worth_keeping(book: LayoutBook, paths: list[_Path], beam: int) -> list[_Path]:
-    """The ``beam`` cheapest, without those whose layouts a cheaper path could be brought to for less than the difference."""
+    """The ``beam`` cheapest paths, without those whose layouts can be reached from a cheaper path for less than the
+    difference."""
     kept: list[_Path] = []
     for path in paths:
         if len(kept) == beam:
@@ -245,8 +248,8 @@ def _reaches(book: LayoutBook, cheaper: _Path, path: _Path) -> bool:
 def _bring(
     book: LayoutBook, state: _State, option: Option, there: frozenset[int], met: _Pairs
 ) -> tuple[_State, float, tuple[tuple[int, int], ...], _Pairs]:
-    """The state after the option's inputs are where it needs them, the seconds, the detours taken, and who then has a
-    message from whom, of tensors that are ``there`` at the stage's begin."""
+    """The state after the transfer of the option's inputs, the seconds, the intermediate layouts, and the (sender,
+    receiver) pairs for tensors that are ``there`` at the stage's start."""
     after = dict(state)
     busy_s = waiting_s = 0.0
     via: tuple[tuple[int, int], ...] = ()
@@ -293,7 +296,7 @@ def _choices(last: _Choice | None) -> Iterator[_Choice]:
 
 
 def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path: _Path) -> Plan:
-    """Walk the path once more for the figures: seconds per layer, bytes per card."""
+    """The plan of a path, with seconds per layer and bytes per card."""
     ranks = len(book.prices.topology)
     sent, received = [0.0] * ranks, [0.0] * ranks
     state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
@@ -341,7 +344,8 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     cards = tuple(zip(sent, received, strict=True))
     in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
     found = Plan(graph.name, ranks, scheme, in_order, wire, card_bytes=cards)
-    return replace(found, predicted_s=seconds + last.seconds + book.prices.start_s(len(found.active_ranks)))
+    ends_s = last.seconds + book.prices.start_s(len(found.active_ranks))
+    return replace(found, predicted_s=seconds + ends_s, ends_s=ends_s)
 
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:

@@ -1,1 +1,1 @@
-"""The engine: who is there, what is loaded, streams, drift, rejoining."""
+"""The engine: members, loaded programs, streams, drift, rejoining."""

@@ -1,18 +1,20 @@
-"""Pace: how fast the devices and links really are while inferences run, and when that is worth a new plan. Pure.
+"""Pace: the measured speed of devices and links while inferences run, and when it justifies a new plan. Pure functions.
 
-    predicted   what the topology says a step of a program costs on its rank
-    measured    what it cost, from the times of a run
-    drift       measured ÷ predicted, per rank and per card: 1 as planned, 2 twice as slow
+    predicted   the cost of a step of a program on its rank by the topology
+    measured    its cost by the times of a run
+    drift       measured ÷ predicted, per rank and per card: 1: as planned, 2: twice as slow
 
-A plan balances the ranks against each other, so that what matters is a rank's drift against the others': when all are
-slower by the same factor, the plan is as good as before. Hysteresis: a drift counts when it was off by more than MARGIN in
-the same direction in STREAK inferences running, and the next correction of a rank takes twice as many.
+A plan balances the ranks against each other, so only a rank's drift relative to the others matters: when all are slower
+by the same factor, the plan is as good as before. When all are faster than measured, the rates were measured beside other
+work, and are corrected. Ranks that share a machine take turns on its cores, as planned: that is no drift. Hysteresis: a
+drift counts when it exceeded MARGIN in the same direction in STREAK consecutive inferences; the next correction of a rank
+takes twice as many.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,24 +25,30 @@ from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.program import Conv, Program, Recv, Send
 
 MARGIN = 1.5
-"""A rank that takes half as long again as its share should, or is that much faster, gets another."""
+"""A rank gets another share when it takes longer than predicted by this factor, or is faster by it."""
 LINK_MARGIN = 4.0
-"""A message's time has the system's moods in it: only what changed by this factor counts."""
+"""Message times vary with the system's load: only a change by this factor counts."""
+OVERALL_MARGIN = 2.0
+"""For all ranks together: rates from a few convs are off by less for any network."""
+CLOSE = 1.15
+"""An overall drift below this is ignored."""
 CARD_MARGIN = 1.5
-"""Where one link to (or from) a rank became thin and all others to it take so much longer than usual, its card did."""
+"""Where one link to (or from) a rank became slow and all others to it take longer than usual by this factor, its card
+became slow."""
 STREAK = 2
-"""Inferences in a row."""
+"""Consecutive inferences."""
 PATIENT = 8
 MOST_STREAK = 32
 CALM = 20
 LEAST_MACS = 100_000
-"""Smaller convs cost calls, not arithmetic."""
+"""The time of smaller convs is mostly the call, not the arithmetic."""
 LEAST_S = 2e-4
 """A rank that computes for less than this in an inference is not judged."""
 LEAST_WAIT = 0.1
-"""Of the time that a message seems to have taken: one that was there already came earlier, and was hardly waited for."""
+"""The least share of a message's apparent time that its receiver must have waited; a shorter wait means that it had
+arrived earlier."""
 LEAST_BYTES = 1 << 10
-"""Shorter messages tell nothing of bandwidth; nor do those that take less time on the wire than their latency."""
+"""Shorter messages don't measure bandwidth; nor do those that take less time on the wire than their latency."""
 CLAMP = 64.0
 
 Times = Mapping[int, NDArray[np.int64]]
@@ -49,14 +57,15 @@ Times = Mapping[int, NDArray[np.int64]]
 @dataclass(frozen=True, slots=True)
 class Drift:
     """``compute[rank]``: measured ÷ predicted seconds of its convs. ``wire[i, j]``: of the quicker messages from i to j,
-    where they were long enough to tell; at least 1. Ranks are the plan's."""
+    where they were long enough to measure; at least 1. Ranks are the plan's."""
 
     compute: Mapping[int, float]
     wire: Mapping[tuple[int, int], float]
 
 
 def observe(programs: Sequence[Program], members: Sequence[int], times: Times, topology: Topology) -> Drift:
-    """The drift of one run. ``members[i]`` is the session's rank of the plan's i-th; ``topology`` is the members's."""
+    """The drift of one run. ``members[i]`` is the session's rank of the plan's i-th; ``topology`` is that of the
+    members."""
     place = {rank: number for number, rank in enumerate(members)}
     compute: dict[int, float] = {}
     sent: dict[tuple[int, int, int], tuple[int, int]] = {}
@@ -67,21 +76,24 @@ def observe(programs: Sequence[Program], members: Sequence[int], times: Times, t
         rank, measured, predicted, last = place[program.rank], 0.0, 0.0, 0
         device = topology.devices[rank]
         for step, (begin, end) in zip(program.steps, times[program.rank].tolist(), strict=True):
-            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS:
+            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS and kernel_class(step.spec) != "linear":
+                # A linear layer's time is that of reading its weights, from a cache or from memory: no rate of computing.
                 measured += (end - begin) * 1e-9
-                predicted += step.spec.macs * device.gamma(kernel_class(step.spec)) + device.step_s
+                predicted += device.conv_s(step.spec)
             elif isinstance(step, Send):
                 sent[rank, place[step.to], step.tag] = (end, step.elements * program.batch * BYTES_PER_ELEMENT)
             elif isinstance(step, Recv):
-                # Only a message that was waited for tells when it came, and not if another one before it was later.
+                # Only a message that was waited for has a known arrival time, and only if no message before it was later.
                 came[place[step.origin], rank, step.tag] = (begin, begin - last)
             last = end
         if predicted > 0 and measured >= LEAST_S:
             compute[rank] = measured / predicted
+    crowding = topology.crowding(sorted(compute))
+    compute = {rank: ratio if ratio < 1 else max(1.0, ratio / crowding[rank]) for rank, ratio in compute.items()}
     wire: dict[tuple[int, int], list[float]] = {}
     for (origin, to, tag), (gone, n_bytes) in sent.items():
         arrived, waited = came.get((origin, to, tag), (0, 0))
-        # A message that came before it was sent, by two clocks, tells of these alone.
+        # A message that arrived before it was sent only shows that the two clocks differ.
         if n_bytes < LEAST_BYTES or arrived <= gone or waited < LEAST_WAIT * (arrived - gone):
             continue
         link = topology.link(origin, to)
@@ -94,33 +106,36 @@ def observe(programs: Sequence[Program], members: Sequence[int], times: Times, t
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What has been seen since the last plan: ``slow[rank]`` and ``thin[i, j]`` are how often in a row, and by how much.
-
-    Ranks are held against what was predicted, links against their own first messages: a prediction knows a card's bandwidth,
-    but not what a system adds to every message.
+    """Observations since the last plan: ``slow[rank]`` and ``thin[i, j]`` are (how often in a row, by how much). Ranks
+    are compared with the prediction, links with their own first messages: the prediction includes a card's bandwidth, but
+    not the system's overhead per message.
     """
 
     slow: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     thin: Mapping[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
     usual: Mapping[tuple[int, int], float] = field(default_factory=dict)
     latest: Mapping[tuple[int, int], float] = field(default_factory=dict)
-    """Of the last inference's links, how many times longer than usual they took."""
+    """How many times longer than usual each link of the last inference took."""
     needed: int = STREAK
-    """How often in a row, for ranks: twice as often after each correction, until CALM inferences went by without one. For
-    links STREAK is enough, and PATIENT to believe that one is whole again. Tried: counting for each rank by itself, which on
-    a loaded machine corrected one after the other; and for links as for ranks, which after two errors saw a link drop when
-    eight inferences had crept along it."""
+    """The consecutive observations needed for ranks: twice as many after each correction, until CALM inferences passed
+    without one. Links need STREAK, and PATIENT to count as recovered. Two alternatives were worse: counting for each rank
+    separately corrected one after the other on a loaded machine; treating links like ranks noticed a slow link after two
+    errors only when eight inferences had used it."""
     seen: int = 0
+    middle: float = 1.0
+    """Of the last inference's ranks, how many times slower than planned the middle one computed,"""
+    overall: tuple[int, float] | None = None
+    """and how often in a row it was off by OVERALL_MARGIN, and by how much."""
 
     def corrected(self, correction: Correction) -> Pace:
-        """After a new plan for the same members. What links usually take stays, and what was seen of others: else a
-        link that drops while something else is corrected would be taken for one that was always so."""
+        """The pace after a new plan for the same members. The links' usual times and other observations are kept;
+        otherwise a link that becomes slow during another correction would seem to have always been slow."""
         thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
         needed = min(MOST_STREAK, 2 * self.needed) if correction.slow else self.needed
         return Pace({}, thin, self.usual, {}, needed)
 
     def after(self, drift: Drift) -> Pace:
-        """One more inference."""
+        """The pace after one more inference."""
         middle = statistics.median(drift.compute.values()) if drift.compute else 1.0
         slow = {
             rank: _streak(self.slow.get(rank), seen / middle)
@@ -129,27 +144,42 @@ class Pace:
         }
         usual = dict(self.usual)
         for pair, seen in drift.wire.items():
-            # The first inference is cold: what a link usually takes comes down to what it takes, and never goes up.
+            # The first inference is cold: a link's usual time decreases to the measured time, and never increases.
             known = usual.get(pair, seen)
             usual[pair] = min(known, (known + seen) / 2)
         latest = {pair: seen / usual[pair] for pair, seen in drift.wire.items()}
         thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
         seen = self.seen + 1
-        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen)
+        overall = _streak(self.overall, middle) if drift.compute and _off(middle, OVERALL_MARGIN) else None
+        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen, middle, overall)
 
-    def correction(self) -> Correction | None:
-        """What to correct the topology by, once something was off often enough; None: leave the plan alone."""
+    def correction(self, *, measured: bool = False) -> Correction | None:
+        """The correction of the topology, once something was off often enough; None to keep the plan.
+
+        ``measured``: the rates were measured, and not given by a person: then the drift of all ranks is corrected, too.
+        """
         slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
         thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (STREAK if ratio > 1 else PATIENT)}
         for pair, ratio in list(thin.items()):
             for end in (0, 1):
                 if ratio > 1 and self._card_is_thin(pair, end):
                     thin |= {other: ratio for other in self.usual if other[end] == pair[end] and other not in thin}
-        return Correction(slow, thin) if slow or thin else None
+        if not measured:
+            return Correction(slow, thin) if slow or thin else None
+        faster = self.overall is not None and self.overall[0] >= self.needed and self.overall[1] < 1
+        overall = self.middle if _off(self.middle, CLOSE) else 1.0
+        return Correction(slow, thin, overall) if slow or thin or faster else None
+
+    @property
+    def all_slower(self) -> float | None:
+        """How many times slower than planned all ranks are by now, at the inference that shows it; the plan stays."""
+        if self.overall is None or self.overall[0] != self.needed or self.overall[1] < 1:
+            return None
+        return self.overall[1]
 
     def _card_is_thin(self, pair: tuple[int, int], end: int) -> bool:
-        """Whether what comes from (end 0) or goes to (end 1) this rank takes longer from, or to, everybody. The master's
-        is not asked for: who is slow to answer makes it look slow."""
+        """Whether messages from (end 0) or to (end 1) this rank take longer for all other ranks. Always False for the
+        master: a slow worker would make its card look slow."""
         if pair[end] == 0:
             return False
         others = [ratio for other, ratio in self.latest.items() if other[end] == pair[end] and other != pair]
@@ -158,45 +188,69 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Ratios by which ranks and links are slower than the topology says (under 1: faster)."""
+    """Ratios by which ranks and links are slower than the topology says (under 1: faster). Those of ``slow`` are against
+    the others', and ``overall`` is what all ranks have in common."""
 
     slow: Mapping[int, float]
     thin: Mapping[tuple[int, int], float]
+    overall: float = 1.0
+
+    def ranks(self, members: Sequence[int]) -> dict[int, float]:
+        """By the session's rank, how many times slower than the topology says each one computes; without those that are as
+        it says."""
+        found = {rank: _clamped(self.slow.get(place, 1.0) * self.overall) for place, rank in enumerate(members)}
+        return {rank: ratio for rank, ratio in found.items() if ratio != 1.0}
+
+    def links(self, members: Sequence[int]) -> dict[tuple[int, int], float]:
+        """By the session's ranks, how many times slower than the topology says each link is."""
+        return {(members[i], members[j]): _clamped(ratio) for (i, j), ratio in self.thin.items()}
 
     def apply(self, topology: Topology, members: Sequence[int]) -> Topology:
-        """The session's topology as it really is. Only rates change."""
-        for place, ratio in self.slow.items():
-            rank = members[place]
-            topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / _clamped(ratio)))
+        """The session's topology with the measured rates. Only rates change."""
+        for rank, ratio in self.ranks(members).items():
+            topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / ratio))
         links = dict(topology.links)
-        for (i, j), ratio in self.thin.items():
-            pair = members[i], members[j]
-            link = topology.link(*pair)
-            links[pair] = _scaled(link, _clamped(ratio))
+        for pair, ratio in self.links(members).items():
+            links[pair] = _scaled(topology.link(*pair), ratio)
         return replace(topology, links=links)
 
-    def sentences(self, members: Sequence[int]) -> tuple[str, ...]:
-        told = []
-        for place, ratio in self.slow.items():
-            who = "the master" if members[place] == 0 else f"worker {members[place]}"
-            pace = f"{ratio:.1f}× slower" if ratio > 1 else f"{1 / ratio:.1f}× faster"
-            told.append(f"{who} is {pace} than planned; shares changed")
+    def sentences(self, members: Sequence[int], disturbed: Collection[int] | None = None) -> tuple[str, ...]:
+        """What was corrected. ``disturbed``: the session's ranks whose rates were measured beside other work, as
+        far as known (a rank that is faster than measured was); None where a person gave the rates."""
+        events = []
+        ratios = self.ranks(members)
+        known = () if disturbed is None else disturbed
+        wrong = [rank for rank, ratio in ratios.items() if _off(ratio, MARGIN)]
+        mistaken = [rank for rank in wrong if disturbed is not None and (ratios[rank] < 1 or rank in known)]
+        if mistaken:
+            least, most = min(ratios[rank] for rank in mistaken), max(ratios[rank] for rank in mistaken)
+            range_of = _pace(least) if f"{least:.1f}" == f"{most:.1f}" else f"{_pace(most)} to {_pace(least)}"
+            events.append(f"rates of {_names(mistaken)} were measured beside other work; corrected ({range_of})")
+        for rank in wrong:
+            if rank not in mistaken:
+                what = "planned" if disturbed is None else "measured: other work, or heat"
+                events.append(f"{_names([rank])} is {_pace(ratios[rank])} than {what}; shares changed")
         left = dict(self.thin)
         for end, way in ((1, "to"), (0, "from")):
             for rank in sorted({pair[end] for pair in left}):
                 mine = [pair for pair in left if pair[end] == rank]
                 if len(mine) > 1:
-                    ratios = [left.pop(pair) for pair in mine]
-                    told.append(f"the links {way} rank {members[rank]} are {_paces(ratios)} than planned; planned anew")
+                    thinner = [left.pop(pair) for pair in mine]
+                    events.append(f"the links {way} rank {members[rank]} are {_paces(thinner)} than planned; re-planned")
         for (i, j), ratio in left.items():
-            told.append(
-                f"the link from rank {members[i]} to rank {members[j]} is {_paces([ratio])} than planned; planned anew"
+            events.append(
+                f"the link from rank {members[i]} to rank {members[j]} is {_paces([ratio])} than planned; re-planned"
             )
-        return tuple(told)
+        return tuple(events)
+
+
+def all_slower(ratio: float) -> str:
+    """The sentence for `Pace.all_slower`."""
+    return f"all ranks are {_pace(ratio)} than measured; the plan stays as good, and they are measured again next time"
 
 
 def _streak(before: tuple[int, float] | None, ratio: float) -> tuple[int, float]:
-    """(how often in a row, the mildest ratio seen): a single wild reading never sets the new share."""
+    """(how often in a row, the mildest ratio): a single outlier never determines the new share."""
     if before is None or (before[1] > 1) != (ratio > 1):
         return 1, ratio
     mildest = min(before[1], ratio) if ratio > 1 else max(before[1], ratio)
@@ -204,12 +258,22 @@ def _streak(before: tuple[int, float] | None, ratio: float) -> tuple[int, float]
 
 
 def _lower_quartile(ratios: Sequence[float]) -> float:
-    """A device's pauses make some messages late, and a thin link all of them."""
+    """The lower quartile, because a device's pauses delay some messages, and a slow link all of them."""
     return statistics.quantiles(ratios, n=4, method="inclusive")[0] if len(ratios) > 1 else ratios[0]
 
 
 def _off(ratio: float, margin: float) -> bool:
     return ratio > margin or ratio < 1 / margin
+
+
+def _names(ranks: Sequence[int]) -> str:
+    """ "the master, worker 1 and worker 2"."""
+    names = ["the master" if rank == 0 else f"worker {rank}" for rank in ranks]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _pace(ratio: float) -> str:
+    return f"{ratio:.1f}× slower" if ratio > 1 else f"{1 / ratio:.1f}× faster"
 
 
 def _paces(ratios: Sequence[float]) -> str:

@@ -1,22 +1,22 @@
-"""Engine: one model on one cluster, from graph to output. The master's loop of the whole tool.
+"""Engine: one model on one cluster, from graph to output. The master's main loop.
 
     session   the workers            topology  how fast they are
-    graph     the model              plan      who does what
+    graph     the model              plan      the division of work
     loaded    the programs, on every rank, ready to run
 
-A lost worker costs a new plan: the inference is run again from its input on those that are left, so that its answer is the
-same. A worker that comes back is made ready beside the inferences, and takes part from then on. What happened is told in
-``Inference.events``.
+When a worker is lost, the engine plans again and repeats the inference from its input on the remaining ones, so that the
+answer is the same. A worker that comes back is prepared while inferences go on, and takes part from then on.
+``Inference.events`` reports what happened.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
+from fogconv.guards.protection import without_code
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import Host, LayerGraph
@@ -32,7 +33,7 @@ from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
-from fogconv.runtime.drift import Correction, Pace, observe
+from fogconv.runtime.drift import Correction, Pace, all_slower, observe
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
     MembershipChange,
@@ -52,16 +53,23 @@ from fogconv.runtime.stream import stream
 
 EVENTS_KEPT = 1000
 NOTICE_S = 1.0
-"""A link between two workers may break because one of them is gone: the master knows within its heartbeat."""
+"""A link between two workers may break because one of them is lost; the master notices that within its heartbeat."""
 MOST_BROKEN = 3
-"""Links between workers that break in one inference before it is given up."""
+"""The broken links between workers after which an inference fails."""
+
+
+class Lessons(Protocol):
+    """Where what inferences find goes: `fogconv.calibration.calibration.Calibration`, which remembers it."""
+
+    @property
+    def disturbed(self) -> frozenset[int]: ...
+    def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None: ...
 
 
 @dataclass(frozen=True)
 class Inference:
-    """``output`` has the model's own shape, ``run`` every step's times; ``events`` tells what went wrong and was mended.
-
-    ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
+    """``output`` has the model's own shape, ``run`` every step's times; ``events`` reports losses and other faults that
+    were handled. ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
     """
 
     output: Array
@@ -76,7 +84,7 @@ class Inference:
 class Engine:
     """``ranks[i]`` is the session's rank of the plan's i-th (the members); after a loss there are fewer. Not thread-safe.
 
-    ``events`` are the sentences of all inferences so far, the latest last.
+    ``events`` are the messages of all inferences so far, the latest last.
     """
 
     graph: LayerGraph
@@ -85,15 +93,18 @@ class Engine:
     plan_options: PlanOptions = PlanOptions()
     run_options: RunOptions = RunOptions()
     progress: Callable[[Progress], None] | None = None
+    lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
         self.topology = with_limits(self.topology, self.session.workers)
+        self.plan_options.check_ranks(len(self.topology))
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
         self._adapts = self.run_options.adapt and self.plan_options.plan is None
         self._rejoining = Rejoining(self.session)
         first = at_first(self.topology.ranks, self._present)
         self.ranks: tuple[int, ...] = first.members
         self.events: deque[str] = deque(first.events, maxlen=EVENTS_KEPT)
+        self.events.extend(self._uncoded())
         self._pace = Pace()
         self._correction: Correction | None = None
         self._first = self.topology
@@ -115,28 +126,29 @@ class Engine:
                 self.events.extend(turn.events)
 
     def run(self, x: Array) -> Inference:
-        """One inference of (N, 3, H, W) float32. Raises what the cluster raises, but for lost workers."""
+        """One inference of (N, 3, H, W) float32. Raises the cluster's errors, except for lost workers."""
         begin = time.perf_counter()
-        told = self.next_members()
+        events = self.next_members()
         while True:
             try:
                 run = self.session.run(self.loaded, [x])
                 break
             except MEMBER_ERRORS as error:
-                told += self.recover(error)
+                events += self.recover(error)
         self.watch(run)
-        return Inference(self.output(run), time.perf_counter() - begin, run, self.plan, self.programs, told + run.events)
+        return Inference(self.output(run), time.perf_counter() - begin, run, self.plan, self.programs, events + run.events)
 
     def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
         """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
 
-        Each in flight has buffers of its own. When a worker is lost, those in flight that it spoilt are run again: no frame
-        is lost or out of order. What happened is told in ``events``.
+        Each inference in flight has its own buffers. When a worker is lost, the affected inferences are run again: no
+        frame is lost or out of order. ``events`` reports what happened.
         """
         return stream(self, frames, depth)
 
     def rehearse(self) -> None:
-        """Have every members that losses may leave load its programs once: then a loss compiles nothing and ships nothing.
+        """Load the programs for every set of members that losses can leave: a loss then needs no compiling and no weights
+        sent.
 
         Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
         """
@@ -146,14 +158,14 @@ class Engine:
     def close(self) -> None:
         self.session.unload(self.loaded)
 
-    # The members
+    # Members
 
     @property
     def _present(self) -> frozenset[int]:
         return frozenset(info.rank for info in self.session.workers) - self._rejoining.ranks
 
     def members_change(self) -> bool:
-        """Whether somebody of the members is gone, or somebody outside of it is ready. Looks, waits for nobody."""
+        """Whether a member is lost, or another worker is ready. Does not wait."""
         self.session.refresh()
         for rank in sorted(self.session.rejoin(0.0) & set(self.topology.ranks)):
             self._warm(rank)
@@ -162,68 +174,80 @@ class Engine:
         return gone or self._rejoining.any_done or self._correction is not None or due
 
     def _warm(self, rank: int) -> None:
-        """Make a worker ready that came back: for the members with it and, where that is wished, for their losses."""
+        """Prepare a worker that came back: for the members with it and, with ``rehearse``, for their losses."""
         book, topology = self._plans, self.topology
         members = tuple(sorted({MASTER, rank, *(self._present & set(self.ranks))}))
         member_sets = [members, *(less for less in rehearsals(members) if self.run_options.rehearse and rank in less)]
         self._rejoining.begin(rank, lambda: (book.play(topology, each) for each in member_sets))
 
     def next_members(self) -> tuple[str, ...]:
-        """Before an inference: plan anew if the members has changed; the sentences about it."""
+        """Before an inference: plan again if the members have changed. Returns messages about it."""
         if not self.members_change():
             return ()
-        told = self._correct() + self._ask_again()
+        events = self._correct() + self._ask_again()
         ready, unfit = self._rejoining.finished()
         turn = next_members(self.ranks, self._present, ready)
-        if turn.changed or (told and self._plans.plan(self.topology, self.ranks).placements != self.plan.placements):
-            return self._turn(MembershipChange(turn.members, True, unfit + told + turn.events))
-        self.events.extend(unfit)
-        return unfit
+        if turn.changed or (events and self._plans.plan(self.topology, self.ranks).placements != self.plan.placements):
+            return self._turn(MembershipChange(turn.members, True, unfit + events + turn.events))
+        # A plan that stays is no news, unless its prediction came from wrong rates.
+        same = unfit + (() if self.lessons is None else events)
+        self.events.extend(same)
+        return same
 
     def watch(self, run: RunResult) -> None:
-        """After a run: note whether the ranks and links keep the pace that they were planned for."""
+        """After a run: compare the speed of ranks and links with the plan."""
         self.events.extend(run.events)
         ran = self.loaded.programs
-        if not self._adapts or len(self.ranks) == 1 or set(run.times) != set(ran):
+        if not self._adapts or (len(self.ranks) == 1 and self.lessons is None) or set(run.times) != set(ran):
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
-            return  # it was in flight while a new plan was made
+            return  # the run was in flight while a new plan was made
         drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
         self._pace = self._pace.after(drift)
-        self._correction = self._pace.correction()
+        self._correction = self._pace.correction(measured=self.lessons is not None)
+        slower = None if self.lessons is None else self._pace.all_slower
+        if slower is not None and self._correction is None:
+            self.events.append(all_slower(slower))
+            self._learn(dict.fromkeys((self.ranks[place] for place in drift.compute), slower), {})
         working = {self.ranks[rank] for rank in self.plan.active_ranks}
         self._probation = self._probation.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
 
     def _correct(self) -> tuple[str, ...]:
-        """Take what was measured for what is planned with; the sentences about it."""
+        """Plan with the measured figures. Returns messages about it."""
         correction, self._correction = self._correction, None
         if correction is None:
             return ()
         self.topology = correction.apply(self.topology, self.ranks)
         self._pace = self._pace.corrected(correction)
         self._corrected |= {self.ranks[place] for place in (*correction.slow, *chain(*correction.thin))} - {MASTER}
-        return correction.sentences(self.ranks)
+        self._learn(correction.ranks(self.ranks), correction.links(self.ranks))
+        return correction.sentences(self.ranks, None if self.lessons is None else self.lessons.disturbed)
+
+    def _learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None:
+        if self.lessons is not None:
+            self.lessons.learn(slow, thin)
 
     def _ask_again(self) -> tuple[str, ...]:
-        """Ask who was left out for being slow, where that is due, and take the first figures for who is fast again."""
-        told = []
+        """Probe workers that were left out for being slow, where that is due, and restore the first figures of those that
+        have recovered."""
+        events = []
         for rank in self._probation.due(time.monotonic()):
             try:
                 recovered = self._recovered(rank)
             except MEMBER_ERRORS:
-                recovered = False  # whether it is gone is seen to elsewhere
+                recovered = False  # a lost worker is handled elsewhere
             if recovered:
                 self.topology = restored(self._first, self.topology, rank)
                 self._corrected -= {rank}
                 self._pace = Pace(usual=self._pace.usual, needed=self._pace.needed)
-                told.append(f"worker {rank} and its links are as fast as they were at first; planned anew")
+                events.append(f"worker {rank} and its links are as fast as at the start; re-planned")
             else:
                 self._probation = self._probation.still_slow(rank, time.monotonic())
-        return tuple(told)
+        return tuple(events)
 
     def _recovered(self, rank: int) -> bool:
         from fogconv.calibration.devices import (
-            QUICK,  # late: few runs come here, and it takes a twentieth of a second to import
+            QUICK,  # imported late: few runs need it, and its import takes 50 ms
         )
 
         for pair, there in (((MASTER, rank), True), ((rank, MASTER), False)):
@@ -237,10 +261,10 @@ class Engine:
         return device_recovered(self._first, self.topology, rank, spec, seconds)
 
     def recover(self, error: ClusterError) -> tuple[str, ...]:
-        """After a run failed: plan over those that are left. Raises the error where nobody of the members is gone."""
+        """After a failed run: plan for the remaining members. Raises the error where no member is lost."""
         self.session.refresh()
         turn = after_loss(self.ranks, self._present, str(error))
-        # A worker that tells of a broken link to another is often faster than the master's own notice of the reason.
+        # A worker often reports a broken link before the master notices the loss behind it.
         deadline = time.monotonic() + NOTICE_S
         while turn is None and isinstance(error, WorkerLostError) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -255,18 +279,24 @@ class Engine:
         return self._turn(turn)
 
     def _turn(self, turn: MembershipChange) -> tuple[str, ...]:
-        told = turn.events
-        self.events.extend(told)
+        events = turn.events
         self._correction = None
         if turn.members != self.ranks:
             self._pace = Pace()
         self.session.unload(self.loaded)
+        before = self._uncoded()
         self.ranks = turn.members
+        events += self._uncoded() if not before else ()
+        self.events.extend(events)
         try:
             self._place()
         except WorkerLostError as error:
-            told += self.recover(error)
-        return told
+            events += self.recover(error)
+        return events
+
+    def _uncoded(self) -> tuple[str, ...]:
+        sentence = without_code(self.plan_options.protection, len(self.ranks))
+        return () if sentence is None else (sentence,)
 
     # Programs
 
@@ -284,7 +314,8 @@ class Engine:
     def _loaded_for(
         self, members: tuple[int, ...], progress: Callable[[Progress], None] | None = None
     ) -> tuple[CompiledPlan, Loaded]:
-        """Plan for these members, write its programs, load them. Who refuses its part for want of memory is given less."""
+        """Plan for these members, make their programs, load them. A worker that refuses its part for lack of memory gets
+        less."""
         while True:
             play = self._plans.play(self.topology, members)
             try:
@@ -300,7 +331,7 @@ class Engine:
                 if same:
                     raise
                 self.topology = smaller
-                self.events.append(f"{error}; planned anew with less for it")
+                self.events.append(f"{error}; re-planned with less for it")
 
     def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
         return self.session.load(self.programs, self._compiled.weights, host=self._host, progress=progress)
@@ -315,12 +346,10 @@ class Engine:
 
 
 def _let_go(error: BaseException) -> None:
-    """Let an error that is mended go of the frames it came through.
-
-    They hold the programs, buffers and packed weights of the run that failed, in circles that only a full collection finds:
-    which may be hundreds of megabytes later.
+    """Drop the traceback frames of a handled error. They hold the programs, buffers and packed weights of the failed run,
+    in reference cycles that only a full garbage collection frees, possibly hundreds of megabytes later.
     """
     linked = [error]
-    for each in linked:  # grows as it goes; a cause may have its effect for a context
+    for each in linked:  # grows in the loop; a cause may have its effect as its context
         each.__traceback__ = None
         linked += [other for other in (each.__cause__, each.__context__) if other is not None and other not in linked]

@@ -1,11 +1,11 @@
-"""Recovery: who takes part in the next run, after workers were lost or came back. Pure: no I/O, no clock.
+"""Recovery: the members of the next run, after workers were lost or came back. Pure: no I/O, no clock.
 
     members      the session's ranks that the plan is for, the master first: rank i of the plan is members[i] of the session
-    present   the workers that answer now
-    MembershipChange      the next members, and a sentence about each change
+    present   the workers that respond now
+    MembershipChange      the next members, and a message about each change
 
-The answer of an inference never depends on the members: a lost worker's inference is run again from its input by the
-others, by a new plan, and the master alone is one, too.
+The answer of an inference never depends on the members: after a loss the inference is run again from its input by the
+others, with a new plan. The master alone is a valid set of members.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fogconv.planning.memory import needed_bytes
 
 @dataclass(frozen=True, slots=True)
 class MembershipChange:
-    """``changed``: the programs that are loaded are no longer right, even where the members are the same (a worker left
-    and came back without them)."""
+    """``changed``: the loaded programs are no longer valid, even where the members are the same (a worker left and came
+    back without them)."""
 
     members: tuple[int, ...]
     changed: bool
@@ -34,7 +34,7 @@ class MembershipChange:
 
 
 def next_members(members: Sequence[int], present: Collection[int], returned: Collection[int] = ()) -> MembershipChange:
-    """Before an inference: drop who is gone, take in who ``returned``, in the order of ranks."""
+    """Before an inference: drop lost members, add those that ``returned``, in the order of ranks."""
     gone = [rank for rank in members if rank != MASTER and rank not in present]
     come = sorted(rank for rank in returned if rank in present)
     after = tuple(sorted({MASTER, *(rank for rank in members if rank not in gone), *come}))
@@ -42,9 +42,9 @@ def next_members(members: Sequence[int], present: Collection[int], returned: Col
         return MembershipChange(tuple(members), False)
     events = []
     if gone:
-        events.append(f"{_workers(gone)} {_was(gone)} lost between inferences; planned anew over {over(after)}")
+        events.append(f"{_workers(gone)} {_was(gone)} lost between inferences; re-planned over {over(after)}")
     if come:
-        events.append(f"{_workers(come)} {_was(come)} taken back; planned anew over {over(after)}")
+        events.append(f"{_workers(come)} rejoined; re-planned over {over(after)}")
     return MembershipChange(after, True, tuple(events))
 
 
@@ -52,21 +52,22 @@ def at_first(ranks: Collection[int], present: Collection[int]) -> MembershipChan
     """The first members, where some of a cluster's ranks may have been lost since it was opened."""
     gone = [rank for rank in sorted(ranks) if rank != MASTER and rank not in present]
     members = tuple(rank for rank in sorted(ranks) if rank not in gone)
-    told = (f"{_workers(gone)} {_was(gone)} lost before the first inference; planned over {over(members)}",) if gone else ()
-    return MembershipChange(members, False, told)
+    events = (
+        (f"{_workers(gone)} {_was(gone)} lost before the first inference; planned over {over(members)}",) if gone else ()
+    )
+    return MembershipChange(members, False, events)
 
 
 def after_loss(members: Sequence[int], present: Collection[int], cause: str, *, frames: int = 1) -> MembershipChange | None:
-    """In the middle of an inference, or of ``frames`` in flight: the members that runs it again.
-
-    None where nobody of the members is gone: then the cause is not a loss.
+    """In the middle of an inference, or of ``frames`` in flight: the members that run it again. None where no member is
+    lost: then the cause is not a loss.
     """
     left = tuple(rank for rank in members if rank == MASTER or rank in present)
     if len(left) == len(members):
         return None
     match frames:
         case 0:
-            done = f"planned anew over {over(left)}"
+            done = f"re-planned over {over(left)}"
         case 1:
             done = f"the inference ran again from its input on {over(left)}"
         case _:
@@ -75,7 +76,8 @@ def after_loss(members: Sequence[int], present: Collection[int], cause: str, *, 
 
 
 def rehearsals(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The sets of members that losses may leave: without any one worker, then fewer and fewer, down to the master alone."""
+    """The sets of members that losses can leave: without any one worker, then fewer and fewer, down to the master
+    alone."""
     workers = [rank for rank in members if rank != MASTER]
     one_less = [(MASTER, *(other for other in workers if other != rank)) for rank in workers]
     fewer = [(MASTER, *workers[:count]) for count in range(len(workers) - 2, -1, -1)]
@@ -83,7 +85,7 @@ def rehearsals(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def topology_of(topology: Topology, members: Sequence[int]) -> Topology:
-    """The part of the cluster that these members have."""
+    """The topology of these members."""
     return topology if tuple(members) == tuple(topology.ranks) else topology.subset(members)
 
 
@@ -118,4 +120,4 @@ def _was(ranks: Sequence[int]) -> str:
 
 
 MEMBER_ERRORS = (WorkerLostError, WorkerFailedError, TransportTimeout)
-"""What a run may raise because somebody is gone: a peer's report of it may be faster than the master's own notice."""
+"""The errors that a loss can cause: a peer may report it before the master notices."""

@@ -1,4 +1,5 @@
-"""PlanCache: what each set of members does: its plan and its programs. What was thought of once is loaded at once."""
+"""PlanCache: the plan and the programs of each set of members. Sets that were planned before are loaded without
+planning."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class CompiledPlan:
 
 
 class PlanCache:
-    """Plans and plays by members, for the topology that they were made for. May be read by several threads."""
+    """Plans and compiled plans by members, for one topology. Several threads may read it."""
 
     def __init__(self, graph: LayerGraph, options: PlanOptions) -> None:
         self._graph = graph
@@ -60,7 +61,7 @@ class PlanCache:
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
-    """The latest so many. Each step is one that no other thread can come into."""
+    """Keep the latest entries only. Each step is atomic for other threads."""
     kept.pop(key, None)
     kept[key] = value
     for old in list(kept)[:-PLAYS_KEPT]:

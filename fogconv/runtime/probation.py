@@ -1,13 +1,12 @@
-"""Probation: who was left without work for being slow is asked now and then whether it still is. Pure: no I/O, no clock.
+"""Probation: workers that were left without work for being slow are probed again periodically. Pure: no I/O, no clock.
 
-`fogconv.runtime.drift` judges by the times of runs, so that nothing is seen of a rank that a new plan leaves out: of a
-link that
-is whole again, of a device that has cooled down. Such a rank is asked after FIRST_S, and after twice as long each time
-that it is still slow; what it is asked takes some ten ms where it has recovered.
+`fogconv.runtime.drift` uses the times of runs, so it can't notice the recovery of a rank that a new plan leaves out, such
+as a repaired link or a device that has cooled down. Such a rank is probed after FIRST_S, and after twice as long each
+time that it is still slow; a probe takes about ten ms where the rank has recovered.
 
-    first      the topology that the session began with
+    first      the topology at the start of the session
     now        the topology with all corrections
-    recovered  nearer to the first than to the corrected figure (in logarithms)
+    recovered  closer to the first than to the corrected figure (in logarithms)
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ LEAST_PROBE_BYTES, MOST_PROBE_BYTES = 16 << 10, 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Probation:
-    """``waiting[rank]``: when it is asked next (s, by a monotonic clock), and how long it has waited for that."""
+    """``waiting[rank]``: when it is probed next (s, by a monotonic clock), and the length of that wait in s."""
 
     waiting: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     def watch(self, left_out: Collection[int], now_s: float) -> Probation:
-        """These are without work because of a correction; others need not be asked any more."""
+        """Probe these ranks, which are without work because of a correction, and no others."""
         new = (now_s + FIRST_S, FIRST_S)
         return Probation({rank: self.waiting.get(rank, new) for rank in left_out})
 
@@ -49,19 +48,19 @@ def probe_bytes(link: Link) -> int:
 
 
 def link_recovered(first: Link, corrected: Link, n_bytes: int, seconds: float) -> bool:
-    """``seconds`` for so many bytes one way, and a reply of none."""
+    """Whether a link has recovered; ``seconds`` is the time for so many bytes one way and an empty reply."""
     before_s, thin_s = (2 * first.latency_s + n_bytes * link.s_per_byte for link in (first, corrected))
     return _nearer_to_first(before_s, thin_s, seconds)
 
 
 def device_recovered(first: Topology, now: Topology, rank: int, spec: ConvSpec, seconds: float) -> bool:
-    """``seconds`` for one conv."""
+    """Whether a device has recovered; ``seconds`` is the time of one conv."""
     before_s, slow_s = (topology.devices[rank].conv_s(spec) for topology in (first, now))
     return _nearer_to_first(before_s, slow_s, seconds)
 
 
 def restored(first: Topology, now: Topology, rank: int) -> Topology:
-    """The corrected topology, but for this rank and all links from and to it, which are as they were."""
+    """The corrected topology with the first figures for this rank and all its links."""
     links = {pair: link for pair, link in now.links.items() if rank not in pair}
     links |= {pair: link for pair, link in first.links.items() if rank in pair}
     return replace(now.replace_device(rank, first.devices[rank]), links=links)

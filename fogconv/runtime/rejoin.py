@@ -1,7 +1,8 @@
-"""Rejoining: workers that came back are made ready beside the inferences, and enter the members when they are.
+"""Rejoining: workers that came back are prepared while inferences go on, and become members when they are ready.
 
-A new process imports, is sent its weights and takes its kernels from the disk, or compiles them: seconds, on a small device
-minutes, in which the others go on. What it loaded is unloaded again, as in a rehearsal: its memory is for one program.
+A new process imports its modules, receives its weights and loads its kernels from disk, or compiles them: this takes
+seconds, on a small device minutes, while the others go on. Its programs are unloaded again, as in a rehearsal, because
+its memory is for one program.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fogconv.runtime.plan_cache import CompiledPlan
 
 
 class Rejoining:
-    """Who is being made ready. ``begin`` and ``finished`` are called by one thread."""
+    """The workers that are being prepared. One thread calls ``begin`` and ``finished``."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -24,7 +25,7 @@ class Rejoining:
 
     @property
     def ranks(self) -> frozenset[int]:
-        """Who is not ready yet, or has not been asked for by ``finished``."""
+        """The workers that are not ready yet, or not yet returned by ``finished``."""
         return frozenset(self._under_way)
 
     @property
@@ -37,18 +38,17 @@ class Rejoining:
         threading.Thread(target=self._warm, args=(rank, plays, future), name=f"fogconv-warm-{rank}", daemon=True).start()
 
     def finished(self) -> tuple[frozenset[int], tuple[str, ...]]:
-        """Who is ready, and sentences about who never will be: neither is under way any more.
-
-        Who was lost again is neither; ``begin`` is called anew when it comes back.
+        """The workers that are ready, and messages about those that can't be; both are removed from ``ranks``. A worker
+        that was lost again is in neither; call ``begin`` when it comes back.
         """
-        ready, told = set(), []
+        ready, events = set(), []
         for rank in sorted(rank for rank, future in self._under_way.items() if future.done()):
             error = self._under_way.pop(rank).exception()
             if error is None:
                 ready.add(rank)
             elif not isinstance(error, WorkerLostError):
-                told.append(f"worker {rank} came back, but can't take part: {error}")
-        return frozenset(ready), tuple(told)
+                events.append(f"worker {rank} came back, but can't take part: {error}")
+        return frozenset(ready), tuple(events)
 
     def _warm(self, rank: int, plays: Callable[[], Iterable[CompiledPlan]], future: Future[None]) -> None:
         try:

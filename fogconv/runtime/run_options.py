@@ -1,4 +1,4 @@
-"""RunOptions: how a plan is run, and how the cluster is reached. Each has one default and one check, here."""
+"""RunOptions: options for running a plan and reaching the cluster. Each has one default and one check, here."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
-from fogconv.errors import InputError
+from fogconv.values import table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Raises InputError for what is not possible."""
+    """Raises InputError for impossible values."""
 
     adapt: bool = True
-    """Watch how long ranks and links take, and plan anew where that is off (`fogconv.runtime.drift`); a plan that is given
-    stays."""
+    """Measure ranks and links, and plan again where they differ from the plan (`fogconv.runtime.drift`). A given plan is
+    kept."""
     rehearse: bool = False
-    """Plan for losses beforehand: every worker compiles, and is sent, what any single loss would ask of it."""
+    """Plan for losses beforehand: every worker compiles and receives what it would need after the loss of any one
+    worker."""
+    measure: bool = False
+    """Measure the rates of devices and links again, even if they are in the cache."""
     threads: int = 0
-    """For the master's and in-process workers' kernels; 0: all cores."""
+    """Threads for the kernels of the master and of in-process workers; 0: all cores."""
     timeout_s: float = MESSAGE_S
-    """For one message of a run."""
+    """The time limit for one message of a run."""
     heartbeat_s: float = HEARTBEAT_S
-    """Within which a lost worker is noticed."""
+    """The time within which a lost worker is noticed."""
     keys: Path | None = None
-    """The folder with this device's keys; it encrypts on loopback, too."""
+    """The folder with this device's keys; with it loopback connections are encrypted as well."""
     insecure: bool = False
-    """Go without encryption and keys on a network."""
+    """Allow network connections without encryption and keys."""
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise InputError(f"threads {self.threads}: it must be 0 (all cores) or more")
-        for name, value in (("timeout", self.timeout_s), ("heartbeat", self.heartbeat_s)):
-            if not value > 0:
-                raise InputError(f"{name} {value:g}: it must be a positive number of seconds")
+        table.THREADS.check("threads", self.threads)
+        table.MESSAGE_TIME.check("timeout_s", self.timeout_s)
+        table.HEARTBEAT.check("heartbeat_s", self.heartbeat_s)

@@ -12,10 +12,11 @@ from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, WorkerLostError
 from fogconv.ir.arrays import Array
 from fogconv.runtime.membership import MEMBER_ERRORS
+from fogconv.values import table
 
 
 class Streaming(Protocol):
-    """What a stream needs of an engine."""
+    """The part of an engine that a stream uses."""
 
     session: Session
     loaded: Loaded
@@ -36,6 +37,7 @@ class Streaming(Protocol):
 def stream(engine: Streaming, frames: Iterable[Array], depth: int) -> Iterator[Array]:
     """The outputs of many inputs, in order, with ``depth`` inferences in flight; see
     `fogconv.runtime.engine.Engine.stream`."""
+    table.IN_FLIGHT.check("depth", depth)
     flights = Flights(engine, depth)
     try:
         for frame in frames:
@@ -56,7 +58,7 @@ def stream(engine: Streaming, frames: Iterable[Array], depth: int) -> Iterator[A
 
 
 class Flights:
-    """The inferences in flight of a stream, the oldest first, each with a Loaded of its own."""
+    """The inferences in flight of a stream, the oldest first, each with its own Loaded."""
 
     def __init__(self, engine: Streaming, depth: int) -> None:
         self._engine = engine
@@ -75,7 +77,7 @@ class Flights:
         self._waiting.append((frame, self._engine.session.submit(slot, [frame])))
 
     def land(self) -> RunResult:
-        """The result of the oldest one; what a loss spoilt has been run again."""
+        """The result of the oldest one; inferences that a loss affected are run again."""
         while True:
             try:
                 result = self._waiting[0][1].result()
@@ -103,7 +105,7 @@ class Flights:
         self._forget()
 
     def _again(self, error: ClusterError) -> None:
-        """Let what still flies come down, then launch what failed once more over those that are left."""
+        """Wait for the inferences in flight, then start the failed ones again on the remaining members."""
         wait([future for _, future in self._waiting])
         self._engine.recover(error)
         self.reload()

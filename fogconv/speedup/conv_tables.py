@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
 import msgspec
 
@@ -19,7 +18,7 @@ from fogconv.ir.geometry import ConvSpec
 
 @dataclass(frozen=True, slots=True)
 class NamedConv:
-    """A conv layer and what its model calls it."""
+    """A conv layer and its name in the model."""
 
     name: str
     spec: ConvSpec
@@ -61,14 +60,14 @@ def _spec(row: _Row, batch: int) -> ConvSpec:
 
 def _exported(name: str, size: int | None, batch: int) -> tuple[NamedConv, ...]:
     try:
-        from fogconv.frontend.torch.export import export
-        from fogconv.zoo.models import load_model, model_names
+        from fogconv.frontend.network import network_graph
+        from fogconv.zoo.model_request import ModelRequest
+        from fogconv.zoo.models import model_names
     except ImportError as error:
         if name in _file().nets:
             raise DependencyError(f"another size of {name} needs torch: {with_extra('master')}") from error
         raise InputError(unknown("net", name, _file().nets) + f" without torch: {with_extra('master')}") from error
     if not name.endswith(".pt2") and name not in model_names():
         raise InputError(unknown("net", name, (*model_names(), *_file().nets)))
-    model: Any = load_model(name, weights="random", size=size)
-    graph = export(model.module, model.example(batch), name)
+    graph = network_graph(ModelRequest.for_shapes(name, size), batch=batch)
     return tuple(NamedConv(layer.name, layer.spec) for layer in graph.convs)

@@ -8,19 +8,19 @@
 
     T_local = K²·(c/g)·f·h·w·γ
     T_cld   = T_part + n·(T_tx + T_rx) + T_edge + T_join
-    S       = T_local ÷ (c·H·W + f·h·w)·(α/M + β)        the limit of T_local/T_cld as n grows, sharing and joining free;
+    S       = T_local ÷ (c·H·W + f·h·w)·(α/M + β)        the limit of T_local/T_cld as n grows, cutting and joining free;
                                                          K²·c·f·γ / (g·(c+f)·(α/M+β)) where input and output are of one size
     S_star  = T_local ÷ (q·c·H·W + p·f·h·w)·(α/M + β)    over unicast links, the best over p·q = n
 
 A grouped conv splits along whole groups instead: every worker gets its own channels only, so that its S_star is S.
 
-All of this is for equal devices on equal links (Rates). `fogconv.speedup.trigger` prices real shards on a Topology.
+All of this is for equal devices on equal links (Rates). `fogconv.speedup.trigger` computes real shards on a Topology.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from fogconv.errors import InputError
@@ -29,7 +29,7 @@ from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What equal devices on equal links cost, in the paper's symbols. Raises InputError for figures that can't be.
+    """The costs of equal devices on equal links, in the paper's symbols. Raises InputError for impossible figures.
 
     ``gamma``: s per MAC. ``alpha``: s per message. ``beta``: s per element. ``message``: M, elements per message, None where
     a transfer of any size is one message. ``copy``: s per element cut, joined or summed at the master. ``wake``: s until a
@@ -78,7 +78,7 @@ class Rates:
         return self.wake + messages * self.alpha + elements * self.beta
 
     def wire_s(self, elements: float) -> float:
-        """The least that so many elements take: elements·(α/M + β); one message where M is unbounded."""
+        """The least time for so many elements: elements·(α/M + β); one message where M is unbounded."""
         return elements * self.beta + self.alpha * (1 if self.message is None else elements / self.message)
 
 
@@ -133,7 +133,8 @@ def t_local(spec: ConvSpec, rates: Rates) -> float:
 
 
 def t_part(spec: ConvSpec, rates: Rates) -> float:
-    """T_part: cutting the IFM into shards at the master. Each element is copied once, however often it is sent."""
+    """T_part: cutting the IFM into shards on the master. Each element is copied once, even if it is sent several
+    times."""
     return spec.input_elements * rates.copy
 
 
@@ -143,7 +144,7 @@ def t_tx(spec: ConvSpec, rates: Rates, split: Split) -> float:
 
 
 def t_edge(spec: ConvSpec, rates: Rates, split: Split) -> float:
-    """T_edge: the intermediate OFMs on all workers, that is on the one with the largest shard."""
+    """T_edge: computing the intermediate OFMs on all workers: the time of the largest shard."""
     return _largest_macs(spec, split) * rates.gamma + rates.step
 
 
@@ -160,7 +161,7 @@ def t_join(spec: ConvSpec, rates: Rates, split: Split) -> float:
 def t_cld(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool = False) -> Terms:
     """The terms of T_cld = T_part + n·(T_tx + T_rx) + T_edge + T_join, n = p·q.
 
-    With ``master_computes`` one of the p·q shards is the master's: n − 1 travel, and its own is neither cut nor joined.
+    With ``master_computes`` one of the p·q shards is the master's: n − 1 are sent, and its own is neither cut nor joined.
     Raises InputError for a split into more channels than there are.
     """
     check_split(spec, split)
@@ -177,23 +178,23 @@ def t_cld(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool =
 
 def s_paper(spec: ConvSpec, rates: Rates) -> float:
     """S: no number of workers gives more than this over links where a broadcast costs one transmission."""
-    return spec.macs * rates.gamma / (rates.wire_s(spec.input_elements) + rates.wire_s(spec.output_elements))
+    return t_local(spec, rates) / (rates.wire_s(spec.input_elements) + rates.wire_s(spec.output_elements))
 
 
 def s_split(spec: ConvSpec, rates: Rates, split: Split, *, master_computes: bool = False) -> float:
-    """T_local over the wire time alone of one split: the bound that unicast links set on it."""
+    """T_local divided by the wire time of one split: the bound of unicast links."""
     travelling = split.parts - 1 if master_computes else split.parts
     if not travelling:
         return math.inf
     sent = spec.input_elements / (split.p * split.groups)
     returned = spec.output_elements / (split.q * split.groups)
-    return spec.macs * rates.gamma / (travelling * (rates.wire_s(sent) + rates.wire_s(returned)))
+    return t_local(spec, rates) / (travelling * (rates.wire_s(sent) + rates.wire_s(returned)))
 
 
 def s_star(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = False) -> float:
     """S_star: the best of ``s_split`` over p·q = n, the bound over unicast links for n remote workers.
 
-    With ``master_computes`` there are n + 1 shards of which n travel. A layer with too few channels (or groups) for n
+    With ``master_computes`` there are n + 1 shards of which n are sent. A layer with too few channels (or groups) for n
     uses as many workers as it can.
     """
     parts = _workers(n) + 1 if master_computes else _workers(n)
@@ -204,8 +205,23 @@ def s_star(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = Fals
     return s_split(spec, rates, Split())  # a single channel: it goes to a worker or stays
 
 
+def most_gain(spec: ConvSpec, rates: Rates, n: int, *, master_computes: bool = False) -> float:
+    """What at most n remote workers can gain: the greatest min(m, S_star(m)) over the numbers m ≤ n.
+
+    m counts the ranks that compute, so that with ``master_computes`` it is one more than the workers. No T_local ÷ T_cld
+    over at most n equal workers is greater: computing takes at least T_local ÷ m, and the wire takes its time.
+    """
+    parts = _workers(n) + 1 if master_computes else _workers(n)
+    bounds = [
+        min(float(m), s_split(spec, rates, split, master_computes=master_computes))
+        for m in range(2 if master_computes else 1, parts + 1)
+        for split in splits(spec, m)
+    ]
+    return max(bounds, default=min(1.0, s_split(spec, rates, Split())))
+
+
 def splits(spec: ConvSpec, parts: int) -> Iterator[Split]:
-    """Every way to cut the layer into so many parts: p·q = parts with p ≤ c and q ≤ f, or whole groups."""
+    """All ways to cut the layer into so many parts: p·q = parts with p ≤ c and q ≤ f, or whole groups."""
     if spec.groups > 1:
         if parts <= spec.groups:
             yield Split(groups=parts)
@@ -238,7 +254,8 @@ def best_n(spec: ConvSpec, rates: Rates, n_max: int = 1024, *, master_computes: 
 
 
 def energy_j(spec: ConvSpec, split: Split | None, joules_per_mac: float, joules_per_byte: float) -> float:
-    """Joules for one layer: every MAC, and every byte that travels (sending and receiving together). None: at home."""
+    """Joules for one layer: every MAC, and every byte sent (sending and receiving together). ``split`` None: all on the
+    master."""
     if min(joules_per_mac, joules_per_byte) < 0:
         raise InputError(f"{joules_per_mac} J per MAC and {joules_per_byte} J per byte: neither may be negative")
     elements = 0 if split is None else split.q * spec.input_elements + split.p * spec.output_elements
@@ -279,20 +296,29 @@ def least_depth(
 ) -> int | None:
     """The least c = f at which a dense conv of stride 1 pays: S > threshold, or, for n workers, T_local ÷ T_cld > threshold.
 
-    By this a fixed rule such as "more than 60 channels" can be judged. None where not even ``deepest`` channels pay.
+    Use it to judge a fixed rule such as "more than 60 channels". None where even ``deepest`` channels don't pay.
     """
-    spec = ConvSpec(1, 1, size, size, kernel, padding=_same(kernel))
     threshold = _threshold(threshold)
 
+    def gain(layer: ConvSpec) -> float:
+        return s_paper(layer, rates) if n is None else estimate(layer, rates, n, master_computes=master_computes)
+
+    return least_depth_by(lambda layer: gain(layer) > threshold, kernel, size, deepest)
+
+
+def least_depth_by(
+    worth: Callable[[ConvSpec], bool], kernel: tuple[int, int] = (3, 3), size: int = 14, deepest: int = 8192
+) -> int | None:
+    """The least c = f at which a dense conv of stride 1 is ``worth`` it; None where not even ``deepest`` channels are."""
+    spec = ConvSpec(1, 1, size, size, kernel, padding=_same(kernel))
+
     def pays(depth: int) -> bool:
-        layer = replace(spec, in_channels=depth, out_channels=depth)
-        if n is None:
-            return s_paper(layer, rates) > threshold
-        return estimate(layer, rates, n, master_computes=master_computes) > threshold
+        return worth(replace(spec, in_channels=depth, out_channels=depth))
 
     if not pays(deepest):
         return None
-    # S is monotone in c; the estimate nearly so (blocks of 16 channels make steps), hence the walk after the bisection.
+    # S is monotone in c; the estimate is nearly so (blocks of 16 channels make steps), hence the walk after the
+    # bisection.
     low, high = 0, deepest
     while high - low > 1:
         middle = (low + high) // 2
@@ -301,7 +327,7 @@ def least_depth(
 
 
 def check_split(spec: ConvSpec, split: Split) -> None:
-    """Raises InputError unless the layer has the channels, or groups, that the split asks for."""
+    """Raises InputError unless the layer has enough channels or groups for the split."""
     if min(split.p, split.q, split.groups) < 1:
         raise InputError(f"{split}: there must be at least one part each way")
     if spec.groups > 1:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fogconv.errors import DependencyError, InputError, with_extra
 from fogconv.hardware.units import show_bandwidth, show_rate, show_seconds
-from fogconv.speedup.calculator import Question, Report, SweepPoint, curve, net_curve, sweep
+from fogconv.speedup import broadcast
+from fogconv.speedup.calculator import Media, Question, Report, SweepPoint, curve, net_at, net_curve, sweep
 from fogconv.speedup.conv_tables import NamedConv
-from fogconv.speedup.model import s_paper, s_star
+from fogconv.speedup.model import most_gain, s_paper
 from fogconv.speedup.trigger import master_rates
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg", ".html")
 MOST_WORKERS = 64
 
-BLUE, ORANGE, GREEN, GREY = "#0b6fa4", "#d1570b", "#2e7d32", "#777777"
-"""Told apart in print and by colour-blind readers; the figures never rely on colour alone."""
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0b6fa4", "#d1570b", "#2e7d32", "#7b3fa0", "#777777"
+"""Different in print and for colour-blind readers; the figures never rely on colour alone."""
 
 
 def draw(
@@ -40,22 +41,23 @@ def draw(
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"--plot {path}: the file's name ends in {', '.join(SUFFIXES)}")
-    rows = 4 if swept else 3
-    figure = new_figure(9.5, 3.6 * rows)
-    axes = figure.subplots(rows, 1)
-    _against_n(axes[0], name, layers, report.question)
+    question = report.question
+    panels: list[Callable[[Axes], None]] = []
+    panels.append(lambda axes: _against_n(axes, name, layers, question))
     if len(layers) > 1:
-        _per_layer(axes[1], report)
+        panels.append(lambda axes: _per_layer(axes, report))
+        panels.append(lambda axes: _break_even(axes, report))
     else:
-        _over_depth(axes[1], layers[0], report.question)
-    if len(layers) > 1:
-        _break_even(axes[2], report)
-    else:
-        here = 2 / sum(report.question.topology.card(0))
-        points = sweep(layers, report.question, "bandwidth", here / 32, here * 32)
-        _swept(axes[2], "bandwidth", points, report)
+        panels.append(lambda axes: _over_depth(axes, layers[0], question))
+        if swept is None or swept[0] != "bandwidth":
+            here = 2 / sum(question.topology.card(0))
+            points = sweep(layers, question, "bandwidth", here / 32, here * 32)
+            panels.append(lambda axes: _swept(axes, "bandwidth", points, report))
     if swept is not None:
-        _swept(axes[3], *swept, report)
+        panels.append(lambda axes: _swept(axes, *swept, report))
+    figure = new_figure(9.5, 3.6 * len(panels))
+    for axes, panel in zip(figure.subplots(len(panels), 1), panels, strict=True):
+        panel(axes)
     save(figure, path, name)
 
 
@@ -89,37 +91,42 @@ def save(figure: Figure, path: Path, title: str) -> None:
 
 
 def _against_n(axes: Axes, name: str, layers: Sequence[NamedConv], question: Question) -> None:
-    """Speedup over 1 … n workers with the bounds that it can't pass."""
-    count = range(1, MOST_WORKERS + 1)
+    """Speedup over 1 … n workers with its upper bounds."""
+    everywhere = question.media is Media.BROADCAST
+    count = _counts(everywhere)
     if len(layers) > 1:
-        axes.plot(count, net_curve(layers, question, MOST_WORKERS), color=BLUE, label="whole net, the better of both")
+        net = net_curve(layers, question, count[-1]) if not everywhere else [net_at(layers, question, n) for n in count]
+        axes.plot(count, net, color=BLUE, label="whole net, the better of both")
         deepest = max(layers, key=lambda layer: s_paper(layer.spec, master_rates(question.topology, layer.spec)))
     else:
         deepest = layers[0]
     spec, rates = deepest.spec, master_rates(question.topology, deepest.spec)
     master = question.master_computes
     what = f"{deepest.name}: " if len(layers) > 1 else ""
-    axes.plot(
-        count,
-        curve(spec, rates, MOST_WORKERS, master_computes=master),
-        color=ORANGE,
-        label=f"{what}T_local/T_cld, best of 1 … n",
-    )
-    axes.plot(
-        count,
-        [s_star(spec, rates, n, master_computes=master) for n in count],
-        color=ORANGE,
-        linestyle=":",
-        label=f"{what}S_star at n (unicast)",
-    )
+    if everywhere:
+        ratios = [broadcast.estimate(spec, rates, n) for n in count]
+        label = "T_local/T_cld, broadcast"
+    else:
+        ratios = curve(spec, rates, count[-1], master_computes=master)
+        label = "T_local/T_cld, best of 1 … n"
+        most = [most_gain(spec, rates, n, master_computes=master) for n in count]
+        axes.plot(count, most, color=PURPLE, linestyle=":", label=f"{what}at most (unicast, 1 … n)")
+    axes.plot(count, ratios, color=ORANGE, label=f"{what}{label}")
     bound = s_paper(spec, rates)
-    axes.axhline(bound, color=ORANGE, linestyle="--", label=f"{what}S = {bound:.2f}, the paper's bound")
+    axes.axhline(bound, color=GREEN, linestyle="--", label=f"{what}S = {bound:.2f}, the paper's bound")
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.axvline(question.workers, color=GREY, linestyle="-.", linewidth=0.8, label=f"n = {question.workers}")
     _decorate(axes, f"{name}: speedup over workers", "remote workers n", "speedup")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xscale("log", base=10 if everywhere else 2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axes.set_ylim(0, max(1.2, bound * 1.15))
+
+
+def _counts(everywhere: bool) -> list[int]:
+    """On a broadcast medium up to where T_local/T_cld meets S, elsewhere up to MOST_WORKERS."""
+    if not everywhere:
+        return list(range(1, MOST_WORKERS + 1))
+    return sorted({round(broadcast.CROWD ** (step / 120)) for step in range(121)})
 
 
 def _per_layer(axes: Axes, report: Report) -> None:
@@ -129,8 +136,8 @@ def _per_layer(axes: Axes, report: Report) -> None:
     star = [max(row.decision.bound_s_star, 1e-4) for row in report.rows]
     ratio = [max(row.decision.estimate, 1e-4) for row in report.rows]
     axes.bar(index, paper, color=[BLUE if row.decision.distribute else "#b9d3e2" for row in report.rows], label="S")
-    axes.plot(index, star, color=ORANGE, marker="_", linestyle="", markersize=8, label="S_star")
-    axes.plot(index, ratio, color=GREEN, marker=".", linestyle="", label="T_local/T_cld")
+    axes.plot(index, star, color=PURPLE, marker="_", linestyle="", markersize=8, label="S_star")
+    axes.plot(index, ratio, color=ORANGE, marker=".", linestyle="", label="T_local/T_cld")
     if 0 < threshold < math.inf:
         axes.axhline(threshold, color=GREY, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_yscale("log")
@@ -151,10 +158,13 @@ def _over_depth(axes: Axes, layer: NamedConv, question: Question) -> None:
             )
         )
     rates = master_rates(question.topology, spec)
-    ratios = [curve(one, rates, question.workers, master_computes=question.master_computes)[-1] for one in found]
-    axes.plot(depths, [s_paper(one, rates) for one in found], color=BLUE, label="S")
-    axes.plot(depths, [s_star(one, rates, question.workers) for one in found], color=ORANGE, linestyle=":", label="S_star")
-    axes.plot(depths, ratios, color=GREEN, linestyle="--", label=f"T_local/T_cld, {question.workers} workers")
+    n, master = question.workers, question.master_computes
+    ratios = [curve(one, rates, n, master_computes=master, media=question.media)[-1] for one in found]
+    axes.plot(depths, [s_paper(one, rates) for one in found], color=GREEN, linestyle="--", label="S")
+    if question.media is Media.UNICAST:
+        most = [most_gain(one, rates, n, master_computes=master) for one in found]
+        axes.plot(depths, most, color=PURPLE, linestyle=":", label=f"at most, up to {n} workers")
+    axes.plot(depths, ratios, color=ORANGE, label=f"T_local/T_cld, up to {n} workers")
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.axvline(spec.in_channels / spec.groups, color=GREY, linestyle="-.", linewidth=0.8, label="this layer's c")
     axes.set_xscale("log", base=2)
@@ -176,8 +186,9 @@ def _break_even(axes: Axes, report: Report) -> None:
     )
     never = [i for i in index if not needed[i]]
     here = 8 / (sum(report.question.topology.card(0)) / 2)
-    if never:
-        axes.plot(never, [here] * len(never), color=ORANGE, marker="x", linestyle="", label="never pays")
+    if never:  # at the upper edge, whatever the scale: no bandwidth is enough
+        edge = axes.get_xaxis_transform()
+        axes.plot(never, [0.97] * len(never), color=ORANGE, marker="x", linestyle="", transform=edge, label="never pays")
     axes.axhline(here, color=GREY, linestyle="--", label=f"here: {show_bandwidth(here / 8)}")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: show_bandwidth(value / 8))
@@ -193,9 +204,9 @@ def _swept(axes: Axes, name: str, points: Sequence[SweepPoint], report: Report) 
     scale = 8 if name == "bandwidth" else 1
     values = [point.value * scale for point in points]
     what = "" if one else ", best layer"
-    axes.plot(values, [point.bound_s_paper for point in points], color=BLUE, linestyle="--", label=f"S{what}")
-    axes.plot(values, [point.bound_s_star for point in points], color=ORANGE, linestyle=":", label=f"S_star{what}")
-    axes.plot(values, [point.estimate for point in points], color=GREEN, label=f"T_local/T_cld{what}")
+    axes.plot(values, [point.bound_s_paper for point in points], color=GREEN, linestyle="--", label=f"S{what}")
+    axes.plot(values, [point.bound_gain for point in points], color=PURPLE, linestyle=":", label=f"at most{what}")
+    axes.plot(values, [point.estimate for point in points], color=ORANGE, label=f"T_local/T_cld{what}")
     if not one:
         axes.plot(values, [point.speedup for point in points], color="black", label="total by the rule")
     axes.axhline(1, color=GREY, linewidth=0.8)

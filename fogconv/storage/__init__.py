@@ -1,1 +1,1 @@
-"""Files that are believed: caches, keys and rates that nobody else could have written."""
+"""Trusted files: caches, keys and rates that no other user could have written."""

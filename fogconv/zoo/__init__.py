@@ -1,6 +1,6 @@
 """Models by name, pictures, and weights: ``fogconv.zoo.load("resnet50")``, ``fogconv.zoo.names()``.
 
-Nothing heavy is imported before a name is used.
+Heavy modules are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Exported programs: a ``.pt2`` file is read without running what it holds.
+"""Exported programs: a ``.pt2`` file is read without running code from it.
 
-torch.export.load runs code of the file's maker: its sample inputs, and some of its tensors, are pickles; its symbolic
-shapes are evaluated as Python; its guards and names become source text; it may bring compiled libraries. Here the archive
-is copied without sample inputs and guards, everything else is looked at first, and pickles are read as tensors or not at
-all. What needs more is refused, unless the user trusts its maker.
+torch.export.load can run code from the file: its sample inputs, and some of its tensors, are pickles; its symbolic shapes
+are evaluated as Python; its guards and names become source text; it may contain compiled libraries. Here the archive is
+copied without sample inputs and guards, everything else is checked first, and pickles are read as tensors only. Files
+that need more are refused, unless the user trusts their author.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from fogconv.errors import ModelError
 from fogconv.storage.trusted import open_plain
 
 MOST_EXPANSION = 20
-"""torch.export.save does not compress; an archive that grows more than so many times is made to fill the memory."""
+"""torch.export.save does not compress; an archive that expands by more than this factor is an attempt to fill the
+memory."""
 
 _SAMPLES = re.compile(r"(.*/)?(data/sample_inputs/[^/]*|serialized_example_inputs\.(pt|json))")
 _KNOWN = re.compile(
@@ -37,7 +38,7 @@ _CODE = re.compile(r"(.*/)?data/(weights|constants)/(custom|opaque)_obj_[^/]*")
 _PROGRAM = re.compile(r"(.*/)?(models/[^/]*\.json|serialized_exported_program\.json)")
 
 _WORD = re.compile(r"[\w.#:$/@+-]*")
-"""What becomes source text: names and operators. No brackets, quotes, blanks or line ends."""
+"""Text that becomes source code: names and operators. No brackets, quotes, blanks or line ends."""
 _FREE_TEXT = frozenset({"metadata", "as_string", "as_strings", "in_spec", "out_spec", "forward_arg_names"})
 _METADATA = frozenset({"stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node", "custom"})
 _SYMPY = frozenset({
@@ -59,7 +60,7 @@ _forcing = threading.Lock()
 def load_exported(path: Path, *, trust: bool = False) -> Any:
     """The torch.export.ExportedProgram in a file.
 
-    Unless ``trust``, what would run code of whoever made the file is left out or refused. Raises ModelError.
+    Unless ``trust`` is set, parts that could run code of the file's author are left out or refused. Raises ModelError.
     """
     try:
         with open_plain(path) as file:
@@ -76,7 +77,7 @@ def load_exported(path: Path, *, trust: bool = False) -> Any:
             return torch.export.load(cleaned)
     except ModelError:
         raise
-    except Exception as error:  # whatever zipfile, json and torch think of the file
+    except Exception as error:  # zipfile, json and torch raise many types of errors
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
         if any("Weights only load failed" in line or "weights_only" in line for line in lines):
             raise _refused(path, "it holds objects that are no tensors") from error
@@ -85,7 +86,7 @@ def load_exported(path: Path, *, trust: bool = False) -> Any:
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Wherever torch loads a pickle meanwhile, it takes tensors and plain values, and runs nothing."""
+    """Within this block torch loads only tensors and plain values from pickles, and runs no code."""
     with _forcing:
         changed = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
         before = {name: os.environ.get(name) for name in changed}
@@ -101,7 +102,7 @@ def tensors_only() -> Iterator[None]:
 
 
 def unusable(tensor: torch.Tensor) -> str | None:
-    """Why a tensor can't be a weight of a model that runs here; None if it can."""
+    """The reason why a tensor can't be a weight here; None if it can."""
     if tensor.is_quantized:
         return "is quantised; give the weights in float32"
     if tensor.layout is not torch.strided:
@@ -114,7 +115,8 @@ def unusable(tensor: torch.Tensor) -> str | None:
 
 
 def _cleaned(content: bytes, path: Path) -> io.BytesIO:
-    """The archive as this module read it: torch parses archives by other rules, and must not find another program."""
+    """A copy of the archive as read by this module: torch parses archives by other rules, and must not find another
+    program in it."""
     cleaned = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(cleaned, "w") as copy:
         entries = archive.infolist()
@@ -140,7 +142,7 @@ def _cleaned(content: bytes, path: Path) -> io.BytesIO:
 def _checked_program(data: bytes, path: Path) -> bytes:
     program = json.loads(data)
     if isinstance(program, dict) and "guards_code" in program:
-        program["guards_code"] = []  # checks of the input's shape, as Python; the input is checked here anyway
+        program["guards_code"] = []  # Python code that checks the input's shape; fogconv checks the input itself
     _check(program, "", path)
     return json.dumps(program).encode()
 
@@ -161,11 +163,11 @@ def _check(value: Any, key: str, path: Path) -> None:
         else:
             fine = key in _FREE_TEXT or key in _METADATA or _WORD.fullmatch(value) is not None
         if not fine:
-            raise _refused(path, f"{value[:60]!a} stands in it where a name or a number belongs")
+            raise _refused(path, f"it contains {value[:60]!a} in place of a name or a number")
 
 
 def _is_arithmetic(text: str) -> bool:
-    """Whether a symbolic expression is one: sympy evaluates it as Python."""
+    """Whether a symbolic expression is only arithmetic: sympy evaluates it as Python."""
     try:
         nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -184,6 +186,5 @@ def _is_arithmetic(text: str) -> bool:
 
 def _refused(path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"{path} could run code of whoever made it when it is loaded: {reason}. Type --trust (trust=True) if you know where "
-        "it comes from"
+        f"{path} could run its author's code when it is loaded: {reason}. Use --trust (trust=True) if you trust its author"
     )

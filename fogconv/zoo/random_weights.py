@@ -1,7 +1,7 @@
 """Seeded weights: a network that was never trained, but in which every layer matters.
 
-torchvision's own initialisation is a bad witness for a test: heads of zeros, layer scales of 1e-6, and batch norms whose
-statistics fit nothing let whole layers vanish from the output. Here activations keep their size from layer to layer.
+torchvision's own initialisation is unsuitable for tests: with heads of zeros, layer scales of 1e-6, and batch norms whose
+statistics match no data, whole layers have no effect on the output. Here activations keep their size from layer to layer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _fill(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def noise_images(count: int, size: tuple[int, int], *, seed: int = 0) -> torch.Tensor:
-    """(count, 3, H, W) of patches with grain, about as large as normalised photographs are."""
+    """(count, 3, H, W) of patches with noise, with values in the range of normalised photographs."""
     generator = torch.Generator().manual_seed(seed + 1)
     patches = torch.randn(count, 3, 7, 7, generator=generator)
     grain = torch.randn(count, 3, *size, generator=generator)

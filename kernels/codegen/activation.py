@@ -22,7 +22,7 @@ CODES: dict[str | None, int] = {
     "sigmoid": 5,
     "hardsigmoid": 6,
 }
-"""What stands for an activation where only numbers can be passed."""
+"""The number of each activation, for interfaces that pass only numbers."""
 
 # exp(x) = 2^n · (1 + r + r²·P(r)), n = round(x/ln 2), r = x − n·ln 2, |r| <= ln(2)/2
 EXP_POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -33,7 +33,7 @@ LN2_LOW = -2.12194440e-4
 ROUND = 12582912.0
 """1.5·2²³: adding it to |t| < 2²² leaves round(t) in the low bits of the sum."""
 EXP_RANGE = (-88.0, 88.8)
-"""Beyond these the result is 0 or infinity. The results below 2^-126 and those from 2^127.5 on are flushed likewise."""
+"""Beyond these the result is 0 or infinity. Results below 2^-126 are flushed to 0, those from 2^127.5 on to infinity."""
 
 
 def code(activation: str | None) -> int:
@@ -63,7 +63,7 @@ def build_exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
         p = fma(builder, p, r, constant(x.type, coefficient))
     p = fma(builder, p, builder.fmul(r, r), r)
     p = builder.fadd(p, constant(x.type, 1.0))
-    # 2^n through the exponent's bits: n + 127 shifted up; the bits of ROUND above n fall out at the top.
+    # 2^n through the exponent's bits: n + 127 shifted up; the bits of ROUND above n are shifted out.
     bits = _integers(x.type)
     n_bits = builder.add(builder.bitcast(rounded, bits), constant(bits, 127))
     scale = builder.bitcast(builder.shl(n_bits, constant(bits, 23)), x.type)
@@ -127,7 +127,7 @@ def _ramp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _hardsigmoid(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    # A product instead of a division by 6: at most 1 ulp apart, several times as fast.
+    # A product instead of a division by 6: it differs by at most 1 ulp and is several times as fast.
     return builder.fmul(_ramp(builder, x), constant(x.type, 1.0 / 6.0))
 
 

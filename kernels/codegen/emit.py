@@ -1,6 +1,6 @@
 """Emit LLVM IR for vectors of floats: what the builders of the convolution micro-kernels share.
 
-Addresses travel as 64-bit integers, offsets are bytes. A vector has ``vl`` floats, whatever the CPU has registers for.
+Addresses are 64-bit integers, offsets are bytes. A vector has ``vl`` floats, whatever the size of the CPU's registers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 Value = Any
-"""An llvmlite value; the library has no types of its own."""
+"""An llvmlite value; llvmlite has no type annotations."""
 
 Builder = Any
 
@@ -30,14 +30,14 @@ def constant(vl: int, value: float) -> Value:
 
 
 def shifted(builder: Builder, address: Value, offset: Value | int) -> Value:
-    """The address ``offset`` bytes on."""
+    """The address plus ``offset`` bytes."""
     if isinstance(offset, int):
         return address if offset == 0 else builder.add(address, I64(offset))
     return builder.add(address, offset)
 
 
 def pointer(builder: Builder, address: Value, to: Any, offset: int = 0) -> Value:
-    """A pointer ``offset`` bytes behind an address, in the form that folds into an instruction's own displacement."""
+    """A pointer to an address plus ``offset`` bytes, in the form that folds into an instruction's displacement."""
     base = builder.inttoptr(address, I8.as_pointer())
     if offset:
         base = builder.gep(base, [I64(offset)])
@@ -45,7 +45,7 @@ def pointer(builder: Builder, address: Value, to: Any, offset: int = 0) -> Value
 
 
 def load(builder: Builder, address: Value, vl: int, offset: int = 0, align: int | None = None) -> Value:
-    """``vl`` floats, aligned to their own size unless told otherwise."""
+    """Load ``vl`` floats, by default aligned to the vector's size."""
     value = builder.load(pointer(builder, address, vector(vl), offset))
     value.align = 4 * vl if align is None else align
     return value
@@ -82,7 +82,7 @@ def lane_splat(builder: Builder, value: Value, lane: int, vl: int) -> Value:
 
 
 def pick(builder: Builder, a: Value, b: Value, lanes: Sequence[int]) -> Value:
-    """A vector of these lanes of two equally long ones, counted through both."""
+    """A vector of the given lanes of two vectors of equal length; lanes of the second follow those of the first."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
 
@@ -109,7 +109,7 @@ READ_L2, WRITE_L1 = (0, 2), (1, 3)
 
 
 def prefetch(builder: Builder, address: Value, offset: int = 0, kind: tuple[int, int] = READ_L2) -> None:
-    """Ask for a cache line; never faults, whatever the address."""
+    """Prefetch a cache line. Never faults, whatever the address."""
     module = builder.module
     name = "llvm.prefetch.p0"
     signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
@@ -127,7 +127,7 @@ def loop(
 ) -> list[Value]:
     """``carried = body(carried)``, ``count`` times; values stay in registers (phi nodes). Returns the last ones.
 
-    With ``at_least_once`` the test stands at the end, which leaves one jump per round.
+    With ``at_least_once`` the test is at the end, which leaves one jump per iteration.
     """
     before = builder.block
     inside, end = builder.append_basic_block("round"), builder.append_basic_block("end")

@@ -1,7 +1,7 @@
 """Formulas: elementwise operators as LLVM IR on vectors of floats, by name.
 
-An Elementwise step's ``op`` is one of these names. A formula gets its inputs and its parameters as vectors of one type and
-emits the result; torch's semantics, NaN included. `fogconv.kernels.maps.per_element` walks maps with it.
+An Elementwise step's ``op`` is one of these names. A formula receives its inputs and parameters as vectors of one type
+and emits the result, with torch's semantics, NaN included. `fogconv.kernels.maps.per_element` applies it to maps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MOST = 2
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """``build(builder, inputs, parameters)`` emits the operator; each list is as long as the formula says."""
+    """``build(builder, inputs, parameters)`` emits the operator; the lists have ``inputs`` and ``parameters``
+    elements."""
 
     inputs: int
     parameters: int
@@ -46,7 +47,7 @@ FORMULAS: Mapping[str, Formula] = {
     "leaky_relu": Formula(1, 1, _leaky_relu),
     "maximum": Formula(2, 0, _maximum),
 }
-"""Elementwise operators are added here."""
+"""Add new elementwise operators here."""
 
 
 def formula(name: str) -> Formula:
@@ -58,7 +59,7 @@ def formula(name: str) -> Formula:
 
 @cache
 def applied(name: str) -> Any:
-    """The intrinsic (x, y, p, q) → formula; what the formula doesn't take of these is ignored."""
+    """The intrinsic (x, y, p, q) → formula; arguments that the formula doesn't take are ignored."""
     inputs, parameters, build = FORMULAS[name].inputs, FORMULAS[name].parameters, FORMULAS[name].build
 
     @intrinsic

@@ -4,7 +4,7 @@ name     vector length  quads  registers  fused
 avx512        16         yes      32      yes
 avx2           8         no       16      yes
 neon           4         no       32      yes      aarch64
-generic        4         no       16      no       anything else: right, not fast
+generic        4         no       16      no       anything else: correct, not fast
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import llvmlite.binding as llvm
 from fogconv.errors import KernelError
 
 NUMBA_SETTINGS = ".numba_config.yaml"
-"""Where numba reads settings beside its environment variables: in the folder that a program was started in."""
+"""numba reads settings from its environment variables and from this file in the current folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ ISAS = {isa.name: isa for isa in (AVX512, AVX2, NEON, GENERIC)}
 def host_isa() -> Isa:
     """The instruction set that kernels are built for: $FOGCONV_ISA, or the best that this CPU has.
 
-    Vectors longer than the CPU's still run (LLVM splits them), only slowly, so that every kind can be tested
-    everywhere. Raises KernelError for a name that is not in ``ISAS``.
+    Vectors longer than the CPU's registers still run, slowly (LLVM splits them), so that every instruction set can be
+    tested on any CPU. Raises KernelError for a name that is not in ``ISAS``.
     """
     return _isa(os.environ.get("FOGCONV_ISA", ""))
 
@@ -66,8 +66,8 @@ def _isa(wanted: str) -> Isa:
 
 
 def _features() -> frozenset[str]:
-    """What numba generates code for: $NUMBA_CPU_FEATURES where set, else the CPU's own."""
-    # Numba's import takes longer than all else that a worker does before it can answer, and this module is asked early.
+    """The CPU features that numba generates code for: $NUMBA_CPU_FEATURES where set, else the CPU's own."""
+    # Imported late: importing numba takes longer than the rest of a worker's start, and this module is used early.
     if "NUMBA_CPU_FEATURES" in os.environ or Path(NUMBA_SETTINGS).exists():
         from numba.core import config
 

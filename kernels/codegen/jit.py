@@ -1,24 +1,22 @@
 """Compiled functions: numba.njit without the GIL, with a cache on disk that many workers and versions can share.
 
-Numba's own cache misses what we need: it never hits for closures over an intrinsic, does not notice when the source of an
+Numba's own cache is not enough: it never hits for closures over an intrinsic, does not notice when the source of an
 intrinsic changes, lets two processes that compile at once write the same file, and raises where package and home are
-read-only. Here a compiled function is one file, named by a hash over everything that decided its code: the sources of
-its module and of the kernel modules imported by that one, the values it closes over, its signature, the instruction set,
-the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so nothing needs
-a lock. What is loaded runs, so a file counts only if nobody but this user and root could have written it.
+read-only. Here a compiled function is one file, named by a hash of everything that its code depends on: the sources of
+its module and of the kernels and shapes that it imports, the values it closes over, its signature, the instruction set,
+the CPU, and the versions of numba, llvmlite, numpy and Python. A file never changes once it has its name, so no lock is
+needed. A loaded file is executed, so it is used only if no user except this one and root could have written it.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import os
 import pickle
 import platform
+import re
 import sys
-import tempfile
-import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -37,13 +35,19 @@ from numba.core.serialize import dumps
 
 from fogconv.errors import KernelError
 from fogconv.kernels.codegen.isa import host_isa
-from fogconv.storage.trusted import distrust, read_own, warn_once, write_own
+from fogconv.storage.cache_folder import cache_folder
+from fogconv.storage.trusted import read_own, warn_once, write_own
 
-PACKAGE = __name__.rpartition(".")[0]
+ROOT = __name__.partition(".")[0]
+FOLLOWED = (f"{ROOT}.kernels", f"{ROOT}.ir")
+"""What is imported of these may be part of compiled code: intrinsics, and numbers such as the width of a block."""
+_IMPORT = re.compile(r"^[ \t]*(?:import[ \t]+([\w.]+)|from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*))", re.MULTILINE)
+"""Imports as the formatter leaves them. A syntax tree would take a tenth of a second of each start."""
+_NAME = re.compile(r"\w+")
 PLAIN = (bool, int, float, str, np.dtype, np.generic, numba.types.Type)
 
 UNUSED_S = 60 * 24 * 3600.0
-"""A compiled function that nobody loaded for so long is removed when its successor is stored."""
+"""A compiled function that was not loaded for so long is removed when its successor is stored."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -51,12 +55,12 @@ def jit(function: Callable[..., Any]) -> Any:
 
     No GIL while it runs, no bounds checks, numpy's rules for division by zero, and no reordering of floating-point
     arithmetic. Closures are cached too, if they close over numbers, strings, types, other compiled functions and
-    intrinsics, alone or in tuples and frozen dataclasses; KernelError for anything else.
+    intrinsics, alone or in tuples and frozen dataclasses. Raises KernelError for anything else.
     """
     identity = _identity(function)
     name = function.__qualname__.replace(".<locals>", "")
-    # Symbols are named after the function. A closure's name must say which one it is, or two that were compiled by two
-    # processes could meet in a third under one symbol.
+    # Symbols are named after the function. A closure's name must be unique, or two closures compiled by two processes
+    # could have the same symbol in a third one.
     function.__qualname__ = f"{name}.{identity[:16]}"
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
     dispatcher._cache = _FileCache(name, identity)
@@ -83,20 +87,20 @@ class _FileCache(NullCache):
         except FileNotFoundError:
             return None
         except OSError as error:
-            warn_once(f"{path} is not used, and compiled anew ({error.strerror})")
+            warn_once(f"{path} is not used; its function is compiled again ({error.strerror})")
             return None
         digest, payload = content[:32], content[32:]
         if hashlib.sha256(payload).digest() != digest:
-            return None  # cut short by a full disk; the new one will replace it
-        with contextlib.suppress(OSError):  # a cache shared read-only works all the same
+            return None  # cut short by a full disk; the new file will replace it
+        with contextlib.suppress(OSError):  # a read-only shared cache works as well
             os.utime(path)
-        # Numba's own cache refreshes the context here, which imports all that it can compile (and scipy): a quarter of a
-        # second that loading does not need. Compiling does so itself.
+        # Numba's own cache refreshes the context here, which imports everything that it can compile (and scipy): a
+        # quarter of a second that loading does not need. Compiling refreshes it itself.
         rtsys.initialize(target_context)
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(payload))  # type: ignore[no-untyped-call]
-        except Exception as error:  # pickle, numba and LLVM raise what they like
-            warn_once(f"{path} is damaged, and compiled anew ({type(error).__name__})")
+        except Exception as error:  # pickle, numba and LLVM raise errors of any type
+            warn_once(f"{path} is damaged; its function is compiled again ({type(error).__name__})")
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -124,58 +128,6 @@ class _FileCache(NullCache):
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 if path != kept and path.stat().st_mtime < stale:
                     path.unlink()
-
-
-def cache_folder() -> Path | None:
-    """Where compiled functions and tuned choices are kept, or None where nothing can be written or trusted.
-
-    The first that can be written of: $FOGCONV_CACHE_DIR, or else $XDG_CACHE_HOME/fogconv or ~/.cache/fogconv; a folder
-    of this user in the system's temporary folder (with one warning). None, with one warning, where others own it or can
-    write to it. FOGCONV_CACHE_DIR=off: None.
-    """
-    return _cache_folder(os.environ.get("FOGCONV_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
-
-
-@cache
-def _cache_folder(override: str | None, xdg: str | None, home: str | None) -> Path | None:
-    if override == "off":
-        return None
-    if override:
-        wanted = Path(override)
-    elif xdg:
-        wanted = Path(xdg) / "fogconv"
-    else:
-        wanted = Path(home or "/") / ".cache" / "fogconv"
-    if _usable(wanted):
-        return _trusted(wanted)
-    owner = os.geteuid()
-    substitute = Path(tempfile.gettempdir()) / f"fogconv-{owner}"
-    if not _usable(substitute):
-        warn_once(f"neither {wanted} nor {substitute} can be written; kernels are compiled anew by every process")
-        return None
-    if _trusted(substitute) is None:
-        return None
-    warn_once(f"{wanted} can't be written; compiled kernels are kept in {substitute} instead (set FOGCONV_CACHE_DIR)")
-    return substitute
-
-
-def _trusted(folder: Path) -> Path | None:
-    """What lies there is run, whoever put it there: only a folder that is ours and closed to others may be loaded from."""
-    complaint = distrust(folder)
-    if complaint is not None:
-        warn_once(f"{complaint}: no compiled kernels are taken from there, and every process compiles its own")
-    return folder if complaint is None else None
-
-
-def _usable(folder: Path) -> bool:
-    try:
-        if distrust(folder) is None:  # what can't be trusted is left as it is
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-    except OSError:
-        return False
-    return True
 
 
 @cache
@@ -214,46 +166,44 @@ def _frozen(value: object) -> bool:
     return params is not None and bool(params.frozen)
 
 
-_parsing = threading.Lock()
+@cache
+def _module_hash(module: str) -> str:
+    """A hash over the source of a module and of all that it imports of `FOLLOWED`, directly or not."""
+    digest = hashlib.sha256()
+    for name, source in sorted(_sources(module).items()):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(source).digest())
+    return digest.hexdigest()
 
 
-def _parsed(source: bytes) -> ast.AST:
-    """CPython 3.11's ast.parse counts its recursion per interpreter: two threads at once (the other may be anybody's) raise
-    SystemError now and then, and once more does it."""
-    with _parsing:
-        for _ in range(20):
-            with contextlib.suppress(SystemError):
-                return ast.parse(source)
-        return ast.parse(source)
+def _sources(module: str) -> dict[str, bytes]:
+    """The sources that decide what is compiled in a module, by module."""
+    found: dict[str, bytes] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name], imported = _source(name)
+            waiting += imported
+    return {name: source for name, source in found.items() if source}
 
 
 @cache
 def _source(module: str) -> tuple[bytes, tuple[str, ...]]:
-    """A module's source, and what of the kernels it imports, or may import: a name can be a module or something in one."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
+    """A module's source, and what of `FOLLOWED` it may import: a name can be a module or something in one.
+
+    Found by its file, imported yet or not: the order of imports must not decide. Empty for what is no module.
+    """
+    if module.startswith(FOLLOWED):
+        path = Path(sys.modules[ROOT].__path__[0]).joinpath(*module.split(".")[1:])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    else:
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or os.devnull)
+    try:
+        source = file.read_bytes()
+    except FileNotFoundError:
         return b"", ()
-    source = Path(file).read_bytes()
     candidates: list[str] = []
-    for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE):
-            candidates += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            candidates += [alias.name for alias in node.names if alias.name.startswith(PACKAGE)]
-    return source, tuple(candidates)
-
-
-@cache
-def _module_hash(module: str) -> str:
-    """A hash over the source of a module and of all kernel modules that it imports, directly or not."""
-    sources: dict[str, bytes] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in sources:
-            sources[name], candidates = _source(name)
-            waiting += [candidate for candidate in candidates if candidate in sys.modules]
-    digest = hashlib.sha256()
-    for name in sorted(sources):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(sources[name]).digest())
-    return digest.hexdigest()
+    for match in _IMPORT.finditer(source.decode()):
+        name, names = match[1] or match[2], match[3] or ""
+        candidates += [name, *(f"{name}.{word}" for word in _NAME.findall(names))]
+    return source, tuple(candidate for candidate in candidates if candidate.startswith(FOLLOWED))

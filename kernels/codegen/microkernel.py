@@ -1,12 +1,12 @@
-"""The micro-kernel: one tile of output pixels × output channels, all of its sum kept in registers.
+"""The micro-kernel: one tile of output pixels × output channels, summed entirely in registers.
 
     for each block of 16 input channels, kernel row, kernel column, channel:          (K)
         out[pixel, vector] += x[pixel, k] · w[k, vector]      pixel < rows·columns, vector < vectors
 
 One builder emits it for every instruction set: ``vl`` floats per vector, ``vectors`` vectors of output channels, the pixels
 of the tile fixed, all strides and counts read from an array of integers (``Field``). The input value is broadcast, the
-weights lie in the order in which they are read, the bias starts the sum, and residual and clamp are applied before the only
-store.
+weights are stored in the order in which they are read, the sum starts with the bias, and residual and clamp are applied
+before the only store.
 
 A partial block of input channels (21 = 16 + 5) is summed lane by lane, so that nothing beyond the last channel is read.
 
@@ -43,7 +43,7 @@ class Tile:
     fused: bool = True
     unroll: int = 4
     by_lane: bool = False
-    """Load vl input channels at once and multiply by lane: what aarch64 has instead of broadcasts from memory."""
+    """Load vl input channels at once and multiply by lane: aarch64 has this instead of broadcasts from memory."""
     few: tuple[int, int] = (0, 0)
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
@@ -98,7 +98,7 @@ SIGNATURE = types.void(*[types.int64] * 7)
 
 @cache
 def tile_address(tile: Tile) -> int:
-    """The machine address of the compiled micro-kernel; compiles or loads it when it is first asked for."""
+    """The machine address of the compiled micro-kernel; compiled or loaded on first use."""
     return function_address(_compiled(tile), SIGNATURE)
 
 
@@ -162,7 +162,7 @@ def emit_tile(
     residual: Value,
     ahead: Value,
 ) -> None:
-    """The code of one tile. Weights are [k][vector][lane], bias [vector][lane]; see ``Field`` for the rest."""
+    """Emit the code of one tile. Weights are [k][vector][lane], bias [vector][lane]; see ``Field`` for the rest."""
     vl, nv = tile.vl, tile.vectors
 
     def field(which: Field) -> Value:
@@ -176,7 +176,7 @@ def emit_tile(
     def products(
         sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int = 0
     ) -> list[Value]:
-        """sums += x · weights over some input channels that lie side by side."""
+        """sums += x · weights over some adjacent input channels."""
         if tile.quads:
             return quad_products(sums, x, weights, ahead, channels, first)
         sums = list(sums)
@@ -204,7 +204,7 @@ def emit_tile(
     def quad_products(
         sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int
     ) -> list[Value]:
-        """The same, four channels at a time, then one by one: so that nothing beyond the last one is read."""
+        """The same, four channels at a time, then one by one, so that nothing beyond the last channel is read."""
         sums = list(sums)
         rows = [x]
         for _ in range(1, tile.rows):
@@ -240,7 +240,7 @@ def emit_tile(
         return v.loop(builder, count, carried, body, at_least_once)
 
     def strided(count: Value, stride: Value, carried: Sequence[Value], inner: Any) -> list[Value]:
-        """Repeat ``inner``, with x advanced by ``stride`` between the rounds."""
+        """Repeat ``inner``, with x advanced by ``stride`` after each iteration."""
 
         def body(now: Sequence[Value]) -> list[Value]:
             *_, x, _, before = now
@@ -303,7 +303,7 @@ def emit_tile(
         return results
 
     if tile.few[0]:
-        # Little is computed per byte here: ask early for the output's lines, and for the input of the tile below.
+        # Little is computed per byte here: prefetch the output's lines and the input of the tile below.
         for base, offset in _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE):
             if offset % 64 == 0:
                 v.prefetch(builder, base, offset, v.WRITE_L1)
@@ -383,7 +383,7 @@ def make_tile(
     few: tuple[int, int] = (0, 0),
     prefetch: bool = False,
 ) -> Tile:
-    """The tile as the instruction set likes it built. ``vl``: output channels per vector, 4 for quads."""
+    """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
     by_lane, quads = isa.name == "neon", vl < isa.vector_length
     return Tile(
         *(rows, columns, vectors, step, isa.vector_length, isa.fused),

@@ -5,10 +5,10 @@ of a sum are added in fours at the end:
 
     sum[pixel, 4·o + i] += x[pixel, 4·k + i] · w[k, 4·o + i]
 
-12 output channels cost 3/4 of 16, 8 half, 4 a quarter; adding the lanes takes three to ten instructions a pixel. Vectors of
-8 floats for up to 8 channels were tried before: slower where they apply (8 of 64 channels, 1×1 at 56×56: 0.80 of linear
-speed against 0.90), as each product still needs a load of its own, no use for 9 to 12, and none on CPUs whose units are
-512 bits wide.
+12 output channels cost 3/4 of 16, 8 half, 4 a quarter; adding the lanes takes three to ten instructions per pixel.
+Vectors of 8 floats for up to 8 channels were slower where they apply (8 of 64 channels, 1×1 at 56×56: 0.80 of linear
+speed against 0.90), because each product still needs its own load. They do not help for 9 to 12 channels, nor on CPUs
+whose units are 512 bits wide.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def spread(builder: Builder, vl: int, four: Value) -> Value:
 def folded(builder: Builder, sums: Sequence[Value], vectors: int) -> list[Value]:
     """Sums [pixel][vector] with their lanes added in fours: for each pixel its output channels in order, then zeros.
 
-    Four vectors at a time, of as many pixels as have them: interleaving their lanes leaves whole vectors to be added.
+    Four vectors at a time, from as many pixels as needed: interleaving their lanes leaves whole vectors to add.
     """
     vl = sums[0].type.count
     zero, pixels = v.constant(vl, 0.0), QUAD // vectors

@@ -26,7 +26,7 @@ from numba.core import datamodel, extending, types
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation
 
-intrinsic: Any = extending.intrinsic  # numba's annotations know nothing of the codegen's first argument
+intrinsic: Any = extending.intrinsic  # numba's annotations lack the codegen's first argument
 _Model: Any = datamodel.PrimitiveModel  # type: ignore[attr-defined]
 
 _VEC = ir.VectorType(ir.FloatType(), BLOCK)
@@ -281,7 +281,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def maximum(typingctx: Any, best: Any, value: Any) -> Any:
-    """As torch's max pooling: a value that is greater, or NaN, takes the place of the best."""
+    """As torch's max pooling: a value that is greater, or NaN, replaces the best."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         best, value = args

@@ -1,7 +1,7 @@
 """Measured choices, kept per machine: which algorithm was the fastest for a ConvSpec.
 
-One small JSON file in the cache folder, named after the CPU and the versions of the kernels, so that an upgrade starts
-anew. `python -m fogconv.kernels.conv.autotune 64x56x56-64k3x3s1p1 …` measures; without it the cost rule in
+One small JSON file in the cache folder, named after the CPU and the versions of the kernels, so that an upgrade starts a
+new file. `python -m fogconv.kernels.conv.autotune 64x56x56-64k3x3s1p1 …` measures; without it the cost rule in
 `fogconv.kernels.conv.select` decides.
 """
 
@@ -30,7 +30,7 @@ def parse(word: str) -> ConvSpec:
     shape, more = r"(\d+)x(\d+)x(\d+)-(\d+)", r"(?:g(\d+))?(?:n(\d+))?"
     match = re.fullmatch(rf"{shape}k{number}s{number}(?:p{number})?(?:d{number})?{more}", word)
     if match is None:
-        raise KernelError(f"{word!r} is no convolution; write it like 64x56x56-64k3x3s1p1")
+        raise KernelError(f"{word!r} is not a convolution; write it like 64x56x56-64k3x3s1p1")
     c, h, w, f, kernel, stride, padding, dilation, groups, batch = match.groups()
 
     def numbers(text: str | None, count: int, default: int) -> tuple[int, ...]:
@@ -48,7 +48,7 @@ def parse(word: str) -> ConvSpec:
 
 def tune(spec: ConvSpec) -> dict[str, float]:
     """Measure every algorithm on one thread and keep the fastest: seconds by algorithm."""
-    from fogconv.kernels.conv.conv import prepare_conv2d  # these modules need each other
+    from fogconv.kernels.conv.conv import prepare_conv2d  # imported here because the modules import each other
     from fogconv.kernels.conv.select import candidates
 
     isa = host_isa()

@@ -1,4 +1,4 @@
-"""conv2d: the comfortable entry (NCHW arrays), and prepare_conv2d, the fast one (blocked maps, weights packed once)."""
+"""conv2d, the simple entry point (NCHW arrays), and prepare_conv2d, the fast one (blocked maps, weights packed once)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Precision = Literal["fast", "strict"]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a layer asked for, beside its shapes and weights."""
+    """The options of a prepared layer: everything except its shapes and weights."""
 
     isa: Isa
     activation: str | None
@@ -41,7 +41,7 @@ class Recipe:
 
 
 class PreparedConv2d:
-    """A conv2d whose weights are packed and whose code is compiled: bind it to maps, then call what bind returned."""
+    """A conv2d with packed weights and compiled code: bind it to maps, then call what ``bind`` returned."""
 
     def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
         self._kernel, self._recipe = kernel, recipe
@@ -53,22 +53,22 @@ class PreparedConv2d:
 
     @property
     def algorithm(self) -> str:
-        """What computes it: "direct", "winograd4", …"""
+        """The algorithm's name: "direct", "winograd4", …"""
         return self._kernel.algorithm
 
     @property
     def wanted_margin(self) -> Margin:
-        """The input margin with which it is fastest; at least the padding, which is all that it needs."""
+        """The input margin with which it is fastest. The minimum is the padding."""
         return self._kernel.wanted_margin
 
     @property
     def wanted_lanes(self) -> int:
         """Lanes per pixel of the input with which it is fastest: 4 (see `fogconv.kernels.maps.blocked`) for a first
-        layer; it takes 16 as well."""
+        layer; 16 works as well."""
         return lanes_for(self.spec) if self.algorithm == "direct" else BLOCK
 
     def empty_input(self) -> Blocked:
-        """A map of zeros for its input, with the margin and the lanes that it wants."""
+        """A map of zeros for its input, with the preferred margin and lanes."""
         return Blocked.empty(*self.spec.input_shape, self.wanted_margin, self.wanted_lanes)
 
     @property
@@ -77,21 +77,16 @@ class PreparedConv2d:
         return self._kernel.weight_bytes
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
-        """Check the maps and resolve everything once; what is returned computes out = activation(conv(x) + bias + residual),
-        allocates nothing and must not run twice at the same time.
+        """Check the maps and resolve everything once. The returned call computes out = activation(conv(x) + bias +
+        residual), allocates nothing and must not run twice at the same time.
 
-        ``x`` needs a margin of at least the padding. ``out`` may have one, which is left alone. ``residual`` may be ``out``
-        itself. Raises KernelError for maps of other sizes, without the margin, not float32 or not aligned.
+        ``x`` needs a margin of at least the padding. ``out`` may have one, which is not written. ``residual`` may be
+        ``out`` itself. Raises KernelError for maps that have other sizes, lack the margin, are not float32 or are not
+        aligned.
         """
-        spec = self.spec
-        _expect("the input", x, spec.input_shape)
-        _expect("the output", out, spec.output_shape)
-        if residual is not None:
-            _expect("the residual", residual, spec.output_shape)
-        if any(has < needs for has, needs in zip(x.margin, spec.padding, strict=True)):
-            raise KernelError(f"conv2d: a padding of {spec.padding} needs such a margin; the input has {tuple(x.margin)}")
+        check_maps(self.spec, x, out, residual)
         if _overlap(x.interior, out.interior):
-            raise KernelError("conv2d: the output lies over the input; it needs memory of its own")
+            raise KernelError("conv2d: the output overlaps the input; it needs memory of its own")
         threads = self._recipe.threads
         shares = [self._kernel.bind(x, out, residual, thread, threads) for thread in range(threads)]
         return parallel([share for share in shares if share is not nothing])
@@ -115,8 +110,8 @@ class PreparedConv2d:
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> PreparedConv2d:
         """The same layer at another input size, padding or batch, or with another scratch. The packed weights are shared,
-        unless another algorithm is better there. Raises KernelError for a spec of another layer, and where another algorithm
-        is better but these weights can't be unpacked (see `exact`)."""
+        unless another algorithm is faster at that size. Raises KernelError for a spec of another layer, and where another
+        algorithm is better but these weights can't be unpacked (see `exact`)."""
         old = self.spec
         if replace(spec, height=old.height, width=old.width, padding=old.padding, batch=old.batch) != old:
             raise KernelError(f"conv2d: {spec} is not the same layer as {old} at another size")
@@ -149,9 +144,9 @@ def prepare_conv2d(
 
     ``activation`` is None, "relu", "relu6", "silu", "hardswish", "sigmoid" or "hardsigmoid". ``precision`` "strict" allows
     direct kernels only; "fast" also Winograd's (errors below 5e-5 of the largest output; an infinity in the input spoils
-    a whole tile of outputs, and becomes NaN). Layers that never run at the same time can share a ``scratch``; a bound call
-    is then not to be run while another one of the pool runs. ``algorithm`` forces one.
-    Raises KernelError for weights of another shape or type, an unknown activation, precision or algorithm.
+    a whole tile of outputs, and becomes NaN). Layers that never run at the same time can share a ``scratch``: only one
+    bound call of the pool may run at a time. ``algorithm`` forces one. Raises KernelError for weights of another shape or
+    type, an unknown activation, precision or algorithm.
     """
     weight = _floats("the weight", weight, spec.weight_shape)
     if bias is not None:
@@ -180,9 +175,9 @@ def conv2d(
 ) -> Array:
     """torch's conv2d on numpy arrays: x (N, C, H, W), weight (f, C/groups, K_h, K_w), bias (f,), all float32 → (N, f, h, w).
 
-    ``padding`` is one number, (rows, columns) or (top, bottom, left, right). Arrays need not be contiguous. Everything is
-    packed anew by each call: see `prepare_conv2d` for layers that run often. Raises KernelError (GeometryError for
-    impossible shapes) for anything that describes no convolution.
+    ``padding`` is one number, (rows, columns) or (top, bottom, left, right). Arrays need not be contiguous. Each call
+    packs everything again: use `prepare_conv2d` for layers that run often. Raises KernelError (GeometryError for
+    impossible shapes) for arguments that describe no convolution.
     """
     x, weight = np.asarray(x), np.asarray(weight)
     for name, array in (("x", x), ("the weight", weight)):
@@ -215,6 +210,19 @@ def conv2d(
     y = np.empty(spec.output_shape, np.float32)
     bind_unpack(out, y)()
     return y
+
+
+def check_maps(spec: ConvSpec, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
+    """Raises KernelError for maps of other sizes than the spec's, and for an input without the margin for its padding.
+
+    Preparing a conv lists its tiles, which a spec that fits no map can have billions of: check first.
+    """
+    _expect("the input", x, spec.input_shape)
+    _expect("the output", out, spec.output_shape)
+    if residual is not None:
+        _expect("the residual", residual, spec.output_shape)
+    if any(has < needs for has, needs in zip(x.margin, spec.padding, strict=True)):
+        raise KernelError(f"conv2d: padding {spec.padding} needs a margin of that size; the input has {tuple(x.margin)}")
 
 
 def _expect(name: str, x: Blocked, shape: tuple[int, int, int, int]) -> None:

@@ -44,6 +44,8 @@ from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, pl
 from fogconv.kernels.maps.scratch import Scratch
 
 UNROLLED_TAPS = 49
+LONGEST_AHEAD = 8
+"""Up to this stride the next rows are fetched ahead, and single rows are stepped over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class DepthTile:
 
 
 def can_run(spec: ConvSpec, isa: Isa) -> bool:
-    """Whether every group has as many output as input channels, and fits into a vector."""
+    """Whether every group has as many output channels as input channels, and fits into a vector."""
     return is_depthwise(spec, isa.vector_length)
 
 
@@ -104,7 +106,7 @@ def emit_tile(
         start = v.load(builder, bias, tile.vl)
         sums = emit_sums(builder, tile, row_stride, x, weights, start)
         vl = tile.vl
-        if vl == tile.lanes < BLOCK:  # one store for the whole block, zeros in the lanes that nobody uses
+        if vl == tile.lanes < BLOCK:  # one store for the whole block, zeros in the unused lanes
             zero, vl = v.constant(vl, 0.0), BLOCK
             sums = [v.pick(builder, value, zero, [min(lane, tile.vl) for lane in range(BLOCK)]) for value in sums]
         emit_finish(builder, Tile(tile.rows, tile.columns, 1, 0, vl), fields, sums, out, residual)
@@ -114,7 +116,7 @@ def emit_tile(
 
 
 def _rotations(builder: Builder, tile: DepthTile, value: Value) -> list[Value]:
-    """The input vector as each of the s products needs it."""
+    """The input vector, rotated for each of the s products."""
     if tile.group == 1:
         return [value]
     s = tile.group
@@ -135,16 +137,20 @@ def _unrolled(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, we
     for c in range(tile.columns):
         for j in range(kw):
             columns.setdefault(c * right + j * dw, []).append((c, j))
-    # The next band's new rows, while this one is computed: one map is read by a few long streams only.
+    # Prefetch the next band's new rows while this one is computed: one map is read in a few long streams only. Code for
+    # each pixel of a long stride would take hours to compile.
     ahead = v.shifted(builder, x, builder.mul(row_stride, I64(max(users) + 1)))
-    for _ in range(tile.rows * down if tile.vl == BLOCK else 0):
+    for _ in range(tile.rows * down if tile.vl == BLOCK and max(down, right) <= LONGEST_AHEAD else 0):
         for column in range(tile.columns * right):
             v.prefetch(builder, ahead, PIXEL * column)
         ahead = v.shifted(builder, ahead, row_stride)
     row, previous = x, 0
     for line, uses in sorted(users.items()):
-        for _ in range(line - previous):
-            row = v.shifted(builder, row, row_stride)
+        if line - previous > LONGEST_AHEAD:
+            row = v.shifted(builder, row, builder.mul(row_stride, I64(line - previous)))
+        else:
+            for _ in range(line - previous):
+                row = v.shifted(builder, row, row_stride)
         previous = line
         for column, pairs in sorted(columns.items()):
             turned = _rotations(builder, tile, v.load(builder, row, tile.vl, PIXEL * column))

@@ -33,10 +33,11 @@ CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "
 """The activations that a tile applies itself."""
 
 CHUNK_BYTES = 256 * 1024
-"""How much of a large input is worked on before its output channels are complete: a part of the second-level cache."""
+"""Bytes of a large input that are used for all output channels before the next part: a share of the second-level
+cache."""
 
 STREAMED_BYTES = 512 * 1024
-"""From this size on, a 1×1 convolution fetches its input ahead: 5 to 8 % at 256×56×56, nothing lost elsewhere."""
+"""From this size on, a 1×1 convolution prefetches its input: 5 to 8 % faster at 256×56×56, not slower elsewhere."""
 
 FEW, UNROLLED = 4, 24
 """First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
@@ -81,7 +82,7 @@ def run_direct(a):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """Where a group's input channels lie: full blocks from ``first_block`` on, and parts (block, lane, lanes)."""
+    """The places of a group's input channels: full blocks from ``first_block`` on, and parts (block, lane, lanes)."""
 
     first_block: int
     full_blocks: int
@@ -126,7 +127,7 @@ class DirectKernel:
         return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, vectors))
 
     def _tile_addresses(self, lanes: int) -> dict[tuple[int, int, int], int]:
-        """The micro-kernels, by (output channels, rows, columns), for inputs of so many lanes a pixel."""
+        """The micro-kernels, by (output channels, rows, columns), for inputs of ``lanes`` lanes per pixel."""
         spec = self.spec
         few = (0, 0)
         if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
@@ -163,7 +164,7 @@ class DirectKernel:
         return self.packed.unpack(), self.packed.unpack_bias()
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
-        """The call that does one thread's share. Each group's output channels start at a block of their own in ``out``."""
+        """The call that computes one thread's share. Each group's output channels start at a new block of ``out``."""
         spec, packed = self.spec, self.packed
         at_x, at_out = place("the input", x, narrow=spec.groups == 1), place("the output", out)
         at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
@@ -280,7 +281,8 @@ class DirectKernel:
             fields[field] = value
 
     def _chunks(self) -> int:
-        """Into how many parts the rows are cut so that a part of the input stays in the cache for all output channels."""
+        """The number of parts that the rows are cut into, so that one part of the input stays in the cache for all output
+        channels."""
         spec = self.spec
         input_bytes = 4 * spec.in_channels * spec.height * spec.width
         return min(spec.out_height, -(-input_bytes // CHUNK_BYTES)) if input_bytes > 2 * CHUNK_BYTES else 1
@@ -356,7 +358,7 @@ class PackedWeights:
             position = group * self.per_group * self.depth
             runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
             if kh * kw == 1 and self.groups == 1:
-                runs = [(0, c)]  # with a single tap they follow each other as if they were one
+                runs = [(0, c)]  # with a single tap they are contiguous
             start, end = group * per_group, (group + 1) * per_group
             for vectors, vl in cut(self.isa, per_group, self.depth, steps, self.vectors):
                 outputs = slice(start, min(start + vectors * vl, end))
@@ -383,7 +385,7 @@ class PackedWeights:
         return self.bias.reshape(self.groups, -1)[:, :f].reshape(-1)
 
     def unpack(self) -> Array:
-        """The weights (f, c/g, K_h, K_w) as they were, exactly."""
+        """The original weights (f, c/g, K_h, K_w), exactly."""
         out = np.empty(self.shape, np.float32)
         for outputs, inputs, piece in self.pieces():
             lanes = piece.reshape(*self.shape[2:], inputs.stop - inputs.start, -1)
@@ -416,8 +418,8 @@ def _plan(spec: ConvSpec, isa: Isa, vectors: int | None = None) -> tuple[Pass, .
 
 
 def _steps(in_channels: int, taps: int, groups: int) -> int:
-    """How many quads an output's products are; or as many as the products where there are none: a group of the convolution
-    that starts within four channels can't be read in fours."""
+    """The number of quads in an output's products, or the number of products where quads can't be used: a group that does
+    not start at a multiple of four channels can't be read in fours."""
     return taps * (in_channels if groups > 1 and in_channels % QUAD else quad_steps(in_channels))
 
 

@@ -1,4 +1,5 @@
-"""Groups whose output channels do not start at blocks of 16: summed into a map where they do, then moved lane by lane."""
+"""Groups whose output channels do not start at blocks of 16: summed into a scratch map where they do, then moved lane by
+lane."""
 
 from __future__ import annotations
 
@@ -61,12 +62,12 @@ class GroupedKernel:
 
     @property
     def _wide(self) -> int:
-        """Channels of the scratch map, where every group starts a block of its own."""
+        """Channels of the scratch map, in which every group starts a new block."""
         return self.spec.groups * blocks(self._per_group) * BLOCK
 
     @property
     def _channels(self) -> tuple[int, ...]:
-        """Where each output channel lies in the scratch map."""
+        """The place of each output channel in the scratch map."""
         return tuple(
             group * blocks(self._per_group) * BLOCK + channel
             for group in range(self.spec.groups)
@@ -74,7 +75,7 @@ class GroupedKernel:
         )
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
-        """All of it on the first thread: this path is for rare shapes."""
+        """Everything runs on the first thread, because this path is for rare shapes."""
         if thread:
             return nothing
         spec = self.spec
@@ -102,4 +103,4 @@ class GroupedKernel:
 
 
 def nothing() -> None:
-    """A thread's share where one thread does it all."""
+    """The share of the other threads, where one thread does everything."""

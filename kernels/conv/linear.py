@@ -2,8 +2,8 @@
 
     out[n, o] = activation(Σ over blocks, rows, columns, lanes of x[n, …] · w[…, o] + bias[o] + residual[n, o])
 
-Every weight is used once per image, so memory is the limit: the weights lie in exactly the order in which they are read (see
-`fogconv.kernels.maps.panels`), and up to four images share one reading.
+Every weight is used once per image, so memory bandwidth is the limit: the weights are stored in exactly the order in
+which they are read (see `fogconv.kernels.maps.panels`), and up to four images share one pass over them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from fogconv.kernels.maps.panels import bind_pack_panels, bind_unpack_panels, em
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.threads import parallel
 
-cgutils: Any = _cgutils  # no annotations there
+cgutils: Any = _cgutils  # no annotations in this library
 
 IMAGES = 4
-"""Images that share one reading of the weights, at most."""
+"""The most images that share one pass over the weights."""
 
 AHEAD = 4096
-"""How far ahead of their use weights are fetched, in bytes: past the page at which the CPU's own prefetcher stops."""
+"""How far ahead weights are prefetched, in bytes: past the page at which the CPU's own prefetcher stops."""
 
 
 class PreparedLinear:

@@ -1,4 +1,4 @@
-"""Which algorithm computes a ConvSpec: what was measured on this machine, or else a cost rule.
+"""Which algorithm computes a ConvSpec: the measured choice of this machine, or else a cost rule.
 
 condition                                             algorithm
     the kernel covers the whole unpadded input        linear
@@ -56,7 +56,7 @@ class Kernel(Protocol):
         ...
 
     def unpack(self) -> tuple[Array, Array | None]:
-        """Weight and bias as they were given. Raises KernelError where the packed weights can't be turned back."""
+        """The original weight and bias. Raises KernelError where the packed weights can't be turned back."""
         ...
 
     def warm(self, threads: int) -> None:
@@ -69,7 +69,7 @@ class Kernel(Protocol):
 
 
 def candidates(spec: ConvSpec, isa: Isa) -> tuple[str, ...]:
-    """The algorithms that can run a spec and might be the fastest there, the safest first."""
+    """The algorithms that can run a spec and might be the fastest for it, the most general first."""
     return rule.candidates(spec, isa.vector_length)
 
 
@@ -83,7 +83,7 @@ def choose(spec: ConvSpec, isa: Isa, strict: bool) -> str:
 
 
 def reads_narrow(spec: ConvSpec) -> bool:
-    """Whether the spec's input had best be a narrow map (see `fogconv.kernels.maps.blocked`), whatever is chosen."""
+    """Whether a narrow map is the fastest input for the spec (see `fogconv.kernels.maps.blocked`), whatever is chosen."""
     return lanes_for(spec) != BLOCK and not is_linear(spec)
 
 

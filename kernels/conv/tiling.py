@@ -7,7 +7,7 @@ limits of a core, per input channel:
     loads              (P + V) / 2  two loads per cycle
     latency            4            a sum can take its next product after four cycles
 
-which fits AVX-512 and AVX2 servers; a core that multiplies at half the rate (Zen 4) only cares less about the shape.
+This fits AVX-512 and AVX2 servers; on a core that multiplies at half the rate (Zen 4) the shape matters less.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TILE_OVERHEAD = 40.0
 """Cycles to start and to store a tile."""
 
 STREAM_BYTES_PER_CYCLE = 24.0
-"""What the second-level cache sustains for weights."""
+"""The bandwidth of the second-level cache for weights."""
 
 L1_BYTES = 24 * 1024
 
@@ -83,7 +83,7 @@ class Pass:
 def most_pixels(isa: Isa, vectors: int) -> int:
     """The largest tile that stays in registers, by the number of vectors of output channels.
 
-    One fewer than the registers would hold in three cases, where LLVM's schedule spills
+    One pixel fewer than the registers would hold in three cases, where LLVM's schedule spills
     (`tests/kernels/codegen/test_assembly.py`).
     """
     if isa.name == "neon":  # inputs are held as vectors as well, and four weights at a time
@@ -136,7 +136,7 @@ def cut(isa: Isa, out_channels: int, depth: int, steps: int, vectors: int) -> tu
 
     Where the last block of 16 has up to 12 channels left, these are quads, if that saves products: 21 output channels cost
     24 then, not 32. ``depth``: products per output; ``steps``: how many quads they are, or ``depth`` where there can be
-    none. The map's size has no say, as maps of all sizes share packed weights.
+    none. The map's size does not matter, because maps of all sizes share packed weights.
     """
     vl = isa.vector_length
     total, rest = divmod(out_channels, vl)

@@ -12,12 +12,12 @@ import llvmlite.binding as llvm
 
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import cache_folder
+from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import read_own, write_own
 
 
 def key(spec: ConvSpec) -> str:
-    """A spec as a word: cxHxW-fkK_hxK_wsS, then what differs from its default."""
+    """A spec as a word: cxHxW-fkK_hxK_wsS, then every field that differs from its default."""
     word = f"{spec.in_channels}x{spec.height}x{spec.width}-{spec.out_channels}"
     word += f"k{spec.kernel[0]}x{spec.kernel[1]}s{spec.stride[0]}"
     if spec.stride[0] != spec.stride[1]:
@@ -31,7 +31,7 @@ def key(spec: ConvSpec) -> str:
 
 
 def tuned_algorithm(spec: ConvSpec, isa: Isa) -> str | None:
-    """What was measured to be the fastest here, if anything was."""
+    """The algorithm that was measured as the fastest on this machine, or None."""
     folder = cache_folder()
     return None if folder is None else _table(str(_file(folder, isa))).get(key(spec))
 
@@ -49,11 +49,11 @@ def _keep(spec: ConvSpec, isa: Isa, algorithm: str) -> None:
 
 
 def _file(folder: Path, isa: Isa) -> Path:
-    return folder / f"tuned-{isa.name}-{_machine()}.json"
+    return folder / f"tuned-{isa.name}-{fingerprint()}.json"
 
 
 @cache
-def _machine() -> str:
+def fingerprint() -> str:
     """The CPU and the sources of the kernels, as a hash."""
     digest = hashlib.sha256(llvm.get_host_cpu_name().encode())
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):

@@ -1,12 +1,12 @@
 """Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36.
 
-Kernels of 5×5 and of 1×3 … 7×1 go the same way. For some tiles at a time, of any images: transform their inputs into V,
-multiply the matrices, one per element, with the micro-kernel of direct convolution (a tile takes the place of a pixel),
-transform the products M back into the output.
+Kernels of 5×5 and of 1×3 … 7×1 work the same way. For a set of tiles at a time, of any images: transform their inputs
+into V, multiply the matrices, one per element, with the micro-kernel of direct convolution (a tile takes the place of a
+pixel), transform the products M into the output.
 
     V  [element][input block][tile][16]    U  [element][group][input channel][lane]    M  [element][output block][tile][16]
 
-The elements of V and of M lie an odd number of cache lines apart, or all would fall into one set of the cache.
+The elements of V and of M are an odd number of cache lines apart, so that they do not all map to one set of the cache.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class WinogradKernel:
         return bind(driver(self.form, self.isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
 
     def _blocks_of(self, thread: int, threads: int) -> tuple[int, int]:
-        """The output blocks whose sums one thread makes when threads share the output channels."""
+        """The output blocks that one thread computes when threads share the output channels."""
         touched = []
         for p in self._passes(self._tiles):
             first, last = part(p.count, thread, threads)
@@ -294,11 +294,11 @@ def _fill(fields: Any, in_channels: int, tiles: int) -> None:
 @jit
 def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-untyped-def]
     """G g Gᵀ in float64, for 16 output channels at a time, to U; ``groups``: first lane, lanes of each block's group,
-    and how many input channels lie in one of its vectors.
+    and the number of input channels in one of its vectors.
 
-    Training needs it at every step: with numpy it took 15 times as long as the convolution of a batch of 8. U's elements
-    often lie a power of two apart: written in turns they would all fall into one set of the cache, so 16 input channels
-    are collected first.
+    Training needs it at every step: numpy took 15 times as long as the convolution of a batch of 8. U's elements are
+    often a power of two apart: written in turns they would all map to one set of the cache, so 16 input channels are
+    collected first.
     """
     f, c, kh, kw = weight.shape
     rows, columns = down.shape[0], across.shape[0]

@@ -25,11 +25,12 @@ from fogconv.kernels.codegen.emit import I64, Builder, Value
 from fogconv.kernels.codegen.isa import Isa
 
 PAIRS = (Fraction(1), Fraction(2), Fraction(1, 2), Fraction(3, 4))
-"""The points ±p, in the order in which larger filters take them. With ±3/4 as the fourth pair F(4, 7) is ten times as exact
-as with ±4 (5e-6 against 5e-5 of the largest output, 192 channels); ±1/4, ±3 and ±3/2 lie between."""
+"""The points ±p, in the order in which larger filters take them. With ±3/4 as the fourth pair the error of F(4, 7) is a
+tenth of that with ±4 (5e-6 against 5e-5 of the largest output, 192 channels); ±1/4, ±3 and ±3/2 are in between."""
 
 PAIRS_OF = {(3, 4): (Fraction(3, 4), Fraction(3, 2))}
-"""Others for F(m, r): a gradient's sums over many tiles are three times as exact with these (1.5e-6 of the largest)."""
+"""Other points for F(m, r): a gradient's sums over many tiles have a third of the error with these (1.5e-6 of the
+largest)."""
 
 Row = tuple[Fraction, ...]
 
@@ -63,7 +64,7 @@ def matrices(m: int, r: int) -> tuple[tuple[Row, ...], tuple[Row, ...], tuple[Ro
     pairs = PAIRS_OF.get((m, r), PAIRS)[: (size - 2) // 2]
     points = [Fraction(0)] + [sign * p for p in pairs for sign in (1, -1)]
     if len(points) != size - 1:
-        raise ValueError(f"F({m}, {r}) needs {size - 1} points; there are pairs for an even number of inputs up to 10")
+        raise ValueError(f"F({m}, {r}) needs {size - 1} points; they come in pairs, for an even number of inputs up to 10")
     bt, g = [], []
     for j, point in enumerate(points):
         others = points[:j] + points[j + 1 :]
@@ -175,8 +176,8 @@ def input_intrinsic(form: Form, isa: Isa) -> Any:
 
 @cache
 def filter_intrinsic(form: Form, isa: Isa) -> Any:
-    """transform_filter, as ``input_intrinsic``, of the r_h × r_w values of a filter that lie like an image's: the output's
-    gradient, by which the input is filtered for the gradient of the weight."""
+    """transform_filter, as ``input_intrinsic``, of the r_h × r_w values of a filter that are stored like an image's: the
+    output's gradient, by which the input is filtered for the gradient of the weight."""
     return _tile_intrinsic(form, isa, form.kernel, _filter_1d)
 
 

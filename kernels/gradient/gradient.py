@@ -6,12 +6,12 @@
 grad_input is a convolution of the output's gradient, once for each phase of the stride (see
 `fogconv.kernels.gradient.phases`).
 
-grad_weight is a matrix product over pixels, a panel of 16 × 16 channels for each tap. A chunk of pixels that fits the second
-cache is used for all channels and taps before the next. Where it pays it goes the way of Winograd
+grad_weight is a matrix product over pixels, a panel of 16 × 16 channels for each tap. A chunk of pixels that fits the
+second-level cache is used for all channels and taps before the next. Where it is faster, Winograd's method is used
 (`fogconv.kernels.gradient.winograd`).
 
-Each group is computed on blocks of its own; depthwise convolutions, whose groups are single channels, have loops of
-their own over vectors of groups (`fogconv.kernels.gradient.depthwise`).
+Each group is computed on its own blocks; depthwise convolutions, whose groups are single channels, have separate loops
+over vectors of groups (`fogconv.kernels.gradient.depthwise`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fogconv.kernels.maps.panels import bind_pack_panels, bind_unpack_panels, em
 from fogconv.kernels.maps.transpose import bind_pack, bind_unpack
 
 WEIGHTS_BYTES = 320 * 1024
-"""Weights that are used for all pixels before the next are touched: a share of a second-level cache."""
+"""Weights that are used for all pixels before the next ones are read: a share of a second-level cache."""
 
 CHUNK_PIXELS = 2048
 """Pixels of one chunk of grad_weight: 128 KB per block of channels."""
@@ -143,19 +143,19 @@ class GradWeight:
             )
 
     def hold(self, x: Array) -> None:
-        """Take x for a run to come. Raises KernelError for an array of another shape or type."""
+        """Store x for a later run. Raises KernelError for an array of another shape or type."""
         x = _expect("x", x, self.spec.input_shape, self.spec.groups)
         bind_pack(_by_group(x, self._groups), self._x)()
 
     def held(self) -> Array:
-        """A copy of the x that was taken last."""
+        """A copy of the x that was stored last."""
         x = np.empty(self.spec.input_shape, np.float32)
         bind_unpack(self._x, _by_group(x, self._groups))()
         return x
 
     def run(self, x: Array | None, grad_out: Array, out: Array | None = None) -> Array:
-        """The gradient, in ``out`` where given. x: None for the one that was taken last. Raises KernelError for arrays of
-        other shapes or types."""
+        """The gradient, in ``out`` where given. x: None for the one that was stored last. Raises KernelError for arrays
+        of other shapes or types."""
         spec = self.spec
         grad_out = _expect("grad_out", grad_out, spec.output_shape, spec.groups)
         out = np.empty(spec.weight_shape, np.float32) if out is None else _expect_out(out, spec.weight_shape, spec.groups)
@@ -182,7 +182,7 @@ def _by_group(array: Array, groups: int) -> Array:
 
 
 def _choose(spec: ConvSpec, c_blocks: int, rows: list[Phase], columns: list[Phase]) -> InputTile:
-    """The tile that loses least: to pixels and channels beyond the map, and to loads."""
+    """The tile that wastes least on pixels and channels beyond the map, and on loads."""
 
     def cost(tile: InputTile) -> float:
         computed = sum(phase.size if _by_image(spec, tile, phase) else _up(phase.size, tile.rows) for phase in rows)
@@ -194,7 +194,7 @@ def _choose(spec: ConvSpec, c_blocks: int, rows: list[Phase], columns: list[Phas
 
 
 def _by_image(spec: ConvSpec, tile: InputTile, row: Phase) -> bool:
-    """Whether the tile's rows are better taken from neighbouring images: where the map's rows do not fill it."""
+    """Whether to take the tile's rows from neighbouring images, because the map's rows do not fill it."""
     return row.size % tile.rows > 0 and spec.batch % tile.rows == 0
 
 
@@ -215,7 +215,7 @@ def _bind_input(
     panel = kernel_taps * BLOCK * PIXEL
     used = len(taps) // 2 * BLOCK * PIXEL * tile.vectors
     chunk = max(1, min(f_blocks, WEIGHTS_BYTES // used))
-    # Count and steps of the loop over single rows or images, then of the one that is taken tile by tile.
+    # Count and steps of the loop over single rows or images, then of the loop over tiles.
     walks = [
         (spec.batch, a.image * spec.groups, b.image * spec.groups),
         (row.size, a.row, b.row * spec.stride[0]),
@@ -345,7 +345,7 @@ def _weight(lanes: int) -> Any:
 
 
 def _expect(name: str, array: Array, shape: tuple[int, ...], groups: int = 0) -> Array:
-    """With one group, channels and images may lie apart."""
+    """Check an input. With one group there may be gaps between channels and images."""
     if array.shape != shape or array.dtype != np.float32:
         raise KernelError(f"{name} must be float32 {shape}, not {array.dtype} {array.shape}")
     apart = groups == 1 and array.strides[2:] == (4 * array.shape[3], 4)
@@ -353,7 +353,8 @@ def _expect(name: str, array: Array, shape: tuple[int, ...], groups: int = 0) ->
 
 
 def _expect_out(out: Array, shape: tuple[int, ...], groups: int) -> Array:
-    """With one group there may be gaps between images or channels; rows follow one another, which the kernels check."""
+    """Check the output. With one group there may be gaps between images or channels; the kernels check that rows are
+    contiguous."""
     packed = groups == 1 or out.flags.c_contiguous
     if out.shape != shape or out.dtype != np.float32 or not packed or not out.flags.writeable:
         raise KernelError(f"the output must be writeable contiguous float32 {shape}, not {out.dtype} {out.shape}")

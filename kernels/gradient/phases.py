@@ -1,8 +1,8 @@
-"""Phases: how the rows of a strided convolution's input meet its taps, seen from the input.
+"""Phases: which taps of a strided convolution read which rows of its input.
 
-The rows y = first + stride·Y meet only the taps i with (y + padding − i·dilation) divisible by the stride, each at the
-output row Y + distance. So the gradient in the input is a plain convolution for each phase, and no zeros are inserted
-between the gradient's rows, as in the textbook's transposed convolution.
+The rows y = first + stride·Y are read only by the taps i with (y + padding − i·dilation) divisible by the stride, each
+for the output row Y + distance. So the gradient of the input is a plain convolution for each phase, without the zeros
+between the gradient's rows that a transposed convolution inserts.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ InputTile    gi[pixel, c] = Σ over blocks of f, taps, lanes of go[pixel + tap, 
 WeightTile   gw[tap, c, f] = Σ over images, rows, columns of x[pixel + tap, c] · go[pixel, f]     lanes of c × one block of f
 
 Both keep all sums in registers: stack slots that LLVM turns into phis. The shape that fits depends on the registers: a
-vector of 16 floats is one of AVX-512's 32, two of AVX2's 16, four of NEON's 32. Tried and lost: fetching weights ahead of
-their use (half the speed), tiles of one block of channels where two fit (every weight is a load from the second cache).
+vector of 16 floats is one of AVX-512's 32, two of AVX2's 16, four of NEON's 32. Slower, as tried: prefetching weights
+(half the speed), tiles of one block of channels where two fit (every weight is a load from the second-level cache).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation, vector
 from fogconv.kernels.codegen.isa import AVX512, Isa
 
-cgutils: Any = _cgutils  # no annotations there
+cgutils: Any = _cgutils  # no annotations in this library
 
 _VEC = ir.VectorType(ir.FloatType(), BLOCK)
 _LONG = ir.IntType(64)
 
 
 class InputTile(NamedTuple):
-    """Rows × columns of pixels × blocks of input channels. The rows may as well be one row of several images."""
+    """Rows × columns of pixels × blocks of input channels. The rows can also be one row each of several images."""
 
     rows: int
     columns: int
@@ -50,7 +50,7 @@ def input_tiles(isa: Isa) -> tuple[InputTile, ...]:
 
 
 def weight_lanes(isa: Isa, channels: int) -> int:
-    """Input channels per WeightTile: as many as the registers hold, fewer where there are only few (RGB)."""
+    """Input channels per WeightTile: as many as the registers hold, or all where there are fewer (RGB)."""
     return 16 if isa is AVX512 and channels > 8 else 8 if isa is AVX512 and channels > 4 else 4
 
 
@@ -135,7 +135,7 @@ def input_tile(tile: InputTile) -> Any:
 @cache
 def weight_tile(lanes: int) -> Any:
     """Arguments: x and its steps from image to image, row to row, column to column; go and its steps to the next image
-    and row (columns are contiguous); images, rows and columns; the address of the panel; whether to add to what is there.
+    and row (columns are contiguous); images, rows and columns; the address of the panel; whether to add to its values.
     """
 
     @extending.intrinsic

@@ -1,14 +1,14 @@
-"""grad_weight of 3×3 convolutions the way of Winograd: F(3×3, 4×4), 36 products per 4×4 pixels instead of 144.
+"""grad_weight of 3×3 convolutions by Winograd's method: F(3×3, 4×4), 36 products per 4×4 pixels instead of 144.
 
 The output's gradient takes the filter's place, in tiles of 4×4 by which the 6×6 inputs around them are filtered; the 3×3
-results of all tiles are summed, and so the sums are made before they are transformed back:
+results of all tiles are summed, so the sums can be made before the transform back:
 
     gw = Aᵀ [ Σ over tiles of (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 
     V  [c block][element][tile][16]    W  [f block][element][tile][16]    M  [c block][f block][element][16 c][16 f]
 
-Errors are some 2e-6 of the largest gradient (2e-7 without). Tried and lost: all of M before any of it is transformed back,
-which moves it through the third-level cache twice.
+Errors are about 2e-6 of the largest gradient (2e-7 without). Computing all of M before any of it is transformed back was
+slower: it moves M through the third-level cache twice.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from fogconv.kernels.maps.bound import PIXEL, Bound, address_of, bind, place
 FORM = Form((3, 3), (4, 4))
 TILE = 4
 TILES = 128
-"""At a time: 8 KB of V and of W per element and block, two of which fill half a first-level cache."""
+"""Tiles at a time: 8 KB of V and of W per element and block, together half a first-level cache."""
 TOGETHER = 2
 """Blocks of c that use an element of W while it is in the first cache."""
 ELEMENT = 16 * PIXEL + 64
-"""Bytes from one element of M to the next: an odd number of lines, or they would all fall into four sets of the cache."""
+"""Bytes from one element of M to the next: an odd number of lines, so that they do not all map to four sets of the
+cache."""
 FEWEST_CHANNELS = 16
 
 
@@ -43,18 +44,18 @@ class Margins(NamedTuple):
 
 
 def pays(spec: ConvSpec) -> bool:
-    """Whether this can compute a spec, and is likely the faster way."""
+    """Whether this method can compute a spec, and is likely faster."""
     plain = spec.kernel == (3, 3) and spec.stride == (1, 1) and spec.dilation == (1, 1) and spec.groups == 1
     if not plain or min(spec.in_channels, spec.out_channels) < FEWEST_CHANNELS:
         return False
-    # In products of 16 × 16 channels; every sum costs about 60 more to begin and to end, and the way back 1500.
+    # In products of 16 × 16 channels; every sum costs about 60 more to begin and to end, and the transform back 1500.
     down, across = _tiles(spec)
     tiles = spec.batch * down * across
     return 36 * (16 * tiles + 60) + 1500 < 9 * (16 * spec.batch * spec.out_height * spec.out_width + 60)
 
 
 def margins(spec: ConvSpec) -> Margins:
-    """What ``bind_weight`` wants."""
+    """The margins that ``bind_weight`` needs."""
     down, across = _tiles(spec)
     below, beside = TILE * down - spec.out_height, TILE * across - spec.out_width
     top, bottom, left, right = spec.padding
@@ -75,7 +76,7 @@ def bind_weight(spec: ConvSpec, x: Blocked, go: Blocked, taps: Blocked) -> Bound
     sums = c_blocks * f_blocks if chunks > 1 else TOGETHER
     v, w = aligned_zeros((c_blocks * block // 4,)), aligned_zeros((f_blocks * block // 4,))
     m = aligned_zeros((sums * FORM.elements * ELEMENT // 4,))
-    zeros = aligned_zeros((16,))  # the bias, and limits that nobody asks for
+    zeros = aligned_zeros((16,))  # the bias, and unused limits
     numbers = (
         *(a.address - spec.padding[0] * a.row - spec.padding[2] * PIXEL, a.image, a.block, a.row),
         *(b.address, b.image, b.block, b.row),

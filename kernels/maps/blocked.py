@@ -1,11 +1,11 @@
 """The blocked activation layout: NCHWc16 inside a margin of zeros.
 
 data    (N, ⌈C/16⌉, top+H+bottom, left+W+right, 16) float32, the last axis contiguous and 64-byte aligned
-lane    one of the 16 channels of a block; the lanes beyond C in the last block hold finite values that nobody uses
+lane    one of the 16 channels of a block; the lanes beyond C in the last block hold finite values and are never used
 margin  zeros around each map, as many as the convs that read it need for their padding
 
 A map of up to 4 channels can be narrow: (N, 1, …, 4), aligned to 16 bytes. First convolutions, packing, unpacking and the
-wire take narrow maps; the other kernels refuse them.
+wire accept narrow maps; the other kernels refuse them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Blocked:
         )
         if lanes != BLOCK and not (lanes == NARROW and 0 < channels <= NARROW):
             raise KernelError(
-                f"{channels} channels can't lie in pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
+                f"{channels} channels don't fit pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
             )
         if min(batch, channels, height, width, *margin) < 0:
             raise KernelError(f"a blocked map can't have the negative sizes {shape}")
@@ -75,7 +75,7 @@ class Blocked:
         return self.data[:, :, m.top : m.top + self.height, m.left : m.left + self.width, :]
 
     def view(self, channels: slice, rows: slice, columns: slice) -> Blocked:
-        """A part of the map, without copying. The part's margin is whatever lies around it in this one.
+        """A part of the map, without copying. The part's margin are the values around it in this map.
 
         ``channels`` must start at a multiple of 16. Raises KernelError otherwise.
         """

@@ -1,6 +1,6 @@
 """Bound kernels: everything is checked and resolved once, so that a call in an inference costs a microsecond.
 
-Every kernel beside the convolutions is a compiled function of one array of int64 (addresses, strides in bytes, sizes).
+Every kernel except the convolutions is a compiled function of one array of int64 (addresses, strides in bytes, sizes).
 `bind` makes that array and returns a call without arguments, which allocates nothing.
 """
 
@@ -25,7 +25,7 @@ PIXEL = BLOCK * 4
 
 
 class Place(NamedTuple):
-    """Where a map's first value lies, and the bytes from one image, block and row to the next."""
+    """The address of a map's first value, and the bytes from one image, block and row to the next."""
 
     address: int
     image: int
@@ -68,14 +68,14 @@ def same_size(name: str, x: Blocked, out: Blocked) -> None:
 
 
 def flat(height: int, width: int, *places: Place) -> tuple[int, int]:
-    """(rows, columns) to walk: all rows as one where no place has anything between its rows."""
+    """(rows, columns) to walk: all rows as one where no map has gaps between its rows."""
     if all(p.row == width * PIXEL for p in places):
         return 1, height * width
     return height, width
 
 
 def bind(kernel: Any, numbers: Sequence[int], *kept: object) -> Bound:
-    """The call of a compiled kernel with these numbers; ``kept`` are the arrays whose addresses are among them."""
+    """A call of a compiled kernel with these numbers; ``kept`` are the arrays whose addresses are among them."""
     _compile(kernel)
     call = partial(kernel, np.array(numbers, np.int64))
     call.kept = kept  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Sums, scales, activations and copies on blocked maps: what stands between the convolutions.
+"""Sums, scales, activations and copies on blocked maps: the operators between the convolutions.
 
-All of these walk a map once and run at the speed of memory. Margins are never written, nor the lanes of the last block
-beyond the output's channels: they may belong to a neighbouring part of the same buffer.
+All of these walk a map once and are limited by memory bandwidth. Margins are never written, nor the lanes of the last
+block beyond the output's channels: they may belong to a neighbouring part of the same buffer.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def bind_shift_copy(
     rows, columns = flat(out.height, out.width, a, b)
     start = out_channel % BLOCK
     shift = (source_channel - out_channel) % BLOCK
-    # The source block in which lane 0 of the first output block lies, were it copied too: it may be block −1.
+    # The source block that lane 0 of the first output block would come from: it may be block −1.
     source_block = (source_channel - start) // BLOCK
     numbers = (
         *(a.address, a.image, a.block, a.row),
@@ -153,7 +153,7 @@ def _unequal(source: Blocked, out: Blocked) -> Any:
 
 @cache
 def _affine(code: int, has_residual: bool) -> Any:
-    """The loop for one activation; `vector.activate` of a constant leaves no switch behind."""
+    """The loop for one activation; `vector.activate` of a constant compiles without a switch."""
 
     @jit
     def affine(a):  # type: ignore[no-untyped-def]
@@ -201,7 +201,7 @@ def _copy(unaligned: bool, accumulate: bool) -> Any:
                 low = max(0, start - block * 16)
                 high = min(16, start + channels - block * 16)
                 whole = high - low == 16
-                # They lie in one source block or in two; one that holds none of them may not even exist.
+                # They lie in one source block or in two; one that holds none of them may not exist.
                 lower = max(first + block, 0)
                 upper = min(first + block + 1, last)
                 for row in range(rows):

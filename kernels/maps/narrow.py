@@ -1,4 +1,4 @@
-"""Narrow maps: up to 4 channels, 4 lanes a pixel instead of 16. What a network's first layer reads.
+"""Narrow maps: up to 4 channels, 4 lanes per pixel instead of 16. A network's first layer reads them.
 
 With 3 of 16 lanes in use every pixel of an image would be a cache line, and reading it would take longer than the first
 convolution's arithmetic (3×299×299, 32 filters of 3×3: 0.68 ms on 16 lanes, 0.38 ms on 4; torch takes 0.44 ms).

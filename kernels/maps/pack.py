@@ -10,11 +10,11 @@ from fogconv.kernels.maps.blocked import Blocked, Margin
 
 
 def pack(x: Array, margin: Margin = Margin(), out: Blocked | None = None) -> Blocked:
-    """NCHW (N, C, H, W) float32 → blocked, into ``out`` where given (its margin is left alone).
+    """NCHW (N, C, H, W) float32 → blocked, into ``out`` where given (its margin is not written).
 
     Raises KernelError for another type, and where ``out`` has another shape.
     """
-    from fogconv.kernels.maps.transpose import bind_pack  # here, so that the layout can be named without loading numba
+    from fogconv.kernels.maps.transpose import bind_pack  # imported here, so that the layout can be used without numba
 
     if x.ndim != 4:
         raise KernelError(f"only (N, C, H, W) can be packed, not an array of the shape {x.shape}")

@@ -1,8 +1,8 @@
 """Max, average and global pooling on blocked maps, with torch's exact semantics (see `fogconv.ir.geometry.PoolSpec`).
 
-A rank may hold only some rows and columns of the layer's input, and make only some of its output: the window of each output
-row and column is worked out beforehand, as where it starts in the part that is held and how many of its elements
-are inputs at all. Windows that are whole, nearly all of them, run through a loop whose trip counts are constants.
+A rank may hold only some rows and columns of the layer's input, and compute only some of its output. The window of each
+output row and column is computed beforehand: its start in the part held here, and how many of its elements are inputs.
+Whole windows, which are nearly all, run in a loop with constant trip counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import PIXEL, Bound, bind, flat, place
 
 UNROLLED = ((2, 2), (3, 3))
-"""The windows that networks use and that have a loop compiled for them; all others share one."""
+"""The common windows, each with its own compiled loop; all others share one."""
 
 NEGATIVE_INFINITY = np.float32(-np.inf)
 
@@ -51,8 +51,9 @@ def windows(spec: PoolSpec, axis: int, first: int, count: int) -> list[Window]:
 def bind_pool(spec: PoolSpec, x: Blocked, x_row: int, x_column: int, out: Blocked, out_row: int, out_column: int) -> Bound:
     """Pool a part of a layer: ``out`` is filled for the layer's output rows ``out_row``… and columns ``out_column``….
 
-    ``x`` holds the rows ``x_row``… and columns ``x_column``… of the layer's input (``spec.height`` × ``spec.width``). Raises
-    KernelError where it does not hold all that the windows need, or where the output is not part of the layer's.
+    ``x`` holds the rows ``x_row``… and columns ``x_column``… of the layer's input (``spec.height`` × ``spec.width``).
+    Raises KernelError where ``x`` lacks rows or columns that the windows need, or where ``out`` is not part of the
+    layer's output.
     """
     if spec.kind == "avg" and spec.dilation != (1, 1):
         raise KernelError(f"average pooling has no dilation, here {spec.dilation}")
@@ -150,7 +151,7 @@ def _pool(is_max: bool, kernel_rows: int, kernel_columns: int) -> Any:
                     while column < columns:
                         at = column_table + 3 * column
                         if first <= column < stop and inside == all_rows and kernel_rows > 0:
-                            # A stretch of whole windows of the compiled size.
+                            # A run of whole windows of the compiled size.
                             count = divisor if divide == 1 else all_rows * all_columns
                             factor = vector.splat(np.float32(1.0) / np.float32(count))
                             address = source + a[at]
@@ -178,7 +179,7 @@ def _pool(is_max: bool, kernel_rows: int, kernel_columns: int) -> Any:
                                     count = divisor
                                 elif divide == 2:
                                     count = counted * a[at + 2]
-                                # Nothing under the window: 0, whatever it is divided by.
+                                # An empty window: 0, whatever the divisor.
                                 value = vector.mul(
                                     value, vector.splat(np.float32(1.0) / np.float32(count if count != 0 else 1))
                                 )
@@ -201,7 +202,7 @@ def _global_pool(a):  # type: ignore[no-untyped-def]
             total = vector.zero()
             for row in range(rows):
                 source = x + n * x_image + block * x_block + row * x_row
-                # Four sums side by side: the latency of one addition would be the limit otherwise.
+                # Four independent sums, because the latency of one addition would be the limit.
                 one, two, three, four = vector.zero(), vector.zero(), vector.zero(), vector.zero()
                 quads = columns >> 2
                 for p in range(0, quads * 256, 256):

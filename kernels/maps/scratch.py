@@ -9,9 +9,9 @@ from fogconv.kernels.maps.blocked import aligned_zeros
 
 
 class Scratch:
-    """A pool: every kernel of one network that borrows from it gets the same memory, as large as the largest request.
+    """A pool: all kernels of one network that borrow from it share the same memory, as large as the largest request.
 
-    A kernel keeps what it borrowed when it was bound, so that a later, larger request does not move it.
+    A kernel keeps the memory that it borrowed when it was bound; a later, larger request does not move it.
     """
 
     def __init__(self) -> None:
@@ -24,10 +24,10 @@ class Scratch:
                 self._memory[thread] = aligned_zeros((elements,))
 
     def borrow(self, elements: int, thread: int = 0) -> Array:
-        """At least ``elements`` float32, 64-byte aligned, with anything in them; its own for each thread."""
+        """At least ``elements`` float32, 64-byte aligned and uninitialised; each thread has its own."""
         memory = self._memory.get(thread)
         if memory is None or memory.size < elements:
-            # Powers of two, so that what earlier kernels keep adds up to no more than the largest request.
+            # Powers of two, so that the memory kept by earlier kernels adds up to no more than the largest request.
             memory = self._memory[thread] = aligned_zeros((1 << max(0, elements - 1).bit_length(),))
         return memory[:elements]
 

@@ -55,7 +55,8 @@ def _arguments(plain: Array, blocked: Blocked) -> tuple[Any, ...]:
 @vector.intrinsic
 def _transpose(typingctx: Any, source: Any, source_step: Any, target: Any, target_step: Any) -> Any:
     """16 vectors from ``source``, ``source_step`` bytes apart, to ``target`` as 16 columns. Four times every vector is
-    interleaved with the one eight further on: after that each number's two coordinates have changed places."""
+    interleaved with the one eight further on: after that each number's two coordinates are swapped.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, source_step, target, target_step = args

@@ -1,11 +1,11 @@
-"""What travels between ranks: a region of a map as a flat payload, in 32 or 16 bits or without loss in fewer.
+"""Payloads between ranks: a region of a map as a flat array, in 32 or 16 bits, or compressed without loss.
 
 Order of a payload, for each image: for each full group of 16 channels, counted from the region's first channel,
 rows × columns × 16 lanes; then for the last ``channels % 16`` channels rows × columns × that many lanes. So a region of
 whole blocks is copied row by row, and nothing but the region itself is sent. Everything is little-endian.
 
     wire     payload
-    fp32     as it is
+    fp32     unchanged
     fp16     IEEE half, rounded to nearest even; beyond 65504 infinity; NaN stays NaN
     bf16     the upper 16 bits, rounded to nearest even; NaN stays NaN
     zeros    lossless: one bit per element, least significant first, in whole 32-bit words, then those that are not +0.0
@@ -35,7 +35,7 @@ from fogconv.kernels.maps.bound import Bound, address_of, bind, place, sequence
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
 
 DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(np.uint16)}
-"""The element types in which ``bind_extract`` writes and ``bind_insert`` reads; bf16's bits travel as uint16."""
+"""The element types in which ``bind_extract`` writes and ``bind_insert`` reads; bf16's bits are sent as uint16."""
 
 LOSSLESS = ("zeros", "lz4", "zstd")
 
@@ -43,7 +43,7 @@ _KINDS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint16):
 
 
 PAYLOAD_NUMBER = 4
-"""Where `bind_insert` keeps the payload's address among a kernel's numbers."""
+"""The index of the payload's address among the numbers of `bind_insert`."""
 
 
 def wire_elements(batch: int, channels: int, rows: int, columns: int) -> int:
@@ -54,7 +54,7 @@ def wire_elements(batch: int, channels: int, rows: int, columns: int) -> int:
 def bind_extract(source: Blocked, first_channel: int, channels: int, out: NDArray[Any]) -> Bound:
     """Write ``channels`` channels of a view, from ``first_channel`` on, into a flat array of one of ``DTYPES``.
 
-    Channels count from the view's first lane. Raises KernelError for channels that are not there and another size.
+    Channels count from the view's first lane. Raises KernelError for channels that don't exist and for another size.
     """
     kind = _check(source, first_channel, channels, out, "output")
     if not out.flags.writeable:
@@ -68,7 +68,7 @@ def bind_extract(source: Blocked, first_channel: int, channels: int, out: NDArra
 
 
 def in_order(source: Blocked, first_channel: int, channels: int) -> Array | None:
-    """The payload of these channels of a view as it lies in memory, flat, where it lies there in one piece; else None."""
+    """The payload of these channels as a flat view of memory, where it is contiguous; else None."""
     shape = (source.batch, channels, source.height, source.width)
     if first_channel or channels != source.channels or channels % source.lanes or 0 in shape:
         return None
@@ -99,7 +99,7 @@ def bind_insert(
 def bind_inserts(
     dtype: Any, target: Blocked, first_channel: int, channels: int, accumulate: bool = False
 ) -> Callable[[NDArray[Any]], None]:
-    """``bind_insert`` for one payload after the other: all but the payload's address is resolved once.
+    """``bind_insert`` for many payloads: everything but the payload's address is resolved once.
 
     The call takes flat contiguous payloads of ``dtype`` (one of ``DTYPES``) and raises WireError for any other.
     """
@@ -111,7 +111,7 @@ def bind_inserts(
 
     def insert(payload: NDArray[Any]) -> None:
         if payload.dtype != expected or payload.shape != (elements,) or payload.strides != (expected.itemsize,):
-            raise WireError(f"a payload of {payload.dtype} {payload.shape} came; {expected} ({elements},) was expected")
+            raise WireError(f"received a payload of {payload.dtype} {payload.shape}; {expected} ({elements},) was expected")
         if numbers is not None and kernel is not None:
             numbers[PAYLOAD_NUMBER] = address_of(payload)
             kernel(numbers)
@@ -120,7 +120,8 @@ def bind_inserts(
 
 
 def encode(payload: Array, wire: str) -> memoryview:
-    """A flat fp32 payload as it travels. Raises KernelError for another array, DependencyError for a missing library."""
+    """Encode a flat fp32 payload for the wire. Raises KernelError for another array, DependencyError for a missing
+    library."""
     if payload.dtype != np.float32 or payload.ndim != 1 or not payload.flags.c_contiguous:
         raise KernelError(f"a payload is a contiguous 1-D float32 array, not {payload.dtype} {payload.shape}")
     match wire:
@@ -138,10 +139,10 @@ def encode(payload: Array, wire: str) -> memoryview:
 
 
 def decode(buffer: Buffer, wire: str, elements: int) -> Array:
-    """The flat fp32 payload of ``elements`` elements that was encoded; for fp32 a view of the buffer itself.
+    """Decode a flat fp32 payload of ``elements`` elements; for fp32 a view of the buffer itself.
 
-    Raises WireError for anything that ``encode`` can't have made of that many elements. No more memory is taken than
-    the elements and the buffer need.
+    Raises WireError for a buffer that ``encode`` can't have made from that many elements. Never allocates more memory
+    than the elements and the buffer need.
     """
     data = _bytes(np.frombuffer(buffer, np.uint8) if len(buffer) else np.empty(0, np.uint8))
     if elements < 0:
@@ -162,7 +163,7 @@ def decode(buffer: Buffer, wire: str, elements: int) -> Array:
             zstd = _library("zstandard")
 
             def decompress() -> bytes:
-                # The frame states its size: ask before it is believed.
+                # Check the size that the frame states before decompressing it.
                 _expect(wire, zstd.frame_content_size(data), elements * 4, elements)
                 found: bytes = zstd.ZstdDecompressor().decompress(data, max_output_size=elements * 4, allow_extra_data=False)
                 return found
@@ -172,7 +173,7 @@ def decode(buffer: Buffer, wire: str, elements: int) -> Array:
 
 
 def warm_up(wire: str) -> None:
-    """Compile and import what a format needs, so that no inference has to. Raises as ``encode`` does."""
+    """Compile and import what a format needs, so that the first inference does not. Raises as ``encode`` does."""
     decode(encode(np.zeros(17, np.float32), wire), wire, 17)
 
 
@@ -201,7 +202,7 @@ def _decompress(decompress: Callable[[], bytes], wire: str, elements: int) -> Ar
         raw = decompress()
     except (WireError, DependencyError):
         raise
-    except Exception as error:  # each library raises errors of its own, and ValueError, MemoryError besides
+    except Exception as error:  # each library raises its own errors, and also ValueError and MemoryError
         raise WireError(f"a {wire} payload of {elements} elements can't be decompressed: {error}") from error
     _expect(wire, len(raw), elements * 4, elements)
     return np.frombuffer(raw, np.float32)
@@ -227,7 +228,7 @@ def _convert(source: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _encode_zeros(payload: Array) -> memoryview:
     words = -(-payload.size // 32)
-    out = np.empty(words + payload.size + 1, np.uint32)  # one more: a value is stored before it is known to count
+    out = np.empty(words + payload.size + 1, np.uint32)  # one more: a value is stored before it is known whether it counts
     found = np.zeros(1, np.int64)
     bind(_squeeze, (address_of(payload), payload.size, address_of(out), address_of(out) + words * 4, address_of(found)))()
     return _bytes(out[: words + int(found[0])])
@@ -398,7 +399,7 @@ def _converter(kind: int, narrow: bool) -> Any:
 
 @jit
 def _squeeze(a):  # type: ignore[no-untyped-def]
-    """Without a branch: every word is stored where the next value belongs, which moves on only past a value."""
+    """Branch-free: every word is stored at the next place, which advances only after a value."""
     source, elements, bitmap, values = a[0], a[1], a[2], a[3]
     first = values
     for k in range(0, elements, 32):
@@ -415,7 +416,7 @@ def _squeeze(a):  # type: ignore[no-untyped-def]
 
 @jit
 def _spread(a):  # type: ignore[no-untyped-def]
-    """Without a branch: a value is loaded for every element (the last one again at the end) and masked away for zeros."""
+    """Branch-free: a value is loaded for every element (the last one again at the end) and masked out for zeros."""
     bitmap, values, out, elements, last = a[0], a[1], a[2], a[3], a[4]
     for k in range(0, elements, 32):
         bits = np.int64(vector.load_word(bitmap + (k >> 3)))

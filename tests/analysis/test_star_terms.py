@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fogconv.analysis import star_terms as prediction
-from fogconv.analysis.star_terms import layer_terms, simulated_terms, star_terms
-from fogconv.errors import DependencyError
+from fogconv.analysis.star_terms import simulated_terms, star_terms
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
@@ -55,13 +53,3 @@ def test_handling_messages_and_a_quota_cost_time() -> None:
     )
     assert plain < handled
     assert slow != plain
-
-
-def test_the_formula_stands_in_where_simpy_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, plan, programs = star(cluster())
-
-    def missing(*arguments: object, **options: object) -> None:
-        raise DependencyError("simpy is not installed")
-
-    monkeypatch.setattr(prediction, "simulate", missing)
-    assert layer_terms(graph, plan, programs, cluster()) == star_terms(programs, cluster())

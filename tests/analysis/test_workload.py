@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fogconv.analysis.simulation.outlook import outlook
-from fogconv.analysis.workload import workload
+from fogconv.analysis.simulation.simulator import simulate
+from fogconv.analysis.workload import rank_works, workload
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv
 from fogconv.lowering.lower import lower
@@ -36,3 +37,24 @@ def test_slow_devices_gain_by_a_gigabit_and_fast_ones_do_not() -> None:
     found = outlook(GRAPH, slow, 4)
     assert found.ranks == 4 and found.alone_s > 1.5 * found.together_s > 0
     assert outlook(GRAPH, fast, 4).together_s == pytest.approx(outlook(GRAPH, fast, 4).alone_s, rel=0.05)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_every_rank_says_what_it_did(parts: int) -> None:
+    topology = Topology.uniform(3, 1e9, 1e8, 1e-4)
+    programs = lower(GRAPH, plan(GRAPH, topology, PlanOptions("star", threshold=0.0, parts=parts))).programs
+    timeline = simulate(programs, topology)
+    found = rank_works(programs, timeline.times[0])
+    assert [rank.rank for rank in found] == [0, 1, 2]
+    assert sum(rank.share for rank in found) == pytest.approx(1.0)
+    assert sum(rank.sent_bytes for rank in found) == pytest.approx(workload(programs).sent_bytes)
+    working = [rank for rank in found if rank.convs]
+    assert len(working) == parts, "no more ranks than parts"
+    for rank in working[1:]:
+        assert rank.computing_s > 0 and rank.waiting_s > 0
+        assert rank.computing_s + rank.waiting_s <= timeline.latencies_s[0] * 1.001
+
+
+def test_a_rank_that_reports_no_times_did_nothing() -> None:
+    programs = lower(GRAPH, plan(GRAPH, Topology.uniform(2, 1e9, 1e8), PlanOptions("local"))).programs
+    assert rank_works(programs, {})[1].computing_s == 0

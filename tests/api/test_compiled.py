@@ -14,6 +14,7 @@ from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError, ModelError
 from fogconv.hardware.topology import Topology
 from fogconv.zoo.models import load_model
+from tests.zoo.test_exported import edited
 
 pytestmark = pytest.mark.alone
 
@@ -68,7 +69,7 @@ def test_compile_takes_options_or_keywords_and_says_what_is_wrong_with_an_input(
         fogconv.compile(model, "inproc://1", example=x, options=fogconv.PlanOptions(), scheme="rows")
     with pytest.raises(InputError, match="needs an example"):
         fogconv.compile(model, "inproc://1")
-    with pytest.raises(InputError, match="no model"):
+    with pytest.raises(InputError, match="not a model"):
         fogconv.compile(42, "inproc://1")
     with pytest.raises(InputError, match=r"\(N, C, H, W\)"):
         fogconv.compile(model, "inproc://1", example=np.zeros((3, 24, 24)))
@@ -93,3 +94,17 @@ def test_plan_needs_no_cluster_and_shows_itself(tmp_path: Path) -> None:
     assert planned.listing(1).startswith("rank 1 of 3")
     same = fogconv.plan(load_model("resnet18", weights="random", size=64), TOPOLOGY, scheme="rows")
     assert same.plan.placements == planned.plan.placements
+
+
+def test_a_file_that_would_run_code_is_refused_unless_trusted(tmp_path: Path) -> None:
+    path, x = tmp_path / "small.pt2", torch.zeros(1, 3, 24, 20)
+    torch.export.save(torch.export.export(small(), (x,), strict=False), path)
+    plain = fogconv.plan(str(path), TOPOLOGY)
+    edited(path, lambda entries: entries.update({"data/unknown": b"?"}))
+    with pytest.raises(ModelError, match=r"trust=True"):
+        fogconv.plan(path, TOPOLOGY)
+    with pytest.raises(ModelError, match=r"trust=True"):
+        fogconv.compile(path, "inproc://1")
+    assert fogconv.plan(path, TOPOLOGY, trust=True).plan == plain.plan
+    with fogconv.compile(path, "inproc://1", trust=True, topology=Topology.uniform(2, 10e9, 125e6)) as engine:
+        assert engine(x).shape == (1, 10)

@@ -30,7 +30,7 @@ def test_a_campaign_in_small_loses_no_answer() -> None:
     summary = found.summary()
     assert summary["events"] == {"killed": 1, "stopped": 1, "cut off": 1}
     assert summary["right"] == 12 and summary["missing"] == 0, summary
-    assert summary["told"] >= 1
+    assert summary["reported"] >= 1
 
 
 def test_a_siege_in_small_crashes_nobody() -> None:
@@ -59,7 +59,7 @@ def test_replays_come_up() -> None:
 def test_a_summary_counts_what_is_wrong_and_what_is_missing() -> None:
     right = {"error": TOLERANCE / 2, "latency_s": 1.0, "events": [], "rss": 100}
     wrong = {**right, "error": 10 * TOLERANCE, "latency_s": 3.5, "events": ["worker 1 is lost"], "rss": 110}
-    summary = Found([right, right, wrong, {"failure": "nothing came", "rss": 120}]).summary()
+    summary = Found([right, right, wrong, {"failure": "no message", "rss": 120}]).summary()
     assert (summary["inferences"], summary["right"], summary["missing"]) == (4, 2, 1)
     assert summary["worst_extra_latency_s"] == 2.5
     assert summary["memory_growth_pct"] == pytest.approx(20.0)

@@ -19,15 +19,21 @@ import pytest
 
 from bench.fog import FogBed
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
-from bench.fog.conversation import Contender, Voice
+from bench.fog.conversation import Contender, NodeEnd
+from bench.fog.master import plan_facts
 from bench.fog.rates import effort, fit
-from bench.fog.run import Setup
+from bench.fog.run import Setup, Tally, summary
 from bench.fog.scaling import Point, Series, draw, missing
 from bench.fog.self_check import check, measure_link
 from bench.fog.shaping import Rate, burst_bytes, shape
-from bench.fog.testbed import BRIDGE_FILTERS, RUN, sweep
+from bench.fog.testbed import BRIDGE_FILTERS, RUN, Card, sweep
 from fogconv.errors import ClusterError, DependencyError, InputError
+from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from tests.chains import chain
 
 pytestmark = pytest.mark.alone
 
@@ -74,6 +80,28 @@ def test_a_shaped_device_lets_out_two_frames_at_least() -> None:
     assert all(command[:3] == ["tc", "-n", "ns"] for command in shape("ns", "eth0", Rate.parse("1gbit")))
 
 
+@pytest.mark.parametrize("threshold", [0.0, float("inf")], ids=["distributed", "all at home"])
+def test_a_star_gives_figures_whatever_it_decides(threshold: float) -> None:
+    graph, topology = chain(64, 64, 64), Topology.uniform(5, 1e9, 1e8, 1e-4)
+    found = plan(graph, topology, PlanOptions("star", threshold=threshold))
+    facts = plan_facts(found, graph, lower(graph, found).programs)
+    facts |= {"max_abs_error": 0.0, "max_abs_reference": 1.0}
+    assert len(facts["card_bytes"]) == 5
+    away = threshold == 0
+    assert (max(map(max, facts["card_bytes"])) > 0) == away
+    tallies = {
+        name: Tally(facts | {"variant": "eager"}, [0.2, 0.1], {"max_abs_error": 0.0}, [Card(0, 0)] * 5, [0.1] * 5, 1.0, 2)
+        for name in ("torch", "one", "all")
+    }
+    row = summary(Setup("chain", scheme="star"), tallies, 10, None)
+    assert row["predicted_s"] == found.predicted_s and row["bytes_busiest_card_planned"] == max(
+        map(max, facts["card_bytes"])
+    )
+    assert row["speedup_vs_torch"] == 1.0
+    tallies["all"].facts["card_bytes"], tallies["all"].cards = (), []
+    assert summary(Setup("chain", scheme="star"), tallies, 10, None)["bytes_busiest_card_planned"] == 0
+
+
 @pytest.fixture
 def unified(tmp_path: Path) -> Path:
     """A folder that looks like a mounted cgroup version 2."""
@@ -110,7 +138,7 @@ def test_a_version_2_mount_without_the_controllers_leaves_version_1(tmp_path: Pa
     assert group.members == [Path("/c/cpu,cpuacct/node/cgroup.procs"), Path("/c/memory/node/cgroup.procs")]
 
 
-def test_a_machine_without_controllers_is_told_which() -> None:
+def test_a_machine_without_controllers_is_refused_by_name() -> None:
     with pytest.raises(DependencyError, match="cpu, cpuacct, memory"):
         find_cgroup("node", "proc /proc proc rw 0 0\n")
 
@@ -309,24 +337,24 @@ def test_an_mpi_launcher_reaches_the_nodes_through_the_agent(bed: FogBed) -> Non
 # --- the experiment around it -------------------------------------------------------------------------------------------
 
 
-def test_a_contender_answers_until_told_to_quit(tmp_path: Path) -> None:
+def test_a_contender_answers_until_asked_to_quit(tmp_path: Path) -> None:
     folder = tmp_path / "it"
     with Contender(folder, "it") as contender:
-        voice = Voice(folder)
-        serving = threading.Thread(target=voice.serve, args=({"loaded": 1}, lambda repeats: {"seconds": [0.5] * repeats}))
+        node_end = NodeEnd(folder)
+        serving = threading.Thread(target=node_end.serve, args=({"loaded": 1}, lambda repeats: {"seconds": [0.5] * repeats}))
         serving.start()
-        assert contender.hear(10) == {"ready": {"loaded": 1}}
+        assert contender.receive(10) == {"ready": {"loaded": 1}}
         assert contender.run(3, 10) == {"seconds": [0.5, 0.5, 0.5]}
     serving.join(timeout=10)
     assert not serving.is_alive()
 
 
-def test_a_contender_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_contender_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Contender(tmp_path / "it", "it") as contender:
         contender.log.write_text("Traceback\nModelError: there is no model called resnet51\n")
         contender.process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
         with pytest.raises(ClusterError, match=r"exit code 3(.|\n)*resnet51"):
-            contender.hear(30)
+            contender.receive(30)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +398,7 @@ def test_a_series_of_sizes_is_measured_once_and_drawn_from_its_file(tmp_path: Pa
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
-def test_a_file_that_is_no_series_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_no_series_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "scaling.json").write_text('{"x": 1}')
     with pytest.raises(InputError, match="not a series"):
         Series(tmp_path / "scaling.json").points()

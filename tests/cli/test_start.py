@@ -50,3 +50,21 @@ def test_collection_is_as_usual_after_the_start() -> None:
         assert gc.get_threshold() == USUAL
     finally:
         gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_output_that_can_not_be_written_is_one_sentence(options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "fogconv", "speedup", "--c", "8", *options]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "fogconv: the output can't be written: No space left on device\n"
+
+
+def test_a_reader_that_ends_early_ends_the_program_quietly() -> None:
+    command = [sys.executable, "-m", "fogconv", "speedup", "--presets"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == ""
+        assert program.wait(120) == 1

@@ -47,7 +47,7 @@ class Cluster:
         raise NotImplementedError
 
     def kill(self, rank: int) -> None:
-        """The worker of this rank is gone without a word."""
+        """The worker of this rank is lost without notice."""
         raise NotImplementedError
 
     def session(self, **options: Any) -> Session:

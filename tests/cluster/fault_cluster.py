@@ -98,7 +98,7 @@ class FaultyHub(Hub):
 class SlowHub(FaultyHub):
     """Every message takes its time on the wire: ``rate(sender, receiver)`` is in bytes/s, and links don't share it.
 
-    A message waits for the one before it on its link, and nobody waits for a message but its receiver.
+    A message waits for the one before it on its link, and only its receiver waits for a message.
     """
 
     LATENCY_S = 1e-3
@@ -154,7 +154,7 @@ class Gate:
         self.open = threading.Event()
         self.built: list[int] = []
 
-    def __call__(self, program: Program, weights: Any, *, threads: int = 1) -> Executable:
+    def __call__(self, program: Program, weights: Any, *, threads: int = 1, **_: Any) -> Executable:
         self.reached.set()
         assert self.open.wait(20.0)
         self.built.append(program.ranks)

@@ -41,7 +41,7 @@ def open_mpi(ranks: int, *flags: str) -> list[str]:
 
 
 def ulfm(ranks: int) -> list[str]:
-    """Open MPI, told to go on without ranks that die."""
+    """Open MPI, set to go on without ranks that die."""
     return open_mpi(ranks, "--with-ft", "ulfm")
 
 

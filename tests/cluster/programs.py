@@ -22,7 +22,14 @@ PIECE = Region.whole(16, 1, 1)
 class FakeExecutable:
     """Knows Input, Output, Send, Recv, Copy; one float32 vector per buffer. A weight is added to every Copy."""
 
-    def __init__(self, program: ir.Program, weights: Mapping[str, NDArray[np.float32]], *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        program: ir.Program,
+        weights: Mapping[str, NDArray[np.float32]],
+        *,
+        threads: int = 1,
+        proceed: Callable[[], None] = nothing,
+    ) -> None:
         self.program = program
         self.memory_bytes = sum(weight.nbytes for weight in weights.values())
         self.times: NDArray[np.int64] = np.zeros((len(program.steps), 2), np.int64)

@@ -72,7 +72,7 @@ def test_masters_come_and_go(secure: SecureCluster) -> None:
 def test_a_master_that_is_not_listed_gets_nothing(secure: SecureCluster, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(ConnectError, match="keys do not fit"):
         secure.open(Keys(KeyPair.generate(), workers=secure.listed()))
-    eventually(lambda: any("turned away a stranger" in record.message for record in caplog.records))
+    eventually(lambda: any("refused an unknown peer" in record.message for record in caplog.records))
     assert all(worker.life.stage.value == "joining" for worker in secure.workers)
 
 

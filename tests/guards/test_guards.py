@@ -81,7 +81,7 @@ def test_only_the_star_is_guarded(scheme: str) -> None:
 def test_a_plan_that_is_given_is_not_guarded_in_silence() -> None:
     with FaultCluster(2) as cluster:
         plan = cluster.engine("star").plan
-        with pytest.raises(InputError, match="not a plan that is given"):
+        with pytest.raises(InputError, match="not a given plan"):
             cluster.engine("star", plan=plan, protection=CODED)
 
 
@@ -274,7 +274,7 @@ def test_a_lost_worker_costs_no_second_run_in_a_guarded_star() -> None:
             run_before = cluster.session.last_run
             inference = engine.run(image())
             assert_right(inference.output)
-            if not any("taken back" in event or "between" in event for event in inference.events):
+            if not any("rejoined" in event or "between" in event for event in inference.events):
                 assert cluster.session.last_run == run_before + 1, "it was run again"
             cluster.hub.strike = lambda *_: False
             if cluster.names[rank - 1] in cluster.alive:
@@ -301,6 +301,19 @@ def test_with_redundancy_a_lost_shard_is_the_code_minus_the_others() -> None:
         assert_right(inference.output)
         assert any("the code minus the others" in event for event in inference.events)
         assert not any("the master computed" in event for event in inference.events)
+
+
+def test_redundancy_that_codes_nothing_is_reported() -> None:
+    with FaultCluster(2) as cluster:
+        engine = cluster.engine("star", protection=CODED)
+        assert [event for event in engine.events if "codes no results over 2 workers: it takes 3 or more" in event]
+    with FaultCluster(3) as cluster:
+        engine = cluster.engine("star", protection=CODED)
+        assert not engine.events
+        cluster.cut(1)
+        inference = engine.run(image())
+        assert_right(inference.output)
+        assert [event for event in engine.events if "codes no results over 2 workers" in event]
 
 
 class Stalling(Executable):

@@ -55,12 +55,21 @@ def test_the_example_is_valid_and_keeps_to_what_mpich_takes() -> None:
         ("a\n#fogconv port=1", 2, "no host after it"),
         ("#fogconv port=1\n#fogconv port=2\na", 2, "no host after it"),
         ("#fogconv port=1\na\n#fogconv port=1\na", 4, "line 2"),
+        ("#fogconv port=1\na:3\n#fogconv port=3\nA", 4, "port 3 is listed already in line 2"),
+        ("a:" + 5000 * "1", 1, "is over 65535"),
+        ("#fogconv port=" + 5000 * "1" + "\na", 1, "is over 65535"),
+        ("#fogconv rate=" + 5000 * "1" + "\na", 1, "positive"),
+        ("#fogconv rate=1e-320\na", 1, "between"),
+        ("#fogconv port=65535\na:2", 2, "ports over 65535"),
+        ("b\n" + 300 * "a", 2, "no host"),
+        ("10.0.0.256", 1, "four numbers"),
     ],
 )
 def test_a_bad_line_is_named(text: str, line: int, says: str) -> None:
     with pytest.raises(TopologyError, match=rf"line {line}: ") as caught:
         parse_hostfile(text)
     assert says in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n"])
@@ -77,3 +86,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TopologyError, match="not a text file"):
         read_hostfile(tmp_path / "binary")
+
+
+@pytest.mark.parametrize("line", ["pi1:" + "1" * 5000, "#fogconv port=" + "9" * 5000 + "\npi1"])
+def test_a_number_of_thousands_of_digits_is_refused_in_a_sentence(line: str) -> None:
+    with pytest.raises(TopologyError, match="line 1") as refused:
+        parse_hostfile(line)
+    assert len(str(refused.value)) < 300

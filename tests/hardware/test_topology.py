@@ -125,3 +125,36 @@ def test_messages_cost_alpha_each_and_elements_beta() -> None:
 def test_every_conv_has_a_kernel_class(spec: ConvSpec, kind: str) -> None:
     assert kernel_class(spec) == kind
     assert kind in KERNEL_CLASSES
+
+
+def crowd(threads: int, *machines: str, cores: float = 2.0) -> Topology:
+    devices = tuple(
+        Device(f"rank {rank}", {"default": 1e-10}, threads=threads, machine=machine, machine_cores=cores)
+        for rank, machine in enumerate(machines)
+    )
+    return Topology(devices, {}, Link(1e-5, 1e-9))
+
+
+def test_ranks_of_one_machine_share_its_cores() -> None:
+    work = dict.fromkeys(range(4), 1.0)
+    assert crowd(1, "a", "a", "a", "a").together_s(work) == 2.0, "four threads on two cores"
+    assert crowd(1, "a", "a", "b", "b").together_s(work) == 1.0, "a core for each"
+    assert crowd(2, "a", "a", "b", "c").together_s(work) == 2.0, "the busiest machine decides"
+    assert crowd(9, "a", "a", "b", "c").together_s(work) == 2.0, "more threads than cores do no more"
+    assert crowd(2, "", "", "", "").together_s(work) == 1.0, "each on a machine of its own"
+    assert crowd(2, "a", "a", "a", "a", cores=0.0).together_s(work) == 1.0, "whose cores nobody counted"
+    assert crowd(2, "a", "a").together_s({0: 1.0}) == 1.0, "whoever rests leaves the cores to the others"
+    assert crowd(2, "a", "a").together_s({0: 3.0, 1: 1.0}) == 4.0
+
+
+def test_a_rank_that_seems_too_fast_adds_nothing_to_a_machine_that_another_has_all_cores_of() -> None:
+    """One thread that was measured beside other work at the rate of both cores together."""
+    both = crowd(2, "a", "a")
+    odd = both.replace_device(1, Device("odd", {"default": 1e-10}, threads=1, machine="a", machine_cores=2.0))
+    assert odd.together_s({0: 0.5, 1: 0.5}) == 1.0
+
+
+def test_crowding_is_the_most_that_sharing_slows_a_rank_down() -> None:
+    assert crowd(1, "a", "a", "a", "b").crowding([0, 1, 2, 3]) == {0: 1.5, 1: 1.5, 2: 1.5, 3: 1.0}
+    assert crowd(1, "a", "a", "a", "b").crowding([0, 3]) == {0: 1.0, 3: 1.0}
+    assert crowd(4, "a", "a").crowding([0, 1]) == {0: 2.0, 1: 2.0}

@@ -26,7 +26,7 @@ at_end = True
 
 
 def guarded(shape: int | Sequence[int], dtype: object = np.float32) -> np.ndarray:
-    """An array of zeros between two pages that nobody may touch, flush with the one behind it or the one before it."""
+    """An array of zeros between two protected pages, flush with the one behind it or the one before it."""
     dtype = np.dtype(dtype)
     count = int(np.prod(shape))
     size = count * dtype.itemsize

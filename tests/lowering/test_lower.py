@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fogconv.errors import PlannerError
+from fogconv.cluster.worker.program_check import check_program
+from fogconv.errors import GeometryError, PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.graph import Concat, Conv, Host, Layer, LayerGraph, Slice, Tensor
-from fogconv.ir.guard import Protection
+from fogconv.ir.guard import Guard, Protection
+from fogconv.ir.layout import Layout
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Conv as ConvStep
 from fogconv.ir.program import Send, decode, encode
@@ -31,6 +36,7 @@ from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.options import Options
 from tests.chains import chain
 from tests.graph_reference import run_graph
+from tests.mutations import mutated
 from tests.program_reference import run
 from tests.random_graphs import graphs
 
@@ -61,6 +67,8 @@ def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
     lowered = lower(graph, plan)
     x = np.random.default_rng(seed).standard_normal(graph.tensors[graph.input].shape)
     programs = [decode(encode(program)) for program in lowered.programs]
+    for program in programs:
+        check_program(program, 1 << 30)
     out = run(programs, lowered.weights, x, host_of(graph)).reshape(graph.output_shape)
     expected = run_graph(graph, x)
     assert np.max(np.abs(out - expected)) <= 1e-9 * max(1.0, np.max(np.abs(expected)))
@@ -206,3 +214,57 @@ def test_a_plan_of_another_graph_is_refused() -> None:
     graph = LayerGraph("a", (), (), 0, 0, (), {})
     with pytest.raises(PlannerError, match="plan again"):
         lower(graph, replace(Plan("b", 2, "local", ())))
+
+
+@given(graphs(), st.sampled_from(["auto", "rows", "guarded"]), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=100)
+def test_a_plan_with_changed_numbers_is_lowered_or_refused(graph: LayerGraph, scheme: str, random: Random) -> None:
+    """A plan may come from a file. What it asks for is within the graph and its ranks, or one sentence says what is not."""
+    topology = Topology.uniform(3, 1e9, 1e11)
+    if scheme == "guarded":
+        options = SchemeOptions(threshold=0, protection=Protection(True, 1, 3.0))
+        plan = plan_star(graph, topology, options)
+    else:
+        plan = make_plan(graph, topology, PlanOptions(scheme))
+    packed = mutated(msgspec.msgpack.encode(plan), random)
+    try:
+        changed = msgspec.msgpack.decode(packed, type=Plan)
+    except msgspec.MsgspecError:
+        return
+    with contextlib.suppress(GeometryError, PlannerError):
+        lower(graph, changed)
+
+
+HUGE = 2**31
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda plan: replace(plan, ranks=HUGE), "ranks"),
+        (lambda plan: _with_work(plan, rank=HUGE), "names rank"),
+        (lambda plan: _with_work(plan, output=Region(Span(0, 16), Span(0, HUGE), Span(0, 32))), "is not in"),
+        (lambda plan: _with_work(plan, output=Region(Span(0, 16), Span(9, 2), Span(0, 32))), "is not in"),
+        (lambda plan: _with_work(plan, depth=Span(0, HUGE)), "the depth"),
+        (lambda plan: _with_first(plan, work=()), "no rank that computes it"),
+        (lambda plan: _with_first(plan, target=Layout(((),) * 2)), "over 2 ranks"),
+        (lambda plan: _with_first(plan, via=((HUGE, Layout(((),) * 3)),)), "tensor"),
+        (lambda plan: _with_first(plan, guard=Guard(code=HUGE)), "guarded by rank"),
+        (lambda plan: _with_first(plan, guard=Guard(patience_s=float("nan"))), "patience"),
+    ],
+)
+def test_numbers_of_a_plan_that_are_out_of_place_are_named(change: Callable[[Plan], Plan], told: str) -> None:
+    graph = chain(16, 16)
+    plan = plan_star(graph, Topology.uniform(3, 1e9, 1e12), SchemeOptions(threshold=0.0))
+    with pytest.raises(PlannerError, match=told):
+        lower(graph, change(plan))
+
+
+def _with_first(plan: Plan, **fields: Any) -> Plan:
+    first, *others = plan.placements
+    return replace(plan, placements=(replace(first, **fields), *others))
+
+
+def _with_work(plan: Plan, **fields: Any) -> Plan:
+    first, *others = plan.placements[0].work
+    return _with_first(plan, work=(replace(first, **fields), *others))

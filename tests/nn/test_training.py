@@ -192,14 +192,14 @@ def test_a_worker_that_dies_costs_a_warning_and_nothing_else(mortal: Mortal, mom
     y = layer(x)
     if moment == "forward":
         mortal.kill(0)
-        with pytest.warns(RuntimeWarning, match="goes on in torch"):
+        with pytest.warns(RuntimeWarning, match="continues in torch"):
             y = layer(x)
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*goes on in torch")
+            warnings.filterwarnings("error", message=".*continues in torch")
             y.sum().backward()
     else:
         mortal.kill(0)
-        with pytest.warns(RuntimeWarning, match="goes on in torch"):
+        with pytest.warns(RuntimeWarning, match="continues in torch"):
             y.sum().backward()
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(x.grad, expected_grad)

@@ -24,10 +24,15 @@ FAST = Topology.uniform(4, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
         ({"scheme": "ring"}, ", ".join(Scheme)),
         ({"wire": "fp8"}, ", ".join(WIRES)),
         ({"trigger": "maybe"}, "channels:N"),
-        ({"threshold": -1.0}, "0 .*, a positive number, or inf"),
+        ({"threshold": -1.0}, "from 0 to 1000000, or inf"),
         ({"threshold": float("nan")}, "threshold nan"),
         ({"scheme": "rows", "protection": Protection(redundancy=1)}, "the star's convs, not --scheme rows"),
-        ({"wire": "bf16", "protection": Protection(verify=True)}, "--wire bf16 rounded"),
+        ({"scheme": "star", "parts": 1}, "parts 1: .* from 2"),
+        ({"scheme": "star", "split": "input:1"}, "of 2 to"),
+        ({"scheme": "star", "split": "rows:2"}, "input:N, output:N or grid:PxQ"),
+        ({"scheme": "star", "parts": 2, "split": "input:2"}, "leave one out"),
+        ({"scheme": "rows", "parts": 2}, "--parts and --split cut the star's convs"),
+        ({"wire": "bf16", "protection": Protection(verify=True)}, "rounded by --wire bf16"),
     ],
 )
 def test_what_is_not_possible_is_answered_by_what_is(options: dict[str, Any], says: str) -> None:
@@ -59,3 +64,23 @@ def test_lossless_sends_as_it_is_on_a_fast_link_and_codes_on_a_slow_one() -> Non
     assert settled(options, network(), FAST).wire == "fp32"
     assert settled(options, network(), slow).wire in ("zeros", "lz4", "zstd")
     assert plan(network(), slow, options).wire == settled(options, network(), slow).wire
+
+
+@pytest.mark.parametrize("options", [{"parts": 4}, {"split": "output:4"}, {"split": "input:4"}, {"split": "grid:2x2"}])
+def test_all_ranks_compute_where_so_many_parts_are_asked_for(options: dict[str, Any]) -> None:
+    found = plan(network(), FAST, PlanOptions("star", threshold=0.0, **options))
+    convs = [placement for placement in found.placements if placement.mode == "star"]
+    assert convs and any({work.rank for work in placement.work} == {0, 1, 2, 3} for placement in convs)
+    fewer = plan(network(), FAST.subset(range(3)), PlanOptions("star", threshold=0.0, **options))
+    assert fewer.active_ranks <= {0, 1, 2}, "after a loss it goes on with those that are left"
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [({"parts": 5}, 4), ({"split": "grid:2x3"}, 4), ({"parts": 4, "master_computes": False}, 3)],
+)
+def test_more_parts_than_ranks_are_refused_at_first(options: dict[str, Any], there: int) -> None:
+    chosen = PlanOptions("star", threshold=0.0, **options)
+    with pytest.raises(InputError, match=f"there are {there}"):
+        chosen.check_ranks(4)
+    chosen.check_ranks(9)

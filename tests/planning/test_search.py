@@ -277,3 +277,18 @@ def test_starting_an_inference_on_others_is_part_of_the_prediction() -> None:
     prices = Prices(topology.replace_device(0, slow))
     assert prices.start_s(1) == 0.0
     assert prices.start_s(3) == pytest.approx(4e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("scheme", ["auto", "rows", "depth", "star"])
+def test_ranks_that_share_one_machines_cores_gain_nothing(scheme: str, threads: int) -> None:
+    """However fast the links are: a master with both cores, and workers that take them away from it."""
+    graph = chain(64, 64, 64, 64)
+    apart = cluster(5, 1e12, 1e-9)
+    here = [replace(d, threads=2 if rank == 0 else threads, machine="m") for rank, d in enumerate(apart.devices)]
+    here = [d if rank == 0 else d.scaled(threads / 2) for rank, d in enumerate(here)]
+    together = replace(apart, devices=tuple(replace(device, machine_cores=2.0) for device in here))
+    alone = predicted(plan(graph, together, PlanOptions("local")))
+    assert predicted(plan(graph, apart, PlanOptions(scheme))) < 0.7 * alone
+    assert predicted(plan(graph, together, PlanOptions(scheme, threshold=0.0))) >= alone
+    assert plan(graph, together, PlanOptions(scheme)).active_ranks == {0} or scheme == "depth"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.executable import Executable
 from fogconv.hardware.topology import Topology, kernel_class
+from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Conv, Program, Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
-from fogconv.runtime.drift import STREAK, Drift, Pace, observe
+from fogconv.runtime.drift import STREAK, Correction, Drift, Pace, observe
 from fogconv.runtime.engine import Engine
 from tests.cluster.fault_cluster import FaultCluster, SlowExecutable, SlowHub, assert_right, image, network
 
@@ -271,6 +273,101 @@ def test_what_was_seen_of_a_link_outlives_the_correction_of_a_rank() -> None:
             break
     found = pace.correction()
     assert found is not None and found.thin and set(found.thin) <= set(thin)
+
+
+def test_rates_that_were_measured_beside_other_work_are_called_that() -> None:
+    pace = Pace()
+    for _ in range(STREAK):
+        pace = pace.after(Drift({0: 1 / 6.5, 1: 1.0, 2: 1.0}, {}))
+    found = pace.correction(measured=True)
+    assert found is not None
+    assert found.sentences(range(3), frozenset()) == (
+        "rates of the master were measured beside other work; corrected (6.5× faster)",
+    )
+    slower = Correction({1: 3.0}, {})
+    assert "measured beside other work" in slower.sentences(range(3), {1})[0], "known to be disturbed"
+    assert slower.sentences(range(3), frozenset()) == (
+        "worker 1 is 3.0× slower than measured: other work, or heat; shares changed",
+    )
+
+
+def test_all_ranks_that_are_faster_than_measured_are_corrected_at_once() -> None:
+    topology, pace = TOPOLOGY, Pace()
+    faster = {0: 0.3, 1: 0.3, 2: 0.3, 3: 0.3}
+    for _ in range(STREAK):
+        assert pace.correction(measured=True) is None
+        pace = pace.after(Drift(faster, {}))
+    assert pace.correction() is None, "rates that a person gave are only held against each other"
+    found = pace.correction(measured=True)
+    assert found is not None and found.ranks(range(4)) == faster
+    after = found.apply(topology, range(4))
+    assert all(after.rate(rank) == pytest.approx(topology.rate(rank) / 0.3) for rank in range(4))
+    [said] = found.sentences(range(4), frozenset())
+    assert said.startswith("rates of the master, worker 1, worker 2 and worker 3 were measured beside other work")
+
+
+def test_all_ranks_that_are_slower_keep_their_plan_and_are_measured_again() -> None:
+    pace, seen = Pace(), []
+    for _ in range(6):
+        pace = pace.after(Drift({0: 3.0, 1: 3.0}, {}))
+        assert pace.correction(measured=True) is None
+        seen.append(pace.all_slower)
+    assert [ratio for ratio in seen if ratio] == [3.0], "said once"
+
+
+def test_linear_layers_tell_nothing_of_a_devices_rate() -> None:
+    """Their time is their weights', which lie in a cache or do not: of large ones it is many times the measured one."""
+    spec = ConvSpec(4096, 1000, 1, 1, (1, 1))
+    step = Conv(0, spec, "w", None, None, 0, Region.whole(4096, 1, 1), 1, Region.whole(1000, 1, 1))
+    programs = [Program(rank, 2, 1, ("fc",), (), (step,), {}) for rank in range(2)]
+    times = {0: np.array([[0, 1_000_000]], np.int64), 1: np.array([[0, 90_000_000]], np.int64)}
+    assert observe(programs, range(2), times, TOPOLOGY.subset(range(2))).compute == {}
+
+
+@pytest.mark.parametrize(("slower", "seen"), [(1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (8.0, 2.0), (0.5, 0.5)])
+def test_ranks_that_share_cores_and_take_turns_do_not_drift(slower: float, seen: float) -> None:
+    """Four ranks of two threads each on two cores: each computes up to four times slower than alone."""
+    shared = tuple(replace(device, threads=2, machine="m", machine_cores=2.0) for device in TOPOLOGY.devices)
+    topology = replace(TOPOLOGY, devices=shared)
+    drift = observe(even_rows(), range(4), times_of(even_rows(), TOPOLOGY, dict.fromkeys(range(4), slower), {}), topology)
+    assert all(ratio == pytest.approx(seen, rel=0.03) for ratio in drift.compute.values()), drift.compute
+
+
+class Lessons:
+    """Keeps what an engine learns."""
+
+    disturbed: frozenset[int] = frozenset()
+
+    def __init__(self) -> None:
+        self.slow: list[dict[int, float]] = []
+
+    def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None:
+        self.slow.append(dict(slow))
+
+
+def test_the_engine_hands_on_what_runs_teach() -> None:
+    with FaultCluster(3, build=Stretched, local=lambda program, weights, host: Stretched(program, weights, host=host)) as c:
+        lessons = Lessons()
+        rates = Topology.uniform(4, 2e9, 1e8, 1e-5, copy_s_per_byte=1e-11, step_s=1e-7)
+        engine = Engine(network(), c.session, rates, PlanOptions("rows"), lessons=lessons)
+        events: list[str] = []
+        for _ in range(8):
+            events += engine.run(image()).events
+        [learnt] = lessons.slow
+        assert learnt[2] == pytest.approx(3.0, rel=0.1), "in absolute terms"
+        assert "worker 2 is 3.0× slower than measured: other work, or heat; shares changed" in events
+
+
+def test_a_master_alone_learns_that_it_was_measured_beside_other_work() -> None:
+    with FaultCluster(0, local=lambda program, weights, host: Stretched(program, weights, host=host)) as c:
+        lessons = Lessons()
+        slow = Topology.uniform(1, 2e8, 1e8, 1e-5, copy_s_per_byte=1e-11, step_s=1e-7)
+        engine = Engine(network(), c.session, slow, PlanOptions("local"), lessons=lessons)
+        events: list[str] = []
+        for _ in range(2 * STREAK):
+            events += engine.run(image()).events
+        assert events == ["rates of the master were measured beside other work; corrected (10.0× faster)"]
+        assert events == list(engine.events) and lessons.slow == [{0: pytest.approx(0.1, rel=0.05)}]
 
 
 class Stretched(Executable):

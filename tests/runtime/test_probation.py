@@ -115,5 +115,5 @@ def test_a_worker_whose_link_is_whole_again_gets_its_work_back(monkeypatch: pyte
         until(False, 30)
         hub.rate = lambda origin, to: hub.bytes_per_s
         until(True, 200)
-        assert any("as fast as they were at first" in event for event in engine.events)
+        assert any("as fast as at the start" in event for event in engine.events)
     hub.close()

@@ -19,6 +19,7 @@ from fogconv.speedup.model import (
     energy_j,
     estimate,
     least_depth,
+    most_gain,
     s_paper,
     s_star,
     splits,
@@ -103,6 +104,7 @@ def test_s_star_is_the_best_grid_by_unicast_volume() -> None:
 @given(layers(dense=True), rates())
 def test_s_grows_with_the_kernel(layer: ConvSpec, cost: Rates) -> None:
     """K² as such: the sizes of input and output stay the same."""
+    cost = replace(cost, step=0.0)
     small = replace(layer, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0))
     k = max(layer.kernel)
     large = replace(small, kernel=(k, k), padding=((k - 1) // 2, k // 2, (k - 1) // 2, k // 2))
@@ -142,6 +144,26 @@ def test_unicast_links_never_beat_a_broadcast(layer: ConvSpec, cost: Rates, n: i
     assert s_star(layer, cost, n) <= s_paper(layer, cost) * (1 + 1e-12)
 
 
+@given(layers(), rates(), st.integers(1, 24), st.booleans())
+def test_most_gain_and_s_star_bound_the_estimate(layer: ConvSpec, cost: Rates, n: int, master: bool) -> None:
+    """ratio ≤ S_star of as many workers as it uses (≤ S, where they alone compute), and ratio ≤ what at most n can gain."""
+    split, terms = best_split(layer, cost, n, master_computes=master)
+    ratio = t_local(layer, cost) / terms.total_s
+    travelling = split.parts - 1 if master and split.parts > 1 else split.parts
+    star = s_star(layer, cost, travelling, master_computes=master and split.parts > 1)
+    assert ratio <= star * (1 + 1e-9)
+    assert ratio <= most_gain(layer, cost, n, master_computes=master) * (1 + 1e-9)
+    if not master:
+        assert star <= s_paper(layer, cost) * (1 + 1e-9)
+        assert most_gain(layer, cost, n) <= min(n, s_paper(layer, cost)) * (1 + 1e-9)
+
+
+@given(layers(), rates(), st.integers(1, 23), st.booleans())
+def test_most_gain_never_falls_with_more_workers(layer: ConvSpec, cost: Rates, n: int, master: bool) -> None:
+    fewer, more = (most_gain(layer, cost, workers, master_computes=master) for workers in (n, n + 1))
+    assert more >= fewer
+
+
 @given(layers(), rates(), st.integers(1, 24))
 def test_no_estimate_exceeds_its_bound_without_the_masters_share(layer: ConvSpec, cost: Rates, n: int) -> None:
     cost = replace(cost, step=0.0)
@@ -172,9 +194,9 @@ def test_at_the_break_even_bandwidth_both_take_equally_long(layer: ConvSpec, cos
     bandwidth = break_even_bandwidth(layer, cost, n, master_computes=master)
     if bandwidth is None:
         fastest = replace(cost, beta=1e-30)
-        assert max(t_local(layer, cost) / t_cld(layer, fastest, s, master_computes=master).total_s
-                   for m in range(1 + master, n + 2) for s in splits(layer, m)
-                   if m <= n + master) <= 1 + 1e-6 if n + master > 1 else True  # fmt: skip
+        allowed = (split for m in range(1 + master, n + master + 1) for split in splits(layer, m))
+        ratios = (t_local(layer, cost) / t_cld(layer, fastest, s, master_computes=master).total_s for s in allowed)
+        assert max(ratios, default=0.0) <= 1 + 1e-6  # a single channel can't be shared
         return
     assume(4 / bandwidth < 1e300)
     split, _ = best_split(layer, replace(cost, beta=4 / bandwidth), n, master_computes=master)

@@ -12,8 +12,8 @@ from fogconv.errors import InputError
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.shard import conv_grid
-from fogconv.speedup.model import best_split, estimate, s_paper, s_star
-from fogconv.speedup.trigger import Trigger, cluster_terms, decide, master_rates
+from fogconv.speedup.model import Split, best_split, estimate, most_gain, s_paper, s_star
+from fogconv.speedup.trigger import Trigger, cluster_terms, decide, master_rates, parse_split
 
 DEEP = ConvSpec(256, 256, 14, 14, (3, 3), padding=(1, 1, 1, 1))
 SHALLOW = ConvSpec(16, 16, 14, 14, (1, 1))
@@ -61,7 +61,10 @@ def test_equal_devices_are_priced_by_the_papers_formulas(spec: ConvSpec, ranks: 
     decision = decide(spec, topology, master_computes=master)
     rates = master_rates(topology, spec)
     assert decision.bound_s_paper == pytest.approx(s_paper(spec, rates))
-    assert decision.bound_s_star == pytest.approx(s_star(spec, rates, ranks - 1, master_computes=master))
+    used = [rank for rank in decision.ranks if rank]
+    star = s_star(spec, rates, len(used) or ranks - 1, master_computes=0 in decision.ranks or (master and not used))
+    assert decision.bound_s_star == pytest.approx(star)
+    assert decision.bound_gain == pytest.approx(most_gain(spec, rates, ranks - 1, master_computes=master))
     # Priced shard by shard, so that the shares of a rank and the copies may differ by a block of 16 channels.
     assert decision.estimate == pytest.approx(estimate(spec, rates, ranks - 1, master_computes=master), rel=0.35)
 
@@ -141,3 +144,42 @@ def test_a_threshold_that_cannot_be_is_refused(threshold: float) -> None:
 def test_a_trigger_prints_as_it_is_typed() -> None:
     for text in ("both", "bound", "estimate", "channels:60"):
         assert str(Trigger.parse(text)) == text
+
+
+@given(specs, st.integers(2, 9), st.booleans())
+def test_a_number_of_parts_is_kept_as_far_as_channels_and_ranks_go(spec: ConvSpec, parts: int, master: bool) -> None:
+    found = decide(spec, FAST, threshold=0, master_computes=master, parts=parts)
+    ranks = 5 if master else 4
+    wanted = min(parts, ranks)
+    # 2 or 3 parts are had by input or output channels alone; 4 also as 2×2.
+    room = max(spec.in_channels, spec.out_channels) >= wanted
+    if room:
+        assert found.split is not None and found.split.parts == wanted == len(found.shards)
+        assert len({shard.rank for shard in found.shards}) == wanted
+    assert not found.distribute or found.split is not None
+
+
+@given(specs, st.sampled_from(["input:3", "output:4", "grid:2x2", "input:5"]), st.booleans())
+def test_a_split_is_kept_as_far_as_channels_and_ranks_go(spec: ConvSpec, text: str, master: bool) -> None:
+    wanted, ranks = parse_split(text), 5 if master else 4
+    found = decide(spec, FAST, threshold=0, master_computes=master, split=wanted)
+    if min(spec.in_channels, spec.out_channels) >= 5 and wanted.parts <= ranks:
+        assert found.split == wanted and len(found.shards) == wanted.parts
+    if found.split is not None:
+        assert found.split.p <= wanted.p and found.split.q <= wanted.q and found.split.parts <= ranks
+
+
+def test_grouped_convs_are_cut_along_groups_whatever_the_split() -> None:
+    for split in ("input:4", "output:4", "grid:2x2"):
+        assert decide(DEPTHWISE, FAST, threshold=0, split=parse_split(split)).split == Split(groups=4)
+    assert decide(DEPTHWISE, FAST, threshold=0, parts=3, master_computes=True).split == Split(groups=3)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "input", "input:", "input:0", "input:-1", "input:2x2", "grid:2", "grid:2x", "grid:2x2x2", "rows:2",
+             "input:²", "output:" + "9" * 5000]
+)  # fmt: skip
+def test_a_split_that_is_none_is_answered_by_those_that_there_are(text: str) -> None:
+    with pytest.raises(InputError, match="input:N, output:N or grid:PxQ") as caught:
+        parse_split(text)
+    assert len(str(caught.value)) < 300

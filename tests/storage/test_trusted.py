@@ -33,7 +33,7 @@ def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
         (tmp_path / "none", "No such file"),
         ("~nosuchuser/file", "No such file"),
         (tmp_path / ("n" * 300), "too long"),
-        ("a\0b", "no file name"),
+        ("a\0b", "not a file name"),
     ]:
         with pytest.raises(OSError, match=message):
             open_plain(name)

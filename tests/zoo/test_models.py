@@ -80,7 +80,7 @@ def test_without_a_network_seeded_weights_stand_in_and_say_so(monkeypatch: pytes
     monkeypatch.setattr(zoo.urllib.request, "urlopen", unreachable)
     model = load_model("squeezenet1_0", size=64)
     assert model.weights_origin.startswith("random (seed 0)")
-    assert "can't be had" in model.weights_origin
+    assert "are not available" in model.weights_origin
 
 
 def unreachable(*_: object, **__: object) -> None:
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_name_the_first_key(tmp_path: Path) -> None:
         ),
         "shape": ({**whole, "features.0.weight": torch.zeros(2, 3, 7, 7)}, r"features.0.weight is \(2, 3, 7, 7\)"),
         "list": ([1, 2], "holds no state_dict"),
-        "integer": ({0: torch.zeros(1)}, "0 is no name"),
+        "integer": ({0: torch.zeros(1)}, "0 is not the name"),
         "sparse": ({**whole, "features.0.weight": whole["features.0.weight"].to_sparse()}, "features.0.weight is sparse"),
         "meta": ({**whole, "features.0.weight": whole["features.0.weight"].to("meta")}, "is a meta tensor"),
         "complex": ({**whole, "features.0.weight": whole["features.0.weight"].to(torch.complex64)}, "is complex"),

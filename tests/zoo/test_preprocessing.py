@@ -18,7 +18,8 @@ from fogconv.errors import InputError, ModelError
 from fogconv.hardware.hostfile import read_hostfile
 from fogconv.hardware.profile import read_profile
 from fogconv.ir.plan import load_plan
-from fogconv.zoo.models import _labels, load_model, load_weights, torchvision_models
+from fogconv.zoo.card import read_labels
+from fogconv.zoo.models import load_model, load_weights, torchvision_models
 from fogconv.zoo.preprocessing import Preprocessing, bundled_images, load_image
 
 
@@ -113,7 +114,7 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked(tmp_path: Path) ->
 
 def test_no_other_program_is_started_for_a_picture(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "drawing.png", "EPS")
-    with pytest.raises(ModelError, match="not an image of a kind that is read"):
+    with pytest.raises(ModelError, match="not an image in a supported format"):
         load_image(tmp_path / "drawing.png")
 
 
@@ -138,6 +139,36 @@ def test_pictures_of_more_than_8_bits_are_scaled(tmp_path: Path, pixels: np.ndar
     assert direct.ravel()[0] == pytest.approx(128 / 255)
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour", "suffix", "expected"),
+    [
+        ("L", 90, "png", (90, 90, 90)),
+        ("1", 1, "png", (255, 255, 255)),
+        ("CMYK", (0, 0, 0, 0), "jpg", (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("RGBA", (10, 20, 30, 255), "png", (10, 20, 30)),
+        ("RGBA", (0, 0, 0, 0), "png", (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 51), "webp", (204, 204, 204)),
+        ("LA", (0, 0), "png", (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_what_a_viewer_shows(
+    tmp_path: Path, mode: str, colour: int | tuple[int, ...], suffix: str, expected: tuple[int, ...]
+) -> None:
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.new(mode, (16, 16), colour).save(tmp_path / f"picture.{suffix}", **options)
+    found = load_image(tmp_path / f"picture.{suffix}")
+    assert found.mode == "RGB"
+    assert np.abs(np.subtract(found.getpixel((8, 8)), expected)).max() <= 2
+
+
+def test_a_transparent_colour_of_a_palette_is_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([255, 0, 0, 0, 0, 0])
+    picture.save(tmp_path / "picture.gif", transparency=1)
+    assert load_image(tmp_path / "picture.gif").getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, message in [
@@ -145,7 +176,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         ("/dev/zero", "it is a device"),
         ("n" * 300, "no image"),
         ("~nosuchuser/x.png", "no image"),
-        ("a\0b", "no file name"),
+        ("a\0b", "not a file name"),
     ]:
         with pytest.raises(ModelError, match=message):
             load_image(name)
@@ -153,7 +184,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="it is a pipe"):
             read(tmp_path / "pipe")
     with pytest.raises(ModelError, match="it is a pipe"):
-        _labels(tmp_path / "pipe")
+        read_labels(tmp_path / "pipe")
     with pytest.raises(ModelError, match="it is a device"):
         load_weights(nn.ReLU(), Path("/dev/zero"))
     os.mkfifo(tmp_path / "pipe.pt2")
@@ -219,3 +250,36 @@ def test_a_crop_that_is_not_square_stays_inside_the_image() -> None:
 def test_preprocessing_that_makes_no_sense_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ModelError):
         Preprocessing(**settings)  # type: ignore[arg-type]
+
+
+WIDE = """
+import resource, sys, zlib, struct
+from pathlib import Path
+from fogconv.zoo.preprocessing import load_image
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+def picture(side):
+    rows = zlib.compressobj()
+    body = b"".join(rows.compress(bytes(1 + 2 * side)) for _ in range(side)) + rows.flush()
+    header = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+    return b"\\x89PNG\\r\\n\\x1a\\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+file = Path(sys.argv[1])
+file.write_bytes(picture(16))
+load_image(file)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+file.write_bytes(picture(5000))
+assert load_image(file).size == (5000, 5000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 5000**2)
+"""
+
+
+def test_a_picture_of_wide_values_takes_no_more_than_its_pixels(tmp_path: Path) -> None:
+    """A file of 100 KB can hold 64 million pixels of 16 bits; as float64 they would take 512 MB each time."""
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE, str(tmp_path / "wide.png")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 12, "bytes per pixel"

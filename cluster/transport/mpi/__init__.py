@@ -1,1 +1,1 @@
-"""MPI, and what is said when it ends."""
+"""The MPI transport, and the message at its early end."""

@@ -1,17 +1,17 @@
 """MPI transport: rank 0 is the master, all others serve. MPICH and Open MPI, through mpi4py's upper-case calls only.
 
 One thread of each process makes all MPI calls, so that transfers progress while kernels run. It never blocks in MPI,
-because a blocking call spins: it asks, and sleeps in between, for a tenth of the time that nothing has happened (20 µs to
-20 ms). So waiting takes at most a tenth longer than it must, and an idle rank next to no CPU.
+because a blocking call spins: it polls, and sleeps in between, for a tenth of the time since the last event (20 µs to 20
+ms). So waiting takes at most a tenth longer than necessary, and an idle rank needs almost no CPU.
 
-    tag 0   header of a message and its payload, if that is short; found by a matched probe
+    tag 0   header of a message with its payload, if that is short; received by a matched probe
     tag 1   a long payload; receives are posted in the order of the headers, and MPI keeps that order
 
-A rank that dies ends the whole job, unless Open MPI was told to tolerate it (``mpirun --with-ft ulfm``: user-level failure
-mitigation). Then the next probe of any source fails; who is gone is asked, acknowledged, and reported as a Loss, and what
-was under way to or from that rank is dropped. Ranks keep their numbers. A program with collectives would now revoke its
-communicator and shrink it; this one only sends from rank to rank, which goes on without, and revoking would throw away
-what is under way between the living.
+A rank that dies ends the whole job, unless Open MPI tolerates it (``mpirun --with-ft ulfm``: user-level failure
+mitigation). Then the next probe of any source fails; the lost ranks are queried, acknowledged and reported as a Loss, and
+messages to or from them are dropped. Ranks keep their numbers. A program with collectives would now revoke its
+communicator and shrink it; this one only sends from rank to rank, which needs neither, and revoking would drop messages
+between the remaining ranks.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ SCHEME = "mpi"
 HEADER_TAG = 0
 PAYLOAD_TAG = 1
 JOINED_BYTES = 64 << 10
-"""Payloads of up to so many bytes travel behind their headers: a copy costs less than a second message."""
+"""Payloads of up to so many bytes are sent with their headers: a copy costs less than a second message."""
 RENDEZVOUS = "1m"
-"""Beyond this MPICH asks the other end before it sends, and that is in a kernel, or asleep between two looks."""
+"""Beyond this size MPICH asks the other end before it sends, and that may be in a kernel, or asleep between two polls."""
 LEAST_PAUSE_S = 20e-6
 LONGEST_PAUSE_S = 20e-3
-"""Tried: 4 ms, which took an idle rank a tenth of 0.1 core."""
+"""With 4 ms an idle rank needed a tenth of 0.1 core."""
 LONGEST_TRANSFER_PAUSE_S = 300e-6
-"""While bytes move: MPI moves them only when asked."""
+"""While bytes move: MPI moves them only when it is polled."""
 PAUSE_SHARE = 0.1
 CLOSE_S = 2.0
 SWITCH_INTERVAL_S = 5e-4
-"""Python's default of 5 ms is how long this thread would wait for a busy one to let go of the interpreter."""
+"""Python's default of 5 ms is the time that this thread would wait for a busy one to release the interpreter."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class _Outgoing:
 
 @dataclass(slots=True)
 class _Incoming:
-    """A message whose payload may still be on its way."""
+    """A message whose payload may not have arrived yet."""
 
     frames: list[Frame]
     request: Any
@@ -179,7 +179,8 @@ class MpiEndpoint:
                 before = len(sending)
                 sending[:] = [part for part in sending if not self._done(part.request)]
                 busy |= len(sending) < before
-            # MPI ends what concerns a dead rank when it likes; its memory must stay until then, but nobody waits for it.
+            # MPI completes requests of a dead rank at any time; their memory must stay until then, but nothing waits for
+            # them.
             transferring = any(part.to not in self._dead for part in sending)
             transferring |= any(messages and origin not in self._dead for origin, messages in receiving.items())
             if self._closing and not self._outbox and not transferring:
@@ -211,7 +212,7 @@ class MpiEndpoint:
         return posted
 
     def _match(self, receiving: dict[int, deque[_Incoming]]) -> bool:
-        """Take the headers that came and post receives for their payloads."""
+        """Take the received headers and post receives for their payloads."""
         mpi, matched = self._mpi, False
         status = mpi.Status()
         while True:
@@ -239,7 +240,7 @@ class MpiEndpoint:
                 frames.append(payload.data)
                 request = self._comm.Irecv([payload, self._mpi.BYTE], origin, PAYLOAD_TAG)
         except WireError:
-            del frames[1:]  # whoever decodes it says what is wrong
+            del frames[1:]  # the decoder reports the error
         return _Incoming(frames, request)
 
     def _deliver(self, receiving: dict[int, deque[_Incoming]]) -> bool:
@@ -255,10 +256,10 @@ class MpiEndpoint:
     # Ranks that died
 
     def _outlast(self) -> None:
-        """As the first rank, wait until the others are gone; what was sent to them last has then come.
+        """As the first rank, wait until the others have ended; the last messages to them have then arrived.
 
-        In place of MPI's own shutdown, whose barrier may count a rank that died and wait for ever (seen in every third run
-        that lost two; https://github.com/open-mpi/ompi/issues/11404). A tolerant mpirun doesn't mind ranks that go without.
+        This replaces MPI's own shutdown, whose barrier may count a dead rank and wait for ever (in every third run that
+        lost two; https://github.com/open-mpi/ompi/issues/11404). A tolerant mpirun accepts ranks that end without it.
         """
         until = time.monotonic() + CLOSE_S
         while self.rank == 0 and len(self._dead) < self.size - 1 and time.monotonic() < until:
@@ -266,7 +267,7 @@ class MpiEndpoint:
             time.sleep(LONGEST_PAUSE_S)
 
     def _done(self, request: Any) -> bool:
-        """Whether MPI is through with this request, be it that the other end is gone: then that is known, too."""
+        """Whether MPI has completed this request, possibly because the other end is lost; that loss is then reported."""
         try:
             return bool(request.Test())
         except self._mpi.Exception as error:
@@ -274,7 +275,7 @@ class MpiEndpoint:
             return True
 
     def _survive(self, error: Any) -> None:
-        """Report who is gone, where an error means that somebody is; else raise it again."""
+        """Report the lost ranks, where an error means a loss; else raise it again."""
         mpi = self._mpi
         if error.Get_error_class() not in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING):
             raise error
@@ -287,12 +288,12 @@ class MpiEndpoint:
 
 
 def _mortally(start: Callable[[], None], ready: threading.Event) -> None:
-    """Start and wait for MPI's initialisation, in which Ctrl-C simply kills every rank but the first.
+    """Start and wait for MPI's initialisation; in it Ctrl-C kills all ranks except the first.
 
-    mpi4py holds Python's lock while MPI initialises, so that no handler of Python's runs then. If one rank left by itself
-    the others would wait for it inside MPI, and MPICH's launcher spins on what it left open: mpirun hung in a third of the
-    tries, also where those inside put the signal off and one that was not there yet left. Killed by the signal, a rank
-    makes the launcher kill the rest; but mpirun returns all wait statuses or-ed, and so signals' numbers (2, or 2 | 9).
+    mpi4py holds the GIL while MPI initialises, so that no Python signal handler runs then. If one rank exited by itself
+    the others would wait for it inside MPI, and MPICH's launcher would spin on its open connection: mpirun hung in a
+    third of the tries. A rank killed by the signal makes the launcher kill the rest; but mpirun returns all wait statuses
+    combined by or, and so signals' numbers (2, or 2 | 9).
     """
     launch = launched()
     if launch is None or launch.rank == 0 or threading.current_thread() is not threading.main_thread():

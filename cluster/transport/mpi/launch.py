@@ -1,4 +1,4 @@
-"""What mpirun tells the processes that it starts, read without importing MPI."""
+"""mpirun's information for its processes, read without importing MPI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """This process's place among those that mpirun started."""
+    """This process's rank among those that mpirun started."""
 
     rank: int
     size: int
@@ -30,5 +30,5 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
 
 def tolerant(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether mpirun was told to go on without ranks that die (Open MPI's ``--with-ft ulfm``)."""
+    """Whether mpirun goes on without ranks that die (Open MPI's ``--with-ft ulfm``)."""
     return environment.get("OMPI_MCA_mpi_ft_enable", "").lower() in ("1", "true", "yes")

@@ -1,8 +1,8 @@
-"""Last word: one sentence for whoever started mpirun, when this rank ends before its time.
+"""Last word: one sentence for the user of mpirun when this rank ends early.
 
-When a rank dies, mpirun ends all others. MPICH's kills them at once and drops what they still had to say; Open MPI's sends
-SIGTERM first. So a shell waits beside rank 0, in a process group of its own, on a pipe that closes when rank 0 ends in
-whatever way, and speaks unless it was told to be silent. MPICH's mpirun no longer passes on what it says by then: it writes
+When a rank dies, mpirun ends all others. MPICH's kills them at once and drops their remaining output; Open MPI's sends
+SIGTERM first. So a shell waits beside rank 0, in its own process group, on a pipe that closes when rank 0 ends in any
+way, and prints the sentence unless it was disarmed. MPICH's mpirun no longer passes on its output by then, so it writes
 to mpirun's own stderr where that is on this machine.
 """
 
@@ -19,14 +19,14 @@ from fogconv.cluster.transport.mpi.launch import tolerant
 
 LAUNCHERS = frozenset({"mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "orterun"})
 SENTENCE = (
-    "fogconv: a rank died (mpirun says which), or the job was stopped, and so mpirun ended all ranks. Over MPI none may be "
+    "fogconv: a rank died (mpirun reports which), or the job was stopped, so mpirun ended all ranks. Over MPI none may be "
     "lost, but workers over ZeroMQ may (fogconv-worker and --cluster), and Open MPI's ranks with mpirun --with-ft ulfm."
 )
 TOLERANT_SENTENCE = (
     "fogconv: rank 0, the master, died or was stopped; any other rank may be lost, but without it the job is over."
 )
 SILENCE_S = 1.0
-# A launcher's own message may be written over what is appended to the same file, so a file's turn comes after its end.
+# A launcher's own message may overwrite text appended to the same file, so the shell writes to a file after mpirun's end.
 _SCRIPT = """
 IFS= read -r word && exit
 while [ "$2" ] && [ "$((turn += 1))" -le 80 ] && kill -0 "$2" 2>&-; do sleep 0.05; done
@@ -35,7 +35,7 @@ printf '%s\\n' "$1" >&2
 
 
 class LastWord:
-    """Armed from its making to ``silence``. One that can't be armed (no shell) never speaks."""
+    """Armed from its creation until ``silence``. Without a shell it never prints."""
 
     def __init__(self) -> None:
         sentence = TOLERANT_SENTENCE if tolerant() else SENTENCE
@@ -57,7 +57,7 @@ class LastWord:
                 os.close(stderr)
 
     def silence(self) -> None:
-        """Say nothing any more. Again: nothing. A signal handler may call it."""
+        """Disarm it. A second call does nothing. A signal handler may call it."""
         shell, self._shell = self._shell, None
         if shell is None or shell.stdin is None:
             return

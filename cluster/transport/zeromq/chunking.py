@@ -1,9 +1,9 @@
-"""Parts: long payloads travel cut, because a heartbeat can't overtake the message that is on the wire.
+"""Parts: large payloads are sent in parts, because a heartbeat can't overtake the message that is on the wire.
 
 [header]                  a message without payload
-[header + payload]        a short message; the header says how long the payload is
+[header + payload]        a short message; the header gives the payload's length
 [header, payload]         a message
-[header, first part]      the begin of a long one
+[header, first part]      the start of a large one
 [empty, next part]        its continuation
 [empty]                   nothing: "are you there?"
 """
@@ -22,13 +22,13 @@ from fogconv.cluster.transport.endpoint import Peer
 from fogconv.errors import WireError
 
 SHORT_BYTES = 4 << 10
-"""Up to here one copy is cheaper than one more frame."""
+"""Up to this size one copy is cheaper than one more frame."""
 PART_BYTES = 384 << 10
 """0.3 s at 10 Mbit. The channel shards of VGG-16's later maps, on five ranks, stay below."""
 
 
 def cut(frames: Sequence[Frame]) -> Sequence[list[Frame]]:
-    """A message as it travels: in one piece, whole, or in parts."""
+    """A message as it is sent: in one frame, in two, or in parts."""
     if len(frames) == 1:
         return ([frames[0]],)
     size = len(frames[1])
@@ -45,7 +45,7 @@ def cut(frames: Sequence[Frame]) -> Sequence[list[Frame]]:
 
 @dataclass(slots=True)
 class _Partial:
-    """A payload of which parts have come."""
+    """A payload of which some parts have arrived."""
 
     header: Frame
     payload: NDArray[np.uint8]
@@ -53,15 +53,16 @@ class _Partial:
 
 
 class Assembly:
-    """Messages put together again, one at a time for each peer. Payloads over ``max_payload_bytes`` are not taken."""
+    """Assembles messages, one at a time for each peer. Payloads over ``max_payload_bytes`` are refused."""
 
     def __init__(self, max_payload_bytes: int) -> None:
         self._max_payload_bytes = max_payload_bytes
         self.partial: dict[Peer, _Partial] = {}
-        """Of whom a part has come."""
+        """The peers of which a part has arrived."""
 
     def add(self, peer: Peer, frames: list[Frame]) -> list[Frame] | None:
-        """The message that these frames complete; the header alone where it is not to be taken: decoding it says why."""
+        """The message that these frames complete; the header alone where it is refused: decoding it reports the
+        reason."""
         header = frames[0]
         if not len(header):
             return self._continue(peer, frames)
@@ -78,13 +79,13 @@ class Assembly:
         return frames
 
     def forget(self, peer: Peer) -> None:
-        """This peer's connection is gone, and what has come of its message with it."""
+        """This peer's connection is lost; drop the received parts of its message."""
         self.partial.pop(peer, None)
 
     def _continue(self, peer: Peer, frames: list[Frame]) -> list[Frame] | None:
         partial = self.partial.get(peer)
         if partial is None or len(frames) != 2:
-            return None  # "are you there?", or the rest of what was refused
+            return None  # "are you there?", or the rest of a refused message
         part = np.frombuffer(frames[1], np.uint8)
         end = partial.filled + part.nbytes
         if end > partial.payload.nbytes:

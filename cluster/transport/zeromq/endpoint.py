@@ -1,11 +1,11 @@
 """ZeroMQ transport: a worker binds a ROUTER; masters and other workers connect a DEALER to it.
 
 A ROUTER's messages have the sender's routing id in front, then come the frames of ``parts``, or of ``shared``: between
-processes of one user over loopback, long payloads lie in memory that both see.
+processes of one user over loopback, large payloads use shared memory.
 
-The I/O thread of ZeroMQ moves bytes and answers heartbeats by itself, also while a kernel runs. Sockets are used from
-several threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor tells only
-of changes, and a send may use the change up: so a socket that was sent on is looked at again before the next wait.
+The I/O thread of ZeroMQ moves bytes and answers heartbeats, also while a kernel runs. Sockets are used from several
+threads under one lock; waiting is done without it, on the sockets' file descriptors. Such a descriptor reports only
+changes, and a send may consume one: so after a send the socket is checked again before the next wait.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import zmq
@@ -28,10 +29,14 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.keys import Keys
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
+from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
+from fogconv.cluster.transport.zeromq.descriptors import roomy_context
+from fogconv.cluster.transport.zeromq.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE, LINGER_MS, Socket, bound, connected, trouble
 from fogconv.errors import ClusterError
+from fogconv.hardware.address import parse_address
 
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator
@@ -39,11 +44,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("fogconv.transport")
 
 COPY_BYTES = 64 << 10
-"""Up to here a copy is cheaper than keeping the sender's memory until it is sent."""
+"""Up to this size a copy is cheaper than keeping the sender's memory until it is sent."""
 MAX_BACKLOG = 65536
-"""Messages beyond the mark that wait here for one peer."""
+"""Messages beyond the high-water mark that wait here for one peer."""
 PROBE_DELAYS_S = (0.01, 0.1, 0.5)
-"""After a ROUTER lost a connection its routing id disappears in a moment."""
+"""After a ROUTER lost a connection its routing id disappears shortly after."""
 
 _BAD_HANDSHAKE_REASON = (
     "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
@@ -56,10 +61,10 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 class ZeromqEndpoint:
     """See transport.Endpoint. A worker gives ``bind``, the address it listens on.
 
-    ``heartbeat_s``: within this time a peer that is gone, or stopped, is noticed. Payloads of more than
-    ``max_payload_bytes`` are not taken. With ``keys`` all that is bound is encrypted and open to listed masters and
-    admitted peers only, and so is every link for which ``connect`` is given a key. ``shared``: offer memory to peers at
-    loopback addresses. Raises ConnectError where the address can't be bound.
+    ``heartbeat_s``: within this time a lost or stopped peer is noticed. Payloads of more than ``max_payload_bytes`` are
+    refused. With ``keys`` the bound socket is encrypted and open to listed masters and admitted peers only; every link
+    with a key given to ``connect`` is encrypted as well. ``shared``: offer memory to peers at loopback addresses.
+    ``resolver`` looks names up. Raises ConnectError where the address can't be bound.
     """
 
     scheme = "tcp"
@@ -72,8 +77,10 @@ class ZeromqEndpoint:
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
         keys: Keys | None = None,
         shared: bool = True,
+        resolver: Resolver | None = None,
     ) -> None:
         self._keys = keys
+        self._resolver = resolver or Resolver()
         self._shared = shared
         self._sharing = Sharing(max_payload_bytes)
         self._admitted: frozenset[str] = frozenset()
@@ -81,10 +88,10 @@ class ZeromqEndpoint:
         self._turned_away = 0
         self._heartbeat_s = heartbeat_s
         self._lock = threading.RLock()
-        self._context = zmq.Context()
+        self._context = roomy_context()
         self._poller = select.poll()
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
-        self._changed: dict[Socket, bool] = {}  # True: it has told of a message; False: it has to be asked
+        self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
         self._links: dict[Peer, Socket] = {}
         self._incoming: dict[Peer, str | None] = {}
         self._assembly = Assembly(max_payload_bytes)
@@ -116,8 +123,8 @@ class ZeromqEndpoint:
         return router
 
     def _authenticate(self) -> None:
-        """Let ZeroMQ ask, in a thread of pyzmq's, whether a client's key is one that may come in."""
-        # Late, because it brings asyncio along: half of this module's time to import.
+        """Let ZeroMQ ask, in pyzmq's thread, whether a client with this key may connect."""
+        # Imported late: asyncio costs half of this module's import time.
         from zmq.auth.thread import ThreadAuthenticator
 
         authenticator = ThreadAuthenticator(self._context)
@@ -126,7 +133,7 @@ class ZeromqEndpoint:
         self._authenticator = authenticator
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """pyzmq's authenticator asks this for every client."""
+        """pyzmq's authenticator calls this for every client."""
         assert self._keys is not None
         return key.decode() in self._keys.masters or key.decode() in self._admitted
 
@@ -134,7 +141,7 @@ class ZeromqEndpoint:
         for fd, is_monitor in zip(link.descriptors, (False, True), strict=True):
             self._by_fd[fd] = (link, is_monitor)
             self._poller.register(fd, _READABLE)
-        # A descriptor stays quiet until its socket has once been found empty.
+        # A descriptor reports nothing until its socket has once been found empty.
         self._changed[link] = False
         self._read_monitor(link)
 
@@ -148,14 +155,43 @@ class ZeromqEndpoint:
     # Endpoint
 
     def connect(self, address: str, key: str | None = None) -> Peer:
-        """See transport.Endpoint. Raises ConnectError for an address that is none."""
+        """See transport.Endpoint. Raises ConnectError for an invalid address."""
         with self._lock:
             own = None if self._keys is None else self._keys.own
             link = connected(self._context, address, self._heartbeat_s, own, key)
             self._watch(link)
             self._links[link] = link
+            self._dial(link)
             self._interrupt()
             return link
+
+    def _dial(self, link: Socket) -> None:
+        """Let a link connect, at once where its host is a number or a name that was resolved before."""
+        assert link.dial is not None
+        target = link.dial.address
+        if target.scheme != "tcp" or target.number:
+            self._resolved(link, Resolution(target.host, (target.host,) if target.host else ()))
+            return
+        known = self._resolver.remembered(target.host)
+        if known is not None:
+            self._resolved(link, known)
+        else:
+            self._resolver.resolve_later(target.host, partial(self._resolved, link))
+
+    def _resolved(self, link: Socket, found: Resolution) -> None:
+        """What a link's host stands for is known. From any thread."""
+        with self._lock:
+            if link not in self._links or link.dial is None:
+                return
+            trouble = found.trouble
+            if not trouble:
+                try:
+                    link.dial.begin(found.numbers)
+                except zmq.ZMQError as error:
+                    trouble = f"it can't be connected to: {error.strerror}"
+            if trouble:
+                self._lose(link, trouble)
+                self._interrupt()
 
     def disconnect(self, peer: Peer) -> None:
         with self._lock:
@@ -167,7 +203,7 @@ class ZeromqEndpoint:
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         with self._lock:
             link = self._links.get(peer)
-            if link is None:  # not one that this end connected: the ROUTER knows it, or it is gone
+            if link is None:  # not connected by this end: the ROUTER knows it, or it is lost
                 link = self._router
                 if link is None or peer not in self._incoming:
                     return
@@ -230,7 +266,13 @@ class ZeromqEndpoint:
             return peer in self._incoming and self._reachable(peer)
 
     def diagnose(self, address: str) -> str:
-        return trouble(address)
+        parsed = parse_address(address)
+        if parsed.scheme != "tcp" or parsed.number:
+            return trouble(parsed)
+        found = self._resolver.remembered(parsed.host)
+        if found is None:
+            return f"the name {parsed.host!r} is not resolved yet"
+        return "; ".join(f"{number}: {trouble(parsed.at(number)) or 'it is open'}" for number in found.numbers)
 
     def close(self) -> None:
         with self._lock:
@@ -261,7 +303,7 @@ class ZeromqEndpoint:
             if not waiting and self._send_parts(link, peer, part) is not False:
                 continue
             if waiting >= MAX_BACKLOG and link.router:
-                return  # whoever asks and asks and takes no answer
+                return  # a peer that sends requests and reads no answer
             if waiting >= MAX_BACKLOG:
                 raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
             link.backlog.append((peer, part))
@@ -270,7 +312,7 @@ class ZeromqEndpoint:
             self._interrupt()
 
     def _by_reference(self, link: Socket, peer: Peer, frames: Sequence[Frame]) -> Sequence[list[Frame]]:
-        """A long message as a reference where the peer sees our memory; as always where it doesn't, or not yet."""
+        """A large message as a reference where the peer has mapped this memory; otherwise as a normal message."""
         referring = self._sharing.refer(peer, frames)
         if referring is not None:
             return (referring,)
@@ -278,7 +320,7 @@ class ZeromqEndpoint:
         return cut(frames) if offer is None else (offer, *cut(frames))
 
     def _forget_halves(self, peer: Peer) -> None:
-        """A connection is gone: the half of a message that came, and what was lent."""
+        """A connection is lost: drop the received part of its message, and what was lent to it."""
         self._assembly.forget(peer)
         self._sharing.forget(peer)
 
@@ -306,7 +348,7 @@ class ZeromqEndpoint:
             self._read_monitor(link)
 
     def _work(self) -> None:
-        """Read the next message of the sockets that changed, send what waits for them, and look after lost peers."""
+        """Read the next message of the sockets that changed, send what waits for them, and handle lost peers."""
         if self._probe_at and time.monotonic() >= self._probe_at[0]:
             self._probe_at.popleft()
             for peer in list(self._incoming):
@@ -326,7 +368,7 @@ class ZeromqEndpoint:
                 self._changed[link] = False
 
     def _ask(self) -> None:
-        """Which of the sockets that changed have a message. One question to all takes half as long as one to each."""
+        """Which of the sockets that changed have a message. One poll of all takes half as long as one of each."""
         for link in self._changed:
             if link.backlog:
                 self._send_waiting(link)
@@ -335,7 +377,7 @@ class ZeromqEndpoint:
         self._changed = {link: True for link in self._changed if link.raw in readable} if readable else {}
 
     def _send_waiting(self, link: Socket) -> None:
-        """Each peer's messages in their order; a peer that takes nothing holds up nobody else."""
+        """Each peer's messages in their order; a peer that reads nothing does not delay the others."""
         stuck: set[Peer] = set()
         left: deque[tuple[Peer, list[Frame]]] = deque()
         for peer, part in link.backlog:
@@ -345,7 +387,7 @@ class ZeromqEndpoint:
         link.backlog = left
 
     def _read(self, link: Socket) -> bool:
-        """Take one message. False if there is none, which is slow to find: better ask before."""
+        """Take one message. False if there is none; finding that out is slow, so poll first."""
         take = link.take
         peer: Peer = link
         credential = None
@@ -392,35 +434,40 @@ class ZeromqEndpoint:
             if link.router and event & BAD_HANDSHAKE:
                 self._turned_away += 1
                 if self._turned_away == 1:
-                    log.warning("turned away a stranger: no key, a wrong one, or not of this protocol (logged once)")
+                    log.warning("refused an unknown peer: it has no key, a wrong one, or another protocol (logged once)")
             elif link.router:
                 now = time.monotonic()
                 self._probe_at = deque(now + delay for delay in PROBE_DELAYS_S)
-            elif event == zmq.EVENT_CONNECTED:
-                link.connected = True
+            elif event & dialing.EVENTS:
+                if link.follow(event):
+                    self._changed[link] = False  # what waited can be sent
             elif link in self._links:
-                while self._read(link):  # what came before the end counts
+                while self._read(link):  # messages from before the end are valid
                     pass
-                del self._links[link]
-                self._forget_halves(link)
-                reason = "the connection ended" if event == zmq.EVENT_DISCONNECTED else _BAD_HANDSHAKE_REASON
-                self._forget(link, 0)
-                self._events.append(Loss(link, reason))
+                refused = event != zmq.EVENT_DISCONNECTED and not link.opened
+                self._lose(link, _BAD_HANDSHAKE_REASON if refused else "the connection ended")
                 return
+
+    def _lose(self, link: Socket, reason: str) -> None:
+        """A link that ``connect`` opened is over."""
+        del self._links[link]
+        self._forget_halves(link)
+        self._forget(link, 0)
+        self._events.append(Loss(link, reason))
 
     def _reachable(self, peer: Peer) -> bool:
         if self._router is None:
             return False
-        # This send, too, may use up what the descriptor had to tell.
+        # This send, too, may consume the descriptor's report.
         self._changed[self._router] = False
         return self._send_parts(self._router, peer, [b""]) is not None
 
     def _try_send(self, link: Socket, peer: Peer, part: list[Frame]) -> bool:
-        """False if it has to wait. A peer that is gone takes everything."""
+        """Send if possible. False if the message has to wait. Messages to a lost peer count as sent."""
         return self._send_parts(link, peer, part) is not False
 
     def _send_parts(self, link: Socket, peer: Peer, part: Sequence[Frame]) -> bool | None:
-        """True: sent. False: its queue is full. None: nobody is there."""
+        """True: sent. False: its queue is full. None: there is no peer."""
         put = link.put
         try:
             if link.router:

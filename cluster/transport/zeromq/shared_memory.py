@@ -1,20 +1,20 @@
-"""Shared: long payloads between two processes of one user on one machine go through memory that both see.
+"""Shared: large payloads between two processes of one user on one machine use shared memory.
 
-Over loopback TCP a payload is copied four times, by two I/O threads that take the cores from the kernels; here once, or not
-at all where it was made in its ``room``. What travels is a reference:
+Over loopback TCP a payload is copied four times, by two I/O threads that take the cores from the kernels; here once, or
+not at all where it was made in its ``room``. The message is a reference:
 
-    [header, empty, reference]    a message whose payload lies in the sender's arena
-    [offer]                       "this is my arena", before the first long payload to a loopback address
-    [offer, accepted]             "I see yours, and this is mine"
-    [magic, accepted]             "and I see yours"
+    [header, empty, reference]    a message whose payload is in the sender's arena
+    [offer]                       "this is my arena", before the first large payload to a loopback address
+    [offer, accepted]             "I have mapped yours, and this is mine"
+    [magic, accepted]             "I have mapped yours"
 
-    arena    a memfd that can't be resized; the other end opens it by way of /proc, which the system allows to the same user
+    arena    a memfd that can't be resized; the other end opens it through /proc, which the system allows to the same user
     block    a line of 16 words, one for each delivery, then the payload. A word holds the delivery's number; the receiver
-             writes 0 when the last view of the payload is gone, and then the sender uses the block again
+             writes 0 when its last view of the payload is deleted, and then the sender reuses the block
 
-Where anything of this fails (another user, another machine behind a tunnel, no memfd, no room left) payloads travel as
-always. A receiver trusts a peer of its own user with the values, as it does on any transport, and with nothing else: offers
-and references are checked, and the seals keep a mapped arena from shrinking.
+If any of this fails (another user, another machine behind a tunnel, no memfd, no room left) payloads are sent normally. A
+receiver trusts a peer of the same user only with the values, as on any transport: offers and references are checked, and
+the seals keep a mapped arena from shrinking.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Peer
 
 ARENA_BYTES = 64 << 20
-"""Of addresses; pages are taken as they are first used."""
+"""Bytes of address space; pages are allocated on first use."""
 SHARED_BYTES = 32 << 10
-"""From here a reference is cheaper than the payload."""
+"""From this size on a reference is cheaper than the payload."""
 ACCEPTED = b"accepted"
 
 _OFFER = struct.Struct("<4sIIQ16s")  # magic, process, descriptor, size, token
@@ -53,12 +53,12 @@ _PAGE = 4096
 
 
 class _Lent(np.ndarray[Any, np.dtype[np.uint8]]):
-    """Bytes of an arena. All views of a payload hold one of these, whose end is theirs."""
+    """Bytes of an arena. All views of a payload hold one of these; it is deleted with the last of them."""
 
 
 @dataclass(eq=False, slots=True)
 class _Block:
-    """A part of an arena. ``maker`` is alive while whoever fills it may still write or send it."""
+    """A part of an arena. ``maker`` is alive while its owner may still write or send it."""
 
     start: int
     stop: int
@@ -67,7 +67,8 @@ class _Block:
 
 
 class Arena:
-    """The memory whose payloads others may read. Not locked. Raises OSError where the system has no such memory."""
+    """Memory with payloads that other processes may read. Not locked. Raises OSError where the system has no such
+    memory."""
 
     def __init__(self, size: int = ARENA_BYTES) -> None:
         import fcntl
@@ -91,7 +92,7 @@ class Arena:
         self.offer = _OFFER.pack(_MAGIC, os.getpid(), fd, size, token)
 
     def room(self, nbytes: int) -> memoryview | None:
-        """Memory to make a payload in, or None. It is used again when no view of it is left, here and with the receivers."""
+        """Memory for a payload, or None. It is reused when no view of it is left, here and in the receivers."""
         needed = _LINE + -(-nbytes // _LINE) * _LINE
         at = _PAGE
         self._blocks = [block for block in self._blocks if self._in_use(block)]
@@ -108,7 +109,7 @@ class Arena:
         return made.data
 
     def lend(self, payload: Frame, peer: Peer) -> bytes | None:
-        """The reference to a payload, which is copied unless it lies here; None where there is no room."""
+        """A reference to a payload, which is copied unless it is in this arena; None where there is no room."""
         view = memoryview(payload)
         start = _address(view) - self._address
         block = next((b for b in self._blocks if b.start + _LINE <= start and start + view.nbytes <= b.stop), None)
@@ -126,11 +127,11 @@ class Arena:
         return _REFERENCE.pack(4 * word, number, start, view.nbytes)
 
     def close(self) -> None:
-        """Nobody new can see it. Who sees it already keeps what was lent."""
+        """No new process can map it. Processes that have mapped it keep the lent payloads."""
         self._closing()
 
     def forget(self, peer: Peer) -> None:
-        """This peer reads no more."""
+        """This peer no longer reads payloads."""
         for block in self._blocks:
             for word in [word for word, reader in block.lent.items() if reader == peer]:
                 self._words[word] = 0
@@ -146,17 +147,17 @@ class Arena:
 
 
 class _Window:
-    """A peer's arena, seen from here. Raises OSError or ValueError for what is none."""
+    """A mapped arena of a peer. Raises OSError or ValueError for an invalid one."""
 
     def __init__(self, offer: bytes) -> None:
         import fcntl
 
         magic, process, descriptor, self.size, token = _OFFER.unpack(offer)
         path = Path(f"/proc/{process}/fd/{descriptor}")
-        # Asked before it is opened: a stranger's offer may name anything.
+        # Checked before it is opened, because an unknown peer's offer may name any file.
         found, name = path.stat(), str(path.readlink())
         if not (name.startswith(f"/memfd:{_NAME}") and stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()):
-            raise ValueError(f"{path} is no arena")
+            raise ValueError(f"{path} is not an arena")
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if magic != _MAGIC or os.fstat(fd).st_size != self.size or not _PAGE < self.size <= ARENA_BYTES:
@@ -184,7 +185,7 @@ class _Window:
 
         def give_back(_: object) -> None:
             lent.pop(number, None)
-            # A sender that took us for gone may have lent the block to somebody else.
+            # A sender that considered this process lost may have lent the block to another one.
             if words[word] == number:
                 words[word] = 0
 
@@ -193,7 +194,7 @@ class _Window:
 
 
 class Sharing:
-    """What one endpoint shares with its peers. Not locked: the endpoint is."""
+    """The shared memory of one endpoint and its peers. Not locked: the endpoint is."""
 
     def __init__(self, max_payload_bytes: int) -> None:
         self._max_payload_bytes = max_payload_bytes
@@ -204,11 +205,11 @@ class Sharing:
         self._windows: dict[Peer, _Window] = {}
 
     def room(self, nbytes: int) -> memoryview | None:
-        """Memory to make a payload in for peers that see it; None where there is none, or nobody to see it."""
+        """Memory for a payload for peers that have mapped it; None where there is none, or no such peer."""
         return self._arena.room(nbytes) if self._readers and self._arena is not None and nbytes >= SHARED_BYTES else None
 
     def offer(self, peer: Peer) -> list[Frame] | None:
-        """What to send a peer at a loopback address before the first long payload; None when that was done."""
+        """The offer for a peer at a loopback address before the first large payload; None when it was sent already."""
         if peer in self._offered or not self._open():
             return None
         assert self._arena is not None
@@ -216,20 +217,21 @@ class Sharing:
         return [self._arena.offer]
 
     def refer(self, peer: Peer, frames: Sequence[Frame]) -> list[Frame] | None:
-        """A message with a reference in the place of its payload; None where it has to travel as it is."""
+        """A message with a reference in place of its payload; None where it has to be sent unchanged."""
         if peer not in self._readers or self._arena is None:
             return None
         reference = self._arena.lend(frames[1], peer)
         return None if reference is None else [frames[0], b"", reference]
 
     def resolve(self, peer: Peer, frames: Sequence[Frame]) -> list[Frame]:
-        """A message with its payload; the header alone where the reference is wrong: decoding it says what is missing."""
+        """A message with its payload; the header alone where the reference is wrong: decoding it reports the missing
+        payload."""
         window = self._windows.get(peer)
         payload = None if window is None else window.look(frames[2], self._max_payload_bytes)
         return [frames[0]] if payload is None else [frames[0], payload]
 
     def hear(self, peer: Peer, frames: Sequence[Frame]) -> list[Frame] | None:
-        """Take an offer, an acceptance or both; what to answer."""
+        """Handle an offer, an acceptance or both. Returns the answer."""
         offer, accepted = bytes(frames[0]), len(frames) == 2 and bytes(frames[1]) == ACCEPTED
         if accepted and peer in self._offered:
             self._readers.add(peer)
@@ -243,7 +245,7 @@ class Sharing:
         return [own[0] if own else _MAGIC, ACCEPTED]
 
     def forget(self, peer: Peer) -> None:
-        """This peer is gone, or starts anew."""
+        """This peer is lost, or starts again."""
         self._offered.discard(peer)
         self._readers.discard(peer)
         self._windows.pop(peer, None)
@@ -251,7 +253,7 @@ class Sharing:
             self._arena.forget(peer)
 
     def close(self) -> None:
-        """Share nothing more."""
+        """Stop sharing."""
         self._possible = False
         self._readers.clear()
         self._windows.clear()
@@ -274,12 +276,12 @@ def is_sharing(frames: Sequence[Frame]) -> bool:
 
 
 def is_reference(frames: Sequence[Frame]) -> bool:
-    """Whether the payload of this message lies in the sender's arena."""
+    """Whether the payload of this message is in the sender's arena."""
     return len(frames) == 3 and not len(frames[1])
 
 
 def is_lent(frame: Frame) -> bool:
-    """Whether a payload lies in a peer's arena: what is kept for long must be copied, or that peer runs out of room."""
+    """Whether a payload is in a peer's arena. Payloads kept for long must be copied, or that peer runs out of room."""
     return isinstance(frame, memoryview) and isinstance(frame.obj, _Lent)
 
 

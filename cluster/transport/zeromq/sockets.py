@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
-import re
+import errno
 import socket as sockets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.cluster.protocol.keys import KeyPair, is_local
+from fogconv.cluster.protocol.keys import KeyPair
 from fogconv.cluster.transport.endpoint import Peer
+from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import PART_BYTES
-from fogconv.errors import ConnectError
+from fogconv.cluster.transport.zeromq.dialing import Dial, heartbeats_of_router
+from fogconv.cluster.transport.zeromq.unix_socket import SocketFile, answers, listen_at
+from fogconv.errors import ConnectError, InputError
+from fogconv.hardware.address import Address, parse_address
 
 HIGH_WATER_MARK = 4096
 """Messages queued per connection in ZeroMQ. Reached on the receiving side, it would stop heartbeats too."""
 LINGER_MS = 500
 SEND_BUFFER_BYTES = 512 << 10
-"""What the kernel holds ahead of a heartbeat."""
+"""The kernel's send buffer, which a heartbeat has to wait for."""
 HALF_OPEN_MS = 5000
 PLAIN_S = 1.0
-"""How long a plain connection may take that only looks whether somebody listens."""
+"""The time limit of a plain connection that only checks whether a process listens."""
 BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-
-_IPV4 = re.compile(r"tcp://[0-9.]+:")
 
 
 @dataclass(eq=False, slots=True)
 class Socket:
-    """A DEALER, or the ROUTER, with what waits for it."""
+    """A DEALER, or the ROUTER, with its waiting messages."""
 
     raw: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
     address: str
+    dial: Dial | None = None
+    """A DEALER's way to its connection; a ROUTER has none."""
     router: bool = False
     near: bool = False
-    """Whether the other end is on this machine, as far as the address tells, and needs no key."""
+    """Whether the other end is on this machine by its address, and needs no key."""
     connected: bool = False
+    opened: bool = False
+    """Whether the handshake has succeeded, so that messages may be sent."""
+    file: SocketFile | None = None
+    """Of a Unix socket that listens."""
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
     put: Callable[..., Any] = field(init=False)
     """The socket's own ``send``, without pyzmq's layer in Python around it."""
@@ -49,23 +58,44 @@ class Socket:
     """Its ``recv``, without looking it up each time."""
 
     def __post_init__(self) -> None:
-        self.put = super(zmq.Socket, self.raw).send
+        self.put = _not_yet
         self.take = self.raw.recv
+        if self.dial is None:
+            self.open()
+
+    def open(self) -> None:
+        """Messages may be sent from now on."""
+        self.opened = True
+        self.put = super(zmq.Socket, self.raw).send
+
+    def follow(self, event: int) -> bool:
+        """An event of a DEALER's monitor that is not its end: whether the link is open now."""
+        self.connected |= event == zmq.EVENT_CONNECTED
+        if self.dial is None or not self.dial.follow(event):
+            return False
+        self.open()
+        return True
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """The file descriptors that tell of changes: the socket's and its monitor's."""
+        """The file descriptors that report changes: the socket's and its monitor's."""
         return _descriptor(self.raw), _descriptor(self.monitor)
 
     def drop(self, linger_ms: int) -> None:
         self.raw.disable_monitor()
         self.monitor.close(0)
         self.raw.close(linger_ms)
+        if self.file is not None:
+            self.file.remove()
 
 
 def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: float, own: KeyPair | None) -> Socket:
-    """A ROUTER; with keys it encrypts. Raises ConnectError where the address can't be bound."""
-    raw = _raw(context, zmq.ROUTER, address, heartbeat_s)
+    """A ROUTER; with keys it encrypts. Raises ConnectError where the address can't be bound, InputError where it is none."""
+    parsed = parse_address(address, listening=True)
+    raw = _raw(context, zmq.ROUTER)
+    raw.setsockopt(zmq.IPV6, int(":" in parsed.host or not parsed.number))
+    for option, value in heartbeats_of_router(heartbeat_s).items():
+        raw.setsockopt(option, value)
     raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
     if own is not None:
         _encrypt(raw, own)
@@ -73,10 +103,14 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: fl
     monitor = raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
     router = Socket(raw, monitor, address, router=True, connected=True)
     try:
-        # ZeroMQ takes the path of a Unix socket away from whoever listens there.
-        if address.startswith("ipc://") and not trouble(address):
-            raise zmq.ZMQError(zmq.EADDRINUSE)
+        if parsed.scheme == "ipc":
+            # ZeroMQ itself would remove whatever stands at the path, and leave permissions to the umask.
+            descriptor, router.file = listen_at(Path(parsed.path))
+            raw.setsockopt(zmq.USE_FD, descriptor)
         raw.bind(address)
+    except ConnectError:
+        router.drop(0)
+        raise
     except zmq.ZMQError as error:
         router.drop(0)
         if error.errno == zmq.EADDRINUSE:
@@ -88,40 +122,43 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: fl
 def connected(
     context: zmq.Context[zmq.Socket[bytes]], address: str, heartbeat_s: float, own: KeyPair | None, key: str | None
 ) -> Socket:
-    """A DEALER; with the peer's key it encrypts. Raises ConnectError for an address that is none."""
+    """A DEALER that has yet to dial; with the peer's key it encrypts. Raises ConnectError for what is no address."""
+    try:
+        parsed = parse_address(address)
+    except InputError as error:
+        raise ConnectError(str(error)) from error
     if key is not None and own is None:
         raise ConnectError(f"{address} has a key and this end has none")
-    raw = _raw(context, zmq.DEALER, address, heartbeat_s)
+    try:
+        raw = _raw(context, zmq.DEALER)
+        monitor = raw.get_monitor_socket(dialing.EVENTS | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
+    except zmq.ZMQError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ConnectError(f"{address}: too many open files or sockets for one more link (see ulimit -n)") from error
+        raise
     if key is not None and own is not None:
         _encrypt(raw, own)
         raw.curve_serverkey = key.encode()
-    monitor = raw.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | BAD_HANDSHAKE)
-    link = Socket(raw, monitor, address, near=key is None and is_local(address))
-    try:
-        raw.connect(address)
-    except zmq.ZMQError as error:
-        link.drop(0)
-        raise ConnectError(f"{address}: {error.strerror}") from error
-    return link
+    return Socket(raw, monitor, address, Dial(raw, parsed, heartbeat_s), near=key is None and parsed.local)
 
 
-def trouble(address: str) -> str:
-    """Why nothing answers at an address, as far as a plain connection tells; empty if that works."""
-    scheme, _, rest = address.partition("://")
+def trouble(address: Address) -> str:
+    """Why nothing answers at a number or a Unix socket, as far as a plain connection tells; empty if that works."""
+    if address.scheme == "ipc":
+        return answers(Path(address.path))
     try:
-        if scheme == "ipc":
-            with sockets.socket(sockets.AF_UNIX) as plain:
-                plain.settimeout(PLAIN_S)
-                plain.connect("\0" + rest[1:] if rest.startswith("@") else rest)
-        elif scheme == "tcp":
-            host, _, port = rest.rpartition(":")
-            sockets.create_connection((host.strip("[]"), int(port)), timeout=PLAIN_S).close()
+        sockets.create_connection((address.host, address.port or 0), timeout=PLAIN_S).close()
     except OSError as error:
         return error.strerror or str(error)
     return ""
 
 
-def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str, heartbeat_s: float) -> zmq.Socket[bytes]:
+def _not_yet(*_: object) -> None:
+    """In place of ``send``, until the link is open."""
+    raise zmq.Again
+
+
+def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
     raw: zmq.Socket[bytes] = context.socket(kind)
     for option, value in (
         (zmq.LINGER, LINGER_MS),
@@ -129,12 +166,8 @@ def _raw(context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str, heart
         (zmq.RCVHWM, HIGH_WATER_MARK),
         (zmq.MAXMSGSIZE, max(PART_BYTES, codec.MAX_HEADER_BYTES)),
         (zmq.SNDBUF, SEND_BUFFER_BYTES),
-        (zmq.IPV6, int(not _IPV4.match(address))),
         (zmq.HANDSHAKE_IVL, HALF_OPEN_MS),
         (zmq.RECONNECT_IVL_MAX, 1000),
-        # Together heartbeat_s: each beat wakes a thread at either end, so not more often than that needs.
-        (zmq.HEARTBEAT_IVL, max(1, int(400 * heartbeat_s))),
-        (zmq.HEARTBEAT_TIMEOUT, max(1, int(600 * heartbeat_s))),
     ):
         raw.setsockopt(option, value)
     return raw

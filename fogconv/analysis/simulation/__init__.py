@@ -1,1 +1,1 @@
-"""Inferences simulated message by message, and what other hardware would take."""
+"""Simulation of inferences message by message, and predictions for other hardware."""

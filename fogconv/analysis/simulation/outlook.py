@@ -1,8 +1,8 @@
-"""Outlook: what a model would take on several computers like this one with a cable to each, by the simulator."""
+"""Outlook: a model's simulated latency on several computers like this one, each with its own cable."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fogconv.analysis.simulation.simulator import simulate
 from fogconv.hardware.topology import Device, Link, Topology
@@ -13,7 +13,7 @@ from fogconv.planning.planner import plan
 
 GIGABIT = 1e9
 LATENCY_S = 2e-4
-"""What a message takes through a switch and two systems."""
+"""The latency of a message through a switch and two systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,9 @@ class Outlook:
 
 
 def outlook(graph: LayerGraph, device: Device, ranks: int, bits_per_s: float = GIGABIT) -> Outlook:
-    """By the cheapest plan for so many of this device. Raises DependencyError without simpy."""
-    topology = Topology((device,) * ranks, {}, Link(LATENCY_S, 8 / bits_per_s))
+    """The outlook of the cheapest plan for so many of this device. Raises DependencyError without simpy."""
+    alone = replace(device, machine="")
+    topology = Topology((alone,) * ranks, {}, Link(LATENCY_S, 8 / bits_per_s))
 
     def seconds(scheme: str) -> float:
         programs = lower(graph, plan(graph, topology, PlanOptions(scheme))).programs

@@ -1,14 +1,14 @@
-"""Processor and Card: what a simulated rank computes and talks with, when it may do so by bursts only.
+"""Processor and Card: a simulated rank's processor and network card, which may run in bursts only.
 
-A quota, as containers and hypervisors set it, grants some of the processor's time in each period, and what is left of it
-does not add up. It is enforced at the system's ticks only, so that a device overdraws what it has, and then stands still for
-as many periods as pay for it:
+A quota, as containers and hypervisors set it, grants some of the processor's time in each period; unused time is not
+saved. The quota is enforced at the system's ticks only, so that a device overdraws it, and then stops for as many periods
+as it takes to pay the debt:
 
     period   |         |         |         |         |         |         quota 1 ms in each period of 5 ms
     tick     |       |       |       |       |       |       |       |   every 4 ms
     running  ########                                ########            a long piece of work: 4 ms in 20
 
-A shaped card lets some bytes pass at once after a rest, and then keeps to its rate.
+A shaped card lets a burst pass at once after a rest, and then limits itself to its rate.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import simpy
 
 EPSILON = 1e-9
-"""Of a period: the rounding of a sum of floats."""
+"""The tolerance, as a share of a period, for rounding in sums of floats."""
 
 
 class Quota:
-    """The account of one device: what it may still run, in seconds of the processor. ``phases``: how far into a period and
-    between two ticks it is at time 0, both from 0 to 1."""
+    """The balance of one device: the processor time that it may still use, in seconds. ``phases``: the positions within
+    the period and between two ticks at time 0, both from 0 to 1."""
 
     def __init__(self, share: float, period_s: float, tick_s: float, phases: tuple[float, float] = (0.0, 0.0)) -> None:
         self.period_s, self.tick_s = period_s, tick_s
@@ -41,7 +41,8 @@ class Quota:
         self._ran_until = -math.inf
 
     def run(self, now: float, cpu_s: float, until: float = math.inf) -> tuple[float, float]:
-        """Work that begins now and is broken off at ``until``: when it ends, and how much of it is left then.
+        """Run work that starts now and stops at ``until`` at the latest. Returns when it ends, and how much of it is
+        left.
 
         Calls must not go back in time.
         """
@@ -49,7 +50,7 @@ class Quota:
         while cpu_s > 0 and now < until:
             self._grant(now)
             if waking and self._left <= 0:
-                # It stands still until the debt is paid and something is granted.
+                # The device stops until the debt is paid and new time is granted.
                 now = self._period_at + (math.floor(-self._left / self.quota_s) + 1) * self.period_s
                 if now >= until:
                     return until, cpu_s
@@ -58,7 +59,7 @@ class Quota:
             ran = min(cpu_s, self._tick_at + ticks * self.tick_s - now, until - now)
             now, cpu_s = now + ran, cpu_s - ran
             self._left -= ran
-            waking = True  # at a tick it is looked at as when something wakes
+            waking = True  # the balance is checked at a tick as on a wake-up
         self._ran_until = now
         return now, cpu_s
 
@@ -70,7 +71,7 @@ class Quota:
 
 
 def after_rest_s(device: Device, seconds: float, phases: int = 16) -> float:
-    """What work that takes so long in the long run takes after a rest, on average over where in a period it begins."""
+    """The time after a rest for work that takes ``seconds`` in the long run, averaged over its start within a period."""
     if device.share == 1:
         return seconds
     starts = [((i + 0.5) / phases, (7 * i % phases + 0.5) / phases) for i in range(phases)]
@@ -79,9 +80,8 @@ def after_rest_s(device: Device, seconds: float, phases: int = 16) -> float:
 
 
 class Processor:
-    """One rank's. A free one does all that is asked at once: a device has cores for its messages beside the program.
-
-    ``worked_s``: all that was asked of it."""
+    """One rank's processor. Without a quota it does everything at once: the device has cores for its messages beside the
+    program. ``worked_s``: the sum of all its work."""
 
     def __init__(self, env: simpy.Environment, device: Device, chance: random.Random) -> None:
         import simpy
@@ -98,8 +98,8 @@ class Processor:
             self._urgent = 0
 
     def work(self, seconds: float, *, urgent: bool = False) -> Generator[Any, Any, None]:
-        """What takes so long in the long run. At a throttled processor the program stands back for what is urgent: a thread
-        that mostly sleeps, as a transport's, runs when it wants to."""
+        """Do work that takes ``seconds`` in the long run. On a throttled processor the program waits for ``urgent`` work:
+        a thread that mostly sleeps, such as a transport's, is scheduled first."""
         if seconds <= 0:
             return
         self.worked_s += seconds
@@ -137,7 +137,7 @@ class Processor:
 
 
 class Card:
-    """One direction of a rank's network card: bytes leave, or come in, one after the other."""
+    """One direction of a rank's network card: bytes are sent, or received, one after the other."""
 
     def __init__(self, s_per_byte: float, burst_bytes: float) -> None:
         self.s_per_byte = s_per_byte
@@ -145,6 +145,6 @@ class Card:
         self._due = 0.0
 
     def pass_s(self, now: float, seconds: float) -> float:
-        """How long what occupies the card for so many seconds takes if handed over now, behind what was before it."""
+        """The time until data that occupies the card for so many seconds has passed, if queued now."""
         self._due = max(self._due, now) + seconds
         return max(0.0, self._due - self._ahead_s - now)

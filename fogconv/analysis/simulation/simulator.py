@@ -1,13 +1,13 @@
-"""Simulate: the engine's programs run on devices and links that nobody here has, event by event (simpy).
+"""Simulate: the engine's programs on simulated devices and links, event by event (simpy).
 
-    rank       walks its program's steps one after the other: a step takes what the model says for that device
-    processor  of every rank: what messages ask of it takes turns with the program's steps where it has a quota
+    rank       runs its program's steps one after the other: a step takes the time that the model predicts for that device
+    processor  of every rank: where it has a quota, the work for messages takes turns with the program's steps
     card       of every rank, full duplex: one queue out and one in; messages that share it take turns chunk by chunk
     medium     a shared access point: every chunk from or to one of its ranks occupies it (twice, where both are)
-    message    waits behind those before it to the same rank; is there when its last chunk is, α after that left
+    message    waits for those before it to the same rank; it arrives with its last chunk, α after that was sent
 
-Programs go in as the workers get them; a timeline comes out. Up to 1,024 workers, uneven devices, stragglers, several
-inferences in flight.
+The input is the programs that the workers get, the result a timeline. Supports up to 1,024 workers, uneven devices,
+stragglers, several inferences in flight.
 """
 
 from __future__ import annotations
@@ -29,24 +29,31 @@ from fogconv.ir import program as steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
 from fogconv.ir.program import Program
 from fogconv.planning.cost import WIRE_BYTES, WIRE_PASSES
+from fogconv.values import table
 
 if TYPE_CHECKING:
     import simpy
 
 MOST_CHUNKS = 32
-"""A message takes turns on a card in at most so many chunks; in a large cluster fewer, or events outnumber patience."""
+"""The most chunks of a message, which take turns on a card; fewer in a large cluster, to limit the number of events."""
 LEAST_CHUNKS, CHUNK_BYTES = 4, 64 << 10
-"""A short one in fewer: this is what a system hands to its card at a time."""
+"""The least bytes of a chunk: the amount that a system passes to its card at a time."""
+SLICES = 8
+"""Pieces of a step on a shared machine: each piece takes longer by how busy the cores are when it begins."""
 WINDOW_BYTES = 512 << 10
-"""What is on its way to one rank before the sender's processor handles more: the send buffer of a connection."""
+"""The bytes in flight to one rank before the sender's processor handles more: the send buffer of a connection."""
+
+MOST_S = 9e9
+"""Times are kept as whole nanoseconds in 64 bits, which end here."""
 
 Process = Generator[Any, Any, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What makes devices uneven. ``stragglers``: rank → how many times slower it is. ``jitter``: the standard deviation of
-    the logarithm of every compute step's time, by a seeded generator. ``loss_of_rate``: rank → the same for its card."""
+    """Differences between devices. ``stragglers``: rank → how many times slower it computes. ``jitter``: the standard
+    deviation of the logarithm of every compute step's time, by a seeded generator. ``loss_of_rate``: rank → how many
+    times slower its card is."""
 
     stragglers: Mapping[int, float] = field(default_factory=dict)
     loss_of_rate: Mapping[int, float] = field(default_factory=dict)
@@ -58,9 +65,10 @@ class Disturbance:
 class Timeline:
     """``latencies_s``: of each inference. ``events`` for `fogconv.analysis.trace`. ``card_bytes``: (sent, received) per
     rank.
-    ``busy_s``: seconds of computing per rank; ``processor_s``: what its program and its messages ask of its processor, where
-    that has a quota counted as in the long run. ``times``: of each inference, as its ranks would report them: rank →
-    (steps, 2), begin and end of every step in ns; a Recv begins when its message is there."""
+    ``busy_s``: seconds of computing per rank; ``processor_s``: processor time of its program and messages, with a quota
+    counted as in the long run. ``times``: of each inference, as its ranks would report them: rank → (steps, 2), start and
+    end of every step in ns; a Recv starts when its message has arrived.
+    """
 
     latencies_s: tuple[float, ...]
     total_s: float
@@ -86,14 +94,15 @@ def simulate(
 ) -> Timeline:
     """Run the programs; ``programs[i]`` is rank i's.
 
-    ``access_points`` says which ranks share which medium of ``access_point_bytes_per_s``; the others have cables.
-    ``host_s``: seconds of Host steps by layer. ``seconds`` prices convs instead of γ·MACs. Raises InputError for ranks
-    that the topology lacks, ClusterError when the programs wait for messages that nobody sends.
+    ``access_points`` maps ranks to their shared medium of ``access_point_bytes_per_s``; the others have cables of their
+    own. ``host_s``: seconds of Host steps by layer. ``seconds`` predicts convs instead of γ·MACs. Raises InputError for
+    ranks that the topology lacks, ClusterError when the programs wait for messages that no rank sends.
     """
     if len(programs) > len(topology):
         raise InputError(f"{len(programs)} programs for a topology of {len(topology)} ranks")
-    if inferences < 1 or in_flight < 1:
-        raise InputError(f"{inferences} inferences, {in_flight} in flight: there must be at least 1")
+    table.INFERENCES.check("inferences", inferences)
+    table.IN_FLIGHT.check("in_flight", in_flight)
+    table.JITTER.check("jitter", disturbance.jitter)
     points = access_points or {}
     if points and not (access_point_bytes_per_s and access_point_bytes_per_s > 0):
         raise InputError("a shared access point needs a positive bandwidth")
@@ -129,6 +138,8 @@ class _World:
         self.seconds = seconds or (lambda rank, spec: topology.devices[rank].conv_s(spec))
         self.keep_events = keep_events
         self.processors = [Processor(self.env, device, self.random) for device in topology.devices]
+        self.machines = {rank: (ranks, cores) for ranks, cores in topology.shared_machines for rank in ranks}
+        self.computing: set[int] = set()
         bursts = _bursts(topology)
         cards = [topology.card(rank) for rank in topology.ranks]
         self.out = [Card(cards[rank][0], bursts[rank][0]) for rank in topology.ranks]
@@ -159,7 +170,7 @@ class _World:
         self.env.run()
         stuck = [rank for rank, process in enumerate(running) if process.is_alive]
         if stuck:
-            raise ClusterError(f"the simulated ranks {stuck[:8]} wait for messages that nobody sends")
+            raise ClusterError(f"the simulated ranks {stuck[:8]} wait for messages that no rank sends")
         return Timeline(
             tuple(end - begin for begin, end in zip(begins, ends, strict=True)),
             float(self.env.now),
@@ -173,7 +184,7 @@ class _World:
     def _rank(
         self, program: Program, begins: list[float], ends: list[float], doors: Sequence[simpy.Event], in_flight: int
     ) -> Process:
-        """One rank's walk, inference after inference. The master opens the door for the next one when one is done."""
+        """One rank's process, inference after inference. The master lets the next one start when one is done."""
         rank = program.rank
         for number, door in enumerate(doors):
             yield door
@@ -182,6 +193,8 @@ class _World:
             times = self.times[number][rank] = np.zeros((len(program.steps), 2), np.int64)
             for place, step in enumerate(program.steps):
                 begin = yield from self._step(program, step, number)
+                if not self.env.now < MOST_S:
+                    raise InputError(f"the simulated time exceeds {MOST_S:.0e} s: the rates are too low".replace("e+0", "e"))
                 times[place] = round(begin * 1e9), round(self.env.now * 1e9)
             if rank == 0:
                 ends[number] = self.env.now
@@ -189,7 +202,7 @@ class _World:
                     doors[number + in_flight].succeed()
 
     def _step(self, program: Program, step: steps.AnyStep, number: int) -> Generator[Any, Any, float]:
-        """Returns when the step began."""
+        """Run a step. Returns its start time."""
         rank, begin = program.rank, float(self.env.now)
         work = self.processors[rank].work
         name = program.layers[step.layer] if 0 <= step.layer < len(program.layers) else "?"
@@ -206,19 +219,31 @@ class _World:
                 yield from work(self._handling_s(rank, step.region, program.batch, step.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
             case steps.Gather():
-                # All pieces come here, and none is wrong: what is taken in beside them is the sum that mends a loss.
+                # All pieces arrive here, and none is wrong: the parity sum is received beside them, but not needed.
                 for number_of_piece, recv in enumerate(steps.gathers(step)):
                     yield self._arrival(number, recv.origin, rank, recv.tag)
                     begin = begin if number_of_piece else float(self.env.now)
                     yield from work(self._handling_s(rank, recv.region, program.batch, recv.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
             case _:
-                yield from work(self._compute_s(program, step))
+                yield from self._compute(rank, self._compute_s(program, step))
                 self._record(rank, name, begin, type(step).__name__.lower())
         return begin
 
+    def _compute(self, rank: int, seconds: float) -> Process:
+        """Ranks of one machine take turns on its cores."""
+        ranks, cores = self.machines.get(rank, ((), 1.0))
+        if not ranks:
+            yield from self.processors[rank].work(seconds)
+            return
+        self.computing.add(rank)
+        for _ in range(SLICES):
+            threads = sum(min(self.topology.devices[other].threads, cores) for other in ranks if other in self.computing)
+            yield from self.processors[rank].work(seconds / SLICES * max(1.0, threads / cores))
+        self.computing.discard(rank)
+
     def _message(self, program: Program, step: steps.Send, number: int, name: str) -> Process:
-        """A message goes out chunk by chunk; every chunk finds its own way through the medium and into the other card."""
+        """Send a message chunk by chunk; every chunk passes the medium and the other card on its own."""
         origin, to = program.rank, step.to
         link, device = self.topology.link(origin, to), self.topology.devices[origin]
         n_bytes = step.elements * program.batch * WIRE_BYTES[step.wire]
@@ -249,7 +274,7 @@ class _World:
         left: list[int],
         window: simpy.Container,
     ) -> Process:
-        """Out of one card and into the other at the same time, as frames are; each behind what came before."""
+        """Pass through both cards at the same time, as frames do; each card serves its queue in order."""
         env, to = self.env, step.to
         out_s = n_bytes * max(self.out[origin].s_per_byte, link.s_per_byte) * self._rate_loss(origin)
         gone_s = self.out[origin].pass_s(env.now, out_s)
@@ -272,7 +297,7 @@ class _World:
             self._arrival(number, origin, to, step.tag).succeed()
 
     def _line(self, origin: int, to: int) -> tuple[simpy.Resource, simpy.Container]:
-        """The connection between two ranks: one message's turn, and room in its window."""
+        """The connection between two ranks: one message at a time, and space in its window."""
         import simpy
 
         if (origin, to) not in self.lines:
@@ -281,7 +306,7 @@ class _World:
         return self.lines[origin, to]
 
     def _latency_s(self, link: Link, origin: int, to: int) -> float:
-        """α without what both ends' processors take, which a ping holds too and which is charged for itself here."""
+        """α without the processor time of both ends, which a ping includes and which is counted separately here."""
         ends = (self.topology.devices[origin], self.topology.devices[to])
         return max(0.0, link.latency_s - sum(device.share * device.message_s for device in ends))
 
@@ -298,7 +323,7 @@ class _World:
         return self.disturbance.loss_of_rate.get(rank, 1.0)
 
     def _handling_s(self, rank: int, region: Region, batch: int, wire: steps.Wire) -> float:
-        """The processor's part of a message: cut or join it once, code it, hand it on."""
+        """The processor's part of a message: cut or join it once, code it, pass it to the system."""
         device = self.topology.devices[rank]
         raw = region.elements * batch * BYTES_PER_ELEMENT
         return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + WIRE_PASSES[wire])))
@@ -339,7 +364,7 @@ class _World:
 
 
 def _bursts(topology: Topology) -> list[tuple[float, float]]:
-    """What each card lets pass at once, out and in, in bytes: the most of any of its links."""
+    """The burst of each card, out and in, in bytes: the largest of its links."""
     found = [[0.0, 0.0] for _ in topology.ranks]
     for (i, j), link in topology.links.items():
         found[i][0] = max(found[i][0], link.burst_bytes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,10 @@ import typer
 
 from fogconv.cli.choices import choice
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import CLUSTER, output
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
-from fogconv.errors import InputError, TopologyError
+from fogconv.errors import InputError
 from fogconv.hardware.latency_models import FITS
 
 if TYPE_CHECKING:
@@ -27,15 +28,18 @@ else:
     PredictorName = choice("PredictorName", (*FITS, ALL))
 
 SAMPLES = 150
-"""Random convs that a predictor learns from on each device, before it is judged by those held out."""
+"""Random convs to fit a predictor on each device; the others are held out for its score."""
 HELD_OUT = 50
 
 
 def calibrate(
     cluster: Annotated[
-        str, typer.Option(help="Workers as inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default none.")
+        str,
+        typer.Option(
+            parser=CLUSTER, help="Workers as inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile; by default none."
+        ),
     ] = "inproc://0",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the profile to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", parser=output(), help="Write the profile to this file.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Measure in under 2 seconds, without spreads.")] = False,
     predictor: Annotated[
         PredictorName | None,
@@ -45,17 +49,15 @@ def calibrate(
     insecure: InsecureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON on stdout.")] = False,
 ) -> None:
-    """Measure γ per kernel class on every device, α and β on every link both ways, and say how sure it is."""
+    """Measure γ per kernel class on every device, α and β on every link in both directions, with their spreads."""
     with sentences("fogconv calibrate"):
-        if out is not None and not out.parent.is_dir():
-            raise TopologyError(f"--out {out}: there is no folder {out.parent}")
         from fogconv.cluster.connect import connect
         from fogconv.hardware.profile import write_profile
 
         begin = time.perf_counter()
         with connect(cluster, keys=keys, insecure=insecure) as session:
             if session.ranks > 1 and not session.workers:
-                raise InputError(f"no worker of {cluster} is there")
+                raise InputError(f"no worker of {cluster} answers")
             found = _measured(session, quick)
             scores: dict[str, Any] = {}
             if predictor is not None:
@@ -66,7 +68,7 @@ def calibrate(
         if as_json:
             import msgspec
 
-            print(json.dumps(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {}), allow_nan=False))
+            print(json_text(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {})))
         else:
             _show(found, scores, took)
         if out is not None:
@@ -74,21 +76,23 @@ def calibrate(
 
 
 def _measured(session: Session, quick: bool) -> Profile:
-    from fogconv.calibration.devices import calibrate as measure
-    from fogconv.calibration.devices import calibrate_quickly
+    from fogconv.calibration.calibration import calibrate as measure
+    from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.hardware.profile import Profile
 
     if quick:
-        return Profile.of(calibrate_quickly(session, refresh=True))
+        return Profile.of(calibrate_quickly(session, refresh=True).topology)
     return measure(session)
 
 
 def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:
     """The profile with samples of each device and a predictor for them ("all": the one with the least error), and, per
-    rank and predictor, how well it tells convs that it did not learn from."""
+    rank and predictor, its score on convs that it was not fitted to.
+    """
     from msgspec.structs import replace
 
     from fogconv.calibration.devices import device_samples
+    from fogconv.calibration.members import machines_of
     from fogconv.hardware.latency_models import compare, random_convs
     from fogconv.hardware.profile import ProfileSample
 
@@ -96,7 +100,7 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     names = tuple(FITS) if name == ALL else (name,)
     scores: dict[str, Any] = {}
     devices = list(profile.devices)
-    for rank, samples in device_samples(session, specs).items():
+    for rank, samples in device_samples(session, specs, ranks=machines_of(session)).items():
         found = compare(samples[:SAMPLES], samples[SAMPLES:], names)
         scores[f"rank {rank}"] = {
             each: {"within_10pct": score.within_10pct, "mape": score.mape} for each, score in found.items()
@@ -111,6 +115,8 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from fogconv.calibration.calibration import too_fast_to_tell
+    from fogconv.cli.output.paragraph import Paragraph
     from fogconv.hardware.units import show_bandwidth, show_seconds
 
     console = Console()
@@ -137,27 +143,26 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
             links.add_column(column, justify="right", no_wrap=True)
         for link in profile.links:
             pair = f"0↔{max(link.origin, link.to)}"
+            fast = too_fast_to_tell(profile, link)
             alpha, beta = profile.spreads.get(f"alpha {pair}"), profile.spreads.get(f"beta {link.origin}→{link.to}")
             links.add_row(
                 f"{link.origin}→{link.to}",
                 show_seconds(link.alpha_s),
                 "" if alpha is None else f"{alpha:.0%}",
-                show_bandwidth(4 / link.beta_s_per_element),
-                "" if beta is None else f"{beta:.0%}",
+                "too fast to tell" if fast else show_bandwidth(4 / link.beta_s_per_element),
+                "" if beta is None or fast else f"{beta:.0%}",
             )
         console.print(links)
     for who, found in scores.items():
-        told = "; ".join(
+        shown = "; ".join(
             f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
         )
-        console.print(f"{escape(who)}: {told}")
+        console.print(Paragraph(f"{who}: {shown}"))
     if scores:
-        console.print(f"The profile prices convs by {profile.predictor}.")
+        console.print(f"The profile predicts convs by {profile.predictor}.")
     worst = max(profile.spreads.values(), default=0.0)
     if worst > 0.2:
-        console.print(
-            f"The worst spread is {worst:.0%}: something else is at work on these devices or links. Measure again."
-        )
+        console.print(f"The worst spread is {worst:.0%}: other work was running on these devices or links. Measure again.")
     console.print(f"Measured in {took_s:.1f} s.")
 
 

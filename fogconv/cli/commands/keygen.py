@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
+from fogconv.cli.option_values import FOLDER
 from fogconv.cluster.protocol.keys import default_folder, write_keys
 
 
 def keygen(
     folder: Annotated[
-        Path | None, typer.Argument(help="Folder for the keys; by default the user's configuration folder.")
+        Path | None, typer.Argument(parser=FOLDER, help="Folder for the keys; by default the user's configuration folder.")
     ] = None,
 ) -> None:
-    """Make a key pair (CURVE) for this device and say what to do with it."""
+    """Make a key pair (CURVE) for this device, and print what to do with it."""
     where = folder or default_folder()
     pair = write_keys(where)
     print(f"wrote {where / 'key'} (secret, mode 0600) and {where / 'key.pub'}")

@@ -12,18 +12,22 @@ from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import (
     BandwidthOption,
     LatencyOption,
+    MeasureOption,
     PresetOption,
     ProfileOption,
     RateOption,
     hardware,
 )
+from fogconv.cli.option_values import CLUSTER, MODEL, number, output
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -31,33 +35,42 @@ from fogconv.cli.plan_options import (
 )
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
+from fogconv.values import table
 
 if TYPE_CHECKING:
+    from fogconv.calibration.rate_source import RateSource
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
 
+SUFFIXES = (".png", ".svg", ".pdf")
+
 
 def plan(
-    model: Annotated[str, typer.Argument(help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")],
+    model: Annotated[
+        str, typer.Argument(parser=MODEL, help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")
+    ],
     cluster: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Measure the devices and links of this cluster: tcp://HOST:PORT,… or a hostfile.", rich_help_panel=WHERE
+            parser=CLUSTER,
+            help="Measure the devices and links of this cluster: tcp://HOST:PORT,… or a hostfile.",
+            rich_help_panel=WHERE,
         ),
-    ] = "",
+    ] = None,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     ranks: Annotated[
         int | None,
         typer.Option(
             help="Number of ranks, master included; by default 5, or as many as the profile has.",
-            min=1,
+            parser=number("count", table.RANKS),
             rich_help_panel=WHERE,
         ),
     ] = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
+    measure: MeasureOption = False,
     rate: RateOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
@@ -66,25 +79,44 @@ def plan(
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
-    size: Annotated[int | None, typer.Option(help="Input size in pixels.", rich_help_panel=HOW)] = None,
+    size: Annotated[
+        int | None, typer.Option(parser=number("pixels", table.SIDE), help="Input size in pixels.", rich_help_panel=HOW)
+    ] = None,
     trust: Annotated[
         bool,
         typer.Option(
             "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
         ),
     ] = False,
-    batch: Annotated[int, typer.Option(help="Number of images at once.", min=1, rich_help_panel=HOW)] = 1,
+    batch: Annotated[
+        int, typer.Option(parser=number("count", table.BATCH), help="Number of images at once.", rich_help_panel=HOW)
+    ] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write the plan to this file, for `fogconv run --plan`.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--out",
+            "-o",
+            parser=output(),
+            help="Write the plan to this file, for `fogconv run --plan`.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw a timeline into this file: .png, .svg or .pdf.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            parser=output(*SUFFIXES), help="Draw a timeline into this file: .png, .svg or .pdf.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     program: Annotated[
         int | None,
-        typer.Option(help="Print the steps of this rank's program instead of tables.", min=0, rich_help_panel=OUTPUT),
+        typer.Option(
+            parser=number("count", table.RANK),
+            help="Print the steps of this rank's program instead of tables.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
@@ -93,16 +125,14 @@ def plan(
     """Show the cheapest path of layouts through a model: the split per layer, the time, bytes per network card, memory."""
     with sentences("fogconv plan"):
         from fogconv.analysis.forecast import forecast
-        from fogconv.analysis.timeline import check_suffix, draw
+        from fogconv.analysis.timeline import draw
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even)
-        for option, path in (("--out", out), ("--plot", plot)):
-            if path is not None and not path.parent.is_dir():
-                raise InputError(f"{option} {path}: there is no folder {path.parent}")
-        if plot is not None:
-            check_suffix(plot)
+        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split)
         figures = (profile, ranks, preset, rate, bandwidth, latency)
+        sources: tuple[RateSource, ...] = ()
+        if measure and not cluster:
+            raise InputError("--measure needs the cluster that is to be measured: --cluster")
         if not cluster:
             topology, described = _described(*figures)
         elif any(figure is not None for figure in figures):
@@ -110,7 +140,8 @@ def plan(
                 "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out"
             )
         else:
-            topology, described = _measured(cluster, keys, insecure)
+            topology, described, sources = _measured(cluster, keys, insecure, measure)
+        options.check_ranks(len(topology))
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
         found_forecast = forecast(graph, found, topology)
@@ -121,9 +152,10 @@ def plan(
         if program is not None:
             print(_program(graph, found, program))
         elif as_json:
-            import msgspec
+            from fogconv.cli.output.json_text import json_text
 
-            print(msgspec.json.encode(found_forecast.as_json()).decode())
+            rates = {"rates": [source.as_json() for source in sources]} if sources else {}
+            print(json_text(found_forecast.as_json() | rates))
         else:
             from fogconv.cli.output.tables.plan import print_plan
 
@@ -141,29 +173,29 @@ def _described(
     bandwidth: str | None,
     latency: str | None,
 ) -> tuple[Topology, str]:
-    if ranks == 1:
-        raise InputError("--ranks 1 is the master alone, and there is nothing to plan; give 2 or more")
     workers = None if ranks is None else ranks - 1
 
     found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
     return found.topology, found.description
 
 
-def _measured(cluster: str, keys: Path | None, insecure: bool) -> tuple[Topology, str]:
-    from fogconv.calibration.devices import calibrate_quickly
+def _measured(
+    cluster: str, keys: Path | None, insecure: bool, measure: bool
+) -> tuple[Topology, str, tuple[RateSource, ...]]:
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        return calibrate_quickly(session), f"measured: {cluster}"
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster))
+        return found.topology, f"measured: {cluster}", found.sources
 
 
 def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:
-    from fogconv.frontend.torch.export import export
-    from fogconv.zoo.models import load_model
+    from fogconv.frontend.network import network_graph
+    from fogconv.zoo.model_request import ModelRequest
 
-    # A plan depends on shapes only: no weights are fetched.
-    known = load_model(model, weights="pretrained" if model.endswith(".pt2") else "random", size=size, trust=trust)
-    return export(known.module, known.example(batch), known.name)
+    return network_graph(ModelRequest.for_shapes(model, size, trust), batch=batch)
 
 
 def _program(graph: LayerGraph, plan: Plan, rank: int) -> str:

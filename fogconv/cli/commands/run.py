@@ -9,15 +9,18 @@ from typing import Annotated
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.hardware_options import ProfileOption
+from fogconv.cli.hardware_options import MeasureOption, ProfileOption
+from fogconv.cli.option_values import CLUSTER, FILE, MODEL, PICTURE, WEIGHTS, Numbers, number, output, ratios
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     PlanOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -29,18 +32,28 @@ from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
 from fogconv.ir.guard import Protection
 from fogconv.runtime.run_options import RunOptions
+from fogconv.values import table
 
 _DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")],
+    model: Annotated[
+        str, typer.Argument(parser=MODEL, help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")
+    ],
     image: Annotated[
         list[str] | None,
-        typer.Option(help="Path of a picture, or coffee, chelsea, astronaut, …; may be repeated.", rich_help_panel=WHAT),
+        typer.Option(
+            parser=PICTURE,
+            help="Path of a picture, or coffee, chelsea, astronaut, …; may be repeated.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="Weights to use: pretrained, random, or the path of a state_dict.", rich_help_panel=WHAT)
+        str,
+        typer.Option(
+            parser=WEIGHTS, help="Weights to use: pretrained, random, or the path of a state_dict.", rich_help_panel=WHAT
+        ),
     ] = "pretrained",
     trust: Annotated[
         bool,
@@ -49,30 +62,44 @@ def run(
         ),
     ] = False,
     size: Annotated[
-        int | None, typer.Option(help="Input size in pixels; by default the model's. For .pt2 files.", rich_help_panel=WHAT)
+        int | None,
+        typer.Option(
+            parser=number("pixels", table.SIDE),
+            help="Input size in pixels; by default the model's. For .pt2 files.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     mean: Annotated[
-        str, typer.Option(help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 files.", rich_help_panel=WHAT)
-    ] = "",
-    std: Annotated[
-        str,
+        Numbers | None,
         typer.Option(
-            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 files.", rich_help_panel=WHAT
+            parser=ratios(table.MEAN, "0.485,0.456,0.406", 3),
+            help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 files.",
+            rich_help_panel=WHAT,
         ),
-    ] = "",
+    ] = None,
+    std: Annotated[
+        Numbers | None,
+        typer.Option(
+            parser=ratios(table.DEVIATION, "0.229,0.224,0.225", 3),
+            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 files.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="File with the names of the classes, one a line.", rich_help_panel=WHAT)
+        Path | None, typer.Option(parser=FILE, help="File with the names of the classes, one a line.", rich_help_panel=WHAT)
     ] = None,
     cluster: Annotated[
-        str,
+        str | None,
         typer.Option(
+            parser=CLUSTER,
             help="Workers as tcp://HOST:PORT,… or a hostfile; by default mpirun's ranks, else in this process.",
             rich_help_panel=WHERE,
         ),
-    ] = "",
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
+            parser=number("count", table.INPROC_WORKERS),
             help="Number of workers in this process where no cluster is given; -1: one per spare core.",
             rich_help_panel=WHERE,
         ),
@@ -80,23 +107,38 @@ def run(
     threads: Annotated[
         int,
         typer.Option(
-            help="Number of threads for kernels of the master and in-process workers; 0: all cores.", rich_help_panel=WHERE
+            parser=number("count", table.THREADS),
+            help="Number of threads for kernels of the master and in-process workers; 0: all cores.",
+            rich_help_panel=WHERE,
         ),
     ] = _DEFAULTS.threads,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for each message of a run.", rich_help_panel=WHERE)
+        float,
+        typer.Option(
+            parser=number("seconds", table.MESSAGE_TIME),
+            help="Seconds to wait for each message of a run.",
+            rich_help_panel=WHERE,
+        ),
     ] = _DEFAULTS.timeout_s,
     heartbeat: Annotated[
-        float, typer.Option(help="Seconds within which a lost worker is noticed.", rich_help_panel=WHERE)
+        float,
+        typer.Option(
+            parser=number("seconds", table.HEARTBEAT),
+            help="Seconds within which a lost worker is noticed.",
+            rich_help_panel=WHERE,
+        ),
     ] = _DEFAULTS.heartbeat_s,
     keys: KeysOption = _DEFAULTS.keys,
     insecure: InsecureOption = _DEFAULTS.insecure,
     profile: ProfileOption = None,
+    measure: MeasureOption = False,
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
     verify: Annotated[
@@ -108,9 +150,8 @@ def run(
     redundancy: Annotated[
         int,
         typer.Option(
+            parser=number("count", table.REDUNDANCY),
             help="Number of parity workers, 0 or 1; with 1, a result survives the loss of any one worker.",
-            min=0,
-            max=1,
             rich_help_panel=STAR,
         ),
     ] = _GUARDS.redundancy,
@@ -118,7 +159,7 @@ def run(
         float,
         typer.Option(
             help="How many times the predicted time to wait before the master computes a share; 0: no limit.",
-            min=0,
+            parser=number("ratio", table.PATIENCE),
             rich_help_panel=STAR,
         ),
     ] = _GUARDS.patience,
@@ -129,13 +170,18 @@ def run(
         bool, typer.Option("--rehearse", help="Preload a fallback plan for every loss of one worker.", rich_help_panel=HOW)
     ] = _DEFAULTS.rehearse,
     repeat: Annotated[
-        int, typer.Option(help="Number of warm runs; the latency is their median.", min=1, rich_help_panel=OUTPUT)
+        int,
+        typer.Option(
+            parser=number("count", table.REPEATS),
+            help="Number of warm runs; the latency is their median.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = 5,
     stream: Annotated[
         int,
         typer.Option(
             help="Number of frames to stream afterwards, several in flight, to show frames per second.",
-            min=0,
+            parser=number("count", table.FRAMES),
             rich_help_panel=OUTPUT,
         ),
     ] = 0,
@@ -154,11 +200,14 @@ def run(
             "--layers", help="Show a table, too: the predicted and measured times of each layer.", rich_help_panel=OUTPUT
         ),
     ] = False,
-    trace: Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
+    trace: Annotated[
+        Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
+    ] = None,
 ) -> None:
-    """Run a CNN on a cluster and show what it sees, which layers were distributed, and what that gained.
+    """Run a CNN on a cluster and show the answer, the distributed layers, and the speedup.
 
-    A worker that dies is survived over ZeroMQ, and with Open MPI's mpirun --with-ft ulfm; other mpiruns end the job.
+    A run continues after the loss of a worker over ZeroMQ, and with Open MPI's mpirun --with-ft ulfm; other mpiruns end
+    the job.
     """
     launch = launched()
     if launch is not None and launch.rank:
@@ -174,18 +223,30 @@ def run(
         from fogconv.cli.output.result import Job
         from fogconv.cli.run_job import Shown, run_job
 
+        if measure and profile is not None:
+            raise InputError("--measure and --profile both say where the rates come from; leave one out")
         guards = Protection(verify, redundancy, patience)
         job = Job(
             model=model,
             images=tuple(image or ("coffee",)),
-            cluster=cluster,
+            cluster=cluster or "",
             workers=workers,
             plan_options=plan_options(
-                scheme, trigger, threshold, master_computes, wire, even=even, protection=guards, plan=plan
+                scheme,
+                trigger,
+                threshold,
+                master_computes,
+                wire,
+                even=even,
+                parts=parts,
+                split=split,
+                protection=guards,
+                plan=plan,
             ),
             run_options=RunOptions(
                 adapt=adapt,
                 rehearse=rehearse,
+                measure=measure,
                 threads=threads,
                 timeout_s=timeout,
                 heartbeat_s=heartbeat,
@@ -195,8 +256,8 @@ def run(
             profile=profile,
             weights=weights,
             size=size,
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
+            mean=None if mean is None else mean.each,
+            std=None if std is None else std.each,
             labels=labels,
             repeat=repeat,
             stream=stream,
@@ -206,12 +267,3 @@ def run(
         run_job(
             job, Shown(json=json, layers=layers, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout)
         )
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...] | None:
-    if not text:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} {text!r}: write one number per channel, as 0.485,0.456,0.406") from None

@@ -1,9 +1,7 @@
-"""``fogconv simulate``: run a net's programs on devices and links that are not there."""
+"""``fogconv simulate``: run a net's programs on simulated devices and links."""
 
 from __future__ import annotations
 
-import json
-import re
 import statistics
 import sys
 from pathlib import Path
@@ -19,14 +17,18 @@ from fogconv.cli.hardware_options import (
     RateOption,
     hardware,
 )
+from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
     EvenOption,
     MasterComputesOption,
+    PartsOption,
     PlanOption,
     SchemeOption,
+    SplitOption,
     ThresholdOption,
     TriggerOption,
     WireOption,
@@ -35,6 +37,7 @@ from fogconv.cli.plan_options import (
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
+from fogconv.values import table
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.simulator import Timeline
@@ -43,21 +46,38 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(help="The name of a net, such as vgg16, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 file.")],
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     even: EvenOption = False,
+    parts: PartsOption = None,
+    split: SplitOption = None,
     wire: WireOption = WIRE,
     plan: PlanOption = None,
     size: Annotated[
-        int | None, typer.Option(help="Image size in pixels; by default the net's usual one.", rich_help_panel=HOW)
+        int | None,
+        typer.Option(
+            parser=number("pixels", table.SIDE),
+            help="Image size in pixels; by default the net's usual one.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", "-n", help="Number of workers; by default 4, or as many as the profile has.", rich_help_panel=WHERE
+            "--workers",
+            "-n",
+            parser=number("count", table.SIMULATED_WORKERS),
+            help="Number of workers; by default 4, or as many as the profile has.",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     preset: PresetOption = None,
@@ -66,50 +86,81 @@ def simulate(
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
     speeds: Annotated[
-        str,
+        Numbers | None,
         typer.Option(
+            parser=ratios(table.SPEED, "1,1,0.5"),
             help="Speed factors of the ranks from 0 on, such as 1,1,0.5; the last one holds for the rest.",
             rich_help_panel=WHERE,
         ),
-    ] = "",
+    ] = None,
     access_points: Annotated[
-        int, typer.Option(help="Number of access points that the workers share; 0: cables.", rich_help_panel=WHERE)
+        int,
+        typer.Option(
+            parser=number("count", table.ACCESS_POINTS),
+            help="Number of access points that the workers share; 0: cables.",
+            rich_help_panel=WHERE,
+        ),
     ] = 0,
     access_point_bandwidth: Annotated[
-        str, typer.Option(help="Bandwidth of each access point.", rich_help_panel=WHERE)
+        str, typer.Option(parser=BANDWIDTH, help="Bandwidth of each access point.", rich_help_panel=WHERE)
     ] = "200Mbit/s",
     straggler: Annotated[
-        list[str] | None,
+        list[Straggler] | None,
         typer.Option(
+            parser=STRAGGLER,
             help="Slow a rank down without the plan's knowledge: 3x4 makes rank 3 take 4 times as long.",
             rich_help_panel=TROUBLE,
         ),
     ] = None,
     jitter: Annotated[
-        float, typer.Option(help="Spread of compute times as a fraction; 0.1 is about 10 %.", rich_help_panel=TROUBLE)
+        float,
+        typer.Option(
+            parser=number("ratio", table.JITTER),
+            help="Spread of compute times as a fraction; 0.1 is about 10 %.",
+            rich_help_panel=TROUBLE,
+        ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the jitter's random numbers.", rich_help_panel=TROUBLE)] = 0,
-    inferences: Annotated[int, typer.Option(help="Number of inferences in all.", rich_help_panel=OUTPUT)] = 1,
-    in_flight: Annotated[int, typer.Option(help="Number of inferences in flight at once.", rich_help_panel=OUTPUT)] = 1,
-    trace: Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            parser=number("seed", table.SEED), help="Seed of the jitter's random numbers.", rich_help_panel=TROUBLE
+        ),
+    ] = 0,
+    inferences: Annotated[
+        int,
+        typer.Option(parser=number("count", table.INFERENCES), help="Number of inferences in all.", rich_help_panel=OUTPUT),
+    ] = 1,
+    in_flight: Annotated[
+        int,
+        typer.Option(
+            parser=number("count", table.IN_FLIGHT), help="Number of inferences in flight at once.", rich_help_panel=OUTPUT
+        ),
+    ] = 1,
+    trace: Annotated[
+        Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Run the very programs that a cluster would get, event by event: up to 1,024 workers, shared media, stragglers."""
+    """Simulate a cluster's programs event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
         from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace
         from fogconv.lowering.lower import lower
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, plan=plan)
-        if jitter < 0:
-            raise InputError(f"--jitter {jitter}: it must not be negative")
+        options = plan_options(
+            scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split, plan=plan
+        )
         cluster = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
         topology = _uneven(cluster.topology, speeds)
-        slow = dict(_straggler(text, len(topology)) for text in straggler or [])
-        graph = _graph(model, size)
+        for each in straggler or ():
+            if each.rank >= len(topology):
+                raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
+        slow = {each.rank: each.factor for each in straggler or ()}
+        options.check_ranks(len(topology))
+        graph = _graph(model, size, trust)
         chosen = options.plan or make_plan(graph, topology, options)
         if chosen.ranks > len(topology):
             raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
@@ -127,47 +178,35 @@ def simulate(
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         answer = _answer(model, chosen.scheme, timeline, topology, chosen.predicted_s, graph)
         if as_json:
-            print(json.dumps(answer, allow_nan=False))
+            print(json_text(answer))
         else:
             _show(answer, timeline, cluster.description)
         if trace is not None:
             print(f"wrote {trace}", file=sys.stderr)
 
 
-def _graph(model: str, size: int | None) -> LayerGraph:
+def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
+    from fogconv.frontend.network import network_graph
+    from fogconv.zoo.model_request import ModelRequest
+
     try:
-        from fogconv.frontend.torch.export import export
-        from fogconv.zoo.models import load_model
+        return network_graph(ModelRequest.for_shapes(model, size, trust))
     except ImportError as error:
         from fogconv.cli.process.exit_codes import needs
 
         raise needs("torch", "master") from error
-    found = load_model(model, weights="random", size=size)
-    return export(found.module, found.example(), found.name)
 
 
-def _uneven(topology: Topology, speeds: str) -> Topology:
-    if not speeds:
+def _uneven(topology: Topology, speeds: Numbers | None) -> Topology:
+    if speeds is None:
         return topology
-    try:
-        factors = [float(text) for text in speeds.split(",")]
-    except ValueError:
-        raise InputError(f"--speeds {speeds!r}: write numbers with commas, such as 1,1,0.5") from None
+    factors = speeds.each
     for rank in topology.ranks:
         topology = topology.replace_device(rank, topology.devices[rank].scaled(factors[min(rank, len(factors) - 1)]))
     return topology
 
 
-def _straggler(text: str, ranks: int) -> tuple[int, float]:
-    match = re.fullmatch(r"(\d+)x(\d+(?:\.\d+)?)", text)
-    if match is None or int(match[1]) >= ranks or float(match[2]) <= 0:
-        raise InputError(f"--straggler {text!r}: write RANKxFACTOR, such as 3x4, with a rank from 0 to {ranks - 1}")
-    return int(match[1]), float(match[2])
-
-
 def _points(count: int, topology: Topology) -> dict[int, int]:
-    if count < 0:
-        raise InputError(f"--access-points {count}: it must not be negative")
     return {rank: rank % count for rank in topology.workers} if count else {}
 
 
@@ -195,18 +234,19 @@ def _answer(
 
 def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
-    from rich.text import Text
 
+    from fogconv.cli.output.paragraph import Paragraph
     from fogconv.hardware.units import show_seconds
 
     console = Console()
-    console.print(Text(hardware_text, style="dim"))
+    console.print(Paragraph(hardware_text, style="dim"))
     console.print(
-        f"{escape(answer['model'])}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
-        f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
-        + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
+        Paragraph(
+            f"{answer['model']}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
+            f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
+            + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
+        )
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")

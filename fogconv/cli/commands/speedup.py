@@ -1,8 +1,7 @@
-"""``fogconv speedup``: will it pay? The analytic model for one layer or a whole net."""
+"""``fogconv speedup``: the analytic model for one layer or a whole net."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,8 @@ from fogconv.cli.hardware_options import (
     ProfileOption,
     RateOption,
 )
+from fogconv.cli.option_values import MODEL, SWEEP, TIME, Pair, number, output, sizes
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.panels import OUTPUT, WHAT, WHERE
 from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
@@ -25,31 +26,67 @@ from fogconv.hardware.units import sweep as parse_sweep
 from fogconv.ir.geometry import ConvSpec
 from fogconv.planning.schemes import Scheme
 from fogconv.speedup.calculator import MOST_WORKERS
+from fogconv.speedup.calculator import Media as MediaName
 from fogconv.speedup.conv_tables import NamedConv, convs
+from fogconv.values import table
+
+SAME = "same"
+SUFFIXES = (".png", ".svg", ".html")
 
 
 def speedup(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Name of a net, such as vgg16.", rich_help_panel=WHAT)
+        str | None, typer.Option("--model", "-m", parser=MODEL, help="Name of a net, such as vgg16.", rich_help_panel=WHAT)
     ] = None,
-    c: Annotated[int | None, typer.Option(help="Number of input channels of one layer.", rich_help_panel=WHAT)] = None,
+    c: Annotated[
+        int | None,
+        typer.Option(
+            parser=number("count", table.CHANNELS), help="Number of input channels of one layer.", rich_help_panel=WHAT
+        ),
+    ] = None,
     f: Annotated[
         int | None,
-        typer.Option(help="Number of output channels; by default as many as input channels.", rich_help_panel=WHAT),
+        typer.Option(
+            parser=number("count", table.CHANNELS),
+            help="Number of output channels; by default as many as input channels.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
-    k: Annotated[str, typer.Option(help="Kernel size in pixels, such as 3 or 1x7.", rich_help_panel=WHAT)] = "3",
-    hw: Annotated[str, typer.Option(help="Input size in pixels, such as 14 or 14x28.", rich_help_panel=WHAT)] = "14",
-    stride: Annotated[str, typer.Option(help="Stride in pixels, such as 1 or 2x1.", rich_help_panel=WHAT)] = "1",
+    k: Annotated[
+        Pair,
+        typer.Option(parser=sizes(table.KERNEL_SIDE), help="Kernel size in pixels, such as 3 or 1x7.", rich_help_panel=WHAT),
+    ] = Pair(3, 3),
+    hw: Annotated[
+        Pair,
+        typer.Option(parser=sizes(table.MAP_SIDE), help="Input size in pixels, such as 14 or 14x28.", rich_help_panel=WHAT),
+    ] = Pair(14, 14),
+    stride: Annotated[
+        Pair, typer.Option(parser=sizes(table.KERNEL_SIDE), help="Stride in pixels, such as 1 or 2x1.", rich_help_panel=WHAT)
+    ] = Pair(1, 1),
     padding: Annotated[
-        str, typer.Option(help="Padding in pixels, such as 1 or 0x3, or same.", rich_help_panel=WHAT)
-    ] = "same",
-    dilation: Annotated[str, typer.Option(help="Dilation in pixels, such as 1 or 2x2.", rich_help_panel=WHAT)] = "1",
-    groups: Annotated[int, typer.Option(help="Number of groups of channels.", rich_help_panel=WHAT)] = 1,
-    batch: Annotated[int, typer.Option(help="Number of images at once.", rich_help_panel=WHAT)] = 1,
+        Pair | None,
+        typer.Option(
+            parser=sizes(table.PADDING, SAME),
+            help="Padding in pixels, such as 1 or 0x3; by default same.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    dilation: Annotated[
+        Pair,
+        typer.Option(parser=sizes(table.KERNEL_SIDE), help="Dilation in pixels, such as 1 or 2x2.", rich_help_panel=WHAT),
+    ] = Pair(1, 1),
+    groups: Annotated[
+        int, typer.Option(parser=number("count", table.GROUPS), help="Number of groups of channels.", rich_help_panel=WHAT)
+    ] = 1,
+    batch: Annotated[
+        int, typer.Option(parser=number("count", table.BATCH), help="Number of images at once.", rich_help_panel=WHAT)
+    ] = 1,
     size: Annotated[
         int | None,
         typer.Option(
-            help="Image size in pixels, by default the net's usual one; any other needs torch.", rich_help_panel=WHAT
+            parser=number("pixels", table.SIDE),
+            help="Image size in pixels, by default the net's usual one; any other needs torch.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     preset: PresetOption = None,
@@ -60,43 +97,84 @@ def speedup(
     wake: Annotated[
         str | None,
         typer.Option(
+            parser=TIME,
             help="Time that a sleeping radio takes to its first byte, such as 10ms; by default the preset's.",
             rich_help_panel=WHERE,
         ),
     ] = None,
     gamma: Annotated[
-        float | None, typer.Option(help="γ in seconds per MAC; by default the preset's.", rich_help_panel=WHERE)
+        float | None,
+        typer.Option(
+            parser=number("figure", table.GAMMA),
+            help="γ in seconds per MAC; by default the preset's.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="α in seconds per message; by default the preset's.", rich_help_panel=WHERE)
+        float | None,
+        typer.Option(
+            parser=number("figure", table.LATENCY),
+            help="α in seconds per message; by default the preset's.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     beta: Annotated[
         float | None,
-        typer.Option(help="β in seconds per element (4 bytes) on a link; by default the preset's.", rich_help_panel=WHERE),
+        typer.Option(
+            parser=number("figure", table.BETA),
+            help="β in seconds per element (4 bytes) on a link; by default the preset's.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     message: Annotated[
         int | None,
-        typer.Option(help="M in elements per message; by default each transfer is one message.", rich_help_panel=WHERE),
+        typer.Option(
+            parser=number("count", table.MESSAGE_ELEMENTS),
+            help="M in elements per message; by default each transfer is one message.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     copy: Annotated[
         float | None,
         typer.Option(
-            help="Seconds per element that is cut, joined or summed; by default the preset's.", rich_help_panel=WHERE
+            parser=number("figure", table.COPY),
+            help="Seconds per element that is cut, joined or summed; by default the preset's.",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     joules_per_mac: Annotated[
-        float | None, typer.Option(help="Energy in joules per MAC; by default the preset's.", rich_help_panel=WHERE)
+        float | None,
+        typer.Option(
+            parser=number("figure", table.JOULES),
+            help="Energy in joules per MAC; by default the preset's.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     joules_per_byte: Annotated[
         float | None,
-        typer.Option(help="Energy in joules per byte, both ends together; by default the preset's.", rich_help_panel=WHERE),
+        typer.Option(
+            parser=number("figure", table.JOULES),
+            help="Energy in joules per byte, both ends together; by default the preset's.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", "-n", help="Number of workers; by default 4, or as many as the profile has.", rich_help_panel=WHERE
+            "--workers",
+            "-n",
+            parser=number("count", table.SIMULATED_WORKERS),
+            help="Number of workers; by default 4, or as many as the profile has.",
+            rich_help_panel=WHERE,
         ),
     ] = None,
+    media: Annotated[
+        MediaName,
+        typer.Option(
+            help="Links: unicast sends to each worker; broadcast sends once, as the paper's formula assumes.",
+            rich_help_panel=WHERE,
+        ),
+    ] = MediaName.UNICAST,
     master_computes: MasterComputesOption = Switch.OFF,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -104,19 +182,26 @@ def speedup(
         bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw a figure into this file: .png, .svg or .html.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            parser=output(*SUFFIXES), help="Draw a figure into this file: .png, .svg or .html.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     sweep_over: Annotated[
         str | None,
         typer.Option(
-            "--sweep", help="Vary one figure: bandwidth=10Mbit..10Gbit, rate=A..B or latency=A..B.", rich_help_panel=OUTPUT
+            "--sweep",
+            parser=SWEEP,
+            help="Vary one figure: bandwidth=10Mbit..10Gbit, rate=A..B or latency=A..B.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     list_presets: Annotated[
         bool, typer.Option("--presets", help="List the presets and their sources, then end.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Will a cluster pay? What each conv layer takes at home and on n workers, by the model of Dey et al. (CitiFog 2018)."""
+    """Predict whether a cluster pays: each conv layer's time on the master alone and on n workers (model of Dey et al.,
+    CitiFog 2018)."""
     with sentences("fogconv speedup"):
         from fogconv.cli.output.tables import speedup as tables
 
@@ -145,7 +230,9 @@ def speedup(
             workers=workers,
         )
         options = plan_options(Scheme.STAR, trigger, threshold, master_computes)
-        question = Question(cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes)
+        question = Question(
+            cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes, media
+        )
         answer = report(layers, question)
         swept = None
         if sweep_over is not None:
@@ -156,7 +243,7 @@ def speedup(
 
             draw(plot, model or layers[0].name, layers, answer, swept)
         if as_json:
-            print(json.dumps(answer.json() | tables.sweep_json(swept), allow_nan=False))
+            print(json_text(answer.json() | tables.sweep_json(swept)))
         else:
             tables.show(model, answer, cluster.description, swept)
         if plot is not None:
@@ -168,11 +255,11 @@ def _layers(
     size: int | None,
     c: int | None,
     f: int | None,
-    k: str,
-    hw: str,
-    stride: str,
-    padding: str,
-    dilation: str,
+    k: Pair,
+    hw: Pair,
+    stride: Pair,
+    padding: Pair | None,
+    dilation: Pair,
     groups: int,
     batch: int,
 ) -> tuple[NamedConv, ...]:
@@ -180,31 +267,20 @@ def _layers(
 
     if model is not None:
         if c is not None or f is not None:
-            raise InputError("a net brings its own layers: give --model, or --c and --f, not both")
-        if size is not None and size < 1:
-            raise InputError(f"--size {size}: an image has at least one pixel")
+            raise InputError("a net has its own layers: give --model, or --c and --f, not both")
         return convs(model, size=size, batch=batch)
     if c is None:
         raise InputError("name a layer (--c 256 --f 256 --k 3 --hw 14) or a net (--model vgg16)")
-    height, width = _pair(hw, "--hw")
-    kernel, spread = _pair(k, "--k"), _pair(dilation, "--dilation")
-    if padding == "same":
-        around = [(d * (size - 1)) for d, size in zip(spread, kernel, strict=True)]
+    (height, width), kernel = hw.both, k.both
+    if padding is None:
+        around = [(d * (size - 1)) for d, size in zip(dilation.both, kernel, strict=True)]
         pads = (around[0] // 2, around[0] - around[0] // 2, around[1] // 2, around[1] - around[1] // 2)
     else:
-        vertical, horizontal = _pair(padding, "--padding")
+        vertical, horizontal = padding.both
         pads = (vertical, vertical, horizontal, horizontal)
-    spec = ConvSpec(c, c if f is None else f, height, width, kernel, _pair(stride, "--stride"), pads, spread, groups, batch)
+    spec = ConvSpec(c, c if f is None else f, height, width, kernel, stride.both, pads, dilation.both, groups, batch)
     name = f"{spec.in_channels}→{spec.out_channels}, {kernel[0]}×{kernel[1]}, {height}×{width}"
     return (NamedConv(name, spec),)
-
-
-def _pair(text: str, option: str) -> tuple[int, int]:
-    first, _, second = text.replace("×", "x").partition("x")
-    try:
-        return int(first), int(second or first)
-    except ValueError:
-        raise InputError(f"{option} {text!r}: write a whole number, or two as in 14x28") from None
 
 
 __all__ = ["MOST_WORKERS", "speedup"]

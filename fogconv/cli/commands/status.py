@@ -1,8 +1,7 @@
-"""``fogconv status``: how the workers of a cluster are, live."""
+"""``fogconv status``: the state of a cluster's workers, live."""
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -13,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import CLUSTER, number
+from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
+from fogconv.values.table import INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +29,7 @@ ANSWER_S = 2.0
 """A worker that computes answers within ATTEND_S of fogconv.cluster.worker.process; this is for slow networks."""
 
 STATES = {"joining": "idle", "lost": "idle"}
-"""A worker that waits for a master calls itself joining, or, its master gone, lost."""
+"""A worker that waits for a master reports "joining" or, after the loss of its master, "lost"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,13 @@ class Health:
     uptime_s: float = 0.0
     restarts: int = 0
     seen_s_ago: float | None = None
+    task: str = ""
+    """What a busy worker does: loading, measuring, running."""
 
 
 @dataclass
 class Watcher:
-    """Asks workers how they are. It opens no session, so a worker may serve its master meanwhile."""
+    """Asks workers for their status. It opens no session, so a worker can serve its master at the same time."""
 
     rates: Mapping[str, float]
     keys: Path | None = None
@@ -83,7 +87,7 @@ class Watcher:
             self._peers[self._endpoint.connect(address, self._keys[address])] = address
 
     def ask(self, timeout_s: float = ANSWER_S) -> tuple[Health, ...]:
-        """One round: all workers asked, and waited for."""
+        """One round: query all workers and wait for their answers."""
         from fogconv.cluster.protocol import codec
         from fogconv.cluster.protocol import messages as m
         from fogconv.cluster.transport.endpoint import Loss
@@ -135,9 +139,11 @@ class Watcher:
         again = since > 0 and not restarted
         moved = status.sent_bytes + status.received_bytes - before.sent_bytes - before.received_bytes
         self._answered_at[address] = now
+        state, _, task = status.state.partition(": ")
         self.health[address] = replace(
             before,
-            state=STATES.get(status.state, status.state),
+            state=STATES.get(state, state),
+            task=task,
             master=status.master,
             runs=status.runs,
             runs_per_s=(status.runs - before.runs) / since if again else 0.0,
@@ -165,18 +171,18 @@ class Watcher:
 
 
 def status(
-    cluster: Annotated[str, typer.Option(help="Workers as tcp://HOST:PORT,… or a hostfile.")],
+    cluster: Annotated[str, typer.Option(parser=CLUSTER, help="Workers as tcp://HOST:PORT,… or a hostfile.")],
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two rounds.", min=0.1)] = 1.0,
+    interval: Annotated[float, typer.Option(parser=number("seconds", INTERVAL), help="Seconds between two rounds.")] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="End after one round, with exit code 0 if all answered, else 1.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a round on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per round on stdout.")] = False,
 ) -> None:
-    """Show how the workers are: state, share, speed, heat, memory.
+    """Show the workers' state, share, speed, temperature and memory.
 
-    It disturbs neither them nor their master. Ctrl-C ends it.
+    This does not disturb the workers or their master. Ctrl-C ends it.
     """
     with sentences("fogconv status"):
         watcher = Watcher(rates_of(cluster), keys, insecure)
@@ -190,7 +196,7 @@ def status(
 
 
 def rates_of(cluster: str) -> dict[str, float]:
-    """Addresses in order, with the relative rates that a hostfile gives them. Raises InputError, TopologyError."""
+    """Addresses in order, with their relative rates from a hostfile. Raises InputError, TopologyError."""
     from fogconv.cluster.connect import addresses_of
     from fogconv.cluster.transport_registry import listening_forms, transport_of_all
     from fogconv.errors import InputError
@@ -198,7 +204,7 @@ def rates_of(cluster: str) -> dict[str, float]:
 
     addresses = addresses_of(cluster)
     if transport_of_all(addresses).listen is None:
-        raise InputError(f"--cluster {cluster}: only workers with addresses can be asked from outside: {listening_forms()}")
+        raise InputError(f"--cluster {cluster}: only workers with addresses can be queried: {listening_forms()}")
     rates = [1.0] * len(addresses)
     if "://" not in cluster:
         rates = [host.rate or 1.0 for host in read_hostfile(cluster) for _ in range(host.slots)]
@@ -211,7 +217,7 @@ def _print_rounds(watcher: Watcher, interval_s: float, once: bool, as_json: bool
     while True:
         found = watcher.ask()
         if as_json:
-            print(json.dumps({"workers": [asdict(health) for health in found]}), flush=True)
+            print(json_text({"workers": [asdict(health) for health in found]}), flush=True)
         else:
             Console(highlight=False).print(table(found))
         if once:
@@ -225,7 +231,7 @@ def _live(watcher: Watcher, interval_s: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    # Ctrl-C otherwise leaves at once, with the cursor hidden.
+    # Otherwise Ctrl-C exits at once and leaves the cursor hidden.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Live(table(watcher.ask()), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
@@ -234,11 +240,11 @@ def _live(watcher: Watcher, interval_s: float) -> None:
 
 
 def table(found: Sequence[Health]) -> RenderableType:
-    """Two lines a worker, whole at 80 columns."""
+    """Two lines per worker; they fit 80 columns."""
     from rich.text import Text
 
+    from fogconv.analysis.figures import byte_count
     from fogconv.cli.output.ellipsis import Name
-    from fogconv.cli.output.figures import byte_count
     from fogconv.cli.output.tables.table import figures_table
 
     shown = figures_table(
@@ -260,7 +266,7 @@ def table(found: Sequence[Health]) -> RenderableType:
         heat = "" if health.temperature_c is None else f"{health.temperature_c:.0f}"
         shown.add_row(
             Name(health.address.removeprefix("tcp://"), health.master),
-            Text.assemble((state, colour), "\n", "" if silent else _age(health.uptime_s)),
+            Text.assemble((state, colour), "\n", "" if silent else health.task or _age(health.uptime_s)),
             f"{health.share:.0%}\n×{health.rate:g}",
             "" if silent else f"{health.runs}\n{health.runs_per_s:.1f}",
             "" if silent else f"{byte_count(health.sent_bytes)}\n{byte_count(health.bytes_per_s)}",

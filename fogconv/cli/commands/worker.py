@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,46 +12,49 @@ from typing import Annotated
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
+from fogconv.cli.option_values import BIND, MEMORY, number
 from fogconv.cli.process.collection import collect_as_usual
+from fogconv.cli.process.exit_codes import sentences
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
-from fogconv.errors import FogconvError
-from fogconv.hardware.units import parse_bytes
+from fogconv.values import table
 
 log = logging.getLogger("fogconv.worker")
 
 
 def worker(
-    bind: Annotated[str, typer.Option(help="The address to listen on.")] = "tcp://*:5555",
-    threads: Annotated[int, typer.Option(help="Number of threads for kernels; 0: all cores.")] = 0,
+    bind: Annotated[str, typer.Option(parser=BIND, help="The address to listen on.")] = "tcp://*:5555",
+    threads: Annotated[
+        int, typer.Option(parser=number("count", table.THREADS), help="Number of threads for kernels; 0: all cores.")
+    ] = 0,
     memory: Annotated[
-        str,
+        int | None,
         typer.Option(
-            help="Memory limit of this process in bytes, such as 900M; by default none. Larger shards are refused."
+            parser=MEMORY,
+            help="Memory limit of this process in bytes, such as 900M; by default none. Larger shards are refused.",
         ),
-    ] = "",
-    heartbeat: Annotated[float, typer.Option(help="Seconds within which a lost master is noticed.")] = HEARTBEAT_S,
+    ] = None,
+    heartbeat: Annotated[
+        float, typer.Option(parser=number("seconds", table.HEARTBEAT), help="Seconds within which a lost master is noticed.")
+    ] = HEARTBEAT_S,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object a line.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object per line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
-    # Numba before the port is open: it takes seconds on a small device, in which a master would wait for an answer.
+    # Import numba before the port is open: it takes seconds on a small device, and a master would wait for an answer.
     from fogconv.cluster.executor.executors import executor
 
     executor()
-    try:
+    with sentences("fogconv-worker"):
         serve(
             bind,
             threads=threads,
-            memory_limit_bytes=parse_bytes(memory),
+            memory_limit_bytes=memory or 0,
             heartbeat_s=heartbeat,
             keys=keys,
             insecure=insecure,
         )
-    except FogconvError as error:
-        print(f"fogconv-worker: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
 
 
 def serve(
@@ -64,12 +66,12 @@ def serve(
     keys: Path | None = None,
     insecure: bool = False,
 ) -> None:
-    """Run a worker in this process, signals included. Returns after SIGTERM or SIGINT.
+    """Run a worker in this process, with signal handling. Returns after SIGTERM or SIGINT.
 
     Raises ConnectError, and InputError for an address at which no worker can listen, and where keys are needed (any but
     loopback and ipc, unless ``insecure``).
     """
-    # Late, so that `--help` is quick.
+    # Imported late, so that `--help` is quick.
     from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
     from fogconv.cluster.transport_registry import Listening, listen
     from fogconv.cluster.worker import process as service

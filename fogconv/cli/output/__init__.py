@@ -1,1 +1,1 @@
-"""What people see."""
+"""Output for people."""

@@ -1,4 +1,4 @@
-"""Answer: what the model sees on each picture, the first thing that a run prints."""
+"""Answer: the model's likeliest classes for each picture, which a run prints first."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from fogconv.cli.output.ellipsis import cut, fold
-from fogconv.cli.output.result import Guess
+from fogconv.analysis.figures import cut
+from fogconv.cli.output.ellipsis import fold
+from fogconv.cli.output.result import MEANINGLESS, Guess
 
 Answers = Sequence[tuple[str, Sequence[Guess]]]
-"""Each picture's name, and its likeliest classes, the likeliest first."""
+"""Each picture's name and its classes, the likeliest first."""
 
 BAR = 24
 """Columns of a bar that stands for 100 %."""
@@ -30,7 +31,7 @@ def print_answer(answers: Answers, *, random_weights: bool, out: TextIO, width: 
 
 
 def answer_lines(answers: Answers, width: int, *, random_weights: bool) -> list[str]:
-    """A line with the picture's name, then its five likeliest classes; no line is wider than ``width``."""
+    """The picture's name, then its five likeliest classes, one per line; no line is wider than ``width``."""
     lines = []
     for image, guesses in answers:
         lines.append(cut(image, width))
@@ -48,11 +49,11 @@ def _bars(guesses: Sequence[Guess], width: int) -> list[str]:
 
 def _scores(guesses: Sequence[Guess], width: int) -> list[str]:
     named = ", ".join(guess.label for guess in guesses)
-    return [f"  {line}" for line in fold(f"class scores of random weights, meaningless: {named}", width - 2, 2)]
+    return [f"  {line}" for line in fold(f"{MEANINGLESS}: {named}", width - 2, 2)]
 
 
 def bar(part: float, width: int) -> str:
-    """Of ``width`` columns, filled for ``part`` from 0 to 1, in eighths of a column."""
+    """A bar of ``width`` columns, filled to ``part`` from 0 to 1, in eighths of a column."""
     eighths = round(min(1.0, max(0.0, part)) * width * 8)
     full = "█" * (eighths // 8) + PARTS[eighths % 8].strip()
     return full + " " * (width - cell_len(full))

@@ -1,4 +1,4 @@
-"""Console: what a terminal shows while a command works, on stderr. Nothing of it stays after its end."""
+"""Console: progress on stderr while a command works. It is removed at the end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 stderr = Console(stderr=True)
 
 BAR = 16
-"""Columns: all of a line is less than 78, or the ^C that a terminal shows for Ctrl-C would break it in two."""
+"""Columns: a whole line stays below 78, because a terminal's ^C would break a longer one in two."""
 
 
 class LoadingBar:
-    """A bar while weights ship and kernels compile. As a context it gives what takes Session's Progress."""
+    """A bar while weights are sent and kernels compile. As a context it returns the callback for Session's Progress."""
 
     def __init__(self, quiet: bool) -> None:
         self._bar: Progress | None = None
@@ -48,6 +48,7 @@ class LoadingBar:
         self.stop()
 
     def stop(self) -> None:
-        """Wipe it from the screen. May be called twice, and from another thread: Ctrl-C may leave a run in its midst."""
+        """Remove it from the screen. May be called twice, and from another thread, because Ctrl-C may end a run at any
+        time."""
         if self._bar is not None:
             self._bar.stop()

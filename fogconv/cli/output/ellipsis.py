@@ -1,35 +1,23 @@
-"""Ellipsis: text that has less room than it needs. Names lose their middle and are never broken in two."""
+"""Ellipsis: shortening of text. Names are cut in the middle and never broken in two."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-MARK = "…"
-
-
-def cut(name: str, width: int) -> str:
-    """At most ``width`` columns: the middle of a longer name gives way, "layer2…sample.0". More of its end stays than of
-    its beginning: that is where names differ."""
-    if cell_len(name) <= width:
-        return name
-    if width <= 1:
-        return MARK[:width]
-    head = (width - 1) * 2 // 5
-    tail = width - 1 - head
-    return _first(name, head) + MARK + _first(name[::-1], tail)[::-1]
+from fogconv.analysis.figures import MARK, cut
+from fogconv.cli.output.paragraph import wrapped
 
 
 def fold(text: str, width: int, lines: int) -> list[str]:
-    """At most ``lines`` lines, broken between words. What does not fit ends in an ellipsis; a word that is too long for a
-    line loses its middle."""
+    """At most ``lines`` lines, broken between words. Longer text ends in an ellipsis; a word longer than a line is cut in
+    the middle."""
     words = " ".join(cut(word, width) for word in text.split())
-    found = textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False)
+    found = wrapped(words, width)
     if len(found) <= lines:
         return found
     kept = found[:lines]
@@ -58,7 +46,3 @@ class Name:
 
 def _styles(count: int, first: str) -> Sequence[str]:
     return (first, *("dim" for _ in range(count - 1)))[:count]
-
-
-def _first(text: str, width: int) -> str:
-    return chop_cells(text, width)[0] if text and width > 0 else ""

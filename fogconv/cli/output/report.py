@@ -1,4 +1,4 @@
-"""Report: what a person reads below the answer: a summary, and, where asked for, the table of the layers."""
+"""Report: the summary below the answer and, on request, the table of the layers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
+from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.result import Result
 from fogconv.cli.output.summary import LABEL, summary_lines
 from fogconv.cli.output.tables.layers import layer_table, legend
@@ -22,5 +23,5 @@ def print_report(
         console.print(Text.assemble((line[:LABEL], "dim"), line[LABEL:]))
     if layers:
         console.print()
-        console.print(Text(legend(result.scheme), style="dim"))
-        console.print(layer_table(result.layers, result.scheme))
+        console.print(Paragraph(legend(result.scheme), style="dim"))
+        console.print(layer_table(result.layers, result.scheme, result.predicted_s, result.latency_s))

@@ -1,15 +1,16 @@
-"""Result: what one run was asked, and what it found."""
+"""Result: one run's job and its results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fogconv.analysis.layer_report import LayerReport
     from fogconv.analysis.simulation.outlook import Outlook
-    from fogconv.analysis.workload import Workload
+    from fogconv.analysis.workload import RankWork, Workload
+    from fogconv.calibration.rate_source import RateSource
 
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.run_options import RunOptions
@@ -17,7 +18,7 @@ from fogconv.runtime.run_options import RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the command line asks for: the settings of the plan and of the run, and what concerns this one command."""
+    """The settings from the command line: those of the plan and of the run, and those of this command only."""
 
     model: str
     images: tuple[str, ...] = ("coffee",)
@@ -37,6 +38,10 @@ class Job:
     trust: bool = False
 
 
+MEANINGLESS = "class scores of random weights, meaningless"
+"""What a net with random weights sees."""
+
+
 @dataclass(frozen=True)
 class Guess:
     label: str
@@ -44,12 +49,21 @@ class Guess:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class SharedMachine:
+    """A computer that several ranks run on. ``by_all``: all of the cluster's."""
+
+    host: str
+    ranks: tuple[int, ...]
+    cores: float
+    by_all: bool
+
+
 @dataclass(frozen=True)
 class Result:
-    """What a job found. Latencies are medians of warm runs, in seconds, without set-up.
+    """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
 
-    ``runs_s``: each warm run's. ``wire``: what activations travelled as. ``machine``: the cores of the one that master and
-    workers share, "2 cores"; empty where there are several.
+    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machines``: those that several ranks share.
     """
 
     job: Job
@@ -70,14 +84,19 @@ class Result:
     runs_s: tuple[float, ...] = ()
     wire: str = "fp32"
     work: Workload | None = None
-    machine: str = ""
+    ranks: tuple[RankWork, ...] = ()
+    machines: tuple[SharedMachine, ...] = ()
     outlook: Outlook | None = None
+    rates: tuple[RateSource, ...] = ()
 
     @property
     def weights_are_random(self) -> bool:
         return self.weights.startswith("random")
 
     def as_json(self) -> dict[str, Any]:
+        """``predicted_s`` and ``latency_s`` are the sums of ``total_s`` over ``layers``, and of ``other_layers``."""
+        from fogconv.analysis.layer_report import other_layers
+
         return {
             "model": self.model,
             "weights": self.weights,
@@ -85,6 +104,7 @@ class Result:
             "cluster": self.cluster,
             "workers": self.workers,
             "scheme": self.scheme,
+            "top5_note": MEANINGLESS if self.weights_are_random else None,
             "top5": [vars(guess) for guess in self.top5[0]],
             "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
             "latency_s": self.latency_s,
@@ -94,5 +114,11 @@ class Result:
             "max_abs_reference": self.max_abs_reference,
             "frames_per_s": self.frames_per_s,
             "events": list(self.events),
+            "shared_machines": [
+                {"host": shared.host, "ranks": list(shared.ranks), "cores": shared.cores} for shared in self.machines
+            ],
+            "ranks": [asdict(rank) for rank in self.ranks],
+            "rates": [source.as_json() for source in self.rates],
             "layers": [layer.as_json() for layer in self.layers],
+            "other_layers": vars(other_layers(self.layers, self.predicted_s, self.latency_s)),
         }

@@ -1,24 +1,25 @@
-"""Summary: what a run took, who did what, and what happened, in at most a dozen lines."""
+"""Summary: a run's times and events in at most a dozen lines, and a line for each rank of a few."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fogconv.cli.output.ellipsis import cut, fold
-from fogconv.cli.output.figures import byte_count
-from fogconv.cli.output.result import Result
+from fogconv.analysis.figures import byte_count, cut, milliseconds
+from fogconv.cli.output.ellipsis import fold
+from fogconv.cli.output.result import Result, SharedMachine
+from fogconv.planning.plan_options import PlanOptions
 
 MOST_LINES = 12
 LABEL = 12
-"""Columns of what stands before each line."""
+"""Columns of the labels."""
 MOST_NAMED = 8
-"""Workers whose shares are given one by one."""
+"""The most workers with a line each; in a larger cluster one line is for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """``most``: lines that its text may take where there is room for them, which goes to the least ``rank`` first."""
+    """``most``: lines that its text may take if there is room; items with the least ``rank`` get it first."""
 
     label: str
     text: str
@@ -27,7 +28,7 @@ class Item:
 
 
 def summary_lines(result: Result, width: int, *, alone: bool = False) -> list[str]:
-    """No more than MOST_LINES, none wider than ``width``. ``alone``: mpirun started one rank only."""
+    """No more than MOST_LINES and a line per rank, none wider than ``width``. ``alone``: mpirun started one rank only."""
     items = list(_items(result, alone))
     items += _events(result.events, MOST_LINES - len(items))
     folded = [fold(item.text, width - LABEL, item.most) for item in items]
@@ -37,11 +38,29 @@ def summary_lines(result: Result, width: int, *, alone: bool = False) -> list[st
         more = min(spare, len(folded[index]) - 1)
         spare -= more
         lines[index] = fold(items[index].text, width - LABEL, 1 + more)
-    return [
-        f"{'' if number else item.label:{LABEL}}{line}"
-        for index, item in enumerate(items)
-        for number, line in enumerate(lines[index])
-    ]
+    shown = []
+    for index, item in enumerate(items):
+        if item.label == "scheme":
+            shown += [f"{name:{LABEL}}{cut(text, width - LABEL)}" for name, text in _ranks(result)]
+        shown += [f"{'' if number else item.label:{LABEL}}{line}" for number, line in enumerate(lines[index])]
+    return shown
+
+
+def _ranks(result: Result) -> Iterator[tuple[str, str]]:
+    """A line of what each rank did, where work was distributed among a few."""
+    if len(result.ranks) > 1 + MOST_NAMED or not any(rank.share for rank in result.ranks if rank.rank):
+        return
+    for rank in result.ranks:
+        name = f"worker {rank.rank}" if rank.rank else "master"
+        if not rank.convs and not rank.sent_bytes:
+            yield name, "nothing"
+            continue
+        convs = f"{rank.convs} conv{'' if rank.convs == 1 else 's'}"
+        yield (
+            name,
+            f"{100 * rank.share:.0f} % of the work, {convs}, {milliseconds(rank.computing_s) or 0} ms busy, "
+            f"{milliseconds(rank.waiting_s) or 0} waiting, {_bytes(rank.sent_bytes)} sent",
+        )
 
 
 def _items(result: Result, alone: bool) -> Iterator[Item]:
@@ -54,7 +73,7 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
             "difference",
             f"at most {result.max_abs_error:.2e} from torch's output, whose values reach {result.max_abs_reference:.3g}",
         )
-    if result.work is not None:
+    if result.work is not None and not any(_ranks(result)):
         yield Item("work", f"{shares(result.work.shares)} of the multiply-adds", most=2, rank=2)
         yield Item("traffic", _traffic(result.work.sent_bytes, result.wire))
     yield Item("scheme", _scheme(result))
@@ -73,7 +92,7 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
 
 
 def _events(events: Sequence[str], room: int) -> list[Item]:
-    """What happened, a line or more for each; where there are too many for the room, their number."""
+    """The events, at least a line each; if there is no room for all, the number of the others."""
     if len(events) <= room:
         shown = list(events)
     elif room > 1:
@@ -114,17 +133,30 @@ def _scheme(result: Result) -> str:
     if not out:
         return f"{result.scheme}: all {every} convolutions stay on the master"
     some = f"all {every} convolutions" if out == every else f"{out} of {every} convolutions"
-    forced = result.scheme == "star" and result.job.plan_options.threshold == 0
-    return f"{result.scheme}: {some} distributed" + (", forced by --threshold 0" if forced else "")
+    return f"{result.scheme}: {some} distributed" + _forced(result.scheme, result.job.plan_options)
+
+
+def _forced(scheme: str, options: PlanOptions) -> str:
+    if scheme != "star":
+        return ""
+    if options.parts is not None:
+        return f", into {options.parts} parts by --parts {options.parts}"
+    if options.split is not None:
+        return f", cut by --split {options.split}"
+    return ", forced by --threshold 0" if options.threshold == 0 else ""
 
 
 def _traffic(sent_bytes: float, wire: str) -> str:
     if not sent_bytes:
         return "nothing sent"
     about = "" if wire in ("fp32", "fp16", "bf16") else "about "  # the others depend on the values
-    count = byte_count(sent_bytes)
-    amount = f"{count} " if count[-1].isdigit() else f"{count[:-1]} {count[-1]}"
-    return f"{about}{amount}B sent between the ranks per inference, as {wire}"
+    return f"{about}{_bytes(sent_bytes)} sent between the ranks per inference, as {wire}"
+
+
+def _bytes(count: float) -> str:
+    """ "4.7 MB"."""
+    text = byte_count(count)
+    return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
 
 
 def _cluster(result: Result, alone: bool) -> str:
@@ -135,9 +167,20 @@ def _cluster(result: Result, alone: bool) -> str:
     workers = "1 worker" if result.workers == 1 else f"{result.workers} workers"
     way = result.cluster.partition("://")[0] if "://" in result.cluster else cut(result.cluster, 30)
     text = f"1 master + {workers}"
-    if way == "inproc":
-        return f"{text} in this process"
-    return f"{text} over {way}" + (f" share one machine's {result.machine}: no gain" if result.machine else "")
+    text += " in this process" if way == "inproc" else f" over {way}"
+    shared = [_sharing(machine) for machine in result.machines]
+    if any(machine.by_all for machine in result.machines):
+        return f"{text} {shared[0]}: no gain"
+    return "; ".join([text, *shared])
+
+
+def _sharing(machine: SharedMachine) -> str:
+    cores = f"{machine.cores:g} core{'' if machine.cores == 1 else 's'}"
+    if machine.by_all:
+        return f"share one machine's {cores}"
+    names = ", ".join(str(rank) for rank in machine.ranks if rank)
+    workers = f"worker{'s' if len(machine.ranks) - (0 in machine.ranks) > 1 else ''} {names}"
+    return f"{'the master and ' if 0 in machine.ranks else ''}{workers} share {machine.host}'s {cores}"
 
 
 def _gain(ratio: float) -> str:

@@ -1,1 +1,1 @@
-"""How the process starts and ends: MPI ranks, Ctrl-C, exit codes."""
+"""Start and end of the process: MPI ranks, Ctrl-C, exit codes."""

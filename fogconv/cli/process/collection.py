@@ -1,7 +1,7 @@
 """Garbage collection while a program starts.
 
-Importing torch and numba and tracing a model make millions of objects that stay. Python's collector walks them again and
-again meanwhile, which takes a fifth of a start, and finds next to nothing.
+Importing torch and numba and tracing a model create millions of permanent objects. Python's collector would walk them
+again and again, which takes a fifth of a start and frees almost nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 
 RARELY = (100_000, 20, 100)
-"""Thresholds for the start. Not off: a long search makes garbage, too."""
+"""Thresholds for the start. Not off, because a long search also makes garbage."""
 USUAL = gc.get_threshold()
 
 
@@ -18,15 +18,15 @@ def collect_rarely() -> None:
 
 
 def spare_what_is_here() -> None:
-    """Let no later collection walk the objects that exist now. For when the modules are in, and nothing is garbage yet."""
+    """Exclude the existing objects from later collections. Call it after the imports, before there is garbage."""
     gc.freeze()
 
 
 def collect_as_usual() -> None:
-    """From here on as without this module."""
+    """Restore Python's own thresholds."""
     gc.set_threshold(*USUAL)
 
 
 def collect_now() -> None:
-    """Collect what became garbage since `spare_what_is_here`, so that it happens in no run that is timed."""
+    """Collect what became garbage since `spare_what_is_here`, so that no timed run collects it."""
     gc.collect()

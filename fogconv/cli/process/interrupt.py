@@ -1,8 +1,7 @@
 """Interrupt: Ctrl-C ends the program within two seconds with exit code 130, whatever it is doing.
 
 Python raises KeyboardInterrupt only between two of its own instructions, and an export or a compilation can hold it up for
-many seconds. So a thread that the signal wakes at once waits a moment for the orderly way, then closes what has to be
-closed and leaves.
+many seconds. So the signal wakes a thread, which waits a moment for the orderly end, then closes the session and exits.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
 ORDERLY_S = 0.4
-"""How long KeyboardInterrupt has to come through."""
+"""The time for KeyboardInterrupt to be raised, in seconds."""
 CLOSING_S = 1.0
-"""How long closing may take after that."""
+"""The time for closing after that, in seconds."""
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
-    """The handler while there is nothing yet to close."""
+    """The handler before there is anything to close."""
     os._exit(INTERRUPTED)
 
 
 class Watch:
-    """From its making on, Ctrl-C raises KeyboardInterrupt once; if the program is still there after ORDERLY_S, ``close`` is
-    called from a thread and the program left. ``first`` is called at once, and must not wait. Make it on the main thread;
-    ``done`` when there is nothing to close any more.
+    """While it exists, Ctrl-C raises KeyboardInterrupt once; if the program still runs after ORDERLY_S, a thread calls
+    ``close`` and exits. ``first`` is called at once, and must not wait. Create it on the main thread; call ``done`` when
+    there is nothing to close any more.
     """
 
     def __init__(self, close: Callable[[], None], first: Callable[[], None] = lambda: None) -> None:
@@ -46,16 +45,16 @@ class Watch:
 
     def done(self) -> None:
         if self._interrupted:
-            return  # the interpreter's own shutdown may be held up, too
+            return  # the interpreter's own shutdown may block as well
         self._over.set()
         signal.set_wakeup_fd(self._wakeup)
         signal.signal(signal.SIGINT, self._before)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True
-        # A terminal and mpirun may both send it; the second must not hit the closing.
+        # A terminal and mpirun may both send it; the second must not interrupt the closing.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Raised in a destructor it ends there, and Python would tell of it with a traceback; the thread sees to the rest.
+        # Raised in a destructor it ends there, and Python would print a traceback; the thread does the rest.
         sys.unraisablehook = _untold_interrupts
         raise KeyboardInterrupt
 

@@ -1,7 +1,7 @@
-"""Ranks: how a program that mpirun started several times talks and ends: only rank 0 prints, and all end together.
+"""Ranks: output and end of a program that mpirun started several times: only rank 0 prints, and all end together.
 
-A rank that leaves with an error code makes mpirun kill the others with a banner over the sentence that matters. So rank 0
-lets them go first, waits until they are gone, and leaves last.
+A rank that exits with an error code makes mpirun kill the others and print a banner that hides the error message. So rank
+0 releases them first, waits until they have ended, and exits last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fogconv.cluster.transport.mpi.watchdog import LastWord
 
 GONE_S = 2.0
-"""How long rank 0 waits for the others to end before it leaves with an error."""
+"""The time that rank 0 waits for the others to end before it exits with an error, in seconds."""
 
 
 def is_other_rank() -> bool:
@@ -38,13 +38,13 @@ def has_other_ranks() -> bool:
 
 
 def hush() -> None:
-    """Print nothing from here on, such as what is wrong with the options: rank 0 says it too."""
+    """Print nothing from here on, because rank 0 prints the same errors."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 @contextmanager
 def ranks_released() -> Iterator[None]:
-    """Where rank 0 fails before it has opened a session, let the ranks go that wait for it in MPI's initialisation."""
+    """If rank 0 fails before it has opened a session, release the ranks that wait for it in MPI's initialisation."""
     try:
         yield
     except Exception:
@@ -58,7 +58,7 @@ def ranks_released() -> Iterator[None]:
 
 @contextmanager
 def last_word(where: str) -> Iterator[LastWord | None]:
-    """Over MPI: the sentence for the case that a rank dies, silent from Ctrl-C on and at the orderly end. Else None."""
+    """Over MPI: the message for the death of a rank, disarmed by Ctrl-C and at the orderly end. Else None."""
     if not where.startswith("mpi://"):
         yield None
         return
@@ -77,7 +77,7 @@ def last_word(where: str) -> Iterator[LastWord | None]:
         yield word
     finally:
         word.silence()
-        if signal.getsignal(signal.SIGINT) is interrupted:  # after Ctrl-C it stays ignored
+        if signal.getsignal(signal.SIGINT) is interrupted:  # after Ctrl-C it remains ignored
             signal.signal(signal.SIGINT, before)
 
 
@@ -91,7 +91,7 @@ def closed_quietly(session: Session) -> None:
 
 
 def end_together(code: int) -> None:
-    """Leave with an error code, and the other ranks with this one; return where there are none."""
+    """Exit with an error code, together with the other ranks; return where there are none."""
     if has_other_ranks() and "mpi4py.MPI" in sys.modules:
         from fogconv.cluster.worker.process import abort_mpi
 

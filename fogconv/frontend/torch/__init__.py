@@ -1,1 +1,1 @@
-"""torch.export's program becomes a LayerGraph; one rule per operator."""
+"""Conversion of torch.export's program to a LayerGraph; one rule per operator."""

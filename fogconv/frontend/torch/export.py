@@ -1,11 +1,11 @@
-"""export: a torch model becomes a LayerGraph.
+"""export: convert a torch model to a LayerGraph.
 
     module ──torch.export──▶ ATen program ──rules──▶ layers and host operations ──group, fuse──▶ LayerGraph
 
 The program comes from torch.export (non-strict), whose operations are ATen's. Batch norm is folded into the conv before it,
-activations and residual sums are taken in (`fogconv.frontend.fusion`), and what no rule of
-`fogconv.frontend.torch.rules` takes runs in torch on the
-master. The graph computes what the model computes in inference, for inputs of the example's shape.
+activations and residual sums are merged (`fogconv.frontend.fusion`), and operations without a rule in
+`fogconv.frontend.torch.rules` run in torch on the master. The graph computes what the model computes in inference, for
+inputs of the example's shape.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from fogconv.ir.program import weight_key
 def export(model: torch.nn.Module, example: torch.Tensor, name: str) -> LayerGraph:
     """The LayerGraph of a model, for inputs like ``example`` (N, C, H, W).
 
-    The model is exported in inference mode (and left in the mode in which it was). A float64 model gives a graph with
-    float64 weights, for comparisons; everything else must be float32. Raises ModelError for what can't be exported.
+    The model is exported in inference mode; its own mode is restored. A float64 model gives a graph with float64 weights,
+    for comparisons; everything else must be float32. Raises ModelError for a model that can't be exported.
     """
     try:
         with _inference(model), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (example,), strict=False)
-    except Exception as error:  # torch.export raises a zoo of types for models that it can't capture
+    except Exception as error:  # torch.export raises many types of errors for models that it can't capture
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"{name}: torch.export can't capture this model for an input of {tuple(example.shape)}: {first}"
@@ -80,7 +80,7 @@ def from_exported(program: ExportedProgram, name: str) -> LayerGraph:
 
 @contextmanager
 def _inference(model: torch.nn.Module) -> Iterator[None]:
-    """eval() for the time of the block. Set by hand: modules loaded from a .pt2 refuse eval()."""
+    """eval() within the block, without calling eval(), which modules loaded from a .pt2 refuse."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -92,10 +92,10 @@ def _inference(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _without_mutation(program: ExportedProgram) -> ExportedProgram:
-    """The program itself if its in-place operations can be read as copies, else as functionalised by torch.
+    """The program itself if its in-place operations can be treated as copies, else the one functionalised by torch.
 
-    Reading relu_ as relu is right where what it overwrites is nobody's view and nobody reads it later; that holds for
-    all CNNs of torchvision. Having torch functionalise them all took as long again as the export.
+    Treating relu_ as relu is right where the overwritten value has no views and is not read later; that holds for all
+    CNNs of torchvision. Functionalising them all by torch took as long again as the export.
     """
     position = {node: index for index, node in enumerate(program.graph.nodes)}
     for node in program.graph.nodes:
@@ -158,6 +158,8 @@ def _output(translator: Translator, node: fx.Node, name: str) -> tuple[int, tupl
     if len(found) != 1 or not isinstance(found[0], fx.Node):
         raise ModelError(f"{name}: it gives {len(found)} results; fogconv runs models with one output tensor")
     result = found[0]
+    if not result.meta["val"].numel():
+        raise ModelError(f"{name}: its output {tuple(result.meta['val'].shape)} is empty")
     value = translator.values[result]
     if isinstance(value, Ref):
         return value.tensor, value.shape
@@ -169,7 +171,7 @@ def _output(translator: Translator, node: fx.Node, name: str) -> tuple[int, tupl
     batch = translator.batch
     elements = result.meta["val"].numel()
     if elements % batch:
-        raise ModelError(f"{name}: its output {shape} has not one row for each of the {batch} images")
+        raise ModelError(f"{name}: its output {shape} does not have one row for each of the {batch} images")
     whole = shape if len(shape) == 4 and shape[0] == batch else (batch, elements // batch, 1, 1)
     assert isinstance(translator.values[result], Hosted)
     return translator.write(result, whole), shape
@@ -214,7 +216,7 @@ def _finish(
         numbers[ends[1]],
         output_shape,
         weights,
-        {"torch": torch.__version__},
+        {"torch": str(torch.__version__)},
     )
     return nest_concats(graph)
 

@@ -1,4 +1,4 @@
-"""Grouping: drop what the output does not need, and put neighbouring hosted operations into one Host layer each."""
+"""Grouping: drop operations that the output does not need, and merge neighbouring hosted operations into Host layers."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def live(items: Sequence[Layer | HostOp], translator: Translator, output: int) -
 def group(items: Sequence[Layer | HostOp], translator: Translator, inputs: Sequence[int]) -> list[Layer]:
     """Neighbouring hosted operations as one Host layer, never in a cycle.
 
-    Alternately every layer that can run runs, then every hosted operation that can: what is hosted together is
-    then as much as possible, and without hosted operations the order stays as it was.
+    In turns, all layers that can run are taken, then all hosted operations that can: the groups of hosted operations are
+    then as large as possible, and without hosted operations the order does not change.
     """
     done_maps = set(inputs)
     done_nodes: set[fx.Node] = set()
@@ -115,11 +115,11 @@ def _host_layer(nodes: Sequence[fx.Node], translator: Translator, later: Sequenc
 
 @dataclass(frozen=True)
 class HostCall:
-    """What a Host layer calls.
+    """The function of a Host layer.
 
-    ``shapes`` says for a node that is a map which argument it is and in what shape the operations want it; ``constants``
-    holds tensors; ``outer`` are the nodes that come from outside, ``kept`` those that go into ``values`` for
-    later calls, ``written`` those that are returned, as (N, C, H, W).
+    ``shapes`` gives, for a node that is a map, the number of its argument and the shape that the operations need;
+    ``constants`` holds tensors; ``outer`` are the nodes that come from outside, ``kept`` those that go into ``values``
+    for later calls, ``written`` those that are returned, as (N, C, H, W).
     """
 
     nodes: tuple[fx.Node, ...]
@@ -151,7 +151,7 @@ class HostCall:
 
 
 def _own(value: Any, borrowed: set[int]) -> Any:
-    """The caller may reuse its maps' memory after the call: what is kept must not be a view of it."""
+    """A copy of a kept value: the caller may reuse its maps' memory after the call."""
     if isinstance(value, torch.Tensor):
         return value.clone() if value.untyped_storage().data_ptr() in borrowed else value
     if isinstance(value, tuple | list):
@@ -160,7 +160,7 @@ def _own(value: Any, borrowed: set[int]) -> Any:
 
 
 def functional(target: Any) -> Any:
-    """relu for relu_: an operation that leaves its arguments alone. None where there is none."""
+    """relu for relu_: an operation that does not change its arguments. None where there is none."""
     schema = getattr(target, "_schema", None)
     if schema is None or not schema.is_mutable:
         return target

@@ -5,10 +5,10 @@ A node's value is one of
     Ref     a map (or the same elements in another shape: a flattened map, squeezed axes) that some layer wrote
     Const   a tensor that does not depend on the input: weights, and whatever is computed from them alone
     Hosted  anything else; torch computes it on the master
-    Padded  a map with zeros around it that the conv behind it will take into its own padding
+    Padded  a map with zeros around it that the following conv will add to its own padding
     Many    the results of an operation that has several
 
-`fogconv.frontend.torch.rules` says which operations become layers. What no rule takes is hosted, and neighbouring
+`fogconv.frontend.torch.rules` says which operations become layers. Operations without a rule are hosted, and neighbouring
 hosted operations become one Host layer (`fogconv.frontend.torch.host_ops`).
 """
 
@@ -77,8 +77,8 @@ Rule = Callable[["Translator", fx.Node, Args], Value | None]
 
 
 def op_name(node: fx.Node) -> str:
-    """'conv2d', 'relu' (for relu_ as well, see `fogconv.frontend.torch.host_ops.functional`), '' for what is no ATen
-    operation."""
+    """'conv2d', 'relu' (for relu_ as well, see `fogconv.frontend.torch.host_ops.functional`), '' for other nodes than
+    ATen operations."""
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None:
         return ""
@@ -145,13 +145,13 @@ class Translator:
         return len(self.tensors) - 1
 
     def name(self, node: fx.Node) -> str:
-        """A name for a layer, no two alike: a module that is called twice gets 'conv#2'."""
+        """A unique name for a layer: a module that is called twice gets 'conv#2'."""
         name = layer_name(node)
         self._names[name] = count = self._names.get(name, 0) + 1
         return name if count == 1 else f"{name}#{count}"
 
     def array(self, name: str, value: torch.Tensor | AnyArray) -> str:
-        """Keep a weight; its provisional key."""
+        """Store a weight. Returns its provisional key."""
         key = f"{name}:{len(self.draft)}"
         self.draft[key] = value.detach().numpy() if isinstance(value, torch.Tensor) else value
         return key
@@ -181,7 +181,7 @@ class Translator:
         if isinstance(value, Ref) and argument not in self.written:
             if argument.op != "call_function":
                 return None
-            self.items.append(HostOp(argument))  # a reshape that moves elements between channels, say
+            self.items.append(HostOp(argument))  # for example a reshape that moves elements between channels
         return self.write(argument, shape_of(argument))
 
     def could_be_map(self, node: fx.Node) -> bool:
@@ -194,7 +194,7 @@ class Translator:
         )
 
     def write(self, node: fx.Node, shape: Shape) -> int:
-        """Have a hosted node's result written as a map of this shape."""
+        """Write a hosted node's result as a map of this shape."""
         if node not in self.written:
             self.written[node] = self.map_of(node.name, *shape[1:])
         return self.written[node]
@@ -209,7 +209,7 @@ class Translator:
         return hosted
 
     def visit(self, node: fx.Node) -> None:
-        """One call_function node. Constants are folded; then a rule, then the host."""
+        """One call_function node. Constants are folded; otherwise a rule applies, or else the host computes it."""
         folded = self._fold(node)
         if folded is not None:
             self.values[node] = folded

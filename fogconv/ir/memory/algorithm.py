@@ -12,7 +12,7 @@ QUAD = 4
 """Input channels, and output channels, in one vector of weights for the last output channels of a map."""
 
 FEWEST_CHANNELS = 12
-"""Input channels from which Winograd's transforms can pay."""
+"""The least number of input channels for which Winograd's transforms can pay."""
 
 LINE_CYCLES = ((256 * 1024, 1.0), (8 * 1024 * 1024, 3.0), (1 << 62, 6.0))
 """Weights of up to so many bytes: cycles to read a line of 16 floats (from the second-level cache, the third, memory)."""
@@ -21,13 +21,13 @@ TRANSFORM_CYCLES = (4.0, 3.0)
 """Per element and block of 16 channels: the input's transform, the output's."""
 
 WINOGRAD_KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
-"""7×7 would need 100 elements per tile, and loses too many digits in two dimensions."""
+"""7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""
 
 SCRATCH_BYTES = 768 * 1024
-"""Winograd's V and M together, when there are tiles enough: what stays in the second-level cache between the three steps."""
+"""Bytes of V and M together, when there are enough tiles: they stay in the second-level cache between the three steps."""
 
 LEAST_TILES = 56
-"""But never fewer tiles at a time, as all of U is read again for each set of tiles."""
+"""The least number of tiles at a time, because all of U is read again for each set of tiles."""
 
 
 def blocks(channels: int) -> int:
@@ -65,7 +65,7 @@ def winograd_tiles(spec: ConvSpec, outputs: tuple[int, int]) -> tuple[int, int]:
 
 
 def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
-    """Into how many sets of how many tiles the work is cut, so that V and M stay in the cache."""
+    """The number of sets and the tiles per set, so that V and M stay in the cache."""
     most = _most_tiles(spec, elements)
     if tiles <= most * 3 // 2:
         return (tiles,) if tiles else ()
@@ -74,7 +74,7 @@ def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
 
 
 def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
-    """The algorithms that can run a spec and might be the fastest there, the safest first. ``lanes``: of a vector."""
+    """The algorithms that can run a spec and might be the fastest for it, the most general first. ``lanes``: of a vector."""
     if is_linear(spec):
         return ("linear",)
     if is_depthwise(spec, lanes):
@@ -154,5 +154,5 @@ def _outputs(spec: ConvSpec, algorithm: str) -> tuple[int, int] | None:
 
 
 def _reading(lines: float) -> float:
-    """Cycles to bring so many lines of weights to the core once."""
+    """Cycles to read so many lines of weights once."""
     return next(lines * each for limit, each in LINE_CYCLES if lines * 64 <= limit)

@@ -18,9 +18,6 @@ PROCESS_BYTES = 300_000_000
 """What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
 more (LLVM keeps what it made), and the transport the rest."""
 
-LEAST_LIMIT_BYTES = 320_000_000
-"""The smallest limit of a worker's memory: `PROCESS_BYTES`, and as much as a small program takes."""
-
 MARGIN = 1.1
 """A process may pass its limit by this factor for a moment: pages are taken before the system takes others back."""
 

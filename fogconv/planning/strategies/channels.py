@@ -1,10 +1,10 @@
-"""Channels: each rank makes some of the output channels, or sums up some of the input channels.
+"""Channels: each rank computes some of the output channels, or sums over some of the input channels.
 
 mode         needs                  gives
 output       Replicate              Shard(C)
 input        Shard(C)               Partial → On(0), Replicate, Shard(C) or Shard(H)
 groups       Shard(C)               Shard(C)         (grouped and depthwise convs, along whole groups)
-channels     Shard(C)               Shard(C)         (whatever works channel by channel)
+channels     Shard(C)               Shard(C)         (every layer that works channel by channel)
 """
 
 from __future__ import annotations

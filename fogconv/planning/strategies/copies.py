@@ -1,4 +1,4 @@
-"""Copies: every rank does the whole layer, which saves bringing the result to all of them.
+"""Copies: every rank computes the whole layer, which saves sending the result to all of them.
 
 mode         needs                  gives
 copies       Replicate              Replicate
@@ -14,7 +14,7 @@ from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares
 
 COPIED_SHARE = 0.01
-"""Of the model's conv weights: a layer with more is not copied where a scheme deals the weights out."""
+"""A share of the model's conv weights: a layer with more is not copied where a scheme divides the weights."""
 
 
 def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
@@ -25,7 +25,7 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
 
 
 def _weighty(layer: Layer, shares: Shares) -> bool:
-    """Whether copies of a layer's weights would undo what splitting the others saves."""
+    """Whether copies of a layer's weights would outweigh the memory saved by splitting the others."""
     if not isinstance(layer, Conv) or layer.linear:
         return False
     return layer.spec.weight_elements > COPIED_SHARE * shares.conv_weights

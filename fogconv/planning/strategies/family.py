@@ -1,4 +1,4 @@
-"""Family: ways of one kind, and the schemes that may take them."""
+"""Family: ways of one kind, and the schemes that may use them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fogconv.planning.strategies.shares import Shares
 Scheme = Literal["auto", "depth", "rows", "local"]
 
 UNSUMMED: Sequence[str] = ("",)
-"""The kinds of a way whose result stays where it is made."""
+"""The kinds of a way whose result stays where it is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to share out a layer, not priced yet.
+    """One way to divide a layer, before its cost is known.
 
-    ``kinds`` are the layouts (M, R, C or H, see `Shares.layout`) in which a partial result can be summed: each makes an
-    option. ``overlaps``: what needs no neighbour's rows can be done while those are on their way.
+    ``kinds`` are the layouts (M, R, C or H, see `Shares.layout`) in which a partial result can be summed: each is one
+    option. ``overlaps``: work that needs no neighbour's rows can be done while those are being sent.
     """
 
     mode: str
@@ -32,8 +32,8 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``ways`` gives those of one layer. It is asked in the searches of ``schemes``; with ``heads`` in every search also for
-    layers whose result is one pixel: each needs a way through a network's head."""
+    """``ways`` returns those of one layer. It is used in the searches of ``schemes``; with ``heads`` also in every other
+    search for layers whose result is one pixel, because every search needs a way through a network's head."""
 
     ways: Callable[[Layer, Shares], Iterable[Way]]
     schemes: frozenset[Scheme]

@@ -1,4 +1,4 @@
-"""Home: the whole layer on the master. Every layer can be done in this way, host layers in no other.
+"""Home: the whole layer on the master. Every layer can be computed in this way, host layers only in this way.
 
 mode         needs                  gives
 local        On(0)                  On(0)

@@ -1,4 +1,4 @@
-"""Option: one way to do one layer, with what it needs, makes and costs."""
+"""Option: one way to compute one layer, with its inputs, its result and its cost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fogconv.planning.cost import Traffic
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to do one layer. ``needed`` are (tensor, layout number); ``made`` is the layout number of the result.
+    """One way to compute one layer. ``needed`` are (tensor, layout number); ``made`` is the layout number of the result.
 
-    ``target`` is the layout in which a partial result is summed. ``edge_s``: the slowest rank's work. ``sum_s``: bringing
-    the summands together and the epilogue. ``stored`` are the weight elements on each rank. ``hidden_s`` of the work can be
-    done while the inputs are on their way.
+    ``target`` is the layout in which a partial result is summed. ``edge_s``: the slowest rank's work. ``sum_s``: sending
+    and adding the summands, and the epilogue. ``stored`` are the weight elements on each rank. ``hidden_s`` of the work
+    can be done while the inputs are being sent.
     """
 
     mode: str
@@ -32,13 +32,13 @@ class Option:
 
 
 def weight_elements(layer: Conv, work: Work) -> int:
-    """How much of a conv's weight this work needs."""
+    """The number of a conv's weights that this work needs."""
     c = layer.spec.in_channels // layer.spec.groups if work.depth is None else len(work.depth)
     return len(work.output.channels) * c * layer.spec.kernel[0] * layer.spec.kernel[1]
 
 
 def split_name(option: Option) -> str | None:
-    """The cut for people: "input:4", "output:4", "groups:4", "rows:5"; None where one rank does it."""
+    """The cut for reports: "input:4", "output:4", "groups:4", "rows:5"; None where one rank computes the layer."""
     parts = len({work.rank for work in option.work})
     if parts < 2 and option.mode in ("local", "host", "relabel"):
         return None

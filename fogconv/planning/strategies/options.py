@@ -1,7 +1,7 @@
-"""Options: what each layer of a graph can be done by, of all families, with its price.
+"""Options: all ways of all families to compute each layer of a graph, with their costs.
 
 A new family is a file with a `Family` in this package and an entry in FAMILIES; a new mode needs nothing else as long as
-`needs` says what its work reads.
+`needs` returns the regions that its work reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fogconv.planning.strategies.rows import ROWS
 from fogconv.planning.strategies.shares import Shares
 
 FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS)
-"""In this order: of options that cost the same the first is taken."""
+"""The order matters: of options with equal costs the first is taken."""
 
 
 class Options:
@@ -51,7 +51,8 @@ class Options:
         self._shares = Shares(graph, prices.topology, members, dealt=scheme == "depth", drifting=drifting)
 
     def of(self, layer: Layer) -> tuple[Option, ...]:
-        """At least the one at home. Options that this geometry does not allow are left out."""
+        """The options of one layer: at least the one on the master. Options that this geometry does not allow are left
+        out."""
         found = (
             self._priced(layer, way, kind)
             for family in self._families(layer)
@@ -80,13 +81,13 @@ class Options:
                 if isinstance(layer, Conv):
                     stored[work.rank] += weight_elements(layer, work)
             edge_s = self._prices.slowest_s(layer, works)
-        except GeometryError:  # a part would read nothing but padding, or cut a group
+        except GeometryError:  # a part would read only padding, or cut a group
             return None
         if isinstance(layer, Host):
             return Option(way.mode, works, self._numbers(needed), -1, None, edge_s, 0.0, None, tuple(stored))
         partial = any(layer.is_partial(work) for work in works)
         if not partial:
-            # A split by input channels over so few that one rank has them all is no split.
+            # There is no split by input channels where one rank has all of them.
             if kind:
                 return None
             number = self._book.number(Layout(_made(works, ranks)))

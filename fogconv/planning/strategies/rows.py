@@ -1,4 +1,4 @@
-"""Rows: each rank makes some of the output's rows, or sums up some of the input's.
+"""Rows: each rank computes some of the output's rows, or sums over some of the input's.
 
 mode         needs                  gives
 rows         Shard(H) with halo     Shard(H)
@@ -16,7 +16,7 @@ from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares
 
 MOST_OVERLAP = 3
-"""What three 3×3 convs in a row reach beyond a rank's own rows."""
+"""The rows that three consecutive 3×3 convs read beyond a rank's own."""
 
 
 def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
@@ -39,9 +39,9 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
 def _drifted(spans: Sequence[Span], rows: int) -> tuple[Span, ...]:
     """All cuts moved down by so many rows.
 
-    Where a conv's input is cut above and its output there, all that a rank lacks comes from the one neighbour below, in one
-    message and not in one from either; the next such conv may move the cuts back, with what comes from above. The 1×1
-    between them, and the sum with what was cut above, are done where the cuts are.
+    Where the output's cuts are lower than the input's, everything that a rank lacks comes from the one neighbour below,
+    in one message instead of one from each side; the next such conv may move the cuts back, with rows from above. The 1×1
+    convs between them and the residual sum use the moved cuts.
     """
     first, last = (next(i for i in order if spans[i]) for order in (range(len(spans)), reversed(range(len(spans)))))
     return tuple(

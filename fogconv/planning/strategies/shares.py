@@ -1,4 +1,4 @@
-"""Shares: who gets which channels and rows of a graph's tensors, on one cluster."""
+"""Shares: which rank gets which channels and rows of a graph's tensors, on one cluster."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
 
 UNITS_PER_RANK = 4
-"""Aligned cuts fall on multiples of 1/4 of a rank's share or less, so that no rank has more than a quarter too much."""
+"""Aligned cuts are at multiples of at most 1/4 of a rank's share, so that no rank has more than a quarter too much."""
 
 
 class Shares:
     """``members`` are the ranks that get work.
 
-    ``dealt``: the scheme deals the weights out instead of copying them. ``drifting``: rows may be cut elsewhere behind
-    every conv, and not only between two that need their neighbours' rows.
+    ``dealt``: the scheme divides the weights instead of copying them. ``drifting``: the cuts may move after every conv,
+    not only between two that need their neighbours' rows.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Shares:
                 return shard_rows(whole, self.row_spans(len(whole.rows)))
 
     def _channel_spans(self, tensor: int) -> tuple[Span, ...]:
-        """How a tensor's channels are dealt out: along whole groups where a grouped conv makes it."""
+        """The division of a tensor's channels: along whole groups where a grouped conv computes it."""
         layer = self._producer.get(tensor)
         if isinstance(layer, Conv) and layer.spec.groups > 1 and not layer.spec.depthwise:
             per_group = layer.spec.out_channels // layer.spec.groups
@@ -60,8 +60,9 @@ class Shares:
         return split_channels(self.graph.tensors[tensor].channels, self._weights)
 
     def row_spans(self, height: int) -> tuple[Span, ...]:
-        """What is left over goes to the last ranks: the first has the start and the end of an inference to see to. Where one
-        row more is twice the work, it goes to the outermost, which have one neighbour to talk to and not two."""
+        """The division of rows. Remaining rows go to the last ranks, because the first has to start and end each
+        inference. Where one more row doubles the work, it goes to the outermost ranks, which have one neighbour instead
+        of two."""
         order = list(reversed(range(self.ranks)))
         if height < 2 * len(self.members):
             ends = {rank: min(i, len(self.members) - 1 - i) for i, rank in enumerate(self.members)}
@@ -69,7 +70,7 @@ class Shares:
         return split(height, self._weights, order=order)
 
     def aligned_spans(self, height: int) -> tuple[Span, ...]:
-        """Cut where the map still has a cut after it was halved a few times: a stride of 2 then moves no row."""
+        """Cuts that stay cuts after the map is halved a few times, so that a stride of 2 moves no row."""
         units = height
         while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * len(self.members):
             units //= 2
@@ -77,7 +78,7 @@ class Shares:
         return tuple(Span(span.start * size, span.stop * size) for span in self.row_spans(units))
 
     def drift(self, layer: Layer) -> int:
-        """By how many rows the cuts may move down behind this layer; 0 for not at all."""
+        """The number of rows by which the cuts may move down after this layer; 0 for none."""
         if self.drifting and isinstance(layer, Conv) and layer.spec.stride[0] == 1:
             return max(1, halo(layer))
         return halo(layer) if layer.target in self._haloed else 0  # type: ignore[union-attr]

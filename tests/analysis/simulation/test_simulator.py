@@ -31,7 +31,7 @@ def program(rank: int, ranks: int, *steps: object) -> Program:
 
 
 def star(workers: int) -> list[Program]:
-    """The master sends everybody the whole map; everybody computes, and sends it back."""
+    """The master sends all workers the whole map; each computes, and sends it back."""
     sends = [Send(0, 0, WHOLE, rank, rank) for rank in range(1, workers + 1)]
     receives = [Recv(0, 1, WHOLE, rank, 100 + rank) for rank in range(1, workers + 1)]
     each = [
@@ -45,6 +45,15 @@ def test_computing_takes_gamma_times_macs() -> None:
     found = simulate([program(0, 1, conv(), conv())], topology(1))
     assert found.latencies_s == (pytest.approx(2 * SPEC.macs * GAMMA),)
     assert found.busy_s == (pytest.approx(2 * SPEC.macs * GAMMA),)
+
+
+def test_ranks_of_one_machine_take_turns_on_its_cores() -> None:
+    for ranks, cores, slower in ((2, 2.0, 1.0), (4, 2.0, 2.0), (3, 1.0, 3.0)):
+        device = Device("d", {"default": GAMMA}, machine="m", machine_cores=cores)
+        found = simulate(
+            [program(rank, ranks, conv()) for rank in range(ranks)], Topology((device,) * ranks, {}, Link(ALPHA, BETA))
+        )
+        assert found.total_s == pytest.approx(slower * SPEC.macs * GAMMA, rel=0.15)
 
 
 def test_a_message_takes_its_bytes_and_the_latency() -> None:
@@ -119,14 +128,14 @@ def test_a_thousand_workers_are_simulated() -> None:
 
 
 def test_programs_that_wait_for_ever_are_refused() -> None:
-    with pytest.raises(ClusterError, match="nobody sends"):
+    with pytest.raises(ClusterError, match="no rank sends"):
         simulate([program(0, 2, Recv(0, 0, WHOLE, 1, 7)), program(1, 2)], topology(2))
 
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="ranks"):
         simulate(star(3), topology(2))
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="from 1 to"):
         simulate(star(1), topology(2), inferences=0)
     with pytest.raises(InputError, match="slower"):
         simulate(star(1), topology(2), disturbance=Disturbance({5: 2.0}))

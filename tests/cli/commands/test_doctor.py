@@ -8,19 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
 from fogconv.cli.commands import doctor as module
-from fogconv.cli.commands.doctor import Finding, doctor, examine
+from fogconv.cli.commands.doctor import Finding, examine
+from tests.cli import program
+from tests.cli.program import Outcome
 
 pytestmark = pytest.mark.alone
 
 
-def call(*arguments: str) -> Result:
-    application = typer.Typer()
-    application.command()(doctor)
-    return CliRunner().invoke(application, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+def call(*arguments: str) -> Outcome:
+    return program.call("doctor", *arguments)
 
 
 @pytest.fixture

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from fogconv.analysis.layer_report import STAR_TERMS, TERMS
 from fogconv.cli import app
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
+from fogconv.runtime.engine import Engine, Inference
 from tests import seeded_models as models
 from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
 
@@ -64,7 +70,7 @@ def test_a_near_name_is_suggested_for_an_unknown_model(run: Program) -> None:
 
 def test_a_missing_image_is_named(run: Program, tmp_path: Path) -> None:
     code, _, err = run("resnet18", "--image", str(tmp_path / "nowhere.png"))
-    check_sentence(code, err, "no image", "nowhere.png")
+    check_sentence(code, err, "--image", "nowhere.png", "No such file")
 
 
 def test_a_file_that_is_no_image_is_named(run: Program, tmp_path: Path) -> None:
@@ -117,11 +123,14 @@ def test_a_missing_mpi_library_says_what_to_install(run: Program, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--trigger", "maybe"), ("'maybe'", "channels:N")),
+        (("--trigger", "maybe"), ("--trigger maybe", "channels:N")),
         (("--threshold", "-1"), ("threshold -1",)),
         (("--mean", "a,b"), ("--mean", "0.485")),
         (("--plan", "nowhere.json"), ("nowhere.json",)),
         (("--profile", "nowhere.json"), ("nowhere.json",)),
+        (("--profile", __file__, "--measure"), ("--measure", "--profile")),
+        (("--parts", "5", "--workers", "2"), ("--parts 5", "there are 3")),
+        (("--split", "rows:2"), ("grid:PxQ",)),
     ],
     ids=lambda value: value[0].strip("-") if isinstance(value, tuple) and value[0].startswith("--") else "",
 )
@@ -168,6 +177,14 @@ def test_json_holds_the_promised_keys(run: Program) -> None:
         "max_abs_reference", "layers",
     } <= set(found)  # fmt: skip
     assert found["workers"] == 2
+    assert "meaningless" in found["top5_note"]
+    assert [rate["rank"] for rate in found["rates"]] == [0, 1, 2]
+    assert all(rate["origin"] in ("measured now", "remembered", "learnt from runs") for rate in found["rates"])
+    assert all(rate["age_s"] >= 0 for rate in found["rates"])
+    assert [shared["ranks"] for shared in found["shared_machines"]] == [[0, 1, 2]]
+    rows = sum(layer["predicted"]["total_s"] for layer in found["layers"])
+    assert rows + found["other_layers"]["predicted_s"] == pytest.approx(found["predicted_s"])
+    assert len(found["ranks"]) == 3
     assert found["max_abs_error"] <= 1e-4 * found["max_abs_reference"]
     assert [sorted(guess) for guess in found["top5"]] == [["index", "label", "probability"]] * 5
     for layer in found["layers"]:
@@ -228,7 +245,7 @@ def test_ranks_on_one_machine_say_that_it_gains_nothing_and_what_boards_would_ta
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no gain") == 1
     assert "simulated   3 computers like this on 1 Gbit/s links" in done.stdout
-    assert len(done.stdout.splitlines()) <= 15
+    assert len(done.stdout.splitlines()) <= 15 + 3, "a line more for each rank"
 
 
 def test_only_rank_0_prints() -> None:
@@ -280,6 +297,68 @@ def test_ctrl_c_ends_everything_with_130(ranks: int, after_s: float) -> None:
             assert "Traceback" not in err
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive
+
+
+class Scalar(nn.Module):
+    """Gives another shape than a row of scores per image."""
+
+    def __init__(self, shape: str) -> None:
+        super().__init__()
+        self.conv, self.shape = nn.Conv2d(3, 4, 3), shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        match self.shape:
+            case "scalar":
+                return y.sum()
+            case "no batch":
+                return y.mean((0, 2, 3))
+            case "empty":
+                return y.mean((2, 3))[:, :0]
+        return y
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("scalar", "shape (), not one row of scores for each image"),
+        ("no batch", "shape (4,), not one row of scores for each image"),
+        ("empty", "its output (1, 0) is empty"),
+    ],
+)
+def test_an_exported_model_without_scores_is_refused(run: Program, tmp_path: Path, shape: str, says: str) -> None:
+    exported = torch.export.export(Scalar(shape).eval(), (torch.zeros(1, 3, 20, 20),), strict=False)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    code, out, err = run(str(tmp_path / "model.pt2"), "--workers", "1", "--repeat", "1", "--json")
+    check_sentence(code, err, "model", says)
+    assert not out
+
+
+@pytest.mark.parametrize("json_too", [(), ("--json",)])
+def test_a_name_that_is_no_text_is_shown_with_its_bytes(run: Program, tmp_path: Path, json_too: tuple[str, ...]) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
+    Image.new("RGB", (80, 80), (200, 90, 10)).save(name)
+    code, out, err = run(*QUICK, "--workers", "0", "--image", name, *json_too)
+    assert code == 0, err
+    if json_too:
+        assert json.loads(out)["input"][0].endswith("\\xff\\xfe.png")
+    else:
+        assert "\\xff\\xfe.png" in "".join(out.split("\n"))
+
+
+def test_compare_looks_at_every_run(run: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, runs = Engine.run, []
+
+    def third_is_wrong(engine: Engine, x: Any) -> Inference:
+        found = usual(engine, x)
+        runs.append(found)
+        return replace(found, output=found.output + 0.5) if len(runs) == 3 else found
+
+    monkeypatch.setattr(Engine, "run", third_is_wrong)
+    code, out, err = run(*QUICK[:-1], "3", "--workers", "0", "--compare", "--json")
+    assert code == 0, err
+    assert len(runs) == 4
+    assert json.loads(out)["max_abs_error"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_worker_that_dies_in_a_stream_is_told_and_no_frame_is_wrong(run: Program, tmp_path: Path) -> None:

@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
-from fogconv.cli.commands.simulate import simulate
+from tests.cli import program
+from tests.cli.program import Outcome
 
 SLOW = ("--rate", "1GFLOP/s", "--bandwidth", "10Gbit")
 """Devices so slow that a small net is worth sharing."""
 
 
-def call(*arguments: str) -> Result:
-    application = typer.Typer()
-    application.command()(simulate)
-    return CliRunner().invoke(application, arguments, env={"COLUMNS": "80", "TERM": "dumb"})
+def call(*arguments: str) -> Outcome:
+    return program.call("simulate", *arguments)
 
 
 def answer(*arguments: str) -> dict[str, Any]:
@@ -49,17 +46,23 @@ def test_a_shared_access_point_costs_time() -> None:
     assert radio["latency_s"] > 2 * cables["latency_s"]
 
 
+def test_a_simulation_longer_than_its_clock_is_refused() -> None:
+    found = call("vgg16", "--rate", "0.001", "--bandwidth", "1Gbit", "-n", "1", "--scheme", "local")
+    assert found.exit_code == 2 and not found.stdout
+    assert "9e9 s" in found.stderr and len(found.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("vgg61",), "vgg16"),
-        (("squeezenet1_1", "--straggler", "9x2"), "RANKxFACTOR"),
+        (("squeezenet1_1", "--straggler", "9x2"), "ranks 0 to 4"),
         (("squeezenet1_1", "--straggler", "fast"), "RANKxFACTOR"),
         (("squeezenet1_1", "--speeds", "1,x"), "commas"),
-        (("squeezenet1_1", "--speeds", "1,0"), "positive"),
+        (("squeezenet1_1", "--speeds", "1,0"), "a number from 1e-6"),
         (("squeezenet1_1", "--jitter", "-1"), "jitter"),
         (("squeezenet1_1", "--threshold", "-1"), "threshold"),
-        (("squeezenet1_1", "-n", "0"), "0 workers"),
+        (("squeezenet1_1", "-n", "0"), "--workers 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], says: str) -> None:

@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
-from fogconv.cli.commands.speedup import speedup
 from fogconv.hardware.presets import presets
 from fogconv.hardware.profile import Profile, write_profile
 from fogconv.hardware.topology import Topology
+from tests.cli import program
+from tests.cli.program import Outcome
 
 LAYER = ("--c", "256", "--f", "256", "--k", "3", "--hw", "14")
 FIGURES = ("--gamma", "2e-10", "--alpha", "5e-4", "--beta", "3.2e-8", "--message", "1000")
 
 
-def call(*arguments: str, columns: int = 80) -> Result:
-    application = typer.Typer()
-    application.command()(speedup)
-    return CliRunner().invoke(application, arguments, env={"COLUMNS": str(columns), "TERM": "dumb"})
+def call(*arguments: str, columns: int = 80) -> Outcome:
+    return program.call("speedup", *arguments, environment={**program.PLAIN, "COLUMNS": str(columns)})
 
 
 def answer(*arguments: str) -> dict[str, Any]:
@@ -35,12 +32,34 @@ def answer(*arguments: str) -> dict[str, Any]:
 def test_a_layer_by_the_papers_formula() -> None:
     [layer] = answer(*LAYER, *FIGURES)["layers"]
     assert layer["bound_s_paper"] == pytest.approx(9 * 256 * 256 * 2e-10 / (512 * (5e-4 / 1000 + 3.2e-8)))
-    assert layer["bound_s_star"] == pytest.approx(layer["bound_s_paper"] / 2)
+    assert layer["split"] == "output:1"  # more workers would make the wire busier than they help
+    assert layer["bound_s_star"] == pytest.approx(layer["bound_s_paper"])
     terms = layer["terms"]
     parts = sum(terms[name] for name in ("part_s", "tx_s", "edge_s", "rx_s", "join_s"))
     assert terms["total_s"] == pytest.approx(parts)
     assert layer["estimate"] == pytest.approx(terms["local_s"] / terms["total_s"])
     assert {"name", "c", "f", "k", "h", "w", "bound_s_paper", "bound_s_star", "estimate", "best_n", "terms"} <= set(layer)
+
+
+def test_a_broadcast_medium_is_bound_by_s_alone() -> None:
+    [layer] = answer(*LAYER, *FIGURES, "--media", "broadcast")["layers"]
+    [unicast] = answer(*LAYER, *FIGURES)["layers"]
+    assert layer["bound_s_star"] == layer["bound_s_paper"] == unicast["bound_s_paper"]
+    assert unicast["estimate"] < layer["estimate"] < layer["bound_gain"]
+
+
+def test_a_master_does_not_compute_on_a_broadcast_medium() -> None:
+    result = call(*LAYER, "--media", "broadcast", "--master-computes", "on")
+    assert result.exit_code == 2
+    assert "--media broadcast is the paper's model" in result.output
+
+
+@pytest.mark.parametrize("preset", sorted(presets()))
+@pytest.mark.parametrize("net", ["vgg16", "resnet50"])
+def test_no_layer_gains_more_than_its_bounds(net: str, preset: str) -> None:
+    for layer in answer("--model", net, "--preset", preset)["layers"]:
+        assert layer["estimate"] <= layer["bound_s_star"] * (1 + 1e-9) <= layer["bound_s_paper"] * (1 + 1e-8)
+        assert layer["estimate"] <= layer["bound_gain"] * (1 + 1e-9)
 
 
 def test_units_and_symbols_say_the_same() -> None:
@@ -127,26 +146,26 @@ def test_a_wrong_preset_is_answered_by_the_possible_ones() -> None:
     ("arguments", "says"),
     [
         ((), "--model vgg16"),
-        (("--c", "0"), "in_channels is 0"),
-        (("--c", "-3"), "in_channels is -3"),
+        (("--c", "0"), "--c 0: it must be a whole number of channels from 1"),
+        (("--c", "-3"), "--c -3"),
         (("--c", "10", "--groups", "3"), "groups 3"),
         (("--c", "8", "--hw", "2", "--k", "5", "--padding", "0"), "does not fit"),
         (("--c", "8", "--hw", "axb"), "whole number"),
         (("--model", "vgg61"), "vgg16"),
         (("--model", "vgg16", "--c", "3"), "not both"),
-        ((*LAYER, "-n", "0"), "0 workers"),
-        ((*LAYER, "-n", "5000"), "at most 1024"),
-        ((*LAYER, "--rate", "0GFLOP/s", "--bandwidth", "1Gbit"), "positive"),
-        ((*LAYER, "--rate", "-1GFLOP/s", "--bandwidth", "1Gbit"), "more|positive"),
+        ((*LAYER, "-n", "0"), "--workers 0"),
+        ((*LAYER, "-n", "5000"), "from 1 to 1024"),
+        ((*LAYER, "--rate", "0GFLOP/s", "--bandwidth", "1Gbit"), "it must be a number of FLOP/s"),
+        ((*LAYER, "--rate", "-1GFLOP/s", "--bandwidth", "1Gbit"), "it must be a number of FLOP/s"),
         ((*LAYER, "--rate", "5parsec", "--bandwidth", "1Gbit"), "parsec"),
         ((*LAYER, "--rate", "5GFLOP/s", "--bandwidth", "1Gfoo"), "Gfoo"),
-        ((*LAYER, "--rate", "5GFLOP/s", "--bandwidth", "1Gbit", "--latency", "1h"), "'h'"),
+        ((*LAYER, "--rate", "5GFLOP/s", "--bandwidth", "1Gbit", "--latency", "1h"), "unit h"),
         ((*LAYER, "--rate", "5GFLOP/s"), "bandwidth"),
-        ((*LAYER, "--gamma", "0", "--beta", "1e-8"), "γ is 0"),
-        ((*LAYER, "--gamma", "1e-10", "--beta", "-1"), "β is -1"),
+        ((*LAYER, "--gamma", "0", "--beta", "1e-8"), "--gamma 0"),
+        ((*LAYER, "--gamma", "1e-10", "--beta", "-1"), "--beta -1"),
         ((*LAYER, "--gamma", "1e-10", "--rate", "1GFLOP/s", "--beta", "1e-8"), "both give γ"),
-        ((*LAYER, *FIGURES[:4], "--alpha", "-1", "--beta", "1e-8"), "latency_s is -1"),
-        ((*LAYER, "--message", "0"), "at least 1"),
+        ((*LAYER, *FIGURES[:4], "--alpha", "-1", "--beta", "1e-8"), "--alpha -1"),
+        ((*LAYER, "--message", "0"), "--message 0"),
         ((*LAYER, "--profile", "/nowhere.json"), "nowhere"),
         ((*LAYER, "--trigger", "maybe"), "channels:N"),
         ((*LAYER, "--threshold", "-1"), "threshold"),

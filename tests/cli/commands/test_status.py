@@ -1,4 +1,4 @@
-"""`fogconv status`: workers tell how they are, whoever they serve."""
+"""`fogconv status`: workers report their status, whichever master they serve."""
 
 from __future__ import annotations
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
 from fogconv.analysis.simulation.outlook import Outlook
-from fogconv.analysis.workload import Workload
-from fogconv.cli.output.result import Guess, Job, Result
+from fogconv.analysis.workload import RankWork, Workload
+from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
 from fogconv.planning.plan_options import PlanOptions
 
 LONG_NAME = "features.denseblock4.denselayer16.conv2"
-RANDOM = "random (seed 0): torchvision's ResNet18_Weights.IMAGENET1K_V1 can't be had: download.pytorch.org is away (why)"
+RANDOM = (
+    "random (seed 0): torchvision's ResNet18_Weights.IMAGENET1K_V1 are not available: download.pytorch.org is away (why)"
+)
 
 
 def layer(scheme: str, name: str = LONG_NAME) -> LayerReport:
@@ -53,7 +55,8 @@ def result(
         31.2 if full else None,
         runs_s=(0.0381, 0.0399, 0.0451),
         wire="zstd",
+        ranks=tuple(RankWork(rank, 49, 0.5 if rank == 0 else 0.125, 0.0123, 0.0456, 3.2e6) for rank in range(workers + 1)),
         work=Workload({0: 500, **dict.fromkeys(range(1, workers + 1), 125)}, 18_900_000.0),
-        machine="2 cores" if full else "",
+        machines=(SharedMachine("vm", tuple(range(workers + 1)), 2.0, True),) if full else (),
         outlook=Outlook(1 + workers, 1e9, 0.0107, 0.0214) if full else None,
     )

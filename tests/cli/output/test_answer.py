@@ -31,7 +31,13 @@ def test_every_picture_has_five_lines() -> None:
 def test_random_weights_claim_nothing() -> None:
     shown = "\n".join(lines_of(result(weights=RANDOM, probability=0.9996), 80))
     assert "class scores of random weights, meaningless" in shown
-    assert "%" not in shown and "█" not in shown
+    assert "%" not in shown and "█" not in shown and "0.99" not in shown
+
+
+def test_json_says_so_too() -> None:
+    random, trained = (result(weights=weights, probability=0.9996).as_json() for weights in (RANDOM, "pretrained: ImageNet"))
+    assert random["top5_note"] == "class scores of random weights, meaningless"
+    assert trained["top5_note"] is None
 
 
 @given(

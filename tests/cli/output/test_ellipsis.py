@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from fogconv.cli.output.ellipsis import MARK, Name, cut, fold
+from fogconv.analysis.figures import MARK, cut
+from fogconv.cli.output.ellipsis import Name, fold
 from fogconv.cli.output.tables.table import figures_table
 
 TEXT = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), max_size=60)

@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from fogconv.cli.output.summary import MOST_LINES, shares, summary_lines
+from fogconv.analysis.workload import RankWork
+from fogconv.cli.output.result import SharedMachine
+from fogconv.cli.output.summary import MOST_LINES, MOST_NAMED, shares, summary_lines
+from fogconv.planning.plan_options import PlanOptions
 from tests.cli.output.examples import RANDOM, result
 
-EVENT = "worker 3 at tcp://10.0.0.3:5555 on pi3 is lost: it said nothing for 0.9 s; the inference ran again on 3 workers"
+EVENT = "worker 3 at tcp://10.0.0.3:5555 on pi3 is lost: it sent nothing for 0.9 s; the inference ran again on 3 workers"
 
 
 def test_the_summary_of_a_full_run() -> None:
@@ -21,8 +24,8 @@ def test_the_summary_of_a_full_run() -> None:
         "latency     39.9 ms, median of 3 warm runs (38.1 to 45.1); predicted 49.3 ms",
         "torch       20.1 ms alone on the master: speedup 0.50",
         "difference  at most 1.05e-05 from torch's output, whose values reach 11.1",
-        "work        master 50 %, workers 1 to 4: 12, 12, 12, 12 % of the multiply-adds",
-        "traffic     about 18.9 MB sent between the ranks per inference, as zstd",
+        "master      50 % of the work, 49 convs, 12.3 ms busy, 45.6 waiting, 3.2 MB sent",
+        *(f"worker {n}    12 % of the work, 49 convs, 12.3 ms busy, 45.6 waiting, 3.2 MB sent" for n in range(1, 5)),
         "scheme      star: all 1 convolutions distributed, forced by --threshold 0",
         "cluster     1 master + 4 workers over mpi share one machine's 2 cores: no gain",
         "simulated   5 computers like this on 1 Gbit/s links: 10.7 ms; one alone: 21.4 ms",
@@ -33,7 +36,33 @@ def test_the_summary_of_a_full_run() -> None:
 
 def test_a_plain_run_says_only_what_was_asked_for() -> None:
     labels = [line.split()[0] for line in summary_lines(result(full=False, cluster="inproc"), 80)]
-    assert labels == ["model", "latency", "work", "traffic", "scheme", "cluster"]
+    assert labels == ["model", "latency", "master", *["worker"] * 4, "scheme", "cluster"]
+
+
+def test_in_a_large_cluster_and_where_all_stays_at_home_one_line_is_for_all() -> None:
+    alone = replace(result(full=False), ranks=(RankWork(0, 49, 1.0, 0.01, 0.0, 0.0), RankWork(1, 0, 0.0, 0.0, 0.0, 0.0)))
+    for shown in (result(full=False, workers=40), alone):
+        labels = [line.split()[0] for line in summary_lines(shown, 80)]
+        assert labels == ["model", "latency", "work", "traffic", "scheme", "cluster"]
+
+
+def test_a_rank_without_work_says_so() -> None:
+    idle = (RankWork(0, 49, 0.5, 0.01, 0.0, 1.0), RankWork(1, 49, 0.5, 0.01, 0.0, 1.0), RankWork(2, 0, 0.0, 0.0, 0.0, 0.0))
+    assert "worker 2    nothing" in summary_lines(replace(result(), ranks=idle), 80)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (PlanOptions("star", threshold=0.0, parts=5), ", into 5 parts by --parts 5"),
+        (PlanOptions("star", threshold=0.0, split="grid:2x2"), ", cut by --split grid:2x2"),
+        (PlanOptions("star"), " distributed"),
+    ],
+)
+def test_what_forces_the_star_is_said(options: PlanOptions, says: str) -> None:
+    shown = replace(result(), job=replace(result().job, plan_options=options))
+    [line] = [line for line in summary_lines(shown, 100) if line.startswith("scheme")]
+    assert line.endswith(says)
 
 
 def test_a_loss_is_shown_in_full_where_there_is_room() -> None:
@@ -43,7 +72,7 @@ def test_a_loss_is_shown_in_full_where_there_is_room() -> None:
 
 def test_more_events_than_room_are_counted() -> None:
     shown = summary_lines(result(events=(EVENT,) * 30), 80)
-    assert len(shown) == MOST_LINES and "in --json" in shown[-1]
+    assert len(shown) == MOST_LINES + 5 and "in --json" in shown[-1]
 
 
 def test_alone_under_mpirun() -> None:
@@ -63,7 +92,7 @@ def test_never_more_than_a_dozen_lines_nor_a_wide_one(
     shown = result(events=tuple(events), workers=workers, full=full, weights=RANDOM if random else "pretrained")
     shown = replace(shown, cluster="tcp://" + "pi4:5555," * workers if workers % 2 else "mpi")
     lines = summary_lines(shown, width)
-    assert len(lines) <= MOST_LINES
+    assert len(lines) <= MOST_LINES + (1 + workers if workers <= MOST_NAMED else 0)
     assert all(cell_len(line) <= width for line in lines)
 
 
@@ -79,3 +108,20 @@ def test_never_more_than_a_dozen_lines_nor_a_wide_one(
 )
 def test_the_share_of_every_rank_is_one_line(parts: dict[int, float], text: str) -> None:
     assert shares(parts) == text
+
+
+def test_ranks_that_share_a_machine_are_named_once() -> None:
+    pi = SharedMachine("pi3", (2, 3), 4.0, False)
+    [line] = [line for line in summary_lines(replace(result(full=False), machines=(pi,)), 120) if line.startswith("cluster")]
+    assert line == "cluster     1 master + 4 workers over mpi; workers 2, 3 share pi3's 4 cores"
+    here = SharedMachine("vm", (0, 1), 1.5, False)
+    [line] = [
+        line for line in summary_lines(replace(result(full=False), machines=(here,)), 120) if line.startswith("cluster")
+    ]
+    assert line.endswith("; the master and worker 1 share vm's 1.5 cores")
+
+
+def test_workers_in_one_process_are_no_computers_of_their_own() -> None:
+    shown = replace(result(cluster="inproc"), outlook=None)
+    [line] = [line for line in summary_lines(shown, 120) if line.startswith("cluster")]
+    assert line == "cluster     1 master + 4 workers in this process share one machine's 2 cores: no gain"

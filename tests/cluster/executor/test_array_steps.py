@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.interface import Run
-from fogconv.errors import ClusterError, WireError
+from fogconv.errors import ClusterError, KernelError, WireError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.memory.footprint import footprint
@@ -27,6 +27,8 @@ class Post:
 
     def send(self, to: int, tag: int, payload: Any) -> None:
         self.sent[to, tag] = payload
+
+    def proceed(self) -> None: ...
 
     def room(self, nbytes: int) -> memoryview | None:
         return None
@@ -106,7 +108,7 @@ def test_arrays_travel_stay_and_are_forgotten() -> None:
     do(arrays, ir.ArrayRecv(0, "x", (2, 3), 0, 7), post=post)
     run = do(arrays, ir.ArrayOutput(0, "x", 0))
     np.testing.assert_array_equal(run.outputs[0], [[0, 1, 2], [3, 4, 5]])
-    with pytest.raises(ClusterError, match="no array x"):
+    with pytest.raises(ClusterError, match="has no array x"):
         do(arrays, ir.ArraySend(0, "x", 0, 1), post=post)
     do(
         arrays,
@@ -118,14 +120,14 @@ def test_arrays_travel_stay_and_are_forgotten() -> None:
         post=post,
     )
     assert post.sent[3, 9].nbytes == 8
-    with pytest.raises(ClusterError, match="no array z"):
+    with pytest.raises(ClusterError, match="has no array z"):
         do(arrays, ir.ArrayOutput(0, "z", 0))
 
 
 def test_an_array_of_another_size_than_announced_is_refused() -> None:
     post = Post()
     post.waiting[0, 1] = np.zeros(8, np.uint8)
-    with pytest.raises(WireError, match="came as 8 bytes"):
+    with pytest.raises(WireError, match="was received as 8 bytes"):
         do(Arrays(), ir.ArrayRecv(0, "x", (3,), 0, 1), post=post)
 
 
@@ -141,3 +143,22 @@ def test_the_steps_travel_as_msgpack_and_count_as_memory() -> None:
     assert ir.decode(ir.encode(program)) == program
     assert program.peers == {0}
     assert footprint(program).total > 4 * (2 * SPEC.input_elements + 2 * SPEC.weight_elements + SPEC.output_elements)
+
+
+@pytest.mark.parametrize("name", ["x", "w", "g"])
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 3, 4), (4, 3, 2, 1, 1)], ids=str)
+def test_an_array_of_another_shape_than_a_step_needs_is_named(name: str, shape: tuple[int, ...]) -> None:
+    """A master's program decides which arrays meet, and a worker's log is for its bugs."""
+    spec = ConvSpec(3, 5, 6, 6, (3, 3), padding=(1, 1, 1, 1))
+    shapes = {"x": spec.input_shape, "w": spec.weight_shape, "g": spec.output_shape} | {name: shape}
+    arrays = Arrays()
+    given = tuple(ir.ArrayInput(0, n, each) for n, each in enumerate(shapes))
+    do(arrays, *given, inputs=tuple(np.ones(each, np.float32) for each in shapes.values()))
+    for step in (
+        ir.ConvForward(0, spec, "x", "w", "y"),
+        ir.ConvGradInput(0, spec, "g", "w", "dx"),
+        ir.ConvGradWeight(0, spec, "x", "g", "dw"),
+    ):
+        if name in (getattr(step, "x", ""), getattr(step, "weight", ""), getattr(step, "grad_out", "")):
+            with pytest.raises((ClusterError, KernelError), match=r"shape|must be float32"):
+                do(arrays, step)

@@ -23,20 +23,19 @@ from typing import Any
 import msgspec
 
 if __name__ == "__main__":
-    # Before anything of fogconv is imported: instrumented is what is imported here. Numba can't read instrumented code.
     import atheris
 
-    with atheris.instrument_imports(include=["fogconv.cluster", "fogconv.ir.program", "fogconv.ir.geometry"]):
-        pass
-
-from fogconv.cluster.protocol import codec
+from fogconv.cluster.protocol import codec, lifecycle, peer_text
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.transport.endpoint import Arrival, Loss, Peer
+from fogconv.cluster.transport.zeromq import chunking, shared_memory
 from fogconv.cluster.transport.zeromq.chunking import PART_BYTES, Assembly
 from fogconv.cluster.transport.zeromq.shared_memory import ACCEPTED, Arena, Sharing, is_reference, is_sharing
+from fogconv.cluster.worker import server
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import FogconvError, WireError
 from fogconv.hardware.topology import Topology
+from fogconv.ir import geometry
 from fogconv.ir import program as ir
 from fogconv.ir.program import weight_key
 from fogconv.kernels.maps import wire
@@ -44,6 +43,7 @@ from fogconv.lowering.lower import lower
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
 from tests.chains import chain
+from tests.fuzzers import functions_of
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus" / "codec"
 LIMIT = 1 << 20
@@ -88,7 +88,7 @@ def one_input(data: bytes) -> None:
 
 
 class Silence:
-    """An Endpoint that nobody listens at."""
+    """An Endpoint without a listener."""
 
     scheme = "silence"
 
@@ -283,7 +283,7 @@ def honest() -> list[m.AnyMessage]:
     """Messages as masters and workers send them."""
     return [
         m.Hello(bytes(16), 1, 2, "fuzz", 1.0),
-        m.Welcome(1, "pi", 7, 4, 0, 1 << 20, "avx2", "0.1"),
+        m.Welcome(1, "pi", 7, 4, 0, 1 << 20, "avx2", "0.1", m.Machine("ab", "cd", (0, 1), 1.5), "ef"),
         m.Peers({1: "tcp://a:1", 2: "tcp://b:2"}, {1: "k"}),
         m.Load(1, 1),
         m.Missing(1, ("key",)),
@@ -301,7 +301,8 @@ def main() -> None:
     CORPUS.mkdir(parents=True, exist_ok=True)
     for name, data in seeds().items():
         (CORPUS / name).write_bytes(data)
-    for function in (wire.decode, wire._decompress, wire._decode_zeros, wire._expect):
+    decoders = functions_of((codec, peer_text, lifecycle, server, chunking, shared_memory, ir, geometry))
+    for function in (*decoders, wire.decode, wire._decompress, wire._decode_zeros, wire._expect):
         atheris.instrument_func(function)
     logging.disable()
     atheris.Setup(sys.argv, one_input, custom_mutator=mutate)

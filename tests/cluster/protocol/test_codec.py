@@ -34,9 +34,14 @@ specs = st.builds(
     padding=st.tuples(*[st.integers(0, 2)] * 4),
 )
 
+digests = st.text("0123456789abcdef", max_size=64)
+machines = st.builds(
+    m.Machine, digests, digests, st.lists(counts, max_size=4).map(tuple), st.floats(0, 8192, allow_nan=False)
+)
+
 MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Hello: st.builds(m.Hello, tokens, ranks, ranks, texts, floats),
-    m.Welcome: st.builds(m.Welcome, ranks, texts, counts, counts, counts, counts, texts, texts),
+    m.Welcome: st.builds(m.Welcome, ranks, texts, counts, counts, counts, counts, texts, texts, machines, digests),
     m.Refused: st.builds(m.Refused, texts),
     m.Peers: st.builds(m.Peers, st.dictionaries(ranks, texts, max_size=5), st.dictionaries(ranks, texts, max_size=5)),
     m.Attach: st.builds(m.Attach, tokens, ranks),
@@ -53,7 +58,14 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
     m.Abort: st.builds(m.Abort, counts),
     m.Ping: st.builds(m.Ping, counts, st.booleans(), counts),
     m.Pong: st.builds(m.Pong, counts, nanoseconds, nanoseconds),
-    m.Measured: st.builds(m.Measured, counts, st.lists(floats, max_size=4).map(tuple), floats),
+    m.Measured: st.builds(
+        m.Measured,
+        counts,
+        st.lists(floats, max_size=4).map(tuple),
+        floats,
+        st.lists(floats, max_size=4).map(tuple),
+        floats,
+    ),
     m.Measure: st.builds(m.Measure, counts, st.lists(specs, max_size=3).map(tuple), st.integers(1, 1000)),
     m.StatusQuery: st.builds(m.StatusQuery, counts),
     m.Bye: st.builds(m.Bye),
@@ -161,7 +173,7 @@ def test_another_version_is_named_with_ours() -> None:
     frames = codec.encode(m.Bye())
     header = bytearray(frames[0])
     header[4:6] = struct.pack("<H", 7)
-    with pytest.raises(codec.VersionError, match="version 7, this fogconv speaks version 1") as error:
+    with pytest.raises(codec.VersionError, match=f"version 7, this fogconv speaks version {m.PROTOCOL_VERSION}") as error:
         codec.decode([bytes(header)])
     assert error.value.version == 7
 

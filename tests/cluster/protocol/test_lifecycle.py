@@ -117,7 +117,7 @@ def test_a_worker_is_busy_until_its_last_run_is_over() -> None:
 @pytest.mark.parametrize("event", [RunBegun("m", Flight(1)), RunEnded("m", 2)])
 def test_a_run_begins_once_and_ends_only_if_it_began(event: OfMaster) -> None:
     life, _ = lived(Greeted("m"), RunBegun("m", Flight(1)))
-    with pytest.raises(LifecycleError, match=r"has begun already|not in flight"):
+    with pytest.raises(LifecycleError, match=r"has already started|not in flight"):
         handle(life, event)
 
 
@@ -130,7 +130,7 @@ def test_a_worker_serves_as_many_masters_as_it_has_places_for() -> None:
 
 def test_a_master_takes_the_place_of_one_that_is_gone() -> None:
     life, effects = lived(Greeted("a"), RunBegun("a", Flight(4)), Greeted("b", frozenset({"a"})))
-    reason = "its master is gone"
+    reason = "its master is lost"
     assert effects == (AbortRuns("a", (4,), reason), Forget("a", reason), SayBye("a"), SayWelcome("b"))
     assert set(life.masters) == {"b"}
 

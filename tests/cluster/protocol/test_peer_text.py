@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
-from fogconv.cluster.protocol.peer_text import FOR_PEOPLE, printable
+from fogconv.cluster.protocol.peer_text import FOR_PEOPLE
+from fogconv.errors import printable
 
 NASTY = "\x1b]0;title\x07\x1b[31m[/oops]\r\nforged: line\u202e\x00\x9b" + "é" * 4000
 
@@ -30,7 +31,7 @@ def test_any_text_becomes_one_printable_line(text: str) -> None:
     "message",
     [
         m.Hello(bytes(16), 1, 2, NASTY, 1.0),
-        m.Welcome(1, NASTY, 1, 1, 0, 0, NASTY, NASTY),
+        m.Welcome(1, NASTY, 1, 1, 0, 0, NASTY, NASTY, m.Machine(), ""),
         m.Refused(NASTY),
         m.Failed(1, 0, NASTY, NASTY),
     ],

@@ -199,7 +199,7 @@ def test_weights_that_are_missing_or_misshapen_are_told_before_anything_is_shipp
     session = make(1).session()
     programs, weights = star([1])
     key = next(iter(weights))
-    with pytest.raises(InputError, match=f"weights {key}, which were not given"):
+    with pytest.raises(InputError, match=f"weights {key}, which are missing"):
         session.load(programs, {})
     with pytest.raises(InputError, match=r"\(5,\)"):
         session.load(programs, {key: np.zeros(5, np.float32)})
@@ -394,7 +394,7 @@ def test_closing_ends_a_load_that_another_thread_waits_for() -> None:
 
 
 def _waits(reached: threading.Event, go: threading.Event) -> Any:
-    def build(program: ir.Program, weights: Any, *, threads: int = 1) -> FakeExecutable:
+    def build(program: ir.Program, weights: Any, *, threads: int = 1, **_: Any) -> FakeExecutable:
         reached.set()
         assert go.wait(20.0)
         return FakeExecutable(program, weights, threads=threads)
@@ -524,7 +524,7 @@ def test_unlike_versions_name_both(make: Make, monkeypatch: pytest.MonkeyPatch) 
         send(peer, [frames[0][:4] + bytes([99, 0]) + bytes(frames[0][6:]), *frames[1:]])
 
     monkeypatch.setattr(endpoint, "send", older)
-    with pytest.raises(RefusedError, match=r"version 99.*version 1"):
+    with pytest.raises(RefusedError, match=rf"version 99.*version {m.PROTOCOL_VERSION}"):
         Session(endpoint, cluster.addresses, connect_timeout_s=5.0)
 
 
@@ -537,12 +537,12 @@ def test_a_worker_of_another_version_is_named(make: Make, monkeypatch: pytest.Mo
         send(peer, [frames[0][:4] + bytes([42, 0]) + bytes(frames[0][6:]), *frames[1:]])
 
     monkeypatch.setattr(endpoint, "send", newer)
-    with pytest.raises(RefusedError, match=r"version 42.*version 1"):
+    with pytest.raises(RefusedError, match=rf"version 42.*version {m.PROTOCOL_VERSION}"):
         cluster.session()
 
 
 def test_strangers_get_nowhere(make: Make) -> None:
-    """Messages out of order, of others' runs, or by whom nobody knows change nothing."""
+    """Messages out of order, of others' runs, or from unknown peers change nothing."""
     cluster = make(1)
     stranger = cluster.master_endpoint()
     peer = stranger.connect(cluster.addresses[0])

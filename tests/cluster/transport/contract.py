@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -15,9 +17,24 @@ PATIENCE_S = 20.0
 LARGE_BYTES = 64 << 20
 
 
-def echo(endpoint: Endpoint) -> None:
-    """The other end: sends every Data back, falls silent for ever on Abort, ends on Bye."""
-    while True:
+@contextmanager
+def echoing(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """An ``echo`` in a thread, which ends with the block, and the endpoint with it."""
+    over = threading.Event()
+    thread = threading.Thread(target=echo, args=(endpoint, over), daemon=True)
+    thread.start()
+    try:
+        yield endpoint
+    finally:
+        over.set()
+        endpoint.wake()
+        thread.join(PATIENCE_S)
+        endpoint.close()
+
+
+def echo(endpoint: Endpoint, over: threading.Event | None = None) -> None:
+    """The other end: sends every Data back, falls silent for ever on Abort, ends on Bye, and when it is ``over``."""
+    while over is None or not over.is_set():
         event = endpoint.receive(PATIENCE_S * 3)
         if not isinstance(event, Arrival):
             continue
@@ -40,7 +57,7 @@ def arrival(endpoint: Endpoint, timeout_s: float = PATIENCE_S) -> tuple[m.AnyMes
             assert isinstance(event, Arrival), event
             message, payloads = codec.decode(event.frames)
             return message, [bytes(payload) for payload in payloads]
-    raise AssertionError(f"nothing came within {timeout_s} s")
+    raise AssertionError(f"no event within {timeout_s} s")
 
 
 def messages_keep_their_order(endpoint: Endpoint, peer: Peer) -> None:

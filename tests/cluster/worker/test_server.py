@@ -105,7 +105,7 @@ class WorkerByMessages(RuleBasedStateMachine):
             self.refused_at_most_once(answers)
 
     def refused_at_most_once(self, answers: list[m.AnyMessage]) -> None:
-        """Whoever is not the master is told so once, and then no more."""
+        """A peer that is not the master is informed once, and then no more."""
         assert [type(answer) for answer in answers] in ([m.Refused], [])
 
     @precondition(lambda self: self.master is not None)

@@ -12,6 +12,7 @@ import pytest
 
 import fogconv.cluster.worker.program_loader as program_loader
 from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.executor.interface import nothing
 from fogconv.cluster.executor.microbenchmark import NoMailbox, conv_program
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.worker.master_session import MasterSession
@@ -38,7 +39,7 @@ class Loads:
 
     def __init__(self, limit: int = 0, *, keep_weights: bool = True, build: Any = Executable) -> None:
         self.loader = ProgramLoader(build, threads=1, memory_limit_bytes=limit, keep_weights=keep_weights, adopt=self._adopt)
-        self.session = MasterSession("master", 1, m.Hello(b"", 1, 2, "test", 1.0))
+        self.session = MasterSession("master", 1, m.Hello(b"", 0, 1, "test", 1.0))
         self.programs: dict[int, Any] = {}
         self.number = 0
 
@@ -52,12 +53,12 @@ class Loads:
     def __call__(self, program: ir.Program, weights: dict[str, Any]) -> tuple[int, int]:
         """Load; the program's number, and the bytes that had to be sent. Raises what the worker answers."""
         self.number += 1
-        answers = list(self.loader.load(self.session, m.Load(self.number, self.number), ir.encode(program)))
+        answers = list(self.loader.load(self.session, m.Load(self.number, self.number), ir.encode(program), nothing))
         missing = answers[0]
         assert isinstance(missing, m.Missing)
         for key in missing.keys:
             array = np.ascontiguousarray(weights[key])
-            answers += self.loader.keep(self.session, m.Weight(key, array.shape), array.tobytes())
+            answers += self.loader.keep(self.session, m.Weight(key, array.shape), array.tobytes(), nothing)
         if isinstance(failed := answers[-1], m.Failed):
             raise {"WorkerMemoryError": WorkerMemoryError, "WorkerFailedError": WorkerFailedError}[failed.error](
                 failed.message
@@ -176,7 +177,7 @@ def test_without_keeping_only_what_programs_use_stays() -> None:
     ids=repr,
 )
 def test_running_out_of_memory_while_binding_is_a_refusal(error: Exception, kind: type[Exception]) -> None:
-    def build(program: ir.Program, weights: Any, *, threads: int = 1) -> Any:
+    def build(program: ir.Program, weights: Any, **options: Any) -> Any:
         raise error
 
     program, weights, _ = of(DIRECT)

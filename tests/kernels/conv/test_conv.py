@@ -444,7 +444,7 @@ def test_bad_maps_are_refused_before_anything_is_read() -> None:
         "float32": (replace(x, data=x.data.astype(np.float64)), out),
         "aligned": (replace(x, data=np.zeros(x.data.size + 1, np.float32)[1:].reshape(x.data.shape)), out),
         "contiguous": (replace(x, data=np.zeros((*x.data.shape[:4], 32), np.float32)[..., ::2]), out),
-        "lies over": (x, Blocked(x.data[:, :, :5, :5], 8, 5, 5)),
+        "overlaps": (x, Blocked(x.data[:, :, :5, :5], 8, 5, 5)),
     }
     for message, (source, target) in bad.items():
         with pytest.raises(KernelError, match=message):

@@ -1,1 +1,1 @@
-"""Tables, each fit to the width of the screen."""
+"""Tables, each fitted to the width of the screen."""

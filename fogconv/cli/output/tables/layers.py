@@ -1,4 +1,4 @@
-"""The table of `fogconv run --layers`: two lines a layer, predicted over measured."""
+"""The table of `fogconv run --layers`: two lines per layer, predicted above measured."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
+from fogconv.analysis.figures import byte_count, milliseconds, shape, short
+from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport, other_layers
 from fogconv.cli.output.ellipsis import Name
-from fogconv.cli.output.figures import byte_count, milliseconds, shape, short
 from fogconv.cli.output.tables.table import figures_table
 
 STAR_LEGEND = (
-    "Two lines a layer: predicted, measured; times in ms. part: the master cuts, tx: shards travel out, edge: the ranks "
-    "compute, rx: results travel back, join: the master sums and joins. S: the most that distributing could gain by the "
+    "Two lines per layer: predicted, measured; times in ms. part: the master cuts, tx: shards are sent, edge: the ranks "
+    "compute, rx: results are returned, join: the master sums and joins. S: the most that distribution could gain by the "
     "paper's model, S* below it over links that send to one at a time. split: how the conv is cut and into how many shards; "
     "home: it stays on the master. out/in: bytes through the master's network card."
 )
 RESIDENT_LEGEND = (
-    "Two lines a layer: predicted, measured; times in ms. edge: the slowest rank's computing, wait: the longest that a rank "
-    "waited for data, tx and rx: the slowest rank's sending and taking in (they overlap), total: what the layer added to "
-    "the inference. split: how the conv is cut and over how many ranks; home: it stays on one. bytes: sent, by all ranks."
+    "Two lines per layer: predicted, measured; times in ms. edge: the slowest rank's computing, wait: the longest that a "
+    "rank waited for data, tx and rx: the slowest rank's sending and receiving (they overlap), total: what the layer added "
+    "to the inference. split: how the conv is cut and over how many ranks; home: it stays on one. bytes: sent, by all ranks."
 )
 
 
@@ -28,8 +28,20 @@ def legend(scheme: str) -> str:
     return STAR_LEGEND if scheme == "star" else RESIDENT_LEGEND
 
 
-def layer_table(layers: Sequence[LayerReport], scheme: str) -> Table:
-    return _star_table(layers) if scheme == "star" else _resident_table(layers)
+def layer_table(layers: Sequence[LayerReport], scheme: str, predicted_s: float | None, latency_s: float) -> Table:
+    """The convs, everything else, and the whole inference, which the summary gives as well."""
+    star = scheme == "star"
+    table = _star_table(layers) if star else _resident_table(layers)
+    rest = other_layers(layers, predicted_s, latency_s)
+    empty = ["", ""] if star else [""]
+    for name, predicted, measured in (
+        ("everything else", rest.predicted_s, rest.measured_s),
+        ("the inference", predicted_s, latency_s),
+    ):
+        terms = [""] * (len(table.columns) - len(empty) - 3)
+        total = f"{milliseconds(predicted)}\n{milliseconds(measured)}"
+        table.add_row(name, *empty, "pred\nmeas", *terms, total, style="bold")
+    return table
 
 
 def _star_table(layers: Sequence[LayerReport]) -> Table:

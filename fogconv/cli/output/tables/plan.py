@@ -1,4 +1,4 @@
-"""What `fogconv plan` prints: the layers, then what each rank sends and holds."""
+"""The output of `fogconv plan`: the layers, then each rank's traffic and memory."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from fogconv.analysis.forecast import Forecast
+from fogconv.analysis.figures import byte_count, milliseconds
+from fogconv.analysis.forecast import Forecast, LayerForecast
 from fogconv.cli.output.ellipsis import Name
-from fogconv.cli.output.figures import byte_count, milliseconds
+from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
-    "computing, sum: bringing partial results together, total: all three. split: how the layer is cut and over how "
-    "many ranks; home: the master does it."
+    "computing, sum: bringing partial results together, total: all three, and in the last row the whole inference. split: "
+    "how the layer is cut and over how many ranks; home: the master does it."
 )
 
 
 def print_plan(forecast: Forecast, described: str, *, out: TextIO, width: int | None = None) -> None:
-    """``described``: the devices and links, in a sentence. ``width`` in columns; None: the terminal's."""
+    """``described``: a sentence about the devices and links. ``width`` in columns; None: the terminal's."""
     plan = forecast.plan
     console = Console(file=out, highlight=False, width=width)
-    console.print(Text.assemble((plan.graph, "bold"), f" on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
-    console.print(Text(LEGEND, style="dim"))
+    console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
+    console.print(Paragraph(LEGEND, style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
     predicted = "unknown" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms"
-    console.print(
-        f"predicted {predicted} an inference; the busiest card takes {byte_count(forecast.busiest_card_bytes)}B one way"
-    )
+    busiest = byte_count(forecast.busiest_card_bytes)
+    console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
 
 
 def _layers(forecast: Forecast) -> Table:
@@ -40,13 +39,17 @@ def _layers(forecast: Forecast) -> Table:
     for layer in forecast.layers:
         if layer.mode == "relabel":
             continue
-        terms = layer.predicted
-        moved = terms.get("part_s", 0.0) + terms.get("tx_s", 0.0)
-        summed = terms.get("rx_s", 0.0) + terms.get("join_s", 0.0)
-        cells = (moved, terms.get("edge_s"), summed, terms.get("total_s"))
         split = layer.split or ("torch" if layer.mode == "host" else "home")
-        table.add_row(Name(layer.name), layer.shape, split, *(milliseconds(cell) for cell in cells))
+        table.add_row(Name(layer.name), layer.shape, split, *_cells(layer))
+    if forecast.plan.ends_s:
+        table.add_row("start and end", "", "", "", "", "", milliseconds(forecast.plan.ends_s))
+    table.add_row("all", "", "", *_cells(forecast.total), style="bold")
     return table
+
+
+def _cells(layer: LayerForecast) -> tuple[str, ...]:
+    terms = (layer.move_s, layer.predicted.get("edge_s"), layer.sum_s, layer.predicted.get("total_s"))
+    return tuple(milliseconds(term) for term in terms)
 
 
 def _ranks(forecast: Forecast) -> Table:

@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fogconv.cli.output.ellipsis import Name
+from fogconv.cli.output.paragraph import Paragraph
 from fogconv.hardware.presets import presets
 from fogconv.hardware.units import show_bandwidth, show_rate, show_seconds
-from fogconv.speedup.calculator import Report, Row, SweepPoint, depth_that_pays
+from fogconv.speedup.calculator import Media, Report, Row, SweepPoint, crowd_estimate, depth_that_pays
 
 WIDE = 110
-"""From so many columns on the five terms of T_cld are shown for every layer."""
+"""The least width at which the five terms of T_cld are shown for every layer."""
 
 Swept = tuple[str, Sequence[SweepPoint]]
 
@@ -29,7 +30,8 @@ def show(
     out = console or Console()
     question = report.question
     share = "the master computes too" if question.master_computes else "only they compute"
-    out.print(Text(f"{question.workers} workers, {share}. {hardware}", style="dim"))
+    medium = ", a broadcast medium" if question.media is Media.BROADCAST else ""
+    out.print(Paragraph(f"{question.workers} workers, {share}{medium}. {hardware}", style="dim"))
     if model is None:
         _layer(out, report.rows[0], report)
     else:
@@ -45,12 +47,15 @@ def _layer(out: Console, row: Row, report: Report) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
+    broadcast = report.question.media is Media.BROADCAST
     shards = "1 shard" if len(decision.shards) == 1 else f"{len(decision.shards)} shards"
+    if broadcast:
+        shards = "equal shares of the channels"
     for name, seconds, what in (
         ("T_local", decision.local_s, "at home"),
         ("T_part", terms.part_s, "cutting the input"),
         ("n·T_tx", terms.tx_s, "sending it"),
-        ("T_edge", terms.edge_s, f"computing, {shards} ({decision.split})"),
+        ("T_edge", terms.edge_s, f"computing, {shards}" + (f" ({decision.split})" if decision.split else "")),
         ("n·T_rx", terms.rx_s, "sending results back"),
         ("T_join", terms.join_s, "summing and joining"),
         ("T_cld", terms.total_s, "all of these"),
@@ -58,10 +63,16 @@ def _layer(out: Console, row: Row, report: Report) -> None:
         table.add_row(name, show_seconds(seconds), what)
     table.add_row("T_local/T_cld", f"{decision.estimate:.2f}", "the estimate")
     table.add_row("S", f"{decision.bound_s_paper:.2f}", "the paper's bound, any number of workers")
-    table.add_row("S_star", f"{decision.bound_s_star:.2f}", "the bound over unicast links, these workers")
-    table.add_row("best n", str(row.best_n), "workers with the least T_cld")
+    if not broadcast:
+        used = decision.split.parts - report.question.master_computes if decision.split else report.question.workers
+        table.add_row("S_star", f"{decision.bound_s_star:.2f}", f"the bound over unicast links, {used} workers")
+    table.add_row("at most", f"{decision.bound_gain:.2f}", f"what up to {report.question.workers} workers can gain")
+    if broadcast:
+        table.add_row("limit", f"{crowd_estimate(spec, report.question):.2f}", "T_local/T_cld with a million workers")
+    else:
+        table.add_row("best n", str(row.best_n), "workers with the least T_cld")
     even = row.break_even_bytes_per_s
-    table.add_row("break-even", show_bandwidth(even) if even else "never", "bandwidth at which it begins to pay")
+    table.add_row("break-even", show_bandwidth(even) if even else "never", "bandwidth from which it pays")
     if row.local_j:
         table.add_row("energy", f"{row.cloud_j:.3g} J", f"{row.local_j:.3g} J at home")
     out.print(table)
@@ -104,13 +115,16 @@ def _net(out: Console, model: str, report: Report) -> None:
         else str(report.question.trigger)
     )
     out.print(
-        f"Home {show_seconds(total['local_s'])}. All layers out {show_seconds(total['all_distributed_s'])} "
-        f"({total['speedup_all']:.2f}×). By the rule ({rule}) {total['distributed']} of {total['layers']} layers out: "
-        f"{show_seconds(total['chosen_s'])} ({total['speedup']:.2f}×)."
+        Paragraph(
+            f"Home {show_seconds(total['local_s'])}. All layers out {show_seconds(total['all_distributed_s'])} "
+            f"({total['speedup_all']:.2f}×). By the rule ({rule}) {total['distributed']} of {total['layers']} layers out: "
+            f"{show_seconds(total['chosen_s'])} ({total['speedup']:.2f}×)."
+        )
     )
     energy = total["energy_j"]
     if energy["local"]:
-        out.print(f"Energy {energy['local']:.3g} J at home, {energy['chosen']:.3g} J by the rule (idle power not counted).")
+        text = f"Energy {energy['local']:.3g} J at home, {energy['chosen']:.3g} J by the rule (idle power not counted)."
+        out.print(Paragraph(text))
     if total["speedup"] < 1.05:
         out.print(_verdict(False, "layer by layer from the master, this net gains next to nothing on this cluster"))
 
@@ -138,7 +152,7 @@ def _cells(row: Row, count: int, wide: bool) -> list[str]:
     ]
     if wide:
         cells += [_ms(value) for value in (terms.part_s, terms.tx_s, terms.edge_s, terms.rx_s, terms.join_s)]
-    cells += [_ms(terms.total_s), _short(decision.estimate), str(decision.split) if decision.distribute else "–"]
+    cells += [_ms(terms.total_s), _short(decision.estimate), (str(decision.split or "yes")) if decision.distribute else "–"]
     return [*cells, str(row.best_n)] if wide else cells
 
 
@@ -158,7 +172,7 @@ def _sweep(out: Console, name: str, points: Sequence[SweepPoint], layers: int) -
 
 
 def show_presets(console: Console | None = None) -> None:
-    """Every preset with its figures, each with its source, and what is only an estimate."""
+    """Every preset with its figures and their sources; estimates are marked."""
     out = console or Console()
     for name, preset in presets().items():
         out.print(Text.assemble((name, "bold"), f"  {preset.title}"))
@@ -186,7 +200,7 @@ def _short(value: float) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Milliseconds with three digits, the unit left to the legend (µs and s said)."""
+    """Milliseconds with three digits, without the unit, which is in the legend (µs and s are shown)."""
     if seconds == 0:
         return "0"
     return show_seconds(seconds).replace(" ms", "ms").replace(" µs", "µs").replace(" ns", "ns").replace(" s", "s")

@@ -1,8 +1,8 @@
 """Which ATen operations become layers, and how.
 
-A rule gets the translator, the node and its arguments by name. It adds layers and returns the node's value, or returns
-None: then torch computes the node on the master. Element-wise rules apply only where an operand is a map already;
-between hosted values (a transformer's token sequences) nothing is gained by leaving torch.
+A rule receives the translator, the node and its arguments by name. It adds layers and returns the node's value, or
+returns None: then torch computes the node on the master. Element-wise rules apply only where an operand is already a map;
+between hosted values (a transformer's token sequences) leaving torch gains nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Moving channels without arithmetic: concatenate, slice, shuffle; and what moves nothing."""
+"""Operations that move channels without arithmetic (concatenate, slice, shuffle), and operations that move nothing."""
 
 from __future__ import annotations
 

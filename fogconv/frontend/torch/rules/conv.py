@@ -1,4 +1,4 @@
-"""Convolutions, linear layers as convs over a whole map, and zeros around a conv."""
+"""Convolutions, linear layers as convs over a whole map, and padding before a conv."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _linear(t: Translator, node: fx.Node, source: object, weight: torch.Tensor |
 
 
 def pad(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    """Zeros before a conv are left to the conv; a pad of nothing is nothing."""
+    """A zero pad before a conv becomes the conv's padding; a pad of size 0 is dropped."""
     amounts = [int(amount) for amount in a["pad"]]
     if not any(amounts):
         return t.ref(a["self"])

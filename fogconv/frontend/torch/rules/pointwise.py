@@ -54,7 +54,7 @@ def activation(kind: str) -> Rule:
 
 
 def elementwise(op: str, *parameters: str) -> Rule:
-    """An operator on one map that workers know by the name ``op``; ``parameters`` name the node's numbers that it takes."""
+    """An operator on one map that workers know by the name ``op``; ``parameters`` name its arguments that are numbers."""
 
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
         ref = t.ref(a["self"])
@@ -158,7 +158,7 @@ def _sum_of_maps(t: Translator, node: fx.Node, one: object, other: object) -> Va
 
 
 def _two_maps(t: Translator, one: object, other: object) -> tuple[int, int] | None:
-    """The maps of two operands of one shape, at least one of which is a map already."""
+    """The maps of two operands of one shape, at least one of which is already a map."""
     if not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
         return None
     refs = [t.ref(one), t.ref(other)]

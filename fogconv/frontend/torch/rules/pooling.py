@@ -1,4 +1,4 @@
-"""Pooling, adaptive pooling where its windows are all alike, and means over rows and columns."""
+"""Pooling, adaptive pooling where all its windows are equal, and means over rows and columns."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def max_pool(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 
 def max_pool_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    """With indices: only where nobody reads them."""
+    """Max pooling that returns indices: only where these are not used."""
     if _indices_are_read(node):
         return None
     pooled = max_pool(t, node, a)
@@ -81,7 +81,7 @@ def adaptive_max_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 
 def _adaptive(t: Translator, node: fx.Node, source: object, kind: str) -> Value | None:
-    """Windows are all alike where the output size divides the input size; otherwise torch does it."""
+    """All windows are equal where the output size divides the input size; otherwise torch computes it."""
     if not isinstance(source, fx.Node) or not t.could_be_map(source):
         return None
     _, _, height, width = shape_of(source)

@@ -107,7 +107,7 @@ def flood() -> dict[str, object]:
 
 
 def linger() -> dict[str, object]:
-    """A session that is open until somebody ends the job."""
+    """A session that is open until the job is ended."""
     with connect("mpi://", local=fake_local) as cluster:
         print(json.dumps({"pids": [os.getpid(), *(worker.pid for worker in cluster.workers)]}), flush=True)
         time.sleep(60.0)

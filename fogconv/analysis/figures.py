@@ -1,8 +1,12 @@
-"""Figures: numbers in so few characters that they fit a column."""
+"""Figures: numbers and names short enough for a table's column."""
 
 from __future__ import annotations
 
 import math
+
+from rich.cells import cell_len, chop_cells
+
+MARK = "…"
 
 
 def shape(kernel: tuple[int, int], c: int, f: int, h: int, w: int) -> str:
@@ -11,7 +15,7 @@ def shape(kernel: tuple[int, int], c: int, f: int, h: int, w: int) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Three digits in ms, five characters at most; nothing for nothing."""
+    """Three digits in ms, at most five characters; empty for None."""
     if not seconds:
         return ""
     value = seconds * 1e3
@@ -38,3 +42,19 @@ def short(value: float | None) -> str:
     if not math.isfinite(value) or value >= 99999.5:
         return "≫"
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def cut(name: str, width: int) -> str:
+    """At most ``width`` columns: a longer name is cut in the middle, "layer2…sample.0". More of its end is kept than of
+    its start, because names differ at the end."""
+    if cell_len(name) <= width:
+        return name
+    if width <= 1:
+        return MARK[:width]
+    head = (width - 1) * 2 // 5
+    tail = width - 1 - head
+    return _first(name, head) + MARK + _first(name[::-1], tail)[::-1]
+
+
+def _first(text: str, width: int) -> str:
+    return chop_cells(text, width)[0] if text and width > 0 else ""

@@ -1,0 +1,362 @@
+"""Program check: checks a program, or a measurement, against its own buffers, weights and regions before anything is
+bound.
+
+Binding lists tiles, allocates memory and compiles, so a single wrong number could cost hours or all memory. A checked
+program stays within the worker's memory, computes at most ``MOST_MACS`` per step, and accesses only its buffers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
+from fogconv.errors import WireError, WorkerMemoryError
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region, Span
+from fogconv.ir.layout import MASTER
+
+MOST_PROGRAM_BYTES = 64 << 20
+"""A program of a few thousand steps takes less than one of these megabytes."""
+MOST_STEPS = 100_000
+MOST_BUFFERS = 100_000
+MOST_WEIGHTS = 40_000
+"""The most keys of one Missing."""
+MOST_PARTS = 4096
+"""The most parts of one message, one sum or one Gather."""
+MOST_DIMENSIONS = 8
+MOST_CHANNELS = 1 << 20
+MOST_SIDE = 1 << 16
+"""The limit for rows or columns of a conv's output, its kernel, stride, dilation and padding: binding lists tiles along
+them."""
+MOST_PIXELS = 1 << 26
+"""The most pixels of a conv's output, including the batch."""
+MOST_LISTED = 1 << 22
+"""The most items that binding lists for a conv: its groups, for each piece of about ``PIECE_BYTES`` of its input."""
+PIECE_BYTES = 256 << 10
+MOST_MACS = 1 << 42
+"""In one step: minutes on a small device. A run can be aborted between steps."""
+MOST_MEASURED_MACS = 1 << 45
+"""The most multiply-adds in all runs of a measurement."""
+MOST_COORDINATE = 1 << 31
+MOST_TAG = 1 << 62
+MOST_PATIENCE_S = 86400.0
+_FOR_THE_MASTER = (ir.Input, ir.Output, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
+
+
+def check_program(program: ir.Program, memory_bytes: int) -> None:
+    """Raises WireError for a program that contradicts itself or exceeds the limits, WorkerMemoryError for one that needs
+    more than ``memory_bytes``."""
+    _Checked(program, memory_bytes).all()
+
+
+def check_measurement(specs: Sequence[ConvSpec], repeats: int, memory_bytes: int) -> None:
+    """Raises WireError and WorkerMemoryError, as `check_program` does, for convs that are to be timed."""
+    for number, spec in enumerate(specs):
+        where = f"conv {number} of a measurement"
+        _check_conv(where, spec)
+        # Weights as received and packed, the padded input, the output.
+        _check_memory(where, BYTES_PER_ELEMENT * (2 * spec.weight_elements + _maps(spec)), memory_bytes)
+    total = sum(spec.macs for spec in specs) * (repeats + 1)
+    if total > MOST_MEASURED_MACS:
+        raise WireError(
+            f"a measurement of {total:.1e} multiply-adds is over the limit of {MOST_MEASURED_MACS:.1e}: measure fewer or "
+            "smaller convs, or repeat them less often"
+        )
+
+
+class _Checked:
+    """The state of one program's check."""
+
+    def __init__(self, program: ir.Program, memory_bytes: int) -> None:
+        self.program = program
+        self.memory_bytes = memory_bytes
+        self.where = "the program"
+        self.taken = 0
+
+    def all(self) -> None:
+        program = self.program
+        for name, count, most in (
+            ("steps", len(program.steps), MOST_STEPS),
+            ("buffers", len(program.buffers), MOST_BUFFERS),
+            ("weights", len(program.weights), MOST_WEIGHTS),
+            ("layers", len(program.layers), MOST_STEPS),
+        ):
+            self.require(count <= most, f"has {count} {name}; the limit is {most}")
+        self.within("ranks", program.ranks, 1, 1 << 16)
+        self.within("rank", program.rank, 0, program.ranks - 1)
+        self.within("batch", program.batch, 1, MOST_PIXELS)
+        for number, buffer in enumerate(program.buffers):
+            self.where = f"buffer {number}"
+            self.buffer(buffer)
+        for key, shape in program.weights.items():
+            self.where = f"weight {key[:80]}"
+            self.require(1 <= len(key) <= 80, "has a key that is empty or longer than 80 characters")
+            self.take(self.elements(shape))
+        for number, step in enumerate(program.steps):
+            self.where = f"step {number} ({type(step).__name__})"
+            self.within("layer", step.layer, 0, len(program.layers) - 1)
+            self.require(
+                program.rank == MASTER or not isinstance(step, _FOR_THE_MASTER), "is for the master, not for a worker"
+            )
+            self.step(step)
+
+    # Errors
+
+    def require(self, fits: bool, what: str) -> None:
+        if not fits:
+            raise WireError(f"a malformed program: {self.where} {what}")
+
+    def within(self, name: str, value: int, least: int, most: int) -> None:
+        self.require(least <= value <= most, f"has the {name} {_short(value)}; it must be {least} to {most}")
+
+    def take(self, elements: int) -> None:
+        """Count memory that binding, or a run, needs."""
+        self.taken += BYTES_PER_ELEMENT * elements
+        _check_memory(self.where, self.taken, self.memory_bytes)
+
+    # References of the steps
+
+    def buffer(self, buffer: ir.Buffer) -> None:
+        channels, rows, columns = self.region(buffer.region)
+        self.within("number of channels", channels, 1, MOST_CHANNELS)
+        for side in buffer.margin:
+            self.within("margin", side, 0, MOST_SIDE)
+        top, bottom, left, right = buffer.margin
+        lanes = -(-channels // BLOCK) * BLOCK
+        self.take(self.program.batch * lanes * (top + rows + bottom) * (left + columns + right))
+
+    def region(self, region: Region) -> tuple[int, int, int]:
+        for span in (region.channels, region.rows, region.columns):
+            self.require(0 <= span.start < span.stop <= MOST_COORDINATE, f"has the region {_box(region)}, which is none")
+        return region.shape
+
+    def elements(self, shape: Sequence[int]) -> int:
+        self.require(len(shape) <= MOST_DIMENSIONS, f"has {len(shape)} dimensions; the limit is {MOST_DIMENSIONS}")
+        for size in shape:
+            self.within("size", size, 0, MOST_COORDINATE)
+        return math.prod(shape)
+
+    def inside(self, buffer: int, region: Region) -> tuple[int, int, int]:
+        """The shape of a region inside a buffer."""
+        self.within("buffer", buffer, 0, len(self.program.buffers) - 1)
+        shape = self.region(region)
+        held = self.program.buffers[buffer].region
+        self.require(region in held, f"has the region {_box(region)}, which is not in buffer {buffer} of {_box(held)}")
+        return shape
+
+    def weight(self, key: str | None, shape: tuple[int, ...]) -> None:
+        if key is None:
+            return
+        found = self.program.weights.get(key)
+        self.require(found is not None, f"names weights {key[:80]}, which the program does not list")
+        self.require(found == shape, f"has weights of {found}; {shape} is needed")
+
+    def same(self, name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        self.require(shape == wanted, f"has {name} of {shape}; {wanted} is needed")
+
+    def peer(self, rank: int, tag: int) -> None:
+        self.within("other rank", rank, 0, self.program.ranks - 1)
+        self.require(rank != self.program.rank, "is a message from a rank to itself")
+        self.within("tag", tag, 0, MOST_TAG)
+
+    # Steps
+
+    def step(self, step: ir.AnyStep) -> None:
+        match step:
+            case ir.Input() | ir.Output():
+                self.within("index", step.index, 0, MOST_STEPS)
+                self.inside(step.target if isinstance(step, ir.Input) else step.source, step.region)
+            case ir.Send():
+                self.peer(step.to, step.tag)
+                self.message(step)
+            case ir.Recv():
+                self.receive(step)
+            case ir.Gather():
+                self.gather(step)
+            case ir.Copy():
+                self.inside(step.source, step.region)
+                self.within("shift", step.shift, -MOST_COORDINATE, MOST_COORDINATE)
+                self.inside(step.target, step.region.shift_channels(step.shift))
+            case ir.Permute():
+                source = self.inside(step.source, step.source_region)
+                target = self.inside(step.target, step.target_region)
+                self.same("an input", source[1:], target[1:])
+                self.same("channels", (len(step.channels),), target[:1])
+                for channel in step.channels:
+                    self.within("channel", channel, 0, source[0] - 1)
+            case ir.Conv():
+                self.conv(step)
+            case ir.Pool():
+                self.pool(step)
+            case ir.GlobalPool():
+                source = self.inside(step.source, step.source_region)
+                self.same("an output", self.inside(step.target, step.target_region), (source[0], 1, 1))
+                self.within("divisor", step.divisor, 1, MOST_TAG)
+            case ir.Add() | ir.Elementwise():
+                self.within("number of sources", len(step.sources), 1, MOST_PARTS)
+                target = self.inside(step.target, step.target_region)
+                for shape in self.pairs(step.sources, step.source_regions):
+                    self.same("a source", shape, target)
+            case ir.Affine():
+                target = self.inside(step.target, step.target_region)
+                self.same("a source", self.inside(step.source, step.source_region), target)
+                self.weight(step.scale, target[:1])
+                self.weight(step.shift, target[:1])
+                self.residual(step, target)
+            case ir.Gate():
+                target = self.inside(step.target, step.target_region)
+                self.same("a source", self.inside(step.source, step.source_region), target)
+                self.same("a gate", self.inside(step.gate, step.gate_region), (target[0], 1, 1))
+            case ir.Host():
+                for _ in self.pairs((*step.sources, *step.targets), (*step.source_regions, *step.target_regions)):
+                    pass
+            case ir.ArrayInput() | ir.ArrayOutput():
+                self.within("index", step.index, 0, MOST_STEPS)
+            case ir.ArraySend():
+                self.peer(step.to, step.tag)
+            case ir.ArrayRecv():
+                self.peer(step.origin, step.tag)
+                self.take(self.elements(step.shape))
+            case ir.ConvForward() | ir.ConvGradInput() | ir.ConvGradWeight():
+                _check_conv(self.where, step.spec)
+                pairs = math.prod(min(s, n) for s, n in zip(step.spec.stride, step.spec.input_shape[2:], strict=True))
+                self.within("number of groups and phases", step.spec.groups * pairs, 1, MOST_LISTED)
+                self.take(_maps(step.spec) + 4 * step.spec.weight_elements)
+            case ir.ArrayFree():
+                pass
+
+    def pairs(self, buffers: Sequence[int], regions: Sequence[Region]) -> Iterable[tuple[int, int, int]]:
+        self.require(len(buffers) == len(regions), f"has {len(buffers)} buffers, but {len(regions)} regions")
+        return [self.inside(buffer, region) for buffer, region in zip(buffers, regions, strict=True)]
+
+    def message(self, step: ir.Send | ir.Recv) -> None:
+        self.within("number of parts", len(step.more), 0, MOST_PARTS)
+        for part in step.parts:
+            self.inside(part.buffer, part.region)
+        elements = self.program.batch * step.elements
+        n_bytes = BYTES_PER_ELEMENT * elements
+        self.require(n_bytes <= MAX_PAYLOAD_BYTES, f"has {n_bytes} bytes; a message carries {MAX_PAYLOAD_BYTES}")
+        self.take(elements)
+
+    def receive(self, step: ir.Recv) -> None:
+        self.peer(step.origin, step.tag)
+        self.require(not (step.accumulate and step.more), "adds a message of several parts")
+        self.message(step)
+
+    def gather(self, step: ir.Gather) -> None:
+        self.within("number of pieces", len(step.pieces), 0, MOST_PARTS)
+        self.require(0.0 <= step.patience_s <= MOST_PATIENCE_S, f"waits {step.patience_s} s; the limit is {MOST_PATIENCE_S}")
+        for piece in step.pieces:
+            self.receive(piece.recv)
+            self.conv(piece.spare)
+            if piece.check is not None:
+                sums, _, _ = self.inside(piece.check.source, piece.check.region)
+                self.weight(piece.check.signs, (sums, len(piece.recv.region.channels)))
+        if step.code is not None:
+            self.receive(step.code)
+
+    def conv(self, step: ir.Conv) -> None:
+        _check_conv(self.where, step.spec)
+        batch = self.program.batch
+        source = self.inside(step.source, step.source_region)
+        target = self.inside(step.target, step.target_region)
+        self.same("an input", (batch, *source), step.spec.input_shape)
+        self.same("an output", (batch, *target), step.spec.output_shape)
+        self.weight(step.weight, step.spec.weight_shape)
+        self.weight(step.bias, target[:1])
+        self.residual(step, target)
+        there = self.margin(step.source, step.source_region)
+        fits = all(needed <= has for needed, has in zip(step.spec.padding, there, strict=True))
+        self.require(fits, f"has a padding of {step.spec.padding}; the buffer has {there} around its input")
+
+    def margin(self, buffer: int, region: Region) -> tuple[int, int, int, int]:
+        """Rows and columns of a buffer around a region: above, below, left, right."""
+        held = self.program.buffers[buffer]
+        top, bottom, left, right = held.margin
+        rows, columns = _around(held.region.rows, region.rows), _around(held.region.columns, region.columns)
+        return (top + rows[0], bottom + rows[1], left + columns[0], right + columns[1])
+
+    def residual(self, step: ir.Conv | ir.Affine, target: tuple[int, int, int]) -> None:
+        if step.residual is None or step.residual_region is None:
+            self.require(step.residual is None and step.residual_region is None, "has half a residual")
+            return
+        self.same("a residual", self.inside(step.residual, step.residual_region), target)
+
+    def pool(self, step: ir.Pool) -> None:
+        spec = step.spec
+        source = self.inside(step.source, step.source_region)
+        target = self.inside(step.target, step.target_region)
+        self.same("an input", source[:1], target[:1])
+        self.same("a batch", (spec.batch,), (self.program.batch,))
+        for name, values in _sizes(spec).items():
+            for value in values:
+                self.within(name, value, 0, MOST_COORDINATE)
+        self.within("divisor", 1 if spec.divisor is None else spec.divisor, -MOST_COORDINATE, MOST_COORDINATE)
+        window = math.prod(min(pair) for pair in zip(spec.kernel, (spec.height, spec.width), strict=True))
+        work = self.program.batch * math.prod(target) * window
+        self.require(work <= MOST_MACS, f"pools {work:.1e} values; the limit is {MOST_MACS:.1e}")
+
+
+def _check_conv(where: str, spec: ConvSpec) -> None:
+    """Check that a conv's numbers are within the limits of binding and of a step. Its shapes are those of its maps."""
+    most = {"channels": MOST_CHANNELS, "groups": MOST_SIDE, "height": MOST_COORDINATE, "width": MOST_COORDINATE}
+    for name, values in {**_sizes(spec), "output": (spec.out_height, spec.out_width)}.items():
+        for value in values:
+            if value > most.get(name, MOST_SIDE):
+                raise WireError(f"{where} has the {name} {_short(value)}; the limit is {most.get(name, MOST_SIDE)}")
+    pixels = spec.batch * spec.out_height * spec.out_width
+    if pixels > MOST_PIXELS:
+        raise WireError(f"{where} has an output of {pixels:.1e} pixels; the limit is {MOST_PIXELS:.1e}")
+    pieces = min(spec.out_height, BYTES_PER_ELEMENT * spec.in_channels * spec.height * spec.width // PIECE_BYTES)
+    if spec.groups * (1 + pieces) > MOST_LISTED:
+        raise WireError(f"{where} has {spec.groups} groups over {pieces} pieces of its input; that is too many to list")
+    if spec.macs > MOST_MACS:
+        raise WireError(f"{where} has {spec.macs:.1e} multiply-adds; the limit for one step is {MOST_MACS:.1e}")
+
+
+def _sizes(spec: ConvSpec | PoolSpec) -> Mapping[str, tuple[int, ...]]:
+    named: dict[str, tuple[int, ...]] = {
+        "kernel": spec.kernel,
+        "stride": spec.stride,
+        "padding": spec.padding,
+        "dilation": spec.dilation,
+        "height": (spec.height,),
+        "width": (spec.width,),
+    }
+    if isinstance(spec, ConvSpec):
+        named |= {"channels": (spec.in_channels, spec.out_channels), "groups": (spec.groups,)}
+    return named
+
+
+def _maps(spec: ConvSpec) -> int:
+    """Elements of a conv's maps: the blocked input in its padding, and the blocked output."""
+    top, bottom, left, right = spec.padding
+    padded = (top + spec.height + bottom) * (left + spec.width + right) * _lanes(spec.in_channels)
+    return spec.batch * (padded + spec.out_height * spec.out_width * _lanes(spec.out_channels))
+
+
+def _lanes(channels: int) -> int:
+    return -(-channels // BLOCK) * BLOCK
+
+
+def _check_memory(where: str, n_bytes: int, memory_bytes: int) -> None:
+    if n_bytes > memory_bytes:
+        raise WorkerMemoryError(
+            f"{where} takes what is needed to {_short(n_bytes // 10**6)} MB, but this worker may use "
+            f"{memory_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
+        )
+
+
+def _around(whole: Span, part: Span) -> tuple[int, int]:
+    return (part.start - whole.start, whole.stop - part.stop)
+
+
+def _box(region: Region) -> str:
+    spans = (region.channels, region.rows, region.columns)
+    return "[" + ", ".join(f"{_short(span.start)}:{_short(span.stop)}" for span in spans) + "]"
+
+
+def _short(value: int) -> str:
+    """A number for a sentence, whatever its length."""
+    return str(value) if abs(value) < 10**20 else f"of {value.bit_length()} bits"

@@ -1,0 +1,144 @@
+"""Plan check: a plan that was kept in a file may have been edited, damaged, or made for another model.
+
+This is the only check of what a plan computes: every part is inside its tensor and belongs to an existing rank, and sums
+add up to the whole, with no piece missing or counted twice.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from fogconv.errors import PlannerError
+from fogconv.ir.geometry import Region, Span, subtract
+from fogconv.ir.graph import Conv, GlobalPool, Host, Layer, LayerGraph
+from fogconv.ir.layout import MASTER, Layout
+from fogconv.ir.plan import Placement, Plan, check_plan
+from fogconv.ir.shard import Work
+
+MOST_RANKS = 1025
+"""A master and 1,024 workers: larger clusters are not tested."""
+
+
+def check_fits(plan: Plan, graph: LayerGraph) -> None:
+    """Raises PlannerError, or GeometryError for an impossible shard, unless the plan's programs compute the graph."""
+    check_plan(plan, graph)
+    if not 1 <= plan.ranks <= MOST_RANKS:
+        raise PlannerError(f"the plan is for {plan.ranks} ranks; a cluster has 1 to {MOST_RANKS}")
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        try:
+            _placement(graph, layer, placement, plan.ranks)
+        except _Misfit as misfit:
+            raise PlannerError(f"the plan does not fit the model: {layer.name}: {misfit}; make it again") from None
+
+
+class _Misfit(Exception):
+    """The error of a placement, as text."""
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise _Misfit(otherwise)
+
+
+def _placement(graph: LayerGraph, layer: Layer, placement: Placement, ranks: int) -> None:
+    if layer.relabels:
+        return  # nothing is computed
+    _require(bool(placement.work), "no rank computes it")
+    if isinstance(layer, Host):
+        alone = len(placement.work) == 1 and placement.work[0].rank == MASTER and not placement.work[0].depth
+        _require(alone, "only the master can run it, and whole")
+    for tensor, layout in placement.via:
+        _require(tensor in layer.reads, f"it does not read tensor {tensor}")
+        _layout(layout, graph.tensors[tensor].region, ranks)
+    if isinstance(layer, Host):
+        return
+    whole = graph.tensors[layer.target].region
+    if placement.target is not None:
+        _layout(placement.target, whole, ranks)
+    for work in placement.work:
+        _work(layer, work, whole, ranks, graph)
+    summed = {layer.is_partial(work) for work in placement.work}
+    _require(len(summed) == 1, "a part of it is to be summed, and another is not")
+    if True in summed:
+        _require(placement.target is not None, "its sum has no target")
+        _sums(layer, placement.work, whole, graph)
+    _guard(layer, placement, ranks)
+
+
+def _layout(layout: Layout, whole: Region, ranks: int) -> None:
+    _require(layout.ranks == ranks, f"a layout is for {layout.ranks} ranks, not for {ranks}")
+    _require(not layout.partial, "a layout is left to be summed")
+    for rank, boxes in enumerate(layout.regions):
+        _inside(boxes, whole, rank)
+        for number, box in enumerate(boxes):
+            _require(not any(box & other for other in boxes[:number]), f"rank {rank} holds a part of {box} twice")
+
+
+def _inside(boxes: Iterable[Region], whole: Region, rank: int) -> None:
+    for box in boxes:
+        _require(bool(box) and box in whole, f"rank {rank} has {box} of {whole}")
+
+
+def _work(layer: Layer, work: Work, whole: Region, ranks: int, graph: LayerGraph) -> None:
+    _require(0 <= work.rank < ranks, f"there is no rank {work.rank}")
+    _inside([work.output], whole, work.rank)
+    if work.depth is not None:
+        _require(isinstance(layer, Conv), "only convs are split by their input channels")
+        assert isinstance(layer, Conv)
+        _span(work.depth, layer.spec.in_channels // layer.spec.groups, "input channels")
+    if work.rows is not None:
+        _require(isinstance(layer, GlobalPool), "only a global pooling is split by the rows that it sums")
+        assert isinstance(layer, GlobalPool)
+        _span(work.rows, graph.tensors[layer.source].height, "rows")
+    _require(not work.raw or isinstance(layer, Conv), "only convs can be left unfinished")
+
+
+def _span(span: Span, size: int, what: str) -> None:
+    _require(bool(span) and span in Span(0, size), f"it has {size} {what}, not {span.start} to {span.stop}")
+
+
+def _sums(layer: Layer, works: Sequence[Work], whole: Region, graph: LayerGraph) -> None:
+    """Check that every value of the output is the sum of all its parts, each counted once."""
+    parts: dict[Region, list[Span]] = defaultdict(list)
+    for work in works:
+        parts[work.output].append(_summed(layer, work, graph))
+    _require(len({(work.output, work.rank) for work in works}) == len(works), "a rank has two parts of one sum")
+    left = [whole]
+    for region in parts:
+        rest = [piece for box in left for piece in subtract(box, [region])]
+        gone = sum(box.elements for box in left) - sum(box.elements for box in rest)
+        _require(gone == region.elements, f"a part of {region} is computed twice")
+        left = rest
+    _require(not left, f"no rank computes {left[0] if left else ''}")
+    for region, spans in parts.items():
+        end = 0
+        for span in sorted(spans):
+            _require(span.start == end, f"the sum of {region} lacks a part, or has one twice, at {min(span.start, end)}")
+            end = span.stop
+        size = len(_summed(layer, Work(MASTER, whole), graph))
+        _require(end == size, f"the sum of {region} ends at {end} of {size}")
+
+
+def _summed(layer: Layer, work: Work, graph: LayerGraph) -> Span:
+    """The span that a part sums: input channels of a conv, or rows of a global pooling."""
+    if isinstance(layer, Conv):
+        return work.depth or Span(0, layer.spec.in_channels // layer.spec.groups)
+    assert isinstance(layer, GlobalPool)
+    return work.rows or Span(0, graph.tensors[layer.source].height)
+
+
+def _guard(layer: Layer, placement: Placement, ranks: int) -> None:
+    guard = placement.guard
+    if guard is None:
+        return
+    works = placement.work
+    _require(isinstance(layer, Conv) and all(work.raw for work in works), "only unfinished parts of a conv can be guarded")
+    _require(0 <= guard.patience_s < float("inf"), f"a patience of {guard.patience_s} s")
+    if guard.code is None:
+        return
+    assert isinstance(layer, Conv)
+    _require(layer.spec.groups == 1 and not any(work.depth for work in works), "its parts have no code in common")
+    _require(0 < guard.code < ranks, f"there is no worker {guard.code}")
+    _require(guard.code not in {work.rank for work in works}, f"rank {guard.code} computes a part and the code")
+    _require(len({(work.output.rows, work.output.columns) for work in works}) == 1, "its parts read different inputs")

@@ -1,0 +1,74 @@
+"""ModelCard: a model's preprocessing, labels and origin. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fogconv.errors import ModelError
+from fogconv.storage.trusted import read_plain
+from fogconv.zoo.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The conversion of a picture to the model's input, and the names of its classes. ``weights_origin`` names the source
+    of its weights."""
+
+    name: str
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = field(repr=False)
+    weights_origin: str
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.preprocessing.crop
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the class scores are meaningless."""
+        return self.weights_origin.startswith("random")
+
+    def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(3, H, W) float32."""
+        return self.preprocessing(image)
+
+    def label(self, index: int) -> str:
+        """The name of a class."""
+        return self.labels[index] if index < len(self.labels) else f"class {index}"
+
+    def with_(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        labels: str | Path | Sequence[str] | None = None,
+    ) -> Self:
+        """The card with other means and deviations per channel, or labels (a file with one a line, or a sequence).
+
+        Raises ModelError for a file of labels that can't be read.
+        """
+        preprocessing = replace(
+            self.preprocessing,
+            mean=self.preprocessing.mean if mean is None else tuple(mean),
+            std=self.preprocessing.std if std is None else tuple(std),
+        )
+        return replace(self, preprocessing=preprocessing, labels=self.labels if labels is None else read_labels(labels))
+
+
+def read_labels(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, from a file with one per line, or as given. Raises ModelError."""
+    if not isinstance(labels, str | Path):
+        return tuple(labels)
+    try:
+        return tuple(line.strip() for line in read_plain(labels).decode("utf-8").splitlines())
+    except OSError as error:
+        raise ModelError(f"the labels can't be read from {labels}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"the labels can't be read from {labels}: {error}") from error

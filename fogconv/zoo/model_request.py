@@ -1,0 +1,35 @@
+"""ModelRequest: which model, with which weights, for pictures of which size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fogconv.values import table
+
+
+def check_size(size: int | tuple[int, int] | None) -> None:
+    """Raises InputError for a side that no picture may have."""
+    if size is not None:
+        for side in size if isinstance(size, tuple) and len(size) == 2 else (size,):
+            table.SIDE.check("size", side)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """A model as a user names it, see `fogconv.zoo.load`. ``size`` in pixels; ``trust`` is for a ``.pt2`` that runs code.
+
+    Raises InputError for a size that is out of range.
+    """
+
+    name: str
+    weights: str = "pretrained"
+    size: int | tuple[int, int] | None = None
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+
+    @classmethod
+    def for_shapes(cls, name: str, size: int | None = None, trust: bool = False) -> ModelRequest:
+        """The request for shapes only: no published weights are downloaded."""
+        return cls(name, "pretrained" if name.endswith(".pt2") else "random", size, trust)
