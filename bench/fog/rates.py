@@ -34,9 +34,10 @@ from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.memory.algorithm import cycles
 from fogconv.ir.plan import Plan, at_home
 from fogconv.kernels.codegen.isa import host_isa
-from fogconv.kernels.conv.select import choose, cycles
+from fogconv.kernels.conv.select import choose
 from fogconv.lowering.lower import lower
 
 FULL_SPEED_RUNS = 7

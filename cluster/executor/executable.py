@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -17,17 +18,17 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
-from fogconv.cluster.executor.interface import Call, HostCalls, Run, nothing
+from fogconv.cluster.executor.interface import Call, HostCalls, Packed, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as steps
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import BLOCK, NARROW, Region
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
+from fogconv.ir.memory.footprint import Packing, footprint, packings
 from fogconv.ir.program import Program
-from fogconv.kernels.conv.conv import PreparedConv2d, prepare_conv2d
-from fogconv.kernels.conv.linear import PreparedLinear
+from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
 from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import sequence
@@ -61,7 +62,7 @@ class Executable:
         if missing:
             raise ClusterError(f"rank {program.rank}: {len(missing)} weights of the program are missing, first {missing[0]}")
         self.program = program
-        self._weights = weights
+        self._weights: Mapping[str, Array] = weights
         self._threads = threads
         self._host = host
         self.arrays = Arrays()
@@ -70,13 +71,18 @@ class Executable:
             Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin), NARROW if number in narrow else BLOCK)
             for number, buffer in enumerate(program.buffers)
         ]
-        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers)
+        size = footprint(program, threads=threads, choose=algorithm_of)
+        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers) + size.staging + size.scratch
         self._scratch = Scratch()
-        self._prepared: dict[tuple[str, str | None, str | None], PreparedConv2d | PreparedLinear] = {}
+        self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
+        self._prepared: dict[Packing, PreparedConv2d] = {}
+        # How many packings of each weight are still to come: after the last one the plain weight is not needed.
+        self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
         self._calls = []
         for step in program.steps:
             proceed()
             self._calls.append(self._bind(step))
+        self._let_go_of_plain_weights()
         self._ticks = [0] * (2 * len(self._calls))
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:
@@ -124,23 +130,39 @@ class Executable:
     def _gather(self, step: steps.Gather) -> Call:
         return bind_gather(step, self)
 
-    def prepare(self, step: steps.Conv) -> PreparedConv2d | PreparedLinear:
+    def prepare(self, step: steps.Conv) -> PreparedConv2d:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
-        key = (step.weight, step.bias, step.activation)
-        known = self._prepared.get(key)
+        packing = Packing(step.weight, step.bias, step.activation, algorithm_of(step.spec))
+        known = self._prepared.get(packing)
         if known is None:
-            bias = None if step.bias is None else self._weights[step.bias]
-            known = self._prepared[key] = prepare_conv2d(
-                step.spec,
-                self._weights[step.weight],
-                bias,
-                activation=step.activation,
-                threads=self._threads,
-                scratch=self._scratch,
-            )
+            shared = self._weights if isinstance(self._weights, Packed) else None
+            known = shared.find(packing) if shared is not None else None
+            self._unpacked[step.weight] -= 1
+            if known is None:
+                known = prepare_conv2d(
+                    step.spec,
+                    self._weights[step.weight],
+                    None if step.bias is None else self._weights[step.bias],
+                    activation=step.activation,
+                    threads=self._threads,
+                    scratch=self._scratch,
+                )
+                if shared is not None:
+                    shared.keep(packing, known, last=not self._unpacked[step.weight])
+            self._prepared[packing] = known
             self.memory_bytes += known.weight_bytes
-            return known
-        return known.at(step.spec)
+        return known if known.spec == step.spec and known.scratch is self._scratch else known.at(step.spec, self._scratch)
+
+    def _let_go_of_plain_weights(self) -> None:
+        """What is packed or bound needs them no more; what only a loss would need is packed when it comes to that."""
+        later = {
+            key
+            for step in self.program.steps
+            if isinstance(step, steps.Gather)
+            for piece in step.pieces
+            for key in (piece.spare.weight, piece.spare.bias)
+        }
+        self._weights = {key: self._weights[key] for key in later if key is not None}
 
     def view(self, buffer: int, region: Region) -> Blocked:
         """A view of a region, which starts at a block of 16 channels. Raises ClusterError where it is outside the

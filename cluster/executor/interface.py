@@ -14,11 +14,11 @@ from fogconv.errors import InputError
 from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
+from fogconv.ir.memory.footprint import Packing
 from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
-    from fogconv.kernels.conv.linear import PreparedLinear
 
 
 def nothing() -> None:
@@ -48,13 +48,24 @@ class Shares(Protocol):
     arrays: Any
 
 
+@runtime_checkable
+class Packed(Protocol):
+    """Weights of which some are here as the kernels read them: what an executable is given in the place of plain ones."""
+
+    def find(self, packing: Packing) -> PreparedConv2d | None:
+        """Weights that are packed already. A program that binds to them keeps them in use."""
+
+    def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
+        """They are packed now. ``last``: no other packing of the same weight will be asked for."""
+
+
 class Build(Protocol):
     """The interpreter's constructor, or a test's. ``proceed`` is called before each step, and may raise to end it."""
 
     def __call__(
         self,
         program: ir.Program,
-        weights: dict[str, NDArray[np.float32]],
+        weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
         proceed: Callable[[], None] = nothing,
@@ -97,7 +108,7 @@ class Binder(Protocol):
 
     def compute(self, step: ir.AnyStep) -> Callable[[], None]: ...
 
-    def prepare(self, step: ir.Conv) -> PreparedConv2d | PreparedLinear: ...
+    def prepare(self, step: ir.Conv) -> PreparedConv2d: ...
 
     def view(self, buffer: int, region: Region) -> Blocked: ...
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -20,11 +21,11 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.worker.master_session import Loading, MasterSession
 from fogconv.cluster.worker.program_check import MOST_PROGRAM_BYTES, check_program
-from fogconv.cluster.worker.system import machine_bytes, process_bytes
-from fogconv.cluster.worker.weight_cache import WeightStore
+from fogconv.cluster.worker.system import machine_bytes, process_bytes, trim
+from fogconv.cluster.worker.weight_cache import Lent, WeightStore
 from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
-from fogconv.ir.arrays import Array
+from fogconv.ir.memory.footprint import MARGIN, PROCESS_BYTES, Choose, Footprint, Packing, footprint, packings, room
 
 log = logging.getLogger("fogconv.worker")
 
@@ -45,6 +46,8 @@ class ProgramLoader:
         self.build = build
         self._threads = threads
         self._memory_limit_bytes = memory_limit_bytes
+        self._private: WeakKeyDictionary[Runnable, int] = WeakKeyDictionary()
+        """Bytes of each loaded program beside its weights."""
         self._keep_weights = keep_weights
         self._adopt = adopt
 
@@ -69,7 +72,7 @@ class ProgramLoader:
         check_program(program, self.memory_bytes)
         if program.rank != session.hello.rank:
             raise WireError(f"a program for rank {program.rank} came; this worker is rank {session.hello.rank}")
-        missing = {key for key in program.weights if key not in self.store}
+        missing = self.store.missing(program.weights, self._packings(program))
         self._check_memory(program, missing)
         session.loading.append(Loading(task.request, task.program, program, missing))
         yield m.Missing(task.request, tuple(sorted(missing)))
@@ -79,7 +82,7 @@ class ProgramLoader:
         self, session: MasterSession, task: m.Weight, payload: Frame, proceed: Callable[[], None]
     ) -> Iterator[m.AnyMessage]:
         """Handle received weights. Raises WireError where no program waits for them."""
-        if not any(task.key in loading.missing for loading in session.loading) and task.key not in self.store:
+        if not any(task.key in loading.missing for loading in session.loading) and not self.store.has(task.key):
             raise WireError(f"received weights {task.key}, which no program waits for")
         try:
             self.store.put(task.key, task.shape, payload)
@@ -115,7 +118,7 @@ class ProgramLoader:
         """The program's executable, or why there is none: the master waits for an answer to its load, not to the weights
         that completed it. Raises RunAborted."""
         try:
-            return self.build(program, self._weights(program), threads=self._threads, proceed=proceed)
+            return self._bind(program, proceed)
         except RunAborted:
             raise
         except FogconvError as error:
@@ -123,45 +126,86 @@ class ProgramLoader:
         except Exception as error:
             return failure_of(error, "a program can't be bound")
 
-    def _weights(self, program: ir.Program) -> dict[str, Array]:
+    def _bind(self, program: ir.Program, proceed: Callable[[], None]) -> Runnable:
+        """The program, ready to run. Raises WorkerMemoryError, WireError, and the errors of the build."""
+        needed = self._footprint(program)
+        weights = self._weights(program, tight=self._free() < needed.total)
+        executable = self.build(program, weights, threads=self._threads, proceed=proceed)
+        self._check_after()
+        self._private[executable] = needed.private
+        return executable
+
+    def _weights(self, program: ir.Program, *, tight: bool) -> Lent:
         """Raises WorkerMemoryError for weights that are gone again, WireError for those of another shape than it says."""
-        gone = [key for key in program.weights if key not in self.store]
+        gone = self.store.missing(program.weights, self._packings(program))
         if gone:
             raise WorkerMemoryError(f"{len(gone)} of its weights had to make room for another program's")
-        weights = {key: self.store[key] for key in program.weights}
         for key, shape in program.weights.items():
-            if weights[key].shape != shape:
-                raise WireError(f"a malformed program: weights {key} are {weights[key].shape}, not {shape}")
-        return weights
+            found = self.store.shape(key)
+            if found is not None and found != shape:
+                raise WireError(f"a malformed program: weights {key} are {found}, not {shape}")
+        return self.store.lend(program.weights, tight=tight)
 
     def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
         """Raise WorkerMemoryError where the program needs more memory than the limit, before any weight is sent.
 
-        Weights count twice, as received and as packed by the kernels; weights that no program needs count as free.
+        Weights that no program needs count as free. The planner counts by the same function.
         """
         if not self._memory_limit_bytes:
             return
-        shard = sum(4 * math.prod(shape) for shape in program.weights.values())
-        arriving = sum(4 * math.prod(program.weights[key]) for key in missing)
-        buffers = buffer_bytes(program)
-        free = self._memory_limit_bytes - process_bytes()
-        needed = shard + arriving + buffers
-        if needed > free:
-            free += self.store.evict(needed - free, keep=program.weights)
-        if needed > free:
+        needed = self._footprint(program)
+        # The program's own plain weights go as they are packed.
+        free = self._free() + self.store.plain_bytes(program.weights)
+        if needed.total > free:
+            free += self.store.evict(needed.total - free, keep=program.weights, packings=self._packings(program))
+        if needed.total > free:
+            limit = self._memory_limit_bytes
             raise WorkerMemoryError(
-                f"the shard needs {needed / 1e6:.0f} MB ({arriving / 1e6:.0f} MB of weights to come, "
-                f"{shard / 1e6:.0f} MB packed, {buffers / 1e6:.0f} MB of maps), but {max(0, free) / 1e6:.0f} MB are left of "
-                f"this worker's limit of {self._memory_limit_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
+                f"the shard needs {needed.total / 1e6:.0f} MB (packed weights: {needed.packed / 1e6:.0f} MB, the largest "
+                f"while it is packed: {needed.transit / 1e6:.0f} MB, maps and messages: {needed.private / 1e6:.0f} MB), but "
+                f"{max(0, free) / 1e6:.0f} MB are left of this worker's limit of {limit / 1e6:.0f} MB, of which "
+                f"{min(PROCESS_BYTES, limit) / 1e6:.0f} MB are for the process itself: give it less work, or raise --memory"
             )
 
+    def _check_after(self) -> None:
+        """Raise WorkerMemoryError where the process holds more than its limit now that everything is packed and compiled."""
+        most = MARGIN * self._memory_limit_bytes
+        if not self._memory_limit_bytes or process_bytes() <= most:
+            return
+        trim()
+        held = process_bytes()
+        if held > most:
+            raise WorkerMemoryError(
+                f"with this shard the process holds {held / 1e6:.0f} MB, but its limit is "
+                f"{self._memory_limit_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
+            )
+
+    def _free(self) -> int:
+        """The bytes that the limit leaves beside the stored weights and the maps of the loaded programs."""
+        if not self._memory_limit_bytes:
+            return sys.maxsize
+        return room(self._memory_limit_bytes) - self.store.held_bytes - sum(self._private.values())
+
+    def _footprint(self, program: ir.Program) -> Footprint:
+        return footprint(program, threads=self._threads, choose=_choose(), packed=self.store.packed)
+
+    def _packings(self, program: ir.Program) -> Collection[Packing]:
+        return packings(program, _choose())
+
     def _trim(self, session: MasterSession) -> None:
-        """After the kernels packed their weights, keep the plain ones only where there is room."""
+        """After a program is built, keep weights that it does not use only where there is room."""
         waiting = {key for loading in session.loading for key in loading.program.weights}
         if not self._keep_weights:
-            self.store.evict(self.store.bytes, keep=waiting)
+            self.store.evict(sys.maxsize, keep=waiting)
         elif self._memory_limit_bytes:
-            self.store.evict(process_bytes() - self._memory_limit_bytes, keep=waiting)
+            self.store.evict(-self._free(), keep=waiting)
+
+
+def _choose() -> Choose:
+    """The kernels' own choice: it knows the measurements of this machine, and the planner only the rule."""
+    from fogconv.kernels.conv.conv import algorithm_of  # imported late: only processes that bind need compiled code
+
+    return algorithm_of
 
 
 def failure_of(error: Exception, what: str) -> FogconvError:
@@ -169,7 +213,7 @@ def failure_of(error: Exception, what: str) -> FogconvError:
     bug."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return WorkerMemoryError(f"{what}: out of memory {error}".rstrip())
-    if "out of memory" in str(error).lower() or "cannot allocate memory" in str(error).lower():
+    if "out of memory" in str(error).lower() or "allocate memory" in str(error).lower():
         return WorkerMemoryError(f"{what}: {error}")
     log.exception("%s", what)
     return WorkerFailedError(f"{type(error).__name__}: {error}")
@@ -179,20 +223,3 @@ def failed(request: int, run: int, error: FogconvError) -> m.Failed:
     """The answer to a failed request or run."""
     log.error("request %d, run %d: %s", request, run, error)
     return m.Failed(request, run, type(error).__name__, str(error)[:4000])
-
-
-def buffer_bytes(program: ir.Program) -> int:
-    """Bytes of a program's buffers in the blocked layout, if none shares memory with another, and of its plain arrays."""
-    arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
-    for step in program.steps:
-        if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):
-            # Blocked maps in and out, and the plain result.
-            arrays.append(step.spec.input_elements + step.spec.output_elements + step.spec.weight_elements)
-            arrays.append(max(step.spec.input_elements, step.spec.output_elements))
-    plain = 4 * sum(arrays)
-    total = 0
-    for buffer in program.buffers:
-        channels, rows, columns = buffer.region.shape
-        top, bottom, left, right = buffer.margin
-        total += -(-channels // 16) * 16 * (top + rows + bottom) * (left + columns + right)
-    return plain + 4 * program.batch * total

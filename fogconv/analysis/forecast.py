@@ -11,8 +11,9 @@ from typing import Any
 
 from fogconv.analysis.workload import card_bytes
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT
+from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.memory.footprint import map_bytes
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
@@ -127,17 +128,8 @@ def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForec
         round(card[0]),
         round(card[1]),
         weights * BYTES_PER_ELEMENT,
-        _map_elements(program) * program.batch * BYTES_PER_ELEMENT,
+        map_bytes(program),
     )
-
-
-def _map_elements(program: Program) -> int:
-    total = 0
-    for buffer in program.buffers:
-        channels, rows, columns = buffer.region.shape
-        top, bottom, left, right = buffer.margin
-        total += -(-channels // BLOCK) * BLOCK * (top + rows + bottom) * (left + columns + right)
-    return total
 
 
 def _layers(graph: LayerGraph, plan: Plan) -> tuple[LayerForecast, ...]:

@@ -28,6 +28,7 @@ from fogconv.lowering.layer_steps import MAKERS, activation_of
 from fogconv.lowering.overlap import interior_first
 from fogconv.lowering.plan_check import check_fits
 from fogconv.lowering.program_builder import Partial, ProgramBuilder
+from fogconv.lowering.weight_slices import Shapes
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ def lower(graph: LayerGraph, plan: Plan) -> Lowered:
     """Raises PlannerError, or GeometryError, when the plan is not for this graph or would not compute it."""
     check_fits(plan, graph)
     return _Lowering(graph, plan).run()
+
+
+def outline(graph: LayerGraph, plan: Plan) -> tuple[Program, ...]:
+    """The programs without their weights, under arbitrary keys: faster, and enough to count their memory.
+
+    Raises PlannerError, or GeometryError, when the plan is not for this graph or would not compute it.
+    """
+    check_fits(plan, graph)
+    return _Lowering(graph, plan, Shapes(graph.weights)).run().programs
 
 
 class _Lowering(ProgramBuilder):

@@ -40,12 +40,12 @@ class Partial:
 class ProgramBuilder:
     """``index`` is the current layer; ``named[rank]`` are the weights that a rank needs, with their shapes."""
 
-    def __init__(self, graph: LayerGraph, plan: Plan) -> None:
+    def __init__(self, graph: LayerGraph, plan: Plan, weights: Cuts | None = None) -> None:
         self.graph = graph
         self.plan = plan
         self.steps: list[list[AnyStep]] = [[] for _ in range(plan.ranks)]
         self.named: list[dict[str, tuple[int, ...]]] = [{} for _ in range(plan.ranks)]
-        self.weights = Cuts(graph.weights)
+        self.weights = Cuts(graph.weights) if weights is None else weights
         self._wanted = wanted(graph, plan)
         self.residency = Residency(graph, plan.ranks, self._wanted)
         self.index = 0

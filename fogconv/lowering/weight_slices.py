@@ -55,3 +55,16 @@ class Cuts(Mapping[str, Array]):
 
 def _cut(whole: Array, slices: tuple[slice, ...]) -> Array:
     return np.ascontiguousarray(whole[slices], dtype=np.float32)
+
+
+class Shapes(Cuts):
+    """The same parts by names of their own, none of them made: for programs that are only measured."""
+
+    def cut(self, key: str, slices: tuple[slice, ...]) -> str:
+        whole = self._whole[key]
+        name = repr((key, slices))
+        if name not in self._shapes:
+            self._makers[name] = partial(_cut, whole, slices)
+            self._shapes[name] = tuple(len(range(*s.indices(n))) for s, n in zip(slices, whole.shape, strict=False))
+            self._shapes[name] += whole.shape[len(slices) :]
+        return name

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 
+from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
+from fogconv.planning.memory import over_memory
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
 from fogconv.planning.schemes import Scheme
@@ -19,12 +22,28 @@ _COMPRESSORS = {"lz4": "lz4", "zstd": "zstandard"}
 def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptions()) -> Plan:
     """The given plan, where it is for this number of ranks, or else the scheme's.
 
-    Raises PlannerError when the weights fit into no rank's memory limit, InputError for options that the scheme does not
+    Raises PlannerError when a part fits into no rank's memory limit, InputError for options that the scheme does not
     support.
     """
-    if options.plan is not None and options.plan.ranks == len(topology):
-        return options.plan
-    return Scheme.named(options.scheme).planner(graph, topology, settled(options, graph, topology))
+    kept = options.plan
+    given = kept is not None and kept.ranks == len(topology)
+    ranks = list(topology.ranks)
+    while True:
+        if kept is not None and given:
+            found = kept
+        elif len(ranks) == len(topology):
+            found = Scheme.named(options.scheme).planner(graph, topology, settled(options, graph, topology))
+        else:
+            part = topology.subset(ranks)
+            found = Scheme.named(options.scheme).planner(graph, part, settled(options, graph, part))
+            found = found.among(ranks, len(topology))
+        over = over_memory(graph, found, topology)
+        if over is None:
+            return found
+        # The search does without a rank by itself; the star's shares are fixed, and a guarded one's code needs its ranks.
+        if given or over.rank == MASTER or options.protection:
+            raise PlannerError(over.sentence)
+        ranks.remove(over.rank)
 
 
 def settled(options: PlanOptions, graph: LayerGraph, topology: Topology) -> PlanOptions:

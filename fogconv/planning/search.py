@@ -11,20 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import BYTES_PER_ELEMENT
-from fogconv.ir.graph import Concat, Conv, Host, LayerGraph
-from fogconv.ir.layout import Layout, on
+from fogconv.ir.graph import Concat, Host, LayerGraph
+from fogconv.ir.layout import MASTER, Layout, on
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Wire
 from fogconv.ir.shard import level
 from fogconv.ir.stages import made_before, stages
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
+from fogconv.planning.memory import over_memory
 from fogconv.planning.strategies.family import Scheme
-from fogconv.planning.strategies.option import Option, split_name, weight_elements
+from fogconv.planning.strategies.option import Option, split_name
 from fogconv.planning.strategies.options import Options
 
 BEAM = 24
@@ -39,6 +40,9 @@ RIVALS = 4
 MOST_RANKS = 33
 """The most ranks that a search uses. Its time grows with the square of the ranks (8 s for ResNet-50 on 33), and more
 parts gain little: in a larger cluster only the fastest ranks get work. The star needs no search and uses all ranks."""
+
+PENALTIES = 7
+"""From no penalty to 0.1 ms per weight: each sixteen times the one before."""
 
 _SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "local")
 
@@ -145,17 +149,22 @@ def _search(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, mem
 def _within_memory(
     graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, members: Sequence[int] | None, drifting: bool
 ) -> Plan:
+    """Where a rank's memory limit is too small, weights become dear on all ranks with limits, until the path that stores
+    least on them is the cheapest; if that is still too much, as maps are no weights, the others do without it."""
     topology = book.prices.topology
     penalty = 0.0
-    # Where a rank's memory limit is too small, the price of weights is raised until the path that stores least on it is
-    # the cheapest.
-    for _ in range(12):
+    for attempt in count(1):
         found = _cheapest(graph, book, scheme, wire, penalty, members, drifting)
-        over = _over_memory(graph, topology, found)
+        over = over_memory(graph, found, topology)
         if over is None:
-            return found
-        penalty = max(4 * penalty, 1e-10)
-    raise PlannerError(over)
+            break
+        penalty = max(16 * penalty, 1e-10)
+        if attempt % PENALTIES == 0:
+            if over.rank == MASTER or scheme == "local":
+                raise PlannerError(over.sentence)
+            members = [rank for rank in members or topology.ranks if rank != over.rank]
+            penalty = 0.0
+    return found
 
 
 def _cheapest(
@@ -169,6 +178,7 @@ def _cheapest(
 ) -> Plan:
     book.effort = 0
     options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
+    limited = [rank for rank, device in enumerate(book.prices.topology.devices) if device.memory_bytes is not None]
     order = [(stage, index) for stage in stages(graph) for index in stage]
     last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in graph.layers[index].reads}
     last_reader[graph.output] = len(graph.layers)
@@ -197,7 +207,9 @@ def _cheapest(
                     state, move_s, via, met = _bring(book, path.state, option, there, path.met)
                     for tensor in layer.writes:
                         state[tensor] = options.whole_on_master(tensor) if isinstance(layer, Host) else option.made
-                    fixed = option.edge_s + option.sum_s + penalty * max(option.stored)
+                    fixed = option.edge_s + option.sum_s
+                    if penalty:
+                        fixed += penalty * max(option.stored[rank] for rank in limited)
                     choice = _Choice(path.last, option, via, move_s)
                     _keep(best, path.cost + move_s + fixed, state, dead, choice, met)
         late = book.effort > EFFORT * (number + 1) / len(graph.layers)
@@ -338,25 +350,3 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:
     return on(0, graph.tensors[tensor].region, ranks)
-
-
-def stored_bytes(plan: Plan, graph: LayerGraph) -> dict[int, int]:
-    """Bytes of conv weights on each rank."""
-    stored: dict[int, int] = dict.fromkeys(range(plan.ranks), 0)
-    for layer, placement in zip(graph.layers, plan.placements, strict=True):
-        if isinstance(layer, Conv):
-            for work in placement.work:
-                stored[work.rank] += weight_elements(layer, work) * BYTES_PER_ELEMENT
-    return stored
-
-
-def _over_memory(graph: LayerGraph, topology: Topology, found: Plan) -> str | None:
-    """A message about the first rank whose weights exceed its limit, or None."""
-    for rank, need in stored_bytes(found, graph).items():
-        limit = topology.devices[rank].memory_bytes
-        if limit is not None and need > limit:
-            return (
-                f"{graph.name} needs {need / 1e6:.0f} MB of weights on rank {rank} ({topology.devices[rank].name}), whose "
-                f"limit is {limit / 1e6:.0f} MB; use more ranks, another --scheme, or a greater --memory"
-            )
-    return None

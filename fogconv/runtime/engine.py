@@ -42,7 +42,8 @@ from fogconv.runtime.membership import (
     next_members,
     rehearsals,
     topology_of,
-    with_less_weight,
+    with_less_memory,
+    with_limits,
 )
 from fogconv.runtime.plan_cache import CompiledPlan, PlanCache
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
@@ -95,6 +96,7 @@ class Engine:
     lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
+        self.topology = with_limits(self.topology, self.session.workers)
         self.plan_options.check_ranks(len(self.topology))
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
         self._adapts = self.run_options.adapt and self.plan_options.plan is None
@@ -321,7 +323,7 @@ class Engine:
             except WorkerMemoryError as error:
                 if error.rank not in members:
                     raise
-                smaller = with_less_weight(self.topology, self.graph, play.plan, members, error.rank)
+                smaller = with_less_memory(self.topology, self.graph, play.plan, members, error.rank)
                 try:
                     same = self._plans.plan(smaller, members).placements == play.plan.placements
                 except PlannerError:

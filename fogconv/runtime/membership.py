@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from fogconv.cluster.session.worker_record import WorkerInfo
 from fogconv.errors import TransportTimeout, WorkerFailedError, WorkerLostError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import MASTER
+from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.ir.plan import Plan
-from fogconv.planning.search import stored_bytes
+from fogconv.planning.memory import needed_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,20 @@ def topology_of(topology: Topology, members: Sequence[int]) -> Topology:
     return topology if tuple(members) == tuple(topology.ranks) else topology.subset(members)
 
 
-def with_less_weight(topology: Topology, graph: LayerGraph, plan: Plan, members: Sequence[int], rank: int) -> Topology:
-    """The topology with a memory limit for one rank: half of the weights that a plan over ``members`` stores on it."""
-    held = stored_bytes(plan, graph)[list(members).index(rank)]
-    return topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=max(1, held // 2)))
+def with_less_memory(topology: Topology, graph: LayerGraph, plan: Plan, members: Sequence[int], rank: int) -> Topology:
+    """The cluster, with half of what a rank's part of a plan over ``members`` takes as the most that it can hold."""
+    held = needed_bytes(graph, plan, topology_of(topology, members))[list(members).index(rank)]
+    return topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=PROCESS_BYTES + held // 2))
+
+
+def with_limits(topology: Topology, workers: Iterable[WorkerInfo]) -> Topology:
+    """The cluster, with the limits that the workers state for their memory, and the threads by which they will use it."""
+    for worker in workers:
+        if worker.memory_limit_bytes and worker.rank in topology.ranks:
+            device = topology.devices[worker.rank]
+            limit = min(worker.memory_limit_bytes, device.memory_bytes or worker.memory_limit_bytes)
+            topology = topology.replace_device(worker.rank, replace(device, memory_bytes=limit, threads=worker.threads))
+    return topology
 
 
 def over(members: Iterable[int]) -> str:

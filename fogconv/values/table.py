@@ -64,8 +64,12 @@ JOULES = Number("joules", 0, 1e6)
 
 # Bytes
 
-MEMORY = Number("bytes", 64_000_000, 10**15)
-"""A worker's limit. The least is the memory of an interpreter with numpy and numba."""
+LEAST_MEMORY_BYTES = 320_000_000
+"""What a worker takes beside its programs (`fogconv.ir.memory.footprint.PROCESS_BYTES`), and as much as a small program
+takes."""
+
+MEMORY = Number("bytes", LEAST_MEMORY_BYTES, 10**15)
+"""A worker's limit."""
 
 # Ratios
 

@@ -112,7 +112,8 @@ class _FileCache(NullCache):
             write_own(path, hashlib.sha256(payload).digest() + payload)
             self._prune(path)
         except OSError as error:
-            warn_once(f"compiled kernels can't be stored in {path.parent} ({error}); they will be compiled again next time")
+            why = error.strerror or error  # without the file's name, which is another each time
+            warn_once(f"compiled kernels can't be stored in {path.parent} ({why}); they will be compiled again next time")
 
     def _path(self, sig: Any, codegen: Any) -> Path | None:
         folder = cache_folder()
@@ -124,8 +125,9 @@ class _FileCache(NullCache):
     def _prune(self, kept: Path) -> None:
         stale = time.time() - UNUSED_S
         for path in (*kept.parent.glob(f"{self._name}-*.nbc"), *kept.parent.glob("writing-*")):
-            if path != kept and path.stat().st_mtime < stale:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                if path != kept and path.stat().st_mtime < stale:
+                    path.unlink()
 
 
 @cache

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fogconv.ir.memory.algorithm import QUAD as QUAD
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import Builder, Value
-
-QUAD = 4
-"""Input channels, and output channels, in one vector of weights."""
 
 
 def quad_steps(in_channels: int) -> int:

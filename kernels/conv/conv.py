@@ -95,19 +95,38 @@ class PreparedConv2d:
         """bind(x, out, residual)()."""
         self.bind(x, out, residual)()
 
-    def at(self, spec: ConvSpec) -> PreparedConv2d:
-        """The same layer at another input size, padding or batch. The packed weights are shared, unless another algorithm
-        is faster at that size. Raises KernelError for a spec of another layer."""
+    @property
+    def scratch(self) -> Scratch:
+        return self._recipe.scratch
+
+    @property
+    def exact(self) -> bool:
+        """Whether ``unpack`` gives back the weights."""
+        return self._kernel.exact
+
+    def unpack(self) -> tuple[Array, Array | None]:
+        """The weight and the bias as they were given (zeros for no bias). Raises KernelError where not ``exact``."""
+        return self._kernel.unpack()
+
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> PreparedConv2d:
+        """The same layer at another input size, padding or batch, or with another scratch. The packed weights are shared,
+        unless another algorithm is faster at that size. Raises KernelError for a spec of another layer, and where another
+        algorithm is better but these weights can't be unpacked (see `exact`)."""
         old = self.spec
         if replace(spec, height=old.height, width=old.width, padding=old.padding, batch=old.batch) != old:
             raise KernelError(f"conv2d: {spec} is not the same layer as {old} at another size")
-        recipe = self._recipe
+        recipe = self._recipe if scratch is None else replace(self._recipe, scratch=scratch)
         algorithm = recipe.choose(spec)
         if algorithm == self.algorithm:
-            return PreparedConv2d(self._kernel.at(spec), recipe)
-        weight, bias = self._kernel.unpack()
+            return PreparedConv2d(self._kernel.at(spec, scratch), recipe)
+        weight, bias = self.unpack()
         kernel = prepare_kernel(algorithm, spec, recipe.isa, weight, bias, recipe.activation, recipe.scratch, recipe.threads)
         return PreparedConv2d(kernel, recipe)
+
+
+def algorithm_of(spec: ConvSpec) -> str:
+    """The algorithm by which `prepare_conv2d` will compute a spec on this machine."""
+    return choose(spec, host_isa(), strict=False)
 
 
 def prepare_conv2d(

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.ir.memory.algorithm import is_depthwise
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I32, I64, Builder, Value
@@ -40,6 +41,7 @@ from fogconv.kernels.conv.direct import CLAMPS, part, run_direct, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.scratch import Scratch
 
 UNROLLED_TAPS = 49
 LONGEST_AHEAD = 8
@@ -65,8 +67,7 @@ class DepthTile:
 
 def can_run(spec: ConvSpec, isa: Isa) -> bool:
     """Whether every group has as many output channels as input channels, and fits into a vector."""
-    size = spec.in_channels // spec.groups
-    return spec.groups > 1 and spec.in_channels == spec.out_channels and size in (1, 2, 4, 8) and size <= isa.vector_length
+    return is_depthwise(spec, isa.vector_length)
 
 
 @cache
@@ -194,6 +195,7 @@ class DepthwiseKernel:
     """Packed weights [block][tap][j][16] and everything that does not depend on addresses."""
 
     algorithm = "depthwise"
+    exact = True
 
     def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, weights: Array, bias: Array) -> None:
         self.spec, self.isa, self.activation = spec, isa, activation
@@ -224,7 +226,7 @@ class DepthwiseKernel:
             biases[:f] = bias
         return DepthwiseKernel(spec, isa, activation, weights, biases)
 
-    def at(self, spec: ConvSpec) -> DepthwiseKernel:
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DepthwiseKernel:
         return DepthwiseKernel(spec, self.isa, self.activation, self.weights, self.bias)
 
     def unpack(self) -> tuple[Array, Array | None]:

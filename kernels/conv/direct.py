@@ -27,6 +27,7 @@ from fogconv.kernels.codegen.vector import activate, load, store
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.scratch import Scratch
 
 CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "relu6": (0.0, 6.0)}
 """The activations that a tile applies itself."""
@@ -112,6 +113,7 @@ class DirectKernel:
     interface."""
 
     algorithm = "direct"
+    exact = True
 
     def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, packed: PackedWeights) -> None:
         self.spec, self.isa, self.activation, self.packed = spec, isa, activation, packed
@@ -140,7 +142,7 @@ class DirectKernel:
             for rows, columns in p.cover.shapes
         }
 
-    def at(self, spec: ConvSpec) -> DirectKernel:
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DirectKernel:
         return DirectKernel(spec, self.isa, self.activation, self.packed)
 
     def warm(self, threads: int) -> None:

@@ -19,6 +19,7 @@ class GroupedKernel:
     """A `DirectKernel` per group into scratch, then a permutation of channels with residual and activation."""
 
     algorithm = "grouped"
+    exact = True
 
     def __init__(self, direct: DirectKernel, activation: str | None, scratch: Scratch) -> None:
         self._direct, self._activation, self._scratch = direct, activation, scratch
@@ -34,8 +35,8 @@ class GroupedKernel:
     ) -> GroupedKernel:
         return GroupedKernel(DirectKernel.prepare(spec, isa, weight, bias, None), activation, scratch)
 
-    def at(self, spec: ConvSpec) -> GroupedKernel:
-        return GroupedKernel(self._direct.at(spec), self._activation, self._scratch)
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> GroupedKernel:
+        return GroupedKernel(self._direct.at(spec), self._activation, scratch or self._scratch)
 
     def unpack(self) -> tuple[Array, Array | None]:
         return self._direct.unpack()

@@ -20,13 +20,15 @@ from numba.core import extending, types
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.ir.memory.algorithm import is_linear as is_linear
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.conv.grouped import nothing
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import Bound, address_of, bind, place
-from fogconv.kernels.maps.panels import bind_pack_panels, empty_panels
+from fogconv.kernels.maps.panels import bind_pack_panels, bind_unpack_panels, empty_panels
+from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.threads import parallel
 
 cgutils: Any = _cgutils  # no annotations in this library
@@ -36,11 +38,6 @@ IMAGES = 4
 
 AHEAD = 4096
 """How far ahead weights are prefetched, in bytes: past the page at which the CPU's own prefetcher stops."""
-
-
-def is_linear(spec: ConvSpec) -> bool:
-    """Whether a conv is a fully connected layer: one group, no padding, a kernel as large as its input."""
-    return spec.groups == 1 and spec.padding == (0, 0, 0, 0) and spec.kernel == (spec.height, spec.width)
 
 
 class PreparedLinear:
@@ -58,6 +55,12 @@ class PreparedLinear:
     def weight_bytes(self) -> int:
         """Bytes of the packed weights."""
         return self._panels.nbytes + self._bias.nbytes
+
+    def unpack(self) -> tuple[Array, Array]:
+        """Weight and bias as they were given; zeros where there was no bias."""
+        weight = np.empty(self.spec.weight_shape, np.float32)
+        bind_unpack_panels(self._panels, weight[None])()
+        return weight, self._bias[: self.spec.out_channels].copy()
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
         """The call that computes out = activation(W·x + bias + residual); it must not run twice at the same time.
@@ -207,32 +210,24 @@ def _linear(code: int, has_residual: bool) -> Any:
     return linear
 
 
-KEPT_ELEMENTS = 4 << 20
-"""Up to so many weights are kept unpacked as well, for a layer that covers its input only at this size: a 3×3 shard of a
-3×3 conv."""
-
-
 class LinearKernel:
     """A `PreparedLinear`, which splits itself over threads."""
 
     algorithm = "linear"
+    exact = True
 
-    def __init__(self, linear: PreparedLinear, original: tuple[Array, Array | None] | None) -> None:
-        self._linear, self._original = linear, original
+    def __init__(self, linear: PreparedLinear) -> None:
+        self._linear = linear
 
     @staticmethod
     def prepare(spec: ConvSpec, weight: Array, bias: Array | None, activation: str | None, threads: int) -> LinearKernel:
-        linear = prepare_linear(spec, weight, bias, activation=activation, threads=threads)
-        return LinearKernel(linear, (weight, bias) if weight.size <= KEPT_ELEMENTS else None)
+        return LinearKernel(prepare_linear(spec, weight, bias, activation=activation, threads=threads))
 
-    def at(self, spec: ConvSpec) -> LinearKernel:
-        return LinearKernel(self._linear.at(spec), self._original)
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> LinearKernel:
+        return LinearKernel(self._linear.at(spec))
 
     def unpack(self) -> tuple[Array, Array | None]:
-        if self._original is None:
-            size = self.spec.weight_elements
-            raise KernelError(f"linear: {size} weights are kept only packed; prepare the layer again for another size")
-        return self._original
+        return self._linear.unpack()
 
     @property
     def spec(self) -> ConvSpec:

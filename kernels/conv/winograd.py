@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.ir.memory.algorithm import LEAST_TILES, odd_lines, winograd_outputs, winograd_sets, winograd_tiles
 from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit
@@ -32,25 +34,13 @@ from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
 
-SCRATCH_BYTES = 768 * 1024
-"""Bytes of V and M together, when there are enough tiles: they stay in the second-level cache between the three steps."""
-
-LEAST_TILES = 56
-"""The least number of tiles at a time, because all of U is read again for each set of tiles."""
-
 HEADER, BLOCK_NUMBERS, ITEM, TILE = 32, 10, 8, 2
-
-
-KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
-"""7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""
 
 
 def form_of(spec: ConvSpec, m: int) -> Form | None:
     """The form with m (2 or 4) outputs per transformed dimension; None where the shape forbids it."""
-    if spec.kernel not in KERNELS or spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
-        return None
-    kh, kw = spec.kernel
-    return Form((m if kh > 1 else 1, m if kw > 1 else 1), spec.kernel)
+    outputs = winograd_outputs(spec, m)
+    return None if outputs is None else Form(outputs, spec.kernel)
 
 
 @cache
@@ -113,12 +103,10 @@ def driver(form: Form, isa: Isa) -> Any:
 
 @dataclass(frozen=True)
 class WinogradWeights:
-    """U, the bias, and the original weights (they can't be recovered exactly from U)."""
+    """U and the bias. U can't be turned back exactly."""
 
     u: Array
     bias: Array
-    original: Array
-    has_bias: bool
     vectors: int
     """Vectors of output channels per group."""
 
@@ -126,13 +114,15 @@ class WinogradWeights:
 class WinogradKernel:
     """U and everything that does not depend on addresses."""
 
+    exact = False
+
     def __init__(
         self, spec: ConvSpec, isa: Isa, form: Form, activation: str | None, packed: WinogradWeights, scratch: Scratch
     ) -> None:
         self.spec, self.isa, self.form, self.activation = spec, isa, form, activation
         self.algorithm = f"winograd{max(form.outputs)}"
         self._packed, self._scratch = packed, scratch
-        self._down, self._across = _tiles(spec, form)
+        self._down, self._across = winograd_tiles(spec, form.outputs)
         self._tiles = spec.batch * self._down * self._across
         driver(form, isa).compile("void(int64[::1])")
 
@@ -156,17 +146,16 @@ class WinogradKernel:
     def prepare(
         spec: ConvSpec, isa: Isa, form: Form, weight: Array, bias: Array | None, activation: str | None, scratch: Scratch
     ) -> WinogradKernel:
-        down, across = _tiles(spec, form)
-        tiles = max(_set_sizes(spec, form, spec.batch * down * across))
+        down, across = winograd_tiles(spec, form.outputs)
+        tiles = max(winograd_sets(spec, form.elements, spec.batch * down * across))
         passes = plan_passes(isa, 1, tiles, spec.out_channels, spec.in_channels, quad_steps(spec.in_channels))
         return WinogradKernel(spec, isa, form, activation, pack(weight, bias, form, isa, passes[0].vectors), scratch)
 
-    def at(self, spec: ConvSpec) -> WinogradKernel:
-        return WinogradKernel(spec, self.isa, self.form, self.activation, self._packed, self._scratch)
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> WinogradKernel:
+        return WinogradKernel(spec, self.isa, self.form, self.activation, self._packed, scratch or self._scratch)
 
     def unpack(self) -> tuple[Array, Array | None]:
-        f = self.spec.out_channels
-        return self._packed.original, self._packed.bias[:f].copy() if self._packed.has_bias else None
+        raise KernelError(f"{self.algorithm}'s weights can't be unpacked; prepare {self.spec} from the plain ones")
 
     @property
     def wanted_margin(self) -> Margin:
@@ -182,7 +171,7 @@ class WinogradKernel:
         return self._packed.u.nbytes + self._packed.bias.nbytes
 
     def _set_sizes(self, tiles: int) -> tuple[int, ...]:
-        return _set_sizes(self.spec, self.form, tiles)
+        return winograd_sets(self.spec, self.form.elements, tiles)
 
     def _passes(self, tiles: int) -> tuple[Pass, ...]:
         spec = self.spec
@@ -206,7 +195,7 @@ class WinogradKernel:
         first_tile, last_tile = self._tiles_of(thread, threads)
         sizes = self._set_sizes(last_tile - first_tile)
         longest = max(sizes, default=0)
-        v_element, m_element = (_odd_lines(blocks(c) * longest) for c in (spec.in_channels, spec.out_channels))
+        v_element, m_element = (PIXEL * odd_lines(blocks(c) * longest) for c in (spec.in_channels, spec.out_channels))
         memory = self._scratch.borrow(a2 * (v_element + m_element) // 4, thread)
         flags = (Flag.RESIDUAL if residual is not None else 0) | (Flag.CLAMP if self.activation in CLAMPS else 0)
         clamp = np.array(CLAMPS.get(self.activation, (0.0, 0.0)), np.float32)
@@ -289,27 +278,6 @@ class WinogradKernel:
         return (min(touched), max(touched)) if touched else (0, 0)
 
 
-def _set_sizes(spec: ConvSpec, form: Form, tiles: int) -> tuple[int, ...]:
-    """The number of sets and the tiles per set, so that V and M stay in the cache."""
-    per_tile = 4 * form.elements * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
-    most = max(LEAST_TILES, SCRATCH_BYTES // per_tile // 14 * 14)
-    if tiles <= most * 3 // 2:
-        return (tiles,) if tiles else ()
-    full, rest = divmod(tiles, most)
-    return (most,) * full + ((rest,) if rest else ())
-
-
-def _tiles(spec: ConvSpec, form: Form) -> tuple[int, int]:
-    """Rows and columns of tiles."""
-    mh, mw = form.outputs
-    return -(-spec.out_height // mh), -(-spec.out_width // mw)
-
-
-def _odd_lines(lines: int) -> int:
-    """Bytes of an odd number of cache lines, at least ``lines``."""
-    return PIXEL * (lines | 1)
-
-
 def _fill(fields: Any, in_channels: int, tiles: int) -> None:
     """A matrix product for the micro-kernel: one row of tiles, kernel 1×1."""
     channels = Channels.of(0, in_channels)
@@ -387,4 +355,4 @@ def pack(weight: Array, bias: Array | None, form: Form, isa: Isa, vectors: int) 
     _transform_weights(np.ascontiguousarray(weight), down, across, u, np.array(groups))
     if bias is not None:
         biases[:f] = bias
-    return WinogradWeights(u, biases, weight, bias is not None, vectors)
+    return WinogradWeights(u, biases, vectors)

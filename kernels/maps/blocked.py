@@ -18,6 +18,7 @@ import numpy as np
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW
+from fogconv.ir.memory.algorithm import blocks as blocks
 
 
 class Margin(NamedTuple):
@@ -27,11 +28,6 @@ class Margin(NamedTuple):
     bottom: int = 0
     left: int = 0
     right: int = 0
-
-
-def blocks(channels: int) -> int:
-    """⌈channels/16⌉."""
-    return -(-channels // BLOCK)
 
 
 @dataclass(frozen=True, slots=True)

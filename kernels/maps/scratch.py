@@ -17,6 +17,12 @@ class Scratch:
     def __init__(self) -> None:
         self._memory: dict[int, Array] = {}
 
+    def reserve(self, elements: int, threads: int) -> None:
+        """Take for each thread what its largest request will be, once and no more than that."""
+        for thread in range(threads):
+            if elements and thread not in self._memory:
+                self._memory[thread] = aligned_zeros((elements,))
+
     def borrow(self, elements: int, thread: int = 0) -> Array:
         """At least ``elements`` float32, 64-byte aligned and uninitialised; each thread has its own."""
         memory = self._memory.get(thread)

@@ -164,19 +164,28 @@ class Gate:
 class FaultCluster:
     """``workers`` in-process workers with the real interpreter; ``engine`` runs the small network on them."""
 
-    def __init__(self, workers: int = 3, *, build: Any = Executable, hub: FaultyHub | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        workers: int = 3,
+        *,
+        build: Any = Executable,
+        hub: FaultyHub | None = None,
+        memory_limit_bytes: int = 0,
+        **options: Any,
+    ) -> None:
         self.hub = hub or FaultyHub()
         self.names = [f"worker/{number}" for number in range(1, workers + 1)]
         self.alive: dict[str, tuple[Worker, threading.Thread]] = {}
         self.dead: list[tuple[Worker, threading.Thread]] = []
         self._build = build
+        self._memory_limit_bytes = memory_limit_bytes
         for name in self.names:
             self.start(name)
         self.session = Session(self.hub.endpoint("master"), self.names, timeout_s=options.pop("timeout_s", 20.0), **options)
 
     def start(self, name: str, build: Any = None) -> Worker:
         """A worker under this name, as a new process of it would be."""
-        worker = Worker(self.hub.endpoint(name), build=build or self._build)
+        worker = Worker(self.hub.endpoint(name), build=build or self._build, memory_limit_bytes=self._memory_limit_bytes)
         thread = threading.Thread(target=worker.serve, daemon=True)
         thread.start()
         self.alive[name] = worker, thread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from fogconv.ir import program as steps
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.ir.guard import Protection
-from fogconv.ir.program import Gather, expendable
+from fogconv.ir.program import Gather, Program, expendable
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
@@ -174,6 +174,10 @@ class Struck(Executable):
 
     fault = Fault()
 
+    def __init__(self, program: Program, weights: Mapping[str, Any], **options: Any) -> None:
+        self.plain = {key: np.array(weights[key]) for key in program.weights}  # the interpreter lets them go
+        super().__init__(program, weights, **options)
+
     def compute(self, step: steps.AnyStep) -> Callable[[], None]:
         call = super().compute(step)
         if not isinstance(step, steps.Conv) or self.program.rank != 2:
@@ -189,8 +193,7 @@ class Struck(Executable):
                 source.interior[:] = kept
             elif fault.kind == "weight":
                 # Flips in what a kernel has packed are flips in what it packs.
-                weights = dict(self._weights)
-                weights[step.weight] = self._weights[step.weight].copy()
+                weights = {**self.plain, step.weight: self.plain[step.weight].copy()}
                 fault.flip(weights[step.weight])
                 kept_weights, self._weights, self._prepared = self._weights, weights, {}
                 super(Struck, self).compute(step)()

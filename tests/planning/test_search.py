@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,19 @@ from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
-from fogconv.ir.plan import load_plan, save_plan
+from fogconv.ir.memory.footprint import PROCESS_BYTES
+from fogconv.ir.plan import Plan, load_plan, save_plan
 from fogconv.ir.program import Recv
 from fogconv.ir.shard import Work, level
 from fogconv.lowering.lower import lower
 from fogconv.lowering.overlap import hidden_share, interior_first
 from fogconv.planning.cost import Prices
+from fogconv.planning.memory import needed_bytes
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from fogconv.planning.schemes import Scheme
-from fogconv.planning.search import MOST_RANKS, stored_bytes
+from fogconv.planning.search import MOST_RANKS
+from fogconv.planning.strategies.option import weight_elements
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
@@ -38,6 +42,16 @@ def predicted(found: object) -> float:
     seconds = found.predicted_s  # type: ignore[attr-defined]
     assert seconds is not None
     return float(seconds)
+
+
+def stored_bytes(plan: Plan, graph: LayerGraph) -> dict[int, int]:
+    """Bytes of conv weights on each rank."""
+    stored: dict[int, int] = dict.fromkeys(range(plan.ranks), 0)
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        if isinstance(layer, Conv):
+            for work in placement.work:
+                stored[work.rank] += weight_elements(layer, work) * 4
+    return stored
 
 
 def test_over_a_slow_link_everything_stays_at_home() -> None:
@@ -123,18 +137,31 @@ def test_even_shares_are_even_whatever_the_rates() -> None:
     assert len(shares[True]) == 1 and len(shares[False]) > 1
 
 
-def test_memory_limits_are_kept_or_named() -> None:
-    graph = chain(256, 256, 256, 256)
-    each = graph.weights["w0"].nbytes
-    topology = cluster(4, 1e9)
+def limited(topology: Topology, bytes_per_rank: int) -> Topology:
     for rank in topology.ranks:
-        topology = topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=int(1.5 * each)))
-    found = plan(graph, topology)
-    assert max(stored_bytes(found, graph).values()) <= 1.5 * each
-    for rank in topology.ranks:
-        topology = topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=each // 8))
-    with pytest.raises(PlannerError, match=r"needs \d+ MB of weights on rank .* limit is \d+ MB"):
-        plan(graph, topology)
+        topology = topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=bytes_per_rank))
+    return topology
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_memory_limits_are_kept_or_named(scheme: str) -> None:
+    graph, topology = chain(256, 256, 256, 256), cluster(4, 1e9)
+    alone = needed_bytes(graph, plan(graph, topology, PlanOptions("local")), topology)[0]
+    options = PlanOptions(scheme, threshold=0.0)
+    free = needed_bytes(graph, plan(graph, topology, options), topology)
+    for share in (1.1, 0.6, 0.01):
+        within = limited(topology, PROCESS_BYTES + int(share * alone))
+        try:
+            found = plan(graph, within, options)
+        except PlannerError as error:
+            assert max(free) > share * alone
+            assert re.search(r"needs \d+ MB of weights and maps on rank .* limit is \d+ MB", str(error))
+        else:
+            assert max(needed_bytes(graph, found, topology)) <= share * alone
+    if scheme == "auto":
+        assert plan(graph, limited(topology, PROCESS_BYTES + int(0.6 * alone)), options)
+    with pytest.raises(PlannerError, match="are for the process itself"):
+        plan(graph, limited(topology, PROCESS_BYTES), options)
 
 
 @given(graphs(), st.sampled_from([1e5, 1e7, 1e9]), st.sampled_from([1e-5, 5e-3]))

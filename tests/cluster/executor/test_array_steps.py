@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.interface import Run
-from fogconv.cluster.worker.program_loader import buffer_bytes
 from fogconv.errors import ClusterError, KernelError, WireError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.memory.footprint import footprint
 from fogconv.kernels import reference
 
 
@@ -142,7 +142,7 @@ def test_the_steps_travel_as_msgpack_and_count_as_memory() -> None:
     program = ir.Program(1, 2, 1, ("layer",), (), steps, {}, "layer:1")
     assert ir.decode(ir.encode(program)) == program
     assert program.peers == {0}
-    assert buffer_bytes(program) > 4 * (2 * SPEC.input_elements + 2 * SPEC.weight_elements + SPEC.output_elements)
+    assert footprint(program).total > 4 * (2 * SPEC.input_elements + 2 * SPEC.weight_elements + SPEC.output_elements)
 
 
 @pytest.mark.parametrize("name", ["x", "w", "g"])

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,77 @@ def test_a_file_that_was_damaged_before_it_was_sealed_is_compiled_anew(tmp_path:
     assert run(tmp_path, 1) == "1 20 1\nwarnings 0\n"
 
 
+def sealed(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).digest() + payload
+
+
+def _missing_name() -> bytes:
+    """A pickle that names what this numba does not have."""
+    return b"cnumba.core.compiler\nGoneInThisVersion\n."
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "shorter than its seal": lambda content: content[:20],
+    "cut short": lambda content: content[: len(content) // 2],
+    "longer": lambda content: content + b"more",
+    "a bit at its begin": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+    "a bit at its end": lambda content: content[:-9] + bytes([content[-9] ^ 128]) + content[-8:],
+    "a bit of its seal": lambda content: bytes([content[0] ^ 16]) + content[1:],
+    "sealed, empty": lambda content: sealed(b""),
+    "sealed, cut short": lambda content: sealed(content[32 : len(content) // 2]),
+    "sealed, cut by one byte": lambda content: sealed(content[32:-1]),
+    "sealed, without its begin": lambda content: sealed(content[40:]),
+    "sealed, too few fields": lambda content: sealed(pickle.dumps(pickle.loads(content[32:])[:5])),
+    "sealed, too many fields": lambda content: sealed(pickle.dumps((None,) * 20)),
+    "sealed, of another numba": lambda content: sealed(_missing_name()),
+}
+
+
+def test_whatever_is_wrong_with_a_file_it_is_compiled_anew(tmp_path: Path) -> None:
+    numbers = range(1, len(DAMAGES) + 1)
+    run(tmp_path, *numbers)
+    spoilt = {}
+    # Every function has a file of its own; those that call another one hold it as well.
+    files = sorted(file for file in tmp_path.iterdir() if file.name.startswith("make.outer-"))
+    for file, damage in zip(files, DAMAGES.values(), strict=True):
+        spoilt[file] = damage(file.read_bytes())
+        file.write_bytes(spoilt[file])
+    *lines, warned = run(tmp_path, *numbers).splitlines()
+    assert lines == [f"{n} {10 * (n + 1)} 0" for n in numbers]
+    assert warned == f"warnings {sum(name.startswith('sealed') for name in DAMAGES)}"
+    assert all(file.read_bytes() != content for file, content in spoilt.items()), "each is replaced"
+    *lines, warned = run(tmp_path, *numbers).splitlines()
+    assert lines == [f"{n} {10 * (n + 1)} 1" for n in numbers] and warned == "warnings 0"
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_no_reason_to_warn(tmp_path: Path) -> None:
+    """Two processes may remove the same stale file; one of them finds it gone."""
+    (tmp_path / "writing-gone").symlink_to("nowhere")
+    assert run(tmp_path, 1) == "1 20 0\nwarnings 0\n"
+
+
+FEW_BYTES = 4096 * 3
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("size", [4096, FEW_BYTES])
+def test_a_full_disk_is_one_warning_and_everything_runs(tmp_path: Path, size: int) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        if size == 4096:
+            (tmp_path / "filler").write_bytes(bytes(size))
+        assert run(tmp_path, 1, 2, 3) == "1 20 0\n2 30 0\n3 40 0\nwarnings 1\n"
+        assert not list(tmp_path.glob("writing-*")), "nothing half written stays"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 class Burglar:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -115,14 +187,18 @@ def test_nothing_runs_that_others_could_have_written(tmp_path: Path, what: str, 
 
 def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     env = {**os.environ, "FOGCONV_CACHE_DIR": str(tmp_path)}
-    orders = [("1", "2", "3"), ("3", "2", "1"), ("2", "1", "3")]
+    orders = [("1", "2", "3"), ("3", "2", "1"), ("2", "1", "3"), ("2", "3", "1")] * 2
     running = [
         subprocess.Popen([sys.executable, "-c", PROGRAM, *order], env=env, stdout=subprocess.PIPE, text=True)
         for order in orders
     ]
     for order, process in zip(orders, running, strict=True):
-        output = process.communicate()[0].splitlines()
-        assert [line.rsplit(" ", 1)[0] for line in output[:3]] == [f"{n} {10 * (int(n) + 1)}" for n in order]
+        *lines, warned = process.communicate()[0].splitlines()
+        assert process.returncode == 0
+        assert [line.rsplit(" ", 1)[0] for line in lines] == [f"{n} {10 * (int(n) + 1)}" for n in order]
+        assert warned == "warnings 0"
+    contents = [file.read_bytes() for file in tmp_path.glob("*.nbc")]
+    assert contents and all(hashlib.sha256(content[32:]).digest() == content[:32] for content in contents)
     assert run(tmp_path, 3, 2, 1) == "3 40 1\n2 30 1\n1 20 1\nwarnings 0\n"
     assert not list(tmp_path.glob("writing-*"))
 

@@ -1,0 +1,158 @@
+"""Which algorithm computes a conv, by a cost rule, and what the algorithm keeps: packed weights and scratch.
+
+The kernels follow this rule unless something else was measured on their machine; the planner knows no more than the rule.
+Bytes are upper bounds over all instruction sets: the widest vector has 16 lanes, and a block has 16 channels.
+"""
+
+from __future__ import annotations
+
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
+
+QUAD = 4
+"""Input channels, and output channels, in one vector of weights for the last output channels of a map."""
+
+FEWEST_CHANNELS = 12
+"""The least number of input channels for which Winograd's transforms can pay."""
+
+LINE_CYCLES = ((256 * 1024, 1.0), (8 * 1024 * 1024, 3.0), (1 << 62, 6.0))
+"""Weights of up to so many bytes: cycles to read a line of 16 floats (from the second-level cache, the third, memory)."""
+
+TRANSFORM_CYCLES = (4.0, 3.0)
+"""Per element and block of 16 channels: the input's transform, the output's."""
+
+WINOGRAD_KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
+"""7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""
+
+SCRATCH_BYTES = 768 * 1024
+"""Bytes of V and M together, when there are enough tiles: they stay in the second-level cache between the three steps."""
+
+LEAST_TILES = 56
+"""The least number of tiles at a time, because all of U is read again for each set of tiles."""
+
+
+def blocks(channels: int) -> int:
+    """⌈channels/16⌉."""
+    return -(-channels // BLOCK)
+
+
+def is_linear(spec: ConvSpec) -> bool:
+    """Whether a conv is a fully connected layer: one group, no padding, a kernel as large as its input."""
+    return spec.groups == 1 and spec.padding == (0, 0, 0, 0) and spec.kernel == (spec.height, spec.width)
+
+
+def is_depthwise(spec: ConvSpec, lanes: int = BLOCK) -> bool:
+    """Whether every group has as many output as input channels, and fits into a vector of so many lanes."""
+    size = spec.in_channels // spec.groups
+    return spec.groups > 1 and spec.in_channels == spec.out_channels and size in (1, 2, 4, 8) and size <= lanes
+
+
+def winograd_outputs(spec: ConvSpec, m: int) -> tuple[int, int] | None:
+    """Rows and columns of outputs per tile, with m (2 or 4) per transformed dimension; None where the shape forbids it."""
+    if spec.kernel not in WINOGRAD_KERNELS or spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
+        return None
+    kh, kw = spec.kernel
+    return m if kh > 1 else 1, m if kw > 1 else 1
+
+
+def winograd_elements(spec: ConvSpec, outputs: tuple[int, int]) -> int:
+    """Products per tile, input and output channel."""
+    return (outputs[0] + spec.kernel[0] - 1) * (outputs[1] + spec.kernel[1] - 1)
+
+
+def winograd_tiles(spec: ConvSpec, outputs: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of tiles of one image."""
+    return -(-spec.out_height // outputs[0]), -(-spec.out_width // outputs[1])
+
+
+def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
+    """The number of sets and the tiles per set, so that V and M stay in the cache."""
+    most = _most_tiles(spec, elements)
+    if tiles <= most * 3 // 2:
+        return (tiles,) if tiles else ()
+    full, rest = divmod(tiles, most)
+    return (most,) * full + ((rest,) if rest else ())
+
+
+def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
+    """The algorithms that can run a spec and might be the fastest for it, the most general first. ``lanes``: of a vector."""
+    if is_linear(spec):
+        return ("linear",)
+    if is_depthwise(spec, lanes):
+        return ("depthwise",)
+    if spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK:
+        return ("grouped",)
+    if spec.in_channels >= FEWEST_CHANNELS and winograd_outputs(spec, 4):
+        return ("direct", "winograd2", "winograd4")
+    return ("direct",)
+
+
+def cheapest(spec: ConvSpec, lanes: int = BLOCK) -> str:
+    """The name of the algorithm that the rule takes."""
+    possible = candidates(spec, lanes)
+    return possible[0] if len(possible) == 1 else min(possible, key=lambda name: cycles(spec, name))
+
+
+def cycles(spec: ConvSpec, algorithm: str) -> float:
+    """An estimate in cycles of a core that multiplies 16 floats per cycle, per image; only ratios matter.
+
+    Winograd's weights are read once for the whole batch.
+    """
+    products = spec.in_channels * -(-spec.out_channels // QUAD) * QUAD / BLOCK
+    outputs = _outputs(spec, algorithm)
+    if outputs is None:
+        taps = spec.kernel[0] * spec.kernel[1]
+        return spec.out_height * spec.out_width * taps * products + _reading(taps * products)
+    elements = winograd_elements(spec, outputs)
+    down, across = winograd_tiles(spec, outputs)
+    into, back = TRANSFORM_CYCLES
+    transforms = down * across * elements * (into * blocks(spec.in_channels) + back * blocks(spec.out_channels))
+    return down * across * elements * products + transforms + _reading(elements * products) / spec.batch
+
+
+def packed_bytes(spec: ConvSpec, algorithm: str) -> int:
+    """At most so many bytes hold a conv's weights and bias as this algorithm reads them."""
+    f, c = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    depth, lanes = c * spec.kernel[0] * spec.kernel[1], blocks(spec.out_channels) * BLOCK
+    outputs = _outputs(spec, algorithm)
+    if outputs is not None:
+        depth = winograd_elements(spec, outputs) * c
+    elif algorithm == "linear":
+        depth = blocks(c) * BLOCK * spec.kernel[0] * spec.kernel[1]
+    elif algorithm != "depthwise":
+        lanes = spec.groups * blocks(f) * BLOCK
+    return BYTES_PER_ELEMENT * lanes * (depth + 1)
+
+
+def scratch_elements(spec: ConvSpec, algorithm: str) -> int:
+    """At most so many float32 are what one thread of this algorithm works on between its steps."""
+    outputs = _outputs(spec, algorithm)
+    if outputs is not None:
+        elements = winograd_elements(spec, outputs)
+        down, across = winograd_tiles(spec, outputs)
+        # The sets themselves are not listed: a spec from the wire may have billions of tiles.
+        longest = min(spec.batch * down * across, _most_tiles(spec, elements) * 3 // 2)
+        return elements * sum(odd_lines(blocks(c) * longest) * BLOCK for c in (spec.in_channels, spec.out_channels))
+    if algorithm == "grouped":
+        wide = spec.groups * blocks(spec.out_channels // spec.groups) + blocks(spec.out_channels)
+        return spec.batch * wide * BLOCK * spec.out_height * spec.out_width
+    return 0
+
+
+def odd_lines(lines: int) -> int:
+    """An odd number of cache lines, at least ``lines``: or elements would all fall into one set of the cache."""
+    return lines | 1
+
+
+def _most_tiles(spec: ConvSpec, elements: int) -> int:
+    """In one set; half of it more where no second set follows."""
+    per_tile = BYTES_PER_ELEMENT * elements * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
+    return max(LEAST_TILES, SCRATCH_BYTES // per_tile // 14 * 14)
+
+
+def _outputs(spec: ConvSpec, algorithm: str) -> tuple[int, int] | None:
+    return winograd_outputs(spec, int(algorithm[-1])) if algorithm in ("winograd2", "winograd4") else None
+
+
+def _reading(lines: float) -> float:
+    """Cycles to read so many lines of weights once."""
+    return next(lines * each for limit, each in LINE_CYCLES if lines * 64 <= limit)

@@ -1,0 +1,133 @@
+"""Footprint: the bytes that a program takes on the rank that runs it.
+
+A plan that the planner finds to fit is one that the worker accepts, as both ask this function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
+from fogconv.ir.memory.algorithm import cheapest, packed_bytes, scratch_elements
+
+PROCESS_BYTES = 300_000_000
+"""What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
+more (LLVM keeps what it made), and the transport the rest."""
+
+MARGIN = 1.1
+"""A process may pass its limit by this factor for a moment: pages are taken before the system takes others back."""
+
+WIRE_BYTES = {"fp16": 2, "bf16": 2}
+"""Of an element in a message; 4 in every other wire."""
+
+
+class Packing(NamedTuple):
+    """The weights of one layer as one algorithm reads them. Parts of a layer at several sizes share it."""
+
+    weight: str
+    bias: str | None
+    activation: str | None
+    algorithm: str
+
+
+Choose = Callable[[ConvSpec], str]
+"""The algorithm of a conv."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes. ``packed``: weights as the kernels read them; ``plain``: weights that are used as they came; ``maps``: buffers
+    and arrays; ``staging``: messages as they are put together and taken apart; ``scratch``: of all threads; ``mail``: all
+    messages of a run, as they may come early; ``transit``: the largest weight, which is there twice while it is packed."""
+
+    packed: int = 0
+    plain: int = 0
+    maps: int = 0
+    staging: int = 0
+    scratch: int = 0
+    mail: int = 0
+    transit: int = 0
+
+    @property
+    def private(self) -> int:
+        """What two programs never share."""
+        return self.maps + self.staging + self.scratch + self.mail
+
+    @property
+    def total(self) -> int:
+        """Messages come only when all is packed."""
+        return self.packed + self.plain + self.maps + self.staging + self.scratch + max(self.mail, self.transit)
+
+
+def room(limit_bytes: int) -> int:
+    """What a limit leaves for programs."""
+    return max(0, limit_bytes - PROCESS_BYTES)
+
+
+def packings(program: ir.Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
+    """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
+    return {Packing(conv.weight, conv.bias, conv.activation, choose(conv.spec)): conv.spec for conv in _convs(program)}
+
+
+def footprint(
+    program: ir.Program, *, threads: int = 1, choose: Choose = cheapest, packed: Collection[Packing] = ()
+) -> Footprint:
+    """What a program takes with so many threads, where the ``packed`` ones are there already."""
+    needed = packings(program, choose)
+    new = {packing: spec for packing, spec in needed.items() if packing not in packed}
+    scratch = max((scratch_elements(conv.spec, choose(conv.spec)) for conv in _convs(program)), default=0)
+    used_packed = {packing.weight for packing in needed}
+    arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
+    for step in program.steps:
+        if isinstance(step, ir.ConvForward | ir.ConvGradInput | ir.ConvGradWeight):
+            # Blocked maps in and out, the packed weight, and the plain result.
+            arrays.append(step.spec.input_elements + step.spec.output_elements)
+            arrays.append(packed_bytes(step.spec, cheapest(step.spec)) // BYTES_PER_ELEMENT)
+            arrays.append(max(step.spec.input_elements, step.spec.output_elements))
+    sizes = {key: BYTES_PER_ELEMENT * math.prod(shape) for key, shape in program.weights.items()}
+    received = [recv for step in program.steps for recv in _received(step)]
+    staged: list[ir.Send | ir.Recv] = [step for step in program.steps if isinstance(step, ir.Send)]
+    staged += [recv for recv in received if recv.more]
+    return Footprint(
+        packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
+        plain=sum(size for key, size in sizes.items() if key not in used_packed),
+        maps=BYTES_PER_ELEMENT * sum(arrays) + map_bytes(program),
+        staging=program.batch * sum(_message_bytes(step) for step in staged),
+        scratch=BYTES_PER_ELEMENT * threads * scratch,
+        mail=program.batch * sum(_message_bytes(recv) for recv in received),
+        transit=max((sizes[packing.weight] for packing in new), default=0),
+    )
+
+
+def map_bytes(program: ir.Program) -> int:
+    """Bytes of a program's buffers in the blocked layout, their margins included."""
+    total = 0
+    for buffer in program.buffers:
+        channels, rows, columns = buffer.region.shape
+        top, bottom, left, right = buffer.margin
+        total += -(-channels // BLOCK) * BLOCK * (top + rows + bottom) * (left + columns + right)
+    return BYTES_PER_ELEMENT * program.batch * total
+
+
+def _convs(program: ir.Program) -> Iterator[ir.Conv]:
+    for step in program.steps:
+        if isinstance(step, ir.Conv):
+            yield step
+        elif isinstance(step, ir.Gather):
+            yield from (piece.spare for piece in step.pieces)
+
+
+def _received(step: ir.AnyStep) -> tuple[ir.Recv, ...]:
+    if isinstance(step, ir.Gather):
+        return ir.gathers(step)
+    return (step,) if isinstance(step, ir.Recv) else ()
+
+
+def _message_bytes(step: ir.Send | ir.Recv) -> int:
+    """Of one image; each part begins at a multiple of 16 elements."""
+    elements = sum(-(-part.region.elements // BLOCK) * BLOCK for part in step.parts)
+    return elements * WIRE_BYTES.get(step.wire, BYTES_PER_ELEMENT)

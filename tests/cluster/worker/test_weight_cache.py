@@ -1,0 +1,200 @@
+"""Weights on a worker: once in memory, shared by programs, and there again for the next one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fogconv.cluster.worker.program_loader as program_loader
+from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.executor.interface import nothing
+from fogconv.cluster.executor.microbenchmark import NoMailbox, conv_program
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.worker.master_session import MasterSession
+from fogconv.cluster.worker.program_loader import ProgramLoader
+from fogconv.cluster.worker.weight_cache import WeightStore
+from fogconv.errors import WorkerFailedError, WorkerMemoryError
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint, packings
+from fogconv.kernels.conv.conv import algorithm_of
+
+DIRECT = ConvSpec(64, 128, 20, 20, (1, 1))
+WINOGRAD = ConvSpec(64, 96, 40, 40, (3, 3), padding=(1, 1, 1, 1))
+TINY = ConvSpec(64, 96, 1, 1, (3, 3), padding=(1, 1, 1, 1))
+
+
+def of(spec: ConvSpec) -> tuple[ir.Program, dict[str, Any], str]:
+    program, weights = conv_program(spec)
+    return program, weights, next(key for key, shape in program.weights.items() if len(shape) == 4)
+
+
+class Loads:
+    """A loader, and a master that sends what is missing."""
+
+    def __init__(self, limit: int = 0, *, keep_weights: bool = True, build: Any = Executable) -> None:
+        self.loader = ProgramLoader(build, threads=1, memory_limit_bytes=limit, keep_weights=keep_weights, adopt=self._adopt)
+        self.session = MasterSession("master", 1, m.Hello(b"", 0, 1, "test", 1.0))
+        self.programs: dict[int, Any] = {}
+        self.number = 0
+
+    @property
+    def store(self) -> WeightStore:
+        return self.loader.store
+
+    def _adopt(self, session: Any, loading: Any, executable: Any) -> None:
+        self.programs[loading.number] = executable
+
+    def __call__(self, program: ir.Program, weights: dict[str, Any]) -> tuple[int, int]:
+        """Load; the program's number, and the bytes that had to be sent. Raises what the worker answers."""
+        self.number += 1
+        answers = list(self.loader.load(self.session, m.Load(self.number, self.number), ir.encode(program), nothing))
+        missing = answers[0]
+        assert isinstance(missing, m.Missing)
+        for key in missing.keys:
+            array = np.ascontiguousarray(weights[key])
+            answers += self.loader.keep(self.session, m.Weight(key, array.shape), array.tobytes(), nothing)
+        if isinstance(failed := answers[-1], m.Failed):
+            raise {"WorkerMemoryError": WorkerMemoryError, "WorkerFailedError": WorkerFailedError}[failed.error](
+                failed.message
+            )
+        assert isinstance(answers[-1], m.Loaded)
+        return self.number, sum(weights[key].nbytes for key in missing.keys)
+
+    def unload(self, number: int) -> None:
+        del self.programs[number]
+
+
+@pytest.fixture(autouse=True)
+def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the process of the tests holds is not this worker's."""
+    monkeypatch.setattr(program_loader, "process_bytes", lambda: 0)
+
+
+@pytest.mark.parametrize(("spec", "algorithm"), [(DIRECT, "direct"), (WINOGRAD, "winograd4")])
+def test_what_is_packed_is_shared_and_not_sent_again(spec: ConvSpec, algorithm: str) -> None:
+    assert algorithm_of(spec) == algorithm
+    program, weights, key = of(spec)
+    load = Loads()
+    first, sent = load(program, weights)
+    assert sent == sum(weight.nbytes for weight in weights.values())
+    held = load.store.held_bytes
+    assert load(program, weights)[1] == 0
+    assert load.store.held_bytes == held, "the second program shares the first one's"
+    load.unload(first)
+    load.unload(2)
+    assert load.store.has(key)
+    assert load(program, weights)[1] == 0
+    assert np.array_equal(load.store.plain(key), weights[key])
+    load.programs[3].run(NoMailbox())
+
+
+def test_plain_weights_go_when_the_packed_ones_can_be_turned_back() -> None:
+    program, weights, key = of(DIRECT)
+    load = Loads()
+    load(program, weights)
+    assert load.store.plain_bytes([key]) == 0
+    assert load.store.held_bytes < 1.2 * weights[key].nbytes
+    assert load.store.bytes == sum(weight.nbytes for weight in weights.values())
+    assert np.array_equal(load.store.plain(key), weights[key])
+
+
+def test_winograds_plain_weights_stay_where_there_is_room_and_go_where_there_is_not() -> None:
+    program, weights, key = of(WINOGRAD)
+    roomy = Loads()
+    roomy(program, weights)
+    assert roomy.store.plain_bytes([key]) == weights[key].nbytes
+    needed = footprint(program).total
+    tight = Loads(PROCESS_BYTES + needed)
+    number, _ = tight(program, weights)
+    assert tight.store.plain_bytes([key]) == 0
+    # Only what it has can be used again: the same packing without the plain weight, another one not.
+    assert tight.store.missing([key], packings(program, algorithm_of)) == set()
+    small, _, same = of(TINY)
+    assert same == key and algorithm_of(TINY) == "direct"
+    assert tight.store.missing([key], packings(small, algorithm_of)) == {key}
+    assert roomy.store.missing([key], packings(small, algorithm_of)) == set()
+    tight.unload(number)
+    assert tight(program, weights)[1] == 0
+
+
+def test_two_packings_of_one_weight_are_made_of_one_that_came_once() -> None:
+    large, weights, key = of(WINOGRAD)
+    small, _, _ = of(TINY)
+    for limit in (0, PROCESS_BYTES + footprint(large).total + footprint(small).total):
+        load = Loads(limit)
+        assert load(small, weights)[1] > 0
+        assert load(large, weights)[1] == 0
+        assert {packing.algorithm for packing in load.store.packed if packing.weight == key} == {"direct", "winograd4"}
+        assert load.store.plain_bytes([key]) == 0, "the direct one can be turned back"
+
+
+def test_a_program_beyond_the_limit_is_refused_before_its_weights_come() -> None:
+    program, weights, _ = of(WINOGRAD)
+    needed = footprint(program).total
+    load = Loads(PROCESS_BYTES + needed - 1)
+    with pytest.raises(WorkerMemoryError, match=rf"needs {needed / 1e6:.0f} MB .* are for the process itself"):
+        load(program, weights)
+    assert load.store.held_bytes == 0
+    assert Loads(PROCESS_BYTES + needed)(program, weights)
+
+
+def test_what_no_program_uses_makes_room_for_the_next() -> None:
+    first, weights, key = of(WINOGRAD)
+    second, others, _ = of(replace(DIRECT, in_channels=1024, out_channels=1024))
+    load = Loads(PROCESS_BYTES + footprint(second).total)
+    number, _ = load(first, weights)
+    with pytest.raises(WorkerMemoryError):
+        load(second, others)
+    load.unload(number)
+    load(second, others)
+    assert not load.store.has(key)
+
+
+def test_without_keeping_only_what_programs_use_stays() -> None:
+    program, weights, key = of(WINOGRAD)
+    load = Loads(keep_weights=False)
+    number, _ = load(program, weights)
+    assert load.store.plain_bytes(weights) == 0
+    load.unload(number)
+    assert not load.store.has(key)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), WorkerMemoryError),
+        (OSError(12, "Cannot allocate memory"), WorkerMemoryError),
+        (RuntimeError("LLVM: Unable to allocate memory"), WorkerMemoryError),
+        (RuntimeError("LLVM: broken module"), WorkerFailedError),
+        (OSError(28, "No space left on device"), WorkerFailedError),
+    ],
+    ids=repr,
+)
+def test_running_out_of_memory_while_binding_is_a_refusal(error: Exception, kind: type[Exception]) -> None:
+    def build(program: ir.Program, weights: Any, **options: Any) -> Any:
+        raise error
+
+    program, weights, _ = of(DIRECT)
+    load = Loads(build=build)
+    with pytest.raises(kind):
+        load(program, weights)
+    assert not load.session.loading
+
+
+def test_a_process_that_is_over_its_limit_after_all_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, weights, _ = of(DIRECT)
+    limit = PROCESS_BYTES + footprint(program).total
+    load = Loads(limit)
+    held: Callable[[], int] = lambda: math.ceil(1.11 * limit)  # noqa: E731
+    monkeypatch.setattr(program_loader, "process_bytes", held)
+    with pytest.raises(WorkerMemoryError, match="the process holds"):
+        load(program, weights)
+    assert not load.programs
+    monkeypatch.setattr(program_loader, "process_bytes", lambda: limit)
+    load(program, weights)
