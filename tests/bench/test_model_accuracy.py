@@ -53,7 +53,7 @@ def test_runs_of_single_cases_are_put_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"cases": [{}]}'])
 def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match="no result"):
+    with pytest.raises(InputError, match="not a result"):
         merged([tmp_path / "x.json"])
 
 

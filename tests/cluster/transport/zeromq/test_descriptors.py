@@ -44,7 +44,7 @@ class ManyWorkers:
                     continue
                 message, _ = codec.decode(frames)
                 if isinstance(message, m.Hello):
-                    answer = codec.encode(m.Welcome(message.rank, "host", 1, 1, 0, 1, "isa", "software"))
+                    answer = codec.encode(m.Welcome(message.rank, "host", 1, 1, 0, 1, "isa", "software", m.Machine(), ""))
                 elif isinstance(message, m.Ping):
                     answer = codec.encode(m.Pong(message.request, 0, 0), b"")
                 else:

@@ -145,6 +145,8 @@ def test_held_messages_go_out_in_order_when_the_other_end_takes_them(here: Zerom
         payloads = [np.random.default_rng(size).bytes(size) for size in (5, PART_BYTES * 2 + 7, 5000)]
         for number, payload in enumerate(payloads):
             here.send(link, codec.encode(m.Data(number, 1), payload))
+        for _ in range(5):
+            assert here.receive(0.1) is None  # the link opens meanwhile
         event = next_event(there)
         assert isinstance(event, Arrival)
         assert isinstance(codec.decode(event.frames)[0], m.Attach)

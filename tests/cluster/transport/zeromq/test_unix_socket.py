@@ -116,8 +116,8 @@ def test_abstract_names_are_refused(address: str) -> None:
     "bind", ["inproc://x", "tcp://127.0.0.1", "tcp://*", "tcp://*:70000", "tcp://a b:1", "ipc://@x", "x"]
 )
 def test_a_worker_process_says_one_sentence_about_a_bad_address(bind: str) -> None:
-    command = [sys.executable, "-m", "fogconv.cli.commands.worker", "--bind", bind]
+    command = [sys.executable, "-m", "fogconv", "worker", "--bind", bind]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("fogconv-worker: ")
+    assert done.stderr.startswith("fogconv worker: ")
