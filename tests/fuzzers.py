@@ -120,9 +120,7 @@ def _guided(target: Target) -> None:
                 return data[:max_size]
         return bytes(atheris.Mutate(data, max_size))
 
-    # libFuzzer looks at the peak, and a process begins with that of its parent.
-    inherited_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    usual = {"-max_len": target.most_bytes, "-timeout": target.hang_s, "-rss_limit_mb": inherited_mb + MEMORY_MB}
+    usual = {"-max_len": target.most_bytes, "-timeout": target.hang_s, "-rss_limit_mb": MEMORY_MB}
     given = {word.partition("=")[0] for word in sys.argv}
     sys.argv += [f"{name}={value}" for name, value in usual.items() if name not in given]
     atheris.Setup(sys.argv, target.one_input, custom_mutator=mutate)
@@ -273,7 +271,9 @@ def run(module: str, seconds: float, folder: Path) -> Outcome:
     FOUND.mkdir(parents=True, exist_ok=True)
     kept = [str(CORPORA / what)] if (CORPORA / what).is_dir() else []
     command = [sys.executable, "-m", module, str(folder), *kept, f"-max_total_time={seconds:.0f}"]
-    command += [f"-artifact_prefix={FOUND}/{what}-", "-print_final_stats=1"]
+    # libFuzzer looks at the peak, and a process begins with that of its parent.
+    most_mb = MEMORY_MB + (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    command += [f"-artifact_prefix={FOUND}/{what}-", "-print_final_stats=1", f"-rss_limit_mb={most_mb}"]
     begin = time.monotonic()
     # A home of its own: nothing of this user is read or written.
     with tempfile.TemporaryDirectory() as home:

@@ -13,10 +13,17 @@ NO_BREAK = "\xa0"
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of at most ``width`` characters, except for longer words."""
-    whole = UNIT.sub(NO_BREAK, text)
-    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
-    return [line.replace(NO_BREAK, " ") for line in lines]
+    """The text in lines of at most ``width`` characters, except for longer words. A number and its unit that need more are
+    parted."""
+    lines = []
+    for line in _broken(UNIT.sub(NO_BREAK, text), width):
+        plain = line.replace(NO_BREAK, " ")
+        lines += [plain] if len(line) <= width else _broken(plain, width)
+    return lines
+
+
+def _broken(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 class Paragraph:

@@ -29,3 +29,8 @@ def test_a_console_shows_the_lines(text: str) -> None:
     out = io.StringIO()
     Console(file=out, width=24).print(Paragraph(text, style="dim"))
     assert out.getvalue().split("\n")[:-1] == wrapped(text, 24)
+
+
+def test_a_number_and_its_unit_are_parted_where_they_don_t_fit() -> None:
+    assert wrapped("000 W", 4) == ["000", "W"]
+    assert wrapped("it takes 250 W here", 8) == ["it takes", "250 W", "here"]
