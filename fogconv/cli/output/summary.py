@@ -82,7 +82,7 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
         there = result.outlook
         yield Item(
             "simulated",
-            f"{there.ranks} computers like this on {there.bits_per_s / 1e9:g} Gbit/s links: {_ms(there.together_s)}; "
+            f"{there.ranks} computers like this, {there.bits_per_s / 1e9:g} Gbit/s: {_ms(there.together_s)}; "
             f"one alone: {_ms(there.alone_s)}{_gain(there.alone_s / there.together_s)}",
             most=2,
             rank=1,

@@ -244,7 +244,7 @@ def test_ranks_on_one_machine_say_that_it_gains_nothing_and_what_boards_would_ta
     done = mpirun(3, "-c", RUN, *QUICK, "--threshold", "0", "--repeat", "3")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no gain") == 1
-    assert "simulated   3 computers like this on 1 Gbit/s links" in done.stdout
+    assert "simulated   3 computers like this, 1 Gbit/s" in done.stdout
     events = done.stdout.count("other work, or heat")  # a busy machine, said in two lines each
     assert len(done.stdout.splitlines()) <= 15 + 3 + 2 * events, "a line more for each rank"
 

@@ -150,7 +150,7 @@ def test_a_process_raises_its_own_limit(stack: contextlib.ExitStack) -> None:
 
 def test_a_message_of_a_peer_that_never_ends_is_cut_off_where_memory_is_short(stack: contextlib.ExitStack) -> None:
     """It is attached, and may send payloads: 3 GB go no further than the limit and what comes between two looks."""
-    child, address = started(stack, *REAL, "--memory", "300M", "--bind")
+    child, address = started(stack, *REAL, "--memory", "400M", "--bind")
     _, another = started(stack, *REAL, "--bind")
     session = stack.enter_context(connect([address, another], local=fake_local, timeout_s=20.0, connect_timeout_s=20.0))
     with Stranger(address) as peer:
