@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -44,6 +45,8 @@ PAUSE_S = 0.001
 _LINUX = sys.platform.startswith("linux")
 _TCP_INFO_BYTES = 256
 _RECEIVED = struct.Struct("<Q")
+_ESTABLISHED = b"\x01"
+"""Its first byte, tcpi_state, of a connection that neither end has closed."""
 _RECEIVED_AT = 128
 """Where struct tcp_info (linux/tcp.h) has tcpi_bytes_received."""
 _NO_ADDRESS = struct.pack("H14x", sockets.AF_UNSPEC)
@@ -89,17 +92,20 @@ class Doorkeeper:
     def admit(self, fd: int, account: Account) -> None:
         """The worker trusts the peer of this connection, and notes in the account when it receives from it."""
         with self._lock:
-            self._register.admit(fd, account)
+            found = self._hand.identify(fd)
+            if found is None:
+                return  # it is gone, or nothing is counted on this system
+            self._register.admit(fd, found.identity, account)
         with contextlib.suppress(OSError, ValueError):
             self._poll.unregister(fd)
 
     def dismiss(self, fd: int) -> None:
         """It does no more."""
         with self._lock:
-            visitor = self._register.get(fd)
-            if visitor is not None:
-                with self._hand.over(visitor) as mine:
-                    self._register.dismiss(fd, self._hand.received() if mine else visitor.received)
+            found = self._hand.identify(fd)
+            if found is None:
+                return
+            self._register.dismiss(fd, found.identity, found.received)
         self._watch(fd)
 
     def settle(self, fd: int, frames: int, nbytes: int) -> None:
@@ -165,20 +171,31 @@ class Doorkeeper:
             elif event & BAD_HANDSHAKE:
                 self._turned_away()
             else:
-                with self._lock:
-                    self._register.leave(fd)
+                self._depart(fd)
                 self._ended()
 
     def _arrive(self, fd: int) -> None:
         with self._lock:
             found = self._hand.identify(fd)
             if found is None:
-                return  # gone already
-            self._end(self._register.arrive(Visitor(fd, *found, time.monotonic())))
+                return  # it is gone
+            self._end(self._register.arrive(Visitor(fd, found.identity, found.origin, time.monotonic())))
             visitor = self._register.get(fd)
             stranger = visitor is not None and not visitor.admitted and not visitor.leaving
         if stranger:
             self._watch(fd)
+
+    def _depart(self, fd: int) -> None:
+        """A connection with this descriptor ended: the one that is known, or, where that lasts, an earlier one whose
+        descriptor it was given."""
+        with self._lock:
+            visitor = self._register.get(fd)
+            if visitor is None:
+                return
+            with self._hand.over(visitor) as mine:
+                lasts = mine and self._hand.lasts()
+            if not lasts:
+                self._register.leave(fd)
 
     def _watch(self, fd: int) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -190,6 +207,7 @@ class Doorkeeper:
         with self._hand.over(visitor) as mine:
             received = self._hand.received() if mine else None
         if received is None:
+            self._register.leave(visitor.fd)  # its descriptor is closed, or another's
             return
         if visitor.admitted is None:
             self._end(self._register.measure(visitor.fd, received))
@@ -204,6 +222,15 @@ class Doorkeeper:
                     self._hand.shut()
 
 
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """A connection as it was seen: the system's cookie for it, where it comes from, and the bytes that came over it."""
+
+    identity: bytes
+    origin: str
+    received: int
+
+
 class _Hand:
     """One descriptor that is laid over others to look at them. Not for two threads at a time."""
 
@@ -212,14 +239,15 @@ class _Hand:
         self._disconnect = ctypes.CDLL(None).connect
         self._nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
-    def identify(self, fd: int) -> tuple[bytes, str] | None:
-        """The cookie and the origin of a connection; None where that is none any more, or the system does not tell."""
+    def identify(self, fd: int) -> _Sight | None:
+        """The connection that a descriptor has now; None where there is none, or the system does not tell."""
         with self._laid_over(fd) as laid:
             if not laid or not _LINUX:
                 return None
             try:
                 peer = self._socket.getpeername()
-                return self._cookie(), origin_of(peer[0]) if isinstance(peer, tuple) else "here"
+                origin = origin_of(peer[0]) if isinstance(peer, tuple) else "here"
+                return _Sight(self._cookie(), origin, self.received())
             except OSError:
                 return None
 
@@ -231,11 +259,18 @@ class _Hand:
 
     def received(self) -> int:
         """The bytes that came over the connection that the hand lies over; 0 for a Unix socket, which does not count."""
-        try:
-            info = self._socket.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _TCP_INFO_BYTES)
-        except OSError:
-            return 0
+        info = self._tcp_info()
         return int(_RECEIVED.unpack_from(info, _RECEIVED_AT)[0]) if len(info) >= _RECEIVED_AT + _RECEIVED.size else 0
+
+    def lasts(self) -> bool:
+        """Whether the connection that the hand lies over is established; False for a Unix socket, which does not tell."""
+        return self._tcp_info()[:1] == _ESTABLISHED
+
+    def _tcp_info(self) -> bytes:
+        try:
+            return self._socket.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:
+            return b""
 
     def shut(self) -> None:
         """End the connection that the hand lies over.

@@ -89,7 +89,8 @@ class Register:
     def __init__(self, limits: Limits = Limits()) -> None:
         self._limits = limits
         self._visitors: dict[int, Visitor] = {}
-        self._admitted_early: dict[int, Account] = {}
+        self._early: dict[bytes, Account] = {}
+        """Those that were admitted before their arrival was known here, by identity."""
 
     def __len__(self) -> int:
         return len(self._visitors)
@@ -107,11 +108,13 @@ class Register:
         return self._visitors.get(fd)
 
     def arrive(self, visitor: Visitor) -> list[Visitor]:
-        """A connection was accepted."""
-        self._visitors.pop(visitor.fd, None)
+        """A connection was accepted. One that is here already was found under the report of an earlier one."""
+        known = self._visitors.pop(visitor.fd, None)
+        if known is not None and known.identity == visitor.identity:
+            self._visitors[visitor.fd] = known
+            return []
         self._visitors[visitor.fd] = visitor
-        if visitor.fd in self._admitted_early:
-            visitor.admitted = self._admitted_early.pop(visitor.fd)
+        visitor.admitted = self._early.pop(visitor.identity, None)
         out = []
         if len(self._visitors) > self._limits.connections:
             out.append(visitor)
@@ -124,24 +127,25 @@ class Register:
         return self._leave(out)
 
     def leave(self, fd: int) -> None:
-        """A connection ended."""
-        self._admitted_early.pop(fd, None)
+        """The connection that is known under this descriptor ended."""
         self._visitors.pop(fd, None)
 
-    def admit(self, fd: int, account: Account) -> None:
-        """It is one of ours. It may say something before its arrival is known here."""
+    def admit(self, fd: int, identity: bytes, account: Account) -> None:
+        """It is trusted. Its first message may be read before its arrival is known here."""
         visitor = self._visitors.get(fd)
-        if visitor is None:
-            self._admitted_early[fd] = account
-        else:
+        if visitor is not None and visitor.identity == identity:
             visitor.admitted = account
             visitor.settled = visitor.received
+            return
+        self._early[identity] = account
+        if len(self._early) > self._limits.connections:  # some ended before their arrival was known
+            del self._early[next(iter(self._early))]
 
-    def dismiss(self, fd: int, received: int) -> None:
+    def dismiss(self, fd: int, identity: bytes, received: int) -> None:
         """It is a stranger again, and owes nothing of the ``received`` bytes that came so far."""
-        self._admitted_early.pop(fd, None)
+        self._early.pop(identity, None)
         visitor = self._visitors.get(fd)
-        if visitor is not None:
+        if visitor is not None and visitor.identity == identity:
             visitor.admitted = None
             visitor.received = visitor.settled = received
 

@@ -35,7 +35,7 @@ def test_admitted_ones_are_no_strangers_but_count_as_connections() -> None:
     register = Register(LIMITS)
     for fd in range(8):
         assert register.arrive(visitor(fd)) == []
-        register.admit(fd, Account())
+        register.admit(fd, bytes([fd]), Account())
     assert [out.fd for out in register.arrive(visitor(8))] == [8]
     assert register.measure(0, 10**9) == []
 
@@ -85,7 +85,7 @@ def test_a_message_that_never_ends_costs_no_more_than_the_limit_whatever_was_rea
 
 def test_who_is_admitted_before_its_arrival_is_known_is_admitted() -> None:
     register = Register(LIMITS)
-    register.admit(1, Account())
+    register.admit(1, bytes([1]), Account())
     register.arrive(visitor(1))
     assert register.measure(1, 10**9) == []
     register.leave(1)
@@ -93,10 +93,29 @@ def test_who_is_admitted_before_its_arrival_is_known_is_admitted() -> None:
     assert len(register.measure(1, 10**9)) == 1, "the next that gets its number is another"
 
 
+def test_who_is_admitted_under_the_number_of_another_is_admitted_when_it_arrives() -> None:
+    register = Register(LIMITS)
+    register.arrive(Visitor(1, b"earlier", "10.0.0.1", 0.0))
+    register.admit(1, b"later", Account())
+    assert len(register.measure(1, 10**9)) == 1, "the earlier one is still a stranger"
+    register.leave(1)
+    register.arrive(Visitor(1, b"later", "10.0.0.1", 0.0))
+    assert register.measure(1, 10**9) == []
+    assert register.arrive(Visitor(1, b"later", "10.0.0.1", 0.0)) == [], "and stays so when it is reported again"
+    assert register.measure(1, 10**9) == []
+
+
+def test_of_those_that_never_arrive_not_many_are_kept() -> None:
+    register = Register(LIMITS)
+    for number in range(100):
+        register.admit(1, bytes([number]), Account())
+    assert len(register._early) == LIMITS.connections
+
+
 def test_an_admitted_one_goes_when_memory_is_short_and_no_message_comes_of_what_it_sends() -> None:
     register, account, asked = Register(LIMITS), Account(), []
     register.arrive(visitor(1))
-    register.admit(1, account)
+    register.admit(1, bytes([1]), account)
 
     def has_room(nbytes: int) -> bool:
         asked.append(nbytes)
@@ -119,8 +138,8 @@ def test_an_admitted_one_goes_when_memory_is_short_and_no_message_comes_of_what_
 def test_who_is_dismissed_owes_nothing_of_what_came_before() -> None:
     register = Register(LIMITS)
     register.arrive(visitor(1))
-    register.admit(1, Account())
-    register.dismiss(1, 10**6)
+    register.admit(1, bytes([1]), Account())
+    register.dismiss(1, bytes([1]), 10**6)
     assert register.measure(1, 10**6 + 1000) == []
     assert len(register.measure(1, 10**6 + 1001)) == 1
 
