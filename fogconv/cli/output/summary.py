@@ -82,10 +82,8 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
         there = result.outlook
         yield Item(
             "simulated",
-            f"{there.ranks} computers like this, {there.bits_per_s / 1e9:g} Gbit/s: {_ms(there.together_s)}; "
-            f"one alone: {_ms(there.alone_s)}{_gain(there.alone_s / there.together_s)}",
-            most=2,
-            rank=1,
+            f"{there.ranks} such computers on {there.bits_per_s / 1e9:g} Gbit/s: {_ms(there.together_s)}; "
+            f"one alone: {_ms(there.alone_s)} ({there.alone_s / there.together_s:.2f}×)",
         )
     if result.frames_per_s is not None:
         yield Item("stream", f"{result.job.stream} frames, several in flight: {result.frames_per_s:.2f} frames/s")
@@ -181,10 +179,6 @@ def _sharing(machine: SharedMachine) -> str:
     names = ", ".join(str(rank) for rank in machine.ranks if rank)
     workers = f"worker{'s' if len(machine.ranks) - (0 in machine.ranks) > 1 else ''} {names}"
     return f"{'the master and ' if 0 in machine.ranks else ''}{workers} share {machine.host}'s {cores}"
-
-
-def _gain(ratio: float) -> str:
-    return " (sending costs as much as it saves)" if ratio < 1.02 else f" ({ratio:.2f} times as fast)"
 
 
 def _ms(seconds: float) -> str:

@@ -28,8 +28,7 @@ def test_the_summary_of_a_full_run() -> None:
         *(f"worker {n}    12 % of the work, 49 convs, 12.3 ms busy, 45.6 waiting, 3.2 MB sent" for n in range(1, 5)),
         "scheme      star: all 1 convolutions distributed, forced by --threshold 0",
         "cluster     1 master + 4 workers over mpi share one machine's 2 cores: no gain",
-        "simulated   5 computers like this, 1 Gbit/s: 10.7 ms; one alone: 21.4 ms (2.00",
-        "            times as fast)",
+        "simulated   5 such computers on 1 Gbit/s: 10.7 ms; one alone: 21.4 ms (2.00×)",
         "stream      9 frames, several in flight: 31.20 frames/s",
     ]
 
