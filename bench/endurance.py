@@ -44,8 +44,6 @@ PATIENCE_S = 30.0
 GROWTH = 1.02
 """Memory at the end, of what it was after a tenth, that still counts as flat; and so many megabytes of chance."""
 CHANCE_MB = 8.0
-CHANCE_FDS = 12
-"""A link that is being made, or not quite gone, has some."""
 
 
 @dataclass(frozen=True)

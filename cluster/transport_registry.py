@@ -167,11 +167,9 @@ def _dial_zeromq(addresses: Sequence[str], options: Dialing) -> Dialed:
 
 
 def _listen_zeromq(bind: str, options: Listening) -> Listener:
-    from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit
     from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 
     parse_address(bind, listening=True)
-    raise_descriptor_limit()
     own = keys_for([bind], options.keys, options.insecure)
     endpoint = ZeromqEndpoint(
         bind,

@@ -248,14 +248,6 @@ def _driver(folder: Path, job: Job) -> list[object]:
     return ["-m", "bench.fog.driver", folder, msgspec.json.encode(job).decode()]
 
 
-def _shared_keys(folder: Path) -> Path:
-    """One key pair for all nodes: encryption costs the same, and this emulated cluster has no other users."""
-    public = write_keys(folder).public
-    (folder / "masters").write_text(f"{public}\n")
-    (folder / "workers").write_text(f"* {public}\n")
-    return folder
-
-
 def _cluster(setup: Setup, bed: FogBed, folder: Path, port: int = PORT) -> list[list[object]]:
     """The commands of fogconv on all nodes: workers, then the master."""
     keys = make_keys(folder.with_name(f"{folder.name} keys"), bed) if setup.secure else []

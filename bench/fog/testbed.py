@@ -182,10 +182,6 @@ class FogBed:
         for node, share in zip(self.nodes, _per_node(shares, len(self.nodes), "CPU shares"), strict=True):
             node.cgroup.set_cpu(share)
 
-    def set_node_cpu(self, node: int, share: float | None) -> None:
-        """Limit one node."""
-        self.nodes[node].cgroup.set_cpu(share)
-
     def set_rate(self, node: int, rate: str) -> None:
         """Change the rate of a node's link, both ways, while it is in use."""
         speed, it = Rate.parse(rate), self.nodes[node]

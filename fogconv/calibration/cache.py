@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 import msgspec
-import platformdirs
 
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import FogconvError
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
+from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import own_folder, read_own, write_own
 
 CACHE_VERSION = 4
@@ -107,9 +107,10 @@ class KnownLink(msgspec.Struct, frozen=True):
 Known = TypeVar("Known", KnownRates, KnownLink)
 
 
-def default_folder() -> Path:
-    """Where measured rates are kept unless another folder is named."""
-    return Path(platformdirs.user_cache_dir("fogconv")) / "calibration"
+def default_folder() -> Path | None:
+    """Where measured rates are kept unless another folder is named; None where this user has no folder for caches."""
+    folder = cache_folder()
+    return None if folder is None else folder / "calibration"
 
 
 def device_key(worker: Worker | Master, ranks_here: int) -> str:
@@ -125,22 +126,22 @@ def link_key(scheme: str, worker: Worker, master: str, device: str) -> str:
     return f"link {scheme} {address} from {master} to {device}"
 
 
-def recall(folder: Path, key: str, kind: type[Known]) -> Known | None:
+def recall(folder: Path | None, key: str, kind: type[Known]) -> Known | None:
     """What is known under a key, if it is sound and not too old."""
-    return _read(_path(folder, key), kind) if _trusted(folder) else None
+    return None if folder is None or not _trusted(folder) else _read(_path(folder, key), kind)
 
 
-def remember(folder: Path, key: str, known: KnownRates | KnownLink) -> None:
-    if not _trusted(folder):
+def remember(folder: Path | None, key: str, known: KnownRates | KnownLink) -> None:
+    if folder is None or not _trusted(folder):
         return
     with contextlib.suppress(OSError):
         # Several masters may write at once: each writes its own file and renames it atomically.
         write_own(_path(folder, key), msgspec.json.encode(known))
 
 
-def remembered_rates(folder: Path) -> Iterator[KnownRates]:
+def remembered_rates(folder: Path | None) -> Iterator[KnownRates]:
     """All devices whose rates are remembered, the latest first."""
-    if not folder.is_dir() or not _trusted(folder):
+    if folder is None or not folder.is_dir() or not _trusted(folder):
         return
     found = [known for path in folder.glob("rates-*.json") if (known := _read(path, KnownRates)) is not None]
     yield from sorted(found, key=lambda known: -known.measured_at)

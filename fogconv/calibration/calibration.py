@@ -65,7 +65,7 @@ class Calibration:
 
     topology: Topology
     sources: tuple[RateSource, ...]
-    folder: Path
+    folder: Path | None
     device_keys: tuple[str, ...]
     link_keys: tuple[str, ...]
 
@@ -133,7 +133,7 @@ class _Quick:
     """One attempt, with the workers that are there."""
 
     def __init__(
-        self, session: Session, workers: Sequence[Worker], folder: Path, refresh: bool, local: Local | None
+        self, session: Session, workers: Sequence[Worker], folder: Path | None, refresh: bool, local: Local | None
     ) -> None:
         self.session, self.workers, self.folder, self.refresh, self.local = session, workers, folder, refresh, local
         self.begin = time.time()

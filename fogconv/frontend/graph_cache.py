@@ -62,10 +62,25 @@ class _About(msgspec.Struct, frozen=True):
     published: _Stamp | None
 
 
-def kept(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph] | None:
-    """The graph that an earlier `keep` wrote for the same request; None where there is none, or it is damaged or out of
-    date."""
-    path = _path(request, batch)
+def place(request: ModelRequest, batch: int) -> Path | None:
+    """The file of a request's graph; None where no graph is kept."""
+    folder = None if os.environ.get("FOGCONV_GRAPH_CACHE") == "off" else cache_folder()
+    if folder is None or not own_folder(folder / "graphs", "graphs of models"):
+        return None
+    digest = hashlib.sha256(f"{request} {batch} {_code()} {_versions()}".encode())
+    try:
+        for file in (request.name if request.name.endswith(".pt2") else "", request.weights):
+            if file not in ("", "pretrained", "random"):
+                with open_plain(file) as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())  # type: ignore[arg-type]
+    except OSError:
+        return None  # loading it reports the error
+    return folder / "graphs" / f"{Path(request.name).stem[:60]}-{digest.hexdigest()[:40]}.graph"
+
+
+def kept(path: Path | None) -> tuple[ModelCard, LayerGraph] | None:
+    """The graph that an earlier `keep` wrote to the request's `place`; None where there is none, or it is damaged or out
+    of date."""
     if path is None:
         return None
     try:
@@ -85,12 +100,11 @@ def kept(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph] | No
     return ModelCard(about.name, about.preprocessing, about.labels, about.weights_origin), graph
 
 
-def keep(request: ModelRequest, batch: int, card: ModelCard, graph: LayerGraph, published: Path | None) -> None:
+def keep(path: Path | None, request: ModelRequest, card: ModelCard, graph: LayerGraph, published: Path | None) -> None:
     """Write a graph for later runs. ``published`` is the file of downloaded weights that it was made from, if any.
 
     Nothing is written for a graph with Host layers, which need torch. A full disk is a warning.
     """
-    path = _path(request, batch)
     if path is None or any(isinstance(layer, Host) for layer in graph.layers):
         return
     stands_in = card.has_random_weights and request.weights == "pretrained"
@@ -104,21 +118,6 @@ def keep(request: ModelRequest, batch: int, card: ModelCard, graph: LayerGraph, 
         _prune(path)
     except OSError as error:
         warn_once(f"the graph can't be kept in {path.parent} ({error.strerror or error}); it is exported again next time")
-
-
-def _path(request: ModelRequest, batch: int) -> Path | None:
-    folder = None if os.environ.get("FOGCONV_GRAPH_CACHE") == "off" else cache_folder()
-    if folder is None or not own_folder(folder / "graphs", "graphs of models"):
-        return None
-    digest = hashlib.sha256(f"{request} {batch} {_code()} {_versions()}".encode())
-    try:
-        for file in (request.name if request.name.endswith(".pt2") else "", request.weights):
-            if file not in ("", "pretrained", "random"):
-                with open_plain(file) as content:
-                    digest.update(hashlib.file_digest(content, "sha256").digest())  # type: ignore[arg-type]
-    except OSError:
-        return None  # loading it reports the error
-    return folder / "graphs" / f"{Path(request.name).stem[:60]}-{digest.hexdigest()[:40]}.graph"
 
 
 def _prune(newest: Path) -> None:

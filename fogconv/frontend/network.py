@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fogconv.frontend.graph_cache import keep, kept
+from fogconv.frontend.graph_cache import keep, kept, place
 from fogconv.ir.graph import LayerGraph
 from fogconv.zoo.card import ModelCard
 from fogconv.zoo.model_request import ModelRequest
@@ -39,7 +39,8 @@ def open_network(
     ``mean`` and ``std`` per channel and ``labels`` (a file) override the model's own. Raises ModelError, DependencyError
     as `fogconv.zoo.load` and the export do.
     """
-    found = kept(request, batch)
+    path = place(request, batch)
+    found = kept(path)
     if found is not None:
         card, graph = found
         return Network(card.with_(mean, std, labels), graph, lambda: _loaded(request), lambda: None)
@@ -50,7 +51,7 @@ def open_network(
         from fogconv.zoo.models import checkpoint
 
         published = checkpoint(request.name) if model.weights_origin.startswith("pretrained: torchvision") else None
-        keep(request, batch, model, graph, published)
+        keep(path, request, model, graph, published)
 
     return Network(model.with_(mean, std, labels), graph, lambda: model, keep_it)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from fogconv.errors import InputError, PlannerError
+from fogconv.errors import InputError
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Host, Layer, LayerGraph
 from fogconv.ir.guard import Guard
@@ -26,8 +26,6 @@ from fogconv.ir.stages import one_by_one, stages
 from fogconv.storage.trusted import read_plain
 
 PLAN_VERSION = 1
-MOST_RANKS = 1 << 16
-"""As many as messages can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,61 +111,6 @@ def load_plan(path: str | Path) -> Plan:
     if plan.version != PLAN_VERSION:
         raise InputError(f"{path} is a plan of version {plan.version}; this fogconv reads {PLAN_VERSION}: plan again")
     return plan
-
-
-def check_plan(plan: Plan, graph: LayerGraph) -> None:
-    """Raises PlannerError when the plan was made for another graph, or when its numbers, perhaps read from a file, lie
-    outside of the graph's tensors and the plan's ranks."""
-    if plan.graph != graph.name or len(plan.placements) != len(graph.layers):
-        raise PlannerError(
-            f"the plan is for {plan.graph} with {len(plan.placements)} layers, but the model is {graph.name} with "
-            f"{len(graph.layers)}; plan again with `fogconv plan`"
-        )
-    if not 1 <= plan.ranks <= MOST_RANKS:
-        raise PlannerError(f"the plan has {plan.ranks} ranks; there can be 1 to {MOST_RANKS}")
-    for layer, placement in zip(graph.layers, plan.placements, strict=True):
-        wrong = _wrong(plan, graph, layer, placement)
-        if wrong:
-            raise PlannerError(f"the plan's part about {layer.name} {wrong}; plan again with `fogconv plan`")
-
-
-def _wrong(plan: Plan, graph: LayerGraph, layer: Layer, placement: Placement) -> str:
-    """What is wrong with a layer's placement, whose numbers decide how long lowering takes; empty where nothing is."""
-    ranks, tensors = range(plan.ranks), graph.tensors
-    written = [tensors[tensor].region for tensor in layer.writes] or [tensors[graph.input].region]
-    read = [tensors[tensor].region for tensor in layer.reads]
-    if not placement.work and not layer.relabels:
-        return "has no rank that computes it"
-    for work in placement.work:
-        if work.rank not in ranks:
-            return f"names rank {work.rank} of {plan.ranks}"
-        if not work.output or work.output not in written[0]:
-            return f"computes {work.output}, which is not in {written[0]}"
-        for name, span in (("depth", work.depth), ("rows", work.rows)):
-            if span is not None and not (span and any(span in (box.channels, box.rows)[name == "rows"] for box in read)):
-                return f"reads the {name} {span.start} to {span.stop}, which are not there"
-    partial = {layer.is_partial(work) for work in placement.work}
-    if len(partial) > 1:
-        return "computes summands and results at once"
-    if placement.target is None and True in partial:
-        return "computes summands that no rank adds"
-    if placement.target is not None and (isinstance(layer, Host) or layer.relabels):
-        return "sends a result that no rank computed"
-    layouts = [] if placement.target is None else [(layer.writes[0], placement.target)]
-    for tensor, layout in (*layouts, *placement.via):
-        if tensor not in range(len(tensors)):
-            return f"names tensor {tensor} of {len(tensors)}"
-        if layout.ranks != plan.ranks:
-            return f"has a layout over {layout.ranks} ranks instead of {plan.ranks}"
-        for box in (box for boxes in layout.regions for box in boxes):
-            if not box or box not in tensors[tensor].region:
-                return f"places {box}, which is not in {tensors[tensor].region}"
-    guard = placement.guard
-    if guard is not None and guard.code is not None and guard.code not in ranks[1:]:
-        return f"is guarded by rank {guard.code} of {plan.ranks}"
-    if guard is not None and not 0.0 <= guard.patience_s < float("inf"):
-        return f"has a patience of {guard.patience_s} s"
-    return ""
 
 
 def at_home(graph: LayerGraph, layer: Layer) -> Placement:

@@ -13,7 +13,7 @@ from fogconv.errors import PlannerError
 from fogconv.ir.geometry import Region, Span, subtract
 from fogconv.ir.graph import Conv, GlobalPool, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout
-from fogconv.ir.plan import Placement, Plan, check_plan
+from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.shard import Work
 
 MOST_RANKS = 1025
@@ -22,7 +22,11 @@ MOST_RANKS = 1025
 
 def check_fits(plan: Plan, graph: LayerGraph) -> None:
     """Raises PlannerError, or GeometryError for an impossible shard, unless the plan's programs compute the graph."""
-    check_plan(plan, graph)
+    if plan.graph != graph.name or len(plan.placements) != len(graph.layers):
+        raise PlannerError(
+            f"the plan is for {plan.graph} with {len(plan.placements)} layers, but the model is {graph.name} with "
+            f"{len(graph.layers)}; plan again with `fogconv plan`"
+        )
     if not 1 <= plan.ranks <= MOST_RANKS:
         raise PlannerError(f"the plan is for {plan.ranks} ranks; a cluster has 1 to {MOST_RANKS}")
     for layer, placement in zip(graph.layers, plan.placements, strict=True):
@@ -43,7 +47,8 @@ def _require(condition: bool, otherwise: str) -> None:
 
 def _placement(graph: LayerGraph, layer: Layer, placement: Placement, ranks: int) -> None:
     if layer.relabels:
-        return  # nothing is computed
+        _require(not placement.via and placement.target is None, "nothing is computed, so nothing can be sent")
+        return
     _require(bool(placement.work), "no rank computes it")
     if isinstance(layer, Host):
         alone = len(placement.work) == 1 and placement.work[0].rank == MASTER and not placement.work[0].depth
@@ -52,6 +57,7 @@ def _placement(graph: LayerGraph, layer: Layer, placement: Placement, ranks: int
         _require(tensor in layer.reads, f"it does not read tensor {tensor}")
         _layout(layout, graph.tensors[tensor].region, ranks)
     if isinstance(layer, Host):
+        _require(placement.target is None, "its results are with the master, and can't have a target")
         return
     whole = graph.tensors[layer.target].region
     if placement.target is not None:
@@ -133,12 +139,12 @@ def _guard(layer: Layer, placement: Placement, ranks: int) -> None:
     if guard is None:
         return
     works = placement.work
-    _require(isinstance(layer, Conv) and all(work.raw for work in works), "only unfinished parts of a conv can be guarded")
+    _require(guard.code is None or 0 < guard.code < ranks, f"there is no worker {guard.code} to guard it")
     _require(0 <= guard.patience_s < float("inf"), f"a patience of {guard.patience_s} s")
+    _require(isinstance(layer, Conv) and all(work.raw for work in works), "only unfinished parts of a conv can be guarded")
     if guard.code is None:
         return
     assert isinstance(layer, Conv)
     _require(layer.spec.groups == 1 and not any(work.depth for work in works), "its parts have no code in common")
-    _require(0 < guard.code < ranks, f"there is no worker {guard.code}")
     _require(guard.code not in {work.rank for work in works}, f"rank {guard.code} computes a part and the code")
     _require(len({(work.output.rows, work.output.columns) for work in works}) == 1, "its parts read different inputs")

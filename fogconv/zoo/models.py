@@ -134,7 +134,6 @@ def _declare_schemas() -> torch.library.Library:
 
 
 _SKIPS_OWN_INITIALISATION = ("googlenet", "inception_v3", "vgg")
-_HAS_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
 def _torchvision(

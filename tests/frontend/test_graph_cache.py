@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fogconv.frontend import graph_cache
-from fogconv.frontend.graph_cache import keep, kept
+from fogconv.frontend.graph_cache import keep, kept, place
 from fogconv.ir.graph import GlobalPool, Host, LayerGraph, Tensor
 from fogconv.zoo.card import ModelCard
 from fogconv.zoo.model_request import ModelRequest
@@ -39,9 +39,9 @@ def only_file(folder: Path) -> Path:
 
 
 def test_kept_gives_back_what_keep_wrote(folder: Path) -> None:
-    assert kept(REQUEST, 1) is None
-    keep(REQUEST, 1, CARD, graph(), None)
-    found = kept(REQUEST, 1)
+    assert kept(place(REQUEST, 1)) is None
+    keep(place(REQUEST, 1), REQUEST, CARD, graph(), None)
+    found = kept(place(REQUEST, 1))
     assert found is not None
     assert found[0] == CARD
     assert found[1] == graph()
@@ -60,8 +60,8 @@ def test_kept_gives_back_what_keep_wrote(folder: Path) -> None:
     ],
 )
 def test_kept_knows_the_request_and_the_batch(request_: ModelRequest, batch: int) -> None:
-    keep(REQUEST, 1, CARD, graph(), None)
-    assert kept(request_, batch) is None
+    keep(place(REQUEST, 1), REQUEST, CARD, graph(), None)
+    assert kept(place(request_, batch)) is None
 
 
 def test_kept_knows_the_content_of_weights_and_pt2_files(tmp_path: Path) -> None:
@@ -69,98 +69,98 @@ def test_kept_knows_the_content_of_weights_and_pt2_files(tmp_path: Path) -> None
     weights.write_bytes(b"one")
     model.write_bytes(b"one")
     for path, request in ((weights, replace(REQUEST, weights=str(weights))), (model, ModelRequest(str(model)))):
-        keep(request, 1, CARD, graph(), None)
-        assert kept(request, 1) is not None
+        keep(place(request, 1), request, CARD, graph(), None)
+        assert kept(place(request, 1)) is not None
         path.write_bytes(b"two")
-        assert kept(request, 1) is None
+        assert kept(place(request, 1)) is None
         path.unlink()
-        assert kept(request, 1) is None
-        keep(request, 1, CARD, graph(), None)  # writes nothing
+        assert kept(place(request, 1)) is None
+        keep(place(request, 1), request, CARD, graph(), None)  # writes nothing
 
 
 def test_kept_knows_the_code_that_exports(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(REQUEST, 1, CARD, graph(), None)
+    keep(place(REQUEST, 1), REQUEST, CARD, graph(), None)
     monkeypatch.setattr(graph_cache, "_code", lambda: "another version")
-    assert kept(REQUEST, 1) is None
+    assert kept(place(REQUEST, 1)) is None
 
 
 def test_kept_looks_at_the_published_weights(tmp_path: Path) -> None:
     published = tmp_path / "resnet.pth"
     published.write_bytes(b"weights")
     request = replace(REQUEST, weights="pretrained")
-    keep(request, 1, replace(CARD, weights_origin="pretrained: IMAGENET1K_V1"), graph(), published)
-    assert kept(request, 1) is not None
+    keep(place(request, 1), request, replace(CARD, weights_origin="pretrained: IMAGENET1K_V1"), graph(), published)
+    assert kept(place(request, 1)) is not None
     published.unlink()
-    assert kept(request, 1) is not None
+    assert kept(place(request, 1)) is not None
     published.write_bytes(b"other weights")
-    assert kept(request, 1) is None
+    assert kept(place(request, 1)) is None
 
 
 def test_kept_asks_again_for_published_weights_after_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = replace(REQUEST, weights="pretrained")
     for request in (stand_in, REQUEST):
-        keep(request, 1, CARD, graph(), None)
+        keep(place(request, 1), request, CARD, graph(), None)
     now = graph_cache.time.time()
     for later, found in ((graph_cache.RETRY_S - 60, True), (graph_cache.RETRY_S + 60, False), (-3600.0, False)):
         monkeypatch.setattr(graph_cache.time, "time", lambda at=now + later: at)
-        assert (kept(stand_in, 1) is not None) is found
-        assert kept(REQUEST, 1) is not None
+        assert (kept(place(stand_in, 1)) is not None) is found
+        assert kept(place(REQUEST, 1)) is not None
 
 
 def test_kept_warns_of_a_damaged_file_and_keep_replaces_it(folder: Path) -> None:
-    keep(REQUEST, 1, CARD, graph(), None)
+    keep(place(REQUEST, 1), REQUEST, CARD, graph(), None)
     path = only_file(folder)
     path.write_bytes(path.read_bytes()[:-65])
     with pytest.warns(RuntimeWarning, match="exported again"):
-        assert kept(REQUEST, 1) is None
-    keep(REQUEST, 1, CARD, graph(2.0), None)
-    found = kept(REQUEST, 1)
+        assert kept(place(REQUEST, 1)) is None
+    keep(place(REQUEST, 1), REQUEST, CARD, graph(2.0), None)
+    found = kept(place(REQUEST, 1))
     assert found is not None
     assert found[1].weights["w"][0, 0] == 2.0
 
 
 def test_kept_takes_nothing_that_others_could_have_written(folder: Path) -> None:
-    keep(REQUEST, 1, CARD, graph(), None)
+    keep(place(REQUEST, 1), REQUEST, CARD, graph(), None)
     path = only_file(folder)
     path.chmod(0o666)
     with pytest.warns(RuntimeWarning, match="can be written by others"):
-        assert kept(REQUEST, 1) is None
+        assert kept(place(REQUEST, 1)) is None
     path.unlink()
     (folder / "elsewhere").write_bytes(b"")
     path.symlink_to(folder / "elsewhere")
     with pytest.warns(RuntimeWarning, match="is not used"):
-        assert kept(REQUEST, 1) is None
+        assert kept(place(REQUEST, 1)) is None
 
 
 def test_keep_writes_no_graph_that_needs_torch(folder: Path) -> None:
     x = Tensor("x", 1, 3, 32, 32)
     hosted = replace(graph(), tensors=(x, x), layers=(Host("host:sort", (0,), (1,), lambda values, maps: [maps]),))
-    keep(REQUEST, 1, CARD, hosted, None)
+    keep(place(REQUEST, 1), REQUEST, CARD, hosted, None)
     assert not list(folder.glob("*.graph"))
 
 
 def test_keep_and_kept_can_be_turned_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(REQUEST, 1, CARD, graph(), None)
+    keep(place(REQUEST, 1), REQUEST, CARD, graph(), None)
     monkeypatch.setenv("FOGCONV_GRAPH_CACHE", "off")
-    assert kept(REQUEST, 1) is None
-    keep(replace(REQUEST, size=64), 1, CARD, graph(), None)
+    assert kept(place(REQUEST, 1)) is None
+    keep(place(replace(REQUEST, size=64), 1), replace(REQUEST, size=64), CARD, graph(), None)
     only_file(folder)
 
 
 def test_keep_drops_what_was_not_used_for_longest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [replace(REQUEST, size=size) for size in (32, 33, 34)]
     for age, request in enumerate(requests):
-        keep(request, 1, CARD, graph(), None)
+        keep(place(request, 1), request, CARD, graph(), None)
         newest = max(folder.glob("*.graph"), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (1e9 + age, 1e9 + age))
-    assert kept(requests[0], 1) is not None  # which was used a moment ago
+    assert kept(place(requests[0], 1)) is not None  # which was used a moment ago
     size = max(path.stat().st_size for path in folder.glob("*.graph"))
     monkeypatch.setattr(graph_cache, "KEPT_BYTES", 3 * size)
-    keep(replace(REQUEST, size=35), 1, CARD, graph(), None)
-    assert [kept(request, 1) is not None for request in requests] == [True, False, True]
+    keep(place(replace(REQUEST, size=35), 1), replace(REQUEST, size=35), CARD, graph(), None)
+    assert [kept(place(request, 1)) is not None for request in requests] == [True, False, True]
     monkeypatch.setattr(graph_cache, "KEPT_BYTES", 1)
-    keep(replace(REQUEST, size=36), 1, CARD, graph(), None)
-    assert kept(replace(REQUEST, size=36), 1) is not None
+    keep(place(replace(REQUEST, size=36), 1), replace(REQUEST, size=36), CARD, graph(), None)
+    assert kept(place(replace(REQUEST, size=36), 1)) is not None
     only_file(folder)
 
 
@@ -170,5 +170,5 @@ def test_keep_warns_of_a_full_disk(monkeypatch: pytest.MonkeyPatch, folder: Path
 
     monkeypatch.setattr(graph_cache, "write_own", full)
     with pytest.warns(RuntimeWarning, match="No space left on device"):
-        keep(REQUEST, 1, CARD, graph(), None)
+        keep(place(REQUEST, 1), REQUEST, CARD, graph(), None)
     assert not list(folder.glob("*.graph"))
