@@ -25,8 +25,6 @@ from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.master import Subject
 from bench.made_up import made_up
 from fogconv.analysis.layer_report import layer_reports
-from fogconv.analysis.simulation.processor import after_rest_s
-from fogconv.analysis.simulation.simulator import simulate
 from fogconv.analysis.star_terms import simulated_terms, star_terms
 from fogconv.calibration.devices import FULL, TINY
 from fogconv.calibration.links import measure_link
@@ -48,6 +46,8 @@ from fogconv.kernels.maps.blocked import Blocked
 from fogconv.lowering.lower import lower
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
+from fogconv.simulation.processor import after_rest_s
+from fogconv.simulation.simulator import simulate
 from fogconv.speedup.model import Terms
 from fogconv.speedup.trigger import Seconds
 
