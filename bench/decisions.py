@@ -1,7 +1,7 @@
 """Decisions: how much longer auto's plan takes than the best of the plans that could have been made.
 
     python -m bench.decisions --quick                             eight simulated clusters
-    python -m bench.decisions --json --merge decisions.json       60 clusters, of which 12 are measured (root); kept one by one
+    python -m bench.decisions --json --merge decisions.json       60 clusters, 12 of them measured (root); kept one by one
     python -m bench.decisions --json --merge decisions.json --only simulated
 
 A cluster is a net, two to six devices and their links, all drawn at random. Its plans are those of every named scheme and

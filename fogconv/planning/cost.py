@@ -22,7 +22,6 @@ from fogconv.ir.layout import Transfer
 from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Wire
 from fogconv.ir.shard import Work
 
-
 SLICE_WAIT = 0.2
 """A receiver waits, on average, this part of a quota's period for its sender's next slice. Measured with a chain of nodes
 that exchange 20 KB with both neighbours: 2 to 4 ms each time, at 0.1 core with periods of 10 ms, beyond computing."""
