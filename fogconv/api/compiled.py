@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from fogconv.analysis.simulation.simulator import Timeline
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.calibration import calibrate_quickly
@@ -22,6 +21,7 @@ from fogconv.ir.arrays import Array
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.runtime.run_options import RunOptions
+from fogconv.simulation.simulator import Timeline
 
 
 class CompiledModel:

@@ -10,7 +10,6 @@ from typing import Any
 from fogconv.analysis.forecast import Forecast, forecast
 from fogconv.analysis.listing import listing
 from fogconv.analysis.plan_table import plan_table
-from fogconv.analysis.simulation.simulator import Timeline, simulate
 from fogconv.analysis.timeline import draw
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.hardware.topology import Topology
@@ -20,6 +19,7 @@ from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
+from fogconv.simulation.simulator import Timeline, simulate
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PlannedModel:
         save_plan(self.plan, path)
 
     def simulate(self, **options: Any) -> Timeline:
-        """Simulate inferences message by message; ``options`` are those of `fogconv.analysis.simulation.simulator.simulate`
+        """Simulate inferences message by message; ``options`` are those of `fogconv.simulation.simulator.simulate`
         (``inferences``, ``in_flight``, ``disturbance``, …)."""
         return simulate(self.programs, self.topology, **options)
 

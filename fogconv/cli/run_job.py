@@ -32,7 +32,7 @@ from fogconv.errors import DependencyError, InputError, ModelError, visible
 from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
-    from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.analysis.outlook import Outlook
     from fogconv.calibration.cache import Master
     from fogconv.calibration.calibration import Calibration
     from fogconv.calibration.rate_source import RateSource
@@ -254,7 +254,7 @@ def _outlook(engine: Engine, session: Session) -> Outlook | None:
     """Where mpirun put all ranks on one machine, which gains nothing: the time on as many machines like it."""
     if session.scheme != "mpi" or not any(shared.by_all for shared in _shared_machines(session)):
         return None
-    from fogconv.analysis.simulation.outlook import outlook
+    from fogconv.analysis.outlook import outlook
 
     try:
         return outlook(engine.graph, engine.topology.devices[0], session.ranks)

@@ -81,7 +81,7 @@ class Device:
     transport, the system's copies). All of these are long-run averages.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
-    which the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
+    which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).
 
     Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
     of each alone, and `Topology.together_s` gives the time of several at once. Raises TopologyError for impossible rates.

@@ -11,9 +11,11 @@ from functools import cache
 from importlib import resources
 
 import msgspec
+import numpy as np
 
 from fogconv.errors import DependencyError, InputError, unknown, with_extra
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.graph import Conv, LayerGraph, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,29 @@ def convs(name: str, *, size: int | None = None, batch: int = 1) -> tuple[NamedC
     if net is not None and size in (None, net.size):
         return tuple(NamedConv(row[0], _spec(row, batch)) for row in net.convs)
     return _exported(name, size, batch)
+
+
+def network(name: str, *, size: int | None = None, batch: int = 1) -> LayerGraph | None:
+    """The whole net; None where it would have to be exported, and there is no torch."""
+    try:
+        from fogconv.frontend.network import network_graph
+        from fogconv.zoo.model_request import ModelRequest
+
+        return network_graph(ModelRequest.for_shapes(name, size), batch=batch)
+    except (ImportError, DependencyError):
+        return None
+
+
+def layer_network(layer: NamedConv) -> LayerGraph:
+    """A net of this one layer."""
+    spec = layer.spec
+    shapes = (
+        (spec.batch, spec.in_channels, spec.height, spec.width),
+        (spec.batch, spec.out_channels, spec.out_height, spec.out_width),
+    )
+    tensors = (Tensor("input", *shapes[0]), Tensor(layer.name, *shapes[1]))
+    weights = {"w": np.broadcast_to(np.zeros((), np.float32), spec.weight_shape)}
+    return LayerGraph(layer.name, tensors, (Conv(layer.name, 0, 1, spec, "w", None, None),), 0, 1, shapes[1], weights)
 
 
 def _spec(row: _Row, batch: int) -> ConvSpec:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fogconv.analysis.layer_report import LayerReport
-    from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.analysis.outlook import Outlook
     from fogconv.analysis.workload import RankWork, Workload
     from fogconv.calibration.rate_source import RateSource
 

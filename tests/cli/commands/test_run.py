@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS
 from fogconv.cli import app
 from fogconv.cli.output.summary import MOST_LINES
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
 from fogconv.runtime.engine import Engine, Inference
+from fogconv.simulation.layer_times import STAR_TERMS, TERMS
 from tests import seeded_models as models
 from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
 
