@@ -37,12 +37,17 @@ from fogconv.cli.plan_options import (
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
+from fogconv.planning.schemes import Scheme
 from fogconv.values import table
 
 if TYPE_CHECKING:
     from fogconv.analysis.simulation.simulator import Timeline
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
+
+
+BATCH = 8
+"""Images in a training step."""
 
 
 def simulate(
@@ -70,6 +75,21 @@ def simulate(
             "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
         ),
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Predict a training step's convs layer by layer, as fogconv.nn distributes them: forward, both gradients, "
+            "transfers.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            parser=number("count", table.BATCH), help="Images in a training step; by default 8.", rich_help_panel=HOW
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -147,6 +167,8 @@ def simulate(
     with sentences("fogconv simulate"):
         from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace
+        from fogconv.analysis.training.step import Medium, training_step
+        from fogconv.cli.output.tables.training import print_training
         from fogconv.lowering.lower import lower
         from fogconv.planning.planner import plan as make_plan
 
@@ -160,6 +182,19 @@ def simulate(
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
         slow = {each.rank: each.factor for each in straggler or ()}
         options.check_ranks(len(topology))
+        points = _points(access_points, topology)
+        if batch is not None and not train:
+            raise InputError("--batch is for --train: an inference is simulated for one image")
+        if train:
+            _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace)
+            disturbance = simulation.Disturbance(slow, jitter=jitter, seed=seed)
+            medium = Medium(points, bandwidth_bytes_per_s(access_point_bandwidth), disturbance)
+            step = training_step(_graph(model, size, trust), topology, options, batch or BATCH, medium)
+            if as_json:
+                print(json_text({"model": model, "workers": len(topology.workers)} | step.as_json()))
+            else:
+                print_training(model, step, cluster.description, out=sys.stdout)
+            return
         graph = _graph(model, size, trust)
         chosen = options.plan or make_plan(graph, topology, options)
         if chosen.ranks > len(topology):
@@ -170,7 +205,7 @@ def simulate(
             inferences=inferences,
             in_flight=in_flight,
             disturbance=simulation.Disturbance(slow, jitter=jitter, seed=seed),
-            access_points=_points(access_points, topology),
+            access_points=points,
             access_point_bytes_per_s=bandwidth_bytes_per_s(access_point_bandwidth),
             keep_events=trace is not None,
         )
@@ -183,6 +218,25 @@ def simulate(
             _show(answer, timeline, cluster.description)
         if trace is not None:
             print(f"wrote {trace}", file=sys.stderr)
+
+
+def _only_with_inferences(
+    scheme: Scheme | None, plan: Path | None, wire: str, inferences: int, in_flight: int, trace: Path | None
+) -> None:
+    """Raises InputError for what a training step does not have."""
+    given = {
+        f"--scheme {scheme}": scheme not in (None, Scheme.STAR),
+        "--plan": plan is not None,
+        f"--wire {wire}": wire != str(WIRE),
+        "--inferences": inferences > 1,
+        "--in-flight": in_flight > 1,
+        "--trace": trace is not None,
+    }
+    for option, used in given.items():
+        if used:
+            raise InputError(
+                f"{option} is for inferences; --train predicts one step, each conv cut as the star cuts it, in fp32"
+            )
 
 
 def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
