@@ -81,6 +81,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str = ""
     machine_cores: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
+    training: dict[str, float] = {}
 
 
 class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +129,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.tick_s,
                 device.machine,
                 device.machine_cores,
+                training=dict(device.training),
             )
             for device in topology.devices
         )
@@ -159,6 +161,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.tick_s,
                     device.machine,
                     device.machine_cores,
+                    device.training,
                     self._effort(device),
                 )
                 for device in self.devices

@@ -16,6 +16,11 @@ from fogconv.storage.trusted import read_plain
 from fogconv.zoo.preprocessing import Preprocessing
 
 
+def says_random(weights_origin: str) -> bool:
+    """Whether an origin is that of seeded weights. A file of weights may have any name, random.pth too."""
+    return weights_origin.startswith("random (seed ")
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """The conversion of a picture to the model's input, and the names of its classes. ``weights_origin`` names the source
@@ -34,7 +39,7 @@ class ModelCard:
     @property
     def has_random_weights(self) -> bool:
         """Whether the class scores are meaningless."""
-        return self.weights_origin.startswith("random")
+        return says_random(self.weights_origin)
 
     def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
         """(3, H, W) float32."""

@@ -45,6 +45,10 @@ def calibrate(
         PredictorName | None,
         typer.Option(help="Also time random convs, and predict convs by this method, or by the best of all."),
     ] = None,
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Also measure what training costs, for `fogconv simulate --train --profile FILE`."),
+    ] = False,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON on stdout.")] = False,
@@ -62,6 +66,10 @@ def calibrate(
             scores: dict[str, Any] = {}
             if predictor is not None:
                 found, scores = _predicted(session, found, str(predictor))
+            if training:
+                from fogconv.calibration.training import with_training
+
+                found = with_training(session, found)
         took = time.perf_counter() - begin
         if out is not None:
             write_profile(found, out)

@@ -91,7 +91,9 @@ class Result:
 
     @property
     def weights_are_random(self) -> bool:
-        return self.weights.startswith("random")
+        from fogconv.zoo.card import says_random
+
+        return says_random(self.weights)
 
     def as_json(self) -> dict[str, Any]:
         """``predicted_s`` and ``latency_s`` are the sums of ``total_s`` over ``layers``, and of ``other_layers``."""
