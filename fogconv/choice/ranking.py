@@ -48,5 +48,5 @@ def ranked(
         progress(name, done, len(meeting))
         found = candidate(name, topology, limits, scheme)
         (meeting if found.meets_all else others).append(found)
-    nearest = sorted(others, key=lambda each: max(factor for _, factor in each.missed))
+    nearest = sorted(others, key=lambda each: each.worst)
     return Ranking(tuple(meeting), tuple(nearest), tuple(order[len(meeting) + len(others) :]))

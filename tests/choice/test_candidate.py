@@ -50,9 +50,9 @@ def test_a_cluster_without_known_power_has_no_energy() -> None:
 def test_each_limit_that_is_missed_says_by_how_much() -> None:
     free = candidate(SMALL, PI4, Limits())
     assert free.joules is not None and free.memory_bytes is not None
-    late = candidate(SMALL, PI4, Limits(seconds=free.seconds / 1.5))
+    late = candidate(SMALL, PI4, Limits(seconds=free.seconds / 1.5), "rows")
     assert dict(late.missed) == {"deadline": pytest.approx(1.5)}
-    dear = candidate(SMALL, PI4, Limits(joules=free.joules / 2))
+    dear = candidate(SMALL, PI4, Limits(joules=free.joules / 2), "rows")
     assert dict(dear.missed) == {"energy": pytest.approx(2)}
     large = candidate("alexnet", preset("pi4").topology(1), Limits(memory_bytes=330_000_000))
     assert [what for what, _ in large.missed] == ["memory"] and large.alone_s is None
@@ -75,3 +75,12 @@ def test_where_rows_do_not_fit_another_way_is_found() -> None:
 
 def test_a_given_scheme_is_kept_to() -> None:
     assert candidate(SMALL, PI4, Limits(seconds=0.0159), "local").scheme == "local"
+
+
+def test_the_master_alone_is_taken_where_only_that_meets_the_energy() -> None:
+    """Five boards are a little faster than one here, and take four times the energy."""
+    free = candidate(SMALL, PI4, Limits())
+    assert free.alone_s is not None and free.ranks == 5 and free.seconds < free.alone_s
+    found = candidate(SMALL, PI4, Limits(joules=7.2 * free.alone_s * 1.1))
+    assert found.meets_all and found.ranks == 1 and found.scheme == "local"
+    assert found.seconds == found.alone_s and found.joules == pytest.approx(7.2 * free.alone_s, rel=0.05)

@@ -14,6 +14,7 @@ from fogconv.choice.noise import Rival
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
+from fogconv.hardware.units import show_seconds
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
@@ -53,7 +54,7 @@ def _rivals(rivals: Sequence[Rival]) -> Iterator[str]:
 
 
 def _time(rival: Rival) -> str:
-    return f"{rival.scheme} {rival.predicted_s * 1e3:.1f} ms"
+    return f"{rival.scheme} {show_seconds(rival.predicted_s)}"
 
 
 def rivals_json(rivals: Sequence[Rival]) -> dict[str, Any]:
