@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.option_values import CLUSTER, output
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
@@ -76,7 +76,7 @@ def bench(
         else:
             print_record(found)
         if target is not None:
-            print(f"wrote {target}", file=sys.stderr)
+            say_written(target)
 
 
 if __name__ == "__main__":

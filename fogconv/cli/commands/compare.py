@@ -10,6 +10,7 @@ import typer
 from fogconv.cli.option_values import FILE
 from fogconv.cli.panels import OUTPUT
 from fogconv.cli.process.exit_codes import sentences
+from fogconv.errors import visible
 
 
 def compare(
@@ -33,7 +34,7 @@ def compare(
 
             print(json_text({"files": [str(first), str(second)]} | found.as_json()))
         else:
-            print_comparison(found, records, names, (str(first), str(second)))
+            print_comparison(found, records, names, (visible(str(first)), visible(str(second))))
 
 
 if __name__ == "__main__":

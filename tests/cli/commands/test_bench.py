@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fogconv.benchmark import measurement
 from fogconv.benchmark.fixed_set import QUICK
 from fogconv.benchmark.record import read_record, write_record
 from tests.benchmark.test_comparison import item
-from tests.benchmark.test_record import record
+from tests.benchmark.test_record import MACHINE, record
 from tests.cli import program
 from tests.cli.program import PLAIN
 
@@ -70,3 +71,14 @@ def test_a_file_that_is_no_result_is_a_sentence(tmp_path: Path) -> None:
         result = program.call("compare", *(str(tmp_path / name) for name in files))
         assert result.exit_code == 2 and result.stdout == ""
         assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_names_in_a_file_do_not_reach_the_terminal_raw(tmp_path: Path) -> None:
+    red = "\x1b[31m[/oops]"
+    machine = msgspec.structs.replace(MACHINE, host=red)
+    strange = record(cpu=red, machines=(machine, machine), items=(item(1, name=red),), versions={red: red})
+    write_record(strange, tmp_path / "a.json")
+    write_record(record(items=(item(1, name=red), item(1, name=red + "2"))), tmp_path / "b.json")
+    result = program.call("compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output and "oops" in result.stdout

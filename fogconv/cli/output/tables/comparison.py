@@ -12,6 +12,7 @@ from fogconv.benchmark.record import GROUPS, Record
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
+from fogconv.errors import visible
 from fogconv.hardware.units import show_seconds
 
 MUCH_OTHER_WORK = 0.5
@@ -30,7 +31,7 @@ def print_record(record: Record, console: Console | None = None) -> None:
             table = figures_table(group, "median", "± spread", "runs", *(["on"] if details else []), left=("on",))
             for item in items:
                 cells = [show_seconds(item.seconds), f"{item.spread:.0%}", str(item.runs)]
-                table.add_row(Name(item.name), *cells, *([item.detail] if details else []))
+                table.add_row(Name(visible(item.name)), *cells, *([item.detail] if details else []))
             out.print(table)
     for name, why in record.skipped.items():
         out.print(Paragraph(f"{name} was left out: {why}."))
@@ -53,7 +54,7 @@ def machine_lines(record: Record) -> Sequence[str]:
         names = list(dict.fromkeys(hosts))
         shown = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
         lines.append(f"{_count(len(hosts), 'worker')} ({shown}): {kind}")
-    return lines
+    return [visible(line) for line in lines]
 
 
 def print_comparison(
@@ -72,7 +73,7 @@ def print_comparison(
             out.print(Paragraph(f"  {line}"))
     first_name, second_name = names
     for caution in found.cautions:
-        out.print(Paragraph(f"Mind: {caution}."))
+        out.print(Paragraph(visible(f"Mind: {caution}.")))
     for group in GROUPS:
         rows = [row for row in found.rows if row.first.group == group]
         if not rows:
@@ -86,7 +87,7 @@ def print_comparison(
                 f"{row.second.spread:.0%}",
                 _ratio(row.ratio),
             ]
-            table.add_row(Name(row.first.name), *cells, _verdict(row, names))
+            table.add_row(Name(visible(row.first.name)), *cells, _verdict(row, names))
         mean = found.mean(group)
         if mean is not None and len(rows) > 1:
             table.add_row("geometric mean", "", "", "", "", _ratio(mean), "", style="bold")
@@ -107,7 +108,7 @@ def print_comparison(
         )
     for name, missing in zip(names, (found.only_first, found.only_second), strict=True):
         if missing:
-            listed = "; ".join(missing[:MOST_NAMES]) + ("; …" if len(missing) > MOST_NAMES else "")
+            listed = "; ".join(map(visible, missing[:MOST_NAMES])) + ("; …" if len(missing) > MOST_NAMES else "")
             out.print(Paragraph(f"Only in {name}, {_count(len(missing), 'item')}: {listed}"))
 
 
