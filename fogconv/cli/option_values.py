@@ -15,12 +15,20 @@ from typing import Any, Literal
 import typer
 
 from fogconv.errors import InputError, shown
-from fogconv.hardware.units import bandwidth_bytes_per_s, parse_bytes, rate_flop_per_s, seconds, sweep
+from fogconv.hardware.units import (
+    bandwidth_bytes_per_s,
+    deadline_s,
+    joules,
+    parse_bytes,
+    rate_flop_per_s,
+    seconds,
+    sweep,
+)
 from fogconv.values import paths, table
 from fogconv.values.number import Number
 
 Kind = Literal[
-    "count", "seconds", "bytes", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
+    "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
@@ -73,6 +81,8 @@ def checked(kind: Kind, check: Callable[[str], object], called: str) -> OptionVa
 RATE = checked("rate", rate_flop_per_s, "rate")
 BANDWIDTH = checked("rate", bandwidth_bytes_per_s, "bandwidth")
 TIME = checked("seconds", seconds, "time")
+DEADLINE = checked("seconds", deadline_s, "time")
+ENERGY = checked("joules", joules, "energy")
 SWEEP = checked("sweep", sweep, "sweep")
 
 
