@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from fogconv.cli.choices import choice
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.option_values import CLUSTER, output
 from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.latency_models import FITS
@@ -72,7 +72,7 @@ def calibrate(
         else:
             _show(found, scores, took)
         if out is not None:
-            print(f"wrote {out}", file=sys.stderr)
+            say_written(out)
 
 
 def _measured(session: Session, quick: bool) -> Profile:

@@ -19,6 +19,7 @@ from fogconv.cli.hardware_options import (
     hardware,
 )
 from fogconv.cli.option_values import CLUSTER, MODEL, number, output
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -162,7 +163,7 @@ def plan(
             print_plan(found_forecast, described, out=sys.stdout)
         for path in (out, plot):
             if path is not None:
-                print(f"wrote {path}", file=sys.stderr)
+                say_written(path)
 
 
 def _described(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from fogconv.cli.hardware_options import (
 )
 from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
 from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -182,7 +182,7 @@ def simulate(
         else:
             _show(answer, timeline, cluster.description)
         if trace is not None:
-            print(f"wrote {trace}", file=sys.stderr)
+            say_written(trace)
 
 
 def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
