@@ -18,6 +18,7 @@ from fogconv.errors import InputError, shown
 from fogconv.hardware.units import bandwidth_bytes_per_s, parse_bytes, rate_flop_per_s, seconds, sweep
 from fogconv.values import paths, table
 from fogconv.values.number import Number
+from fogconv.zoo.model_request import is_model_file
 
 Kind = Literal[
     "count", "seconds", "bytes", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
@@ -106,7 +107,7 @@ def _named(text: str) -> str:
 
 
 def _model(text: str) -> str:
-    return str(paths.readable(text)) if text.endswith(".pt2") else _named(text)
+    return str(paths.readable(text)) if is_model_file(text) else _named(text)
 
 
 def _weights(text: str) -> str:

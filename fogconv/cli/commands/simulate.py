@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 or .onnx file.")],
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,

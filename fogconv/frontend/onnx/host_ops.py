@@ -13,6 +13,7 @@ from onnx import TypeProto, helper, numpy_helper
 from fogconv.errors import ModelError, quoted
 from fogconv.frontend.graph_builder import Const, Ref, Shape
 from fogconv.frontend.grouping import Group
+from fogconv.frontend.onnx.runtime import session_of
 from fogconv.frontend.onnx.translate import Translator
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import Host
@@ -55,10 +56,8 @@ def host_layer(group: Group, translator: Translator) -> Host:
     first = group.nodes[0].node
     try:
         _ = call.session
-    except Exception as error:  # ONNX Runtime raises a type of its own per cause
-        reason = str(error).strip().splitlines()[0]
-        at = f"node {quoted(first.name)} ({first.op}) and what follows it"
-        raise ModelError(f"ONNX Runtime can't run {at}: {reason}") from error
+    except ModelError as error:
+        raise ModelError(f"node {quoted(first.name)} ({first.op}) and what follows it: {error}") from error
     ops = tuple(sorted({op.node.op for op in group.nodes}))
     return Host(f"host:{translator.unique(first.name)}", tuple(maps), targets, call, ops)
 
@@ -80,10 +79,7 @@ class HostCall:
 
     @cached_property
     def session(self) -> Any:
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(3)
-        return onnxruntime.InferenceSession(self.model, providers=["CPUExecutionProvider"])
+        return session_of(self.model)
 
     def __call__(self, values: MutableMapping[str, Any], *maps: Array) -> list[Array]:
         feeds = {name: np.ascontiguousarray(maps[index]).reshape(shape) for name, (index, shape) in self.shapes.items()}

@@ -43,7 +43,8 @@ def read_model(path: str | Path, *, size: tuple[int, int] | None = None, batch: 
         raise ModelError(f"{name} has opset {opset}; fogconv reads opset {OLDEST_OPSET} to {newest}")
     proto = onnx.inliner.inline_local_functions(proto)
     for node in proto.graph.node:
-        if node.domain not in DOMAINS:
+        official = node.domain in ("", "ai.onnx")
+        if node.domain not in DOMAINS or (official and not onnx.defs.has(node.op_type)):
             what = f"{node.op_type} of the domain {quoted(node.domain)}"
             raise ModelError(f"{name}: node {quoted(node.name)} is {what}, which fogconv does not know")
     given = {tensor.name for tensor in proto.graph.initializer}

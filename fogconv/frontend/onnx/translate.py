@@ -84,6 +84,8 @@ class Translator(GraphBuilder):
                 self.readers.setdefault(name, []).append(node)
         for tensor in graph.initializer:
             self._hold(tensor.name, Const(numpy_helper.to_array(tensor)))
+        for value in (*graph.value_info, *graph.output):  # what the file says, where nothing better is found
+            self.types[value.name] = value.type
         start = self.map_of("input", *self.model.shape[1:])
         self._hold(self.model.input, Ref(start, self.model.shape))
         for node in nodes:
@@ -225,7 +227,11 @@ class Translator(GraphBuilder):
             )
         except Exception:  # what can't be inferred is hosted
             return
-        self.types.update(found)
+        self.types |= {name: kind for name, kind in found.items() if _sized(kind) or name not in self.types}
 
     def _opset(self, domain: str) -> int:
         return next((each.version for each in self.model.proto.opset_import if each.domain == domain), 1)
+
+
+def _sized(kind: TypeProto) -> bool:
+    return bool(kind.HasField("tensor_type") and kind.tensor_type.HasField("shape"))
