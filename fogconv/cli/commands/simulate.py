@@ -53,7 +53,7 @@ BATCH = 8
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 or .onnx file.")],
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
