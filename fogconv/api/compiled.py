@@ -104,12 +104,12 @@ def compile(
 ) -> CompiledModel:
     """Plan a model for a cluster, send its weights, and prepare every worker.
 
-    ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()` or a
-    ``.pt2`` file's path. ``cluster`` is a result of `connect`, or its argument: then the cluster is closed with the
-    model. Devices and links are measured unless a ``topology`` gives their rates. Plan options are ``options`` or its
-    fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options for losses and, for a cluster that is
-    opened here, for the connection. A ``.pt2`` file that would run code when it is loaded is refused, unless ``trust``
-    says that you know its maker. Raises InputError, ModelError, PlannerError, ClusterError.
+    ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()`,
+    or the path of a ``.pt2`` or ``.onnx`` file. ``cluster`` is a result of `connect`, or its argument: then the cluster
+    is closed with the model. Devices and links are measured unless a ``topology`` gives their rates. Plan options are
+    ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options for losses and, for a
+    cluster that is opened here, for the connection. A ``.pt2`` file that would run code when it is loaded is refused,
+    unless ``trust`` says that you know its maker. Raises InputError, ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)

@@ -20,6 +20,7 @@ from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
 from fogconv.simulation.simulator import Timeline, simulate
+from fogconv.zoo.model_request import is_model_file
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def plan(
     profile's). Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError,
     PlannerError.
     """
-    if isinstance(model, str | Path) and str(model).endswith(".pt2") and weights == "random":
+    if isinstance(model, str | Path) and is_model_file(str(model)) and weights == "random":
         weights = "pretrained"  # the file brings its own
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
     chosen = options_of(options, keywords)

@@ -97,13 +97,15 @@ def simulate(
     access_point_bytes_per_s: float | None = None,
     host_s: Mapping[int, float] | None = None,
     seconds: Seconds | None = None,
+    array_s: Callable[[int, steps.ArrayStep], float] | None = None,
     keep_events: bool = True,
 ) -> Timeline:
     """Run the programs; ``programs[i]`` is rank i's.
 
     ``access_points`` maps ranks to their shared medium of ``access_point_bytes_per_s``; the others have cables of their
-    own. ``host_s``: seconds of Host steps by layer. ``seconds`` predicts convs instead of γ·MACs. Raises InputError for
-    ranks that the topology lacks, ClusterError when the programs wait for messages that no rank sends.
+    own. ``host_s``: seconds of Host steps by layer. ``seconds`` predicts convs instead of γ·MACs, and ``array_s``
+    the steps on arrays, by which training computes. Raises InputError for ranks that the topology lacks, ClusterError when
+    the programs wait for messages that no rank sends.
     """
     if len(programs) > len(topology):
         raise InputError(f"{len(programs)} programs for a topology of {len(topology)} ranks")
@@ -118,7 +120,9 @@ def simulate(
             raise InputError(
                 f"rank {rank} slower by {factor}: there are ranks 0 to {len(topology) - 1}, factors are positive"
             )
-    world = _World(topology, disturbance, points, access_point_bytes_per_s or 0.0, host_s or {}, seconds, keep_events)
+    world = _World(
+        topology, disturbance, points, access_point_bytes_per_s or 0.0, host_s or {}, seconds, array_s, keep_events
+    )
     return world.run(programs, inferences, in_flight)
 
 
@@ -131,6 +135,7 @@ class _World:
         point_rate: float,
         host_s: Mapping[int, float],
         seconds: Seconds | None,
+        array_s: Callable[[int, steps.ArrayStep], float] | None,
         keep_events: bool,
     ) -> None:
         try:
@@ -143,6 +148,7 @@ class _World:
         self.disturbance = disturbance
         self.host_s = host_s
         self.seconds = seconds or (lambda rank, spec: topology.devices[rank].conv_s(spec))
+        self.array_s = array_s
         self.keep_events = keep_events
         self.processors = [Processor(self.env, device, self.random) for device in topology.devices]
         self.machines = {rank: (ranks, cores) for ranks, cores in topology.shared_machines for rank in ranks}
@@ -375,6 +381,8 @@ class _World:
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
                 touched = 2.0 * buffer.region.elements
+            case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
+                return self._disturbed(rank, self.array_s(rank, step))
             case _:
                 if step.touched is None:
                     raise InputError(f"{type(step).__name__} steps (training) are not simulated")

@@ -86,13 +86,13 @@ def _spec(row: _Row, batch: int) -> ConvSpec:
 def _exported(name: str, size: int | None, batch: int) -> tuple[NamedConv, ...]:
     try:
         from fogconv.frontend.network import network_graph
-        from fogconv.zoo.model_request import ModelRequest
+        from fogconv.zoo.model_request import ModelRequest, is_model_file
         from fogconv.zoo.models import model_names
     except ImportError as error:
         if name in _file().nets:
             raise DependencyError(f"another size of {name} needs torch: {with_extra('master')}") from error
         raise InputError(unknown("net", name, _file().nets) + f" without torch: {with_extra('master')}") from error
-    if not name.endswith(".pt2") and name not in model_names():
+    if not is_model_file(name) and name not in model_names():
         raise InputError(unknown("net", name, (*model_names(), *_file().nets)))
     graph = network_graph(ModelRequest.for_shapes(name, size), batch=batch)
     return tuple(NamedConv(layer.name, layer.spec) for layer in graph.convs)

@@ -19,6 +19,7 @@ from fogconv.cli.hardware_options import (
 )
 from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
 from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -37,6 +38,7 @@ from fogconv.cli.plan_options import (
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
+from fogconv.planning.schemes import Scheme
 from fogconv.values import table
 
 if TYPE_CHECKING:
@@ -46,8 +48,12 @@ if TYPE_CHECKING:
     from fogconv.simulation.simulator import Timeline
 
 
+BATCH = 8
+"""Images in a training step."""
+
+
 def simulate(
-    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 or .onnx file.")],
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -71,6 +77,21 @@ def simulate(
             "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
         ),
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Predict a training step's convs layer by layer, as fogconv.nn distributes them: forward, both gradients, "
+            "transfers.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            parser=number("count", table.BATCH), help="Images in a training step; by default 8.", rich_help_panel=HOW
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -147,6 +168,8 @@ def simulate(
     """Simulate a cluster's programs event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
         from fogconv.analysis.trace import write_trace
+        from fogconv.analysis.training.step import Medium, training_step
+        from fogconv.cli.output.tables.training import print_training
         from fogconv.lowering.lower import lower
         from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
@@ -163,6 +186,19 @@ def simulate(
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
         slow = {each.rank: each.factor for each in straggler or ()}
         options.check_ranks(len(topology))
+        points = _points(access_points, topology)
+        if batch is not None and not train:
+            raise InputError("--batch is for --train: an inference is simulated for one image")
+        if train:
+            _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace)
+            disturbance = simulation.Disturbance(slow, jitter=jitter, seed=seed)
+            medium = Medium(points, bandwidth_bytes_per_s(access_point_bandwidth), disturbance)
+            step = training_step(_graph(model, size, trust), topology, options, batch or BATCH, medium)
+            if as_json:
+                print(json_text({"model": model, "workers": len(topology.workers)} | step.as_json()))
+            else:
+                print_training(model, step, cluster.description, out=sys.stdout)
+            return
         graph = _graph(model, size, trust)
         kept = options.plan
         if kept is not None and kept.ranks > len(topology):
@@ -174,7 +210,7 @@ def simulate(
             inferences=inferences,
             in_flight=in_flight,
             disturbance=simulation.Disturbance(slow, jitter=jitter, seed=seed),
-            access_points=_points(access_points, topology),
+            access_points=points,
             access_point_bytes_per_s=bandwidth_bytes_per_s(access_point_bandwidth),
             keep_events=trace is not None,
         )
@@ -187,7 +223,26 @@ def simulate(
         else:
             _show(answer, timeline, cluster.description)
         if trace is not None:
-            print(f"wrote {trace}", file=sys.stderr)
+            say_written(trace)
+
+
+def _only_with_inferences(
+    scheme: Scheme | None, plan: Path | None, wire: str, inferences: int, in_flight: int, trace: Path | None
+) -> None:
+    """Raises InputError for what a training step does not have."""
+    given = {
+        f"--scheme {scheme}": scheme not in (None, Scheme.STAR),
+        "--plan": plan is not None,
+        f"--wire {wire}": wire != str(WIRE),
+        "--inferences": inferences > 1,
+        "--in-flight": in_flight > 1,
+        "--trace": trace is not None,
+    }
+    for option, used in given.items():
+        if used:
+            raise InputError(
+                f"{option} is for inferences; --train predicts one step, each conv cut as the star cuts it, in fp32"
+            )
 
 
 def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from fogconv.cli.hardware_options import (
 )
 from fogconv.cli.option_values import MODEL, SWEEP, TIME, Pair, number, output, sizes
 from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import OUTPUT, WHAT, WHERE
 from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
@@ -253,7 +253,7 @@ def speedup(
         else:
             tables.show(model, answer, cluster.description, swept)
         if plot is not None:
-            print(f"wrote {plot}", file=sys.stderr)
+            say_written(plot)
 
 
 def _layers(

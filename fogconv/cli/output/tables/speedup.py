@@ -189,7 +189,8 @@ def show_presets(console: Console | None = None) -> None:
         out.print(Text.assemble((name, "bold"), f"  {preset.title}"))
         gamma = ", ".join(f"{kind} {value:.3g}" for kind, value in preset.gamma_s_per_mac.items())
         rate = show_rate(2 / preset.gamma_s_per_mac["default"])
-        out.print(f"  γ {gamma} s per MAC ({rate}); {show_bandwidth(preset.bandwidth_bytes_per_s)}; {preset.watts:g} W")
+        power = f"{preset.watts:g} W, {preset.idle_watts:g} idle"
+        out.print(f"  γ {gamma} s per MAC ({rate}); {show_bandwidth(preset.bandwidth_bytes_per_s)}; {power}")
         for what, source in preset.sources.items():
             out.print(Text(f"  {what}: {source}", style="dim"))
         out.print(Text(f"  estimates: {', '.join(preset.estimates)}", style="dim"))
