@@ -1,7 +1,7 @@
 """Costs in seconds, for a search: a shard on a device, and a set of transfers on the network cards.
 
-They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes is told by its
-programs (`fogconv.simulation.prediction`).
+They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes, its programs
+show (`fogconv.simulation.prediction`).
 
 compute   γ·MACs + the fixed cost of a step; a step that is not a conv costs its memory traffic
 transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
