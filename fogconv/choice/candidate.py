@@ -20,9 +20,9 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.plan import Plan, at_home
-from fogconv.ir.program import Conv, Program, Send
+from fogconv.ir.program import WIRE_BYTES, Conv, Program, Send
 from fogconv.lowering.lower import outline
-from fogconv.planning.cost import WIRE_BYTES, Prices
+from fogconv.planning.cost import Prices
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
 from fogconv.planning.schemes import Scheme

@@ -26,6 +26,7 @@ from fogconv.hardware.units import (
 )
 from fogconv.values import paths, table
 from fogconv.values.number import Number
+from fogconv.zoo.model_request import is_model_file
 
 Kind = Literal[
     "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
@@ -116,7 +117,7 @@ def _named(text: str) -> str:
 
 
 def _model(text: str) -> str:
-    return str(paths.readable(text)) if text.endswith(".pt2") else _named(text)
+    return str(paths.readable(text)) if is_model_file(text) else _named(text)
 
 
 def _weights(text: str) -> str:

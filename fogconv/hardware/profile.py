@@ -81,6 +81,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str = ""
     machine_cores: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
+    training: dict[str, float] = {}
     idle_watts: float = 0.0
     busy_watts: float = 0.0
 
@@ -141,6 +142,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.tick_s,
                 device.machine,
                 device.machine_cores,
+                training=dict(device.training),
                 idle_watts=device.idle_watts,
                 busy_watts=device.busy_watts,
             )
@@ -174,6 +176,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.tick_s,
                     device.machine,
                     device.machine_cores,
+                    device.training,
                     self._effort(device),
                     device.idle_watts,
                     device.busy_watts,

@@ -47,6 +47,10 @@ def calibrate(
         PredictorName | None,
         typer.Option(help="Also time random convs, and predict convs by this method, or by the best of all."),
     ] = None,
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Also measure what training costs, for `fogconv simulate --train --profile FILE`."),
+    ] = False,
     model: Annotated[
         str,
         typer.Option(
@@ -72,6 +76,10 @@ def calibrate(
             scores: dict[str, Any] = {}
             if predictor is not None:
                 found, scores = _predicted(session, found, str(predictor))
+            if training:
+                from fogconv.calibration.training import with_training
+
+                found = with_training(session, found)
         if found.links and found.spreads:
             found = _judged(found, graph, as_json)
         took = time.perf_counter() - begin

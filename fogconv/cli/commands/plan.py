@@ -47,7 +47,8 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 def plan(
     model: Annotated[
-        str, typer.Argument(parser=MODEL, help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")
+        str,
+        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
     ],
     cluster: Annotated[
         str | None,

@@ -19,7 +19,7 @@ from fogconv.hardware.units import show_seconds
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
     "computing, sum: bringing partial results together, total: all three, and in the last row the whole inference. split: "
-    "how the layer is cut and over how many ranks; home: the master does it."
+    "how the layer is cut and over how many ranks; home: the master does it; host: torch or ONNX Runtime does it there."
 )
 
 
@@ -74,7 +74,7 @@ def _layers(forecast: Forecast) -> Table:
     for layer in forecast.layers:
         if layer.mode == "relabel":
             continue
-        split = layer.split or ("torch" if layer.mode == "host" else "home")
+        split = layer.split or ("host" if layer.mode == "host" else "home")
         table.add_row(Name(layer.name), layer.shape, split, *_cells(layer))
     if forecast.plan.ends_s:
         table.add_row("start and end", "", "", "", "", "", milliseconds(forecast.plan.ends_s))
