@@ -147,7 +147,7 @@ def distributed_s(
             array_s=lambda rank, step: _array_s(topology, rank, step),
             keep_events=False,
         )
-        messages = 2 * (len(programs) - 1)  # each worker is told to begin, and says when it is done
+        messages = 2 * (len(programs) - 1)  # a message starts each worker, and one ends its part
         latency_s += timeline.latencies_s[0] + messages * topology.devices[MASTER].message_s
         found += _computing_s(programs, timeline, *(GRADIENTS if run.backward else (steps.ConvForward,)))
     forward_s, input_s, weight_s = found
