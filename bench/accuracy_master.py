@@ -30,12 +30,14 @@ from fogconv.analysis.simulation.simulator import simulate
 from fogconv.analysis.star_terms import simulated_terms, star_terms
 from fogconv.calibration.devices import FULL, TINY
 from fogconv.calibration.links import measure_link
+from fogconv.calibration.sample_sizes import random_convs
 from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import conv_seconds
 from fogconv.cluster.session.loaded_program import Loaded
 from fogconv.cluster.session.session import Session
-from fogconv.hardware.latency_models import Predictor, Sample, fit, random_convs
+from fogconv.hardware.latency_models import Predictor, fit
+from fogconv.hardware.latency_samples import Sample
 from fogconv.hardware.profile import Profile
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir import program as ir

@@ -27,10 +27,12 @@ from bench.accuracy_master import CPU, Question, Task
 from bench.fog.conversation import Contender
 from bench.fog.run import start
 from bench.fog.testbed import FogBed
+from fogconv.calibration.sample_sizes import random_convs
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import conv_seconds
 from fogconv.errors import FogconvError, InputError
-from fogconv.hardware.latency_models import Sample, compare, random_convs
+from fogconv.hardware.latency_models import compare
+from fogconv.hardware.latency_samples import Sample
 
 TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
 PORT = 5555

@@ -11,12 +11,15 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import psutil
 
 from fogconv.cluster.protocol.messages import Machine
+from fogconv.cluster.worker.system import frequency, gpu_state, memory_share, running_tasks, temperature_c
+from fogconv.hardware.latency_samples import DeviceLoad
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -91,6 +94,39 @@ class OtherWork:
         passed = time.monotonic() - wall
         used = (_busy_s() - busy) - (time.process_time() - own)
         return max(0.0, used / passed) if passed > 0 else 0.0
+
+
+class LoadMeter:
+    """What this device did besides this process's work since it was asked last."""
+
+    LEAST_S = 0.03
+    """The system counts in steps of 10 ms: when asked again sooner, the last answer stands."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._others = OtherWork()
+        self._asked = clock()
+        self._cpu = 0.0
+        self._tasks = running_tasks()
+
+    def load(self) -> DeviceLoad:
+        cores = len(machine().cpus)
+        if self._clock() - self._asked >= self.LEAST_S:
+            self._cpu = min(1.0, self._others.cores() / cores)
+            self._others, self._asked = OtherWork(), self._clock()
+        # One look sees whatever runs just now; two are less of a chance.
+        before, self._tasks = self._tasks, running_tasks()
+        gpu = gpu_state()
+        return DeviceLoad(
+            self._cpu,
+            (before + self._tasks) / 2 / cores,
+            memory_share(),
+            temperature_c(),
+            frequency(),
+            None if gpu is None else gpu.busy,
+            None if gpu is None else gpu.memory,
+            None if gpu is None else gpu.temperature_c,
+        )
 
 
 def _busy_s() -> float:

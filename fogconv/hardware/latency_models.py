@@ -1,13 +1,14 @@
-"""Latency predictors behind one interface: seconds of one fused conv (conv + bias + activation) on one device.
+"""Latency predictors behind one interface: seconds of one step (a fused conv, a pool, a sum, …) on one device.
 
-macs        γ·MACs, γ per kernel class, plus the fixed cost of a step
-mean        the historical mean: of the same layer, or else of its kernel class
-regression  Neurosurgeon (Kang et al. 2017): a regression per type of layer over its sizes, fitted by logarithms
-forest      a random forest over the fused kernel's sizes, as in nn-Meter (Zhang et al. 2021), with the device's load as a
-            feature, as in PerDNN (Jeong et al. 2020); needs scikit-learn
+macs        γ·MACs, γ per type of step, plus the fixed cost of a step; of steps other than convs, elements through memory
+mean        the historical mean: of the same step, or else of its type
+regression  Neurosurgeon (Kang et al. 2017): a regression per type of step over its sizes, fitted by logarithms
+forest      a random forest over the sizes of a fused kernel, as in nn-Meter (Zhang et al. 2021), with the device's load
+            as features, as in PerDNN (Jeong et al. 2020); needs scikit-learn
 boosted     the same features in gradient-boosted trees, which are more accurate with few samples; needs scikit-learn
 
-All learn from the same samples, so that they can be compared; the first three need numpy only.
+All learn from the same samples, so that they can be compared; the first three need numpy only. None is asked beyond the
+sizes that it saw of a type: there `fit` gives what macs says.
 """
 
 from __future__ import annotations
@@ -21,17 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import DependencyError, InputError, unknown, with_extra
-from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
-from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.hardware.latency_features import amount, computed, features, sizes, step_type
+from fogconv.hardware.latency_samples import IDLE, DeviceLoad, Sample
+from fogconv.ir.geometry import ConvSpec, StepSpec
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One measurement. ``load`` is the device's other work at the time: 0 none, 1 one core's worth of work per core."""
-
-    spec: ConvSpec
-    seconds: float
-    load: float = 0.0
+BEYOND = 1.25
+"""A predictor is asked up to this factor beyond the amounts of work that it saw of a type."""
+MOST_OFF = 2.0
+"""A predictor that is off by more than this factor for a step of a net is not chosen, if another one is not."""
 
 
 class Predictor(Protocol):
@@ -39,12 +37,12 @@ class Predictor(Protocol):
 
     @property
     def name(self) -> str: ...
-    def seconds(self, spec: ConvSpec, load: float = 0.0) -> float: ...
+    def seconds(self, spec: StepSpec, load: DeviceLoad = IDLE) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Macs:
-    """γ·MACs + a step."""
+    """γ·amount + a step."""
 
     gamma: dict[str, float]
     step_s: float
@@ -52,46 +50,44 @@ class Macs:
 
     @staticmethod
     def fit(samples: Sequence[Sample]) -> Macs:
-        """γ is the median over a class, so that one outlier does not change it. The step is half the shortest sample's
-        time."""
+        """γ is the median over the larger half of a type, where the fixed cost weighs little, so that one outlier does not
+        change it. The step is half the shortest sample's time."""
         step = min(sample.seconds for sample in samples) / 2
-        rates = {kind: _gammas(members, step) for kind, members in _by_class(samples).items()}
-        everything = [gamma for found in rates.values() for gamma in found]
-        gamma = {kind: float(np.median(found)) for kind, found in rates.items()}
-        return Macs({**gamma, "default": float(np.median(everything))}, step)
+        gamma = {kind: _gamma(members, step) for kind, members in _by_type(samples).items()}
+        for group in (True, False):
+            alike = [sample for sample in samples if isinstance(sample.spec, ConvSpec) == group]
+            gamma |= {_default(group): _gamma(alike or samples, step)}
+        return Macs(gamma, step)
 
-    def seconds(self, spec: ConvSpec, load: float = 0.0) -> float:
-        return spec.macs * self.gamma.get(kernel_class(spec), self.gamma["default"]) + self.step_s
+    def seconds(self, spec: StepSpec, load: DeviceLoad = IDLE) -> float:
+        gamma = self.gamma.get(step_type(spec), self.gamma[_default(isinstance(spec, ConvSpec))])
+        return amount(spec) * gamma + self.step_s
 
 
 @dataclass(frozen=True, slots=True)
 class HistoricalMean:
-    """The mean time of the same layer; an unknown layer gets its class's mean."""
+    """The mean time of the same step; an unknown one gets its type's mean."""
 
-    seen: dict[ConvSpec, float]
-    classes: dict[str, float]
+    seen: dict[StepSpec, float]
+    types: dict[str, float]
     name: str = "mean"
 
     @staticmethod
     def fit(samples: Sequence[Sample]) -> HistoricalMean:
-        times: dict[ConvSpec, list[float]] = {}
+        times: dict[StepSpec, list[float]] = {}
         for sample in samples:
             times.setdefault(sample.spec, []).append(sample.seconds)
-        classes = {
-            kind: float(np.mean([member.seconds for member in members])) for kind, members in _by_class(samples).items()
-        }
+        types = {kind: float(np.mean([member.seconds for member in members])) for kind, members in _by_type(samples).items()}
         overall = float(np.mean([sample.seconds for sample in samples]))
-        return HistoricalMean(
-            {spec: float(np.mean(found)) for spec, found in times.items()}, {**classes, "default": overall}
-        )
+        return HistoricalMean({spec: float(np.mean(found)) for spec, found in times.items()}, {**types, "default": overall})
 
-    def seconds(self, spec: ConvSpec, load: float = 0.0) -> float:
-        return self.seen.get(spec, self.classes.get(kernel_class(spec), self.classes["default"]))
+    def seconds(self, spec: StepSpec, load: DeviceLoad = IDLE) -> float:
+        return self.seen.get(spec, self.types.get(step_type(spec), self.types["default"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """log(seconds) is linear in the logarithms of a layer's sizes, with separate coefficients for each kernel class."""
+    """log(seconds) is linear in the logarithms of a step's sizes, with separate coefficients for each type."""
 
     coefficients: dict[str, NDArray[np.float64]]
     fallback: Macs
@@ -100,53 +96,70 @@ class Regression:
     @staticmethod
     def fit(samples: Sequence[Sample]) -> Regression:
         coefficients = {}
-        for kind, members in _by_class(samples).items():
-            sizes = np.array([_sizes(sample.spec) for sample in members])
-            if len(members) < 2 * sizes.shape[1]:
+        for kind, members in _by_type(samples).items():
+            inputs = np.array([sizes(sample.spec) for sample in members])
+            if len(members) < 2 * inputs.shape[1]:
                 continue
-            # A small ridge term, because kernel and stride may be the same in all samples of a class.
-            design = np.vstack([sizes, 1e-3 * np.eye(sizes.shape[1])])
-            target = np.concatenate([np.log([sample.seconds for sample in members]), np.zeros(sizes.shape[1])])
+            # A small ridge term, because kernel and stride may be the same in all samples of a type.
+            design = np.vstack([inputs, 1e-3 * np.eye(inputs.shape[1])])
+            target = np.concatenate([np.log([sample.seconds for sample in members]), np.zeros(inputs.shape[1])])
             coefficients[kind] = np.linalg.lstsq(design, target, rcond=None)[0]
         return Regression(coefficients, Macs.fit(samples))
 
-    def seconds(self, spec: ConvSpec, load: float = 0.0) -> float:
-        found = self.coefficients.get(kernel_class(spec))
+    def seconds(self, spec: StepSpec, load: DeviceLoad = IDLE) -> float:
+        found = self.coefficients.get(step_type(spec))
         if found is None:
             return self.fallback.seconds(spec)
-        return float(np.exp(np.clip(_sizes(spec) @ found, -25, 10)))
+        return float(np.exp(np.clip(sizes(spec) @ found, -25, 10)))
 
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """Decision trees for the logarithm of seconds per computed MAC, so that predictions scale with the layer."""
+    """Decision trees for the logarithm of seconds per computed amount, so that predictions scale with the step: one
+    ensemble for convs, one for all other steps (None where there was no sample)."""
 
     name: str
-    model: Any
+    of_convs: Any
+    of_maps: Any
+    fallback: Macs
 
     @staticmethod
     def forest(samples: Sequence[Sample]) -> Trees:
         """Raises DependencyError without scikit-learn."""
         ensemble = _sklearn_ensemble()
-        return _trees("forest", ensemble.RandomForestRegressor(200, max_features=0.5, random_state=0), samples)
+        return Trees.fit("forest", lambda: ensemble.RandomForestRegressor(200, max_features=0.5, random_state=0), samples)
 
     @staticmethod
     def boosted(samples: Sequence[Sample]) -> Trees:
         """Raises DependencyError without scikit-learn."""
-        model = _sklearn_ensemble().GradientBoostingRegressor(
-            n_estimators=400, max_depth=5, learning_rate=0.05, subsample=0.6, random_state=0
-        )
-        return _trees("boosted", model, samples)
+        ensemble = _sklearn_ensemble()
 
-    def seconds(self, spec: ConvSpec, load: float = 0.0) -> float:
-        rate = self.model.predict(_features(spec, load)[None])[0]
-        return float(math.exp(rate) * _computed_macs(spec))
+        def boosting() -> Any:
+            return ensemble.GradientBoostingRegressor(
+                n_estimators=400, max_depth=5, learning_rate=0.05, subsample=0.6, random_state=0
+            )
 
+        return Trees.fit("boosted", boosting, samples)
 
-def _trees(name: str, model: Any, samples: Sequence[Sample]) -> Trees:
-    features = np.array([_features(sample.spec, sample.load) for sample in samples])
-    model.fit(features, np.log([sample.seconds / _computed_macs(sample.spec) for sample in samples]))
-    return Trees(name, model)
+    @staticmethod
+    def fit(name: str, model: Callable[[], Any], samples: Sequence[Sample]) -> Trees:
+        """``model`` makes an estimator of scikit-learn."""
+
+        def fitted(members: list[Sample]) -> Any:
+            if not members:
+                return None
+            rates = np.log([sample.seconds / computed(sample.spec) for sample in members])
+            return model().fit(np.array([features(sample.spec, sample.load) for sample in members]), rates)
+
+        convs = [sample for sample in samples if isinstance(sample.spec, ConvSpec)]
+        maps = [sample for sample in samples if not isinstance(sample.spec, ConvSpec)]
+        return Trees(name, fitted(convs), fitted(maps), Macs.fit(samples))
+
+    def seconds(self, spec: StepSpec, load: DeviceLoad = IDLE) -> float:
+        model = self.of_convs if isinstance(spec, ConvSpec) else self.of_maps
+        if model is None:
+            return self.fallback.seconds(spec)
+        return float(math.exp(model.predict(features(spec, load)[None])[0]) * computed(spec))
 
 
 def _sklearn_ensemble() -> Any:
@@ -155,6 +168,27 @@ def _sklearn_ensemble() -> Any:
     except ImportError as error:
         raise DependencyError(f"scikit-learn is not installed: {with_extra('model')}") from error
     return ensemble
+
+
+@dataclass(frozen=True, slots=True)
+class WithinRange:
+    """A predictor that is asked only within the amounts of work that it saw of each type: ``ranges``, least and most.
+
+    A mean, a power law or a tree says nothing about what is a hundred times larger; γ·MACs does.
+    """
+
+    inner: Predictor
+    beyond: Macs
+    ranges: dict[str, tuple[float, float]]
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    def seconds(self, spec: StepSpec, load: DeviceLoad = IDLE) -> float:
+        least, most = self.ranges.get(step_type(spec), (math.inf, 0.0))
+        asked = self.inner if least / BEYOND <= amount(spec) <= most * BEYOND else self.beyond
+        return asked.seconds(spec, load)
 
 
 FITS: dict[str, Callable[[Sequence[Sample]], Predictor]] = {
@@ -178,130 +212,92 @@ def fit(name: str, samples: Sequence[Sample]) -> Predictor:
     check_predictor(name)
     if not samples:
         raise InputError(f"predictor {name}: there is no sample to learn from")
-    return FITS[name](samples)
+    ranges = {}
+    for kind, members in _by_type(samples).items():
+        amounts = [amount(member.spec) for member in members]
+        ranges[kind] = (min(amounts), max(amounts))
+    return WithinRange(FITS[name](samples), Macs.fit(samples), ranges)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """``within_10pct``: the share of layers predicted within 10 %. ``mape``: mean absolute percentage error, as a share."""
+    """``within_10pct``: the share of steps predicted within 10 %. ``mape``: mean absolute percentage error, as a share.
+    ``factor``: the mean factor by which predictions are off, too long or too short (1: right); ``worst``: the largest.
+    ``types``: the mean factor per type of step.
+    """
 
     within_10pct: float
     mape: float
+    factor: float
+    worst: float
+    types: dict[str, float]
 
 
 def score(predictor: Predictor, held_out: Sequence[Sample]) -> Score:
-    """Score a predictor on layers that it was not fitted to."""
-    errors = [abs(predictor.seconds(s.spec, s.load) - s.seconds) / s.seconds for s in held_out]
-    return Score(sum(error <= 0.1 for error in errors) / len(errors), float(np.mean(errors)))
+    """Score a predictor on steps that it was not fitted to."""
+    return _score([(s, predictor.seconds(s.spec, s.load)) for s in held_out])
+
+
+def _score(predicted: Sequence[tuple[Sample, float]]) -> Score:
+    errors = [abs(seconds - sample.seconds) / sample.seconds for sample, seconds in predicted]
+    types: dict[str, list[float]] = {}
+    for sample, seconds in predicted:
+        types.setdefault(step_type(sample.spec), []).append(abs(math.log(seconds / sample.seconds)))
+    logs = [log for found in types.values() for log in found]
+    return Score(
+        sum(error <= 0.1 for error in errors) / len(errors),
+        float(np.mean(errors)),
+        math.exp(float(np.mean(logs))),
+        math.exp(max(logs)),
+        {kind: math.exp(float(np.mean(found))) for kind, found in types.items()},
+    )
 
 
 def compare(samples: Sequence[Sample], held_out: Sequence[Sample], names: Sequence[str] = tuple(FITS)) -> dict[str, Score]:
-    """Every predictor fitted to the samples and scored on the layers held out."""
+    """Every predictor fitted to the samples and scored on the steps held out."""
     return {name: score(fit(name, samples), held_out) for name in names}
 
 
-def random_convs(count: int, seed: int = 0, *, most_macs: int = 60_000_000) -> tuple[ConvSpec, ...]:
-    """Random geometries as CNNs have them, and their shards: any number of channels, odd sizes, every class."""
-    rng = np.random.default_rng(seed)
-    found: list[ConvSpec] = []
-    while len(found) < count:
-        spec = _random_conv(rng)
-        if spec is not None and spec.macs <= most_macs:
-            found.append(spec)
-    return tuple(found)
+def judge(samples: Sequence[Sample], judges: Sequence[Sample], names: Sequence[str] = tuple(FITS)) -> dict[str, Score]:
+    """Every predictor scored on all ``judges``, half of which it is fitted to, with the samples, when it is asked for the
+    other half: so it is not judged beyond the sizes that it will know."""
+    halves = (judges[::2], judges[1::2])
+    scores = {}
+    for name in names:
+        predicted: list[tuple[Sample, float]] = []
+        for known, asked in (halves, halves[::-1]):
+            predictor = fit(name, [*samples, *known])
+            predicted += [(sample, predictor.seconds(sample.spec, sample.load)) for sample in asked]
+        scores[name] = _score(predicted)
+    return scores
 
 
-def _random_conv(rng: np.random.Generator) -> ConvSpec | None:
-    kind = rng.choice(("1x1", "3x3", "3x3", "3x3s2", "5x5", "1x7", "depthwise", "first"))
-    size = int(rng.choice((7, 8, 14, 17, 28, 35, 56, 112, 224)))
-    c, f = (round(2 ** rng.uniform(4, 9.5)) for _ in range(2))
-    if rng.random() < 0.6:
-        c, f = (max(BLOCK, round(channels / BLOCK) * BLOCK) for channels in (c, f))
-    kernel = {"1x1": (1, 1), "5x5": (5, 5), "1x7": (1, 7)}.get(kind, (3, 3))
-    stride = 2 if kind in ("3x3s2", "first") else int(rng.choice((1, 2))) if kind == "depthwise" else 1
-    if kind == "first":
-        c, f, size, kernel = 3, int(rng.choice((16, 24, 32, 64))), int(rng.choice((96, 112, 160, 224))), (3, 3)
-    groups = c if kind == "depthwise" else 1
-    pads = (kernel[0] // 2, kernel[0] // 2, kernel[1] // 2, kernel[1] // 2)
-    spec = ConvSpec(c, c if groups > 1 else f, size, size, kernel, (stride, stride), pads, groups=groups)
-    return spec if spec.macs > 100_000 else None
+def choose(scores: Sequence[dict[str, Score]]) -> str:
+    """The name of the predictor that is off by the least factor, over all devices, each of which has its scores.
+
+    Not one that is off by more than MOST_OFF for any step, if there is another.
+    """
+
+    def key(name: str) -> tuple[bool, float]:
+        worst = max(each[name].worst for each in scores)
+        return worst > MOST_OFF, math.prod(each[name].factor for each in scores)
+
+    return min(scores[0], key=key)
 
 
-def _by_class(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    classes: dict[str, list[Sample]] = {}
+def _by_type(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    types: dict[str, list[Sample]] = {}
     for sample in samples:
-        classes.setdefault(kernel_class(sample.spec), []).append(sample)
-    return classes
+        types.setdefault(step_type(sample.spec), []).append(sample)
+    return types
 
 
-def _gammas(samples: Sequence[Sample], step_s: float) -> list[float]:
-    return [max(sample.seconds - step_s, sample.seconds / 4) / sample.spec.macs for sample in samples]
+def _gamma(samples: Sequence[Sample], step_s: float) -> float:
+    """Seconds per amount."""
+    larger = sorted(samples, key=lambda sample: amount(sample.spec))[len(samples) // 2 :]
+    rates = [max(each.seconds - step_s, each.seconds / 4) / amount(each.spec) for each in larger]
+    return float(np.median(rates))
 
 
-def _sizes(spec: ConvSpec) -> NDArray[np.float64]:
-    """Neurosurgeon's inputs: the number of input maps and filters, filter and map sizes, the stride; as logarithms."""
-    kh, kw = spec.kernel
-    return np.log(
-        [
-            math.e,
-            spec.in_channels / spec.groups,
-            spec.out_channels,
-            spec.out_height,
-            spec.out_width,
-            kh * kw,
-            spec.stride[0] * spec.stride[1],
-        ]
-    )
-
-
-def _blocks(channels: int) -> int:
-    return -(-channels // BLOCK)
-
-
-def _computed_macs(spec: ConvSpec) -> float:
-    """MACs with channels rounded up to whole blocks, as the kernels compute them."""
-    area = spec.batch * spec.out_height * spec.out_width * spec.kernel[0] * spec.kernel[1]
-    if spec.groups > 1:
-        return float(area * _blocks(spec.out_channels) * BLOCK * (spec.in_channels // spec.groups))
-    depth = spec.in_channels if spec.in_channels < BLOCK else _blocks(spec.in_channels) * BLOCK
-    return float(area * depth * _blocks(spec.out_channels) * BLOCK)
-
-
-def _features(spec: ConvSpec, load: float) -> NDArray[np.float64]:
-    """Sizes, memory touched, work per byte, and how blocks of channels and tiles of pixels divide the layer."""
-    kh, kw = spec.kernel
-    h, w = spec.out_height, spec.out_width
-    c, f = spec.in_channels, spec.out_channels
-    macs = _computed_macs(spec)
-    elements = (spec.weight_elements, spec.input_elements, spec.output_elements)
-    logs = [math.log(value) for value in (macs, sum(elements), macs / sum(elements), *elements, h * w)]
-    # The last tile of a row and the last group of output blocks are computed in full.
-    waste = [math.ceil(w / tile) * tile / w for tile in (4, 6, 7, 8, 9, 14, 28)]
-    waste += [math.ceil(f / (BLOCK * blocks)) * BLOCK * blocks / f for blocks in (2, 3)]
-    return np.array(
-        [
-            *logs,
-            *waste,
-            macs / spec.macs,
-            math.log(c / spec.groups * kh * kw),
-            c,
-            f,
-            c % BLOCK,
-            f % BLOCK,
-            _blocks(c),
-            _blocks(f),
-            _blocks(f) % 2,
-            _blocks(f) % 3,
-            h,
-            w,
-            w % 14,
-            w % 8,
-            spec.height * spec.width,
-            kh * kw,
-            kw,
-            spec.stride[1],
-            (spec.padding[0] + spec.padding[1]) / h,
-            load,
-            *(1.0 if kernel_class(spec) == kind else 0.0 for kind in KERNEL_CLASSES),
-        ]
-    )
+def _default(convs: bool) -> str:
+    return "default" if convs else "default map"

@@ -59,7 +59,9 @@ def plan_star(
             placements.append(placement)
         else:
             home = at_home(graph, layer)
-            placements.append(replace(home, predicted=_at_home_s(sum(prices.work_s(layer, work) for work in home.work))))
+            placements.append(
+                replace(home, predicted=_at_home_s(sum(prices.work_s(layer, work, graph.tensors) for work in home.work)))
+            )
     found = Plan(graph.name, len(topology), "star", tuple(placements), options.coding)
     ends_s = prices.start_s(len(found.active_ranks))
     total_s = sum(placement.predicted["total_s"] for placement in placements)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
+from fogconv.calibration.sample_sizes import random_convs, random_maps
 from fogconv.errors import InputError
-from fogconv.hardware.latency_models import FITS, Sample, Score, compare, fit, random_convs, score
+from fogconv.hardware.latency_models import FITS, Score, choose, compare, fit, judge, score
+from fogconv.hardware.latency_samples import DeviceLoad, Sample
 from fogconv.hardware.topology import kernel_class
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 
 SPECS = random_convs(120, seed=5)
 LINEAR = [Sample(spec, spec.macs * 2e-11 + 1e-6) for spec in SPECS]
@@ -47,27 +50,62 @@ def test_the_mean_knows_what_it_saw_and_no_more() -> None:
 
 @pytest.mark.parametrize("name", ["forest", "boosted"])
 def test_trees_learn_what_a_device_loses_to_its_load(name: str) -> None:
-    samples = [Sample(s.spec, s.seconds * (1 + 3 * load), load) for s in LINEAR for load in (0.0, 0.5, 1.0)]
+    samples = [Sample(s.spec, s.seconds * (1 + 3 * cpu), DeviceLoad(cpu)) for s in LINEAR for cpu in (0.0, 0.5, 1.0)]
     predictor = fit(name, samples)
-    idle, busy = (predictor.seconds(SPECS[3], load) for load in (0.0, 1.0))
+    idle, busy = (predictor.seconds(SPECS[3], DeviceLoad(cpu)) for cpu in (0.0, 1.0))
     assert busy > 2 * idle
-
-
-def test_random_convs_are_seeded_and_of_every_class() -> None:
-    assert random_convs(50, seed=1) == random_convs(50, seed=1) != random_convs(50, seed=2)
-    assert {kernel_class(spec) for spec in random_convs(200)} >= {"direct1x1", "winograd", "direct", "depthwise", "first"}
-    assert all(spec.macs <= 1_000_000 for spec in random_convs(20, most_macs=1_000_000))
 
 
 def test_a_score_counts_layers_within_ten_percent() -> None:
     class Constant:
         name = "constant"
 
-        def seconds(self, spec: ConvSpec, load: float = 0.0) -> float:
+        def seconds(self, spec: StepSpec, load: DeviceLoad = DeviceLoad()) -> float:
             return 1.0
 
     held_out = [Sample(SPECS[0], 1.0), Sample(SPECS[1], 1.05), Sample(SPECS[2], 2.0), Sample(SPECS[3], 0.5)]
-    assert score(Constant(), held_out) == Score(0.5, pytest.approx((0 + 0.05 / 1.05 + 0.5 + 1.0) / 4))
+    found = score(Constant(), held_out)
+    assert found == Score(
+        0.5, pytest.approx((0 + 0.05 / 1.05 + 0.5 + 1.0) / 4), pytest.approx((1.05 * 2 * 2) ** 0.25), 2.0, found.types
+    )
+    assert set(found.types) == {kernel_class(spec) for spec in SPECS[:4]} and min(found.types.values()) >= 1.0
+
+
+@pytest.mark.parametrize("name", list(FITS))
+def test_no_predictor_is_asked_beyond_the_sizes_that_it_saw(name: str) -> None:
+    """A class's mean, or a power law fitted to noise, says nothing about a layer a hundred times larger."""
+    rng = np.random.default_rng(3)
+    small = random_convs(120, seed=2, most_macs=5_000_000)
+    predictor = fit(name, [Sample(spec, 2e-11 * spec.macs + 1e-5 * rng.lognormal(0, 0.5)) for spec in small])
+    large = ConvSpec(512, 512, 14, 14, (3, 3), padding=(1, 1, 1, 1))
+    assert predictor.seconds(large) == pytest.approx(2e-11 * large.macs, rel=0.4)
+
+
+@pytest.mark.parametrize("name", ["macs", "regression", "forest", "boosted"])
+def test_every_type_of_step_is_learnt(name: str) -> None:
+    """A pool, a sum, a channel shuffle: each kind has a rate of its own, which convs do not have."""
+    rates = {kind: (1 + number) * 1e-10 for number, kind in enumerate(sorted({spec.kind for spec in random_maps(20)}))}
+    maps = [Sample(spec, 1e-6 + spec.touched * rates[spec.kind]) for spec in random_maps(400, seed=1)]
+    scores = compare([*LINEAR, *maps[:300]], maps[300:], [name])[name]
+    assert set(scores.types) == set(rates)
+    assert scores.factor < 1.35, scores.types
+
+
+def test_an_unknown_kind_of_step_is_priced_like_the_known_ones() -> None:
+    predictor = fit("macs", [Sample(spec, 1e-9 * spec.touched) for spec in random_maps(40)])
+    assert predictor.seconds(MapSpec("tanh", 256, 28, 28)) == pytest.approx(1e-9 * 2 * 256 * 28 * 28, rel=0.2)
+
+
+def test_the_chosen_one_is_not_far_off_anywhere() -> None:
+    near, far = Score(0.5, 0.1, 1.2, 1.5, {}), Score(0.9, 0.05, 1.05, 9.0, {})
+    assert choose([{"far": far, "near": near}]) == "near"
+    assert choose([{"far": far, "near": Score(0.5, 0.1, 1.2, 9.0, {})}]) == "far"
+
+
+def test_all_judges_are_held_out_once() -> None:
+    seen = judge(LINEAR[:60], LINEAR[60:], ["macs", "mean"])
+    assert sum(1 for _ in seen) == 2
+    assert seen["mean"].factor > 1.5 > seen["macs"].factor
 
 
 def test_unknown_predictors_and_no_samples_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
 else:
     PredictorName = choice("PredictorName", (*FITS, ALL))
 
-SAMPLES = 150
-"""Random convs to fit a predictor on each device; the others are held out for its score."""
-HELD_OUT = 50
+SAMPLES, MAP_SAMPLES = 150, 54
+"""Random convs, and other steps, to fit a predictor on each device, beside steps of published nets, which judge it."""
 
 
 def calibrate(
@@ -43,7 +43,7 @@ def calibrate(
     quick: Annotated[bool, typer.Option("--quick", help="Measure in under 2 seconds, without spreads.")] = False,
     predictor: Annotated[
         PredictorName | None,
-        typer.Option(help="Also time random convs, and predict convs by this method, or by the best of all."),
+        typer.Option(help="Also time steps of many sizes, and predict by this method, or by the one that is best for nets."),
     ] = None,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
@@ -86,28 +86,28 @@ def _measured(session: Session, quick: bool) -> Profile:
 
 
 def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:
-    """The profile with samples of each device and a predictor for them ("all": the one with the least error), and, per
-    rank and predictor, its score on convs that it was not fitted to.
+    """The profile with samples of each device and a predictor for them ("all": the one that is best for steps of nets), and,
+    per rank and predictor, its score on such steps that it was not fitted to.
     """
+    from dataclasses import asdict
+
     from msgspec.structs import replace
 
     from fogconv.calibration.devices import device_samples
     from fogconv.calibration.members import machines_of
-    from fogconv.hardware.latency_models import compare, random_convs
-    from fogconv.hardware.profile import ProfileSample
+    from fogconv.calibration.sample_sizes import NET_STEPS, sample_steps
+    from fogconv.hardware.latency_models import choose, judge
 
-    specs = random_convs(SAMPLES + HELD_OUT, most_macs=20_000_000)
+    specs = sample_steps(SAMPLES, MAP_SAMPLES)
     names = tuple(FITS) if name == ALL else (name,)
-    scores: dict[str, Any] = {}
+    scores = {}
     devices = list(profile.devices)
     for rank, samples in device_samples(session, specs, ranks=machines_of(session)).items():
-        found = compare(samples[:SAMPLES], samples[SAMPLES:], names)
-        scores[f"rank {rank}"] = {
-            each: {"within_10pct": score.within_10pct, "mape": score.mape} for each, score in found.items()
-        }
-        devices[rank] = replace(devices[rank], samples=tuple(ProfileSample.of(sample) for sample in samples))
-    best = min(names, key=lambda each: sum(found[each]["mape"] for found in scores.values()))
-    return replace(profile, devices=tuple(devices), predictor=best), scores
+        judges = [sample for sample in samples if sample.spec in NET_STEPS]
+        scores[rank] = judge([sample for sample in samples if sample.spec not in NET_STEPS], judges, names)
+        devices[rank] = devices[rank].with_samples(samples)
+    shown = {f"rank {rank}": {each: asdict(score) for each, score in found.items()} for rank, found in scores.items()}
+    return replace(profile, devices=tuple(devices), predictor=choose(list(scores.values()))), shown
 
 
 def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
@@ -155,15 +155,25 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
         console.print(links)
     for who, found in scores.items():
         shown = "; ".join(
-            f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
+            f"{name} {100 * s['within_10pct']:.0f} % within 10 %, off by {s['factor']:.2f}×, at worst {s['worst']:.1f}×"
+            for name, s in found.items()
         )
         console.print(Paragraph(f"{who}: {shown}"))
     if scores:
-        console.print(f"The profile predicts convs by {profile.predictor}.")
+        console.print(Paragraph(f"The profile predicts steps by {profile.predictor}. {_by_type(profile.predictor, scores)}"))
     worst = max(profile.spreads.values(), default=0.0)
     if worst > 0.2:
         console.print(f"The worst spread is {worst:.0%}: other work was running on these devices or links. Measure again.")
     console.print(f"Measured in {took_s:.1f} s.")
+
+
+def _by_type(predictor: str, scores: dict[str, Any]) -> str:
+    """By how much it is off for each type of step, on average over the devices."""
+    found: dict[str, list[float]] = {}
+    for each in scores.values():
+        for kind, factor in each[predictor]["types"].items():
+            found.setdefault(kind, []).append(factor)
+    return f"Off by type: {', '.join(f'{kind} {statistics.geometric_mean(f):.2f}×' for kind, f in found.items())}."
 
 
 if __name__ == "__main__":
