@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +106,21 @@ class StepTimes:
     load: DeviceLoad = IDLE
 
 
-def not_read() -> DeviceLoad:
-    """The default of ``load``: the device is not looked at."""
-    return IDLE
+class Meter(Protocol):
+    """Who sees what else the device does: ``load`` says it of the time since it was asked last, in which it had the chance
+    to ``look``."""
+
+    def look(self) -> None: ...
+    def load(self) -> DeviceLoad: ...
+
+
+class NoMeter:
+    """The device is not looked at."""
+
+    def look(self) -> None: ...
+
+    def load(self) -> DeviceLoad:
+        return IDLE
 
 
 def conv_seconds(
@@ -140,10 +153,10 @@ def step_times(
     least_map_s: float = LEAST_MAP_S,
     clock: Callable[[], float] = time.perf_counter,
     proceed: Callable[[], None] = nothing,
-    load: Callable[[], DeviceLoad] = not_read,
+    meter: Meter = NoMeter(),
 ) -> tuple[StepTimes, ...]:
     """``conv_seconds`` for steps of any kind, with the fastest run of each: where that is much faster than the mean,
-    something else ran. ``load`` tells what did since it was called last."""
+    something else ran, and ``meter`` tells what."""
     found = []
     mailbox = NoMailbox(proceed)
     for spec in specs:
@@ -152,7 +165,7 @@ def step_times(
         least = least_s if isinstance(spec, ConvSpec) else least_map_s
         executable = build(program, weights, threads=threads, proceed=proceed)
         executable.run(mailbox)
-        load()
+        meter.load()
         runs, elapsed, fastest, look, begin = 0, 0.0, float("inf"), LOOK_S, clock()
         while runs < repeats or elapsed < least:
             if elapsed > look:
@@ -162,7 +175,8 @@ def step_times(
             runs += 1
             until_now = clock() - begin
             fastest, elapsed = min(fastest, until_now - elapsed), until_now
-        found.append(StepTimes(elapsed / runs, fastest, load()))
+            meter.look()
+        found.append(StepTimes(elapsed / runs, fastest, meter.load()))
     return tuple(found)
 
 

@@ -208,7 +208,7 @@ class Measure(Message, frozen=True):
     request: Count
     specs: Annotated[tuple[ConvSpec, ...], Meta(max_length=1024)]
     repeats: Annotated[int, Meta(ge=1, le=1000)]
-    maps: Annotated[tuple[MapSpec, ...], Meta(max_length=1024)] = ()
+    maps: Annotated[tuple[MapSpec, ...], Meta(max_length=256)] = ()
 
 
 class Measured(Message, frozen=True):

@@ -39,6 +39,8 @@ MOST_MACS = 1 << 42
 """In one step: minutes on a small device. A run can be aborted between steps."""
 MOST_MEASURED_MACS = 1 << 45
 """The most multiply-adds in all runs of a measurement."""
+MOST_MEASURED_CHANNELS, MOST_MEASURED_SOURCES = 1 << 14, 64
+"""Of a step other than a conv in a measurement: checks go through them one by one."""
 MOST_COORDINATE = 1 << 31
 MOST_TAG = 1 << 62
 MOST_PATIENCE_S = 86400.0
@@ -323,7 +325,7 @@ def _check_conv(where: str, spec: ConvSpec) -> None:
 
 def _check_map(where: str, spec: MapSpec) -> None:
     """Check that a step's program can be made at all; `check_program` does the rest."""
-    most = {"channels": MOST_CHANNELS, "sources": MOST_PARTS}
+    most = {"channels": MOST_MEASURED_CHANNELS, "sources": MOST_MEASURED_SOURCES}
     sizes: dict[str, tuple[int, ...]] = {"channels": (spec.channels,), "sources": (spec.sources,), "batch": (spec.batch,)}
     sizes |= {"height": (spec.height,), "width": (spec.width,), "kernel": spec.kernel, "stride": spec.stride}
     for name, values in sizes.items():

@@ -410,7 +410,7 @@ class Worker:
             threads=self.threads,
             repeats=asked.repeats,
             proceed=proceed,
-            load=LoadMeter().load,
+            meter=LoadMeter(),
         )
         means, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
         loads = tuple(each.load for each in times)

@@ -276,6 +276,6 @@ def measured_here(specs: Sequence[StepSpec], repeats: int) -> Measured:
     from fogconv.cluster.worker.process import cores
 
     others = OtherWork()
-    times = step_times(specs, executor(), threads=cores(), repeats=repeats, load=LoadMeter().load)
+    times = step_times(specs, executor(), threads=cores(), repeats=repeats, meter=LoadMeter())
     seconds, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
     return Answer(seconds, copy_bytes_per_s(), fastest, others.cores(), tuple(each.load for each in times))

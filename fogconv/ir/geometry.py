@@ -138,7 +138,7 @@ class MapSpec:
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width, self.sources, *self.kernel, *self.stride, self.batch)
         if min(sizes) < 1:
-            raise GeometryError(f"{self.kind}: sizes must be at least 1: {self}")
+            raise GeometryError(f"a step of kind {self.kind[:40]!r}: its sizes are {sizes}; they must be at least 1")
 
     @staticmethod
     def of(

@@ -56,7 +56,6 @@ class Health:
     memory_limit_bytes: int = 0
     threads: int = 0
     temperature_c: float | None = None
-    load: Mapping[str, float | None] | None = None
     throttled: bool = False
     uptime_s: float = 0.0
     restarts: int = 0
@@ -64,6 +63,7 @@ class Health:
     task: str = ""
     """What a busy worker does: loading, measuring, running."""
     authenticated: bool | None = None
+    load: Mapping[str, float | None] | None = None
 
 
 @dataclass

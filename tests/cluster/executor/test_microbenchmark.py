@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -38,11 +36,22 @@ def test_random_steps_can_be_timed(spec: MapSpec) -> None:
 
 def test_times_come_with_the_load_since_the_step_began() -> None:
     """A load that was seen while a step was compiled is not the step's."""
-    seen = iter(DeviceLoad(0.1 * number) for number in range(10))
-    look: Callable[[], DeviceLoad] = lambda: next(seen)  # noqa: E731
+
+    class Meter:
+        asked = looked = 0
+
+        def look(self) -> None:
+            self.looked += 1
+
+        def load(self) -> DeviceLoad:
+            self.asked += 1
+            return DeviceLoad(0.1 * self.asked)
+
+    meter = Meter()
     specs = (ConvSpec(16, 16, 4, 4, (1, 1)), SMALL["pool"])
-    times = step_times(specs, executor(), repeats=1, least_s=0.0, least_map_s=0.0, load=look)
-    assert np.allclose([each.load.cpu for each in times], [0.1, 0.3])
+    times = step_times(specs, executor(), repeats=1, least_s=0.0, least_map_s=0.0, meter=meter)
+    assert np.allclose([each.load.cpu for each in times], [0.2, 0.4])
+    assert meter.looked == 2, "once a run"
     assert all(0 < each.fastest_s <= each.mean_s for each in times)
 
 
