@@ -17,6 +17,8 @@ from fogconv.ir.geometry import BLOCK, ConvSpec, MapSpec, StepSpec
 
 MOST_MACS = 60_000_000
 LEAST_MACS = 100_000
+MOST_LINEAR = 1 << 23
+"""Weights of a linear layer: 34 MB, twice while they are packed. Larger ones only read more of the same memory."""
 BANDS = 4
 """Ranges of equal width, by logarithms, between the least and the most MACs of random convs for predictors."""
 
@@ -48,7 +50,8 @@ def _random_conv(rng: np.random.Generator) -> ConvSpec | None:
     if kind == "first":
         c, f, size, kernel = 3, int(rng.choice((16, 24, 32, 64))), int(rng.choice((96, 112, 160, 224))), (3, 3)
     elif kind == "linear":
-        c, f, size, kernel = _channels(rng, 11.5), _channels(rng, 11.5), 1, (1, 1)
+        c, size, kernel = max(128, _channels(rng, 13.0)), 1, (1, 1)
+        f = max(1, round(2 ** rng.uniform(math.log2(LEAST_MACS), math.log2(MOST_LINEAR)) / c))
     elif kind == "depthwise":
         f = groups = c
     elif kind == "grouped":
@@ -103,7 +106,10 @@ _NET_CONVS = (
         _conv, ((96, 96, 112, 3, 2, 96), (144, 144, 56, 3, 1, 144), (576, 576, 14, 3, 1, 576), (672, 672, 14, 5, 1, 672))
     ),
     *starmap(_conv, ((128, 128, 56, 3, 1, 32), (512, 512, 14, 3, 1, 32), (408, 408, 14, 3, 1, 17))),
-    *(ConvSpec(c, f, 1, 1, (1, 1)) for c, f in ((512, 1000), (2048, 1000), (1280, 1000), (4096, 1024))),
+    *(
+        ConvSpec(c, f, 1, 1, (1, 1))
+        for c, f in ((512, 1000), (2048, 1000), (1280, 1000), (4096, 1024), (4096, 2048), (25088, 256))
+    ),
 )
 _NET_MAPS = (
     *(MapSpec("pool", c, size, size, kernel=(2, 2), stride=(2, 2)) for c, size in ((64, 112), (128, 56), (512, 7))),

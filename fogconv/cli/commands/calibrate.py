@@ -137,6 +137,12 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
                 "" if index else str(rank), "" if index else escape(device.name), escape(kind), f"{1e-9 / gamma:.2f}", shown
             )
     console.print(table)
+    for rank, device in enumerate(profile.devices):
+        rates = (
+            f"{kind} {1e-9 / cost:.1f}" for kind, cost in device.map_s_per_byte.items() if kind != "default" and cost > 0
+        )
+        if device.map_s_per_byte:
+            console.print(Paragraph(f"Other steps of rank {rank}, GB/s through memory: {escape(', '.join(rates))}"))
     if profile.links:
         links = Table(title="Links", title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in ("link", "α", "±", "bandwidth", "± "):

@@ -26,7 +26,9 @@ def brief(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two kernel classes in one pass: the test is of the command."""
     monkeypatch.setattr(calibration, "BUDGET_S", 0.0)
     monkeypatch.setattr(
-        calibration.calibrate, "__kwdefaults__", calibration.calibrate.__kwdefaults__ | {"specs": calibration.QUICK[:3]}
+        calibration.calibrate,
+        "__kwdefaults__",
+        calibration.calibrate.__kwdefaults__ | {"specs": calibration.QUICK[:3] + calibration.QUICK_MAPS[:1]},
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -41,6 +43,7 @@ def test_a_cluster_becomes_a_profile(tmp_path: Path) -> None:
     for text in ("Devices", "Links", "0→2", "2→0", "winograd", "too fast to tell"):
         assert text in result.stdout
     assert "Tbit/s" not in result.stdout
+    assert "GB/s through memory: pool" in " ".join(result.stdout.split())
 
 
 @pytest.mark.usefixtures("brief")
