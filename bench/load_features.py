@@ -141,7 +141,7 @@ def experiment(phases: int, seed: int) -> dict[str, Any]:
             }
             for burners, phase in zip(plan, found, strict=True)
         ],
-        "told": [name for name, value in msgspec.structs.asdict(found[0][0].load).items() if value is not None],
+        "features": [name for name, value in msgspec.structs.asdict(found[0][0].load).items() if value is not None],
     }
 
 
@@ -170,9 +170,8 @@ def main() -> None:
     print(f"{judged} steps in {found['phases'] // 2} phases, in the middle {slowed:.1f}× slower than alone")
     print(f"median error of a forest without load features: {found['median_error_without']:.1%}")
     print(f"median error of a forest with them:             {found['median_error_with_load']:.1%}")
-    print(
-        f"the ratio: {found['ratio']:.2f} (convs alone: {found['convs']:.2f}); the system tells {', '.join(found['told'])}"
-    )
+    print(f"the ratio: {found['ratio']:.2f} (convs: {found['convs']:.2f})")
+    print(f"the system tells {', '.join(found['features'])}")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def _cores(folder: Path) -> float:
 
 
 COUNTED = 0.5
-"""Where the system accounts for less than this share of the time, as some containers do, its idle time says nothing."""
+"""Where the system accounts for less than this share of the time, as some containers do, its idle time is not believed."""
 
 
 class OtherWork:

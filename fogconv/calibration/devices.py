@@ -215,7 +215,7 @@ def device_samples(
 
 
 def _loads(answer: Measured, count: int) -> Sequence[DeviceLoad]:
-    """One per step; a worker that did not look says nothing."""
+    """One per step, also of a worker that did not look."""
     return answer.loads if len(answer.loads) == count else [IDLE] * count
 
 

@@ -51,8 +51,8 @@ class Macs:
     @staticmethod
     def fit(samples: Sequence[Sample]) -> Macs:
         """γ is the median over the larger half of a type, where the fixed cost weighs little, so that one outlier does not
-        change it. The step is half the shortest sample's time."""
-        step = min(sample.seconds for sample in samples) / 2
+        change it. The step is what all types have in common."""
+        step = _step_s(samples)
         gamma = {kind: _gamma(members, step) for kind, members in _by_type(samples).items()}
         for group in (True, False):
             alike = [sample for sample in samples if isinstance(sample.spec, ConvSpec) == group]
@@ -174,7 +174,7 @@ def _sklearn_ensemble() -> Any:
 class WithinRange:
     """A predictor that is asked only within the amounts of work that it saw of each type: ``ranges``, least and most.
 
-    A mean, a power law or a tree says nothing about what is a hundred times larger; γ·MACs does.
+    A mean, a power law or a tree does not know what is a hundred times larger; γ·MACs does.
     """
 
     inner: Predictor
@@ -290,6 +290,20 @@ def _by_type(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     for sample in samples:
         types.setdefault(step_type(sample.spec), []).append(sample)
     return types
+
+
+def _step_s(samples: Sequence[Sample]) -> float:
+    """The fixed cost for which a rate per type is off by the least share, by least squares; half the shortest sample's time
+    where that makes no sense."""
+    types = {kind: number for number, kind in enumerate(_by_type(samples))}
+    shares = np.zeros((len(samples), len(types) + 1))
+    for row, sample in zip(shares, samples, strict=True):
+        row[types[step_type(sample.spec)]] = amount(sample.spec) / sample.seconds
+        row[-1] = 1 / sample.seconds
+    scale = np.maximum(np.abs(shares).max(axis=0), 1e-300)
+    found = float(np.linalg.lstsq(shares / scale, np.ones(len(samples)), rcond=None)[0][-1] / scale[-1])
+    seconds = [sample.seconds for sample in samples]
+    return found if 0 < found < float(np.median(seconds)) else min(seconds) / 2
 
 
 def _gamma(samples: Sequence[Sample], step_s: float) -> float:
