@@ -29,9 +29,9 @@ from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.microbenchmark import step_times
 from fogconv.cluster.worker.machine import LoadMeter
 from fogconv.cluster.worker.process import cores
-from fogconv.hardware.latency_features import amount
-from fogconv.hardware.latency_models import fit
-from fogconv.hardware.latency_samples import IDLE, Sample
+from fogconv.hardware.latency.features import amount
+from fogconv.hardware.latency.predictors import fit
+from fogconv.hardware.latency.samples import IDLE, Sample
 from fogconv.ir.geometry import ConvSpec, StepSpec
 
 LARGEST = 500e6

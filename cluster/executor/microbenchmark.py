@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.interface import Build, nothing
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
-from fogconv.hardware.latency_samples import IDLE, DeviceLoad
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
 from fogconv.ir.program import weight_key

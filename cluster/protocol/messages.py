@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from fogconv.hardware.latency_samples import DeviceLoad
+from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
 
 PROTOCOL_VERSION = 3

@@ -200,18 +200,18 @@ class Session:
             try:
                 requests = {rank: self._ask_load(rank, number, program) for rank, program in remote.items()}
                 missing = {
-                    rank: self._workers.reply(rank, request, m.Missing, self.timeout_s)[0].keys
+                    rank: self._workers.outcome(rank, request, m.Missing, LOAD_TIMEOUT_S).keys
                     for rank, request in requests.items()
                 }
                 self._check_missing(remote, missing)
                 own = parts.get(MASTER)
-                shipping = Shipping(self._workers, self._board, requests, missing, weights, LOAD_TIMEOUT_S, progress)
+                shipping = Shipping(self._workers, self._board, requests, missing, weights, self.timeout_s, progress)
                 shipping.start()
                 executable = None if own is None else self._local(own, {key: weights[key] for key in own.weights}, host)
                 shipping.finish()
                 sizes = {}
                 for ready, (rank, request) in enumerate(requests.items(), start=1):
-                    answer = self._workers.reply(rank, request, m.Loaded, LOAD_TIMEOUT_S)[0]
+                    answer = self._workers.outcome(rank, request, m.Loaded, LOAD_TIMEOUT_S)
                     sizes[rank] = answer.program_bytes
                     self._workers.set_memory(rank, answer.memory_bytes)
                     shipping.report(ready)
@@ -329,9 +329,7 @@ class Session:
         for rank in chosen:
             requests[rank] = self._workers.next_request(rank)
             self._workers.post(rank, m.Measure(requests[rank], convs, repeats, maps))
-        return {
-            rank: self._workers.reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()
-        }
+        return {rank: self._workers.outcome(rank, request, m.Measured, LOAD_TIMEOUT_S) for rank, request in requests.items()}
 
     def status(self, timeout_s: float = 5.0) -> dict[int, m.Status]:
         """The status of each worker; those that do not answer in time are left out."""
@@ -393,6 +391,7 @@ class Session:
         if isinstance(event, Loss):
             workers.lose(record, event.reason)
             return
+        record.last_message = time.monotonic()
         try:
             message, payloads = codec.decode(event.frames)
         except WireError as error:

@@ -19,7 +19,7 @@ import psutil
 
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.cluster.worker.system import frequency, gpu_state, memory_share, running_tasks, temperature_c
-from fogconv.hardware.latency_samples import DeviceLoad
+from fogconv.hardware.latency.samples import DeviceLoad
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -35,7 +35,7 @@ def machine() -> Machine:
     boot = _text(_BOOT) or platform.node()
     return Machine(
         _digest(boot, group),
-        _digest(platform.node(), _text(_MACHINE), _processor()),
+        _digest(platform.node(), _text(_MACHINE), processor()),
         tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1)),
         quota,
     )
@@ -158,7 +158,8 @@ def _busy_and_idle_s() -> tuple[float, float]:
     return busy, idle
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor, as the system gives it."""
     lines = (line.partition(":") for line in _text(_CPUS).splitlines())
     named = (value.strip() for key, _, value in lines if key.strip() in ("model name", "Model", "CPU part"))
     return " ".join(dict.fromkeys(named)) or platform.processor()

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from fogconv.calibration.links import spread
 from fogconv.cluster.protocol.messages import Machine
-from fogconv.hardware.latency_samples import IDLE, DeviceLoad, Sample
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.topology import kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 
@@ -29,6 +29,9 @@ MOST_STRETCH = 0.25
 """Undisturbed, the mean run takes about a tenth longer than the fastest one; beside other work half as long again."""
 MOST_OTHER_CORES = 0.5
 """What others may use beyond the cores that the measurement leaves free."""
+
+DENSE = ("winograd", "direct1x1", "direct")
+"""The kernel classes whose mean is a device's default rate."""
 
 _PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
@@ -249,7 +252,7 @@ def _figures(specs: Sequence[StepSpec], answers: Sequence[Measured]) -> Figures:
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
     maps = {kind: statistics.geometric_mean(values) for kind, values in per_kind.items()}
     plain = [maps[kind] for kind in ("affine", "add") if kind in maps]
-    dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]
+    dense = [gammas[kind] for kind in DENSE if kind in gammas]
     stretches = [
         mean / fastest - 1
         for answer in answers

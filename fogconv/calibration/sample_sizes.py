@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fogconv.hardware.latency_features import MAP_KINDS
+from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.ir.geometry import BLOCK, ConvSpec, MapSpec, StepSpec
 
 MOST_MACS = 60_000_000

@@ -4,10 +4,10 @@
      "devices": [{"name": "pi5", "address": "tcp://10.0.0.2:5555", "gamma_s_per_mac": {"default": 1.1e-10, "linear": 4e-10},
                   "copy_s_per_byte": 2e-10, "step_s": 1e-5, "memory_bytes": null, "threads": 4}, …],
      "links": [{"origin": 0, "to": 1, "alpha_s": 2e-4, "beta_s_per_element": 3.2e-7, "message_elements": null}, …],
-     "spreads": {"gamma pi5 direct": 0.02, "beta 0→1": 0.01}}
+     "spreads": {"gamma rank 1 direct": 0.02, "beta 0→1": 0.01}}
 
 ``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of
-the repeats of one measurement. With a ``predictor`` (see `fogconv.hardware.latency_models`) it predicts steps instead of
+the repeats of one measurement. With a ``predictor`` (see `fogconv.hardware.latency.predictors`) it predicts steps instead of
 γ and the other rates, fitted to each device's ``samples`` and ``map_samples``, for its usual load: the middle of theirs.
 """
 
@@ -23,8 +23,8 @@ from typing import Any
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
-from fogconv.hardware.latency_models import check_predictor, fit
-from fogconv.hardware.latency_samples import IDLE, DeviceLoad, Sample
+from fogconv.hardware.latency.predictors import check_predictor, fit
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.storage.trusted import read_plain
@@ -105,18 +105,17 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str = ""
     machine_cores: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
+    training: dict[str, float] = {}
+    idle_watts: float = 0.0
+    busy_watts: float = 0.0
     map_s_per_byte: dict[str, float] = {}
     map_samples: tuple[ProfileMapSample, ...] = ()
 
     def with_samples(self, samples: Sequence[Sample]) -> ProfileDevice:
         """The device with these samples and no others."""
-        return msgspec.structs.replace(
-            self,
-            samples=tuple(ProfileSample.of(s.spec, s.seconds, s.load) for s in samples if isinstance(s.spec, ConvSpec)),
-            map_samples=tuple(
-                ProfileMapSample.of(s.spec, s.seconds, s.load) for s in samples if isinstance(s.spec, MapSpec)
-            ),
-        )
+        convs = (ProfileSample.of(s.spec, s.seconds, s.load) for s in samples if isinstance(s.spec, ConvSpec))
+        maps = (ProfileMapSample.of(s.spec, s.seconds, s.load) for s in samples if isinstance(s.spec, MapSpec))
+        return msgspec.structs.replace(self, samples=tuple(convs), map_samples=tuple(maps))
 
 
 class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,8 +131,18 @@ class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     burst_bytes: float = 0.0
 
 
+class Stability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many of a model's ``layers`` its plan would cut otherwise if rates were at an end of their spread: all rates
+    ``together``, and each alone, by its name; None where it was not tried."""
+
+    model: str
+    layers: int
+    together: int
+    changes: dict[str, int | None]
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file's content; the planner and the model use its ``topology()``."""
+    """A file's content; the planner and the model use its ``topology()``. ``stability`` is for reports."""
 
     fogconv_profile: int
     devices: tuple[ProfileDevice, ...]
@@ -141,6 +150,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spreads: dict[str, float] = {}
     note: str = ""
     predictor: str = ""
+    stability: Stability | None = None
 
     @staticmethod
     def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
@@ -164,6 +174,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.tick_s,
                 device.machine,
                 device.machine_cores,
+                training=dict(device.training),
+                idle_watts=device.idle_watts,
+                busy_watts=device.busy_watts,
                 map_s_per_byte=dict(device.map_s_per_byte),
             )
             for device in topology.devices
@@ -196,8 +209,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.tick_s,
                     device.machine,
                     device.machine_cores,
-                    map_s_per_byte=device.map_s_per_byte,
-                    predicted=self._predicted(device),
+                    device.training,
+                    None,
+                    device.idle_watts,
+                    device.busy_watts,
+                    device.map_s_per_byte,
+                    self._predicted(device),
                 )
                 for device in self.devices
             )

@@ -27,8 +27,8 @@ from fogconv.calibration.devices import (
 from fogconv.calibration.members import machine_cores, machines_of, master, priors_of
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import WorkerLostError
-from fogconv.hardware.latency_features import MAP_KINDS
-from fogconv.hardware.latency_samples import IDLE, DeviceLoad
+from fogconv.hardware.latency.features import MAP_KINDS
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
 from tests.strangers import give_away

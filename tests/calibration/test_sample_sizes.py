@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fogconv.calibration.sample_sizes import NET_STEPS, random_convs, random_maps, sample_steps, spread_convs
-from fogconv.hardware.latency_features import MAP_KINDS, amount, step_type
+from fogconv.hardware.latency.features import MAP_KINDS, amount, step_type
 from fogconv.hardware.topology import KERNEL_CLASSES
 from fogconv.ir.geometry import ConvSpec
 

@@ -11,9 +11,10 @@ from functools import cache
 
 import msgspec
 
-from fogconv.hardware import latency_models, latency_samples, profile, topology
-from fogconv.hardware.latency_models import FITS
-from fogconv.hardware.latency_samples import DeviceLoad
+from fogconv.hardware import profile, topology
+from fogconv.hardware.latency import features, predictors, samples
+from fogconv.hardware.latency.predictors import FITS
+from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.hardware.profile import Profile, ProfileMapSample, ProfileSample, read_profile
 from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, MapSpec
@@ -83,7 +84,7 @@ def changed(data: bytes, generator: random.Random) -> bytes:
     return changed_json(data, generator)
 
 
-TARGET = Target(one_input, seeds, changed, watched=(profile, topology, latency_models, latency_samples))
+TARGET = Target(one_input, seeds, changed, watched=(profile, topology, predictors, features, samples))
 
 if __name__ == "__main__":
     fuzzers.main(TARGET)

@@ -11,8 +11,8 @@ import pytest
 
 from fogconv.calibration.sample_sizes import random_convs, random_maps
 from fogconv.errors import InputError, TopologyError
-from fogconv.hardware.latency_models import fit
-from fogconv.hardware.latency_samples import DeviceLoad, Sample
+from fogconv.hardware.latency.predictors import fit
+from fogconv.hardware.latency.samples import DeviceLoad, Sample
 from fogconv.hardware.profile import Profile, read_profile, write_profile
 from fogconv.hardware.topology import Device, Link, Topology
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from fogconv.analysis.simulation.simulator import simulate
-from fogconv.hardware.latency_features import MAP_KINDS
+from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Host, LayerGraph
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import Copy, Input, Output
+from fogconv.ir.program import WIRE_BYTES, Copy, Input, Output
 from fogconv.ir.program import Host as HostStep
 from fogconv.ir.shard import Work
 from fogconv.lowering.lower import lower
-from fogconv.planning.cost import WIRE_BYTES, Prices
+from fogconv.planning.cost import Prices
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
+from fogconv.simulation.simulator import simulate
 from tests.chains import chain
 from tests.random_graphs import graphs
 

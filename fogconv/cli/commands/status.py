@@ -37,7 +37,7 @@ class Health:
 
     ``rate`` is the hostfile's (1: as fast as the others); ``share`` is the worker's part of all the weights that
     workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers. ``load``: see
-    `fogconv.hardware.latency_samples.DeviceLoad`. ``authenticated``: it serves masters by their keys. Both are None where
+    `fogconv.hardware.latency.samples.DeviceLoad`. ``authenticated``: it serves masters by their keys. Both are None where
     it has not answered.
     """
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from fogconv.cli.commands.status import Health, Watcher, rates_of, status, table, unprotected
 from fogconv.cluster.connect import connect
 from fogconv.errors import InputError
-from fogconv.hardware.latency_samples import DeviceLoad
+from fogconv.hardware.latency.samples import DeviceLoad
 from tests.cluster.launch import free_port, process, wait_until_listening
 
 pytestmark = pytest.mark.alone

@@ -10,8 +10,8 @@ from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.microbenchmark import NoMailbox, map_program, step_times
 from fogconv.cluster.worker.program_check import check_measurement, check_program
 from fogconv.errors import KernelError, WireError, WorkerMemoryError
-from fogconv.hardware.latency_features import MAP_KINDS
-from fogconv.hardware.latency_samples import DeviceLoad
+from fogconv.hardware.latency.features import MAP_KINDS
+from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
 
 SMALL = {kind: MapSpec(kind, 5, 4, 3, 2 if kind in ("add", "maximum") else 1) for kind in MAP_KINDS}

@@ -34,8 +34,8 @@ from fogconv.cluster.transport.zeromq.shared_memory import ACCEPTED, Arena, Shar
 from fogconv.cluster.worker import server
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import FogconvError, WireError
-from fogconv.hardware import latency_samples
-from fogconv.hardware.latency_samples import DeviceLoad
+from fogconv.hardware.latency import samples
+from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.hardware.topology import Topology
 from fogconv.ir import geometry
 from fogconv.ir import program as ir
@@ -316,7 +316,7 @@ def main() -> None:
     CORPUS.mkdir(parents=True, exist_ok=True)
     for name, data in seeds().items():
         (CORPUS / name).write_bytes(data)
-    decoders = functions_of((codec, peer_text, lifecycle, server, chunking, shared_memory, ir, geometry, latency_samples))
+    decoders = functions_of((codec, peer_text, lifecycle, server, chunking, shared_memory, ir, geometry, samples))
     for function in (*decoders, wire.decode, wire._decompress, wire._decode_zeros, wire._expect):
         atheris.instrument_func(function)
     logging.disable()

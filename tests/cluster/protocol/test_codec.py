@@ -16,7 +16,7 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.peer_text import cleaned
 from fogconv.errors import WireError
-from fogconv.hardware.latency_samples import DeviceLoad
+from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
 
 counts = st.integers(0, 2**62)
