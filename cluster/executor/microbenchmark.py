@@ -107,8 +107,7 @@ class StepTimes:
 
 
 class Meter(Protocol):
-    """Who sees what else the device does: ``load`` says it of the time since it was asked last, in which it had the chance
-    to ``look``."""
+    """What else the device does: ``load`` is of the time since it was asked last, in which ``look`` is called often."""
 
     def look(self) -> None: ...
     def load(self) -> DeviceLoad: ...

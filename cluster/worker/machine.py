@@ -149,8 +149,11 @@ class LoadMeter:
 
 
 def _busy_and_idle_s() -> tuple[float, float]:
-    """Of the cores that this process may use."""
-    cores = psutil.cpu_times(percpu=True)
+    """Of the cores that this process may use; zeros while no descriptor is left to read them."""
+    try:
+        cores = psutil.cpu_times(percpu=True)
+    except OSError:
+        return 0.0, 0.0
     mine = [cores[number] for number in machine().cpus if number < len(cores)] or cores
     # User time holds the time of guests already; idle and iowait are no work.
     kinds = (("user", "nice", "system", "irq", "softirq", "steal"), ("idle", "iowait"))

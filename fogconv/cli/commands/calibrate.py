@@ -61,7 +61,8 @@ def calibrate(
     insecure: InsecureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON on stdout.")] = False,
 ) -> None:
-    """Measure γ per kernel class on every device, α and β on every link in both directions, with their spreads."""
+    """Measure γ per kernel class and the rates of other steps on every device, α and β on every link in both directions,
+    with their spreads."""
     with sentences("fogconv calibrate"):
         from fogconv.cluster.connect import connect
         from fogconv.frontend.zoo_graphs import graph as zoo_graph

@@ -72,6 +72,21 @@ def test_a_load_is_what_others_did_since_the_last_look(monkeypatch: pytest.Monke
     assert found == [0.5, 1.0, 1.0, 0.25], "a share is at most 1"
 
 
+def test_a_load_can_be_told_when_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers may have them all; a worker's status is asked for then, too."""
+
+    def none_left(*arguments: object, **options: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    meter = LoadMeter(clock=iter(range(10)).__next__)
+    for name in ("cpu_times", "cpu_freq", "virtual_memory"):
+        monkeypatch.setattr(system.psutil, name, none_left)
+    monkeypatch.setattr(Path, "read_text", none_left)
+    assert 0 <= meter.load().cpu <= 1
+    monkeypatch.undo()
+    assert 0 <= meter.load().cpu <= 1, "the counters begin again"
+
+
 def test_tasks_that_wait_are_counted_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks, now = iter([2, 6, 6, 10, 4]), [0.0]
     monkeypatch.setattr(machine_module, "running_tasks", lambda: next(tasks))
