@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, Region, StepSpec
 from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Program
 from fogconv.simulation.event import Event
 from fogconv.simulation.processor import Card, Processor
@@ -371,15 +371,14 @@ class _World:
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
-                touched = 2.0 * buffer.region.elements
+                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch)
             case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
                 return self._disturbed(rank, self.array_s(rank, step))
             case _:
-                if step.touched is None:
-                    raise InputError(f"{type(step).__name__} steps (training) are not simulated")
-                touched = step.touched
-        seconds = device.step_s + device.copy_s(touched * program.batch * BYTES_PER_ELEMENT / 2)
-        return self._disturbed(rank, seconds)
+                work = step.work(program.batch)
+        if work is None:
+            raise InputError(f"{type(step).__name__} steps (training) are not simulated")
+        return self._disturbed(rank, device.work_s(work))
 
     def _slower(self, rank: int) -> float:
         return self.disturbance.stragglers.get(rank, 1.0)
