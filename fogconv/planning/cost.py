@@ -1,7 +1,7 @@
 """Costs in seconds, for a search: a shard on a device, and a set of transfers on the network cards.
 
-They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes follows from its
-programs (`fogconv.simulation.prediction`).
+They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes, its programs
+show (`fogconv.simulation.prediction`).
 
 compute   what `fogconv.hardware.topology.Device.work_s` says of a step of this size
 transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
