@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.program import Conv, Gather, Program, Recv, Send
-from fogconv.planning.cost import WIRE_BYTES
+from fogconv.ir.program import WIRE_BYTES, Conv, Gather, Program, Recv, Send
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ MOST_STRETCH = 0.25
 MOST_OTHER_CORES = 0.5
 """What others may use beyond the cores that the measurement leaves free."""
 
+DENSE = ("winograd", "direct1x1", "direct")
+"""The kernel classes whose mean is a device's default rate."""
+
 _PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
 """A conv with so little work that its time is the fixed cost of a step."""
@@ -209,7 +212,7 @@ def _figures(specs: Sequence[ConvSpec], answers: Sequence[Measured]) -> Figures:
         if len(passes) > 1:  # one pass gives no spread
             spreads[kind] = max(spreads.get(kind, 0.0), spread([values[index] for values in passes]))
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
-    dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]
+    dense = [gammas[kind] for kind in DENSE if kind in gammas]
     stretches = [
         mean / fastest - 1
         for answer in answers

@@ -1,8 +1,9 @@
-"""The options that describe devices and links, as a Topology, shared by all commands."""
+"""The options that describe devices and links, or have them measured, as a Topology, shared by all commands."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,8 @@ DEFAULT_PRESET = "pi4"
 DEFAULT_WORKERS = 4
 
 if TYPE_CHECKING:
+    from fogconv.calibration.rate_source import RateSource
+
     PresetName = str
 else:
     PresetName = choice("PresetName", presets())
@@ -75,10 +78,49 @@ LatencyOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A topology and its description."""
+    """A topology and its description. ``sources``: where measured rates come from. ``spreads``: by how much repeats of a
+    measurement differed, by the names that a profile gives them; empty where nothing is known of that."""
 
     topology: Topology
     description: str
+    sources: tuple[RateSource, ...] = ()
+    spreads: Mapping[str, float] = field(default_factory=dict)
+
+
+def measured_or_described(
+    cluster: str | None,
+    keys: Path | None,
+    insecure: bool,
+    measure: bool,
+    *,
+    profile: Path | None,
+    ranks: int | None,
+    preset: str | None,
+    rate: str | None,
+    bandwidth: str | None,
+    latency: str | None,
+) -> Hardware:
+    """The measured hardware of a cluster, or what the other figures describe. Raises InputError where both are given."""
+    if cluster is None:
+        if measure:
+            raise InputError("--measure needs the cluster that is to be measured: --cluster")
+        workers = None if ranks is None else ranks - 1
+        return hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
+    if any(figure is not None for figure in (profile, ranks, preset, rate, bandwidth, latency)):
+        raise InputError("--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out")
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
+    from fogconv.cluster.connect import connect
+
+    with connect(cluster, keys=keys, insecure=insecure) as session:
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster))
+    spreads = {
+        f"gamma rank {source.rank} {kind}": source.spread
+        for source in found.sources
+        if source.spread is not None
+        for kind in source.mac_per_s
+    }
+    return Hardware(found.topology, f"measured: {cluster}", found.sources, spreads)
 
 
 def hardware(
@@ -150,7 +192,8 @@ def hardware(
 
 
 def _from_profile(path: Path, workers: int | None) -> Hardware:
-    topology = read_profile(path).topology(f"profile {path}")
+    read = read_profile(path)
+    topology = read.topology(f"profile {path}")
     there = len(topology.workers)
     if workers is not None and workers > there:
         raise InputError(f"profile {path} has {there} workers, not {workers}")
@@ -159,7 +202,7 @@ def _from_profile(path: Path, workers: int | None) -> Hardware:
     if not len(topology.workers):
         raise InputError(f"profile {path} has no worker")
     names = ", ".join(device.name for device in topology.devices[:6])
-    return Hardware(topology, f"measured: {names}{', …' if len(topology) > 6 else ''}")
+    return Hardware(topology, f"measured: {names}{', …' if len(topology) > 6 else ''}", spreads=read.spreads)
 
 
 def _once(symbol: str, **given: object) -> None:

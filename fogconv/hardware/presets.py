@@ -13,7 +13,7 @@ from fogconv.hardware.topology import Device, Link, Topology
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One board. ``sources`` name the source of each figure; those in ``estimates`` are not measured. ``watts`` is the
-    board's power under load, ``port_watts`` that of its busy network port.
+    board's power under load, ``idle_watts`` that of the board that waits, ``port_watts`` that of its busy network port.
     """
 
     title: str
@@ -25,6 +25,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     copy_s_per_byte: float
     step_s: float
     watts: float
+    idle_watts: float
     port_watts: float
     sources: dict[str, str]
     estimates: tuple[str, ...]
@@ -39,6 +40,8 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.memory_bytes,
             self.threads,
             joules_per_mac=self.watts * gamma["default"],
+            idle_watts=self.idle_watts,
+            busy_watts=self.watts,
         )
 
     def link(self) -> Link:

@@ -56,6 +56,8 @@ _DEVICE_COSTS = (
     "receive_s_per_byte",
     "period_s",
     "tick_s",
+    "idle_watts",
+    "busy_watts",
 )
 
 
@@ -81,10 +83,13 @@ class Device:
     transport, the system's copies). All of these are long-run averages.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
-    which the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
+    which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).
 
     ``training`` has measured costs of training's passes (see `fogconv.hardware.training_costs`); those that it lacks are
     assumed.
+
+    ``idle_watts`` and ``busy_watts`` are the power of the whole device while it waits and while it computes, 0 where they
+    are not known (see `fogconv.hardware.energy`).
 
     Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
     of each alone, and `Topology.together_s` gives the time of several at once. Raises TopologyError for impossible rates.
@@ -109,6 +114,8 @@ class Device:
     machine_cores: float = 0.0
     training: Mapping[str, float] = field(default_factory=dict)
     effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
+    idle_watts: float = 0.0
+    busy_watts: float = 0.0
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:

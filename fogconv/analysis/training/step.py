@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from fogconv.analysis.simulation.simulator import Disturbance, Timeline, simulate
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.hardware.training_costs import pass_s
@@ -26,6 +25,7 @@ from fogconv.ir.program import Program
 from fogconv.ir.shard import Shard
 from fogconv.lowering.training import Pass, pass_programs
 from fogconv.planning.scheme_options import SchemeOptions
+from fogconv.simulation.simulator import Disturbance, Timeline, simulate
 from fogconv.speedup.trigger import decide
 
 TERMS = ("forward_s", "input_s", "weight_s", "transfers_s")

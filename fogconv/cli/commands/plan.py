@@ -16,7 +16,7 @@ from fogconv.cli.hardware_options import (
     PresetOption,
     ProfileOption,
     RateOption,
-    hardware,
+    measured_or_described,
 )
 from fogconv.cli.option_values import CLUSTER, MODEL, number, output
 from fogconv.cli.output.written import say_written
@@ -39,8 +39,6 @@ from fogconv.errors import InputError
 from fogconv.values import table
 
 if TYPE_CHECKING:
-    from fogconv.calibration.rate_source import RateSource
-    from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
 
@@ -49,7 +47,8 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 def plan(
     model: Annotated[
-        str, typer.Argument(parser=MODEL, help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")
+        str,
+        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
     ],
     cluster: Annotated[
         str | None,
@@ -127,25 +126,28 @@ def plan(
     with sentences("fogconv plan"):
         from fogconv.analysis.forecast import forecast
         from fogconv.analysis.timeline import draw
+        from fogconv.choice.noise import rivals
         from fogconv.planning.planner import plan as make_plan
 
         options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split)
-        figures = (profile, ranks, preset, rate, bandwidth, latency)
-        sources: tuple[RateSource, ...] = ()
-        if measure and not cluster:
-            raise InputError("--measure needs the cluster that is to be measured: --cluster")
-        if not cluster:
-            topology, described = _described(*figures)
-        elif any(figure is not None for figure in figures):
-            raise InputError(
-                "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out"
-            )
-        else:
-            topology, described, sources = _measured(cluster, keys, insecure, measure)
+        cluster_hardware = measured_or_described(
+            cluster,
+            keys,
+            insecure,
+            measure,
+            profile=profile,
+            ranks=ranks,
+            preset=preset,
+            rate=rate,
+            bandwidth=bandwidth,
+            latency=latency,
+        )
+        topology, sources = cluster_hardware.topology, cluster_hardware.sources
         options.check_ranks(len(topology))
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
         found_forecast = forecast(graph, found, topology)
+        others = () if program is not None else rivals(graph, found, topology, options, cluster_hardware.spreads)
         if out is not None:
             _save(found, out)
         if plot is not None:
@@ -154,42 +156,17 @@ def plan(
             print(_program(graph, found, program))
         elif as_json:
             from fogconv.cli.output.json_text import json_text
+            from fogconv.cli.output.tables.plan import rivals_json
 
             rates = {"rates": [source.as_json() for source in sources]} if sources else {}
-            print(json_text(found_forecast.as_json() | rates))
+            print(json_text(found_forecast.as_json() | {"noise": rivals_json(others)} | rates))
         else:
             from fogconv.cli.output.tables.plan import print_plan
 
-            print_plan(found_forecast, described, out=sys.stdout)
+            print_plan(found_forecast, cluster_hardware.description, others, out=sys.stdout)
         for path in (out, plot):
             if path is not None:
                 say_written(path)
-
-
-def _described(
-    profile: Path | None,
-    ranks: int | None,
-    preset: str | None,
-    rate: str | None,
-    bandwidth: str | None,
-    latency: str | None,
-) -> tuple[Topology, str]:
-    workers = None if ranks is None else ranks - 1
-
-    found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
-    return found.topology, found.description
-
-
-def _measured(
-    cluster: str, keys: Path | None, insecure: bool, measure: bool
-) -> tuple[Topology, str, tuple[RateSource, ...]]:
-    from fogconv.calibration.calibration import calibrate_quickly
-    from fogconv.calibration.members import priors_of
-    from fogconv.cluster.connect import connect
-
-    with connect(cluster, keys=keys, insecure=insecure) as session:
-        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster))
-        return found.topology, f"measured: {cluster}", found.sources
 
 
 def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:

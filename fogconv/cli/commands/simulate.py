@@ -42,9 +42,10 @@ from fogconv.planning.schemes import Scheme
 from fogconv.values import table
 
 if TYPE_CHECKING:
-    from fogconv.analysis.simulation.simulator import Timeline
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
+    from fogconv.ir.plan import Plan
+    from fogconv.simulation.simulator import Timeline
 
 
 BATCH = 8
@@ -52,7 +53,7 @@ BATCH = 8
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 or .onnx file.")],
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -166,12 +167,14 @@ def simulate(
 ) -> None:
     """Simulate a cluster's programs event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
-        from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace
         from fogconv.analysis.training.step import Medium, training_step
         from fogconv.cli.output.tables.training import print_training
         from fogconv.lowering.lower import lower
+        from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
+        from fogconv.simulation import simulator as simulation
+        from fogconv.simulation.prediction import predicted
 
         options = plan_options(
             scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split, plan=plan
@@ -197,9 +200,10 @@ def simulate(
                 print_training(model, step, cluster.description, out=sys.stdout)
             return
         graph = _graph(model, size, trust)
-        chosen = options.plan or make_plan(graph, topology, options)
-        if chosen.ranks > len(topology):
-            raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
+        kept = options.plan
+        if kept is not None and kept.ranks > len(topology):
+            raise InputError(f"{plan} is for {kept.ranks} ranks; --workers {kept.ranks - 1} or more")
+        chosen = make_plan(graph, topology, options) if kept is None else predicted(graph, kept, topology)
         timeline = simulation.simulate(
             lower(graph, chosen).programs,
             topology,
@@ -212,7 +216,8 @@ def simulate(
         )
         if trace is not None:
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
-        answer = _answer(model, chosen.scheme, timeline, topology, chosen.predicted_s, graph)
+        alone_s = make_plan(graph, topology, PlanOptions("local")).predicted_s or 0.0
+        answer = _answer(model, chosen, timeline, topology, alone_s)
         if as_json:
             print(json_text(answer))
         else:
@@ -265,23 +270,18 @@ def _points(count: int, topology: Topology) -> dict[int, int]:
     return {rank: rank % count for rank in topology.workers} if count else {}
 
 
-def _answer(
-    model: str, scheme: str, timeline: Timeline, topology: Topology, predicted_s: float | None, graph: LayerGraph
-) -> dict[str, Any]:
-    from fogconv.ir.graph import Conv
-
-    alone = sum(topology.devices[0].conv_s(layer.spec) for layer in graph.layers if isinstance(layer, Conv))
+def _answer(model: str, chosen: Plan, timeline: Timeline, topology: Topology, alone_s: float) -> dict[str, Any]:
     latency = statistics.median(timeline.latencies_s)
     return {
         "model": model,
-        "scheme": scheme,
+        "scheme": chosen.scheme,
         "workers": len(topology.workers),
         "latency_s": latency,
         "latencies_s": list(timeline.latencies_s),
         "inferences_per_s": len(timeline.latencies_s) / timeline.total_s if timeline.total_s else 0.0,
-        "predicted_s": predicted_s,
-        "convs_alone_s": alone,
-        "speedup": alone / latency if latency else 0.0,
+        "predicted_s": chosen.predicted_s,
+        "alone_s": alone_s,
+        "speedup": alone_s / latency if latency else 0.0,
         "bytes_busiest_card": max(max(pair) for pair in timeline.card_bytes),
         "busy": [busy / timeline.total_s if timeline.total_s else 0.0 for busy in timeline.busy_s],
     }
@@ -299,7 +299,7 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     console.print(
         Paragraph(
             f"{answer['model']}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
-            f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
+            f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['alone_s'])})"
             + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
         )
     )

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fogconv.analysis.simulation.simulator import Disturbance
 from fogconv.analysis.training.step import Medium, distributed_s, layer_step, training_step
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
@@ -16,6 +15,7 @@ from fogconv.hardware.training_costs import pass_s
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.shard import conv_grid
 from fogconv.planning.scheme_options import SchemeOptions
+from fogconv.simulation.simulator import Disturbance
 from tests.seeded_models import graph
 
 ALL = SchemeOptions(threshold=0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fogconv.analysis.simulation.simulator import simulate
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
+from fogconv.simulation.simulator import simulate
 
 GIGABIT = 1e9
 LATENCY_S = 2e-4

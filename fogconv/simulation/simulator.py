@@ -1,5 +1,6 @@
 """Simulate: the engine's programs on simulated devices and links, event by event (simpy).
 
+    start      a message from the master to every other rank that has work, and one back at the end
     rank       runs its program's steps one after the other: a step takes the time that the model predicts for that device
     processor  of every rank: where it has a quota, the work for messages takes turns with the program's steps
     card       of every rank, full duplex: one queue out and one in; messages that share it take turns chunk by chunk
@@ -21,14 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.analysis.simulation.processor import Card, Processor
-from fogconv.analysis.trace import Event
 from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
-from fogconv.ir.program import Program
-from fogconv.planning.cost import WIRE_BYTES, WIRE_PASSES
+from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Program
+from fogconv.simulation.event import Event
+from fogconv.simulation.processor import Card, Processor
 from fogconv.values import table
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ MOST_CHUNKS = 32
 """The most chunks of a message, which take turns on a card; fewer in a large cluster, to limit the number of events."""
 LEAST_CHUNKS, CHUNK_BYTES = 4, 64 << 10
 """The least bytes of a chunk: the amount that a system passes to its card at a time."""
+START = -1
+"""The tag of the message that starts an inference on a rank."""
 SLICES = 8
 """Pieces of a step on a shared machine: each piece takes longer by how busy the cores are when it begins."""
 WINDOW_BYTES = 512 << 10
@@ -47,6 +49,9 @@ MOST_S = 9e9
 """Times are kept as whole nanoseconds in 64 bits, which end here."""
 
 Process = Generator[Any, Any, None]
+
+Seconds = Callable[[int, ConvSpec], float]
+"""(rank, the shard's spec) → seconds in the long run; by default γ·MACs + one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def simulate(
     access_points: Mapping[int, int] | None = None,
     access_point_bytes_per_s: float | None = None,
     host_s: Mapping[int, float] | None = None,
-    seconds: Callable[[int, ConvSpec], float] | None = None,
+    seconds: Seconds | None = None,
     array_s: Callable[[int, steps.ArrayStep], float] | None = None,
     keep_events: bool = True,
 ) -> Timeline:
@@ -97,8 +102,8 @@ def simulate(
 
     ``access_points`` maps ranks to their shared medium of ``access_point_bytes_per_s``; the others have cables of their
     own. ``host_s``: seconds of Host steps by layer. ``seconds`` predicts convs instead of γ·MACs, and ``array_s``
-    the steps on arrays, by which training computes. Raises InputError for
-    ranks that the topology lacks, ClusterError when the programs wait for messages that no rank sends.
+    the steps on arrays, by which training computes. Raises InputError for ranks that the topology lacks, ClusterError when
+    the programs wait for messages that no rank sends.
     """
     if len(programs) > len(topology):
         raise InputError(f"{len(programs)} programs for a topology of {len(topology)} ranks")
@@ -127,7 +132,7 @@ class _World:
         points: Mapping[int, int],
         point_rate: float,
         host_s: Mapping[int, float],
-        seconds: Callable[[int, ConvSpec], float] | None,
+        seconds: Seconds | None,
         array_s: Callable[[int, steps.ArrayStep], float] | None,
         keep_events: bool,
     ) -> None:
@@ -160,12 +165,14 @@ class _World:
         self.received = [0.0] * len(topology)
         self.busy = [0.0] * len(topology)
         self.times: list[dict[int, NDArray[np.int64]]] = []
+        self.others: list[int] = []
         self.chunks = max(2, min(MOST_CHUNKS, 2048 // len(topology)))
 
     def run(self, programs: Sequence[Program], inferences: int, in_flight: int) -> Timeline:
         begins = [0.0] * inferences
         ends = [0.0] * inferences
         self.times = [{} for _ in range(inferences)]
+        self.others = [program.rank for program in programs if program.rank and program.steps]
         doors = [self.env.event() for _ in range(inferences)]
         for door in doors[:in_flight]:
             door.succeed()
@@ -192,10 +199,17 @@ class _World:
     ) -> Process:
         """One rank's process, inference after inference. The master lets the next one start when one is done."""
         rank = program.rank
+        if rank and not program.steps:
+            for each in self.times:
+                each[rank] = np.zeros((0, 2), np.int64)
+            return
         for number, door in enumerate(doors):
             yield door
             if rank == 0:
                 begins[number] = self.env.now
+                yield from self._start(number)
+            else:
+                yield self._arrival(number, 0, rank, START)
             times = self.times[number][rank] = np.zeros((len(program.steps), 2), np.int64)
             for place, step in enumerate(program.steps):
                 begin = yield from self._step(program, step, number)
@@ -203,9 +217,22 @@ class _World:
                     raise InputError(f"the simulated time exceeds {MOST_S:.0e} s: the rates are too low".replace("e+0", "e"))
                 times[place] = round(begin * 1e9), round(self.env.now * 1e9)
             if rank == 0:
+                # Their reports of the end.
+                yield from self.processors[0].work(self._message_s(0) * len(self.others))
                 ends[number] = self.env.now
                 if number + in_flight < len(doors):
                     doors[number + in_flight].succeed()
+
+    def _start(self, number: int) -> Process:
+        """The master tells the others, one after the other, to start."""
+        for rank in self.others:
+            yield from self.processors[0].work(self._message_s(0))
+            self.env.process(self._started(number, rank))
+
+    def _started(self, number: int, rank: int) -> Process:
+        yield self.env.timeout(self._latency_s(self.topology.link(0, rank), 0, rank))
+        yield from self.processors[rank].work(self._message_s(rank), urgent=True)
+        self._arrival(number, 0, rank, START).succeed()
 
     def _step(self, program: Program, step: steps.AnyStep, number: int) -> Generator[Any, Any, float]:
         """Run a step. Returns its start time."""

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fogconv.analysis.simulation.simulator import Disturbance, simulate
 from fogconv.errors import ClusterError, InputError
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.program import Buffer, Conv, Program, Recv, Send
+from fogconv.simulation.simulator import Disturbance, simulate
 
 SPEC = ConvSpec(16, 16, 8, 8, (1, 1))
 WHOLE = Region.whole(16, 8, 8)
@@ -51,7 +51,7 @@ def test_ranks_of_one_machine_take_turns_on_its_cores() -> None:
     for ranks, cores, slower in ((2, 2.0, 1.0), (4, 2.0, 2.0), (3, 1.0, 3.0)):
         device = Device("d", {"default": GAMMA}, machine="m", machine_cores=cores)
         found = simulate(
-            [program(rank, ranks, conv()) for rank in range(ranks)], Topology((device,) * ranks, {}, Link(ALPHA, BETA))
+            [program(rank, ranks, conv()) for rank in range(ranks)], Topology((device,) * ranks, {}, Link(0.0, BETA))
         )
         assert found.total_s == pytest.approx(slower * SPEC.macs * GAMMA, rel=0.15)
 
@@ -150,7 +150,8 @@ def test_messages_take_the_processor_at_both_ends() -> None:
     found = simulate(programs, Topology((device, device), {}, Link(2.0, BETA)))
     chunk = BYTES / 4
     # α as a ping measures it holds both ends' handling of the message.
-    expected = 0.25 + chunk * BETA / 4 + BYTES * BETA + 1.5 + chunk * BETA / 2 + 0.25
+    start = 0.25
+    expected = start + 0.25 + chunk * BETA / 4 + BYTES * BETA + 1.5 + chunk * BETA / 2 + 0.25
     assert found.times[0][1][-1, 0] == pytest.approx(expected * 1e9)
 
 

@@ -11,8 +11,8 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fogconv.analysis.simulation.processor import Card, Processor, Quota, after_rest_s
 from fogconv.hardware.topology import Device
+from fogconv.simulation.processor import Card, Processor, Quota, after_rest_s
 
 MS = 1e-3
 THROTTLED = Device("d", {"default": 1.0}, share=0.2, period_s=5 * MS, tick_s=4 * MS)
