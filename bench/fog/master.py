@@ -210,7 +210,7 @@ def adapt(it: Subject, session: Session, topology: Topology, options: PlanOption
 
 
 class Pupil:
-    """Where lessons of an engine go that nobody keeps; all its rates may have been measured beside other work."""
+    """What an engine learns goes here and is not kept; all its rates may have been measured beside other work."""
 
     disturbed: frozenset[int] = frozenset()
 

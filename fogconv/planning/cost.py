@@ -1,6 +1,6 @@
 """Costs in seconds, for a search: a shard on a device, and a set of transfers on the network cards.
 
-They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes is told by its
+They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes follows from its
 programs (`fogconv.simulation.prediction`).
 
 compute   γ·MACs + the fixed cost of a step; a step that is not a conv costs its memory traffic

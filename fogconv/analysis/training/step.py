@@ -148,7 +148,7 @@ def distributed_s(
             array_s=partial(_array_s, topology, shards, run),
             keep_events=False,
         )
-        messages = 2 * (len(programs) - 1)  # each worker gets the order to begin, and reports its end
+        messages = 2 * (len(programs) - 1)  # a message starts each worker, and one ends its part
         latency_s += timeline.latencies_s[0] + messages * topology.devices[MASTER].message_s
         found += _computing_s(programs, timeline, *(GRADIENTS if run.backward else (steps.ConvForward,)))
     forward_s, input_s, weight_s = found
