@@ -34,6 +34,7 @@ from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import sequence
 from fogconv.kernels.maps.pack import pack, unpack
 from fogconv.kernels.maps.scratch import Scratch
+from fogconv.storage.swap_file import SwapFolder
 
 PART_ELEMENTS = 16
 """The parts of a message start at multiples of this."""
@@ -72,11 +73,12 @@ class Executable:
             for number, buffer in enumerate(program.buffers)
         ]
         size = footprint(program, threads=threads, choose=algorithm_of)
-        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers) + size.staging + size.scratch
+        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers) + size.staging + size.scratch + size.slot
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
+        self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
         self._calls = []
         for step in program.steps:
@@ -147,6 +149,8 @@ class Executable:
                     threads=self._threads,
                     scratch=self._scratch,
                 )
+                if step.weight in self._swapped:
+                    known = known.stow((SwapFolder() if shared is None else shared.swap).store)
                 if shared is not None:
                     shared.keep(packing, known, last=not self._unpacked[step.weight])
             self._prepared[packing] = known

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from fogconv.ir.geometry import ConvSpec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -201,22 +201,26 @@ class Pong(Message, frozen=True):
 
 
 class Measure(Message, frozen=True):
-    """Time these convs with this worker's kernels, each the median of ``repeats`` warm runs, and a copy in memory."""
+    """Time these convs with this worker's kernels, each the median of ``repeats`` warm runs, and a copy in memory; and, with
+    ``disk_bytes``, how fast so many are read from the disk that it swaps to."""
 
     request: Count
     specs: Annotated[tuple[ConvSpec, ...], Meta(max_length=1024)]
     repeats: Annotated[int, Meta(ge=1, le=1000)]
+    disk_bytes: Annotated[int, Meta(ge=0, le=1 << 28)] = 0
 
 
 class Measured(Message, frozen=True):
     """Seconds per spec, in order: the mean run and the fastest one. ``copy_bytes_per_s`` is a large memory copy's rate,
-    ``other_cores`` how many of the machine's cores other processes kept busy meanwhile."""
+    ``other_cores`` how many of the machine's cores other processes kept busy meanwhile, ``read_bytes_per_s`` the disk's
+    rate, 0 where that was not asked for."""
 
     request: Count
     seconds: tuple[float, ...]
     copy_bytes_per_s: float
     fastest_s: tuple[float, ...]
     other_cores: float
+    read_bytes_per_s: float = 0.0
 
 
 class StatusQuery(Message, frozen=True):

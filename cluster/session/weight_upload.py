@@ -12,8 +12,9 @@ from fogconv.cluster.session.loaded_program import Progress
 from fogconv.cluster.session.workers import Workers
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.errors import TransportTimeout
+from fogconv.ir.memory.footprint import SHIPPED_BYTES
 
-WINDOW_BYTES = 32 << 20
+WINDOW_BYTES = SHIPPED_BYTES
 """The most bytes of weights sent to one worker that it has not acknowledged."""
 
 

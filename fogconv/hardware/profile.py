@@ -80,6 +80,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_s: float = 0.0
     machine: str = ""
     machine_cores: float = 0.0
+    read_bytes_per_s: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
 
 
@@ -128,6 +129,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.tick_s,
                 device.machine,
                 device.machine_cores,
+                device.read_bytes_per_s,
             )
             for device in topology.devices
         )
@@ -160,6 +162,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.machine,
                     device.machine_cores,
                     self._effort(device),
+                    device.read_bytes_per_s,
                 )
                 for device in self.devices
             )

@@ -10,7 +10,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
-from fogconv.planning.memory import over_memory
+from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
 from fogconv.planning.schemes import Scheme
@@ -37,6 +37,8 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
             part = topology.subset(ranks)
             found = Scheme.named(options.scheme).planner(graph, part, settled(options, graph, part))
             found = found.among(ranks, len(topology))
+        if options.allow_swap:
+            found = with_swaps(graph, found, topology)
         over = over_memory(graph, found, topology)
         if over is None:
             return found
