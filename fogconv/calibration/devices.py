@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from fogconv.calibration.links import spread
 from fogconv.cluster.protocol.messages import Machine
+from fogconv.errors import SwapError
 from fogconv.hardware.latency_models import Sample
 from fogconv.hardware.topology import kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
@@ -28,6 +29,9 @@ MOST_STRETCH = 0.25
 """Undisturbed, the mean run takes about a tenth longer than the fastest one; beside other work half as long again."""
 MOST_OTHER_CORES = 0.5
 """What others may use beyond the cores that the measurement leaves free."""
+
+DISK_BYTES = 16_000_000
+"""Read to measure a disk: two slices of swapped weights, under a second to write and to read on most SD cards."""
 
 _PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
@@ -92,6 +96,12 @@ class Session(Protocol):
     def measure(
         self, specs: Sequence[ConvSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
     ) -> Mapping[int, Measured]: ...
+
+
+class DiskSession(Protocol):
+    """What is asked of it for disks."""
+
+    def read_rate(self, rank: int, disk_bytes: int) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +181,20 @@ def _at_once(
             found |= session.measure(specs, ranks=workers, repeats=repeats)
         if own is not None:
             found[0] = own.result()
+    return found
+
+
+def measure_disks(session: DiskSession, ranks: Iterable[int]) -> dict[int, float]:
+    """The bytes per second at which ranks read from the disks that they swap to, one after the other; 0 for one that has no
+    room for it."""
+    from fogconv.storage.swap_file import SwapFolder
+
+    found = {}
+    for rank in ranks:
+        try:
+            found[rank] = session.read_rate(rank, DISK_BYTES) if rank else SwapFolder().bytes_per_s(DISK_BYTES, lambda: None)
+        except SwapError:
+            found[rank] = 0.0
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fogconv.cli.choices import choice
-from fogconv.cli.option_values import BANDWIDTH, FILE, RATE, TIME
+from fogconv.cli.option_values import BANDWIDTH, FILE, MEMORY, RATE, TIME
 from fogconv.cli.panels import WHERE
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
@@ -71,6 +72,25 @@ LatencyOption = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        parser=MEMORY,
+        help="Memory limit of each device in bytes, such as 400M; by default the preset's. With --cluster the workers have "
+        "limits of their own, and this is the master's.",
+        rich_help_panel=WHERE,
+    ),
+]
+ReadRateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--read-rate",
+        parser=BANDWIDTH,
+        help="Rate at which each device reads swapped weights from its disk, such as 40MB/s; by default the preset's.",
+        rich_help_panel=WHERE,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +117,8 @@ def hardware(
     joules_per_mac: float | None = None,
     joules_per_byte: float | None = None,
     workers: int | None = None,
+    memory: int | None = None,
+    read_rate: str | None = None,
 ) -> Hardware:
     """A measured profile, or a preset, or plain figures; figures also replace a preset's. Raises InputError.
 
@@ -105,10 +127,12 @@ def hardware(
     _once("γ", gamma=gamma, rate=rate)
     _once("α", alpha=alpha, latency=latency)
     _once("β", beta=beta, bandwidth=bandwidth)
+    disk = None if read_rate is None else bandwidth_bytes_per_s(read_rate)
     if profile is not None:
         if preset is not None or any(figure is not None for figure in (gamma, rate, beta, bandwidth, alpha, latency)):
             raise InputError("a profile has its own figures: edit the file to change them")
-        return _from_profile(profile, workers)
+        measured = _from_profile(profile, workers)
+        return replace(measured, topology=limited(measured.topology, memory, disk))
     gamma_s = gamma if rate is None else 2 / rate_flop_per_s(rate)
     alpha_s = alpha if latency is None else seconds(latency)
     s_per_byte = 1 / bandwidth_bytes_per_s(bandwidth) if bandwidth is not None else beta and beta / BYTES_PER_ELEMENT
@@ -146,7 +170,23 @@ def hardware(
         f"{show_rate(2 / device.gamma())}, {show_bandwidth(link.bandwidth_bytes_per_s)}, "
         f"{show_seconds(link.latency_s)} per message"
     )
-    return Hardware(topology, f"{title}. {figures}")
+    return Hardware(limited(topology, memory, disk), f"{title}. {figures}")
+
+
+def limited(
+    topology: Topology,
+    memory_bytes: int | None,
+    read_bytes_per_s: float | None = None,
+    *,
+    ranks: Iterable[int] | None = None,
+) -> Topology:
+    """The topology with this memory limit, and disk, on each of these ranks (all); None leaves what they have."""
+    for rank in topology.ranks if ranks is None else ranks:
+        device = topology.devices[rank]
+        memory = device.memory_bytes if memory_bytes is None else memory_bytes
+        rate = device.read_bytes_per_s if read_bytes_per_s is None else read_bytes_per_s
+        topology = topology.replace_device(rank, replace(device, memory_bytes=memory, read_bytes_per_s=rate))
+    return topology
 
 
 def _from_profile(path: Path, workers: int | None) -> Hardware:

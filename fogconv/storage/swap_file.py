@@ -85,8 +85,11 @@ class SwapFolder:
 
     def require(self, nbytes: int) -> None:
         """Raises SwapError where the disk has not so much room."""
-        folder = self._folder()
-        free = shutil.disk_usage(folder).free
+        try:
+            folder = self._folder()
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise self._failed(error) from error
         if free < nbytes:
             raise SwapError(
                 f"swapping weights needs {nbytes / 1e6:.0f} MB on the disk of {folder}, where {free / 1e6:.0f} MB are free: "

@@ -13,16 +13,20 @@ from fogconv.cli.hardware_options import (
     BandwidthOption,
     LatencyOption,
     MeasureOption,
+    MemoryOption,
     PresetOption,
     ProfileOption,
     RateOption,
+    ReadRateOption,
     hardware,
+    limited,
 )
 from fogconv.cli.option_values import CLUSTER, MODEL, number, output
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
+    AllowSwapOption,
     EvenOption,
     MasterComputesOption,
     PartsOption,
@@ -35,6 +39,7 @@ from fogconv.cli.plan_options import (
 )
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
+from fogconv.ir.layout import MASTER
 from fogconv.values import table
 
 if TYPE_CHECKING:
@@ -74,6 +79,8 @@ def plan(
     rate: RateOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
+    memory: MemoryOption = None,
+    read_rate: ReadRateOption = None,
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -82,6 +89,7 @@ def plan(
     parts: PartsOption = None,
     split: SplitOption = None,
     wire: WireOption = WIRE,
+    allow_swap: AllowSwapOption = False,
     size: Annotated[
         int | None, typer.Option(parser=number("pixels", table.SIDE), help="Input size in pixels.", rich_help_panel=HOW)
     ] = None,
@@ -128,19 +136,31 @@ def plan(
         from fogconv.analysis.timeline import draw
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split)
-        figures = (profile, ranks, preset, rate, bandwidth, latency)
+        options = plan_options(
+            scheme,
+            trigger,
+            threshold,
+            master_computes,
+            wire,
+            even=even,
+            parts=parts,
+            split=split,
+            allow_swap=allow_swap,
+        )
+        figures = (profile, ranks, preset, rate, bandwidth, latency, read_rate)
         sources: tuple[RateSource, ...] = ()
         if measure and not cluster:
             raise InputError("--measure needs the cluster that is to be measured: --cluster")
         if not cluster:
-            topology, described = _described(*figures)
+            topology, described = _described(*figures, memory)
         elif any(figure is not None for figure in figures):
             raise InputError(
-                "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out"
+                "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth, --latency and --read-rate "
+                "out"
             )
         else:
-            topology, described, sources = _measured(cluster, keys, insecure, measure)
+            topology, described, sources = _measured(cluster, keys, insecure, measure, allow_swap)
+            topology = limited(topology, memory, ranks=[MASTER])
         options.check_ranks(len(topology))
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
@@ -172,22 +192,31 @@ def _described(
     rate: str | None,
     bandwidth: str | None,
     latency: str | None,
+    read_rate: str | None,
+    memory: int | None,
 ) -> tuple[Topology, str]:
-    workers = None if ranks is None else ranks - 1
-
-    found = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
+    found = hardware(
+        preset=preset,
+        profile=profile,
+        rate=rate,
+        bandwidth=bandwidth,
+        latency=latency,
+        workers=None if ranks is None else ranks - 1,
+        memory=memory,
+        read_rate=read_rate,
+    )
     return found.topology, found.description
 
 
 def _measured(
-    cluster: str, keys: Path | None, insecure: bool, measure: bool
+    cluster: str, keys: Path | None, insecure: bool, measure: bool, disks: bool
 ) -> tuple[Topology, str, tuple[RateSource, ...]]:
     from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.calibration.members import priors_of
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster))
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks)
         return found.topology, f"measured: {cluster}", found.sources
 
 
