@@ -26,6 +26,7 @@ from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
+from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.footprint import Packing, footprint, packings
 from fogconv.ir.program import Program
 from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
@@ -134,7 +135,9 @@ class Executable:
 
     def prepare(self, step: steps.Conv) -> PreparedConv2d:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
-        packing = Packing(step.weight, step.bias, step.activation, algorithm_of(step.spec))
+        swaps = step.weight in self._swapped
+        algorithm = compact(step.spec) if swaps else algorithm_of(step.spec)
+        packing = Packing(step.weight, step.bias, step.activation, algorithm)
         known = self._prepared.get(packing)
         if known is None:
             shared = self._weights if isinstance(self._weights, Packed) else None
@@ -148,8 +151,9 @@ class Executable:
                     activation=step.activation,
                     threads=self._threads,
                     scratch=self._scratch,
+                    algorithm=algorithm if swaps else None,
                 )
-                if step.weight in self._swapped:
+                if swaps:
                     known = known.stow((SwapFolder() if shared is None else shared.swap).store)
                 if shared is not None:
                     shared.keep(packing, known, last=not self._unpacked[step.weight])

@@ -1,8 +1,9 @@
 """Memory: whether every rank has room for its part of a plan, counted as the workers count it, and what it swaps if not.
 
-A rank that may swap keeps those weights on its disk, slice by slice, that cost least per byte saved: first the ones whose
-slices are computed as fast as the whole (fully connected layers), then those of which little is computed again, and of equal
-ones the largest. It keeps as much in memory as it can. Reading does not overlap with computing, so a step takes both times.
+A rank that may swap keeps those weights on its disk, slice by slice, that cost least per byte saved: first the ones that are
+computed as fast as from memory (fully connected layers), then those of which computing is not much slower (see
+`fogconv.ir.memory.algorithm.compact`), and of equal ones the largest. It keeps as much in memory as it can. Reading does not
+overlap with computing, so a step takes both times.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Span
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.layout import MASTER
-from fogconv.ir.memory.algorithm import cheapest, cycles
+from fogconv.ir.memory.algorithm import cheapest, packed_bytes
 from fogconv.ir.memory.footprint import PROCESS_BYTES, SHIPPED_BYTES, Footprint, footprint, room
-from fogconv.ir.memory.swapping import slice_bytes, slice_channels
+from fogconv.ir.memory.swapping import slice_bytes, slice_channels, slowdown
 from fogconv.ir.plan import Plan, Swap
 from fogconv.ir.shard import Work
 from fogconv.lowering.lower import outline
@@ -96,8 +97,8 @@ def _excess(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A rank's part of a conv whose weights can be swapped. ``extra_s``: what computing all slices takes beyond the whole,
-    ``read_s``: reading them."""
+    """A rank's part of a conv whose weights can be swapped. ``extra_s``: what computing all slices takes beyond computing it
+    from memory, ``read_s``: reading them."""
 
     layer: int
     spec: ConvSpec
@@ -112,12 +113,17 @@ class _Candidate:
 
     def packed_bytes(self, swapped: int) -> int:
         """What stays in memory without so many slices."""
-        left = self.spec.out_channels - sum(len(span) for span in self.slices[len(self.slices) - swapped :])
-        return slice_bytes(self.spec, left) if left else 0
+        left = self._left(swapped)
+        if not left:
+            return 0
+        part = replace(self.spec, out_channels=left)
+        return packed_bytes(part, cheapest(part))
 
     def plain_bytes(self, swapped: int) -> int:
-        left = self.spec.out_channels - sum(len(span) for span in self.slices[len(self.slices) - swapped :])
-        return BYTES_PER_ELEMENT * self.spec.weight_elements // self.spec.out_channels * left
+        return BYTES_PER_ELEMENT * self.spec.weight_elements // self.spec.out_channels * self._left(swapped)
+
+    def _left(self, swapped: int) -> int:
+        return self.spec.out_channels - sum(len(span) for span in self.slices[len(self.slices) - swapped :])
 
 
 def _candidates(graph: LayerGraph, plan: Plan, topology: Topology, rank: int) -> list[_Candidate]:
@@ -134,11 +140,7 @@ def _candidate(index: int, layer: Conv, work: Work, topology: Topology) -> _Cand
     spec, whole, device = layer.shard(work).spec, work.output.channels, topology.devices[work.rank]
     step = slice_channels(spec)
     slices = tuple(Span(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step))
-    again_s = 0.0
-    if not layer.linear:
-        part = replace(spec, out_channels=min(step, spec.out_channels))
-        again_s = device.conv_s(spec) * (len(slices) * cycles(part, cheapest(part)) / cycles(spec, cheapest(spec)) - 1)
-    extra_s = max(0.0, again_s) + (len(slices) - 1) * device.step_s
+    extra_s = device.conv_s(spec) * (slowdown(spec) - 1) + (len(slices) - 1) * device.step_s
     return _Candidate(index, spec, slices, extra_s, device.read_s(len(slices) * slice_bytes(spec, step)))
 
 

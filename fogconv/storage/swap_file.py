@@ -27,6 +27,9 @@ from fogconv.storage.trusted import own_folder
 CHUNK_BYTES = 1 << 20
 """Bytes of one call that reads or writes: the pace is held, and others look in, between two of them."""
 
+KEPT_FREE = 0.05
+"""Of a disk, the share that is not filled."""
+
 NO_FOLDER = "there is no folder for weights that are swapped to disk; name one with fogconv-worker --swap-folder"
 
 
@@ -84,16 +87,17 @@ class SwapFolder:
             raise self._failed(error) from error
 
     def require(self, nbytes: int) -> None:
-        """Raises SwapError where the disk has not so much room."""
+        """Raises SwapError where the disk has not so much room; a part of it always stays free, for others."""
         try:
             folder = self._folder()
-            free = shutil.disk_usage(folder).free
+            disk = shutil.disk_usage(folder)
         except OSError as error:
             raise self._failed(error) from error
+        free = max(0, disk.free - int(KEPT_FREE * disk.total))
         if free < nbytes:
             raise SwapError(
-                f"swapping weights needs {nbytes / 1e6:.0f} MB on the disk of {folder}, where {free / 1e6:.0f} MB are free: "
-                "make room, name another folder with fogconv-worker --swap-folder, or raise --memory"
+                f"swapping weights needs {nbytes / 1e6:.0f} MB on the disk of {folder}, where {free / 1e6:.0f} MB can be "
+                "taken: make room, name another folder with fogconv-worker --swap-folder, or raise --memory"
             )
 
     def bytes_per_s(self, nbytes: int, proceed: Callable[[], None]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -81,7 +82,7 @@ def test_nothing_is_left_by_a_process_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = SwapFolder(tmp_path)
-    with pytest.raises(SwapError, match=r"needs \d+ MB on the disk of .* are free: make room"):
+    with pytest.raises(SwapError, match=r"needs \d+ MB on the disk of .* can be taken: make room"):
         folder.require(1 << 60)
 
     def full(handle: int, nbytes: int) -> None:
@@ -91,6 +92,14 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SwapError, match="No space left on device; make room"):
         folder.store(content(1))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_of_the_disk_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = shutil.disk_usage("/")._replace(total=1_000_000_000, free=60_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
+    SwapFolder(tmp_path).require(10_000_000)
+    with pytest.raises(SwapError, match="10 MB can be taken"):
+        SwapFolder(tmp_path).require(10_000_001)
 
 
 def test_the_default_folder_is_the_cache_and_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:

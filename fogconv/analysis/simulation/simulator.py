@@ -27,7 +27,7 @@ from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
-from fogconv.ir.memory.swapping import step_read_bytes
+from fogconv.ir.memory.swapping import slowdown, step_read_bytes
 from fogconv.ir.program import Program
 from fogconv.planning.cost import WIRE_BYTES, WIRE_PASSES
 from fogconv.values import table
@@ -334,8 +334,9 @@ class _World:
         device = self.topology.devices[rank]
         match step:
             case steps.Conv():
-                read_s = device.read_s(step_read_bytes(program, step))
-                return self._disturbed(rank, self.seconds(rank, step.spec)) + read_s
+                read_bytes = step_read_bytes(program, step)
+                slower = slowdown(step.spec) if read_bytes else 1.0
+                return self._disturbed(rank, self.seconds(rank, step.spec) * slower) + device.read_s(read_bytes)
             case steps.Host():
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
             case steps.Input() | steps.Output():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
-from fogconv.ir.memory.algorithm import cheapest, packed_bytes, scratch_elements
+from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
 
 PROCESS_BYTES = 300_000_000
 """What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
@@ -81,7 +81,16 @@ def room(limit_bytes: int) -> int:
 
 def packings(program: ir.Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
     """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
-    return {Packing(conv.weight, conv.bias, conv.activation, choose(conv.spec)): conv.spec for conv in _convs(program)}
+    swapped = frozenset(program.swapped)
+    return {
+        Packing(
+            conv.weight,
+            conv.bias,
+            conv.activation,
+            compact(conv.spec) if conv.weight in swapped else choose(conv.spec),
+        ): conv.spec
+        for conv in _convs(program)
+    }
 
 
 def footprint(

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, ConvSpec
-from fogconv.ir.memory.algorithm import cheapest, packed_bytes
+from fogconv.ir.memory.algorithm import cheapest, compact, cycles, packed_bytes
 
 SLICE_BYTES = 8_000_000
 """The most that one slice takes, packed: small against any limit, and long enough for a disk to read at its full rate."""
@@ -25,16 +25,21 @@ def slice_channels(spec: ConvSpec) -> int:
 
 
 def slice_bytes(spec: ConvSpec, channels: int) -> int:
-    """What so many output channels of a conv take, packed."""
+    """What so many output channels of a conv take on the disk, packed."""
     part = replace(spec, out_channels=min(channels, spec.out_channels))
-    return packed_bytes(part, cheapest(part))
+    return packed_bytes(part, compact(part))
+
+
+def slowdown(spec: ConvSpec) -> float:
+    """How many times longer than the fastest algorithm the one takes that swapped weights are packed for; by the rule."""
+    return max(1.0, cycles(spec, compact(spec)) / cycles(spec, cheapest(spec)))
 
 
 def step_read_bytes(program: ir.Program, step: ir.AnyStep) -> int:
     """What a step reads from the disk before it computes: the packed weights of a slice."""
     if not isinstance(step, ir.Conv) or step.weight not in program.swapped:
         return 0
-    return packed_bytes(step.spec, cheapest(step.spec))
+    return packed_bytes(step.spec, compact(step.spec))
 
 
 def read_bytes(program: ir.Program) -> int:

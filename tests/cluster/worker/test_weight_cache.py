@@ -102,8 +102,9 @@ def test_what_is_swapped_takes_no_memory_and_is_computed_all_the_same(spec: Conv
         results.append(executable._buffers[1].data.copy())
         assert (load.store.held_bytes < 10_000) is (each is swapped)
         assert not list(tmp_path.iterdir())
-    for result in results[1:]:
-        np.testing.assert_array_equal(result, results[0])
+    np.testing.assert_array_equal(results[1], results[2])
+    # Swapped weights are never Winograd's, which take four times as many bytes.
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-5 * float(np.abs(results[0]).max()))
 
 
 def test_what_is_swapped_is_not_sent_again_and_leaves_the_disk_when_another_program_comes(tmp_path: Path) -> None:
