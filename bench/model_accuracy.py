@@ -1,139 +1,207 @@
-"""Accuracy of the model: predicted against measured, layer by layer, on the emulated cluster.
+"""Accuracy of the model: predicted against measured, on the emulated cluster, for every scheme.
 
-    python -m bench.model_accuracy [--json] [--net vgg16 …] [--rate 100mbit …] [--workers 2 …]
-    python -m bench.model_accuracy --json --case vgg16:1gbit:4 > one.json     some cases only (all of it takes half an hour)
-    python -m bench.model_accuracy --json --merge one.json two.json …         and all in one again
+    python -m bench.model_accuracy --quick                          six cells, under five minutes
+    python -m bench.model_accuracy --json --merge cells.json        all cells that cells.json lacks, kept there one by one
+    python -m bench.model_accuracy --cell resnet50:rows:100mbit:even:zmq
 
-Nodes of 0.2 core, every conv distributed (the paper's star), inferences back to back, quotas applied after loading and
-compiling. And how well each predictor predicts convs that it was not fitted to. Needs root.
+The cells are a pairwise cover: each pair of net, scheme, link, share of a core and transport is in one of them. Five nodes
+of 0.1 core on average; rates are measured under the quotas, with every node at work. Each cell has
+
+    layer error   of the layers that are distributed and take 1 % of the inference at least, the median of
+                  |predicted ÷ measured − 1|
+    total error   |predicted − median of the inferences|, less the cell's own spread (half of the interquartile range of its
+                  inferences), as a share of that median
+    agreement     the largest difference between planner, simulator and (star) calculator for this plan
+
+The loaded cell has other work on all nodes while rates are measured, none later; its prediction is the one after five
+inferences, by which the engine has corrected its rates. A star distributes every conv where links have 400 Mbit or more,
+and by the rule elsewhere, where that would take minutes. Needs root.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import msgspec
-
-from bench.accuracy_master import CPU, Question, Task
-from bench.fog.conversation import Contender
-from bench.fog.run import start
+from bench.fog.run import LOAD_TIMEOUT_S, RUN_TIMEOUT_S, Setup, calibrated, cluster_commands, start
 from bench.fog.testbed import FogBed
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import conv_seconds
 from fogconv.errors import FogconvError, InputError
 from fogconv.hardware.latency_models import Sample, compare, random_convs
 
-TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
-PORT = 5555
-TIMEOUT_S = 900.0
-LEAST_S = 40.0
-"""A layer's time varies by a quarter where it is as short as a quota's period, so short nets run more often."""
-PINGS, PING_BYTES = 50, 4_000_000
-REHEARSALS = (60, 25)
-"""Repeats of each; the second takes longer."""
+NETS = ("vgg16", "resnet50", "inception_v3", "mobilenet_v2")
+SCHEMES = ("star", "rows", "depth", "auto")
+RATES = ("1gbit", "400mbit", "100mbit", "50mbit")
+SHARES = {"even": (0.1,) * 5, "uneven": (0.1, 0.2, 0.1, 0.05, 0.05)}
+TRANSPORTS = ("zmq", "mpi", "secure")
+FORCED = ("1gbit", "400mbit")
+"""Links on which a star distributes every conv."""
+
+MOST_CELLS, QUICK_CELLS = 30, 6
+RUN_S, LEAST_RUNS, MOST_RUNS = 8.0, 5, 40
+"""Seconds of inferences per cell, and their least and most number."""
+LEAST_SHARE = 0.01
+ADAPTED = 5
+"""Inferences after which rates that were measured beside other work are right."""
+LAYER, TOTAL, WORST, AGREEMENT, WITHIN = 0.08, 0.05, 0.15, 0.03, 0.85
+"""What is asked for: per layer; in total, in WITHIN of the cells; in every cell; between planner, simulator, calculator."""
 
 PASSES = 3
 """Passes over the convs for the predictors; the shortest time counts, because a shared machine's speed varies."""
 
-Costs = tuple[tuple[float, float], tuple[float, float]]
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    net: str
+    scheme: str
+    rate: str
+    shares: str
+    transport: str
+    loaded: bool = False
+
+    def __str__(self) -> str:
+        return ":".join(astuple(self)[:5]) + (":loaded" if self.loaded else "")
+
+    @staticmethod
+    def parse(text: str) -> Cell:
+        """NET:SCHEME:RATE:even|uneven:TRANSPORT[:loaded]. Raises InputError."""
+        words = text.split(":")
+        known = ((), SCHEMES, (), tuple(SHARES), TRANSPORTS)
+        fine = len(words) in (5, 6) and words[5:] in ([], ["loaded"])
+        if not fine or any(names and word not in names for names, word in zip(known, words, strict=False)):
+            raise InputError(f"--cell {text}: write NET:SCHEME:RATE:even:zmq, such as resnet50:rows:100mbit:uneven:secure")
+        net, scheme, rate, shares, transport = words[:5]
+        return Cell(net, scheme, rate, shares, transport, loaded=len(words) == 6)
+
+    def setup(self) -> Setup:
+        transport = "mpi" if self.transport == "mpi" else "zmq"
+        shares = SHARES[self.shares]
+        return Setup(self.net, len(shares), shares, self.rate, self.scheme, transport, secure=self.transport == "secure")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"threshold": 0.0} if self.scheme == "star" and self.rate in FORCED else {}
 
 
-def case(net: str, rate: str, workers: int, repeats: int, keep: str = "") -> dict[str, Any]:
-    """One net on one cluster: the median error over its distributed layers, and that of their sum."""
+LOADED = Cell("resnet50", "rows", "1gbit", "even", "zmq", loaded=True)
+
+
+def cover() -> list[Cell]:
+    """A pairwise cover, found greedily: every time the cell that has the most pairs that none before it has."""
+    axes: tuple[Sequence[str], ...] = (NETS, SCHEMES, RATES, tuple(SHARES), TRANSPORTS)
+    every = list(itertools.product(*axes))
+    left = {pair for values in every for pair in _pairs(values)}
+    found = []
+    while left:
+        best = max(every, key=lambda values: sum(pair in left for pair in _pairs(values)))
+        left -= set(_pairs(best))
+        net, scheme, rate, shares, transport = best
+        found.append(Cell(net, scheme, rate, shares, transport))
+    return found
+
+
+def _pairs(values: Sequence[str]) -> Iterator[tuple[tuple[int, str], tuple[int, str]]]:
+    yield from itertools.combinations(enumerate(values), 2)
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """One cell, on a cluster of its own."""
+    setup = cell.setup()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fogconv-accuracy-")))
-        bed = stack.enter_context(FogBed(workers + 1, rate))
-        addresses = [f"tcp://{node.address}:{PORT}" for node in bed.nodes[1:]]
-        task = Task(net, ",".join(addresses), keep=str(Path(keep, f"{net}-{rate}-{workers}").absolute()) if keep else "")
-        serve: list[list[object]] = [
-            [sys.executable, "-m", "fogconv.cli.commands.worker", "--bind", address, "--threads", 1, "--insecure"]
-            for address in addresses
-        ]
-        drive: list[object] = ["-m", "bench.accuracy_master", folder / "master", msgspec.json.encode(task).decode()]
-        master = start(stack, bed, folder, "master", [*serve, drive])
-        master.receive(TIMEOUT_S)
-        shares = (CPU,) * (workers + 1)
-        bed.set_cpu(shares)
-        measured = ask(master, Question("measure"))
-        costs = byte_costs(bed, master)
-        nodes = range(workers + 1)
-        rehearsal = tuple(
-            spent(bed, master, Question("rehearse", count, which=number), nodes) for number, count in enumerate(REHEARSALS)
-        )
+        bed = stack.enter_context(FogBed(setup.nodes, setup.rate))
+        commands = cluster_commands(setup, bed, folder / "all", options=cell.options, adapt=cell.loaded)
+        master = start(stack, bed, folder, "all", commands)
+        master.receive(LOAD_TIMEOUT_S)
+        load = [busy(bed, node) for node in range(setup.nodes)] if cell.loaded else []
+        facts = calibrated(bed, master, setup.cpu)
+        for process in load:
+            process.kill()
+            process.wait()
+        bed.set_cpu(setup.cpu)
+        first = master.run(ADAPTED if cell.loaded else 1, RUN_TIMEOUT_S)
+        repeats = min(MOST_RUNS, max(LEAST_RUNS, round(RUN_S / first["seconds"][-1])))
+        answer = master.run(repeats, RUN_TIMEOUT_S)
         bed.set_cpu(None)
-        measured |= ask(master, Question("load", byte_cpu_s=costs, rehearsal_cpu_s=rehearsal))
-        bed.set_cpu(shares)
-        warm = ask(master, Question("run"))["runs"][0]["latency_s"]
-        repeats = max(repeats, round(LEAST_S / warm))
-        used = [bed.usage(node).cpu_s for node in range(workers + 1)]
-        runs = ask(master, Question("run", repeats))["runs"]
-        measured["cpu_s"] = [(bed.usage(node).cpu_s - then) / repeats for node, then in enumerate(used)]
-        measured["rehearsal_cpu_s"] = rehearsal
-        bed.set_cpu(None)
-    return summary(net, rate, workers, runs, measured)
+    if cell.loaded:
+        facts |= {"first_predicted_s": facts["predicted_s"], "predicted_s": answer["predicted_s"][0]}
+        facts |= {"layers": answer["layers"], "agreement": {"planner_s": answer["predicted_s"][-1]}}
+    return summary(cell, facts, answer)
 
 
-def ask(master: Contender, question: Question) -> dict[str, Any]:
-    return master.do(msgspec.to_builtins(question), TIMEOUT_S)
+def busy(bed: FogBed, node: int) -> subprocess.Popen[Any]:
+    """A process that competes for a node's share of the processor."""
+    return bed.popen(node, [sys.executable, "-I", "-S", "-c", "while True: pass"], stdin=subprocess.DEVNULL)
 
 
-def byte_costs(bed: FogBed, master: Contender) -> Costs:
-    """Processor seconds per byte sent and per byte received, on the master and on a worker."""
-    empty = spent(bed, master, Question("pings", PINGS), (0, 1))
-    there = spent(bed, master, Question("pings", PINGS, there_bytes=PING_BYTES), (0, 1))
-    back = spent(bed, master, Question("pings", PINGS, back_bytes=PING_BYTES), (0, 1))
-    out, into = ([max(0.0, a - b) / PING_BYTES for a, b in zip(found, empty, strict=True)] for found in (there, back))
-    return (out[0], into[0]), (into[1], out[1])
-
-
-def spent(bed: FogBed, master: Contender, question: Question, nodes: Sequence[int]) -> tuple[float, ...]:
-    """Processor seconds per requested item, by the nodes' control groups."""
-    before = [bed.usage(node).cpu_s for node in nodes]
-    ask(master, question)
-    return tuple((bed.usage(node).cpu_s - then) / question.count for node, then in zip(nodes, before, strict=True))
-
-
-def summary(net: str, rate: str, workers: int, runs: list[Any], calibrated: dict[str, Any]) -> dict[str, Any]:
-    layers = []
-    for index, layer in enumerate(runs[0]["layers"]):
-        # The mean: a node's position in its quota's period changes a few ms, and the model predicts the average.
-        measured = {term: statistics.fmean(run["layers"][index]["measured"][term] for run in runs) for term in TERMS}
-        error = layer["predicted"]["total_s"] / measured["total_s"] - 1
-        layers.append(layer | {"measured": measured, "error": error})
-    terms = {
-        term: {f"{kind}_s": sum(layer[kind][term] for layer in layers) for kind in ("predicted", "formula", "measured")}
-        for term in TERMS
-    }
-    latency = statistics.fmean(run["latency_s"] for run in runs)
+def summary(cell: Cell, facts: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    seconds = answer["seconds"]
+    latency = statistics.median(seconds)
+    quarter = statistics.quantiles(seconds, n=4, method="inclusive")
+    spread = (quarter[2] - quarter[0]) / 2
+    predicted = facts["predicted_s"]
+    pairs = [
+        (layer["predicted"]["total_s"], measured["total_s"])
+        for layer, measured in zip(facts["layers"], answer["layer_s"], strict=True)
+        if layer["split"] and measured["total_s"] >= LEAST_SHARE * latency
+    ]
+    errors = [abs(expected / found - 1) for expected, found in pairs]
+    figures = list(facts["agreement"].values())
     return {
-        "net": net,
-        "rate": rate,
-        "workers": workers,
-        **errors(layers, "predicted", latency),
-        "formula": errors(layers, "formula", latency),
+        **asdict(cell),
+        "cell": str(cell),
+        "predicted_s": predicted,
         "latency_s": latency,
-        "inferences": len(runs),
-        "terms": terms,
-        "calibrated": calibrated,
-        "layers": layers,
+        "ratio": predicted / latency,
+        "spread": spread / latency,
+        "total_error": max(0.0, abs(predicted - latency) - spread) / latency,
+        "layer_error": statistics.median(errors) if errors else None,
+        "layers_judged": len(errors),
+        "agreement": max(figures) / min(figures) - 1 if min(figures) else 0.0,
+        "first_predicted_s": facts.get("first_predicted_s"),
+        "events": answer.get("events", []),
+        "inferences": len(seconds),
+        "message_s": facts["message_s"],
+        "gamma_s_per_mac": facts["gamma"][0]["default"],
+        "byte_s": facts["byte_s"],
+        "layers": [
+            layer | {"measured": measured} for layer, measured in zip(facts["layers"], answer["layer_s"], strict=True)
+        ],
     }
 
 
-def errors(layers: list[dict[str, Any]], kind: str, latency_s: float) -> dict[str, float]:
-    """Errors of one kind of prediction: the median over the layers, and that of their sum as a share of the latency."""
-    totals = [(layer[kind]["total_s"], layer["measured"]["total_s"]) for layer in layers]
+def verdict(cells: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What is asked for, over all cells."""
+    found = list(cells)
+    plain = [cell for cell in found if not cell["loaded"]]
+    judged = [cell["layer_error"] for cell in found if cell["layer_error"] is not None]
+    if not plain:
+        return {"cells": 0}
+    worst = max(plain, key=lambda cell: cell["total_error"])
     return {
-        "median_layer_error": statistics.median(abs(predicted / measured - 1) for predicted, measured in totals),
-        "total_error": abs(sum(predicted - measured for predicted, measured in totals)) / latency_s,
+        "cells": len(plain),
+        "layer_error": statistics.median(judged) if judged else None,
+        "cells_within_layer_error": sum(error <= LAYER for error in judged) / len(judged) if judged else None,
+        "total_within": sum(cell["total_error"] <= TOTAL for cell in plain) / len(plain),
+        "worst_total_error": worst["total_error"],
+        "worst_cell": worst["cell"],
+        "agreement": max(cell["agreement"] for cell in plain),
+        "loaded_total_error": next((cell["total_error"] for cell in found if cell["loaded"]), None),
+        "asked": {"layer": LAYER, "total": TOTAL, "of_cells": WITHIN, "worst": WORST, "agreement": AGREEMENT},
     }
 
 
@@ -147,105 +215,106 @@ def predictors(samples: int, held_out: int) -> dict[str, Any]:
     return {name: {"within_10pct": score.within_10pct, "mape": score.mape} for name, score in scores.items()}
 
 
+def kept(file: Path | None) -> dict[str, Any]:
+    """The cells that a file has. Raises InputError for another file."""
+    if file is None or not file.exists():
+        return {"cells": [], "predictors": {}}
+    try:
+        found = json.loads(file.read_bytes())
+        for cell in found["cells"]:
+            Cell.parse(cell["cell"])
+        return {"cells": list(found["cells"]), "predictors": dict(found["predictors"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--merge {file}: it is not a result of bench.model_accuracy --json ({error})") from error
+
+
+def keep(file: Path | None, found: dict[str, Any]) -> None:
+    if file is not None:
+        part = file.with_name(file.name + ".part")
+        part.write_text(json.dumps(found))
+        part.replace(file)
+
+
+def line(cell: dict[str, Any]) -> str:
+    layer = "    –" if cell["layer_error"] is None else f"{cell['layer_error']:5.1%}"
+    return (
+        f"{cell['cell']:43s} predicted {cell['predicted_s'] * 1e3:7.1f} ms, measured {cell['latency_s'] * 1e3:7.1f} "
+        f"(±{cell['spread']:.0%}), ratio {cell['ratio']:.2f}: layers {layer}, total {cell['total_error']:5.1%}, "
+        f"agreement {cell['agreement']:.1%}"
+    )
+
+
+def markdown(found: dict[str, Any]) -> Iterator[str]:
+    yield "| cell | predicted ms | measured ms | its spread | layers | total | agreement |"
+    yield "|---|---|---|---|---|---|---|"
+    for cell in found["cells"]:
+        layer = "" if cell["layer_error"] is None else f"{cell['layer_error']:.1%}"
+        yield (
+            f"| {cell['cell'].replace(':', ' ')} | {cell['predicted_s'] * 1e3:.0f} | {cell['latency_s'] * 1e3:.0f} "
+            f"| {cell['spread']:.1%} | {layer} | {cell['total_error']:.1%} | {cell['agreement']:.1%} |"
+        )
+    if found["predictors"]:
+        yield from ("", "| predictor | within 10 % | mean absolute error |", "|---|---|---|")
+        for name, score in found["predictors"].items():
+            yield f"| {name} | {score['within_10pct']:.1%} | {score['mape']:.1%} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--net", nargs="*", default=["vgg16", "resnet50"])
-    parser.add_argument("--rate", nargs="*", default=["100mbit", "1gbit"])
-    parser.add_argument("--workers", nargs="*", type=int, default=[2, 4])
-    parser.add_argument("--case", nargs="*", type=parse_case, help="NET:RATE:WORKERS, instead of all combinations")
-    parser.add_argument("--merge", nargs="+", type=Path, help="measure nothing; merge the results of earlier runs")
-    parser.add_argument("--repeats", type=int, default=8, help="inferences per case at least (default: 8)")
-    parser.add_argument("--samples", type=int, default=900, help="convs to fit the predictors; 0: leave them out")
+    parser.add_argument("--cell", nargs="*", help="NET:SCHEME:RATE:even|uneven:TRANSPORT[:loaded], instead of the cover")
+    parser.add_argument("--quick", action="store_true", help=f"the first {QUICK_CELLS} cells of the cover alone")
+    parser.add_argument("--merge", type=Path, help="a file of cells: those in it are not measured again, new ones are added")
+    parser.add_argument("--seconds", type=float, help="begin no cell after so many seconds")
+    parser.add_argument("--samples", type=int, default=0, help="convs to fit the predictors (900 for docs); 0: leave out")
     parser.add_argument("--held-out", type=int, default=150)
-    parser.add_argument("--keep", default="", help="a folder for each case's programs and the times of their steps")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--markdown", action="store_true", help="with --merge: the tables of docs/report/accuracy.md")
+    parser.add_argument("--markdown", action="store_true", help="the tables of docs/report/accuracy.md")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _terminated)  # the emulated cluster is removed at the end
     try:
-        found = merged(options.merge) if options.merge else measured(options)
+        found = measured(options)
     except FogconvError as error:
         print(f"bench.model_accuracy: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(found | {"verdict": verdict(found["cells"])}))
         return
     if options.markdown:
         print("\n".join(markdown(found)))
         return
-    if options.merge:
-        for each in found["cases"]:
-            show(each)
-    for name, score in found["predictors"].items():
-        print(f"{name:11s} within 10 %: {100 * score['within_10pct']:5.1f} %   MAPE {score['mape']:.1%}")
+    for cell in found["cells"]:
+        print(line(cell))
+    for name, value in verdict(found["cells"]).items():
+        print(f"{name:26s} {value:.3f}" if isinstance(value, float) else f"{name:26s} {value}")
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
-    chosen = options.case
-    if chosen is None:
-        chosen = [(net, rate, workers) for net in options.net for rate in options.rate for workers in options.workers]
-    cases = []
-    for net, rate, workers in chosen:
-        print(f"{net}, {rate}, {workers} workers", file=sys.stderr)
-        cases.append(case(net, rate, workers, options.repeats, options.keep))
-        if not options.json:
-            show(cases[-1])
-    if options.samples:
-        print("predictors", file=sys.stderr)
-    return {"cases": cases, "predictors": predictors(options.samples, options.held_out) if options.samples else {}}
-
-
-def merged(files: list[Path]) -> dict[str, Any]:
-    """The cases of all files, a later file's instead of an earlier one's. Raises InputError for other files."""
-    cases: dict[tuple[str, str, int], Any] = {}
-    scores: dict[str, Any] = {}
-    for file in files:
+    found = kept(options.merge)
+    if options.cell is not None:
+        wanted = [Cell.parse(text) for text in options.cell]
+    else:
+        wanted = cover()[:QUICK_CELLS] if options.quick else [*cover(), LOADED]
+    done = {cell["cell"] for cell in found["cells"]}
+    until = time.monotonic() + options.seconds if options.seconds else float("inf")
+    for cell in wanted:
+        if str(cell) in done or time.monotonic() > until:
+            continue
+        begin = time.monotonic()
         try:
-            part = json.loads(file.read_bytes())
-            cases |= {(each["net"], each["rate"], each["workers"]): each for each in part["cases"]}
-            scores |= part["predictors"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"--merge {file}: it is not a result of bench.model_accuracy --json ({error})") from error
-    return {"cases": list(cases.values()), "predictors": scores}
+            found["cells"].append(measure(cell))
+        except FogconvError as error:
+            print(f"{cell}: {error}", file=sys.stderr)
+            continue
+        keep(options.merge, found)
+        print(f"{line(found['cells'][-1])}, {time.monotonic() - begin:.0f} s", file=sys.stderr)
+    if options.samples:
+        found["predictors"] = predictors(options.samples, options.held_out)
+        keep(options.merge, found)
+    return found
 
 
-def parse_case(text: str) -> tuple[str, str, int]:
-    net, rate, workers = text.split(":")
-    return net, rate, int(workers)
-
-
-def markdown(found: dict[str, Any]) -> Iterator[str]:
-    heads = ["T_part", "n·T_tx", "T_edge", "n·T_rx", "T_join", "T_cld"]
-    yield f"| net | links | workers | error per layer | of the total | by the formula alone | {' | '.join(heads)} |"
-    yield "|" + "---|" * (6 + len(heads))
-    for each in sorted(
-        found["cases"], key=lambda each: (each["net"] != "vgg16", each["rate"] != "100mbit", each["workers"])
-    ):
-        terms = [f"{1e3 * sums['predicted_s']:.0f} / {1e3 * sums['measured_s']:.0f}" for sums in each["terms"].values()]
-        formula = each["formula"]
-        yield (
-            f"| {each['net']} | {each['rate']} | {each['workers']} | {each['median_layer_error']:.1%} "
-            f"| {each['total_error']:.1%} | {formula['median_layer_error']:.1%}, {formula['total_error']:.1%} "
-            f"| {' | '.join(terms)} |"
-        )
-    yield ""
-    yield "| predictor | within 10 % | mean absolute error |"
-    yield "|---|---|---|"
-    for name, score in found["predictors"].items():
-        yield f"| {name} | {score['within_10pct']:.1%} | {score['mape']:.1%} |"
-
-
-def show(found: dict[str, Any]) -> None:
-    print(
-        f"{found['net']}, {found['rate']}, {found['workers']} workers: "
-        f"median layer error {found['median_layer_error']:.1%}, "
-        f"total {found['total_error']:.1%} of {found['latency_s']:.3f} s "
-        f"(the formula alone: {found['formula']['median_layer_error']:.1%}, {found['formula']['total_error']:.1%})"
-    )
-    for term, sums in found["terms"].items():
-        print(
-            f"  {term:8s} predicted {sums['predicted_s']:8.3f} s   measured {sums['measured_s']:8.3f} s"
-            f"   (by the formula {sums['formula_s']:8.3f} s)"
-        )
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def run(graph: LayerGraph, scheme: str, count: int, memory: int | None, rate: st
             apart = tuple(replace(device, machine="") for device in topology.devices)
             topology = limited(replace(topology, devices=apart), None, pace, ranks=[MASTER])
         options = PlanOptions(scheme, threshold=0.0, allow_swap=True)
-        run_options = RunOptions(adapt=False, threads=1, memory_bytes=memory or 0)
+        run_options = RunOptions(adapt=False, threads=1, memory_bytes=memory)
         engine = Engine(graph, session, topology, options, run_options)
         x = np.random.default_rng(0).standard_normal(graph.tensors[graph.input].shape, np.float32)
         engine.run(x)

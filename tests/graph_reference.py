@@ -96,7 +96,21 @@ def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero
 
 
 def _pool(spec: PoolSpec, x: torch.Tensor) -> torch.Tensor:
-    top, _, left, _ = spec.padding
+    top, bottom, left, right = spec.padding
+    if (top, left) != (bottom, right):
+        return _unevenly_padded_pool(spec, x)
     if spec.kind == "max":
         return F.max_pool2d(x, spec.kernel, spec.stride, (top, left), spec.dilation, spec.ceil_mode)
     return F.avg_pool2d(x, spec.kernel, spec.stride, (top, left), spec.ceil_mode, spec.count_include_pad, spec.divisor)
+
+
+def _unevenly_padded_pool(spec: PoolSpec, x: torch.Tensor) -> torch.Tensor:
+    """torch pads both sides alike."""
+    top, bottom, left, right = spec.padding
+    around = (left, right, top, bottom)
+    assert not spec.ceil_mode and spec.divisor is None
+    if spec.kind == "max":
+        return F.max_pool2d(F.pad(x, around, value=-torch.inf), spec.kernel, spec.stride, 0, spec.dilation)
+    ones = F.pad(torch.ones_like(x), around, value=float(spec.count_include_pad))
+    sums, counts = (F.avg_pool2d(each, spec.kernel, spec.stride, divisor_override=1) for each in (F.pad(x, around), ones))
+    return sums / counts

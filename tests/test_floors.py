@@ -101,7 +101,7 @@ def test_wheel_holds_every_module_and_all_can_be_imported(tmp_path: Path) -> Non
         str(Path("fogconv", *(() if top == "fogconv" else (top,)), file.relative_to(ROOT / top)))
         for top in ("fogconv", "kernels", "cluster")
         for file in (ROOT / top).rglob("*")
-        if file.suffix in (".py", ".json", ".typed") and "__pycache__" not in file.parts
+        if file.suffix in (".py", ".json", ".bin", ".typed") and "__pycache__" not in file.parts
     }
     assert wanted <= held, wanted - held
     run = [sys.executable, "-c", IMPORT_ALL, str(unpacked)]

@@ -32,10 +32,6 @@ def main(
     repeats: Annotated[int, Option(help="Inferences that are counted.")] = 12,
     rounds: Annotated[int, Option(help="Rounds into which they are divided, in turns with torch and one node.")] = 3,
     memory: Annotated[str, Option(help="Memory limit of every node, such as 900M.")] = "",
-    sync: Annotated[
-        float,
-        Option(help="Seconds that the planner adds for waiting for a throttled peer; -1: derived from the quota's period."),
-    ] = -1.0,
     honesty: Annotated[bool, Option(help="Check link and CPU rates first.")] = True,
     trace: Annotated[bool, Option("--trace", help="Report where the time went (in the JSON).")] = False,
     against: Annotated[str, Option(help="Other schemes to measure in turns, such as rows,depth,local.")] = "",
@@ -57,7 +53,6 @@ def main(
             repeats,
             rounds,
             parse_bytes(memory) or None,
-            None if sync < 0 else sync,
             honesty,
             trace,
             tuple(filter(None, against.split(","))),

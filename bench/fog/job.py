@@ -19,5 +19,8 @@ class Job(msgspec.Struct, frozen=True):
     scheme: str = "auto"
     wire: ir.Wire = "fp32"
     options: dict[str, Any] = {}
-    sync_s: float | None = None
     keys: str = ""
+    adapt: bool = False
+    """Let the engine correct rates by what inferences find, as `fogconv run` does."""
+    contest: int | None = None
+    """Load nothing but on request: every named scheme, and as many random paths, seeded by this number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.fog.contestants import contestants
 from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.rates import Rates
 from bench.fog.workload import subject
 from fogconv.analysis.workload import card_bytes
-from fogconv.cluster.session.loaded_program import Loaded, RunResult
+from fogconv.cluster.session.loaded_program import RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.torch.export import export
+from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
 from fogconv.ir.graph import Conv, Host, LayerGraph
 from fogconv.ir.plan import Plan
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
+from fogconv.planning.star import whole_inference
 from fogconv.planning.strategies.option import weight_elements
+from fogconv.runtime.engine import Engine
+from fogconv.simulation.layer_times import Times, layer_times
+from fogconv.simulation.simulator import Disturbance, simulate
 
 if TYPE_CHECKING:
     from bench.fog.job import Job
@@ -70,20 +76,32 @@ def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -
     }
 
 
-def where_time_went(loaded: Loaded, result: RunResult) -> Facts:
+def where_time_went(programs: Mapping[int, ir.Program], times: Times, begin_ns: int) -> Facts:
     """Seconds per rank by kind of step, waiting (the gaps before receives) separately; seconds per layer and rank."""
     ranks: dict[int, dict[str, float]] = {}
     layers: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for rank, times in sorted(result.times.items()):
-        program, kinds = loaded.programs[rank], defaultdict[str, float](float)
-        last = result.begin_ns
-        for step, (begin, end) in zip(program.steps, times.tolist(), strict=True):
+    for rank, spans in sorted(times.items()):
+        program, kinds = programs[rank], defaultdict[str, float](float)
+        last = begin_ns
+        for step, (begin, end) in zip(program.steps, spans.tolist(), strict=True):
             kinds["wait" if isinstance(step, ir.Recv) else "between"] += max(0, begin - last) * 1e-9
             kinds[type(step).__name__] += (end - begin) * 1e-9
             layers[program.layers[step.layer]][rank] += (end - begin) * 1e-9
             last = end
         ranks[rank] = dict(kinds)
     return {"ranks": ranks, "layers": layers}
+
+
+def mean_layer_times(found: Plan, programs: Sequence[ir.Program], results: Sequence[RunResult]) -> list[dict[str, float]]:
+    """The terms of every layer, on average over some inferences."""
+    return mean_terms([layer_times(found, programs, result.times) for result in results])
+
+
+def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """On average: a node's position in its quota's period changes a layer's time by a few ms."""
+    return [
+        {term: sum(terms[term] for terms in layer) / len(layer) for term in layer[0]} for layer in zip(*several, strict=True)
+    ]
 
 
 def drive(job: Job, folder: Path, session: Session) -> None:
@@ -93,18 +111,26 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})
     experiment.receive()
-    topology = rates.topology(job.sync_s)
+    topology = rates.topology()
     experiment.send({"calibrated": True})
     experiment.receive()
-    found = plan(it.graph, topology, PlanOptions(job.scheme, wire=job.wire, **job.options))
+    options = PlanOptions(job.scheme, wire=job.wire, **job.options)
+    if job.contest is not None:
+        contest(job.contest, it, session, topology, experiment)
+        return
+    if job.adapt:
+        adapt(it, session, topology, options, experiment)
+        return
+    found = plan(it.graph, topology, options)
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, [it.image])
-    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first.outputs[0])
-    facts |= {"gamma": [dict(device.gamma_s_per_mac) for device in topology.devices]}
-    master = topology.devices[0]
-    facts |= {"message_s": master.message_s, "byte_s": [master.send_s_per_byte, master.receive_s_per_byte]}
-    facts |= {"links": [[i, j, link.latency_s, link.s_per_byte] for (i, j), link in topology.links.items()]}
+    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first.outputs[0]) | rate_facts(topology)
+    facts |= {"layers": layer_facts(it.graph, found)}
+    simulated = simulate(lowered.programs, topology, inferences=2, keep_events=False)
+    begin_ns = round(simulated.latencies_s[0] * 1e9)
+    facts |= {"predicted_trace": where_time_went(dict(enumerate(lowered.programs)), simulated.times[1], begin_ns)}
+    facts |= {"agreement": agreement(it.graph, topology, found, lowered.programs, options)}
     facts |= {"steps": [len(program.steps) for program in lowered.programs]}
 
     def run(repeats: int) -> Facts:
@@ -116,8 +142,96 @@ def drive(job: Job, folder: Path, session: Session) -> None:
         return {
             "seconds": np.diff(stamps).tolist(),
             "latency_s": [result.latency_s for result in results],
-            "trace": [where_time_went(loaded, result) for result in results],
+            "layer_s": mean_layer_times(found, lowered.programs, results),
+            "trace": [where_time_went(loaded.programs, result.times, result.begin_ns) for result in results],
             **it.error(results[-1].outputs[0]),
         }
 
     experiment.serve(facts, run)
+
+
+def rate_facts(topology: Topology) -> Facts:
+    """The measured rates."""
+    master = topology.devices[0]
+    return {
+        "gamma": [dict(device.gamma_s_per_mac) for device in topology.devices],
+        "message_s": master.message_s,
+        "byte_s": [master.send_s_per_byte, master.receive_s_per_byte],
+        "links": [[i, j, link.latency_s, link.s_per_byte] for (i, j), link in topology.links.items()],
+    }
+
+
+def layer_facts(graph: LayerGraph, found: Plan) -> list[Facts]:
+    return [
+        {"name": layer.name, "kind": layer.kind, "split": placement.split, "predicted": dict(placement.predicted)}
+        for layer, placement in zip(graph.layers, found.placements, strict=True)
+    ]
+
+
+def agreement(
+    graph: LayerGraph, topology: Topology, found: Plan, programs: Sequence[ir.Program], options: PlanOptions
+) -> dict[str, float]:
+    """Seconds of the same work by the planner and by the simulator, and of a star by the calculator."""
+    bursts = any(device.share < 1 for device in topology.devices)
+    runs = [
+        simulate(programs, topology, inferences=3 if bursts else 1, disturbance=Disturbance(seed=seed), keep_events=False)
+        for seed in range(100, 106)
+    ]
+    figures = {
+        "planner_s": found.predicted_s or 0.0,
+        "simulator_s": float(np.mean([latency for each in runs for latency in each.latencies_s[-2:]])),
+    }
+    if found.scheme == "star":
+        figures["calculator_s"] = whole_inference(graph, topology, options).chosen_s
+    return figures
+
+
+def adapt(it: Subject, session: Session, topology: Topology, options: PlanOptions, experiment: NodeEnd) -> None:
+    """Serve an engine whose rates were measured beside other work, and that corrects them."""
+    engine = Engine(it.graph, session, topology, options, lessons=Pupil())
+
+    def run(repeats: int) -> Facts:
+        found = []
+        for _ in range(repeats):
+            done = engine.run(it.image)
+            [layers] = [mean_layer_times(done.plan, done.programs, [done.run])]
+            found.append((done, layers))
+        _, latest = found[-1]
+        return {
+            "seconds": [done.latency_s for done, _ in found],
+            "predicted_s": [done.plan.predicted_s for done, _ in found],
+            "layers": layer_facts(it.graph, engine.plan),
+            "layer_s": mean_terms([layers for done, layers in found if done.plan is engine.plan] or [latest]),
+            "events": list(engine.events),
+            **it.error(found[-1][0].output),
+        }
+
+    experiment.serve({"predicted_s": engine.plan.predicted_s, **rate_facts(topology)}, run)
+
+
+class Pupil:
+    """Where lessons of an engine go that nobody keeps; all its rates may have been measured beside other work."""
+
+    disturbed: frozenset[int] = frozenset()
+
+    def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None: ...
+
+
+def contest(seed: int, it: Subject, session: Session, topology: Topology, experiment: NodeEnd) -> None:
+    """Serve one plan after another: request N loads the N-th, runs it a few times, and unloads it."""
+    plans = contestants(it.graph, topology, seed)
+
+    def run(asked: Any) -> Facts:
+        number, repeats = asked
+        found = plans[number][1]
+        lowered = lower(it.graph, found)
+        loaded = session.load(lowered.programs, lowered.weights, host=it.host)
+        session.run(loaded, [it.image])
+        experiment.send({"loaded": True})
+        experiment.receive()
+        seconds = [session.run(loaded, [it.image]).latency_s for _ in range(repeats + 1)][1:]
+        session.unload(loaded)
+        return {"seconds": seconds}
+
+    names = [[name, found.predicted_s] for name, found in plans]
+    experiment.serve({"plans": names, **rate_facts(topology)}, run)

@@ -19,12 +19,14 @@ import statistics
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.fog.cgroup import quota_and_period_us
+from bench.fog.ticker import TICK_S
 from fogconv.calibration.links import message_costs
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import NoMailbox, copy_bytes_per_s
@@ -45,9 +47,6 @@ RUNS = 5
 PINGS = 20
 LARGE_BYTES = 2_000_000
 MACS_PER_CYCLE = 16
-SYNC_PERIODS = 0.2
-"""A receiver waits, on average, this part of a quota's period for its sender's next slice. Measured with a chain of nodes
-that exchange 20 KB with both neighbours: 2 to 4 ms each time, at 0.1 core, beyond computing."""
 STEP_S = 10e-6
 """The cost of a step beside its kernel, at full speed: a bound call."""
 
@@ -81,9 +80,8 @@ class Rates:
         self._usual = sorted(self._specs, key=effort)[len(self._specs) // 2 :][:1]
         self._occupy()
 
-    def topology(self, sync_s: float | None = None) -> Topology:
-        """Call once, under the quotas. ``sync_s`` is added to each link's latency: the wait for a throttled peer beyond
-        the wire's time (None: derived from the longer of both ends' periods)."""
+    def topology(self) -> Topology:
+        """Call once, under the quotas."""
         # A pause of 9 ms hits a random step: the whole run gives the rate, full speed the proportions.
         with self._others_at_work():
             self._run()
@@ -101,13 +99,10 @@ class Rates:
             receive_s_per_byte=costs.receive_s_per_byte,
             effort=effort,
         )
-        periods = [quota_and_period_us(share)[1] * 1e-6 if share < 1 else 0.0 for share in shares]
         links: dict[tuple[int, int], Link] = {}
         for rank, (there, back) in self._links.items():
-            late_s = SYNC_PERIODS * max(periods[0], periods[rank]) if sync_s is None else sync_s
-            links[0, rank] = Link(there.latency_s + late_s, there.s_per_byte)
-            links[rank, 0] = Link(back.latency_s + late_s, back.s_per_byte)
-        return Topology(tuple(first.scaled(share / shares[0]) for share in shares), links)
+            links[0, rank], links[rank, 0] = there, back
+        return Topology(tuple(under_quota(first.scaled(share / shares[0]), share) for share in shares), links)
 
     @contextmanager
     def _others_at_work(self) -> Iterator[None]:
@@ -137,6 +132,13 @@ class Rates:
         begins, ends = self._executable.times.T.astype(np.float64)
         times: NDArray[np.float64] = (ends - begins) * 1e-9
         return times
+
+
+def under_quota(device: Device, share: float) -> Device:
+    """The device, which computes in bursts: that its peers wait for its next slice is part of the prediction."""
+    if share >= 1:
+        return device
+    return replace(device, share=share, period_s=quota_and_period_us(share)[1] * 1e-6, tick_s=TICK_S)
 
 
 def fit(specs: Sequence[ConvSpec], seconds: NDArray[np.float64]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -67,7 +68,6 @@ class Setup:
     repeats: int = 12
     rounds: int = 3
     memory_bytes: int | None = None
-    sync_s: float | None = None
     honesty: bool = True
     trace: bool = False
     against: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
         for number, scheme in enumerate((setup.scheme, *setup.against)):
             say(f"loading fogconv on {setup.nodes} nodes, {scheme}")
             name = "all" if not number else f"all, {scheme}"
-            commands = _cluster(replace(setup, scheme=scheme), bed, folder / name, PORT + number)
+            commands = cluster_commands(replace(setup, scheme=scheme), bed, folder / name, PORT + number)
             clusters.append(start(stack, bed, folder, name, commands))
         tallies = {torch.name: Tally(torch.receive(LOAD_TIMEOUT_S)["ready"])}
         for contender in (alone, *clusters):
@@ -227,6 +227,11 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
     }
     if setup.trace:
         result["trace"] = every.last["trace"][-1]
+        result["predicted_trace"] = every.facts["predicted_trace"]
+        result["layers"] = [
+            layer | {"measured": measured}
+            for layer, measured in zip(every.facts["layers"], every.last["layer_s"], strict=True)
+        ]
         result["plan"] = {
             key: every.facts[key] for key in ("modes", "steps", "gamma", "message_s", "byte_s", "links", "card_bytes")
         }
@@ -248,8 +253,8 @@ def _driver(folder: Path, job: Job) -> list[object]:
     return ["-m", "bench.fog.driver", folder, msgspec.json.encode(job).decode()]
 
 
-def _cluster(setup: Setup, bed: FogBed, folder: Path, port: int = PORT) -> list[list[object]]:
-    """The commands of fogconv on all nodes: workers, then the master."""
+def cluster_commands(setup: Setup, bed: FogBed, folder: Path, port: int = PORT, **job_options: Any) -> list[list[object]]:
+    """The commands of fogconv on all nodes: workers, then the master; ``job_options`` are further fields of its Job."""
     keys = make_keys(folder.with_name(f"{folder.name} keys"), bed) if setup.secure else []
     programs = Path(sys.executable).parent
     addresses = [f"tcp://{node.address}:{port}" for node in bed.nodes[1:]]
@@ -260,8 +265,8 @@ def _cluster(setup: Setup, bed: FogBed, folder: Path, port: int = PORT) -> list[
         setup.cpu,
         setup.scheme,
         setup.wire,
-        sync_s=setup.sync_s,
         keys=str(keys[0]) if keys else "",
+        **job_options,
     )
     if setup.transport == "mpi":
         hosts = ",".join(node.address for node in bed.nodes)

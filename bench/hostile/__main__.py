@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.hostile import silent_network
 from bench.hostile.attacks import ATTACKS
 from bench.hostile.siege import Outcome, Siege
 from fogconv.errors import FogconvError
@@ -30,13 +33,22 @@ def main(
     secure: Annotated[bool, Option("--secure", help="With keys: only the attacks of those who have none.")] = False,
     only: Annotated[str, Option(help="Only attacks whose name has this in it.")] = "",
     as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
+    inside: Annotated[tuple[str, str] | None, Option(hidden=True, help="The namespaces of who started this.")] = None,
 ) -> None:
-    """Each attack in turn, on a worker of the honest master's or on a spare one."""
+    """Each attack in turn, on a worker of the honest master's or on a spare one, in a network of its own if possible."""
     console = Console(stderr=True)
+    trouble = silent_network.trouble() if inside is None else ""
+    if inside is None and not trouble:
+        raise typer.Exit(_in_silent_network())
     chosen = [attack for attack in ATTACKS if only in attack.name and attack.cases and not (secure and attack.plain)]
+    if trouble:
+        console.print(f"bench.hostile: {trouble}: the attacks by silent names are left out")
+        chosen = [attack for attack in chosen if not attack.names]
     outcomes = []
     try:
         with ExitStack() as stack:
+            if inside is not None:
+                stack.enter_context(silent_network.enter(inside))
             keys = Path(stack.enter_context(tempfile.TemporaryDirectory())) if secure else None
             said = lambda line: console.print(f"[dim]{line}[/dim]", highlight=False)  # noqa: E731
             siege = stack.enter_context(Siege(net, QUICK_S if quick else seconds, said, keys))
@@ -58,6 +70,14 @@ def table(outcomes: list[Outcome]) -> Table:
         row = (outcome.name, outcome.alive, outcome.peak_growth_mb, outcome.honest_ok, outcome.worst_extra_s)
         it.add_row(*(str(value) for value in row), str(outcome.inferences))
     return it
+
+
+def _in_silent_network() -> int:
+    """This command again, where no name server answers. Returns its exit code."""
+    begun = subprocess.Popen(silent_network.command("bench.hostile", [*sys.argv[1:], "--inside"]))
+    with contextlib.suppress(KeyboardInterrupt):
+        return begun.wait()
+    return begun.wait()
 
 
 if __name__ == "__main__":

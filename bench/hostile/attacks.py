@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -21,8 +22,10 @@ from bench.hostile.zmtp import GREETING, Stranger, frame, head, silent
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.transport.zeromq.chunking import PART_BYTES
+from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from fogconv.errors import FogconvError
 from fogconv.ir import program as ir
+from fogconv.ir.geometry import Region
 
 MEGABYTE = 1 << 20
 CONNECTIONS = 1500
@@ -31,6 +34,8 @@ DECLARED_BYTES = 300 * MEGABYTE
 RUN_TO_COME = 1 << 40
 RANK = 2
 """The victim is rank 1; the peer gone bad is, or says that it is, this one."""
+SILENT_NAME = ".test:5555"
+"""The end of an address whose host's name no server resolves."""
 BREATH_S = 0.01
 """Between two tries: it is the worker that is measured, and not who gets the cores."""
 
@@ -53,12 +58,14 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """``plain``: it can't get so far against keys. ``cases``: the number of its variants; with none it is left out."""
+    """``plain``: it can't get so far against keys. ``cases``: the number of its variants; with none it is left out.
+    ``names``: it is about names that no server resolves, which the honest master dials as well."""
 
     name: str
     strike: Callable[[Victim], None]
     plain: bool = False
     cases: int = 1
+    names: bool = False
 
 
 def silent_connections(victim: Victim) -> None:
@@ -157,6 +164,26 @@ def nothing(victim: Victim) -> None:
     time.sleep(victim.left_s)
 
 
+def silent_name_server(victim: Victim) -> None:
+    """A master of the spare worker names peers whose names no server resolves, and has the worker dial them."""
+    region = Region.whole(16, 4, 4)
+    steps = (ir.Recv(0, 0, region, 2, 1), ir.Send(0, 0, region, 2, 2))
+    program = ir.encode(ir.Program(1, 3, 1, ("a peer",), (ir.Buffer("x", region),), steps, {}))
+    endpoint = ZeromqEndpoint()
+    try:
+        worker = endpoint.connect(victim.spare)
+        endpoint.send(worker, codec.encode(m.Hello(bytes(16), 1, 3, "silent names", 60.0)))
+        for number in count(1):
+            endpoint.send(worker, codec.encode(m.Peers({1: victim.spare, 2: f"tcp://peer{number}{SILENT_NAME}"}, {})))
+            endpoint.send(worker, codec.encode(m.Load(number, number), program))
+            endpoint.send(worker, codec.encode(m.Unload(number)))
+            if not victim.left_s:
+                break
+            endpoint.receive(10 * BREATH_S)
+    finally:
+        endpoint.close()
+
+
 ATTACKS: tuple[Attack, ...] = (
     Attack("nothing", nothing),
     Attack("silent connections", silent_connections),
@@ -169,13 +196,13 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("data of a peer", data_of_a_peer, plain=True),
     Attack("a false master", a_false_master, plain=True),
     Attack("wedging programs", wedging_programs, plain=True, cases=len(WEDGES)),
+    Attack("silent name server", silent_name_server, plain=True, names=True),
 )
 
 
 def check(address: str) -> bool:
     """Whether a worker serves a master rightly: it sends back what it was sent."""
     from fogconv.cluster.connect import connect
-    from fogconv.ir.geometry import Region
 
     region = Region.whole(16, 4, 4)
     buffers = (ir.Buffer("x", region),)

@@ -1,4 +1,5 @@
-"""The honest master: one inference per line on standard input, one JSON object each on standard output.
+"""The honest master: one inference per line on standard input, one JSON object each on standard output. For "dial", it
+dials a name that no server resolves before.
 
 python -m bench.hostile.honest NET ADDRESS,ADDRESS [KEYS]
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from bench.fog.workload import subject
+from bench.hostile.attacks import SILENT_NAME
 from fogconv.cluster.connect import connect
 from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
@@ -44,7 +46,9 @@ def main(net: str, cluster: str, keys: str = "") -> None:
         topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
         engine = Engine(graph, session, topology, PlanOptions("rows", threshold=0.0), RunOptions())
         say({"token": session.token.hex()})
-        for _ in sys.stdin:
+        for number, line in enumerate(sys.stdin):
+            if line.split() == ["dial"]:
+                session._endpoint.connect(f"tcp://dialed{number}{SILENT_NAME}")
             begin = time.perf_counter()
             try:
                 output = engine.run(image).output

@@ -92,7 +92,7 @@ class Siege:
         deadline = time.monotonic() + self._seconds + END_S
         try:
             while attacker.poll() is None and time.monotonic() < deadline:
-                answers.append(self._infer())
+                answers.append(self._infer("dial" if attack.names else "run"))
         finally:
             end(attacker)
         answers.append(self._infer())
@@ -106,9 +106,9 @@ class Siege:
         worst = max(answer["seconds"] for answer in answers)
         return Outcome(attack.name, alive, round(growth / 1e6, 1), not wrong, round(worst - self._usual, 3), len(answers))
 
-    def _infer(self) -> dict[str, Any]:
+    def _infer(self, how: str = "run") -> dict[str, Any]:
         assert self._honest.stdin is not None
-        self._honest.stdin.write("run\n")
+        self._honest.stdin.write(f"{how}\n")
         self._honest.stdin.flush()
         return self._hear()
 

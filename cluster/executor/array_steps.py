@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,7 +20,7 @@ from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as steps
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec, mirrored
 from fogconv.kernels.conv.conv import prepare_conv2d
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.pack import unpack
@@ -88,9 +87,9 @@ class Arrays:
                 self._keep(step.out, forward(self._of(step.x, step.spec.input_shape), out))
             case steps.ConvGradInput():
                 out = self._place(step.out, step.spec.input_shape, step.spec.groups, run)
-                mirrored = _mirrored(step.spec)
-                if mirrored is not None:
-                    back = self._packed(step, mirrored, threads)
+                turned = mirrored(step.spec)
+                if turned is not None:
+                    back = self._packed(step, turned, threads)
                     self._keep(step.out, back(self._of(step.grad_out, step.spec.output_shape), out))
                 else:
                     kernel = self._input_kernel(step.spec)
@@ -235,25 +234,6 @@ def _rows_follow(x: Array) -> bool:
     """Whether each channel's rows are contiguous, as packing needs them; there may be gaps between channels and
     images."""
     return x.strides[3] == 4 and x.strides[2] == 4 * x.shape[3]
-
-
-def _mirrored(spec: ConvSpec) -> ConvSpec | None:
-    """The forward conv that computes grad_input, for a stride of 1: with Winograd's kernels it is twice as fast. A
-    padding larger than the kernel would need cropping.
-    """
-    reach = [d * (k - 1) for d, k in zip(spec.dilation, spec.kernel, strict=True)]
-    top, bottom, left, right = spec.padding
-    around = (reach[0] - top, reach[0] - bottom, reach[1] - left, reach[1] - right)
-    if spec.stride != (1, 1) or min(around) < 0 or spec.depthwise:
-        return None
-    return replace(
-        spec,
-        in_channels=spec.out_channels,
-        out_channels=spec.in_channels,
-        height=spec.out_height,
-        width=spec.out_width,
-        padding=around,
-    )
 
 
 def _mirror(weight: Array, spec: ConvSpec) -> Array:

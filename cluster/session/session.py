@@ -200,18 +200,18 @@ class Session:
             try:
                 requests = {rank: self._ask_load(rank, number, program) for rank, program in remote.items()}
                 missing = {
-                    rank: self._workers.reply(rank, request, m.Missing, self.timeout_s)[0].keys
+                    rank: self._workers.outcome(rank, request, m.Missing, LOAD_TIMEOUT_S).keys
                     for rank, request in requests.items()
                 }
                 self._check_missing(remote, missing)
                 own = parts.get(MASTER)
-                shipping = Shipping(self._workers, self._board, requests, missing, weights, LOAD_TIMEOUT_S, progress)
+                shipping = Shipping(self._workers, self._board, requests, missing, weights, self.timeout_s, progress)
                 shipping.start()
                 executable = None if own is None else self._local(own, {key: weights[key] for key in own.weights}, host)
                 shipping.finish()
                 sizes = {}
                 for ready, (rank, request) in enumerate(requests.items(), start=1):
-                    answer = self._workers.reply(rank, request, m.Loaded, LOAD_TIMEOUT_S)[0]
+                    answer = self._workers.outcome(rank, request, m.Loaded, LOAD_TIMEOUT_S)
                     sizes[rank] = answer.program_bytes
                     self._workers.set_memory(rank, answer.memory_bytes)
                     shipping.report(ready)
@@ -324,9 +324,7 @@ class Session:
         for rank in chosen:
             requests[rank] = self._workers.next_request(rank)
             self._workers.post(rank, m.Measure(requests[rank], tuple(specs), repeats))
-        return {
-            rank: self._workers.reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0] for rank, request in requests.items()
-        }
+        return {rank: self._workers.outcome(rank, request, m.Measured, LOAD_TIMEOUT_S) for rank, request in requests.items()}
 
     def read_rate(self, rank: int, disk_bytes: int) -> float:
         """The bytes per second at which a worker reads so many from the disk that it swaps to. Raises SwapError."""
@@ -395,6 +393,7 @@ class Session:
         if isinstance(event, Loss):
             workers.lose(record, event.reason)
             return
+        record.last_message = time.monotonic()
         try:
             message, payloads = codec.decode(event.frames)
         except WireError as error:

@@ -11,11 +11,12 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.session.loaded_program import Progress
 from fogconv.cluster.session.workers import Workers
 from fogconv.cluster.transport.dispatcher import Dispatcher
-from fogconv.errors import TransportTimeout
 from fogconv.ir.memory.footprint import SHIPPED_BYTES
 
 WINDOW_BYTES = SHIPPED_BYTES
 """The most bytes of weights sent to one worker that it has not acknowledged."""
+LEAST_BYTES_PER_S = 36e3
+"""A worker that acknowledges nothing for as long as the window takes at this rate (15 minutes) is lost."""
 
 
 class Shipping:
@@ -50,14 +51,25 @@ class Shipping:
             self._fill(rank)
 
     def finish(self) -> None:
-        """Send the rest. Returns when the workers have acknowledged all. Raises TransportTimeout and the error of a
+        """Send the rest. Returns when the workers have acknowledged all. Raises WorkerLostError and the error of a
         Failed."""
         while any(self._flying.values()):
-            if self._board.wait(self._collect, self._timeout_s) is None:
-                raise TransportTimeout(f"no worker acknowledged weights within {self._timeout_s:g} s")
+            under_way = max(sum(flying.values()) for flying in self._flying.values())
+            if self._board.wait(self._collect, self._timeout_s + under_way / LEAST_BYTES_PER_S) is None:
+                self._give_up()
             for rank in self._queues:
                 self._fill(rank)
             self.report(0)
+
+    def _give_up(self) -> None:
+        """Raises WorkerLostError."""
+        silent = {rank: sum(flying.values()) for rank, flying in self._flying.items() if flying}
+        with self._board.lock:
+            for rank, nbytes in silent.items():
+                reason = f"it has acknowledged none of {nbytes / 1e6:.1f} MB of weights in time"
+                self._workers.lose(self._workers.records[rank], reason)
+        for rank in silent:
+            self._workers.require(rank, self._requests[rank])
 
     def report(self, ready: int) -> None:
         if self._progress is not None:

@@ -46,6 +46,7 @@ class WorkerRecord:
     peer: Peer = None
     info: WorkerInfo | None = None
     invited: float = 0.0
+    last_message: float = 0.0
     """When, by time.monotonic()."""
 
     @property

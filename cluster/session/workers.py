@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 INVITE_EVERY_S = 0.25
 """A worker that refused, or whose connection broke, is invited again no sooner."""
+UNASKED = 0
+"""The number of a request whose answer is dropped: that there is one is enough."""
+SILENT = "it has sent nothing for {:.0f} s, though its connection is open"
 
 
 OfRuns = lifecycle.AbortRuns | lifecycle.FailRuns | lifecycle.DoWithout
@@ -235,13 +238,36 @@ class Workers:
         Raises the error of a Failed, TransportTimeout, WorkerLostError.
         """
 
-        def ready() -> tuple[m.AnyMessage, int] | None:
-            found = self._replies.pop((rank, request, kind), None) or self._replies.pop((rank, request, m.Failed), None)
-            if found is None:
-                self.require(rank, request)
-            return found
+        return self._settled(self._board.wait(self._found, timeout_s, rank, request, kind), rank, request, kind, timeout_s)
 
-        found = self._board.wait(ready, timeout_s)
+    def outcome(self, rank: int, request: int, kind: type[T], timeout_s: float) -> T:
+        """`reply` for a request that a worker may work on for long.
+
+        It is asked for its status meanwhile. One that sends nothing for the session's ``timeout_s`` is lost, though its
+        connection stays open: a byte that a link has changed can leave either end waiting for a message without end.
+        """
+        record, deadline, asked = self.records[rank], time.monotonic() + timeout_s, 0.0
+        while True:
+            left = deadline - time.monotonic()
+            found = self._board.wait(self._found, min(left, self._timeout_s), rank, request, kind)
+            if found is not None or left <= self._timeout_s:
+                return self._settled(found, rank, request, kind, timeout_s)[0]
+            with self._board.lock:
+                if record.last_message < asked:
+                    self.lose(record, SILENT.format(time.monotonic() - record.last_message))
+                elif record.joined:
+                    asked = time.monotonic()
+                    self.send(record, m.StatusQuery(UNASKED))
+
+    def _found(self, rank: int, request: int, kind: type) -> tuple[m.AnyMessage, int] | None:
+        found = self._replies.pop((rank, request, kind), None) or self._replies.pop((rank, request, m.Failed), None)
+        if found is None:
+            self.require(rank, request)
+        return found
+
+    def _settled(
+        self, found: tuple[m.AnyMessage, int] | None, rank: int, request: int, kind: type[T], timeout_s: float
+    ) -> tuple[T, int]:
         if kind is not m.Missing or found is None or isinstance(found[0], m.Failed):
             with self._board.lock:
                 self._asked.discard((rank, request))

@@ -32,7 +32,7 @@ def machine() -> Machine:
     boot = _text(_BOOT) or platform.node()
     return Machine(
         _digest(boot, group),
-        _digest(platform.node(), _text(_MACHINE), _processor()),
+        _digest(platform.node(), _text(_MACHINE), processor()),
         tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1)),
         quota,
     )
@@ -101,7 +101,8 @@ def _busy_s() -> float:
     return float(sum(getattr(times, kind, 0.0) for times in mine for kind in kinds))
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor, as the system gives it."""
     lines = (line.partition(":") for line in _text(_CPUS).splitlines())
     named = (value.strip() for key, _, value in lines if key.strip() in ("model name", "Model", "CPU part"))
     return " ".join(dict.fromkeys(named)) or platform.processor()

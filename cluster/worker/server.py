@@ -377,6 +377,7 @@ class Worker:
         run = message.run if isinstance(message, m.Run) else 0
 
         def proceed() -> None:
+            self.attend()  # a worker without a main thread of its own answers at least between two steps
             if self._over(session):
                 raise RunAborted("its master is gone")
 

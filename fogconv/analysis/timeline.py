@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 COLOURS = {
     "local": ("#9a9a9a", "on the master"),
-    "host": ("#5c5c5c", "in torch on the master"),
+    "host": ("#5c5c5c", "in torch or ONNX Runtime on the master"),
     "star": ("#0b6fa4", "star: out and back"),
     "output": ("#0b6fa4", "output channels"),
     "input": ("#d1570b", "input channels, summed"),

@@ -9,25 +9,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from fogconv.errors import InputError
-
-ROWS = ("compute", "transmit", "receive")
-"""The rows of a rank. Events that overlap within a row get further rows beside it."""
-
-
-class Event(NamedTuple):
-    """``kind`` colours and filters ("conv", "send", "wait", …); ``row`` is one of ROWS. One clock for all ranks."""
-
-    rank: int
-    name: str
-    begin_s: float
-    end_s: float
-    kind: str
-    row: str = "compute"
+from fogconv.simulation.event import ROWS, Event
 
 
 def to_json(events: Iterable[Event], names: Mapping[int, str] | None = None) -> bytes:

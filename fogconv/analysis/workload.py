@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.memory.swapping import read_bytes
-from fogconv.ir.program import Conv, Gather, Program, Recv, Send
-from fogconv.planning.cost import WIRE_BYTES
+from fogconv.ir.program import WIRE_BYTES, Conv, Gather, Program, Recv, Send
 
 
 @dataclass(frozen=True, slots=True)

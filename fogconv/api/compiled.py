@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from fogconv.analysis.simulation.simulator import Timeline
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.calibration import calibrate_quickly
@@ -22,6 +21,7 @@ from fogconv.ir.arrays import Array
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.runtime.run_options import RunOptions
+from fogconv.simulation.simulator import Timeline
 
 
 class CompiledModel:
@@ -104,12 +104,12 @@ def compile(
 ) -> CompiledModel:
     """Plan a model for a cluster, send its weights, and prepare every worker.
 
-    ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()` or a
-    ``.pt2`` file's path. ``cluster`` is a result of `connect`, or its argument: then the cluster is closed with the
-    model. Devices and links are measured unless a ``topology`` gives their rates. Plan options are ``options`` or its
-    fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options for losses and, for a cluster that is
-    opened here, for the connection. A ``.pt2`` file that would run code when it is loaded is refused, unless ``trust``
-    says that you know its maker. Raises InputError, ModelError, PlannerError, ClusterError.
+    ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()`,
+    or the path of a ``.pt2`` or ``.onnx`` file. ``cluster`` is a result of `connect`, or its argument: then the cluster
+    is closed with the model. Devices and links are measured unless a ``topology`` gives their rates. Plan options are
+    ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options for losses and, for a
+    cluster that is opened here, for the connection. A ``.pt2`` file that would run code when it is loaded is refused,
+    unless ``trust`` says that you know its maker. Raises InputError, ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)

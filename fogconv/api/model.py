@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 AnyModel = Any
-"""A torch.nn.Module, a name of `fogconv.zoo.names()` or a result of `fogconv.zoo.load`, the path of a ``.pt2`` file, or a
-LayerGraph."""
+"""A torch.nn.Module, a name of `fogconv.zoo.names()` or a result of `fogconv.zoo.load`, the path of a ``.pt2`` or ``.onnx``
+file, or a LayerGraph."""
 
 
 def graph_of(
@@ -43,9 +43,8 @@ def graph_of(
     import torch
 
     if not isinstance(model, torch.nn.Module):
-        raise InputError(
-            f"a {type(model).__name__} is not a model; give a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 file"
-        )
+        known = "a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 or .onnx file"
+        raise InputError(f"a {type(model).__name__} is not a model; give {known}")
     if example is None:
         raise InputError("a torch module needs an example of its input: compile(model, cluster, example=x)")
     return export(model, _tensor(example), type(model).__name__)

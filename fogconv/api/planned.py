@@ -10,7 +10,6 @@ from typing import Any
 from fogconv.analysis.forecast import Forecast, forecast
 from fogconv.analysis.listing import listing
 from fogconv.analysis.plan_table import plan_table
-from fogconv.analysis.simulation.simulator import Timeline, simulate
 from fogconv.analysis.timeline import draw
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.hardware.topology import Topology
@@ -20,6 +19,8 @@ from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
+from fogconv.simulation.simulator import Timeline, simulate
+from fogconv.zoo.model_request import is_model_file
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class PlannedModel:
         save_plan(self.plan, path)
 
     def simulate(self, **options: Any) -> Timeline:
-        """Simulate inferences message by message; ``options`` are those of `fogconv.analysis.simulation.simulator.simulate`
+        """Simulate inferences message by message; ``options`` are those of `fogconv.simulation.simulator.simulate`
         (``inferences``, ``in_flight``, ``disturbance``, …)."""
         return simulate(self.programs, self.topology, **options)
 
@@ -88,7 +89,7 @@ def plan(
     profile's). Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError,
     PlannerError.
     """
-    if isinstance(model, str | Path) and str(model).endswith(".pt2") and weights == "random":
+    if isinstance(model, str | Path) and is_model_file(str(model)) and weights == "random":
         weights = "pretrained"  # the file brings its own
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
     chosen = options_of(options, keywords)

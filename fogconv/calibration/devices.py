@@ -30,6 +30,8 @@ MOST_STRETCH = 0.25
 MOST_OTHER_CORES = 0.5
 """What others may use beyond the cores that the measurement leaves free."""
 
+DENSE = ("winograd", "direct1x1", "direct")
+"""The kernel classes whose mean is a device's default rate."""
 DISK_BYTES = 16_000_000
 """Read to measure a disk: two slices of swapped weights, under a second to write and to read on most SD cards."""
 
@@ -233,7 +235,7 @@ def _figures(specs: Sequence[ConvSpec], answers: Sequence[Measured]) -> Figures:
         if len(passes) > 1:  # one pass gives no spread
             spreads[kind] = max(spreads.get(kind, 0.0), spread([values[index] for values in passes]))
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
-    dense = [gammas[kind] for kind in ("winograd", "direct1x1", "direct") if kind in gammas]
+    dense = [gammas[kind] for kind in DENSE if kind in gammas]
     stretches = [
         mean / fastest - 1
         for answer in answers

@@ -25,7 +25,9 @@ from fogconv.errors import FogconvError
 if TYPE_CHECKING:
     import typer
 
-COMMANDS = ("run", "worker", "plan", "speedup", "simulate", "calibrate", "status", "keygen", "doctor")
+COMMANDS = (
+    "run", "worker", "plan", "choose", "speedup", "simulate", "calibrate", "bench", "compare", "status", "keygen", "doctor",
+)  # fmt: skip
 """Commands in the order of ``--help``. Each is the function of that name in the module of that name in
 fogconv.cli.commands; its docstring is its help."""
 

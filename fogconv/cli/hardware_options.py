@@ -1,9 +1,9 @@
-"""The options that describe devices and links, as a Topology, shared by all commands."""
+"""The options that describe devices and links, or have them measured, as a Topology, shared by all commands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,11 +19,14 @@ from fogconv.hardware.profile import read_profile
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.hardware.units import bandwidth_bytes_per_s, rate_flop_per_s, seconds, show_bandwidth, show_rate, show_seconds
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
+from fogconv.ir.layout import MASTER
 
 DEFAULT_PRESET = "pi4"
 DEFAULT_WORKERS = 4
 
 if TYPE_CHECKING:
+    from fogconv.calibration.rate_source import RateSource
+
     PresetName = str
 else:
     PresetName = choice("PresetName", presets())
@@ -95,10 +98,64 @@ ReadRateOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A topology and its description."""
+    """A topology and its description. ``sources``: where measured rates come from. ``spreads``: by how much repeats of a
+    measurement differed, by the names that a profile gives them; empty where nothing is known of that."""
 
     topology: Topology
     description: str
+    sources: tuple[RateSource, ...] = ()
+    spreads: Mapping[str, float] = field(default_factory=dict)
+
+
+def measured_or_described(
+    cluster: str | None,
+    keys: Path | None,
+    insecure: bool,
+    measure: bool,
+    *,
+    profile: Path | None,
+    ranks: int | None,
+    preset: str | None,
+    rate: str | None,
+    bandwidth: str | None,
+    latency: str | None,
+    memory: int | None = None,
+    read_rate: str | None = None,
+    disks: bool = False,
+) -> Hardware:
+    """The measured hardware of a cluster, or what the other figures describe. Raises InputError where both are given."""
+    if cluster is None:
+        if measure:
+            raise InputError("--measure needs the cluster that is to be measured: --cluster")
+        workers = None if ranks is None else ranks - 1
+        return hardware(
+            preset=preset,
+            profile=profile,
+            rate=rate,
+            bandwidth=bandwidth,
+            latency=latency,
+            workers=workers,
+            memory=memory,
+            read_rate=read_rate,
+        )
+    if any(figure is not None for figure in (profile, ranks, preset, rate, bandwidth, latency, read_rate)):
+        raise InputError(
+            "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth, --latency and --read-rate out"
+        )
+    from fogconv.calibration.calibration import calibrate_quickly
+    from fogconv.calibration.members import priors_of
+    from fogconv.cluster.connect import connect
+
+    with connect(cluster, keys=keys, insecure=insecure) as session:
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks)
+    spreads = {
+        f"gamma rank {source.rank} {kind}": source.spread
+        for source in found.sources
+        if source.spread is not None
+        for kind in source.mac_per_s
+    }
+    topology = limited(found.topology, memory, ranks=[MASTER])
+    return Hardware(topology, f"measured: {cluster}", found.sources, spreads)
 
 
 def hardware(
@@ -190,7 +247,8 @@ def limited(
 
 
 def _from_profile(path: Path, workers: int | None) -> Hardware:
-    topology = read_profile(path).topology(f"profile {path}")
+    read = read_profile(path)
+    topology = read.topology(f"profile {path}")
     there = len(topology.workers)
     if workers is not None and workers > there:
         raise InputError(f"profile {path} has {there} workers, not {workers}")
@@ -199,7 +257,7 @@ def _from_profile(path: Path, workers: int | None) -> Hardware:
     if not len(topology.workers):
         raise InputError(f"profile {path} has no worker")
     names = ", ".join(device.name for device in topology.devices[:6])
-    return Hardware(topology, f"measured: {names}{', …' if len(topology) > 6 else ''}")
+    return Hardware(topology, f"measured: {names}{', …' if len(topology) > 6 else ''}", spreads=read.spreads)
 
 
 def _once(symbol: str, **given: object) -> None:

@@ -15,12 +15,21 @@ from typing import Any, Literal
 import typer
 
 from fogconv.errors import InputError, shown
-from fogconv.hardware.units import bandwidth_bytes_per_s, parse_bytes, rate_flop_per_s, seconds, sweep
+from fogconv.hardware.units import (
+    bandwidth_bytes_per_s,
+    deadline_s,
+    joules,
+    parse_bytes,
+    rate_flop_per_s,
+    seconds,
+    sweep,
+)
 from fogconv.values import paths, table
 from fogconv.values.number import Number
+from fogconv.zoo.model_request import is_model_file
 
 Kind = Literal[
-    "count", "seconds", "bytes", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
+    "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
@@ -73,6 +82,8 @@ def checked(kind: Kind, check: Callable[[str], object], called: str) -> OptionVa
 RATE = checked("rate", rate_flop_per_s, "rate")
 BANDWIDTH = checked("rate", bandwidth_bytes_per_s, "bandwidth")
 TIME = checked("seconds", seconds, "time")
+DEADLINE = checked("seconds", deadline_s, "time")
+ENERGY = checked("joules", joules, "energy")
 SWEEP = checked("sweep", sweep, "sweep")
 
 
@@ -106,7 +117,7 @@ def _named(text: str) -> str:
 
 
 def _model(text: str) -> str:
-    return str(paths.readable(text)) if text.endswith(".pt2") else _named(text)
+    return str(paths.readable(text)) if is_model_file(text) else _named(text)
 
 
 def _weights(text: str) -> str:

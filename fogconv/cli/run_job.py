@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +32,14 @@ from fogconv.errors import DependencyError, InputError, ModelError, visible
 from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
-    from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.analysis.outlook import Outlook
     from fogconv.calibration.cache import Master
     from fogconv.calibration.calibration import Calibration
     from fogconv.calibration.rate_source import RateSource
     from fogconv.cluster.session.worker_record import WorkerInfo
-    from fogconv.frontend.network import Network
+    from fogconv.frontend.network import Alone, Network
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.card import ModelCard
-    from fogconv.zoo.models import ZooModel
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,9 @@ def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
     pictures = [load_image(name) for name in job.images]
     request = ModelRequest(job.model, job.weights, job.size, job.trust)
     network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
+    channels = network.graph.tensors[network.graph.input].channels
+    if channels != 3:
+        raise ModelError(f"{job.model} takes {channels} channels, not the 3 of a picture; use fogconv.compile for it")
     spare_what_is_here()
     return network, np.stack([network.card.preprocess(picture) for picture in pictures])
 
@@ -198,7 +200,8 @@ def _measure(
     if job.stream:
         streamed, frames = _stream(engine, x, job.stream)
         outputs += streamed
-    reference, torch_s = _torch(network.load(), x, job.repeat) if job.compare else (None, None)
+    alone = network.alone() if job.compare else None
+    reference, alone_s = (None, None) if alone is None else _alone(alone, x, job.repeat)
     layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
@@ -212,7 +215,8 @@ def _measure(
         top5,
         median,
         typical.plan.predicted_s,
-        torch_s,
+        None if alone is None else alone.framework,
+        alone_s,
         None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
         None if reference is None else float(np.abs(reference).max()),
         tuple(layers),
@@ -259,7 +263,7 @@ def _outlook(engine: Engine, session: Session) -> Outlook | None:
     """Where mpirun put all ranks on one machine, which gains nothing: the time on as many machines like it."""
     if session.scheme != "mpi" or not any(shared.by_all for shared in _shared_machines(session)):
         return None
-    from fogconv.analysis.simulation.outlook import outlook
+    from fogconv.analysis.outlook import outlook
 
     try:
         return outlook(engine.graph, engine.topology.devices[0], session.ranks)
@@ -267,17 +271,14 @@ def _outlook(engine: Engine, session: Session) -> Outlook | None:
         return None  # without simpy there is no simulator
 
 
-def _torch(model: ZooModel, x: NDArray[np.float32], repeat: int) -> tuple[NDArray[np.float32], float]:
-    import torch
-
+def _alone(model: Alone, x: NDArray[np.float32], repeat: int) -> tuple[NDArray[np.float32], float]:
+    """Its output, and the median of its times."""
     seconds = []
-    with torch.inference_mode():
-        image = torch.from_numpy(x)
-        reference = cast("NDArray[np.float32]", model.module(image).numpy())
-        for _ in range(repeat):
-            begin = time.perf_counter()
-            model.module(image)
-            seconds.append(time.perf_counter() - begin)
+    reference = model.run(x)
+    for _ in range(repeat):
+        begin = time.perf_counter()
+        model.run(x)
+        seconds.append(time.perf_counter() - begin)
     return reference, statistics.median_low(seconds)
 
 

@@ -118,7 +118,7 @@ def _unpacked(file: BinaryIO, about: type[T]) -> tuple[LayerGraph, T]:
     graph = LayerGraph(
         header.name,
         header.tensors,
-        tuple(_layer(kind, fields) for kind, fields in header.layers),
+        tuple(layer_of(kind, fields) for kind, fields in header.layers),
         *header.ends,
         header.output_shape,
         weights,
@@ -127,7 +127,7 @@ def _unpacked(file: BinaryIO, about: type[T]) -> tuple[LayerGraph, T]:
     return graph, msgspec.msgpack.decode(header.about, type=about)
 
 
-def _layer(kind: str, fields: dict[str, Any]) -> Layer:
+def layer_of(kind: str, fields: dict[str, Any]) -> Layer:
     found = getattr(layers, kind)
     if not issubclass(found, Operator):
         raise ValueError(f"{kind} is no layer")

@@ -1,28 +1,39 @@
-"""Network: a model that is ready to be planned, from torch or, if it was exported before, from the cache of graphs."""
+"""Network: a model that is ready to be planned: from torch, from the cache of graphs, or from an ``.onnx`` file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from fogconv.errors import DependencyError, ModelError, with_extra
 from fogconv.frontend.graph_cache import keep, kept, place
+from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
-from fogconv.zoo.card import ModelCard
+from fogconv.zoo.card import ModelCard, packaged_labels
 from fogconv.zoo.model_request import ModelRequest
+from fogconv.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from fogconv.zoo.models import ZooModel
 
 
 @dataclass(frozen=True)
+class Alone:
+    """A model in its own framework, on this device alone. ``run`` maps an input (N, C, H, W) to the output."""
+
+    framework: str
+    run: Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
 class Network:
-    """``load`` gives the model itself, in torch. ``keep`` writes the graph to the cache, unless it came from there."""
+    """``alone`` loads the model in its own framework. ``keep`` writes the graph to the cache, unless it came from there."""
 
     card: ModelCard
     graph: LayerGraph
-    load: Callable[[], ZooModel]
+    alone: Callable[[], Alone]
     keep: Callable[[], None]
 
 
@@ -34,16 +45,19 @@ def open_network(
     std: Sequence[float] | None = None,
     labels: str | Path | None = None,
 ) -> Network:
-    """A model by name or from a ``.pt2`` file, for inputs of ``batch`` pictures.
+    """A model by name, or from a ``.pt2`` or ``.onnx`` file, for inputs of ``batch`` pictures.
 
     ``mean`` and ``std`` per channel and ``labels`` (a file) override the model's own. Raises ModelError, DependencyError
     as `fogconv.zoo.load` and the export do.
     """
+    if request.name.endswith(".onnx"):
+        card, graph, alone = _from_onnx(request, batch)
+        return Network(card.with_(mean, std, labels), graph, alone, lambda: None)
     path = place(request, batch)
     found = kept(path)
     if found is not None:
         card, graph = found
-        return Network(card.with_(mean, std, labels), graph, lambda: _loaded(request), lambda: None)
+        return Network(card.with_(mean, std, labels), graph, lambda: _in_torch(_loaded(request)), lambda: None)
     model = _loaded(request)
     graph = _exported(model, batch)
 
@@ -53,7 +67,7 @@ def open_network(
         published = checkpoint(request.name) if model.weights_origin.startswith("pretrained: torchvision") else None
         keep(path, request, model, graph, published)
 
-    return Network(model.with_(mean, std, labels), graph, lambda: model, keep_it)
+    return Network(model.with_(mean, std, labels), graph, lambda: _in_torch(model), keep_it)
 
 
 def network_graph(request: ModelRequest, *, batch: int = 1) -> LayerGraph:
@@ -73,3 +87,34 @@ def _exported(model: ZooModel, batch: int) -> LayerGraph:
     from fogconv.frontend.torch.export import export
 
     return export(model.module, model.example(batch), model.name)
+
+
+def _in_torch(model: ZooModel) -> Alone:
+    import torch
+
+    @torch.inference_mode()
+    def run(x: Array) -> Array:
+        return cast(Array, model.module(torch.from_numpy(x)).numpy())
+
+    return Alone("torch", run)
+
+
+def _from_onnx(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph, Callable[[], Alone]]:
+    """Without the cache of graphs: a file is read faster than torch is imported."""
+    path = Path(request.name)
+    if request.weights != "pretrained":
+        raise ModelError(f"{path} contains its own weights; omit --weights")
+    try:
+        from fogconv.frontend.onnx.model_file import read_model
+        from fogconv.frontend.onnx.read import graph_of
+        from fogconv.frontend.onnx.runtime import in_onnx_runtime
+    except ImportError as error:
+        raise DependencyError(f"{path} needs {error.name}, which is not installed: {with_extra('onnx')}") from error
+    size = (request.size, request.size) if isinstance(request.size, int) else request.size
+    model = read_model(path, size=size, batch=batch)
+    graph = graph_of(model, path.stem)
+    crop = model.shape[2:]
+    classes = graph.output_shape[-1] if len(graph.output_shape) == 2 else 0
+    labels = packaged_labels() if classes == 1000 else ()
+    card = ModelCard(path.stem, Preprocessing(crop, round(min(crop) * 256 / 224)), labels, f"as saved in {path.name}")
+    return card, graph, lambda: Alone("ONNX Runtime", in_onnx_runtime(model))

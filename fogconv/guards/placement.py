@@ -30,12 +30,13 @@ def guard_placement(
     coder: int | None = None,
     ranks: Sequence[int] = (),
     weights: Sequence[float] = (),
+    expected_s: float = 0.0,
 ) -> Placement:
     """The same placement with its pieces raw and guarded; unchanged where it can't be guarded or the master computes all
     of it.
 
     A code (of rank ``coder``) sums pieces of one input: with it, a dense conv is split by output channels among ``ranks``
-    as the ``weights`` say. Other convs get no code.
+    as the ``weights`` say. Other convs get no code. ``expected_s``: what the layer takes; patience is a multiple of it.
     """
     if not (protection and guardable(layer, placement)):
         return placement
@@ -51,7 +52,7 @@ def guard_placement(
         return placement
     patience_s = 0.0
     if protection.patience:
-        asked_s = protection.patience * placement.predicted["total_s"]
+        asked_s = protection.patience * expected_s
         patience_s = min(max(LEAST_PATIENCE_S, asked_s), table.MESSAGE_TIME.most)
     return replace(placement, work=work, split=split, guard=Guard(protection.verify, coder, patience_s))
 

@@ -13,7 +13,7 @@ from fogconv.hardware.topology import Device, Link, Topology
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One board. ``sources`` name the source of each figure; those in ``estimates`` are not measured. ``watts`` is the
-    board's power under load, ``port_watts`` that of its busy network port.
+    board's power under load, ``idle_watts`` that of the board that waits, ``port_watts`` that of its busy network port.
     """
 
     title: str
@@ -26,6 +26,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_s: float
     read_bytes_per_s: float
     watts: float
+    idle_watts: float
     port_watts: float
     sources: dict[str, str]
     estimates: tuple[str, ...]
@@ -41,6 +42,8 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.threads,
             joules_per_mac=self.watts * gamma["default"],
             read_bytes_per_s=self.read_bytes_per_s,
+            idle_watts=self.idle_watts,
+            busy_watts=self.watts,
         )
 
     def link(self) -> Link:

@@ -4,7 +4,7 @@
      "devices": [{"name": "pi5", "address": "tcp://10.0.0.2:5555", "gamma_s_per_mac": {"default": 1.1e-10, "linear": 4e-10},
                   "copy_s_per_byte": 2e-10, "step_s": 1e-5, "memory_bytes": null, "threads": 4}, …],
      "links": [{"origin": 0, "to": 1, "alpha_s": 2e-4, "beta_s_per_element": 3.2e-7, "message_elements": null}, …],
-     "spreads": {"gamma pi5 direct": 0.02, "beta 0→1": 0.01}}
+     "spreads": {"gamma rank 1 direct": 0.02, "beta 0→1": 0.01}}
 
 ``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of
 the repeats of one measurement. With a ``predictor`` (see `fogconv.hardware.latency_models`) it predicts convs instead of
@@ -82,6 +82,9 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine_cores: float = 0.0
     read_bytes_per_s: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
+    training: dict[str, float] = {}
+    idle_watts: float = 0.0
+    busy_watts: float = 0.0
 
 
 class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,8 +100,18 @@ class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     burst_bytes: float = 0.0
 
 
+class Stability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many of a model's ``layers`` its plan would cut otherwise if rates were at an end of their spread: all rates
+    ``together``, and each alone, by its name; None where it was not tried."""
+
+    model: str
+    layers: int
+    together: int
+    changes: dict[str, int | None]
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file's content; the planner and the model use its ``topology()``."""
+    """A file's content; the planner and the model use its ``topology()``. ``stability`` is for reports."""
 
     fogconv_profile: int
     devices: tuple[ProfileDevice, ...]
@@ -106,6 +119,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spreads: dict[str, float] = {}
     note: str = ""
     predictor: str = ""
+    stability: Stability | None = None
 
     @staticmethod
     def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
@@ -129,7 +143,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 device.tick_s,
                 device.machine,
                 device.machine_cores,
-                device.read_bytes_per_s,
+                training=dict(device.training),
+                idle_watts=device.idle_watts,
+                busy_watts=device.busy_watts,
+                read_bytes_per_s=device.read_bytes_per_s,
             )
             for device in topology.devices
         )
@@ -161,7 +178,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.tick_s,
                     device.machine,
                     device.machine_cores,
+                    device.training,
                     self._effort(device),
+                    device.idle_watts,
+                    device.busy_watts,
                     device.read_bytes_per_s,
                 )
                 for device in self.devices

@@ -56,6 +56,8 @@ _DEVICE_COSTS = (
     "receive_s_per_byte",
     "period_s",
     "tick_s",
+    "idle_watts",
+    "busy_watts",
     "read_bytes_per_s",
 )
 
@@ -86,7 +88,13 @@ class Device:
     transport, the system's copies). All of these are long-run averages.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
-    which the system enforces every ``tick_s`` (see `fogconv.analysis.simulation.processor`).
+    which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).
+
+    ``training`` has measured costs of training's passes (see `fogconv.hardware.training_costs`); those that it lacks are
+    assumed.
+
+    ``idle_watts`` and ``busy_watts`` are the power of the whole device while it waits and while it computes, 0 where they
+    are not known (see `fogconv.hardware.energy`).
 
     Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
     of each alone, and `Topology.together_s` gives the time of several at once. ``read_bytes_per_s`` is the rate of the disk
@@ -110,7 +118,10 @@ class Device:
     tick_s: float = 0.0
     machine: str = ""
     machine_cores: float = 0.0
+    training: Mapping[str, float] = field(default_factory=dict)
     effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
+    idle_watts: float = 0.0
+    busy_watts: float = 0.0
     read_bytes_per_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -141,6 +152,8 @@ class Device:
         )
         _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
         _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
+        for key, cost in self.training.items():
+            _not_negative(f"device {self.name}", f"training cost {key!r}", cost)
 
     def gamma(self, kind: str = "default") -> float:
         """γ of a kernel class in seconds per MAC, or the device's default."""
@@ -173,6 +186,7 @@ class Device:
             weight_s_per_byte=self.weight_s_per_byte / rate,
             send_s_per_byte=self.send_s_per_byte / rate,
             receive_s_per_byte=self.receive_s_per_byte / rate,
+            training={key: cost / rate for key, cost in self.training.items()},
         )
 
 

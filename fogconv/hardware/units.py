@@ -3,6 +3,7 @@
 rate        FLOP/s or MAC/s (one MAC is two FLOP), with k, M, G, T
 bandwidth   bit/s or B/s, with k, M, G (powers of 1000) or Ki, Mi, Gi (of 1024); "/s" may be left out: 100Mbit
 time        s, ms, us or µs, ns
+energy      J, mJ, kJ
 plain       a number without a unit is in FLOP/s, bytes/s, seconds
 """
 
@@ -20,6 +21,7 @@ _LONGEST = 60
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_JOULES = {"J": 1.0, "mJ": 1e-3, "kJ": 1e3}
 _FLOPS = {"FLOP": 1.0, "FLOPS": 1.0, "MAC": 2.0, "MACS": 2.0}
 _BITS = {"bit": 1 / 8, "bits": 1 / 8, "b": 1 / 8, "bps": 1 / 8, "B": 1.0, "Bps": 1.0, "byte": 1.0, "bytes": 1.0, "Byte": 1.0}
 
@@ -45,6 +47,19 @@ def seconds(text: str) -> float:
     if unit and unit not in _TIMES:
         raise InputError(f"time {shown(text)}: the unit {shown(unit)} is not known; write s, ms, us or ns, such as 0.5ms")
     return _within(table.LATENCY, value * _TIMES.get(unit, 1.0), text, "time")
+
+
+def deadline_s(text: str) -> float:
+    """The same, of a time limit: a microsecond at least."""
+    return _within(table.DEADLINE, seconds(text), text, "time")
+
+
+def joules(text: str) -> float:
+    """ "1J", "250 mJ", "0.25" → joules. Raises InputError unless they are in the range of `fogconv.values.table`."""
+    value, unit = _parse(text, "energy", "such as 1J or 250mJ")
+    if unit and unit not in _JOULES:
+        raise InputError(f"energy {shown(text)}: the unit {shown(unit)} is not known; write J, mJ or kJ, such as 250mJ")
+    return _within(table.ENERGY, value * _JOULES.get(unit, 1.0), text, "energy")
 
 
 def sweep(text: str) -> tuple[str, float, float]:

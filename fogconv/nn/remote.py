@@ -1,10 +1,7 @@
 """RemoteConv: one conv of one size, cut over the ranks of a session, forward and backward. No torch here.
 
-    forward    x shard →            conv        → y shard      → sum over input groups, concatenate over output groups
-    backward   grad_y shard →       grad_input  → grad_x shard → sum over output groups, concatenate over input groups
-                                    grad_weight → grad_w shard → concatenate
-
-Workers keep their weights until new ones arrive, and the input shard of the last forward pass for its backward pass.
+Its programs, `fogconv.lowering.training`, say what is sent and computed. Workers keep their weights until new ones arrive,
+and the input shard of the last forward pass for its backward pass.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -26,37 +23,13 @@ from fogconv.cluster.session.session import Session
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.layout import MASTER
-from fogconv.ir.program import (
-    AnyStep,
-    ArrayFree,
-    ArrayInput,
-    ArrayOutput,
-    ArrayRecv,
-    ArraySend,
-    ConvForward,
-    ConvGradInput,
-    ConvGradWeight,
-    Program,
-)
 from fogconv.ir.shard import Shard
+from fogconv.lowering.training import Pass, index_of, pass_programs, region_of
 
 COMPARED = 16384
 """Weights compared at a time."""
 
 _numbers = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class _Variant:
-    """The content of one run: whether to ``ship`` weights, send the input ``x`` or use the kept one, keep it, and which
-    gradients."""
-
-    backward: bool
-    ship: bool
-    send_x: bool = True
-    keep: bool = False
-    grad_x: bool = False
-    grad_w: bool = False
 
 
 @dataclass
@@ -67,7 +40,7 @@ class RemoteConv:
     spec: ConvSpec
     shards: tuple[Shard, ...]
     lock: threading.Lock = field(default_factory=threading.Lock)
-    _loaded: dict[_Variant, Loaded] = field(default_factory=dict)
+    _loaded: dict[Pass, Loaded] = field(default_factory=dict)
     _shipped: tuple[int, Array] | None = None
     _cut: list[Array] = field(default_factory=list)
     _kept: int = 0
@@ -84,7 +57,7 @@ class RemoteConv:
         """
         with self.lock:
             token = next(_numbers) if keep else 0
-            variant = _Variant(False, self._must_ship(version), keep=keep)
+            variant = Pass(False, self._must_ship(version), keep=keep)
             y = np.empty(self.spec.output_shape, np.float32)
             self._run(variant, x, None, weight, version, self._places("y", y))
             if keep:
@@ -99,7 +72,7 @@ class RemoteConv:
         with self.lock:
             ship = grad_x and self._must_ship(version)
             there = token != 0 and token == self._kept
-            variant = _Variant(True, ship, send_x=grad_w and not there, grad_x=grad_x, grad_w=grad_w)
+            variant = Pass(True, ship, send_x=grad_w and not there, grad_x=grad_x, grad_w=grad_w)
             places: list[Array] = []
             result_x = result_w = None
             if grad_x:
@@ -131,7 +104,7 @@ class RemoteConv:
         return region.rows.slice() == slice(0, self.spec.height) and region.columns.slice() == slice(0, self.spec.width)
 
     def _run(
-        self, variant: _Variant, x: Array, grad: Array | None, weight: Array, version: int, places: Sequence[Array]
+        self, variant: Pass, x: Array, grad: Array | None, weight: Array, version: int, places: Sequence[Array]
     ) -> None:
         """Run a variant and fill the places of the first result's parts, then of the second's.
 
@@ -140,7 +113,8 @@ class RemoteConv:
         """
         loaded = self._loaded.get(variant)
         if loaded is None:
-            loaded = self.session.load(self._programs(variant), {})
+            programs = pass_programs(self.spec, self.shards, variant, ranks=self.session.ranks, name=self._name)
+            loaded = self.session.load(programs, {})
             if isinstance(loaded.executable, Executable):  # the master's packed weights serve all variants
                 loaded.executable.arrays = self._arrays
             self._loaded[variant] = loaded
@@ -169,11 +143,11 @@ class RemoteConv:
 
     # The inputs, in the same order for arrays and steps: per shard x, grad_y, weight; then the places of the results
 
-    def _inputs(self, variant: _Variant, x: Array, grad: Array | None) -> list[Array]:
+    def _inputs(self, variant: Pass, x: Array, grad: Array | None) -> list[Array]:
         cuts: dict[tuple[str, Region], Array] = {}
 
         def cut(name: str, array: Array, region: Region, shard: Shard) -> Array:
-            part = array[_index(region)]
+            part = array[index_of(region)]
             if shard.rank == MASTER:
                 return part
             if (name, region) not in cuts:  # shards that read the same share one copy
@@ -185,113 +159,17 @@ class RemoteConv:
 
         arrays = []
         for shard, weight in zip(self.shards, self._cut, strict=True):
-            if self._brings_x(variant, shard):
+            if variant.brings_x(shard):
                 arrays.append(cut("x", x, shard.input, shard))
             if grad is not None:
                 arrays.append(cut("grad", grad, shard.output, shard))
-            if self._brings_weight(variant, shard):
+            if variant.brings_weight(shard):
                 arrays.append(weight)
         return arrays
 
-    def _brings_x(self, variant: _Variant, shard: Shard) -> bool:
-        """Whether x is sent. The master's own input is in its memory anyway."""
-        return variant.send_x or (shard.rank == MASTER and variant.grad_w)
-
-    def _brings_weight(self, variant: _Variant, shard: Shard) -> bool:
-        return variant.ship or (shard.rank == MASTER and (variant.grad_x or not variant.backward))
-
     def _places(self, result: str, whole: Array) -> list[Array]:
         """The place of each shard's part of a result (y, gx or gw)."""
-        return [whole[_region_of(result, shard)] for shard in self.shards]
-
-    # Programs
-
-    def _programs(self, variant: _Variant) -> list[Program]:
-        tags = itertools.count(1)
-        steps: dict[int, list[AnyStep]] = {MASTER: []}
-        master = steps[MASTER]
-        own: list[AnyStep] = []
-        returns: tuple[list[AnyStep], list[AnyStep]] = ([], [])  # the first result of all ranks, then the second
-        places: tuple[list[str], list[str]] = ([], [])
-        begun: list[tuple[Any, ...]] = [
-            (result, *_region_of(result, shard))
-            for shard in self.shards
-            if shard.rank == MASTER
-            for _, result in self._work(variant, shard, "")
-        ]
-        index = 0
-        for number, shard in enumerate(self.shards):
-            remote = shard.rank != MASTER
-            mine = steps.setdefault(shard.rank, [])
-            for name, shape in self._needs(variant, shard):
-                master.append(ArrayInput(0, index, f"{name}{number}"))
-                index += 1
-                if remote:
-                    tag = next(tags)
-                    master.append(ArraySend(0, f"{name}{number}", shard.rank, tag))
-                    mine.append(ArrayRecv(0, name if name != "x" else self._x(variant), shape, MASTER, tag))
-            for kind, (step, result) in enumerate(self._work(variant, shard, "" if remote else str(number))):
-                (mine if remote else own).append(step)
-                places[kind].append(f"{result}{number}")
-                if remote:
-                    tag = next(tags)
-                    mine.append(ArraySend(0, result, MASTER, tag))
-                    # Parts of one place are summed, the others are adjacent; the master's are written first.
-                    where = (result, *_region_of(result, shard))
-                    into: Literal["place", "sum"] = "sum" if where in begun else "place"
-                    begun.append(where)
-                    shape = self._shape(result, shard)
-                    returns[kind].append(ArrayRecv(0, f"{result}{number}", shape, shard.rank, tag, into))
-                returns[kind].append(ArrayOutput(0, f"{result}{number}", kind * len(self.shards) + number))
-            if remote:
-                mine.append(ArrayFree(0, ("grad",) if variant.keep else ("grad", self._x(variant))))
-        master += [ArrayInput(0, index + number, place) for number, place in enumerate([*places[0], *places[1]])]
-        steps[MASTER] = [*master, *own, *returns[0], *returns[1]]
-        return [
-            Program(rank, self.session.ranks, self.spec.batch, (self._name,), (), tuple(todo), {}, self._name)
-            for rank, todo in steps.items()
-        ]
-
-    def _x(self, variant: _Variant) -> str:
-        """An inference between a forward and its backward pass does not change the kept input."""
-        return "x" if variant.keep or (variant.backward and not variant.send_x) else "passing"
-
-    def _needs(self, variant: _Variant, shard: Shard) -> list[tuple[str, tuple[int, ...]]]:
-        needs = []
-        if self._brings_x(variant, shard):
-            needs.append(("x", shard.spec.input_shape))
-        if variant.backward:
-            needs.append(("grad", shard.spec.output_shape))
-        if self._brings_weight(variant, shard):
-            needs.append(("w", shard.spec.weight_shape))
-        return [(name, tuple(shape)) for name, shape in needs]
-
-    def _work(self, variant: _Variant, shard: Shard, suffix: str) -> list[tuple[AnyStep, str]]:
-        """Each step with its result; the names of the master's arrays end in the shard's number."""
-        x = "x" if suffix else self._x(variant)
-        if not variant.backward:
-            return [(ConvForward(0, shard.spec, x + suffix, "w" + suffix, "y" + suffix), "y")]
-        work: list[tuple[AnyStep, str]] = []
-        if variant.grad_x:
-            work.append((ConvGradInput(0, shard.spec, "grad" + suffix, "w" + suffix, "gx" + suffix), "gx"))
-        if variant.grad_w:
-            work.append((ConvGradWeight(0, shard.spec, x + suffix, "grad" + suffix, "gw" + suffix), "gw"))
-        return work
-
-    def _shape(self, result: str, shard: Shard) -> tuple[int, ...]:
-        shapes = {"y": shard.spec.output_shape, "gx": shard.spec.input_shape, "gw": shard.spec.weight_shape}
-        return tuple(shapes[result])
-
-
-def _region_of(result: str, shard: Shard) -> tuple[slice, ...]:
-    """The part of y, gx or gw that a shard computes."""
-    if result == "gw":
-        return (shard.filters.slice(), shard.depth.slice())
-    return _index(shard.output if result == "y" else shard.input)
-
-
-def _index(region: Region) -> tuple[slice, ...]:
-    return (slice(None), region.channels.slice(), region.rows.slice(), region.columns.slice())
+        return [whole[region_of(result, shard)] for shard in self.shards]
 
 
 @cache

@@ -1,4 +1,7 @@
-"""Costs in seconds: a shard on a device, and a set of transfers on the network cards.
+"""Costs in seconds, for a search: a shard on a device, and a set of transfers on the network cards.
+
+They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes is told by its
+programs (`fogconv.simulation.prediction`).
 
 compute   γ·MACs + the fixed cost of a step; a step that is not a conv costs its memory traffic
 transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
@@ -16,14 +19,12 @@ from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.ir.graph import Conv, Host, Layer
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import Wire
+from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Wire
 from fogconv.ir.shard import Work
 
-WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros": 2.6, "lz4": 2.5, "zstd": 2.1}
-"""Bytes per element on the wire. The lossless ones depend on the values; these are for maps with 38 % zeros."""
-
-WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
-"""The cost of coding, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory copies 3 GB/s."""
+SLICE_WAIT = 0.2
+"""A receiver waits, on average, this part of a quota's period for its sender's next slice. Measured with a chain of nodes
+that exchange 20 KB with both neighbours: 2 to 4 ms each time, at 0.1 core with periods of 10 ms, beyond computing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Prices:
         self._cards = [topology.card(rank) for rank in topology.ranks]
         self._shared = topology.shared_machines
         self._loads = topology.machine_loads
+        self._late_s = [SLICE_WAIT * device.period_s if device.share < 1 else 0.0 for device in topology.devices]
         # Cached: a link between workers is derived from all links.
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
@@ -82,7 +84,8 @@ class Prices:
                 if (move.source, move.target) not in pairs:
                     messages[rank] += device.message_s
             pairs.add((move.source, move.target))
-            latency_s = max(latency_s, link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
+            late_s = max(self._late_s[move.source], self._late_s[move.target])
+            latency_s = max(latency_s, late_s + link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
             slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
         card_bytes = tuple(zip(sent, received, strict=True))
         wire_s = [max(sent[rank] * tx, received[rank] * rx) for rank, (tx, rx) in enumerate(self._cards)]
@@ -100,10 +103,6 @@ class Prices:
             shared_s = sum(handled_s[rank] for rank in ranks) / cores
             busiest_s, cpu_s = max(busiest_s, shared_s), max(cpu_s, shared_s)
         return busiest_s, cpu_s
-
-    def start_s(self, ranks: int) -> float:
-        """The master's time to start and end an inference on so many ranks: a message to each other rank and one back."""
-        return 2 * max(0, ranks - 1) * self.topology.devices[0].message_s
 
     def work_s(self, layer: Layer, work: Work) -> float:
         """One rank's part of a layer, on that rank's device."""

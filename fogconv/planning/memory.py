@@ -2,14 +2,12 @@
 
 A rank that may swap keeps those weights on its disk, slice by slice, that cost least per byte saved: first the ones that are
 computed as fast as from memory (fully connected layers), then those of which computing is not much slower (see
-`fogconv.ir.memory.algorithm.compact`), and of equal ones the largest. It keeps as much in memory as it can. Reading does not
-overlap with computing, so a step takes both times.
+`fogconv.ir.memory.algorithm.compact`), and of equal ones the largest. It keeps as much in memory as it can.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fogconv.hardware.topology import Topology
@@ -22,7 +20,6 @@ from fogconv.ir.memory.swapping import slice_bytes, slice_channels, slowdown
 from fogconv.ir.plan import Plan, Swap
 from fogconv.ir.shard import Work
 from fogconv.lowering.lower import outline
-from fogconv.planning.cost import Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ def over_memory(graph: LayerGraph, plan: Plan, topology: Topology) -> Over | Non
 
 
 def with_swaps(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
-    """The plan, with weights on the disks of the ranks that have no room for them, and with the time that takes.
+    """The plan, with weights on the disks of the ranks that have no room for them; its prediction stays as it was.
 
     Where even that is not enough, `over_memory` says so of the result. A plan that has swaps already is not changed.
     """
@@ -83,7 +80,7 @@ def with_swaps(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
         found = replace(plan, swaps=tuple(swap for each in swaps.values() for swap in each))
         if found == before:
             break
-    return plan if found.swaps == plan.swaps else _priced(graph, found, topology)
+    return found
 
 
 def _excess(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[int, int]:
@@ -173,43 +170,3 @@ def _taken(whole: Footprint, candidates: Sequence[_Candidate], swapped: Sequence
         slot=max([0, *(packed for packed, _ in slots)]),
         arrival=0 if rank == MASTER or not slots else stay + SHIPPED_BYTES + transit,
     ).total
-
-
-def _priced(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
-    """The plan with the time of reading in its predictions: ``read_s`` is that part of a layer's ``edge_s``."""
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
-    placements, added_s = list(plan.placements), 0.0
-    for index in sorted({swap.layer for swap in plan.swaps}):
-        layer, placement = graph.layers[index], placements[index]
-        assert isinstance(layer, Conv)
-        alone: dict[int, float] = defaultdict(float)
-        for work in placement.work:
-            alone[work.rank] += prices.work_s(layer, work)
-        read = _read_s(layer, index, plan, topology)
-        without_s = topology.together_s(alone)
-        read_s = max(without_s, *(seconds + alone[rank] for rank, seconds in read.items())) - without_s
-        predicted = dict(placement.predicted)
-        for term in ("edge_s", "total_s", "read_s"):
-            predicted[term] = predicted.get(term, 0.0) + read_s
-        placements[index] = replace(placement, predicted=predicted)
-        added_s += read_s
-    predicted_s = None if plan.predicted_s is None else plan.predicted_s + added_s
-    return replace(plan, placements=tuple(placements), predicted_s=predicted_s)
-
-
-def _read_s(layer: Conv, index: int, plan: Plan, topology: Topology) -> Mapping[int, float]:
-    """By rank, what swapped slices of a layer take beyond its computing; ranks of one machine share its disk."""
-    bytes_of, extra = dict[int, int](), dict[int, float]()
-    for swap in plan.swaps:
-        if swap.layer != index:
-            continue
-        [work] = [work for work in plan.placements[index].work if work.rank == swap.rank]
-        spec, candidate = layer.shard(work).spec, _candidate(index, layer, work, topology)
-        bytes_of[swap.rank] = sum(slice_bytes(spec, len(span)) for span in swap.channels)
-        extra[swap.rank] = candidate.extra_s * len(swap.channels) / len(candidate.slices)
-    machines = {rank: topology.devices[rank].machine or str(rank) for rank in bytes_of}
-    return {
-        rank: extra[rank]
-        + topology.devices[rank].read_s(sum(n for other, n in bytes_of.items() if machines[other] == machines[rank]))
-        for rank in bytes_of
-    }

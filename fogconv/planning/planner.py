@@ -14,13 +14,14 @@ from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
 from fogconv.planning.schemes import Scheme
+from fogconv.simulation.prediction import predicted
 
 _COMPRESSORS = {"lz4": "lz4", "zstd": "zstandard"}
 """Wire → the library that it needs."""
 
 
 def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptions()) -> Plan:
-    """The given plan, where it is for this number of ranks, or else the scheme's.
+    """The given plan, where it is for this number of ranks, or else the scheme's; with its prediction for this cluster.
 
     Raises PlannerError when a part fits into no rank's memory limit, InputError for options that the scheme does not
     support.
@@ -37,11 +38,10 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
             part = topology.subset(ranks)
             found = Scheme.named(options.scheme).planner(graph, part, settled(options, graph, part))
             found = found.among(ranks, len(topology))
-        if options.allow_swap:
-            found = with_swaps(graph, found, topology)
-        over = over_memory(graph, found, topology)
+        fitted = with_swaps(graph, found, topology) if options.allow_swap else found
+        over = over_memory(graph, fitted, topology)
         if over is None:
-            return found
+            return predicted(graph, fitted, topology) if given or fitted is not found else found
         # The search does without a rank by itself; the star's shares are fixed, and a guarded one's code needs its ranks.
         if given or over.rank == MASTER or options.protection:
             raise PlannerError(over.sentence)

@@ -27,6 +27,7 @@ from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.strategies.family import Scheme
 from fogconv.planning.strategies.option import Option, split_name
 from fogconv.planning.strategies.options import Options
+from fogconv.simulation.prediction import predicted
 
 BEAM = 24
 EFFORT = 60_000
@@ -37,6 +38,8 @@ without this limit.
 LEAST_BEAM = 2
 RIVALS = 4
 """The number of cheapest paths that are tried as shorter ways to the others."""
+WITHIN = 1.5
+"""The search's sum is at most this many times what a plan takes."""
 MOST_RANKS = 33
 """The most ranks that a search uses. Its time grows with the square of the ranks (8 s for ResNet-50 on 33), and more
 parts gain little: in a larger cluster only the fastest ranks get work. The star needs no search and uses all ranks."""
@@ -59,7 +62,7 @@ def search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire, *,
         return found.among(fastest, len(topology))
     if scheme == "auto":
         return _best_of(graph, topology, wire, allow_swap)
-    return _search(graph, _book(graph, topology, wire), scheme, wire, allow_swap)
+    return _cheapest_of(graph, topology, _search(graph, _book(graph, topology, wire), scheme, wire, allow_swap))
 
 
 def _fastest(topology: Topology, most: int) -> list[int]:
@@ -93,12 +96,27 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire, allow_swap: bool
     for members in _member_sets(topology):
         for scheme in _SEARCHES:
             try:
-                found.append(_search(graph, book, scheme, wire, allow_swap, members))
+                found += _search(graph, book, scheme, wire, allow_swap, members)
             except PlannerError as error:
                 failures.append(error)
     if not found:
         raise failures[0]
-    return replace(min(found, key=lambda each: each.predicted_s or 0.0), scheme="auto")
+    return replace(_cheapest_of(graph, topology, found), scheme="auto")
+
+
+def _cheapest_of(graph: LayerGraph, topology: Topology, plans: Sequence[Plan]) -> Plan:
+    """The plan whose programs take the least time. ``plans`` have the search's sums as ``predicted_s``, which are more by
+    what overlaps: one that is above WITHIN times the best prediction so far is not priced."""
+    best: Plan | None = None
+    kinds = {tuple((each.work, each.target, each.via) for each in found.placements): found for found in reversed(plans)}
+    for found in sorted(kinds.values(), key=lambda each: each.predicted_s or 0.0):
+        if best is not None and (found.predicted_s or 0.0) > WITHIN * (best.predicted_s or 0.0):
+            break
+        priced = predicted(graph, found, topology)
+        if best is None or (priced.predicted_s or 0.0) < (best.predicted_s or 0.0):
+            best = priced
+    assert best is not None
+    return best
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +159,7 @@ def _search(
     wire: Wire,
     allow_swap: bool,
     members: Sequence[int] | None = None,
-) -> Plan:
+) -> list[Plan]:
     """Search by rows once without and once with drifting cuts; together they would displace better paths (MobileNet's, by
     1 %). Drifting cuts are not tried where branches are concatenated: Inception's plans did not change, and took half as
     long again.
@@ -150,8 +168,7 @@ def _search(
         scheme = "local"
     branched = any(isinstance(layer, Concat) for layer in graph.layers)
     ways = (False, True) if scheme == "rows" and not branched else (False,)
-    found = [_within_memory(graph, book, scheme, wire, allow_swap, members, drifting) for drifting in ways]
-    return min(found, key=lambda each: each.predicted_s or 0.0)
+    return [found for drifting in ways for found in _within_memory(graph, book, scheme, wire, allow_swap, members, drifting)]
 
 
 def _within_memory(
@@ -162,10 +179,10 @@ def _within_memory(
     allow_swap: bool,
     members: Sequence[int] | None,
     drifting: bool,
-) -> Plan:
+) -> list[Plan]:
     """Where a rank's memory limit is too small, weights become dear on all ranks with limits, until the path that stores
     least on them is the cheapest; if that is still too much, as maps are no weights, the others do without it. Where ranks
-    may swap, each of these paths is possible, and the cheapest of them is taken, with what swapping costs."""
+    may swap, each of these paths is possible, and which one is the cheapest is for its simulation to say."""
     topology = book.prices.topology
     penalty = 0.0
     possible: list[Plan] = []
@@ -184,7 +201,7 @@ def _within_memory(
                 raise PlannerError(over.sentence)
             members = [rank for rank in members or topology.ranks if rank != over.rank]
             penalty = 0.0
-    return min(possible, key=lambda each: each.predicted_s or 0.0)
+    return possible
 
 
 def _cheapest(
@@ -316,7 +333,7 @@ def _choices(last: _Choice | None) -> Iterator[_Choice]:
 
 
 def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path: _Path) -> Plan:
-    """The plan of a path, with seconds per layer and bytes per card."""
+    """The plan of a path, with its sum of seconds, and bytes per card."""
     ranks = len(book.prices.topology)
     sent, received = [0.0] * ranks, [0.0] * ranks
     state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
@@ -347,25 +364,15 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
             count(option.sum_traffic.card_bytes)
         for tensor in layer.writes:
             state[tensor] = book.number(_whole_on_master(graph, tensor, ranks)) if isinstance(layer, Host) else option.made
-        total = choice.move_s + option.edge_s + option.sum_s
-        seconds += total
-        predicted = {
-            "edge_s": option.edge_s,
-            "wait_s": choice.move_s,
-            "tx_s": choice.move_s,
-            "rx_s": option.sum_s,
-            "total_s": total,
-        }
+        seconds += choice.move_s + option.edge_s + option.sum_s
         detours = tuple((tensor, book[number]) for tensor, number in via)
         name = split_name(option)
-        placements[index] = Placement(option.mode, option.work, option.target, detours, name, predicted)
+        placements[index] = Placement(option.mode, option.work, option.target, detours, name)
     last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
     count(last.card_bytes)
     cards = tuple(zip(sent, received, strict=True))
     in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
-    found = Plan(graph.name, ranks, scheme, in_order, wire, card_bytes=cards)
-    ends_s = last.seconds + book.prices.start_s(len(found.active_ranks))
-    return replace(found, predicted_s=seconds + ends_s, ends_s=ends_s)
+    return Plan(graph.name, ranks, scheme, in_order, wire, predicted_s=seconds + last.seconds, card_bytes=cards)
 
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:

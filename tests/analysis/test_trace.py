@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fogconv.analysis.trace import Event, to_json, write_trace
+from fogconv.analysis.trace import to_json, write_trace
 from fogconv.errors import InputError
+from fogconv.simulation.event import Event
 
 EVENTS = (
     Event(1, "conv1", 12.0, 12.5, "conv"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from fogconv.analysis.simulation.outlook import outlook
-from fogconv.analysis.simulation.simulator import simulate
+from fogconv.analysis.outlook import outlook
 from fogconv.analysis.workload import rank_works, workload
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
+from fogconv.simulation.simulator import simulate
 from tests import seeded_models as models
 
 GRAPH = models.graph("squeezenet1_1", 64)

@@ -1,61 +1,101 @@
-"""The bench of the model: what it makes of what was measured. (Measuring needs root and half an hour.)"""
+"""The bench of the model: its cells, and what it makes of what was measured. (Measuring needs root and half an hour.)"""
 
 from __future__ import annotations
 
 import json
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.model_accuracy import TERMS, markdown, merged, parse_case, summary
+from bench.model_accuracy import (
+    MOST_CELLS,
+    NETS,
+    RATES,
+    SCHEMES,
+    SHARES,
+    TRANSPORTS,
+    Cell,
+    cover,
+    keep,
+    kept,
+    markdown,
+    summary,
+    verdict,
+)
 from fogconv.errors import InputError
 
 pytestmark = pytest.mark.alone
 
-
-def run(total_s: float) -> dict[str, Any]:
-    def layer(name: str, predicted_s: float) -> dict[str, Any]:
-        terms = dict.fromkeys(TERMS, 0.0)
-        return {
-            "name": name,
-            "predicted": terms | {"total_s": predicted_s},
-            "formula": terms | {"total_s": 2.0},
-            "measured": terms | {"total_s": total_s},
-        }
-
-    return {"latency_s": 10.0, "layers": [layer("a", 1.1), layer("b", 0.8), layer("c", 1.0)]}
+CELL = Cell("vgg16", "rows", "1gbit", "even", "zmq")
 
 
-def test_errors_are_against_the_mean_of_the_inferences() -> None:
-    found = summary("vgg16", "1gbit", 2, [run(0.5), run(1.5)], {})
-    assert [layer["error"] for layer in found["layers"]] == [pytest.approx(error) for error in (0.1, -0.2, 0.0)]
-    assert found["median_layer_error"] == pytest.approx(0.1)
-    assert found["total_error"] == pytest.approx(0.1 / 10)
-    assert found["formula"] == {"median_layer_error": pytest.approx(1.0), "total_error": pytest.approx(3 / 10)}
+def test_every_pair_is_in_a_cell() -> None:
+    cells = cover()
+    assert len(cells) <= MOST_CELLS
+    axes = {"net": NETS, "scheme": SCHEMES, "rate": RATES, "shares": tuple(SHARES), "transport": TRANSPORTS}
+    for (one, those), (other, these) in combinations(axes.items(), 2):
+        for pair in product(those, these):
+            assert any((getattr(cell, one), getattr(cell, other)) == pair for cell in cells), pair
 
 
-def test_runs_of_single_cases_are_put_together(tmp_path: Path) -> None:
-    old, new, other = (
-        summary("vgg16", rate, 2, [run(t)], {}) for rate, t in (("1gbit", 1.0), ("1gbit", 2.0), ("100mbit", 1.0))
-    )
-    files = []
-    for number, (case, scores) in enumerate(((old, {}), (new, {"macs": {"within_10pct": 0.4, "mape": 0.3}}), (other, {}))):
-        files.append(tmp_path / f"{number}.json")
-        files[-1].write_text(json.dumps({"cases": [case], "predictors": scores}))
-    found = merged(files)
-    assert [case["rate"] for case in found["cases"]] == ["1gbit", "100mbit"]
-    assert found["cases"][0]["median_layer_error"] == new["median_layer_error"]
+def facts(predicted_s: float = 1.2) -> dict[str, Any]:
+    layers = [{"name": n, "split": s, "predicted": {"total_s": t}} for n, s, t in LAYERS]
+    rates = {"message_s": 1e-3, "gamma": [{"default": 1e-10}], "byte_s": [1e-9, 1e-9]}
+    return {"predicted_s": predicted_s, "layers": layers, "agreement": {"planner_s": 1.0, "simulator_s": 1.02}, **rates}
+
+
+LAYERS = (("a", "rows:5", 0.55), ("b", "rows:5", 0.4), ("c", None, 9.0), ("d", "rows:5", 0.001), ("e", "rows:5", 0.3))
+ANSWER = {
+    "seconds": [0.9, 1.0, 1.1, 1.0],
+    "layer_s": [{"total_s": 0.5}, {"total_s": 0.5}, {"total_s": 1.0}, {"total_s": 0.009}, {"total_s": 0.3}],
+}
+
+
+def test_errors_are_against_the_median_less_the_cells_own_spread() -> None:
+    found = summary(CELL, facts(), ANSWER)
+    assert found["latency_s"] == 1.0 and found["ratio"] == pytest.approx(1.2)
+    assert found["spread"] == pytest.approx(0.025)
+    assert found["total_error"] == pytest.approx(0.2 - 0.025)
+    assert summary(CELL, facts(1.01), ANSWER)["total_error"] == 0.0
+    # Of a, b and e: c is not distributed, and d is too short.
+    assert found["layers_judged"] == 3
+    assert found["layer_error"] == pytest.approx(0.1)
+    assert found["agreement"] == pytest.approx(0.02)
+
+
+def test_the_verdict_says_what_is_asked_for() -> None:
+    good, bad = summary(CELL, facts(1.01), ANSWER), summary(CELL, facts(2.0), ANSWER)
+    loaded = summary(Cell("vgg16", "rows", "1gbit", "even", "zmq", loaded=True), facts(3.0), ANSWER)
+    found = verdict([good, good, bad, loaded])
+    assert found["cells"] == 3
+    assert found["total_within"] == pytest.approx(2 / 3)
+    assert found["worst_total_error"] == bad["total_error"] and found["worst_cell"] == str(CELL)
+    assert found["loaded_total_error"] == loaded["total_error"]
+
+
+def test_cells_are_kept_and_shown(tmp_path: Path) -> None:
+    file = tmp_path / "cells.json"
+    assert kept(file) == {"cells": [], "predictors": {}}
+    cell = json.loads(json.dumps(summary(CELL, facts(), ANSWER)))
+    keep(file, {"cells": [cell], "predictors": {"macs": {"within_10pct": 0.4, "mape": 0.3}}})
+    found = kept(file)
+    assert found["cells"] == [cell]
     lines = list(markdown(found))
-    assert lines[2].startswith("| vgg16 | 100mbit | 2 |") and "| macs | 40.0% | 30.0% |" in lines
+    assert lines[2].startswith("| vgg16 rows 1gbit even zmq | 1200 | 1000 |") and "| macs | 40.0% | 30.0% |" in lines
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"cases": [{}]}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"cells": [{}]}'])
 def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match="not a result"):
-        merged([tmp_path / "x.json"])
+        kept(tmp_path / "x.json")
 
 
-def test_a_case_is_named_by_its_net_its_links_and_its_workers() -> None:
-    assert parse_case("vgg16:1gbit:4") == ("vgg16", "1gbit", 4)
+def test_a_cell_is_named_by_what_it_is_of() -> None:
+    for cell in (CELL, Cell("resnet50", "star", "50mbit", "uneven", "secure", loaded=True)):
+        assert Cell.parse(str(cell)) == cell
+    for text in ("vgg16", "vgg16:rows:1gbit:odd:zmq", "vgg16:rows:1gbit:even:zmq:busy"):
+        with pytest.raises(InputError, match="--cell"):
+            Cell.parse(text)

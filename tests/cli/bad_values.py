@@ -30,6 +30,7 @@ BAD: Mapping[str, tuple[str, ...]] = {
     "ratio": NUMBERS,
     "figure": (*NUMBERS, "inf"),
     "bytes": (*QUANTITIES, "0", "1K", "-1G", "1e30", "900MM"),
+    "joules": (*QUANTITIES, "0", "1W", "-1J", "1JJ"),
     "rate": (*QUANTITIES, "0"),
     "sizes": (*NUMBERS, "1.5", "0x", "3x", "x3", "3x3x3", "-1", "1e9", "inf", "99999999", "3x9999999999"),
     "ratios": (*NUMBERS, "1,x", "1,nan,1", "1,,1", "1,inf,1", "1,1e300,1", ",".join("1" * 2000)),
@@ -38,6 +39,7 @@ BAD: Mapping[str, tuple[str, ...]] = {
     "folder": ("", "n" * 256, "~nosuchuser", "a\0b", "FILE", "PIPE", "SOCKET", "/dev/zero", "FILE/x"),
     "picture": (*TEXTS, "~nosuchuser/x.png", "missing.png", "/nowhere", "FOLDER", "PIPE", "SOCKET", "/dev/zero"),
     "weights": (*PATHS, "missing", "FOLDER", "PIPE", "SOCKET", "/dev/zero"),
+    "net": TEXTS,
     "model": (*TEXTS, "missing.pt2", "~nosuchuser/x.pt2", "PIPE.pt2", "FOLDER.pt2", "x" * 300 + ".pt2"),
     "address": (
         "", "n" * 256, "~nosuchuser/hosts", "missing", "FOLDER", "PIPE", "/dev/zero", "tcp://", "tcp://a", "tcp://a:0",

@@ -30,6 +30,8 @@ REQUIRED = {
     "simulate": ("squeezenet1_1", "--size", "64"),
     "status": ("--cluster", "tcp://127.0.0.1:1", "--once"),
     "speedup": ("--c", "8"),
+    "choose": ("squeezenet1_1",),
+    "compare": ("FILE", "FILE"),
 }
 """What a command needs beside the option that is tried."""
 

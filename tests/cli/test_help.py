@@ -12,7 +12,7 @@ from fogconv.cli import app
 
 NUMBERS = (int, float, int | None, float | None)
 COUNTED = (
-    "workers|threads|ranks|images|frames|warm runs|groups|parts|inferences|parity workers|access points|port"
+    "workers|threads|ranks|models|images|frames|warm runs|groups|parts|inferences|parity workers|access points|port"
     "|input channels|output channels"
 )
 UNITS = rf"seconds|pixels|bytes|joules|elements|factor|fraction|times|number of (?:the )?(?:{COUNTED})"

@@ -9,8 +9,9 @@ import pytest
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Region
 from fogconv.ir.layout import Transfer
+from fogconv.ir.program import WIRE_BYTES
 from fogconv.ir.shard import Work
-from fogconv.planning.cost import WIRE_BYTES, Prices
+from fogconv.planning.cost import Prices
 from tests.chains import chain
 
 WHOLE = Region.whole(10, 10, 10)

@@ -21,7 +21,6 @@ from fogconv.ir.program import Recv
 from fogconv.ir.shard import Work, level
 from fogconv.lowering.lower import lower
 from fogconv.lowering.overlap import hidden_share, interior_first
-from fogconv.planning.cost import Prices
 from fogconv.planning.memory import needed_bytes
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -272,11 +271,13 @@ def test_residual_blocks_ask_one_neighbour_each() -> None:
 
 
 def test_starting_an_inference_on_others_is_part_of_the_prediction() -> None:
-    topology = cluster(3, 1e10)
-    slow = replace(topology.devices[0], message_s=1e-3)
-    prices = Prices(topology.replace_device(0, slow))
-    assert prices.start_s(1) == 0.0
-    assert prices.start_s(3) == pytest.approx(4e-3)
+    """A message to each of them, and one back."""
+    free, graph = cluster(3, 1e10), chain(64, 64)
+    slow = free.replace_device(0, replace(free.devices[0], message_s=1e-3))
+    kept = plan(graph, free, PlanOptions("rows"))
+    before, after = (plan(graph, topology, PlanOptions("rows", plan=kept)) for topology in (free, slow))
+    assert before.ends_s < 1e-3
+    assert after.ends_s >= 4e-3
 
 
 @pytest.mark.parametrize("threads", [1, 2])

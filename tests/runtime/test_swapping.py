@@ -93,7 +93,8 @@ def test_the_fully_connected_layers_are_swapped_first_and_no_more_than_must_be()
     read = read_bytes(lower(net, found).programs[0])
     assert 50e6 < read < 145e6, "of its 151 MB some stay"
     first = found.placements[found.swaps[0].layer].predicted
-    assert first["read_s"] >= read / USUAL_READ_BYTES_PER_S > 10 * (first["edge_s"] - first["read_s"])
+    read_s = read / USUAL_READ_BYTES_PER_S
+    assert read_s <= first["edge_s"] <= 1.1 * read_s
     total = sum(placement.predicted["total_s"] for placement in found.placements if placement.predicted)
     assert found.predicted_s == pytest.approx(total + found.ends_s)
 
@@ -102,10 +103,8 @@ def test_a_faster_disk_takes_less_time_and_ranks_of_one_machine_share_theirs() -
     net, slow = graph("alexnet", 224), topology(54)
     fast = replace(slow, devices=tuple(replace(device, read_bytes_per_s=4e9) for device in slow.devices))
     shared = replace(slow, devices=tuple(replace(device, machine="one") for device in slow.devices))
-    seconds = [
-        sum(p.predicted.get("read_s", 0.0) for p in plan(net, t, swapping("depth")).placements) for t in (slow, fast, shared)
-    ]
-    assert seconds[1] == pytest.approx(seconds[0] * USUAL_READ_BYTES_PER_S / 4e9, rel=0.01)
+    seconds = [plan(net, each, swapping("depth")).predicted_s or 0.0 for each in (slow, fast, shared)]
+    assert seconds[1] < 0.05 * seconds[0]
     assert seconds[2] > 2.5 * seconds[0]
 
 

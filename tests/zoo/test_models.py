@@ -14,6 +14,7 @@ from torch import nn
 from fogconv.errors import DependencyError, ModelError
 from fogconv.frontend.torch.export import export
 from fogconv.zoo import models as zoo
+from fogconv.zoo.card import says_random
 from fogconv.zoo.models import imagenet_labels, load_model, model_names
 from fogconv.zoo.preprocessing import load_image
 from tests.graph_reference import run_graph
@@ -54,6 +55,10 @@ def test_every_classification_model_of_torchvision_is_known() -> None:
     names = model_names()
     assert {"resnet50", "vit_b_16", "maxvit_t", "efficientnet_lite0"} <= set(names)
     assert "fasterrcnn_resnet50_fpn" not in names
+
+
+def test_a_file_of_weights_is_not_taken_for_random_ones_by_its_name() -> None:
+    assert says_random("random (seed 3)") and not says_random("random.pth")
 
 
 def test_an_unknown_model_gets_near_names() -> None:

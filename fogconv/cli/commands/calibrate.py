@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,15 +10,17 @@ import typer
 
 from fogconv.cli.choices import choice
 from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import CLUSTER, output
+from fogconv.cli.option_values import CLUSTER, NET, output
 from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.latency_models import FITS
 
 if TYPE_CHECKING:
     from fogconv.cluster.session.session import Session
-    from fogconv.hardware.profile import Profile
+    from fogconv.hardware.profile import Profile, Stability
+    from fogconv.ir.graph import LayerGraph
 
 ALL = "all"
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ else:
 SAMPLES = 150
 """Random convs to fit a predictor on each device; the others are held out for its score."""
 HELD_OUT = 50
+MODEL = "resnet18"
 
 
 def calibrate(
@@ -45,6 +47,16 @@ def calibrate(
         PredictorName | None,
         typer.Option(help="Also time random convs, and predict convs by this method, or by the best of all."),
     ] = None,
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Also measure what training costs, for `fogconv simulate --train --profile FILE`."),
+    ] = False,
+    model: Annotated[
+        str,
+        typer.Option(
+            parser=NET, help="Say whether this model's plan would change within the spreads, where there are workers."
+        ),
+    ] = MODEL,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON on stdout.")] = False,
@@ -52,8 +64,10 @@ def calibrate(
     """Measure γ per kernel class on every device, α and β on every link in both directions, with their spreads."""
     with sentences("fogconv calibrate"):
         from fogconv.cluster.connect import connect
+        from fogconv.frontend.zoo_graphs import graph as zoo_graph
         from fogconv.hardware.profile import write_profile
 
+        graph = zoo_graph(model)
         begin = time.perf_counter()
         with connect(cluster, keys=keys, insecure=insecure) as session:
             if session.ranks > 1 and not session.workers:
@@ -62,6 +76,12 @@ def calibrate(
             scores: dict[str, Any] = {}
             if predictor is not None:
                 found, scores = _predicted(session, found, str(predictor))
+            if training:
+                from fogconv.calibration.training import with_training
+
+                found = with_training(session, found)
+        if found.links and found.spreads:
+            found = _judged(found, graph, as_json)
         took = time.perf_counter() - begin
         if out is not None:
             write_profile(found, out)
@@ -72,7 +92,7 @@ def calibrate(
         else:
             _show(found, scores, took)
         if out is not None:
-            print(f"wrote {out}", file=sys.stderr)
+            say_written(out)
 
 
 def _measured(session: Session, quick: bool) -> Profile:
@@ -110,6 +130,19 @@ def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, 
     return replace(profile, devices=tuple(devices), predictor=best), scores
 
 
+def _judged(profile: Profile, graph: LayerGraph, quiet: bool) -> Profile:
+    from msgspec.structs import replace
+
+    from fogconv.calibration.calibration import too_fast_to_tell
+    from fogconv.choice.noise import stability
+    from fogconv.cli.output.console import ProgressLine
+
+    unknown = {f"beta {link.origin}→{link.to}" for link in profile.links if too_fast_to_tell(profile, link)}
+    spreads = {name: spread for name, spread in profile.spreads.items() if name not in unknown}
+    with ProgressLine(quiet) as progress:
+        return replace(profile, stability=stability(graph, profile.topology(), spreads, progress=progress))
+
+
 def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -127,20 +160,27 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
         ("kernels", "left"),
         ("GMAC/s", "right"),
         ("± spread", "right"),
+        *([("plan", "left")] if profile.stability else []),
     ):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for rank, device in enumerate(profile.devices):
         for index, (kind, gamma) in enumerate(device.gamma_s_per_mac.items()):
             spread = profile.spreads.get(f"gamma rank {rank} {kind}")
-            shown = "" if spread is None else f"{spread:.0%}"
             table.add_row(
-                "" if index else str(rank), "" if index else escape(device.name), escape(kind), f"{1e-9 / gamma:.2f}", shown
+                "" if index else str(rank),
+                "" if index else escape(device.name),
+                escape(kind),
+                f"{1e-9 / gamma:.2f}",
+                "" if spread is None else f"{spread:.0%}",
+                *([_change(profile.stability, f"gamma rank {rank} {kind}")] if profile.stability else []),
             )
     console.print(table)
     if profile.links:
         links = Table(title="Links", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for column in ("link", "α", "±", "bandwidth", "± "):
+        for column in ("link", "α", "±", *(["plan"] if profile.stability else []), "bandwidth", "± "):
             links.add_column(column, justify="right", no_wrap=True)
+        if profile.stability:
+            links.add_column("plan ", no_wrap=True)
         for link in profile.links:
             pair = f"0↔{max(link.origin, link.to)}"
             fast = too_fast_to_tell(profile, link)
@@ -149,10 +189,14 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
                 f"{link.origin}→{link.to}",
                 show_seconds(link.alpha_s),
                 "" if alpha is None else f"{alpha:.0%}",
+                *([_change(profile.stability, f"alpha {pair}")] if profile.stability else []),
                 "too fast to tell" if fast else show_bandwidth(4 / link.beta_s_per_element),
                 "" if beta is None or fast else f"{beta:.0%}",
+                *([_change(profile.stability, f"beta {link.origin}→{link.to}")] if profile.stability else []),
             )
         console.print(links)
+    if profile.stability:
+        console.print(Paragraph(_verdict(profile.stability)))
     for who, found in scores.items():
         shown = "; ".join(
             f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
@@ -164,6 +208,26 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     if worst > 0.2:
         console.print(f"The worst spread is {worst:.0%}: other work was running on these devices or links. Measure again.")
     console.print(f"Measured in {took_s:.1f} s.")
+
+
+def _change(found: Stability, name: str) -> str:
+    """Whether the plan changes with one rate: by how many layers."""
+    if name not in found.changes:
+        return ""
+    layers = found.changes[name]
+    return "untried" if layers is None else f"{layers} layers" if layers > 1 else "1 layer" if layers else "stays"
+
+
+def _verdict(found: Stability) -> str:
+    if not found.together:
+        return f"plan: with the rates at the ends of their spreads, no layer of {found.model} is cut otherwise."
+    alone = sum(1 for layers in found.changes.values() if layers)
+    text = (
+        f"plan: with all rates at the ends of their spreads, up to {found.together} of {found.layers} layers of "
+        f"{found.model} are cut otherwise; {alone or 'no'} rate{'s' * (alone != 1)} alone would do so."
+    )
+    untried = sum(1 for layers in found.changes.values() if layers is None)
+    return text + (f" There was no time to try {untried} of them." if untried else "")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from fogconv.cli.hardware_options import (
     ProfileOption,
     RateOption,
     ReadRateOption,
-    hardware,
-    limited,
+    measured_or_described,
 )
 from fogconv.cli.option_values import CLUSTER, MODEL, number, output
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -39,12 +39,9 @@ from fogconv.cli.plan_options import (
 )
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
-from fogconv.ir.layout import MASTER
 from fogconv.values import table
 
 if TYPE_CHECKING:
-    from fogconv.calibration.rate_source import RateSource
-    from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
 
@@ -53,7 +50,8 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 def plan(
     model: Annotated[
-        str, typer.Argument(parser=MODEL, help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")
+        str,
+        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
     ],
     cluster: Annotated[
         str | None,
@@ -134,6 +132,7 @@ def plan(
     with sentences("fogconv plan"):
         from fogconv.analysis.forecast import forecast
         from fogconv.analysis.timeline import draw
+        from fogconv.choice.noise import rivals
         from fogconv.planning.planner import plan as make_plan
 
         options = plan_options(
@@ -147,24 +146,27 @@ def plan(
             split=split,
             allow_swap=allow_swap,
         )
-        figures = (profile, ranks, preset, rate, bandwidth, latency, read_rate)
-        sources: tuple[RateSource, ...] = ()
-        if measure and not cluster:
-            raise InputError("--measure needs the cluster that is to be measured: --cluster")
-        if not cluster:
-            topology, described = _described(*figures, memory)
-        elif any(figure is not None for figure in figures):
-            raise InputError(
-                "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth, --latency and --read-rate "
-                "out"
-            )
-        else:
-            topology, described, sources = _measured(cluster, keys, insecure, measure, allow_swap)
-            topology = limited(topology, memory, ranks=[MASTER])
+        cluster_hardware = measured_or_described(
+            cluster,
+            keys,
+            insecure,
+            measure,
+            profile=profile,
+            ranks=ranks,
+            preset=preset,
+            rate=rate,
+            bandwidth=bandwidth,
+            latency=latency,
+            memory=memory,
+            read_rate=read_rate,
+            disks=allow_swap,
+        )
+        topology, sources = cluster_hardware.topology, cluster_hardware.sources
         options.check_ranks(len(topology))
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
         found_forecast = forecast(graph, found, topology)
+        others = () if program is not None else rivals(graph, found, topology, options, cluster_hardware.spreads)
         if out is not None:
             _save(found, out)
         if plot is not None:
@@ -173,51 +175,17 @@ def plan(
             print(_program(graph, found, program))
         elif as_json:
             from fogconv.cli.output.json_text import json_text
+            from fogconv.cli.output.tables.plan import rivals_json
 
             rates = {"rates": [source.as_json() for source in sources]} if sources else {}
-            print(json_text(found_forecast.as_json() | rates))
+            print(json_text(found_forecast.as_json() | {"noise": rivals_json(others)} | rates))
         else:
             from fogconv.cli.output.tables.plan import print_plan
 
-            print_plan(found_forecast, described, out=sys.stdout)
+            print_plan(found_forecast, cluster_hardware.description, others, out=sys.stdout)
         for path in (out, plot):
             if path is not None:
-                print(f"wrote {path}", file=sys.stderr)
-
-
-def _described(
-    profile: Path | None,
-    ranks: int | None,
-    preset: str | None,
-    rate: str | None,
-    bandwidth: str | None,
-    latency: str | None,
-    read_rate: str | None,
-    memory: int | None,
-) -> tuple[Topology, str]:
-    found = hardware(
-        preset=preset,
-        profile=profile,
-        rate=rate,
-        bandwidth=bandwidth,
-        latency=latency,
-        workers=None if ranks is None else ranks - 1,
-        memory=memory,
-        read_rate=read_rate,
-    )
-    return found.topology, found.description
-
-
-def _measured(
-    cluster: str, keys: Path | None, insecure: bool, measure: bool, disks: bool
-) -> tuple[Topology, str, tuple[RateSource, ...]]:
-    from fogconv.calibration.calibration import calibrate_quickly
-    from fogconv.calibration.members import priors_of
-    from fogconv.cluster.connect import connect
-
-    with connect(cluster, keys=keys, insecure=insecure) as session:
-        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks)
-        return found.topology, f"measured: {cluster}", found.sources
+                say_written(path)
 
 
 def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:

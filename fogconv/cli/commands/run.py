@@ -40,7 +40,8 @@ _DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 def run(
     model: Annotated[
-        str, typer.Argument(parser=MODEL, help="The name of a torchvision model, efficientnet_lite0, or a .pt2 file.")
+        str,
+        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
     ],
     image: Annotated[
         list[str] | None,
@@ -66,7 +67,7 @@ def run(
         int | None,
         typer.Option(
             parser=number("pixels", table.SIDE),
-            help="Input size in pixels; by default the model's. For .pt2 files.",
+            help="Input size in pixels; by default the model's. For .pt2 and .onnx files.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -74,7 +75,7 @@ def run(
         Numbers | None,
         typer.Option(
             parser=ratios(table.MEAN, "0.485,0.456,0.406", 3),
-            help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 files.",
+            help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 and .onnx files.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -82,7 +83,7 @@ def run(
         Numbers | None,
         typer.Option(
             parser=ratios(table.DEVIATION, "0.229,0.224,0.225", 3),
-            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 files.",
+            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 and .onnx files.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -200,7 +201,7 @@ def run(
         bool,
         typer.Option(
             "--compare",
-            help="Also run the model in torch on the master, for its time and its answer.",
+            help="Also run the model in torch (an .onnx file: in ONNX Runtime) on the master, for its time and its answer.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -260,7 +261,7 @@ def run(
                 rehearse=rehearse,
                 measure=measure,
                 threads=threads,
-                memory_bytes=memory or 0,
+                memory_bytes=memory,
                 timeout_s=timeout,
                 heartbeat_s=heartbeat,
                 keys=keys,

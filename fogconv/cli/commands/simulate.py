@@ -21,6 +21,7 @@ from fogconv.cli.hardware_options import (
 )
 from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
 from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -40,16 +41,22 @@ from fogconv.cli.plan_options import (
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
+from fogconv.planning.schemes import Scheme
 from fogconv.values import table
 
 if TYPE_CHECKING:
-    from fogconv.analysis.simulation.simulator import Timeline
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
+    from fogconv.ir.plan import Plan
+    from fogconv.simulation.simulator import Timeline
+
+
+BATCH = 8
+"""Images in a training step."""
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(parser=MODEL, help="The name of a net, such as vgg16, or a .pt2 or .onnx file.")],
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -74,6 +81,21 @@ def simulate(
             "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
         ),
     ] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Predict a training step's convs layer by layer, as fogconv.nn distributes them: forward, both gradients, "
+            "transfers.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            parser=number("count", table.BATCH), help="Images in a training step; by default 8.", rich_help_panel=HOW
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -151,11 +173,15 @@ def simulate(
 ) -> None:
     """Simulate a cluster's programs event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):
-        from fogconv.analysis.simulation import simulator as simulation
         from fogconv.analysis.trace import write_trace
+        from fogconv.analysis.training.step import Medium, training_step
+        from fogconv.cli.output.tables.training import print_training
         from fogconv.ir.memory.swapping import read_bytes
         from fogconv.lowering.lower import lower
+        from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
+        from fogconv.simulation import simulator as simulation
+        from fogconv.simulation.prediction import predicted
 
         options = plan_options(
             scheme,
@@ -185,10 +211,24 @@ def simulate(
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
         slow = {each.rank: each.factor for each in straggler or ()}
         options.check_ranks(len(topology))
+        points = _points(access_points, topology)
+        if batch is not None and not train:
+            raise InputError("--batch is for --train: an inference is simulated for one image")
+        if train:
+            _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace)
+            disturbance = simulation.Disturbance(slow, jitter=jitter, seed=seed)
+            medium = Medium(points, bandwidth_bytes_per_s(access_point_bandwidth), disturbance)
+            step = training_step(_graph(model, size, trust), topology, options, batch or BATCH, medium)
+            if as_json:
+                print(json_text({"model": model, "workers": len(topology.workers)} | step.as_json()))
+            else:
+                print_training(model, step, cluster.description, out=sys.stdout)
+            return
         graph = _graph(model, size, trust)
-        chosen = options.plan or make_plan(graph, topology, options)
-        if chosen.ranks > len(topology):
-            raise InputError(f"{plan} is for {chosen.ranks} ranks; --workers {chosen.ranks - 1} or more")
+        kept = options.plan
+        if kept is not None and kept.ranks > len(topology):
+            raise InputError(f"{plan} is for {kept.ranks} ranks; --workers {kept.ranks - 1} or more")
+        chosen = make_plan(graph, topology, options) if kept is None else predicted(graph, kept, topology)
         programs = lower(graph, chosen).programs
         timeline = simulation.simulate(
             programs,
@@ -196,20 +236,40 @@ def simulate(
             inferences=inferences,
             in_flight=in_flight,
             disturbance=simulation.Disturbance(slow, jitter=jitter, seed=seed),
-            access_points=_points(access_points, topology),
+            access_points=points,
             access_point_bytes_per_s=bandwidth_bytes_per_s(access_point_bandwidth),
             keep_events=trace is not None,
         )
         if trace is not None:
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
-        answer = _answer(model, chosen.scheme, timeline, topology, chosen.predicted_s, graph)
+        alone_s = make_plan(graph, topology, PlanOptions("local")).predicted_s or 0.0
+        answer = _answer(model, chosen, timeline, topology, alone_s)
         answer["bytes_read"] = [read_bytes(program) for program in programs]
         if as_json:
             print(json_text(answer))
         else:
             _show(answer, timeline, cluster.description)
         if trace is not None:
-            print(f"wrote {trace}", file=sys.stderr)
+            say_written(trace)
+
+
+def _only_with_inferences(
+    scheme: Scheme | None, plan: Path | None, wire: str, inferences: int, in_flight: int, trace: Path | None
+) -> None:
+    """Raises InputError for what a training step does not have."""
+    given = {
+        f"--scheme {scheme}": scheme not in (None, Scheme.STAR),
+        "--plan": plan is not None,
+        f"--wire {wire}": wire != str(WIRE),
+        "--inferences": inferences > 1,
+        "--in-flight": in_flight > 1,
+        "--trace": trace is not None,
+    }
+    for option, used in given.items():
+        if used:
+            raise InputError(
+                f"{option} is for inferences; --train predicts one step, each conv cut as the star cuts it, in fp32"
+            )
 
 
 def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
@@ -237,23 +297,18 @@ def _points(count: int, topology: Topology) -> dict[int, int]:
     return {rank: rank % count for rank in topology.workers} if count else {}
 
 
-def _answer(
-    model: str, scheme: str, timeline: Timeline, topology: Topology, predicted_s: float | None, graph: LayerGraph
-) -> dict[str, Any]:
-    from fogconv.ir.graph import Conv
-
-    alone = sum(topology.devices[0].conv_s(layer.spec) for layer in graph.layers if isinstance(layer, Conv))
+def _answer(model: str, chosen: Plan, timeline: Timeline, topology: Topology, alone_s: float) -> dict[str, Any]:
     latency = statistics.median(timeline.latencies_s)
     return {
         "model": model,
-        "scheme": scheme,
+        "scheme": chosen.scheme,
         "workers": len(topology.workers),
         "latency_s": latency,
         "latencies_s": list(timeline.latencies_s),
         "inferences_per_s": len(timeline.latencies_s) / timeline.total_s if timeline.total_s else 0.0,
-        "predicted_s": predicted_s,
-        "convs_alone_s": alone,
-        "speedup": alone / latency if latency else 0.0,
+        "predicted_s": chosen.predicted_s,
+        "alone_s": alone_s,
+        "speedup": alone_s / latency if latency else 0.0,
         "bytes_busiest_card": max(max(pair) for pair in timeline.card_bytes),
         "busy": [busy / timeline.total_s if timeline.total_s else 0.0 for busy in timeline.busy_s],
     }
@@ -271,7 +326,7 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     console.print(
         Paragraph(
             f"{answer['model']}, {answer['scheme']}, {answer['workers']} workers: {show_seconds(answer['latency_s'])} "
-            f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['convs_alone_s'])})"
+            f"({answer['speedup']:.2f}× the master alone, {show_seconds(answer['alone_s'])})"
             + (f"; predicted {show_seconds(answer['predicted_s'])}." if answer["predicted_s"] else ".")
         )
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ from fogconv.cli.hardware_options import (
 )
 from fogconv.cli.option_values import MODEL, SWEEP, TIME, Pair, number, output, sizes
 from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import OUTPUT, WHAT, WHERE
 from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
@@ -27,7 +28,7 @@ from fogconv.ir.geometry import ConvSpec
 from fogconv.planning.schemes import Scheme
 from fogconv.speedup.calculator import MOST_WORKERS
 from fogconv.speedup.calculator import Media as MediaName
-from fogconv.speedup.conv_tables import NamedConv, convs
+from fogconv.speedup.conv_tables import NamedConv, convs, layer_network, network
 from fogconv.values import table
 
 SAME = "same"
@@ -234,6 +235,11 @@ def speedup(
             cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes, media
         )
         answer = report(layers, question)
+        graph = layer_network(layers[0]) if model is None else network(model, size=size, batch=batch)
+        if graph is not None and question.workers and media is MediaName.UNICAST:
+            from fogconv.planning.star import whole_inference
+
+            answer = replace(answer, whole=whole_inference(graph, cluster.topology, options))
         swept = None
         if sweep_over is not None:
             name, least, greatest = parse_sweep(sweep_over)
@@ -247,7 +253,7 @@ def speedup(
         else:
             tables.show(model, answer, cluster.description, swept)
         if plot is not None:
-            print(f"wrote {plot}", file=sys.stderr)
+            say_written(plot)
 
 
 def _layers(

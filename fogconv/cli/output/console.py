@@ -9,10 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fogconv.analysis.figures import cut
+
 stderr = Console(stderr=True)
 
 BAR = 16
-"""Columns: a whole line stays below 78, because a terminal's ^C would break a longer one in two."""
+"""Columns: a whole line stays below LINE."""
+LINE = 78
+"""Columns: a terminal's ^C would break a longer line in two."""
 
 
 class LoadingBar:
@@ -52,3 +56,21 @@ class LoadingBar:
         time."""
         if self._bar is not None:
             self._bar.stop()
+
+
+class ProgressLine:
+    """One line that says what is being done. As a context it returns the function that changes it."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._status = None if quiet or not stderr.is_terminal else stderr.status("")
+
+    def __enter__(self) -> Callable[[str], None]:
+        status = self._status
+        if status is None:
+            return lambda text: None
+        status.start()
+        return lambda text: status.update(cut(text, min(stderr.width, LINE) - 2))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._status is not None:
+            self._status.stop()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fogconv.analysis.layer_report import LayerReport
-    from fogconv.analysis.simulation.outlook import Outlook
+    from fogconv.analysis.outlook import Outlook
     from fogconv.analysis.workload import RankWork, Workload
     from fogconv.calibration.rate_source import RateSource
 
@@ -63,7 +63,8 @@ class SharedMachine:
 class Result:
     """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
 
-    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machines``: those that several ranks share.
+    ``baseline``: the framework that ran the model on the master alone. ``runs_s``: each warm run's. ``wire``: the coding of
+    the activations. ``machines``: those that several ranks share.
     """
 
     job: Job
@@ -75,7 +76,8 @@ class Result:
     top5: tuple[tuple[Guess, ...], ...]
     latency_s: float
     predicted_s: float | None
-    torch_latency_s: float | None
+    baseline: str | None
+    baseline_latency_s: float | None
     max_abs_error: float | None
     max_abs_reference: float | None
     layers: tuple[LayerReport, ...]
@@ -91,7 +93,9 @@ class Result:
 
     @property
     def weights_are_random(self) -> bool:
-        return self.weights.startswith("random")
+        from fogconv.zoo.card import says_random
+
+        return says_random(self.weights)
 
     def as_json(self) -> dict[str, Any]:
         """``predicted_s`` and ``latency_s`` are the sums of ``total_s`` over ``layers``, and of ``other_layers``."""
@@ -109,7 +113,8 @@ class Result:
             "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
             "latency_s": self.latency_s,
             "predicted_s": self.predicted_s,
-            "torch_latency_s": self.torch_latency_s,
+            "baseline": self.baseline,
+            "baseline_latency_s": self.baseline_latency_s,
             "max_abs_error": self.max_abs_error,
             "max_abs_reference": self.max_abs_reference,
             "frames_per_s": self.frames_per_s,

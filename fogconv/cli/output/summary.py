@@ -67,12 +67,13 @@ def _ranks(result: Result) -> Iterator[tuple[str, str]]:
 def _items(result: Result, alone: bool) -> Iterator[Item]:
     yield Item("model", f"{result.model}, weights: {result.weights}", most=2 if result.weights_are_random else 1, rank=3)
     yield Item("latency", _latency(result))
-    if result.torch_latency_s is not None and result.max_abs_error is not None:
-        speedup = result.torch_latency_s / result.latency_s
-        yield Item("torch", f"{_ms(result.torch_latency_s)} alone on the master: speedup {speedup:.2f}")
+    if result.baseline_latency_s is not None and result.max_abs_error is not None:
+        speedup = result.baseline_latency_s / result.latency_s
+        yield Item("alone", f"{_ms(result.baseline_latency_s)} in {result.baseline} on the master: speedup {speedup:.2f}")
         yield Item(
             "difference",
-            f"at most {result.max_abs_error:.2e} from torch's output, whose values reach {result.max_abs_reference:.3g}",
+            f"at most {result.max_abs_error:.2e} from {result.baseline}'s output, "
+            f"whose values reach {result.max_abs_reference:.3g}",
         )
     if result.work is not None and not any(_ranks(result)):
         yield Item("work", f"{shares(result.work.shares)} of the multiply-adds", most=2, rank=2)

@@ -11,9 +11,8 @@ inputs of the example's shape.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,12 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from fogconv.errors import ModelError
-from fogconv.frontend.fusion import Draft, fuse, nest_concats
-from fogconv.frontend.torch.host_ops import functional, group, live
+from fogconv.frontend.graph_builder import Const, Hosted, Padded, Ref
+from fogconv.frontend.grouping import finished
+from fogconv.frontend.torch.host_ops import functional, host_layer
 from fogconv.frontend.torch.rules import RULES
-from fogconv.frontend.torch.translate import Const, Hosted, Padded, Ref, Translator, op_name, shape_of
-from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Layer, LayerGraph, Tensor
-from fogconv.ir.program import weight_key
+from fogconv.frontend.torch.translate import Translator, op_name, shape_of
+from fogconv.ir.graph import LayerGraph
 
 
 def export(model: torch.nn.Module, example: torch.Tensor, name: str) -> LayerGraph:
@@ -62,7 +60,7 @@ def from_exported(program: ExportedProgram, name: str) -> LayerGraph:
         )
     if fake.dtype not in (torch.float32, torch.float64):
         raise ModelError(f"{name}: its input is {fake.dtype}; convert the model with .float() before exporting it")
-    translator = Translator(RULES, fake.dtype, int(fake.shape[0]))
+    translator = Translator(int(fake.shape[0]), RULES, fake.dtype)
     for node, value in constants.items():
         translator.values[node] = Const(value)
     translator.values[entry] = Ref(translator.map_of("input", *(int(size) for size in fake.shape[1:])), shape_of(entry))
@@ -72,10 +70,9 @@ def from_exported(program: ExportedProgram, name: str) -> LayerGraph:
         elif node.op == "call_function" and (node.users or node.meta.get("val") is not None):
             translator.visit(node)
     output, output_shape = _output(translator, nodes[-1], name)
-    start = 0  # the input is the first map
-    layers = group(live(translator.items, translator, output), translator, [start])
-    fused, draft = fuse(layers, translator.draft, output)
-    return _finish(name, fused, draft, translator, (start, output), output_shape)
+    dtype = np.float64 if translator.dtype == torch.float64 else np.float32
+    info = {"torch": str(torch.__version__)}
+    return finished(name, translator, lambda group: host_layer(group, translator), output, output_shape, dtype, info)
 
 
 @contextmanager
@@ -175,62 +172,3 @@ def _output(translator: Translator, node: fx.Node, name: str) -> tuple[int, tupl
     whole = shape if len(shape) == 4 and shape[0] == batch else (batch, elements // batch, 1, 1)
     assert isinstance(translator.values[result], Hosted)
     return translator.write(result, whole), shape
-
-
-def _finish(
-    name: str,
-    layers: list[Layer],
-    draft: Draft,
-    translator: Translator,
-    ends: tuple[int, int],
-    output_shape: tuple[int, ...],
-) -> LayerGraph:
-    """Number the maps in the order in which they are written, and name weights by their content."""
-    numbers: dict[int, int] = {ends[0]: 0}
-    for layer in layers:
-        for number in layer.writes:
-            numbers.setdefault(number, len(numbers))
-    tensors: dict[int, Tensor] = {}
-    for old, new in numbers.items():
-        tensors[new] = translator.tensors[old]
-    for layer in layers:
-        if not isinstance(layer, Host):
-            tensors[numbers[layer.writes[0]]] = replace(tensors[numbers[layer.writes[0]]], name=layer.name)
-    weights: dict[str, Array] = {}
-    dtype = np.float64 if translator.dtype == torch.float64 else np.float32
-    hashed: dict[str, str] = {}
-
-    def keep(key: str | None) -> str | None:
-        if key is not None and key not in hashed:
-            array = np.ascontiguousarray(draft[key], dtype=dtype)
-            hashed[key] = weight_key(array)
-            weights.setdefault(hashed[key], array)  # type: ignore[arg-type]
-        return None if key is None else hashed[key]
-
-    final = tuple(_renumbered(layer, numbers, keep) for layer in layers)
-    graph = LayerGraph(
-        name,
-        tuple(tensors[index] for index in range(len(tensors))),
-        final,
-        numbers[ends[0]],
-        numbers[ends[1]],
-        output_shape,
-        weights,
-        {"torch": str(torch.__version__)},
-    )
-    return nest_concats(graph)
-
-
-def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | None], str | None]) -> Layer:
-    changes: dict[str, Any] = {}
-    for attribute in (each.name for each in fields(layer)):
-        value = getattr(layer, attribute)
-        if attribute in ("source", "target", "gate", "residual") and value is not None:
-            changes[attribute] = numbers[value]
-        elif attribute in ("sources", "reads", "writes"):
-            changes[attribute] = tuple(numbers[number] for number in value)
-        elif attribute in layer.weight_keys:
-            changes[attribute] = keep(value)
-    renumbered = replace(layer, **changes)
-    assert all(number < len(numbers) for number in renumbered.reads)
-    return renumbered

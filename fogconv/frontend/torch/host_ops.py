@@ -1,8 +1,8 @@
-"""Grouping: drop operations that the output does not need, and merge neighbouring hosted operations into Host layers."""
+"""Host layers of a torch program: groups of operations that torch computes on the master."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,107 +10,38 @@ import numpy as np
 import torch
 from torch import fx
 
-from fogconv.errors import ModelError
-from fogconv.frontend.torch.translate import Const, Hosted, HostOp, Ref, Shape, Translator, op_name
+from fogconv.frontend.graph_builder import Const, Ref, Shape
+from fogconv.frontend.grouping import Group
+from fogconv.frontend.torch.translate import Translator, layer_name, op_name
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Layer
+from fogconv.ir.graph import Host
 
 
-def live(items: Sequence[Layer | HostOp], translator: Translator, output: int) -> list[Layer | HostOp]:
-    """The items that the output depends on."""
-    wanted = {output}
-    nodes: set[fx.Node] = set()
-    kept: list[Layer | HostOp] = []
-    for item in reversed(items):
-        if isinstance(item, HostOp):
-            if item.node not in nodes and translator.written.get(item.node) not in wanted:
-                continue
-            for source in item.node.all_input_nodes:
-                value = translator.values[source]
-                if isinstance(value, Ref):
-                    wanted.add(value.tensor)
-                elif isinstance(value, Hosted):
-                    nodes.add(source)
-        elif not wanted.isdisjoint(item.writes):
-            wanted.update(item.reads)
-        else:
-            continue
-        kept.append(item)
-    return kept[::-1]
-
-
-def group(items: Sequence[Layer | HostOp], translator: Translator, inputs: Sequence[int]) -> list[Layer]:
-    """Neighbouring hosted operations as one Host layer, never in a cycle.
-
-    In turns, all layers that can run are taken, then all hosted operations that can: the groups of hosted operations are
-    then as large as possible, and without hosted operations the order does not change.
-    """
-    done_maps = set(inputs)
-    done_nodes: set[fx.Node] = set()
-    order: list[Layer] = []
-    waiting = list(items)
-
-    def ready(item: Layer | HostOp) -> bool:
-        if not isinstance(item, HostOp):
-            return done_maps.issuperset(item.reads)
-        values = ((source, translator.values[source]) for source in item.node.all_input_nodes)
-        return all(
-            value.tensor in done_maps if isinstance(value, Ref) else not isinstance(value, Hosted) or source in done_nodes
-            for source, value in values
-        )
-
-    while waiting:
-        before = len(order)
-        left: list[Layer | HostOp] = []
-        for item in waiting:
-            if not isinstance(item, HostOp) and ready(item):
-                order.append(item)
-                done_maps.update(item.writes)
-            else:
-                left.append(item)
-        hosted: list[fx.Node] = []
-        waiting = []
-        for item in left:
-            if isinstance(item, HostOp) and ready(item):
-                hosted.append(item.node)
-                done_nodes.add(item.node)
-            else:
-                waiting.append(item)
-        if hosted:
-            order.append(_host_layer(hosted, translator, waiting))
-            done_maps.update(order[-1].writes)
-        elif waiting and len(order) == before:
-            raise ModelError(f"the exported program has a cycle at {waiting[0]}")
-    return order
-
-
-def _host_layer(nodes: Sequence[fx.Node], translator: Translator, later: Sequence[Layer | HostOp]) -> Host:
-    inside = set(nodes)
+def host_layer(group: Group, translator: Translator) -> Host:
+    """The Host layer of a group of hosted nodes."""
+    nodes = tuple(op.node for op in group.nodes)
     maps: dict[int, int] = {}
     shapes: dict[fx.Node, tuple[int, Shape]] = {}
     constants: dict[fx.Node, Any] = {}
-    for node in nodes:
-        for source in set(node.all_input_nodes) - inside:
-            match translator.values[source]:
-                case Ref(tensor, shape):
-                    shapes[source] = (maps.setdefault(tensor, len(maps)), shape)
-                case Const(value):
-                    constants[source] = value
-    needed = {source for item in later if isinstance(item, HostOp) for source in item.node.all_input_nodes}
-    kept = tuple(node for node in nodes if node in needed and isinstance(translator.values[node], Hosted))
+    for source in group.reads:
+        assert isinstance(source, fx.Node)
+        match translator.values[source]:
+            case Ref(tensor, shape):
+                shapes[source] = (maps.setdefault(tensor, len(maps)), shape)
+            case Const(value):
+                constants[source] = value
     written = [node for node in nodes if node in translator.written]
     targets = tuple(translator.written[node] for node in written)
     call = HostCall(
-        tuple(nodes),
+        nodes,
         shapes,
         constants,
-        frozenset(source for node in nodes for source in node.all_input_nodes if source not in inside),
-        kept,
+        frozenset(source for node in nodes for source in node.all_input_nodes if source not in set(nodes)),
+        tuple(node for node in nodes if node in group.kept),
         tuple((node, translator.tensors[translator.written[node]].shape) for node in written),
     )
     ops = tuple(sorted({op_name(node) or getattr(node.target, "__name__", str(node.target)) for node in nodes}))
-    name = translator.name(nodes[0])
-    return Host(f"host:{name}", tuple(maps), targets, call, ops)
+    return Host(f"host:{translator.unique(layer_name(nodes[0]))}", tuple(maps), targets, call, ops)
 
 
 @dataclass(frozen=True)

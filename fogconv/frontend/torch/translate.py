@@ -1,13 +1,5 @@
 """Translation: the nodes of an exported torch program, one after the other, into layers and host operations.
 
-A node's value is one of
-
-    Ref     a map (or the same elements in another shape: a flattened map, squeezed axes) that some layer wrote
-    Const   a tensor that does not depend on the input: weights, and whatever is computed from them alone
-    Hosted  anything else; torch computes it on the master
-    Padded  a map with zeros around it that the following conv will add to its own padding
-    Many    the results of an operation that has several
-
 `fogconv.frontend.torch.rules` says which operations become layers. Operations without a rule are hosted, and neighbouring
 hosted operations become one Host layer (`fogconv.frontend.torch.host_ops`).
 """
@@ -16,59 +8,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from fogconv.frontend.fusion import AnyArray, Draft
-from fogconv.ir.graph import Layer, Tensor
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Ref:
-    """The elements of map number ``tensor``, in this shape."""
-
-    tensor: int
-    shape: Shape
-
-
-@dataclass(frozen=True)
-class Const:
-    value: Any
-
-
-@dataclass(frozen=True)
-class Hosted:
-    pass
-
-
-@dataclass(frozen=True)
-class Padded:
-    """``tensor`` with (top, bottom, left, right) zeros around it."""
-
-    tensor: int
-    padding: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Many:
-    values: tuple[Ref | None, ...]
-
-
-Value = Ref | Const | Hosted | Padded | Many
-
-
-@dataclass(frozen=True)
-class HostOp:
-    """One hosted node, waiting to be grouped."""
-
-    node: fx.Node
-
+from fogconv.frontend.fusion import AnyArray
+from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value
 
 Args = Mapping[str, Any]
 """A node's arguments by name."""
@@ -126,48 +74,15 @@ _SHAPE_ONLY = {"new_zeros": 0.0, "new_ones": 1.0, "zeros_like": 0.0, "ones_like"
 
 
 @dataclass
-class Translator:
-    """Walks a program in order. ``dtype`` is the maps' type (the model's); ``batch`` their first axis."""
+class Translator(GraphBuilder):
+    """Walks a program in order. ``dtype`` is the maps' type (the model's). Values are named by their nodes."""
 
     rules: Mapping[str, Rule]
     dtype: torch.dtype
-    batch: int
-    values: dict[fx.Node, Value] = field(default_factory=dict)
-    tensors: list[Tensor] = field(default_factory=list)
-    items: list[Layer | HostOp] = field(default_factory=list)
-    draft: Draft = field(default_factory=dict)
-    written: dict[fx.Node, int] = field(default_factory=dict)
-    _names: dict[str, int] = field(default_factory=dict)
-
-    def map_of(self, name: str, channels: int, height: int, width: int) -> int:
-        """A new map; its number."""
-        self.tensors.append(Tensor(name, self.batch, channels, height, width))
-        return len(self.tensors) - 1
-
-    def name(self, node: fx.Node) -> str:
-        """A unique name for a layer: a module that is called twice gets 'conv#2'."""
-        name = layer_name(node)
-        self._names[name] = count = self._names.get(name, 0) + 1
-        return name if count == 1 else f"{name}#{count}"
-
-    def array(self, name: str, value: torch.Tensor | AnyArray) -> str:
-        """Store a weight. Returns its provisional key."""
-        key = f"{name}:{len(self.draft)}"
-        self.draft[key] = value.detach().numpy() if isinstance(value, torch.Tensor) else value
-        return key
 
     def const(self, argument: object) -> torch.Tensor | None:
         value = self.values.get(argument) if isinstance(argument, fx.Node) else None
         return value.value if isinstance(value, Const) and isinstance(value.value, torch.Tensor) else None
-
-    def ref(self, argument: object) -> Ref | None:
-        value = self.values.get(argument) if isinstance(argument, fx.Node) else None
-        return value if isinstance(value, Ref) else None
-
-    def channelwise(self, argument: object) -> Ref | None:
-        """A Ref whose axis 1 is the channels: (N, C, …)."""
-        ref = self.ref(argument)
-        return ref if ref and ref.shape[:2] == self.tensors[ref.tensor].shape[:2] else None
 
     def as_map(self, argument: object) -> int | None:
         """The number of a map that holds a 4-D value; hosted values and reshaped maps are written as a map for it."""
@@ -181,7 +96,7 @@ class Translator:
         if isinstance(value, Ref) and argument not in self.written:
             if argument.op != "call_function":
                 return None
-            self.items.append(HostOp(argument))  # for example a reshape that moves elements between channels
+            self.items.append(_hosted(argument))  # for example a reshape that moves elements between channels
         return self.write(argument, shape_of(argument))
 
     def could_be_map(self, node: fx.Node) -> bool:
@@ -205,7 +120,7 @@ class Translator:
             if isinstance(self.values[source], Padded | Many):
                 self.host(source)
         self.values[node] = hosted = Hosted()
-        self.items.append(HostOp(node))
+        self.items.append(_hosted(node))
         return hosted
 
     def visit(self, node: fx.Node) -> None:
@@ -215,7 +130,7 @@ class Translator:
             self.values[node] = folded
             return
         if node.target is operator.getitem:
-            source = self.values[node.args[0]]  # type: ignore[index]
+            source = self.values[node.args[0]]
             if isinstance(source, Many) and isinstance(picked := source.values[int(node.args[1])], Ref):  # type: ignore[arg-type]
                 self.values[node] = picked
                 return
@@ -243,7 +158,17 @@ class Translator:
             return Const(node.target(*args, **kwargs))  # type: ignore[operator]
 
 
+def _hosted(node: fx.Node) -> HostOp:
+    return HostOp(node, tuple(node.all_input_nodes), (node,))
+
+
 def as_numpy(value: torch.Tensor) -> AnyArray:
     """A constant as float64, for arithmetic on scales and shifts."""
     array: AnyArray = value.detach().to(torch.float64).numpy()
     return np.atleast_1d(array)
+
+
+def weights(value: torch.Tensor) -> AnyArray:
+    """A constant in its own type, for a layer's weights."""
+    array: AnyArray = value.detach().numpy()
+    return array

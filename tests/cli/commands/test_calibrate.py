@@ -10,7 +10,7 @@ import pytest
 from fogconv.calibration import calibration
 from fogconv.cli.commands import calibrate as command
 from fogconv.hardware.latency_models import FITS
-from fogconv.hardware.profile import read_profile
+from fogconv.hardware.profile import Stability, read_profile
 from tests.cli import program
 from tests.cli.program import Outcome
 
@@ -49,6 +49,40 @@ def test_the_profile_comes_as_json_too() -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["fogconv_profile"] == 1 and len(document["devices"]) == 2 and document["spreads"]
+
+
+@pytest.mark.usefixtures("brief")
+def test_it_says_whether_a_plan_would_change_within_the_spreads(tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    result = call("--cluster", "inproc://1", "--model", "squeezenet1_1", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "at the ends of their spreads" in result.stdout and "squeezenet1_1" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+    found = read_profile(out).stability
+    assert found is not None and found.model == "squeezenet1_1" and 0 <= found.together <= found.layers
+    assert "alpha 0↔1" in found.changes
+
+
+@pytest.mark.usefixtures("brief")
+def test_without_workers_there_is_no_plan_that_could_change() -> None:
+    assert "ends of their spreads" not in call().stdout
+
+
+def test_a_model_without_a_graph_is_a_sentence_before_anything_is_measured() -> None:
+    result = call("--model", "vit_b_16")
+    assert result.exit_code == 2 and "only torch" in result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "together", "says"),
+    [
+        ({"alpha 0↔1": 0}, 0, "no layer of"),
+        ({"alpha 0↔1": 3, "beta 0→1": 0}, 5, "up to 5 of 20 layers of squeezenet1_1 are cut otherwise; 1 rate alone"),
+        ({"alpha 0↔1": None, "beta 0→1": 0}, 5, "no time to try 1 of them"),
+    ],
+)
+def test_the_verdict_says_what_was_tried(changes: dict[str, int | None], together: int, says: str) -> None:
+    assert says in command._verdict(Stability("squeezenet1_1", 20, together, changes))
 
 
 @pytest.mark.usefixtures("brief")

@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS
 from fogconv.cli import app
 from fogconv.cli.output.summary import MOST_LINES
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
 from fogconv.runtime.engine import Engine, Inference
+from fogconv.simulation.layer_times import STAR_TERMS, TERMS
 from tests import seeded_models as models
 from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process, wait_until_listening
 
@@ -174,7 +174,7 @@ def test_json_holds_the_promised_keys(run: Program) -> None:
     assert code == 0, err
     found = json.loads(out)
     assert {
-        "model", "weights", "input", "cluster", "workers", "top5", "latency_s", "torch_latency_s", "max_abs_error",
+        "model", "weights", "input", "cluster", "workers", "top5", "latency_s", "baseline_latency_s", "max_abs_error",
         "max_abs_reference", "layers",
     } <= set(found)  # fmt: skip
     assert found["workers"] == 2
@@ -202,7 +202,7 @@ def test_other_schemes_report_their_own_terms(run: Program) -> None:
     assert code == 0, err
     found = json.loads(out)
     assert found["scheme"] == "rows"
-    assert found["torch_latency_s"] is None
+    assert found["baseline_latency_s"] is None
     for layer in found["layers"]:
         assert set(layer["predicted"]) == set(layer["measured"]) == set(TERMS)
 

@@ -52,9 +52,33 @@ def test_a_simulation_longer_than_its_clock_is_refused() -> None:
     assert "9e9 s" in found.stderr and len(found.stderr.splitlines()) == 1
 
 
+def test_a_training_step_is_predicted_layer_by_layer() -> None:
+    found = answer(*SLOW, "-n", "2", "--train", "--batch", "2", "--threshold", "0")
+    assert found["workers"] == 2 and found["batch"] == 2
+    assert len(found["layers"]) == 26
+    terms = ("forward_s", "input_s", "weight_s", "transfers_s")
+    for layer in found["layers"]:
+        assert layer["total_s"] == pytest.approx(sum(layer[term] for term in terms))
+    assert found["predicted_s"] == pytest.approx(sum(layer["total_s"] for layer in found["layers"]))
+    assert answer(*SLOW, "-n", "2", "--train", "--threshold", "0")["predicted_s"] > found["predicted_s"]  # of 8 images
+
+
+def test_a_training_step_as_a_table() -> None:
+    found = call("squeezenet1_1", "--size", "64", *SLOW, "-n", "2", "--train")
+    assert found.exit_code == 0
+    assert "a training step of 8 images" in found.stdout and "features.0" in found.stdout and "grad w" in found.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("squeezenet1_1", "--batch", "4"), "--batch is for --train"),
+        (("squeezenet1_1", "--train", "--scheme", "rows"), "--scheme rows is for inferences"),
+        (("squeezenet1_1", "--train", "--inferences", "3"), "--inferences is for inferences"),
+        (("squeezenet1_1", "--train", "--in-flight", "2"), "--in-flight is for inferences"),
+        (("squeezenet1_1", "--train", "--wire", "fp16"), "--wire fp16 is for inferences"),
+        (("squeezenet1_1", "--train", "--trace", "trace.json"), "--trace is for inferences"),
+        (("squeezenet1_1", "--train", "--parts", "9"), "--parts 9 asks for 9 ranks"),
         (("vgg61",), "vgg16"),
         (("squeezenet1_1", "--straggler", "9x2"), "ranks 0 to 4"),
         (("squeezenet1_1", "--straggler", "fast"), "RANKxFACTOR"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport
-from fogconv.analysis.simulation.outlook import Outlook
+from fogconv.analysis.layer_report import LayerReport
+from fogconv.analysis.outlook import Outlook
 from fogconv.analysis.workload import RankWork, Workload
 from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.simulation.layer_times import STAR_TERMS, TERMS
 
 LONG_NAME = "features.denseblock4.denselayer16.conv2"
 RANDOM = (

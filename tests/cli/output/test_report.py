@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.cells import cell_len
 
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS
 from fogconv.cli.output.report import print_report
+from fogconv.simulation.layer_times import STAR_TERMS, TERMS
 from tests.cli.output.examples import LONG_NAME, result
 
 

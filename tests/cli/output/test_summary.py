@@ -22,7 +22,7 @@ def test_the_summary_of_a_full_run() -> None:
     assert summary_lines(result(), 80) == [
         "model       densenet121, weights: pretrained: ImageNet",
         "latency     39.9 ms, median of 3 warm runs (38.1 to 45.1); predicted 49.3 ms",
-        "torch       20.1 ms alone on the master: speedup 0.50",
+        "alone       20.1 ms in torch on the master: speedup 0.50",
         "difference  at most 1.05e-05 from torch's output, whose values reach 11.1",
         "master      50 % of the work, 49 convs, 12.3 ms busy, 45.6 waiting, 3.2 MB sent",
         *(f"worker {n}    12 % of the work, 49 convs, 12.3 ms busy, 45.6 waiting, 3.2 MB sent" for n in range(1, 5)),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from bench.hostile.silent_network import command, trouble
 from fogconv.cluster.transport.resolver import FRESH_S, Resolver, system_lookup
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import ROOT, environment
-from tests.cluster.transport.zeromq.silent_names import namespaces
 
 pytestmark = pytest.mark.alone
 
@@ -121,20 +119,12 @@ def test_a_program_ends_while_a_name_hangs() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
 
-def in_namespace() -> list[str]:
-    """A command line's beginning that gives a program a network of its own. Skips where that is not allowed."""
-    command = ["unshare", "--net", "--mount"]
-    if os.geteuid() or shutil.which("unshare") is None or shutil.which("ip") is None:
-        pytest.skip("needs root, unshare and ip")
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("namespaces are not allowed here")
-    return command
-
-
 @pytest.mark.timeout(120)
 def test_a_silent_name_server_holds_up_no_link_and_no_end() -> None:
+    if trouble():
+        pytest.skip(trouble())
     done = subprocess.run(
-        [*in_namespace(), sys.executable, "-m", "tests.cluster.transport.zeromq.silent_names", *namespaces()],
+        command("tests.cluster.transport.zeromq.silent_names", ()),
         cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

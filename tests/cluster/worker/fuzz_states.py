@@ -67,12 +67,15 @@ ODD: tuple[Any, ...] = (
 
 class Script:
     """An Endpoint whose arrivals are a script, at whose end ``end`` is called. Peers are numbers; a link that the worker
-    opens is a text."""
+    opens is a text. The last ``patient`` events wait until the worker is idle; of the others, one comes per step that it
+    binds."""
 
     scheme = "script"
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    def __init__(self, events: Sequence[Event], patient: int) -> None:
         self._events = deque(events)
+        self._patient = patient
+        self._came = False
         self.sent: dict[Peer, list[m.AnyMessage]] = {}
         self.gone: set[Peer] = set()
         self.end: Callable[[], None] = lambda: None
@@ -82,6 +85,10 @@ class Script:
         return address
 
     def receive(self, timeout_s: float) -> Event | None:
+        if not timeout_s:  # it is busy, and looks at what has come
+            self._came = not self._came
+            if not self._came or len(self._events) <= self._patient:
+                return None
         if not self._events:
             self.end()
             return None
@@ -92,10 +99,6 @@ class Script:
         else:
             self.gone.discard(event.peer)
         return event
-
-    @property
-    def left(self) -> int:
-        return len(self._events)
 
     def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
         message, _ = codec.decode([bytes(frame) for frame in frames])
@@ -129,18 +132,7 @@ def try_one(data: bytes) -> Collection[str]:
     events: list[Event] = [Loss(who % LOST, "gone") if who & LOST else Arrival(who % 4, frames) for who, frames in script]
     events += [Loss(who, "gone") for who in (MASTER, OTHER, PEER, STRANGER)]
     honest_events = [Arrival(HONEST, [bytes(frame) for frame in codec.encode(*message)]) for message in _honest()]
-    endpoint = Script([*events, *honest_events])
-
-    def build(*arguments: Any, proceed: Callable[[], None], **options: Any) -> Executable:
-        """Before each step that is bound, another message is handled, as a worker's main thread does."""
-
-        def attend() -> None:
-            with worker._board.lock:
-                if endpoint.left > len(honest_events):
-                    worker._board._lead(0.0)
-            proceed()
-
-        return Executable(*arguments, proceed=attend, **options)
+    endpoint = Script([*events, *honest_events], len(honest_events))
 
     def end() -> None:
         nonlocal served
@@ -156,7 +148,7 @@ def try_one(data: bytes) -> Collection[str]:
 
     served = -1
     traits: set[str] = set()
-    worker = Worker(endpoint, build=build, memory_limit_bytes=MEMORY_BYTES)
+    worker = Worker(endpoint, build=Executable, memory_limit_bytes=MEMORY_BYTES)
     endpoint.end, endpoint.look = end, look
     worker.serve()
     kinds = [type(message).__name__ for message in endpoint.sent.get(HONEST, [])]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from fogconv.analysis.figures import byte_count, milliseconds, shape, short
-from fogconv.analysis.layer_report import STAR_TERMS, TERMS, LayerReport, other_layers
+from fogconv.analysis.layer_report import LayerReport, other_layers
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.tables.table import figures_table
+from fogconv.simulation.layer_times import STAR_TERMS, TERMS
 
 STAR_LEGEND = (
     "Two lines per layer: predicted, measured; times in ms. part: the master cuts, tx: shards are sent, edge: the ranks "

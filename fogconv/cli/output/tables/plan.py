@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 from fogconv.analysis.figures import byte_count, milliseconds
 from fogconv.analysis.forecast import Forecast, LayerForecast
+from fogconv.choice.noise import Rival
 from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
+from fogconv.hardware.units import show_seconds
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
     "computing, sum: bringing partial results together, total: all three, and in the last row the whole inference. split: "
-    "how the layer is cut and over how many ranks; home: the master does it."
+    "how the layer is cut and over how many ranks; home: the master does it; host: torch or ONNX Runtime does it there."
 )
 
 
 SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
 
 
-def print_plan(forecast: Forecast, described: str, *, out: TextIO, width: int | None = None) -> None:
-    """``described``: a sentence about the devices and links. ``width`` in columns; None: the terminal's."""
+def print_plan(
+    forecast: Forecast, described: str, rivals: Sequence[Rival] = (), *, out: TextIO, width: int | None = None
+) -> None:
+    """``described``: a sentence about the devices and links. ``rivals``: other schemes' plans, the fastest first. ``width``
+    in columns; None: the terminal's."""
     plan = forecast.plan
     console = Console(file=out, highlight=False, width=width)
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
@@ -35,6 +41,35 @@ def print_plan(forecast: Forecast, described: str, *, out: TextIO, width: int | 
     predicted = "unknown" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms"
     busiest = byte_count(forecast.busiest_card_bytes)
     console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
+    for line in _rivals(rivals):
+        console.print(Paragraph(line))
+
+
+def _rivals(rivals: Sequence[Rival]) -> Iterator[str]:
+    within, beyond = ([rival for rival in rivals if rival.within is wanted] for wanted in (True, False))
+    same = [f"{rival.scheme} (the same plan)" if rival.same else _time(rival) for rival in within]
+    if same:
+        yield f"within the noise of: {', '.join(same)}"
+    elif any(rival.noise_s is not None for rival in rivals):
+        yield "within the noise of no other scheme"
+    if beyond:
+        yield f"other schemes: {', '.join(map(_time, beyond))}"
+
+
+def _time(rival: Rival) -> str:
+    return f"{rival.scheme} {show_seconds(rival.predicted_s)}"
+
+
+def rivals_json(rivals: Sequence[Rival]) -> dict[str, Any]:
+    """``known``: whether the spreads of the rates are known."""
+    return {
+        "known": any(rival.noise_s is not None for rival in rivals),
+        "within": [rival.scheme for rival in rivals if rival.within],
+        "schemes": {
+            rival.scheme: {"predicted_s": rival.predicted_s, "noise_s": rival.noise_s, "same_plan": rival.same}
+            for rival in rivals
+        },
+    }
 
 
 def _layers(forecast: Forecast) -> Table:
@@ -42,7 +77,7 @@ def _layers(forecast: Forecast) -> Table:
     for layer in forecast.layers:
         if layer.mode == "relabel":
             continue
-        split = layer.split or ("torch" if layer.mode == "host" else "home")
+        split = layer.split or ("host" if layer.mode == "host" else "home")
         split += " +disk" if layer.read_bytes else ""
         table.add_row(Name(layer.name), layer.shape, split, *_cells(layer))
     if forecast.plan.ends_s:

@@ -61,6 +61,8 @@ def _layer(out: Console, row: Row, report: Report) -> None:
         ("T_cld", terms.total_s, "all of these"),
     ):
         table.add_row(name, show_seconds(seconds), what)
+    if report.whole is not None:
+        table.add_row("simulated", show_seconds(report.whole.all_s), "an inference of it: overlapping, with start and end")
     table.add_row("T_local/T_cld", f"{decision.estimate:.2f}", "the estimate")
     table.add_row("S", f"{decision.bound_s_paper:.2f}", "the paper's bound, any number of workers")
     if not broadcast:
@@ -114,19 +116,28 @@ def _net(out: Console, model: str, report: Report) -> None:
         if report.question.trigger.kind != "channels"
         else str(report.question.trigger)
     )
+    home_s, all_s, chosen_s = total["local_s"], total["all_distributed_s"], total["chosen_s"]
+    counted = "By the formula, convolutions alone"
+    if report.whole is not None:
+        home_s, all_s, chosen_s = report.whole.home_s, report.whole.all_s, report.whole.chosen_s
+        counted = "A whole inference, layers overlapping"
     out.print(
         Paragraph(
-            f"Home {show_seconds(total['local_s'])}. All layers out {show_seconds(total['all_distributed_s'])} "
-            f"({total['speedup_all']:.2f}×). By the rule ({rule}) {total['distributed']} of {total['layers']} layers out: "
-            f"{show_seconds(total['chosen_s'])} ({total['speedup']:.2f}×)."
+            f"{counted}: home {show_seconds(home_s)}. All layers out {show_seconds(all_s)} "
+            f"({_ratio(home_s, all_s):.2f}×). By the rule ({rule}) {total['distributed']} of {total['layers']} layers out: "
+            f"{show_seconds(chosen_s)} ({_ratio(home_s, chosen_s):.2f}×)."
         )
     )
     energy = total["energy_j"]
     if energy["local"]:
         text = f"Energy {energy['local']:.3g} J at home, {energy['chosen']:.3g} J by the rule (idle power not counted)."
         out.print(Paragraph(text))
-    if total["speedup"] < 1.05:
+    if _ratio(home_s, chosen_s) < 1.05:
         out.print(_verdict(False, "layer by layer from the master, this net gains next to nothing on this cluster"))
+
+
+def _ratio(before_s: float, after_s: float) -> float:
+    return before_s / after_s if after_s else 0.0
 
 
 def _merged(rows: Sequence[Row]) -> list[tuple[Row, int]]:
@@ -178,7 +189,8 @@ def show_presets(console: Console | None = None) -> None:
         out.print(Text.assemble((name, "bold"), f"  {preset.title}"))
         gamma = ", ".join(f"{kind} {value:.3g}" for kind, value in preset.gamma_s_per_mac.items())
         rate = show_rate(2 / preset.gamma_s_per_mac["default"])
-        out.print(f"  γ {gamma} s per MAC ({rate}); {show_bandwidth(preset.bandwidth_bytes_per_s)}; {preset.watts:g} W")
+        power = f"{preset.watts:g} W, {preset.idle_watts:g} idle"
+        out.print(f"  γ {gamma} s per MAC ({rate}); {show_bandwidth(preset.bandwidth_bytes_per_s)}; {power}")
         for what, source in preset.sources.items():
             out.print(Text(f"  {what}: {source}", style="dim"))
         out.print(Text(f"  estimates: {', '.join(preset.estimates)}", style="dim"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import fx
 
-from fogconv.frontend.torch.translate import Args, Many, Ref, Shape, Translator, Value, shape_of
-from fogconv.ir.graph import Concat, Shuffle, Slice
+from fogconv.frontend.graph_builder import Many, Ref, Value
+from fogconv.frontend.torch.translate import Args, Translator, layer_name, shape_of
 
 
 def concatenate(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -28,24 +27,7 @@ def concatenate(t: Translator, node: fx.Node, a: Args) -> Value | None:
         sources = [number for number in maps if number is not None]
         if len(sources) != len(parts):
             return None
-    if len(sources) == 1:
-        return Ref(sources[0], shape)
-    name = t.name(node)
-    first = t.tensors[sources[0]]
-    target = t.map_of(name, sum(t.tensors[number].channels for number in sources), first.height, first.width)
-    t.items.append(Concat(name, tuple(sources), target))
-    return Ref(target, shape)
-
-
-def _channels(t: Translator, node: fx.Node, ref: Ref, start: int, count: int, shape: Shape) -> Ref:
-    """Channels start … start+count−1, in this shape."""
-    read = t.tensors[ref.tensor]
-    if count == read.channels:
-        return Ref(ref.tensor, shape)
-    name = t.name(node)
-    target = t.map_of(name, count, read.height, read.width)
-    t.items.append(Slice(name, ref.tensor, target, start))
-    return Ref(target, shape)
+    return t.concat(layer_name(node), sources, shape)
 
 
 def split(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -58,7 +40,7 @@ def split(t: Translator, node: fx.Node, a: Args) -> Value | None:
     pieces = []
     start = 0
     for shape in results:
-        pieces.append(_channels(t, node, ref, start, shape[1], shape))
+        pieces.append(t.channels(layer_name(node), ref, start, shape[1], shape))
         start += shape[1]
     return Many(tuple(pieces))
 
@@ -73,21 +55,21 @@ def slice_(t: Translator, node: fx.Node, a: Args) -> Value | None:
         return None
     start = a["start"] or 0
     channels = ref.shape[1]
-    return _channels(t, node, ref, min(start + channels if start < 0 else start, channels), count, shape_of(node))
+    return t.channels(layer_name(node), ref, min(start + channels if start < 0 else start, channels), count, shape_of(node))
 
 
 def narrow(t: Translator, node: fx.Node, a: Args) -> Value | None:
     ref = t.channelwise(a["self"])
     if ref is None or a["dim"] % len(ref.shape) != 1 or not isinstance(a["start"], int) or not a["length"]:
         return None
-    return _channels(t, node, ref, a["start"] % ref.shape[1], a["length"], shape_of(node))
+    return t.channels(layer_name(node), ref, a["start"] % ref.shape[1], a["length"], shape_of(node))
 
 
 def select(t: Translator, node: fx.Node, a: Args) -> Value | None:
     ref = t.channelwise(a["self"])
     if ref is None or a["dim"] % len(ref.shape) != 1:
         return None
-    return _channels(t, node, ref, a["index"] % ref.shape[1], 1, shape_of(node))
+    return t.channels(layer_name(node), ref, a["index"] % ref.shape[1], 1, shape_of(node))
 
 
 def same(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -112,38 +94,16 @@ def transpose(t: Translator, node: fx.Node, a: Args) -> Value | None:
     order = list(range(len(ref.shape)))
     one, other = a["dim0"] % len(order), a["dim1"] % len(order)
     order[one], order[other] = order[other], order[one]
-    return _permuted(t, node, ref, order)
+    return t.permuted(layer_name(node), ref, order, shape_of(node))
 
 
 def permute(t: Translator, node: fx.Node, a: Args) -> Value | None:
     ref = t.ref(a["self"])
-    return None if ref is None else _permuted(t, node, ref, [dim % len(ref.shape) for dim in a["dims"]])
-
-
-def _permuted(t: Translator, node: fx.Node, ref: Ref, order: Sequence[int]) -> Value | None:
-    """Axes of length 1 move freely; (N, g, C/g, H, W) → (N, C/g, g, H, W) is a channel shuffle."""
-    long = [axis for axis in order if ref.shape[axis] != 1]
-    if long == sorted(long):
-        return Ref(ref.tensor, shape_of(node))
-    read = t.tensors[ref.tensor]
-    if len(ref.shape) < 3:
+    if ref is None:
         return None
-    groups, per_group = ref.shape[1:3]
-    rest = list(range(3, len(ref.shape)))
-    shuffles = list(order) == [0, 2, 1, *rest] and groups * per_group == read.channels and ref.shape[0] == t.batch
-    if not shuffles:
-        return None
-    return _shuffled(t, node, ref, groups)
+    return t.permuted(layer_name(node), ref, [dim % len(ref.shape) for dim in a["dims"]], shape_of(node))
 
 
 def channel_shuffle(t: Translator, node: fx.Node, a: Args) -> Value | None:
     ref = t.channelwise(a["self"])
-    return None if ref is None else _shuffled(t, node, ref, int(a["groups"]))
-
-
-def _shuffled(t: Translator, node: fx.Node, ref: Ref, groups: int) -> Ref:
-    read = t.tensors[ref.tensor]
-    name = t.name(node)
-    target = t.map_of(name, read.channels, read.height, read.width)
-    t.items.append(Shuffle(name, ref.tensor, target, groups))
-    return Ref(target, shape_of(node))
+    return None if ref is None else t.shuffled(layer_name(node), ref, int(a["groups"]), shape_of(node))

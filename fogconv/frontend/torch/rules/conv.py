@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fogconv.frontend.torch.translate import Args, Padded, Ref, Translator, Value, pair, shape_of
-from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Conv
+from fogconv.frontend.fusion import AnyArray
+from fogconv.frontend.graph_builder import Padded, Value
+from fogconv.frontend.torch.translate import Args, Translator, layer_name, pair, shape_of, weights
 
 
 def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -24,26 +24,21 @@ def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
         return None
     dilation = pair(a["dilation"])
     padding = _conv_padding(a["padding"], (weight.shape[2], weight.shape[3]), dilation)
-    read = t.tensors[source]
-    spec = ConvSpec(
-        in_channels=read.channels,
-        out_channels=weight.shape[0],
-        height=read.height,
-        width=read.width,
-        kernel=(weight.shape[2], weight.shape[3]),
+    return t.conv(
+        layer_name(node),
+        source,
+        weights(weight),
+        _bias(t, a["bias"]),
         stride=pair(a["stride"]),
         padding=tuple(ours + theirs for ours, theirs in zip(around, padding, strict=True)),  # type: ignore[arg-type]
         dilation=dilation,
         groups=int(a["groups"]),
-        batch=t.batch,
     )
-    name = t.name(node)
-    target = t.map_of(name, spec.out_channels, spec.out_height, spec.out_width)
-    bias = t.const(a["bias"])
-    t.items.append(
-        Conv(name, source, target, spec, t.array(name, weight), None if bias is None else t.array(f"{name}.bias", bias))
-    )
-    return Ref(target, shape_of(node))
+
+
+def _bias(t: Translator, argument: object) -> AnyArray | None:
+    bias = t.const(argument)
+    return None if bias is None else weights(bias)
 
 
 def _constant_or_none(t: Translator, argument: object) -> bool:
@@ -86,25 +81,7 @@ def _linear(t: Translator, node: fx.Node, source: object, weight: torch.Tensor |
     features = read.channels * read.height * read.width
     if ref.shape[-1] != features or math.prod(ref.shape[:-1]) != t.batch or weight.shape[1] != features:
         return None
-    outputs = int(weight.shape[0])
-    spec = ConvSpec(
-        read.channels, outputs, read.height, read.width, kernel=(read.height, read.width), groups=1, batch=t.batch
-    )
-    name = t.name(node)
-    target = t.map_of(name, outputs, 1, 1)
-    offset = t.const(bias)
-    t.items.append(
-        Conv(
-            name,
-            ref.tensor,
-            target,
-            spec,
-            t.array(name, weight.reshape(spec.weight_shape)),
-            None if offset is None else t.array(f"{name}.bias", offset),
-            linear=True,
-        )
-    )
-    return Ref(target, shape_of(node))
+    return t.linear(layer_name(node), ref.tensor, weights(weight), _bias(t, bias), shape_of(node))
 
 
 def pad(t: Translator, node: fx.Node, a: Args) -> Value | None:

@@ -7,21 +7,8 @@ import torch
 from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.torch.translate import Args, Many, Ref, Rule, Shape, Translator, Value, as_numpy, shape_of
-from fogconv.ir.graph import Add, Affine, Elementwise, Gate
-
-
-def _affine(
-    t: Translator, node: fx.Node, ref: Ref, scale: AnyArray | None, shift: AnyArray | None, activation: str | None = None
-) -> Ref:
-    name = t.name(node)
-    read = t.tensors[ref.tensor]
-    target = t.map_of(name, read.channels, read.height, read.width)
-    keys = [
-        None if value is None else t.array(f"{name}.{what}", value) for what, value in (("scale", scale), ("shift", shift))
-    ]
-    t.items.append(Affine(name, ref.tensor, target, keys[0], keys[1], activation))
-    return Ref(target, ref.shape)
+from fogconv.frontend.graph_builder import Many, Ref, Shape, Value
+from fogconv.frontend.torch.translate import Args, Rule, Translator, as_numpy, layer_name, shape_of
 
 
 def batch_norm(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -37,7 +24,7 @@ def batch_norm(t: Translator, node: fx.Node, a: Args) -> Value | None:
     shift = -as_numpy(mean) * scale
     if bias is not None:
         shift = shift + as_numpy(bias)
-    return _affine(t, node, ref, scale, shift)
+    return t.affine(layer_name(node), ref, scale, shift)
 
 
 def batch_norm_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -48,7 +35,7 @@ def batch_norm_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
 def activation(kind: str) -> Rule:
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
         ref = t.ref(a["self"])
-        return None if ref is None else _affine(t, node, ref, None, None, kind)
+        return None if ref is None else t.affine(layer_name(node), ref, None, None, kind)
 
     return rule
 
@@ -61,7 +48,7 @@ def elementwise(op: str, *parameters: str) -> Rule:
         numbers = [a[name] for name in parameters]
         if ref is None or not all(isinstance(number, int | float) for number in numbers):
             return None
-        return _per_element(t, node, op, (ref.tensor,), ref.shape, tuple(map(float, numbers)))
+        return t.elementwise(layer_name(node), op, (ref.tensor,), ref.shape, tuple(map(float, numbers)))
 
     return rule
 
@@ -71,24 +58,9 @@ def elementwise_pair(op: str) -> Rule:
 
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
         sources = _two_maps(t, a["self"], a["other"])
-        return None if sources is None else _per_element(t, node, op, sources, shape_of(node))
+        return None if sources is None else t.elementwise(layer_name(node), op, sources, shape_of(node))
 
     return rule
-
-
-def _per_element(
-    t: Translator,
-    node: fx.Node,
-    op: str,
-    sources: tuple[int, ...],
-    shape: Shape,
-    parameters: tuple[float, ...] = (),
-) -> Ref:
-    name = t.name(node)
-    read = t.tensors[sources[0]]
-    target = t.map_of(name, read.channels, read.height, read.width)
-    t.items.append(Elementwise(name, op, sources, target, parameters))
-    return Ref(target, shape)
 
 
 def clamp(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -98,7 +70,7 @@ def clamp(t: Translator, node: fx.Node, a: Args) -> Value | None:
     ref = t.ref(a["self"])
     if ref is None or isinstance(low, fx.Node) or low != 0 or high not in (None, 6, float("inf")):
         return None
-    return _affine(t, node, ref, None, None, "relu6" if high == 6 else "relu")
+    return t.affine(layer_name(node), ref, None, None, "relu6" if high == 6 else "relu")
 
 
 def _per_channel(t: Translator, ref: Ref, argument: object, result: Shape) -> AnyArray | None:
@@ -131,7 +103,9 @@ def subtract(t: Translator, node: fx.Node, a: Args) -> Value | None:
 def subtract_from(t: Translator, node: fx.Node, a: Args) -> Value | None:
     ref, shift = t.ref(a["self"]), a["other"]
     offset = None if ref is None else _per_channel(t, ref, shift, shape_of(node))
-    return None if ref is None or offset is None else _affine(t, node, ref, np.full_like(offset, -a["alpha"]), offset)
+    return (
+        None if ref is None or offset is None else t.affine(layer_name(node), ref, np.full_like(offset, -a["alpha"]), offset)
+    )
 
 
 def _sum(
@@ -139,22 +113,16 @@ def _sum(
 ) -> Value | None:
     ref = t.ref(one)
     if ref is not None and (shift := _per_channel(t, ref, other, shape_of(node))) is not None:
-        return _affine(t, node, ref, None, shift * alpha)
+        return t.affine(layer_name(node), ref, None, shift * alpha)
     ref = t.ref(other)
     if ref is not None and alpha == 1 and (shift := _per_channel(t, ref, one, shape_of(node))) is not None:
-        return _affine(t, node, ref, None, shift * sign)
+        return t.affine(layer_name(node), ref, None, shift * sign)
     return _sum_of_maps(t, node, one, other) if maps and alpha == 1 else None
 
 
 def _sum_of_maps(t: Translator, node: fx.Node, one: object, other: object) -> Value | None:
     sources = _two_maps(t, one, other)
-    if sources is None:
-        return None
-    name = t.name(node)
-    read = t.tensors[sources[0]]
-    target = t.map_of(name, read.channels, read.height, read.width)
-    t.items.append(Add(name, sources, target))
-    return Ref(target, shape_of(node))
+    return None if sources is None else t.add(layer_name(node), sources, shape_of(node))
 
 
 def _two_maps(t: Translator, one: object, other: object) -> tuple[int, int] | None:
@@ -174,7 +142,7 @@ def multiply(t: Translator, node: fx.Node, a: Args) -> Value | None:
     for one, other in ((a["self"], a["other"]), (a["other"], a["self"])):
         ref = t.ref(one)
         if ref is not None and (scale := _per_channel(t, ref, other, shape_of(node))) is not None:
-            return _affine(t, node, ref, scale, None)
+            return t.affine(layer_name(node), ref, scale, None)
     return _gate(t, node, a["self"], a["other"]) or _gate(t, node, a["other"], a["self"])
 
 
@@ -183,15 +151,15 @@ def divide(t: Translator, node: fx.Node, a: Args) -> Value | None:
     if ref is None or a.get("rounding_mode") is not None:
         return None
     divisor = _per_channel(t, ref, a["other"], shape_of(node))
-    return None if divisor is None else _affine(t, node, ref, 1.0 / divisor, None)
+    return None if divisor is None else t.affine(layer_name(node), ref, 1.0 / divisor, None)
 
 
 def _gate(t: Translator, node: fx.Node, source: object, gate: object) -> Value | None:
     """x · gate with the gate (N, C, 1, 1); x · sigmoid(x) is silu and x · hardsigmoid(x) hardswish."""
     if not isinstance(source, fx.Node) or not isinstance(gate, fx.Node) or not (t.ref(source) or t.ref(gate)):
         return None
-    self_gated = _self_gated(t, node, source, gate)
-    if self_gated is not None:
+    ref, gate_ref = t.ref(source), t.ref(gate)
+    if ref and gate_ref and (self_gated := t.self_gated(layer_name(node), ref, gate_ref)):
         return self_gated
     if len(shape_of(gate)) != 4 or shape_of(gate)[2:] != (1, 1) or shape_of(source)[:2] != shape_of(gate)[:2]:
         return None
@@ -200,20 +168,4 @@ def _gate(t: Translator, node: fx.Node, source: object, gate: object) -> Value |
     source_map, gate_map = t.as_map(source), t.as_map(gate)
     if source_map is None or gate_map is None:
         return None
-    name = t.name(node)
-    read = t.tensors[source_map]
-    target = t.map_of(name, read.channels, read.height, read.width)
-    t.items.append(Gate(name, source_map, gate_map, target))
-    return Ref(target, shape_of(node))
-
-
-def _self_gated(t: Translator, node: fx.Node, source: fx.Node, gate: fx.Node) -> Value | None:
-    ref, gate_ref = t.ref(source), t.ref(gate)
-    if ref is None or gate_ref is None or ref.shape != gate_ref.shape:
-        return None
-    for item in t.items:
-        if isinstance(item, Affine) and item.target == gate_ref.tensor:
-            kinds = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
-            if item.source == ref.tensor and item.scale is item.shift is None and item.activation in kinds:
-                return _affine(t, node, ref, None, None, kinds[item.activation])
-    return None
+    return t.gate(layer_name(node), source_map, gate_map, shape_of(node))

@@ -6,24 +6,16 @@ from typing import Any
 
 from torch import fx
 
-from fogconv.frontend.torch.translate import Args, Many, Ref, Translator, Value, pair, shape_of
-from fogconv.ir.geometry import PoolSpec
-from fogconv.ir.graph import GlobalPool, Pool
+from fogconv.frontend.graph_builder import Many, Ref, Value
+from fogconv.frontend.torch.translate import Args, Translator, layer_name, pair, shape_of
 
 
 def _pool(t: Translator, node: fx.Node, source: object, kind: str, **geometry: Any) -> Value | None:
     number = t.as_map(source)
     if number is None:
         return None
-    read = t.tensors[number]
     rows, columns = geometry.pop("padding")
-    spec = PoolSpec(
-        kind, read.channels, read.height, read.width, padding=(rows, rows, columns, columns), batch=t.batch, **geometry
-    )
-    name = t.name(node)
-    target = t.map_of(name, read.channels, spec.out_height, spec.out_width)
-    t.items.append(Pool(name, number, target, spec))
-    return Ref(target, (t.batch, read.channels, spec.out_height, spec.out_width))
+    return t.pool(layer_name(node), number, kind, padding=(rows, rows, columns, columns), **geometry)
 
 
 def max_pool(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -99,15 +91,7 @@ def _adaptive(t: Translator, node: fx.Node, source: object, kind: str) -> Value 
 
 def _global_pool(t: Translator, node: fx.Node, source: fx.Node) -> Value | None:
     number = t.as_map(source)
-    if number is None:
-        return None
-    read = t.tensors[number]
-    if (read.height, read.width) == (1, 1):
-        return Ref(number, shape_of(node))
-    name = t.name(node)
-    target = t.map_of(name, read.channels, 1, 1)
-    t.items.append(GlobalPool(name, number, target))
-    return Ref(target, shape_of(node))
+    return None if number is None else t.global_pool(layer_name(node), number, shape_of(node))
 
 
 def mean(t: Translator, node: fx.Node, a: Args) -> Value | None:

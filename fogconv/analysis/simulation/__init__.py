@@ -1,1 +1,0 @@
-"""Simulation of inferences message by message, and predictions for other hardware."""

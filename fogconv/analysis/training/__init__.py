@@ -1,0 +1,1 @@
+"""A step of training on a cluster, predicted."""

@@ -1,0 +1,261 @@
+"""GraphBuilder: a LayerGraph in the making: its maps, layers and weights. Every frontend's rules build with it.
+
+A value of the model is one of
+
+    Ref     a map (or the same elements in another shape: a flattened map, squeezed axes) that some layer wrote
+    Const   a tensor that does not depend on the input: weights, and whatever is computed from them alone
+    Hosted  anything else; the model's own framework computes it on the master
+    Padded  a map with zeros around it that the following conv will add to its own padding
+    Many    the results of an operation that has several
+
+The methods under "Layers" add one layer each and return its result. They make its name unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fogconv.frontend.fusion import AnyArray, Draft
+from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Gate, GlobalPool, Layer, Pool, Shuffle, Slice, Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The elements of map number ``tensor``, in this shape."""
+
+    tensor: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Const:
+    """In the framework's own type: a torch tensor, or a numpy array."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Hosted:
+    pass
+
+
+@dataclass(frozen=True)
+class Padded:
+    """``tensor`` with (top, bottom, left, right) zeros around it."""
+
+    tensor: int
+    padding: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Many:
+    values: tuple[Ref | None, ...]
+
+
+Value = Ref | Const | Hosted | Padded | Many
+
+
+@dataclass(frozen=True)
+class HostOp:
+    """One hosted operation of the model, waiting to be grouped: the values that it reads, and those that it makes."""
+
+    node: Any
+    reads: tuple[Hashable, ...]
+    makes: tuple[Hashable, ...]
+
+
+_SELF_GATED = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
+
+
+@dataclass
+class GraphBuilder:
+    """``batch`` is the maps' first axis. ``values`` has the model's values by what the frontend names them by; ``written``
+    the maps that hosted operations write."""
+
+    batch: int
+    values: dict[Any, Value] = field(default_factory=dict, kw_only=True)
+    tensors: list[Tensor] = field(default_factory=list, kw_only=True)
+    items: list[Layer | HostOp] = field(default_factory=list, kw_only=True)
+    draft: Draft = field(default_factory=dict, kw_only=True)
+    written: dict[Any, int] = field(default_factory=dict, kw_only=True)
+    names: dict[str, int] = field(default_factory=dict, kw_only=True)
+
+    def map_of(self, name: str, channels: int, height: int, width: int) -> int:
+        """A new map; its number."""
+        self.tensors.append(Tensor(name, self.batch, channels, height, width))
+        return len(self.tensors) - 1
+
+    def unique(self, name: str) -> str:
+        """A unique name for a layer: a module that is called twice gets 'conv#2'."""
+        self.names[name] = count = self.names.get(name, 0) + 1
+        return name if count == 1 else f"{name}#{count}"
+
+    def array(self, name: str, value: AnyArray) -> str:
+        """Store a weight. Returns its provisional key."""
+        key = f"{name}:{len(self.draft)}"
+        self.draft[key] = value
+        return key
+
+    def ref(self, argument: Any) -> Ref | None:
+        value = self.values.get(argument) if isinstance(argument, Hashable) else None
+        return value if isinstance(value, Ref) else None
+
+    def channelwise(self, argument: Any) -> Ref | None:
+        """A Ref whose axis 1 is the channels: (N, C, …)."""
+        ref = self.ref(argument)
+        return ref if ref and ref.shape[:2] == self.tensors[ref.tensor].shape[:2] else None
+
+    # Layers
+
+    def conv(
+        self,
+        name: str,
+        source: int,
+        weight: AnyArray,
+        bias: AnyArray | None,
+        *,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Ref:
+        """``weight`` is (out channels, in channels ÷ groups, rows, columns)."""
+        read = self.tensors[source]
+        spec = ConvSpec(
+            in_channels=read.channels,
+            out_channels=weight.shape[0],
+            height=read.height,
+            width=read.width,
+            kernel=(weight.shape[2], weight.shape[3]),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            batch=self.batch,
+        )
+        name = self.unique(name)
+        target = self.map_of(name, spec.out_channels, spec.out_height, spec.out_width)
+        self.items.append(Conv(name, source, target, spec, self.array(name, weight), self._bias(name, bias)))
+        return Ref(target, self.tensors[target].shape)
+
+    def linear(self, name: str, source: int, weight: AnyArray, bias: AnyArray | None, shape: Shape) -> Ref:
+        """A linear layer over a flattened map is a conv whose kernel covers the map. ``weight`` is (outputs, features)."""
+        read = self.tensors[source]
+        whole = (read.height, read.width)
+        spec = ConvSpec(read.channels, int(weight.shape[0]), *whole, kernel=whole, groups=1, batch=self.batch)
+        name = self.unique(name)
+        target = self.map_of(name, spec.out_channels, 1, 1)
+        key = self.array(name, weight.reshape(spec.weight_shape))
+        self.items.append(Conv(name, source, target, spec, key, self._bias(name, bias), linear=True))
+        return Ref(target, shape)
+
+    def _bias(self, name: str, bias: AnyArray | None) -> str | None:
+        return None if bias is None else self.array(f"{name}.bias", bias)
+
+    def pool(self, name: str, source: int, kind: str, **geometry: Any) -> Ref:
+        """``geometry``: PoolSpec's."""
+        read = self.tensors[source]
+        spec = PoolSpec(kind, read.channels, read.height, read.width, batch=self.batch, **geometry)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, spec.out_height, spec.out_width)
+        self.items.append(Pool(name, source, target, spec))
+        return Ref(target, self.tensors[target].shape)
+
+    def global_pool(self, name: str, source: int, shape: Shape) -> Ref:
+        """The mean over rows and columns."""
+        read = self.tensors[source]
+        if (read.height, read.width) == (1, 1):
+            return Ref(source, shape)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, 1, 1)
+        self.items.append(GlobalPool(name, source, target))
+        return Ref(target, shape)
+
+    def affine(
+        self, name: str, ref: Ref, scale: AnyArray | None, shift: AnyArray | None, activation: str | None = None
+    ) -> Ref:
+        """``scale`` and ``shift`` are per channel, or absent."""
+        name = self.unique(name)
+        target = self._like(name, ref.tensor)
+        keys = [
+            None if value is None else self.array(f"{name}.{what}", value)
+            for what, value in (("scale", scale), ("shift", shift))
+        ]
+        self.items.append(Affine(name, ref.tensor, target, keys[0], keys[1], activation))
+        return Ref(target, ref.shape)
+
+    def elementwise(
+        self, name: str, op: str, sources: tuple[int, ...], shape: Shape, parameters: tuple[float, ...] = ()
+    ) -> Ref:
+        """``op`` is one of the workers' formulas."""
+        name = self.unique(name)
+        target = self._like(name, sources[0])
+        self.items.append(Elementwise(name, op, sources, target, parameters))
+        return Ref(target, shape)
+
+    def add(self, name: str, sources: tuple[int, ...], shape: Shape) -> Ref:
+        name = self.unique(name)
+        target = self._like(name, sources[0])
+        self.items.append(Add(name, sources, target))
+        return Ref(target, shape)
+
+    def gate(self, name: str, source: int, gate: int, shape: Shape) -> Ref:
+        """source · gate, where the gate is (N, C, 1, 1)."""
+        name = self.unique(name)
+        target = self._like(name, source)
+        self.items.append(Gate(name, source, gate, target))
+        return Ref(target, shape)
+
+    def self_gated(self, name: str, ref: Ref, gate: Ref) -> Ref | None:
+        """x · sigmoid(x) as silu and x · hardsigmoid(x) as hardswish; None where the gate is none of these."""
+        made = (item for item in self.items if isinstance(item, Affine) and item.target == gate.tensor)
+        act = next((item for item in made if item.source == ref.tensor and item.scale is item.shift is None), None)
+        kind = None if act is None or ref.shape != gate.shape else _SELF_GATED.get(act.activation or "")
+        return None if kind is None else self.affine(name, ref, None, None, kind)
+
+    def concat(self, name: str, sources: Sequence[int], shape: Shape) -> Ref:
+        if len(sources) == 1:
+            return Ref(sources[0], shape)
+        first = self.tensors[sources[0]]
+        name = self.unique(name)
+        target = self.map_of(name, sum(self.tensors[number].channels for number in sources), first.height, first.width)
+        self.items.append(Concat(name, tuple(sources), target))
+        return Ref(target, shape)
+
+    def channels(self, name: str, ref: Ref, start: int, count: int, shape: Shape) -> Ref:
+        """Channels start … start+count−1, in this shape."""
+        read = self.tensors[ref.tensor]
+        if count == read.channels:
+            return Ref(ref.tensor, shape)
+        name = self.unique(name)
+        target = self.map_of(name, count, read.height, read.width)
+        self.items.append(Slice(name, ref.tensor, target, start))
+        return Ref(target, shape)
+
+    def permuted(self, name: str, ref: Ref, order: Sequence[int], shape: Shape) -> Ref | None:
+        """Axes in another order, where that moves nothing or shuffles channels: axes of length 1 move freely, and
+        (N, g, C/g, H, W) → (N, C/g, g, H, W) is a channel shuffle."""
+        long = [axis for axis in order if ref.shape[axis] != 1]
+        if long == sorted(long):
+            return Ref(ref.tensor, shape)
+        if len(ref.shape) < 3:
+            return None
+        groups, per_group = ref.shape[1:3]
+        rest = list(range(3, len(ref.shape)))
+        whole = groups * per_group == self.tensors[ref.tensor].channels and ref.shape[0] == self.batch
+        return self.shuffled(name, ref, groups, shape) if list(order) == [0, 2, 1, *rest] and whole else None
+
+    def shuffled(self, name: str, ref: Ref, groups: int, shape: Shape) -> Ref:
+        name = self.unique(name)
+        target = self._like(name, ref.tensor)
+        self.items.append(Shuffle(name, ref.tensor, target, groups))
+        return Ref(target, shape)
+
+    def _like(self, name: str, source: int) -> int:
+        read = self.tensors[source]
+        return self.map_of(name, read.channels, read.height, read.width)

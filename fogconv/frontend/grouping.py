@@ -1,0 +1,169 @@
+"""Grouping: drop what the output does not need, merge neighbouring hosted operations, and number what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from fogconv.errors import ModelError
+from fogconv.frontend.fusion import Draft, fuse, nest_concats
+from fogconv.frontend.graph_builder import GraphBuilder, Hosted, HostOp, Ref
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import Host, Layer, LayerGraph, Tensor
+from fogconv.ir.program import weight_key
+
+
+@dataclass(frozen=True)
+class Group:
+    """Hosted operations that become one Host layer. ``kept``: the values that later groups read."""
+
+    nodes: tuple[HostOp, ...]
+    kept: tuple[Hashable, ...]
+
+    @property
+    def reads(self) -> tuple[Hashable, ...]:
+        """The values from outside, each once, in the order in which they are read first."""
+        inside = {made for op in self.nodes for made in op.makes}
+        return tuple(dict.fromkeys(value for op in self.nodes for value in op.reads if value not in inside))
+
+
+def finished(
+    name: str,
+    builder: GraphBuilder,
+    host: Callable[[Group], Host],
+    output: int,
+    output_shape: tuple[int, ...],
+    dtype: type,
+    info: Mapping[str, str],
+) -> LayerGraph:
+    """The graph of what was built; the input is map 0. ``host`` makes a Host layer of a group."""
+    layers = _grouped(_live(builder, output), builder, host)
+    fused, draft = fuse(layers, builder.draft, output)
+    return _numbered(name, fused, draft, builder, output, output_shape, dtype, info)
+
+
+def _live(builder: GraphBuilder, output: int) -> list[Layer | HostOp]:
+    """The items that the output depends on."""
+    wanted = {output}
+    values: set[Hashable] = set()
+    kept: list[Layer | HostOp] = []
+    for item in reversed(builder.items):
+        if isinstance(item, HostOp):
+            if values.isdisjoint(item.makes) and wanted.isdisjoint(
+                builder.written[made] for made in item.makes if made in builder.written
+            ):
+                continue
+            for source in item.reads:
+                value = builder.values[source]
+                if isinstance(value, Ref):
+                    wanted.add(value.tensor)
+                elif isinstance(value, Hosted):
+                    values.add(source)
+        elif not wanted.isdisjoint(item.writes):
+            wanted.update(item.reads)
+        else:
+            continue
+        kept.append(item)
+    return kept[::-1]
+
+
+def _grouped(items: Sequence[Layer | HostOp], builder: GraphBuilder, host: Callable[[Group], Host]) -> list[Layer]:
+    """Neighbouring hosted operations as one Host layer, never in a cycle.
+
+    In turns, all layers that can run are taken, then all hosted operations that can: the groups of hosted operations are
+    then as large as possible, and without hosted operations the order does not change.
+    """
+    done_maps = {0}
+    done_values: set[Hashable] = set()
+    order: list[Layer] = []
+    waiting = list(items)
+
+    def ready(item: Layer | HostOp) -> bool:
+        if not isinstance(item, HostOp):
+            return done_maps.issuperset(item.reads)
+        values = ((source, builder.values[source]) for source in item.reads)
+        return all(
+            value.tensor in done_maps if isinstance(value, Ref) else not isinstance(value, Hosted) or source in done_values
+            for source, value in values
+        )
+
+    while waiting:
+        before = len(order)
+        left: list[Layer | HostOp] = []
+        for item in waiting:
+            if not isinstance(item, HostOp) and ready(item):
+                order.append(item)
+                done_maps.update(item.writes)
+            else:
+                left.append(item)
+        hosted: list[HostOp] = []
+        waiting = []
+        for item in left:
+            if isinstance(item, HostOp) and ready(item):
+                hosted.append(item)
+                done_values.update(item.makes)
+            else:
+                waiting.append(item)
+        if hosted:
+            needed = {source for item in waiting if isinstance(item, HostOp) for source in item.reads}
+            made = (value for op in hosted for value in op.makes)
+            kept = tuple(value for value in made if value in needed and isinstance(builder.values[value], Hosted))
+            order.append(host(Group(tuple(hosted), kept)))
+            done_maps.update(order[-1].writes)
+        elif waiting and len(order) == before:
+            raise ModelError(f"the model has a cycle at {waiting[0]}")
+    return order
+
+
+def _numbered(
+    name: str,
+    layers: list[Layer],
+    draft: Draft,
+    builder: GraphBuilder,
+    output: int,
+    output_shape: tuple[int, ...],
+    dtype: type,
+    info: Mapping[str, str],
+) -> LayerGraph:
+    """Number the maps in the order in which they are written, and name weights by their content."""
+    numbers: dict[int, int] = {0: 0}
+    for layer in layers:
+        for number in layer.writes:
+            numbers.setdefault(number, len(numbers))
+    tensors: dict[int, Tensor] = {}
+    for old, new in numbers.items():
+        tensors[new] = builder.tensors[old]
+    for layer in layers:
+        if not isinstance(layer, Host):
+            tensors[numbers[layer.writes[0]]] = replace(tensors[numbers[layer.writes[0]]], name=layer.name)
+    weights: dict[str, Array] = {}
+    hashed: dict[str, str] = {}
+
+    def keep(key: str | None) -> str | None:
+        if key is not None and key not in hashed:
+            array: Array = np.ascontiguousarray(draft[key], dtype=dtype)
+            hashed[key] = weight_key(array)
+            weights.setdefault(hashed[key], array)
+        return None if key is None else hashed[key]
+
+    final = tuple(_renumbered(layer, numbers, keep) for layer in layers)
+    ordered = tuple(tensors[index] for index in range(len(tensors)))
+    return nest_concats(LayerGraph(name, ordered, final, 0, numbers[output], output_shape, weights, dict(info)))
+
+
+def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | None], str | None]) -> Layer:
+    changes: dict[str, Any] = {}
+    for attribute in (each.name for each in fields(layer)):
+        value = getattr(layer, attribute)
+        if attribute in ("source", "target", "gate", "residual") and value is not None:
+            changes[attribute] = numbers[value]
+        elif attribute in ("sources", "reads", "writes"):
+            changes[attribute] = tuple(numbers[number] for number in value)
+        elif attribute in layer.weight_keys:
+            changes[attribute] = keep(value)
+    renumbered = replace(layer, **changes)
+    assert all(number < len(numbers) for number in renumbered.reads)
+    return renumbered

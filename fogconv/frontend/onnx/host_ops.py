@@ -1,0 +1,90 @@
+"""Host layers of an ONNX model: groups of nodes, each a model of its own, that ONNX Runtime computes on the master."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from onnx import TypeProto, helper, numpy_helper
+
+from fogconv.errors import ModelError, quoted
+from fogconv.frontend.graph_builder import Const, Ref, Shape
+from fogconv.frontend.grouping import Group
+from fogconv.frontend.onnx.runtime import session_of
+from fogconv.frontend.onnx.translate import Translator
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import Host
+
+
+def host_layer(group: Group, translator: Translator) -> Host:
+    """The Host layer of a group of hosted nodes. Raises ModelError where ONNX Runtime can't run it."""
+    maps: dict[int, int] = {}
+    shapes: dict[str, tuple[int, Shape]] = {}
+    constants = []
+    inputs = []
+    for name in map(str, group.reads):
+        value = translator.values[name]
+        if isinstance(value, Const):
+            constants.append(numpy_helper.from_array(np.asarray(value.value), name))
+            continue
+        if isinstance(value, Ref):
+            shapes[name] = (maps.setdefault(value.tensor, len(maps)), value.shape)
+        inputs.append(helper.make_value_info(name, translator.types.get(name, TypeProto())))
+    made = [str(name) for op in group.nodes for name in op.makes]
+    written = tuple(name for name in made if name in translator.written)
+    kept = tuple(map(str, group.kept))
+    graph = helper.make_graph(
+        [op.node.proto for op in group.nodes],
+        "host",
+        inputs,
+        [helper.make_value_info(name, translator.types.get(name, TypeProto())) for name in dict.fromkeys((*written, *kept))],
+        constants,
+    )
+    whole = translator.model.proto
+    model = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+    targets = tuple(translator.written[name] for name in written)
+    call = HostCall(
+        model.SerializeToString(),
+        shapes,
+        tuple(value.name for value in inputs if value.name not in shapes),
+        kept,
+        tuple((name, translator.tensors[translator.written[name]].shape) for name in written),
+    )
+    first = group.nodes[0].node
+    try:
+        _ = call.session
+    except ModelError as error:
+        raise ModelError(f"node {quoted(first.name)} ({first.op}) and what follows it: {error}") from error
+    ops = tuple(sorted({op.node.op for op in group.nodes}))
+    return Host(f"host:{translator.unique(first.name)}", tuple(maps), targets, call, ops)
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """The function of a Host layer.
+
+    ``model`` is ONNX. ``shapes`` gives, for an input that is a map, the number of its argument and the shape that the
+    nodes need; the other ``inputs`` come from ``values``, where ``kept`` go for later calls; ``written`` are returned as
+    (N, C, H, W).
+    """
+
+    model: bytes
+    shapes: dict[str, tuple[int, Shape]]
+    inputs: tuple[str, ...]
+    kept: tuple[str, ...]
+    written: tuple[tuple[str, Shape], ...]
+
+    @cached_property
+    def session(self) -> Any:
+        return session_of(self.model)
+
+    def __call__(self, values: MutableMapping[str, Any], *maps: Array) -> list[Array]:
+        feeds = {name: np.ascontiguousarray(maps[index]).reshape(shape) for name, (index, shape) in self.shapes.items()}
+        feeds |= {name: values[name] for name in self.inputs}
+        names = tuple(dict.fromkeys((*(name for name, _ in self.written), *self.kept)))
+        found = dict(zip(names, self.session.run(names, feeds), strict=True))
+        values.update((name, found[name]) for name in self.kept)
+        return [np.ascontiguousarray(found[name].reshape(shape)) for name, shape in self.written]

@@ -1,0 +1,112 @@
+"""Convolutions, linear layers as convs over a whole map, and padding before a conv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fogconv.frontend.fusion import AnyArray
+from fogconv.frontend.graph_builder import Padded, Shape, Value
+from fogconv.frontend.onnx.translate import Node, Translator
+
+Sides = tuple[int, int, int, int]
+"""Top, bottom, left, right."""
+
+
+def conv(t: Translator, node: Node) -> Value | None:
+    weight = t.const(node.input(1))
+    bias = t.const(node.input(2))
+    if weight is None or weight.ndim != 4 or (node.input(2) and bias is None):
+        return None
+    padded = t.values[node.input(0)]
+    around = padded.padding if isinstance(padded, Padded) else (0, 0, 0, 0)
+    source = padded.tensor if isinstance(padded, Padded) else t.as_map(node.input(0))
+    if source is None:
+        return None
+    kernel = (weight.shape[2], weight.shape[3])
+    read = t.tensors[source]
+    stride, dilation = two(node.get("strides", (1, 1))), two(node.get("dilations", (1, 1)))
+    own = padding(node, (read.height + sum(around[:2]), read.width + sum(around[2:])), kernel, stride, dilation)
+    return t.conv(
+        node.name,
+        source,
+        weight,
+        bias,
+        stride=stride,
+        padding=tuple(a + b for a, b in zip(around, own, strict=True)),  # type: ignore[arg-type]
+        dilation=dilation,
+        groups=int(node.get("group", 1)),
+    )
+
+
+def two(values: Sequence[int]) -> tuple[int, int]:
+    rows, columns = values
+    return (int(rows), int(columns))
+
+
+def padding(
+    node: Node, size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> Sides:
+    """The zeros around a map of this size, from ``pads`` or ``auto_pad``."""
+    auto = node.get("auto_pad", "NOTSET")
+    if auto == "VALID":
+        return (0, 0, 0, 0)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        sides = []
+        for length, k, step, spread in zip(size, kernel, stride, dilation, strict=True):
+            total = max(0, (-(-length // step) - 1) * step + (k - 1) * spread + 1 - length)
+            few, many = total // 2, total - total // 2
+            sides += [few, many] if auto == "SAME_UPPER" else [many, few]
+        return (sides[0], sides[1], sides[2], sides[3])
+    top, left, bottom, right = node.get("pads", (0, 0, 0, 0))
+    return (int(top), int(bottom), int(left), int(right))
+
+
+def gemm(t: Translator, node: Node) -> Value | None:
+    """alpha · A · B + beta · C with constant B and C."""
+    weight, bias = t.const(node.input(1)), t.const(node.input(2))
+    if weight is None or node.get("transA", 0) or (node.input(2) and bias is None):
+        return None
+    matrix = weight if node.get("transB", 0) else weight.T
+    if bias is not None:
+        if bias.size not in (1, matrix.shape[0]) or bias.shape[-1:] not in ((), (1,), (matrix.shape[0],)):
+            return None
+        bias = float(node.get("beta", 1.0)) * bias.reshape(-1) + 0.0 * matrix[:, 0]
+    return _linear(t, node, float(node.get("alpha", 1.0)) * matrix, bias)
+
+
+def matmul(t: Translator, node: Node) -> Value | None:
+    weight = t.const(node.input(1))
+    return None if weight is None or weight.ndim != 2 else _linear(t, node, weight.T, None)
+
+
+def _linear(t: Translator, node: Node, matrix: AnyArray, bias: AnyArray | None) -> Value | None:
+    """``matrix`` is (outputs, features)."""
+    ref = t.ref(node.input(0))
+    if ref is None:
+        return None
+    read = t.tensors[ref.tensor]
+    features = read.channels * read.height * read.width
+    if ref.shape[-1] != features or math.prod(ref.shape[:-1]) != t.batch or matrix.shape[1] != features:
+        return None
+    shape: Shape = (*ref.shape[:-1], int(matrix.shape[0]))
+    return t.linear(node.name, ref.tensor, matrix, bias, shape)
+
+
+def pad(t: Translator, node: Node) -> Value | None:
+    """A zero pad before convs becomes the convs' padding; a pad of size 0 is dropped."""
+    given = node.attributes.get("pads")
+    amounts = t.const(node.input(1)) if given is None else given
+    value = t.const(node.input(2)) if node.input(2) else node.get("value", 0.0)
+    if amounts is None or value is None or node.input(3):
+        return None
+    sides = [int(amount) for amount in amounts]
+    if not any(sides):
+        return t.ref(node.input(0))
+    zeros = node.get("mode", "constant") == "constant" and not float(value)
+    if not zeros or len(sides) != 8 or min(sides) < 0 or any(sides[:2] + sides[4:6]):
+        return None
+    readers = t.readers.get(node.outputs[0], [])
+    merges = all(reader.op == "Conv" and reader.input(0) == node.outputs[0] for reader in readers)
+    source = t.as_map(node.input(0)) if merges and node.outputs[0] != t.model.output else None
+    return None if source is None else Padded(source, (sides[2], sides[6], sides[3], sides[7]))

@@ -1,0 +1,57 @@
+"""Pooling, and means over rows and columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fogconv.frontend.graph_builder import Shape, Value
+from fogconv.frontend.onnx.rules.conv import padding, two
+from fogconv.frontend.onnx.translate import Node, Translator
+
+
+def max_pool(t: Translator, node: Node) -> Value | None:
+    if len([name for name in node.outputs if name]) > 1:
+        return None  # with indices
+    return _pool(t, node, "max", dilation=two(node.get("dilations", (1, 1))))
+
+
+def average_pool(t: Translator, node: Node) -> Value | None:
+    counts = bool(node.get("count_include_pad", 0))
+    spread = two(node.get("dilations", (1, 1)))
+    # Runtimes do not agree on what a window beyond the padding divides by.
+    if spread != (1, 1) or (counts and node.get("ceil_mode", 0)):
+        return None
+    return _pool(t, node, "avg", count_include_pad=counts)
+
+
+def _pool(t: Translator, node: Node, kind: str, **geometry: Any) -> Value | None:
+    kernel = node.get("kernel_shape", ())
+    number = t.as_map(node.input(0)) if len(kernel) == 2 else None
+    if number is None:
+        return None
+    read = t.tensors[number]
+    stride = two(node.get("strides", (1, 1)))
+    around = padding(node, (read.height, read.width), two(kernel), stride, geometry.get("dilation", (1, 1)))
+    ceil = bool(node.get("ceil_mode", 0))
+    if any(side > k // 2 for side, k in zip(around, (kernel[0],) * 2 + (kernel[1],) * 2, strict=True)):
+        return None  # a window could lie in the padding alone
+    return t.pool(node.name, number, kind, kernel=two(kernel), stride=stride, padding=around, ceil_mode=ceil, **geometry)
+
+
+def global_average(t: Translator, node: Node) -> Value | None:
+    shape = t.shape(node.input(0))
+    return None if shape is None else _mean(t, node, (*shape[:2], 1, 1))
+
+
+def mean(t: Translator, node: Node) -> Value | None:
+    """Over rows and columns. Before opset 18 the axes were an attribute."""
+    axes = t.const(node.input(1)) if node.input(1) else node.attributes.get("axes")
+    shape = t.shape(node.input(0))
+    if axes is None or shape is None or len(shape) != 4 or {int(axis) % 4 for axis in axes} != {2, 3}:
+        return None
+    return _mean(t, node, (*shape[:2], 1, 1) if node.get("keepdims", 1) else shape[:2])
+
+
+def _mean(t: Translator, node: Node, shape: Shape) -> Value | None:
+    number = t.as_map(node.input(0))
+    return None if number is None else t.global_pool(node.name, number, shape)

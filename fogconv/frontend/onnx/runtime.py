@@ -1,0 +1,38 @@
+"""ONNX Runtime: the one place that opens a session of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from fogconv.errors import ModelError
+from fogconv.frontend.onnx.model_file import ModelFile
+from fogconv.ir.arrays import Array
+
+ERRORS_ONLY = 3
+"""Its logger's level: its warnings are about its own optimisations."""
+
+
+def session_of(model: bytes) -> Any:
+    """A session on the CPU. Raises ModelError, with ONNX Runtime's reason."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it raises a type of its own per cause
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"ONNX Runtime can't run this model: {reason}") from error
+
+
+def in_onnx_runtime(model: ModelFile) -> Callable[[Array], Array]:
+    """The whole model, as ONNX Runtime computes it."""
+    session = session_of(model.proto.SerializeToString())
+
+    def run(x: Array) -> Array:
+        (output,) = session.run([model.output], {model.input: np.ascontiguousarray(x)})
+        return np.asarray(output)
+
+    return run

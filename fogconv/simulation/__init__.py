@@ -1,0 +1,1 @@
+"""The cost model: inferences simulated message by message, and the seconds of layers in a timeline."""

@@ -1,0 +1,91 @@
+"""The bench of auto's decisions: clusters, random paths, and what is made of their times."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.decisions import NETS, NOISE, Noise, cluster, judged, kept, noise_of, outcome, verdict
+from bench.fog.contestants import contestants, random_path
+from fogconv.errors import InputError
+from fogconv.hardware.topology import Topology
+from fogconv.lowering.lower import lower
+from fogconv.planning.schemes import Scheme
+from tests import program_reference
+from tests.chains import chain
+
+pytestmark = pytest.mark.alone
+
+FOUR = Topology.uniform(4, 1e10, 1e8, 1e-4)
+
+
+def test_clusters_are_the_same_every_time_and_differ() -> None:
+    assert cluster(3) == cluster(3)
+    found = [cluster(number) for number in range(20)]
+    assert {net for net, _ in found} <= set(NETS)
+    assert len({len(topology) for _, topology in found}) > 2
+
+
+def test_the_judge_has_other_rates_within_the_noise() -> None:
+    _, topology = cluster(1)
+    assert judged(topology, 1, Noise(0.0, 0.0, 0.0)).devices[1].gamma() == pytest.approx(topology.devices[1].gamma())
+    other = judged(topology, 1, NOISE)
+    assert other == judged(topology, 1, NOISE) != topology
+    assert other.devices[0].gamma() == pytest.approx(topology.devices[0].gamma(), rel=0.5)
+
+
+def test_contestants_are_every_scheme_and_other_paths() -> None:
+    graph = chain(16, 64, 64, 32, 64)
+    found = contestants(graph, FOUR, 1, paths=5)
+    names = [name for name, _ in found]
+    assert names[: len(Scheme)] == list(Scheme) and names[0] == "auto"
+    assert names[len(Scheme) :] == [f"path {number}" for number in range(1, 6)]
+    works = [tuple(each.work for each in plan.placements) for _, plan in found]
+    assert all(works.count(each) == 1 for each in works[len(Scheme) :])
+    assert all(plan.predicted_s for _, plan in found)
+
+
+def test_random_paths_compute_the_network() -> None:
+    graph = chain(3, 32, 48, 16, residual=False, size=16)
+    chance = np.random.default_rng(0)
+    weights = {key: chance.standard_normal(value.shape, np.float32) for key, value in graph.weights.items()}
+    graph = replace(graph, weights=weights)
+    x = chance.standard_normal((1, 3, 16, 16), np.float32)
+    outputs = []
+    for seed in range(6):
+        lowered = lower(graph, random_path(graph, FOUR, random.Random(seed)))
+        outputs.append(program_reference.run(lowered.programs, lowered.weights, x))
+    for other in outputs[1:]:
+        np.testing.assert_allclose(other, outputs[0], rtol=1e-9, atol=1e-6)
+
+
+def test_the_loss_is_against_the_best_plan(tmp_path: Path) -> None:
+    one = outcome("simulated 0", "vgg16", 3, [("auto", 1.0, 1.1), ("rows", 1.2, 1.0), ("path 1", 3.0, 2.0)])
+    two = outcome("simulated 1", "vgg16", 3, [("auto", 1.0, 1.0), ("rows", 1.2, 1.0), ("path 1", 3.0, 2.0)])
+    assert one["loss"] == pytest.approx(0.1) and one["best"] == "rows"
+    assert two["loss"] == 0.0
+    found = verdict([one, two])
+    assert found["simulated"]["mean_loss"] == pytest.approx(0.05)
+    assert found["simulated"]["worst_loss"] == pytest.approx(0.1)
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"clusters": [one, two]}))
+    assert kept(file) == [one, two]
+    file.write_text("[1]")
+    with pytest.raises(InputError, match="not a result"):
+        kept(file)
+
+
+def test_the_noise_is_that_of_rates_that_should_be_alike() -> None:
+    def cell(net: str, gamma: float, message: float) -> dict[str, object]:
+        return {"net": net, "transport": "zmq", "gamma_s_per_mac": gamma, "message_s": message, "loaded": False}
+
+    same = [cell("a", 1e-10, 1e-3), cell("a", 1e-10, 1e-3), cell("b", 5e-10, 1e-3)]
+    assert noise_of(same).compute == pytest.approx(0.0)
+    assert noise_of([*same, cell("b", 6e-10, 2e-3)]).message > 0.1
+    with pytest.raises(InputError, match="no two cells"):
+        noise_of(same[:1])

@@ -1,0 +1,1 @@
+"""The fixed set of `fogconv bench`, and the comparison of two results."""

@@ -1,0 +1,115 @@
+"""Files that are none, or none that fogconv can run: one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from fogconv.errors import ModelError
+from fogconv.frontend.onnx.read import read
+from tests.frontend.onnx.test_rules import SHAPE, compared, node, numbers, saved
+
+
+def _set(change: Callable[[ModelProto], object]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        model = onnx.load(path)
+        change(model)
+        path.write_bytes(model.SerializeToString())
+
+    return apply
+
+
+def _external(path: Path) -> None:
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (path.parent / "weights.bin").unlink()
+
+
+def _elsewhere(path: Path) -> None:
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+    path.write_bytes(model.SerializeToString())
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no file": (lambda path: path.unlink(), "there is no file"),
+    "no onnx": (lambda path: path.write_bytes(b"\x1b[31m" * 100), "no ONNX"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:300]), "no ONNX|damaged|nothing before it makes"),
+    "empty": (lambda path: path.write_bytes(b""), "it has no graph"),
+    "too old": (_set(lambda model: setattr(model.opset_import[0], "version", 7)), "opset 7; fogconv reads opset 9 to"),
+    "too new": (_set(lambda model: setattr(model.opset_import[0], "version", 999)), "opset 999"),
+    "an unknown domain": (_set(lambda model: setattr(model.graph.node[0], "domain", "acme")), "Conv of the domain 'acme'"),
+    "an unknown operator": (_set(lambda model: setattr(model.graph.node[0], "op_type", "Konv")), "Konv of the domain ''"),
+    "a value from nowhere": (_set(lambda model: model.graph.node[0].input.__setitem__(0, "z")), "reads 'z', which nothing"),
+    "doubles": (
+        _set(lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", TensorProto.DOUBLE)),
+        "is double; fogconv runs models in float",
+    ),
+    "weights that are missing": (_external, "keeps its weights in other files, which can't be read"),
+    "weights of somebody else": (_elsewhere, "keeps its weights in other files, which can't be read"),
+    "two outputs": (
+        _set(lambda model: model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))),
+        "1 inputs and 2 outputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_sentence(name: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], name="first")], {"w": numbers(4, 6, 3, 3)})
+    spoil, message = BAD[name]
+    spoil(path)
+    with pytest.raises(ModelError, match=message) as caught:
+        read(path, batch=2)
+    assert "\n" not in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        (("n", 3, "h", "w"), {}, "pictures of any size; say which with --size"),
+        ((4, 3, 8, 8), {}, "takes 4 images at once, not 1"),
+        ((1, 3, 8, 8), {"size": (9, 8)}, "takes 8×8 pixels, not 9×8"),
+        ((1, "c", 8, 8), {}, "the channels .* are not fixed"),
+        ((1, 3, 8), {}, "is not a batch of pictures"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_one_sentence(
+    shape: tuple[int | str, ...], options: dict[str, tuple[int, int]], message: str, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "m.onnx", [node("Relu", ["x"])], {}, shape=shape)
+    with pytest.raises(ModelError, match=message):
+        read(path, **options)
+
+
+def test_an_output_that_depends_on_the_content_is_refused(tmp_path: Path) -> None:
+    nodes = [node("NonZero", ["x"], "a"), node("Cast", ["a"], to=TensorProto.FLOAT)]
+    with pytest.raises(ModelError, match="no fixed size"):
+        read(saved(tmp_path / "m.onnx", nodes, {}, shape=(1, 3, 8, 8)))
+
+
+def test_a_loop_stays_on_the_master(tmp_path: Path) -> None:
+    """Its body reads a map from outside."""
+    body = helper.make_graph(
+        [node("Add", ["acc", "x"], "next"), node("Identity", ["going"], "goes")],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("acc", TensorProto.FLOAT, [2, 6, 8, 10]),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [2, 6, 8, 10]),
+        ],
+    )
+    nodes = [node("Relu", ["x"], "a"), node("Loop", ["n", "yes", "a"], "l", body=body), node("Sigmoid", ["l"])]
+    graph = compared(saved(tmp_path / "m.onnx", nodes, {"n": np.array(3), "yes": np.array(True)}, sizes=SHAPE))
+    assert [layer.kind for layer in graph.layers] == ["affine", "host"]

@@ -1,0 +1,186 @@
+"""Each rule against ONNX Runtime, on models of a few nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from fogconv.frontend.onnx.read import read
+from fogconv.ir.graph import Host, LayerGraph
+from tests.graph_reference import run_graph
+
+RNG = np.random.default_rng(7)
+SHAPE = (2, 6, 8, 10)
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def saved(
+    path: Path,
+    nodes: Sequence[NodeProto],
+    constants: Mapping[str, np.ndarray],
+    *,
+    shape: Sequence[int | str] = SHAPE,
+    opset: int = 17,
+    sizes: Sequence[int] | None = None,
+) -> Path:
+    graph = helper.make_graph(
+        list(nodes),
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
+    return path
+
+
+def compared(path: Path, **options: Any) -> LayerGraph:
+    """The graph, after it has computed what ONNX Runtime computes."""
+    graph = read(path, batch=SHAPE[0], **options)
+    x = numbers(*graph.tensors[graph.input].shape)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": x})
+    got = run_graph(graph, x)
+    assert got.shape == expected.shape == graph.output_shape
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
+    return graph
+
+
+def node(op: str, inputs: Sequence[str], output: str = "y", **attributes: Any) -> NodeProto:
+    return helper.make_node(op, list(inputs), output.split(","), **attributes)
+
+
+CHANNEL = (6, 1, 1)
+LAYERS: dict[str, tuple[list[NodeProto], dict[str, np.ndarray]]] = {
+    "a constant is added": ([node("Add", ["x", "c"])], {"c": numbers(*CHANNEL)}),
+    "a constant is added from the left": ([node("Add", ["c", "x"])], {"c": numbers(1, *CHANNEL)}),
+    "a constant is subtracted": ([node("Sub", ["x", "c"])], {"c": numbers(*CHANNEL)}),
+    "it is subtracted from a constant": ([node("Sub", ["c", "x"])], {"c": numbers(1)}),
+    "it is multiplied by a number": ([node("Mul", ["x", "c"])], {"c": np.float32(0.3)}),
+    "it is divided": ([node("Div", ["x", "c"])], {"c": 1 + numbers(*CHANNEL) ** 2}),
+    "maps are added": ([node("Relu", ["x"], "a"), node("Add", ["a", "x"])], {}),
+    "three maps are added": ([node("Relu", ["x"], "a"), node("Sum", ["a", "x", "a"])], {}),
+    "the greater of two maps": ([node("Sigmoid", ["x"], "a"), node("Max", ["a", "x"])], {}),
+    "a gate": ([node("GlobalAveragePool", ["x"], "a"), node("Sigmoid", ["a"], "b"), node("Mul", ["b", "x"])], {}),
+    "silu": ([node("Sigmoid", ["x"], "a"), node("Mul", ["x", "a"])], {}),
+    "hardswish by hand": ([node("HardSigmoid", ["x"], "a", alpha=1 / 6), node("Mul", ["x", "a"])], {}),
+    "relu6 by inputs": ([node("Clip", ["x", "low", "high"])], {"low": np.float32(0), "high": np.float32(6)}),
+    "relu by clip": ([node("Clip", ["x", "low"])], {"low": np.float32(0)}),
+    "hardswish": ([node("HardSwish", ["x"])], {}),
+    "dropout does nothing": ([node("Dropout", ["x"], "a"), node("Relu", ["a"])], {}),
+    "leaky relu": ([node("LeakyRelu", ["x"], alpha=0.2)], {}),
+    "channels in two and together": (
+        [node("Split", ["x", "sizes"], "a,b", axis=1), node("Concat", ["b", "a"], axis=1)],
+        {"sizes": np.array([2, 4])},
+    ),
+    "the last channels": (
+        [node("Slice", ["x", "s", "e", "d"])],
+        {"s": np.array([-2]), "e": np.array([99]), "d": np.array([1])},
+    ),
+    "a shuffle": (
+        [
+            node("Shape", ["x"], "shape"),
+            node("Slice", ["shape", "zero", "one"], "batch"),
+            node("Concat", ["batch", "parts"], "five", axis=0),
+            node("Reshape", ["x", "five"], "a"),
+            node("Transpose", ["a"], "b", perm=[0, 2, 1, 3, 4]),
+            node("Reshape", ["b", "shape"]),
+        ],
+        {"zero": np.array([0]), "one": np.array([1]), "parts": np.array([3, 2, 8, 10])},
+    ),
+    "a linear layer": (
+        [node("Flatten", ["x"], "a"), node("Gemm", ["a", "w", "b"], alpha=0.5, beta=2.0, transB=1)],
+        {"w": numbers(7, 480), "b": numbers(7)},
+    ),
+    "a product with a matrix": (
+        [node("Flatten", ["x"], "a"), node("MatMul", ["a", "w"], "m"), node("Add", ["m", "b"])],
+        {"w": numbers(480, 7), "b": numbers(7)},
+    ),
+    "a pad before convs": (
+        [node("Pad", ["x", "p"], "a"), node("Conv", ["a", "w"], pads=[1, 0, 0, 1])],
+        {"p": np.array([0, 0, 1, 2, 0, 0, 0, 1]), "w": numbers(4, 6, 3, 3)},
+    ),
+    "a grouped conv that keeps the size": (
+        [node("Conv", ["x", "w", "b"], group=3, auto_pad="SAME_UPPER", strides=[2, 2])],
+        {"w": numbers(6, 2, 3, 4), "b": numbers(6)},
+    ),
+    "means over rows and columns": ([node("ReduceMean", ["x"], axes=[-1, 2], keepdims=0)], {}),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_rule_makes_layers_that_compute_what_onnx_runtime_computes(name: str, tmp_path: Path) -> None:
+    nodes, constants = LAYERS[name]
+    graph = compared(saved(tmp_path / "m.onnx", nodes, constants))
+    assert not [layer for layer in graph.layers if isinstance(layer, Host)]
+
+
+HOSTED: dict[str, tuple[list[NodeProto], dict[str, np.ndarray]]] = {
+    "softmax in the middle": ([node("Softmax", ["x"], "a", axis=3), node("Add", ["a", "x"])], {}),
+    "a shape that is computed": (
+        [node("TopK", ["x", "k"], "v,i", axis=2), node("Relu", ["v"])],
+        {"k": np.array([4])},
+    ),
+    "values between two groups": (
+        [
+            node("Softmax", ["x"], "a", axis=3),
+            node("Transpose", ["a"], "b", perm=[0, 2, 3, 1]),
+            node("Relu", ["a"], "c"),
+            node("Erf", ["c"], "d"),
+            node("Transpose", ["d"], "e", perm=[0, 2, 3, 1]),
+            node("Mul", ["b", "e"]),
+        ],
+        {},
+    ),
+    "a clip between other limits": ([node("Clip", ["x", "l", "h"])], {"l": np.float32(-1), "h": np.float32(1)}),
+    "maps that a constant enlarges": ([node("Mul", ["x", "c"])], {"c": numbers(1, 6, 8, 10)}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTED)
+def test_what_workers_do_not_know_runs_in_onnx_runtime(name: str, tmp_path: Path) -> None:
+    nodes, constants = HOSTED[name]
+    graph = compared(saved(tmp_path / "m.onnx", nodes, constants))
+    assert [layer for layer in graph.layers if isinstance(layer, Host)]
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, onnx.defs.onnx_opset_version()])
+def test_operators_of_every_opset(opset: int, tmp_path: Path) -> None:
+    """What was an attribute became an input."""
+    squeeze = node("Squeeze", ["g"], axes=[2, 3]) if opset < 13 else node("Squeeze", ["g", "axes"])
+    clip = node("Clip", ["n"], "c", min=0.0, max=6.0) if opset < 11 else node("Clip", ["n", "low", "high"], "c")
+    nodes = [
+        node("BatchNormalization", ["x", "s", "b", "m", "v"], "n"),
+        clip,
+        node("MaxPool", ["c"], "p", kernel_shape=[2, 2], strides=[2, 2]),
+        node("GlobalAveragePool", ["p"], "g"),
+        squeeze,
+    ]
+    constants = {name: numbers(6) for name in "sbm"} | {"v": 1 + numbers(6) ** 2}
+    if opset >= 11:
+        constants |= {"low": np.float32(0), "high": np.float32(6)}
+    if opset >= 13:
+        constants["axes"] = np.array([2, 3])
+    path = saved(tmp_path / "m.onnx", nodes, constants, opset=opset)
+    try:
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        pytest.skip(f"ONNX Runtime is older than the onnx package: {error}")
+    graph = compared(path)
+    assert not [layer for layer in graph.layers if isinstance(layer, Host)]
+
+
+def test_a_size_that_the_file_leaves_open_is_fixed(tmp_path: Path) -> None:
+    nodes, constants = [node("Relu", ["x"])], {}
+    path = saved(tmp_path / "m.onnx", nodes, constants, shape=("n", 6, "h", "w"))
+    assert compared(path, size=(5, 7)).output_shape == (SHAPE[0], 6, 5, 7)
