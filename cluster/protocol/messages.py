@@ -203,18 +203,19 @@ class Pong(Message, frozen=True):
 
 class Measure(Message, frozen=True):
     """Time these convs, and then these other steps, with this worker's kernels, each the mean of ``repeats`` warm runs or
-    more, and a copy in memory."""
+    more, and a copy in memory; and, with ``disk_bytes``, how fast so many are read from the disk that it swaps to."""
 
     request: Count
     specs: Annotated[tuple[ConvSpec, ...], Meta(max_length=1024)]
     repeats: Annotated[int, Meta(ge=1, le=1000)]
     maps: Annotated[tuple[MapSpec, ...], Meta(max_length=256)] = ()
+    disk_bytes: Annotated[int, Meta(ge=0, le=1 << 28)] = 0
 
 
 class Measured(Message, frozen=True):
     """Seconds per conv and other step, in order: the mean run and the fastest one. ``copy_bytes_per_s`` is a large memory
     copy's rate, ``other_cores`` how many of the machine's cores other processes kept busy meanwhile; ``loads`` what the
-    device did besides each step."""
+    device did besides each step; ``read_bytes_per_s`` the disk's rate, 0 where that was not asked for."""
 
     request: Count
     seconds: tuple[float, ...]
@@ -222,6 +223,7 @@ class Measured(Message, frozen=True):
     fastest_s: tuple[float, ...]
     other_cores: float
     loads: tuple[DeviceLoad, ...] = ()
+    read_bytes_per_s: float = 0.0
 
 
 class StatusQuery(Message, frozen=True):

@@ -331,6 +331,13 @@ class Session:
             self._workers.post(rank, m.Measure(requests[rank], convs, repeats, maps))
         return {rank: self._workers.outcome(rank, request, m.Measured, LOAD_TIMEOUT_S) for rank, request in requests.items()}
 
+    def read_rate(self, rank: int, disk_bytes: int) -> float:
+        """The bytes per second at which a worker reads so many from the disk that it swaps to. Raises SwapError."""
+        self._require_open()
+        request = self._workers.next_request(rank)
+        self._workers.post(rank, m.Measure(request, (), 1, disk_bytes=disk_bytes))
+        return self._workers.outcome(rank, request, m.Measured, LOAD_TIMEOUT_S).read_bytes_per_s
+
     def status(self, timeout_s: float = 5.0) -> dict[int, m.Status]:
         """The status of each worker; those that do not answer in time are left out."""
         self._require_open()

@@ -80,6 +80,7 @@ class _Checked:
         self.program = program
         self.memory_bytes = memory_bytes
         self.where = "the program"
+        self.swapped = frozenset(program.swapped)
         self.taken = 0
 
     def all(self) -> None:
@@ -97,10 +98,20 @@ class _Checked:
         for number, buffer in enumerate(program.buffers):
             self.where = f"buffer {number}"
             self.buffer(buffer)
+        largest = 0
         for key, shape in program.weights.items():
             self.where = f"weight {key[:80]}"
             self.require(1 <= len(key) <= 80, "has a key that is empty or longer than 80 characters")
-            self.take(self.elements(shape))
+            elements = self.elements(shape)
+            if key in self.swapped:
+                largest = max(largest, elements)
+            else:
+                self.take(elements)
+        self.where = "the largest of the swapped weights"
+        self.take(2 * largest)  # as it came, and packed
+        self.where = "the program"
+        strange = self.swapped - program.weights.keys()
+        self.require(not strange, f"swaps weights {min(strange, default='')[:80]}, which it does not list")
         for number, step in enumerate(program.steps):
             self.where = f"step {number} ({type(step).__name__})"
             self.within("layer", step.layer, 0, len(program.layers) - 1)
@@ -153,9 +164,11 @@ class _Checked:
         self.require(region in held, f"has the region {_box(region)}, which is not in buffer {buffer} of {_box(held)}")
         return shape
 
-    def weight(self, key: str | None, shape: tuple[int, ...]) -> None:
+    def weight(self, key: str | None, shape: tuple[int, ...], *, swaps: bool = False) -> None:
+        """``swaps``: it may lie on the disk."""
         if key is None:
             return
+        self.require(swaps or key not in self.swapped, f"needs weights {key[:80]} in memory, which the program swaps")
         found = self.program.weights.get(key)
         self.require(found is not None, f"names weights {key[:80]}, which the program does not list")
         self.require(found == shape, f"has weights of {found}; {shape} is needed")
@@ -194,7 +207,7 @@ class _Checked:
                 for channel in step.channels:
                     self.within("channel", channel, 0, source[0] - 1)
             case ir.Conv():
-                self.conv(step)
+                self.conv(step, swaps=step.spec.groups == 1)
             case ir.Pool():
                 self.pool(step)
             case ir.GlobalPool():
@@ -264,14 +277,14 @@ class _Checked:
         if step.code is not None:
             self.receive(step.code)
 
-    def conv(self, step: ir.Conv) -> None:
+    def conv(self, step: ir.Conv, *, swaps: bool = False) -> None:
         _check_conv(self.where, step.spec)
         batch = self.program.batch
         source = self.inside(step.source, step.source_region)
         target = self.inside(step.target, step.target_region)
         self.same("an input", (batch, *source), step.spec.input_shape)
         self.same("an output", (batch, *target), step.spec.output_shape)
-        self.weight(step.weight, step.spec.weight_shape)
+        self.weight(step.weight, step.spec.weight_shape, swaps=swaps)
         self.weight(step.bias, target[:1])
         self.residual(step, target)
         there = self.margin(step.source, step.source_region)

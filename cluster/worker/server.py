@@ -41,6 +41,7 @@ from fogconv.errors import (
     WorkerLostError,
 )
 from fogconv.ir.layout import MASTER
+from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
 
@@ -67,6 +68,7 @@ class Worker:
     """One worker on one endpoint. ``serve`` is its life; ``stop`` and ``attend`` may be called from other threads.
 
     ``memory_limit_bytes`` is for the whole process (0: none). ``keep_weights``: for the next load and the next master.
+    ``swap``: where weights go that a program swaps, by default a folder in this user's cache.
     ``once``: stop when the first master leaves. ``masters``: the public keys of allowed masters; None: any master.
     """
 
@@ -78,6 +80,7 @@ class Worker:
         threads: int = 1,
         memory_limit_bytes: int = 0,
         keep_weights: bool = True,
+        swap: SwapFolder | None = None,
         once: bool = False,
         masters: frozenset[str] | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
@@ -91,6 +94,7 @@ class Worker:
             threads=threads,
             memory_limit_bytes=memory_limit_bytes,
             keep_weights=keep_weights,
+            swap=swap,
             adopt=self._adopt,
         )
         self._masters = masters
@@ -404,6 +408,7 @@ class Worker:
             self._doing = ""
 
     def _measured(self, asked: m.Measure, proceed: Callable[[], None]) -> m.Measured:
+        read_bytes_per_s = self.loader.store.swap.bytes_per_s(asked.disk_bytes, proceed) if asked.disk_bytes else 0.0
         others = OtherWork()
         times = step_times(
             (*asked.specs, *asked.maps),
@@ -415,7 +420,7 @@ class Worker:
         )
         means, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
         loads = tuple(each.load for each in times)
-        return m.Measured(asked.request, means, copy_bytes_per_s(), fastest, others.cores(), loads)
+        return m.Measured(asked.request, means, copy_bytes_per_s(), fastest, others.cores(), loads, read_bytes_per_s)
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:

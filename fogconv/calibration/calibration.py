@@ -27,7 +27,17 @@ from fogconv.calibration.cache import (
     recall,
     remember,
 )
-from fogconv.calibration.devices import FULL, FULL_MAPS, QUICK, QUICK_MAPS, Figures, Local, disturbed, measure_devices
+from fogconv.calibration.devices import (
+    FULL,
+    FULL_MAPS,
+    QUICK,
+    QUICK_MAPS,
+    Figures,
+    Local,
+    disturbed,
+    measure_devices,
+    measure_disks,
+)
 from fogconv.calibration.devices import Session as MeasuringSession
 from fogconv.calibration.links import LEAST_S_PER_BYTE, MessageCosts, RoundTrips, measure_link, message_costs
 from fogconv.calibration.members import machine_cores, machines_of, master
@@ -57,6 +67,7 @@ class Session(MeasuringSession, Protocol):
     def workers(self) -> Sequence[Worker]: ...
     def refresh(self) -> frozenset[int]: ...
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
+    def read_rate(self, rank: int, disk_bytes: int) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -111,18 +122,20 @@ def calibrate_quickly(
     refresh: bool = False,
     local: Local | None = None,
     priors: Mapping[int, float] = {},
+    disks: bool = False,
 ) -> Calibration:
     """Measure what is not remembered, or all with ``refresh``, in under 2 s once kernels are compiled.
 
     A worker that is lost meanwhile is taken to be like the slowest of the others, or, where ``priors`` (see
     `fogconv.calibration.members.priors_of`) has a rate for both, as many times as fast: it may come back. ``cache`` is a
-    folder (by default the user's cache folder); one that can't be written is done without.
+    folder (by default the user's cache folder); one that can't be written is done without. ``disks``: also measure how
+    fast the ranks read what they swap, which takes a second or two more.
     """
     folder = cache or default_folder()
     while True:
         workers = sorted(session.workers, key=lambda worker: worker.rank)
         try:
-            return _Quick(session, workers, folder, refresh, local).calibration(priors)
+            return _Quick(session, workers, folder, refresh, local, disks).calibration(priors)
         except WorkerLostError:
             session.refresh()
             if len(session.workers) == len(workers):
@@ -133,9 +146,16 @@ class _Quick:
     """One attempt, with the workers that are there."""
 
     def __init__(
-        self, session: Session, workers: Sequence[Worker], folder: Path | None, refresh: bool, local: Local | None
+        self,
+        session: Session,
+        workers: Sequence[Worker],
+        folder: Path | None,
+        refresh: bool,
+        local: Local | None,
+        disks: bool,
     ) -> None:
         self.session, self.workers, self.folder, self.refresh, self.local = session, workers, folder, refresh, local
+        self.disks = disks
         self.begin = time.time()
         self.members: dict[int, Worker | Master] = {0: master(), **{worker.rank: worker for worker in workers}}
         machines = [member.machine.identity for member in self.members.values()]
@@ -209,7 +229,21 @@ class _Quick:
                     known[key] = learnt[key]
                 else:
                     remember(self.folder, key, known[key])
+        if self.disks:
+            self._add_disks(known)
         return self._plausible({rank: known[key] for rank, key in self.keys.items()})
+
+    def _add_disks(self, known: dict[str, KnownRates]) -> None:
+        """Measure the disks that are not known, one of each key."""
+        missing: dict[str, int] = {}
+        for rank, key in self.keys.items():
+            if not known[key].device.read_bytes_per_s:
+                missing.setdefault(key, rank)
+        rates = measure_disks(self.session, missing.values())
+        for key, rank in missing.items():
+            device = msgspec.structs.replace(known[key].device, read_bytes_per_s=rates[rank])
+            known[key] = msgspec.structs.replace(known[key], device=device)
+            remember(self.folder, key, known[key])
 
     def _plausible(self, rates: Mapping[int, KnownRates]) -> dict[int, KnownRates]:
         """With as many threads as another rank of its computer, or more, no rank is slower. Whose rates say so was measured
@@ -292,7 +326,11 @@ def calibrate(
     )
     costs = message_costs(session)
     cores = machine_cores([member.machine for member in members.values()])
-    found = {rank: _device(member, figures[rank]) for rank, member in members.items()}
+    disks = measure_disks(session, members)
+    found = {
+        rank: msgspec.structs.replace(_device(member, figures[rank]), read_bytes_per_s=disks[rank])
+        for rank, member in members.items()
+    }
     devices = tuple(_profile_device(member, found[rank], found[0], costs, cores) for rank, member in members.items())
     spreads = {f"gamma rank {rank} {kind}": value for rank in members for kind, value in figures[rank].spreads.items()}
     links = []

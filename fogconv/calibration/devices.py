@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fogconv.calibration.links import spread
 from fogconv.cluster.protocol.messages import Machine
+from fogconv.errors import SwapError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.topology import kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
@@ -32,6 +33,8 @@ MOST_OTHER_CORES = 0.5
 
 DENSE = ("winograd", "direct1x1", "direct")
 """The kernel classes whose mean is a device's default rate."""
+DISK_BYTES = 16_000_000
+"""Read to measure a disk: two slices of swapped weights, under a second to write and to read on most SD cards."""
 
 _PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
@@ -119,6 +122,12 @@ class Session(Protocol):
     ) -> Mapping[int, Measured]: ...
 
 
+class DiskSession(Protocol):
+    """What is asked of it for disks."""
+
+    def read_rate(self, rank: int, disk_bytes: int) -> float: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """One device: γ per kernel class, the cost of a step, the rates of copying and of fetching weights; spreads by name.
@@ -198,6 +207,20 @@ def _at_once(
             found |= session.measure(specs, ranks=workers, repeats=repeats)
         if own is not None:
             found[0] = own.result()
+    return found
+
+
+def measure_disks(session: DiskSession, ranks: Iterable[int]) -> dict[int, float]:
+    """The bytes per second at which ranks read from the disks that they swap to, one after the other; 0 for one that has no
+    room for it."""
+    from fogconv.storage.swap_file import SwapFolder
+
+    found = {}
+    for rank in ranks:
+        try:
+            found[rank] = session.read_rate(rank, DISK_BYTES) if rank else SwapFolder().bytes_per_s(DISK_BYTES, lambda: None)
+        except SwapError:
+            found[rank] = 0.0
     return found
 
 

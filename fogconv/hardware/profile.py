@@ -104,6 +104,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_s: float = 0.0
     machine: str = ""
     machine_cores: float = 0.0
+    read_bytes_per_s: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
     training: dict[str, float] = {}
     idle_watts: float = 0.0
@@ -178,6 +179,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 idle_watts=device.idle_watts,
                 busy_watts=device.busy_watts,
                 map_s_per_byte=dict(device.map_s_per_byte),
+                read_bytes_per_s=device.read_bytes_per_s,
             )
             for device in topology.devices
         )
@@ -215,6 +217,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.busy_watts,
                     device.map_s_per_byte,
                     self._predicted(device),
+                    device.read_bytes_per_s,
                 )
                 for device in self.devices
             )

@@ -58,7 +58,12 @@ _DEVICE_COSTS = (
     "tick_s",
     "idle_watts",
     "busy_watts",
+    "read_bytes_per_s",
 )
+
+
+USUAL_READ_BYTES_PER_S = 40e6
+"""Of a disk whose rate is not known: an SD card in a Raspberry Pi 4."""
 
 
 def _not_negative(whose: str, what: str, value: float) -> None:
@@ -94,7 +99,8 @@ class Device:
     are not known (see `fogconv.hardware.energy`).
 
     Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
-    of each alone, and `Topology.together_s` gives the time of several at once. Raises TopologyError for impossible rates.
+    of each alone, and `Topology.together_s` gives the time of several at once. ``read_bytes_per_s`` is the rate of the disk
+    from which swapped weights are read; 0: not known. Raises TopologyError for impossible rates.
     """
 
     name: str
@@ -120,6 +126,7 @@ class Device:
     busy_watts: float = 0.0
     map_s_per_byte: Mapping[str, float] = field(default_factory=dict)
     predicted: Callable[[StepSpec], float] | None = field(default=None, compare=False, repr=False)
+    read_bytes_per_s: float = 0.0
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:
@@ -144,6 +151,10 @@ class Device:
         _require(
             self.memory_bytes is None or self.memory_bytes > 0,
             f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
+        )
+        _require(
+            self.read_bytes_per_s == 0 or self.read_bytes_per_s >= 1,
+            f"device {self.name}: read_bytes_per_s is {self.read_bytes_per_s}; it must be at least 1, or 0: not known",
         )
         _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
         _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
@@ -179,6 +190,10 @@ class Device:
     def copy_s(self, n_bytes: float) -> float:
         """Seconds to copy (or add) so many bytes in memory."""
         return n_bytes * self.copy_s_per_byte
+
+    def read_s(self, n_bytes: float) -> float:
+        """Seconds to read so many bytes of swapped weights from the disk."""
+        return n_bytes / (self.read_bytes_per_s or USUAL_READ_BYTES_PER_S)
 
     def scaled(self, rate: float) -> Device:
         """The same device ``rate`` times as fast. Raises TopologyError unless the rate is positive."""

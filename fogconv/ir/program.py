@@ -372,6 +372,7 @@ class Program(msgspec.Struct, frozen=True):
     """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes.
 
     ``shares`` names the arrays (see ArrayInput and the steps after it) that programs of one session have in common.
+    ``swapped`` are those of the weights, of convs only, that lie on the rank's disk and are read before each use.
     """
 
     rank: int
@@ -382,6 +383,7 @@ class Program(msgspec.Struct, frozen=True):
     steps: tuple[AnyStep, ...]
     weights: dict[str, tuple[int, ...]]
     shares: str = ""
+    swapped: tuple[str, ...] = ()
 
     @property
     def peers(self) -> frozenset[int]:

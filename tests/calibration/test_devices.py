@@ -13,6 +13,7 @@ import pytest
 from fogconv.calibration.cache import remembered_rates
 from fogconv.calibration.calibration import Calibration, calibrate, calibrate_quickly, too_fast_to_tell
 from fogconv.calibration.devices import (
+    DISK_BYTES,
     FULL,
     FULL_MAPS,
     QUICK,
@@ -26,11 +27,13 @@ from fogconv.calibration.devices import (
 )
 from fogconv.calibration.members import machine_cores, machines_of, master, priors_of
 from fogconv.cluster.protocol.messages import Machine
-from fogconv.errors import WorkerLostError
+from fogconv.errors import SwapError, WorkerLostError
 from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
-from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
+from fogconv.hardware.profile import Profile
+from fogconv.hardware.topology import KERNEL_CLASSES, USUAL_READ_BYTES_PER_S, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
+from fogconv.storage.swap_file import SwapFolder
 from tests.strangers import give_away
 
 pytestmark = pytest.mark.alone
@@ -78,6 +81,9 @@ class FakeSession:
     stretch: float = 1.05
     other_cores: float = 0.0
     kernels: str = "abc"
+    read: list[int] = field(default_factory=list)
+    """Ranks that measured their disks."""
+    without_disk: frozenset[int] = frozenset()
 
     @property
     def ranks(self) -> int:
@@ -119,6 +125,12 @@ class FakeSession:
         return {
             rank: answer(seconds(specs, self.gammas[rank - 1] * crowd), self.stretch, self.other_cores) for rank in ranks
         }
+
+    def read_rate(self, rank: int, disk_bytes: int) -> float:
+        if rank in self.without_disk:
+            raise SwapError("the disk is full")
+        self.read.append(rank)
+        return 1e6 * disk_bytes / rank
 
 
 def seconds(specs: Sequence[StepSpec], gamma: float) -> list[float]:
@@ -459,3 +471,30 @@ def test_rates_that_others_could_have_written_are_not_believed(tmp_path: Path, m
     with pytest.warns(RuntimeWarning, match="belongs to"):
         calibrate_quickly(again, cache=folder)
     assert again.measured
+
+
+def test_disks_are_measured_where_they_matter_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SwapFolder, "bytes_per_s", lambda self, nbytes, proceed: 7e6)
+    session = FakeSession()
+    assert [
+        device.read_bytes_per_s for device in calibrate_quickly(session, cache=tmp_path, local=local).topology.devices
+    ] == [
+        0,
+        0,
+        0,
+    ]
+    assert not session.read
+    for _ in range(2):
+        found = calibrate_quickly(session, cache=tmp_path, local=local, disks=True).topology
+        assert [device.read_bytes_per_s for device in found.devices] == [7e6, 1e6 * DISK_BYTES, 0.5e6 * DISK_BYTES]
+        assert session.read == [1, 2], "the second time they are remembered"
+    kept = Profile.of(found).topology()
+    assert [device.read_bytes_per_s for device in kept.devices] == [device.read_bytes_per_s for device in found.devices]
+
+
+def test_a_rank_without_room_on_its_disk_has_no_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SwapFolder, "bytes_per_s", lambda self, nbytes, proceed: 7e6)
+    session = FakeSession(without_disk=frozenset({2}))
+    found = calibrate_quickly(session, cache=tmp_path, local=local, disks=True).topology
+    assert [device.read_bytes_per_s for device in found.devices] == [7e6, 1e6 * DISK_BYTES, 0.0]
+    assert found.devices[2].read_s(USUAL_READ_BYTES_PER_S) == 1.0
