@@ -38,10 +38,12 @@ from typing import Any
 
 from bench.fog.run import LOAD_TIMEOUT_S, RUN_TIMEOUT_S, Setup, calibrated, cluster_commands, start
 from bench.fog.testbed import FogBed
+from fogconv.calibration.sample_sizes import random_convs
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import conv_seconds
 from fogconv.errors import FogconvError, InputError
-from fogconv.hardware.latency_models import Sample, compare, random_convs
+from fogconv.hardware.latency.predictors import compare
+from fogconv.hardware.latency.samples import Sample
 
 NETS = ("vgg16", "resnet50", "inception_v3", "mobilenet_v2")
 SCHEMES = ("star", "rows", "depth", "auto")

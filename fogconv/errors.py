@@ -119,6 +119,12 @@ class WorkerMemoryError(ClusterError):
         self.rank = rank
 
 
+class SwapError(ClusterError):
+    """Weights that don't fit into memory can't be kept on disk: it is full, or there is no folder for them."""
+
+    exit_code = 2
+
+
 FEW = 12
 """The most names that are listed in full."""
 

@@ -26,6 +26,7 @@ from fogconv.errors import ClusterError, WireError
 from fogconv.ir import program as steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
+from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.footprint import Packing, footprint, packings
 from fogconv.ir.program import Program
 from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
@@ -34,6 +35,7 @@ from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import sequence
 from fogconv.kernels.maps.pack import pack, unpack
 from fogconv.kernels.maps.scratch import Scratch
+from fogconv.storage.swap_file import SwapFolder
 
 PART_ELEMENTS = 16
 """The parts of a message start at multiples of this."""
@@ -72,11 +74,12 @@ class Executable:
             for number, buffer in enumerate(program.buffers)
         ]
         size = footprint(program, threads=threads, choose=algorithm_of)
-        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers) + size.staging + size.scratch
+        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers) + size.staging + size.scratch + size.slot
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
+        self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
         self._calls = []
         for step in program.steps:
@@ -132,7 +135,9 @@ class Executable:
 
     def prepare(self, step: steps.Conv) -> PreparedConv2d:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
-        packing = Packing(step.weight, step.bias, step.activation, algorithm_of(step.spec))
+        swaps = step.weight in self._swapped
+        algorithm = compact(step.spec) if swaps else algorithm_of(step.spec)
+        packing = Packing(step.weight, step.bias, step.activation, algorithm)
         known = self._prepared.get(packing)
         if known is None:
             shared = self._weights if isinstance(self._weights, Packed) else None
@@ -146,7 +151,10 @@ class Executable:
                     activation=step.activation,
                     threads=self._threads,
                     scratch=self._scratch,
+                    algorithm=algorithm if swaps else None,
                 )
+                if swaps:
+                    known = known.stow((SwapFolder() if shared is None else shared.swap).store)
                 if shared is not None:
                     shared.keep(packing, known, last=not self._unpacked[step.weight])
             self._prepared[packing] = known

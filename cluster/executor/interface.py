@@ -19,6 +19,7 @@ from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.storage.swap_file import SwapFolder
 
 
 def nothing() -> None:
@@ -57,6 +58,11 @@ class Packed(Protocol):
 
     def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
         """They are packed now. ``last``: no other packing of the same weight will be asked for."""
+
+    @property
+    def swap(self) -> SwapFolder:
+        """Where packed weights go that the program swaps."""
+        ...
 
 
 class Build(Protocol):

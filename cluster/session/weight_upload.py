@@ -11,8 +11,9 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.session.loaded_program import Progress
 from fogconv.cluster.session.workers import Workers
 from fogconv.cluster.transport.dispatcher import Dispatcher
+from fogconv.ir.memory.footprint import SHIPPED_BYTES
 
-WINDOW_BYTES = 32 << 20
+WINDOW_BYTES = SHIPPED_BYTES
 """The most bytes of weights sent to one worker that it has not acknowledged."""
 LEAST_BYTES_PER_S = 36e3
 """A worker that acknowledges nothing for as long as the window takes at this rate (15 minutes) is lost."""

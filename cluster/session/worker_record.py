@@ -79,6 +79,8 @@ def failure_of(message: m.Failed, record: WorkerRecord) -> FogconvError:
     if kind in (fogconv.errors.WorkerMemoryError, fogconv.errors.WorkerLostError):
         error: FogconvError = kind(f"{where}: {message.message}", record.rank)
         return error
+    if kind is fogconv.errors.SwapError:
+        return fogconv.errors.SwapError(f"{where}: {message.message}")
     return WorkerFailedError(f"{where} failed: {message.error}: {message.message}", record.rank)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from fogconv.cluster.executor.microbenchmark import map_program
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
 from fogconv.errors import WireError, WorkerMemoryError
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region, Span
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
 from fogconv.ir.layout import MASTER
 
 MOST_PROGRAM_BYTES = 64 << 20
@@ -38,6 +39,8 @@ MOST_MACS = 1 << 42
 """In one step: minutes on a small device. A run can be aborted between steps."""
 MOST_MEASURED_MACS = 1 << 45
 """The most multiply-adds in all runs of a measurement."""
+MOST_MEASURED_CHANNELS, MOST_MEASURED_SOURCES = 1 << 14, 64
+"""Of a step other than a conv in a measurement: checks go through them one by one."""
 MOST_COORDINATE = 1 << 31
 MOST_TAG = 1 << 62
 MOST_PATIENCE_S = 86400.0
@@ -50,18 +53,23 @@ def check_program(program: ir.Program, memory_bytes: int) -> None:
     _Checked(program, memory_bytes).all()
 
 
-def check_measurement(specs: Sequence[ConvSpec], repeats: int, memory_bytes: int) -> None:
-    """Raises WireError and WorkerMemoryError, as `check_program` does, for convs that are to be timed."""
+def check_measurement(specs: Sequence[StepSpec], repeats: int, memory_bytes: int) -> None:
+    """Raises WireError and WorkerMemoryError, as `check_program` does, for steps that are to be timed; KernelError for one
+    of an unknown kind."""
     for number, spec in enumerate(specs):
-        where = f"conv {number} of a measurement"
+        where = f"step {number} of a measurement"
+        if isinstance(spec, MapSpec):
+            _check_map(where, spec)
+            check_program(map_program(spec), memory_bytes)
+            continue
         _check_conv(where, spec)
         # Weights as received and packed, the padded input, the output.
         _check_memory(where, BYTES_PER_ELEMENT * (2 * spec.weight_elements + _maps(spec)), memory_bytes)
-    total = sum(spec.macs for spec in specs) * (repeats + 1)
+    total = sum(spec.macs if isinstance(spec, ConvSpec) else spec.touched for spec in specs) * (repeats + 1)
     if total > MOST_MEASURED_MACS:
         raise WireError(
             f"a measurement of {total:.1e} multiply-adds is over the limit of {MOST_MEASURED_MACS:.1e}: measure fewer or "
-            "smaller convs, or repeat them less often"
+            "smaller steps, or repeat them less often"
         )
 
 
@@ -72,6 +80,7 @@ class _Checked:
         self.program = program
         self.memory_bytes = memory_bytes
         self.where = "the program"
+        self.swapped = frozenset(program.swapped)
         self.taken = 0
 
     def all(self) -> None:
@@ -89,10 +98,20 @@ class _Checked:
         for number, buffer in enumerate(program.buffers):
             self.where = f"buffer {number}"
             self.buffer(buffer)
+        largest = 0
         for key, shape in program.weights.items():
             self.where = f"weight {key[:80]}"
             self.require(1 <= len(key) <= 80, "has a key that is empty or longer than 80 characters")
-            self.take(self.elements(shape))
+            elements = self.elements(shape)
+            if key in self.swapped:
+                largest = max(largest, elements)
+            else:
+                self.take(elements)
+        self.where = "the largest of the swapped weights"
+        self.take(2 * largest)  # as it came, and packed
+        self.where = "the program"
+        strange = self.swapped - program.weights.keys()
+        self.require(not strange, f"swaps weights {min(strange, default='')[:80]}, which it does not list")
         for number, step in enumerate(program.steps):
             self.where = f"step {number} ({type(step).__name__})"
             self.within("layer", step.layer, 0, len(program.layers) - 1)
@@ -145,9 +164,11 @@ class _Checked:
         self.require(region in held, f"has the region {_box(region)}, which is not in buffer {buffer} of {_box(held)}")
         return shape
 
-    def weight(self, key: str | None, shape: tuple[int, ...]) -> None:
+    def weight(self, key: str | None, shape: tuple[int, ...], *, swaps: bool = False) -> None:
+        """``swaps``: it may lie on the disk."""
         if key is None:
             return
+        self.require(swaps or key not in self.swapped, f"needs weights {key[:80]} in memory, which the program swaps")
         found = self.program.weights.get(key)
         self.require(found is not None, f"names weights {key[:80]}, which the program does not list")
         self.require(found == shape, f"has weights of {found}; {shape} is needed")
@@ -186,7 +207,7 @@ class _Checked:
                 for channel in step.channels:
                     self.within("channel", channel, 0, source[0] - 1)
             case ir.Conv():
-                self.conv(step)
+                self.conv(step, swaps=step.spec.groups == 1)
             case ir.Pool():
                 self.pool(step)
             case ir.GlobalPool():
@@ -256,14 +277,14 @@ class _Checked:
         if step.code is not None:
             self.receive(step.code)
 
-    def conv(self, step: ir.Conv) -> None:
+    def conv(self, step: ir.Conv, *, swaps: bool = False) -> None:
         _check_conv(self.where, step.spec)
         batch = self.program.batch
         source = self.inside(step.source, step.source_region)
         target = self.inside(step.target, step.target_region)
         self.same("an input", (batch, *source), step.spec.input_shape)
         self.same("an output", (batch, *target), step.spec.output_shape)
-        self.weight(step.weight, step.spec.weight_shape)
+        self.weight(step.weight, step.spec.weight_shape, swaps=swaps)
         self.weight(step.bias, target[:1])
         self.residual(step, target)
         there = self.margin(step.source, step.source_region)
@@ -313,6 +334,17 @@ def _check_conv(where: str, spec: ConvSpec) -> None:
         raise WireError(f"{where} has {spec.groups} groups over {pieces} pieces of its input; that is too many to list")
     if spec.macs > MOST_MACS:
         raise WireError(f"{where} has {spec.macs:.1e} multiply-adds; the limit for one step is {MOST_MACS:.1e}")
+
+
+def _check_map(where: str, spec: MapSpec) -> None:
+    """Check that a step's program can be made at all; `check_program` does the rest."""
+    most = {"channels": MOST_MEASURED_CHANNELS, "sources": MOST_MEASURED_SOURCES}
+    sizes: dict[str, tuple[int, ...]] = {"channels": (spec.channels,), "sources": (spec.sources,), "batch": (spec.batch,)}
+    sizes |= {"height": (spec.height,), "width": (spec.width,), "kernel": spec.kernel, "stride": spec.stride}
+    for name, values in sizes.items():
+        for value in values:
+            if value > most.get(name, MOST_SIDE):
+                raise WireError(f"{where} has the {name} {_short(value)}; the limit is {most.get(name, MOST_SIDE)}")
 
 
 def _sizes(spec: ConvSpec | PoolSpec) -> Mapping[str, tuple[int, ...]]:

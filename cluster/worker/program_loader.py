@@ -23,9 +23,10 @@ from fogconv.cluster.worker.master_session import Loading, MasterSession
 from fogconv.cluster.worker.program_check import MOST_PROGRAM_BYTES, check_program
 from fogconv.cluster.worker.system import machine_bytes, process_bytes, trim
 from fogconv.cluster.worker.weight_cache import Lent, WeightStore
-from fogconv.errors import FogconvError, WireError, WorkerFailedError, WorkerMemoryError
+from fogconv.errors import FogconvError, SwapError, WireError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.memory.footprint import MARGIN, PROCESS_BYTES, Choose, Footprint, Packing, footprint, packings, room
+from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
 
@@ -40,9 +41,10 @@ class ProgramLoader:
         threads: int,
         memory_limit_bytes: int,
         keep_weights: bool,
+        swap: SwapFolder | None = None,
         adopt: Callable[[MasterSession, Loading, Runnable], None],
     ) -> None:
-        self.store = WeightStore()
+        self.store = WeightStore(swap)
         self.build = build
         self._threads = threads
         self._memory_limit_bytes = memory_limit_bytes
@@ -59,7 +61,7 @@ class ProgramLoader:
     def load(
         self, session: MasterSession, task: m.Load, payload: Frame, proceed: Callable[[], None]
     ) -> Iterator[m.AnyMessage]:
-        """Handle a program: report which of its weights are missing. Raises WireError, WorkerMemoryError.
+        """Handle a program: report which of its weights are missing. Raises WireError, WorkerMemoryError, SwapError.
 
         ``proceed`` is called before each step is bound; it raises RunAborted when the program is no longer wanted.
         """
@@ -74,6 +76,8 @@ class ProgramLoader:
             raise WireError(f"a program for rank {program.rank} came; this worker is rank {session.hello.rank}")
         missing = self.store.missing(program.weights, self._packings(program))
         self._check_memory(program, missing)
+        if program.swapped:
+            self.store.swap.require(self._footprint(program).disk)
         session.loading.append(Loading(task.request, task.program, program, missing))
         yield m.Missing(task.request, tuple(sorted(missing)))
         yield from self._build_complete(session, proceed)
@@ -84,10 +88,13 @@ class ProgramLoader:
         """Handle received weights. Raises WireError where no program waits for them."""
         if not any(task.key in loading.missing for loading in session.loading) and not self.store.has(task.key):
             raise WireError(f"received weights {task.key}, which no program waits for")
+        waiting = [loading for loading in session.loading if task.key in loading.missing]
         try:
-            self.store.put(task.key, task.shape, payload)
-        except WireError as error:
-            for loading in [loading for loading in session.loading if task.key in loading.missing]:
+            self.store.put(
+                task.key, task.shape, payload, swap=any(task.key in loading.program.swapped for loading in waiting)
+            )
+        except (WireError, SwapError) as error:
+            for loading in waiting:
                 session.loading.remove(loading)
                 yield failed(loading.request, 0, error)
             return
@@ -195,6 +202,7 @@ class ProgramLoader:
     def _trim(self, session: MasterSession) -> None:
         """After a program is built, keep weights that it does not use only where there is room."""
         waiting = {key for loading in session.loading for key in loading.program.weights}
+        self.store.forget_swapped(waiting)
         if not self._keep_weights:
             self.store.evict(sys.maxsize, keep=waiting)
         elif self._memory_limit_bytes:

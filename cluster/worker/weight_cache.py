@@ -21,6 +21,7 @@ from fogconv.errors import WireError
 from fogconv.ir.arrays import Array
 from fogconv.ir.memory.footprint import Packing
 from fogconv.ir.program import weight_key
+from fogconv.storage.swap_file import SwapFolder
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 class WeightStore:
     """They stay when a master leaves, so that the next one need not ship them again; the least recently used go first."""
 
-    def __init__(self) -> None:
+    def __init__(self, swap: SwapFolder | None = None) -> None:
+        self.swap = swap or SwapFolder()
+        self._on_disk: set[str] = set()
+        """Of the plain weights, those that lie in files: they wait to be packed and swapped."""
         self._plain: OrderedDict[str, Array] = OrderedDict()
         self._kept: OrderedDict[Packing, PreparedConv2d] = OrderedDict()
         """Packed weights that stay without a program that uses them: they are not here in plain form."""
@@ -50,16 +54,16 @@ class WeightStore:
 
     @property
     def held_bytes(self) -> int:
-        """What they take: plain, and packed."""
-        return sum(array.nbytes for array in self._plain.values()) + sum(each.weight_bytes for each in self._packed.values())
+        """What they take in memory: plain, and packed."""
+        return self.plain_bytes(self._plain) + sum(each.weight_bytes for each in self._packed.values())
 
     @property
     def packed(self) -> frozenset[Packing]:
         return frozenset(self._packed)
 
     def plain_bytes(self, keys: Iterable[str]) -> int:
-        """Of those among the keys that are here as they came."""
-        return sum(self._plain[key].nbytes for key in keys if key in self._plain)
+        """Of those among the keys that are here, in memory, as they came."""
+        return sum(self._plain[key].nbytes for key in keys if key in self._plain and key not in self._on_disk)
 
     def missing(self, keys: Iterable[str], packings: Collection[Packing]) -> set[str]:
         """The keys of weights that have to come before a program with these packings can be built."""
@@ -72,13 +76,17 @@ class WeightStore:
         """Weights to build a program of. ``tight``: what is packed is not kept plain beside it."""
         return Lent(self, tuple(keys), tight)
 
-    def put(self, key: str, shape: tuple[int, ...], payload: Frame) -> None:
-        """Store fp32 values received with ``key``. Raises WireError when the bytes do not fit the shape or the key."""
+    def put(self, key: str, shape: tuple[int, ...], payload: Frame, *, swap: bool = False) -> None:
+        """Store fp32 values received with ``key``, in a file where they will be swapped. Raises WireError when the bytes
+        do not fit the shape or the key, SwapError where the disk has no room."""
         if math.prod(shape) * 4 != len(payload):
             raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes; received {len(payload)}")
-        array = as_array(bytes(payload) if is_lent(payload) else payload).view(np.float32).reshape(shape)
+        array = as_array(bytes(payload) if is_lent(payload) and not swap else payload).view(np.float32).reshape(shape)
         if weight_key(array) != key:
             raise WireError(f"the weights received as {key} have the content key {weight_key(array)}")
+        if swap and key not in self._plain:
+            array = self.swap.store(array).array
+            self._on_disk.add(key)
         self._plain.setdefault(key, array)
 
     def shape(self, key: str) -> tuple[int, ...] | None:
@@ -109,7 +117,7 @@ class WeightStore:
         exact = {other: each for other, each in forms.items() if each.exact}
         if last and (exact or tight):
             self._kept.update(exact or forms)
-            self._plain.pop(packing.weight, None)
+            self._drop(packing.weight)
 
     def evict(self, wanted_bytes: int, keep: Iterable[str] = (), packings: Collection[Packing] = ()) -> int:
         """Forget the longest unused weights until ``wanted_bytes`` are free, but not the plain ones to ``keep`` nor these
@@ -119,7 +127,7 @@ class WeightStore:
         for key in [key for key in self._plain if key not in kept]:
             if freed >= wanted_bytes:
                 return freed
-            freed += self._plain.pop(key).nbytes
+            freed += self._drop(key)
         for packing in [packing for packing in self._kept if packing not in packings and packing.weight not in kept]:
             if freed >= wanted_bytes:
                 return freed
@@ -131,6 +139,23 @@ class WeightStore:
                 freed += size
             else:
                 self._kept[packing] = used
+        return freed
+
+    def forget_swapped(self, keep: Collection[str]) -> None:
+        """Free the disk of all weights that no program uses, but for those to ``keep``."""
+        for key in self._on_disk - set(keep):
+            self._drop(key)
+        for packing in [packing for packing, each in self._kept.items() if each.is_stowed and packing.weight not in keep]:
+            del self._kept[packing]
+            used = self._packed.get(packing)
+            if used is not None:
+                self._kept[packing] = used
+
+    def _drop(self, key: str) -> int:
+        """Forget a plain weight. Returns the memory freed, in bytes."""
+        freed = self.plain_bytes([key])
+        self._plain.pop(key, None)
+        self._on_disk.discard(key)
         return freed
 
     def _sizes(self) -> dict[str, int]:
@@ -158,6 +183,10 @@ class Lent(Mapping[str, Array]):
 
     def find(self, packing: Packing) -> PreparedConv2d | None:
         return self._store.find(packing)
+
+    @property
+    def swap(self) -> SwapFolder:
+        return self._store.swap
 
     def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
         self._store.keep(packing, prepared, last=last, tight=self._tight)

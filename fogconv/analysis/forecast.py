@@ -6,6 +6,8 @@ Bytes and memory are counted from the programs that would run, so they are right
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.memory.footprint import map_bytes
+from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
@@ -26,7 +29,8 @@ SUMS = ("rx_s", "join_s")
 
 @dataclass(frozen=True, slots=True)
 class RankForecast:
-    """Bytes per inference through this rank's card, and its memory: weights, and the maps of one inference."""
+    """Bytes per inference through this rank's card, its memory (weights, and the maps of one inference), and what it reads
+    per inference of the weights that it swaps: these are on its disk, and not in memory."""
 
     rank: int
     device: str
@@ -34,6 +38,7 @@ class RankForecast:
     received_bytes: int
     weight_bytes: int
     map_bytes: int
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class LayerForecast:
     split: str | None
     ranks: tuple[int, ...]
     predicted: dict[str, float]
+    read_bytes: int = 0
+    """What all ranks read of its weights from their disks."""
 
     @property
     def move_s(self) -> float:
@@ -94,6 +101,7 @@ class Forecast:
                     "received_bytes": rank.received_bytes,
                     "weight_bytes": rank.weight_bytes,
                     "map_bytes": rank.map_bytes,
+                    "read_bytes": rank.read_bytes,
                 }
                 for rank in self.ranks
             ],
@@ -106,6 +114,7 @@ class Forecast:
                     "split": layer.split,
                     "ranks": list(layer.ranks),
                     "predicted": layer.predicted,
+                    "read_bytes": layer.read_bytes,
                 }
                 for layer in self.layers
             ],
@@ -117,11 +126,12 @@ def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
     programs = lower(graph, plan).programs
     cards = card_bytes(programs)
     ranks = tuple(_rank(program, topology.devices[program.rank].name, cards[program.rank]) for program in programs)
-    return Forecast(plan, _layers(graph, plan), ranks)
+    return Forecast(plan, _layers(graph, plan, programs), ranks)
 
 
 def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForecast:
-    weights = sum(math.prod(shape) for shape in program.weights.values())
+    swapped = frozenset(program.swapped)
+    weights = sum(math.prod(shape) for key, shape in program.weights.items() if key not in swapped)
     return RankForecast(
         program.rank,
         device,
@@ -129,12 +139,16 @@ def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForec
         round(card[1]),
         weights * BYTES_PER_ELEMENT,
         map_bytes(program),
+        read_bytes(program),
     )
 
 
-def _layers(graph: LayerGraph, plan: Plan) -> tuple[LayerForecast, ...]:
-    found = []
-    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program]) -> tuple[LayerForecast, ...]:
+    found, read = [], Counter[int]()
+    for program in programs:
+        for step in program.steps if program.swapped else ():
+            read[step.layer] += step_read_bytes(program, step)
+    for index, (layer, placement) in enumerate(zip(graph.layers, plan.placements, strict=True)):
         out = graph.tensors[layer.writes[0]]
         size = f"{out.height}×{out.width}"
         if isinstance(layer, Conv):
@@ -152,6 +166,7 @@ def _layers(graph: LayerGraph, plan: Plan) -> tuple[LayerForecast, ...]:
                 placement.split,
                 ranks,
                 {term: float(seconds) for term, seconds in placement.predicted.items()},
+                read[index],
             )
         )
     return tuple(found)

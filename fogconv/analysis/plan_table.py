@@ -23,6 +23,7 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
         (
             f"{rank.rank}: {rank.device}",
             *(f"{byte_count(n)}B" for n in (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)),
+            *((f"{byte_count(rank.read_bytes)}B",) if plan.swaps else ()),
         )
         for rank in forecast.ranks
     ]
@@ -32,14 +33,19 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
         "",
         *_table(("layer", "shape", "split", "move", "compute", "sum", "total"), layers, text=3, width=width),
         "",
-        *_table(("rank", "sent", "received", "weights", "maps"), ranks, text=1, width=width),
+        *_table(
+            ("rank", "sent", "received", "weights", "maps", *(("from disk",) if plan.swaps else ())),
+            ranks,
+            text=1,
+            width=width,
+        ),
     ]
     return "\n".join(cut(line, width) for line in lines)
 
 
 def _layer_row(layer: LayerForecast) -> tuple[str, ...]:
     split = layer.split or ("host" if layer.mode == "host" else "master")
-    return layer.name, layer.shape, split, *_terms(layer)
+    return layer.name, layer.shape, split + (" +disk" if layer.read_bytes else ""), *_terms(layer)
 
 
 def _terms(layer: LayerForecast) -> tuple[str, ...]:

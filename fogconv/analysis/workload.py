@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.ir.memory.swapping import read_bytes
 from fogconv.ir.program import WIRE_BYTES, Conv, Gather, Program, Recv, Send
 
 
@@ -29,7 +30,8 @@ class Workload:
 @dataclass(frozen=True, slots=True)
 class RankWork:
     """One rank in one inference. ``convs`` are the convolutions that it has a part in, ``share`` is its part of all
-    multiply-adds (0 to 1); seconds are of computing, and of waiting for data. ``sent_bytes``: see `Workload`."""
+    multiply-adds (0 to 1); seconds are of computing, and of waiting for data. ``sent_bytes``: see `Workload`.
+    ``read_bytes``: swapped weights, from its disk."""
 
     rank: int
     convs: int
@@ -37,6 +39,7 @@ class RankWork:
     computing_s: float
     waiting_s: float
     sent_bytes: float
+    read_bytes: int = 0
 
 
 def rank_works(programs: Sequence[Program], times: Mapping[int, NDArray[np.int64]]) -> tuple[RankWork, ...]:
@@ -56,7 +59,8 @@ def rank_works(programs: Sequence[Program], times: Mapping[int, NDArray[np.int64
             last = end
         convs = {step.layer for step in program.steps if isinstance(step, Conv)}
         sent = workload([program]).sent_bytes
-        found.append(RankWork(program.rank, len(convs), shares[program.rank], computing * 1e-9, waiting * 1e-9, sent))
+        seconds = computing * 1e-9, waiting * 1e-9
+        found.append(RankWork(program.rank, len(convs), shares[program.rank], *seconds, sent, read_bytes(program)))
     return tuple(found)
 
 

@@ -126,7 +126,9 @@ def compile(
     session = own if own is not None else cluster
     assert isinstance(session, Session)
     try:
-        measured = None if topology is not None else calibrate_quickly(session, refresh=run.measure)
+        measured = (
+            None if topology is not None else calibrate_quickly(session, refresh=run.measure, disks=choices.allow_swap)
+        )
         figures = topology if measured is None else measured.topology
         assert figures is not None
         return CompiledModel(Engine(graph, session, figures, choices, run, lessons=measured), own)

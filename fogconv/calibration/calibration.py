@@ -27,7 +27,17 @@ from fogconv.calibration.cache import (
     recall,
     remember,
 )
-from fogconv.calibration.devices import FULL, QUICK, Figures, Local, disturbed, measure_devices
+from fogconv.calibration.devices import (
+    FULL,
+    FULL_MAPS,
+    QUICK,
+    QUICK_MAPS,
+    Figures,
+    Local,
+    disturbed,
+    measure_devices,
+    measure_disks,
+)
 from fogconv.calibration.devices import Session as MeasuringSession
 from fogconv.calibration.links import LEAST_S_PER_BYTE, MessageCosts, RoundTrips, measure_link, message_costs
 from fogconv.calibration.members import machine_cores, machines_of, master
@@ -35,7 +45,7 @@ from fogconv.calibration.rate_source import RateSource, assumed, rates_of
 from fogconv.errors import WorkerLostError
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, StepSpec
 
 NEAR_MEMORY = 2.0
 FASTEST_WIRE_S_PER_BYTE = 8 / 100e9
@@ -57,6 +67,7 @@ class Session(MeasuringSession, Protocol):
     def workers(self) -> Sequence[Worker]: ...
     def refresh(self) -> frozenset[int]: ...
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
+    def read_rate(self, rank: int, disk_bytes: int) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -111,18 +122,20 @@ def calibrate_quickly(
     refresh: bool = False,
     local: Local | None = None,
     priors: Mapping[int, float] = {},
+    disks: bool = False,
 ) -> Calibration:
     """Measure what is not remembered, or all with ``refresh``, in under 2 s once kernels are compiled.
 
     A worker that is lost meanwhile is taken to be like the slowest of the others, or, where ``priors`` (see
     `fogconv.calibration.members.priors_of`) has a rate for both, as many times as fast: it may come back. ``cache`` is a
-    folder (by default the user's cache folder); one that can't be written is done without.
+    folder (by default the user's cache folder); one that can't be written is done without. ``disks``: also measure how
+    fast the ranks read what they swap, which takes a second or two more.
     """
     folder = cache or default_folder()
     while True:
         workers = sorted(session.workers, key=lambda worker: worker.rank)
         try:
-            return _Quick(session, workers, folder, refresh, local).calibration(priors)
+            return _Quick(session, workers, folder, refresh, local, disks).calibration(priors)
         except WorkerLostError:
             session.refresh()
             if len(session.workers) == len(workers):
@@ -133,9 +146,16 @@ class _Quick:
     """One attempt, with the workers that are there."""
 
     def __init__(
-        self, session: Session, workers: Sequence[Worker], folder: Path | None, refresh: bool, local: Local | None
+        self,
+        session: Session,
+        workers: Sequence[Worker],
+        folder: Path | None,
+        refresh: bool,
+        local: Local | None,
+        disks: bool,
     ) -> None:
         self.session, self.workers, self.folder, self.refresh, self.local = session, workers, folder, refresh, local
+        self.disks = disks
         self.begin = time.time()
         self.members: dict[int, Worker | Master] = {0: master(), **{worker.rank: worker for worker in workers}}
         machines = [member.machine.identity for member in self.members.values()]
@@ -202,14 +222,28 @@ class _Quick:
                 missing.setdefault(key, rank)
         if missing:
             ranks = {rank: self.members[rank].machine.identity for rank in missing.values()}
-            figures = measure_devices(self.session, QUICK, ranks=ranks, repeats=3, local=self.local)
+            figures = measure_devices(self.session, (*QUICK, *QUICK_MAPS), ranks=ranks, repeats=3, local=self.local)
             for key, rank in missing.items():
                 known[key] = self._found(rank, figures[rank])
                 if known[key].disturbed and key in learnt:
                     known[key] = learnt[key]
                 else:
                     remember(self.folder, key, known[key])
+        if self.disks:
+            self._add_disks(known)
         return self._plausible({rank: known[key] for rank, key in self.keys.items()})
+
+    def _add_disks(self, known: dict[str, KnownRates]) -> None:
+        """Measure the disks that are not known, one of each key."""
+        missing: dict[str, int] = {}
+        for rank, key in self.keys.items():
+            if not known[key].device.read_bytes_per_s:
+                missing.setdefault(key, rank)
+        rates = measure_disks(self.session, missing.values())
+        for key, rank in missing.items():
+            device = msgspec.structs.replace(known[key].device, read_bytes_per_s=rates[rank])
+            known[key] = msgspec.structs.replace(known[key], device=device)
+            remember(self.folder, key, known[key])
 
     def _plausible(self, rates: Mapping[int, KnownRates]) -> dict[int, KnownRates]:
         """With as many threads as another rank of its computer, or more, no rank is slower. Whose rates say so was measured
@@ -277,7 +311,12 @@ class _Quick:
 
 
 def calibrate(
-    session: Session, *, specs: Sequence[ConvSpec] = FULL, repeats: int = 7, rounds: int = 15, local: Local | None = None
+    session: Session,
+    *,
+    specs: Sequence[StepSpec] = (*FULL, *FULL_MAPS),
+    repeats: int = 7,
+    rounds: int = 15,
+    local: Local | None = None,
 ) -> Profile:
     """Measure everything, several times over, with spreads: (third quartile − first) ÷ median."""
     workers = sorted(session.workers, key=lambda worker: worker.rank)
@@ -287,7 +326,11 @@ def calibrate(
     )
     costs = message_costs(session)
     cores = machine_cores([member.machine for member in members.values()])
-    found = {rank: _device(member, figures[rank]) for rank, member in members.items()}
+    disks = measure_disks(session, members)
+    found = {
+        rank: msgspec.structs.replace(_device(member, figures[rank]), read_bytes_per_s=disks[rank])
+        for rank, member in members.items()
+    }
     devices = tuple(_profile_device(member, found[rank], found[0], costs, cores) for rank, member in members.items())
     spreads = {f"gamma rank {rank} {kind}": value for rank in members for kind, value in figures[rank].spreads.items()}
     links = []
@@ -319,6 +362,7 @@ def _device(member: Worker | Master, figures: Figures) -> ProfileDevice:
         step_s=figures.step_s,
         threads=max(1, member.threads),
         weight_s_per_byte=figures.weight_s_per_byte,
+        map_s_per_byte=figures.map_s_per_byte,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fogconv.cli.choices import choice
-from fogconv.cli.option_values import BANDWIDTH, FILE, RATE, TIME
+from fogconv.cli.option_values import BANDWIDTH, FILE, MEMORY, RATE, TIME
 from fogconv.cli.panels import WHERE
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
@@ -19,6 +19,7 @@ from fogconv.hardware.profile import read_profile
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.hardware.units import bandwidth_bytes_per_s, rate_flop_per_s, seconds, show_bandwidth, show_rate, show_seconds
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
+from fogconv.ir.layout import MASTER
 
 DEFAULT_PRESET = "pi4"
 DEFAULT_WORKERS = 4
@@ -74,6 +75,25 @@ LatencyOption = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        parser=MEMORY,
+        help="Memory limit of each device in bytes, such as 400M; by default the preset's. With --cluster the workers have "
+        "limits of their own, and this is the master's.",
+        rich_help_panel=WHERE,
+    ),
+]
+ReadRateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--read-rate",
+        parser=BANDWIDTH,
+        help="Rate at which each device reads swapped weights from its disk, such as 40MB/s; by default the preset's.",
+        rich_help_panel=WHERE,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +119,43 @@ def measured_or_described(
     rate: str | None,
     bandwidth: str | None,
     latency: str | None,
+    memory: int | None = None,
+    read_rate: str | None = None,
+    disks: bool = False,
 ) -> Hardware:
     """The measured hardware of a cluster, or what the other figures describe. Raises InputError where both are given."""
     if cluster is None:
         if measure:
             raise InputError("--measure needs the cluster that is to be measured: --cluster")
         workers = None if ranks is None else ranks - 1
-        return hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
-    if any(figure is not None for figure in (profile, ranks, preset, rate, bandwidth, latency)):
-        raise InputError("--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth and --latency out")
+        return hardware(
+            preset=preset,
+            profile=profile,
+            rate=rate,
+            bandwidth=bandwidth,
+            latency=latency,
+            workers=workers,
+            memory=memory,
+            read_rate=read_rate,
+        )
+    if any(figure is not None for figure in (profile, ranks, preset, rate, bandwidth, latency, read_rate)):
+        raise InputError(
+            "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth, --latency and --read-rate out"
+        )
     from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.calibration.members import priors_of
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster))
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks)
     spreads = {
         f"gamma rank {source.rank} {kind}": source.spread
         for source in found.sources
         if source.spread is not None
         for kind in source.mac_per_s
     }
-    return Hardware(found.topology, f"measured: {cluster}", found.sources, spreads)
+    topology = limited(found.topology, memory, ranks=[MASTER])
+    return Hardware(topology, f"measured: {cluster}", found.sources, spreads)
 
 
 def hardware(
@@ -139,6 +174,8 @@ def hardware(
     joules_per_mac: float | None = None,
     joules_per_byte: float | None = None,
     workers: int | None = None,
+    memory: int | None = None,
+    read_rate: str | None = None,
 ) -> Hardware:
     """A measured profile, or a preset, or plain figures; figures also replace a preset's. Raises InputError.
 
@@ -147,10 +184,12 @@ def hardware(
     _once("γ", gamma=gamma, rate=rate)
     _once("α", alpha=alpha, latency=latency)
     _once("β", beta=beta, bandwidth=bandwidth)
+    disk = None if read_rate is None else bandwidth_bytes_per_s(read_rate)
     if profile is not None:
         if preset is not None or any(figure is not None for figure in (gamma, rate, beta, bandwidth, alpha, latency)):
             raise InputError("a profile has its own figures: edit the file to change them")
-        return _from_profile(profile, workers)
+        measured = _from_profile(profile, workers)
+        return replace(measured, topology=limited(measured.topology, memory, disk))
     gamma_s = gamma if rate is None else 2 / rate_flop_per_s(rate)
     alpha_s = alpha if latency is None else seconds(latency)
     s_per_byte = 1 / bandwidth_bytes_per_s(bandwidth) if bandwidth is not None else beta and beta / BYTES_PER_ELEMENT
@@ -188,7 +227,23 @@ def hardware(
         f"{show_rate(2 / device.gamma())}, {show_bandwidth(link.bandwidth_bytes_per_s)}, "
         f"{show_seconds(link.latency_s)} per message"
     )
-    return Hardware(topology, f"{title}. {figures}")
+    return Hardware(limited(topology, memory, disk), f"{title}. {figures}")
+
+
+def limited(
+    topology: Topology,
+    memory_bytes: int | None,
+    read_bytes_per_s: float | None = None,
+    *,
+    ranks: Iterable[int] | None = None,
+) -> Topology:
+    """The topology with this memory limit, and disk, on each of these ranks (all); None leaves what they have."""
+    for rank in topology.ranks if ranks is None else ranks:
+        device = topology.devices[rank]
+        memory = device.memory_bytes if memory_bytes is None else memory_bytes
+        rate = device.read_bytes_per_s if read_bytes_per_s is None else read_bytes_per_s
+        topology = topology.replace_device(rank, replace(device, memory_bytes=memory, read_bytes_per_s=rate))
+    return topology
 
 
 def _from_profile(path: Path, workers: int | None) -> Hardware:

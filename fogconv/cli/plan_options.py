@@ -90,6 +90,14 @@ WireOption = Annotated[
         rich_help_panel=HOW,
     ),
 ]
+AllowSwapOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-swap",
+        help="Keep weights beyond a memory limit on the rank's disk, and read them for each inference.",
+        rich_help_panel=HOW,
+    ),
+]
 PlanOption = Annotated[
     Path | None,
     typer.Option(
@@ -112,6 +120,7 @@ def plan_options(
     split: str | None = None,
     protection: Protection = Protection(),
     plan: Path | None = None,
+    allow_swap: bool = False,
 ) -> PlanOptions:
     """The plan options. Without a scheme, a trigger, threshold, cut or guard selects the star.
 
@@ -128,5 +137,6 @@ def plan_options(
         even=even,
         wire=str(wire),
         protection=protection,
+        allow_swap=allow_swap,
         **given,
     )

@@ -153,7 +153,12 @@ def _measured(job: Job, session: Session) -> Calibration | None:
     from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.calibration.members import priors_of
 
-    return calibrate_quickly(session, refresh=job.run_options.measure, priors=priors_of(job.cluster))
+    return calibrate_quickly(
+        session,
+        refresh=job.run_options.measure,
+        priors=priors_of(job.cluster),
+        disks=job.plan_options.allow_swap,
+    )
 
 
 def _profile(job: Job, session: Session) -> Topology:

@@ -24,6 +24,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_s: float
     copy_s_per_byte: float
     step_s: float
+    read_bytes_per_s: float
     watts: float
     idle_watts: float
     port_watts: float
@@ -40,6 +41,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.memory_bytes,
             self.threads,
             joules_per_mac=self.watts * gamma["default"],
+            read_bytes_per_s=self.read_bytes_per_s,
             idle_watts=self.idle_watts,
             busy_watts=self.watts,
         )

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from fogconv.errors import InputError
-from fogconv.ir.geometry import Region
+from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Host, Layer, LayerGraph
 from fogconv.ir.guard import Guard
 from fogconv.ir.layout import Layout
@@ -47,6 +47,16 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Swap:
+    """Of a rank's part of a layer, the weights that lie on its disk: those of these output channels, each span a slice that
+    is read and computed on its own (`fogconv.ir.memory.swapping`)."""
+
+    layer: int
+    rank: int
+    channels: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """``predicted_s`` is in seconds per inference: the sum of all placements' ``total_s``, and ``ends_s`` for starting it on
     all ranks and bringing the output to the master. ``card_bytes[rank]`` is (sent, received)."""
@@ -60,6 +70,7 @@ class Plan:
     card_bytes: tuple[tuple[float, float], ...] = ()
     ends_s: float = 0.0
     version: int = PLAN_VERSION
+    swaps: tuple[Swap, ...] = ()
 
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
         """The order in which layers are computed: the star's is the graph's."""
@@ -93,7 +104,8 @@ class Plan:
         cards = [(0.0, 0.0)] * of
         for rank, card in zip(ranks, self.card_bytes, strict=False):
             cards[rank] = card
-        return replace(self, ranks=of, placements=placements, card_bytes=tuple(cards))
+        swaps = tuple(replace(swap, rank=ranks[swap.rank]) for swap in self.swaps)
+        return replace(self, ranks=of, placements=placements, card_bytes=tuple(cards), swaps=swaps)
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:

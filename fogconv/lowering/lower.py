@@ -9,8 +9,8 @@ deadlock.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fogconv.guards.gather import gather_pieces
 from fogconv.guards.placement import extra_reads
@@ -24,11 +24,11 @@ from fogconv.ir.program import Program
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held
-from fogconv.lowering.layer_steps import MAKERS, activation_of
+from fogconv.lowering.layer_steps import MAKERS, Maker, activation_of
 from fogconv.lowering.overlap import interior_first
 from fogconv.lowering.plan_check import check_fits
 from fogconv.lowering.program_builder import Partial, ProgramBuilder
-from fogconv.lowering.weight_slices import Shapes
+from fogconv.lowering.weight_slices import Shapes, spans_around
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class _Lowering(ProgramBuilder):
                 tuple(self.residency.buffers[rank]),
                 tuple(self.steps[rank]),
                 self.named[rank],
+                swapped=tuple(dict.fromkeys(self.swapped[rank])),
             )
             for rank in range(self.plan.ranks)
         )
@@ -165,7 +166,8 @@ class _Lowering(ProgramBuilder):
         late: list[Work] = []
         for work in placement.work:
             held = self.residency.held(work.rank, layer.source)
-            if layer.is_partial(work) or not held:
+            # Weights that are swapped would be read for each part.
+            if layer.is_partial(work) or not held or self.slices(work.rank):
                 late.append(work)
                 continue
             parts = interior_first(
@@ -193,15 +195,26 @@ class _Lowering(ProgramBuilder):
         inputs = [self.ensure(rank, tensor, region) for tensor, region in layer.needs(self.graph.tensors, work)]
         if layer.is_partial(work):
             buffer = self.residency.new_buffer(rank, layer.target, work.output, margin=False)
-            self.steps[rank].append(make(self, layer, work, inputs, Held(work.output, buffer, 0)))
+            self.make(make, layer, work, inputs, Held(work.output, buffer, 0))
             return Partial(rank, buffer, work.output)
-        self.written(
-            rank,
-            layer.target,
-            work.output,
-            lambda out: self.steps[rank].append(make(self, layer, work, inputs, out)),
-        )
+        self.written(rank, layer.target, work.output, lambda out: self.make(make, layer, work, inputs, out))
         return None
+
+    def make(self, make: Maker, layer: Layer, work: Work, inputs: Sequence[Held], out: Held) -> None:
+        """The step of a rank's work, or one for each slice where weights are swapped, and one for what is not."""
+        steps, slices = self.steps[work.rank], self.slices(work.rank)
+        if not slices:
+            steps.append(make(self, layer, work, inputs, out))
+            return
+        for span in spans_around(work.output.channels, slices):
+            part = replace(work, output=work.output.with_channels(span))
+            needs = layer.needs(self.graph.tensors, part)
+            read = [replace(held, region=region) for held, (_, region) in zip(inputs, needs, strict=True)]
+            made = make(self, layer, part, read, replace(out, region=part.output))
+            assert isinstance(made, step.Conv)
+            if span in slices:
+                self.swapped[work.rank].append(made.weight)
+            steps.append(made)
 
     def host(self, layer: Host, work: Work) -> None:
         read = [self.ensure(work.rank, tensor, self.graph.tensors[tensor].region) for tensor in layer.reads]

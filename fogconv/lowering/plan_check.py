@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from fogconv.errors import PlannerError
-from fogconv.ir.geometry import Region, Span, subtract
+from fogconv.ir.geometry import BLOCK, Region, Span, subtract
 from fogconv.ir.graph import Conv, GlobalPool, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan
@@ -34,6 +34,7 @@ def check_fits(plan: Plan, graph: LayerGraph) -> None:
             _placement(graph, layer, placement, plan.ranks)
         except _Misfit as misfit:
             raise PlannerError(f"the plan does not fit the model: {layer.name}: {misfit}; make it again") from None
+    _swaps(graph, plan)
 
 
 class _Misfit(Exception):
@@ -70,6 +71,36 @@ def _placement(graph: LayerGraph, layer: Layer, placement: Placement, ranks: int
         _require(placement.target is not None, "its sum has no target")
         _sums(layer, placement.work, whole, graph)
     _guard(layer, placement, ranks)
+
+
+def _swaps(graph: LayerGraph, plan: Plan) -> None:
+    try:
+        _require(
+            len({(s.layer, s.rank) for s in plan.swaps}) == len(plan.swaps), "a rank swaps the weights of a layer twice"
+        )
+        for swap in plan.swaps:
+            _require(0 <= swap.layer < len(graph.layers), f"there is no layer {swap.layer} whose weights to swap")
+            layer, placement = graph.layers[swap.layer], plan.placements[swap.layer]
+            _require(isinstance(layer, Conv), f"{layer.name} has no weights to swap")
+            assert isinstance(layer, Conv)
+            _require(layer.spec.groups == 1, f"the weights of {layer.name} are in groups, which are not swapped")
+            _require(placement.guard is None, f"the weights of {layer.name}, which is guarded, can't be swapped")
+            works = [work for work in placement.work if work.rank == swap.rank]
+            _require(bool(works), f"rank {swap.rank} has no part of {layer.name} whose weights to swap")
+            for work in works:
+                _slices(layer, swap.channels, work.output.channels)
+    except _Misfit as misfit:
+        raise PlannerError(f"the plan does not fit the model: {misfit}; make it again") from None
+
+
+def _slices(layer: Conv, slices: Sequence[Span], whole: Span) -> None:
+    """Check that slices can be computed on their own: they are in order, and begin and end between two blocks."""
+    at = whole.start
+    for span in slices:
+        _require(bool(span) and at <= span.start and span.stop <= whole.stop, f"{layer.name} has no channels {span} to swap")
+        cut = [end - whole.start for end in (span.start, span.stop) if end != whole.stop]
+        _require(not any(end % BLOCK for end in cut), f"the channels {span} of {layer.name} cut a block of {BLOCK}")
+        at = span.stop
 
 
 def _layout(layout: Layout, whole: Region, ranks: int) -> None:

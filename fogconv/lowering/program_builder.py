@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fogconv.guards.placement import extra_reads
 from fogconv.ir import program as step
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import Region
+from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, merge, transfers
 from fogconv.ir.plan import Placement, Plan
@@ -38,7 +38,8 @@ class Partial:
 
 
 class ProgramBuilder:
-    """``index`` is the current layer; ``named[rank]`` are the weights that a rank needs, with their shapes."""
+    """``index`` is the current layer; ``named[rank]`` are the weights that a rank needs, with their shapes, and
+    ``swapped[rank]`` those of them on its disk."""
 
     def __init__(self, graph: LayerGraph, plan: Plan, weights: Cuts | None = None) -> None:
         self.graph = graph
@@ -49,6 +50,8 @@ class ProgramBuilder:
         self._wanted = wanted(graph, plan)
         self.residency = Residency(graph, plan.ranks, self._wanted)
         self.index = 0
+        self.swapped: list[list[str]] = [[] for _ in range(plan.ranks)]
+        self._slices = {(swap.layer, swap.rank): swap.channels for swap in plan.swaps}
         self._tag = 0
 
     def next_tag(self) -> int:
@@ -161,6 +164,10 @@ class ProgramBuilder:
         if written != at_home:
             self.copy(rank, written, at_home)
         self.residency.hold(rank, tensor, at_home)
+
+    def slices(self, rank: int) -> tuple[Span, ...]:
+        """The output channels of the current layer whose weights this rank reads from its disk, slice by slice."""
+        return self._slices.get((self.index, rank), ())
 
     def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
         """The content hash of a part of a weight; records that this rank needs it."""

@@ -3,12 +3,13 @@ kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from fogconv.ir.arrays import Array
+from fogconv.ir.geometry import Span
 from fogconv.ir.program import weight_key
 
 
@@ -68,3 +69,14 @@ class Shapes(Cuts):
             self._shapes[name] = tuple(len(range(*s.indices(n))) for s, n in zip(slices, whole.shape, strict=False))
             self._shapes[name] += whole.shape[len(slices) :]
         return name
+
+
+def spans_around(whole: Span, slices: Sequence[Span]) -> tuple[Span, ...]:
+    """The slices, which are in order, and what is left of the whole before, between and after them."""
+    found, at = [], whole.start
+    for span in slices:
+        if span.start > at:
+            found.append(Span(at, span.start))
+        found.append(span)
+        at = span.stop
+    return (*found, Span(at, whole.stop)) if at < whole.stop else tuple(found)

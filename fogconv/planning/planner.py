@@ -10,7 +10,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
-from fogconv.planning.memory import over_memory
+from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
 from fogconv.planning.schemes import Scheme
@@ -38,9 +38,10 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
             part = topology.subset(ranks)
             found = Scheme.named(options.scheme).planner(graph, part, settled(options, graph, part))
             found = found.among(ranks, len(topology))
-        over = over_memory(graph, found, topology)
+        fitted = with_swaps(graph, found, topology) if options.allow_swap else found
+        over = over_memory(graph, fitted, topology)
         if over is None:
-            return predicted(graph, found, topology) if given else found
+            return predicted(graph, fitted, topology) if given or fitted is not found else found
         # The search does without a rank by itself; the star's shares are fixed, and a guarded one's code needs its ranks.
         if given or over.rank == MASTER or options.protection:
             raise PlannerError(over.sentence)

@@ -22,7 +22,7 @@ WIRES: tuple[str, ...] = (*get_args(Wire), LOSSLESS)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemeOptions:
     """``trigger``, ``threshold``, ``master_computes``, ``even``, ``parts``, ``split`` and ``protection`` are the star's,
-    ``wire`` is for every scheme. Raises InputError for impossible values.
+    ``wire`` and ``allow_swap`` are for every scheme. Raises InputError for impossible values.
     """
 
     trigger: str = DEFAULT_TRIGGER
@@ -39,6 +39,8 @@ class SchemeOptions:
     """How: input:N, output:N or grid:PxQ; None: the cheapest way."""
     wire: str = "fp32"
     """How activations are coded: one of WIRES."""
+    allow_swap: bool = False
+    """Weights beyond a rank's memory limit lie on its disk, and are read for each inference."""
     protection: Protection = Protection()
     """Check the workers' results, add a parity worker, or replace late results (`fogconv.ir.guard`)."""
 

@@ -26,7 +26,7 @@ support."""
 
 def _searched(paths: Paths) -> Planner:
     def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
-        return search(graph, topology, paths, options.coding)
+        return search(graph, topology, paths, options.coding, allow_swap=options.allow_swap)
 
     return planner
 

@@ -23,7 +23,7 @@ from fogconv.ir.shard import level
 from fogconv.ir.stages import made_before, stages
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
-from fogconv.planning.memory import over_memory
+from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.strategies.family import Scheme
 from fogconv.planning.strategies.option import Option, split_name
 from fogconv.planning.strategies.options import Options
@@ -50,18 +50,19 @@ PENALTIES = 7
 _SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "local")
 
 
-def search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire) -> Plan:
+def search(graph: LayerGraph, topology: Topology, scheme: Scheme, wire: Wire, *, allow_swap: bool = False) -> Plan:
     """The cheapest plan with the layouts of a scheme: "auto" uses all layouts, "depth" and "rows" some, "local" the
-    master's only.
+    master's only. ``allow_swap``: weights beyond a rank's memory limit lie on its disk.
 
     Raises PlannerError when the weights fit into no rank's memory limit.
     """
     if len(topology) > MOST_RANKS:
         fastest = _fastest(topology, MOST_RANKS)
-        return search(graph, topology.subset(fastest), scheme, wire).among(fastest, len(topology))
+        found = search(graph, topology.subset(fastest), scheme, wire, allow_swap=allow_swap)
+        return found.among(fastest, len(topology))
     if scheme == "auto":
-        return _best_of(graph, topology, wire)
-    return _cheapest_of(graph, topology, _search(graph, _book(graph, topology, wire), scheme, wire))
+        return _best_of(graph, topology, wire, allow_swap)
+    return _cheapest_of(graph, topology, _search(graph, _book(graph, topology, wire), scheme, wire, allow_swap))
 
 
 def _fastest(topology: Topology, most: int) -> list[int]:
@@ -87,7 +88,7 @@ def _member_sets(topology: Topology) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(member_sets))
 
 
-def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
+def _best_of(graph: LayerGraph, topology: Topology, wire: Wire, allow_swap: bool) -> Plan:
     """The best of several searches: the widest one keeps only some paths, so a narrower one may find a better plan."""
     found: list[Plan] = []
     failures: list[PlannerError] = []
@@ -95,7 +96,7 @@ def _best_of(graph: LayerGraph, topology: Topology, wire: Wire) -> Plan:
     for members in _member_sets(topology):
         for scheme in _SEARCHES:
             try:
-                found += _search(graph, book, scheme, wire, members)
+                found += _search(graph, book, scheme, wire, allow_swap, members)
             except PlannerError as error:
                 failures.append(error)
     if not found:
@@ -152,7 +153,12 @@ def _book(graph: LayerGraph, topology: Topology, wire: Wire) -> LayoutBook:
 
 
 def _search(
-    graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, members: Sequence[int] | None = None
+    graph: LayerGraph,
+    book: LayoutBook,
+    scheme: Scheme,
+    wire: Wire,
+    allow_swap: bool,
+    members: Sequence[int] | None = None,
 ) -> list[Plan]:
     """Search by rows once without and once with drifting cuts; together they would displace better paths (MobileNet's, by
     1 %). Drifting cuts are not tried where branches are concatenated: Inception's plans did not change, and took half as
@@ -162,28 +168,40 @@ def _search(
         scheme = "local"
     branched = any(isinstance(layer, Concat) for layer in graph.layers)
     ways = (False, True) if scheme == "rows" and not branched else (False,)
-    return [_within_memory(graph, book, scheme, wire, members, drifting) for drifting in ways]
+    return [found for drifting in ways for found in _within_memory(graph, book, scheme, wire, allow_swap, members, drifting)]
 
 
 def _within_memory(
-    graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, members: Sequence[int] | None, drifting: bool
-) -> Plan:
+    graph: LayerGraph,
+    book: LayoutBook,
+    scheme: Scheme,
+    wire: Wire,
+    allow_swap: bool,
+    members: Sequence[int] | None,
+    drifting: bool,
+) -> list[Plan]:
     """Where a rank's memory limit is too small, weights become dear on all ranks with limits, until the path that stores
-    least on them is the cheapest; if that is still too much, as maps are no weights, the others do without it."""
+    least on them is the cheapest; if that is still too much, as maps are no weights, the others do without it. Where ranks
+    may swap, each of these paths is possible, and which one is the cheapest is for its simulation to say."""
     topology = book.prices.topology
     penalty = 0.0
+    possible: list[Plan] = []
     for attempt in count(1):
         found = _cheapest(graph, book, scheme, wire, penalty, members, drifting)
-        over = over_memory(graph, found, topology)
+        fitted = with_swaps(graph, found, topology) if allow_swap else found
+        over = over_memory(graph, fitted, topology)
         if over is None:
+            possible.append(fitted)
+        if possible and (not fitted.swaps or scheme == "local" or attempt % PENALTIES == 0):
             break
         penalty = max(16 * penalty, 1e-10)
         if attempt % PENALTIES == 0:
+            assert over is not None
             if over.rank == MASTER or scheme == "local":
                 raise PlannerError(over.sentence)
             members = [rank for rank in members or topology.ranks if rank != over.rank]
             penalty = 0.0
-    return found
+    return possible
 
 
 def _cheapest(

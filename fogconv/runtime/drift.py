@@ -76,7 +76,8 @@ def observe(programs: Sequence[Program], members: Sequence[int], times: Times, t
         rank, measured, predicted, last = place[program.rank], 0.0, 0.0, 0
         device = topology.devices[rank]
         for step, (begin, end) in zip(program.steps, times[program.rank].tolist(), strict=True):
-            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS and kernel_class(step.spec) != "linear":
+            reads = isinstance(step, Conv) and (step.weight in program.swapped or kernel_class(step.spec) == "linear")
+            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS and not reads:
                 # A linear layer's time is that of reading its weights, from a cache or from memory: no rate of computing.
                 measured += (end - begin) * 1e-9
                 predicted += device.conv_s(step.spec)

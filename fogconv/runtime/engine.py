@@ -96,7 +96,8 @@ class Engine:
     lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
-        self.topology = with_limits(self.topology, self.session.workers)
+        own = self.run_options.memory_bytes or 0
+        self.topology = with_limits(self.topology, self.session.workers, own, here=self.session.scheme == "inproc")
         self.plan_options.check_ranks(len(self.topology))
         self._plans = PlanCache(self.graph, settled(self.plan_options, self.graph, self.topology))
         self._adapts = self.run_options.adapt and self.plan_options.plan is None

@@ -95,8 +95,13 @@ def with_less_memory(topology: Topology, graph: LayerGraph, plan: Plan, members:
     return topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=PROCESS_BYTES + held // 2))
 
 
-def with_limits(topology: Topology, workers: Iterable[WorkerInfo]) -> Topology:
-    """The cluster, with the limits that the workers state for their memory, and the threads by which they will use it."""
+def with_limits(topology: Topology, workers: Iterable[WorkerInfo], own_bytes: int = 0, *, here: bool = False) -> Topology:
+    """The cluster, with the limits that the workers state for their memory, and the threads by which they will use it.
+
+    ``own_bytes`` is the master's limit (0: none), and that of all workers where they run ``here``, in its process.
+    """
+    for rank in (topology.ranks if here else [MASTER]) if own_bytes else ():
+        topology = topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=own_bytes))
     for worker in workers:
         if worker.memory_limit_bytes and worker.rank in topology.ranks:
             device = topology.devices[worker.rank]

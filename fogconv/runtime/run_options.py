@@ -23,6 +23,8 @@ class RunOptions:
     """Measure the rates of devices and links again, even if they are in the cache."""
     threads: int = 0
     """Threads for the kernels of the master and of in-process workers; 0: all cores."""
+    memory_bytes: int | None = None
+    """Memory for the programs of the master, and of each in-process worker, counted as a worker's limit; None: no limit."""
     timeout_s: float = MESSAGE_S
     """The time limit for one message of a run."""
     heartbeat_s: float = HEARTBEAT_S
@@ -34,5 +36,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         table.THREADS.check("threads", self.threads)
+        if self.memory_bytes is not None:
+            table.MEMORY.check("memory_bytes", self.memory_bytes)
         table.MESSAGE_TIME.check("timeout_s", self.timeout_s)
         table.HEARTBEAT.check("heartbeat_s", self.heartbeat_s)

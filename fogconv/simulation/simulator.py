@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, Region, StepSpec
+from fogconv.ir.memory.swapping import slowdown, step_read_bytes
 from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Program
 from fogconv.simulation.event import Event
 from fogconv.simulation.processor import Card, Processor
@@ -153,6 +154,8 @@ class _World:
         self.processors = [Processor(self.env, device, self.random) for device in topology.devices]
         self.machines = {rank: (ranks, cores) for ranks, cores in topology.shared_machines for rank in ranks}
         self.at_work: dict[tuple[int, ...], float] = defaultdict(float)
+        names = {device.machine or str(rank) for rank, device in enumerate(topology.devices)}
+        self.disks = {name: simpy.Resource(self.env) for name in names}
         bursts = _bursts(topology)
         cards = [topology.card(rank) for rank in topology.ranks]
         self.out = [Card(cards[rank][0], bursts[rank][0]) for rank in topology.ranks]
@@ -262,9 +265,18 @@ class _World:
                     yield from self._work(rank, self._handling_s(rank, recv.region, program.batch, recv.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
             case _:
+                yield from self._read(rank, step_read_bytes(program, step))
                 yield from self._compute(rank, self._compute_s(program, step))
                 self._record(rank, name, begin, type(step).__name__.lower())
         return begin
+
+    def _read(self, rank: int, n_bytes: int) -> Process:
+        """Swapped weights from the disk, which ranks of one machine share; nothing else happens on the rank meanwhile."""
+        if n_bytes:
+            device = self.topology.devices[rank]
+            with self.disks[device.machine or str(rank)].request() as turn:
+                yield turn
+                yield self.env.timeout(device.read_s(n_bytes))
 
     def _compute(self, rank: int, seconds: float) -> Process:
         """A step's kernel, on all of the rank's threads."""
@@ -375,20 +387,20 @@ class _World:
         device = self.topology.devices[rank]
         match step:
             case steps.Conv():
-                return self._disturbed(rank, self.seconds(rank, step.spec))
+                slower = slowdown(step.spec) if step.weight in program.swapped else 1.0
+                return self._disturbed(rank, self.seconds(rank, step.spec) * slower)
             case steps.Host():
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
-                touched = 2.0 * buffer.region.elements
+                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch)
             case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
                 return self._disturbed(rank, self.array_s(rank, step))
             case _:
-                if step.touched is None:
-                    raise InputError(f"{type(step).__name__} steps (training) are not simulated")
-                touched = step.touched
-        seconds = device.step_s + device.copy_s(touched * program.batch * BYTES_PER_ELEMENT / 2)
-        return self._disturbed(rank, seconds)
+                work = step.work(program.batch)
+        if work is None:
+            raise InputError(f"{type(step).__name__} steps (training) are not simulated")
+        return self._disturbed(rank, device.work_s(work))
 
     def _slower(self, rank: int) -> float:
         return self.disturbance.stragglers.get(rank, 1.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from fogconv.kernels.conv.direct import lanes_for
 from fogconv.kernels.conv.grouped import nothing
 from fogconv.kernels.conv.select import Kernel, choose, prepare_kernel
 from fogconv.kernels.maps.blocked import Blocked, Margin
-from fogconv.kernels.maps.bound import Bound
+from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import bind_pack, bind_unpack
 from fogconv.kernels.threads import parallel
@@ -40,11 +41,21 @@ class Recipe:
         return self.algorithm or choose(spec, self.isa, self.strict)
 
 
+class Stowed(Protocol):
+    """Packed weights that are not in memory: they are read by ``fetch`` before each use, and go with ``drop`` after it."""
+
+    array: Array
+
+    def fetch(self) -> None: ...
+
+    def drop(self) -> None: ...
+
+
 class PreparedConv2d:
     """A conv2d with packed weights and compiled code: bind it to maps, then call what ``bind`` returned."""
 
-    def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
-        self._kernel, self._recipe = kernel, recipe
+    def __init__(self, kernel: Kernel, recipe: Recipe, stowed: Stowed | None = None) -> None:
+        self._kernel, self._recipe, self._stowed = kernel, recipe, stowed
         kernel.warm(recipe.threads)
 
     @property
@@ -73,8 +84,25 @@ class PreparedConv2d:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the packed weights."""
-        return self._kernel.weight_bytes
+        """Bytes of the packed weights in memory: next to none where they are stowed."""
+        return self._kernel.weight_bytes - (0 if self._stowed is None else self._stowed.array.nbytes)
+
+    @property
+    def is_stowed(self) -> bool:
+        """Whether the packed weights lie outside memory between two calls; see ``stow``."""
+        return self._stowed is not None
+
+    def stow(self, place: Callable[[Array], Stowed]) -> PreparedConv2d:
+        """The same layer with its packed weights where ``place`` puts them: every call fetches them first, and drops them
+        at its end."""
+        found: list[Stowed] = []
+
+        def moved(weights: Array) -> Array:
+            found.append(place(weights))
+            return found[0].array
+
+        kernel = self._kernel.moved(moved)
+        return PreparedConv2d(kernel, self._recipe, *found)
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
         """Check the maps and resolve everything once. The returned call computes out = activation(conv(x) + bias +
@@ -89,7 +117,9 @@ class PreparedConv2d:
             raise KernelError("conv2d: the output overlaps the input; it needs memory of its own")
         threads = self._recipe.threads
         shares = [self._kernel.bind(x, out, residual, thread, threads) for thread in range(threads)]
-        return parallel([share for share in shares if share is not nothing])
+        compute = parallel([share for share in shares if share is not nothing])
+        stowed = self._stowed
+        return compute if stowed is None else sequence([stowed.fetch, compute, stowed.drop])
 
     def run(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
         """bind(x, out, residual)()."""
@@ -106,7 +136,12 @@ class PreparedConv2d:
 
     def unpack(self) -> tuple[Array, Array | None]:
         """The weight and the bias as they were given (zeros for no bias). Raises KernelError where not ``exact``."""
-        return self._kernel.unpack()
+        if self._stowed is None:
+            return self._kernel.unpack()
+        self._stowed.fetch()
+        found = self._kernel.unpack()
+        self._stowed.drop()
+        return found
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> PreparedConv2d:
         """The same layer at another input size, padding or batch, or with another scratch. The packed weights are shared,
@@ -118,7 +153,7 @@ class PreparedConv2d:
         recipe = self._recipe if scratch is None else replace(self._recipe, scratch=scratch)
         algorithm = recipe.choose(spec)
         if algorithm == self.algorithm:
-            return PreparedConv2d(self._kernel.at(spec, scratch), recipe)
+            return PreparedConv2d(self._kernel.at(spec, scratch), recipe, self._stowed)
         weight, bias = self.unpack()
         kernel = prepare_kernel(algorithm, spec, recipe.isa, weight, bias, recipe.activation, recipe.scratch, recipe.threads)
         return PreparedConv2d(kernel, recipe)

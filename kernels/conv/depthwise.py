@@ -10,7 +10,7 @@ Small kernels are unrolled and every input of a tile is loaded once; large ones 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -228,6 +228,9 @@ class DepthwiseKernel:
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DepthwiseKernel:
         return DepthwiseKernel(spec, self.isa, self.activation, self.weights, self.bias)
+
+    def moved(self, place: Callable[[Array], Array]) -> DepthwiseKernel:
+        return DepthwiseKernel(self.spec, self.isa, self.activation, place(self.weights), self.bias)
 
     def unpack(self) -> tuple[Array, Array | None]:
         f, s, kh, kw = self.spec.weight_shape

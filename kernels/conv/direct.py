@@ -10,7 +10,7 @@ Groups whose output channels do not start at a block of 16 are summed into a scr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,6 +144,9 @@ class DirectKernel:
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DirectKernel:
         return DirectKernel(spec, self.isa, self.activation, self.packed)
+
+    def moved(self, place: Callable[[Array], Array]) -> DirectKernel:
+        return DirectKernel(self.spec, self.isa, self.activation, replace(self.packed, weights=place(self.packed.weights)))
 
     def warm(self, threads: int) -> None:
         """Everything was compiled when the kernel was made, for inputs of ``wanted_lanes``."""

@@ -3,6 +3,7 @@ lane."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from fogconv.ir.arrays import Array
@@ -37,6 +38,9 @@ class GroupedKernel:
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> GroupedKernel:
         return GroupedKernel(self._direct.at(spec), self._activation, scratch or self._scratch)
+
+    def moved(self, place: Callable[[Array], Array]) -> GroupedKernel:
+        return GroupedKernel(self._direct.moved(place), self._activation, self._scratch)
 
     def unpack(self) -> tuple[Array, Array | None]:
         return self._direct.unpack()

@@ -8,6 +8,7 @@ which they are read (see `fogconv.kernels.maps.panels`), and up to four images s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -103,6 +104,10 @@ class PreparedLinear:
         if replace(spec, batch=self.spec.batch) != self.spec:
             raise KernelError(f"linear: {spec} is not the same layer as {self.spec} at another batch")
         return PreparedLinear(spec, self._panels, self._bias, self._activation, self._threads)
+
+    def moved(self, place: Callable[[Array], Array]) -> PreparedLinear:
+        """The same layer with its panels in the array that ``place`` gives for them, of equal content."""
+        return PreparedLinear(self.spec, place(self._panels), self._bias, self._activation, self._threads)
 
 
 def prepare_linear(
@@ -225,6 +230,9 @@ class LinearKernel:
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> LinearKernel:
         return LinearKernel(self._linear.at(spec))
+
+    def moved(self, place: Callable[[Array], Array]) -> LinearKernel:
+        return LinearKernel(self._linear.moved(place))
 
     def unpack(self) -> tuple[Array, Array | None]:
         return self._linear.unpack()

@@ -12,6 +12,7 @@ The rule is that of `fogconv.ir.memory.algorithm`, by which the planner counts m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from fogconv.errors import KernelError
@@ -53,6 +54,11 @@ class Kernel(Protocol):
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> Kernel:
         """The same algorithm and weights for another input size, padding or batch, and with another scratch."""
+        ...
+
+    def moved(self, place: Callable[[Array], Array]) -> Kernel:
+        """The same layer with its packed weights in the array that ``place`` gives for them, of equal content; the bias
+        stays."""
         ...
 
     def unpack(self) -> tuple[Array, Array | None]:

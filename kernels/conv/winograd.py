@@ -11,7 +11,8 @@ The elements of V and of M are an odd number of cache lines apart, so that they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -153,6 +154,10 @@ class WinogradKernel:
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> WinogradKernel:
         return WinogradKernel(spec, self.isa, self.form, self.activation, self._packed, scratch or self._scratch)
+
+    def moved(self, place: Callable[[Array], Array]) -> WinogradKernel:
+        packed = replace(self._packed, u=place(self._packed.u))
+        return WinogradKernel(self.spec, self.isa, self.form, self.activation, packed, self._scratch)
 
     def unpack(self) -> tuple[Array, Array | None]:
         raise KernelError(f"{self.algorithm}'s weights can't be unpacked; prepare {self.spec} from the plain ones")

@@ -12,9 +12,10 @@ from fogconv.analysis.forecast import forecast
 from fogconv.analysis.layer_report import other_layers
 from fogconv.analysis.plan_table import plan_table
 from fogconv.cli.output.tables.plan import print_plan
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.topology import USUAL_READ_BYTES_PER_S, Topology
 from fogconv.ir.graph import Conv, Host
 from fogconv.ir.guard import Protection
+from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from fogconv.planning.schemes import Scheme
@@ -52,6 +53,31 @@ def test_the_rows_the_foot_and_json_agree(net: str, options: PlanOptions) -> Non
     assert f"predicted {found.plan.predicted_s * 1e3:.1f} ms per inference" in out.getvalue()
     text = next(line for line in plan_table(found, 100).splitlines() if line.startswith("all "))
     assert text.split()[-1] == milliseconds(found.plan.predicted_s)
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_what_is_read_from_disks_is_shown_and_counted(scheme: Scheme) -> None:
+    graph = models.graph("resnet18", 64)
+    memory = {"rows": 54, "local": 50}.get(scheme, 22)
+    devices = tuple(replace(device, memory_bytes=PROCESS_BYTES + memory * 1_000_000) for device in BUSY.devices)
+    narrow = replace(BUSY, devices=devices)
+    made = plan(graph, narrow, PlanOptions(scheme, threshold=0.0, allow_swap=True))
+    found = forecast(graph, made, narrow)
+    read = [rank.read_bytes for rank in found.ranks]
+    assert sum(read) == sum(layer.read_bytes for layer in found.layers) > 0
+    assert [each["read_bytes"] for each in found.as_json()["cards"]] == read
+    for each in found.layers:
+        read_s = each.read_bytes / len(found.ranks) / USUAL_READ_BYTES_PER_S
+        assert each.predicted.get("total_s", 0.0) >= read_s
+        assert each.move_s + each.predicted.get("edge_s", 0.0) + each.sum_s == pytest.approx(
+            each.predicted.get("total_s", 0.0)
+        ), each
+    assert found.total.predicted["total_s"] == pytest.approx(made.predicted_s, rel=1e-9)
+    out = io.StringIO()
+    print_plan(found, "equal devices", out=out, width=100)
+    for text in (out.getvalue(), plan_table(found, 100)):
+        assert "from disk" in text
+        assert sum("+disk" in line for line in text.splitlines()) >= sum(layer.read_bytes > 0 for layer in found.layers)
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir import layout, plan, shard
-from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Span
 from fogconv.ir.graph import Add, Concat, Conv, GlobalPool, LayerGraph, Pool, Tensor
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
@@ -87,6 +88,14 @@ def seeds() -> dict[str, bytes]:
         for scheme in Scheme:
             made = make_plan(graph, topology, PlanOptions(str(scheme)))
             found[f"{scheme}_{ranks}"] = msgspec.json.encode(made)
+            # Every conv is swapped, in the slices that there are.
+            swaps = tuple(
+                plan.Swap(index, work.rank, slices(work.output.channels))
+                for index, (layer, placement) in enumerate(zip(graph.layers, made.placements, strict=True))
+                if isinstance(layer, Conv) and layer.spec.groups == 1
+                for work in placement.work
+            )
+            found[f"swapped_{scheme}_{ranks}"] = msgspec.json.encode(replace(made, swaps=swaps))
         star = {"scheme": "star", "trigger": "both", "threshold": 0.0}
         found[f"star_forced_{ranks}"] = msgspec.json.encode(make_plan(graph, topology, PlanOptions(**star)))
         for name, guards in (("verify", Protection(verify=True)), ("coded", Protection(redundancy=1, patience=2.0))):
@@ -96,12 +105,21 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
+def slices(channels: Span) -> tuple[Span, ...]:
+    """The last blocks of 16, one each."""
+    starts = range(channels.start, channels.stop, 16)
+    return tuple(Span(start, min(start + 16, channels.stop)) for start in starts)[-2:]
+
+
 def changed(data: bytes, generator: random.Random) -> bytes:
     """Mostly the parts that say who computes what; one of the small numbers that might make sense there."""
     odd = ODD if generator.random() < 0.3 else SMALL
     try:
         tree = json.loads(data)
         if generator.random() < 0.8:
+            if tree.get("swaps") and generator.random() < 0.3:
+                tree["swaps"] = fuzzers.changed(tree["swaps"], generator, odd)
+                return json.dumps(tree).encode("utf-8", "surrogatepass")
             placement = generator.choice(tree["placements"])
             part = generator.choice([name for name in ("work", "target", "via", "guard", "mode") if placement.get(name)])
             placement[part] = fuzzers.changed(placement[part], generator, odd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from fogconv.errors import ClusterError, InputError
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span
+from fogconv.ir.memory.swapping import read_bytes
 from fogconv.ir.program import Buffer, Conv, Program, Recv, Send
 from fogconv.simulation.simulator import Disturbance, simulate
 
@@ -47,6 +49,15 @@ def test_computing_takes_gamma_times_macs() -> None:
     found = simulate([program(0, 1, conv(), conv())], topology(1))
     assert found.latencies_s == (pytest.approx(2 * SPEC.macs * GAMMA),)
     assert found.busy_s == (pytest.approx(2 * SPEC.macs * GAMMA),)
+
+
+def test_swapped_weights_are_read_before_each_use() -> None:
+    swapped = msgspec.structs.replace(program(0, 1, conv(), conv()), weights={"w": SPEC.weight_shape}, swapped=("w",))
+    device = Device("d", {"default": GAMMA}, read_bytes_per_s=1e6)
+    reading_s = read_bytes(swapped) / 1e6
+    assert reading_s >= 2 * SPEC.weight_elements * 4 / 1e6
+    found = simulate([swapped], Topology((device,)))
+    assert found.latencies_s == (pytest.approx(2 * SPEC.macs * GAMMA + reading_s),)
 
 
 def test_ranks_of_one_machine_take_turns_on_its_cores() -> None:

@@ -13,9 +13,11 @@ from fogconv.cli.hardware_options import (
     BandwidthOption,
     LatencyOption,
     MeasureOption,
+    MemoryOption,
     PresetOption,
     ProfileOption,
     RateOption,
+    ReadRateOption,
     measured_or_described,
 )
 from fogconv.cli.option_values import CLUSTER, MODEL, number, output
@@ -24,6 +26,7 @@ from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
+    AllowSwapOption,
     EvenOption,
     MasterComputesOption,
     PartsOption,
@@ -74,6 +77,8 @@ def plan(
     rate: RateOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
+    memory: MemoryOption = None,
+    read_rate: ReadRateOption = None,
     scheme: SchemeOption = None,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
@@ -82,6 +87,7 @@ def plan(
     parts: PartsOption = None,
     split: SplitOption = None,
     wire: WireOption = WIRE,
+    allow_swap: AllowSwapOption = False,
     size: Annotated[
         int | None, typer.Option(parser=number("pixels", table.SIDE), help="Input size in pixels.", rich_help_panel=HOW)
     ] = None,
@@ -129,7 +135,17 @@ def plan(
         from fogconv.choice.noise import rivals
         from fogconv.planning.planner import plan as make_plan
 
-        options = plan_options(scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split)
+        options = plan_options(
+            scheme,
+            trigger,
+            threshold,
+            master_computes,
+            wire,
+            even=even,
+            parts=parts,
+            split=split,
+            allow_swap=allow_swap,
+        )
         cluster_hardware = measured_or_described(
             cluster,
             keys,
@@ -141,6 +157,9 @@ def plan(
             rate=rate,
             bandwidth=bandwidth,
             latency=latency,
+            memory=memory,
+            read_rate=read_rate,
+            disks=allow_swap,
         )
         topology, sources = cluster_hardware.topology, cluster_hardware.sources
         options.check_ranks(len(topology))

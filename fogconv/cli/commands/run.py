@@ -10,11 +10,12 @@ import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import MeasureOption, ProfileOption
-from fogconv.cli.option_values import CLUSTER, FILE, MODEL, PICTURE, WEIGHTS, Numbers, number, output, ratios
+from fogconv.cli.option_values import CLUSTER, FILE, MEMORY, MODEL, PICTURE, WEIGHTS, Numbers, number, output, ratios
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
+    AllowSwapOption,
     EvenOption,
     MasterComputesOption,
     PartsOption,
@@ -113,6 +114,15 @@ def run(
             rich_help_panel=WHERE,
         ),
     ] = _DEFAULTS.threads,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=MEMORY,
+            help="Memory limit in bytes, such as 400M, of the master (without the model that it opened), of each in-process "
+            "worker, and of each of mpirun's ranks; counted as a worker's --memory. By default none.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
     timeout: Annotated[
         float,
         typer.Option(
@@ -141,6 +151,7 @@ def run(
     parts: PartsOption = None,
     split: SplitOption = None,
     wire: WireOption = WIRE,
+    allow_swap: AllowSwapOption = False,
     plan: PlanOption = None,
     verify: Annotated[
         bool,
@@ -218,7 +229,7 @@ def run(
 
             sys.stderr = sys.__stderr__
             collect_as_usual()
-            serve_mpi(threads=threads)
+            serve_mpi(threads=threads, memory_limit_bytes=memory or 0)
         return
     with ranks_released():
         from fogconv.cli.output.result import Job
@@ -243,12 +254,14 @@ def run(
                 split=split,
                 protection=guards,
                 plan=plan,
+                allow_swap=allow_swap,
             ),
             run_options=RunOptions(
                 adapt=adapt,
                 rehearse=rehearse,
                 measure=measure,
                 threads=threads,
+                memory_bytes=memory,
                 timeout_s=timeout,
                 heartbeat_s=heartbeat,
                 keys=keys,

@@ -12,9 +12,11 @@ import typer
 from fogconv.cli.hardware_options import (
     BandwidthOption,
     LatencyOption,
+    MemoryOption,
     PresetOption,
     ProfileOption,
     RateOption,
+    ReadRateOption,
     hardware,
 )
 from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
@@ -24,6 +26,7 @@ from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
     WIRE,
+    AllowSwapOption,
     EvenOption,
     MasterComputesOption,
     PartsOption,
@@ -62,6 +65,7 @@ def simulate(
     parts: PartsOption = None,
     split: SplitOption = None,
     wire: WireOption = WIRE,
+    allow_swap: AllowSwapOption = False,
     plan: PlanOption = None,
     size: Annotated[
         int | None,
@@ -89,7 +93,9 @@ def simulate(
     batch: Annotated[
         int | None,
         typer.Option(
-            parser=number("count", table.BATCH), help="Images in a training step; by default 8.", rich_help_panel=HOW
+            parser=number("count", table.BATCH),
+            help="Number of images in a training step; by default 8.",
+            rich_help_panel=HOW,
         ),
     ] = None,
     workers: Annotated[
@@ -107,6 +113,8 @@ def simulate(
     rate: RateOption = None,
     bandwidth: BandwidthOption = None,
     latency: LatencyOption = None,
+    memory: MemoryOption = None,
+    read_rate: ReadRateOption = None,
     speeds: Annotated[
         Numbers | None,
         typer.Option(
@@ -170,6 +178,7 @@ def simulate(
         from fogconv.analysis.trace import write_trace
         from fogconv.analysis.training.step import Medium, training_step
         from fogconv.cli.output.tables.training import print_training
+        from fogconv.ir.memory.swapping import read_bytes
         from fogconv.lowering.lower import lower
         from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
@@ -177,9 +186,27 @@ def simulate(
         from fogconv.simulation.prediction import predicted
 
         options = plan_options(
-            scheme, trigger, threshold, master_computes, wire, even=even, parts=parts, split=split, plan=plan
+            scheme,
+            trigger,
+            threshold,
+            master_computes,
+            wire,
+            even=even,
+            parts=parts,
+            split=split,
+            plan=plan,
+            allow_swap=allow_swap,
         )
-        cluster = hardware(preset=preset, profile=profile, rate=rate, bandwidth=bandwidth, latency=latency, workers=workers)
+        cluster = hardware(
+            preset=preset,
+            profile=profile,
+            rate=rate,
+            bandwidth=bandwidth,
+            latency=latency,
+            workers=workers,
+            memory=memory,
+            read_rate=read_rate,
+        )
         topology = _uneven(cluster.topology, speeds)
         for each in straggler or ():
             if each.rank >= len(topology):
@@ -204,8 +231,9 @@ def simulate(
         if kept is not None and kept.ranks > len(topology):
             raise InputError(f"{plan} is for {kept.ranks} ranks; --workers {kept.ranks - 1} or more")
         chosen = make_plan(graph, topology, options) if kept is None else predicted(graph, kept, topology)
+        programs = lower(graph, chosen).programs
         timeline = simulation.simulate(
-            lower(graph, chosen).programs,
+            programs,
             topology,
             inferences=inferences,
             in_flight=in_flight,
@@ -218,6 +246,7 @@ def simulate(
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         alone_s = make_plan(graph, topology, PlanOptions("local")).predicted_s or 0.0
         answer = _answer(model, chosen, timeline, topology, alone_s)
+        answer["bytes_read"] = [read_bytes(program) for program in programs]
         if as_json:
             print(json_text(answer))
         else:
@@ -306,15 +335,20 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("rank", "busy", "sent MB", "received MB"):
+    swaps = any(answer["bytes_read"])
+    for column in ("rank", "busy", "sent MB", "received MB", *(("read MB",) if swaps else ())):
         table.add_column(column, justify="right")
-    rows = list(zip(answer["busy"], timeline.card_bytes, strict=True))
+    read = [*answer["bytes_read"], *[0] * len(answer["busy"])]
+    rows = list(zip(answer["busy"], timeline.card_bytes, read, strict=False))
     shown = rows if len(rows) <= 12 else rows[:6]
-    for rank, (busy, (sent, received)) in enumerate(shown):
-        table.add_row(str(rank), f"{busy:.0%}", f"{sent / 1e6:.2f}", f"{received / 1e6:.2f}")
+    for rank, (busy, cards, disk) in enumerate(shown):
+        figures = [each / 1e6 for each in (*cards, *((disk,) if swaps else ()))]
+        table.add_row(str(rank), f"{busy:.0%}", *(f"{figure:.2f}" for figure in figures))
+    if swaps:
+        console.print(Paragraph("read: weights that are swapped, from the disk, in each inference.", style="dim"))
     console.print(table)
     if len(shown) < len(rows):
-        rest = [busy for busy, _ in rows[len(shown) :]]
+        rest = [busy for busy, _, _ in rows[len(shown) :]]
         console.print(f"… and {len(rest)} more, busy {min(rest):.0%} to {max(rest):.0%}.")
 
 

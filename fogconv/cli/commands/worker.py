@@ -8,16 +8,20 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import BIND, MEMORY, number
+from fogconv.cli.option_values import BANDWIDTH, BIND, FOLDER, MEMORY, number
 from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
+from fogconv.hardware.units import bandwidth_bytes_per_s
 from fogconv.values import table
+
+if TYPE_CHECKING:
+    from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
 
@@ -34,6 +38,21 @@ def worker(
             help="Memory limit of this process in bytes, such as 900M; by default none. Larger shards are refused.",
         ),
     ] = None,
+    swap_folder: Annotated[
+        Path | None,
+        typer.Option(
+            parser=FOLDER,
+            help="The folder for weights beyond the limit, which plans with --allow-swap read for each inference; by "
+            "default one in this user's cache folder.",
+        ),
+    ] = None,
+    swap_rate: Annotated[
+        str | None,
+        typer.Option(
+            parser=BANDWIDTH,
+            help="For tests: read swapped weights no faster than this, such as 20MB/s, as from a slow disk.",
+        ),
+    ] = None,
     heartbeat: Annotated[
         float, typer.Option(parser=number("seconds", table.HEARTBEAT), help="Seconds within which a lost master is noticed.")
     ] = HEARTBEAT_S,
@@ -47,11 +66,14 @@ def worker(
     from fogconv.cluster.executor.executors import executor
 
     executor()
+    from fogconv.storage.swap_file import SwapFolder
+
     with sentences("fogconv-worker"):
         serve(
             bind,
             threads=threads,
             memory_limit_bytes=memory or 0,
+            swap=SwapFolder(swap_folder, 0.0 if swap_rate is None else bandwidth_bytes_per_s(swap_rate)),
             heartbeat_s=heartbeat,
             keys=keys,
             insecure=insecure,
@@ -63,6 +85,7 @@ def serve(
     *,
     threads: int = 0,
     memory_limit_bytes: int = 0,
+    swap: SwapFolder | None = None,
     heartbeat_s: float = HEARTBEAT_S,
     keys: Path | None = None,
     insecure: bool = False,
@@ -85,6 +108,7 @@ def serve(
         listener.endpoint,
         threads=threads or service.cores(),
         memory_limit_bytes=memory_limit_bytes,
+        swap=swap,
         masters=listener.masters,
     )
     how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fogconv.analysis.figures import byte_count, cut, milliseconds
+from fogconv.analysis.workload import RankWork
 from fogconv.cli.output.ellipsis import fold
 from fogconv.cli.output.result import Result, SharedMachine
 from fogconv.planning.plan_options import PlanOptions
@@ -77,6 +78,8 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
     if result.work is not None and not any(_ranks(result)):
         yield Item("work", f"{shares(result.work.shares)} of the multiply-adds", most=2, rank=2)
         yield Item("traffic", _traffic(result.work.sent_bytes, result.wire))
+    if any(rank.read_bytes for rank in result.ranks):
+        yield Item("from disk", _from_disk(result.ranks), most=2, rank=2)
     yield Item("scheme", _scheme(result))
     yield Item("cluster", _cluster(result, alone), most=2, rank=0)
     if result.outlook is not None:
@@ -150,6 +153,13 @@ def _traffic(sent_bytes: float, wire: str) -> str:
         return "nothing sent"
     about = "" if wire in ("fp32", "fp16", "bf16") else "about "  # the others depend on the values
     return f"{about}{_bytes(sent_bytes)} sent between the ranks per inference, as {wire}"
+
+
+def _from_disk(ranks: Sequence[RankWork]) -> str:
+    reading = sorted((rank for rank in ranks if rank.read_bytes), key=lambda rank: -rank.read_bytes)
+    each = [f"{f'worker {rank.rank}' if rank.rank else 'master'} {_bytes(rank.read_bytes)}" for rank in reading]
+    more = f" and {len(each) - MOST_NAMED} more" if len(each) > MOST_NAMED else ""
+    return f"weights read per inference: {', '.join(each[:MOST_NAMED])}{more}"
 
 
 def _bytes(count: float) -> str:

@@ -92,6 +92,12 @@ def cheapest(spec: ConvSpec, lanes: int = BLOCK) -> str:
     return possible[0] if len(possible) == 1 else min(possible, key=lambda name: cycles(spec, name))
 
 
+def compact(spec: ConvSpec, lanes: int = BLOCK) -> str:
+    """The algorithm that reads the fewest bytes of weights, for those that come from a disk: Winograd's take four times as
+    many, and save less than that on all but the fastest disks."""
+    return candidates(spec, lanes)[0]
+
+
 def cycles(spec: ConvSpec, algorithm: str) -> float:
     """An estimate in cycles of a core that multiplies 16 floats per cycle, per image; only ratios matter.
 

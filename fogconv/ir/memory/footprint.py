@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
-from fogconv.ir.memory.algorithm import cheapest, packed_bytes, scratch_elements
+from fogconv.ir.layout import MASTER
+from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
 
 PROCESS_BYTES = 300_000_000
 """What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
@@ -34,6 +35,9 @@ class Packing(NamedTuple):
     algorithm: str
 
 
+SHIPPED_BYTES = 32 << 20
+"""The most bytes of weights on their way to one rank; there is room for one more weight."""
+
 Choose = Callable[[ConvSpec], str]
 """The algorithm of a conv."""
 
@@ -42,7 +46,10 @@ Choose = Callable[[ConvSpec], str]
 class Footprint:
     """Bytes. ``packed``: weights as the kernels read them; ``plain``: weights that are used as they came; ``maps``: buffers
     and arrays; ``staging``: messages as they are put together and taken apart; ``scratch``: of all threads; ``mail``: all
-    messages of a run, as they may come early; ``transit``: the largest weight, which is there twice while it is packed."""
+    messages of a run, as they may come early; ``transit``: the largest weight, which is there twice while it is packed;
+    ``slot``: the largest of the swapped weights, of which one is here at a time; ``arrival``: the weights that stay, and
+    those on their way to the disk, before anything else is there. ``disk`` is what those take there, as they came and
+    packed."""
 
     packed: int = 0
     plain: int = 0
@@ -51,16 +58,20 @@ class Footprint:
     scratch: int = 0
     mail: int = 0
     transit: int = 0
+    slot: int = 0
+    disk: int = 0
+    arrival: int = 0
 
     @property
     def private(self) -> int:
         """What two programs never share."""
-        return self.maps + self.staging + self.scratch + self.mail
+        return self.maps + self.staging + self.scratch + self.mail + self.slot
 
     @property
     def total(self) -> int:
         """Messages come only when all is packed."""
-        return self.packed + self.plain + self.maps + self.staging + self.scratch + max(self.mail, self.transit)
+        ready = self.packed + self.plain + self.maps + self.staging + self.scratch
+        return max(ready + max(self.mail + self.slot, self.transit), self.arrival)
 
 
 def room(limit_bytes: int) -> int:
@@ -70,7 +81,16 @@ def room(limit_bytes: int) -> int:
 
 def packings(program: ir.Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
     """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
-    return {Packing(conv.weight, conv.bias, conv.activation, choose(conv.spec)): conv.spec for conv in _convs(program)}
+    swapped = frozenset(program.swapped)
+    return {
+        Packing(
+            conv.weight,
+            conv.bias,
+            conv.activation,
+            compact(conv.spec) if conv.weight in swapped else choose(conv.spec),
+        ): conv.spec
+        for conv in _convs(program)
+    }
 
 
 def footprint(
@@ -78,7 +98,9 @@ def footprint(
 ) -> Footprint:
     """What a program takes with so many threads, where the ``packed`` ones are there already."""
     needed = packings(program, choose)
-    new = {packing: spec for packing, spec in needed.items() if packing not in packed}
+    absent = {packing: spec for packing, spec in needed.items() if packing not in packed}
+    swapped, slices = frozenset(program.swapped), _Slices()
+    new = {packing: spec for packing, spec in absent.items() if packing.weight not in swapped}
     scratch = max((scratch_elements(conv.spec, choose(conv.spec)) for conv in _convs(program)), default=0)
     used_packed = {packing.weight for packing in needed}
     arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
@@ -92,15 +114,40 @@ def footprint(
     received = [recv for step in program.steps for recv in _received(step)]
     staged: list[ir.Send | ir.Recv] = [step for step in program.steps if isinstance(step, ir.Send)]
     staged += [recv for recv in received if recv.more]
+    plain = sum(size for key, size in sizes.items() if key not in used_packed)
+    for packing, spec in needed.items():
+        if packing.weight in swapped:
+            slices.add(packed_bytes(spec, packing.algorithm), sizes[packing.weight] if packing in absent else 0)
+    stay = plain + sum(sizes[weight] for weight in {packing.weight for packing in new})
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
-        plain=sum(size for key, size in sizes.items() if key not in used_packed),
+        plain=plain,
         maps=BYTES_PER_ELEMENT * sum(arrays) + map_bytes(program),
         staging=program.batch * sum(_message_bytes(step) for step in staged),
         scratch=BYTES_PER_ELEMENT * threads * scratch,
         mail=program.batch * sum(_message_bytes(recv) for recv in received),
-        transit=max((sizes[packing.weight] for packing in new), default=0),
+        transit=max([slices.transit, *(sizes[packing.weight] for packing in new)]),
+        slot=slices.largest,
+        disk=slices.disk,
+        # The master has its weights already.
+        arrival=stay + SHIPPED_BYTES + slices.transit if slices.transit and program.rank != MASTER else 0,
     )
+
+
+@dataclass(slots=True)
+class _Slices:
+    """Bytes of swapped weights: the ``largest``, packed; the largest while it is packed; the most on the disk."""
+
+    largest: int = 0
+    transit: int = 0
+    disk: int = 0
+
+    def add(self, packed: int, plain: int) -> None:
+        """``plain`` is 0 for what is packed already."""
+        self.largest = max(self.largest, packed)
+        if plain:
+            self.transit = max(self.transit, packed + plain)
+            self.disk += packed + plain
 
 
 def map_bytes(program: ir.Program) -> int:

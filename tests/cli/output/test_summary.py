@@ -33,6 +33,14 @@ def test_the_summary_of_a_full_run() -> None:
     ]
 
 
+def test_weights_that_are_read_from_disks_have_a_line() -> None:
+    plain = result(full=False)
+    ranks = tuple(replace(rank, read_bytes=(0, 2_000_000, 9_500_000, 0, 0)[rank.rank]) for rank in plain.ranks)
+    lines = summary_lines(replace(plain, ranks=ranks), 80)
+    assert "from disk   weights read per inference: worker 2 9.5 MB, worker 1 2.0 MB" in lines
+    assert not any(line.startswith("from disk") for line in summary_lines(plain, 80))
+
+
 def test_a_plain_run_says_only_what_was_asked_for() -> None:
     labels = [line.split()[0] for line in summary_lines(result(full=False, cluster="inproc"), 80)]
     assert labels == ["model", "latency", "master", *["worker"] * 4, "scheme", "cluster"]

@@ -238,7 +238,11 @@ def lowered() -> tuple[bytes, ...]:
             plan = plan_star(graph, topology, SchemeOptions(threshold=0, protection=protection))
         else:
             plan = make_plan(graph, topology, PlanOptions(scheme))
-        found.extend(ir.encode(program) for program in lower(graph, plan).programs if program.steps)
+        for program in lower(graph, plan).programs:
+            if program.steps:
+                dense = (step for step in program.steps if isinstance(step, ir.Conv) and step.spec.groups == 1)
+                swapped = tuple(dict.fromkeys(step.weight for step in dense)) if scheme != "guarded" else ()
+                found.extend(map(ir.encode, (program, msgspec.structs.replace(program, swapped=swapped))))
 
     lower_some()
     return tuple(found)
@@ -408,7 +412,10 @@ def composed(generator: random.Random) -> ir.Program:
     ]
     for _ in range(generator.randint(1, 3)):
         generator.choice(kinds)()
-    return ir.Program(1, 3, composer.batch, ("layer",), tuple(composer.buffers), tuple(composer.steps), composer.weights)
+    swapped = tuple(key for key in composer.weights if generator.random() < 0.1)
+    return ir.Program(
+        1, 3, composer.batch, ("layer",), tuple(composer.buffers), tuple(composer.steps), composer.weights, swapped=swapped
+    )
 
 
 FUZZER = Fuzzer("tests.cluster.executor.fuzz_programs", try_one, make, seeds, prepare)

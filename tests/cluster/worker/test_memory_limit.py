@@ -6,13 +6,17 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fogconv.cli.hardware_options import limited
 from fogconv.cluster.connect import connect
+from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.memory.footprint import MARGIN, room
+from fogconv.ir.memory.swapping import read_bytes
 from fogconv.planning.memory import needed_bytes
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
@@ -38,8 +42,11 @@ def peak_bytes(pid: int) -> int:
     return 1024 * int(found[1])
 
 
-def expect_kept(cache: Path, model: str, size: int, scheme: str) -> None:
-    """A cluster of workers with this limit gives the right answer, and none holds more."""
+def expect_kept(cache: Path, model: str, size: int, scheme: str, *, swap: bool = False) -> None:
+    """A cluster of workers with this limit gives the right answer, and none holds more.
+
+    ``swap``: the master's part is limited as well, so that the weights fit nowhere but on the disks.
+    """
     cell = Cell(model, size, WORKERS, "zmq", scheme)
     with ExitStack() as stack:
         workers = {}
@@ -52,13 +59,19 @@ def expect_kept(cache: Path, model: str, size: int, scheme: str) -> None:
             wait_until_listening(port)
         session = stack.enter_context(connect(list(workers), heartbeat_s=HEARTBEAT_S))
         topology = Topology.uniform(WORKERS + 1, 2e10, 1.25e9, 1e-6, copy_s_per_byte=1e-11, step_s=1e-6)
-        engine = Engine(graph(model, size), session, topology, PlanOptions(scheme, threshold=0.0), STEADY)
+        options = PlanOptions(scheme, threshold=0.0, allow_swap=swap)
+        if swap:
+            topology = limited(topology, LIMIT)
+            with pytest.raises(PlannerError, match="--allow-swap"):
+                Engine(graph(model, size), session, topology, replace(options, allow_swap=False), STEADY)
+        engine = Engine(graph(model, size), session, topology, options, STEADY)
         check(cell, engine.run(image(model, size)).output)
         assert all(worker.poll() is None for worker in workers.values()), "none ended"
         assert not engine.events, "what the planner found to fit was refused by no worker, and nobody was lost"
         needed = needed_bytes(engine.graph, engine.plan, engine.topology)
         assert max(needed[1:]) > 0, "the workers have work"
         assert max(needed[1:]) <= room(LIMIT)
+        assert all(read_bytes(program) > 0 for program in engine.programs[1:]) is swap
         peaks = [peak_bytes(worker.pid) for worker in workers.values()]
     assert max(peaks) <= MARGIN * LIMIT, f"{cell}: {[round(peak / 1e6) for peak in peaks]} MB; {needed} B were counted"
 
@@ -72,6 +85,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("model", "size", "scheme"), QUICK)
 def test_a_worker_keeps_to_its_limit(cache: Path, model: str, size: int, scheme: str) -> None:
     expect_kept(cache, model, size, scheme)
+
+
+def test_a_worker_that_swaps_keeps_to_its_limit_where_it_would_refuse(cache: Path) -> None:
+    expect_kept(cache, "alexnet", 224, "depth", swap=True)
+    assert not list((cache / "swap").iterdir()), "nothing is left on the disk"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("model", "size", "scheme"), [("vgg16", 64, "rows"), ("vgg11", 224, "depth"), ("alexnet", 224, "auto")]
+)
+def test_every_scheme_keeps_to_the_limit_while_it_swaps(cache: Path, model: str, size: int, scheme: str) -> None:
+    expect_kept(cache, model, size, scheme, swap=True)
 
 
 @pytest.mark.full

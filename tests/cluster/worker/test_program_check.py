@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fogconv.cluster.worker.program_check import check_measurement, check_program
-from fogconv.errors import WireError, WorkerMemoryError
+from fogconv.errors import KernelError, WireError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 from tests.cluster.launch import ROOT, environment
@@ -38,7 +38,7 @@ def test_an_honest_program_passes() -> None:
 @pytest.mark.parametrize("name", WEDGES)
 def test_what_wedged_a_worker_is_refused(name: str) -> None:
     wedge = WEDGES[name]()
-    with pytest.raises((WireError, WorkerMemoryError)):
+    with pytest.raises((WireError, WorkerMemoryError, KernelError)):
         if isinstance(wedge, ir.Program):
             check_program(wedge, LIMIT_BYTES)
         else:
@@ -97,6 +97,16 @@ def refused() -> Mapping[str, ir.Program]:
         "a channel that is none": changed((ir.Permute(0, 1, whole(5, 8, 8), 1, whole(5, 8, 8), (0, 1, 2, 3, 9)),)),
         "a shift beyond the buffer": changed((ir.Copy(0, 1, whole(5, 8, 8), 1, 2**63),)),
         "an array of a negative size": changed((ir.ArrayRecv(0, "a", (-2, -3), 0, 1),)),
+        "swapped weights that are not listed": changed(swapped=("more",)),
+        "a bias that is swapped": changed(
+            (change(conv, bias="b"),), weights={**honest().weights, "b": (5,)}, swapped=("b",)
+        ),
+        "weights of groups that are swapped": changed(
+            (change(conv, spec=replace(conv.spec, in_channels=3, out_channels=3, groups=3)),), swapped=(conv.weight,)
+        ),
+        "swapped weights that a loss would need": changed(
+            (ir.Gather(0, (ir.Piece(recv, conv),)),), rank=0, swapped=(conv.weight,)
+        ),
         "a patience without end": changed((ir.Gather(0, (), None, float("nan")),), rank=0),
     }
 
@@ -106,6 +116,17 @@ def test_a_program_that_contradicts_itself_is_refused(name: str) -> None:
     with pytest.raises(WireError, match=r"^a malformed program: ") as error:
         check_program(refused()[name], 10 * MB)
     assert len(str(error.value)) < 400
+
+
+def test_swapped_weights_take_memory_for_one_of_them_only() -> None:
+    conv = step_of(ir.Conv)
+    many = {f"w{number}": (1000, 100, 3, 3) for number in range(20)}
+    with pytest.raises(WorkerMemoryError):
+        check_program(changed(weights={**honest().weights, **many}), 10 * MB)
+    swapped = changed(weights={**honest().weights, **many}, swapped=(conv.weight, *many))
+    check_program(swapped, 10 * MB)
+    with pytest.raises(WorkerMemoryError, match="the largest of the swapped weights"):
+        check_program(swapped, 7 * 10**6)
 
 
 def test_want_of_memory_is_told_as_such() -> None:

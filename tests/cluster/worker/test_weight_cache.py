@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,11 +23,13 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.worker.master_session import MasterSession
 from fogconv.cluster.worker.program_loader import ProgramLoader
 from fogconv.cluster.worker.weight_cache import WeightStore
-from fogconv.errors import WorkerFailedError, WorkerMemoryError
+from fogconv.errors import SwapError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint, packings
 from fogconv.kernels.conv.conv import algorithm_of
+from fogconv.storage import swap_file
+from fogconv.storage.swap_file import SwapFolder
 
 DIRECT = ConvSpec(64, 128, 20, 20, (1, 1))
 WINOGRAD = ConvSpec(64, 96, 40, 40, (3, 3), padding=(1, 1, 1, 1))
@@ -37,8 +44,12 @@ def of(spec: ConvSpec) -> tuple[ir.Program, dict[str, Any], str]:
 class Loads:
     """A loader, and a master that sends what is missing."""
 
-    def __init__(self, limit: int = 0, *, keep_weights: bool = True, build: Any = Executable) -> None:
-        self.loader = ProgramLoader(build, threads=1, memory_limit_bytes=limit, keep_weights=keep_weights, adopt=self._adopt)
+    def __init__(
+        self, limit: int = 0, *, keep_weights: bool = True, build: Any = Executable, swap: SwapFolder | None = None
+    ) -> None:
+        self.loader = ProgramLoader(
+            build, threads=1, memory_limit_bytes=limit, keep_weights=keep_weights, swap=swap, adopt=self._adopt
+        )
         self.session = MasterSession("master", 1, m.Hello(b"", 0, 1, "test", 1.0))
         self.programs: dict[int, Any] = {}
         self.number = 0
@@ -60,9 +71,8 @@ class Loads:
             array = np.ascontiguousarray(weights[key])
             answers += self.loader.keep(self.session, m.Weight(key, array.shape), array.tobytes(), nothing)
         if isinstance(failed := answers[-1], m.Failed):
-            raise {"WorkerMemoryError": WorkerMemoryError, "WorkerFailedError": WorkerFailedError}[failed.error](
-                failed.message
-            )
+            kinds = {error.__name__: error for error in (WorkerMemoryError, WorkerFailedError, SwapError)}
+            raise kinds[failed.error](failed.message)
         assert isinstance(answers[-1], m.Loaded)
         return self.number, sum(weights[key].nbytes for key in missing.keys)
 
@@ -74,6 +84,63 @@ class Loads:
 def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the process of the tests holds is not this worker's."""
     monkeypatch.setattr(program_loader, "process_bytes", lambda: 0)
+
+
+@pytest.mark.parametrize("spec", [DIRECT, WINOGRAD])
+def test_what_is_swapped_takes_no_memory_and_is_computed_all_the_same(spec: ConvSpec, tmp_path: Path) -> None:
+    program, weights, key = of(spec)
+    swapped = msgspec.structs.replace(program, swapped=(key,))
+    needed = footprint(swapped)
+    assert needed.packed == 0 < needed.slot < needed.transit <= needed.disk
+    results = []
+    for each, limit in ((program, 0), (swapped, 0), (swapped, PROCESS_BYTES + needed.total)):
+        load = Loads(limit, swap=SwapFolder(tmp_path))
+        load(each, weights)
+        executable = load.programs[1]
+        executable._buffers[0].interior[...] = 0.5
+        executable.run(NoMailbox())
+        results.append(executable._buffers[1].data.copy())
+        assert (load.store.held_bytes < 10_000) is (each is swapped)
+        assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(results[1], results[2])
+    # Swapped weights are never Winograd's, which take four times as many bytes.
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-5 * float(np.abs(results[0]).max()))
+
+
+def test_what_is_swapped_is_not_sent_again_and_leaves_the_disk_when_another_program_comes(tmp_path: Path) -> None:
+    program, weights, key = of(DIRECT)
+    swapped = msgspec.structs.replace(program, swapped=(key,))
+    load = Loads(swap=SwapFolder(tmp_path))
+    first, _ = load(swapped, weights)
+    load.unload(first)
+    second, sent = load(swapped, weights)
+    assert sent == 0, "it was kept on the disk"
+    load.unload(second)
+    other, more, _ = of(TINY)
+    load(other, more)
+    assert not load.store.has(key), "no program uses it"
+    assert load(swapped, weights)[1] >= weights[key].nbytes
+
+
+def test_a_disk_without_room_is_known_before_weights_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, weights, key = of(DIRECT)
+    full = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    load = Loads(swap=SwapFolder(tmp_path))
+    with pytest.raises(SwapError, match="make room"):
+        load(msgspec.structs.replace(program, swapped=(key,)), weights)
+    load(program, weights)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_to_the_master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, weights, key = of(DIRECT)
+
+    def full(handle: int, nbytes: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(swap_file, "_allocate", full)
+    with pytest.raises(SwapError, match="No space left"):
+        Loads(swap=SwapFolder(tmp_path))(msgspec.structs.replace(program, swapped=(key,)), weights)
 
 
 @pytest.mark.parametrize(("spec", "algorithm"), [(DIRECT, "direct"), (WINOGRAD, "winograd4")])

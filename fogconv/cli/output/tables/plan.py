@@ -23,6 +23,9 @@ LEGEND = (
 )
 
 
+SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
+
+
 def print_plan(
     forecast: Forecast, described: str, rivals: Sequence[Rival] = (), *, out: TextIO, width: int | None = None
 ) -> None:
@@ -31,7 +34,7 @@ def print_plan(
     plan = forecast.plan
     console = Console(file=out, highlight=False, width=width)
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
-    console.print(Paragraph(LEGEND, style="dim"))
+    console.print(Paragraph(LEGEND + SWAP_LEGEND if plan.swaps else LEGEND, style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
@@ -75,6 +78,7 @@ def _layers(forecast: Forecast) -> Table:
         if layer.mode == "relabel":
             continue
         split = layer.split or ("host" if layer.mode == "host" else "home")
+        split += " +disk" if layer.read_bytes else ""
         table.add_row(Name(layer.name), layer.shape, split, *_cells(layer))
     if forecast.plan.ends_s:
         table.add_row("start and end", "", "", "", "", "", milliseconds(forecast.plan.ends_s))
@@ -88,8 +92,10 @@ def _cells(layer: LayerForecast) -> tuple[str, ...]:
 
 
 def _ranks(forecast: Forecast) -> Table:
-    table = figures_table("rank", "sent", "received", "weights", "maps")
+    swaps = any(rank.read_bytes for rank in forecast.ranks)
+    table = figures_table("rank", "sent", "received", "weights", "maps", *(("from disk",) if swaps else ()))
     for rank in forecast.ranks:
-        figures = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
+        figures: tuple[int, ...] = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
+        figures += (rank.read_bytes,) if swaps else ()
         table.add_row(Name(f"{rank.rank}: {rank.device}"), *(f"{byte_count(figure)}B" for figure in figures))
     return table
