@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
+from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, Region, StepSpec
@@ -142,7 +142,7 @@ class _World:
         try:
             import simpy
         except ImportError as error:
-            raise DependencyError(f"simpy is not installed: {with_extra('model')}") from error
+            raise DependencyError("simpy is not installed, and no plan can be predicted: pip install simpy") from error
         self.topology = topology
         self.env: simpy.Environment = simpy.Environment()
         self.random = random.Random(disturbance.seed)
