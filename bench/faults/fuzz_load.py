@@ -80,10 +80,8 @@ class FalseWorker:
                 elif isinstance(message, m.Ping):
                     self._say(peer, m.Pong(message.request, 1, 1), bytes(payloads[0]) if message.echo else b"")
                 elif isinstance(message, m.Measure):
-                    self._say(
-                        peer,
-                        m.Measured(message.request, (1e-3,) * len(message.specs), 1e9, (1e-3,) * len(message.specs), 0.0),
-                    )
+                    seconds = (1e-3,) * (len(message.specs) + len(message.maps))
+                    self._say(peer, m.Measured(message.request, seconds, 1e9, seconds, 0.0))
                 elif isinstance(message, m.Load):
                     self._rage(peer)
 

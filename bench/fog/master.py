@@ -198,7 +198,7 @@ def adapt(it: Subject, session: Session, topology: Topology, options: PlanOption
             found.append((done, layers))
         _, latest = found[-1]
         return {
-            "seconds": [done.latency_s for done, _ in found],
+            "seconds": [done.run.latency_s for done, _ in found],
             "predicted_s": [done.plan.predicted_s for done, _ in found],
             "layers": layer_facts(it.graph, engine.plan),
             "layer_s": mean_terms([layers for done, layers in found if done.plan is engine.plan] or [latest]),
@@ -210,7 +210,7 @@ def adapt(it: Subject, session: Session, topology: Topology, options: PlanOption
 
 
 class Pupil:
-    """Where lessons of an engine go that nobody keeps; all its rates may have been measured beside other work."""
+    """Where the lessons of an engine end; all its rates may have been measured beside other work."""
 
     disturbed: frozenset[int] = frozenset()
 

@@ -1,6 +1,6 @@
 """A network whose name server never answers: a network and a mount namespace of its own (root and ``unshare`` only).
 
-Names of HOSTS have numbers; all others are asked of 127.0.0.53, where a socket takes the questions and says nothing.
+Names of HOSTS have numbers; all others are asked of 127.0.0.53, where a socket takes the questions and answers none.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Measure: seconds of single convs with this process's kernels, and the rate of a copy in memory."""
+"""Measure: seconds of single steps with this process's kernels, and the rate of a copy in memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.interface import Build, nothing
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
 from fogconv.ir.program import weight_key
 
 
@@ -46,9 +48,49 @@ def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float
     return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes), {key: weight, bias_key: bias}
 
 
+def map_program(spec: MapSpec) -> ir.Program:
+    """A program of this one step. A pool is a maximum; an affine step has no scale, and a ReLU; elementwise operators get
+    parameters of 0.5. Raises KernelError for an unknown kind."""
+    target = Region.whole(spec.channels, spec.height, spec.width)
+    pixel = Region.whole(spec.channels, 1, 1)
+    regions = [target] * (spec.sources + 1)
+    last = spec.sources
+    step: ir.MapStep
+    match spec.kind:
+        case "pool":
+            height, width = ((n - 1) * s + k for n, s, k in zip(target.shape[1:], spec.stride, spec.kernel, strict=True))
+            pool = PoolSpec("max", spec.channels, height, width, spec.kernel, spec.stride, batch=spec.batch)
+            regions[0] = Region.whole(spec.channels, height, width)
+            step = ir.Pool(0, pool, 0, regions[0], last, target)
+        case "globalpool":
+            regions[last] = pixel
+            step = ir.GlobalPool(0, 0, target, last, pixel, spec.height * spec.width)
+        case "add":
+            step = ir.Add(0, tuple(range(last)), tuple(regions[:last]), last, target, "relu")
+        case "affine":
+            residual = (1, target) if last > 1 else (None, None)
+            step = ir.Affine(0, 0, target, last, target, None, None, "relu", *residual)
+        case "gate":
+            regions.append(pixel)
+            step = ir.Gate(0, 0, target, last + 1, pixel, last, target)
+        case "permute":
+            step = ir.Permute(0, 0, target, last, target, tuple(range(spec.channels))[::-1])
+        case "copy":
+            step = ir.Copy(0, 0, target, last, accumulate=last > 1)
+        case _:
+            from fogconv.kernels.codegen.formulas import formula
+
+            parameters = (0.5,) * formula(spec.kind).parameters
+            step = ir.Elementwise(0, spec.kind, tuple(range(last)), tuple(regions[:last]), last, target, parameters)
+    buffers = tuple(ir.Buffer(str(number), region) for number, region in enumerate(regions))
+    return ir.Program(0, 1, spec.batch, (spec.kind,), buffers, (step,), {})
+
+
 LEAST_S = 0.1
 """A CPU quota can give 1 ms in 10: single runs are then far too fast or far too slow, so the measurement spans many
 periods."""
+LEAST_MAP_S = 0.05
+"""For steps other than convs, which are shorter and of less weight."""
 
 
 LOOK_S = 0.2
@@ -56,11 +98,28 @@ LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class ConvTimes:
-    """Seconds of one conv: of the mean run, and of the fastest."""
+class StepTimes:
+    """Seconds of one step: of the mean run, and of the fastest; and what else the device did meanwhile."""
 
     mean_s: float
     fastest_s: float
+    load: DeviceLoad = IDLE
+
+
+class Meter(Protocol):
+    """What else the device does: ``load`` is of the time since it was asked last, in which ``look`` is called often."""
+
+    def look(self) -> None: ...
+    def load(self) -> DeviceLoad: ...
+
+
+class NoMeter:
+    """The device is not looked at."""
+
+    def look(self) -> None: ...
+
+    def load(self) -> DeviceLoad:
+        return IDLE
 
 
 def conv_seconds(
@@ -79,30 +138,35 @@ def conv_seconds(
     (``clock=time.thread_time`` counts one thread's own time instead, whatever else runs.) ``proceed`` is called before
     each conv and while one runs long, and may raise.
     """
-    times = conv_times(specs, build, threads=threads, repeats=repeats, least_s=least_s, clock=clock, proceed=proceed)
+    times = step_times(specs, build, threads=threads, repeats=repeats, least_s=least_s, clock=clock, proceed=proceed)
     return tuple(each.mean_s for each in times)
 
 
-def conv_times(
-    specs: Sequence[ConvSpec],
+def step_times(
+    specs: Sequence[StepSpec],
     build: Build,
     *,
     threads: int = 1,
     repeats: int = 3,
     least_s: float = LEAST_S,
+    least_map_s: float = LEAST_MAP_S,
     clock: Callable[[], float] = time.perf_counter,
     proceed: Callable[[], None] = nothing,
-) -> tuple[ConvTimes, ...]:
-    """``conv_seconds``, with the fastest run of each conv: where that is much faster than the mean, something else ran."""
+    meter: Meter = NoMeter(),
+) -> tuple[StepTimes, ...]:
+    """``conv_seconds`` for steps of any kind, with the fastest run of each: where that is much faster than the mean,
+    something else ran, and ``meter`` tells what."""
     found = []
     mailbox = NoMailbox(proceed)
     for spec in specs:
         proceed()
-        program, weights = conv_program(spec)
+        program, weights = conv_program(spec) if isinstance(spec, ConvSpec) else (map_program(spec), {})
+        least = least_s if isinstance(spec, ConvSpec) else least_map_s
         executable = build(program, weights, threads=threads, proceed=proceed)
         executable.run(mailbox)
+        meter.load()
         runs, elapsed, fastest, look, begin = 0, 0.0, float("inf"), LOOK_S, clock()
-        while runs < repeats or elapsed < least_s:
+        while runs < repeats or elapsed < least:
             if elapsed > look:
                 proceed()
                 look = elapsed + LOOK_S
@@ -110,7 +174,8 @@ def conv_times(
             runs += 1
             until_now = clock() - begin
             fastest, elapsed = min(fastest, until_now - elapsed), until_now
-        found.append(ConvTimes(elapsed / runs, fastest))
+            meter.look()
+        found.append(StepTimes(elapsed / runs, fastest, meter.load()))
     return tuple(found)
 
 

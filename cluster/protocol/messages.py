@@ -17,7 +17,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from fogconv.ir.geometry import ConvSpec
+from fogconv.hardware.latency.samples import DeviceLoad
+from fogconv.ir.geometry import ConvSpec, MapSpec
 
 PROTOCOL_VERSION = 3
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
@@ -201,25 +202,27 @@ class Pong(Message, frozen=True):
 
 
 class Measure(Message, frozen=True):
-    """Time these convs with this worker's kernels, each the median of ``repeats`` warm runs, and a copy in memory; and, with
-    ``disk_bytes``, how fast so many are read from the disk that it swaps to."""
+    """Time these convs, and then these other steps, with this worker's kernels, each the mean of ``repeats`` warm runs or
+    more, and a copy in memory; and, with ``disk_bytes``, how fast so many are read from the disk that it swaps to."""
 
     request: Count
     specs: Annotated[tuple[ConvSpec, ...], Meta(max_length=1024)]
     repeats: Annotated[int, Meta(ge=1, le=1000)]
+    maps: Annotated[tuple[MapSpec, ...], Meta(max_length=256)] = ()
     disk_bytes: Annotated[int, Meta(ge=0, le=1 << 28)] = 0
 
 
 class Measured(Message, frozen=True):
-    """Seconds per spec, in order: the mean run and the fastest one. ``copy_bytes_per_s`` is a large memory copy's rate,
-    ``other_cores`` how many of the machine's cores other processes kept busy meanwhile, ``read_bytes_per_s`` the disk's
-    rate, 0 where that was not asked for."""
+    """Seconds per conv and other step, in order: the mean run and the fastest one. ``copy_bytes_per_s`` is a large memory
+    copy's rate, ``other_cores`` how many of the machine's cores other processes kept busy meanwhile; ``loads`` what the
+    device did besides each step; ``read_bytes_per_s`` the disk's rate, 0 where that was not asked for."""
 
     request: Count
     seconds: tuple[float, ...]
     copy_bytes_per_s: float
     fastest_s: tuple[float, ...]
     other_cores: float
+    loads: tuple[DeviceLoad, ...] = ()
     read_bytes_per_s: float = 0.0
 
 
@@ -228,7 +231,7 @@ class StatusQuery(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """A worker's state. Temperature is NaN and throttled is False where the system does not report them.
+    """A worker's state. ``load`` is since the last query; throttled is False where the system does not report it.
 
     ``authenticated``: it knows its masters by their keys; otherwise any process that reaches its port can be one.
     """
@@ -246,7 +249,7 @@ class Status(Message, frozen=True):
     sent_bytes: Count
     received_bytes: Count
     threads: Count
-    temperature_c: float
+    load: DeviceLoad
     throttled: bool
     authenticated: bool
 

@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-import fogconv.errors
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Runnable, nothing
 from fogconv.cluster.protocol import codec
@@ -41,6 +40,7 @@ from fogconv.cluster.transport.endpoint import Endpoint, Event, Loss
 from fogconv.errors import ClusterError, InputError, TransportTimeout, WireError, WorkerLostError
 from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
+from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 from fogconv.ir.layout import MASTER
 
 log = logging.getLogger("fogconv.session")
@@ -315,23 +315,28 @@ class Session:
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
 
     def measure(
-        self, specs: Sequence[fogconv.ir.geometry.ConvSpec], *, ranks: Iterable[int] | None = None, repeats: int = 3
+        self, specs: Sequence[StepSpec], *, ranks: Iterable[int] | None = None, repeats: int = 3
     ) -> dict[int, m.Measured]:
-        """Let workers (all, unless named) time convs, all at once: rank → seconds per spec, and a copy rate in bytes/s."""
+        """Let workers (all, unless named) time steps, all at once: rank → seconds per spec, and a copy rate in bytes/s.
+
+        Convs come before steps of other kinds, in ``specs`` as in the answers.
+        """
         self._require_open()
+        convs = tuple(spec for spec in specs if isinstance(spec, ConvSpec))
+        maps = tuple(spec for spec in specs if isinstance(spec, MapSpec))
         chosen = [info.rank for info in self.workers] if ranks is None else list(ranks)
         requests = {}
         for rank in chosen:
             requests[rank] = self._workers.next_request(rank)
-            self._workers.post(rank, m.Measure(requests[rank], tuple(specs), repeats))
+            self._workers.post(rank, m.Measure(requests[rank], convs, repeats, maps))
         return {rank: self._workers.outcome(rank, request, m.Measured, LOAD_TIMEOUT_S) for rank, request in requests.items()}
 
     def read_rate(self, rank: int, disk_bytes: int) -> float:
         """The bytes per second at which a worker reads so many from the disk that it swaps to. Raises SwapError."""
         self._require_open()
         request = self._workers.next_request(rank)
-        self._workers.post(rank, m.Measure(request, (), 1, disk_bytes))
-        return self._workers.reply(rank, request, m.Measured, LOAD_TIMEOUT_S)[0].read_bytes_per_s
+        self._workers.post(rank, m.Measure(request, (), 1, disk_bytes=disk_bytes))
+        return self._workers.outcome(rank, request, m.Measured, LOAD_TIMEOUT_S).read_bytes_per_s
 
     def status(self, timeout_s: float = 5.0) -> dict[int, m.Status]:
         """The status of each worker; those that do not answer in time are left out."""

@@ -11,12 +11,15 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import psutil
 
 from fogconv.cluster.protocol.messages import Machine
+from fogconv.cluster.worker.system import frequency, gpu_state, memory_share, running_tasks, temperature_c
+from fogconv.hardware.latency.samples import DeviceLoad
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -79,26 +82,83 @@ def _cores(folder: Path) -> float:
     return quota / period if quota > 0 and period > 0 and math.isfinite(quota / period) else 0.0
 
 
+COUNTED = 0.5
+"""Where the system accounts for less than this share of the time, as some containers do, its idle time is not believed."""
+
+
 class OtherWork:
     """How much of this process's cores others used since this object was made."""
 
     def __init__(self) -> None:
-        self._begin = time.monotonic(), time.process_time(), _busy_s()
+        self._begin = time.monotonic(), time.process_time(), _busy_and_idle_s()
 
     def cores(self) -> float:
         """In cores, on average: every process but this one, and what a hypervisor gave to other guests."""
-        wall, own, busy = self._begin
-        passed = time.monotonic() - wall
-        used = (_busy_s() - busy) - (time.process_time() - own)
-        return max(0.0, used / passed) if passed > 0 else 0.0
+        wall, own, then = self._begin
+        now, passed = _busy_and_idle_s(), time.monotonic() - wall
+        if passed <= 0:
+            return 0.0
+        busy, idle = now[0] - then[0], now[1] - then[1]
+        whole = passed * len(machine().cpus)
+        if busy + idle > COUNTED * whole:
+            # What is not idle is busy. Where no core is ever idle this is exact. Busy time is counted in ticks of 10 ms, too
+            # coarse to tell a twentieth of a core, which a process gets beside twenty others, from a tenth.
+            busy = whole - idle
+        return max(0.0, (busy - (time.process_time() - own)) / passed)
 
 
-def _busy_s() -> float:
-    cores = psutil.cpu_times(percpu=True)
+class LoadMeter:
+    """What this device did besides this process's work since it was asked last."""
+
+    LEAST_S = 0.03
+    """The system counts in steps of 10 ms: when asked again sooner, the last answer stands."""
+    LOOK_S = 0.02
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._others = OtherWork()
+        self._asked = self._looked = clock()
+        self._cpu = 0.0
+        self._tasks = [running_tasks()]
+
+    def look(self) -> None:
+        """See what runs just now. The more often between two calls of ``load``, the better it knows the queue."""
+        now = self._clock()
+        if now - self._looked >= self.LOOK_S:
+            self._looked = now
+            self._tasks.append(running_tasks())
+
+    def load(self) -> DeviceLoad:
+        cores = len(machine().cpus)
+        if self._clock() - self._asked >= self.LEAST_S:
+            self._cpu = min(1.0, self._others.cores() / cores)
+            self._others, self._asked = OtherWork(), self._clock()
+        tasks = [*self._tasks, running_tasks()]
+        self._tasks, self._looked = tasks[-1:], self._clock()
+        gpu = gpu_state()
+        return DeviceLoad(
+            self._cpu,
+            sum(tasks) / len(tasks) / cores,
+            memory_share(),
+            temperature_c(),
+            frequency(),
+            None if gpu is None else gpu.busy,
+            None if gpu is None else gpu.memory,
+            None if gpu is None else gpu.temperature_c,
+        )
+
+
+def _busy_and_idle_s() -> tuple[float, float]:
+    """Of the cores that this process may use; zeros while no descriptor is left to read them."""
+    try:
+        cores = psutil.cpu_times(percpu=True)
+    except OSError:
+        return 0.0, 0.0
     mine = [cores[number] for number in machine().cpus if number < len(cores)] or cores
     # User time holds the time of guests already; idle and iowait are no work.
-    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
-    return float(sum(getattr(times, kind, 0.0) for times in mine for kind in kinds))
+    kinds = (("user", "nice", "system", "irq", "softirq", "steal"), ("idle", "iowait"))
+    busy, idle = (float(sum(getattr(times, kind, 0.0) for times in mine for kind in group)) for group in kinds)
+    return busy, idle
 
 
 def processor() -> str:

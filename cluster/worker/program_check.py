@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from fogconv.cluster.executor.microbenchmark import map_program
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
 from fogconv.errors import WireError, WorkerMemoryError
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region, Span
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
 from fogconv.ir.layout import MASTER
 
 MOST_PROGRAM_BYTES = 64 << 20
@@ -38,6 +39,8 @@ MOST_MACS = 1 << 42
 """In one step: minutes on a small device. A run can be aborted between steps."""
 MOST_MEASURED_MACS = 1 << 45
 """The most multiply-adds in all runs of a measurement."""
+MOST_MEASURED_CHANNELS, MOST_MEASURED_SOURCES = 1 << 14, 64
+"""Of a step other than a conv in a measurement: checks go through them one by one."""
 MOST_COORDINATE = 1 << 31
 MOST_TAG = 1 << 62
 MOST_PATIENCE_S = 86400.0
@@ -50,18 +53,23 @@ def check_program(program: ir.Program, memory_bytes: int) -> None:
     _Checked(program, memory_bytes).all()
 
 
-def check_measurement(specs: Sequence[ConvSpec], repeats: int, memory_bytes: int) -> None:
-    """Raises WireError and WorkerMemoryError, as `check_program` does, for convs that are to be timed."""
+def check_measurement(specs: Sequence[StepSpec], repeats: int, memory_bytes: int) -> None:
+    """Raises WireError and WorkerMemoryError, as `check_program` does, for steps that are to be timed; KernelError for one
+    of an unknown kind."""
     for number, spec in enumerate(specs):
-        where = f"conv {number} of a measurement"
+        where = f"step {number} of a measurement"
+        if isinstance(spec, MapSpec):
+            _check_map(where, spec)
+            check_program(map_program(spec), memory_bytes)
+            continue
         _check_conv(where, spec)
         # Weights as received and packed, the padded input, the output.
         _check_memory(where, BYTES_PER_ELEMENT * (2 * spec.weight_elements + _maps(spec)), memory_bytes)
-    total = sum(spec.macs for spec in specs) * (repeats + 1)
+    total = sum(spec.macs if isinstance(spec, ConvSpec) else spec.touched for spec in specs) * (repeats + 1)
     if total > MOST_MEASURED_MACS:
         raise WireError(
             f"a measurement of {total:.1e} multiply-adds is over the limit of {MOST_MEASURED_MACS:.1e}: measure fewer or "
-            "smaller convs, or repeat them less often"
+            "smaller steps, or repeat them less often"
         )
 
 
@@ -326,6 +334,17 @@ def _check_conv(where: str, spec: ConvSpec) -> None:
         raise WireError(f"{where} has {spec.groups} groups over {pieces} pieces of its input; that is too many to list")
     if spec.macs > MOST_MACS:
         raise WireError(f"{where} has {spec.macs:.1e} multiply-adds; the limit for one step is {MOST_MACS:.1e}")
+
+
+def _check_map(where: str, spec: MapSpec) -> None:
+    """Check that a step's program can be made at all; `check_program` does the rest."""
+    most = {"channels": MOST_MEASURED_CHANNELS, "sources": MOST_MEASURED_SOURCES}
+    sizes: dict[str, tuple[int, ...]] = {"channels": (spec.channels,), "sources": (spec.sources,), "batch": (spec.batch,)}
+    sizes |= {"height": (spec.height,), "width": (spec.width,), "kernel": spec.kernel, "stride": spec.stride}
+    for name, values in sizes.items():
+        for value in values:
+            if value > most.get(name, MOST_SIDE):
+                raise WireError(f"{where} has the {name} {_short(value)}; the limit is {most.get(name, MOST_SIDE)}")
 
 
 def _sizes(spec: ConvSpec | PoolSpec) -> Mapping[str, tuple[int, ...]]:

@@ -20,7 +20,7 @@ import numpy as np
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
-from fogconv.cluster.executor.microbenchmark import conv_times, copy_bytes_per_s
+from fogconv.cluster.executor.microbenchmark import copy_bytes_per_s, step_times
 from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
@@ -29,11 +29,11 @@ from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
-from fogconv.cluster.worker.machine import OtherWork, machine
+from fogconv.cluster.worker.machine import LoadMeter, OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
 from fogconv.cluster.worker.program_check import check_measurement
 from fogconv.cluster.worker.program_loader import ProgramLoader, failed, failure_of
-from fogconv.cluster.worker.system import process_bytes, temperature_c, throttled
+from fogconv.cluster.worker.system import process_bytes, throttled
 from fogconv.errors import (
     ClusterError,
     FogconvError,
@@ -109,6 +109,7 @@ class Worker:
         self._complained: set[Peer] = set()
         self._doing = ""
         self._misread = 0
+        self._meter = LoadMeter()
         process_bytes()  # while there are descriptors for it
 
     def serve(self) -> None:
@@ -354,7 +355,7 @@ class Worker:
             self._sent_bytes,
             self._received_bytes,
             self.threads,
-            temperature_c(),
+            self._meter.load(),
             throttled(),
             self._masters is not None,
         )
@@ -395,7 +396,7 @@ class Worker:
                 case m.Unload():
                     session.unload(message.program)
                 case m.Measure():
-                    check_measurement(message.specs, message.repeats, self.loader.memory_bytes)
+                    check_measurement((*message.specs, *message.maps), message.repeats, self.loader.memory_bytes)
                     self._answer(session, self._measured(message, proceed))
         except RunAborted as error:
             log.info("%s aborted: %s", f"run {run}" if run else self._doing, error)
@@ -409,9 +410,17 @@ class Worker:
     def _measured(self, asked: m.Measure, proceed: Callable[[], None]) -> m.Measured:
         read_bytes_per_s = self.loader.store.swap.bytes_per_s(asked.disk_bytes, proceed) if asked.disk_bytes else 0.0
         others = OtherWork()
-        times = conv_times(asked.specs, self.loader.build, threads=self.threads, repeats=asked.repeats, proceed=proceed)
+        times = step_times(
+            (*asked.specs, *asked.maps),
+            self.loader.build,
+            threads=self.threads,
+            repeats=asked.repeats,
+            proceed=proceed,
+            meter=LoadMeter(),
+        )
         means, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
-        return m.Measured(asked.request, means, copy_bytes_per_s(), fastest, others.cores(), read_bytes_per_s)
+        loads = tuple(each.load for each in times)
+        return m.Measured(asked.request, means, copy_bytes_per_s(), fastest, others.cores(), loads, read_bytes_per_s)
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:

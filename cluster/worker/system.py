@@ -1,11 +1,11 @@
-"""The system's data on this device and process: memory, and temperature and throttling where available."""
+"""The system's data on this device and process: memory; temperature, frequency, throttling and GPUs where available."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,90 @@ from typing import Any
 import psutil
 
 _ZONES = Path("/sys/class/thermal")
+_STAT = Path("/proc/stat")
 _PI_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 _PI_THROTTLED_NOW = 0b0111
 """Raspberry Pi firmware: undervoltage, frequency capped, throttled, as of now."""
 
 
-def temperature_c() -> float:
-    """The hottest thermal zone, in °C; NaN where there is none."""
+def temperature_c() -> float | None:
+    """The hottest thermal zone, in °C; None where there is none."""
     readings = []
     try:
         zones = list(_ZONES.glob("thermal_zone*/temp"))
     except OSError:  # no descriptor is left
-        return math.nan
+        return None
     for zone in zones:
         try:
             readings.append(int(zone.read_text()) / 1000.0)
         except (OSError, ValueError):
             continue
-    return max(readings, default=math.nan)
+    return max(readings, default=None)
+
+
+def frequency() -> float | None:
+    """The processor's frequency as a share of its highest, on average over its cores; None where there is no telling."""
+    try:
+        found = psutil.cpu_freq()
+    except (OSError, RuntimeError, NotImplementedError):
+        return None
+    if found is None or found.max <= 0:
+        return None
+    return float(min(1.0, max(0.0, found.current / found.max)))
+
+
+def memory_share() -> float:
+    """The share of the machine's memory that is in use."""
+    try:
+        return float(min(1.0, max(0.0, psutil.virtual_memory().percent / 100)))
+    except (OSError, RuntimeError):
+        return 0.0
+
+
+def running_tasks() -> int:
+    """Tasks that run or wait for a core, of all processes; 0 where the system does not count them."""
+    try:
+        lines = _STAT.read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("procs_running ")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """Of all NVIDIA GPUs the most of each: the share of time in which one computes, of memory in use, °C."""
+
+    busy: float
+    memory: float
+    temperature_c: float
+
+
+def gpu_state() -> GpuState | None:
+    """None without an NVIDIA GPU, its driver, or NVIDIA's pynvml (the package nvidia-ml-py, in fogconv's extra "gpu")."""
+    pynvml, handles = _gpus()
+    if not handles:
+        return None
+    try:
+        busy = max(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu for handle in handles)
+        memories = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
+        heat = max(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU) for handle in handles)
+    except pynvml.NVMLError:
+        return None
+    return GpuState(min(1.0, busy / 100), max(memory.used / memory.total for memory in memories), float(heat))
+
+
+@cache
+def _gpus() -> tuple[Any, tuple[Any, ...]]:
+    try:
+        import pynvml
+    except ImportError:
+        return None, ()
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        return pynvml, tuple(pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(count))
+    except pynvml.NVMLError:  # no driver, or no GPU
+        return pynvml, ()
 
 
 def throttled() -> bool:

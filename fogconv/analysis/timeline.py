@@ -87,7 +87,7 @@ def _bars(axes: Axes, graph: LayerGraph, plan: Plan, topology: Topology) -> dict
                     used["travel"] = (TRAVEL, "travelling, summing")
                     axes.barh(rank, length * 1e3, left=begin * 1e3, height=0.62, color=TRAVEL)
         for rank in ranks:
-            own_s = sum(prices.work_s(layer, work) for work in placement.work if work.rank == rank)
+            own_s = sum(prices.work_s(layer, work, graph.tensors) for work in placement.work if work.rank == rank)
             colour = used[placement.mode] = COLOURS.get(placement.mode, COLOURS["local"])
             length = min(own_s, edge_s) if edge_s else own_s
             axes.barh(

@@ -27,7 +27,17 @@ from fogconv.calibration.cache import (
     recall,
     remember,
 )
-from fogconv.calibration.devices import FULL, QUICK, Figures, Local, disturbed, measure_devices, measure_disks
+from fogconv.calibration.devices import (
+    FULL,
+    FULL_MAPS,
+    QUICK,
+    QUICK_MAPS,
+    Figures,
+    Local,
+    disturbed,
+    measure_devices,
+    measure_disks,
+)
 from fogconv.calibration.devices import Session as MeasuringSession
 from fogconv.calibration.links import LEAST_S_PER_BYTE, MessageCosts, RoundTrips, measure_link, message_costs
 from fogconv.calibration.members import machine_cores, machines_of, master
@@ -35,7 +45,7 @@ from fogconv.calibration.rate_source import RateSource, assumed, rates_of
 from fogconv.errors import WorkerLostError
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, StepSpec
 
 NEAR_MEMORY = 2.0
 FASTEST_WIRE_S_PER_BYTE = 8 / 100e9
@@ -212,7 +222,7 @@ class _Quick:
                 missing.setdefault(key, rank)
         if missing:
             ranks = {rank: self.members[rank].machine.identity for rank in missing.values()}
-            figures = measure_devices(self.session, QUICK, ranks=ranks, repeats=3, local=self.local)
+            figures = measure_devices(self.session, (*QUICK, *QUICK_MAPS), ranks=ranks, repeats=3, local=self.local)
             for key, rank in missing.items():
                 known[key] = self._found(rank, figures[rank])
                 if known[key].disturbed and key in learnt:
@@ -301,7 +311,12 @@ class _Quick:
 
 
 def calibrate(
-    session: Session, *, specs: Sequence[ConvSpec] = FULL, repeats: int = 7, rounds: int = 15, local: Local | None = None
+    session: Session,
+    *,
+    specs: Sequence[StepSpec] = (*FULL, *FULL_MAPS),
+    repeats: int = 7,
+    rounds: int = 15,
+    local: Local | None = None,
 ) -> Profile:
     """Measure everything, several times over, with spreads: (third quartile − first) ÷ median."""
     workers = sorted(session.workers, key=lambda worker: worker.rank)
@@ -347,6 +362,7 @@ def _device(member: Worker | Master, figures: Figures) -> ProfileDevice:
         step_s=figures.step_s,
         threads=max(1, member.threads),
         weight_s_per_byte=figures.weight_s_per_byte,
+        map_s_per_byte=figures.map_s_per_byte,
     )
 
 

@@ -1,6 +1,7 @@
 """Devices: what ranks measure of themselves.
 
-    γ   a few convs of each kernel class, timed by every rank with its own kernels
+    γ      a few convs of each kernel class, timed by every rank with its own kernels
+    others a pool, a sum, … each: what a byte costs that a step of its kind moves through memory
 
 Different machines measure at the same time. Ranks that share one measure one after the other, each with the machine for
 itself: what sharing costs is the planner's to say (`fogconv.hardware.topology.Topology.together_s`).
@@ -13,15 +14,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fogconv.calibration.links import spread
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import SwapError
-from fogconv.hardware.latency_models import Sample
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.topology import kernel_class
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 
 LEAST_COMPUTE = 0.05
 """The assumed share of computation in a linear layer's time."""
@@ -44,6 +45,24 @@ QUICK = (
     ConvSpec(64, 64, 28, 28, (3, 3), stride=(2, 2), padding=_PAD),
     ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=128),
     ConvSpec(2048, 1000, 1, 1, (1, 1)),
+)
+QUICK_MAPS = (
+    MapSpec("pool", 64, 56, 56, kernel=(3, 3), stride=(2, 2)),
+    MapSpec("add", 256, 28, 28, sources=2),
+    MapSpec("affine", 256, 28, 28),
+    MapSpec("globalpool", 1024, 14, 14),
+    MapSpec("permute", 128, 28, 28),
+)
+FULL_MAPS = (
+    *QUICK_MAPS,
+    MapSpec("pool", 256, 28, 28, kernel=(2, 2), stride=(2, 2)),
+    MapSpec("pool", 192, 35, 35, kernel=(3, 3)),
+    MapSpec("add", 256, 56, 56, sources=2),
+    MapSpec("affine", 256, 56, 56),
+    MapSpec("gate", 240, 28, 28),
+    MapSpec("copy", 256, 28, 28),
+    MapSpec("leaky_relu", 128, 56, 56),
+    MapSpec("maximum", 128, 28, 28, sources=2),
 )
 FULL = (
     *QUICK,
@@ -73,6 +92,7 @@ class Answer:
     copy_bytes_per_s: float
     fastest_s: Sequence[float]
     other_cores: float = 0.0
+    loads: Sequence[DeviceLoad] = ()
 
 
 class Measured(Protocol):
@@ -86,9 +106,11 @@ class Measured(Protocol):
     def fastest_s(self) -> Sequence[float]: ...
     @property
     def other_cores(self) -> float: ...
+    @property
+    def loads(self) -> Sequence[DeviceLoad]: ...
 
 
-Local = Callable[[Sequence[ConvSpec], int], Measured]
+Local = Callable[[Sequence[StepSpec], int], Measured]
 """(specs, repeats) → what the master measures of itself."""
 
 
@@ -96,7 +118,7 @@ class Session(Protocol):
     """What is asked of `fogconv.cluster.session.session.Session`."""
 
     def measure(
-        self, specs: Sequence[ConvSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
+        self, specs: Sequence[StepSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
     ) -> Mapping[int, Measured]: ...
 
 
@@ -110,8 +132,8 @@ class DiskSession(Protocol):
 class Figures:
     """One device: γ per kernel class, the cost of a step, the rates of copying and of fetching weights; spreads by name.
 
-    ``stretch``: how much longer the mean run took than the fastest, for the middle one of the convs. ``other_cores``: what
-    other processes used of its cores meanwhile, at most.
+    ``stretch``: how much longer the mean run took than the fastest, for the middle one of the steps. ``other_cores``: what
+    other processes used of its cores meanwhile, at most. ``map_s_per_byte``: see `fogconv.hardware.topology.Device`.
     """
 
     gamma_s_per_mac: dict[str, float]
@@ -121,6 +143,7 @@ class Figures:
     spreads: dict[str, float]
     stretch: float = 0.0
     other_cores: float = 0.0
+    map_s_per_byte: dict[str, float] = field(default_factory=dict)
 
 
 def disturbed(figures: Figures, threads: int, machine: Machine) -> bool:
@@ -147,7 +170,7 @@ def turns(ranks: Mapping[int, str]) -> list[list[int]]:
 
 def measure_devices(
     session: Session,
-    specs: Sequence[ConvSpec],
+    specs: Sequence[StepSpec],
     *,
     ranks: Mapping[int, str],
     repeats: int,
@@ -155,7 +178,8 @@ def measure_devices(
     budget_s: float = math.inf,
     local: Local | None = None,
 ) -> dict[int, Figures]:
-    """γ on ``ranks`` (the master is 0), each with the identity of its machine; see `turns`.
+    """The rates of ``ranks`` (the master is 0), each with the identity of its machine; see `turns`. In ``specs`` convs come
+    first.
 
     ``passes`` times over, or as often as ``budget_s`` allows, but once at least.
     """
@@ -173,7 +197,7 @@ def measure_devices(
 
 
 def _at_once(
-    session: Session, specs: Sequence[ConvSpec], ranks: Sequence[int], repeats: int, timer: Local
+    session: Session, specs: Sequence[StepSpec], ranks: Sequence[int], repeats: int, timer: Local
 ) -> dict[int, Measured]:
     workers = [rank for rank in ranks if rank]
     found: dict[int, Measured] = {}
@@ -201,20 +225,29 @@ def measure_disks(session: DiskSession, ranks: Iterable[int]) -> dict[int, float
 
 
 def device_samples(
-    session: Session, specs: Sequence[ConvSpec], *, ranks: Mapping[int, str], local: Local | None = None
+    session: Session, specs: Sequence[StepSpec], *, ranks: Mapping[int, str], local: Local | None = None
 ) -> dict[int, list[Sample]]:
-    """Every rank's time for every spec: the samples for predictors."""
+    """Every rank's time for every spec, and its load meanwhile: the samples for predictors. Convs come first."""
     found: dict[int, Measured] = {}
     for turn in turns(ranks):
         found |= _at_once(session, specs, turn, 3, local or measured_here)
     return {
-        rank: [Sample(spec, each) for spec, each in zip(specs, answer.seconds, strict=True)]
+        rank: [
+            Sample(spec, seconds, load)
+            for spec, seconds, load in zip(specs, answer.seconds, _loads(answer, len(specs)), strict=True)
+        ]
         for rank, answer in sorted(found.items())
     }
 
 
-def _figures(specs: Sequence[ConvSpec], answers: Sequence[Measured]) -> Figures:
-    """specs[0] is TINY: its time is one step's. A class's γ is the geometric mean over its specs."""
+def _loads(answer: Measured, count: int) -> Sequence[DeviceLoad]:
+    """One per step, also of a worker that did not look."""
+    return answer.loads if len(answer.loads) == count else [IDLE] * count
+
+
+def _figures(specs: Sequence[StepSpec], answers: Sequence[Measured]) -> Figures:
+    """specs[0] is TINY: its time is one step's. A class's γ, and a kind's cost of a byte, is the geometric mean over its
+    specs."""
     passes = [answer.seconds for answer in answers]
     medians = [statistics.median(values) for values in zip(*passes, strict=True)]
     step_s = min(medians)
@@ -223,18 +256,25 @@ def _figures(specs: Sequence[ConvSpec], answers: Sequence[Measured]) -> Figures:
     fetches = [
         (medians[index] - step_s) / (spec.weight_elements * BYTES_PER_ELEMENT)
         for index, spec in enumerate(specs)
-        if kernel_class(spec) == "linear"
+        if isinstance(spec, ConvSpec) and kernel_class(spec) == "linear"
     ]
     # A linear layer mostly reads weights. The weights of the other specs are in a cache after the first run.
     weight_s_per_byte = (1 - LEAST_COMPUTE) * statistics.median(fetches) if fetches else 0.0
+    per_kind: dict[str, list[float]] = {}
     for index, spec in enumerate(specs[1:], start=1):
-        kind = kernel_class(spec)
-        compute = LEAST_COMPUTE if kind == "linear" else 1.0
-        gamma = compute * max(medians[index] - step_s, medians[index] / 4) / spec.macs
-        per_class.setdefault(kind, []).append(gamma)
+        seconds = max(medians[index] - step_s, medians[index] / 4)
+        if isinstance(spec, ConvSpec):
+            kind = kernel_class(spec)
+            compute = LEAST_COMPUTE if kind == "linear" else 1.0
+            per_class.setdefault(kind, []).append(compute * seconds / spec.macs)
+        else:
+            kind = spec.kind
+            per_kind.setdefault(kind, []).append(seconds / (spec.touched * BYTES_PER_ELEMENT))
         if len(passes) > 1:  # one pass gives no spread
             spreads[kind] = max(spreads.get(kind, 0.0), spread([values[index] for values in passes]))
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
+    maps = {kind: statistics.geometric_mean(values) for kind, values in per_kind.items()}
+    plain = [maps[kind] for kind in ("affine", "add") if kind in maps]
     dense = [gammas[kind] for kind in DENSE if kind in gammas]
     stretches = [
         mean / fastest - 1
@@ -250,17 +290,18 @@ def _figures(specs: Sequence[ConvSpec], answers: Sequence[Measured]) -> Figures:
         spreads,
         statistics.median(stretches) if stretches else 0.0,
         max(answer.other_cores for answer in answers),
+        {**({"default": statistics.geometric_mean(plain)} if plain else {}), **maps},
     )
 
 
-def measured_here(specs: Sequence[ConvSpec], repeats: int) -> Measured:
+def measured_here(specs: Sequence[StepSpec], repeats: int) -> Measured:
     """Times of the master's own kernels, measured as on its workers."""
     from fogconv.cluster.executor.executors import executor
-    from fogconv.cluster.executor.microbenchmark import conv_times, copy_bytes_per_s
-    from fogconv.cluster.worker.machine import OtherWork
+    from fogconv.cluster.executor.microbenchmark import copy_bytes_per_s, step_times
+    from fogconv.cluster.worker.machine import LoadMeter, OtherWork
     from fogconv.cluster.worker.process import cores
 
     others = OtherWork()
-    times = conv_times(specs, executor(), threads=cores(), repeats=repeats)
+    times = step_times(specs, executor(), threads=cores(), repeats=repeats, meter=LoadMeter())
     seconds, fastest = tuple(each.mean_s for each in times), tuple(each.fastest_s for each in times)
-    return Answer(seconds, copy_bytes_per_s(), fastest, others.cores())
+    return Answer(seconds, copy_bytes_per_s(), fastest, others.cores(), tuple(each.load for each in times))

@@ -108,7 +108,7 @@ def least_seconds(graph: LayerGraph, topology: Topology) -> float:
     total = 0.0
     for layer in graph.layers:
         for work in at_home(graph, layer).work:
-            seconds = [prices.work_s(layer, replace(work, rank=rank)) for rank in topology.ranks]
+            seconds = [prices.work_s(layer, replace(work, rank=rank), graph.tensors) for rank in topology.ranks]
             total += 1 / sum(1 / each for each in seconds) if all(seconds) else 0.0
     return total
 
@@ -161,7 +161,7 @@ def _joules(graph: LayerGraph, plan: Plan, programs: tuple[Program, ...], topolo
     sent: dict[tuple[int, int], float] = defaultdict(float)
     for layer, placement in zip(graph.layers, plan.placements, strict=True):
         for work in placement.work:
-            busy_s[work.rank] += prices.work_s(layer, work)
+            busy_s[work.rank] += prices.work_s(layer, work, graph.tensors)
     for program in programs:
         for step in program.steps:
             if isinstance(step, Conv):

@@ -102,7 +102,7 @@ def _terms(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, float
         edge_s = placement.predicted.get("edge_s", 0.0)
         found[_LINKS] += placement.predicted.get("total_s", 0.0) - edge_s
         if placement.work and isinstance(layer, Conv):
-            slowest = max(placement.work, key=lambda work: prices.work_s(layer, work))
+            slowest = max(placement.work, key=lambda work: prices.work_s(layer, work, graph.tensors))
             found[f"gamma rank {slowest.rank} {kernel_class(layer.spec)}"] += edge_s
     return found
 

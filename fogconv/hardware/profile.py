@@ -7,23 +7,26 @@
      "spreads": {"gamma rank 1 direct": 0.02, "beta 0→1": 0.01}}
 
 ``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of
-the repeats of one measurement. With a ``predictor`` (see `fogconv.hardware.latency_models`) it predicts convs instead of
-γ, fitted to each device's ``samples``.
+the repeats of one measurement. With a ``predictor`` (see `fogconv.hardware.latency.predictors`) it predicts steps instead of
+γ and the other rates, fitted to each device's ``samples`` and ``map_samples``, for its usual load: the middle of theirs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
-from fogconv.hardware.latency_models import Sample, check_predictor, fit
-from fogconv.hardware.topology import Device, Link, Topology, kernel_class
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.hardware.latency.predictors import check_predictor, fit
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
+from fogconv.hardware.topology import Device, Link, Topology
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.storage.trusted import read_plain
 from fogconv.values import table
 
@@ -31,7 +34,7 @@ VERSION = 1
 
 
 class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """One timed conv: its sizes as in ConvSpec, and its seconds."""
+    """One timed conv: its sizes as in ConvSpec, its seconds, and the device's load meanwhile."""
 
     channels: tuple[int, int]
     size: tuple[int, int]
@@ -41,23 +44,44 @@ class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, arr
     dilation: tuple[int, int]
     groups: int
     seconds: float
+    load: DeviceLoad = IDLE
 
     @staticmethod
-    def of(sample: Sample) -> ProfileSample:
-        spec = sample.spec
+    def of(spec: ConvSpec, seconds: float, load: DeviceLoad = IDLE) -> ProfileSample:
         channels, size = (spec.in_channels, spec.out_channels), (spec.height, spec.width)
         return ProfileSample(
-            channels, size, spec.kernel, spec.stride, spec.padding, spec.dilation, spec.groups, sample.seconds
+            channels, size, spec.kernel, spec.stride, spec.padding, spec.dilation, spec.groups, seconds, load
         )
 
     def sample(self) -> Sample:
         """The sample. Raises GeometryError for impossible sizes, TopologyError for an impossible time."""
-        if not (self.seconds > 0 and math.isfinite(self.seconds)):
-            raise TopologyError(f"a sample of {self.seconds} s: it must be positive")
         spec = ConvSpec(
             *self.channels, *self.size, self.kernel, self.stride, self.padding, dilation=self.dilation, groups=self.groups
         )
-        return Sample(spec, self.seconds)
+        return Sample(spec, _possible(self.seconds), self.load)
+
+
+class ProfileMapSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """One timed step of another kind: its sizes as in MapSpec, its seconds, and the device's load meanwhile."""
+
+    kind: str
+    channels: int
+    size: tuple[int, int]
+    sources: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    seconds: float
+    load: DeviceLoad = IDLE
+
+    @staticmethod
+    def of(spec: MapSpec, seconds: float, load: DeviceLoad = IDLE) -> ProfileMapSample:
+        size = (spec.height, spec.width)
+        return ProfileMapSample(spec.kind, spec.channels, size, spec.sources, spec.kernel, spec.stride, seconds, load)
+
+    def sample(self) -> Sample:
+        """The sample. Raises GeometryError for impossible sizes, TopologyError for an impossible time."""
+        spec = MapSpec(self.kind, self.channels, *self.size, self.sources, self.kernel, self.stride)
+        return Sample(spec, _possible(self.seconds), self.load)
 
 
 class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +109,14 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: dict[str, float] = {}
     idle_watts: float = 0.0
     busy_watts: float = 0.0
+    map_s_per_byte: dict[str, float] = {}
+    map_samples: tuple[ProfileMapSample, ...] = ()
+
+    def with_samples(self, samples: Sequence[Sample]) -> ProfileDevice:
+        """The device with these samples and no others."""
+        convs = (ProfileSample.of(s.spec, s.seconds, s.load) for s in samples if isinstance(s.spec, ConvSpec))
+        maps = (ProfileMapSample.of(s.spec, s.seconds, s.load) for s in samples if isinstance(s.spec, MapSpec))
+        return msgspec.structs.replace(self, samples=tuple(convs), map_samples=tuple(maps))
 
 
 class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,6 +178,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 training=dict(device.training),
                 idle_watts=device.idle_watts,
                 busy_watts=device.busy_watts,
+                map_s_per_byte=dict(device.map_s_per_byte),
                 read_bytes_per_s=device.read_bytes_per_s,
             )
             for device in topology.devices
@@ -179,9 +212,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.machine,
                     device.machine_cores,
                     device.training,
-                    self._effort(device),
+                    None,
                     device.idle_watts,
                     device.busy_watts,
+                    device.map_s_per_byte,
+                    self._predicted(device),
                     device.read_bytes_per_s,
                 )
                 for device in self.devices
@@ -195,25 +230,19 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except TopologyError as error:
             raise TopologyError(f"{where}: {error}") from None
 
-    def _effort(self, device: ProfileDevice) -> Callable[[ConvSpec], float] | None:
-        """The MACs for which γ gives the predictor's time of a conv. The predictor is fitted on first use."""
+    def _predicted(self, device: ProfileDevice) -> Callable[[StepSpec], float] | None:
+        """The predictor's seconds of a step, at the device's usual load. The predictor is fitted on first use."""
         if not self.predictor or not device.samples:
             return None
         check_predictor(self.predictor)
         try:
             samples = [sample.sample() for sample in device.samples]
+            samples += [sample.sample() for sample in device.map_samples]
         except GeometryError as error:
             raise TopologyError(f"device {device.name}: {error}") from None
         predictor = cache(lambda: fit(self.predictor, samples))
-
-        @cache
-        def effort(spec: ConvSpec) -> float:
-            # Device.conv_s adds both of these to γ times what is returned here.
-            fixed_s = device.step_s + spec.weight_elements * BYTES_PER_ELEMENT * device.weight_s_per_byte
-            gamma = device.gamma_s_per_mac.get(kernel_class(spec), device.gamma_s_per_mac["default"])
-            return max(predictor().seconds(spec) - fixed_s, 0.0) / gamma
-
-        return effort
+        load = _usual([sample.load for sample in samples])
+        return cache(lambda spec: predictor().seconds(spec, load))
 
 
 def read_profile(path: str | Path) -> Profile:
@@ -242,6 +271,19 @@ def write_profile(profile: Profile, path: str | Path) -> None:
         Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
     except OSError as error:
         raise TopologyError(f"profile {path}: can't be written: {error.strerror or error}") from error
+
+
+def _possible(seconds: float) -> float:
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise TopologyError(f"a sample of {seconds} s: it must be positive")
+    return seconds
+
+
+def _usual(loads: Sequence[DeviceLoad]) -> DeviceLoad:
+    """The median of each figure; None where the system did not say."""
+    columns = [list(column) for column in zip(*map(msgspec.structs.astuple, loads), strict=True)]
+    found: list[Any] = [None if None in column else statistics.median(column) for column in columns]
+    return DeviceLoad(*found)
 
 
 class _Version(msgspec.Struct):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
 from fogconv.values import table
 
 __all__ = ["HERE", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
@@ -85,7 +85,9 @@ class Device:
     ``weight_s_per_byte`` is the cost of reading a conv's weights from memory, which a shard of rows pays in full.
     ``effort`` returns the MACs that γ counts for a conv, where its kernels' tiles are known to do more or fewer than the
     definition. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor time per byte to and from the card (the
-    transport, the system's copies). All of these are long-run averages.
+    transport, the system's copies). ``map_s_per_byte`` is the cost of a byte that a step other than a conv reads or
+    writes, by its kind ("default": of any other). All of these are long-run averages. ``predicted`` returns the seconds of
+    a step that computes this (see `fogconv.hardware.latency.predictors`), instead of all of them.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
     which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).
@@ -122,6 +124,8 @@ class Device:
     effort: Callable[[ConvSpec], float] | None = field(default=None, compare=False, repr=False)
     idle_watts: float = 0.0
     busy_watts: float = 0.0
+    map_s_per_byte: Mapping[str, float] = field(default_factory=dict)
+    predicted: Callable[[StepSpec], float] | None = field(default=None, compare=False, repr=False)
     read_bytes_per_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -137,6 +141,8 @@ class Device:
             )
         for what in _DEVICE_COSTS:
             _not_negative(f"device {self.name}", what, getattr(self, what))
+        for kind, cost in self.map_s_per_byte.items():
+            _not_negative(f"device {self.name}", f"map_s_per_byte of {kind!r}", cost)
         _require(0 < self.share <= 1, f"device {self.name}: share is {self.share}; it must be above 0 and at most 1")
         _require(
             self.share == 1 or (self.period_s > 0 and self.tick_s > 0),
@@ -159,8 +165,24 @@ class Device:
         """γ of a kernel class in seconds per MAC, or the device's default."""
         return self.gamma_s_per_mac.get(kind, self.gamma_s_per_mac["default"])
 
+    def work_s(self, spec: StepSpec) -> float:
+        """Seconds for what one step computes: the one price of it, for every plan, simulation and report.
+
+        A conv's is `conv_s`. Any other step's is the bytes that it moves through memory × the rate of its kind, or else
+        that of copying, where a byte is read and written, + the fixed cost of a step.
+        """
+        if isinstance(spec, ConvSpec):
+            return self.conv_s(spec)
+        if self.predicted is not None:
+            return self.predicted(spec)
+        rates = self.map_s_per_byte
+        s_per_byte = rates.get(spec.kind, rates.get("default", self.copy_s_per_byte / 2))
+        return spec.touched * BYTES_PER_ELEMENT * s_per_byte + self.step_s
+
     def conv_s(self, spec: ConvSpec) -> float:
         """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
+        if self.predicted is not None:
+            return self.predicted(spec)
         weights_s = spec.weight_elements * BYTES_PER_ELEMENT * self.weight_s_per_byte
         macs = spec.macs if self.effort is None else self.effort(spec)
         return macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
@@ -177,6 +199,7 @@ class Device:
         """The same device ``rate`` times as fast. Raises TopologyError unless the rate is positive."""
         _require(rate > 0 and math.isfinite(rate), f"device {self.name}: rate is {rate}; it must be positive")
         gamma = {kind: value / rate for kind, value in self.gamma_s_per_mac.items()}
+        predicted = self.predicted
         return replace(
             self,
             gamma_s_per_mac=gamma,
@@ -187,6 +210,8 @@ class Device:
             send_s_per_byte=self.send_s_per_byte / rate,
             receive_s_per_byte=self.receive_s_per_byte / rate,
             training={key: cost / rate for key, cost in self.training.items()},
+            map_s_per_byte={kind: value / rate for kind, value in self.map_s_per_byte.items()},
+            predicted=None if predicted is None else lambda spec: predicted(spec) / rate,
         )
 
 

@@ -1,4 +1,4 @@
-"""Shapes: one conv layer (ConvSpec), one piece of a tensor (Region).
+"""Shapes: one conv layer (ConvSpec), one step of another kind (MapSpec), one piece of a tensor (Region).
 
     c, f     input and output channels        (in_channels, out_channels)
     g        groups
@@ -133,6 +133,59 @@ def mirrored(spec: ConvSpec) -> ConvSpec | None:
         width=spec.out_width,
         padding=around,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """One step on maps that is not a conv, at one size: everything that its time depends on.
+
+    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", or the name of an elementwise operator.
+    The sizes are those of what it writes; a global pool's are those of what it reads. ``sources``: the maps that it
+    reads. ``kernel`` and ``stride`` are a pool's. Raises GeometryError for sizes below 1.
+    """
+
+    kind: str
+    channels: int
+    height: int
+    width: int
+    sources: int = 1
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.channels, self.height, self.width, self.sources, *self.kernel, *self.stride, self.batch)
+        if min(sizes) < 1:
+            raise GeometryError(f"a step of kind {self.kind[:40]!r}: its sizes are {sizes}; they must be at least 1")
+
+    @staticmethod
+    def of(
+        kind: str,
+        region: Region,
+        batch: int,
+        *,
+        sources: int = 1,
+        kernel: tuple[int, int] = (1, 1),
+        stride: tuple[int, int] = (1, 1),
+    ) -> MapSpec:
+        return MapSpec(kind, *region.shape, sources, kernel, stride, batch)
+
+    @property
+    def elements(self) -> int:
+        return self.batch * self.channels * self.height * self.width
+
+    @property
+    def touched(self) -> float:
+        """Elements that go through memory. Of the elements under a pool's kernel about half are still in a register."""
+        if self.kind == "globalpool":
+            return float(self.elements)
+        if self.kind == "pool":
+            return self.elements * (1 + self.kernel[0] * self.kernel[1] / 2)
+        return self.elements * (1.0 + self.sources)
+
+
+StepSpec = ConvSpec | MapSpec
+"""What a step computes, at its size."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

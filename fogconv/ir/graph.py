@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Any, ClassVar
 
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import ConvSpec, PoolSpec, Region
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
 from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 
@@ -68,11 +68,6 @@ class Operator:
         return type(self).__name__.lower()
 
     @property
-    def passes(self) -> float:
-        """How many maps of the output's size go through memory: the cost of a layer that is not a conv."""
-        return 3.0
-
-    @property
     def reaches(self) -> bool:
         """Whether an output row needs input rows other than its own."""
         return False
@@ -108,6 +103,10 @@ class ToMap(Operator):
         where a part would read only padding, or cut a group."""
         return tuple((source, work.output) for source in self.reads)
 
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> StepSpec:
+        """What a rank's part of it computes, at its size: the same as its step says (`fogconv.ir.program.Step.work`)."""
+        return MapSpec.of(self.kind, work.output, tensors[self.target].batch, sources=len(self.reads))
+
 
 class FromMap(ToMap):
     """An operator that reads one map, ``source``."""
@@ -129,10 +128,6 @@ class FromMaps(ToMap):
     @property
     def reads(self) -> tuple[int, ...]:
         return self.sources
-
-    @property
-    def passes(self) -> float:
-        return 1.0 + len(self.sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +165,9 @@ class Conv(ToMap):
     def is_partial(self, work: Work) -> bool:
         return work.raw or self.shard(work).partial
 
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> ConvSpec:
+        return self.shard(work).spec
+
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         shard = self.shard(work)
         read: Needs = ((self.source, shard.input),)
@@ -186,15 +184,15 @@ class Pool(FromMap):
     spec: PoolSpec
 
     @property
-    def passes(self) -> float:
-        return 1 + self.spec.kernel[0] * self.spec.kernel[1] / 2
-
-    @property
     def reaches(self) -> bool:
         return self.spec.kernel[0] > 1
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         return ((self.source, pool_input(self.spec, work.output)),)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        batch = tensors[self.target].batch
+        return MapSpec.of("pool", work.output, batch, kernel=self.spec.kernel, stride=self.spec.stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +208,10 @@ class GlobalPool(FromMap):
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         whole = tensors[self.source].region.with_channels(work.output.channels)
         return ((self.source, whole if work.rows is None else whole.with_rows(work.rows)),)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        [(_, region)] = self.needs(tensors, work)
+        return MapSpec.of("globalpool", region, tensors[self.target].batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,9 @@ class Gate(ToMap):
         gate = tensors[self.gate].region.with_channels(work.output.channels)
         return ((self.source, work.output), (self.gate, gate))
 
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        return MapSpec.of("gate", work.output, tensors[self.target].batch)
+
 
 @dataclass(frozen=True, slots=True)
 class Concat(FromMaps):
@@ -321,6 +326,9 @@ class Shuffle(FromMap):
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         return ((self.source, work.output.with_channels(tensors[self.source].region.channels)),)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        return MapSpec.of("permute", work.output, tensors[self.target].batch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import ConvSpec, PoolSpec, Region
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed)."""
@@ -45,10 +45,8 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
     layer: int
 
-    @property
-    def touched(self) -> float | None:
-        """Elements that go through memory, per image of the batch; None for steps that are not work on maps or have
-        another cost."""
+    def work(self, batch: int) -> StepSpec | None:
+        """What it computes, at its size; None for steps that do no work on maps, or whose cost is another."""
         return None
 
 
@@ -128,9 +126,8 @@ class Copy(Step, frozen=True, tag=True):
     shift: int = 0
     accumulate: bool = False
 
-    @property
-    def touched(self) -> float:
-        return self.region.elements * (3.0 if self.accumulate else 2.0)
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("copy", self.region, batch, sources=2 if self.accumulate else 1)
 
 
 class Permute(Step, frozen=True, tag=True):
@@ -142,9 +139,8 @@ class Permute(Step, frozen=True, tag=True):
     target_region: Region
     channels: tuple[int, ...]
 
-    @property
-    def touched(self) -> float:
-        return self.target_region.elements * 2.0
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("permute", self.target_region, batch)
 
 
 class Conv(Step, frozen=True, tag=True):
@@ -164,6 +160,9 @@ class Conv(Step, frozen=True, tag=True):
     target_region: Region
     residual: int | None = None
     residual_region: Region | None = None
+
+    def work(self, batch: int) -> ConvSpec:
+        return self.spec
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -205,9 +204,8 @@ class Pool(Step, frozen=True, tag=True):
     target: int
     target_region: Region
 
-    @property
-    def touched(self) -> float:
-        return self.target_region.elements * (1 + self.spec.kernel[0] * self.spec.kernel[1] / 2)
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("pool", self.target_region, batch, kernel=self.spec.kernel, stride=self.spec.stride)
 
 
 class GlobalPool(Step, frozen=True, tag=True):
@@ -219,9 +217,8 @@ class GlobalPool(Step, frozen=True, tag=True):
     target_region: Region
     divisor: int
 
-    @property
-    def touched(self) -> float:
-        return float(self.source_region.elements)
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("globalpool", self.source_region, batch)
 
 
 class Add(Step, frozen=True, tag=True):
@@ -233,9 +230,8 @@ class Add(Step, frozen=True, tag=True):
     target_region: Region
     activation: Activation | None = None
 
-    @property
-    def touched(self) -> float:
-        return self.target_region.elements * (1.0 + len(self.sources))
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("add", self.target_region, batch, sources=len(self.sources))
 
 
 class Elementwise(Step, frozen=True, tag=True):
@@ -248,9 +244,8 @@ class Elementwise(Step, frozen=True, tag=True):
     target_region: Region
     parameters: tuple[float, ...] = ()
 
-    @property
-    def touched(self) -> float:
-        return self.target_region.elements * (1.0 + len(self.sources))
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of(self.op, self.target_region, batch, sources=len(self.sources))
 
 
 class Affine(Step, frozen=True, tag=True):
@@ -267,9 +262,8 @@ class Affine(Step, frozen=True, tag=True):
     residual: int | None = None
     residual_region: Region | None = None
 
-    @property
-    def touched(self) -> float:
-        return self.target_region.elements * 2.0
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("affine", self.target_region, batch, sources=1 if self.residual is None else 2)
 
 
 class Gate(Step, frozen=True, tag=True):
@@ -282,9 +276,8 @@ class Gate(Step, frozen=True, tag=True):
     target: int
     target_region: Region
 
-    @property
-    def touched(self) -> float:
-        return self.target_region.elements * 2.0
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("gate", self.target_region, batch)
 
 
 class Host(Step, frozen=True, tag=True):

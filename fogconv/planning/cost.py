@@ -1,9 +1,9 @@
 """Costs in seconds, for a search: a shard on a device, and a set of transfers on the network cards.
 
-They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes is told by its
-programs (`fogconv.simulation.prediction`).
+They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes, its programs
+show (`fogconv.simulation.prediction`).
 
-compute   γ·MACs + the fixed cost of a step; a step that is not a conv costs its memory traffic
+compute   what `fogconv.hardware.topology.Device.work_s` says of a step of this size
 transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
 processor's part (cutting, joining, the system's copies) is added, since a fog device has no spare core
 sharing  ranks of one machine share its cores: together they take at least the sum of their processor time over these
@@ -17,7 +17,7 @@ from functools import cache
 
 from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
-from fogconv.ir.graph import Conv, Host, Layer
+from fogconv.ir.graph import Host, Layer, Tensor
 from fogconv.ir.layout import Transfer
 from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Wire
 from fogconv.ir.shard import Work
@@ -104,25 +104,21 @@ class Prices:
             busiest_s, cpu_s = max(busiest_s, shared_s), max(cpu_s, shared_s)
         return busiest_s, cpu_s
 
-    def work_s(self, layer: Layer, work: Work) -> float:
+    def work_s(self, layer: Layer, work: Work, tensors: Sequence[Tensor]) -> float:
         """One rank's part of a layer, on that rank's device."""
-        device = self.topology.devices[work.rank]
-        if isinstance(layer, Conv):
-            return device.conv_s(layer.shard(work).spec)
         if isinstance(layer, Host) or layer.relabels:
             return 0.0
-        touched = work.output.elements * self._elements * layer.passes
-        return device.step_s + device.copy_s(touched * BYTES_PER_ELEMENT)
+        return self.topology.devices[work.rank].work_s(layer.computes(tensors, work))
 
     def finish_s(self, rank: int, region: Region, summands: int) -> float:
         """Summing partial results on a rank and the epilogue over them."""
         device = self.topology.devices[rank]
         return device.step_s + device.copy_s(region.elements * self._elements * BYTES_PER_ELEMENT * (1 + summands))
 
-    def slowest_s(self, layer: Layer, works: Sequence[Work]) -> float:
+    def slowest_s(self, layer: Layer, works: Sequence[Work], tensors: Sequence[Tensor]) -> float:
         """T_edge: the ranks work at the same time, each one piece after the other, and share cores where they share a
         machine."""
         per_rank: dict[int, float] = {}
         for work in works:
-            per_rank[work.rank] = per_rank.get(work.rank, 0.0) + self.work_s(layer, work)
+            per_rank[work.rank] = per_rank.get(work.rank, 0.0) + self.work_s(layer, work, tensors)
         return together_s(per_rank, self._loads)

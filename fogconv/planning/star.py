@@ -33,7 +33,7 @@ def plan_star(
 ) -> Plan:
     """``placement.decision`` keeps S, the estimate and the reason.
 
-    ``seconds`` predicts a shard's time on a rank instead of γ·MACs (see `fogconv.hardware.latency_models`). With
+    ``seconds`` predicts a shard's time on a rank instead of γ·MACs (see `fogconv.hardware.latency.predictors`). With
     ``protection.redundancy`` the last worker computes the sum of the others' shards instead of a shard; that needs at
     least two others.
     """

@@ -4,6 +4,7 @@
     rank       runs its program's steps one after the other: a step takes the time that the model predicts for that device
     processor  of every rank: where it has a quota, the work for messages takes turns with the program's steps
     card       of every rank, full duplex: one queue out and one in; messages that share it take turns chunk by chunk
+    machine    ranks of one machine take turns on its cores, with their steps and with their messages
     medium     a shared access point: every chunk from or to one of its ranks occupies it (twice, where both are)
     message    waits for those before it to the same rank; it arrives with its last chunk, α after that was sent
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from fogconv.errors import ClusterError, DependencyError, InputError, with_extra
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, Region, StepSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
 from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Program
 from fogconv.simulation.event import Event
@@ -42,7 +44,7 @@ LEAST_CHUNKS, CHUNK_BYTES = 4, 64 << 10
 START = -1
 """The tag of the message that starts an inference on a rank."""
 SLICES = 8
-"""Pieces of a step on a shared machine: each piece takes longer by how busy the cores are when it begins."""
+"""Pieces of a kernel on a shared machine: each piece takes longer by how busy the cores are when it begins."""
 WINDOW_BYTES = 512 << 10
 """The bytes in flight to one rank before the sender's processor handles more: the send buffer of a connection."""
 
@@ -151,7 +153,7 @@ class _World:
         self.keep_events = keep_events
         self.processors = [Processor(self.env, device, self.random) for device in topology.devices]
         self.machines = {rank: (ranks, cores) for ranks, cores in topology.shared_machines for rank in ranks}
-        self.computing: set[int] = set()
+        self.at_work: dict[tuple[int, ...], float] = defaultdict(float)
         names = {device.machine or str(rank) for rank, device in enumerate(topology.devices)}
         self.disks = {name: simpy.Resource(self.env) for name in names}
         bursts = _bursts(topology)
@@ -221,7 +223,7 @@ class _World:
                 times[place] = round(begin * 1e9), round(self.env.now * 1e9)
             if rank == 0:
                 # Their reports of the end.
-                yield from self.processors[0].work(self._message_s(0) * len(self.others))
+                yield from self._work(0, self._message_s(0) * len(self.others))
                 ends[number] = self.env.now
                 if number + in_flight < len(doors):
                     doors[number + in_flight].succeed()
@@ -229,22 +231,23 @@ class _World:
     def _start(self, number: int) -> Process:
         """The master tells the others, one after the other, to start."""
         for rank in self.others:
-            yield from self.processors[0].work(self._message_s(0))
+            yield from self._work(0, self._message_s(0))
             self.env.process(self._started(number, rank))
 
     def _started(self, number: int, rank: int) -> Process:
         yield self.env.timeout(self._latency_s(self.topology.link(0, rank), 0, rank))
-        yield from self.processors[rank].work(self._message_s(rank), urgent=True)
+        yield from self._work(rank, self._message_s(rank), urgent=True)
         self._arrival(number, 0, rank, START).succeed()
 
     def _step(self, program: Program, step: steps.AnyStep, number: int) -> Generator[Any, Any, float]:
         """Run a step. Returns its start time."""
         rank, begin = program.rank, float(self.env.now)
-        work = self.processors[rank].work
         name = program.layers[step.layer] if 0 <= step.layer < len(program.layers) else "?"
         match step:
             case steps.Send():
-                yield from work(self._handling_s(rank, step.region, program.batch, step.wire) + self._message_s(rank))
+                yield from self._work(
+                    rank, self._handling_s(rank, step.region, program.batch, step.wire) + self._message_s(rank)
+                )
                 self._record(rank, f"send {name}", begin, "send")
                 self.env.process(self._message(program, step, number, name))
             case steps.Recv():
@@ -252,14 +255,14 @@ class _World:
                 if self.env.now > begin:
                     self._record(rank, f"wait {name}", begin, "wait")
                 begin = float(self.env.now)
-                yield from work(self._handling_s(rank, step.region, program.batch, step.wire))
+                yield from self._work(rank, self._handling_s(rank, step.region, program.batch, step.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
             case steps.Gather():
                 # All pieces arrive here, and none is wrong: the parity sum is received beside them, but not needed.
                 for number_of_piece, recv in enumerate(steps.gathers(step)):
                     yield self._arrival(number, recv.origin, rank, recv.tag)
                     begin = begin if number_of_piece else float(self.env.now)
-                    yield from work(self._handling_s(rank, recv.region, program.batch, recv.wire))
+                    yield from self._work(rank, self._handling_s(rank, recv.region, program.batch, recv.wire))
                 self._record(rank, f"receive {name}", begin, "receive")
             case _:
                 yield from self._read(rank, step_read_bytes(program, step))
@@ -276,16 +279,22 @@ class _World:
                 yield self.env.timeout(device.read_s(n_bytes))
 
     def _compute(self, rank: int, seconds: float) -> Process:
-        """Ranks of one machine take turns on its cores."""
+        """A step's kernel, on all of the rank's threads."""
+        slices = SLICES if rank in self.machines else 1
+        for _ in range(slices):
+            yield from self._work(rank, seconds / slices, threads=self.topology.devices[rank].threads)
+
+    def _work(self, rank: int, seconds: float, *, threads: int = 1, urgent: bool = False) -> Process:
+        """Processor time of a rank, for its program or (``urgent``) its messages. Ranks of one machine take turns on its
+        cores, for both: it takes longer by how busy these are when it begins."""
         ranks, cores = self.machines.get(rank, ((), 1.0))
         if not ranks:
-            yield from self.processors[rank].work(seconds)
+            yield from self.processors[rank].work(seconds, urgent=urgent)
             return
-        self.computing.add(rank)
-        for _ in range(SLICES):
-            threads = sum(min(self.topology.devices[other].threads, cores) for other in ranks if other in self.computing)
-            yield from self.processors[rank].work(seconds / SLICES * max(1.0, threads / cores))
-        self.computing.discard(rank)
+        mine = min(float(threads), cores)
+        self.at_work[ranks] += mine
+        yield from self.processors[rank].work(seconds * max(1.0, self.at_work[ranks] / cores), urgent=urgent)
+        self.at_work[ranks] -= mine
 
     def _message(self, program: Program, step: steps.Send, number: int, name: str) -> Process:
         """Send a message chunk by chunk; every chunk passes the medium and the other card on its own."""
@@ -303,7 +312,7 @@ class _World:
             begin = self.env.now
             yield self.env.timeout(link.wake_s + (link.messages(n_bytes / BYTES_PER_ELEMENT) - 1) * link.latency_s)
             for _ in range(chunks):
-                yield from self.processors[origin].work(self._slower(origin) * device.send_s_per_byte * chunk, urgent=True)
+                yield from self._work(origin, self._slower(origin) * device.send_s_per_byte * chunk, urgent=True)
                 yield window.get(min(chunk, WINDOW_BYTES / 2))
                 self.env.process(self._chunk(origin, step, chunk, link, number, left, window))
         if self.keep_events:
@@ -335,10 +344,10 @@ class _World:
         yield window.put(min(n_bytes, WINDOW_BYTES / 2))
         yield env.timeout(self._latency_s(link, origin, to))
         device = self.topology.devices[to]
-        yield from self.processors[to].work(self._slower(to) * device.receive_s_per_byte * n_bytes, urgent=True)
+        yield from self._work(to, self._slower(to) * device.receive_s_per_byte * n_bytes, urgent=True)
         left[0] -= 1
         if not left[0]:
-            yield from self.processors[to].work(self._message_s(to), urgent=True)
+            yield from self._work(to, self._message_s(to), urgent=True)
             self._arrival(number, origin, to, step.tag).succeed()
 
     def _line(self, origin: int, to: int) -> tuple[simpy.Resource, simpy.Container]:
@@ -384,15 +393,14 @@ class _World:
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
-                touched = 2.0 * buffer.region.elements
+                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch)
             case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
                 return self._disturbed(rank, self.array_s(rank, step))
             case _:
-                if step.touched is None:
-                    raise InputError(f"{type(step).__name__} steps (training) are not simulated")
-                touched = step.touched
-        seconds = device.step_s + device.copy_s(touched * program.batch * BYTES_PER_ELEMENT / 2)
-        return self._disturbed(rank, seconds)
+                work = step.work(program.batch)
+        if work is None:
+            raise InputError(f"{type(step).__name__} steps (training) are not simulated")
+        return self._disturbed(rank, device.work_s(work))
 
     def _slower(self, rank: int) -> float:
         return self.disturbance.stragglers.get(rank, 1.0)

@@ -57,6 +57,10 @@ def convs(name: str, *, size: int | None = None, batch: int = 1) -> tuple[NamedC
 
 def network(name: str, *, size: int | None = None, batch: int = 1) -> LayerGraph | None:
     """The whole net; None where it would have to be exported, and there is no torch."""
+    from fogconv.frontend import zoo_graphs
+
+    if size is None and batch == 1 and name in zoo_graphs.names():
+        return zoo_graphs.graph(name)
     try:
         from fogconv.frontend.network import network_graph
         from fogconv.zoo.model_request import ModelRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,27 @@ import pytest
 
 from fogconv.calibration.cache import remembered_rates
 from fogconv.calibration.calibration import Calibration, calibrate, calibrate_quickly, too_fast_to_tell
-from fogconv.calibration.devices import DISK_BYTES, FULL, QUICK, TINY, Answer, Figures, device_samples, disturbed, turns
+from fogconv.calibration.devices import (
+    DISK_BYTES,
+    FULL,
+    FULL_MAPS,
+    QUICK,
+    QUICK_MAPS,
+    TINY,
+    Answer,
+    Figures,
+    device_samples,
+    disturbed,
+    turns,
+)
 from fogconv.calibration.members import machine_cores, machines_of, master, priors_of
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import SwapError, WorkerLostError
+from fogconv.hardware.latency.features import MAP_KINDS
+from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.hardware.profile import Profile
 from fogconv.hardware.topology import KERNEL_CLASSES, USUAL_READ_BYTES_PER_S, kernel_class
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
 from fogconv.storage.swap_file import SwapFolder
 from tests.strangers import give_away
 
@@ -101,7 +115,7 @@ class FakeSession:
         return Trip(2 * self.alpha + nbytes * self.s_per_byte, 2 * self.alpha + 2 * back * self.s_per_byte)
 
     def measure(
-        self, specs: Sequence[ConvSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
+        self, specs: Sequence[StepSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
     ) -> dict[int, Answer]:
         assert ranks is not None
         self.measured.append(tuple(ranks))
@@ -119,15 +133,21 @@ class FakeSession:
         return 1e6 * disk_bytes / rank
 
 
-def seconds(specs: Sequence[ConvSpec], gamma: float) -> list[float]:
-    return [STEP + spec.macs * gamma * (3 if spec.depthwise else 1) for spec in specs]
+def seconds(specs: Sequence[StepSpec], gamma: float) -> list[float]:
+    return [STEP + own_s(spec, gamma) for spec in specs]
+
+
+def own_s(spec: StepSpec, gamma: float) -> float:
+    if isinstance(spec, ConvSpec):
+        return spec.macs * gamma * (3 if spec.depthwise else 1)
+    return spec.touched * BYTES_PER_ELEMENT * gamma * len(spec.kind)
 
 
 def answer(means: Sequence[float], stretch: float = 1.05, other_cores: float = 0.0) -> Answer:
     return Answer(means, 2e9, [mean / stretch for mean in means], other_cores)
 
 
-def local(specs: Sequence[ConvSpec], repeats: int) -> Answer:
+def local(specs: Sequence[StepSpec], repeats: int) -> Answer:
     return answer(seconds(specs, 5e-11))
 
 
@@ -145,6 +165,15 @@ def test_gamma_alpha_and_beta_are_found_again(tmp_path: Path) -> None:
     there, back = topology.link(0, 2), topology.link(2, 0)
     assert there.latency_s == back.latency_s == pytest.approx(1e-3)
     assert there.s_per_byte == pytest.approx(8e-8) and back.s_per_byte == pytest.approx(16e-8)
+
+
+def test_the_cost_of_every_other_step_is_found_again(tmp_path: Path) -> None:
+    """Each kind of step by itself: a channel shuffle takes ten times as long as a sum of maps."""
+    quick = calibrate_quickly(FakeSession(), cache=tmp_path, local=local).topology
+    for topology, specs in ((quick, QUICK_MAPS), (calibrate(FakeSession(), local=local).topology(), FULL_MAPS)):
+        for rank, gamma in enumerate((5e-11, 1e-10, 4e-10)):
+            for spec in specs:
+                assert topology.devices[rank].work_s(spec) == pytest.approx(STEP + own_s(spec, gamma), rel=0.02)
 
 
 def test_a_device_is_measured_once(tmp_path: Path) -> None:
@@ -253,7 +282,7 @@ def test_a_link_is_no_faster_than_memory_is_copied(tmp_path: Path) -> None:
 def test_a_disturbed_measurement_shows_in_the_spread() -> None:
     noise = iter([1.0, 2.0, 3.0, 1.0, 2.0, 3.0])
 
-    def noisy(specs: Sequence[ConvSpec], repeats: int) -> Answer:
+    def noisy(specs: Sequence[StepSpec], repeats: int) -> Answer:
         factor = next(noise)
         return answer([value * factor for value in local(specs, repeats).seconds])
 
@@ -266,11 +295,22 @@ def test_samples_for_predictors_come_from_every_rank() -> None:
     assert set(found) == {0, 1, 2}
     assert [sample.spec for sample in found[2]] == list(FULL[:3])
     assert found[2][0].seconds > found[1][0].seconds
+    assert all(sample.load == IDLE for sample in found[2]), "this worker does not look at its load"
+
+
+def test_samples_say_under_which_load_they_were_taken() -> None:
+    def loaded(specs: Sequence[StepSpec], repeats: int) -> Answer:
+        return replace(local(specs, repeats), loads=[DeviceLoad(0.1 * number) for number in range(len(specs))])
+
+    session = FakeSession(())
+    [samples] = device_samples(session, FULL[:3], ranks=machines_of(session), local=loaded).values()
+    assert [sample.load.cpu for sample in samples] == [0.0, 0.1, 0.2]
 
 
 def test_what_is_measured_covers_the_classes() -> None:
     assert {kernel_class(spec) for spec in FULL} == set(KERNEL_CLASSES)
-    assert set(QUICK) <= set(FULL)
+    assert set(QUICK) <= set(FULL) and set(QUICK_MAPS) <= set(FULL_MAPS)
+    assert {spec.kind for spec in FULL_MAPS} == set(MAP_KINDS)
     assert TINY.macs < 2000
 
 
@@ -351,7 +391,7 @@ def test_what_other_work_is(stretch: float, other_cores: float, threads: int, qu
 def test_no_rank_is_slower_than_one_with_fewer_threads_on_its_computer(tmp_path: Path) -> None:
     """The master was measured beside other work, its workers of one thread each were not."""
 
-    def busy(specs: Sequence[ConvSpec], repeats: int) -> Answer:
+    def busy(specs: Sequence[StepSpec], repeats: int) -> Answer:
         return answer(seconds(specs, 9e-10), stretch=1.6, other_cores=9.0)
 
     session = FakeSession((1e-10,), machine=master().machine, threads=1, kernels=master().kernels)

@@ -9,15 +9,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from fogconv.calibration.sample_sizes import random_convs, random_maps
 from fogconv.errors import InputError, TopologyError
-from fogconv.hardware.latency_models import Sample, fit, random_convs
-from fogconv.hardware.profile import Profile, ProfileSample, read_profile, write_profile
+from fogconv.hardware.latency.predictors import fit
+from fogconv.hardware.latency.samples import DeviceLoad, Sample
+from fogconv.hardware.profile import Profile, read_profile, write_profile
 from fogconv.hardware.topology import Device, Link, Topology
 
 MASTER = Device("master", {"default": 1e-10}, 2e-10, 1e-5, None, 2)
 PI = Device(
-    "pi", {"default": 4e-10, "winograd": 2e-10}, 4e-10, 2e-5, 900_000_000, 4, "tcp://10.0.0.2:5555", 1e-10, 3e-5, 2e-10
-)
+    "pi", {"default": 4e-10, "winograd": 2e-10}, 4e-10, 2e-5, 900_000_000, 4, "tcp://10.0.0.2:5555", 1e-10, 3e-5, 2e-10,
+    map_s_per_byte={"pool": 3e-10, "default": 2e-10},
+)  # fmt: skip
 TOPOLOGY = Topology((MASTER, PI), {(0, 1): Link(1e-4, 8e-8, 0.01, 1000), (1, 0): Link(2e-4, 9e-8)})
 
 
@@ -54,7 +57,11 @@ def test_what_a_throttled_device_on_a_shaped_link_is_like_comes_back() -> None:
     assert again.links == links
 
 
-SAMPLES = [Sample(spec, 1e-3 + spec.macs * 7e-11) for spec in random_convs(40, seed=1)]
+LOAD = DeviceLoad(0.25, 1.5, 0.5, 61.0)
+SAMPLES = [
+    *(Sample(spec, 1e-3 + spec.macs * 7e-11, LOAD) for spec in random_convs(40, seed=1)),
+    *(Sample(spec, 1e-5 + spec.touched * 3e-10, LOAD) for spec in random_maps(27, seed=1)),
+]
 
 
 def predicted(name: str) -> Profile:
@@ -62,26 +69,60 @@ def predicted(name: str) -> Profile:
     from msgspec.structs import replace
 
     profile = Profile.of(TOPOLOGY)
-    samples = tuple(ProfileSample.of(sample) for sample in SAMPLES)
-    return replace(profile, predictor=name, devices=tuple(replace(device, samples=samples) for device in profile.devices))
+    return replace(profile, predictor=name, devices=tuple(device.with_samples(SAMPLES) for device in profile.devices))
 
 
 @pytest.mark.parametrize("name", ["macs", "mean", "regression"])
-def test_a_predictor_in_a_profile_prices_convs_instead_of_gamma(name: str, tmp_path: Path) -> None:
+def test_a_predictor_in_a_profile_prices_steps_instead_of_gamma(name: str, tmp_path: Path) -> None:
     write_profile(predicted(name), tmp_path / "profile.json")
     device = read_profile(tmp_path / "profile.json").topology().devices[1]
     predictor = fit(name, SAMPLES)
-    for sample in SAMPLES[:10]:
-        assert device.conv_s(sample.spec) == pytest.approx(predictor.seconds(sample.spec))
-    assert device.scaled(2).conv_s(SAMPLES[0].spec) == pytest.approx(predictor.seconds(SAMPLES[0].spec) / 2)
+    for sample in SAMPLES[::5]:
+        assert device.work_s(sample.spec) == pytest.approx(predictor.seconds(sample.spec, LOAD))
+        assert device.scaled(2).work_s(sample.spec) == pytest.approx(predictor.seconds(sample.spec, LOAD) / 2)
+
+
+def test_samples_come_back_with_their_loads() -> None:
+    again = msgspec.json.decode(msgspec.json.encode(predicted("macs")), type=Profile)
+    device = again.devices[1]
+    assert [sample.sample() for sample in (*device.samples, *device.map_samples)] == SAMPLES
+
+
+def test_samples_of_older_profiles_have_no_load() -> None:
+    document = json.loads(msgspec.json.encode(predicted("macs")))
+    for device in document["devices"]:
+        device["samples"] = [sample[:8] for sample in device["samples"]]
+        del device["map_samples"], device["map_s_per_byte"]
+    again = msgspec.json.decode(json.dumps(document), type=Profile)
+    assert again.devices[0].samples[0].sample() == Sample(SAMPLES[0].spec, SAMPLES[0].seconds)
+
+
+@pytest.mark.parametrize("name", ["forest", "boosted"])
+def test_a_profile_prices_for_the_load_at_which_it_was_measured(name: str) -> None:
+    from msgspec.structs import replace
+
+    convs = random_convs(60, seed=1)
+    samples = [Sample(s, 1e-10 * s.macs * (1 + cpu), DeviceLoad(cpu)) for s in convs for cpu in (0.0, 0.8, 0.8)]
+    profile = Profile.of(TOPOLOGY)
+    devices = tuple(device.with_samples(samples) for device in profile.devices)
+    device = replace(profile, predictor=name, devices=devices).topology().devices[1]
+    assert device.conv_s(convs[0]) == pytest.approx(1.8e-10 * convs[0].macs, rel=0.2)
 
 
 def test_a_sample_that_cannot_be_is_refused(tmp_path: Path) -> None:
     document = json.loads(msgspec.json.encode(predicted("macs")))
-    document["devices"][1]["samples"][0][-1] = 0.0
+    document["devices"][1]["samples"][0][7] = 0.0
     with pytest.raises(TopologyError, match=r"a sample of 0\.0 s: it must be positive"):
         reread(document, tmp_path)
     document["devices"][1]["samples"][0][0] = [0, 4]
+    with pytest.raises(TopologyError):
+        reread(document, tmp_path)
+
+
+@pytest.mark.parametrize("place", [6, 1, 3])
+def test_a_sample_of_another_step_that_cannot_be_is_refused(place: int, tmp_path: Path) -> None:
+    document = json.loads(msgspec.json.encode(predicted("macs")))
+    document["devices"][1]["map_samples"][0][place] = 0
     with pytest.raises(TopologyError):
         reread(document, tmp_path)
 

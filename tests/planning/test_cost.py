@@ -5,14 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
 
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.latency.features import MAP_KINDS
+from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology
 from fogconv.ir.geometry import Region
+from fogconv.ir.graph import Host, LayerGraph
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import WIRE_BYTES
+from fogconv.ir.program import WIRE_BYTES, Copy, Input, Output
+from fogconv.ir.program import Host as HostStep
 from fogconv.ir.shard import Work
+from fogconv.lowering.lower import lower
 from fogconv.planning.cost import Prices
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from fogconv.simulation.simulator import simulate
 from tests.chains import chain
+from tests.random_graphs import graphs
+
+UNLIKE = Device(
+    "d",
+    {"default": 1e-9, **{kind: (2 + number) * 1e-9 for number, kind in enumerate(KERNEL_CLASSES)}},
+    copy_s_per_byte=1e-10,
+    step_s=1e-6,
+    map_s_per_byte={kind: (3 + number) * 1e-10 for number, kind in enumerate(MAP_KINDS)},
+)
+"""A device on which every type of step has a rate of its own."""
 
 WHOLE = Region.whole(10, 10, 10)
 BYTES = 4000
@@ -56,9 +74,41 @@ def test_half_the_bytes_in_sixteen_bits() -> None:
 
 
 def test_the_slowest_rank_is_the_layers_time() -> None:
-    layer = chain(16, 16, size=8).convs[0]
+    graph = chain(16, 16, size=8)
+    layer = graph.convs[0]
     whole = Region.whole(16, 8, 8)
     works = [Work(1, whole), Work(2, whole), Work(2, whole)]
     cost = prices()
-    assert cost.slowest_s(layer, works) == pytest.approx(2 * cost.work_s(layer, works[0]))
-    assert cost.work_s(layer, works[0]) == pytest.approx(layer.spec.macs / 1e9)
+    assert cost.slowest_s(layer, works, graph.tensors) == pytest.approx(2 * cost.work_s(layer, works[0], graph.tensors))
+    assert cost.work_s(layer, works[0], graph.tensors) == pytest.approx(layer.spec.macs / 1e9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(graph=graphs())
+def test_planner_and_simulator_price_every_step_alike(graph: LayerGraph) -> None:
+    """A pool, a global mean and a channel shuffle cost the planner other sums than the simulator once."""
+    topology = Topology((UNLIKE,))
+    found = plan(graph, topology, PlanOptions("local"))
+    [program] = lower(graph, found).programs
+    cost = Prices(topology, graph.tensors[graph.input].batch)
+    planned: dict[str, float] = {}
+    for layer, placement in zip(graph.layers, found.placements, strict=True):
+        if not isinstance(layer, Host) and not layer.relabels:
+            planned[layer.name] = sum(cost.work_s(layer, work, graph.tensors) for work in placement.work)
+    [times] = simulate([program], topology).times
+    simulated: dict[str, float] = dict.fromkeys(planned, 0.0)
+    for step, (begin, end) in zip(program.steps, times[0], strict=True):
+        if not isinstance(step, Copy | Input | Output | HostStep):
+            simulated[program.layers[step.layer]] += (end - begin) * 1e-9
+    assert simulated == pytest.approx(planned, rel=1e-6, abs=2e-9)
+
+
+def test_a_step_of_another_kind_costs_its_own_rate() -> None:
+    topology = Topology((UNLIKE, UNLIKE), {}, Link(1e-4, 1e-9))
+    graph = chain(16, 16, size=8)
+    for layer in graph.layers:
+        work = Work(1, graph.tensors[layer.writes[0]].region)
+        assert Prices(topology).work_s(layer, work, graph.tensors) == UNLIKE.work_s(layer.computes(graph.tensors, work))
+    halved = UNLIKE.scaled(2)
+    spec = Copy(0, 0, Region.whole(16, 8, 8), 1, accumulate=True).work(3)
+    assert halved.work_s(spec) == pytest.approx(UNLIKE.work_s(spec) / 2)

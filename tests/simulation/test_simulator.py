@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -65,6 +67,22 @@ def test_ranks_of_one_machine_take_turns_on_its_cores() -> None:
             [program(rank, ranks, conv()) for rank in range(ranks)], Topology((device,) * ranks, {}, Link(0.0, BETA))
         )
         assert found.total_s == pytest.approx(slower * SPEC.macs * GAMMA, rel=0.15)
+
+
+def test_ranks_of_one_machine_take_turns_on_its_cores_for_their_messages_too() -> None:
+    """Two pairs exchange a message at the same time, on one core; or each rank on a core of its own."""
+    alone = Device("d", {"default": GAMMA}, message_s=0.25, send_s_per_byte=BETA, receive_s_per_byte=BETA)
+    shared = replace(alone, machine="m", machine_cores=1.0)
+    programs = [
+        program(0, 4, Send(0, 0, WHOLE, 1, 1)),
+        program(1, 4, Recv(0, 0, WHOLE, 0, 1)),
+        program(2, 4, Send(0, 0, WHOLE, 3, 2)),
+        program(3, 4, Recv(0, 0, WHOLE, 2, 2)),
+    ]
+    apart, together = (
+        simulate(programs, Topology((device,) * 4, {}, Link(0.0, BETA / 100))).total_s for device in (alone, shared)
+    )
+    assert together > 1.8 * apart
 
 
 def test_a_message_takes_its_bytes_and_the_latency() -> None:

@@ -57,7 +57,7 @@ def test_every_classification_model_of_torchvision_is_known() -> None:
     assert "fasterrcnn_resnet50_fpn" not in names
 
 
-def test_a_file_of_weights_is_not_taken_for_random_ones_by_its_name() -> None:
+def test_a_file_of_weights_may_have_random_in_its_name() -> None:
     assert says_random("random (seed 3)") and not says_random("random.pth")
 
 

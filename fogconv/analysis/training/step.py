@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.hardware.training_costs import pass_s
 from fogconv.ir import program as steps
-from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
 from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.layout import MASTER
 from fogconv.ir.program import Program
@@ -144,10 +145,10 @@ def distributed_s(
             disturbance=medium.disturbance,
             access_points=medium.access_points,
             access_point_bytes_per_s=medium.bytes_per_s,
-            array_s=lambda rank, step: _array_s(topology, rank, step),
+            array_s=partial(_array_s, topology, shards, run),
             keep_events=False,
         )
-        messages = 2 * (len(programs) - 1)  # each worker is told to begin, and says when it is done
+        messages = 2 * (len(programs) - 1)  # a message starts each worker, and one ends its part
         latency_s += timeline.latencies_s[0] + messages * topology.devices[MASTER].message_s
         found += _computing_s(programs, timeline, *(GRADIENTS if run.backward else (steps.ConvForward,)))
     forward_s, input_s, weight_s = found
@@ -169,7 +170,11 @@ def _computing_s(programs: Sequence[Program], timeline: Timeline, *kinds: type) 
     return max(per_rank, key=sum)
 
 
-def _array_s(topology: Topology, rank: int, step: steps.ArrayStep) -> float:
+WEIGHT_COPIES = 2
+"""The master keeps a copy of the weights that it sends, and cuts them."""
+
+
+def _array_s(topology: Topology, shards: Sequence[Shard], run: Pass, rank: int, step: steps.ArrayStep) -> float:
     device = topology.devices[rank]
     match step:
         case steps.ConvForward():
@@ -178,6 +183,9 @@ def _array_s(topology: Topology, rank: int, step: steps.ArrayStep) -> float:
             return pass_s(device, "input", step.spec)
         case steps.ConvGradWeight():
             return pass_s(device, "weight", step.spec)
+        case steps.ArrayInput() if run.ship and step.array.startswith("w"):
+            shard = shards[int(step.array[1:])]
+            return device.copy_s(WEIGHT_COPIES * shard.spec.weight_elements * BYTES_PER_ELEMENT)
         case _:
             return 0.0
 

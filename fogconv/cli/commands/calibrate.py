@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
-from fogconv.hardware.latency_models import FITS
+from fogconv.hardware.latency.predictors import FITS
 
 if TYPE_CHECKING:
     from fogconv.cluster.session.session import Session
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 else:
     PredictorName = choice("PredictorName", (*FITS, ALL))
 
-SAMPLES = 150
-"""Random convs to fit a predictor on each device; the others are held out for its score."""
-HELD_OUT = 50
+SAMPLES, MAP_SAMPLES = 150, 54
+"""Random convs, and other steps, to fit a predictor on each device, beside steps of published nets, which judge it."""
 MODEL = "resnet18"
 
 
@@ -45,7 +45,7 @@ def calibrate(
     quick: Annotated[bool, typer.Option("--quick", help="Measure in under 2 seconds, without spreads.")] = False,
     predictor: Annotated[
         PredictorName | None,
-        typer.Option(help="Also time random convs, and predict convs by this method, or by the best of all."),
+        typer.Option(help="Also time steps of many sizes, and predict by this method, or by the one that is best for nets."),
     ] = None,
     training: Annotated[
         bool,
@@ -61,7 +61,8 @@ def calibrate(
     insecure: InsecureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON on stdout.")] = False,
 ) -> None:
-    """Measure γ per kernel class on every device, α and β on every link in both directions, with their spreads."""
+    """Measure γ per kernel class and the rates of other steps on every device, α and β on every link in both directions,
+    with their spreads."""
     with sentences("fogconv calibrate"):
         from fogconv.cluster.connect import connect
         from fogconv.frontend.zoo_graphs import graph as zoo_graph
@@ -106,28 +107,28 @@ def _measured(session: Session, quick: bool) -> Profile:
 
 
 def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:
-    """The profile with samples of each device and a predictor for them ("all": the one with the least error), and, per
-    rank and predictor, its score on convs that it was not fitted to.
+    """The profile with samples of each device and a predictor for them ("all": the one that is best for steps of nets), and,
+    per rank and predictor, its score on such steps that it was not fitted to.
     """
+    from dataclasses import asdict
+
     from msgspec.structs import replace
 
     from fogconv.calibration.devices import device_samples
     from fogconv.calibration.members import machines_of
-    from fogconv.hardware.latency_models import compare, random_convs
-    from fogconv.hardware.profile import ProfileSample
+    from fogconv.calibration.sample_sizes import NET_STEPS, sample_steps
+    from fogconv.hardware.latency.predictors import choose, judge
 
-    specs = random_convs(SAMPLES + HELD_OUT, most_macs=20_000_000)
+    specs = sample_steps(SAMPLES, MAP_SAMPLES)
     names = tuple(FITS) if name == ALL else (name,)
-    scores: dict[str, Any] = {}
+    scores = {}
     devices = list(profile.devices)
     for rank, samples in device_samples(session, specs, ranks=machines_of(session)).items():
-        found = compare(samples[:SAMPLES], samples[SAMPLES:], names)
-        scores[f"rank {rank}"] = {
-            each: {"within_10pct": score.within_10pct, "mape": score.mape} for each, score in found.items()
-        }
-        devices[rank] = replace(devices[rank], samples=tuple(ProfileSample.of(sample) for sample in samples))
-    best = min(names, key=lambda each: sum(found[each]["mape"] for found in scores.values()))
-    return replace(profile, devices=tuple(devices), predictor=best), scores
+        judges = [sample for sample in samples if sample.spec in NET_STEPS]
+        scores[rank] = judge([sample for sample in samples if sample.spec not in NET_STEPS], judges, names)
+        devices[rank] = devices[rank].with_samples(samples)
+    shown = {f"rank {rank}": {each: asdict(score) for each, score in found.items()} for rank, found in scores.items()}
+    return replace(profile, devices=tuple(devices), predictor=choose(list(scores.values()))), shown
 
 
 def _judged(profile: Profile, graph: LayerGraph, quiet: bool) -> Profile:
@@ -175,6 +176,12 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
                 *([_change(profile.stability, f"gamma rank {rank} {kind}")] if profile.stability else []),
             )
     console.print(table)
+    for rank, device in enumerate(profile.devices):
+        rates = (
+            f"{kind} {1e-9 / cost:.1f}" for kind, cost in device.map_s_per_byte.items() if kind != "default" and cost > 0
+        )
+        if device.map_s_per_byte:
+            console.print(Paragraph(f"Other steps of rank {rank}, GB/s through memory: {escape(', '.join(rates))}"))
     if profile.links:
         links = Table(title="Links", title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in ("link", "α", "±", *(["plan"] if profile.stability else []), "bandwidth", "± "):
@@ -199,15 +206,25 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
         console.print(Paragraph(_verdict(profile.stability)))
     for who, found in scores.items():
         shown = "; ".join(
-            f"{name} {100 * s['within_10pct']:.0f} % within 10 %, MAPE {s['mape']:.0%}" for name, s in found.items()
+            f"{name} {100 * s['within_10pct']:.0f} % within 10 %, off by {s['factor']:.2f}×, at worst {s['worst']:.1f}×"
+            for name, s in found.items()
         )
         console.print(Paragraph(f"{who}: {shown}"))
     if scores:
-        console.print(f"The profile predicts convs by {profile.predictor}.")
+        console.print(Paragraph(f"The profile predicts steps by {profile.predictor}. {_by_type(profile.predictor, scores)}"))
     worst = max(profile.spreads.values(), default=0.0)
     if worst > 0.2:
         console.print(f"The worst spread is {worst:.0%}: other work was running on these devices or links. Measure again.")
     console.print(f"Measured in {took_s:.1f} s.")
+
+
+def _by_type(predictor: str, scores: dict[str, Any]) -> str:
+    """By how much it is off for each type of step, on average over the devices."""
+    found: dict[str, list[float]] = {}
+    for each in scores.values():
+        for kind, factor in each[predictor]["types"].items():
+            found.setdefault(kind, []).append(factor)
+    return f"Off by type: {', '.join(f'{kind} {statistics.geometric_mean(f):.2f}×' for kind, f in found.items())}."
 
 
 def _change(found: Stability, name: str) -> str:

@@ -93,7 +93,9 @@ def simulate(
     batch: Annotated[
         int | None,
         typer.Option(
-            parser=number("count", table.BATCH), help="Images in a training step; by default 8.", rich_help_panel=HOW
+            parser=number("count", table.BATCH),
+            help="Number of images in a training step; by default 8.",
+            rich_help_panel=HOW,
         ),
     ] = None,
     workers: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -37,8 +36,9 @@ class Health:
     """One worker, as of its last answer.
 
     ``rate`` is the hostfile's (1: as fast as the others); ``share`` is the worker's part of all the weights that
-    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers. ``authenticated``: it serves masters
-    by their keys; None where it has not answered.
+    workers hold; ``bytes_per_s`` and ``runs_per_s`` are between its last two answers. ``load``: see
+    `fogconv.hardware.latency.samples.DeviceLoad`. ``authenticated``: it serves masters by their keys. Both are None where
+    it has not answered.
     """
 
     address: str
@@ -63,6 +63,7 @@ class Health:
     task: str = ""
     """What a busy worker does: loading, measuring, running."""
     authenticated: bool | None = None
+    load: Mapping[str, float | None] | None = None
 
 
 @dataclass
@@ -135,6 +136,8 @@ class Watcher:
         self._endpoint.close()
 
     def _note(self, address: str, status: Status) -> None:
+        from msgspec import structs
+
         before, now = self.health[address], time.monotonic()
         restarted = before.uptime_s > 0 and status.uptime_s < before.uptime_s
         since = now - self._answered_at.get(address, now)
@@ -156,7 +159,8 @@ class Watcher:
             memory_bytes=status.memory_bytes,
             memory_limit_bytes=status.memory_limit_bytes,
             threads=status.threads,
-            temperature_c=None if math.isnan(status.temperature_c) else status.temperature_c,
+            load=structs.asdict(status.load),
+            temperature_c=status.load.temperature_c,
             throttled=status.throttled,
             authenticated=status.authenticated,
             uptime_s=status.uptime_s,
@@ -183,7 +187,7 @@ def status(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per round on stdout.")] = False,
 ) -> None:
-    """Show the workers' state, share, speed, temperature and memory.
+    """Show the workers' state, share, speed, memory, other load and temperature.
 
     This does not disturb the workers or their master. Ctrl-C ends it.
     """
@@ -259,7 +263,7 @@ def table(found: Sequence[Health]) -> RenderableType:
         "sent\nB/s",
         "recvd\nseen",
         "memory\nlimit",
-        "°C\n",
+        "load\n°C",
         "restarts\n",
     )
     for health in found:
@@ -276,7 +280,7 @@ def table(found: Sequence[Health]) -> RenderableType:
             "" if silent else f"{byte_count(health.sent_bytes)}\n{byte_count(health.bytes_per_s)}",
             "" if silent else f"{byte_count(health.received_bytes)}\n{_age(health.seen_s_ago or 0.0)}",
             "" if silent else f"{byte_count(health.memory_bytes)}\n{_limit(health, byte_count)}",
-            f"{heat}\n{'[red]slow[/red]' if health.throttled else ''}",
+            f"{_others(health)}\n{heat}{' [red]slow[/red]' if health.throttled else ''}",
             str(health.restarts),
         )
     warning = unprotected(found)
@@ -289,6 +293,11 @@ def unprotected(found: Sequence[Health]) -> str:
 
     names = [health.address for health in found if health.authenticated is False and not is_local(health.address)]
     return f"Without keys, open to every process that reaches them: {', '.join(names)}" if names else ""
+
+
+def _others(health: Health) -> str:
+    """What other processes take of the cores."""
+    return "" if health.load is None else f"{health.load['cpu'] or 0.0:.0%}"
 
 
 def _limit(health: Health, byte_count: Any) -> str:

@@ -80,7 +80,7 @@ class Options:
                     needed.setdefault(tensor, [()] * ranks)[work.rank] = (region,)
                 if isinstance(layer, Conv):
                     stored[work.rank] += weight_elements(layer, work)
-            edge_s = self._prices.slowest_s(layer, works)
+            edge_s = self._prices.slowest_s(layer, works, self._graph.tensors)
         except GeometryError:  # a part would read only padding, or cut a group
             return None
         if isinstance(layer, Host):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fogconv.calibration import calibration
+from fogconv.calibration import calibration, sample_sizes
 from fogconv.cli.commands import calibrate as command
-from fogconv.hardware.latency_models import FITS
+from fogconv.hardware.latency.predictors import FITS
 from fogconv.hardware.profile import Stability, read_profile
 from tests.cli import program
 from tests.cli.program import Outcome
@@ -26,7 +26,9 @@ def brief(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two kernel classes in one pass: the test is of the command."""
     monkeypatch.setattr(calibration, "BUDGET_S", 0.0)
     monkeypatch.setattr(
-        calibration.calibrate, "__kwdefaults__", calibration.calibrate.__kwdefaults__ | {"specs": calibration.QUICK[:3]}
+        calibration.calibrate,
+        "__kwdefaults__",
+        calibration.calibrate.__kwdefaults__ | {"specs": calibration.QUICK[:3] + calibration.QUICK_MAPS[:1]},
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -41,6 +43,7 @@ def test_a_cluster_becomes_a_profile(tmp_path: Path) -> None:
     for text in ("Devices", "Links", "0→2", "2→0", "winograd", "too fast to tell"):
         assert text in result.stdout
     assert "Tbit/s" not in result.stdout
+    assert "GB/s through memory: pool" in " ".join(result.stdout.split())
 
 
 @pytest.mark.usefixtures("brief")
@@ -87,13 +90,15 @@ def test_the_verdict_says_what_was_tried(changes: dict[str, int | None], togethe
 
 @pytest.mark.usefixtures("brief")
 def test_a_predictor_goes_into_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "SAMPLES", 6)
-    monkeypatch.setattr(command, "HELD_OUT", 2)
+    monkeypatch.setattr(command, "SAMPLES", 4)
+    monkeypatch.setattr(command, "MAP_SAMPLES", 2)
+    monkeypatch.setattr(sample_sizes, "NET_STEPS", (*calibration.QUICK[:3], *calibration.QUICK_MAPS[1:3]))
     result = call("--cluster", "inproc://1", "--predictor", "macs", "--out", str(tmp_path / "profile.json"))
     assert result.exit_code == 0, result.output
-    assert "predicts convs by macs" in result.stdout
+    assert "predicts steps by macs" in result.stdout and "add" in result.stdout
     profile = read_profile(tmp_path / "profile.json")
-    assert profile.predictor == "macs" and all(len(device.samples) == 8 for device in profile.devices)
+    assert profile.predictor == "macs"
+    assert [(len(device.samples), len(device.map_samples)) for device in profile.devices] == [(7, 4)] * 2
     sample = profile.devices[1].samples[0].sample()
     assert profile.topology().devices[1].conv_s(sample.spec) > 0
 

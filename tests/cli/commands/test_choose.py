@@ -47,7 +47,7 @@ def test_json_has_all_figures_in_the_table_s_order() -> None:
 
 def test_enough_models_end_the_search() -> None:
     result = call(*FEW, "--deadline", "60ms", "--most", "1")
-    assert "1 less accurate models were not tried" in result.stdout and "squeezenet1_1" not in result.stdout
+    assert "1 less accurate model was not tried" in result.stdout and "squeezenet1_1" not in result.stdout
 
 
 def test_no_model_may_be_left() -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from msgspec import structs
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from fogconv.cli.commands.status import Health, Watcher, rates_of, status, table, unprotected
 from fogconv.cluster.connect import connect
 from fogconv.errors import InputError
+from fogconv.hardware.latency.samples import DeviceLoad
 from tests.cluster.launch import free_port, process, wait_until_listening
 
 pytestmark = pytest.mark.alone
@@ -52,6 +54,8 @@ def test_idle_workers_are_seen(addresses: list[str]) -> None:
         assert worker["memory_limit_bytes"] == 900_000_000
         assert worker["uptime_s"] > 0
         assert worker["restarts"] == 0
+        assert 0 <= worker["load"]["cpu"] <= 1 and 0 < worker["load"]["memory"] < 1
+        assert worker["load"]["temperature_c"] == worker["temperature_c"]
 
 
 def test_a_worker_tells_its_master_and_is_not_disturbed(addresses: list[str]) -> None:
@@ -118,7 +122,7 @@ def test_ranks_without_addresses_can_not_be_asked() -> None:
 def test_the_table_is_whole_at_80_columns_and_shows_heat() -> None:
     hot = Health(
         "tcp://192.168.100.100:5555", 1.5, "busy", "some-master:12345", 0.125, 123456, 99.9, 10**10, 10**10, 10**8, 10**9,
-        10**9, 2 * 10**9, 4, 81.5, True, 1e6, 12, 0.01,
+        10**9, 2 * 10**9, 4, 81.5, True, 1e6, 12, 0.01, load=structs.asdict(DeviceLoad(0.97)),
     )  # fmt: skip
     out = io.StringIO()
     Console(file=out, width=80).print(table([hot]))
@@ -133,8 +137,8 @@ def test_the_table_is_whole_at_80_columns_and_shows_heat() -> None:
         "10.0G",
         "100M",
         "2.0G",
-        "82",
-        "slow",
+        "82 slow",
+        "97%",
         "12 d",
         "12",
     ):

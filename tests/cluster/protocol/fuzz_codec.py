@@ -34,9 +34,12 @@ from fogconv.cluster.transport.zeromq.shared_memory import ACCEPTED, Arena, Shar
 from fogconv.cluster.worker import server
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import FogconvError, WireError
+from fogconv.hardware.latency import samples
+from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.hardware.topology import Topology
 from fogconv.ir import geometry
 from fogconv.ir import program as ir
+from fogconv.ir.geometry import ConvSpec, MapSpec
 from fogconv.ir.program import weight_key
 from fogconv.kernels.maps import wire
 from fogconv.lowering.lower import lower
@@ -298,15 +301,22 @@ def honest() -> list[m.AnyMessage]:
         m.Abort(1),
         m.Ping(1, True),
         m.Unload(1),
+        m.Measure(1, (ConvSpec(3, 5, 8, 8, (3, 3)),), 3, (MapSpec("pool", 5, 4, 4, kernel=(2, 2), stride=(2, 2)),)),
+        m.Measured(1, (1e-3, 1e-4), 1e9, (9e-4, 9e-5), 0.5, (LOAD, DeviceLoad(0.5))),
+        m.StatusQuery(1),
+        m.Status(1, "ready", "fuzz", 3.0, 1, 1, 1, 4, 1 << 20, 0, 1, 1, 2, LOAD, False, True),
         m.Bye(),
     ]
+
+
+LOAD = DeviceLoad(0.5, 1.5, 0.3, 61.0, 0.9, 0.1, 0.2, 40.0)
 
 
 def main() -> None:
     CORPUS.mkdir(parents=True, exist_ok=True)
     for name, data in seeds().items():
         (CORPUS / name).write_bytes(data)
-    decoders = functions_of((codec, peer_text, lifecycle, server, chunking, shared_memory, ir, geometry))
+    decoders = functions_of((codec, peer_text, lifecycle, server, chunking, shared_memory, ir, geometry, samples))
     for function in (*decoders, wire.decode, wire._decompress, wire._decode_zeros, wire._expect):
         atheris.instrument_func(function)
     logging.disable()

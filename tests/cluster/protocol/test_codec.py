@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
 from typing import Any
 
@@ -15,7 +16,8 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.peer_text import cleaned
 from fogconv.errors import WireError
-from fogconv.ir.geometry import ConvSpec
+from fogconv.hardware.latency.samples import DeviceLoad
+from fogconv.ir.geometry import ConvSpec, MapSpec
 
 counts = st.integers(0, 2**62)
 nanoseconds = st.integers(-(2**62), 2**62)
@@ -33,6 +35,12 @@ specs = st.builds(
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.tuples(*[st.integers(0, 2)] * 4),
 )
+
+shares = st.floats(0, 1)
+celsius = st.none() | st.floats(-300, 10_000)
+loads = st.builds(DeviceLoad, shares, st.floats(0, 1e6), shares, celsius, *[st.none() | shares] * 3, celsius)
+pairs = st.tuples(counts.map(lambda n: n + 1), counts.map(lambda n: n + 1))
+maps = st.builds(MapSpec, texts, *[counts.map(lambda n: n + 1)] * 4, pairs, pairs)
 
 digests = st.text("0123456789abcdef", max_size=64)
 machines = st.builds(
@@ -66,8 +74,26 @@ MESSAGES: dict[type[Any], st.SearchStrategy[Any]] = {
         floats,
         st.lists(floats, max_size=4).map(tuple),
         floats,
+        st.lists(loads, max_size=4).map(tuple),
     ),
-    m.Measure: st.builds(m.Measure, counts, st.lists(specs, max_size=3).map(tuple), st.integers(1, 1000)),
+    m.Measure: st.builds(
+        m.Measure,
+        counts,
+        st.lists(specs, max_size=3).map(tuple),
+        st.integers(1, 1000),
+        st.lists(maps, max_size=3).map(tuple),
+    ),
+    m.Status: st.builds(
+        m.Status,
+        counts,
+        texts,
+        texts,
+        floats,
+        *[counts] * 9,
+        loads,
+        st.booleans(),
+        st.booleans(),
+    ),
     m.StatusQuery: st.builds(m.StatusQuery, counts),
     m.Bye: st.builds(m.Bye),
 }
@@ -79,7 +105,21 @@ def frames_of(message: Any, payload: bytes = b"") -> list[codec.Frame]:
 
 
 def test_every_type_is_covered() -> None:
-    assert set(m.KINDS) - set(MESSAGES) == {m.Status}, "add a strategy for a new type"
+    assert set(m.KINDS) == set(MESSAGES), "add a strategy for a new type"
+
+
+@pytest.mark.parametrize(
+    "load",
+    [[1.5], [-0.1], [math.nan], [0.0, math.inf], [0.0, 1.0, 2.0], [0.0, 1.0, 0.5, math.nan], [0.0] * 9, [None]],
+    ids=str,
+)
+def test_a_worker_that_lies_about_its_load_is_not_understood(load: list[object]) -> None:
+    status = m.Status(1, "ready", "", 1.0, 0, 0, 0, 0, 0, 0, 0, 0, 1, DeviceLoad(), False, True)
+    body = msgspec.to_builtins(status)
+    body[-3] = load
+    [header] = codec.encode(status)
+    with pytest.raises(WireError, match="malformed Status"):
+        codec.decode([bytes(header)[: codec._PRELUDE.size] + msgspec.msgpack.encode(body)])
 
 
 @given(messages, st.binary(max_size=300))

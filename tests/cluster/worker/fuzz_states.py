@@ -27,7 +27,7 @@ from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import WireError
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.geometry import ConvSpec, MapSpec, Region
 from tests.cluster.worker.wedges import KEY, SPEC, WEDGES, WEIGHT, honest
 from tests.fuzzing import CORPUS, Fuzzer
 
@@ -194,7 +194,7 @@ def seeds() -> Mapping[str, bytes]:
         (MASTER, (m.Run(2, 1),)),
         (STRANGER, (m.StatusQuery(1),)),
         (MASTER, (m.Abort(2),)),
-        (MASTER, (m.Measure(3, (SPEC,), 1),)),
+        (MASTER, (m.Measure(3, (SPEC,), 1, (MapSpec("pool", 5, 4, 4, kernel=(2, 2), stride=(2, 2)),)),)),
         (MASTER, (m.Bye(),)),
     ]
     found = {f"until {number}": _packed(whole[: number + 1]) for number in range(len(whole))}
@@ -274,6 +274,10 @@ def _value(kind: type[m.AnyMessage], name: str, r: random.Random) -> Any:
             return r.choice([WEIGHT.shape, [], [2**62] * 8, [0], [135]])
         case "specs":
             return [msgspec.to_builtins(_spec(r)) for _ in range(r.choice([0, 1, 1, 2, 1024]))]
+        case "maps":
+            return [msgspec.to_builtins(_map(r)) for _ in range(r.choice([0, 0, 1, 2, 256]))]
+        case "load":
+            return [r.choice([0.0, 0.5, 1.0]), 1.5, 0.3, *r.choice([[], [None] * 5, [61.0, 0.9, 0.1, 0.2, 40.0]])]
         case "repeats":
             return r.choice([1, 1, 3, 1000])
         case "reply_bytes":
@@ -290,6 +294,12 @@ def _value(kind: type[m.AnyMessage], name: str, r: random.Random) -> Any:
 def _spec(r: random.Random) -> ConvSpec:
     wedges = [made for made in (make_wedge() for make_wedge in WEDGES.values()) if isinstance(made, ConvSpec)]
     return r.choice([SPEC, SPEC, SPEC, *wedges])
+
+
+def _map(r: random.Random) -> MapSpec:
+    wedges = [made for made in (make_wedge() for make_wedge in WEDGES.values()) if isinstance(made, MapSpec)]
+    kind = r.choice(["pool", "globalpool", "add", "affine", "gate", "permute", "copy", "maximum", "leaky_relu", "oracle"])
+    return r.choice([MapSpec(kind, 5, 4, 3, r.choice([1, 2]), (2, 2), (2, 2)), *wedges])
 
 
 def _payload(kind: type[m.AnyMessage], r: random.Random) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fogconv.cluster.worker.program_check import check_measurement, check_program
-from fogconv.errors import WireError, WorkerMemoryError
+from fogconv.errors import KernelError, WireError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 from tests.cluster.launch import ROOT, environment
@@ -38,7 +38,7 @@ def test_an_honest_program_passes() -> None:
 @pytest.mark.parametrize("name", WEDGES)
 def test_what_wedged_a_worker_is_refused(name: str) -> None:
     wedge = WEDGES[name]()
-    with pytest.raises((WireError, WorkerMemoryError)):
+    with pytest.raises((WireError, WorkerMemoryError, KernelError)):
         if isinstance(wedge, ir.Program):
             check_program(wedge, LIMIT_BYTES)
         else:

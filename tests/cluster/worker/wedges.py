@@ -21,7 +21,7 @@ from fogconv.cluster.transport.endpoint import Arrival
 from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.worker.server import Worker
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import ConvSpec, PoolSpec, Region
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region
 from fogconv.ir.program import weight_key
 
 LIMIT_BYTES = 600 << 20
@@ -83,7 +83,7 @@ def _forward(**fields: Any) -> ir.Program:
     return ir.Program(1, 2, 1, ("layer",), (), (weight, x, ir.ConvForward(0, spec, "x", "w", "y")), {})
 
 
-WEDGES: Mapping[str, Callable[[], ir.Program | ConvSpec]] = {
+WEDGES: Mapping[str, Callable[[], ir.Program | ConvSpec | MapSpec]] = {
     "conv of 2³¹ rows": lambda: _conv(height=HUGE),
     "conv of 2³¹ columns": lambda: _conv(width=HUGE),
     "conv in a padding of 2³¹": lambda: _conv(padding=(HUGE, 1, 1, 1)),
@@ -99,6 +99,11 @@ WEDGES: Mapping[str, Callable[[], ir.Program | ConvSpec]] = {
     "measurement of 2³¹ images": lambda: replace(SPEC, batch=HUGE),
     "measurement in a padding of 2³¹": lambda: replace(SPEC, padding=(0, HUGE, 0, 0)),
     "measurement of 2³¹ channels": lambda: replace(SPEC, in_channels=HUGE, kernel=(1, 1)),
+    "measurement of a shuffle of 2³¹ channels": lambda: MapSpec("permute", HUGE, 1, 1),
+    "measurement of a sum of 2³¹ maps": lambda: MapSpec("add", 1, 1, 1, HUGE),
+    "measurement of a pool of 2³¹ rows": lambda: MapSpec("pool", 1, 1, 1, kernel=(HUGE, 1), stride=(HUGE, 1)),
+    "measurement of a copy of 2³¹ images": lambda: MapSpec("copy", 16, 64, 64, batch=HUGE),
+    "measurement of a step of no kind": lambda: MapSpec("x" * 5000, 16, 64, 64),
 }
 
 
@@ -123,12 +128,13 @@ class Talk:
         return answers
 
 
-def serve(wedge: ir.Program | ConvSpec) -> None:
+def serve(wedge: ir.Program | ConvSpec | MapSpec) -> None:
     """Raises AssertionError for a worker that did not answer as it should."""
     talk = Talk(memory_limit_bytes=LIMIT_BYTES)
     talk.say(m.Hello(bytes(16), 1, 2, "wedge", 1.0))
-    if isinstance(wedge, ConvSpec):
-        answers = talk.say(m.Measure(1, (wedge,), 3))
+    if isinstance(wedge, ConvSpec | MapSpec):
+        convs, maps = ((wedge,), ()) if isinstance(wedge, ConvSpec) else ((), (wedge,))
+        answers = talk.say(m.Measure(1, convs, 3, maps))
         assert [type(answer) for answer in answers] == [m.Failed], answers
     else:
         answers = talk.say(m.Load(1, 1), ir.encode(wedge))

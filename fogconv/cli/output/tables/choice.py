@@ -26,7 +26,7 @@ def print_choice(
 ) -> None:
     """``described``: a sentence about the devices and links."""
     out = console or Console(highlight=False)
-    out.print(Paragraph(f"{len(topology)} ranks. {described}", style="dim"))
+    out.print(Paragraph(f"{len(topology)} rank{'s' * (len(topology) > 1)}. {described}", style="dim"))
     legend = (
         "top-1: published accuracy on ImageNet. time: predicted, per inference; alone: on the master alone. memory: of "
         "fogconv on the device that needs most."
@@ -46,7 +46,8 @@ def print_choice(
     if ranking.untried:
         count = len(ranking.untried)
         out.print()
-        out.print(Paragraph(f"{count} less accurate models were not tried: --most N, or --all."))
+        models = "model was" if count == 1 else "models were"
+        out.print(Paragraph(f"{count} less accurate {models} not tried: --most N, or --all."))
 
 
 def _print(out: Console, title: str, candidates: Sequence[Candidate], *, missing: bool) -> None:

@@ -1,0 +1,1 @@
+"""Latency: predictors of a step's seconds, what they learn from, and what they see of it."""
