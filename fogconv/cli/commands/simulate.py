@@ -244,7 +244,7 @@ def simulate(
         )
         if trace is not None:
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
-        alone_s = make_plan(graph, topology, PlanOptions("local")).predicted_s or 0.0
+        alone_s = make_plan(graph, topology, PlanOptions("local", allow_swap=True)).predicted_s or 0.0
         answer = _answer(model, chosen, timeline, topology, alone_s)
         answer["bytes_read"] = [read_bytes(program) for program in programs]
         if as_json:
