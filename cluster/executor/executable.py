@@ -137,7 +137,7 @@ class Executable:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
         swaps = step.weight in self._swapped
         algorithm = compact(step.spec) if swaps else algorithm_of(step.spec)
-        packing = Packing(step.weight, step.bias, step.activation, algorithm)
+        packing = Packing.of(step, algorithm)
         known = self._prepared.get(packing)
         if known is None:
             shared = self._weights if isinstance(self._weights, Packed) else None

@@ -27,12 +27,21 @@ WIRE_BYTES = {"fp16": 2, "bf16": 2}
 
 
 class Packing(NamedTuple):
-    """The weights of one layer as one algorithm reads them. Parts of a layer at several sizes share it."""
+    """The weights of one layer as one algorithm reads them. Parts of a layer at several sizes share it; layers of equal
+    weights but another geometry do not."""
 
     weight: str
     bias: str | None
     activation: str | None
     algorithm: str
+    groups: int = 1
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+
+    @classmethod
+    def of(cls, conv: ir.Conv, algorithm: str) -> Packing:
+        spec = conv.spec
+        return cls(conv.weight, conv.bias, conv.activation, algorithm, spec.groups, spec.stride, spec.dilation)
 
 
 SHIPPED_BYTES = 32 << 20
@@ -83,12 +92,7 @@ def packings(program: ir.Program, choose: Choose = cheapest) -> dict[Packing, Co
     """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
     swapped = frozenset(program.swapped)
     return {
-        Packing(
-            conv.weight,
-            conv.bias,
-            conv.activation,
-            compact(conv.spec) if conv.weight in swapped else choose(conv.spec),
-        ): conv.spec
+        Packing.of(conv, compact(conv.spec) if conv.weight in swapped else choose(conv.spec)): conv.spec
         for conv in _convs(program)
     }
 
