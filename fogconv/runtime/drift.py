@@ -6,7 +6,8 @@
 
 A plan balances the ranks against each other, so only a rank's drift relative to the others matters: when all are slower
 by the same factor, the plan is as good as before. When all are faster than measured, the rates were measured beside other
-work, and are corrected. Ranks that share a machine take turns on its cores, as planned: that is no drift. Hysteresis: a
+work, and are corrected. Ranks that share a machine take turns on its cores, as planned: that is no drift; nor are the
+bursts in which a device under a quota computes. Hysteresis: a
 drift counts when it exceeded MARGIN in the same direction in STREAK consecutive inferences; the next correction of a rank
 takes twice as many.
 """
@@ -91,6 +92,7 @@ def observe(programs: Sequence[Program], members: Sequence[int], times: Times, t
             compute[rank] = measured / predicted
     crowding = topology.crowding(sorted(compute))
     compute = {rank: ratio if ratio < 1 else max(1.0, ratio / crowding[rank]) for rank, ratio in compute.items()}
+    compute = {rank: _in_bursts(ratio, topology.devices[rank].share) for rank, ratio in compute.items()}
     wire: dict[tuple[int, int], list[float]] = {}
     for (origin, to, tag), (gone, n_bytes) in sent.items():
         arrived, waited = came.get((origin, to, tag), (0, 0))
@@ -103,6 +105,12 @@ def observe(programs: Sequence[Program], members: Sequence[int], times: Times, t
             seconds = (arrived - gone) * 1e-9
             wire.setdefault((origin, to), []).append(seconds / (link.latency_s + on_wire_s))
     return Drift(compute, {pair: max(1.0, _lower_quartile(ratios)) for pair, ratios in wire.items()})
+
+
+def _in_bursts(ratio: float, share: float) -> float:
+    """A device under a quota computes a step at full speed while its share of a period lasts, and then waits: anything from
+    ``share`` to 1 of the long-run time is as predicted."""
+    return ratio if ratio > 1 else min(1.0, ratio / share)
 
 
 @dataclass(frozen=True, slots=True)

@@ -401,3 +401,13 @@ def test_the_engine_gives_a_straggler_a_smaller_share_once_and_stays_right() -> 
             told += inference.events
         assert share() < 0.7 * before
         assert len(told) == 1 and "worker 2 is 3.0× slower than planned" in told[0]
+
+
+@pytest.mark.parametrize(("pace", "drift"), [(0.1, 1.0), (0.4, 1.0), (1.0, 1.0), (0.05, 0.5), (3.0, 3.0)])
+def test_bursts_under_a_quota_are_no_drift(pace: float, drift: float) -> None:
+    """A device of a tenth of a core computes a step in a tenth of its long-run time, and then waits for its next period.
+    Compared with the long run it seemed ten times too fast, was corrected, then too slow, and so on."""
+    devices = tuple(replace(device, share=0.1, period_s=0.1, tick_s=0.004) for device in TOPOLOGY.devices)
+    topology = Topology(devices, TOPOLOGY.links)
+    found = observe(even_rows(), range(4), times_of(even_rows(), TOPOLOGY, dict.fromkeys(range(4), pace), {}), topology)
+    assert found.compute == pytest.approx(dict.fromkeys(range(4), drift), rel=0.01)
