@@ -408,6 +408,6 @@ def test_bursts_under_a_quota_are_no_drift(pace: float, drift: float) -> None:
     """A device of a tenth of a core computes a step in a tenth of its long-run time, and then waits for its next period.
     Compared with the long run it seemed ten times too fast, was corrected, then too slow, and so on."""
     devices = tuple(replace(device, share=0.1, period_s=0.1, tick_s=0.004) for device in TOPOLOGY.devices)
-    topology = Topology(devices, TOPOLOGY.links)
+    topology = replace(TOPOLOGY, devices=devices)
     found = observe(even_rows(), range(4), times_of(even_rows(), TOPOLOGY, dict.fromkeys(range(4), pace), {}), topology)
     assert found.compute == pytest.approx(dict.fromkeys(range(4), drift), rel=0.01)
