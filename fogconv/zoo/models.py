@@ -144,6 +144,10 @@ def _torchvision(
     if name not in known:
         if Path(name).suffix in (".pt", ".pth"):
             raise ModelError(f"{name}: a model is a name, a .pt2 file written by torch.export.save, or an .onnx file")
+        if Path(name).suffix == ".onnx":
+            raise ModelError(
+                f"{name} needs no torch, and is not loaded into it; give its path to fogconv.compile or `fogconv run`"
+            )
         near = get_close_matches(name.lower().replace("-", "_"), (*known, LITE), 4, 0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `fogconv doctor` lists those that are known"
         raise ModelError(f"there is no model called {name}{hint}")

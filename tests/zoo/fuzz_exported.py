@@ -15,6 +15,7 @@ import random
 import sys
 import warnings
 import zipfile
+import zlib
 from functools import cache
 from typing import Any
 
@@ -135,7 +136,7 @@ def changed(data: bytes, generator: random.Random) -> bytes:
     try:
         entries = unpacked(data)
         name = generator.choice(list(entries))
-    except (zipfile.BadZipFile, ValueError, IndexError, NotImplementedError, OSError, RuntimeError, EOFError, KeyError):
+    except (zipfile.BadZipFile, zlib.error, ValueError, IndexError, RuntimeError, OSError, EOFError, KeyError):
         return scrambled(data, generator)
     if generator.random() < 0.4:
         name = generator.choice([each for each in entries if each.endswith(".json")] or [name])

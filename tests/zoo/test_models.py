@@ -67,6 +67,8 @@ def test_an_unknown_model_gets_near_names() -> None:
     with pytest.raises(ModelError, match="no model called zzzzzz"):
         load_model("zzzzzz")
     with pytest.raises(ModelError, match=r"\.pt2"):
+        load_model("model.pth")
+    with pytest.raises(ModelError, match=r"fogconv\.compile or `fogconv run`"):
         load_model("model.onnx")
 
 

@@ -48,6 +48,7 @@ def result(
         (guesses,) * len(images),
         0.0399,
         0.0493,
+        "torch" if full else None,
         0.0201 if full else None,
         1.05e-5 if full else None,
         11.1 if full else None,
