@@ -15,6 +15,7 @@ def test_nothing_says_to_install_fogconv_by_its_name() -> None:
     assert BY_NAME.search("pip install -q fogconv")
     files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.is_file()]
     files += [ROOT / name for name in ("Containerfile", "compose.yaml", "Makefile")]
+    files += [page for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if "_build" not in page.parts]
     wrong = [
         f"{file.relative_to(ROOT)}: {found[0]}"
         for file in files
