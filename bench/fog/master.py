@@ -31,6 +31,7 @@ from fogconv.planning.star import whole_inference
 from fogconv.planning.strategies.option import weight_elements
 from fogconv.runtime.engine import Engine
 from fogconv.simulation.layer_times import Times, layer_times
+from fogconv.simulation.prediction import predicted
 from fogconv.simulation.simulator import Disturbance, simulate
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})
     experiment.receive()
-    topology = rates.topology()
+    topology, idle = rates.topologies()
     experiment.send({"calibrated": True})
     experiment.receive()
     options = PlanOptions(job.scheme, wire=job.wire, **job.options)
@@ -122,6 +123,9 @@ def drive(job: Job, folder: Path, session: Session) -> None:
         adapt(it, session, topology, options, experiment)
         return
     found = plan(it.graph, topology, options)
+    if not any(work.rank for placement in found.placements for work in placement.work):
+        topology = idle
+        found = predicted(it.graph, found, topology)
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, [it.image])

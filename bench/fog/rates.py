@@ -52,7 +52,7 @@ STEP_S = 10e-6
 
 
 class Rates:
-    """Compiles and measures links when made, without quotas; measures the devices in ``topology``, under them."""
+    """Compiles and measures links when made, without quotas; measures the devices in ``topologies``, under them."""
 
     def __init__(self, session: Session, graph: LayerGraph, image: Array, shares: Sequence[float]) -> None:
         self._shares = shares
@@ -80,13 +80,22 @@ class Rates:
         self._usual = sorted(self._specs, key=effort)[len(self._specs) // 2 :][:1]
         self._occupy()
 
-    def topology(self) -> Topology:
-        """Call once, under the quotas."""
-        # A pause of 9 ms hits a random step: the whole run gives the rate, full speed the proportions.
+    def topologies(self) -> tuple[Topology, Topology]:
+        """While the other nodes compute, and while they idle, as they do where all stays with the master: nodes share one
+        memory, as boards do not. Call once, under the quotas."""
+        idle = self._stretch()
         with self._others_at_work():
-            self._run()
-            stretch = statistics.median(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
+            busy = self._stretch()
         self._executable = None
+        return self._topology(busy), self._topology(idle)
+
+    def _stretch(self) -> float:
+        """How much longer a run takes than at full speed."""
+        # A pause of 9 ms hits a random step: the whole run gives the rate, full speed the proportions.
+        self._run()
+        return statistics.median(float(self._run().sum()) for _ in range(RUNS)) / float(self._full_speed.sum())
+
+    def _topology(self, stretch: float) -> Topology:
         costs = self._costs.scaled(stretch)
         shares = self._shares
         first = Device(

@@ -41,7 +41,11 @@ def test_a_device_and_a_cluster_give_the_same_items_for_the_master() -> None:
 
 
 def test_a_net_without_room_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000_000, percent=99.0, total=1_000_000_000))
+    monkeypatch.setattr(
+        measurement.psutil,
+        "virtual_memory",
+        lambda: SimpleNamespace(available=10_000_000, percent=99.0, total=1_000_000_000),
+    )
     with connect("inproc://0") as session:
         found = measurement.measure(session, "inproc://0", quick=True)
     assert "10 MB are free" in found.skipped["squeezenet1_1"]
