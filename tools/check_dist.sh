@@ -38,7 +38,8 @@ import json
 import sys
 
 run = json.load(open(sys.argv[1]))
-assert run["workers"] == 1 and not run["events"], run["events"]
+# Both share this machine's cores, so their rates may be corrected; a loss is what must not be.
+assert run["workers"] == 1 and not any("lost" in event for event in run["events"]), run["events"]
 assert sum(layer["distributed"] for layer in run["layers"]) > 0, "no layer was distributed"
 assert run["max_abs_error"] < 1e-3 * max(1.0, run["max_abs_reference"]), run["max_abs_error"]
 print(f"a worker from the wheel took part in a run; the largest error is {run['max_abs_error']:.2g}")
