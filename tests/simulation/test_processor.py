@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import simpy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fogconv.hardware.topology import Device
@@ -44,6 +44,7 @@ def test_in_the_long_run_it_gets_its_share(
     assert end >= (cpu_s - share * period_s - tick_s) / share - period_s - 1e-9
 
 
+@example(0.041015625, 0.000198756915, 0.96875, 0.0)  # a period begins between two ticks, after the work was broken off
 @given(st.floats(1e-4, 0.05), st.floats(0, 0.05), phase, phase)
 def test_work_that_is_broken_off_goes_on_where_it_was(cpu_s: float, until: float, a: float, b: float) -> None:
     whole, parts = (Quota(0.2, 5 * MS, 4 * MS, (a, b)) for _ in range(2))
@@ -52,7 +53,9 @@ def test_work_that_is_broken_off_goes_on_where_it_was(cpu_s: float, until: float
     assert now <= max(until, 0.0) or left == 0
     assert 0 <= left <= cpu_s
     if left:
-        assert parts.run(now, left)[0] == pytest.approx(end, abs=5 * MS)
+        # A period that begins between the two parts may leave them with another balance: by a tick's debt at most, which
+        # takes four periods to pay, and one more to begin.
+        assert parts.run(now, left)[0] == pytest.approx(end, abs=25 * MS)
 
 
 @given(st.floats(0, 0.1), st.floats(0, 0.1))
