@@ -31,15 +31,14 @@ for _ in $(seq 60); do
     [ -S "$place/worker" ] && break
     sleep 0.5
 done
-PYTHONPATH=$root "$python" -m fogconv run resnet18 --weights random --threshold 0 --repeat 1 --compare --json \
+PYTHONPATH=$root "$python" -m fogconv run resnet18 --weights random --threshold 0 --no-adapt --repeat 1 --compare --json \
     --cluster "ipc://$place/worker" >run.json
 "$python" - run.json <<'CHECK'
 import json
 import sys
 
 run = json.load(open(sys.argv[1]))
-# Both share this machine's cores, so their rates may be corrected; a loss is what must not be.
-assert run["workers"] == 1 and not any("lost" in event for event in run["events"]), run["events"]
+assert run["workers"] == 1 and not run["events"], run["events"]
 assert sum(layer["distributed"] for layer in run["layers"]) > 0, "no layer was distributed"
 assert run["max_abs_error"] < 1e-3 * max(1.0, run["max_abs_reference"]), run["max_abs_error"]
 print(f"a worker from the wheel took part in a run; the largest error is {run['max_abs_error']:.2g}")

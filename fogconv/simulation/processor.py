@@ -49,17 +49,20 @@ class Quota:
         waking = now > self._ran_until
         while cpu_s > 0 and now < until:
             self._grant(now)
-            if waking and self._left <= 0:
+            if waking and self._left <= EPSILON * self.quota_s:
                 # The device stops until the debt is paid and new time is granted.
-                now = self._period_at + (math.floor(-self._left / self.quota_s) + 1) * self.period_s
+                now = self._period_at + (math.floor(-self._left / self.quota_s + EPSILON) + 1) * self.period_s
                 if now >= until:
                     return until, cpu_s
                 self._grant(now)
             ticks = math.floor((now - self._tick_at) / self.tick_s + EPSILON) + 1
-            ran = min(cpu_s, self._tick_at + ticks * self.tick_s - now, until - now)
+            to_tick = self._tick_at + ticks * self.tick_s - now
+            # A new period begins with its quota, and not with what is left of it at the next tick.
+            ran = min(cpu_s, to_tick, max(self._period_at + self.period_s - now, EPSILON * self.period_s), until - now)
             now, cpu_s = now + ran, cpu_s - ran
             self._left -= ran
-            waking = True  # the balance is checked at a tick as on a wake-up
+            position = (now - self._tick_at) / self.tick_s
+            waking = abs(position - round(position)) <= 4 * EPSILON  # the balance is checked at a tick as on a wake-up
         self._ran_until = now
         return now, cpu_s
 
