@@ -13,18 +13,52 @@ from numpy.typing import NDArray
 from fogconv.ir.geometry import PoolSpec
 from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
 
-ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
-    None: lambda x: x,
+ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
     "hardswish": F.hardswish,
     "sigmoid": torch.sigmoid,
     "hardsigmoid": F.hardsigmoid,
+    "leaky_relu": F.leaky_relu,
+    "clip": torch.clamp,
+    "elu": torch.ops.aten.elu,
+    "gelu": lambda x, scale: F.gelu(x) * (2.0 * scale),
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "swish": lambda x, beta: x * torch.sigmoid(beta * x),
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "log_sigmoid": F.logsigmoid,
+    "softsign": F.softsign,
+    "hard_sigmoid": lambda x, alpha, beta: (alpha * x + beta).clamp(0.0, 1.0),
+    "hard_gate": lambda x, alpha, beta, high: x * (alpha * x + beta).clamp(0.0, high),
+    "tanh": torch.tanh,
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "reciprocal": torch.reciprocal,
+    "abs": torch.abs,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "add": torch.add,
+    "subtract": torch.subtract,
+    "multiply": torch.multiply,
+    "divide": torch.divide,
+    "prelu": lambda x, slope: torch.where(x > 0, x, slope * x),
 }
-
-ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {"leaky_relu": F.leaky_relu, "maximum": torch.maximum}
 """Elementwise operators by the workers' names: of maps and parameters."""
+
+
+def activated(x: torch.Tensor, activation: str | None) -> torch.Tensor:
+    """An activation as a layer or a step names it: "mish", "clip(-1.0, 6.0)"."""
+    if activation is None:
+        return x
+    name, _, numbers = activation.partition("(")
+    return ELEMENTWISE[name](x, *(float(each) for each in numbers.removesuffix(")").split(",") if each))
 
 
 @torch.inference_mode()
@@ -47,16 +81,19 @@ def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = N
                 total = maps[layer.sources[0]]
                 for source in layer.sources[1:]:
                     total = total + maps[source]
-                maps[layer.target] = ACTIVATIONS[layer.activation](total)
+                maps[layer.target] = activated(total, layer.activation)
             case Affine():
                 x = maps[layer.source]
                 if layer.scale is not None:
                     x = x * torch.from_numpy(graph.weights[layer.scale]).reshape(1, -1, 1, 1)
                 if layer.shift is not None:
                     x = x + torch.from_numpy(graph.weights[layer.shift]).reshape(1, -1, 1, 1)
-                maps[layer.target] = ACTIVATIONS[layer.activation](x)
+                maps[layer.target] = activated(x, layer.activation)
             case Elementwise():
-                maps[layer.target] = ELEMENTWISE[layer.op](*(maps[source] for source in layer.sources), *layer.parameters)
+                operands = [maps[source] for source in layer.sources]
+                if layer.constant is not None:
+                    operands.append(torch.from_numpy(graph.weights[layer.constant])[None])
+                maps[layer.target] = ELEMENTWISE[layer.op](*operands, *layer.parameters)
             case Gate():
                 assert maps[layer.gate].shape[2:] == (1, 1)
                 maps[layer.target] = maps[layer.source] * maps[layer.gate]
@@ -92,7 +129,7 @@ def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero
     x = F.conv2d(padded, torch.zeros_like(weight) if zero else weight, bias, spec.stride, 0, spec.dilation, spec.groups)
     if layer.residual is not None:
         x = x + maps[layer.residual]
-    return ACTIVATIONS[layer.activation](x)
+    return activated(x, layer.activation)
 
 
 def _pool(spec: PoolSpec, x: torch.Tensor) -> torch.Tensor:

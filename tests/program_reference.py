@@ -171,6 +171,8 @@ def _rank(
                 at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
             case steps.Elementwise():
                 maps = [torch.from_numpy(at(s, r)) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                if (constant := optional(step.constant)) is not None:
+                    maps.append(torch.from_numpy(np.asarray(constant, np.float64))[None])
                 at(step.target, step.target_region)[:] = ELEMENTWISE[step.op](*maps, *step.parameters).numpy()
             case steps.Gate():
                 gated = at(step.source, step.source_region) * at(step.gate, step.gate_region)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -25,7 +25,15 @@ from fogconv.ir.graph import (
     Slice,
     Tensor,
 )
-from fogconv.ir.program import Activation
+
+ACTIVATIONS = (
+    "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "leaky_relu(0.25)", "clip(-0.5, 1.5)", "mish", "gelu(0.5)",
+)  # fmt: skip
+
+
+def spread(one: Tensor, other: Tensor) -> bool:
+    """Whether two maps can be combined element by element where either may be of length 1 along an axis."""
+    return all(1 in pair or pair[0] == pair[1] for pair in zip(one.shape[1:], other.shape[1:], strict=True))
 
 
 class _Draft:
@@ -48,7 +56,7 @@ class _Draft:
         return key
 
     def activation(self) -> str | None:
-        return self.draw(st.sampled_from([None, "relu", *get_args(Activation)]))
+        return self.draw(st.sampled_from([None, "relu", *ACTIVATIONS]))
 
     def like(self, number: int) -> list[int]:
         """The tensors of the same shape."""
@@ -110,6 +118,22 @@ class _Draft:
         self.layers.append(Elementwise(f"leaky{target}", "leaky_relu", (source,), target, (0.125,)))
         return target
 
+    def combined(self, source: int) -> int:
+        """Two maps, or a map and a constant, of which either may be of length 1 along some axes."""
+        x, draw = self.tensors[source], self.draw
+        op = draw(st.sampled_from(["maximum", "minimum", "add", "subtract", "multiply", "prelu"]))
+        fitting = [i for i, t in enumerate(self.tensors) if spread(t, x)]
+        other = draw(st.sampled_from([*fitting, None]))
+        sizes = [draw(st.sampled_from([1, n])) for n in x.shape[1:]]
+        if other is None:
+            target = self.tensor(*x.shape[1:])
+            self.layers.append(Elementwise(f"{op}{target}", op, (source,), target, (), self.weight(*sizes)))
+            return target
+        target = self.tensor(*(max(pair) for pair in zip(x.shape[1:], self.tensors[other].shape[1:], strict=True)))
+        sources = (source, other) if draw(st.booleans()) else (other, source)
+        self.layers.append(Elementwise(f"{op}{target}", op, sources, target))
+        return target
+
     def gate(self, source: int) -> int:
         channels = self.tensors[source].channels
         mean = self.tensor(channels, 1, 1)
@@ -163,7 +187,7 @@ def graphs(draw: st.DrawFn) -> LayerGraph:
     x = first = draft.tensor(draw(st.sampled_from([1, 3, 16, 33])), draw(st.integers(3, 9)), draw(st.integers(3, 7)))
     kinds = [
         draft.conv, draft.conv, draft.same_conv, draft.same_conv, draft.pool, draft.add, draft.affine, draft.gate,
-        draft.elementwise, draft.concat, draft.slice, draft.shuffle, draft.host,
+        draft.elementwise, draft.combined, draft.concat, draft.slice, draft.shuffle, draft.host,
     ]  # fmt: skip
     for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=7)):
         # Mostly a chain, now and then from an older tensor, so that branches stay alive.

@@ -58,7 +58,8 @@ def _affine(binder: Binder, step: steps.Affine) -> Bound:
 
 def _elementwise(binder: Binder, step: steps.Elementwise) -> Bound:
     target = binder.view(step.target, step.target_region)
-    return per_element.bind_elementwise(step.op, _sources(binder, step), target, step.parameters)
+    constant = None if step.constant is None else binder.weight(step.constant)
+    return per_element.bind_elementwise(step.op, _sources(binder, step), target, step.parameters, constant)
 
 
 def _gate(binder: Binder, step: steps.Gate) -> Bound:

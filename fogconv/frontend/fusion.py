@@ -1,6 +1,7 @@
 """Fusion: make a list of layers shorter without changing what it computes.
 
-    conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set
+    conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set; an act is
+                                           any elementwise operator on one map
     affine → affine              becomes   one affine
     conv → add (other operand)   becomes   conv with a residual, where the other operand exists before the conv runs
 
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Layer, LayerGraph
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Layer, LayerGraph
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]
@@ -49,11 +50,12 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> N
     readers = _readers(layers, output)
     producer: dict[int, int] = {}
     for index, layer in enumerate(layers):
-        if isinstance(layer, Affine) and readers[layer.source] == 1 and layer.source in producer:
-            before = layers[producer[layer.source]]
-            merged = _merge(before, layer, draft)
+        source = _only_source(layer)
+        if source is not None and readers[source] == 1 and source in producer:
+            assert isinstance(layer, Affine | Elementwise)
+            merged = _merge(layers[producer[source]], layer, draft)
             if merged is not None:
-                position = producer[layer.source]
+                position = producer[source]
                 layers[position], layers[index] = merged, None
                 producer[layer.target] = position
                 continue
@@ -61,10 +63,20 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> N
             producer.update((number, index) for number in layer.writes)
 
 
-def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
+def _only_source(layer: Layer | None) -> int | None:
+    """The map that an affine, or an operator on one map, reads."""
+    if isinstance(layer, Affine):
+        return layer.source
+    alone = isinstance(layer, Elementwise) and len(layer.sources) == 1 and layer.constant is None
+    return layer.sources[0] if isinstance(layer, Elementwise) and alone else None
+
+
+def _merge(before: Layer | None, affine: Affine | Elementwise, draft: Draft) -> Layer | None:
     """One layer in place of two, or None where they don't combine."""
     if not isinstance(before, Conv | Affine | Add) or before.activation is not None:
         return None
+    if isinstance(affine, Elementwise):
+        return replace(before, target=affine.target, activation=affine.activation)
     if affine.scale is None and affine.shift is None:
         return replace(before, target=affine.target, activation=affine.activation)
     scale = _float64(draft, affine.scale)

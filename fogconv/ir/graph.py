@@ -134,6 +134,8 @@ class FromMaps(ToMap):
 class Conv(ToMap):
     """target = activation(conv(source) + bias + residual). ``weight`` and ``bias`` are keys of ``LayerGraph.weights``.
 
+    ``activation`` is written as `Elementwise.activation` does.
+
     ``linear`` marks a fully connected layer (kernel = the whole input, no padding, output 1×1).
     """
 
@@ -240,20 +242,38 @@ class Affine(FromMap):
 
 @dataclass(frozen=True, slots=True)
 class Elementwise(FromMaps):
-    """target = op(sources, parameters), element by element; the sources are of the target's shape.
+    """target = op(sources, constant, parameters), element by element.
 
-    ``op`` names one of the workers' formulas (`fogconv.kernels.codegen.formulas`).
+    ``op`` names one of the workers' formulas (`fogconv.kernels.codegen.formulas`). The sources are of the target's shape,
+    or of length 1 along some of channels, rows and columns: then that one value counts everywhere. So is the constant, the
+    key of an array (C, H, W).
     """
+
+    weight_keys: ClassVar[tuple[str, ...]] = ("constant",)
 
     name: str
     op: str
     sources: tuple[int, ...]
     target: int
     parameters: tuple[float, ...] = ()
+    constant: str | None = None
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return tuple((source, work.output.cut_to(tensors[source].region)) for source in self.sources)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        operands = len(self.sources) + (self.constant is not None)
+        return MapSpec.of(self.kind, work.output, tensors[self.target].batch, sources=operands)
 
     @property
     def kind(self) -> str:
         return self.op
+
+    @property
+    def activation(self) -> str:
+        """The operator as another layer's activation: "mish", "clip(-1.0, 6.0)"."""
+        numbers = ", ".join(map(repr, self.parameters))
+        return f"{self.op}({numbers})" if numbers else self.op
 
 
 @dataclass(frozen=True, slots=True)
