@@ -11,7 +11,23 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import PoolSpec
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.graph import (
+    AcrossChannels,
+    Add,
+    Affine,
+    Concat,
+    Conv,
+    Elementwise,
+    Gate,
+    GlobalPool,
+    Host,
+    LayerGraph,
+    Normalize,
+    Pool,
+    Shuffle,
+    Slice,
+    Squares,
+)
 
 ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
     "relu": F.relu,
@@ -53,6 +69,22 @@ ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
 """Elementwise operators by the workers' names: of maps and parameters."""
 
 
+ACROSS: dict[str, Callable[..., torch.Tensor]] = {
+    "softmax": lambda x: x.softmax(1),
+    "log_softmax": lambda x: x.log_softmax(1),
+    "layer_norm": lambda x, eps: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + eps).sqrt(),
+    "lrn": lambda x, size, alpha, beta, bias: F.local_response_norm(x, int(size), alpha, beta, bias),
+}
+"""Operators across channels by the workers' names: of a map and parameters."""
+
+
+def grouped_mean(values: torch.Tensor, groups: int) -> torch.Tensor:
+    """(N, C, 1, 1) → each channel's mean over its group of channels."""
+    batch, channels = values.shape[:2]
+    means = values.reshape(batch, groups, -1).mean(2)
+    return means.repeat_interleave(channels // groups, 1).reshape(batch, channels, 1, 1)
+
+
 def activated(x: torch.Tensor, activation: str | None) -> torch.Tensor:
     """An activation as a layer or a step names it: "mish", "clip(-1.0, 6.0)"."""
     if activation is None:
@@ -77,18 +109,23 @@ def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = N
                 maps[layer.target] = _pool(layer.spec, maps[layer.source])
             case GlobalPool():
                 maps[layer.target] = maps[layer.source].mean((2, 3), keepdim=True)
+            case Squares():
+                x, mean = maps[layer.source], grouped_mean(maps[layer.mean], layer.groups)
+                maps[layer.target] = ((x - mean) ** 2).mean((2, 3), keepdim=True)
+            case Normalize():
+                mean, squares = (grouped_mean(maps[number], layer.groups) for number in (layer.mean, layer.squares))
+                x = (maps[layer.source] - mean) / (squares + layer.eps).sqrt()
+                maps[layer.target] = activated(_scaled(graph, layer, x), layer.activation)
+            case AcrossChannels():
+                x = ACROSS[layer.op](maps[layer.source], *layer.parameters)
+                maps[layer.target] = _scaled(graph, layer, x)
             case Add():
                 total = maps[layer.sources[0]]
                 for source in layer.sources[1:]:
                     total = total + maps[source]
                 maps[layer.target] = activated(total, layer.activation)
             case Affine():
-                x = maps[layer.source]
-                if layer.scale is not None:
-                    x = x * torch.from_numpy(graph.weights[layer.scale]).reshape(1, -1, 1, 1)
-                if layer.shift is not None:
-                    x = x + torch.from_numpy(graph.weights[layer.shift]).reshape(1, -1, 1, 1)
-                maps[layer.target] = activated(x, layer.activation)
+                maps[layer.target] = activated(_scaled(graph, layer, maps[layer.source]), layer.activation)
             case Elementwise():
                 operands = [maps[source] for source in layer.sources]
                 if layer.constant is not None:
@@ -116,6 +153,14 @@ def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = N
         for number in layer.writes:
             assert tuple(maps[number].shape) == graph.tensors[number].shape, layer
     return np.asarray(maps[graph.output].reshape(graph.output_shape).numpy())
+
+
+def _scaled(graph: LayerGraph, layer: Affine | Normalize | AcrossChannels, x: torch.Tensor) -> torch.Tensor:
+    if layer.scale is not None:
+        x = x * torch.from_numpy(graph.weights[layer.scale]).reshape(1, -1, 1, 1)
+    if layer.shift is not None:
+        x = x + torch.from_numpy(graph.weights[layer.shift]).reshape(1, -1, 1, 1)
+    return x
 
 
 def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero: bool) -> torch.Tensor:

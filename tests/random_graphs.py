@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec
 from fogconv.ir.graph import (
+    AcrossChannels,
     Add,
     Affine,
     Concat,
@@ -20,15 +21,19 @@ from fogconv.ir.graph import (
     Host,
     Layer,
     LayerGraph,
+    Normalize,
     Pool,
     Shuffle,
     Slice,
+    Squares,
     Tensor,
 )
 
 ACTIVATIONS = (
     "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "leaky_relu(0.25)", "clip(-0.5, 1.5)", "mish", "gelu(0.5)",
 )  # fmt: skip
+
+ACROSS = (("softmax", ()), ("log_softmax", ()), ("layer_norm", (0.1,)), ("lrn", (5.0, 0.3, 0.75, 1.0)))
 
 
 def spread(one: Tensor, other: Tensor) -> bool:
@@ -145,6 +150,27 @@ class _Draft:
         self.layers.append(Gate(f"gated{target}", source, gate, target))
         return target
 
+    def norm(self, source: int) -> int:
+        """Instance norm, group norm or layer norm, by two passes."""
+        shape = self.tensors[source].shape[1:]
+        groups = self.draw(st.sampled_from([g for g in (1, 3, 4, shape[0]) if shape[0] % g == 0]))
+        mean, squares = self.tensor(shape[0], 1, 1), self.tensor(shape[0], 1, 1)
+        target = self.tensor(*shape)
+        scale, shift = self.weight(shape[0]), self.draw(st.sampled_from([None, self.weight(shape[0])]))
+        self.layers.append(GlobalPool(f"mean{mean}", source, mean))
+        self.layers.append(Squares(f"squares{squares}", source, mean, squares, groups))
+        self.layers.append(
+            Normalize(f"norm{target}", source, mean, squares, target, groups, 0.1, scale, shift, self.activation())
+        )
+        return target
+
+    def across(self, source: int) -> int:
+        target = self.tensor(*self.tensors[source].shape[1:])
+        op, parameters = self.draw(st.sampled_from(ACROSS))
+        weights = [self.weight(self.tensors[source].channels) if op == "layer_norm" else None for _ in range(2)]
+        self.layers.append(AcrossChannels(f"{op}{target}", op, source, target, parameters, *weights))
+        return target
+
     def concat(self, source: int) -> int:
         x = self.tensors[source]
         fitting = [i for i, t in enumerate(self.tensors) if (t.height, t.width) == (x.height, x.width)]
@@ -187,7 +213,7 @@ def graphs(draw: st.DrawFn) -> LayerGraph:
     x = first = draft.tensor(draw(st.sampled_from([1, 3, 16, 33])), draw(st.integers(3, 9)), draw(st.integers(3, 7)))
     kinds = [
         draft.conv, draft.conv, draft.same_conv, draft.same_conv, draft.pool, draft.add, draft.affine, draft.gate,
-        draft.elementwise, draft.combined, draft.concat, draft.slice, draft.shuffle, draft.host,
+        draft.elementwise, draft.combined, draft.norm, draft.across, draft.concat, draft.slice, draft.shuffle, draft.host,
     ]  # fmt: skip
     for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=7)):
         # Mostly a chain, now and then from an older tensor, so that branches stay alive.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Layer, LayerGraph
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Layer, LayerGraph, Normalize
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]
@@ -73,7 +73,7 @@ def _only_source(layer: Layer | None) -> int | None:
 
 def _merge(before: Layer | None, affine: Affine | Elementwise, draft: Draft) -> Layer | None:
     """One layer in place of two, or None where they don't combine."""
-    if not isinstance(before, Conv | Affine | Add) or before.activation is not None:
+    if not isinstance(before, Conv | Affine | Add | Normalize) or before.activation is not None:
         return None
     if isinstance(affine, Elementwise):
         return replace(before, target=affine.target, activation=affine.activation)

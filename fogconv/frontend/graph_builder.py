@@ -22,7 +22,23 @@ import numpy as np
 from fogconv.frontend import self_gates
 from fogconv.frontend.fusion import AnyArray, Draft
 from fogconv.ir.geometry import ConvSpec, PoolSpec
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Gate, GlobalPool, Layer, Pool, Shuffle, Slice, Tensor
+from fogconv.ir.graph import (
+    AcrossChannels,
+    Add,
+    Affine,
+    Concat,
+    Conv,
+    Elementwise,
+    Gate,
+    GlobalPool,
+    Layer,
+    Normalize,
+    Pool,
+    Shuffle,
+    Slice,
+    Squares,
+    Tensor,
+)
 
 Shape = tuple[int, ...]
 
@@ -192,11 +208,7 @@ class GraphBuilder:
             return scaled
         name = self.unique(name)
         target = self._like(name, ref.tensor)
-        keys = [
-            None if value is None else self.array(f"{name}.{what}", value)
-            for what, value in (("scale", scale), ("shift", shift))
-        ]
-        self.items.append(Affine(name, ref.tensor, target, keys[0], keys[1], activation))
+        self.items.append(Affine(name, ref.tensor, target, *self._weights(name, scale, shift), activation))
         return Ref(target, ref.shape)
 
     def elementwise(
@@ -222,6 +234,49 @@ class GraphBuilder:
         else:
             self.items.append(Elementwise(name, op, (one,), target, constant=self.array(f"{name}.constant", other)))
         return Ref(target, shape)
+
+    def normalized(
+        self,
+        name: str,
+        ref: Ref,
+        groups: int,
+        eps: float,
+        scale: AnyArray | None,
+        shift: AnyArray | None,
+    ) -> Ref:
+        """(x − mean) ÷ √(variance + eps) · scale + shift, with the mean and the variance of each image over rows, columns
+        and each of ``groups`` groups of channels. ``scale`` and ``shift`` are per channel, or absent."""
+        mean = self.global_pool(f"{name}.mean", ref.tensor, ref.shape).tensor
+        inner = self.unique(f"{name}.squares")
+        squares = self._like(inner, mean)
+        self.items.append(Squares(inner, ref.tensor, mean, squares, groups))
+        name = self.unique(name)
+        target = self._like(name, ref.tensor)
+        keys = self._weights(name, scale, shift)
+        self.items.append(Normalize(name, ref.tensor, mean, squares, target, groups, eps, *keys))
+        return Ref(target, ref.shape)
+
+    def across(
+        self,
+        name: str,
+        op: str,
+        ref: Ref,
+        parameters: tuple[float, ...] = (),
+        scale: AnyArray | None = None,
+        shift: AnyArray | None = None,
+    ) -> Ref:
+        """``op`` over the channels of each pixel, see `fogconv.ir.graph.AcrossChannels`."""
+        name = self.unique(name)
+        target = self._like(name, ref.tensor)
+        keys = self._weights(name, scale, shift)
+        self.items.append(AcrossChannels(name, op, ref.tensor, target, parameters, *keys))
+        return Ref(target, ref.shape)
+
+    def _weights(self, name: str, scale: AnyArray | None, shift: AnyArray | None) -> tuple[str | None, str | None]:
+        return (
+            None if scale is None else self.array(f"{name}.scale", scale),
+            None if shift is None else self.array(f"{name}.shift", shift),
+        )
 
     def add(self, name: str, sources: tuple[int, ...], shape: Shape) -> Ref:
         name = self.unique(name)

@@ -223,6 +223,65 @@ class GlobalPool(Step, frozen=True, tag=True):
         return MapSpec.of("globalpool", self.source_region, batch)
 
 
+class Squares(Step, frozen=True, tag=True):
+    """target = sum over the source region's rows and columns of (source − mean)² ÷ ``divisor`` (the whole map's H·W).
+
+    The means' region has all channels of the groups, of ``per_group`` channels, in which the target's channels lie; the
+    target's are those from the ``first`` on.
+    """
+
+    source: int
+    source_region: Region
+    mean: int
+    mean_region: Region
+    target: int
+    target_region: Region
+    per_group: int
+    first: int
+    divisor: int
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("globalpool", self.source_region, batch)
+
+
+class Normalize(Step, frozen=True, tag=True):
+    """target = activation((source − mean) ÷ √(squares + eps) · scale + shift); mean and squares as in Squares."""
+
+    source: int
+    source_region: Region
+    mean: int
+    mean_region: Region
+    squares: int
+    squares_region: Region
+    target: int
+    target_region: Region
+    per_group: int
+    first: int
+    eps: float
+    scale: str | None = None
+    shift: str | None = None
+    activation: Activation | None = None
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("affine", self.target_region, batch)
+
+
+class AcrossChannels(Step, frozen=True, tag=True):
+    """target = op over all channels of each pixel; the executor looks up the operator by ``op``."""
+
+    op: str
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    parameters: tuple[float, ...] = ()
+    scale: str | None = None
+    shift: str | None = None
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of(self.op, self.target_region, batch)
+
+
 class Add(Step, frozen=True, tag=True):
     """target = activation(sum of the sources)."""
 
@@ -370,7 +429,9 @@ class ArrayFree(Step, frozen=True, tag=True):
 
 ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
-MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate
+MapStep = (
+    Copy | Permute | Conv | Pool | GlobalPool | Squares | Normalize | AcrossChannels | Add | Affine | Elementwise | Gate
+)
 """Steps that compute on buffers, each with its own kernel."""
 
 AnyStep = Input | Output | Send | Recv | Gather | Host | MapStep | ArrayStep

@@ -53,6 +53,63 @@ def _global_pool(b: ProgramBuilder, layer: layers.GlobalPool, work: Work, inputs
     return step.GlobalPool(b.index, source.buffer, source.place, out.buffer, out.place, whole.height * whole.width)
 
 
+def _squares(b: ProgramBuilder, layer: layers.Squares, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    source, mean = inputs
+    whole = b.graph.tensors[layer.source]
+    return step.Squares(
+        b.index,
+        source.buffer,
+        source.place,
+        mean.buffer,
+        mean.place,
+        out.buffer,
+        out.place,
+        *_group(b, layer, work),
+        whole.height * whole.width,
+    )
+
+
+def _normalize(b: ProgramBuilder, layer: layers.Normalize, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    source, mean, squares = inputs
+    return step.Normalize(
+        b.index,
+        source.buffer,
+        source.place,
+        mean.buffer,
+        mean.place,
+        squares.buffer,
+        squares.place,
+        out.buffer,
+        out.place,
+        *_group(b, layer, work),
+        layer.eps,
+        *_scale_and_shift(b, layer, work),
+        layer.activation,
+    )
+
+
+def _group(b: ProgramBuilder, layer: layers.Squares | layers.Normalize, work: Work) -> tuple[int, int]:
+    """The channels of a group, and the place of the work's first channel in its group."""
+    per_group = b.graph.tensors[layer.source].channels // layer.groups
+    return per_group, work.output.channels.start % per_group
+
+
+def _across(b: ProgramBuilder, layer: layers.AcrossChannels, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    places = (source.buffer, source.place, out.buffer, out.place)
+    return step.AcrossChannels(b.index, layer.op, *places, layer.parameters, *_scale_and_shift(b, layer, work))
+
+
+def _scale_and_shift(
+    b: ProgramBuilder, layer: layers.Affine | layers.Normalize | layers.AcrossChannels, work: Work
+) -> tuple[str | None, str | None]:
+    scale, shift = (
+        None if key is None else b.weight(work.rank, key, (work.output.channels.slice(),))
+        for key in (layer.scale, layer.shift)
+    )
+    return scale, shift
+
+
 def _add(b: ProgramBuilder, layer: layers.Add, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
     buffers, places = _all(inputs)
     return step.Add(b.index, buffers, places, out.buffer, out.place, layer.activation)
@@ -60,10 +117,7 @@ def _add(b: ProgramBuilder, layer: layers.Add, work: Work, inputs: Sequence[Held
 
 def _affine(b: ProgramBuilder, layer: layers.Affine, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
     [source] = inputs
-    scale, shift = (
-        None if key is None else b.weight(work.rank, key, (work.output.channels.slice(),))
-        for key in (layer.scale, layer.shift)
-    )
+    scale, shift = _scale_and_shift(b, layer, work)
     return step.Affine(b.index, source.buffer, source.place, out.buffer, out.place, scale, shift, layer.activation)
 
 
@@ -96,6 +150,9 @@ MAKERS: Mapping[type[Any], Maker] = {
     layers.Conv: _conv,
     layers.Pool: _pool,
     layers.GlobalPool: _global_pool,
+    layers.Squares: _squares,
+    layers.Normalize: _normalize,
+    layers.AcrossChannels: _across,
     layers.Add: _add,
     layers.Affine: _affine,
     layers.Elementwise: _elementwise,

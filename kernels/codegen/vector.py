@@ -12,7 +12,8 @@ stored at once, but LLVM does not keep them in registers where they are accumula
     add sub mul div fma maximum         lane by lane; maximum keeps NaN
     load_half store_half                the first n of them, in fp16 at the address (round to nearest even)
     load_bfloat store_bfloat            the same in bf16
-    splat(x)  zero()
+    splat(x)  zero()  total(v) greatest(v)   the sum, the greatest, of all lanes: one float
+    load_float(a) store_float(a, x)     one float
     prefetch(a)                         bring a line into the first cache
 """
 
@@ -310,6 +311,51 @@ def splat(typingctx: Any, x: Any) -> Any:
         return builder.shuffle_vector(one, undefined, zeros)
 
     return vec(types.float32), codegen
+
+
+def _across(combine: Any) -> Any:
+    """All lanes combined into one float: halves with halves, so that no sum is longer than the others."""
+
+    @intrinsic
+    def across(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            [value] = args
+            half = BLOCK // 2
+            while half:
+                lanes = [lane + half if lane < half else lane for lane in range(BLOCK)]
+                other = builder.shuffle_vector(value, value, ir.Constant(_WORDS, lanes))
+                value = combine(builder, value, other)
+                half //= 2
+            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+        return types.float32(vec), codegen
+
+    return across
+
+
+def _greater(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_unordered("uno", a, a), a, builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+total = _across(lambda builder, a, b: builder.fadd(a, b))
+greatest = _across(_greater)
+
+
+@intrinsic
+def load_float(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.FloatType().as_pointer()), align=4)
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
+def store_float(typingctx: Any, address: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.FloatType().as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), codegen
 
 
 @intrinsic

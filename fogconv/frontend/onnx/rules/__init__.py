@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fogconv.frontend.onnx.rules import channels, conv, pointwise, pooling
+from fogconv.frontend.onnx.rules import channels, conv, norms, pointwise, pooling
 from fogconv.frontend.onnx.translate import Rule
 
 RULES: Mapping[str, Rule] = {
@@ -18,6 +18,12 @@ RULES: Mapping[str, Rule] = {
     "MatMul": conv.matmul,
     "Pad": conv.pad,
     "BatchNormalization": pointwise.batch_norm,
+    "InstanceNormalization": norms.instance_norm,
+    "GroupNormalization": norms.group_norm,
+    "LayerNormalization": norms.layer_norm,
+    "LRN": norms.lrn,
+    "Softmax": norms.softmax("softmax"),
+    "LogSoftmax": norms.softmax("log_softmax"),
     "Relu": pointwise.activation("relu"),
     "Sigmoid": pointwise.activation("sigmoid"),
     "HardSwish": pointwise.activation("hardswish"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fogconv.frontend.torch.rules import channels, conv, pointwise, pooling
+from fogconv.frontend.torch.rules import channels, conv, norms, pointwise, pooling
 from fogconv.frontend.torch.translate import Rule
 
 RULES: Mapping[str, Rule] = {
@@ -22,6 +22,14 @@ RULES: Mapping[str, Rule] = {
     "constant_pad_nd": conv.pad,
     "batch_norm": pointwise.batch_norm,
     "_native_batch_norm_legit_no_training": pointwise.batch_norm_tuple,
+    "group_norm": norms.group_norm,
+    "native_group_norm": norms.native_group_norm,
+    "instance_norm": norms.instance_norm,
+    "layer_norm": norms.layer_norm,
+    "softmax": norms.softmax("softmax"),
+    "_softmax": norms.softmax("softmax"),
+    "log_softmax": norms.softmax("log_softmax"),
+    "_log_softmax": norms.softmax("log_softmax"),
     "relu": pointwise.activation("relu"),
     "relu6": pointwise.activation("relu6"),
     "silu": pointwise.activation("silu"),
