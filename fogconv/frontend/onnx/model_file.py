@@ -47,8 +47,8 @@ def read_model(
     frame: tuple[int, int] | None = None,
 ) -> ModelFile:
     """An ONNX model, one of whose inputs is a batch of pictures (N, C, H, W). ``size`` is (H, W) in pixels, where the file
-    leaves it open; without one it is that of ``frame``, rounded up to multiples that the net halves evenly. ``shapes`` are
-    those of other inputs, by name or number.
+    leaves it open; without one it is that of ``frame``, rounded up to multiples of what the net shrinks
+    them by. ``shapes`` are those of other inputs, by name or number.
 
     Raises ModelError: it can't be read, uses what neither fogconv nor ONNX Runtime knows, or takes no pictures.
     """
