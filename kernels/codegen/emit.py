@@ -21,6 +21,12 @@ I32 = ir.IntType(32)
 I64 = ir.IntType(64)
 
 
+def cpu_family(builder: Builder) -> str:
+    """The CPU that the code is for, "x86", "aarch64" or "": instructions that only one has are emitted by this."""
+    name = str(builder.module.triple).partition("-")[0]
+    return {"x86_64": "x86", "aarch64": "aarch64", "arm64": "aarch64"}.get(name, "")
+
+
 def vector(vl: int) -> Any:
     return ir.VectorType(F32, vl)
 
