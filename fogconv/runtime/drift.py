@@ -29,7 +29,8 @@ LINK_MARGIN = 4.0
 OVERALL_MARGIN = 2.0
 """For all ranks together: rates from a few convs are off by less for any network."""
 FASTER_MARGIN, FASTER_STREAK = 1.25, 3
-"""All ranks that were faster than their rates by this factor, so many times in a row, are corrected, too."""
+"""All ranks that were faster than their rates by this factor, so many times in a row, are corrected, too. Once runs have
+corrected them, CLOSE and STREAK are enough, in both directions, and twice as many each time."""
 CLOSE = 1.15
 """An overall drift below this is ignored."""
 CARD_MARGIN = 1.5
@@ -111,15 +112,20 @@ class Pace:
     """Of the last inference's ranks, how many times slower than planned the middle one computed,"""
     overall: tuple[int, float] | None = None
     """and how often in a row it was off by OVERALL_MARGIN, and by how much."""
-    faster: tuple[float, ...] = ()
-    """The latest inferences in a row in which it was faster by FASTER_MARGIN, by how much."""
+    common: tuple[float, ...] = ()
+    """The latest inferences in a row in which it was off enough to count (see FASTER_MARGIN), by how much."""
+    refined: int = 0
+    """How often the rates of all ranks were corrected."""
+    bursts: bool = False
+    """Whether devices compute in bursts: then single inferences say little of one rank or one link, and PATIENT are
+    needed."""
 
     def corrected(self, correction: Correction) -> Pace:
         """The pace after a new plan for the same members. The links' usual times and other observations are kept;
         otherwise a link that becomes slow during another correction would seem to have always been slow."""
         thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
         needed = min(MOST_STREAK, 2 * self.needed) if correction.slow else self.needed
-        return Pace({}, thin, self.usual, {}, needed)
+        return Pace({}, thin, self.usual, {}, needed, refined=self.refined + (correction.overall != 1))
 
     def after(self, drift: Drift) -> Pace:
         """The pace after one more inference."""
@@ -139,27 +145,35 @@ class Pace:
         thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
         seen = self.seen + 1
         overall = _streak(self.overall, middle) if drift.compute and _off(middle, OVERALL_MARGIN) else None
-        faster = (*self.faster, middle)[-FASTER_STREAK:] if drift.compute and middle < 1 / FASTER_MARGIN else ()
-        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen, middle, overall, faster)
+        common: tuple[float, ...] = ()
+        if drift.compute and (_off(middle, CLOSE) if self.refined else middle < 1 / FASTER_MARGIN):
+            same_way = self.common if self.common and (self.common[-1] > 1) == (middle > 1) else ()
+            common = (*same_way, middle)[-MOST_STREAK:]
+        needed = STREAK if seen >= CALM else self.needed
+        bursts = drift.whole is not None
+        return Pace(slow, thin, usual, latest, needed, seen, middle, overall, common, self.refined, bursts)
 
     def correction(self, *, measured: bool = False) -> Correction | None:
         """The correction of the topology, once something was off often enough; None to keep the plan.
 
         ``measured``: the rates were measured, and not given by a person: then the drift of all ranks is corrected, too.
         """
-        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
-        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (STREAK if ratio > 1 else PATIENT)}
+        needed = max(self.needed, PATIENT) if self.bursts else self.needed
+        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= needed}
+        soon = PATIENT if self.bursts else STREAK
+        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (soon if ratio > 1 else PATIENT)}
         for pair, ratio in list(thin.items()):
             for end in (0, 1):
                 if ratio > 1 and self._card_is_thin(pair, end):
                     thin |= {other: ratio for other in self.usual if other[end] == pair[end] and other not in thin}
         if not measured:
             return Correction(slow, thin) if slow or thin else None
-        faster = len(self.faster) == FASTER_STREAK
-        faster |= self.overall is not None and self.overall[0] >= self.needed and self.overall[1] < 1
-        middle = statistics.geometric_mean(self.faster) if self.faster else self.middle
+        soon = min(MOST_STREAK, STREAK * 2 ** (self.refined - 1)) if self.refined else FASTER_STREAK
+        wrong = len(self.common) >= soon
+        wrong |= self.overall is not None and self.overall[0] >= self.needed and self.overall[1] < 1
+        middle = statistics.median(self.common) if self.common else self.middle
         overall = middle if _off(middle, CLOSE) else 1.0
-        return Correction(slow, thin, overall) if slow or thin or faster else None
+        return Correction(slow, thin, overall) if slow or thin or wrong else None
 
     @property
     def all_slower(self) -> float | None:
