@@ -186,8 +186,9 @@ def _within_memory(
     topology = book.prices.topology
     penalty = 0.0
     possible: list[Plan] = []
+    options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
     for attempt in count(1):
-        found = _cheapest(graph, book, scheme, wire, penalty, members, drifting)
+        found = _cheapest(graph, book, scheme, wire, penalty, options)
         fitted = with_swaps(graph, found, topology) if allow_swap else found
         over = over_memory(graph, fitted, topology)
         if over is None:
@@ -195,11 +196,12 @@ def _within_memory(
         if possible and (not fitted.swaps or scheme == "local" or attempt % PENALTIES == 0):
             break
         penalty = max(16 * penalty, 1e-10)
-        if attempt % PENALTIES == 0:
+        if attempt % PENALTIES == 0 or scheme == "local":  # all is on the master, whatever weights cost
             assert over is not None
             if over.rank == MASTER or scheme == "local":
                 raise PlannerError(over.sentence)
             members = [rank for rank in members or topology.ranks if rank != over.rank]
+            options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
             penalty = 0.0
     return possible
 
@@ -210,11 +212,9 @@ def _cheapest(
     scheme: Scheme,
     wire: Wire,
     penalty: float,
-    members: Sequence[int] | None,
-    drifting: bool,
+    options: Options,
 ) -> Plan:
     book.effort = 0
-    options = Options(graph, book.prices, book, scheme, members, drifting=drifting)
     limited = [rank for rank, device in enumerate(book.prices.topology.devices) if device.memory_bytes is not None]
     order = [(stage, index) for stage in stages(graph) for index in stage]
     last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in graph.layers[index].reads}

@@ -48,18 +48,22 @@ class Options:
         self._prices = prices
         self._book = book
         self._scheme = scheme
+        self._found: dict[str, tuple[Option, ...]] = {}
         self._shares = Shares(graph, prices.topology, members, dealt=scheme == "depth", drifting=drifting)
 
     def of(self, layer: Layer) -> tuple[Option, ...]:
         """The options of one layer: at least the one on the master. Options that this geometry does not allow are left
         out."""
-        found = (
-            self._priced(layer, way, kind)
-            for family in self._families(layer)
-            for way in family.ways(layer, self._shares)
-            for kind in way.kinds
-        )
-        return tuple(option for option in found if option is not None)
+        found = self._found.get(layer.name)
+        if found is None:
+            priced = (
+                self._priced(layer, way, kind)
+                for family in self._families(layer)
+                for way in family.ways(layer, self._shares)
+                for kind in way.kinds
+            )
+            found = self._found[layer.name] = tuple(option for option in priced if option is not None)
+        return found
 
     def _families(self, layer: Layer) -> Sequence[Family]:
         if isinstance(layer, Host) or self._scheme == "local" or len(self._shares.members) < 2:
