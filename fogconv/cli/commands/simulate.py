@@ -24,12 +24,18 @@ from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     PlanOption,
     SchemeOption,
     SplitOption,
@@ -66,6 +72,11 @@ def simulate(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     plan: PlanOption = None,
     size: Annotated[
         int | None,
@@ -196,6 +207,11 @@ def simulate(
             split=split,
             plan=plan,
             allow_swap=allow_swap,
+            cuts=cuts,
+            pins=pin,
+            keep_input_home=keep_input_home,
+            objective=objective,
+            deadline=deadline,
         )
         cluster = hardware(
             preset=preset,

@@ -10,7 +10,7 @@ from fogconv.ir.graph import Layer
 from fogconv.ir.shard import Work
 from fogconv.planning.strategies.shares import Shares
 
-Scheme = Literal["auto", "depth", "rows", "local"]
+Scheme = Literal["auto", "depth", "rows", "offload", "local"]
 
 UNSUMMED: Sequence[str] = ("",)
 """The kinds of a way whose result stays where it is computed."""
