@@ -50,6 +50,10 @@ def test_a_mixed_search_takes_whole_layers_on_the_fastest_rank_if_it_is_faster_t
         assert [option.work[0].rank for option in found if option.mode == "offload"] == ranks
 
 
+def test_offload_cuts_no_head() -> None:
+    assert modes("offload", size=1) == {"local", "offload"}
+
+
 def test_one_rank_has_no_choice() -> None:
     assert modes("auto", ranks=1) == {"local"}
 
