@@ -179,7 +179,7 @@ class _Path:
 
 
 def _book(graph: LayerGraph, topology: Topology, sought: Sought) -> LayoutBook:
-    return LayoutBook(Prices(topology, graph.tensors[graph.input].batch, sought.wire))
+    return LayoutBook(Prices(topology, graph.picture.batch, sought.wire))
 
 
 def _search(
@@ -243,8 +243,8 @@ def _cheapest(
     limited = [rank for rank, device in enumerate(book.prices.topology.devices) if device.memory_bytes is not None]
     order = [(stage, index) for stage in stages(graph) for index in stage]
     last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in graph.layers[index].reads}
-    last_reader[graph.output] = len(graph.layers)
-    paths = [_Path(0.0, 0.0, 0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
+    last_reader |= dict.fromkeys(graph.results, len(graph.layers))
+    paths = [_Path(0.0, 0.0, 0.0, {tensor: options.whole_on_master(tensor) for tensor in graph.given}, None)]
     most = FRONT_BEAM if goal.front else BEAM
     beam = most
     there: frozenset[int] = frozenset()
@@ -284,12 +284,12 @@ def _cheapest(
         late = book.effort > EFFORT * (number + 1) / len(graph.layers)
         beam = max(LEAST_BEAM, beam // 2) if late else min(most, 2 * beam)
         paths = _worth_keeping(book, best.in_order(), beam, sought)
-    home = options.whole_on_master(graph.output)
-    ends = _Best(goal, [graph.output])
+    ends = _Best(goal, graph.results)
     for path in paths:
-        last = book.move(path.state[graph.output], home)[0]
-        joules = path.joules + last.joules + idle_watts * last.seconds
-        ends.keep(path.seconds + last.seconds, joules, dict(path.state), path.last, path.met)
+        back = [book.move(path.state[tensor], options.whole_on_master(tensor))[0] for tensor in graph.results]
+        back_s, back_j = sum(leg.seconds for leg in back), sum(leg.joules for leg in back)
+        joules = path.joules + back_j + idle_watts * back_s
+        ends.keep(path.seconds + back_s, joules, dict(path.state), path.last, path.met)
     return [_plan(graph, book, scheme, sought.wire, path.last) for path in _spread(goal, ends.paths)]
 
 
@@ -407,7 +407,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, last_
     """The plan of a path, with its sums of seconds and joules, and bytes per card."""
     ranks = len(book.prices.topology)
     sent, received = [0.0] * ranks, [0.0] * ranks
-    state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
+    state: _State = {tensor: book.number(_whole_on_master(graph, tensor, ranks)) for tensor in graph.given}
     placements: dict[int, Placement] = {}
     seconds = joules = 0.0
     order = [index for stage in stages(graph) for index in stage]
@@ -442,12 +442,14 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, last_
         detours = tuple((tensor, book[number]) for tensor, number in via)
         name = split_name(option)
         placements[index] = Placement(option.mode, option.work, option.target, detours, name)
-    last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
-    count(last.card_bytes)
+    for tensor in graph.results:
+        last, _, _ = book.move(state[tensor], book.number(_whole_on_master(graph, tensor, ranks)))
+        count(last.card_bytes)
+        seconds += last.seconds
+        joules += last.joules
     cards = tuple(zip(sent, received, strict=True))
     in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
-    seconds += last.seconds
-    joules += last.joules + book.prices.idle_watts * seconds
+    joules += book.prices.idle_watts * seconds
     return Plan(graph.name, ranks, scheme, in_order, wire, predicted_s=seconds, card_bytes=cards, predicted_j=joules)
 
 

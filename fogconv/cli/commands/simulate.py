@@ -19,7 +19,7 @@ from fogconv.cli.hardware_options import (
     ReadRateOption,
     hardware,
 )
-from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
+from fogconv.cli.option_values import BANDWIDTH, MODEL, SIZE, STRAGGLER, Numbers, Pair, Straggler, number, output, ratios
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
@@ -79,10 +79,10 @@ def simulate(
     deadline: DeadlineOption = None,
     plan: PlanOption = None,
     size: Annotated[
-        int | None,
+        Pair | None,
         typer.Option(
-            parser=number("pixels", table.SIDE),
-            help="Image size in pixels; by default the net's usual one.",
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the net's usual one.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -194,6 +194,7 @@ def simulate(
         from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
         from fogconv.simulation import simulator as simulation
+        from fogconv.simulation.consumption import joules_per_inference
         from fogconv.simulation.prediction import predicted
 
         options = plan_options(
@@ -262,6 +263,7 @@ def simulate(
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         alone_s = make_plan(graph, topology, PlanOptions("local", allow_swap=True)).predicted_s or 0.0
         answer = _answer(model, chosen, timeline, topology, alone_s)
+        answer["joules"] = joules_per_inference(programs, topology, timeline)
         answer["bytes_read"] = [read_bytes(program) for program in programs]
         if as_json:
             print(json_text(answer))
@@ -290,12 +292,12 @@ def _only_with_inferences(
             )
 
 
-def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
+def _graph(model: str, size: Pair | None, trust: bool) -> LayerGraph:
     from fogconv.frontend.network import network_graph
     from fogconv.zoo.model_request import ModelRequest
 
     try:
-        return network_graph(ModelRequest.for_shapes(model, size, trust))
+        return network_graph(ModelRequest.for_shapes(model, None if size is None else size.pixels, trust))
     except ImportError as error:
         from fogconv.cli.process.exit_codes import needs
 
@@ -350,6 +352,8 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")
+    if answer["joules"] is not None:
+        console.print(f"{answer['joules']:.3g} J per inference, of all ranks together, while they wait too.")
     table = Table(box=None, pad_edge=False, header_style="bold")
     swaps = any(answer["bytes_read"])
     for column in ("rank", "busy", "sent MB", "received MB", *(("read MB",) if swaps else ())):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,12 @@ def session_of(model: bytes) -> Any:
         raise ModelError(f"ONNX Runtime can't run this model: {reason}") from error
 
 
-def in_onnx_runtime(model: ModelFile) -> Callable[[Array], Array]:
-    """The whole model, as ONNX Runtime computes it."""
+def in_onnx_runtime(model: ModelFile) -> Callable[[Sequence[Array]], list[Array]]:
+    """The whole model, as ONNX Runtime computes it: from its inputs to its outputs, in their order."""
     session = session_of(model.proto.SerializeToString())
 
-    def run(x: Array) -> Array:
-        (output,) = session.run([model.output], {model.input: np.ascontiguousarray(x)})
-        return np.asarray(output)
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        feeds = {entry.name: np.ascontiguousarray(x) for entry, x in zip(model.inputs, inputs, strict=True)}
+        return [np.asarray(output) for output in session.run(list(model.outputs), feeds)]
 
     return run

@@ -31,7 +31,7 @@ def shrinking(graph: LayerGraph) -> tuple[int, ...]:
 
 def slices(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
     """The layers of each slice; all but the last end in a tensor at which the graph may be cut."""
-    ends = set(shrinking(graph)) - {graph.output}
+    ends = set(shrinking(graph)) - set(graph.results)
     found: list[tuple[int, ...]] = []
     slice_: list[int] = []
     for index, layer in enumerate(graph.layers):
@@ -44,4 +44,4 @@ def slices(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
 
 def not_cut(graph: LayerGraph) -> frozenset[int]:
     """The tensors that stay on the rank that computes them where only shrinking ones may be sent."""
-    return frozenset(range(len(graph.tensors))) - {graph.input} - set(shrinking(graph))
+    return frozenset(range(len(graph.tensors))) - set(graph.given) - set(shrinking(graph))

@@ -83,7 +83,7 @@ def before_pooling(graph: LayerGraph) -> frozenset[int]:
         raise InputError(
             f"--keep-input-home ends at the first pooling, and {graph.name} has none: --pin its first layers to 0"
         )
-    found = {graph.input}
+    found = set(graph.given)
     for layer in graph.layers:
         if isinstance(layer, Pool | GlobalPool):
             continue

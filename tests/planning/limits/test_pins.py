@@ -27,6 +27,8 @@ from tests.graph_reference import run_graph
 from tests.program_reference import run
 
 FAST = Topology.uniform(3, 10e9, 1e11, 1e-6, copy_s_per_byte=1e-12, step_s=1e-7)
+UNEVEN = FAST.replace_device(1, FAST.devices[1].scaled(5))
+"""With a rank that is worth offloading to."""
 CHAIN = chain(64, 64, 64, 64, 64)
 
 
@@ -83,7 +85,7 @@ def test_pinned_layers_are_computed_whole_where_they_are_pinned(wanted: list[int
     )
     x = np.random.default_rng(0).standard_normal((1, 64, 32, 32))
     lowered = lower(graph, found)
-    out = run(lowered.programs, lowered.weights, x).reshape(graph.output_shape)
+    out = run(lowered.programs, lowered.weights, x).reshape(graph.outputs[0].shape)
     np.testing.assert_allclose(out, run_graph(graph, x), atol=1e-6)
 
 
@@ -93,9 +95,9 @@ def test_no_tensor_between_pinned_layers_is_sent(name: str, scheme: Scheme) -> N
     graph = net(name)
     first = [layer for layer in graph.layers if not layer.relabels][:3]
     options = PlanOptions(scheme, threshold=0.0, pins=tuple(f"{layer.name}=0" for layer in first))
-    sent = sent_tensors(outline(graph, plan(graph, FAST, options)))
+    sent = sent_tensors(outline(graph, plan(graph, UNEVEN, options)))
     free = {tensor for layer in graph.layers if layer not in first for tensor in layer.reads}
-    own = {graph.input, *(layer.writes[0] for layer in first)} - free
+    own = {*graph.given, *(layer.writes[0] for layer in first)} - free
     held = {graph.tensors[tensor].name for tensor in own}
     assert len(held) >= 2 and sent and not held & set(sent)
 
@@ -104,10 +106,9 @@ def test_no_tensor_between_pinned_layers_is_sent(name: str, scheme: Scheme) -> N
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "googlenet"])
 def test_an_input_that_stays_at_home_is_seen_by_no_other_rank(name: str, scheme: Scheme) -> None:
     graph = net(name)
-    cluster = FAST.replace_device(1, FAST.devices[1].scaled(5))
-    free = sent_tensors(outline(graph, plan(graph, cluster, PlanOptions(scheme, threshold=0.0))))
-    sent = sent_tensors(outline(graph, plan(graph, cluster, PlanOptions(scheme, threshold=0.0, keep_input_home=True))))
-    before = {graph.tensors[graph.input].name}
+    free = sent_tensors(outline(graph, plan(graph, UNEVEN, PlanOptions(scheme, threshold=0.0))))
+    sent = sent_tensors(outline(graph, plan(graph, UNEVEN, PlanOptions(scheme, threshold=0.0, keep_input_home=True))))
+    before = {graph.picture.name}
     for layer in graph.layers:
         if isinstance(layer, Pool | GlobalPool):
             break
