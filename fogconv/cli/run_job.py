@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,7 +20,8 @@ from fogconv.cli.output.answer import print_answer
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
-from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
+from fogconv.cli.output.result import Job, Result, SharedMachine
+from fogconv.cli.output.tables.findings import print_findings
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
@@ -28,7 +29,7 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import DependencyError, InputError, ModelError, visible
+from fogconv.errors import DependencyError, InputError
 from fogconv.runtime.engine import Engine, Inference
 
 if TYPE_CHECKING:
@@ -36,19 +37,24 @@ if TYPE_CHECKING:
     from fogconv.calibration.cache import Master
     from fogconv.calibration.calibration import Calibration
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.cli.pictures import Inputs
     from fogconv.cluster.session.worker_record import WorkerInfo
     from fogconv.frontend.network import Alone, Network
     from fogconv.hardware.topology import Topology
+    from fogconv.tasks.draw import Finding
+    from fogconv.tasks.text.reading import Reader
     from fogconv.zoo.card import ModelCard
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer."""
+    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer.
+    ``draw``: where the picture with what was found in it is written."""
 
     json: bool = False
     layers: bool = False
     trace: Path | None = None
+    draw: Path | None = None
     alone: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
 
@@ -57,16 +63,16 @@ def run_job(job: Job, shown: Shown) -> Result:
     """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
-        network, x = _prepared(job)
+        network, given, reader = _prepared(job, shown)
         with bar as progress:
             engine = _engine(job, session, network, progress)
-        first = _first(engine, network.card, x)
-        top5 = tuple(_top5(network.card, row) for row in first)
-        if not shown.json:
-            answers = tuple(zip(map(visible, job.images), top5, strict=True))
-            print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
+        first = engine.run(given.x)
+        found = given.findings(network.card, _outputs(first))
+        if reader is not None:
+            found = given.read(found, reader)
+        _show(job, shown, network.card, given, found)
         network.keep()
-        result = _measure(job, shown, session, engine, network, x, first, top5)
+        result = _measure(job, shown, session, engine, network, given.x, first.output, found)
         engine.close()
     if shown.json:
         shown.out.write(json_text(result.as_json()) + "\n")
@@ -112,38 +118,57 @@ def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
             watch.done()
 
 
-def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
+def _prepared(job: Job, shown: Shown) -> tuple[Network, Inputs, Reader | None]:
+    from fogconv.cli.pictures import check_drawable, input_size, inputs, opened, text_reader
     from fogconv.frontend.network import open_network
     from fogconv.zoo.model_request import ModelRequest
-    from fogconv.zoo.preprocessing import load_image
 
     # Images are opened before weights are downloaded, so that a typo costs no time.
-    pictures = [load_image(name) for name in job.images]
-    request = ModelRequest(job.model, job.weights, job.size, job.trust)
-    network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
-    channels = network.graph.tensors[network.graph.input].channels
-    if channels != 3:
-        raise ModelError(f"{job.model} takes {channels} channels, not the 3 of a picture; use fogconv.compile for it")
+    given = opened(job.images)
+    check_drawable(given, shown.draw)
+    request = ModelRequest(job.model, job.weights, input_size(job.model, given, job.size), job.trust)
+    network = open_network(request, batch=len(given), mean=job.mean, std=job.std, labels=job.labels)
+    if job.task is not None:
+        network = replace(network, card=replace(network.card, task=job.task))
+    if job.read and network.card.task != "text":
+        raise InputError(f"--read is for regions of text; the task of {network.card.name} is {network.card.task}")
+    tensor = network.graph.tensors[network.graph.input]
+    prepared = inputs(network.card, given, (len(given), tensor.channels, tensor.height, tensor.width))
+    reader = text_reader() if job.read else None
     spare_what_is_here()
-    return network, np.stack([network.card.preprocess(picture) for picture in pictures])
+    return network, prepared, reader
+
+
+def _outputs(inference: Inference) -> dict[str, NDArray[np.float32]]:
+    """By name, (N, …) each."""
+    return {"output": inference.output}
+
+
+def _show(job: Job, shown: Shown, card: ModelCard, given: Inputs, found: tuple[Finding, ...]) -> None:
+    """What was found, before anything is measured."""
+    from fogconv.cli.pictures import draw
+    from fogconv.tasks.classify import Classes
+
+    if shown.draw is not None:
+        draw(given.given[0], found[0], shown.draw)
+    if shown.json:
+        return
+    names = [each.name for each in given.given]
+    random = card.has_random_weights
+    answers = [(name, each.guesses) for name, each in zip(names, found, strict=True) if isinstance(each, Classes)]
+    if answers:
+        print_answer(answers, random_weights=random, out=shown.out)
+    else:
+        print_findings(list(zip(names, found, strict=True)), random_weights=random, out=shown.out)
 
 
 def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
-    _check_scores(network.card.name, network.graph.output_shape, len(job.images))
     measured = _measured(job, session)
     topology = _profile(job, session) if measured is None else measured.topology
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
     return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress, measured)
-
-
-def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
-    """A run shows classes: other outputs are for `fogconv.compile`."""
-    if len(shape) < 2 or shape[0] != images:
-        raise ModelError(
-            f"{model} gives an output of shape {shape}, not one row of scores for each image; use fogconv.compile for it"
-        )
 
 
 def _measured(job: Job, session: Session) -> Calibration | None:
@@ -173,14 +198,6 @@ def _profile(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _first(engine: Engine, model: ModelCard, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The output of the first inference, which is shown before anything is measured."""
-    output = engine.run(x).output
-    if not np.isfinite(output).all():
-        raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
-    return output
-
-
 def _measure(
     job: Job,
     shown: Shown,
@@ -189,7 +206,7 @@ def _measure(
     network: Network,
     x: NDArray[np.float32],
     first: NDArray[np.float32],
-    top5: tuple[tuple[Guess, ...], ...],
+    found: tuple[Finding, ...],
 ) -> Result:
     collect_as_usual()
     collect_now()
@@ -212,7 +229,8 @@ def _measure(
         job.cluster or session.scheme,
         len(engine.ranks) - 1,
         engine.plan.scheme,
-        top5,
+        network.card.task,
+        found,
         median,
         typical.plan.predicted_s,
         None if alone is None else alone.framework,
@@ -287,13 +305,6 @@ def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[N
     begin = time.perf_counter()
     outputs = list(engine.stream(x for _ in range(frames)))
     return outputs, frames / (time.perf_counter() - begin)
-
-
-def _top5(model: ModelCard, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
-    shifted = np.exp(scores.astype(np.float64).ravel() - scores.max())
-    probabilities = shifted / shifted.sum()
-    best = np.argsort(-probabilities, kind="stable")[:5]
-    return tuple(Guess(model.label(int(i)), int(i), float(probabilities[i])) for i in best)
 
 
 def _write_trace(path: Path, engine: Engine, inference: Inference) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fogconv.analysis.outlook import Outlook
     from fogconv.analysis.workload import RankWork, Workload
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.tasks.draw import Finding
+    from fogconv.zoo.card import Task
 
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.run_options import RunOptions
@@ -28,7 +30,9 @@ class Job:
     run_options: RunOptions = RunOptions()
     profile: Path | None = None
     weights: str = "pretrained"
-    size: int | None = None
+    task: Task | None = None
+    read: bool = False
+    size: int | tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: Path | None = None
@@ -40,13 +44,6 @@ class Job:
 
 MEANINGLESS = "class scores of random weights, meaningless"
 """What a net with random weights sees."""
-
-
-@dataclass(frozen=True)
-class Guess:
-    label: str
-    index: int
-    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class SharedMachine:
 
 @dataclass(frozen=True)
 class Result:
-    """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
+    """A job's results. ``found``: what the network found in each picture. Latencies are medians of warm runs, in seconds, without set-up.
 
     ``baseline``: the framework that ran the model on the master alone. ``runs_s``: each warm run's. ``wire``: the coding of
     the activations. ``machines``: those that several ranks share.
@@ -73,7 +70,8 @@ class Result:
     cluster: str
     workers: int
     scheme: str
-    top5: tuple[tuple[Guess, ...], ...]
+    task: Task
+    found: tuple[Finding, ...]
     latency_s: float
     predicted_s: float | None
     baseline: str | None
@@ -100,7 +98,9 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """``predicted_s`` and ``latency_s`` are the sums of ``total_s`` over ``layers``, and of ``other_layers``."""
         from fogconv.analysis.layer_report import other_layers
+        from fogconv.tasks.classify import Classes
 
+        guesses = [[vars(guess) for guess in each.guesses] for each in self.found if isinstance(each, Classes)]
         return {
             "model": self.model,
             "weights": self.weights,
@@ -109,8 +109,10 @@ class Result:
             "workers": self.workers,
             "scheme": self.scheme,
             "top5_note": MEANINGLESS if self.weights_are_random else None,
-            "top5": [vars(guess) for guess in self.top5[0]],
-            "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
+            "top5": guesses[0] if guesses else [],
+            "top5_all": guesses,
+            "task": self.task,
+            "results": [each.as_json() for each in self.found],
             "latency_s": self.latency_s,
             "predicted_s": self.predicted_s,
             "baseline": self.baseline,

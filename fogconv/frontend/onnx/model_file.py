@@ -30,12 +30,17 @@ class ModelFile:
     output: str
 
 
-def read_model(path: str | Path, *, size: tuple[int, int] | None = None, batch: int = 1) -> ModelFile:
+def read_model(
+    path: str | Path, *, size: tuple[int, int] | None = None, batch: int = 1, states_size: bool = True
+) -> ModelFile:
     """An ONNX model with one input (N, C, H, W) and one output. ``size`` is (H, W) in pixels, where the file leaves it open.
+    With ``states_size`` False it does so although it has figures: those of an example.
 
     Raises ModelError: it can't be read, uses what neither fogconv nor ONNX Runtime knows, or takes another input.
     """
     proto = _loaded(Path(path))
+    if not states_size:
+        _forget_sizes(proto)
     name = quoted(str(path))
     newest = onnx.defs.onnx_opset_version()
     opset = next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), 0)
@@ -54,6 +59,12 @@ def read_model(path: str | Path, *, size: tuple[int, int] | None = None, batch: 
         raise ModelError(f"{name} has {ends}; fogconv runs ONNX models with one input and one output")
     shape = _fixed_shape(name, entries[0], size, batch)
     return ModelFile(proto, entries[0].name, shape, proto.graph.output[0].name)
+
+
+def characters(model: ModelFile) -> tuple[str, ...]:
+    """Those that a recogniser of text was trained for, which PaddlePaddle's exports carry; else none."""
+    lines = next((each.value for each in model.proto.metadata_props if each.key == "character"), "")
+    return tuple(lines.splitlines())
 
 
 def free_names(node: NodeProto) -> Iterator[str]:
@@ -86,6 +97,17 @@ def _loaded(path: Path) -> ModelProto:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{quoted(str(path))} keeps its weights in other files, which can't be read: {first}") from error
     return proto
+
+
+def _forget_sizes(proto: ModelProto) -> None:
+    """Leave the batch and the sides of inputs and outputs open, and what follows from them."""
+    del proto.graph.value_info[:]
+    given = {tensor.name for tensor in proto.graph.initializer}
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name not in given:
+            for number, dim in enumerate(value.type.tensor_type.shape.dim):
+                if number != 1:
+                    dim.Clear()
 
 
 def _fixed_shape(name: str, entry: ValueInfoProto, size: tuple[int, int] | None, batch: int) -> tuple[int, int, int, int]:
