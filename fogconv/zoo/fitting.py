@@ -34,7 +34,8 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """``how``: "stretch" to the input's sides, or "letterbox": scaled as a whole to the top left, the rest is ``fill``.
+    """``how``: "stretch" to the input's sides; "letterbox": scaled as a whole to the top left, the rest is ``fill``; or
+    "line": scaled to the input's height, and narrowed where it is too long.
 
     ``mean`` and ``std`` are per channel for values from 0 to 1, in the order of the network's channels: ``bgr`` says that
     blue comes first. ``fill`` is a value of the input, after that.
@@ -45,7 +46,7 @@ class Fitting:
     width that is the picture's at this height or the usual one.
     """
 
-    how: Literal["stretch", "letterbox"] = "stretch"
+    how: Literal["stretch", "letterbox", "line"] = "stretch"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     bgr: bool = False
@@ -85,13 +86,15 @@ class Fitting:
         """(3, H, W) float32, and where the picture lies in it."""
         width, height = picture.size
         pixels = np.asarray(picture.convert("RGB"))
-        if self.how == "stretch":
-            inside = size
-            placement = Placement((height, width), size, size[0] / height, size[1] / width)
-        else:
+        if self.how == "letterbox":
             scale = min(size[0] / height, size[1] / width)
             inside = (max(int(height * scale), 1), max(int(width * scale), 1))
             placement = Placement((height, width), size, scale, scale)
+        else:
+            inside = size
+            if self.how == "line":
+                inside = (size[0], min(math.ceil(size[0] * width / height), size[1]))
+            placement = Placement((height, width), size, inside[0] / height, inside[1] / width)
         scaled = resized(pixels, inside).transpose(2, 0, 1)
         values = np.asarray(scaled[::-1] if self.bgr else scaled, np.float32) * np.float32(1 / 255)
         mean, std = (np.asarray(each, np.float32).reshape(3, 1, 1) for each in (self.mean, self.std))

@@ -58,7 +58,8 @@ class SharedMachine:
 
 @dataclass(frozen=True)
 class Result:
-    """A job's results. ``found``: what the network found in each picture. Latencies are medians of warm runs, in seconds, without set-up.
+    """A job's results. ``found``: what the network found in each picture. Latencies are medians of warm runs, in
+    seconds, without set-up.
 
     ``baseline``: the framework that ran the model on the master alone. ``runs_s``: each warm run's. ``wire``: the coding of
     the activations. ``machines``: those that several ranks share.

@@ -14,9 +14,7 @@ from PIL import Image
 
 from fogconv.ir.arrays import Array
 from fogconv.tasks.text.outlines import Points
-from fogconv.zoo.fitting import Fitting
 
-HEIGHT = 48
 BLANK = 0
 TALL = 1.5
 """A region this many times as high as wide is a line from top to bottom, and is turned."""
@@ -43,12 +41,6 @@ def _perspective(start: Points, end: Points) -> tuple[float, ...]:
         rows += [(x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y)]
         values += [u, v]
     return tuple(float(each) for each in np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0])
-
-
-def line_input(line: Image.Image, fitting: Fitting, width: int) -> Array:
-    """(3, 48, width): scaled to the height, at most to the width, and 0 to its right."""
-    x, _ = fitting(line, (HEIGHT, min(math.ceil(HEIGHT * line.width / line.height), width)))
-    return np.pad(x, ((0, 0), (0, 0), (0, width - x.shape[2])))
 
 
 def decoded(probabilities: Array, characters: Sequence[str]) -> tuple[str, float]:

