@@ -89,7 +89,10 @@ def input_size(model: str, given: Sequence[Given], size: Size) -> Size:
 
 
 def inputs(card: ModelCard, given: tuple[Given, ...], shape: tuple[int, ...]) -> Inputs:
-    """``shape`` (N, C, H, W) is the network's. Raises ModelError for a tensor of another shape."""
+    """``shape`` (N, C, H, W) is the network's: pictures are repeated until there are N.
+
+    Raises ModelError for a tensor of another shape, or a network that takes no pictures.
+    """
     size, fitting = (shape[2], shape[3]), fitting_of(card)
     arrays, placements = [], []
     for each in given:
@@ -111,7 +114,7 @@ def inputs(card: ModelCard, given: tuple[Given, ...], shape: tuple[int, ...]) ->
             x, placement = fitting(each.picture, size)
             arrays.append(x)
             placements.append(placement)
-    return Inputs(given, np.stack(arrays), tuple(placements))
+    return Inputs(given, np.stack(arrays * (shape[0] // len(given))), tuple(placements))
 
 
 def check_drawable(given: Sequence[Given], path: Path | None) -> None:

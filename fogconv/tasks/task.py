@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,14 +22,20 @@ from fogconv.tasks.text.regions import regions
 from fogconv.zoo.card import ModelCard, Task
 from fogconv.zoo.fitting import Fitting, Placement
 
-TASKS: tuple[Task, ...] = ("classify", "detect", "segment", "text", "raw")
+
+def card_for(card: ModelCard, task: Task | None, shapes: Sequence[tuple[int, ...] | None]) -> ModelCard:
+    """The card with the task that the user names, if any. ``shapes`` are those of the outputs (N, …): a model of unknown
+    outputs classifies if it gives one row of scores for each picture."""
+    if task is None and card.task == "classify" and (len(shapes) != 1 or shapes[0] is None or len(shapes[0]) < 2):
+        task = "raw"
+    return card if task is None else replace(card, task=task)
 
 
 def fitting_of(card: ModelCard) -> Fitting | None:
     """How whole pictures become the model's input; None where it takes their centres (`ModelCard.preprocess`)."""
     if card.fitting is not None:
         return card.fitting
-    if card.task == "classify":
+    if card.task in ("classify", "raw"):
         return None
     how = card.detection.fit if card.detection is not None else "stretch"
     mean, std = card.preprocessing.mean, card.preprocessing.std
@@ -40,8 +47,12 @@ def finding(card: ModelCard, outputs: Mapping[str, Array], index: int, placement
 
     Raises ModelError for outputs that can't be of this task.
     """
+    _check_finite(card, outputs)
+    if card.task == "raw":
+        batch = max((len(values) for values in outputs.values() if values.ndim), default=0)
+        shared = {name for name, values in outputs.items() if not values.ndim or len(values) != batch}
+        return raw({name: values if name in shared else values[index] for name, values in outputs.items()})
     one = {name: _of(values, index, name) for name, values in outputs.items()}
-    _check_finite(card, one)
     if card.task == "classify":
         return classes(_single(card, one), card.label)
     if card.task == "segment":
@@ -50,9 +61,7 @@ def finding(card: ModelCard, outputs: Mapping[str, Array], index: int, placement
     if card.task == "text":
         output = _single(card, one)
         return line(output, card.labels, placement) if output.ndim == 2 else regions(output, placement)
-    if card.task == "detect":
-        return _boxes(card, one, placement)
-    return raw(one)
+    return _boxes(card, one, placement)
 
 
 def _boxes(card: ModelCard, outputs: Mapping[str, Array], placement: Placement) -> Boxes:

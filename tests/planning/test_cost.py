@@ -90,7 +90,7 @@ def test_planner_and_simulator_price_every_step_alike(graph: LayerGraph) -> None
     topology = Topology((UNLIKE,))
     found = plan(graph, topology, PlanOptions("local"))
     [program] = lower(graph, found).programs
-    cost = Prices(topology, graph.tensors[graph.input].batch)
+    cost = Prices(topology, graph.picture.batch)
     planned: dict[str, float] = {}
     for layer, placement in zip(graph.layers, found.placements, strict=True):
         if not isinstance(layer, Host) and not layer.relabels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,16 +14,17 @@ from fogconv.cli.hardware_options import MeasureOption, ProfileOption
 from fogconv.cli.option_values import (
     CLUSTER,
     FILE,
+    INPUT,
     MEMORY,
     MODEL,
     PICTURE,
+    SIZE,
     WEIGHTS,
     Numbers,
     Pair,
     number,
     output,
     ratios,
-    sizes,
 )
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
@@ -105,8 +106,26 @@ def run(
     size: Annotated[
         Pair | None,
         typer.Option(
-            parser=sizes(table.SIDE),
-            help="Input size in pixels, such as 224 or 960x1280 (height × width); by default the model's or the picture's.",
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the model's, or where "
+            "it takes any size the first picture's, rounded up.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            parser=number("count", table.BATCH),
+            help="Number of pictures at once; by default those that are given, else each as often as they go into it.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--input",
+            parser=INPUT,
+            help="Another input of the model, such as image_shape=shape.npy; may be repeated.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -318,7 +337,9 @@ def run(
             weights=weights,
             task=None if task is None else task.value,
             read=read,
-            size=None if size is None else size.both,
+            size=None if size is None else size.pixels,
+            batch=batch,
+            inputs=tuple(inputs or ()),
             mean=None if mean is None else mean.each,
             std=None if std is None else std.each,
             labels=labels,

@@ -33,6 +33,8 @@ class Job:
     task: Task | None = None
     read: bool = False
     size: int | tuple[int, int] | None = None
+    batch: int | None = None
+    inputs: tuple[tuple[str, Path], ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: Path | None = None
@@ -44,6 +46,29 @@ class Job:
 
 MEANINGLESS = "class scores of random weights, meaningless"
 """What a net with random weights sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFigures:
+    """One of the model's outputs: its shape, and the smallest and largest of its values (NaN for an output without any).
+
+    ``max_abs_error``: the largest difference of any run from the baseline's, whose largest value is ``max_abs_reference``;
+    infinite where the shapes differ. None without a baseline.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    least: float
+    most: float
+    max_abs_error: float | None = None
+    max_abs_reference: float | None = None
+
+    @property
+    def rel_error(self) -> float:
+        """In parts of the baseline's largest value."""
+        error = self.max_abs_error or 0.0
+        return error / self.max_abs_reference if self.max_abs_reference else error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +86,9 @@ class Result:
     """A job's results. ``found``: what the network found in each picture. Latencies are medians of warm runs, in
     seconds, without set-up.
 
-    ``baseline``: the framework that ran the model on the master alone. ``runs_s``: each warm run's. ``wire``: the coding of
-    the activations. ``machines``: those that several ranks share.
+    ``top5`` is empty for a model that gives no scores of classes. ``baseline``: the framework that ran the model on the
+    master alone; the error is that of the output that is furthest from the baseline's, in parts of its largest value.
+    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machines``: those that several ranks share.
     """
 
     job: Job
@@ -89,6 +115,7 @@ class Result:
     machines: tuple[SharedMachine, ...] = ()
     outlook: Outlook | None = None
     rates: tuple[RateSource, ...] = ()
+    outputs: tuple[OutputFigures, ...] = ()
 
     @property
     def weights_are_random(self) -> bool:
@@ -114,6 +141,7 @@ class Result:
             "top5_all": guesses,
             "task": self.task,
             "results": [each.as_json() for each in self.found],
+            "outputs": [asdict(output) for output in self.outputs],
             "latency_s": self.latency_s,
             "predicted_s": self.predicted_s,
             "baseline": self.baseline,

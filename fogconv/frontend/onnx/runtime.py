@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,12 @@ def opened_file(path: Path) -> tuple[Callable[[Array], Array], tuple[str, ...]]:
     return run, tuple(characters.splitlines())
 
 
-def in_onnx_runtime(model: ModelFile) -> Callable[[Array], Array]:
-    """The whole model, as ONNX Runtime computes it."""
+def in_onnx_runtime(model: ModelFile) -> Callable[[Sequence[Array]], list[Array]]:
+    """The whole model, as ONNX Runtime computes it: from its inputs to its outputs, in their order."""
     session = session_of(model.proto.SerializeToString())
 
-    def run(x: Array) -> Array:
-        (output,) = session.run([model.output], {model.input: np.ascontiguousarray(x)})
-        return np.asarray(output)
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        feeds = {entry.name: np.ascontiguousarray(x) for entry, x in zip(model.inputs, inputs, strict=True)}
+        return [np.asarray(output) for output in session.run(list(model.outputs), feeds)]
 
     return run

@@ -108,5 +108,5 @@ def pad(t: Translator, node: Node) -> Value | None:
         return None
     readers = t.readers.get(node.outputs[0], [])
     merges = all(reader.op == "Conv" and reader.input(0) == node.outputs[0] for reader in readers)
-    source = t.as_map(node.input(0)) if merges and node.outputs[0] != t.model.output else None
+    source = t.as_map(node.input(0)) if merges and node.outputs[0] not in t.model.outputs else None
     return None if source is None else Padded(source, (sides[2], sides[6], sides[3], sides[7]))
