@@ -18,6 +18,8 @@ def print_models(models: Iterable[WheelModel], console: Console | None = None) -
     out = console or Console(highlight=False)
     left = ("task", "here", "licence", "needs", "wheel")
     table = figures_table("name", *left, left=left)
+    table.columns[0].no_wrap = True  # the names are what is typed; those of wheels are cut instead
+    table.columns[-1].no_wrap = False
     for model in models:
         wheel = f"{model.wheel.package} {model.wheel.version}"
         needs = "torch" if model.framework == "torch" else ""
