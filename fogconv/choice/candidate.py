@@ -118,7 +118,7 @@ def least_seconds(graph: LayerGraph, topology: Topology) -> float:
 
 def least_joules(graph: LayerGraph, topology: Topology) -> float:
     """What no plan goes below: every layer on the device that takes least for it, and no device that waits."""
-    prices = Prices(topology, graph.tensors[graph.input].batch)
+    prices = Prices(topology, graph.picture.batch)
     total = 0.0
     for layer in graph.layers:
         for work in at_home(graph, layer).work:
