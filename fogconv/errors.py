@@ -30,7 +30,7 @@ class FogconvError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = super().__str__().strip()
         if len(text) > MOST_OF_A_MESSAGE:
             end = text[-MOST_OF_A_MESSAGE // 2 :]
             text = text[: MOST_OF_A_MESSAGE - len(end) - 1] + "…" + end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,22 @@ ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {"leaky_relu": F.leaky_rel
 """Elementwise operators by the workers' names: of maps and parameters."""
 
 
-@torch.inference_mode()
 def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = None) -> NDArray[Any]:
-    """The graph's output for an input (N, C, H, W), in the type of the graph's weights.
+    """The first output for one input (N, C, H, W), see `run_outputs`."""
+    return run_outputs(graph, [image], without=without)[0]
+
+
+@torch.inference_mode()
+def run_outputs(graph: LayerGraph, inputs: Sequence[NDArray[Any]], *, without: str | None = None) -> list[NDArray[Any]]:
+    """The graph's outputs for its inputs, in the type of the graph's weights.
 
     ``without`` names a conv whose weights count as zero.
     """
-    maps: dict[int, torch.Tensor] = {graph.input: torch.from_numpy(image)}
-    values: dict[str, Any] = {}
+    maps: dict[int, torch.Tensor] = {}
+    values: dict[str | int, Any] = dict(enumerate(inputs))
+    for port, given in zip(graph.inputs, inputs, strict=True):
+        if port.tensor is not None:
+            maps[port.tensor] = torch.from_numpy(given)
     for layer in graph.layers:
         match layer:
             case Conv():
@@ -102,7 +110,10 @@ def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = N
                 maps.update((number, torch.from_numpy(result)) for number, result in zip(layer.writes, results, strict=True))
         for number in layer.writes:
             assert tuple(maps[number].shape) == graph.tensors[number].shape, layer
-    return np.asarray(maps[graph.output].reshape(graph.output_shape).numpy())
+    return [
+        np.asarray(values[port.value] if port.tensor is None else maps[port.tensor].reshape(port.shape).numpy())
+        for port in graph.outputs
+    ]
 
 
 def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero: bool) -> torch.Tensor:

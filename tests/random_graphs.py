@@ -22,6 +22,7 @@ from fogconv.ir.graph import (
     Layer,
     LayerGraph,
     Pool,
+    Port,
     Resample,
     Shuffle,
     Slice,
@@ -38,6 +39,7 @@ class _Draft:
         self.tensors: list[Tensor] = []
         self.layers: list[Layer] = []
         self.weights: dict[str, NDArray[Any]] = {}
+        self.kept: list[Port] = []
 
     def tensor(self, channels: int, height: int, width: int) -> int:
         self.tensors.append(Tensor(f"t{len(self.tensors)}", self.batch, channels, height, width))
@@ -188,15 +190,38 @@ class _Draft:
         self.layers.append(Conv(f"head{target}", source, target, spec, weight, bias, linear=True))
         return target
 
+    def host_value(self, source: int) -> int:
+        """A result that is no map, kept by a host layer."""
+        key = f"output {len(self.layers)}"
+
+        def call(values: dict[str | int, Any], x: NDArray[Any]) -> list[NDArray[Any]]:
+            values[key] = x.sum((2, 3))
+            return []
+
+        self.layers.append(Host(f"host:{key}", (source,), (), call))
+        self.kept.append(Port(key, None, self.tensors[source].shape[:2], key))
+        return source
+
+
+def numbers_for(graph: LayerGraph, seed: int) -> list[NDArray[Any]]:
+    """Inputs of a graph, in float64."""
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(port.shape) for port in graph.inputs]
+
 
 @st.composite
 def graphs(draw: st.DrawFn) -> LayerGraph:
     draft = _Draft(draw)
-    x = first = draft.tensor(draw(st.sampled_from([1, 3, 16, 33])), draw(st.integers(3, 9)), draw(st.integers(3, 7)))
+    sides = draw(st.integers(3, 9)), draw(st.integers(3, 7))
+    firsts = [
+        draft.tensor(channels, *sides)
+        for channels in draw(st.lists(st.sampled_from([1, 3, 16, 33]), min_size=1, max_size=2))
+    ]
+    x = firsts[0]
     kinds = [
         draft.conv, draft.conv, draft.same_conv, draft.same_conv, draft.pool, draft.add, draft.affine, draft.gate,
-        draft.elementwise, draft.concat, draft.slice, draft.shuffle, draft.host, draft.resample,
-        draft.interleave,
+        draft.elementwise, draft.concat, draft.slice, draft.shuffle, draft.host, draft.host_value,
+        draft.resample, draft.interleave,
     ]  # fmt: skip
     for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=7)):
         # Mostly a chain, now and then from an older tensor, so that branches stay alive.
@@ -205,5 +230,11 @@ def graphs(draw: st.DrawFn) -> LayerGraph:
         x = kind(x)
     if draw(st.booleans()):
         x = draft.head(x)
-    out = draft.tensors[x]
-    return LayerGraph("random", tuple(draft.tensors), tuple(draft.layers), first, x, out.shape, draft.weights)
+    # The last map, and now and then others: inner ones, inputs, the same one again, and what host layers keep.
+    more = draw(st.lists(st.integers(0, len(draft.tensors) - 1), max_size=3)) if draw(st.booleans()) else []
+    outputs = [Port(f"output{place}", tensor, draft.tensors[tensor].shape) for place, tensor in enumerate([x, *more])]
+    outputs += draft.kept
+    inputs = tuple(Port(f"input{tensor}", tensor, draft.tensors[tensor].shape) for tensor in firsts)
+    structure = tuple(range(len(outputs))) if len(outputs) > 1 else 0
+    tensors, layers = tuple(draft.tensors), tuple(draft.layers)
+    return LayerGraph("random", tensors, layers, inputs, tuple(outputs), draft.weights, structure)

@@ -213,6 +213,12 @@ class Executable:
 
         return call
 
+    def _host_output(self, step: steps.HostOutput) -> Call:
+        def call(run: Run) -> None:
+            run.outputs[step.index] = run.values[step.value]
+
+        return call
+
     def _send(self, step: steps.Send) -> Call:
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         spans, elements = self._spans(step)
@@ -345,6 +351,7 @@ class Executable:
 BINDERS: Mapping[type[steps.Step], Callable[[Executable, Any], Call]] = {
     steps.Input: Executable._input,
     steps.Output: Executable._output,
+    steps.HostOutput: Executable._host_output,
     steps.Send: Executable._send,
     steps.Recv: Executable._receive,
     steps.Gather: Executable._gather,

@@ -44,7 +44,7 @@ MOST_MEASURED_CHANNELS, MOST_MEASURED_SOURCES = 1 << 14, 64
 MOST_COORDINATE = 1 << 31
 MOST_TAG = 1 << 62
 MOST_PATIENCE_S = 86400.0
-_FOR_THE_MASTER = (ir.Input, ir.Output, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
+_FOR_THE_MASTER = (ir.Input, ir.Output, ir.HostOutput, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
 
 
 def check_program(program: ir.Program, memory_bytes: int) -> None:

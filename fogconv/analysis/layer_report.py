@@ -127,7 +127,7 @@ def _report(
     else:
         out = graph.tensors[layer.writes[0]]
         shape = (out.channels, out.channels, (1, 1), out.height, out.width)
-    element_bytes = WIRE_BYTES[plan.wire] * graph.tensors[graph.input].batch
+    element_bytes = WIRE_BYTES[plan.wire] * graph.picture.batch
     star = plan.scheme == "star"
     sent = [t.step.elements for t in steps if isinstance(t.step, Send) and (t.rank == 0 or not star)]
     received = [t.step.elements for t in steps if isinstance(t.step, Recv) and (t.rank == 0 or not star)]

@@ -72,7 +72,7 @@ def check_suffix(path: Path) -> None:
 
 def _bars(axes: Axes, graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, tuple[str, str]]:
     """Draw the bars. Returns the colours that were used, for the legend."""
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    prices = Prices(topology, graph.picture.batch, plan.wire)
     used: dict[str, tuple[str, str]] = {}
     now = 0.0
     for layer, placement in zip(graph.layers, plan.placements, strict=True):

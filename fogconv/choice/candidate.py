@@ -104,7 +104,7 @@ def candidate(name: str, topology: Topology, limits: Limits, scheme: str | None 
 
 def least_seconds(graph: LayerGraph, topology: Topology) -> float:
     """What no plan goes below: every layer shared by all ranks at their rates, and nothing sent."""
-    prices = Prices(topology, graph.tensors[graph.input].batch)
+    prices = Prices(topology, graph.picture.batch)
     total = 0.0
     for layer in graph.layers:
         for work in at_home(graph, layer).work:
@@ -155,7 +155,7 @@ def _judged(graph: LayerGraph, plan: Plan, topology: Topology, limits: Limits) -
 def _joules(graph: LayerGraph, plan: Plan, programs: tuple[Program, ...], topology: Topology) -> float:
     """Ranks that take no part are switched off."""
     active = sorted(plan.active_ranks)
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    prices = Prices(topology, graph.picture.batch, plan.wire)
     busy_s: dict[int, float] = defaultdict(float)
     macs: dict[int, float] = defaultdict(float)
     sent: dict[tuple[int, int], float] = defaultdict(float)

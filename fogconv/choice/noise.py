@@ -96,7 +96,7 @@ def _options(options: PlanOptions, scheme: Scheme) -> PlanOptions:
 
 def _terms(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, float]:
     """The predicted seconds by the rate that decides them: of the slowest rank's kernels, or of the links."""
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    prices = Prices(topology, graph.picture.batch, plan.wire)
     found: dict[str, float] = defaultdict(float)
     for layer, placement in zip(graph.layers, plan.placements, strict=True):
         edge_s = placement.predicted.get("edge_s", 0.0)

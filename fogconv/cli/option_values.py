@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import typer
@@ -29,7 +30,7 @@ from fogconv.values.number import Number
 from fogconv.zoo.model_request import is_model_file
 
 Kind = Literal[
-    "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
+    "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
@@ -130,6 +131,15 @@ def _picture(text: str) -> str:
     return str(paths.readable(text)) if path.exists() or len(path.parts) > 1 or path.suffix else _named(text)
 
 
+def _input(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"{shown(text)}: write NAME=FILE.npy, such as image_shape=shape.npy")
+    return _named(name), paths.readable(path)
+
+
+INPUT = OptionValue("input", _input)
+"""An input of the model beside its pictures, and the file with its values."""
 NET = OptionValue("net", _named)
 MODEL = OptionValue("model", _model)
 WEIGHTS = OptionValue("weights", _weights)
@@ -177,6 +187,11 @@ class Pair:
     def both(self) -> tuple[int, int]:
         return self.vertical, self.horizontal
 
+    @property
+    def pixels(self) -> int | tuple[int, int]:
+        """As models name the size of their pictures: one number for a square."""
+        return self.vertical if self.vertical == self.horizontal else self.both
+
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
@@ -213,6 +228,10 @@ def sizes(of: Number, usual: str = "") -> OptionValue:
             raise InputError(f"{shown(text)}: write a whole number or two, as in 14x28{known}: {of.rule}") from None
 
     return OptionValue("sizes", read, of)
+
+
+SIZE = sizes(table.SIDE)
+"""Of pictures: 224 or 960x1280."""
 
 
 def ratios(of: Number, such_as: str, count: int | None = None) -> OptionValue:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.workload import rank_works, workload
-from fogconv.cli.output.answer import print_answer
+from fogconv.cli.output.answer import print_answer, print_outputs
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
-from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
+from fogconv.cli.output.result import Guess, Job, OutputFigures, Result, SharedMachine
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
@@ -29,7 +30,10 @@ from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
 from fogconv.errors import DependencyError, InputError, ModelError, visible
+from fogconv.ir.arrays import Array
 from fogconv.runtime.engine import Engine, Inference
+from fogconv.runtime.ports import arrays_of
+from fogconv.storage.trusted import open_plain
 
 if TYPE_CHECKING:
     from fogconv.analysis.outlook import Outlook
@@ -40,6 +44,10 @@ if TYPE_CHECKING:
     from fogconv.frontend.network import Alone, Network
     from fogconv.hardware.topology import Topology
     from fogconv.zoo.card import ModelCard
+
+
+Outputs = Mapping[str, Array]
+"""A run's outputs by name."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +65,19 @@ def run_job(job: Job, shown: Shown) -> Result:
     """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
-        network, x = _prepared(job)
+        network, given = _prepared(job)
         with bar as progress:
             engine = _engine(job, session, network, progress)
-        first = _first(engine, network.card, x)
-        top5 = tuple(_top5(network.card, row) for row in first)
+        first = _first(engine, network.card, given)
+        top5 = _classes(network.card, first, job)
         if not shown.json:
-            answers = tuple(zip(map(visible, job.images), top5, strict=True))
-            print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
+            if top5:
+                answers = tuple(zip(map(visible, job.images), top5, strict=True))
+                print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
+            else:
+                print_outputs(figures_of([first], None), out=shown.out)
         network.keep()
-        result = _measure(job, shown, session, engine, network, x, first, top5)
+        result = _measure(job, shown, session, engine, network, given, first, top5)
         engine.close()
     if shown.json:
         shown.out.write(json_text(result.as_json()) + "\n")
@@ -112,38 +123,49 @@ def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
             watch.done()
 
 
-def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
+def _prepared(job: Job) -> tuple[Network, list[Array]]:
+    """The model, and its inputs in their order: the pictures, and what files give."""
     from fogconv.frontend.network import open_network
     from fogconv.zoo.model_request import ModelRequest
     from fogconv.zoo.preprocessing import load_image
 
     # Images are opened before weights are downloaded, so that a typo costs no time.
     pictures = [load_image(name) for name in job.images]
-    request = ModelRequest(job.model, job.weights, job.size, job.trust)
-    network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
-    channels = network.graph.tensors[network.graph.input].channels
+    batch = job.batch or len(pictures)
+    if batch % len(pictures):
+        raise InputError(f"--batch {batch} is no multiple of the {len(pictures)} pictures that are given")
+    others = {name: _array(name, path) for name, path in job.inputs}
+    shapes = tuple((name, array.shape) for name, array in others.items())
+    request = ModelRequest(job.model, job.weights, job.size, job.trust, shapes)
+    frame = pictures[0].size[::-1]
+    network = open_network(request, batch=batch, frame=frame, mean=job.mean, std=job.std, labels=job.labels)
+    channels = network.graph.picture.channels
     if channels != 3:
         raise ModelError(f"{job.model} takes {channels} channels, not the 3 of a picture; use fogconv.compile for it")
+    if network.rounded is not None:
+        print(f"{job.model} takes pictures of any size: {network.rounded}; --size HxW says another", file=sys.stderr)
     spare_what_is_here()
-    return network, np.stack([network.card.preprocess(picture) for picture in pictures])
+    prepared = [network.card.preprocess(picture) for picture in pictures]
+    x = np.stack(prepared * (batch // len(pictures)))
+    return network, arrays_of(network.graph, {network.graph.inputs[0].name: x, **others})
+
+
+def _array(name: str, path: Path) -> Array:
+    """An input from an ``.npy`` file. Raises InputError."""
+    try:
+        with open_plain(path) as file:
+            return np.asarray(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"--input {name}={path} can't be read as an .npy file: {error}") from error
 
 
 def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
-    _check_scores(network.card.name, network.graph.output_shape, len(job.images))
     measured = _measured(job, session)
     topology = _profile(job, session) if measured is None else measured.topology
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
     return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress, measured)
-
-
-def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
-    """A run shows classes: other outputs are for `fogconv.compile`."""
-    if len(shape) < 2 or shape[0] != images:
-        raise ModelError(
-            f"{model} gives an output of shape {shape}, not one row of scores for each image; use fogconv.compile for it"
-        )
 
 
 def _measured(job: Job, session: Session) -> Calibration | None:
@@ -173,12 +195,20 @@ def _profile(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _first(engine: Engine, model: ModelCard, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The output of the first inference, which is shown before anything is measured."""
-    output = engine.run(x).output
-    if not np.isfinite(output).all():
+def _first(engine: Engine, model: ModelCard, given: list[Array]) -> Outputs:
+    """The outputs of the first inference, which are shown before anything is measured."""
+    outputs = engine.run(given).outputs
+    if not all(np.isfinite(output).all() for output in outputs.values()):
         raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
-    return output
+    return outputs
+
+
+def _classes(model: ModelCard, outputs: Outputs, job: Job) -> tuple[tuple[Guess, ...], ...]:
+    """Each picture's likeliest classes; none for a model whose output is no row of scores per picture."""
+    scores = next(iter(outputs.values()))
+    if model.task != "classify" or len(outputs) > 1 or scores.ndim < 2 or len(scores) < len(job.images):
+        return ()
+    return tuple(_top5(model, row) for row in scores[: len(job.images)])
 
 
 def _measure(
@@ -187,21 +217,23 @@ def _measure(
     session: Session,
     engine: Engine,
     network: Network,
-    x: NDArray[np.float32],
-    first: NDArray[np.float32],
+    given: list[Array],
+    first: Outputs,
     top5: tuple[tuple[Guess, ...], ...],
 ) -> Result:
     collect_as_usual()
     collect_now()
-    runs = [engine.run(x) for _ in range(job.repeat)]
+    runs = [engine.run(given) for _ in range(job.repeat)]
     median = statistics.median_low([run.latency_s for run in runs])
     typical = next(run for run in runs if run.latency_s == median)
-    outputs, frames = [first, *(run.output for run in runs)], None
+    outputs, frames = [first, *(run.outputs for run in runs)], None
     if job.stream:
-        streamed, frames = _stream(engine, x, job.stream)
+        streamed, frames = _stream(engine, given, job.stream)
         outputs += streamed
     alone = network.alone() if job.compare else None
-    reference, alone_s = (None, None) if alone is None else _alone(alone, x, job.repeat)
+    reference, alone_s = (None, None) if alone is None else _alone(alone, given, job.repeat)
+    figures = figures_of(outputs, reference)
+    worst = max(figures, key=lambda output: output.rel_error)
     layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
@@ -217,8 +249,8 @@ def _measure(
         typical.plan.predicted_s,
         None if alone is None else alone.framework,
         alone_s,
-        None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
-        None if reference is None else float(np.abs(reference).max()),
+        worst.max_abs_error,
+        worst.max_abs_reference,
         tuple(layers),
         tuple(engine.events),
         frames,
@@ -229,6 +261,7 @@ def _measure(
         machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),
+        outputs=figures,
     )
 
 
@@ -271,21 +304,41 @@ def _outlook(engine: Engine, session: Session) -> Outlook | None:
         return None  # without simpy there is no simulator
 
 
-def _alone(model: Alone, x: NDArray[np.float32], repeat: int) -> tuple[NDArray[np.float32], float]:
-    """Its output, and the median of its times."""
+def figures_of(runs: Sequence[Outputs], reference: Sequence[Array] | None) -> tuple[OutputFigures, ...]:
+    """Each output of the first of several runs, and the largest difference of all of them from the baseline's."""
+    found = []
+    for number, (name, first) in enumerate(runs[0].items()):
+        least, most = (float(first.min()), float(first.max())) if first.size else (math.nan, math.nan)
+        error = largest = None
+        if reference is not None:
+            wanted = reference[number]
+            error = max(_difference(run[name], wanted) for run in runs)
+            largest = float(np.abs(wanted).max(initial=0))
+        found.append(OutputFigures(name, first.shape, str(first.dtype), least, most, error, largest))
+    return tuple(found)
+
+
+def _difference(output: Array, wanted: Array) -> float:
+    if output.shape != wanted.shape:
+        return math.inf
+    return float(np.abs(output.astype(np.float64) - wanted).max(initial=0))
+
+
+def _alone(model: Alone, given: list[Array], repeat: int) -> tuple[list[Array], float]:
+    """Its outputs, and the median of its times."""
     seconds = []
-    reference = model.run(x)
+    reference = model.run(given)
     for _ in range(repeat):
         begin = time.perf_counter()
-        model.run(x)
+        model.run(given)
         seconds.append(time.perf_counter() - begin)
     return reference, statistics.median_low(seconds)
 
 
-def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[NDArray[np.float32]], float]:
+def _stream(engine: Engine, given: list[Array], frames: int) -> tuple[list[Outputs], float]:
     """The outputs, and frames per second, with several inferences in flight."""
     begin = time.perf_counter()
-    outputs = list(engine.stream(x for _ in range(frames)))
+    outputs = list(engine.stream_outputs(given for _ in range(frames)))
     return outputs, frames / (time.perf_counter() - begin)
 
 

@@ -12,7 +12,7 @@ float64; rounding to the model's type happens once, after fusion. No torch here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,28 +26,28 @@ Draft = dict[str, AnyArray]
 """Weights by provisional names, before they are hashed."""
 
 
-def fuse(layers: Sequence[Layer], arrays: Draft, output: int) -> tuple[list[Layer], Draft]:
+def fuse(layers: Sequence[Layer], arrays: Draft, outputs: Collection[int]) -> tuple[list[Layer], Draft]:
     """The layers with every affine, activation and residual sum merged where that is legal.
 
-    ``output`` is the graph's output, which counts as read. The draft is not changed; the returned one holds the folded
+    ``outputs`` are the graph's outputs, which count as read. The draft is not changed; the returned one holds the folded
     weights as float64.
     """
     kept: list[Layer | None] = list(layers)
     draft = dict(arrays)
-    _take_in_affines(kept, draft, output)
-    _take_in_sums(kept, output)
+    _take_in_affines(kept, draft, outputs)
+    _take_in_sums(kept, outputs)
     return [layer for layer in kept if layer is not None], draft
 
 
-def _readers(layers: Sequence[Layer | None], output: int) -> Counter[int]:
+def _readers(layers: Sequence[Layer | None], outputs: Collection[int]) -> Counter[int]:
     count = Counter(number for layer in layers if layer is not None for number in layer.reads)
-    count[output] += 1
+    count.update(outputs)
     return count
 
 
-def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> None:
+def _take_in_affines(layers: list[Layer | None], draft: Draft, outputs: Collection[int]) -> None:
     """In order, so that conv → batch norm → activation is merged in two steps."""
-    readers = _readers(layers, output)
+    readers = _readers(layers, outputs)
     producer: dict[int, int] = {}
     for index, layer in enumerate(layers):
         if isinstance(layer, Affine) and readers[layer.source] == 1 and layer.source in producer:
@@ -147,13 +147,13 @@ def _store(draft: Draft, key: str, value: AnyArray | None) -> str | None:
     return key
 
 
-def _take_in_sums(layers: list[Layer | None], output: int) -> None:
+def _take_in_sums(layers: list[Layer | None], outputs: Collection[int]) -> None:
     """Where both operands come from convs the later one computes the sum: the other's result exists when it runs.
 
     Moving a conv after its partner would allow more sums to be fused, but keeps two maps longer; no torchvision model has
     such a sum.
     """
-    readers = _readers(layers, output)
+    readers = _readers(layers, outputs)
     producer: dict[int, int] = {}
     for index, layer in enumerate(layers):
         if layer is None:
@@ -181,7 +181,7 @@ def _conv_for_sum(
             and conv.activation is None
             and conv.residual is None
             and readers[source] == 1
-            and producer.get(other, -1) < position  # −1: the graph's input, which exists from the start
+            and producer.get(other, -1) < position  # −1: an input, which exists from the start
             and (best is None or position > best[0])
         ):
             best = position, replace(conv, target=add.target, activation=add.activation, residual=other)

@@ -30,6 +30,7 @@ from fogconv.ir.graph import (
     Interleave,
     Layer,
     Pool,
+    Port,
     Resample,
     Shuffle,
     Slice,
@@ -87,6 +88,11 @@ class HostOp:
 _SELF_GATED = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
 
 
+def result_key(key: Any) -> str:
+    """What a host layer returns one of the model's outputs by, among the values that host layers keep."""
+    return f"output {key}"
+
+
 @dataclass
 class GraphBuilder:
     """``batch`` is the maps' first axis. ``values`` has the model's values by what the frontend names them by; ``written``
@@ -99,6 +105,25 @@ class GraphBuilder:
     draft: Draft = field(default_factory=dict, kw_only=True)
     written: dict[Any, int] = field(default_factory=dict, kw_only=True)
     names: dict[str, int] = field(default_factory=dict, kw_only=True)
+    given: dict[Any, int] = field(default_factory=dict, kw_only=True)
+    """The inputs that are no maps: hosted operations find them among their values by these numbers."""
+
+    def take(self, key: Any, number: int, name: str, shape: Shape, dtype: str, *, is_map: bool) -> Port:
+        """The model's ``number``-th input, whose value the frontend names by ``key``."""
+        if is_map:
+            ref = Ref(self.map_of(name, *shape[1:]), shape)
+            self.values[key] = ref
+            return Port(name, ref.tensor, shape)
+        self.values[key] = Hosted()
+        self.given[key] = number
+        return Port(name, None, shape, number, dtype)
+
+    def result(self, key: Any, name: str, shape: Shape | None) -> Port:
+        """One of the model's outputs: a map as it is, anything else as host layers return it."""
+        value = self.values[key]
+        if isinstance(value, Ref):
+            return Port(name, value.tensor, value.shape)
+        return Port(name, None, shape, self.given.get(key, result_key(key)))
 
     def map_of(self, name: str, channels: int, height: int, width: int) -> int:
         """A new map; its number."""

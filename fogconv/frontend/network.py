@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from fogconv.errors import DependencyError, ModelError, with_extra
 from fogconv.frontend.graph_cache import keep, kept, place
@@ -21,42 +21,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Alone:
-    """A model in its own framework, on this device alone. ``run`` maps an input (N, C, H, W) to the output."""
+    """A model in its own framework, on this device alone. ``run`` maps its inputs to its outputs, in the graph's order."""
 
     framework: str
-    run: Callable[[Array], Array]
+    run: Callable[[Sequence[Array]], list[Array]]
 
 
 @dataclass(frozen=True)
 class Network:
-    """``alone`` loads the model in its own framework. ``keep`` writes the graph to the cache, unless it came from there."""
+    """``alone`` loads the model in its own framework. ``keep`` writes the graph to the cache, unless it came from there.
+    ``rounded`` says in words which size a model of any size got for the first picture's."""
 
     card: ModelCard
     graph: LayerGraph
     alone: Callable[[], Alone]
     keep: Callable[[], None]
+    rounded: str | None = None
 
 
 def open_network(
     request: ModelRequest,
     *,
     batch: int = 1,
+    frame: tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     labels: str | Path | None = None,
 ) -> Network:
     """A model by name, or from a ``.pt2`` or ``.onnx`` file, for inputs of ``batch`` pictures.
 
-    ``mean`` and ``std`` per channel and ``labels`` (a file) override the model's own. Raises ModelError, DependencyError
-    as `fogconv.zoo.load` and the export do.
+    ``frame`` is the first picture's size (H, W), for a model of any size where the request has none: rounded up to what the
+    net wants. ``mean`` and ``std`` per channel and ``labels`` (a file) override the model's own. Raises ModelError,
+    DependencyError as `fogconv.zoo.load` and the export do.
     """
     if request.name.endswith(".onnx"):
-        card, graph, alone = _from_onnx(request, batch)
-        return Network(card.with_(mean, std, labels), graph, alone, lambda: None)
+        found = _from_onnx(request, batch, frame)
+        return replace(found, card=found.card.with_(mean, std, labels))
     path = place(request, batch)
-    found = kept(path)
-    if found is not None:
-        card, graph = found
+    known = kept(path)
+    if known is not None:
+        card, graph = known
         return Network(card.with_(mean, std, labels), graph, lambda: _in_torch(_loaded(request)), lambda: None)
     model = _loaded(request)
     graph = _exported(model, batch)
@@ -86,20 +90,22 @@ def _loaded(request: ModelRequest) -> ZooModel:
 def _exported(model: ZooModel, batch: int) -> LayerGraph:
     from fogconv.frontend.torch.export import export
 
-    return export(model.module, model.example(batch), model.name)
+    return export(model.module, model.examples(batch), model.name)
 
 
 def _in_torch(model: ZooModel) -> Alone:
     import torch
 
+    from fogconv.frontend.torch.export import leaves
+
     @torch.inference_mode()
-    def run(x: Array) -> Array:
-        return cast(Array, model.module(torch.from_numpy(x)).numpy())
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        return [leaf.numpy() for leaf in leaves(model.module(*map(torch.from_numpy, inputs)))]
 
     return Alone("torch", run)
 
 
-def _from_onnx(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph, Callable[[], Alone]]:
+def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None) -> Network:
     """Without the cache of graphs: a file is read faster than torch is imported."""
     path = Path(request.name)
     if request.weights != "pretrained":
@@ -111,10 +117,15 @@ def _from_onnx(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph
     except ImportError as error:
         raise DependencyError(f"{path} needs {error.name}, which is not installed: {with_extra('onnx')}") from error
     size = (request.size, request.size) if isinstance(request.size, int) else request.size
-    model = read_model(path, size=size, batch=batch)
+    model = read_model(path, size=size, batch=batch, shapes=dict(request.shapes), frame=frame)
     graph = graph_of(model, path.stem)
     crop = model.shape[2:]
-    classes = graph.output_shape[-1] if len(graph.output_shape) == 2 else 0
+    shape = graph.outputs[0].shape
+    classes = shape[-1] if len(graph.outputs) == 1 and shape is not None and len(shape) == 2 else 0
     labels = packaged_labels() if classes == 1000 else ()
     card = ModelCard(path.stem, Preprocessing(crop, round(min(crop) * 256 / 224)), labels, f"as saved in {path.name}")
-    return card, graph, lambda: Alone("ONNX Runtime", in_onnx_runtime(model))
+    rounded = None
+    if model.multiple and frame is not None:
+        (height, width), sides = model.shape[2:], "×".join(map(str, frame))
+        rounded = f"{height}×{width}, the first picture's {sides} rounded up to multiples of {model.multiple}"
+    return Network(card, graph, lambda: Alone("ONNX Runtime", in_onnx_runtime(model)), lambda: None, rounded)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
@@ -390,10 +390,11 @@ class Interleave(FromMaps):
 
 @dataclass(frozen=True, slots=True)
 class Host(Operator):
-    """Torch operations on the master: reads and writes maps by number.
+    """Operations of the model's own framework, on the master: reads and writes maps by number.
 
     ``call(values, *maps)`` gets one NCHW array per read and returns one per write; ``values`` is a dict, new for each
-    inference, in which calls keep values that are not maps (token sequences, masks) for later calls.
+    inference, with the inference's inputs by their numbers, in which calls keep values that are not maps (token sequences,
+    masks) for later calls, and as results.
     """
 
     name: str
@@ -406,6 +407,27 @@ class Host(Operator):
         return tuple((source, tensors[source].region) for source in self.reads)
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One of the model's inputs or outputs: map number ``tensor``, whose elements the model takes or gives in ``shape`` (a
+    head's (N, classes, 1, 1) map is given as (N, classes)).
+
+    What is no map, such as a list of indices, stays with the master's Host layers: ``tensor`` is None, and ``value`` its key
+    in their ``values``; an input's is its number. Its shape may depend on the picture (None then). ``dtype`` of an input is
+    what it is converted to, by NumPy's name.
+    """
+
+    name: str
+    tensor: int | None
+    shape: tuple[int, ...] | None
+    value: str | int | None = None
+    dtype: str = "float32"
+
+
+Structure = Any
+"""How a model nests its results: the number of an output, None, a tuple, or a dict of structures."""
+
+
 Layer = (
     Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Concat | Slice | Shuffle | Resample | Interleave | Host
 )
@@ -413,17 +435,49 @@ Layer = (
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """``input`` and ``output`` are tensor numbers; ``output_shape`` is the shape of the model's result (a head's (N,
-    classes, 1, 1) map is returned as (N, classes)). ``weights`` holds every array by its key."""
+    """``inputs`` and ``outputs`` in the model's order, the first input a batch of pictures; ``structure`` is how the model
+    nests its outputs. ``weights`` holds every array by its key."""
 
     name: str
     tensors: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
-    input: int
-    output: int
-    output_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     weights: Mapping[str, Array] = field(compare=False, repr=False)
+    structure: Structure = 0
     info: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def single(
+        cls,
+        name: str,
+        tensors: tuple[Tensor, ...],
+        layers: tuple[Layer, ...],
+        given: int,
+        result: int,
+        shape: tuple[int, ...],
+        weights: Mapping[str, Array],
+    ) -> Self:
+        """A graph with one input and one output, maps by number; the output is returned in ``shape``."""
+        source = Port("input", given, tensors[given].shape if tensors else ())
+        return cls(name, tensors, layers, (source,), (Port("output", result, shape),), weights)
+
+    @property
+    def picture(self) -> Tensor:
+        """The first input's map."""
+        number = self.inputs[0].tensor
+        assert number is not None
+        return self.tensors[number]
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The maps that are inputs."""
+        return tuple(dict.fromkeys(port.tensor for port in self.inputs if port.tensor is not None))
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """The maps that are outputs, each once."""
+        return tuple(dict.fromkeys(port.tensor for port in self.outputs if port.tensor is not None))
 
     @property
     def convs(self) -> tuple[Conv, ...]:

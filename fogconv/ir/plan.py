@@ -131,5 +131,5 @@ def at_home(graph: LayerGraph, layer: Layer) -> Placement:
         return Placement("relabel", ())
     if isinstance(layer, Host):
         written = [graph.tensors[tensor].region for tensor in layer.writes]
-        return Placement("host", (Work(0, written[0]),) if written else (Work(0, graph.tensors[graph.input].region),))
+        return Placement("host", (Work(0, written[0]),) if written else (Work(0, graph.picture.region),))
     return Placement("local", (Work(0, graph.tensors[layer.target].region),))

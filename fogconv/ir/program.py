@@ -66,6 +66,13 @@ class Output(Step, frozen=True, tag=True):
     region: Region
 
 
+class HostOutput(Step, frozen=True, tag=True):
+    """Master: return what host layers kept as ``value`` as the ``index``-th output of the run."""
+
+    index: int
+    value: str | int
+
+
 class Part(msgspec.Struct, frozen=True):
     """A region of a buffer, as part of a message."""
 
@@ -395,7 +402,7 @@ ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | Con
 MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Resample | Interleave
 """Steps that compute on buffers, each with its own kernel."""
 
-AnyStep = Input | Output | Send | Recv | Gather | Host | MapStep | ArrayStep
+AnyStep = Input | Output | HostOutput | Send | Recv | Gather | Host | MapStep | ArrayStep
 
 
 class Program(msgspec.Struct, frozen=True):

@@ -190,8 +190,8 @@ class ProgramBuilder:
 def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
     """(tensor, rank) → every region of it that this rank will produce, receive or read."""
     boxes: dict[tuple[int, int], list[Region]] = defaultdict(list)
-    boxes[graph.input, MASTER].append(graph.tensors[graph.input].region)
-    boxes[graph.output, MASTER].append(graph.tensors[graph.output].region)
+    for tensor in (*graph.given, *graph.results):
+        boxes[tensor, MASTER].append(graph.tensors[tensor].region)
     for layer, placement in zip(graph.layers, plan.placements, strict=True):
         moved = list(placement.via)
         if placement.target is not None and not isinstance(layer, Host):

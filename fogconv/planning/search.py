@@ -149,7 +149,7 @@ class _Path:
 
 
 def _book(graph: LayerGraph, topology: Topology, wire: Wire) -> LayoutBook:
-    return LayoutBook(Prices(topology, graph.tensors[graph.input].batch, wire))
+    return LayoutBook(Prices(topology, graph.picture.batch, wire))
 
 
 def _search(
@@ -218,8 +218,8 @@ def _cheapest(
     limited = [rank for rank, device in enumerate(book.prices.topology.devices) if device.memory_bytes is not None]
     order = [(stage, index) for stage in stages(graph) for index in stage]
     last_reader = {tensor: n for n, (_, index) in enumerate(order) for tensor in graph.layers[index].reads}
-    last_reader[graph.output] = len(graph.layers)
-    paths = [_Path(0.0, {graph.input: options.whole_on_master(graph.input)}, None)]
+    last_reader |= dict.fromkeys(graph.results, len(graph.layers))
+    paths = [_Path(0.0, {tensor: options.whole_on_master(tensor) for tensor in graph.given}, None)]
     beam = BEAM
     there: frozenset[int] = frozenset()
     for number, (stage, index) in enumerate(order):
@@ -252,10 +252,10 @@ def _cheapest(
         late = book.effort > EFFORT * (number + 1) / len(graph.layers)
         beam = max(LEAST_BEAM, beam // 2) if late else min(BEAM, 2 * beam)
         paths = _worth_keeping(book, sorted(best.values(), key=lambda path: path.cost), beam)
-    home = options.whole_on_master(graph.output)
+    homes = {tensor: options.whole_on_master(tensor) for tensor in graph.results}
 
     def total(path: _Path) -> float:
-        return path.cost + book.move(path.state[graph.output], home)[0].seconds
+        return path.cost + sum(book.move(path.state[tensor], home)[0].seconds for tensor, home in homes.items())
 
     return _plan(graph, book, scheme, wire, min(paths, key=total))
 
@@ -336,7 +336,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
     """The plan of a path, with its sum of seconds, and bytes per card."""
     ranks = len(book.prices.topology)
     sent, received = [0.0] * ranks, [0.0] * ranks
-    state: _State = {graph.input: book.number(_whole_on_master(graph, graph.input, ranks))}
+    state: _State = {tensor: book.number(_whole_on_master(graph, tensor, ranks)) for tensor in graph.given}
     placements: dict[int, Placement] = {}
     seconds = 0.0
     order = [index for stage in stages(graph) for index in stage]
@@ -368,11 +368,13 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, path:
         detours = tuple((tensor, book[number]) for tensor, number in via)
         name = split_name(option)
         placements[index] = Placement(option.mode, option.work, option.target, detours, name)
-    last, _, _ = book.move(state[graph.output], book.number(_whole_on_master(graph, graph.output, ranks)))
-    count(last.card_bytes)
+    for tensor in graph.results:
+        last, _, _ = book.move(state[tensor], book.number(_whole_on_master(graph, tensor, ranks)))
+        count(last.card_bytes)
+        seconds += last.seconds
     cards = tuple(zip(sent, received, strict=True))
     in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
-    return Plan(graph.name, ranks, scheme, in_order, wire, predicted_s=seconds + last.seconds, card_bytes=cards)
+    return Plan(graph.name, ranks, scheme, in_order, wire, predicted_s=seconds, card_bytes=cards)
 
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:

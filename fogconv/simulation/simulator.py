@@ -391,6 +391,8 @@ class _World:
                 return self._disturbed(rank, self.seconds(rank, step.spec) * slower)
             case steps.Host():
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
+            case steps.HostOutput():
+                return 0.0
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
                 work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,11 @@ from PIL import Image
 
 from fogconv.errors import ModelError
 from fogconv.storage.trusted import read_plain
+from fogconv.zoo.detection import DetectionSpec
 from fogconv.zoo.preprocessing import Preprocessing
+
+Task = Literal["classify", "detect", "segment", "text", "raw"]
+"""What a model's outputs mean: scores of classes, boxes, a class per pixel, regions of text, or nothing that is known."""
 
 
 def says_random(weights_origin: str) -> bool:
@@ -24,12 +28,14 @@ def says_random(weights_origin: str) -> bool:
 @dataclass(frozen=True)
 class ModelCard:
     """The conversion of a picture to the model's input, and the names of its classes. ``weights_origin`` names the source
-    of its weights."""
+    of its weights, ``task`` what its outputs mean, and ``detection`` how a detector's become boxes."""
 
     name: str
     preprocessing: Preprocessing
     labels: tuple[str, ...] = field(repr=False)
     weights_origin: str
+    task: Task = field(default="classify", kw_only=True)
+    detection: DetectionSpec | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -35,20 +35,30 @@ HUB_TIMEOUT_S = 5.0
 """The time for the server of torchvision's weights to answer, before seeded weights are used instead."""
 
 
+Others = tuple[tuple[tuple[int | None, ...], torch.dtype], ...]
+"""Inputs beside the pictures, as (shape, type); a size that is None is the batch's."""
+
+
 @dataclass(frozen=True)
 class ZooModel(ModelCard):
-    """A card, and the module in inference mode."""
+    """A card, and the module in inference mode. ``others``: its inputs beside the pictures."""
 
     module: nn.Module = field(repr=False)
+    others: Others = field(default=(), repr=False)
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """An input of the right shape, to export the module with. Raises InputError for more images than fit into memory."""
+        """Pictures of the right shape. Raises InputError for more images than fit into memory."""
         table.BATCH.check("batch", batch)
         height, width = self.input_size
         if batch * height * width > table.MOST_BATCH_PIXELS:
             most = f"{table.MOST_BATCH_PIXELS / 1e6:.0f} million pixels at once"
             raise InputError(f"{batch} images of {height}×{width} pixels are too many: at most {most}")
         return torch.zeros(batch, 3, *self.input_size)
+
+    def examples(self, batch: int = 1) -> tuple[torch.Tensor, ...]:
+        """All inputs, to export the module with."""
+        sizes = [([batch if size is None else size for size in shape], dtype) for shape, dtype in self.others]
+        return (self.example(batch), *(torch.zeros(shape, dtype=dtype) for shape, dtype in sizes))
 
 
 def load_model(
@@ -70,8 +80,9 @@ def load_model(
     loaded is refused unless ``trust`` is set. Raises ModelError, DependencyError.
     """
     check_size(size)
+    others: Others = ()
     if str(name_or_path).endswith(".pt2"):
-        module, usual, origin = _exported(Path(name_or_path), weights, size, trust)
+        module, usual, origin, others = _exported(Path(name_or_path), weights, size, trust)
     elif name_or_path == LITE:
         module, usual, origin = _lite(weights, seed)
     else:
@@ -86,7 +97,7 @@ def load_model(
     )
     name = Path(name_or_path).stem if str(name_or_path).endswith(".pt2") else name_or_path
     known = imagenet_labels() if labels is None else read_labels(labels)
-    return ZooModel(name, preprocessing, known, origin, module).with_(mean, std)
+    return ZooModel(name, preprocessing, known, origin, module, others).with_(mean, std)
 
 
 def model_names() -> tuple[str, ...]:
@@ -259,7 +270,7 @@ def _lite(weights: str, seed: int) -> tuple[nn.Module, Preprocessing, str]:
 
 def _exported(
     path: Path, weights: str, size: int | tuple[int, int] | None, trust: bool
-) -> tuple[nn.Module, Preprocessing, str]:
+) -> tuple[nn.Module, Preprocessing, str, Others]:
     if weights == "random":
         raise ModelError(f"{path} contains its own weights; omit --weights, or name a state_dict")
     program = load_exported(path, trust=trust)
@@ -267,13 +278,18 @@ def _exported(
         obstacle = unusable(tensor) if isinstance(tensor, torch.Tensor) else None
         if obstacle is not None:
             raise ModelError(f"{path} can't be run: {name} {obstacle}")
-    shapes = [
-        tuple(node.meta["val"].shape)
+    given = [
+        node.meta["val"]
         for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs and "val" in node.meta
+        if node.op == "placeholder"
+        and node.name in program.graph_signature.user_inputs
+        and isinstance(node.meta.get("val"), torch.Tensor)
     ]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
-        raise ModelError(f"{path} takes inputs {shapes}; fogconv runs programs that take one batch of images (N, 3, H, W)")
+    shapes = [tuple(each.shape) for each in given]
+    if not shapes or len(shapes[0]) != 4 or shapes[0][1] != 3:
+        wrong = f"takes inputs {shapes}; fogconv runs programs whose first input is a batch of images (N, 3, H, W)"
+        raise ModelError(f"{path} {wrong}")
+    others = tuple((tuple(size if isinstance(size, int) else None for size in each.shape), each.dtype) for each in given[1:])
     wanted = (size, size) if isinstance(size, int) else size
     fixed = shapes[0][2:] if all(isinstance(side, int) for side in shapes[0][2:]) else None
     if wanted is not None and fixed is not None and wanted != fixed:
@@ -282,8 +298,8 @@ def _exported(
     module: nn.Module = program.module()
     if weights != "pretrained":
         load_weights(module, Path(weights))
-        return module, Preprocessing(crop, round(min(crop) * 256 / 224)), str(weights)
-    return module, Preprocessing(crop, round(min(crop) * 256 / 224)), f"as saved in {path.name}"
+        return module, Preprocessing(crop, round(min(crop) * 256 / 224)), str(weights), others
+    return module, Preprocessing(crop, round(min(crop) * 256 / 224)), f"as saved in {path.name}", others
 
 
 # --- weights and labels -----------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ BAD: Mapping[str, tuple[str, ...]] = {
     "sizes": (*NUMBERS, "1.5", "0x", "3x", "x3", "3x3x3", "-1", "1e9", "inf", "99999999", "3x9999999999"),
     "ratios": (*NUMBERS, "1,x", "1,nan,1", "1,,1", "1,inf,1", "1,1e300,1", ",".join("1" * 2000)),
     "file": (*PATHS, "missing", "FOLDER", "PIPE", "SOCKET", "/dev/zero", "/dev/tty"),
+    "input": (*TEXTS, "x", "=missing", "x=", "x=missing.npy", "x=FOLDER", "x=/dev/zero", "x\x1b=missing"),
     "output": (*(path for path in PATHS if path != "\udcff\udcfe/x"), "FOLDER", "PIPE", "SOCKET", "FILE/x", "\udcff/x"),
     "folder": ("", "n" * 256, "~nosuchuser", "a\0b", "FILE", "PIPE", "SOCKET", "/dev/zero", "FILE/x"),
     "picture": (*TEXTS, "~nosuchuser/x.png", "missing.png", "/nowhere", "FOLDER", "PIPE", "SOCKET", "/dev/zero"),

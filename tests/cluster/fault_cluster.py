@@ -57,7 +57,7 @@ def network() -> LayerGraph:
     e = conv(c, 32)
     tensors.append(Tensor("sum", 1, 32, 12, 12))
     layers.append(Add("sum", (d, e), len(tensors) - 1, None))
-    return LayerGraph("small", tuple(tensors), tuple(layers), 0, len(tensors) - 1, (1, 32, 12, 12), weights)
+    return LayerGraph.single("small", tuple(tensors), tuple(layers), 0, len(tensors) - 1, (1, 32, 12, 12), weights)
 
 
 @cache

@@ -20,7 +20,7 @@ from fogconv.cli.hardware_options import (
     ReadRateOption,
     measured_or_described,
 )
-from fogconv.cli.option_values import CLUSTER, MODEL, number, output
+from fogconv.cli.option_values import CLUSTER, MODEL, SIZE, Pair, number, output
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
@@ -89,7 +89,12 @@ def plan(
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
     size: Annotated[
-        int | None, typer.Option(parser=number("pixels", table.SIDE), help="Input size in pixels.", rich_help_panel=HOW)
+        Pair | None,
+        typer.Option(
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width).",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     trust: Annotated[
         bool,
@@ -188,11 +193,11 @@ def plan(
                 say_written(path)
 
 
-def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:
+def _graph(model: str, size: Pair | None, batch: int, trust: bool) -> LayerGraph:
     from fogconv.frontend.network import network_graph
     from fogconv.zoo.model_request import ModelRequest
 
-    return network_graph(ModelRequest.for_shapes(model, size, trust), batch=batch)
+    return network_graph(ModelRequest.for_shapes(model, None if size is None else size.pixels, trust), batch=batch)
 
 
 def _program(graph: LayerGraph, plan: Plan, rank: int) -> str:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import MeasureOption, ProfileOption
-from fogconv.cli.option_values import CLUSTER, FILE, MEMORY, MODEL, PICTURE, WEIGHTS, Numbers, number, output, ratios
+from fogconv.cli.option_values import (
+    CLUSTER,
+    FILE,
+    INPUT,
+    MEMORY,
+    MODEL,
+    PICTURE,
+    SIZE,
+    WEIGHTS,
+    Numbers,
+    Pair,
+    number,
+    output,
+    ratios,
+)
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
     MASTER_COMPUTES,
@@ -64,10 +78,28 @@ def run(
         ),
     ] = False,
     size: Annotated[
+        Pair | None,
+        typer.Option(
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the model's, or where "
+            "it takes any size the first picture's, rounded up.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    batch: Annotated[
         int | None,
         typer.Option(
-            parser=number("pixels", table.SIDE),
-            help="Input size in pixels; by default the model's. For .pt2 and .onnx files.",
+            parser=number("count", table.BATCH),
+            help="Number of pictures at once; by default those that are given, else each as often as they go into it.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--input",
+            parser=INPUT,
+            help="Another input of the model, such as image_shape=shape.npy; may be repeated.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -269,7 +301,9 @@ def run(
             ),
             profile=profile,
             weights=weights,
-            size=size,
+            size=None if size is None else size.pixels,
+            batch=batch,
+            inputs=tuple(inputs or ()),
             mean=None if mean is None else mean.each,
             std=None if std is None else std.each,
             labels=labels,

@@ -19,7 +19,7 @@ from fogconv.cli.hardware_options import (
     ReadRateOption,
     hardware,
 )
-from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
+from fogconv.cli.option_values import BANDWIDTH, MODEL, SIZE, STRAGGLER, Numbers, Pair, Straggler, number, output, ratios
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
@@ -68,10 +68,10 @@ def simulate(
     allow_swap: AllowSwapOption = False,
     plan: PlanOption = None,
     size: Annotated[
-        int | None,
+        Pair | None,
         typer.Option(
-            parser=number("pixels", table.SIDE),
-            help="Image size in pixels; by default the net's usual one.",
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the net's usual one.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -274,12 +274,12 @@ def _only_with_inferences(
             )
 
 
-def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
+def _graph(model: str, size: Pair | None, trust: bool) -> LayerGraph:
     from fogconv.frontend.network import network_graph
     from fogconv.zoo.model_request import ModelRequest
 
     try:
-        return network_graph(ModelRequest.for_shapes(model, size, trust))
+        return network_graph(ModelRequest.for_shapes(model, None if size is None else size.pixels, trust))
     except ImportError as error:
         from fogconv.cli.process.exit_codes import needs
 

@@ -28,7 +28,9 @@ class Job:
     run_options: RunOptions = RunOptions()
     profile: Path | None = None
     weights: str = "pretrained"
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
+    batch: int | None = None
+    inputs: tuple[tuple[str, Path], ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: Path | None = None
@@ -50,6 +52,29 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFigures:
+    """One of the model's outputs: its shape, and the smallest and largest of its values (NaN for an output without any).
+
+    ``max_abs_error``: the largest difference of any run from the baseline's, whose largest value is ``max_abs_reference``;
+    infinite where the shapes differ. None without a baseline.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    least: float
+    most: float
+    max_abs_error: float | None = None
+    max_abs_reference: float | None = None
+
+    @property
+    def rel_error(self) -> float:
+        """In parts of the baseline's largest value."""
+        error = self.max_abs_error or 0.0
+        return error / self.max_abs_reference if self.max_abs_reference else error
+
+
+@dataclass(frozen=True, slots=True)
 class SharedMachine:
     """A computer that several ranks run on. ``by_all``: all of the cluster's."""
 
@@ -63,8 +88,9 @@ class SharedMachine:
 class Result:
     """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
 
-    ``baseline``: the framework that ran the model on the master alone. ``runs_s``: each warm run's. ``wire``: the coding of
-    the activations. ``machines``: those that several ranks share.
+    ``top5`` is empty for a model that gives no scores of classes. ``baseline``: the framework that ran the model on the
+    master alone; the error is that of the output that is furthest from the baseline's, in parts of its largest value.
+    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machines``: those that several ranks share.
     """
 
     job: Job
@@ -90,6 +116,7 @@ class Result:
     machines: tuple[SharedMachine, ...] = ()
     outlook: Outlook | None = None
     rates: tuple[RateSource, ...] = ()
+    outputs: tuple[OutputFigures, ...] = ()
 
     @property
     def weights_are_random(self) -> bool:
@@ -109,8 +136,9 @@ class Result:
             "workers": self.workers,
             "scheme": self.scheme,
             "top5_note": MEANINGLESS if self.weights_are_random else None,
-            "top5": [vars(guess) for guess in self.top5[0]],
+            "top5": [vars(guess) for guess in self.top5[0]] if self.top5 else [],
             "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
+            "outputs": [asdict(output) for output in self.outputs],
             "latency_s": self.latency_s,
             "predicted_s": self.predicted_s,
             "baseline": self.baseline,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import onnx
 import onnx.external_data_helper
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto
 
 from fogconv.errors import ModelError, quoted
+from fogconv.frontend.onnx.input_shapes import Entry, entries_of
 from fogconv.storage.trusted import open_plain
 
 OLDEST_OPSET = 9
@@ -22,18 +23,34 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """``input`` and ``output`` are names of values; ``shape`` is the input's, (N, C, H, W)."""
+    """``inputs`` in the file's order, the first that is a batch of pictures (N, C, H, W) before the others; ``outputs`` are
+    names of values. ``multiple``: what a frame's sides were rounded up to; 0 where they were not."""
 
     proto: ModelProto
-    input: str
-    shape: tuple[int, int, int, int]
-    output: str
+    inputs: tuple[Entry, ...]
+    outputs: tuple[str, ...]
+    multiple: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The pictures'."""
+        images, channels, height, width = self.inputs[0].shape
+        return images, channels, height, width
 
 
-def read_model(path: str | Path, *, size: tuple[int, int] | None = None, batch: int = 1) -> ModelFile:
-    """An ONNX model with one input (N, C, H, W) and one output. ``size`` is (H, W) in pixels, where the file leaves it open.
+def read_model(
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    shapes: Mapping[str | int, tuple[int, ...]] | None = None,
+    frame: tuple[int, int] | None = None,
+) -> ModelFile:
+    """An ONNX model, one of whose inputs is a batch of pictures (N, C, H, W). ``size`` is (H, W) in pixels, where the file
+    leaves it open; without one it is that of ``frame``, rounded up to multiples of what the net shrinks
+    them by. ``shapes`` are those of other inputs, by name or number.
 
-    Raises ModelError: it can't be read, uses what neither fogconv nor ONNX Runtime knows, or takes another input.
+    Raises ModelError: it can't be read, uses what neither fogconv nor ONNX Runtime knows, or takes no pictures.
     """
     proto = _loaded(Path(path))
     name = quoted(str(path))
@@ -49,11 +66,8 @@ def read_model(path: str | Path, *, size: tuple[int, int] | None = None, batch: 
             raise ModelError(f"{name}: node {quoted(node.name)} is {what}, which fogconv does not know")
     given = {tensor.name for tensor in proto.graph.initializer}
     entries = [value for value in proto.graph.input if value.name not in given]
-    if len(entries) != 1 or len(proto.graph.output) != 1:
-        ends = f"{len(entries)} inputs and {len(proto.graph.output)} outputs"
-        raise ModelError(f"{name} has {ends}; fogconv runs ONNX models with one input and one output")
-    shape = _fixed_shape(name, entries[0], size, batch)
-    return ModelFile(proto, entries[0].name, shape, proto.graph.output[0].name)
+    inputs, multiple = entries_of(name, proto.graph, entries, size=size, frame=frame, batch=batch, shapes=shapes or {})
+    return ModelFile(proto, inputs, tuple(value.name for value in proto.graph.output), multiple)
 
 
 def free_names(node: NodeProto) -> Iterator[str]:
@@ -86,26 +100,3 @@ def _loaded(path: Path) -> ModelProto:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{quoted(str(path))} keeps its weights in other files, which can't be read: {first}") from error
     return proto
-
-
-def _fixed_shape(name: str, entry: ValueInfoProto, size: tuple[int, int] | None, batch: int) -> tuple[int, int, int, int]:
-    kind = entry.type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
-    if not entry.type.HasField("tensor_type") or len(dims) != 4:
-        raise ModelError(f"{name}: its input {quoted(entry.name)} is not a batch of pictures (N, C, H, W)")
-    if kind.elem_type != TensorProto.FLOAT:
-        wrong = TensorProto.DataType.Name(kind.elem_type).lower()
-        raise ModelError(f"{name}: its input {quoted(entry.name)} is {wrong}; fogconv runs models in float (fp32)")
-    images, channels, *sides = dims
-    if images not in (None, batch):
-        raise ModelError(f"{name} takes {images} images at once, not {batch}")
-    if channels is None:
-        raise ModelError(f"{name}: the channels of its input {quoted(entry.name)} are not fixed")
-    if size is None and None in sides:
-        raise ModelError(f"{name} takes pictures of any size; say which with --size (or size=)")
-    for side, wanted in zip(sides, size or sides, strict=True):
-        if side is not None and side != wanted:
-            raise ModelError(f"{name} takes {sides[0]}×{sides[1]} pixels, not {size[0]}×{size[1]}" if size else name)
-    height, width = size or sides
-    assert height is not None and width is not None
-    return (batch, channels, height, width)

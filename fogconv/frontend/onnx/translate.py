@@ -21,6 +21,7 @@ from fogconv.errors import ModelError, quoted
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value
 from fogconv.frontend.onnx.model_file import ModelFile, free_names
+from fogconv.ir.graph import Port
 
 SMALL = 4096
 """Elements of a constant whose values may decide on a shape."""
@@ -74,6 +75,7 @@ class Translator(GraphBuilder):
     types: dict[str, TypeProto] = field(default_factory=dict, kw_only=True)
     maker: dict[str, Node] = field(default_factory=dict, kw_only=True)
     readers: dict[str, list[Node]] = field(default_factory=dict, kw_only=True)
+    entries: list[Port] = field(default_factory=list, kw_only=True)
 
     def walk(self) -> None:
         """The whole graph."""
@@ -86,8 +88,10 @@ class Translator(GraphBuilder):
             self._hold(tensor.name, Const(numpy_helper.to_array(tensor)))
         for value in (*graph.value_info, *graph.output):  # what the file says, where nothing better is found
             self.types[value.name] = value.type
-        start = self.map_of("input", *self.model.shape[1:])
-        self._hold(self.model.input, Ref(start, self.model.shape))
+        for number, entry in enumerate(self.model.inputs):
+            self.types[entry.name] = helper.make_tensor_type_proto(entry.kind, entry.shape)
+            is_map, dtype = self.could_be_map(entry.name), str(helper.tensor_dtype_to_np_dtype(entry.kind))
+            self.entries.append(self.take(entry.name, number, entry.name, entry.shape, dtype, is_map=is_map))
         for node in nodes:
             self._visit(node)
 
@@ -163,12 +167,16 @@ class Translator(GraphBuilder):
     def host(self, node: Node) -> None:
         """Let ONNX Runtime compute this node on the master."""
         for name in free_names(node.proto):
-            if isinstance(self.values.get(name), Padded):
-                self.host(self.maker[name])
+            self.unpad(name)
         for name in node.outputs:
             if name:
                 self.values[name] = Hosted()
         self._wait(node)
+
+    def unpad(self, name: str) -> None:
+        """Let ONNX Runtime make a padded map where no conv pads it."""
+        if isinstance(self.values.get(name), Padded):
+            self.host(self.maker[name])
 
     def _wait(self, node: Node) -> None:
         reads = tuple(dict.fromkeys(free_names(node.proto)))

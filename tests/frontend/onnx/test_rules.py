@@ -47,11 +47,11 @@ def saved(
 def compared(path: Path, **options: Any) -> LayerGraph:
     """The graph, after it has computed what ONNX Runtime computes."""
     graph = read(path, batch=SHAPE[0], **options)
-    x = numbers(*graph.tensors[graph.input].shape)
+    x = numbers(*graph.picture.shape)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": x})
     got = run_graph(graph, x)
-    assert got.shape == expected.shape == graph.output_shape
+    assert got.shape == expected.shape == graph.outputs[0].shape
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
     return graph
 
@@ -184,4 +184,4 @@ def test_operators_of_every_opset(opset: int, tmp_path: Path) -> None:
 def test_a_size_that_the_file_leaves_open_is_fixed(tmp_path: Path) -> None:
     nodes, constants = [node("Relu", ["x"])], {}
     path = saved(tmp_path / "m.onnx", nodes, constants, shape=("n", 6, "h", "w"))
-    assert compared(path, size=(5, 7)).output_shape == (SHAPE[0], 6, 5, 7)
+    assert compared(path, size=(5, 7)).outputs[0].shape == (SHAPE[0], 6, 5, 7)

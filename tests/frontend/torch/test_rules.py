@@ -90,7 +90,7 @@ def test_batch_norm_before_a_conv_stays() -> None:
 def test_batch_norm_after_a_linear_layer_is_taken_in() -> None:
     graph = exported(nn.Sequential(nn.Flatten(), nn.Linear(720, 9), nn.BatchNorm1d(9), nn.ReLU()))
     assert kinds(graph) == ["Conv"]
-    assert graph.output_shape == (2, 9)
+    assert graph.outputs[0].shape == (2, 9)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_an_elementwise_operator_on_two_maps_is_a_layer() -> None:
 def test_a_sum_goes_into_the_conv_before_it_and_the_activation_after_the_sum() -> None:
     graph = exported(lambda x, a: F.relu(a(x) + x), conv())
     assert kinds(graph) == ["Conv"]
-    assert (graph.convs[0].residual, graph.convs[0].activation) == (graph.input, "relu")
+    assert (graph.convs[0].residual, graph.convs[0].activation) == (graph.inputs[0].tensor, "relu")
 
 
 def test_of_two_convs_the_later_one_takes_the_sum() -> None:
@@ -417,7 +417,7 @@ def test_values_that_are_no_maps_pass_between_host_layers() -> None:
 
     graph = exported(attend, conv())
     assert kinds(graph) == ["Host", "Conv", "Host"]
-    assert graph.output_shape == (2, 12, 10)
+    assert graph.outputs[0].shape == (2, 12, 10)
 
 
 def test_what_is_computed_from_constants_alone_is_computed_once() -> None:

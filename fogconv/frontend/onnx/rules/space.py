@@ -264,4 +264,4 @@ def _merges(t: Translator, node: Node, fill: float) -> bool:
         reader.input(0) == padded and (pooling.takes(reader, fill) or (reader.op, fill) == ("Conv", 0.0))
         for reader in readers
     )
-    return bool(readers) and all(takes) and padded != t.model.output
+    return bool(readers) and all(takes) and padded not in t.model.outputs
