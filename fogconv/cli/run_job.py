@@ -208,6 +208,8 @@ def _classes(model: ModelCard, outputs: Outputs, job: Job) -> tuple[tuple[Guess,
     scores = next(iter(outputs.values()))
     if model.task != "classify" or len(outputs) > 1 or scores.ndim < 2 or len(scores) < len(job.images):
         return ()
+    if scores[0].size != max(scores.shape[1:]):
+        return ()  # a map, not a row
     return tuple(_top5(model, row) for row in scores[: len(job.images)])
 
 
