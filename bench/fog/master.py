@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,9 +222,16 @@ class Pupil:
     def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None: ...
 
 
+def _alike(one: Plan, other: Plan) -> bool:
+    """Whether both do the same, whatever the schemes are called that found them."""
+    return one.same_work(replace(other, scheme=one.scheme))
+
+
 def contest(seed: int, it: Subject, session: Session, topology: Topology, experiment: NodeEnd) -> None:
-    """Serve one plan after another: request N loads the N-th, runs it a few times, and unloads it."""
+    """Serve one plan after another: request N loads the N-th, runs it a few times, and unloads it. Of each it says which is
+    the first of the same work."""
     plans = contestants(it.graph, topology, seed)
+    first = [next(n for n, (_, other) in enumerate(plans) if _alike(other, found)) for _, found in plans]
 
     def run(asked: Any) -> Facts:
         number, repeats = asked
@@ -237,5 +245,5 @@ def contest(seed: int, it: Subject, session: Session, topology: Topology, experi
         session.unload(loaded)
         return {"seconds": seconds}
 
-    names = [[name, found.predicted_s] for name, found in plans]
+    names = [[name, found.predicted_s, same] for (name, found), same in zip(plans, first, strict=True)]
     experiment.serve({"plans": names, **rate_facts(topology)}, run)
