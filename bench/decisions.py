@@ -53,11 +53,12 @@ MEASURED_NETS = ("resnet18", "resnet50", "mobilenet_v2", "squeezenet1_1")
 
 ASKED = 0.03
 AUTO, AGAIN = "auto", "auto, again"
-FINALISTS, TURNS, REPEATS = 4, 3, 3
-"""Of a measured cluster, so many of the quickest plans and two copies of auto's run in turns, with so many inferences each:
+FINALISTS, TURNS, TURN_S = 4, 3, 1.0
+"""Of a measured cluster, so many of the quickest plans and two copies of auto's run in so many turns of about so long each:
 the best of many single readings is just a lucky one."""
-LOAD_S, INFERENCES = 1.5, 120
-"""For the order of clusters: seconds to load a plan per hundred layers, and the inferences of a cluster."""
+LEAST_REPEATS, MOST_REPEATS = 3, 20
+LOAD_S = 0.5
+"""Of a plan, per hundred layers, roughly."""
 RATE_MACS_PER_S = 20e9
 """Of a whole core, roughly."""
 
@@ -174,7 +175,9 @@ def cost_s(number: int) -> float:
     graph = network_graph(ModelRequest.for_shapes(setup.net, None))
     macs = sum(layer.spec.macs for layer in graph.layers if isinstance(layer, Conv))
     inference_s = 2 * macs / RATE_MACS_PER_S / sum(setup.cpu)
-    return LOAD_S * len(graph.layers) / 100 * (PATHS + TURNS * FINALISTS) + INFERENCES * inference_s
+    finals = TURNS * (FINALISTS + 2)
+    run_s = PATHS * 2 * inference_s + finals * max(TURN_S, LEAST_REPEATS * inference_s)
+    return LOAD_S * len(graph.layers) / 100 * (PATHS + finals) + run_s
 
 
 def cheapest_first(numbers: Iterable[int]) -> list[int]:
@@ -207,7 +210,8 @@ def measured(number: int) -> dict[str, Any]:
         turns: dict[str, list[float]] = {name: [] for name, _ in order}
         for turn in range(TURNS):
             for name, plan in order if turn % 2 == 0 else reversed(order):
-                turns[name] += seconds(plan, REPEATS)
+                repeats = min(MOST_REPEATS, max(LEAST_REPEATS, round(TURN_S / once[plan])))
+                turns[name] += seconds(plan, repeats)
     found = [(name, predicted, once[same]) for name, predicted, same in plans]
     what = f"{setup.net}, {setup.rate}, {setup.cpu}"
     return outcome(f"measured {number}", what, setup.nodes, found, turns) | {"seconds": time.monotonic() - begin}
@@ -255,9 +259,7 @@ def verdict(clusters: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "mean_loss": statistics.fmean(each["loss"] for each in those),
             "worst_loss": worst["loss"],
             "worst": f"{worst['cluster']}: {worst['net']}, the best was {worst['best']}",
-            "best_was": {
-                name: sum(_kind(each) == name for each in those) for name in sorted({_kind(each) for each in those})
-            },
+            "best_was": dict(sorted(Counter(_kind(each) for each in those).items())),
         }
         if kind == "measured":
             found[kind] |= {

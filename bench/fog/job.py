@@ -8,6 +8,9 @@ import msgspec
 
 from fogconv.ir import program as ir
 
+LAYER_SEEDS = 64
+"""Simulations for the seconds of single layers: eight are enough for the whole."""
+
 
 class Job(msgspec.Struct, frozen=True):
     """``shares`` are the nodes' shares of a core, master first; ``cluster`` is an argument of `connect`; ``keys`` the

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.fog.contestants import contestants
 from bench.fog.conversation import Facts, NodeEnd
+from bench.fog.job import LAYER_SEEDS
 from bench.fog.rates import Rates
 from bench.fog.workload import subject
 from fogconv.analysis.workload import card_bytes
@@ -99,6 +100,11 @@ def mean_layer_times(found: Plan, programs: Sequence[ir.Program], results: Seque
     return mean_terms([layer_times(found, programs, result.times) for result in results])
 
 
+def layer_totals(found: Plan, programs: Sequence[ir.Program], result: RunResult) -> list[float]:
+    """Seconds of each layer in one inference."""
+    return [terms["total_s"] for terms in layer_times(found, programs, result.times)]
+
+
 def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
     """On average: a node's position in its quota's period changes a layer's time by a few ms."""
     return [
@@ -131,11 +137,15 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, [it.image])
     facts = plan_facts(found, it.graph, lowered.programs) | it.error(first.outputs[0]) | rate_facts(topology)
-    facts |= {"layers": layer_facts(it.graph, found)}
+    facts |= {
+        "layers": layer_facts(it.graph, predicted(it.graph, found, topology, programs=lowered.programs, seeds=LAYER_SEEDS))
+    }
     simulated = simulate(lowered.programs, topology, inferences=2, keep_events=False)
     begin_ns = round(simulated.latencies_s[0] * 1e9)
     facts |= {"predicted_trace": where_time_went(dict(enumerate(lowered.programs)), simulated.times[1], begin_ns)}
     facts |= {"agreement": agreement(it.graph, topology, found, lowered.programs, options)}
+    worked = zip(simulated.processor_s, topology.devices, strict=True)
+    facts |= {"cpu_s": [seconds * device.share / 2 for seconds, device in worked]}
     facts |= {"steps": [len(program.steps) for program in lowered.programs]}
 
     def run(repeats: int) -> Facts:
@@ -146,8 +156,10 @@ def drive(job: Job, folder: Path, session: Session) -> None:
             stamps.append(time.perf_counter())
         return {
             "seconds": np.diff(stamps).tolist(),
+            "inferences": repeats,
             "latency_s": [result.latency_s for result in results],
             "layer_s": mean_layer_times(found, lowered.programs, results),
+            "layer_totals_s": [layer_totals(found, lowered.programs, result) for result in results],
             "trace": [where_time_went(loaded.programs, result.times, result.begin_ns) for result in results],
             **it.error(results[-1].outputs[0]),
         }
@@ -204,8 +216,10 @@ def adapt(it: Subject, session: Session, topology: Topology, options: PlanOption
         _, latest = found[-1]
         return {
             "seconds": [done.run.latency_s for done, _ in found],
+            "inferences": repeats,
             "predicted_s": [done.plan.predicted_s for done, _ in found],
             "layers": layer_facts(it.graph, engine.plan),
+            "layer_totals_s": [layer_totals(done.plan, done.programs, done.run) for done, _ in found],
             "layer_s": mean_terms([layers for done, layers in found if done.plan is engine.plan] or [latest]),
             "events": list(engine.events),
             **it.error(found[-1][0].output),
