@@ -16,7 +16,8 @@ from fogconv.hardware.units import show_bandwidth, show_seconds
 
 LEGEND = (
     "The master computes the layers up to the cut, the worker the others; the answer returns to the master. sent: bytes "
-    "from the master per inference. *: the best cut for this link."
+    "from the master per inference. The other columns are bandwidths of the link, instead of the device's own. *: the best "
+    "cut for it."
 )
 UNKNOWN = "–"
 
