@@ -68,7 +68,7 @@ class Process:
             line = ""
         if not line:
             lines = self._log.read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(lines[-1][:200] if lines else "it ended without a word")
+            raise RuntimeError(lines[-1][:200] if lines else "it ended and printed nothing")
         return json.loads(line)
 
 

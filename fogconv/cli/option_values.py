@@ -128,7 +128,9 @@ def _weights(text: str) -> str:
 
 
 def _picture(text: str) -> str:
-    """A file, or the name of a sample. A name with undecodable bytes is one of a file only."""
+    """A file, the name of a sample, or "-". A name with undecodable bytes is one of a file only."""
+    if text == "-":
+        return text
     path = paths.named(text)
     return str(paths.readable(text)) if path.exists() or len(path.parts) > 1 or path.suffix else _named(text)
 

@@ -79,6 +79,15 @@ class Plan:
         """The order in which layers are computed: the star's is the graph's."""
         return one_by_one(graph) if any(placement.mode == "star" for placement in self.placements) else stages(graph)
 
+    def same_work(self, other: Plan) -> bool:
+        """Whether both compute alike, whatever they are predicted to take."""
+
+        def work(plan: Plan) -> Plan:
+            bare = tuple(replace(placement, predicted={}, decision={}) for placement in plan.placements)
+            return replace(plan, placements=bare, predicted_s=None, ends_s=0.0)
+
+        return work(self) == work(other)
+
     @property
     def active_ranks(self) -> frozenset[int]:
         coders = {p.guard.code for p in self.placements if p.guard is not None and p.guard.code is not None}

@@ -210,8 +210,8 @@ def _within_memory(
     topology, allowed = book.prices.topology, sought.allowed
     penalty = 0.0
     possible: list[Plan] = []
+    options = Options(graph, book.prices, book, scheme, members, drifting=drifting, allowed=allowed)
     for attempt in count(1):
-        options = Options(graph, book.prices, book, scheme, members, drifting=drifting, allowed=allowed)
         swaps, over = False, None
         for found in _cheapest(graph, book, scheme, sought, penalty, options):
             fitted = with_swaps(graph, found, topology) if sought.allow_swap else found
@@ -223,13 +223,14 @@ def _within_memory(
         if possible and (not swaps or scheme == "local" or attempt % PENALTIES == 0):
             break
         penalty = max(16 * penalty, 1e-10)
-        if attempt % PENALTIES == 0:
+        if attempt % PENALTIES == 0 or scheme == "local":  # all is on the master, whatever weights cost
             assert over is not None
             if over.rank in allowed.ranks:
                 raise PlannerError(f"{over.sentence}; {allowed.because} leaves no other rank for some of it")
             if over.rank == MASTER or scheme == "local":
                 raise PlannerError(over.sentence)
             members = [rank for rank in members or topology.ranks if rank != over.rank]
+            options = Options(graph, book.prices, book, scheme, members, drifting=drifting, allowed=allowed)
             penalty = 0.0
     return possible
 

@@ -51,6 +51,7 @@ class Options:
         self._prices = prices
         self._book = book
         self._scheme = scheme
+        self._found: dict[str, tuple[Option, ...]] = {}
         self._allowed = allowed
         self._shares = Shares(
             graph,
@@ -64,8 +65,11 @@ class Options:
     def of(self, layer: Layer) -> tuple[Option, ...]:
         """The options of one layer: at least the one on the master, or on the rank that it is pinned to. Options that this
         geometry does not allow are left out."""
-        found = (self._priced(layer, way, kind) for way in self._ways(layer) for kind in way.kinds)
-        return tuple(option for option in found if option is not None)
+        found = self._found.get(layer.name)
+        if found is None:
+            priced = (self._priced(layer, way, kind) for way in self._ways(layer) for kind in way.kinds)
+            found = self._found[layer.name] = tuple(option for option in priced if option is not None)
+        return found
 
     def _ways(self, layer: Layer) -> Iterator[Way]:
         rank = self._allowed.rank_of(layer)
