@@ -91,6 +91,7 @@ class Forecast:
             "wire": self.plan.wire,
             "ranks": self.plan.ranks,
             "predicted_s": self.plan.predicted_s,
+            "predicted_j": self.plan.predicted_j,
             "ends_s": self.plan.ends_s,
             "bytes_busiest_card": self.busiest_card_bytes,
             "cards": [

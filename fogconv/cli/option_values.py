@@ -32,6 +32,7 @@ from fogconv.zoo.model_request import is_model_file
 Kind = Literal[
     "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
+    "pin",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -281,3 +282,12 @@ def _split(text: str) -> None:
 
 
 SPLIT = checked("split", _split, "split")
+
+
+def _pin(text: str) -> None:
+    from fogconv.planning.limits.pins import Pin  # late, as above
+
+    Pin.parse(text)
+
+
+PIN = checked("pin", _pin, "pin")

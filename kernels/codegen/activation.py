@@ -12,6 +12,7 @@ from typing import Any
 from llvmlite import ir
 
 from fogconv.errors import KernelError
+from fogconv.kernels.codegen import emit
 
 CODES: dict[str | None, int] = {
     None: 0,
@@ -51,8 +52,7 @@ def build(builder: ir.IRBuilder, activation: str | None, x: ir.Value) -> ir.Valu
 def build_exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """Emit exp(x). NaN stays NaN, exp(−∞) = 0, exp(∞) = ∞."""
     low, high = (constant(x.type, bound) for bound in EXP_RANGE)
-    x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
+    x = emit.minimum(builder, high, emit.maximum(builder, low, x))
     magic = constant(x.type, ROUND)
     rounded = fma(builder, x, constant(x.type, LOG2_E), magic)
     n = builder.fsub(rounded, magic)
@@ -100,13 +100,11 @@ def _none(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _relu(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    zero = constant(x.type, 0.0)
-    return builder.select(builder.fcmp_ordered("<", x, zero), zero, x)
+    return emit.maximum(builder, constant(x.type, 0.0), x)
 
 
 def _relu6(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    x, six = _relu(builder, x), constant(x.type, 6.0)
-    return builder.select(builder.fcmp_ordered(">", x, six), six, x)
+    return emit.minimum(builder, constant(x.type, 6.0), _relu(builder, x))
 
 
 def _sigmoid_denominator(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:

@@ -14,6 +14,7 @@ from typing import Any
 from llvmlite import ir
 
 from fogconv.errors import KernelError, unknown
+from fogconv.kernels.codegen import emit
 from fogconv.kernels.codegen.activation import constant
 from fogconv.kernels.codegen.vector import intrinsic, vec
 
@@ -38,6 +39,8 @@ def _leaky_relu(builder: ir.IRBuilder, inputs: Sequence[Any], parameters: Sequen
 
 def _maximum(builder: ir.IRBuilder, inputs: Sequence[Any], parameters: Sequence[Any]) -> Any:
     a, b = inputs
+    if emit.cpu_family(builder) == "aarch64":
+        return emit.maximum(builder, a, b)
     # The ordered comparison takes b where it is NaN; where a is, "unordered" takes a.
     larger = builder.select(builder.fcmp_ordered(">", a, b), a, b)
     return builder.select(builder.fcmp_unordered("uno", a, a), a, larger)

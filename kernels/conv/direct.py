@@ -45,6 +45,12 @@ FEW, UNROLLED = 4, 24
 HEADER, ITEM, TILE = 8, 16, 6
 
 
+def clamp_flags(activation: str | None) -> Flag:
+    """Which of its bounds an activation has; none for one that a tile does not apply."""
+    low, high = CLAMPS.get(activation, (-np.inf, np.inf))
+    return (Flag.FLOOR if low > -np.inf else Flag(0)) | (Flag.CEILING if high < np.inf else Flag(0))
+
+
 def lanes_for(spec: ConvSpec) -> int:
     """Lanes per pixel of the input with which a direct convolution is fastest: 4 for first layers, else 16."""
     return NARROW if spec.groups == 1 and spec.in_channels <= NARROW else BLOCK
@@ -277,7 +283,7 @@ class DirectKernel:
             values[Field(Field.PART_LANES + 2 * i)] = lanes
         flags = Flag.RESIDUAL if with_residual else Flag(0)
         if self.activation in CLAMPS:
-            flags |= Flag.CLAMP
+            flags |= clamp_flags(self.activation)
             values[Field.CLAMP] = clamp_bounds(*CLAMPS[self.activation])
         values[Field.FLAGS] = int(flags)
         for field, value in values.items():

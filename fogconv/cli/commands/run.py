@@ -28,12 +28,18 @@ from fogconv.cli.option_values import (
 )
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     PlanOption,
     SchemeOption,
     SplitOption,
@@ -210,6 +216,11 @@ def run(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     plan: PlanOption = None,
     verify: Annotated[
         bool,
@@ -321,6 +332,11 @@ def run(
                 protection=guards,
                 plan=plan,
                 allow_swap=allow_swap,
+                cuts=cuts,
+                pins=pin,
+                keep_input_home=keep_input_home,
+                objective=objective,
+                deadline=deadline,
             ),
             run_options=RunOptions(
                 adapt=adapt,

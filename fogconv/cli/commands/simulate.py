@@ -24,12 +24,18 @@ from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     PlanOption,
     SchemeOption,
     SplitOption,
@@ -66,6 +72,11 @@ def simulate(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     plan: PlanOption = None,
     size: Annotated[
         Pair | None,
@@ -183,6 +194,7 @@ def simulate(
         from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
         from fogconv.simulation import simulator as simulation
+        from fogconv.simulation.consumption import joules_per_inference
         from fogconv.simulation.prediction import predicted
 
         options = plan_options(
@@ -196,6 +208,11 @@ def simulate(
             split=split,
             plan=plan,
             allow_swap=allow_swap,
+            cuts=cuts,
+            pins=pin,
+            keep_input_home=keep_input_home,
+            objective=objective,
+            deadline=deadline,
         )
         cluster = hardware(
             preset=preset,
@@ -246,6 +263,7 @@ def simulate(
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         alone_s = make_plan(graph, topology, PlanOptions("local", allow_swap=True)).predicted_s or 0.0
         answer = _answer(model, chosen, timeline, topology, alone_s)
+        answer["joules"] = joules_per_inference(programs, topology, timeline)
         answer["bytes_read"] = [read_bytes(program) for program in programs]
         if as_json:
             print(json_text(answer))
@@ -334,6 +352,8 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")
+    if answer["joules"] is not None:
+        console.print(f"{answer['joules']:.3g} J per inference, of all ranks together, while they wait too.")
     table = Table(box=None, pad_edge=False, header_style="bold")
     swaps = any(answer["bytes_read"])
     for column in ("rank", "busy", "sent MB", "received MB", *(("read MB",) if swaps else ())):

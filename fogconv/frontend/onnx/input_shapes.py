@@ -10,7 +10,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from fogconv.errors import ModelError, quoted
 
-MOST_HALVED = 128
+MOST_SHRUNK = 128
 """The largest multiple that a frame's sides are rounded up to."""
 
 
@@ -40,7 +40,7 @@ def entries_of(
         raise ModelError(f"{name} has {len(entries)} inputs and {len(graph.output)} outputs: there is nothing to run")
     multiple = 0
     if size is None and frame is not None and _is_picture(pictures) and not _fixed(pictures):
-        multiple = halved(graph, pictures.name)
+        multiple = shrinks(graph, pictures.name)
         frame = (-(-frame[0] // multiple) * multiple, -(-frame[1] // multiple) * multiple)
     first = Entry(pictures.name, _picture_shape(name, pictures, size, frame, batch), TensorProto.FLOAT)
     known = dict(_named_sizes(pictures, first.shape))
@@ -51,17 +51,16 @@ def entries_of(
     return (first, *others), multiple
 
 
-def halved(graph: GraphProto, pictures: str) -> int:
-    """How often the net halves its pictures at most, as a power of 2: of pictures whose sides are multiples of it, every
-    map has sides that can be halved, and doubled again, to the same."""
+def shrinks(graph: GraphProto, pictures: str) -> int:
+    """By how much the net makes its pictures smaller at most, often 32: of pictures whose sides are multiples of it, every
+    map can be made smaller, and larger again, without a remainder."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     scale = {pictures: Fraction(1)}
     for node in graph.node:
         found = [scale[source] for source in node.input if source in scale]
         if found:
             scale |= dict.fromkeys(node.output, max(found) * _factor(node, weights))
-    most = min(int(max(scale.values())), MOST_HALVED)
-    return 1 << (most - 1).bit_length() if most > 1 else 1
+    return max(1, min(int(max(scale.values())), MOST_SHRUNK))
 
 
 def _factor(node: NodeProto, weights: Mapping[str, TensorProto]) -> Fraction:

@@ -17,9 +17,10 @@ ERRORS_ONLY = 3
 """Its logger's level: its warnings are about its own optimisations."""
 
 
-def session_of(model: bytes) -> Any:
-    """A session on the CPU. Raises ModelError, with ONNX Runtime's reason."""
+def session_of(model: bytes, threads: int = 0) -> Any:
+    """A session on the CPU; 0 threads: as many as ONNX Runtime likes. Raises ModelError, with ONNX Runtime's reason."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -44,9 +45,9 @@ def opened_file(path: Path) -> tuple[Callable[[Array], Array], tuple[str, ...]]:
     return run, tuple(characters.splitlines())
 
 
-def in_onnx_runtime(model: ModelFile) -> Callable[[Sequence[Array]], list[Array]]:
+def in_onnx_runtime(model: ModelFile, threads: int = 0) -> Callable[[Sequence[Array]], list[Array]]:
     """The whole model, as ONNX Runtime computes it: from its inputs to its outputs, in their order."""
-    session = session_of(model.proto.SerializeToString())
+    session = session_of(model.proto.SerializeToString(), threads)
 
     def run(inputs: Sequence[Array]) -> list[Array]:
         feeds = {entry.name: np.ascontiguousarray(x) for entry, x in zip(model.inputs, inputs, strict=True)}

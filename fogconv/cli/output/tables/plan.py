@@ -22,7 +22,7 @@ LEGEND = (
     "how the layer is cut and over how many ranks; home: the master does it; host: torch or ONNX Runtime does it there."
 )
 
-
+WHOLE_LEGEND = " rank:2: rank 2 does it alone."
 SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
 
 
@@ -34,11 +34,14 @@ def print_plan(
     plan = forecast.plan
     console = Console(file=out, highlight=False, width=width)
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
-    console.print(Paragraph(LEGEND + SWAP_LEGEND if plan.swaps else LEGEND, style="dim"))
+    whole = any(layer.mode == "offload" for layer in forecast.layers)
+    console.print(Paragraph(LEGEND + WHOLE_LEGEND * whole + SWAP_LEGEND * bool(plan.swaps), style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
     predicted = "unknown" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms"
+    if plan.predicted_j is not None:
+        predicted += f" and {plan.predicted_j:.3g} J"
     busiest = byte_count(forecast.busiest_card_bytes)
     console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
     for line in _rivals(rivals):
