@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,13 +33,16 @@ from fogconv.ir.shard import Work
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.ports import arrays_of, named
-from fogconv.tasks.detect.boxes import Boxes
+from fogconv.tasks.detect.boxes import Box, Boxes
 from fogconv.tasks.draw import Finding
 from fogconv.tasks.task import card_for
 from fogconv.tasks.text.regions import Regions
+from fogconv.zoo.detection import SPECS
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.wheels.download import kept_model
 from fogconv.zoo.wheels.registry import WHEEL_MODELS
+
+T = TypeVar("T")
 
 SIZES: Mapping[str, tuple[int, int] | None] = {
     "fcn_resnet50": (96, 128),
@@ -53,6 +57,8 @@ SIZES: Mapping[str, tuple[int, int] | None] = {
     "fcos_resnet50_fpn": (160, 224),
 }
 """torchvision's models and the size of their pictures; None: their own."""
+WITH_BOXES = frozenset({*SPECS, "ppocr-det", "centerface", "yolox-ddddocr"})
+"""Those of which boxes or regions come."""
 PICTURE = "astronaut"
 LIMIT = 2e-4
 """The largest error, in parts of an output's largest value."""
@@ -136,20 +142,28 @@ def difference(found: Array, right: Array) -> float:
 
 
 def same(ours: Finding, theirs: Finding) -> bool:
-    """Whether two findings have the same boxes or regions, in their order."""
+    """Whether two findings have the same boxes or regions. Those of nearly equal scores may stand in another order."""
     if isinstance(ours, Boxes) and isinstance(theirs, Boxes):
-        pairs = list(zip(ours.boxes, theirs.boxes, strict=False))
-        corners = [(vars_of(a), vars_of(b)) for a, b in pairs]
-        alike = all(a.index == b.index and abs(a.score - b.score) <= SCORES for a, b in pairs)
-        return len(ours.boxes) == len(theirs.boxes) and alike and all(near(*pair) for pair in corners)
+        return paired(ours.boxes, theirs.boxes, same_box)
     if isinstance(ours, Regions) and isinstance(theirs, Regions):
-        points = [(a.corners, b.corners) for a, b in zip(ours.regions, theirs.regions, strict=False)]
-        return len(ours.regions) == len(theirs.regions) and all(near(*pair) for pair in points)
+        return paired(ours.regions, theirs.regions, lambda a, b: near(a.corners, b.corners))
     return type(ours) is type(theirs)
 
 
-def vars_of(box: object) -> tuple[float, ...]:
-    return tuple(getattr(box, side) for side in ("left", "top", "right", "bottom"))
+def paired(ours: Sequence[T], theirs: Sequence[T], alike: Callable[[T, T], bool]) -> bool:
+    """Whether each has a partner of its own."""
+    left = list(theirs)
+    for each in ours:
+        partner = next((place for place, other in enumerate(left) if alike(each, other)), None)
+        if partner is None:
+            return False
+        del left[partner]
+    return not left
+
+
+def same_box(a: Box, b: Box) -> bool:
+    sides = ((box.left, box.top, box.right, box.bottom) for box in (a, b))
+    return a.index == b.index and abs(a.score - b.score) <= SCORES and near(*sides)
 
 
 def near(ours: object, theirs: object) -> bool:
