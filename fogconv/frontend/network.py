@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fogconv.errors import DependencyError, ModelError, with_extra
+from fogconv.frontend.graph_builder import as_sides
 from fogconv.frontend.graph_cache import keep, kept, place
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
@@ -119,13 +120,13 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
     size = (request.size, request.size) if isinstance(request.size, int) else request.size
     model = read_model(path, size=size, batch=batch, shapes=dict(request.shapes), frame=frame)
     graph = graph_of(model, path.stem)
-    crop = model.shape[2:]
+    crop = as_sides(model.shape)[1:]
     shape = graph.outputs[0].shape
     classes = shape[-1] if len(graph.outputs) == 1 and shape is not None and len(shape) == 2 else 0
     labels = packaged_labels() if classes == 1000 else ()
     card = ModelCard(path.stem, Preprocessing(crop, round(min(crop) * 256 / 224)), labels, f"as saved in {path.name}")
     rounded = None
     if model.multiple and frame is not None:
-        (height, width), sides = model.shape[2:], "×".join(map(str, frame))
+        (height, width), sides = crop, "×".join(map(str, frame))
         rounded = f"{height}×{width}, the first picture's {sides} rounded up to multiples of {model.multiple}"
     return Network(card, graph, lambda: Alone("ONNX Runtime", in_onnx_runtime(model)), lambda: None, rounded)
