@@ -26,6 +26,7 @@ COLOURS = {
     "channels": ("#57a6d6", "channel by channel"),
     "rows": ("#2e7d32", "rows with halo"),
     "sums": ("#8fbf6a", "rows, summed"),
+    "offload": ("#b0413e", "whole, on another rank"),
     "copies": ("#c9a400", "copied: every rank computes it all"),
 }
 TRAVEL = "#ead9cd"

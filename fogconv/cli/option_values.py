@@ -23,6 +23,7 @@ from fogconv.hardware.units import (
     parse_bytes,
     rate_flop_per_s,
     seconds,
+    show_bandwidth,
     sweep,
 )
 from fogconv.values import paths, table
@@ -32,6 +33,7 @@ from fogconv.zoo.model_request import is_model_file
 Kind = Literal[
     "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
+    "pin", "rates",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -126,7 +128,9 @@ def _weights(text: str) -> str:
 
 
 def _picture(text: str) -> str:
-    """A file, or the name of a sample. A name with undecodable bytes is one of a file only."""
+    """A file, the name of a sample, or "-". A name with undecodable bytes is one of a file only."""
+    if text == "-":
+        return text
     path = paths.named(text)
     return str(paths.readable(text)) if path.exists() or len(path.parts) > 1 or path.suffix else _named(text)
 
@@ -204,6 +208,16 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Several bandwidths with commas."""
+
+    bytes_per_s: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return ",".join(show_bandwidth(one).replace(" ", "") for one in self.bytes_per_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Straggler:
     """Rank ``rank`` takes ``factor`` times as long: 3x4."""
 
@@ -250,6 +264,16 @@ def ratios(of: Number, such_as: str, count: int | None = None) -> OptionValue:
     return OptionValue("ratios", read, of)
 
 
+def _bandwidths(text: str) -> Rates:
+    parts = text.split(",")
+    if len(parts) > table.MOST_RATES:
+        raise InputError(f"{shown(text)}: write up to {table.MOST_RATES} bandwidths with commas, such as 100Mbit,1Mbit")
+    return Rates(tuple(bandwidth_bytes_per_s(part) for part in parts))
+
+
+BANDWIDTHS = OptionValue("rates", _bandwidths)
+
+
 def _straggler(text: str) -> Straggler:
     match = re.fullmatch(r"([0-9]+)x(.+)", text)
     try:
@@ -279,3 +303,12 @@ def _split(text: str) -> None:
 
 
 SPLIT = checked("split", _split, "split")
+
+
+def _pin(text: str) -> None:
+    from fogconv.planning.limits.pins import Pin  # late, as above
+
+    Pin.parse(text)
+
+
+PIN = checked("pin", _pin, "pin")

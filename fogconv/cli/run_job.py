@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.workload import rank_works, workload
@@ -21,7 +20,8 @@ from fogconv.cli.output.answer import print_answer, print_outputs
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
-from fogconv.cli.output.result import Guess, Job, OutputFigures, Result, SharedMachine
+from fogconv.cli.output.result import Job, OutputFigures, Result, SharedMachine
+from fogconv.cli.output.tables.findings import print_findings
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
@@ -29,7 +29,7 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import DependencyError, InputError, ModelError, visible
+from fogconv.errors import DependencyError, InputError
 from fogconv.ir.arrays import Array
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.runtime.ports import arrays_of
@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from fogconv.calibration.cache import Master
     from fogconv.calibration.calibration import Calibration
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.cli.pictures import Inputs
     from fogconv.cluster.session.worker_record import WorkerInfo
     from fogconv.frontend.network import Alone, Network
     from fogconv.hardware.topology import Topology
+    from fogconv.tasks.draw import Finding
+    from fogconv.tasks.text.reading import Reader
     from fogconv.zoo.card import ModelCard
 
 
@@ -52,11 +55,13 @@ Outputs = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Shown:
-    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer."""
+    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer.
+    ``draw``: where the picture with what was found in it is written."""
 
     json: bool = False
     layers: bool = False
     trace: Path | None = None
+    draw: Path | None = None
     alone: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
 
@@ -65,19 +70,16 @@ def run_job(job: Job, shown: Shown) -> Result:
     """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
-        network, given = _prepared(job)
+        network, pictures, given, reader = _prepared(job, shown)
         with bar as progress:
             engine = _engine(job, session, network, progress)
-        first = _first(engine, network.card, given)
-        top5 = _classes(network.card, first, job)
-        if not shown.json:
-            if top5:
-                answers = tuple(zip(map(visible, job.images), top5, strict=True))
-                print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
-            else:
-                print_outputs(figures_of([first], None), out=shown.out)
+        first = engine.run(given).outputs
+        found = pictures.findings(network.card, first)
+        if reader is not None:
+            found = pictures.read(found, reader)
+        _show(shown, network.card, pictures, found, first)
         network.keep()
-        result = _measure(job, shown, session, engine, network, given, first, top5)
+        result = _measure(job, shown, session, engine, network, given, first, found)
         engine.close()
     if shown.json:
         shown.out.write(json_text(result.as_json()) + "\n")
@@ -123,31 +125,55 @@ def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
             watch.done()
 
 
-def _prepared(job: Job) -> tuple[Network, list[Array]]:
-    """The model, and its inputs in their order: the pictures, and what files give."""
+def _prepared(job: Job, shown: Shown) -> tuple[Network, Inputs, list[Array], Reader | None]:
+    """The model, the pictures, its inputs in their order: the pictures, and what files give; and what reads text."""
+    from fogconv.cli.pictures import check_drawable, input_size, inputs, opened, text_reader
     from fogconv.frontend.network import open_network
+    from fogconv.tasks.task import card_for
     from fogconv.zoo.model_request import ModelRequest
-    from fogconv.zoo.preprocessing import load_image
 
     # Images are opened before weights are downloaded, so that a typo costs no time.
-    pictures = [load_image(name) for name in job.images]
-    batch = job.batch or len(pictures)
-    if batch % len(pictures):
-        raise InputError(f"--batch {batch} is no multiple of the {len(pictures)} pictures that are given")
+    given = opened(job.images)
+    check_drawable(given, shown.draw)
+    batch = job.batch or len(given)
+    if batch % len(given):
+        raise InputError(f"--batch {batch} is no multiple of the {len(given)} pictures that are given")
     others = {name: _array(name, path) for name, path in job.inputs}
     shapes = tuple((name, array.shape) for name, array in others.items())
-    request = ModelRequest(job.model, job.weights, job.size, job.trust, shapes)
-    frame = pictures[0].size[::-1]
+    size = input_size(job.model, given, job.size)
+    request = ModelRequest(job.model, job.weights, size, job.trust, shapes)
+    frame = given[0].size
     network = open_network(request, batch=batch, frame=frame, mean=job.mean, std=job.std, labels=job.labels)
-    channels = network.graph.picture.channels
-    if channels != 3:
-        raise ModelError(f"{job.model} takes {channels} channels, not the 3 of a picture; use fogconv.compile for it")
+    card = card_for(network.card, job.task, [port.shape for port in network.graph.outputs])
+    network = replace(network, card=card)
+    if job.read and card.task != "text":
+        raise InputError(f"--read is for regions of text; the task of {card.name} is {card.task}")
     if network.rounded is not None:
         print(f"{job.model} takes pictures of any size: {network.rounded}; --size HxW says another", file=sys.stderr)
+    tensor = network.graph.picture
+    prepared = inputs(card, given, (batch, tensor.channels, tensor.height, tensor.width))
+    reader = text_reader() if job.read else None
     spare_what_is_here()
-    prepared = [network.card.preprocess(picture) for picture in pictures]
-    x = np.stack(prepared * (batch // len(pictures)))
-    return network, arrays_of(network.graph, {network.graph.inputs[0].name: x, **others})
+    return network, prepared, arrays_of(network.graph, {network.graph.inputs[0].name: prepared.x, **others}), reader
+
+
+def _show(shown: Shown, card: ModelCard, pictures: Inputs, found: tuple[Finding, ...], outputs: Outputs) -> None:
+    """What was found, before anything is measured."""
+    from fogconv.cli.pictures import draw
+    from fogconv.tasks.classify import Classes
+
+    if shown.draw is not None:
+        draw(pictures.given[0], found[0], shown.draw)
+    if shown.json:
+        return
+    named = [(given.name, each) for given, each in zip(pictures.given, found, strict=True)]
+    answers = [(name, each.guesses) for name, each in named if isinstance(each, Classes)]
+    if answers:
+        print_answer(answers, random_weights=card.has_random_weights, out=shown.out)
+    elif card.task == "raw":
+        print_outputs(figures_of([outputs], None), out=shown.out)
+    else:
+        print_findings(named, random_weights=card.has_random_weights, out=shown.out)
 
 
 def _array(name: str, path: Path) -> Array:
@@ -195,22 +221,6 @@ def _profile(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _first(engine: Engine, model: ModelCard, given: list[Array]) -> Outputs:
-    """The outputs of the first inference, which are shown before anything is measured."""
-    outputs = engine.run(given).outputs
-    if not all(np.isfinite(output).all() for output in outputs.values()):
-        raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
-    return outputs
-
-
-def _classes(model: ModelCard, outputs: Outputs, job: Job) -> tuple[tuple[Guess, ...], ...]:
-    """Each picture's likeliest classes; none for a model whose output is no row of scores per picture."""
-    scores = next(iter(outputs.values()))
-    if model.task != "classify" or len(outputs) > 1 or scores.ndim < 2 or len(scores) < len(job.images):
-        return ()
-    return tuple(_top5(model, row) for row in scores[: len(job.images)])
-
-
 def _measure(
     job: Job,
     shown: Shown,
@@ -219,7 +229,7 @@ def _measure(
     network: Network,
     given: list[Array],
     first: Outputs,
-    top5: tuple[tuple[Guess, ...], ...],
+    found: tuple[Finding, ...],
 ) -> Result:
     collect_as_usual()
     collect_now()
@@ -244,7 +254,8 @@ def _measure(
         job.cluster or session.scheme,
         len(engine.ranks) - 1,
         engine.plan.scheme,
-        top5,
+        network.card.task,
+        found,
         median,
         typical.plan.predicted_s,
         None if alone is None else alone.framework,
@@ -340,13 +351,6 @@ def _stream(engine: Engine, given: list[Array], frames: int) -> tuple[list[Outpu
     begin = time.perf_counter()
     outputs = list(engine.stream_outputs(given for _ in range(frames)))
     return outputs, frames / (time.perf_counter() - begin)
-
-
-def _top5(model: ModelCard, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
-    shifted = np.exp(scores.astype(np.float64).ravel() - scores.max())
-    probabilities = shifted / shifted.sum()
-    best = np.argsort(-probabilities, kind="stable")[:5]
-    return tuple(Guess(model.label(int(i)), int(i), float(probabilities[i])) for i in best)
 
 
 def _write_trace(path: Path, engine: Engine, inference: Inference) -> None:

@@ -13,7 +13,7 @@ The methods under "Layers" add one layer each and return its result. They make i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,12 @@ class HostOp:
 _SELF_GATED = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
 
 
+UNKNOWN = "workers have no such operator"
+OTHER_FORM = "workers know this operator in other forms only"
+AMONG_HOSTED = "what it reads is no map, but stays on the master"
+"""Why an operation is hosted."""
+
+
 def result_key(key: Any) -> str:
     """What a host layer returns one of the model's outputs by, among the values that host layers keep."""
     return f"output {key}"
@@ -123,6 +129,13 @@ class GraphBuilder:
         self.values[key] = Hosted()
         self.given[key] = number
         return Port(name, None, shape, number, dtype)
+
+    def why_hosted(self, known: bool, reads: Iterable[Any]) -> str:
+        """``known``: whether there is a rule for the operator; ``reads``: what the operation reads."""
+        if not known:
+            return UNKNOWN
+        found = [self.values.get(key) for key in reads]
+        return OTHER_FORM if any(isinstance(value, Ref | Many) for value in found) else AMONG_HOSTED
 
     def result(self, key: Any, name: str, shape: Shape | None) -> Port:
         """One of the model's outputs: a map as it is, anything else as host layers return it."""

@@ -275,23 +275,31 @@ class Region:
         common = self & other
         if not common:
             return (self,) if self else ()
+        channels, rows, columns = common.channels, common.rows, common.columns
+        # Written out, because a plan takes some 10⁵ of these.
         pieces = []
-        for before_after in _around(self.channels, common.channels):
-            pieces.append(Region(before_after, self.rows, self.columns))
-        for before_after in _around(self.rows, common.rows):
-            pieces.append(Region(common.channels, before_after, self.columns))
-        for before_after in _around(self.columns, common.columns):
-            pieces.append(Region(common.channels, common.rows, before_after))
+        if self.channels.start < channels.start:
+            pieces.append(Region(Span(self.channels.start, channels.start), self.rows, self.columns))
+        if channels.stop < self.channels.stop:
+            pieces.append(Region(Span(channels.stop, self.channels.stop), self.rows, self.columns))
+        if self.rows.start < rows.start:
+            pieces.append(Region(channels, Span(self.rows.start, rows.start), self.columns))
+        if rows.stop < self.rows.stop:
+            pieces.append(Region(channels, Span(rows.stop, self.rows.stop), self.columns))
+        if self.columns.start < columns.start:
+            pieces.append(Region(channels, rows, Span(self.columns.start, columns.start)))
+        if columns.stop < self.columns.stop:
+            pieces.append(Region(channels, rows, Span(columns.stop, self.columns.stop)))
         return tuple(pieces)
 
     def with_channels(self, channels: Span) -> Region:
-        return replace(self, channels=channels)
+        return Region(channels, self.rows, self.columns)
 
     def with_rows(self, rows: Span) -> Region:
-        return replace(self, rows=rows)
+        return Region(self.channels, rows, self.columns)
 
     def shift_channels(self, by: int) -> Region:
-        return replace(self, channels=self.channels.shift(by))
+        return Region(self.channels.shift(by), self.rows, self.columns)
 
     def __str__(self) -> str:
         c, r, w = self.channels, self.rows, self.columns
@@ -302,17 +310,13 @@ NOTHING = Region(Span(0, 0), Span(0, 0), Span(0, 0))
 """The empty box."""
 
 
-def _around(whole: Span, part: Span) -> Iterable[Span]:
-    for piece in (Span(whole.start, part.start), Span(part.stop, whole.stop)):
-        if piece:
-            yield piece
-
-
 def subtract(region: Region, holes: Iterable[Region]) -> tuple[Region, ...]:
     """The region minus all the holes, as disjoint boxes."""
     left: tuple[Region, ...] = (region,) if region else ()
     for hole in holes:
-        left = tuple(piece for box in left for piece in box.minus(hole))
+        if not left:
+            break
+        left = tuple([piece for box in left for piece in box.minus(hole)])
     return left
 
 
@@ -322,10 +326,9 @@ def bounding(regions: Iterable[Region]) -> Region:
     if not boxes:
         raise GeometryError("no region to bound")
     return Region(
-        *(
-            Span(min(getattr(box, axis).start for box in boxes), max(getattr(box, axis).stop for box in boxes))
-            for axis in ("channels", "rows", "columns")
-        )
+        Span(min([box.channels.start for box in boxes]), max([box.channels.stop for box in boxes])),
+        Span(min([box.rows.start for box in boxes]), max([box.rows.stop for box in boxes])),
+        Span(min([box.columns.start for box in boxes]), max([box.columns.stop for box in boxes])),
     )
 
 

@@ -389,6 +389,17 @@ class Interleave(FromMaps):
 
 
 @dataclass(frozen=True, slots=True)
+class Hosted:
+    """One operation of a Host layer: its operator in the model's framework, its node's name, why it is not a layer of its
+    own, and its multiply-adds for the whole batch."""
+
+    operator: str
+    node: str
+    why: str
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Host(Operator):
     """Operations of the model's own framework, on the master: reads and writes maps by number.
 
@@ -401,7 +412,12 @@ class Host(Operator):
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     call: Callable[..., Sequence[Array]] = field(compare=False, repr=False)
-    ops: tuple[str, ...] = ()
+    operations: tuple[Hosted, ...] = ()
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Its operators, each once."""
+        return tuple(sorted({each.operator for each in self.operations}))
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         return tuple((source, tensors[source].region) for source in self.reads)
@@ -461,6 +477,21 @@ class LayerGraph:
         """A graph with one input and one output, maps by number; the output is returned in ``shape``."""
         source = Port("input", given, tensors[given].shape if tensors else ())
         return cls(name, tensors, layers, (source,), (Port("output", result, shape),), weights)
+
+    @property
+    def hosted(self) -> tuple[Hosted, ...]:
+        """What stays on the master because workers can't do it."""
+        return tuple(each for layer in self.layers if isinstance(layer, Host) for each in layer.operations)
+
+    @property
+    def on_master_share(self) -> float:
+        """What workers can't do, of all multiply-adds (0 to 1)."""
+        hosted, shared = sum(each.macs for each in self.hosted), 0
+        for layer in self.layers:
+            if not isinstance(layer, Host) and not layer.relabels:
+                work = layer.computes(self.tensors, Work(0, self.tensors[layer.target].region))
+                shared += work.macs if isinstance(work, ConvSpec) else 0
+        return hosted / (hosted + shared) if hosted else 0.0
 
     @property
     def picture(self) -> Tensor:

@@ -32,7 +32,8 @@ PLAN_VERSION = 1
 class Placement:
     """``target`` is the layout of the output before the next layer (a partial one is summed there); None leaves it where
     it is computed. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
-    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5"; None for one rank). ``predicted`` and
+    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5", "rank:2"; None for the
+    master alone). ``predicted`` and
     ``decision`` are for reports.
     """
 
@@ -59,7 +60,8 @@ class Swap:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``predicted_s`` is in seconds per inference: the sum of all placements' ``total_s``, and ``ends_s`` for starting it on
-    all ranks and bringing the output to the master. ``card_bytes[rank]`` is (sent, received)."""
+    all ranks and bringing the output to the master. ``predicted_j``: the joules of all devices together, where their power
+    is known. ``card_bytes[rank]`` is (sent, received)."""
 
     graph: str
     ranks: int
@@ -71,10 +73,20 @@ class Plan:
     ends_s: float = 0.0
     version: int = PLAN_VERSION
     swaps: tuple[Swap, ...] = ()
+    predicted_j: float | None = None
 
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
         """The order in which layers are computed: the star's is the graph's."""
         return one_by_one(graph) if any(placement.mode == "star" for placement in self.placements) else stages(graph)
+
+    def same_work(self, other: Plan) -> bool:
+        """Whether both compute alike, whatever they are predicted to take."""
+
+        def work(plan: Plan) -> Plan:
+            bare = tuple(replace(placement, predicted={}, decision={}) for placement in plan.placements)
+            return replace(plan, placements=bare, predicted_s=None, ends_s=0.0)
+
+        return work(self) == work(other)
 
     @property
     def active_ranks(self) -> frozenset[int]:

@@ -10,6 +10,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
+from fogconv.lowering.lower import outline
 from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
@@ -29,14 +30,18 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
     kept = options.plan
     given = kept is not None and kept.ranks == len(topology)
     ranks = list(topology.ranks)
+    allowed = options.allowed(graph, len(topology))
     while True:
         if kept is not None and given:
             found = kept
+            if options.limited:
+                allowed.check(graph, kept, outline(graph, kept))
         elif len(ranks) == len(topology):
             found = Scheme.named(options.scheme).planner(graph, topology, settled(options, graph, topology))
         else:
             part = topology.subset(ranks)
-            found = Scheme.named(options.scheme).planner(graph, part, settled(options, graph, part))
+            chosen = settled(options.among(ranks), graph, part)
+            found = Scheme.named(options.scheme).planner(graph, part, chosen)
             found = found.among(ranks, len(topology))
         fitted = with_swaps(graph, found, topology) if options.allow_swap else found
         over = over_memory(graph, fitted, topology)
@@ -45,6 +50,8 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
         # The search does without a rank by itself; the star's shares are fixed, and a guarded one's code needs its ranks.
         if given or over.rank == MASTER or options.protection:
             raise PlannerError(over.sentence)
+        if over.rank in allowed.ranks:
+            raise PlannerError(f"{over.sentence}; {allowed.because} leaves no other rank for some of it")
         ranks.remove(over.rank)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from fogconv.errors import ModelError
 from fogconv.storage.trusted import read_plain
 from fogconv.zoo.detection import DetectionSpec
+from fogconv.zoo.fitting import Fitting
 from fogconv.zoo.preprocessing import Preprocessing
 
 Task = Literal["classify", "detect", "segment", "text", "raw"]
@@ -28,7 +29,8 @@ def says_random(weights_origin: str) -> bool:
 @dataclass(frozen=True)
 class ModelCard:
     """The conversion of a picture to the model's input, and the names of its classes. ``weights_origin`` names the source
-    of its weights, ``task`` what its outputs mean, and ``detection`` how a detector's become boxes."""
+    of its weights, ``task`` what its outputs mean, and ``detection`` how a detector's become boxes. ``fitting``, where there
+    is one, is how whole pictures become its input, in place of ``preprocessing``."""
 
     name: str
     preprocessing: Preprocessing
@@ -36,6 +38,7 @@ class ModelCard:
     weights_origin: str
     task: Task = field(default="classify", kw_only=True)
     detection: DetectionSpec | None = field(default=None, kw_only=True, repr=False)
+    fitting: Fitting | None = field(default=None, kw_only=True)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -65,12 +68,17 @@ class ModelCard:
 
         Raises ModelError for a file of labels that can't be read.
         """
-        preprocessing = replace(
-            self.preprocessing,
-            mean=self.preprocessing.mean if mean is None else tuple(mean),
-            std=self.preprocessing.std if std is None else tuple(std),
+        own = self.preprocessing
+        means, deviations = tuple(own.mean if mean is None else mean), tuple(own.std if std is None else std)
+        fitting = self.fitting
+        if fitting is not None and (mean is not None or std is not None):
+            fitting = fitting.normalised(fitting.mean if mean is None else mean, fitting.std if std is None else std)
+        return replace(
+            self,
+            preprocessing=replace(own, mean=means, std=deviations),
+            fitting=fitting,
+            labels=self.labels if labels is None else read_labels(labels),
         )
-        return replace(self, preprocessing=preprocessing, labels=self.labels if labels is None else read_labels(labels))
 
 
 def packaged_labels() -> tuple[str, ...]:

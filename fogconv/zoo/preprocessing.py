@@ -1,9 +1,11 @@
-"""Images: conversion of a file, or of one of scikit-image's photographs, to a network's (3, H, W) input."""
+"""Images: a picture from a file, standard input or a sample, and its conversion to a classifier's (3, H, W) input."""
 
 from __future__ import annotations
 
 import errno
+import io
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +33,15 @@ _RESAMPLING = {
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """The formats that are read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
+STANDARD_INPUT = "-"
+MOST_STREAM_BYTES = 256_000_000
+MOST_CHANNELS = 4096
+"""Of a tensor from a file."""
+NPY_MAGIC = b"\x93NUMPY"
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _BAND_PIXELS = 1_000_000
 _CROPPED_FIRST = 16
 """A picture that would be resized to more than this multiple of its cropped size is cropped first."""
@@ -72,14 +83,62 @@ class Preprocessing:
 
 
 def load_image(name_or_path: str | Path) -> Image.Image:
-    """An RGB image from a file, or by the name of one of scikit-image's ('coffee', 'chelsea', 'astronaut').
+    """An RGB image from a file, or by the name of a sample ('page', 'astronaut', and scikit-image's: 'coffee', 'chelsea').
 
     Raises ModelError where there is no such image or it can't be read, DependencyError where a name needs scikit-image.
     """
+    with _opened(name_or_path) as file:
+        return _image(file, name_or_path)
+
+
+def load_input(name_or_path: str | Path) -> Image.Image | NDArray[np.float32]:
+    """An image as `load_image` gives it, or a tensor (C, H, W) from a ``.npy`` file. "-" is standard input, and either.
+
+    Raises what `load_image` does, and ModelError for a tensor that can't be an input.
+    """
+    with _standard_input() if name_or_path == STANDARD_INPUT else _opened(name_or_path) as file:
+        begin = file.read(len(NPY_MAGIC))
+        file.seek(0)
+        name = "standard input" if name_or_path == STANDARD_INPUT else name_or_path
+        return _tensor(file, name) if begin == NPY_MAGIC else _image(file, name)
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ModelError("standard input is a terminal; pipe a picture or a .npy file into it")
+    content = sys.stdin.buffer.read(MOST_STREAM_BYTES + 1)
+    if len(content) > MOST_STREAM_BYTES:
+        raise ModelError(f"standard input has more than {MOST_STREAM_BYTES / 1e6:.0f} MB, which is the limit")
+    return io.BytesIO(content)
+
+
+def _tensor(file: BinaryIO, name: str | Path) -> NDArray[np.float32]:
+    """(C, H, W) float32 from a file in numpy's format, or (1, C, H, W) without its first axis. Nothing in it is run."""
     try:
-        file = _opened(name_or_path)
-    except OSError as error:
-        raise ModelError(f"{name_or_path} can't be read as an image: {error.strerror or error}") from error
+        version = np.lib.format.read_magic(file)
+        if version not in _NPY_HEADERS:
+            raise ModelError(f"{name} has version {version[0]}.{version[1]} of numpy's format, which is not known")
+        shape, by_columns, kind = _NPY_HEADERS[version](file)
+        shape = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
+        if kind.kind not in "fiu" or kind.itemsize > 8 or len(shape) != 3 or by_columns:
+            raise ModelError(f"{name} has the shape {shape} of {kind}; it must be (C, H, W) of numbers, row by row")
+        pixels = math.prod(shape[1:])
+        if 0 in shape or pixels > MOST_PIXELS or shape[0] > MOST_CHANNELS:
+            most = f"{MOST_CHANNELS} channels and {MOST_PIXELS / 1e6:.0f} million pixels"
+            raise ModelError(f"{name} has the shape {shape}; a tensor has at most {most}")
+        size = shape[0] * pixels * kind.itemsize
+        content = file.read(size + 1)
+        if len(content) != size:
+            raise ModelError(f"{name} is damaged: it should hold {size} bytes of values")
+        values = np.frombuffer(content, kind).reshape(shape).astype(np.float32)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{name} can't be read as a tensor: {error}") from error
+    if not np.isfinite(values).all():
+        raise ModelError(f"{name} holds infinities or NaN")
+    return values
+
+
+def _image(file: BinaryIO, name_or_path: str | Path) -> Image.Image:
     with file:
         try:
             return _read(file, name_or_path)
@@ -95,11 +154,14 @@ def load_image(name_or_path: str | Path) -> Image.Image:
 
 def _opened(name_or_path: str | Path) -> BinaryIO:
     try:
-        return open_plain(name_or_path)
+        try:
+            return open_plain(name_or_path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+        return open_plain(_bundled(str(name_or_path)))
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise
-    return open_plain(_bundled(str(name_or_path)))
+        raise ModelError(f"{name_or_path} can't be read as an image: {error.strerror or error}") from error
 
 
 def _read(file: BinaryIO, name: str | Path) -> Image.Image:
@@ -183,15 +245,15 @@ def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
 
 
 def bundled_images() -> tuple[str, ...]:
-    """The names that `load_image` accepts without a file; none where scikit-image is not installed."""
+    """The names that `load_image` accepts without a file: this package's, and scikit-image's where it is installed."""
     return tuple(sorted({path.stem for path in _bundled_files()}))
 
 
 def _bundled_files() -> list[Path]:
     found = find_spec("skimage")
     folders = found.submodule_search_locations if found is not None else None
-    files = [file for folder in folders or () for file in (Path(folder) / "data").glob("*")]
-    return [file for file in files if file.suffix in _SUFFIXES]
+    places = [Path(__file__).parent, *map(Path, folders or ())]
+    return [file for place in places for file in sorted((place / "data").glob("*")) if file.suffix in _SUFFIXES]
 
 
 def _bundled(name: str) -> Path:
@@ -202,7 +264,7 @@ def _bundled(name: str) -> Path:
         raise ModelError(f"there is no image {name}")
     if find_spec("skimage") is None:
         raise DependencyError(
-            f"there is no image file {name}; the sample photographs come with scikit-image: pip install scikit-image"
+            f"there is no image file {name}; the samples are {' and '.join(bundled_images())}, more come with scikit-image"
         )
     near = get_close_matches(name, bundled_images(), 3, 0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else f"; the samples are {', '.join(bundled_images())}"

@@ -24,12 +24,18 @@ from fogconv.cli.option_values import CLUSTER, MODEL, SIZE, Pair, number, output
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     SchemeOption,
     SplitOption,
     ThresholdOption,
@@ -88,6 +94,11 @@ def plan(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     size: Annotated[
         Pair | None,
         typer.Option(
@@ -150,6 +161,11 @@ def plan(
             parts=parts,
             split=split,
             allow_swap=allow_swap,
+            cuts=cuts,
+            pins=pin,
+            keep_input_home=keep_input_home,
+            objective=objective,
+            deadline=deadline,
         )
         cluster_hardware = measured_or_described(
             cluster,

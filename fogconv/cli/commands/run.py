@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,12 +28,18 @@ from fogconv.cli.option_values import (
 )
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     PlanOption,
     SchemeOption,
     SplitOption,
@@ -49,19 +56,32 @@ from fogconv.ir.guard import Protection
 from fogconv.runtime.run_options import RunOptions
 from fogconv.values import table
 
+
+class TaskName(StrEnum):
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    SEGMENT = "segment"
+    TEXT = "text"
+    RAW = "raw"
+
+
 _DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 
 def run(
     model: Annotated[
         str,
-        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
+        typer.Argument(
+            parser=MODEL,
+            help="A torchvision model's name, efficientnet_lite0, a name of `fogconv models list`, or a .pt2 or .onnx file.",
+        ),
     ],
     image: Annotated[
         list[str] | None,
         typer.Option(
             parser=PICTURE,
-            help="Path of a picture, or coffee, chelsea, astronaut, …; may be repeated.",
+            help="Path of a picture or of a tensor (.npy), - for standard input, or page, astronaut, coffee, …; may be "
+            "repeated.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -75,6 +95,18 @@ def run(
         bool,
         typer.Option(
             "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=WHAT
+        ),
+    ] = False,
+    task: Annotated[
+        TaskName | None,
+        typer.Option(help="What the outputs mean; by default known by the model's name.", rich_help_panel=WHAT),
+    ] = None,
+    read: Annotated[
+        bool,
+        typer.Option(
+            "--read",
+            help="Read the regions of text by ppocr-rec, and turn them by ppocr-cls if it is there, on the master.",
+            rich_help_panel=WHAT,
         ),
     ] = False,
     size: Annotated[
@@ -184,6 +216,11 @@ def run(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     plan: PlanOption = None,
     verify: Annotated[
         bool,
@@ -244,6 +281,14 @@ def run(
             "--layers", help="Show a table, too: the predicted and measured times of each layer.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            parser=output(".png", ".jpg", ".jpeg"),
+            help="Write the picture with what was found in it, as a .png or .jpg file.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
     ] = None,
@@ -287,6 +332,11 @@ def run(
                 protection=guards,
                 plan=plan,
                 allow_swap=allow_swap,
+                cuts=cuts,
+                pins=pin,
+                keep_input_home=keep_input_home,
+                objective=objective,
+                deadline=deadline,
             ),
             run_options=RunOptions(
                 adapt=adapt,
@@ -301,6 +351,8 @@ def run(
             ),
             profile=profile,
             weights=weights,
+            task=None if task is None else task.value,
+            read=read,
             size=None if size is None else size.pixels,
             batch=batch,
             inputs=tuple(inputs or ()),
@@ -313,5 +365,13 @@ def run(
             trust=trust,
         )
         run_job(
-            job, Shown(json=json, layers=layers, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout)
+            job,
+            Shown(
+                json=json,
+                layers=layers,
+                trace=trace,
+                draw=draw,
+                alone=launch is not None and launch.size == 1,
+                out=sys.stdout,
+            ),
         )

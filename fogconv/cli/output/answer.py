@@ -11,7 +11,8 @@ from rich.text import Text
 
 from fogconv.analysis.figures import cut
 from fogconv.cli.output.ellipsis import fold
-from fogconv.cli.output.result import MEANINGLESS, Guess, OutputFigures
+from fogconv.cli.output.result import MEANINGLESS, OutputFigures
+from fogconv.tasks.classify import Guess
 
 Answers = Sequence[tuple[str, Sequence[Guess]]]
 """Each picture's name and its classes, the likeliest first."""

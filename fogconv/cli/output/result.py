@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fogconv.analysis.outlook import Outlook
     from fogconv.analysis.workload import RankWork, Workload
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.tasks.draw import Finding
+    from fogconv.zoo.card import Task
 
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.run_options import RunOptions
@@ -28,6 +30,8 @@ class Job:
     run_options: RunOptions = RunOptions()
     profile: Path | None = None
     weights: str = "pretrained"
+    task: Task | None = None
+    read: bool = False
     size: int | tuple[int, int] | None = None
     batch: int | None = None
     inputs: tuple[tuple[str, Path], ...] = ()
@@ -42,13 +46,6 @@ class Job:
 
 MEANINGLESS = "class scores of random weights, meaningless"
 """What a net with random weights sees."""
-
-
-@dataclass(frozen=True)
-class Guess:
-    label: str
-    index: int
-    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,8 @@ class SharedMachine:
 
 @dataclass(frozen=True)
 class Result:
-    """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
+    """A job's results. ``found``: what the network found in each picture. Latencies are medians of warm runs, in
+    seconds, without set-up.
 
     ``top5`` is empty for a model that gives no scores of classes. ``baseline``: the framework that ran the model on the
     master alone; the error is that of the output that is furthest from the baseline's, in parts of its largest value.
@@ -99,7 +97,8 @@ class Result:
     cluster: str
     workers: int
     scheme: str
-    top5: tuple[tuple[Guess, ...], ...]
+    task: Task
+    found: tuple[Finding, ...]
     latency_s: float
     predicted_s: float | None
     baseline: str | None
@@ -127,7 +126,9 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """``predicted_s`` and ``latency_s`` are the sums of ``total_s`` over ``layers``, and of ``other_layers``."""
         from fogconv.analysis.layer_report import other_layers
+        from fogconv.tasks.classify import Classes
 
+        guesses = [[vars(guess) for guess in each.guesses] for each in self.found if isinstance(each, Classes)]
         return {
             "model": self.model,
             "weights": self.weights,
@@ -136,8 +137,10 @@ class Result:
             "workers": self.workers,
             "scheme": self.scheme,
             "top5_note": MEANINGLESS if self.weights_are_random else None,
-            "top5": [vars(guess) for guess in self.top5[0]] if self.top5 else [],
-            "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
+            "top5": guesses[0] if guesses else [],
+            "top5_all": guesses,
+            "task": self.task,
+            "results": [each.as_json() for each in self.found],
             "outputs": [asdict(output) for output in self.outputs],
             "latency_s": self.latency_s,
             "predicted_s": self.predicted_s,

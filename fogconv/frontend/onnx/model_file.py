@@ -44,14 +44,17 @@ def read_model(
     batch: int = 1,
     shapes: Mapping[str | int, tuple[int, ...]] | None = None,
     frame: tuple[int, int] | None = None,
+    states_size: bool = True,
 ) -> ModelFile:
     """An ONNX model, one of whose inputs is a batch of pictures (N, C, H, W). ``size`` is (H, W) in pixels, where the file
-    leaves it open; without one it is that of ``frame``, rounded up to multiples of what the net shrinks
-    them by. ``shapes`` are those of other inputs, by name or number.
+    leaves it open; without one it is that of ``frame``, rounded up to multiples that the net halves evenly. ``shapes`` are
+    those of other inputs, by name or number. With ``states_size`` False the sizes in the file are those of an example.
 
     Raises ModelError: it can't be read, uses what neither fogconv nor ONNX Runtime knows, or takes no pictures.
     """
     proto = _loaded(Path(path))
+    if not states_size:
+        _forget_sizes(proto)
     name = quoted(str(path))
     newest = onnx.defs.onnx_opset_version()
     opset = next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), 0)
@@ -67,6 +70,12 @@ def read_model(
     entries = [value for value in proto.graph.input if value.name not in given]
     inputs, multiple = entries_of(name, proto.graph, entries, size=size, frame=frame, batch=batch, shapes=shapes or {})
     return ModelFile(proto, inputs, tuple(value.name for value in proto.graph.output), multiple)
+
+
+def characters(model: ModelFile) -> tuple[str, ...]:
+    """Those that a recogniser of text was trained for, which PaddlePaddle's exports carry; else none."""
+    lines = next((each.value for each in model.proto.metadata_props if each.key == "character"), "")
+    return tuple(lines.splitlines())
 
 
 def free_names(node: NodeProto) -> Iterator[str]:
@@ -99,3 +108,14 @@ def _loaded(path: Path) -> ModelProto:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{quoted(str(path))} keeps its weights in other files, which can't be read: {first}") from error
     return proto
+
+
+def _forget_sizes(proto: ModelProto) -> None:
+    """Leave the batch and the sides of inputs and outputs open, and what follows from them."""
+    del proto.graph.value_info[:]
+    given = {tensor.name for tensor in proto.graph.initializer}
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name not in given:
+            for number, dim in enumerate(value.type.tensor_type.shape.dim):
+                if number != 1:
+                    dim.Clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,22 @@ def session_of(model: bytes, threads: int = 0) -> Any:
     except Exception as error:  # it raises a type of its own per cause
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"ONNX Runtime can't run this model: {reason}") from error
+
+
+def opened_file(path: Path) -> tuple[Callable[[Array], Array], tuple[str, ...]]:
+    """A file with one input and one output, for inputs of any size, and the characters that it reads, if any.
+
+    Raises ModelError.
+    """
+    session = session_of(path.read_bytes())
+    (entry,), (end,) = session.get_inputs(), session.get_outputs()
+    characters = session.get_modelmeta().custom_metadata_map.get("character", "")
+
+    def run(x: Array) -> Array:
+        (output,) = session.run([end.name], {entry.name: np.ascontiguousarray(x)})
+        return np.asarray(output)
+
+    return run, tuple(characters.splitlines())
 
 
 def in_onnx_runtime(model: ModelFile, threads: int = 0) -> Callable[[Sequence[Array]], list[Array]]:
