@@ -110,7 +110,7 @@ def run_outputs(graph: LayerGraph, inputs: Sequence[NDArray[Any]], *, without: s
     values: dict[str | int, Any] = dict(enumerate(inputs))
     for port, given in zip(graph.inputs, inputs, strict=True):
         if port.tensor is not None:
-            maps[port.tensor] = torch.from_numpy(given)
+            maps[port.tensor] = torch.from_numpy(given).reshape(graph.tensors[port.tensor].shape)
     for layer in graph.layers:
         match layer:
             case Conv():

@@ -79,6 +79,12 @@ class Many:
     values: tuple[Ref | None, ...]
 
 
+def as_sides(shape: Shape) -> tuple[int, int, int]:
+    """Channels, rows and columns of a map for a value of this shape: a sequence (N, C, L) is a map of one row."""
+    channels, *sides = shape[1:]
+    return (channels, 1, sides[0]) if len(sides) == 1 else (channels, sides[0], sides[1])
+
+
 Value = Ref | Const | Hosted | Padded | Many
 
 
@@ -127,7 +133,7 @@ class GraphBuilder:
     def take(self, key: Any, number: int, name: str, shape: Shape, dtype: str, *, is_map: bool) -> Port:
         """The model's ``number``-th input, whose value the frontend names by ``key``."""
         if is_map:
-            ref = Ref(self.map_of(name, *shape[1:]), shape)
+            ref = Ref(self.map_of(name, *as_sides(shape)), shape)
             self.values[key] = ref
             return Port(name, ref.tensor, shape)
         self.values[key] = Hosted()

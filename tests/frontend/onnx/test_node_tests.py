@@ -46,7 +46,9 @@ def _fits(model: ModelProto | None) -> bool:
     node, kind = model.graph.node[0], model.graph.input[0].type.tensor_type
     dims = [dim.dim_value for dim in kind.shape.dim]
     claimed = node.op_type in RULES and node.domain in ("", "ai.onnx")
-    return claimed and kind.elem_type == TensorProto.FLOAT and len(dims) == 4 and 0 not in dims
+    if node.op_type == "Dropout" and len(model.graph.input) > 2:
+        return False  # in training, at random
+    return claimed and kind.elem_type == TensorProto.FLOAT and len(dims) in (3, 4) and 0 not in dims
 
 
 def as_a_picture(case: Any) -> ModelProto:
