@@ -1,8 +1,8 @@
 """Boxes, regions and texts are those of the packages that the models come from.
 
-What the packages find is recorded in expected.json. `FOGCONV_PACKAGES_PYTHON`, the Python of an environment with the packages
-(see packages_program.py), records it again: python -m tests.tasks.test_packages > tests/tasks/expected.json. The tests need
-the models (`fogconv models get`), and run them in ONNX Runtime alone.
+What the packages find is recorded in expected.json. `FOGCONV_PACKAGES_PYTHON`, the Python of an environment with the
+packages (see packages_program.py), records it again: python -m tests.tasks.test_packages > tests/tasks/expected.json. The
+tests need the models (`fogconv models get`), and run them in ONNX Runtime alone.
 """
 
 from __future__ import annotations
