@@ -43,6 +43,8 @@ MOST_MEASURED_CHANNELS, MOST_MEASURED_SOURCES = 1 << 14, 64
 """Of a step other than a conv in a measurement: checks go through them one by one."""
 MOST_COORDINATE = 1 << 31
 MOST_TAG = 1 << 62
+MOST_FIGURE = 1e6
+"""Of the mean and the standard deviation of pixels."""
 MOST_PATIENCE_S = 86400.0
 _FOR_THE_MASTER = (ir.Input, ir.Output, ir.HostOutput, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
 
@@ -301,6 +303,19 @@ class _Checked:
         n_bytes = BYTES_PER_ELEMENT * elements
         self.require(n_bytes <= MAX_PAYLOAD_BYTES, f"has {n_bytes} bytes; a message carries {MAX_PAYLOAD_BYTES}")
         self.take(elements)
+        if step.pixels is not None:
+            channels, figures = len(step.region.channels), (*step.pixels.mean, *step.pixels.std)
+            self.require(
+                len(step.pixels.mean) == len(step.pixels.std) == channels <= BLOCK
+                and step.wire == "fp32"
+                and not step.more
+                and not (isinstance(step, ir.Recv) and step.accumulate),
+                f"sends pixels of {channels} channels otherwise than as one part, with a mean and a std of each",
+            )
+            # All of these are false of a NaN.
+            finite = all(abs(figure) <= MOST_FIGURE for figure in figures)
+            apart = all(abs(figure) >= 1 / MOST_FIGURE for figure in step.pixels.std)
+            self.require(finite and apart, f"has pixels with a mean of {step.pixels.mean} and a std of {step.pixels.std}")
 
     def receive(self, step: ir.Recv) -> None:
         self.peer(step.origin, step.tag)
