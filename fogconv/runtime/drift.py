@@ -64,32 +64,74 @@ class Drift:
     wire: Mapping[tuple[int, int], float]
 
 
-def observe(programs: Sequence[Program], members: Sequence[int], times: Times, topology: Topology) -> Drift:
-    """The drift of one run. ``members[i]`` is the session's rank of the plan's i-th; ``topology`` is that of the
-    members."""
-    place = {rank: number for number, rank in enumerate(members)}
-    compute: dict[int, float] = {}
-    sent: dict[tuple[int, int, int], tuple[int, int]] = {}
-    came: dict[tuple[int, int, int], tuple[int, int]] = {}
-    for program in programs:
-        if program.rank not in times:
-            continue
-        rank, measured, predicted, last = place[program.rank], 0.0, 0.0, 0
-        device = topology.devices[rank]
-        for step, (begin, end) in zip(program.steps, times[program.rank].tolist(), strict=True):
-            reads = isinstance(step, Conv) and (step.weight in program.swapped or kernel_class(step.spec) == "linear")
-            if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS and not reads:
+@dataclass(frozen=True, slots=True, eq=False)
+class Watched:
+    """What is judged of programs that run over and over: made once for all their runs, as it takes as long as a layer."""
+
+    programs: Sequence[Program]
+    place: Mapping[int, int]
+    topology: Topology
+    convs: Mapping[int, tuple[NDArray[np.intp], float]]
+    """By the program's rank: the steps whose times are those of computing, and the seconds predicted for all of them."""
+    messages: Mapping[int, tuple[tuple[int, Send | Recv], ...]]
+
+    @staticmethod
+    def of(programs: Sequence[Program], members: Sequence[int], topology: Topology) -> Watched:
+        """``members[i]`` is the session's rank of the plan's i-th; ``topology`` is that of the members."""
+        place = {rank: number for number, rank in enumerate(members)}
+        convs: dict[int, tuple[NDArray[np.intp], float]] = {}
+        messages: dict[int, tuple[tuple[int, Send | Recv], ...]] = {}
+        for program in programs:
+            if program.rank not in place:
+                continue
+            device, predicted, judged = topology.devices[place[program.rank]], 0.0, []
+            for number, step in enumerate(program.steps):
                 # A linear layer's time is that of reading its weights, from a cache or from memory: no rate of computing.
-                measured += (end - begin) * 1e-9
-                predicted += device.conv_s(step.spec)
-            elif isinstance(step, Send):
-                sent[rank, place[step.to], step.tag] = (end, step.elements * program.batch * BYTES_PER_ELEMENT)
-            elif isinstance(step, Recv):
-                # Only a message that was waited for has a known arrival time, and only if no message before it was later.
-                came[place[step.origin], rank, step.tag] = (begin, begin - last)
-            last = end
-        if predicted > 0 and measured >= LEAST_S:
-            compute[rank] = measured / predicted
+                reads = isinstance(step, Conv) and (step.weight in program.swapped or kernel_class(step.spec) == "linear")
+                if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS and not reads:
+                    judged.append(number)
+                    predicted += device.conv_s(step.spec)
+            convs[program.rank] = np.array(judged, np.intp), predicted
+            sent = ((number, step) for number, step in enumerate(program.steps) if isinstance(step, Send | Recv))
+            messages[program.rank] = tuple(sent)
+        return Watched(programs, place, topology, convs, messages)
+
+    def drift(self, times: Times) -> Drift:
+        """The drift of one run."""
+        compute: dict[int, float] = {}
+        sent: dict[tuple[int, int, int], tuple[int, int]] = {}
+        came: dict[tuple[int, int, int], tuple[int, int]] = {}
+        for program in self.programs:
+            if program.rank not in times:
+                continue
+            rank, spans = self.place[program.rank], times[program.rank]
+            judged, predicted = self.convs[program.rank]
+            for number, step in self.messages[program.rank]:
+                begin, end = spans[number].tolist()
+                if isinstance(step, Send):
+                    sent[rank, self.place[step.to], step.tag] = (end, step.elements * program.batch * BYTES_PER_ELEMENT)
+                else:
+                    # Only a message that was waited for has a known arrival time, and only if no message before it was
+                    # later.
+                    last = int(spans[number - 1, 1]) if number else 0
+                    came[self.place[step.origin], rank, step.tag] = (begin, begin - last)
+            measured = float((spans[judged, 1] - spans[judged, 0]).sum()) * 1e-9
+            if predicted > 0 and measured >= LEAST_S:
+                compute[rank] = measured / predicted
+        return _drift(compute, sent, came, self.topology)
+
+
+def observe(programs: Sequence[Program], members: Sequence[int], times: Times, topology: Topology) -> Drift:
+    """The drift of a single run; see `Watched.of`."""
+    return Watched.of(programs, members, topology).drift(times)
+
+
+def _drift(
+    compute: dict[int, float],
+    sent: Mapping[tuple[int, int, int], tuple[int, int]],
+    came: Mapping[tuple[int, int, int], tuple[int, int]],
+    topology: Topology,
+) -> Drift:
     crowding = topology.crowding(sorted(compute))
     compute = {rank: ratio if ratio < 1 else max(1.0, ratio / crowding[rank]) for rank, ratio in compute.items()}
     compute = {rank: _in_bursts(ratio, topology.devices[rank].share) for rank, ratio in compute.items()}

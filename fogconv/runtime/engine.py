@@ -33,7 +33,7 @@ from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
-from fogconv.runtime.drift import Correction, Pace, all_slower, observe
+from fogconv.runtime.drift import Correction, Pace, Watched, all_slower
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
     MembershipChange,
@@ -108,6 +108,7 @@ class Engine:
         self.events.extend(self._uncoded())
         self._pace = Pace()
         self._correction: Correction | None = None
+        self._watched: tuple[tuple[object, ...], Watched] | None = None
         self._first = self.topology
         self._corrected: frozenset[int] = frozenset()
         self._probation = Probation()
@@ -203,7 +204,7 @@ class Engine:
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # the run was in flight while a new plan was made
-        drift = observe(self.programs, self.ranks, run.times, topology_of(self.topology, self.ranks))
+        drift = self._watched_now().drift(run.times)
         self._pace = self._pace.after(drift)
         self._correction = self._pace.correction(measured=self.lessons is not None)
         slower = None if self.lessons is None else self._pace.all_slower
@@ -212,6 +213,13 @@ class Engine:
             self._learn(dict.fromkeys((self.ranks[place] for place in drift.compute), slower), {})
         working = {self.ranks[rank] for rank in self.plan.active_ranks}
         self._probation = self._probation.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
+
+    def _watched_now(self) -> Watched:
+        """What `watch` judges, made again where the programs or the topology have changed."""
+        now = (self.programs, self.ranks, self.topology)
+        if self._watched is None or any(a is not b for a, b in zip(self._watched[0], now, strict=True)):
+            self._watched = (now, Watched.of(self.programs, self.ranks, topology_of(self.topology, self.ranks)))
+        return self._watched[1]
 
     def _correct(self) -> tuple[str, ...]:
         """Plan with the measured figures. Returns messages about it."""
