@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import PoolSpec
+from fogconv.ir.geometry import PoolSpec, Taps
 from fogconv.ir.graph import (
     AcrossChannels,
     Add,
@@ -21,9 +21,11 @@ from fogconv.ir.graph import (
     Gate,
     GlobalPool,
     Host,
+    Interleave,
     LayerGraph,
     Normalize,
     Pool,
+    Resample,
     Shuffle,
     Slice,
     Squares,
@@ -98,14 +100,22 @@ def activated(x: torch.Tensor, activation: str | None) -> torch.Tensor:
     return ELEMENTWISE[name](x, *(float(each) for each in numbers.removesuffix(")").split(",") if each))
 
 
-@torch.inference_mode()
 def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = None) -> NDArray[Any]:
-    """The graph's output for an input (N, C, H, W), in the type of the graph's weights.
+    """The first output for one input (N, C, H, W), see `run_outputs`."""
+    return run_outputs(graph, [image], without=without)[0]
+
+
+@torch.inference_mode()
+def run_outputs(graph: LayerGraph, inputs: Sequence[NDArray[Any]], *, without: str | None = None) -> list[NDArray[Any]]:
+    """The graph's outputs for its inputs, in the type of the graph's weights.
 
     ``without`` names a conv whose weights count as zero.
     """
-    maps: dict[int, torch.Tensor] = {graph.input: torch.from_numpy(image)}
-    values: dict[str, Any] = {}
+    maps: dict[int, torch.Tensor] = {}
+    values: dict[str | int, Any] = dict(enumerate(inputs))
+    for port, given in zip(graph.inputs, inputs, strict=True):
+        if port.tensor is not None:
+            maps[port.tensor] = torch.from_numpy(given).reshape(graph.tensors[port.tensor].shape)
     for layer in graph.layers:
         match layer:
             case Conv():
@@ -151,13 +161,25 @@ def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = N
                     i * per_group + j for j in range(per_group) for i in range(layer.groups)
                 ]  # position j·g + i takes i·(C/g) + j
                 maps[layer.target] = maps[layer.source][:, order]
+            case Resample():
+                maps[layer.target] = _resampled(layer, maps[layer.source])
+            case Interleave():
+                s, t = layer.factors
+                phases = torch.stack([maps[source] for source in layer.sources], 2)
+                n, c, _, h, w = phases.shape
+                grid = phases.reshape(n, c, s, t, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c, h * s, w * t)
+                target = graph.tensors[layer.target]
+                maps[layer.target] = grid[:, :, : target.height, : target.width]
             case Host():
                 results = layer.call(values, *(maps[number].contiguous().numpy() for number in layer.reads))
                 assert len(results) == len(layer.writes)
                 maps.update((number, torch.from_numpy(result)) for number, result in zip(layer.writes, results, strict=True))
         for number in layer.writes:
             assert tuple(maps[number].shape) == graph.tensors[number].shape, layer
-    return np.asarray(maps[graph.output].reshape(graph.output_shape).numpy())
+    return [
+        np.asarray(values[port.value] if port.tensor is None else maps[port.tensor].reshape(port.shape).numpy())
+        for port in graph.outputs
+    ]
 
 
 def _scaled(graph: LayerGraph, layer: Affine | Normalize | AcrossChannels, x: torch.Tensor) -> torch.Tensor:
@@ -180,6 +202,25 @@ def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero
     if layer.residual is not None:
         x = x + maps[layer.residual]
     return activated(x, layer.activation)
+
+
+def _resampled(layer: Resample, x: torch.Tensor) -> torch.Tensor:
+    """Tap by tap along the rows, then along the columns."""
+    for axis, taps in ((2, layer.rows), (3, layer.columns)):
+        assert x.shape[axis] == taps.size
+        x = torch.stack([_tapped(taps, k, x, axis) for k in range(len(taps.starts))], axis)
+    rows, columns = ([start < 0 for start in taps.starts] for taps in (layer.rows, layer.columns))
+    x[:, :, rows] = layer.fill
+    x[:, :, :, columns] = layer.fill
+    return x
+
+
+def _tapped(taps: Taps, output: int, x: torch.Tensor, axis: int) -> torch.Tensor:
+    start = taps.starts[output]
+    if start < 0 or not taps.weights:
+        return x.select(axis, max(start, 0))
+    weights = torch.tensor(taps.weights[output], dtype=x.dtype)
+    return torch.tensordot(x.narrow(axis, start, len(weights)), weights, ([axis], [0]))
 
 
 def _pool(spec: PoolSpec, x: torch.Tensor) -> torch.Tensor:

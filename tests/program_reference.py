@@ -25,10 +25,20 @@ Array = NDArray[Any]
 def run(
     programs: Sequence[Program], weights: Mapping[str, Array], x: Array, host: Callable[..., Sequence[Array]] | None = None
 ) -> Array:
-    """The output of the master. Raises AssertionError for a dead-lock, a message sent twice, or one never received."""
+    """The first output for one input, see `run_outputs`."""
+    return run_outputs(programs, weights, [x], host)[0]
+
+
+def run_outputs(
+    programs: Sequence[Program],
+    weights: Mapping[str, Array],
+    inputs: Sequence[Array],
+    host: Callable[..., Sequence[Array]] | None = None,
+) -> list[Array]:
+    """The outputs of the master. Raises AssertionError for a dead-lock, a message sent twice, or one never received."""
     messages: dict[tuple[int, int, int], list[Array]] = {}
     outputs: dict[int, Array] = {}
-    ranks = {program.rank: _rank(program, weights, x, messages, outputs, host) for program in programs}
+    ranks = {program.rank: _rank(program, weights, inputs, messages, outputs, host) for program in programs}
     while ranks:
         moved = False
         for rank, walk in list(ranks.items()):
@@ -41,7 +51,7 @@ def run(
                 moved = True
         assert moved, "dead-lock: every rank waits"
     assert not messages, f"never received: {sorted(messages)}"
-    return outputs[0]
+    return [outputs[number] for number in range(len(outputs))]
 
 
 FILTER_ROUNDING = 1.01 * 2.0**-24
@@ -60,14 +70,14 @@ def assert_rounded(found: Array, expected: Array, terms: Array) -> None:
 def _rank(
     program: Program,
     weights: Mapping[str, Array],
-    x: Array,
+    inputs: Sequence[Array],
     messages: dict[tuple[int, int, int], list[Array]],
     outputs: dict[int, Array],
     host: Callable[..., Sequence[Array]] | None,
 ) -> Generator[bool, None, None]:
     """Yields True after a step, False where it has to wait."""
     buffers = [np.full((program.batch, *buffer.region.shape), np.nan) for buffer in program.buffers]
-    values: dict[Any, Any] = {}
+    values: dict[Any, Any] = dict(enumerate(inputs))
 
     def at(buffer: int, region: Region) -> Array:
         origin = program.buffers[buffer].region
@@ -87,9 +97,11 @@ def _rank(
     for step in program.steps:
         match step:
             case steps.Input():
-                at(step.target, step.region)[:] = x
+                at(step.target, step.region)[:] = inputs[step.index]
             case steps.Output():
                 outputs[step.index] = at(step.source, step.region).copy()
+            case steps.HostOutput():
+                outputs[step.index] = values[step.value]
             case steps.Send():
                 assert step.to != program.rank
                 key = (program.rank, step.to, step.tag)
@@ -196,10 +208,19 @@ def _rank(
             case steps.Permute():
                 source = at(step.source, step.source_region)
                 at(step.target, step.target_region)[:] = source[:, list(step.channels)]
+            case steps.Resample():
+                source = at(step.source, step.source_region)
+                at(step.target, step.target_region)[:] = reference.resample(source, step.rows, step.columns, step.fill)
+            case steps.Interleave():
+                region = step.target_region
+                first = (region.rows.start % step.factors[0], region.columns.start % step.factors[1])
+                sources = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                fine = reference.interleave(sources, step.factors, first, region.shape[1:])
+                at(step.target, region)[:] = fine
             case steps.Host():
                 assert host is not None
-                inputs = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
-                results = host(step.layer, values, inputs)
+                read = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                results = host(step.layer, values, read)
                 for result, buffer, region in zip(results, step.targets, step.target_regions, strict=True):
                     at(buffer, region)[:] = result
         yield True

@@ -13,7 +13,7 @@ The methods under "Layers" add one layer each and return its result. They make i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from fogconv.frontend import self_gates
 from fogconv.frontend.fusion import AnyArray, Draft
-from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 from fogconv.ir.graph import (
     AcrossChannels,
     Add,
@@ -31,9 +31,12 @@ from fogconv.ir.graph import (
     Elementwise,
     Gate,
     GlobalPool,
+    Interleave,
     Layer,
     Normalize,
     Pool,
+    Port,
+    Resample,
     Shuffle,
     Slice,
     Squares,
@@ -76,6 +79,12 @@ class Many:
     values: tuple[Ref | None, ...]
 
 
+def as_sides(shape: Shape) -> tuple[int, int, int]:
+    """Channels, rows and columns of a map for a value of this shape: a sequence (N, C, L) is a map of one row."""
+    channels, *sides = shape[1:]
+    return (channels, 1, sides[0]) if len(sides) == 1 else (channels, sides[0], sides[1])
+
+
 Value = Ref | Const | Hosted | Padded | Many
 
 
@@ -95,6 +104,17 @@ def spread(one: Shape, other: Shape, result: Shape) -> bool:
     )
 
 
+UNKNOWN = "workers have no such operator"
+OTHER_FORM = "workers know this operator in other forms only"
+AMONG_HOSTED = "what it reads is no map, but stays on the master"
+"""Why an operation is hosted."""
+
+
+def result_key(key: Any) -> str:
+    """What a host layer returns one of the model's outputs by, among the values that host layers keep."""
+    return f"output {key}"
+
+
 @dataclass
 class GraphBuilder:
     """``batch`` is the maps' first axis. ``values`` has the model's values by what the frontend names them by; ``written``
@@ -107,6 +127,32 @@ class GraphBuilder:
     draft: Draft = field(default_factory=dict, kw_only=True)
     written: dict[Any, int] = field(default_factory=dict, kw_only=True)
     names: dict[str, int] = field(default_factory=dict, kw_only=True)
+    given: dict[Any, int] = field(default_factory=dict, kw_only=True)
+    """The inputs that are no maps: hosted operations find them among their values by these numbers."""
+
+    def take(self, key: Any, number: int, name: str, shape: Shape, dtype: str, *, is_map: bool) -> Port:
+        """The model's ``number``-th input, whose value the frontend names by ``key``."""
+        if is_map:
+            ref = Ref(self.map_of(name, *as_sides(shape)), shape)
+            self.values[key] = ref
+            return Port(name, ref.tensor, shape)
+        self.values[key] = Hosted()
+        self.given[key] = number
+        return Port(name, None, shape, number, dtype)
+
+    def why_hosted(self, known: bool, reads: Iterable[Any]) -> str:
+        """``known``: whether there is a rule for the operator; ``reads``: what the operation reads."""
+        if not known:
+            return UNKNOWN
+        found = [self.values.get(key) for key in reads]
+        return OTHER_FORM if any(isinstance(value, Ref | Many) for value in found) else AMONG_HOSTED
+
+    def result(self, key: Any, name: str, shape: Shape | None) -> Port:
+        """One of the model's outputs: a map as it is, anything else as host layers return it."""
+        value = self.values[key]
+        if isinstance(value, Ref):
+            return Port(name, value.tensor, value.shape)
+        return Port(name, None, shape, self.given.get(key, result_key(key)))
 
     def map_of(self, name: str, channels: int, height: int, width: int) -> int:
         """A new map; its number."""
@@ -198,6 +244,15 @@ class GraphBuilder:
         target = self.map_of(name, read.channels, 1, 1)
         self.items.append(GlobalPool(name, source, target))
         return Ref(target, shape)
+
+    def global_max(self, name: str, source: int, shape: Shape) -> Ref:
+        """The maximum over rows and columns: over the columns first, so that ranks with some of the rows take part."""
+        for axis in ("width", "height"):
+            read = self.tensors[source]
+            if getattr(read, axis) > 1:
+                window = (1, read.width) if axis == "width" else (read.height, 1)
+                source = self.pool(name, source, "max", kernel=window, stride=window).tensor
+        return Ref(source, shape)
 
     def affine(
         self, name: str, ref: Ref, scale: AnyArray | None, shift: AnyArray | None, activation: str | None = None
@@ -389,6 +444,27 @@ class GraphBuilder:
         target = self._like(name, ref.tensor)
         self.items.append(Shuffle(name, ref.tensor, target, groups))
         return Ref(target, shape)
+
+    def resample(self, name: str, source: int, rows: Taps, columns: Taps, fill: float = 0.0) -> Ref:
+        """Weighted sums of rows and columns; nothing where these are the source's own."""
+        read = self.tensors[source]
+        sides = zip((rows, columns), (read.height, read.width), strict=True)
+        if all(taps.starts == tuple(range(size)) and not taps.weights for taps, size in sides):
+            return Ref(source, read.shape)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, len(rows.starts), len(columns.starts))
+        self.items.append(Resample(name, source, target, rows, columns, fill))
+        return Ref(target, self.tensors[target].shape)
+
+    def interleave(self, name: str, sources: Sequence[int], factors: tuple[int, int], size: tuple[int, int]) -> Ref:
+        """The phases of a grid of this size, rows and columns."""
+        read = self.tensors[sources[0]]
+        if factors == (1, 1) and size == (read.height, read.width):
+            return Ref(sources[0], read.shape)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, *size)
+        self.items.append(Interleave(name, tuple(sources), target, factors))
+        return Ref(target, self.tensors[target].shape)
 
     def _like(self, name: str, source: int) -> int:
         read = self.tensors[source]

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fogconv.errors import GeometryError
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
 from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 
@@ -449,21 +449,116 @@ class Shuffle(FromMap):
 
 
 @dataclass(frozen=True, slots=True)
+class Resample(FromMap):
+    """target = weighted sums of the source's rows and columns (see Taps): resizing, slicing with steps, padding.
+
+    ``fill`` stands where a row or a column has no tap.
+    """
+
+    name: str
+    source: int
+    target: int
+    rows: Taps
+    columns: Taps
+    fill: float = 0.0
+
+    @property
+    def reaches(self) -> bool:
+        return True
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        out = work.output
+        return ((self.source, Region(out.channels, self.rows.reach(out.rows), self.columns.reach(out.columns))),)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        kernel = (self.rows.part(work.output.rows).most, self.columns.part(work.output.columns).most)
+        return MapSpec.of("resample", work.output, tensors[self.target].batch, kernel=kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class Interleave(FromMaps):
+    """target's pixel (y, x) = pixel (y ÷ s, x ÷ t) of source (y mod s)·t + (x mod t), for ``factors`` (s, t): the s·t
+    sources are the phases of a finer grid, all of one shape. Rows and columns beyond the target's size are left out.
+
+    Transposed convolutions end so, each phase being an ordinary convolution, and depth-to-space.
+    """
+
+    name: str
+    sources: tuple[int, ...]
+    target: int
+    factors: tuple[int, int]
+
+    @property
+    def reaches(self) -> bool:
+        return True
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        rows, columns = (
+            Span(span.start // factor, (span.stop - 1) // factor + 1)
+            for span, factor in zip((work.output.rows, work.output.columns), self.factors, strict=True)
+        )
+        return tuple((source, Region(work.output.channels, rows, columns)) for source in self.sources)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        return MapSpec.of(
+            "interleave", work.output, tensors[self.target].batch, sources=len(self.sources), stride=self.factors
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """One operation of a Host layer: its operator in the model's framework, its node's name, why it is not a layer of its
+    own, and its multiply-adds for the whole batch."""
+
+    operator: str
+    node: str
+    why: str
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Host(Operator):
-    """Torch operations on the master: reads and writes maps by number.
+    """Operations of the model's own framework, on the master: reads and writes maps by number.
 
     ``call(values, *maps)`` gets one NCHW array per read and returns one per write; ``values`` is a dict, new for each
-    inference, in which calls keep values that are not maps (token sequences, masks) for later calls.
+    inference, with the inference's inputs by their numbers, in which calls keep values that are not maps (token sequences,
+    masks) for later calls, and as results.
     """
 
     name: str
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     call: Callable[..., Sequence[Array]] = field(compare=False, repr=False)
-    ops: tuple[str, ...] = ()
+    operations: tuple[Hosted, ...] = ()
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Its operators, each once."""
+        return tuple(sorted({each.operator for each in self.operations}))
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         return tuple((source, tensors[source].region) for source in self.reads)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One of the model's inputs or outputs: map number ``tensor``, whose elements the model takes or gives in ``shape`` (a
+    head's (N, classes, 1, 1) map is given as (N, classes)).
+
+    What is no map, such as a list of indices, stays with the master's Host layers: ``tensor`` is None, and ``value`` its key
+    in their ``values``; an input's is its number. Its shape may depend on the picture (None then). ``dtype`` of an input is
+    what it is converted to, by NumPy's name.
+    """
+
+    name: str
+    tensor: int | None
+    shape: tuple[int, ...] | None
+    value: str | int | None = None
+    dtype: str = "float32"
+
+
+Structure = Any
+"""How a model nests its results: the number of an output, None, a tuple, or a dict of structures."""
 
 
 Layer = (
@@ -480,23 +575,72 @@ Layer = (
     | Concat
     | Slice
     | Shuffle
+    | Resample
+    | Interleave
     | Host
 )
 
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """``input`` and ``output`` are tensor numbers; ``output_shape`` is the shape of the model's result (a head's (N,
-    classes, 1, 1) map is returned as (N, classes)). ``weights`` holds every array by its key."""
+    """``inputs`` and ``outputs`` in the model's order, the first input a batch of pictures; ``structure`` is how the model
+    nests its outputs. ``weights`` holds every array by its key."""
 
     name: str
     tensors: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
-    input: int
-    output: int
-    output_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     weights: Mapping[str, Array] = field(compare=False, repr=False)
+    structure: Structure = 0
     info: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def single(
+        cls,
+        name: str,
+        tensors: tuple[Tensor, ...],
+        layers: tuple[Layer, ...],
+        given: int,
+        result: int,
+        shape: tuple[int, ...],
+        weights: Mapping[str, Array],
+    ) -> Self:
+        """A graph with one input and one output, maps by number; the output is returned in ``shape``."""
+        source = Port("input", given, tensors[given].shape if tensors else ())
+        return cls(name, tensors, layers, (source,), (Port("output", result, shape),), weights)
+
+    @property
+    def hosted(self) -> tuple[Hosted, ...]:
+        """What stays on the master because workers can't do it."""
+        return tuple(each for layer in self.layers if isinstance(layer, Host) for each in layer.operations)
+
+    @property
+    def on_master_share(self) -> float:
+        """What workers can't do, of all multiply-adds (0 to 1)."""
+        hosted, shared = sum(each.macs for each in self.hosted), 0
+        for layer in self.layers:
+            if not isinstance(layer, Host) and not layer.relabels:
+                work = layer.computes(self.tensors, Work(0, self.tensors[layer.target].region))
+                shared += work.macs if isinstance(work, ConvSpec) else 0
+        return hosted / (hosted + shared) if hosted else 0.0
+
+    @property
+    def picture(self) -> Tensor:
+        """The first input's map."""
+        number = self.inputs[0].tensor
+        assert number is not None
+        return self.tensors[number]
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The maps that are inputs."""
+        return tuple(dict.fromkeys(port.tensor for port in self.inputs if port.tensor is not None))
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """The maps that are outputs, each once."""
+        return tuple(dict.fromkeys(port.tensor for port in self.outputs if port.tensor is not None))
 
     @property
     def convs(self) -> tuple[Conv, ...]:

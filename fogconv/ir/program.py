@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed)."""
@@ -28,6 +28,23 @@ WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros":
 
 WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
 """The cost of coding, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory copies 3 GB/s."""
+
+PIXEL_BYTES = 1.0
+PIXEL_PASSES = 6.0
+"""The same of a picture that is sent as bytes."""
+
+
+class Pixels(msgspec.Struct, frozen=True):
+    """A picture's normalisation: (byte / 255 − mean) / std, for each of the channels that are sent. Values of this form are
+    sent as bytes, others as they are."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def of(self, channels: Span) -> Pixels:
+        """Of some of the channels."""
+        return Pixels(self.mean[channels.slice()], self.std[channels.slice()])
+
 
 Activation = Annotated[str, msgspec.Meta(max_length=120)]
 """One of the workers' formulas of one input (`fogconv.kernels.codegen.formulas`), with its numbers if it takes any: "relu",
@@ -68,6 +85,13 @@ class Output(Step, frozen=True, tag=True):
     region: Region
 
 
+class HostOutput(Step, frozen=True, tag=True):
+    """Master: return what host layers kept as ``value`` as the ``index``-th output of the run."""
+
+    index: int
+    value: str | int
+
+
 class Part(msgspec.Struct, frozen=True):
     """A region of a buffer, as part of a message."""
 
@@ -84,6 +108,12 @@ class Send(Step, frozen=True, tag=True):
     tag: int
     wire: Wire = "fp32"
     more: tuple[Part, ...] = ()
+    pixels: Pixels | None = None
+
+    @property
+    def element_bytes(self) -> float:
+        """Of an element on the wire, as `WIRE_BYTES`."""
+        return WIRE_BYTES[self.wire] if self.pixels is None else PIXEL_BYTES
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -108,6 +138,7 @@ class Recv(Step, frozen=True, tag=True):
     accumulate: bool = False
     wire: Wire = "fp32"
     more: tuple[Part, ...] = ()
+    pixels: Pixels | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -347,6 +378,36 @@ class Gate(Step, frozen=True, tag=True):
         return MapSpec.of("gate", self.target_region, batch)
 
 
+class Resample(Step, frozen=True, tag=True):
+    """target = weighted sums of the source region's rows and columns; ``fill`` where a row or a column has no tap. The taps
+    are those of this part: inputs and outputs count from the regions' first."""
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    rows: Taps
+    columns: Taps
+    fill: float = 0.0
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("resample", self.target_region, batch, kernel=(self.rows.most, self.columns.most))
+
+
+class Interleave(Step, frozen=True, tag=True):
+    """target's pixel (y, x) = pixel (y ÷ s, x ÷ t) of source (y mod s)·t + (x mod t), for ``factors`` (s, t) and whole
+    layers; the sources' regions begin at the target region's first row and column ÷ (s, t)."""
+
+    sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
+    target: int
+    target_region: Region
+    factors: tuple[int, int]
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("interleave", self.target_region, batch, sources=len(self.sources), stride=self.factors)
+
+
 class Host(Step, frozen=True, tag=True):
     """Master: run the graph's ``layer``-th layer in torch."""
 
@@ -430,11 +491,24 @@ class ArrayFree(Step, frozen=True, tag=True):
 ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
 MapStep = (
-    Copy | Permute | Conv | Pool | GlobalPool | Squares | Normalize | AcrossChannels | Add | Affine | Elementwise | Gate
+    Copy
+    | Permute
+    | Conv
+    | Pool
+    | GlobalPool
+    | Squares
+    | Normalize
+    | AcrossChannels
+    | Add
+    | Affine
+    | Elementwise
+    | Gate
+    | Resample
+    | Interleave
 )
 """Steps that compute on buffers, each with its own kernel."""
 
-AnyStep = Input | Output | Send | Recv | Gather | Host | MapStep | ArrayStep
+AnyStep = Input | Output | HostOutput | Send | Recv | Gather | Host | MapStep | ArrayStep
 
 
 class Program(msgspec.Struct, frozen=True):

@@ -15,6 +15,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from fogconv.kernels.codegen import emit
+
 # exp(x) = 2^n · (1 + r + r²·P(r)), n = round(x/ln 2), r = x − n·ln 2, |r| <= ln(2)/2
 EXP_POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 """P's coefficients, the highest power first."""
@@ -40,8 +42,7 @@ ERF_BORDER = 0.921875
 def build_exp(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """Emit exp(x). NaN stays NaN, exp(−∞) = 0, exp(∞) = ∞."""
     low, high = (constant(x.type, bound) for bound in EXP_RANGE)
-    x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
+    x = emit.minimum(builder, high, emit.maximum(builder, low, x))
     magic = constant(x.type, ROUND)
     rounded = fma(builder, x, constant(x.type, LOG2_E), magic)
     n = builder.fsub(rounded, magic)
@@ -153,13 +154,11 @@ def _integers(type_: ir.Type) -> ir.Type:
 
 
 def relu(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    zero = constant(x.type, 0.0)
-    return builder.select(builder.fcmp_ordered("<", x, zero), zero, x)
+    return emit.maximum(builder, constant(x.type, 0.0), x)
 
 
 def relu6(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    x, six = relu(builder, x), constant(x.type, 6.0)
-    return builder.select(builder.fcmp_ordered(">", x, six), six, x)
+    return emit.minimum(builder, constant(x.type, 6.0), relu(builder, x))
 
 
 def _sigmoid_denominator(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:

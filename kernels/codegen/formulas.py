@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fogconv.errors import KernelError, unknown
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation as functions
+from fogconv.kernels.codegen import emit
 from fogconv.kernels.codegen.activation import constant
 from fogconv.kernels.codegen.vector import intrinsic, vec
 
@@ -63,6 +64,8 @@ def _extreme(order: str) -> Formula:
 
     def build(builder: ir.IRBuilder, inputs: Sequence[Any], parameters: Sequence[Any]) -> Any:
         a, b = inputs
+        if emit.cpu_family(builder) == "aarch64":
+            return (emit.maximum if order == ">" else emit.minimum)(builder, a, b)
         # The ordered comparison takes b where it is NaN; where a is, "unordered" takes a.
         taken = builder.select(builder.fcmp_ordered(order, a, b), a, b)
         return builder.select(builder.fcmp_unordered("uno", a, a), a, taken)

@@ -26,6 +26,8 @@ from numba.core import datamodel, extending, types
 
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation
+from fogconv.kernels.codegen.emit import cpu_family
+from fogconv.kernels.codegen.emit import maximum as emit_maximum
 
 intrinsic: Any = extending.intrinsic  # numba's annotations lack the codegen's first argument
 _Model: Any = datamodel.PrimitiveModel  # type: ignore[attr-defined]
@@ -294,6 +296,8 @@ def maximum(typingctx: Any, best: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         best, value = args
+        if cpu_family(builder) == "aarch64":
+            return emit_maximum(builder, best, value)
         # not (value <= best) takes every NaN in value; a NaN in best must then be kept against a number.
         taken = builder.fcmp_unordered(">", value, best)
         kept = builder.fcmp_unordered("uno", best, best)

@@ -42,6 +42,12 @@ FEW, UNROLLED = 4, 24
 HEADER, ITEM, TILE = 9, 16, 6
 
 
+def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
+    """Which of its bounds an activation has; none for one that a tile does not apply."""
+    low, high = bounds or (-np.inf, np.inf)
+    return (Flag.FLOOR if low > -np.inf else Flag(0)) | (Flag.CEILING if high < np.inf else Flag(0))
+
+
 def lanes_for(spec: ConvSpec) -> int:
     """Lanes per pixel of the input with which a direct convolution is fastest: 4 for first layers, else 16."""
     return NARROW if spec.groups == 1 and spec.in_channels <= NARROW else BLOCK
@@ -271,7 +277,7 @@ class DirectKernel:
         flags = Flag.RESIDUAL if with_residual else Flag(0)
         bounds = clamp(self.activation)
         if bounds is not None:
-            flags |= Flag.CLAMP
+            flags |= clamp_flags(bounds)
             values[Field.CLAMP] = clamp_bounds(*bounds)
         values[Field.FLAGS] = int(flags)
         for field, value in values.items():

@@ -28,7 +28,7 @@ from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
-from fogconv.kernels.conv.direct import Channels, part
+from fogconv.kernels.conv.direct import Channels, clamp_flags, part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
 from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
@@ -201,7 +201,7 @@ class WinogradKernel:
         v_element, m_element = (PIXEL * odd_lines(blocks(c) * longest) for c in (spec.in_channels, spec.out_channels))
         memory = self._scratch.borrow(a2 * (v_element + m_element) // 4, thread)
         epilogue, bounds = Epilogue.of(self.activation), clamp(self.activation)
-        flags = (Flag.RESIDUAL if residual is not None else 0) | (Flag.CLAMP if bounds is not None else 0)
+        flags = (Flag.RESIDUAL if residual is not None else 0) | clamp_flags(bounds)
         limits = np.array(bounds or (0.0, 0.0), np.float32)
         zeros = aligned_zeros((BLOCK * 4,))
         fields = np.zeros((len(sizes), FIELDS), np.int64)

@@ -71,6 +71,9 @@ def run(channels: int, height: int, width: int, margin: Margin) -> None:
         elementwise.bind_shift_copy(x, source, out, target, count, True)()
     elementwise.bind_permute(x, out, tuple(reversed(range(channels))))()
     gate = Blocked.empty(2, channels, 1, 1)
+    pixel = filled(2, channels, 1, 1)
+    transpose.bind_pack(pixel, gate)()
+    transpose.bind_unpack(gate, pixel)()
     elementwise.bind_gate(x, gate, out)()
     pooling.bind_global_pool(x, gate, 3)()
     for kind in ("max", "avg"):

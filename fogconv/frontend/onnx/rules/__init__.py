@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fogconv.frontend.onnx.rules import channels, conv, norms, pointwise, pooling
+from fogconv.frontend.onnx.rules import channels, conv, norms, pointwise, pooling, space
 from fogconv.frontend.onnx.translate import Rule
 
 RULES: Mapping[str, Rule] = {
-    "Conv": conv.conv,
+    "Conv": conv.one_row(conv.conv),
     "Gemm": conv.gemm,
     "MatMul": conv.matmul,
-    "Pad": conv.pad,
+    "ConvTranspose": conv.one_row(space.conv_transpose),
+    "Resize": space.resize,
+    "Upsample": space.resize,
+    "DepthToSpace": space.depth_to_space,
+    "SpaceToDepth": space.space_to_depth,
+    "Pad": conv.one_row(space.pad),
     "BatchNormalization": pointwise.batch_norm,
     "InstanceNormalization": norms.instance_norm,
     "GroupNormalization": norms.group_norm,
@@ -58,13 +63,15 @@ RULES: Mapping[str, Rule] = {
     "Div": pointwise.divide,
     "Max": pointwise.extreme("maximum"),
     "Min": pointwise.extreme("minimum"),
-    "MaxPool": pooling.max_pool,
-    "AveragePool": pooling.average_pool,
-    "GlobalAveragePool": pooling.global_average,
+    "MaxPool": conv.one_row(pooling.max_pool),
+    "AveragePool": conv.one_row(pooling.average_pool),
+    "GlobalAveragePool": conv.one_row(pooling.global_average),
+    "GlobalMaxPool": conv.one_row(pooling.global_max),
+    "ReduceMax": pooling.maximum,
     "ReduceMean": pooling.mean,
     "Concat": channels.concatenate,
     "Split": channels.split,
-    "Slice": channels.slice_,
+    "Slice": space.slice_,
     "Transpose": channels.transpose,
     "Identity": channels.same,
     "Dropout": channels.dropout,
