@@ -5,14 +5,14 @@ All maps are NCHW. Letters as in `fogconv.ir.geometry`: c, f channels; g groups;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 
 Float64 = NDArray[np.float64]
 Real = NDArray[Any]
@@ -91,6 +91,36 @@ def pool2d(x: Real, spec: PoolSpec) -> Float64:
                 count = rows_counted * columns_counted if spec.count_include_pad else inside
                 out[:, :, row, column] = window.sum(axis=(2, 3)) / (spec.divisor or count)
     return out
+
+
+def resample(x: Real, rows: Taps, columns: Taps, fill: float = 0.0) -> Float64:
+    """(N, C, H, W) → (N, C, h, w): weighted sums along rows, then along columns; ``fill`` where an axis has no tap."""
+    _expect("input", x, (*x.shape[:2], rows.size, columns.size))
+    out = np.asarray(x, np.float64)
+    for axis, taps in ((2, rows), (3, columns)):
+        moved, matrix = np.moveaxis(out, axis, -1), _matrix(taps)
+        out = np.moveaxis(moved @ matrix.T, -1, axis)
+    empty = [[start < 0 for start in taps.starts] for taps in (rows, columns)]
+    return np.where(np.logical_or.outer(*empty), fill, out)
+
+
+def _matrix(taps: Taps) -> Float64:
+    """(outputs, inputs)"""
+    matrix = np.zeros((len(taps.starts), taps.size))
+    for k, start in enumerate(taps.starts):
+        if start >= 0:
+            own = taps.weights[k] if taps.weights else (1.0,)
+            matrix[k, start : start + len(own)] = own
+    return matrix
+
+
+def interleave(sources: Sequence[Real], factors: tuple[int, int], first: tuple[int, int], size: tuple[int, int]) -> Float64:
+    """s·t maps (N, C, h, w) → (N, C, *size): rows and columns of the phases by turns, from place ``first`` on."""
+    s, t = factors
+    n, c, h, w = sources[0].shape
+    grid = np.asarray(sources, np.float64).reshape(s, t, n, c, h, w)
+    whole = grid.transpose(2, 3, 4, 0, 5, 1).reshape(n, c, h * s, w * t)
+    return whole[:, :, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
 
 
 def activate(x: Real, activation: str | None) -> Float64:

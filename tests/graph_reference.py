@@ -10,8 +10,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import PoolSpec
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Gate, GlobalPool, Host, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.geometry import PoolSpec, Taps
+from fogconv.ir.graph import (
+    Add,
+    Affine,
+    Concat,
+    Conv,
+    Elementwise,
+    Gate,
+    GlobalPool,
+    Host,
+    Interleave,
+    LayerGraph,
+    Pool,
+    Resample,
+    Shuffle,
+    Slice,
+)
 
 ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
     None: lambda x: x,
@@ -80,6 +95,15 @@ def run_outputs(graph: LayerGraph, inputs: Sequence[NDArray[Any]], *, without: s
                     i * per_group + j for j in range(per_group) for i in range(layer.groups)
                 ]  # position j·g + i takes i·(C/g) + j
                 maps[layer.target] = maps[layer.source][:, order]
+            case Resample():
+                maps[layer.target] = _resampled(layer, maps[layer.source])
+            case Interleave():
+                s, t = layer.factors
+                phases = torch.stack([maps[source] for source in layer.sources], 2)
+                n, c, _, h, w = phases.shape
+                grid = phases.reshape(n, c, s, t, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c, h * s, w * t)
+                target = graph.tensors[layer.target]
+                maps[layer.target] = grid[:, :, : target.height, : target.width]
             case Host():
                 results = layer.call(values, *(maps[number].contiguous().numpy() for number in layer.reads))
                 assert len(results) == len(layer.writes)
@@ -104,6 +128,25 @@ def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero
     if layer.residual is not None:
         x = x + maps[layer.residual]
     return ACTIVATIONS[layer.activation](x)
+
+
+def _resampled(layer: Resample, x: torch.Tensor) -> torch.Tensor:
+    """Tap by tap along the rows, then along the columns."""
+    for axis, taps in ((2, layer.rows), (3, layer.columns)):
+        assert x.shape[axis] == taps.size
+        x = torch.stack([_tapped(taps, k, x, axis) for k in range(len(taps.starts))], axis)
+    rows, columns = ([start < 0 for start in taps.starts] for taps in (layer.rows, layer.columns))
+    x[:, :, rows] = layer.fill
+    x[:, :, :, columns] = layer.fill
+    return x
+
+
+def _tapped(taps: Taps, output: int, x: torch.Tensor, axis: int) -> torch.Tensor:
+    start = taps.starts[output]
+    if start < 0 or not taps.weights:
+        return x.select(axis, max(start, 0))
+    weights = torch.tensor(taps.weights[output], dtype=x.dtype)
+    return torch.tensordot(x.narrow(axis, start, len(weights)), weights, ([axis], [0]))
 
 
 def _pool(spec: PoolSpec, x: torch.Tensor) -> torch.Tensor:

@@ -190,6 +190,15 @@ def _rank(
             case steps.Permute():
                 source = at(step.source, step.source_region)
                 at(step.target, step.target_region)[:] = source[:, list(step.channels)]
+            case steps.Resample():
+                source = at(step.source, step.source_region)
+                at(step.target, step.target_region)[:] = reference.resample(source, step.rows, step.columns, step.fill)
+            case steps.Interleave():
+                region = step.target_region
+                first = (region.rows.start % step.factors[0], region.columns.start % step.factors[1])
+                sources = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                fine = reference.interleave(sources, step.factors, first, region.shape[1:])
+                at(step.target, region)[:] = fine
             case steps.Host():
                 assert host is not None
                 read = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]

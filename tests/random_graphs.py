@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 from fogconv.ir.graph import (
     Add,
     Affine,
@@ -18,10 +18,12 @@ from fogconv.ir.graph import (
     Gate,
     GlobalPool,
     Host,
+    Interleave,
     Layer,
     LayerGraph,
     Pool,
     Port,
+    Resample,
     Shuffle,
     Slice,
     Tensor,
@@ -145,6 +147,36 @@ class _Draft:
         self.layers.append(Shuffle(f"shuffle{target}", source, target, groups))
         return target
 
+    def taps(self, size: int) -> Taps:
+        """A resize, a slice with steps, a flip, a padding: any taps with any weights."""
+        draw, outputs = self.draw, self.draw(st.integers(1, 10))
+        most = draw(st.integers(0, min(3, size)))
+        # At most one side is padding, so that there is something in every graph.
+        starts = [draw(st.integers(-1 if k else 0, size - max(most, 1))) for k in range(outputs)]
+        if draw(st.booleans()):
+            starts.sort()
+        weights = [self.generator.standard_normal(most).astype(np.float32).tolist() for _ in starts] if most else []
+        return Taps(size, tuple(starts), tuple(tuple(each) for each in weights))
+
+    def resample(self, source: int) -> int:
+        x = self.tensors[source]
+        rows, columns = self.taps(x.height), self.taps(x.width)
+        target = self.tensor(x.channels, len(rows.starts), len(columns.starts))
+        self.layers.append(
+            Resample(f"resample{target}", source, target, rows, columns, self.draw(st.sampled_from([0.0, 0.5])))
+        )
+        return target
+
+    def interleave(self, source: int) -> int:
+        factors = (self.draw(st.integers(1, 3)), self.draw(st.integers(1, 2)))
+        x, count = self.tensors[source], factors[0] * factors[1]
+        sources = tuple(self.draw(st.lists(st.sampled_from(self.like(source)), min_size=count, max_size=count)))
+        height, width = x.height * factors[0], x.width * factors[1]
+        cut = self.draw(st.integers(0, factors[0] - 1))
+        target = self.tensor(x.channels, height - cut, width)
+        self.layers.append(Interleave(f"interleave{target}", sources, target, factors))
+        return target
+
     def host(self, source: int) -> int:
         target = self.tensor(*self.tensors[source].shape[1:])
         self.layers.append(Host(f"host{target}", (source,), (target,), lambda values, x: [np.ascontiguousarray(-2 * x)]))
@@ -189,6 +221,7 @@ def graphs(draw: st.DrawFn) -> LayerGraph:
     kinds = [
         draft.conv, draft.conv, draft.same_conv, draft.same_conv, draft.pool, draft.add, draft.affine, draft.gate,
         draft.elementwise, draft.concat, draft.slice, draft.shuffle, draft.host, draft.host_value,
+        draft.resample, draft.interleave,
     ]  # fmt: skip
     for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=7)):
         # Mostly a chain, now and then from an older tensor, so that branches stay alive.

@@ -24,8 +24,7 @@ import torch
 from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.job import AloneJob
 from bench.fog.workload import Size, Subject
-from fogconv.frontend.onnx.model_file import read_model
-from fogconv.frontend.onnx.runtime import in_onnx_runtime, session_of
+from fogconv.frontend.onnx.runtime import session_of
 from fogconv.zoo.models import load_model
 
 TRIES = 5
@@ -38,8 +37,7 @@ def forms(job: AloneJob) -> dict[str, Call]:
     """The ways to run the model, as calls."""
     it = Subject(job.net, job.size)
     if it.framework != "torch":
-        run = in_onnx_runtime(read_model(job.net, size=job.size), threads=1)
-        return {ONNX_RUNTIME: lambda: run(it.inputs)}
+        return {ONNX_RUNTIME: lambda: it.run_alone(it.inputs)}
     faster = job.baseline == "faster" or (job.baseline == "usual" and it.task != "classify")
     return in_torch(job.net, job.size, it.image, exported=faster)
 

@@ -34,8 +34,9 @@ class Subject:
             raise InputError(f"{net} takes {len(self.graph.inputs)} inputs; this bench runs models that take a picture")
         self.image: Array = noise_images(1, self.graph.picture.shape[2:], seed=1).numpy()
         self.inputs = [self.image]
-        alone = network.alone()
+        alone = network.alone(threads=1)
         self.framework = alone.framework
+        self.run_alone = alone.run
         self.reference: list[Array] = alone.run(self.inputs)
 
     def host(self, layer: int, values: dict[Any, Any], maps: Any) -> Any:

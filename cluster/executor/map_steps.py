@@ -9,7 +9,7 @@ from fogconv.cluster.executor.interface import Binder
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import Region
 from fogconv.kernels.conv.conv import check_maps
-from fogconv.kernels.maps import elementwise, per_element, pooling
+from fogconv.kernels.maps import elementwise, interleaving, per_element, pooling, resampling
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound
 
@@ -80,7 +80,18 @@ def _copy(binder: Binder, step: steps.Copy) -> Bound:
     return elementwise.bind_shift_copy(source, first, target, target_first, len(step.region.channels), step.accumulate)
 
 
-def _sources(binder: Binder, step: steps.Add | steps.Elementwise) -> list[Blocked]:
+def _resample(binder: Binder, step: steps.Resample) -> Bound:
+    source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
+    return resampling.bind_resample(source, target, step.rows, step.columns, step.fill)
+
+
+def _interleave(binder: Binder, step: steps.Interleave) -> Bound:
+    target = step.target_region
+    first = (target.rows.start % step.factors[0], target.columns.start % step.factors[1])
+    return interleaving.bind_interleave(_sources(binder, step), binder.view(step.target, target), step.factors, first)
+
+
+def _sources(binder: Binder, step: steps.Add | steps.Elementwise | steps.Interleave) -> list[Blocked]:
     return [binder.view(source, region) for source, region in zip(step.sources, step.source_regions, strict=True)]
 
 
@@ -98,5 +109,7 @@ KERNELS: Mapping[type[steps.Step], Bind] = {
     steps.Gate: _gate,
     steps.Permute: _permute,
     steps.Copy: _copy,
+    steps.Resample: _resample,
+    steps.Interleave: _interleave,
 }
 """All steps that the executor's kernels compute."""

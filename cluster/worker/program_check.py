@@ -229,6 +229,10 @@ class _Checked:
                 target = self.inside(step.target, step.target_region)
                 self.same("a source", self.inside(step.source, step.source_region), target)
                 self.same("a gate", self.inside(step.gate, step.gate_region), (target[0], 1, 1))
+            case ir.Resample():
+                self.resample(step)
+            case ir.Interleave():
+                self.interleave(step)
             case ir.Host():
                 for _ in self.pairs((*step.sources, *step.targets), (*step.source_regions, *step.target_regions)):
                     pass
@@ -317,6 +321,24 @@ class _Checked:
         window = math.prod(min(pair) for pair in zip(spec.kernel, (spec.height, spec.width), strict=True))
         work = self.program.batch * math.prod(target) * window
         self.require(work <= MOST_MACS, f"pools {work:.1e} values; the limit is {MOST_MACS:.1e}")
+
+    def resample(self, step: ir.Resample) -> None:
+        source = self.inside(step.source, step.source_region)
+        target = self.inside(step.target, step.target_region)
+        self.same("an input", source, (target[0], step.rows.size, step.columns.size))
+        self.same("taps", (len(step.rows.starts), len(step.columns.starts)), target[1:])
+        work = self.program.batch * math.prod(target) * step.rows.most * step.columns.most
+        self.require(work <= MOST_MACS, f"sums {work:.1e} values; the limit is {MOST_MACS:.1e}")
+
+    def interleave(self, step: ir.Interleave) -> None:
+        for factor in step.factors:
+            self.within("factor", factor, 1, MOST_PARTS)
+        self.same("sources", (len(step.sources),), (math.prod(step.factors),))
+        target = self.inside(step.target, step.target_region)
+        spans = zip((step.target_region.rows, step.target_region.columns), step.factors, strict=True)
+        rows, columns = ((span.stop - 1) // factor - span.start // factor + 1 for span, factor in spans)
+        for shape in self.pairs(step.sources, step.source_regions):
+            self.same("a source", shape, (target[0], rows, columns))
 
 
 def _check_conv(where: str, spec: ConvSpec) -> None:

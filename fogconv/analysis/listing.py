@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region, Taps
 from fogconv.ir.program import Buffer, Gather, Part, Program, Step
 
 _READ: Mapping[str, tuple[str, ...]] = {
@@ -93,6 +93,8 @@ def _detail(name: str, value: Any) -> str:
             return ""
         case _, ConvSpec() | PoolSpec():
             return _spec(value)
+        case _, Taps():
+            return f"{value.size}→{len(value.starts)} {name}" + (f" of {value.most}" if value.most > 1 else "")
         case "bias", str():
             return "bias"
         case (("weight" | "scale" | "shift" | "signs"), str()):

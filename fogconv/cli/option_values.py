@@ -23,6 +23,7 @@ from fogconv.hardware.units import (
     parse_bytes,
     rate_flop_per_s,
     seconds,
+    show_bandwidth,
     sweep,
 )
 from fogconv.values import paths, table
@@ -32,7 +33,7 @@ from fogconv.zoo.model_request import is_model_file
 Kind = Literal[
     "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
-    "pin",
+    "pin", "rates",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -207,6 +208,16 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Several bandwidths with commas."""
+
+    bytes_per_s: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return ",".join(show_bandwidth(one).replace(" ", "") for one in self.bytes_per_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Straggler:
     """Rank ``rank`` takes ``factor`` times as long: 3x4."""
 
@@ -251,6 +262,16 @@ def ratios(of: Number, such_as: str, count: int | None = None) -> OptionValue:
             raise InputError(f"{shown(text)}: write {many} with commas, such as {such_as}: {of.rule}") from None
 
     return OptionValue("ratios", read, of)
+
+
+def _bandwidths(text: str) -> Rates:
+    parts = text.split(",")
+    if len(parts) > table.MOST_RATES:
+        raise InputError(f"{shown(text)}: write up to {table.MOST_RATES} bandwidths with commas, such as 100Mbit,1Mbit")
+    return Rates(tuple(bandwidth_bytes_per_s(part) for part in parts))
+
+
+BANDWIDTHS = OptionValue("rates", _bandwidths)
 
 
 def _straggler(text: str) -> Straggler:

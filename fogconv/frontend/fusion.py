@@ -2,6 +2,7 @@
 
     conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set
     affine → affine              becomes   one affine
+    phases → interleave → affine becomes   phases with their affine each, and so a transposed conv with its activation
     conv → add (other operand)   becomes   conv with a residual, where the other operand exists before the conv runs
 
 A layer is merged into the one before it only where no other layer reads the tensor between them. Scales are multiplied in
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Layer, LayerGraph
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Interleave, Layer, LayerGraph
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]
@@ -51,7 +52,11 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, outputs: Collecti
     for index, layer in enumerate(layers):
         if isinstance(layer, Affine) and readers[layer.source] == 1 and layer.source in producer:
             before = layers[producer[layer.source]]
-            merged = _merge(before, layer, draft)
+            merged: Layer | None
+            if isinstance(before, Interleave):
+                merged = _into_phases(layers, before, layer, draft, readers, producer)
+            else:
+                merged = _merge(before, layer, draft)
             if merged is not None:
                 position = producer[layer.source]
                 layers[position], layers[index] = merged, None
@@ -93,6 +98,27 @@ def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
                 activation=affine.activation,
             )
     return None
+
+
+def _into_phases(
+    layers: list[Layer | None],
+    before: Interleave,
+    affine: Affine,
+    draft: Draft,
+    readers: Counter[int],
+    producer: dict[int, int],
+) -> Interleave | None:
+    """An affine layer commutes with interleaving. None unless every phase can take it in."""
+    found = []
+    for source in before.sources:
+        phase = layers[producer[source]] if readers[source] == 1 and source in producer else None
+        merged = _merge(phase, replace(affine, source=source, target=source), draft)
+        if merged is None:
+            return None
+        found.append(merged)
+    for source, merged in zip(before.sources, found, strict=True):
+        layers[producer[source]] = merged
+    return replace(before, target=affine.target)
 
 
 def _scaled(weight: AnyArray, scale: AnyArray) -> AnyArray:

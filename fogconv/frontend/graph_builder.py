@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fogconv.frontend.fusion import AnyArray, Draft
-from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 from fogconv.ir.graph import (
     Add,
     Affine,
@@ -27,9 +27,11 @@ from fogconv.ir.graph import (
     Elementwise,
     Gate,
     GlobalPool,
+    Interleave,
     Layer,
     Pool,
     Port,
+    Resample,
     Shuffle,
     Slice,
     Tensor,
@@ -227,6 +229,15 @@ class GraphBuilder:
         self.items.append(GlobalPool(name, source, target))
         return Ref(target, shape)
 
+    def global_max(self, name: str, source: int, shape: Shape) -> Ref:
+        """The maximum over rows and columns: over the columns first, so that ranks with some of the rows take part."""
+        for axis in ("width", "height"):
+            read = self.tensors[source]
+            if getattr(read, axis) > 1:
+                window = (1, read.width) if axis == "width" else (read.height, 1)
+                source = self.pool(name, source, "max", kernel=window, stride=window).tensor
+        return Ref(source, shape)
+
     def affine(
         self, name: str, ref: Ref, scale: AnyArray | None, shift: AnyArray | None, activation: str | None = None
     ) -> Ref:
@@ -306,6 +317,27 @@ class GraphBuilder:
         target = self._like(name, ref.tensor)
         self.items.append(Shuffle(name, ref.tensor, target, groups))
         return Ref(target, shape)
+
+    def resample(self, name: str, source: int, rows: Taps, columns: Taps, fill: float = 0.0) -> Ref:
+        """Weighted sums of rows and columns; nothing where these are the source's own."""
+        read = self.tensors[source]
+        sides = zip((rows, columns), (read.height, read.width), strict=True)
+        if all(taps.starts == tuple(range(size)) and not taps.weights for taps, size in sides):
+            return Ref(source, read.shape)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, len(rows.starts), len(columns.starts))
+        self.items.append(Resample(name, source, target, rows, columns, fill))
+        return Ref(target, self.tensors[target].shape)
+
+    def interleave(self, name: str, sources: Sequence[int], factors: tuple[int, int], size: tuple[int, int]) -> Ref:
+        """The phases of a grid of this size, rows and columns."""
+        read = self.tensors[sources[0]]
+        if factors == (1, 1) and size == (read.height, read.width):
+            return Ref(sources[0], read.shape)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, *size)
+        self.items.append(Interleave(name, tuple(sources), target, factors))
+        return Ref(target, self.tensors[target].shape)
 
     def _like(self, name: str, source: int) -> int:
         read = self.tensors[source]

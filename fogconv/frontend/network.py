@@ -31,14 +31,18 @@ class Alone:
 
 @dataclass(frozen=True)
 class Network:
-    """``alone`` loads the model in its own framework. ``keep`` writes the graph to the cache, unless it came from there.
-    ``rounded`` says in words which size a model of any size got for the first picture's."""
+    """``in_framework`` loads the model in its own framework, for so many threads. ``keep`` writes the graph to the cache,
+    unless it came from there. ``rounded`` says in words which size a model of any size got for the first picture's."""
 
     card: ModelCard
     graph: LayerGraph
-    alone: Callable[[], Alone]
+    in_framework: Callable[[int], Alone]
     keep: Callable[[], None]
     rounded: str | None = None
+
+    def alone(self, threads: int = 0) -> Alone:
+        """The model in its own framework. 0 threads: as many as ONNX Runtime likes; torch has a setting of its own."""
+        return self.in_framework(threads)
 
 
 def open_network(
@@ -63,7 +67,7 @@ def open_network(
     known = kept(path)
     if known is not None:
         card, graph = known
-        return Network(card.with_(mean, std, labels), graph, lambda: _in_torch(_loaded(request)), lambda: None)
+        return Network(card.with_(mean, std, labels), graph, lambda threads: _in_torch(_loaded(request)), lambda: None)
     model = _loaded(request)
     graph = _exported(model, batch)
 
@@ -73,7 +77,7 @@ def open_network(
         published = checkpoint(request.name) if model.weights_origin.startswith("pretrained: torchvision") else None
         keep(path, request, model, graph, published)
 
-    return Network(model.with_(mean, std, labels), graph, lambda: _in_torch(model), keep_it)
+    return Network(model.with_(mean, std, labels), graph, lambda threads: _in_torch(model), keep_it)
 
 
 def network_graph(request: ModelRequest, *, batch: int = 1) -> LayerGraph:
@@ -147,4 +151,8 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
     if model.multiple and frame is not None:
         (height, width), sides = model.shape[2:], "×".join(map(str, frame))
         rounded = f"{height}×{width}, the first picture's {sides} rounded up to multiples of {model.multiple}"
-    return Network(card, graph, lambda: Alone("ONNX Runtime", in_onnx_runtime(model)), lambda: None, rounded)
+
+    def in_framework(threads: int) -> Alone:
+        return Alone("ONNX Runtime", in_onnx_runtime(model, threads))
+
+    return Network(card, graph, in_framework, lambda: None, rounded)

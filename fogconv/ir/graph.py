@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Any, ClassVar, Self
 
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
 from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 
@@ -332,6 +332,63 @@ class Shuffle(FromMap):
 
 
 @dataclass(frozen=True, slots=True)
+class Resample(FromMap):
+    """target = weighted sums of the source's rows and columns (see Taps): resizing, slicing with steps, padding.
+
+    ``fill`` stands where a row or a column has no tap.
+    """
+
+    name: str
+    source: int
+    target: int
+    rows: Taps
+    columns: Taps
+    fill: float = 0.0
+
+    @property
+    def reaches(self) -> bool:
+        return True
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        out = work.output
+        return ((self.source, Region(out.channels, self.rows.reach(out.rows), self.columns.reach(out.columns))),)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        kernel = (self.rows.part(work.output.rows).most, self.columns.part(work.output.columns).most)
+        return MapSpec.of("resample", work.output, tensors[self.target].batch, kernel=kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class Interleave(FromMaps):
+    """target's pixel (y, x) = pixel (y ÷ s, x ÷ t) of source (y mod s)·t + (x mod t), for ``factors`` (s, t): the s·t
+    sources are the phases of a finer grid, all of one shape. Rows and columns beyond the target's size are left out.
+
+    Transposed convolutions end so, each phase being an ordinary convolution, and depth-to-space.
+    """
+
+    name: str
+    sources: tuple[int, ...]
+    target: int
+    factors: tuple[int, int]
+
+    @property
+    def reaches(self) -> bool:
+        return True
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        rows, columns = (
+            Span(span.start // factor, (span.stop - 1) // factor + 1)
+            for span, factor in zip((work.output.rows, work.output.columns), self.factors, strict=True)
+        )
+        return tuple((source, Region(work.output.channels, rows, columns)) for source in self.sources)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        return MapSpec.of(
+            "interleave", work.output, tensors[self.target].batch, sources=len(self.sources), stride=self.factors
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Hosted:
     """One operation of a Host layer: its operator in the model's framework, its node's name, why it is not a layer of its
     own, and its multiply-adds for the whole batch."""
@@ -387,7 +444,9 @@ Structure = Any
 """How a model nests its results: the number of an output, None, a tuple, or a dict of structures."""
 
 
-Layer = Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Concat | Slice | Shuffle | Host
+Layer = (
+    Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Concat | Slice | Shuffle | Resample | Interleave | Host
+)
 
 
 @dataclass(frozen=True)

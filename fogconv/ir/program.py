@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec, Taps
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed)."""
@@ -287,6 +287,36 @@ class Gate(Step, frozen=True, tag=True):
         return MapSpec.of("gate", self.target_region, batch)
 
 
+class Resample(Step, frozen=True, tag=True):
+    """target = weighted sums of the source region's rows and columns; ``fill`` where a row or a column has no tap. The taps
+    are those of this part: inputs and outputs count from the regions' first."""
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    rows: Taps
+    columns: Taps
+    fill: float = 0.0
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("resample", self.target_region, batch, kernel=(self.rows.most, self.columns.most))
+
+
+class Interleave(Step, frozen=True, tag=True):
+    """target's pixel (y, x) = pixel (y ÷ s, x ÷ t) of source (y mod s)·t + (x mod t), for ``factors`` (s, t) and whole
+    layers; the sources' regions begin at the target region's first row and column ÷ (s, t)."""
+
+    sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
+    target: int
+    target_region: Region
+    factors: tuple[int, int]
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("interleave", self.target_region, batch, sources=len(self.sources), stride=self.factors)
+
+
 class Host(Step, frozen=True, tag=True):
     """Master: run the graph's ``layer``-th layer in torch."""
 
@@ -369,7 +399,7 @@ class ArrayFree(Step, frozen=True, tag=True):
 
 ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
-MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate
+MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Resample | Interleave
 """Steps that compute on buffers, each with its own kernel."""
 
 AnyStep = Input | Output | HostOutput | Send | Recv | Gather | Host | MapStep | ArrayStep

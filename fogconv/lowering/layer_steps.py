@@ -88,6 +88,17 @@ def _shuffle(b: ProgramBuilder, layer: layers.Shuffle, work: Work, inputs: Seque
     return step.Permute(b.index, source.buffer, source.place, out.buffer, out.place, channels)
 
 
+def _resample(b: ProgramBuilder, layer: layers.Resample, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    rows, columns = layer.rows.part(work.output.rows), layer.columns.part(work.output.columns)
+    return step.Resample(b.index, source.buffer, source.place, out.buffer, out.place, rows, columns, layer.fill)
+
+
+def _interleave(b: ProgramBuilder, layer: layers.Interleave, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    buffers, places = _all(inputs)
+    return step.Interleave(b.index, buffers, places, out.buffer, out.place, layer.factors)
+
+
 def _all(inputs: Sequence[Held]) -> tuple[tuple[int, ...], tuple[Region, ...]]:
     return tuple(held.buffer for held in inputs), tuple(held.place for held in inputs)
 
@@ -101,5 +112,7 @@ MAKERS: Mapping[type[Any], Maker] = {
     layers.Elementwise: _elementwise,
     layers.Gate: _gate,
     layers.Shuffle: _shuffle,
+    layers.Resample: _resample,
+    layers.Interleave: _interleave,
 }
 """Every type of layer that workers compute. (A Host layer runs in torch; a layer that relabels is in no program.)"""

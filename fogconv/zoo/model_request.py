@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fogconv.values import table
+from fogconv.zoo.wheels.registry import is_wheel_onnx
 
 
 def check_size(size: int | tuple[int, int] | None) -> None:
@@ -39,4 +40,5 @@ class ModelRequest:
     @classmethod
     def for_shapes(cls, name: str, size: int | tuple[int, int] | None = None, trust: bool = False) -> ModelRequest:
         """The request for shapes only: no published weights are downloaded."""
-        return cls(name, "pretrained" if is_model_file(name) else "random", size, trust)
+        own = is_model_file(name) or is_wheel_onnx(name)
+        return cls(name, "pretrained" if own else "random", size, trust)

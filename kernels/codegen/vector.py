@@ -95,6 +95,16 @@ def load(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def load_splat(typingctx: Any, address: Any) -> Any:
+    """One value in all lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return emit_load_splat(builder, args[0])
+
+    return vec(types.int64), codegen
+
+
+@intrinsic
 def store(typingctx: Any, address: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         emit_store(builder, args[0], args[1])

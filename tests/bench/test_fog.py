@@ -291,7 +291,6 @@ def test_a_bed_whose_process_is_ended_goes_away(end: signal.Signals) -> None:
         """
         import signal, sys, time
         from bench.fog import FogBed
-from bench.fog.alone import forms
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
         with FogBed(2) as bed:
             bed.popen(1, ["sleep", "600"])

@@ -17,9 +17,11 @@ from fogconv.cli.hardware_options import (
     ProfileOption,
     RateOption,
     ReadRateOption,
+    SpeedsOption,
     hardware,
+    uneven,
 )
-from fogconv.cli.option_values import BANDWIDTH, MODEL, SIZE, STRAGGLER, Numbers, Pair, Straggler, number, output, ratios
+from fogconv.cli.option_values import BANDWIDTH, MODEL, SIZE, STRAGGLER, Pair, Straggler, number, output
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
+    from fogconv.planning.plan_options import PlanOptions
     from fogconv.simulation.simulator import Timeline
 
 
@@ -126,14 +129,7 @@ def simulate(
     latency: LatencyOption = None,
     memory: MemoryOption = None,
     read_rate: ReadRateOption = None,
-    speeds: Annotated[
-        Numbers | None,
-        typer.Option(
-            parser=ratios(table.SPEED, "1,1,0.5"),
-            help="Speed factors of the ranks from 0 on, such as 1,1,0.5; the last one holds for the rest.",
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
+    speeds: SpeedsOption = None,
     access_points: Annotated[
         int,
         typer.Option(
@@ -224,7 +220,7 @@ def simulate(
             memory=memory,
             read_rate=read_rate,
         )
-        topology = _uneven(cluster.topology, speeds)
+        topology = uneven(cluster.topology, speeds)
         for each in straggler or ():
             if each.rank >= len(topology):
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
@@ -234,7 +230,7 @@ def simulate(
         if batch is not None and not train:
             raise InputError("--batch is for --train: an inference is simulated for one image")
         if train:
-            _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace)
+            _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace, options)
             disturbance = simulation.Disturbance(slow, jitter=jitter, seed=seed)
             medium = Medium(points, bandwidth_bytes_per_s(access_point_bandwidth), disturbance)
             step = training_step(_graph(model, size, trust), topology, options, batch or BATCH, medium)
@@ -274,7 +270,13 @@ def simulate(
 
 
 def _only_with_inferences(
-    scheme: Scheme | None, plan: Path | None, wire: str, inferences: int, in_flight: int, trace: Path | None
+    scheme: Scheme | None,
+    plan: Path | None,
+    wire: str,
+    inferences: int,
+    in_flight: int,
+    trace: Path | None,
+    options: PlanOptions,
 ) -> None:
     """Raises InputError for what a training step does not have."""
     given = {
@@ -284,6 +286,10 @@ def _only_with_inferences(
         "--inferences": inferences > 1,
         "--in-flight": in_flight > 1,
         "--trace": trace is not None,
+        "--pin": bool(options.pins),
+        "--keep-input-home": options.keep_input_home,
+        f"--objective {options.objective}": options.objective is not None,
+        "--deadline": options.deadline_s is not None,
     }
     for option, used in given.items():
         if used:
@@ -302,15 +308,6 @@ def _graph(model: str, size: Pair | None, trust: bool) -> LayerGraph:
         from fogconv.cli.process.exit_codes import needs
 
         raise needs("torch", "master") from error
-
-
-def _uneven(topology: Topology, speeds: Numbers | None) -> Topology:
-    if speeds is None:
-        return topology
-    factors = speeds.each
-    for rank in topology.ranks:
-        topology = topology.replace_device(rank, topology.devices[rank].scaled(factors[min(rank, len(factors) - 1)]))
-    return topology
 
 
 def _points(count: int, topology: Topology) -> dict[int, int]:

@@ -114,6 +114,7 @@ LAYERS: dict[str, tuple[list[NodeProto], dict[str, np.ndarray]]] = {
         [node("Conv", ["x", "w", "b"], group=3, auto_pad="SAME_UPPER", strides=[2, 2])],
         {"w": numbers(6, 2, 3, 4), "b": numbers(6)},
     ),
+    "maxima over rows and columns": ([node("ReduceMax", ["x"], axes=[3, 2])], {}),
     "means over rows and columns": ([node("ReduceMean", ["x"], axes=[-1, 2], keepdims=0)], {}),
 }
 

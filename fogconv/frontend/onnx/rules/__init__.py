@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fogconv.frontend.onnx.rules import channels, conv, pointwise, pooling
+from fogconv.frontend.onnx.rules import channels, conv, pointwise, pooling, space
 from fogconv.frontend.onnx.translate import Rule
 
 RULES: Mapping[str, Rule] = {
     "Conv": conv.conv,
     "Gemm": conv.gemm,
     "MatMul": conv.matmul,
-    "Pad": conv.pad,
+    "ConvTranspose": space.conv_transpose,
+    "Resize": space.resize,
+    "Upsample": space.resize,
+    "DepthToSpace": space.depth_to_space,
+    "SpaceToDepth": space.space_to_depth,
+    "Pad": space.pad,
     "BatchNormalization": pointwise.batch_norm,
     "Relu": pointwise.activation("relu"),
     "Sigmoid": pointwise.activation("sigmoid"),
@@ -32,10 +37,12 @@ RULES: Mapping[str, Rule] = {
     "MaxPool": pooling.max_pool,
     "AveragePool": pooling.average_pool,
     "GlobalAveragePool": pooling.global_average,
+    "GlobalMaxPool": pooling.global_max,
+    "ReduceMax": pooling.maximum,
     "ReduceMean": pooling.mean,
     "Concat": channels.concatenate,
     "Split": channels.split,
-    "Slice": channels.slice_,
+    "Slice": space.slice_,
     "Transpose": channels.transpose,
     "Identity": channels.same,
     "Dropout": channels.dropout,

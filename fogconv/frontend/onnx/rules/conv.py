@@ -1,4 +1,4 @@
-"""Convolutions, linear layers as convs over a whole map, and padding before a conv."""
+"""Convolutions, with the padding before them, and linear layers as convs over a whole map."""
 
 from __future__ import annotations
 
@@ -91,22 +91,3 @@ def _linear(t: Translator, node: Node, matrix: AnyArray, bias: AnyArray | None) 
         return None
     shape: Shape = (*ref.shape[:-1], int(matrix.shape[0]))
     return t.linear(node.name, ref.tensor, matrix, bias, shape)
-
-
-def pad(t: Translator, node: Node) -> Value | None:
-    """A zero pad before convs becomes the convs' padding; a pad of size 0 is dropped."""
-    given = node.attributes.get("pads")
-    amounts = t.const(node.input(1)) if given is None else given
-    value = t.const(node.input(2)) if node.input(2) else node.get("value", 0.0)
-    if amounts is None or value is None or node.input(3):
-        return None
-    sides = [int(amount) for amount in amounts]
-    if not any(sides):
-        return t.ref(node.input(0))
-    zeros = node.get("mode", "constant") == "constant" and not float(value)
-    if not zeros or len(sides) != 8 or min(sides) < 0 or any(sides[:2] + sides[4:6]):
-        return None
-    readers = t.readers.get(node.outputs[0], [])
-    merges = all(reader.op == "Conv" and reader.input(0) == node.outputs[0] for reader in readers)
-    source = t.as_map(node.input(0)) if merges and node.outputs[0] not in t.model.outputs else None
-    return None if source is None else Padded(source, (sides[2], sides[6], sides[3], sides[7]))

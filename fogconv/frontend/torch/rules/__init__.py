@@ -9,17 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fogconv.frontend.torch.rules import channels, conv, pointwise, pooling
+from fogconv.frontend.torch.rules import channels, conv, pointwise, pooling, space
 from fogconv.frontend.torch.translate import Rule
 
 RULES: Mapping[str, Rule] = {
     "conv2d": conv.conv,
-    "convolution": conv.conv,
+    "convolution": space.convolution,
+    "conv_transpose2d": space.conv_transpose,
+    "upsample_nearest2d": space.upsample("nearest"),
+    "_upsample_nearest_exact2d": space.upsample("nearest_exact"),
+    "upsample_bilinear2d": space.upsample("linear"),
+    "upsample_bicubic2d": space.upsample("cubic"),
+    "pixel_shuffle": space.pixel_shuffle,
+    "pixel_unshuffle": space.pixel_unshuffle,
+    "flip": space.flip,
     "linear": conv.linear,
     "addmm": conv.addmm,
     "mm": conv.mm,
-    "pad": conv.pad,
-    "constant_pad_nd": conv.pad,
+    "pad": space.pad,
+    "constant_pad_nd": space.pad,
+    "reflection_pad2d": space.pad,
+    "replication_pad2d": space.pad,
     "batch_norm": pointwise.batch_norm,
     "_native_batch_norm_legit_no_training": pointwise.batch_norm_tuple,
     "relu": pointwise.activation("relu"),
@@ -44,13 +54,14 @@ RULES: Mapping[str, Rule] = {
     "adaptive_avg_pool2d": pooling.adaptive_average,
     "_adaptive_avg_pool2d": pooling.adaptive_average,
     "adaptive_max_pool2d": pooling.adaptive_max_tuple,
+    "amax": pooling.maximum,
     "mean": pooling.mean,
     "cat": channels.concatenate,
     "concat": channels.concatenate,
     "chunk": channels.split,
     "split": channels.split,
     "split_with_sizes": channels.split,
-    "slice": channels.slice_,
+    "slice": space.slice_,
     "narrow": channels.narrow,
     "channel_shuffle": channels.channel_shuffle,
     "native_channel_shuffle": channels.channel_shuffle,

@@ -1,4 +1,4 @@
-"""Convolutions, linear layers as convs over a whole map, and padding before a conv."""
+"""Convolutions, with the padding before them, and linear layers as convs over a whole map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import Padded, Value
-from fogconv.frontend.torch.translate import Args, Translator, layer_name, pair, shape_of, weights
+from fogconv.frontend.torch.translate import Args, Translator, bind, layer_name, pair, shape_of, weights
 
 
 def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -84,22 +84,9 @@ def _linear(t: Translator, node: fx.Node, source: object, weight: torch.Tensor |
     return t.linear(layer_name(node), ref.tensor, weights(weight), _bias(t, bias), shape_of(node))
 
 
-def pad(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    """A zero pad before a conv becomes the conv's padding; a pad of size 0 is dropped."""
-    amounts = [int(amount) for amount in a["pad"]]
-    if not any(amounts):
-        return t.ref(a["self"])
-    zeros = a.get("mode", "constant") == "constant" and not a["value"]
-    readers_merge = all(_reads_as_conv(t, reader, node) for reader in node.users)
-    if not zeros or min(amounts) < 0 or any(amounts[4:]) or not readers_merge or t.ref(a["self"]) is None:
-        return None
-    source = t.as_map(a["self"])
-    left, right, top, bottom = (*amounts, 0, 0)[:4]
-    return None if source is None else Padded(source, (top, bottom, left, right))
-
-
-def _reads_as_conv(t: Translator, reader: fx.Node, source: fx.Node) -> bool:
+def takes(t: Translator, reader: fx.Node, fill: float) -> bool:
+    """Whether a conv can pad by itself what has been padded with ``fill``: with zeros."""
     name = getattr(getattr(reader.target, "_schema", None), "name", "")
-    if name not in ("aten::conv2d", "aten::convolution") or reader.args[0] is not source:
+    if name not in ("aten::conv2d", "aten::convolution") or fill or bind(reader).get("transposed"):
         return False
     return isinstance(reader.args[1], fx.Node) and t.const(reader.args[1]) is not None
