@@ -80,7 +80,8 @@ def test_a_bad_file_is_one_sentence(name: str, tmp_path: Path) -> None:
         ((4, 3, 8, 8), {}, "takes 4 images at once, not 1"),
         ((1, 3, 8, 8), {"size": (9, 8)}, "takes 8×8 pixels, not 9×8"),
         ((1, "c", 8, 8), {}, "the channels .* are not fixed"),
-        ((1, 3, 8), {}, "is not a batch of pictures"),
+        ((1, 8), {}, "is not a batch of pictures"),
+        ((1, 3, "n"), {}, "the length .* is not fixed"),
     ],
 )
 def test_an_input_that_does_not_fit_is_one_sentence(
