@@ -65,6 +65,10 @@ class PlannerError(FogconvError):
     exit_code = 2
 
 
+class DeadlineError(PlannerError):
+    """No plan is fast enough; the message names the nearest and its time."""
+
+
 class DependencyError(InputError):
     """A library that this command needs is not installed; the message names what to install."""
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.fog.contestants import contestants
 from bench.fog.conversation import Facts, NodeEnd
+from bench.fog.job import LAYER_SEEDS
 from bench.fog.rates import Rates
-from bench.fog.workload import subject
+from bench.fog.workload import Subject
 from fogconv.analysis.workload import card_bytes
 from fogconv.cluster.session.loaded_program import RunResult
 from fogconv.cluster.session.session import Session
-from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
-from fogconv.ir.graph import Conv, Host, LayerGraph
+from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.plan import Plan
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
@@ -38,29 +39,6 @@ if TYPE_CHECKING:
     from bench.fog.job import Job
 
 
-class Subject:
-    """The graph, its host calls, its input, and torch's answer."""
-
-    def __init__(self, net: str) -> None:
-        zoo, self.image = subject(net)
-        x = torch.from_numpy(self.image)
-        with torch.inference_mode():
-            self.reference: NDArray[np.float32] = zoo.module(x).numpy()
-        self.graph: LayerGraph = export(zoo.module, x, net)
-
-    def host(self, layer: int, values: dict[Any, Any], maps: Any) -> Any:
-        call = self.graph.layers[layer]
-        assert isinstance(call, Host)
-        return call.call(values, *maps)
-
-    def error(self, output: NDArray[Any]) -> Facts:
-        difference = np.abs(output.reshape(self.reference.shape) - self.reference)
-        return {
-            "max_abs_error": float(difference.max()),
-            "max_abs_reference": float(np.abs(self.reference).max()),
-        }
-
-
 def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -> Facts:
     """The plan's predictions: seconds, bytes through each card, the largest share of the conv weights on one rank."""
     stored, whole = dict.fromkeys(range(found.ranks), 0), 1
@@ -72,6 +50,7 @@ def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -
     return {
         "predicted_s": found.predicted_s,
         "card_bytes": card_bytes(programs),
+        "footprint_bytes": [footprint(program).total if program.steps else 0 for program in programs],
         "max_weight_share": max(stored.values()) / whole,
         "modes": [placement.mode for placement in found.placements],
     }
@@ -98,6 +77,11 @@ def mean_layer_times(found: Plan, programs: Sequence[ir.Program], results: Seque
     return mean_terms([layer_times(found, programs, result.times) for result in results])
 
 
+def layer_totals(found: Plan, programs: Sequence[ir.Program], result: RunResult) -> list[float]:
+    """Seconds of each layer in one inference."""
+    return [terms["total_s"] for terms in layer_times(found, programs, result.times)]
+
+
 def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
     """On average: a node's position in its quota's period changes a layer's time by a few ms."""
     return [
@@ -107,7 +91,7 @@ def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, 
 
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
-    it = Subject(job.net)
+    it = Subject(job.net, job.size)
     experiment = NodeEnd(folder)
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})
@@ -128,27 +112,33 @@ def drive(job: Job, folder: Path, session: Session) -> None:
         found = predicted(it.graph, found, topology)
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
-    first = session.run(loaded, [it.image])
-    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first.outputs[0]) | rate_facts(topology)
-    facts |= {"layers": layer_facts(it.graph, found)}
+    first = session.run(loaded, it.inputs)
+    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first) | rate_facts(topology)
+    facts |= {
+        "layers": layer_facts(it.graph, predicted(it.graph, found, topology, programs=lowered.programs, seeds=LAYER_SEEDS))
+    }
     simulated = simulate(lowered.programs, topology, inferences=2, keep_events=False)
     begin_ns = round(simulated.latencies_s[0] * 1e9)
     facts |= {"predicted_trace": where_time_went(dict(enumerate(lowered.programs)), simulated.times[1], begin_ns)}
     facts |= {"agreement": agreement(it.graph, topology, found, lowered.programs, options)}
+    worked = zip(simulated.processor_s, topology.devices, strict=True)
+    facts |= {"cpu_s": [seconds * device.share / 2 for seconds, device in worked]}
     facts |= {"steps": [len(program.steps) for program in lowered.programs]}
 
     def run(repeats: int) -> Facts:
         results: list[RunResult] = []
         stamps = [time.perf_counter()]
         for _ in range(repeats):
-            results.append(session.run(loaded, [it.image]))
+            results.append(session.run(loaded, it.inputs))
             stamps.append(time.perf_counter())
         return {
             "seconds": np.diff(stamps).tolist(),
+            "inferences": repeats,
             "latency_s": [result.latency_s for result in results],
             "layer_s": mean_layer_times(found, lowered.programs, results),
+            "layer_totals_s": [layer_totals(found, lowered.programs, result) for result in results],
             "trace": [where_time_went(loaded.programs, result.times, result.begin_ns) for result in results],
-            **it.error(results[-1].outputs[0]),
+            **it.error(results[-1]),
         }
 
     experiment.serve(facts, run)
@@ -203,11 +193,13 @@ def adapt(it: Subject, session: Session, topology: Topology, options: PlanOption
         _, latest = found[-1]
         return {
             "seconds": [done.run.latency_s for done, _ in found],
+            "inferences": repeats,
             "predicted_s": [done.plan.predicted_s for done, _ in found],
             "layers": layer_facts(it.graph, engine.plan),
+            "layer_totals_s": [layer_totals(done.plan, done.programs, done.run) for done, _ in found],
             "layer_s": mean_terms([layers for done, layers in found if done.plan is engine.plan] or [latest]),
             "events": list(engine.events),
-            **it.error(found[-1][0].output),
+            **it.error(found[-1][0].run),
         }
 
     experiment.serve({"predicted_s": engine.plan.predicted_s, **rate_facts(topology)}, run)
@@ -221,21 +213,28 @@ class Pupil:
     def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None: ...
 
 
+def _alike(one: Plan, other: Plan) -> bool:
+    """Whether both do the same, whatever the schemes are called that found them."""
+    return one.same_work(replace(other, scheme=one.scheme))
+
+
 def contest(seed: int, it: Subject, session: Session, topology: Topology, experiment: NodeEnd) -> None:
-    """Serve one plan after another: request N loads the N-th, runs it a few times, and unloads it."""
+    """Serve one plan after another: request N loads the N-th, runs it a few times, and unloads it. Of each it says which is
+    the first of the same work."""
     plans = contestants(it.graph, topology, seed)
+    first = [next(n for n, (_, other) in enumerate(plans) if _alike(other, found)) for _, found in plans]
 
     def run(asked: Any) -> Facts:
         number, repeats = asked
         found = plans[number][1]
         lowered = lower(it.graph, found)
         loaded = session.load(lowered.programs, lowered.weights, host=it.host)
-        session.run(loaded, [it.image])
+        session.run(loaded, it.inputs)
         experiment.send({"loaded": True})
         experiment.receive()
-        seconds = [session.run(loaded, [it.image]).latency_s for _ in range(repeats + 1)][1:]
+        seconds = [session.run(loaded, it.inputs).latency_s for _ in range(repeats + 1)][1:]
         session.unload(loaded)
         return {"seconds": seconds}
 
-    names = [[name, found.predicted_s] for name, found in plans]
+    names = [[name, found.predicted_s, same] for (name, found), same in zip(plans, first, strict=True)]
     experiment.serve({"plans": names, **rate_facts(topology)}, run)

@@ -34,6 +34,7 @@ from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv
 from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros
 from fogconv.kernels.maps.bound import sequence
+from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
 from fogconv.storage.swap_file import SwapFolder
@@ -220,12 +221,21 @@ class Executable:
 
         return call
 
+    def _host_output(self, step: steps.HostOutput) -> Call:
+        def call(run: Run) -> None:
+            run.outputs[step.index] = run.values[step.value]
+
+        return call
+
     def _send(self, step: steps.Send) -> Call:
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         spans, elements = self._spans(step)
         cut = np.zeros(elements, wire.DTYPES[form] if plain else np.float32)
         to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
-        whole = None if step.more or form != "fp32" else self._in_order(step.source, step.region)
+        tables = None if step.pixels is None else PixelTables(step.pixels.mean, step.pixels.std)
+        # Pixels are cut into an array of their own, which is coded.
+        direct = not step.more and form == "fp32" and tables is None
+        whole = self._in_order(step.source, step.region) if direct else None
         if whole is not None:
 
             def send_whole(run: Run) -> None:
@@ -247,6 +257,14 @@ class Executable:
             extract()
             run.mailbox.send(to, tag, wire.encode(cut, form))
 
+        def send_pixels(run: Run) -> None:
+            assert tables is not None
+            extract()
+            coded = tables.encode(cut)
+            run.mailbox.send(to, tag, raw if coded is None else coded)
+
+        if tables is not None:
+            return send_pixels
         if plain:
             return send_plain
         wire.warm_up(form)
@@ -278,6 +296,8 @@ class Executable:
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
         n_bytes = elements * dtype.itemsize
+        if step.pixels is not None:
+            return self._insert_pixels(step, step.pixels)
         whole = None if step.more or step.accumulate or form != "fp32" else self._in_order(step.target, step.region)
         if whole is not None:
 
@@ -303,6 +323,23 @@ class Executable:
             return insert_plain
         wire.warm_up(form)
         return insert_coded
+
+    def _insert_pixels(self, step: steps.Recv, pixels: steps.Pixels) -> Callable[[Frame], None]:
+        """Insert a picture that came as bytes, or as it was where it is none."""
+        elements = wire.wire_elements(self.program.batch, *step.region.shape)
+        tables, place = PixelTables(pixels.mean, pixels.std), np.empty(elements, np.float32)
+        view, lane = self.around(step.target, step.region)
+        insert, raw = wire.bind_insert(place, view, lane, len(step.region.channels)), place.view(np.uint8).data
+
+        def insert_pixels(payload: Frame) -> None:
+            if len(payload) == elements:
+                place[:] = tables.decode(np.frombuffer(payload, np.uint8))
+            else:
+                _expect(payload, len(raw))
+                raw[:] = payload
+            insert()
+
+        return insert_pixels
 
     def _insert_staged(self, step: steps.Recv) -> Callable[[Frame], None]:
         """Insert through one staging buffer for all payloads of this step, from which each part is copied to its
@@ -352,6 +389,7 @@ class Executable:
 BINDERS: Mapping[type[steps.Step], Callable[[Executable, Any], Call]] = {
     steps.Input: Executable._input,
     steps.Output: Executable._output,
+    steps.HostOutput: Executable._host_output,
     steps.Send: Executable._send,
     steps.Recv: Executable._receive,
     steps.Gather: Executable._gather,

@@ -17,10 +17,11 @@ from fogconv.errors import PlannerError
 from fogconv.frontend.zoo_graphs import graph as zoo_graph
 from fogconv.hardware.energy import joules, without_energy
 from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import Conv as ConvLayer
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.plan import Plan, at_home
-from fogconv.ir.program import WIRE_BYTES, Conv, Program, Send
+from fogconv.ir.program import Conv, Program, Send
 from fogconv.lowering.lower import outline
 from fogconv.planning.cost import Prices
 from fogconv.planning.plan_options import PlanOptions
@@ -46,8 +47,8 @@ class Candidate:
     """``top1`` in percent. ``seconds`` on the cluster, ``alone_s`` on its master alone (None: it has no room there).
 
     ``memory_bytes``: of the device that needs most, the process itself included. ``joules``: None where the cluster's power
-    is not known. ``at_least``: it was not planned, because it can't meet the deadline; seconds are a bound, the rest is
-    None. ``missed`` has what is over its limit, and by which factor.
+    is not known. ``at_least``: it was not planned, because no plan can meet the deadline or the energy; seconds and joules
+    are bounds, the rest is None. ``missed`` has what is over its limit, and by which factor.
     """
 
     model: str
@@ -81,8 +82,10 @@ def candidate(name: str, topology: Topology, limits: Limits, scheme: str | None 
     found = accuracies().get(name)
     top1 = None if found is None else found.top1
     least_s = least_seconds(graph, topology)
-    if limits.seconds is not None and least_s > limits.seconds:
-        return Candidate(name, top1, least_s, at_least=True, missed=(("deadline", least_s / limits.seconds),))
+    least_j = None if without_energy(topology) else least_joules(graph, topology)
+    hopeless = _missed(limits, least_s, least_j)
+    if hopeless:
+        return Candidate(name, top1, least_s, joules=least_j, at_least=True, missed=hopeless)
     limited = _limited(topology, limits.memory_bytes)
     home = _at_home(graph, limited)
 
@@ -104,13 +107,38 @@ def candidate(name: str, topology: Topology, limits: Limits, scheme: str | None 
 
 def least_seconds(graph: LayerGraph, topology: Topology) -> float:
     """What no plan goes below: every layer shared by all ranks at their rates, and nothing sent."""
-    prices = Prices(topology, graph.tensors[graph.input].batch)
+    prices = Prices(topology, graph.picture.batch)
     total = 0.0
     for layer in graph.layers:
         for work in at_home(graph, layer).work:
             seconds = [prices.work_s(layer, replace(work, rank=rank), graph.tensors) for rank in topology.ranks]
             total += 1 / sum(1 / each for each in seconds) if all(seconds) else 0.0
     return total
+
+
+def least_joules(graph: LayerGraph, topology: Topology) -> float:
+    """What no plan goes below: every layer on the device that takes least for it, and no device that waits."""
+    prices = Prices(topology, graph.picture.batch)
+    total = 0.0
+    for layer in graph.layers:
+        for work in at_home(graph, layer).work:
+            total += min(
+                device.busy_watts * prices.work_s(layer, replace(work, rank=rank), graph.tensors)
+                if device.busy_watts
+                else device.joules_per_mac * (layer.spec.macs if isinstance(layer, ConvLayer) else 0)
+                for rank, device in enumerate(topology.devices)
+            )
+    return total
+
+
+def _missed(limits: Limits, seconds: float, spent: float | None, memory: float = 0.0) -> tuple[tuple[str, float], ...]:
+    """What is over its limit, and by which factor; ``memory`` is a factor already."""
+    over = {
+        "deadline": seconds / limits.seconds if limits.seconds else 0.0,
+        "memory": memory,
+        "energy": spent / limits.joules if limits.joules and spent is not None else 0.0,
+    }
+    return tuple((what, factor) for what, factor in over.items() if factor > 1)
 
 
 def _limited(topology: Topology, memory_bytes: int | None) -> Topology:
@@ -143,19 +171,15 @@ def _judged(graph: LayerGraph, plan: Plan, topology: Topology, limits: Limits) -
     memory_limits = [device.memory_bytes for device in topology.devices]
     seconds = plan.predicted_s or 0.0
     spent = None if without_energy(topology) else _joules(graph, plan, programs, topology)
-    over = {
-        "deadline": seconds / limits.seconds if limits.seconds else 0.0,
-        "memory": max((need / limit for need, limit in zip(needs, memory_limits, strict=True) if limit), default=0.0),
-        "energy": spent / limits.joules if limits.joules and spent is not None else 0.0,
-    }
-    missed = tuple((what, factor) for what, factor in over.items() if factor > 1)
+    memory = max((need / limit for need, limit in zip(needs, memory_limits, strict=True) if limit), default=0.0)
+    missed = _missed(limits, seconds, spent, memory)
     return Candidate(graph.name, None, seconds, None, max(needs), spent, plan.scheme, len(plan.active_ranks), missed=missed)
 
 
 def _joules(graph: LayerGraph, plan: Plan, programs: tuple[Program, ...], topology: Topology) -> float:
     """Ranks that take no part are switched off."""
     active = sorted(plan.active_ranks)
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    prices = Prices(topology, graph.picture.batch, plan.wire)
     busy_s: dict[int, float] = defaultdict(float)
     macs: dict[int, float] = defaultdict(float)
     sent: dict[tuple[int, int], float] = defaultdict(float)
@@ -168,7 +192,7 @@ def _joules(graph: LayerGraph, plan: Plan, programs: tuple[Program, ...], topolo
                 macs[program.rank] += step.spec.macs
             elif isinstance(step, Send):
                 pair = (active.index(program.rank), active.index(step.to))
-                sent[pair] += step.elements * program.batch * WIRE_BYTES[step.wire]
+                sent[pair] += step.elements * program.batch * step.element_bytes
     return joules(
         topology.subset(active),
         latency_s=plan.predicted_s or 0.0,

@@ -6,8 +6,8 @@
 
 A plan balances the ranks against each other, so only a rank's drift relative to the others matters: when all are slower
 by the same factor, the plan is as good as before. When all are faster than measured, the rates were measured beside other
-work, and are corrected. Ranks that share a machine take turns on its cores, as planned: that is no drift; nor are the
-bursts in which a device under a quota computes. Hysteresis: a
+work, and are corrected, so that predictions are right. Ranks that share a machine take turns on its cores, as planned: that
+is no drift; nor are the bursts in which a device under a quota computes (`fogconv.runtime.expectation`). Hysteresis: a
 drift counts when it exceeded MARGIN in the same direction in STREAK consecutive inferences; the next correction of a rank
 takes twice as many.
 """
@@ -18,12 +18,9 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fogconv.hardware.topology import Link, Topology, kernel_class
-from fogconv.ir.geometry import BYTES_PER_ELEMENT
-from fogconv.ir.program import Conv, Program, Recv, Send
+from fogconv.hardware.topology import Link, Topology
+from fogconv.ir.program import Program
+from fogconv.runtime.expectation import Expectation, Times, computing_s, messages, whole_s
 
 MARGIN = 1.5
 """A rank gets another share when it takes longer than predicted by this factor, or is faster by it."""
@@ -31,6 +28,9 @@ LINK_MARGIN = 4.0
 """Message times vary with the system's load: only a change by this factor counts."""
 OVERALL_MARGIN = 2.0
 """For all ranks together: rates from a few convs are off by less for any network."""
+FASTER_MARGIN, FASTER_STREAK = 1.25, 3
+"""All ranks that were faster than their rates by this factor, so many times in a row, are corrected, too. Once runs have
+corrected them, CLOSE and STREAK are enough, in both directions, and twice as many each time."""
 CLOSE = 1.15
 """An overall drift below this is ignored."""
 CARD_MARGIN = 1.5
@@ -41,118 +41,53 @@ STREAK = 2
 PATIENT = 8
 MOST_STREAK = 32
 CALM = 20
-LEAST_MACS = 100_000
-"""The time of smaller convs is mostly the call, not the arithmetic."""
 LEAST_S = 2e-4
 """A rank that computes for less than this in an inference is not judged."""
-LEAST_WAIT = 0.1
-"""The least share of a message's apparent time that its receiver must have waited; a shorter wait means that it had
-arrived earlier."""
 LEAST_BYTES = 1 << 10
 """Shorter messages don't measure bandwidth; nor do those that take less time on the wire than their latency."""
 CLAMP = 64.0
-
-Times = Mapping[int, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
     """``compute[rank]``: measured ÷ predicted seconds of its convs. ``wire[i, j]``: of the quicker messages from i to j,
-    where they were long enough to measure; at least 1. Ranks are the plan's."""
+    where they were long enough to measure; at least 1. ``whole``: of the whole inference, where quotas leave convs' times
+    uncertain. Ranks are the plan's."""
 
     compute: Mapping[int, float]
     wire: Mapping[tuple[int, int], float]
+    whole: float | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Watched:
-    """What is judged of programs that run over and over: made once for all their runs, as it takes as long as a layer."""
-
-    programs: Sequence[Program]
-    place: Mapping[int, int]
-    topology: Topology
-    convs: Mapping[int, tuple[NDArray[np.intp], float]]
-    """By the program's rank: the steps whose times are those of computing, and the seconds predicted for all of them."""
-    messages: Mapping[int, tuple[tuple[int, Send | Recv], ...]]
-
-    @staticmethod
-    def of(programs: Sequence[Program], members: Sequence[int], topology: Topology) -> Watched:
-        """``members[i]`` is the session's rank of the plan's i-th; ``topology`` is that of the members."""
-        place = {rank: number for number, rank in enumerate(members)}
-        convs: dict[int, tuple[NDArray[np.intp], float]] = {}
-        messages: dict[int, tuple[tuple[int, Send | Recv], ...]] = {}
-        for program in programs:
-            if program.rank not in place:
-                continue
-            device, predicted, judged = topology.devices[place[program.rank]], 0.0, []
-            for number, step in enumerate(program.steps):
-                # A linear layer's time is that of reading its weights, from a cache or from memory: no rate of computing.
-                reads = isinstance(step, Conv) and (step.weight in program.swapped or kernel_class(step.spec) == "linear")
-                if isinstance(step, Conv) and step.spec.macs >= LEAST_MACS and not reads:
-                    judged.append(number)
-                    predicted += device.conv_s(step.spec)
-            convs[program.rank] = np.array(judged, np.intp), predicted
-            sent = ((number, step) for number, step in enumerate(program.steps) if isinstance(step, Send | Recv))
-            messages[program.rank] = tuple(sent)
-        return Watched(programs, place, topology, convs, messages)
-
-    def drift(self, times: Times) -> Drift:
-        """The drift of one run."""
-        compute: dict[int, float] = {}
-        sent: dict[tuple[int, int, int], tuple[int, int]] = {}
-        came: dict[tuple[int, int, int], tuple[int, int]] = {}
-        for program in self.programs:
-            if program.rank not in times:
-                continue
-            rank, spans = self.place[program.rank], times[program.rank]
-            judged, predicted = self.convs[program.rank]
-            for number, step in self.messages[program.rank]:
-                begin, end = spans[number].tolist()
-                if isinstance(step, Send):
-                    sent[rank, self.place[step.to], step.tag] = (end, step.elements * program.batch * BYTES_PER_ELEMENT)
-                else:
-                    # Only a message that was waited for has a known arrival time, and only if no message before it was
-                    # later.
-                    last = int(spans[number - 1, 1]) if number else 0
-                    came[self.place[step.origin], rank, step.tag] = (begin, begin - last)
-            measured = float((spans[judged, 1] - spans[judged, 0]).sum()) * 1e-9
-            if predicted > 0 and measured >= LEAST_S:
-                compute[rank] = measured / predicted
-        return _drift(compute, sent, came, self.topology)
-
-
-def observe(programs: Sequence[Program], members: Sequence[int], times: Times, topology: Topology) -> Drift:
-    """The drift of a single run; see `Watched.of`."""
-    return Watched.of(programs, members, topology).drift(times)
-
-
-def _drift(
-    compute: dict[int, float],
-    sent: Mapping[tuple[int, int, int], tuple[int, int]],
-    came: Mapping[tuple[int, int, int], tuple[int, int]],
+def observe(
+    programs: Sequence[Program],
+    members: Sequence[int],
+    times: Times,
     topology: Topology,
+    expectation: Expectation | None = None,
 ) -> Drift:
+    """The drift of one run. ``members[i]`` is the session's rank of the plan's i-th; ``topology`` is that of the
+    members, and ``expectation`` is of the plan's programs on it (it keeps what it has simulated)."""
+    expected = expectation or Expectation(programs, topology)
+    compute: dict[int, float] = {}
+    for program in programs:
+        if program.rank in times:
+            rank, measured = members.index(program.rank), computing_s(program, times[program.rank])
+            if measured >= LEAST_S:
+                compute[rank] = expected.slower(rank, measured)
     crowding = topology.crowding(sorted(compute))
     compute = {rank: ratio if ratio < 1 else max(1.0, ratio / crowding[rank]) for rank, ratio in compute.items()}
-    compute = {rank: _in_bursts(ratio, topology.devices[rank].share) for rank, ratio in compute.items()}
     wire: dict[tuple[int, int], list[float]] = {}
-    for (origin, to, tag), (gone, n_bytes) in sent.items():
-        arrived, waited = came.get((origin, to, tag), (0, 0))
-        # A message that arrived before it was sent only shows that the two clocks differ.
-        if n_bytes < LEAST_BYTES or arrived <= gone or waited < LEAST_WAIT * (arrived - gone):
-            continue
-        link = topology.link(origin, to)
-        on_wire_s = n_bytes * link.s_per_byte
-        if on_wire_s > link.latency_s:
-            seconds = (arrived - gone) * 1e-9
-            wire.setdefault((origin, to), []).append(seconds / (link.latency_s + on_wire_s))
-    return Drift(compute, {pair: max(1.0, _lower_quartile(ratios)) for pair, ratios in wire.items()})
-
-
-def _in_bursts(ratio: float, share: float) -> float:
-    """A device under a quota computes a step at full speed while its share of a period lasts, and then waits: anything from
-    ``share`` to 1 of the long-run time is as predicted."""
-    return ratio if ratio > 1 else min(1.0, ratio / share)
+    for message in messages(programs, times):
+        pair = members.index(message.origin), members.index(message.to)
+        link = topology.link(*pair)
+        on_wire_s = message.n_bytes * link.s_per_byte
+        if message.n_bytes >= LEAST_BYTES and on_wire_s > link.latency_s:
+            predicted_s = expected.message_s(*pair, message.tag, link.latency_s + on_wire_s)
+            wire.setdefault(pair, []).append(message.seconds / predicted_s)
+    master = times.get(members[0])
+    whole = None if master is None or not compute else expected.all_slower(whole_s(master))
+    return Drift(compute, {pair: max(1.0, _lower_quartile(ratios)) for pair, ratios in wire.items()}, whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,21 +112,29 @@ class Pace:
     """Of the last inference's ranks, how many times slower than planned the middle one computed,"""
     overall: tuple[int, float] | None = None
     """and how often in a row it was off by OVERALL_MARGIN, and by how much."""
+    common: tuple[float, ...] = ()
+    """The latest inferences in a row in which it was off enough to count (see FASTER_MARGIN), by how much."""
+    refined: int = 0
+    """How often the rates of all ranks were corrected."""
+    bursts: bool = False
+    """Whether devices compute in bursts: then single inferences say little of one rank or one link, and PATIENT are
+    needed."""
 
     def corrected(self, correction: Correction) -> Pace:
         """The pace after a new plan for the same members. The links' usual times and other observations are kept;
         otherwise a link that becomes slow during another correction would seem to have always been slow."""
         thin = {pair: seen for pair, seen in self.thin.items() if pair not in correction.thin}
         needed = min(MOST_STREAK, 2 * self.needed) if correction.slow else self.needed
-        return Pace({}, thin, self.usual, {}, needed)
+        return Pace({}, thin, self.usual, {}, needed, refined=self.refined + (correction.overall != 1))
 
     def after(self, drift: Drift) -> Pace:
         """The pace after one more inference."""
-        middle = statistics.median(drift.compute.values()) if drift.compute else 1.0
+        usually = statistics.median(drift.compute.values()) if drift.compute else 1.0
+        middle = usually if drift.whole is None else drift.whole
         slow = {
-            rank: _streak(self.slow.get(rank), seen / middle)
+            rank: _streak(self.slow.get(rank), seen / usually)
             for rank, seen in drift.compute.items()
-            if _off(seen / middle, MARGIN)
+            if _off(seen / usually, MARGIN)
         }
         usual = dict(self.usual)
         for pair, seen in drift.wire.items():
@@ -202,24 +145,35 @@ class Pace:
         thin = {pair: _streak(self.thin.get(pair), ratio) for pair, ratio in latest.items() if _off(ratio, LINK_MARGIN)}
         seen = self.seen + 1
         overall = _streak(self.overall, middle) if drift.compute and _off(middle, OVERALL_MARGIN) else None
-        return Pace(slow, thin, usual, latest, STREAK if seen >= CALM else self.needed, seen, middle, overall)
+        common: tuple[float, ...] = ()
+        if drift.compute and (_off(middle, CLOSE) if self.refined else middle < 1 / FASTER_MARGIN):
+            same_way = self.common if self.common and (self.common[-1] > 1) == (middle > 1) else ()
+            common = (*same_way, middle)[-MOST_STREAK:]
+        needed = STREAK if seen >= CALM else self.needed
+        bursts = drift.whole is not None
+        return Pace(slow, thin, usual, latest, needed, seen, middle, overall, common, self.refined, bursts)
 
     def correction(self, *, measured: bool = False) -> Correction | None:
         """The correction of the topology, once something was off often enough; None to keep the plan.
 
         ``measured``: the rates were measured, and not given by a person: then the drift of all ranks is corrected, too.
         """
-        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= self.needed}
-        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (STREAK if ratio > 1 else PATIENT)}
+        needed = max(self.needed, PATIENT) if self.bursts else self.needed
+        slow = {rank: ratio for rank, (count, ratio) in self.slow.items() if count >= needed}
+        soon = PATIENT if self.bursts else STREAK
+        thin = {pair: ratio for pair, (count, ratio) in self.thin.items() if count >= (soon if ratio > 1 else PATIENT)}
         for pair, ratio in list(thin.items()):
             for end in (0, 1):
                 if ratio > 1 and self._card_is_thin(pair, end):
                     thin |= {other: ratio for other in self.usual if other[end] == pair[end] and other not in thin}
         if not measured:
             return Correction(slow, thin) if slow or thin else None
-        faster = self.overall is not None and self.overall[0] >= self.needed and self.overall[1] < 1
-        overall = self.middle if _off(self.middle, CLOSE) else 1.0
-        return Correction(slow, thin, overall) if slow or thin or faster else None
+        soon = min(MOST_STREAK, STREAK * 2 ** (self.refined - 1)) if self.refined else FASTER_STREAK
+        wrong = len(self.common) >= soon
+        wrong |= self.overall is not None and self.overall[0] >= self.needed and self.overall[1] < 1
+        middle = statistics.median(self.common) if self.common else self.middle
+        overall = middle if _off(middle, CLOSE) else 1.0
+        return Correction(slow, thin, overall) if slow or thin or wrong else None
 
     @property
     def all_slower(self) -> float | None:
@@ -265,9 +219,13 @@ class Correction:
             links[pair] = _scaled(topology.link(*pair), ratio)
         return replace(topology, links=links)
 
-    def sentences(self, members: Sequence[int], disturbed: Collection[int] | None = None) -> tuple[str, ...]:
+    def sentences(
+        self, members: Sequence[int], disturbed: Collection[int] | None = None, *, planned: bool = True
+    ) -> tuple[str, ...]:
         """What was corrected. ``disturbed``: the session's ranks whose rates were measured beside other work, as
-        far as known (a rank that is faster than measured was); None where a person gave the rates."""
+        far as known (a rank that is faster than measured was); None where a person gave the rates. ``planned``: whether
+        another plan runs for it."""
+        replanned = "re-planned" if planned else "the plan stays the best"
         events = []
         ratios = self.ranks(members)
         known = () if disturbed is None else disturbed
@@ -280,17 +238,18 @@ class Correction:
         for rank in wrong:
             if rank not in mistaken:
                 what = "planned" if disturbed is None else "measured: other work, or heat"
-                events.append(f"{_names([rank])} is {_pace(ratios[rank])} than {what}; shares changed")
+                done = "shares changed" if planned else replanned
+                events.append(f"{_names([rank])} is {_pace(ratios[rank])} than {what}; {done}")
         left = dict(self.thin)
         for end, way in ((1, "to"), (0, "from")):
             for rank in sorted({pair[end] for pair in left}):
                 mine = [pair for pair in left if pair[end] == rank]
                 if len(mine) > 1:
                     thinner = [left.pop(pair) for pair in mine]
-                    events.append(f"the links {way} rank {members[rank]} are {_paces(thinner)} than planned; re-planned")
+                    events.append(f"the links {way} rank {members[rank]} are {_paces(thinner)} than planned; {replanned}")
         for (i, j), ratio in left.items():
             events.append(
-                f"the link from rank {members[i]} to rank {members[j]} is {_paces([ratio])} than planned; re-planned"
+                f"the link from rank {members[i]} to rank {members[j]} is {_paces([ratio])} than planned; {replanned}"
             )
         return tuple(events)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
 
@@ -31,9 +31,11 @@ from fogconv.ir.graph import Host, LayerGraph
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
+from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
-from fogconv.runtime.drift import Correction, Pace, Watched, all_slower
+from fogconv.runtime.drift import Correction, Pace, all_slower, observe
+from fogconv.runtime.expectation import Expectation
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
     MembershipChange,
@@ -46,6 +48,7 @@ from fogconv.runtime.membership import (
     with_limits,
 )
 from fogconv.runtime.plan_cache import CompiledPlan, PlanCache
+from fogconv.runtime.ports import Given, Results, arrays_of, named, results_of
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.runtime.rejoin import Rejoining
 from fogconv.runtime.run_options import RunOptions
@@ -68,16 +71,21 @@ class Lessons(Protocol):
 
 @dataclass(frozen=True)
 class Inference:
-    """``output`` has the model's own shape, ``run`` every step's times; ``events`` reports losses and other faults that
-    were handled. ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
+    """``outputs`` by name, in the model's own shapes and order; ``run`` has every step's times; ``events`` reports losses
+    and other faults that were handled. ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
     """
 
-    output: Array
+    outputs: Mapping[str, Array]
     latency_s: float
     run: RunResult
     plan: Plan
     programs: tuple[Program, ...]
     events: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Array:
+        """The first output."""
+        return next(iter(self.outputs.values()))
 
 
 @dataclass
@@ -108,10 +116,10 @@ class Engine:
         self.events.extend(self._uncoded())
         self._pace = Pace()
         self._correction: Correction | None = None
-        self._watched: tuple[tuple[object, ...], Watched] | None = None
         self._first = self.topology
         self._corrected: frozenset[int] = frozenset()
         self._probation = Probation()
+        self._expectation: tuple[CompiledPlan, Topology, Expectation] | None = None
         self.loaded: Loaded
         self._compiled: CompiledPlan
         while True:
@@ -127,26 +135,33 @@ class Engine:
                 self.ranks = turn.members
                 self.events.extend(turn.events)
 
-    def run(self, x: Array) -> Inference:
-        """One inference of (N, 3, H, W) float32. Raises the cluster's errors, except for lost workers."""
+    def run(self, given: Given) -> Inference:
+        """One inference of (N, C, H, W) float32, or of several inputs. Raises the cluster's errors, except for lost
+        workers, and InputError for other inputs than the model's."""
+        inputs = arrays_of(self.graph, given)
         begin = time.perf_counter()
         events = self.next_members()
         while True:
             try:
-                run = self.session.run(self.loaded, [x])
+                run = self.session.run(self.loaded, inputs)
                 break
             except MEMBER_ERRORS as error:
                 events += self.recover(error)
         self.watch(run)
-        return Inference(self.output(run), time.perf_counter() - begin, run, self.plan, self.programs, events + run.events)
+        latency_s = time.perf_counter() - begin
+        return Inference(self.outputs(run), latency_s, run, self.plan, self.programs, events + run.events)
 
-    def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
-        """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
+    def stream(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Results]:
+        """The model's results for many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
 
         Each inference in flight has its own buffers. When a worker is lost, the affected inferences are run again: no
         frame is lost or out of order. ``events`` reports what happened.
         """
-        return stream(self, frames, depth)
+        return (results_of(self.graph, outputs) for outputs in self.stream_outputs(frames, depth))
+
+    def stream_outputs(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Mapping[str, Array]]:
+        """The same, as outputs by name."""
+        return stream(self, (arrays_of(self.graph, frame) for frame in frames), depth)
 
     def rehearse(self) -> None:
         """Load the programs for every set of members that losses can leave: a loss then needs no compiling and no weights
@@ -186,15 +201,23 @@ class Engine:
         """Before an inference: plan again if the members have changed. Returns messages about it."""
         if not self.members_change():
             return ()
-        events = self._correct() + self._ask_again()
+        events = self._ask_again() + self._correct()
         ready, unfit = self._rejoining.finished()
         turn = next_members(self.ranks, self._present, ready)
-        if turn.changed or (events and self._plans.plan(self.topology, self.ranks).placements != self.plan.placements):
+        if turn.changed or not self._plan_stays():
             return self._turn(MembershipChange(turn.members, True, unfit + events + turn.events))
         # A plan that stays is no news, unless its prediction came from wrong rates.
         same = unfit + (() if self.lessons is None else events)
         self.events.extend(same)
         return same
+
+    def _plan_stays(self) -> bool:
+        """Whether the plan that runs is the one by the rates of now, too; if so, it is predicted by them."""
+        found = self._plans.plan(self.topology, self.ranks)
+        stays = found.same_work(self.plan)
+        if stays:
+            self._compiled = replace(self._compiled, plan=found)
+        return stays
 
     def watch(self, run: RunResult) -> None:
         """After a run: compare the speed of ranks and links with the plan."""
@@ -204,7 +227,8 @@ class Engine:
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # the run was in flight while a new plan was made
-        drift = self._watched_now().drift(run.times)
+        topology = topology_of(self.topology, self.ranks)
+        drift = observe(self.programs, self.ranks, run.times, topology, self._expected(topology))
         self._pace = self._pace.after(drift)
         self._correction = self._pace.correction(measured=self.lessons is not None)
         slower = None if self.lessons is None else self._pace.all_slower
@@ -214,12 +238,14 @@ class Engine:
         working = {self.ranks[rank] for rank in self.plan.active_ranks}
         self._probation = self._probation.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
 
-    def _watched_now(self) -> Watched:
-        """What `watch` judges, made again where the programs or the topology have changed."""
-        now = (self.programs, self.ranks, self.topology)
-        if self._watched is None or any(a is not b for a, b in zip(self._watched[0], now, strict=True)):
-            self._watched = (now, Watched.of(self.programs, self.ranks, topology_of(self.topology, self.ranks)))
-        return self._watched[1]
+    def _expected(self, topology: Topology) -> Expectation:
+        """Of the plan that runs, by the rates of its members; kept until either changes."""
+        kept = self._expectation
+        if kept is None or kept[0] is not self._compiled or kept[1] is not self.topology:
+            whole = self.ranks == tuple(topology.ranks)
+            programs = self.programs if whole else outline(self.graph, self.plan)
+            kept = self._expectation = self._compiled, self.topology, Expectation(programs, topology)
+        return kept[2]
 
     def _correct(self) -> tuple[str, ...]:
         """Plan with the measured figures. Returns messages about it."""
@@ -230,7 +256,8 @@ class Engine:
         self._pace = self._pace.corrected(correction)
         self._corrected |= {self.ranks[place] for place in (*correction.slow, *chain(*correction.thin))} - {MASTER}
         self._learn(correction.ranks(self.ranks), correction.links(self.ranks))
-        return correction.sentences(self.ranks, None if self.lessons is None else self.lessons.disturbed)
+        disturbed = None if self.lessons is None else self.lessons.disturbed
+        return correction.sentences(self.ranks, disturbed, planned=not self._plan_stays())
 
     def _learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None:
         if self.lessons is not None:
@@ -334,7 +361,7 @@ class Engine:
                     raise
                 smaller = with_less_memory(self.topology, self.graph, play.plan, members, error.rank)
                 try:
-                    same = self._plans.plan(smaller, members).placements == play.plan.placements
+                    same = self._plans.plan(smaller, members).same_work(play.plan)
                 except PlannerError:
                     raise error from None
                 if same:
@@ -350,8 +377,8 @@ class Engine:
         assert isinstance(found, Host)
         return found.call(values, *maps)
 
-    def output(self, run: RunResult) -> Array:
-        return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
+    def outputs(self, run: RunResult) -> Mapping[str, Array]:
+        return named(self.graph, run.outputs)
 
 
 def _let_go(error: BaseException) -> None:

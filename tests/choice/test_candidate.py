@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fogconv.choice.candidate import Limits, candidate, least_seconds
+from fogconv.choice.candidate import Limits, candidate, least_joules, least_seconds
 from fogconv.frontend.zoo_graphs import graph
 from fogconv.hardware.presets import preset
 from fogconv.hardware.topology import Topology
@@ -84,3 +84,19 @@ def test_the_master_alone_is_taken_where_only_that_meets_the_energy() -> None:
     found = candidate(SMALL, PI4, Limits(joules=7.2 * free.alone_s * 1.1))
     assert found.meets_all and found.ranks == 1 and found.scheme == "local"
     assert found.seconds == found.alone_s and found.joules == pytest.approx(7.2 * free.alone_s, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_no_plan_takes_less_energy_than_the_bound(name: str) -> None:
+    topology = preset("pi4").topology(3)
+    least = least_joules(graph(name), topology)
+    found = candidate(name, topology, Limits())
+    alone = candidate(name, topology, Limits(), "local")
+    assert found.joules is not None and alone.joules is not None
+    assert 0 < least <= min(found.joules, alone.joules) * 1.0001
+
+
+def test_a_model_that_no_plan_makes_frugal_enough_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fogconv.choice.candidate.make_plan", None)
+    found = candidate("resnet18", preset("pi4").topology(3), Limits(joules=0.01))
+    assert found.at_least and dict(found.missed)["energy"] > 1 and found.joules is not None and found.memory_bytes is None

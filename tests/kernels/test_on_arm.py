@@ -1,4 +1,4 @@
-"""Pooling, adding, fully connected layers and NaN on aarch64, small enough for an emulator.
+"""Pooling, resampling, adding, fully connected layers and NaN on aarch64, small enough for an emulator.
 
 `make test-arm` runs this, and test_conv's part for arm. What compiles for NEON here are the same builders that the other
 tests examine at length on x86.
@@ -9,14 +9,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 from fogconv.kernels import reference
 from fogconv.kernels.conv.conv import conv2d
 from fogconv.kernels.conv.linear import prepare_linear
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.elementwise import bind_add
+from fogconv.kernels.maps.interleaving import bind_interleave
 from fogconv.kernels.maps.pack import pack, unpack
 from fogconv.kernels.maps.pooling import bind_pool
+from fogconv.kernels.maps.resampling import bind_resample
 
 pytestmark = pytest.mark.arm
 
@@ -90,3 +92,30 @@ def test_the_largest_value_of_a_window_is_nan_where_one_is() -> None:
     found = unpack(target)
     assert np.isnan(found[0, 5, 0, 0])
     assert np.isnan(found).sum() == 1
+
+
+TAPS = {
+    "copies": Taps(9, (8, -1, 0, 3)),
+    "pairs": Taps(9, (0, 3, 7, -1), ((0.25, 0.75), (1.0,), (0.5, 0.5), (1.0,))),
+    "several": Taps(9, (0, 3, -1), ((0.1, -0.2, 0.7, 0.4), (1.0,), (1.0,))),
+}
+
+
+@pytest.mark.parametrize("name", TAPS)
+def test_resampling_is_right_on_this_instruction_set(name: str) -> None:
+    taps, x = TAPS[name], seeded((1, 20, 9, 9))
+    expected = reference.resample(x, taps, taps, 0.5)
+    source, target = Blocked.empty(1, 20, 9, 9, Margin()), Blocked.empty(*expected.shape)
+    pack(x, out=source)
+    bind_resample(source, target, taps, taps, 0.5)()
+    assert np.abs(unpack(target) - expected).max() <= 1e-6
+
+
+def test_interleaving_is_right_on_this_instruction_set() -> None:
+    phases = [seeded((1, 20, 3, 4), seed) for seed in range(4)]
+    maps = [Blocked.empty(1, 20, 3, 4, Margin()) for _ in phases]
+    for values, blocked in zip(phases, maps, strict=True):
+        pack(values, out=blocked)
+    target = Blocked.empty(1, 20, 5, 7, Margin())
+    bind_interleave(maps, target, (2, 2), (1, 0))()
+    assert np.array_equal(unpack(target), reference.interleave(phases, (2, 2), (1, 0), (5, 7)))

@@ -62,7 +62,8 @@ def _print(out: Console, title: str, candidates: Sequence[Candidate], *, missing
             UNKNOWN if each.memory_bytes is None else f"{each.memory_bytes / 1e6:.0f} MB",
         ]
         if energy:
-            cells.append(UNKNOWN if each.joules is None else f"{each.joules:.3g} J")
+            bound = "≥ " if each.at_least else ""
+            cells.append(UNKNOWN if each.joules is None else f"{bound}{each.joules:.3g} J")
         if missing:
             cells.append(", ".join(f"{what} {_factor(factor)}" for what, factor in each.missed))
         table.add_row(Name(each.model), *cells)

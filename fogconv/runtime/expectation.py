@@ -1,0 +1,182 @@
+"""Expectation: what the convs and the messages of an inference take, as the cluster is known. Pure.
+
+Without a quota a conv takes its predicted time. Under one a device computes at full speed while its share of a period
+lasts, and then waits for the next: a conv takes a tenth of its long-run time, or all of it and more, by what the rank did
+before, and a message waits for the next period of either end. The simulator counts that, so the convs and messages of an
+inference are held against those of simulated ones:
+
+    simulated   seconds of a rank's convs in an inference, by how many times slower all devices are than the topology says
+    slower      the factor at which the simulated seconds are the measured ones
+
+Simulations are made as they are needed: none without a quota, two or three where the rates are right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.hardware.topology import Topology, kernel_class
+from fogconv.ir.geometry import BYTES_PER_ELEMENT
+from fogconv.ir.program import AnyStep, Conv, Program, Recv, Send
+from fogconv.simulation.simulator import Disturbance, simulate
+
+LEAST_MACS = 100_000
+"""The time of smaller convs is mostly the call, not the arithmetic."""
+LEAST_WAIT = 0.1
+"""The least share of a message's apparent time that its receiver must have waited; a shorter wait means that it had
+arrived earlier."""
+SEEDS, IN_A_ROW = 6, 3
+"""Simulations per factor, and the inferences back to back in each, the first of which is left out: a device's position
+in its quota's period differs from inference to inference."""
+STEP = math.sqrt(2)
+"""The factors that are simulated are powers of this; between them the logarithms are interpolated."""
+MOST_STEPS = 12
+"""64 times slower or faster at most."""
+
+Times = Mapping[int, NDArray[np.int64]]
+"""Rank → (steps, 2): begin and end of every step in ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One whose arrival is known. ``seconds``: from the end of its sending to its arrival."""
+
+    origin: int
+    to: int
+    tag: int
+    n_bytes: int
+    seconds: float
+
+
+def messages(programs: Sequence[Program], times: Times) -> Iterator[Message]:
+    """The messages that were waited for: only their arrival is known."""
+    sent: dict[tuple[int, int, int], tuple[int, int]] = {}
+    came: dict[tuple[int, int, int], tuple[int, int]] = {}
+    for program in programs:
+        last = 0
+        for step, (begin, end) in zip(program.steps, times.get(program.rank, _NONE).tolist(), strict=False):
+            if isinstance(step, Send):
+                sent[program.rank, step.to, step.tag] = end, step.elements * program.batch * BYTES_PER_ELEMENT
+            elif isinstance(step, Recv):
+                # Only if no message before it was later.
+                came[step.origin, program.rank, step.tag] = begin, begin - last
+            last = end
+    for key, (gone, n_bytes) in sent.items():
+        arrived, waited = came.get(key, (0, 0))
+        # A message that arrived before it was sent only shows that the two clocks differ.
+        if arrived > gone and waited >= LEAST_WAIT * (arrived - gone):
+            yield Message(*key, n_bytes, (arrived - gone) * 1e-9)
+
+
+_NONE = np.zeros((0, 2), np.int64)
+
+
+def computing_s(program: Program, times: NDArray[np.int64]) -> float:
+    """Seconds of the convs that tell a rank's rate."""
+    steps = [place for place, step in enumerate(program.steps) if tells(program, step)]
+    return float((times[steps, 1] - times[steps, 0]).sum()) * 1e-9
+
+
+def whole_s(times: NDArray[np.int64]) -> float:
+    """From the start of a rank's first step to the end of its last one."""
+    return float(times[-1, 1] - times[0, 0]) * 1e-9 if len(times) else 0.0
+
+
+def tells(program: Program, step: AnyStep) -> bool:
+    """Whether a step's time is that of computing. A linear layer's is that of reading its weights, from a cache or from
+    memory, and so is that of any conv whose weights are swapped."""
+    return (
+        isinstance(step, Conv)
+        and step.spec.macs >= LEAST_MACS
+        and step.weight not in program.swapped
+        and kernel_class(step.spec) != "linear"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """The mean of some inferences: seconds of the whole; by rank, of its convs; by origin, target and tag, of messages."""
+
+    whole_s: float
+    computing_s: Mapping[int, float]
+    messages_s: Mapping[tuple[int, int, int], float]
+
+
+class Expectation:
+    """Of the programs of one plan; ``programs[i]`` is rank i's of ``topology``."""
+
+    def __init__(self, programs: Sequence[Program], topology: Topology) -> None:
+        self._programs = programs
+        self._topology = topology
+        self._simulated: dict[int, Simulated] = {}
+
+    def slower(self, rank: int, measured_s: float) -> float:
+        """``measured_s``: of all convs of this rank that tell its rate, in one inference."""
+        if self._topology.devices[rank].share < 1:
+            return self._factor(measured_s, lambda found: found.computing_s[rank])
+        return measured_s / self._long_run_s[rank]
+
+    def all_slower(self, measured_s: float) -> float | None:
+        """By the master's time for a whole inference; None without quotas, where convs tell rates better."""
+        if all(device.share == 1 for device in self._topology.devices):
+            return None
+        return self._factor(measured_s, lambda found: found.whole_s)
+
+    def message_s(self, origin: int, to: int, tag: int, undisturbed_s: float) -> float:
+        """From the end of a message's sending to its arrival, where it takes ``undisturbed_s`` between devices that always
+        have time for it."""
+        if min(self._topology.devices[rank].share for rank in (origin, to)) == 1:
+            return undisturbed_s
+        return max(undisturbed_s, self._at(0).messages_s.get((origin, to, tag), 0.0))
+
+    @cached_property
+    def _long_run_s(self) -> tuple[float, ...]:
+        return tuple(
+            sum(device.conv_s(step.spec) for step in program.steps if isinstance(step, Conv) and tells(program, step))
+            for program, device in zip(self._programs, self._topology.devices, strict=False)
+        )
+
+    def _factor(self, measured_s: float, seconds: Callable[[Simulated], float]) -> float:
+        """How many times slower than the topology says all devices are, by simulated seconds."""
+        way = 1 if measured_s > seconds(self._at(0)) else -1
+        # Further away from 1 until the measured time lies between two simulated ones.
+        for number in range(MOST_STEPS):
+            near, far = (seconds(self._at(way * steps)) for steps in (number, number + 1))
+            if (far - measured_s) * way >= 0:
+                within = math.log(measured_s / near) / math.log(far / near) if far != near and near > 0 else 0.0
+                return float(STEP ** (way * (number + min(1.0, max(0.0, within)))))
+        return float(STEP ** (way * MOST_STEPS))
+
+    def _at(self, steps: int) -> Simulated:
+        """All devices being STEP to the power of ``steps`` times slower."""
+        if steps not in self._simulated:
+            devices = tuple(device.scaled(STEP**-steps) for device in self._topology.devices)
+            self._simulated[steps] = simulated(self._programs, replace(self._topology, devices=devices))
+        return self._simulated[steps]
+
+
+def simulated(programs: Sequence[Program], topology: Topology) -> Simulated:
+    """Inferences at several positions in the periods of the devices' quotas."""
+    whole: list[float] = []
+    computing: dict[int, list[float]] = defaultdict(list)
+    taken: dict[tuple[int, int, int], list[float]] = defaultdict(list)
+    for seed in range(SEEDS):
+        timeline = simulate(programs, topology, inferences=IN_A_ROW, disturbance=Disturbance(seed=seed), keep_events=False)
+        for times in timeline.times[1:]:
+            whole.append(whole_s(times[0]))
+            for program in programs:
+                computing[program.rank].append(computing_s(program, times[program.rank]))
+            for message in messages(programs, times):
+                taken[message.origin, message.to, message.tag].append(message.seconds)
+    return Simulated(
+        float(np.mean(whole)),
+        {rank: float(np.mean(seconds)) for rank, seconds in computing.items()},
+        {key: float(np.mean(seconds)) for key, seconds in taken.items()},
+    )
