@@ -31,8 +31,10 @@ from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
 from fogconv.errors import DependencyError, InputError
 from fogconv.ir.arrays import Array
+from fogconv.ir.program import Pixels
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.runtime.ports import arrays_of
+from fogconv.storage.array_file import read_array
 from fogconv.storage.trusted import open_plain
 
 if TYPE_CHECKING:
@@ -180,9 +182,9 @@ def _array(name: str, path: Path) -> Array:
     """An input from an ``.npy`` file. Raises InputError."""
     try:
         with open_plain(path) as file:
-            return np.asarray(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--input {name}={path} can't be read as an .npy file: {error}") from error
+            return read_array(file, f"--input {name}={path}")
+    except OSError as error:
+        raise InputError(f"--input {name}={path} can't be read: {error.strerror or error}") from error
 
 
 def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
@@ -191,7 +193,9 @@ def _engine(job: Job, session: Session, network: Network, progress: Callable[[An
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress, measured)
+    normalised = network.card.preprocessing
+    options = replace(job.plan_options, pixels=Pixels(normalised.mean, normalised.std))
+    return Engine(network.graph, session, topology, options, job.run_options, progress, measured)
 
 
 def _measured(job: Job, session: Session) -> Calibration | None:

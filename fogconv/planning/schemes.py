@@ -14,8 +14,9 @@ from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
+from fogconv.planning.limits.sought import Sought
 from fogconv.planning.scheme_options import SchemeOptions
-from fogconv.planning.search import Sought, search
+from fogconv.planning.search import search
 from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.family import Scheme as Paths
 
@@ -27,7 +28,9 @@ support."""
 def _searched(paths: Paths) -> Planner:
     def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
         allowed = options.allowed(graph, len(topology))
-        return search(graph, topology, paths, Sought(options.coding, options.allow_swap, allowed, options.goal))
+        return search(
+            graph, topology, paths, Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels)
+        )
 
     return planner
 

@@ -231,7 +231,7 @@ class Translator(GraphBuilder):
     def _infer(self, node: Node) -> None:
         """The types of a node's results, where ONNX's own inference finds them."""
         try:
-            schema = onnx.defs.get_schema(node.op, self._opset(node.proto.domain), node.proto.domain)
+            schema = onnx.defs.get_schema(node.op, self.opset(node), node.proto.domain)
             small = {
                 name: numpy_helper.from_array(array, name)
                 for name in node.inputs
@@ -245,7 +245,9 @@ class Translator(GraphBuilder):
             return
         self.types |= {name: kind for name, kind in found.items() if _sized(kind) or name not in self.types}
 
-    def _opset(self, domain: str) -> int:
+    def opset(self, node: Node) -> int:
+        """The version of the operators that a node's is one of."""
+        domain = node.proto.domain
         return next((each.version for each in self.model.proto.opset_import if each.domain == domain), 1)
 
 

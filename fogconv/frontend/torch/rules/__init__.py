@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fogconv.frontend.torch.rules import channels, conv, pointwise, pooling, space
+from fogconv.frontend.torch.rules import channels, conv, norms, pointwise, pooling, space
 from fogconv.frontend.torch.translate import Rule
 
 RULES: Mapping[str, Rule] = {
@@ -42,6 +42,14 @@ RULES: Mapping[str, Rule] = {
     "replication_pad2d": space.pad,
     "batch_norm": pointwise.batch_norm,
     "_native_batch_norm_legit_no_training": pointwise.batch_norm_tuple,
+    "group_norm": norms.group_norm,
+    "native_group_norm": norms.native_group_norm,
+    "instance_norm": norms.instance_norm,
+    "layer_norm": norms.layer_norm,
+    "softmax": norms.softmax("softmax"),
+    "_softmax": norms.softmax("softmax"),
+    "log_softmax": norms.softmax("log_softmax"),
+    "_log_softmax": norms.softmax("log_softmax"),
     "relu": pointwise.activation("relu"),
     "relu6": pointwise.activation("relu6"),
     "silu": pointwise.activation("silu"),
@@ -50,9 +58,32 @@ RULES: Mapping[str, Rule] = {
     "hardsigmoid": pointwise.activation("hardsigmoid"),
     "leaky_relu": pointwise.elementwise("leaky_relu", "negative_slope"),
     "maximum": pointwise.elementwise_pair("maximum"),
+    "minimum": pointwise.elementwise_pair("minimum"),
+    "elu": pointwise.elementwise("elu", "alpha", "scale", "input_scale"),
+    "selu": pointwise.elementwise("elu", 1.6732632423543772, 1.0507009873554805, 1.0),
+    "celu": pointwise.celu,
+    "gelu": pointwise.gelu,
+    "mish": pointwise.elementwise("mish"),
+    "softplus": pointwise.elementwise("softplus", "beta", "threshold"),
+    "log_sigmoid": pointwise.elementwise("log_sigmoid"),
+    "tanh": pointwise.elementwise("tanh"),
+    "erf": pointwise.elementwise("erf"),
+    "exp": pointwise.elementwise("exp"),
+    "log": pointwise.elementwise("log"),
+    "sqrt": pointwise.elementwise("sqrt"),
+    "reciprocal": pointwise.elementwise("reciprocal"),
+    "abs": pointwise.elementwise("abs"),
+    "floor": pointwise.elementwise("floor"),
+    "ceil": pointwise.elementwise("ceil"),
+    "round": pointwise.elementwise("round"),
+    "neg": pointwise.negative,
+    "pow": pointwise.power,
+    "prelu": pointwise.prelu,
+    "_prelu_kernel": pointwise.prelu,
     "hardtanh": pointwise.clamp,
     "clamp": pointwise.clamp,
     "clamp_min": pointwise.clamp,
+    "clamp_max": pointwise.clamp,
     "add": pointwise.add,
     "sub": pointwise.subtract,
     "rsub": pointwise.subtract_from,
