@@ -3,12 +3,17 @@
     python -m bench.decisions --quick                             eight simulated clusters
     python -m bench.decisions --json --merge decisions.json       60 clusters, 12 of them measured (root); kept one by one
     python -m bench.decisions --json --merge decisions.json --only simulated
+    python -m bench.decisions --json --merge decisions.json --only measured --seconds 900
 
 A cluster is a net, two to six devices and their links, all drawn at random. Its plans are those of every named scheme and
 of 20 random paths of layouts (`bench.fog.contestants`) which auto did not visit. In a simulated cluster the judge's rates
 differ from the planner's by NOISE; in a measured one, on the emulated cluster, the planner has the rates that were
 measured, and the judge is the clock. The loss of a cluster is auto's time ÷ the best plan's − 1: asked for is at most 3 % in
 the mean.
+
+Measured clusters are tried in the order of what they cost, and none is begun that would not be done within --seconds. Each
+plan is run once; the quickest ones then run in turns with two copies of auto's plan, and only these turns count. The noise
+of a cluster is how much the two copies differ, and a loss below it is none that could be seen.
 """
 
 from __future__ import annotations
@@ -21,9 +26,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +41,7 @@ from bench.fog.testbed import FogBed
 from fogconv.errors import FogconvError, InputError
 from fogconv.frontend.network import network_graph
 from fogconv.hardware.topology import Device, Link, Topology
+from fogconv.ir.graph import Conv
 from fogconv.lowering.lower import outline
 from fogconv.simulation.simulator import simulate
 from fogconv.zoo.model_request import ModelRequest
@@ -43,10 +51,16 @@ SIMULATED, MEASURED, QUICK = 48, 12, 8
 MEASURED_NETS = ("resnet18", "resnet50", "mobilenet_v2", "squeezenet1_1")
 """Nets whose plans can be loaded one after the other within minutes: they have few weights."""
 
-REPEATS = 3
 ASKED = 0.03
-TRIED_AGAIN = 4
-"""Of a measured cluster, the quickest plans and auto's are measured once more, so that the best is not just a lucky one."""
+AUTO, AGAIN = "auto", "auto, again"
+FINALISTS, TURNS, TURN_S = 4, 3, 1.0
+"""Of a measured cluster, so many of the quickest plans and two copies of auto's run in so many turns of about so long each:
+the best of many single readings is just a lucky one."""
+LEAST_REPEATS, MOST_REPEATS = 3, 20
+LOAD_S = 0.5
+"""Of a plan, per hundred layers, roughly."""
+RATE_MACS_PER_S = 20e9
+"""Of a whole core, roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,69 +159,113 @@ def simulated(number: int, paths: int, noise: Noise) -> dict[str, Any]:
     return outcome(f"simulated {number}", net, len(topology), seconds)
 
 
-def measured(number: int) -> dict[str, Any]:
-    """One measured cluster: what each plan takes on the emulated one."""
+def drawn(number: int) -> Setup:
+    """The net, the nodes and the links of one measured cluster."""
     chance = random.Random(3000 + number)
     nodes = chance.randint(3, 5)
     shares = tuple(chance.choice((0.1, 0.1, 0.2)) for _ in range(nodes))
     rate = chance.choice(("1gbit", "400mbit", "100mbit", "50mbit"))
-    net = MEASURED_NETS[number % len(MEASURED_NETS)]
-    setup = Setup(net, nodes, shares, rate)
+    return Setup(MEASURED_NETS[number % len(MEASURED_NETS)], nodes, shares, rate)
+
+
+@cache
+def cost_s(number: int) -> float:
+    """Roughly what measuring a cluster takes."""
+    setup = drawn(number)
+    graph = network_graph(ModelRequest.for_shapes(setup.net, None))
+    macs = sum(layer.spec.macs for layer in graph.layers if isinstance(layer, Conv))
+    inference_s = 2 * macs / RATE_MACS_PER_S / sum(setup.cpu)
+    finals = TURNS * (FINALISTS + 2)
+    run_s = PATHS * 2 * inference_s + finals * max(TURN_S, LEAST_REPEATS * inference_s)
+    return LOAD_S * len(graph.layers) / 100 * (PATHS + finals) + run_s
+
+
+def cheapest_first(numbers: Iterable[int]) -> list[int]:
+    return sorted(numbers, key=lambda number: (cost_s(number), number))
+
+
+def measured(number: int) -> dict[str, Any]:
+    """One measured cluster: what each plan takes on the emulated one."""
+    setup = drawn(number)
+    begin = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fogconv-decisions-")))
-        bed = stack.enter_context(FogBed(nodes, rate))
+        bed = stack.enter_context(FogBed(setup.nodes, setup.rate))
         master = start(stack, bed, folder, "all", cluster_commands(setup, bed, folder / "all", contest=number))
         master.receive(LOAD_TIMEOUT_S)
-        facts = calibrated(bed, master, shares)
+        facts = calibrated(bed, master, setup.cpu)
 
-        def seconds(plan: int) -> list[float]:
-            master.ask({"run": [plan, REPEATS]}, LOAD_TIMEOUT_S)  # loads and compiles, without quotas
-            bed.set_cpu(shares)
+        def seconds(plan: int, repeats: int) -> list[float]:
+            master.ask({"run": [plan, repeats]}, LOAD_TIMEOUT_S)  # loads and compiles, without quotas
+            bed.set_cpu(setup.cpu)
             answer = master.ask({}, RUN_TIMEOUT_S)
             bed.set_cpu(None)
             found: list[float] = answer["seconds"]
             return found
 
-        times = [seconds(plan) for plan in range(len(facts["plans"]))]
-        order = sorted(range(len(times)), key=lambda plan: statistics.median(times[plan]))
-        for plan in dict.fromkeys([0, *order[:TRIED_AGAIN]]):
-            times[plan] += seconds(plan)
-    found = [
-        (name, predicted, statistics.median(each)) for (name, predicted), each in zip(facts["plans"], times, strict=True)
-    ]
-    return outcome(f"measured {number}", f"{net}, {rate}, {shares}", nodes, found)
+        plans = [(str(name), float(predicted), int(same)) for name, predicted, same in facts["plans"]]
+        once = {plan: seconds(plan, 1)[0] for plan, (_, _, same) in enumerate(plans) if same == plan}
+        rivals = sorted((plan for plan in once if plan), key=once.__getitem__)[:FINALISTS]
+        order = [(AUTO, 0), *((plans[plan][0], plan) for plan in rivals), (AGAIN, 0)]
+        turns: dict[str, list[float]] = {name: [] for name, _ in order}
+        for turn in range(TURNS):
+            for name, plan in order if turn % 2 == 0 else reversed(order):
+                repeats = min(MOST_REPEATS, max(LEAST_REPEATS, round(TURN_S / once[plan])))
+                turns[name] += seconds(plan, repeats)
+    found = [(name, predicted, once[same]) for name, predicted, same in plans]
+    what = f"{setup.net}, {setup.rate}, {setup.cpu}"
+    return outcome(f"measured {number}", what, setup.nodes, found, turns) | {"seconds": time.monotonic() - begin}
 
 
-def outcome(name: str, net: str, ranks: int, seconds: list[tuple[str, float, float]]) -> dict[str, Any]:
-    best = min(seconds, key=lambda each: each[2])
-    auto_s = next(taken for plan, _, taken in seconds if plan == "auto")
+def outcome(
+    name: str,
+    net: str,
+    ranks: int,
+    seconds: Sequence[tuple[str, float, float]],
+    turns: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """``seconds``: (plan, predicted, taken). ``turns``: the seconds of the finalists and of AGAIN, a second copy of auto's
+    plan; then only they count, and their noise is known."""
+    taken = {plan: each for plan, _, each in seconds}
+    noise = 0.0
+    if turns:
+        taken = {plan: statistics.median(each) for plan, each in turns.items()}
+        noise = abs(taken[AUTO] / taken.pop(AGAIN) - 1)
+        taken[AUTO] = statistics.median([*turns[AUTO], *turns[AGAIN]])
+    best = min(taken, key=taken.__getitem__)
     return {
         "cluster": name,
         "net": net,
         "ranks": ranks,
-        "auto_s": auto_s,
-        "best": best[0],
-        "best_s": best[2],
-        "loss": auto_s / best[2] - 1,
-        "plans": [{"plan": plan, "predicted_s": predicted, "taken_s": taken} for plan, predicted, taken in seconds],
+        "auto_s": taken[AUTO],
+        "best": best,
+        "best_s": taken[best],
+        "loss": taken[AUTO] / taken[best] - 1,
+        "noise": noise,
+        "plans": [{"plan": plan, "predicted_s": predicted, "taken_s": each} for plan, predicted, each in seconds],
+        "turns": {plan: list(each) for plan, each in (turns or {}).items()},
     }
 
 
-def verdict(clusters: list[dict[str, Any]]) -> dict[str, Any]:
+def verdict(clusters: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"asked": ASKED}
     for kind in ("simulated", "measured"):
-        losses = [each["loss"] for each in clusters if each["cluster"].startswith(kind)]
-        if losses:
-            worst = max((each for each in clusters if each["cluster"].startswith(kind)), key=lambda each: each["loss"])
-            found[kind] = {
-                "clusters": len(losses),
-                "mean_loss": statistics.fmean(losses),
-                "worst_loss": worst["loss"],
-                "worst": f"{worst['cluster']}: {worst['net']}, the best was {worst['best']}",
-                "best_was": {
-                    name: sum(_kind(each) == name for each in clusters if each["cluster"].startswith(kind))
-                    for name in sorted({_kind(each) for each in clusters})
-                },
+        those = [each for each in clusters if each["cluster"].startswith(kind)]
+        if not those:
+            continue
+        worst = max(those, key=lambda each: float(each["loss"]))
+        found[kind] = {
+            "clusters": len(those),
+            "mean_loss": statistics.fmean(each["loss"] for each in those),
+            "worst_loss": worst["loss"],
+            "worst": f"{worst['cluster']}: {worst['net']}, the best was {worst['best']}",
+            "best_was": dict(sorted(Counter(_kind(each) for each in those).items())),
+        }
+        if kind == "measured":
+            found[kind] |= {
+                "mean_noise": statistics.fmean(each["noise"] for each in those),
+                "losses_within_their_noise": sum(each["loss"] <= each["noise"] for each in those),
+                "mean_loss_beyond_noise": statistics.fmean(max(0.0, each["loss"] - each["noise"]) for each in those),
             }
     if clusters:
         found["mean_loss"] = statistics.fmean(each["loss"] for each in clusters)
@@ -223,17 +281,18 @@ def kept(file: Path | None) -> list[dict[str, Any]]:
     if file is None or not file.exists():
         return []
     try:
-        found = json.loads(file.read_bytes())["clusters"]
+        found = [{"noise": 0.0} | each for each in json.loads(file.read_bytes())["clusters"]]
         verdict(found)
-        return list(found)
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--merge {file}: it is not a result of bench.decisions --json ({error})") from error
 
 
 def line(each: dict[str, Any]) -> str:
+    noise = f" (two copies of auto's plan: {each['noise']:.1%})" if each["cluster"].startswith("measured") else ""
     return (
         f"{each['cluster']:13s} {each['net'][:40]:40s} {each['ranks']} ranks: auto {each['auto_s'] * 1e3:7.1f} ms, "
-        f"best {each['best_s'] * 1e3:7.1f} ({each['best']}), loss {each['loss']:5.1%}"
+        f"best {each['best_s'] * 1e3:7.1f} ({each['best']}), loss {each['loss']:5.1%}{noise}"
     )
 
 
@@ -244,7 +303,7 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, help="a file of clusters: those in it are not tried again, new ones are added")
     parser.add_argument("--paths", type=int, default=PATHS, help=f"random paths per simulated cluster (default: {PATHS})")
     parser.add_argument("--noise", type=Path, help="a result of bench.model_accuracy --json: the noise of its rates")
-    parser.add_argument("--seconds", type=float, help="begin no cluster after so many seconds")
+    parser.add_argument("--seconds", type=float, help="begin no cluster that would not be done after so many seconds")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _terminated)
@@ -274,13 +333,17 @@ def tried(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.only != "measured":
         jobs += [("simulated", number) for number in range(QUICK if options.quick else SIMULATED)]
     if options.only != "simulated" and not options.quick:
-        jobs += [("measured", number) for number in range(MEASURED)]
+        jobs += [("measured", number) for number in cheapest_first(range(MEASURED))]
     until = time.monotonic() + options.seconds if options.seconds else float("inf")
+    pace = 1.0
     for kind, number in jobs:
-        if f"{kind} {number}" in done or time.monotonic() > until:
+        needed_s = pace * cost_s(number) if kind == "measured" else 0.0
+        if f"{kind} {number}" in done or time.monotonic() + needed_s > until:
             continue
         clusters.append(simulated(number, paths, noise) if kind == "simulated" else measured(number))
         print(line(clusters[-1]), file=sys.stderr, flush=True)
+        if kind == "measured":
+            pace = clusters[-1]["seconds"] / cost_s(number)
         if options.merge is not None:
             part = options.merge.with_name(options.merge.name + ".part")
             part.write_text(json.dumps({"clusters": clusters}))

@@ -8,14 +8,17 @@ The cells are a pairwise cover: each pair of net, scheme, link, share of a core 
 of 0.1 core on average; rates are measured under the quotas, with every node at work. Each cell has
 
     layer error   of the layers that are distributed and take 1 % of the inference at least, the median of
-                  |predicted ÷ measured − 1|
+                  |predicted ÷ measured − 1|, and the same less the standard errors of both means: under a quota a layer of
+                  2 ms takes 1 ms or 11, by where it meets the end of a node's slice
     total error   |predicted − median of the inferences|, less the cell's own spread (half of the interquartile range of its
                   inferences), as a share of that median
+    cpu           the workers' predicted processor time ÷ what their control groups counted, which no quota scatters
     agreement     the largest difference between planner, simulator and (star) calculator for this plan
 
-The loaded cell has other work on all nodes while rates are measured, none later; its prediction is the one after five
-inferences, by which the engine has corrected its rates. A star distributes every conv where links have 400 Mbit or more,
-and by the rule elsewhere, where that would take minutes. Needs root.
+Inferences are predicted and measured alike, three in a row from a random position in the nodes' periods, the first of which
+is left out. The loaded cell has other work on all nodes while rates are measured, none later; its prediction is the one
+after five inferences, by which the engine has corrected its rates. A star distributes every conv where links have 400 Mbit
+or more, and by the rule elsewhere, where that would take minutes. Needs root.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
+import random
 import signal
 import statistics
 import subprocess
@@ -36,6 +41,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from bench.fog.conversation import Contender
+from bench.fog.job import LAYER_SEEDS
 from bench.fog.run import LOAD_TIMEOUT_S, RUN_TIMEOUT_S, Setup, calibrated, cluster_commands, start
 from bench.fog.testbed import FogBed
 from fogconv.calibration.sample_sizes import random_convs
@@ -44,6 +51,7 @@ from fogconv.cluster.executor.microbenchmark import conv_seconds
 from fogconv.errors import FogconvError, InputError
 from fogconv.hardware.latency.predictors import compare
 from fogconv.hardware.latency.samples import Sample
+from fogconv.simulation.prediction import IN_A_ROW
 
 NETS = ("vgg16", "resnet50", "inception_v3", "mobilenet_v2")
 SCHEMES = ("star", "rows", "depth", "auto")
@@ -54,8 +62,10 @@ FORCED = ("1gbit", "400mbit")
 """Links on which a star distributes every conv."""
 
 MOST_CELLS, QUICK_CELLS = 30, 6
-RUN_S, LEAST_RUNS, MOST_RUNS = 8.0, 5, 40
-"""Seconds of inferences per cell, and their least and most number."""
+RUN_S, LEAST_RUNS, MOST_RUNS = 20.0, 6, 80
+"""Seconds of inferences per cell, and the least and most number of those that count."""
+PAUSE_S = 0.1
+"""The longest pause between two bursts of inferences: some periods."""
 LEAST_SHARE = 0.01
 ADAPTED = 5
 """Inferences after which rates that were measured beside other work are right."""
@@ -136,14 +146,31 @@ def measure(cell: Cell) -> dict[str, Any]:
             process.wait()
         bed.set_cpu(setup.cpu)
         first = master.run(ADAPTED if cell.loaded else 1, RUN_TIMEOUT_S)
-        most = LEAST_RUNS if cell.loaded else MOST_RUNS  # an engine may plan again, under the quotas
-        repeats = min(most, max(LEAST_RUNS, round(RUN_S / first["seconds"][-1])))
-        answer = master.run(repeats, RUN_TIMEOUT_S)
+        before = [bed.usage(node).cpu_s for node in range(setup.nodes)]
+        if cell.loaded:
+            answer = master.run(LEAST_RUNS, RUN_TIMEOUT_S)  # an engine may plan again, under the quotas
+        else:
+            repeats = min(MOST_RUNS, max(LEAST_RUNS, round(RUN_S / first["seconds"][-1])))
+            answer = in_bursts(master, repeats)
+        spent = [bed.usage(node).cpu_s - then for node, then in enumerate(before)]
         bed.set_cpu(None)
+    answer["cpu_s"] = [seconds / answer["inferences"] for seconds in spent]
     if cell.loaded:
         facts |= {"first_predicted_s": facts["predicted_s"], "predicted_s": answer["predicted_s"][0]}
         facts |= {"layers": answer["layers"], "agreement": {"planner_s": answer["predicted_s"][-1]}}
     return summary(cell, facts, answer)
+
+
+def in_bursts(master: Contender, repeats: int) -> dict[str, Any]:
+    """So many inferences as they are predicted: IN_A_ROW back to back, of which the first does not count, from a position in
+    the nodes' periods that differs from burst to burst."""
+    chance = random.Random(0)
+    answers = []
+    for _ in range(math.ceil(repeats / (IN_A_ROW - 1))):
+        time.sleep(chance.uniform(0.0, PAUSE_S))
+        answers.append(master.run(IN_A_ROW, RUN_TIMEOUT_S))
+    joined = {key: [value for each in answers for value in each[key][1:]] for key in ("seconds", "layer_totals_s")}
+    return answers[-1] | joined | {"inferences": IN_A_ROW * len(answers)}
 
 
 def busy(bed: FogBed, node: int) -> subprocess.Popen[Any]:
@@ -157,12 +184,16 @@ def summary(cell: Cell, facts: dict[str, Any], answer: dict[str, Any]) -> dict[s
     quarter = statistics.quantiles(seconds, n=4, method="inclusive")
     spread = (quarter[2] - quarter[0]) / 2
     predicted = facts["predicted_s"]
-    pairs = [
-        (layer["predicted"]["total_s"], measured["total_s"])
-        for layer, measured in zip(facts["layers"], answer["layer_s"], strict=True)
-        if layer["split"] and measured["total_s"] >= LEAST_SHARE * latency
+    totals = [statistics.fmean(each) for each in zip(*answer["layer_totals_s"], strict=True)]
+    doubts = [_doubt_s(each) for each in zip(*answer["layer_totals_s"], strict=True)]
+    judged = [
+        (abs(layer["predicted"]["total_s"] - found), found, doubt)
+        for layer, found, doubt in zip(facts["layers"], totals, doubts, strict=True)
+        if layer["split"] and found >= LEAST_SHARE * latency
     ]
-    errors = [abs(expected / found - 1) for expected, found in pairs]
+    errors = [off / found for off, found, _ in judged]
+    beyond = [max(0.0, off - doubt) / found for off, found, doubt in judged]
+    cpu = [(facts["cpu_s"][rank], answer["cpu_s"][rank]) for rank in range(1, len(facts.get("cpu_s", [])))]
     figures = list(facts["agreement"].values())
     return {
         **asdict(cell),
@@ -173,7 +204,9 @@ def summary(cell: Cell, facts: dict[str, Any], answer: dict[str, Any]) -> dict[s
         "spread": spread / latency,
         "total_error": max(0.0, abs(predicted - latency) - spread) / latency,
         "layer_error": statistics.median(errors) if errors else None,
+        "layer_error_beyond_noise": statistics.median(beyond) if beyond else None,
         "layers_judged": len(errors),
+        "cpu": sum(expected for expected, _ in cpu) / sum(found for _, found in cpu) if cpu else None,
         "agreement": max(figures) / min(figures) - 1 if min(figures) else 0.0,
         "first_predicted_s": facts.get("first_predicted_s"),
         "events": answer.get("events", []),
@@ -182,9 +215,17 @@ def summary(cell: Cell, facts: dict[str, Any], answer: dict[str, Any]) -> dict[s
         "gamma_s_per_mac": facts["gamma"][0]["default"],
         "byte_s": facts["byte_s"],
         "layers": [
-            layer | {"measured": measured} for layer, measured in zip(facts["layers"], answer["layer_s"], strict=True)
+            layer | {"measured_s": found, "doubt_s": doubt}
+            for layer, found, doubt in zip(facts["layers"], totals, doubts, strict=True)
         ],
     }
+
+
+def _doubt_s(seconds: Sequence[float]) -> float:
+    """The standard error of the difference between the mean of these and that of the simulated ones, which scatter alike."""
+    if len(seconds) < 2:
+        return 0.0
+    return statistics.stdev(seconds) * math.sqrt(1 / len(seconds) + 1 / (LAYER_SEEDS * (IN_A_ROW - 1)))
 
 
 def verdict(cells: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -192,12 +233,16 @@ def verdict(cells: Iterable[dict[str, Any]]) -> dict[str, Any]:
     found = list(cells)
     plain = [cell for cell in found if not cell["loaded"]]
     judged = [cell["layer_error"] for cell in found if cell["layer_error"] is not None]
+    beyond = [cell["layer_error_beyond_noise"] for cell in found if cell["layer_error"] is not None]
+    cpu = [cell["cpu"] for cell in plain if cell["cpu"]]
     if not plain:
         return {"cells": 0}
     worst = max(plain, key=lambda cell: cell["total_error"])
     return {
         "cells": len(plain),
         "layer_error": statistics.median(judged) if judged else None,
+        "layer_error_beyond_noise": statistics.median(beyond) if beyond else None,
+        "cpu": statistics.median(cpu) if cpu else None,
         "cells_within_layer_error": sum(error <= LAYER for error in judged) / len(judged) if judged else None,
         "total_within": sum(cell["total_error"] <= TOTAL for cell in plain) / len(plain),
         "worst_total_error": worst["total_error"],
@@ -226,6 +271,7 @@ def kept(file: Path | None) -> dict[str, Any]:
         found = json.loads(file.read_bytes())
         for cell in found["cells"]:
             Cell.parse(cell["cell"])
+            cell["layer_error_beyond_noise"], cell["cpu"]
         return {"cells": list(found["cells"]), "predictors": dict(found["predictors"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--merge {file}: it is not a result of bench.model_accuracy --json ({error})") from error
@@ -239,22 +285,29 @@ def keep(file: Path | None, found: dict[str, Any]) -> None:
 
 
 def line(cell: dict[str, Any]) -> str:
-    layer = "    –" if cell["layer_error"] is None else f"{cell['layer_error']:5.1%}"
+    layer, cpu = "    –", ""
+    if cell["layer_error"] is not None:
+        layer = f"{cell['layer_error']:5.1%} (beyond noise {cell['layer_error_beyond_noise']:5.1%})"
+    if cell["cpu"]:
+        cpu = f", cpu {cell['cpu']:.2f}"
     return (
         f"{cell['cell']:43s} predicted {cell['predicted_s'] * 1e3:7.1f} ms, measured {cell['latency_s'] * 1e3:7.1f} "
-        f"(±{cell['spread']:.0%}), ratio {cell['ratio']:.2f}: layers {layer}, total {cell['total_error']:5.1%}, "
+        f"(±{cell['spread']:.0%}), ratio {cell['ratio']:.2f}: layers {layer}, total {cell['total_error']:5.1%}{cpu}, "
         f"agreement {cell['agreement']:.1%}"
     )
 
 
 def markdown(found: dict[str, Any]) -> Iterator[str]:
-    yield "| cell | predicted ms | measured ms | its spread | layers | total | agreement |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| cell | predicted ms | measured ms | its spread | layers | beyond noise | total | cpu | agreement |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for cell in found["cells"]:
-        layer = "" if cell["layer_error"] is None else f"{cell['layer_error']:.1%}"
+        layer = " | "
+        if cell["layer_error"] is not None:
+            layer = f"{cell['layer_error']:.1%} | {cell['layer_error_beyond_noise']:.1%}"
+        cpu = f"{cell['cpu']:.2f}" if cell["cpu"] else ""
         yield (
             f"| {cell['cell'].replace(':', ' ')} | {cell['predicted_s'] * 1e3:.0f} | {cell['latency_s'] * 1e3:.0f} "
-            f"| {cell['spread']:.1%} | {layer} | {cell['total_error']:.1%} | {cell['agreement']:.1%} |"
+            f"| {cell['spread']:.1%} | {layer} | {cell['total_error']:.1%} | {cpu} | {cell['agreement']:.1%} |"
         )
     if found["predictors"]:
         yield from ("", "| predictor | within 10 % | mean absolute error |", "|---|---|---|")

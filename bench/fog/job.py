@@ -8,6 +8,9 @@ import msgspec
 
 from fogconv.ir import program as ir
 
+LAYER_SEEDS = 64
+"""Simulations for the seconds of single layers: eight are enough for the whole."""
+
 Baseline = Literal["torch", "faster", "usual"]
 """``usual``: torch for a classifier, the faster of torch and ONNX Runtime for anything else."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 
 from bench.fog.contestants import contestants
 from bench.fog.conversation import Facts, NodeEnd
+from bench.fog.job import LAYER_SEEDS
 from bench.fog.rates import Rates
 from bench.fog.workload import Subject
 from fogconv.analysis.workload import card_bytes
@@ -75,6 +77,11 @@ def mean_layer_times(found: Plan, programs: Sequence[ir.Program], results: Seque
     return mean_terms([layer_times(found, programs, result.times) for result in results])
 
 
+def layer_totals(found: Plan, programs: Sequence[ir.Program], result: RunResult) -> list[float]:
+    """Seconds of each layer in one inference."""
+    return [terms["total_s"] for terms in layer_times(found, programs, result.times)]
+
+
 def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
     """On average: a node's position in its quota's period changes a layer's time by a few ms."""
     return [
@@ -107,11 +114,15 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
     first = session.run(loaded, it.inputs)
     facts = plan_facts(found, it.graph, lowered.programs) | it.error(first) | rate_facts(topology)
-    facts |= {"layers": layer_facts(it.graph, found)}
+    facts |= {
+        "layers": layer_facts(it.graph, predicted(it.graph, found, topology, programs=lowered.programs, seeds=LAYER_SEEDS))
+    }
     simulated = simulate(lowered.programs, topology, inferences=2, keep_events=False)
     begin_ns = round(simulated.latencies_s[0] * 1e9)
     facts |= {"predicted_trace": where_time_went(dict(enumerate(lowered.programs)), simulated.times[1], begin_ns)}
     facts |= {"agreement": agreement(it.graph, topology, found, lowered.programs, options)}
+    worked = zip(simulated.processor_s, topology.devices, strict=True)
+    facts |= {"cpu_s": [seconds * device.share / 2 for seconds, device in worked]}
     facts |= {"steps": [len(program.steps) for program in lowered.programs]}
 
     def run(repeats: int) -> Facts:
@@ -122,8 +133,10 @@ def drive(job: Job, folder: Path, session: Session) -> None:
             stamps.append(time.perf_counter())
         return {
             "seconds": np.diff(stamps).tolist(),
+            "inferences": repeats,
             "latency_s": [result.latency_s for result in results],
             "layer_s": mean_layer_times(found, lowered.programs, results),
+            "layer_totals_s": [layer_totals(found, lowered.programs, result) for result in results],
             "trace": [where_time_went(loaded.programs, result.times, result.begin_ns) for result in results],
             **it.error(results[-1]),
         }
@@ -180,8 +193,10 @@ def adapt(it: Subject, session: Session, topology: Topology, options: PlanOption
         _, latest = found[-1]
         return {
             "seconds": [done.run.latency_s for done, _ in found],
+            "inferences": repeats,
             "predicted_s": [done.plan.predicted_s for done, _ in found],
             "layers": layer_facts(it.graph, engine.plan),
+            "layer_totals_s": [layer_totals(done.plan, done.programs, done.run) for done, _ in found],
             "layer_s": mean_terms([layers for done, layers in found if done.plan is engine.plan] or [latest]),
             "events": list(engine.events),
             **it.error(found[-1][0].run),
@@ -198,9 +213,16 @@ class Pupil:
     def learn(self, slow: Mapping[int, float], thin: Mapping[tuple[int, int], float]) -> None: ...
 
 
+def _alike(one: Plan, other: Plan) -> bool:
+    """Whether both do the same, whatever the schemes are called that found them."""
+    return one.same_work(replace(other, scheme=one.scheme))
+
+
 def contest(seed: int, it: Subject, session: Session, topology: Topology, experiment: NodeEnd) -> None:
-    """Serve one plan after another: request N loads the N-th, runs it a few times, and unloads it."""
+    """Serve one plan after another: request N loads the N-th, runs it a few times, and unloads it. Of each it says which is
+    the first of the same work."""
     plans = contestants(it.graph, topology, seed)
+    first = [next(n for n, (_, other) in enumerate(plans) if _alike(other, found)) for _, found in plans]
 
     def run(asked: Any) -> Facts:
         number, repeats = asked
@@ -214,5 +236,5 @@ def contest(seed: int, it: Subject, session: Session, topology: Topology, experi
         session.unload(loaded)
         return {"seconds": seconds}
 
-    names = [[name, found.predicted_s] for name, found in plans]
+    names = [[name, found.predicted_s, same] for (name, found), same in zip(plans, first, strict=True)]
     experiment.serve({"plans": names, **rate_facts(topology)}, run)

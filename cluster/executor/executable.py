@@ -22,20 +22,21 @@ from fogconv.cluster.executor.interface import Call, HostCalls, Packed, Run, not
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.errors import ClusterError, WireError
+from fogconv.errors import ClusterError, KernelError, WireError, shown
 from fogconv.ir import program as steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
 from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.footprint import Packing, footprint, packings
+from fogconv.ir.memory.sharing import memories, memory_bytes
 from fogconv.ir.program import Program
 from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
 from fogconv.kernels.maps import wire
-from fogconv.kernels.maps.blocked import Blocked, Margin
+from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros
 from fogconv.kernels.maps.bound import sequence
-from fogconv.kernels.maps.pack import pack, unpack
 from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
+from fogconv.kernels.maps.transpose import packer, unpacker
 from fogconv.storage.swap_file import SwapFolder
 
 PART_ELEMENTS = 16
@@ -70,12 +71,18 @@ class Executable:
         self._host = host
         self.arrays = Arrays()
         narrow = narrow_buffers(program)
+        places, sizes = memories(program), memory_bytes(program)
+        shared = {place: aligned_zeros((sizes[place] // BYTES_PER_ELEMENT,)) for place in set(places)}
         self._buffers = [
-            Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin), NARROW if number in narrow else BLOCK)
-            for number, buffer in enumerate(program.buffers)
+            Blocked.within(
+                shared[place],
+                *(program.batch, *buffer.region.shape, Margin(*buffer.margin)),
+                NARROW if number in narrow else BLOCK,
+            )
+            for number, (buffer, place) in enumerate(zip(program.buffers, places, strict=True))
         ]
         size = footprint(program, threads=threads, choose=algorithm_of)
-        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers) + size.staging + size.scratch + size.slot
+        self.memory_bytes = sum(sizes.values()) + size.staging + size.scratch + size.slot
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
@@ -199,23 +206,25 @@ class Executable:
         return None if found is None else found.view(np.uint8).data
 
     def _input(self, step: steps.Input) -> Call:
-        target, index = self.view(step.target, step.region), step.index
+        packed, index = packer(self.view(step.target, step.region)), step.index
 
         def call(run: Run) -> None:
-            pack(run.input(index), out=target)
+            packed(run.input(index))
 
         return call
 
     def _output(self, step: steps.Output) -> Call:
-        source, index = self.view(step.source, step.region), step.index
+        unpacked, index = unpacker(self.view(step.source, step.region)), step.index
 
         def call(run: Run) -> None:
-            run.outputs[index] = unpack(source)
+            run.outputs[index] = unpacked()
 
         return call
 
     def _host_output(self, step: steps.HostOutput) -> Call:
         def call(run: Run) -> None:
+            if step.value not in run.values:
+                raise KernelError(f"the master's own layers made no {shown(str(step.value))}, which is output {step.index}")
             run.outputs[step.index] = run.values[step.value]
 
         return call
@@ -368,13 +377,13 @@ class Executable:
         if self._host is None:
             raise ClusterError(f"rank {self.program.rank} has no torch to run {self.program.layers[step.layer]}")
         host, layer = self._host, step.layer
-        sources = [self.view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
-        targets = [self.view(t, region) for t, region in zip(step.targets, step.target_regions, strict=True)]
+        sources = [unpacker(self.view(s, region)) for s, region in zip(step.sources, step.source_regions, strict=True)]
+        targets = [packer(self.view(t, region)) for t, region in zip(step.targets, step.target_regions, strict=True)]
 
         def call(run: Run) -> None:
-            results = host(layer, run.values, [unpack(source) for source in sources])
-            for result, target in zip(results, targets, strict=True):
-                pack(result, out=target)
+            results = host(layer, run.values, [unpacked() for unpacked in sources])
+            for result, packed in zip(results, targets, strict=True):
+                packed(result)
 
         return call
 

@@ -34,6 +34,7 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.program import Pixels
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.runtime.ports import arrays_of
+from fogconv.storage.array_file import read_array
 from fogconv.storage.trusted import open_plain
 
 if TYPE_CHECKING:
@@ -181,9 +182,9 @@ def _array(name: str, path: Path) -> Array:
     """An input from an ``.npy`` file. Raises InputError."""
     try:
         with open_plain(path) as file:
-            return np.asarray(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--input {name}={path} can't be read as an .npy file: {error}") from error
+            return read_array(file, f"--input {name}={path}")
+    except OSError as error:
+        raise InputError(f"--input {name}={path} can't be read: {error.strerror or error}") from error
 
 
 def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:

@@ -11,14 +11,15 @@ Everything here is frozen and is sent as msgpack.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed)."""
@@ -46,7 +47,9 @@ class Pixels(msgspec.Struct, frozen=True):
         return Pixels(self.mean[channels.slice()], self.std[channels.slice()])
 
 
-Activation = Literal["relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid"]
+Activation = Annotated[str, msgspec.Meta(max_length=120)]
+"""One of the workers' formulas of one input (`fogconv.kernels.codegen.formulas`), with its numbers if it takes any: "relu",
+"leaky_relu(0.1)". Unknown ones are refused when the step is bound."""
 
 
 class Buffer(msgspec.Struct, frozen=True):
@@ -252,6 +255,65 @@ class GlobalPool(Step, frozen=True, tag=True):
         return MapSpec.of("globalpool", self.source_region, batch)
 
 
+class Squares(Step, frozen=True, tag=True):
+    """target = sum over the source region's rows and columns of (source − mean)² ÷ ``divisor`` (the whole map's H·W).
+
+    The means' region has all channels of the groups, of ``per_group`` channels, in which the target's channels lie; the
+    target's are those from the ``first`` on.
+    """
+
+    source: int
+    source_region: Region
+    mean: int
+    mean_region: Region
+    target: int
+    target_region: Region
+    per_group: int
+    first: int
+    divisor: int
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("globalpool", self.source_region, batch)
+
+
+class Normalize(Step, frozen=True, tag=True):
+    """target = activation((source − mean) ÷ √(squares + eps) · scale + shift); mean and squares as in Squares."""
+
+    source: int
+    source_region: Region
+    mean: int
+    mean_region: Region
+    squares: int
+    squares_region: Region
+    target: int
+    target_region: Region
+    per_group: int
+    first: int
+    eps: float
+    scale: str | None = None
+    shift: str | None = None
+    activation: Activation | None = None
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("affine", self.target_region, batch)
+
+
+class AcrossChannels(Step, frozen=True, tag=True):
+    """target = op over all channels of each pixel; the executor looks up the operator by ``op``."""
+
+    op: str
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    parameters: tuple[float, ...] = ()
+    scale: str | None = None
+    shift: str | None = None
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of(self.op, self.target_region, batch)
+
+
 class Add(Step, frozen=True, tag=True):
     """target = activation(sum of the sources)."""
 
@@ -266,7 +328,11 @@ class Add(Step, frozen=True, tag=True):
 
 
 class Elementwise(Step, frozen=True, tag=True):
-    """target = op(sources, parameters), element by element; the executor looks up the formula by ``op``."""
+    """target = op(sources, constant, parameters), element by element; the executor looks up the formula by ``op``.
+
+    Regions of length 1 along an axis count everywhere along it. The constant is the key of an array (channels, rows,
+    columns).
+    """
 
     op: str
     sources: tuple[int, ...]
@@ -274,9 +340,11 @@ class Elementwise(Step, frozen=True, tag=True):
     target: int
     target_region: Region
     parameters: tuple[float, ...] = ()
+    constant: str | None = None
 
     def work(self, batch: int) -> MapSpec:
-        return MapSpec.of(self.op, self.target_region, batch, sources=len(self.sources))
+        operands = len(self.sources) + (self.constant is not None)
+        return MapSpec.of(self.op, self.target_region, batch, sources=operands)
 
 
 class Affine(Step, frozen=True, tag=True):
@@ -309,6 +377,36 @@ class Gate(Step, frozen=True, tag=True):
 
     def work(self, batch: int) -> MapSpec:
         return MapSpec.of("gate", self.target_region, batch)
+
+
+class Resample(Step, frozen=True, tag=True):
+    """target = weighted sums of the source region's rows and columns; ``fill`` where a row or a column has no tap. The taps
+    are those of this part: inputs and outputs count from the regions' first."""
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    rows: Taps
+    columns: Taps
+    fill: float = 0.0
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("resample", self.target_region, batch, kernel=(self.rows.most, self.columns.most))
+
+
+class Interleave(Step, frozen=True, tag=True):
+    """target's pixel (y, x) = pixel (y ÷ s, x ÷ t) of source (y mod s)·t + (x mod t), for ``factors`` (s, t) and whole
+    layers; the sources' regions begin at the target region's first row and column ÷ (s, t)."""
+
+    sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
+    target: int
+    target_region: Region
+    factors: tuple[int, int]
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("interleave", self.target_region, batch, sources=len(self.sources), stride=self.factors)
 
 
 class Host(Step, frozen=True, tag=True):
@@ -393,7 +491,22 @@ class ArrayFree(Step, frozen=True, tag=True):
 
 ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
-MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate
+MapStep = (
+    Copy
+    | Permute
+    | Conv
+    | Pool
+    | GlobalPool
+    | Squares
+    | Normalize
+    | AcrossChannels
+    | Add
+    | Affine
+    | Elementwise
+    | Gate
+    | Resample
+    | Interleave
+)
 """Steps that compute on buffers, each with its own kernel."""
 
 AnyStep = Input | Output | HostOutput | Send | Recv | Gather | Host | MapStep | ArrayStep
@@ -428,6 +541,32 @@ class Program(msgspec.Struct, frozen=True):
 def gathers(step: Gather) -> tuple[Recv, ...]:
     """All messages that a Gather may take."""
     return (*(piece.recv for piece in step.pieces), *(() if step.code is None else (step.code,)))
+
+
+def buffers_of(step: AnyStep) -> Iterator[int]:
+    """All buffers that a step reads or writes: its fields "source" and "target", and each that has a field of its region or
+    regions beside it."""
+    for name in _buffer_fields(type(step)):
+        held = getattr(step, name)
+        yield from held if isinstance(held, tuple) else () if held is None else (held,)
+    if isinstance(step, Send | Recv):
+        yield from (part.buffer for part in step.more)
+    elif isinstance(step, Gather):
+        for piece in step.pieces:
+            yield from buffers_of(piece.spare)
+            yield from () if piece.check is None else (piece.check.source,)
+        for recv in gathers(step):
+            yield from buffers_of(recv)
+
+
+@cache
+def _buffer_fields(kind: type[Step]) -> tuple[str, ...]:
+    names = kind.__struct_fields__
+    return tuple(
+        name
+        for name in names
+        if name in ("source", "target") or f"{name}_region" in names or f"{name.removesuffix('s')}_regions" in names
+    )
 
 
 def expendable(programs: Iterable[Program]) -> frozenset[int]:

@@ -49,9 +49,6 @@ def drawn(picture: Image.Image, finding: Finding) -> Image.Image:
     else:
         for region in finding.regions:
             _polygon(draw, region.corners, thick)
-            if region.text:
-                x, y = region.corners[0]
-                _write(draw, (x, y - high * LINE), region.text, font, LINE_COLOUR)
     return canvas
 
 
@@ -67,7 +64,7 @@ def _polygon(draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], thic
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, font: Font, colour: tuple[int, ...]) -> None:
-    """White on the colour, inside of the picture. The font has no Chinese characters, and shows boxes in their place."""
+    """White on the colour, inside of the picture."""
     x, y = max(0.0, place[0]), max(0.0, place[1])
     left, top, right, bottom = draw.textbbox((x + 2, y), text, font=font)
     draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)

@@ -15,12 +15,6 @@ from fogconv.zoo.fitting import Placement
 
 MOST_CLASSES = 256
 
-VOC = (
-    "__background__", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-"""The classes of Pascal VOC (Everingham et al. 2010) by number, as torchvision's segmentation models use them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:

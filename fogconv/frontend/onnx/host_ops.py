@@ -13,10 +13,11 @@ from onnx import TypeProto, helper, numpy_helper
 from fogconv.errors import ModelError, quoted
 from fogconv.frontend.graph_builder import Const, Ref, Shape, result_key
 from fogconv.frontend.grouping import Group
+from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.runtime import session_of
-from fogconv.frontend.onnx.translate import Translator
+from fogconv.frontend.onnx.translate import Node, Translator
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host
+from fogconv.ir.graph import Host, Hosted
 
 
 def host_layer(group: Group, translator: Translator) -> Host:
@@ -66,8 +67,13 @@ def host_layer(group: Group, translator: Translator) -> Host:
         _ = call.session
     except ModelError as error:
         raise ModelError(f"node {quoted(first.name)} ({first.op}) and what follows it: {error}") from error
-    ops = tuple(sorted({op.node.op for op in group.nodes}))
-    return Host(f"host:{translator.unique(first.name)}", tuple(maps), targets, call, ops)
+    operations = tuple(_hosted(op.node, translator) for op in group.nodes)
+    return Host(f"host:{translator.unique(first.name)}", tuple(maps), targets, call, operations)
+
+
+def _hosted(node: Node, translator: Translator) -> Hosted:
+    why = translator.why_hosted(node.op in translator.rules, node.inputs)
+    return Hosted(node.op, node.name, why, multiply_adds(node, translator.shape))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,10 @@ from torch import fx
 
 from fogconv.frontend.graph_builder import Const, Ref, Shape, result_key
 from fogconv.frontend.grouping import Group
+from fogconv.frontend.torch.multiply_adds import multiply_adds
 from fogconv.frontend.torch.translate import Translator, layer_name, op_name
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host
+from fogconv.ir.graph import Host, Hosted
 
 
 def host_layer(group: Group, translator: Translator) -> Host:
@@ -42,8 +44,14 @@ def host_layer(group: Group, translator: Translator) -> Host:
         tuple(node for node in nodes if node in group.results),
         tuple((node, translator.tensors[translator.written[node]].shape) for node in written),
     )
-    ops = tuple(sorted({op_name(node) or getattr(node.target, "__name__", str(node.target)) for node in nodes}))
-    return Host(f"host:{translator.unique(layer_name(nodes[0]))}", tuple(maps), targets, call, ops)
+    operations = tuple(_hosted(node, translator) for node in nodes if node.target is not operator.getitem)
+    return Host(f"host:{translator.unique(layer_name(nodes[0]))}", tuple(maps), targets, call, operations)
+
+
+def _hosted(node: fx.Node, translator: Translator) -> Hosted:
+    name = op_name(node) or getattr(node.target, "__name__", str(node.target))
+    why = translator.why_hosted(name in translator.rules, node.all_input_nodes)
+    return Hosted(name, layer_name(node), why, multiply_adds(node))
 
 
 @dataclass(frozen=True)

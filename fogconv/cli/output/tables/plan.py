@@ -15,6 +15,7 @@ from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
 from fogconv.hardware.units import show_seconds
+from fogconv.ir.graph import Hosted
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
@@ -44,8 +45,30 @@ def print_plan(
         predicted += f" and {plan.predicted_j:.3g} J"
     busiest = byte_count(forecast.busiest_card_bytes)
     console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
+    for line in _hosted(forecast):
+        console.print(Paragraph(line))
     for line in _rivals(rivals):
         console.print(Paragraph(line))
+
+
+MOST_NAMED = 4
+"""Nodes of one operator that are named."""
+
+
+def _hosted(forecast: Forecast) -> Iterator[str]:
+    """What stays on the master: a line for each operator and reason, those with the most multiply-adds first."""
+    if not forecast.hosted:
+        return
+    share = 100 * forecast.on_master_share
+    yield f"on the master, because workers can't do it ({share:.3g} % of the multiply-adds):"
+    groups: dict[tuple[str, str], list[Hosted]] = {}
+    for each in forecast.hosted:
+        groups.setdefault((each.operator, each.why), []).append(each)
+    for (operator, why), members in sorted(groups.items(), key=lambda item: -sum(each.macs for each in item[1])):
+        named = list(dict.fromkeys(each.node for each in members))
+        shown = ", ".join(named[:MOST_NAMED]) + (f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else "")
+        macs = sum(each.macs for each in members)
+        yield f"  {operator} ({shown}): {why}" + (f"; {macs / 1e6:.3g} M multiply-adds" if macs else "")
 
 
 def _rivals(rivals: Sequence[Rival]) -> Iterator[str]:
