@@ -5,7 +5,8 @@ All maps are NCHW. Letters as in `fogconv.ir.geometry`: c, f channels; g groups;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,26 +125,68 @@ def interleave(sources: Sequence[Real], factors: tuple[int, int], first: tuple[i
 
 
 def activate(x: Real, activation: str | None) -> Float64:
-    """torch's relu, relu6, silu, hardswish, sigmoid, hardsigmoid, or nothing. Raises KernelError for another name."""
+    """One of the `FUNCTIONS`, written "name" or "name(number, …)", or nothing. Raises KernelError for another name."""
     x = np.asarray(x, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        match activation:
-            case None:
-                return x
-            case "relu":
-                return np.maximum(x, 0.0)
-            case "relu6":
-                return np.minimum(np.maximum(x, 0.0), 6.0)
-            case "silu":
-                return np.asarray(x / (1.0 + np.exp(-x)))
-            case "sigmoid":
-                return np.asarray(1.0 / (1.0 + np.exp(-x)))
-            case "hardsigmoid":
-                return np.asarray(np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-            case "hardswish":
-                return np.asarray(x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-            case _:
-                raise KernelError(f"there is no activation {activation!r}")
+    if activation is None:
+        return x
+    name, _, numbers = activation.partition("(")
+    if name not in FUNCTIONS:
+        raise KernelError(f"there is no activation {name!r}")
+    parameters = [float(number) for number in numbers.removesuffix(")").split(",")] if numbers else []
+    with np.errstate(all="ignore"):
+        return np.asarray(FUNCTIONS[name](x, *parameters))
+
+
+def _elu(x: Float64, alpha: float, scale: float, inner: float) -> Float64:
+    return np.where(x > 0, scale * x, scale * alpha * np.expm1(inner * x))
+
+
+def _gelu(x: Float64, scale: float) -> Float64:
+    return np.asarray(scale * x * (1.0 + _erf(x / np.sqrt(2.0))))
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _softplus(x: Float64, beta: float = 1.0, threshold: float = np.inf) -> Float64:
+    return np.where(beta * x > threshold, x, np.logaddexp(0.0, beta * x) / beta)
+
+
+def _mish(x: Float64) -> Float64:
+    return np.asarray(x * np.tanh(_softplus(x)))
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "relu": lambda x: np.maximum(x, 0.0),
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
+    "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "hardswish": lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,
+    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "hardsigmoid": lambda x: np.clip(x + 3.0, 0.0, 6.0) / 6.0,
+    "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "elu": _elu,
+    "gelu": _gelu,
+    "gelu_tanh": lambda x: x / (1.0 + np.exp(-2.0 * np.sqrt(2.0 / np.pi) * x * (1.0 + 0.044715 * x * x))),
+    "swish": lambda x, beta: x / (1.0 + np.exp(-beta * x)),
+    "mish": _mish,
+    "softplus": _softplus,
+    "log_sigmoid": lambda x: -_softplus(-x),
+    "softsign": lambda x: x / (1.0 + np.abs(x)),
+    "hard_sigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0.0, 1.0),
+    "hard_gate": lambda x, alpha, beta, high: x * np.clip(alpha * x + beta, 0.0, high),
+    "tanh": np.tanh,
+    "erf": _erf,
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "reciprocal": lambda x: 1.0 / x,
+    "abs": np.abs,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.round,
+}
+"""torch's functions of one number, in float64, by the names of `fogconv.kernels.codegen.formulas`."""
 
 
 def _groups(spec: ConvSpec) -> Iterator[tuple[slice, slice]]:

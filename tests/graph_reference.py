@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fogconv.ir.geometry import PoolSpec, Taps
 from fogconv.ir.graph import (
+    AcrossChannels,
     Add,
     Affine,
     Concat,
@@ -22,24 +23,76 @@ from fogconv.ir.graph import (
     Host,
     Interleave,
     LayerGraph,
+    Normalize,
     Pool,
     Resample,
     Shuffle,
     Slice,
+    Squares,
 )
 
-ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
-    None: lambda x: x,
+ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
     "silu": F.silu,
     "hardswish": F.hardswish,
     "sigmoid": torch.sigmoid,
     "hardsigmoid": F.hardsigmoid,
+    "leaky_relu": F.leaky_relu,
+    "clip": torch.clamp,
+    "elu": torch.ops.aten.elu,
+    "gelu": lambda x, scale: F.gelu(x) * (2.0 * scale),
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "swish": lambda x, beta: x * torch.sigmoid(beta * x),
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "log_sigmoid": F.logsigmoid,
+    "softsign": F.softsign,
+    "hard_sigmoid": lambda x, alpha, beta: (alpha * x + beta).clamp(0.0, 1.0),
+    "hard_gate": lambda x, alpha, beta, high: x * (alpha * x + beta).clamp(0.0, high),
+    "tanh": torch.tanh,
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "reciprocal": torch.reciprocal,
+    "abs": torch.abs,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "add": torch.add,
+    "subtract": torch.subtract,
+    "multiply": torch.multiply,
+    "divide": torch.divide,
+    "prelu": lambda x, slope: torch.where(x > 0, x, slope * x),
 }
-
-ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {"leaky_relu": F.leaky_relu, "maximum": torch.maximum}
 """Elementwise operators by the workers' names: of maps and parameters."""
+
+
+ACROSS: dict[str, Callable[..., torch.Tensor]] = {
+    "softmax": lambda x: x.softmax(1),
+    "log_softmax": lambda x: x.log_softmax(1),
+    "layer_norm": lambda x, eps: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + eps).sqrt(),
+    "lrn": lambda x, size, alpha, beta, bias: F.local_response_norm(x, int(size), alpha, beta, bias),
+}
+"""Operators across channels by the workers' names: of a map and parameters."""
+
+
+def grouped_mean(values: torch.Tensor, groups: int) -> torch.Tensor:
+    """(N, C, 1, 1) → each channel's mean over its group of channels."""
+    batch, channels = values.shape[:2]
+    means = values.reshape(batch, groups, -1).mean(2)
+    return means.repeat_interleave(channels // groups, 1).reshape(batch, channels, 1, 1)
+
+
+def activated(x: torch.Tensor, activation: str | None) -> torch.Tensor:
+    """An activation as a layer or a step names it: "mish", "clip(-1.0, 6.0)"."""
+    if activation is None:
+        return x
+    name, _, numbers = activation.partition("(")
+    return ELEMENTWISE[name](x, *(float(each) for each in numbers.removesuffix(")").split(",") if each))
 
 
 def run_graph(graph: LayerGraph, image: NDArray[Any], *, without: str | None = None) -> NDArray[Any]:
@@ -57,7 +110,7 @@ def run_outputs(graph: LayerGraph, inputs: Sequence[NDArray[Any]], *, without: s
     values: dict[str | int, Any] = dict(enumerate(inputs))
     for port, given in zip(graph.inputs, inputs, strict=True):
         if port.tensor is not None:
-            maps[port.tensor] = torch.from_numpy(given)
+            maps[port.tensor] = torch.from_numpy(given).reshape(graph.tensors[port.tensor].shape)
     for layer in graph.layers:
         match layer:
             case Conv():
@@ -66,20 +119,28 @@ def run_outputs(graph: LayerGraph, inputs: Sequence[NDArray[Any]], *, without: s
                 maps[layer.target] = _pool(layer.spec, maps[layer.source])
             case GlobalPool():
                 maps[layer.target] = maps[layer.source].mean((2, 3), keepdim=True)
+            case Squares():
+                x, mean = maps[layer.source], grouped_mean(maps[layer.mean], layer.groups)
+                maps[layer.target] = ((x - mean) ** 2).mean((2, 3), keepdim=True)
+            case Normalize():
+                mean, squares = (grouped_mean(maps[number], layer.groups) for number in (layer.mean, layer.squares))
+                x = (maps[layer.source] - mean) / (squares + layer.eps).sqrt()
+                maps[layer.target] = activated(_scaled(graph, layer, x), layer.activation)
+            case AcrossChannels():
+                x = ACROSS[layer.op](maps[layer.source], *layer.parameters)
+                maps[layer.target] = _scaled(graph, layer, x)
             case Add():
                 total = maps[layer.sources[0]]
                 for source in layer.sources[1:]:
                     total = total + maps[source]
-                maps[layer.target] = ACTIVATIONS[layer.activation](total)
+                maps[layer.target] = activated(total, layer.activation)
             case Affine():
-                x = maps[layer.source]
-                if layer.scale is not None:
-                    x = x * torch.from_numpy(graph.weights[layer.scale]).reshape(1, -1, 1, 1)
-                if layer.shift is not None:
-                    x = x + torch.from_numpy(graph.weights[layer.shift]).reshape(1, -1, 1, 1)
-                maps[layer.target] = ACTIVATIONS[layer.activation](x)
+                maps[layer.target] = activated(_scaled(graph, layer, maps[layer.source]), layer.activation)
             case Elementwise():
-                maps[layer.target] = ELEMENTWISE[layer.op](*(maps[source] for source in layer.sources), *layer.parameters)
+                operands = [maps[source] for source in layer.sources]
+                if layer.constant is not None:
+                    operands.append(torch.from_numpy(graph.weights[layer.constant])[None])
+                maps[layer.target] = ELEMENTWISE[layer.op](*operands, *layer.parameters)
             case Gate():
                 assert maps[layer.gate].shape[2:] == (1, 1)
                 maps[layer.target] = maps[layer.source] * maps[layer.gate]
@@ -116,6 +177,14 @@ def run_outputs(graph: LayerGraph, inputs: Sequence[NDArray[Any]], *, without: s
     ]
 
 
+def _scaled(graph: LayerGraph, layer: Affine | Normalize | AcrossChannels, x: torch.Tensor) -> torch.Tensor:
+    if layer.scale is not None:
+        x = x * torch.from_numpy(graph.weights[layer.scale]).reshape(1, -1, 1, 1)
+    if layer.shift is not None:
+        x = x + torch.from_numpy(graph.weights[layer.shift]).reshape(1, -1, 1, 1)
+    return x
+
+
 def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero: bool) -> torch.Tensor:
     spec = layer.spec
     top, bottom, left, right = spec.padding
@@ -127,7 +196,7 @@ def _conv(graph: LayerGraph, layer: Conv, maps: dict[int, torch.Tensor], *, zero
     x = F.conv2d(padded, torch.zeros_like(weight) if zero else weight, bias, spec.stride, 0, spec.dilation, spec.groups)
     if layer.residual is not None:
         x = x + maps[layer.residual]
-    return ACTIVATIONS[layer.activation](x)
+    return activated(x, layer.activation)
 
 
 def _resampled(layer: Resample, x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from fogconv.ir import program as steps
 from fogconv.ir.geometry import Region
 from fogconv.ir.program import Program
 from fogconv.kernels import reference
-from tests.graph_reference import ELEMENTWISE
+from tests.graph_reference import ACROSS, ELEMENTWISE, grouped_mean
 
 Array = NDArray[Any]
 
@@ -170,6 +170,22 @@ def _rank(
             case steps.GlobalPool():
                 total = at(step.source, step.source_region).sum((2, 3), keepdims=True)
                 at(step.target, step.target_region)[:] = total / step.divisor
+            case steps.Squares():
+                mean = _of_group(at(step.mean, step.mean_region), step)
+                off = at(step.source, step.source_region) - mean
+                at(step.target, step.target_region)[:] = (off**2).sum((2, 3), keepdims=True) / step.divisor
+            case steps.Normalize():
+                mean, squares = (
+                    _of_group(at(buffer, region), step)
+                    for buffer, region in ((step.mean, step.mean_region), (step.squares, step.squares_region))
+                )
+                out = (at(step.source, step.source_region) - mean) / np.sqrt(squares + step.eps)
+                out = _scaled(out, optional(step.scale), optional(step.shift))
+                at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
+            case steps.AcrossChannels():
+                x = torch.from_numpy(at(step.source, step.source_region))
+                out = ACROSS[step.op](x, *step.parameters).numpy()
+                at(step.target, step.target_region)[:] = _scaled(out, optional(step.scale), optional(step.shift))
             case steps.Add():
                 total = sum(at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True))
                 at(step.target, step.target_region)[:] = reference.activate(np.asarray(total), step.activation)
@@ -183,6 +199,8 @@ def _rank(
                 at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
             case steps.Elementwise():
                 maps = [torch.from_numpy(at(s, r)) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                if (constant := optional(step.constant)) is not None:
+                    maps.append(torch.from_numpy(np.asarray(constant, np.float64))[None])
                 at(step.target, step.target_region)[:] = ELEMENTWISE[step.op](*maps, *step.parameters).numpy()
             case steps.Gate():
                 gated = at(step.source, step.source_region) * at(step.gate, step.gate_region)
@@ -206,3 +224,16 @@ def _rank(
                 for result, buffer, region in zip(results, step.targets, step.target_regions, strict=True):
                     at(buffer, region)[:] = result
         yield True
+
+
+def _of_group(means: Array, step: steps.Squares | steps.Normalize) -> Array:
+    """The means of the groups of the target's channels."""
+    channels = len(step.target_region.channels)
+    spread = grouped_mean(torch.from_numpy(means), means.shape[1] // step.per_group).numpy()
+    return np.asarray(spread[:, step.first : step.first + channels])
+
+
+def _scaled(x: Array, scale: Array | None, shift: Array | None) -> Array:
+    if scale is not None:
+        x = x * scale[None, :, None, None]
+    return x if shift is None else x + shift[None, :, None, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 from fogconv.ir.graph import (
+    AcrossChannels,
     Add,
     Affine,
     Concat,
@@ -21,14 +22,26 @@ from fogconv.ir.graph import (
     Interleave,
     Layer,
     LayerGraph,
+    Normalize,
     Pool,
     Port,
     Resample,
     Shuffle,
     Slice,
+    Squares,
     Tensor,
 )
-from fogconv.ir.program import Activation
+
+ACTIVATIONS = (
+    "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "leaky_relu(0.25)", "clip(-0.5, 1.5)", "mish", "gelu(0.5)",
+)  # fmt: skip
+
+ACROSS = (("softmax", ()), ("log_softmax", ()), ("layer_norm", (0.1,)), ("lrn", (5.0, 0.3, 0.75, 1.0)))
+
+
+def spread(one: Tensor, other: Tensor) -> bool:
+    """Whether two maps can be combined element by element where either may be of length 1 along an axis."""
+    return all(1 in pair or pair[0] == pair[1] for pair in zip(one.shape[1:], other.shape[1:], strict=True))
 
 
 class _Draft:
@@ -52,7 +65,7 @@ class _Draft:
         return key
 
     def activation(self) -> str | None:
-        return self.draw(st.sampled_from([None, "relu", *get_args(Activation)]))
+        return self.draw(st.sampled_from([None, "relu", *ACTIVATIONS]))
 
     def like(self, number: int) -> list[int]:
         """The tensors of the same shape."""
@@ -114,6 +127,22 @@ class _Draft:
         self.layers.append(Elementwise(f"leaky{target}", "leaky_relu", (source,), target, (0.125,)))
         return target
 
+    def combined(self, source: int) -> int:
+        """Two maps, or a map and a constant, of which either may be of length 1 along some axes."""
+        x, draw = self.tensors[source], self.draw
+        op = draw(st.sampled_from(["maximum", "minimum", "add", "subtract", "multiply", "prelu"]))
+        fitting = [i for i, t in enumerate(self.tensors) if spread(t, x)]
+        other = draw(st.sampled_from([*fitting, None]))
+        sizes = [draw(st.sampled_from([1, n])) for n in x.shape[1:]]
+        if other is None:
+            target = self.tensor(*x.shape[1:])
+            self.layers.append(Elementwise(f"{op}{target}", op, (source,), target, (), self.weight(*sizes)))
+            return target
+        target = self.tensor(*(max(pair) for pair in zip(x.shape[1:], self.tensors[other].shape[1:], strict=True)))
+        sources = (source, other) if draw(st.booleans()) else (other, source)
+        self.layers.append(Elementwise(f"{op}{target}", op, sources, target))
+        return target
+
     def gate(self, source: int) -> int:
         channels = self.tensors[source].channels
         mean = self.tensor(channels, 1, 1)
@@ -123,6 +152,27 @@ class _Draft:
         self.layers.append(Conv(f"gate{gate}", mean, gate, spec, self.weight(*spec.weight_shape), None, "sigmoid"))
         target = self.tensor(*self.tensors[source].shape[1:])
         self.layers.append(Gate(f"gated{target}", source, gate, target))
+        return target
+
+    def norm(self, source: int) -> int:
+        """Instance norm, group norm or layer norm, by two passes."""
+        shape = self.tensors[source].shape[1:]
+        groups = self.draw(st.sampled_from([g for g in (1, 3, 4, shape[0]) if shape[0] % g == 0]))
+        mean, squares = self.tensor(shape[0], 1, 1), self.tensor(shape[0], 1, 1)
+        target = self.tensor(*shape)
+        scale, shift = self.weight(shape[0]), self.draw(st.sampled_from([None, self.weight(shape[0])]))
+        self.layers.append(GlobalPool(f"mean{mean}", source, mean))
+        self.layers.append(Squares(f"squares{squares}", source, mean, squares, groups))
+        self.layers.append(
+            Normalize(f"norm{target}", source, mean, squares, target, groups, 0.1, scale, shift, self.activation())
+        )
+        return target
+
+    def across(self, source: int) -> int:
+        target = self.tensor(*self.tensors[source].shape[1:])
+        op, parameters = self.draw(st.sampled_from(ACROSS))
+        weights = [self.weight(self.tensors[source].channels) if op == "layer_norm" else None for _ in range(2)]
+        self.layers.append(AcrossChannels(f"{op}{target}", op, source, target, parameters, *weights))
         return target
 
     def concat(self, source: int) -> int:
@@ -220,8 +270,8 @@ def graphs(draw: st.DrawFn) -> LayerGraph:
     x = firsts[0]
     kinds = [
         draft.conv, draft.conv, draft.same_conv, draft.same_conv, draft.pool, draft.add, draft.affine, draft.gate,
-        draft.elementwise, draft.concat, draft.slice, draft.shuffle, draft.host, draft.host_value,
-        draft.resample, draft.interleave,
+        draft.elementwise, draft.combined, draft.norm, draft.across, draft.concat, draft.slice, draft.shuffle, draft.host,
+        draft.host_value, draft.resample, draft.interleave,
     ]  # fmt: skip
     for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=7)):
         # Mostly a chain, now and then from an older tensor, so that branches stay alive.

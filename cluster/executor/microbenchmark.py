@@ -73,6 +73,12 @@ def map_program(spec: MapSpec) -> ir.Program:
         case "gate":
             regions.append(pixel)
             step = ir.Gate(0, 0, target, last + 1, pixel, last, target)
+        case "softmax" | "log_softmax":
+            step = ir.AcrossChannels(0, spec.kind, 0, target, last, target)
+        case "layer_norm":
+            step = ir.AcrossChannels(0, spec.kind, 0, target, last, target, (1e-5,))
+        case "lrn":
+            step = ir.AcrossChannels(0, spec.kind, 0, target, last, target, (5.0, 1e-4, 0.75, 1.0))
         case "permute":
             step = ir.Permute(0, 0, target, last, target, tuple(range(spec.channels))[::-1])
         case "copy":

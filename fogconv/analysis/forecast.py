@@ -15,7 +15,7 @@ from fogconv.analysis.workload import card_bytes
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, Hosted, LayerGraph
-from fogconv.ir.memory.footprint import map_bytes
+from fogconv.ir.memory.sharing import memory_bytes
 from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
@@ -145,7 +145,7 @@ def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForec
         round(card[0]),
         round(card[1]),
         weights * BYTES_PER_ELEMENT,
-        map_bytes(program),
+        sum(memory_bytes(program).values()),
         read_bytes(program),
     )
 

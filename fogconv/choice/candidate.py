@@ -21,7 +21,7 @@ from fogconv.ir.graph import Conv as ConvLayer
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.plan import Plan, at_home
-from fogconv.ir.program import WIRE_BYTES, Conv, Program, Send
+from fogconv.ir.program import Conv, Program, Send
 from fogconv.lowering.lower import outline
 from fogconv.planning.cost import Prices
 from fogconv.planning.plan_options import PlanOptions
@@ -192,7 +192,7 @@ def _joules(graph: LayerGraph, plan: Plan, programs: tuple[Program, ...], topolo
                 macs[program.rank] += step.spec.macs
             elif isinstance(step, Send):
                 pair = (active.index(program.rank), active.index(step.to))
-                sent[pair] += step.elements * program.batch * WIRE_BYTES[step.wire]
+                sent[pair] += step.elements * program.batch * step.element_bytes
     return joules(
         topology.subset(active),
         latency_s=plan.predicted_s or 0.0,

@@ -19,13 +19,15 @@ from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.graph import Host, LayerGraph
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Placement, Plan, at_home
-from fogconv.ir.program import WIRE_BYTES, Program, Send, Wire
+from fogconv.ir.program import Pixels, Program, Send, Wire
 from fogconv.ir.shard import Work
 from fogconv.lowering.lower import outline
 from fogconv.planning.limits.cuts import slices
 from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.simulation.prediction import predicted
 
+MOST_COLOURS = 3
+"""An input of so many channels is taken to be a picture of 8 bits, which is sent as bytes."""
 WORKER = 1
 """The rank that computes what the master does not."""
 
@@ -106,12 +108,14 @@ def _plan(graph: LayerGraph, home: set[int], wire: Wire, ranks: int) -> Plan:
         else:
             work = Work(WORKER, graph.tensors[layer.target].region)
             placements.append(Placement("offload", (work,), split=f"rank:{WORKER}"))
-    return Plan(graph.name, ranks, "offload", tuple(placements), wire)
+    channels = graph.picture.channels
+    pixels = Pixels((0.0,) * channels, (1.0,) * channels) if channels <= MOST_COLOURS else None
+    return Plan(graph.name, ranks, "offload", tuple(placements), wire, pixels=pixels)
 
 
 def _sent(programs: Sequence[Program]) -> float:
     return sum(
-        step.elements * programs[MASTER].batch * WIRE_BYTES[step.wire]
+        step.elements * programs[MASTER].batch * step.element_bytes
         for step in programs[MASTER].steps
         if isinstance(step, Send)
     )

@@ -1,6 +1,7 @@
 """Fusion: make a list of layers shorter without changing what it computes.
 
-    conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set
+    conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set; an act is
+                                           any elementwise operator on one map
     affine → affine              becomes   one affine
     phases → interleave → affine becomes   phases with their affine each, and so a transposed conv with its activation
     conv → add (other operand)   becomes   conv with a residual, where the other operand exists before the conv runs
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Interleave, Layer, LayerGraph
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Interleave, Layer, LayerGraph, Normalize
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]
@@ -50,15 +51,17 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, outputs: Collecti
     readers = _readers(layers, outputs)
     producer: dict[int, int] = {}
     for index, layer in enumerate(layers):
-        if isinstance(layer, Affine) and readers[layer.source] == 1 and layer.source in producer:
-            before = layers[producer[layer.source]]
+        source = _only_source(layer)
+        if source is not None and readers[source] == 1 and source in producer:
+            assert isinstance(layer, Affine | Elementwise)
+            before = layers[producer[source]]
             merged: Layer | None
             if isinstance(before, Interleave):
                 merged = _into_phases(layers, before, layer, draft, readers, producer)
             else:
                 merged = _merge(before, layer, draft)
             if merged is not None:
-                position = producer[layer.source]
+                position = producer[source]
                 layers[position], layers[index] = merged, None
                 producer[layer.target] = position
                 continue
@@ -66,10 +69,20 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, outputs: Collecti
             producer.update((number, index) for number in layer.writes)
 
 
-def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
+def _only_source(layer: Layer | None) -> int | None:
+    """The map that an affine, or an operator on one map, reads."""
+    if isinstance(layer, Affine):
+        return layer.source
+    alone = isinstance(layer, Elementwise) and len(layer.sources) == 1 and layer.constant is None
+    return layer.sources[0] if isinstance(layer, Elementwise) and alone else None
+
+
+def _merge(before: Layer | None, affine: Affine | Elementwise, draft: Draft) -> Layer | None:
     """One layer in place of two, or None where they don't combine."""
-    if not isinstance(before, Conv | Affine | Add) or before.activation is not None:
+    if not isinstance(before, Conv | Affine | Add | Normalize) or before.activation is not None:
         return None
+    if isinstance(affine, Elementwise):
+        return replace(before, target=affine.target, activation=affine.activation)
     if affine.scale is None and affine.shift is None:
         return replace(before, target=affine.target, activation=affine.activation)
     scale = _float64(draft, affine.scale)
@@ -103,16 +116,17 @@ def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
 def _into_phases(
     layers: list[Layer | None],
     before: Interleave,
-    affine: Affine,
+    affine: Affine | Elementwise,
     draft: Draft,
     readers: Counter[int],
     producer: dict[int, int],
 ) -> Interleave | None:
-    """An affine layer commutes with interleaving. None unless every phase can take it in."""
+    """An affine layer and an operator on one map commute with interleaving. None unless every phase can take it in."""
     found = []
     for source in before.sources:
         phase = layers[producer[source]] if readers[source] == 1 and source in producer else None
-        merged = _merge(phase, replace(affine, source=source, target=source), draft)
+        reading = {"source": source} if isinstance(affine, Affine) else {"sources": (source,)}
+        merged = _merge(phase, replace(affine, target=source, **reading), draft)
         if merged is None:
             return None
         found.append(merged)

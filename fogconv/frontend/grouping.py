@@ -188,7 +188,7 @@ def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | 
     changes: dict[str, Any] = {}
     for attribute in (each.name for each in fields(layer)):
         value = getattr(layer, attribute)
-        if attribute in ("source", "target", "gate", "residual") and value is not None:
+        if attribute in ("source", "target", "gate", "residual", "mean", "squares") and value is not None:
             changes[attribute] = numbers[value]
         elif attribute in ("sources", "reads", "writes"):
             changes[attribute] = tuple(numbers[number] for number in value)

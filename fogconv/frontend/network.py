@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fogconv.errors import DependencyError, ModelError, with_extra
+from fogconv.frontend.graph_builder import as_sides
 from fogconv.frontend.graph_cache import keep, kept, place
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
@@ -135,7 +136,7 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
         states_size=known is None or known.states_size,
     )
     graph = graph_of(model, path.stem if known is None else known.name)
-    crop = model.shape[2:]
+    crop = as_sides(model.shape)[1:]
     shape = graph.outputs[0].shape
     classes = shape[-1] if len(graph.outputs) == 1 and shape is not None and len(shape) == 2 else 0
     labels = packaged_labels() if classes == 1000 else ()
@@ -149,7 +150,7 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
         card = ModelCard(path.stem, preprocessing, labels, f"as saved in {path.name}")
     rounded = None
     if model.multiple and frame is not None:
-        (height, width), sides = model.shape[2:], "×".join(map(str, frame))
+        (height, width), sides = crop, "×".join(map(str, frame))
         rounded = f"{height}×{width}, the first picture's {sides} rounded up to multiples of {model.multiple}"
 
     def in_framework(threads: int) -> Alone:

@@ -298,6 +298,15 @@ class Region:
     def with_rows(self, rows: Span) -> Region:
         return Region(self.channels, rows, self.columns)
 
+    def cut_to(self, whole: Region) -> Region:
+        """The part of a tensor, ``whole``, that is combined with this region of another one element by element: along axes
+        where the tensor has length 1, that one value counts everywhere."""
+        return Region(
+            self.channels if len(whole.channels) > 1 else whole.channels,
+            self.rows if len(whole.rows) > 1 else whole.rows,
+            self.columns if len(whole.columns) > 1 else whole.columns,
+        )
+
     def shift_channels(self, by: int) -> Region:
         return Region(self.channels.shift(by), self.rows, self.columns)
 

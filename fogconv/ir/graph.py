@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, ClassVar, Self
 
+from fogconv.errors import GeometryError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
 from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
@@ -134,6 +135,8 @@ class FromMaps(ToMap):
 class Conv(ToMap):
     """target = activation(conv(source) + bias + residual). ``weight`` and ``bias`` are keys of ``LayerGraph.weights``.
 
+    ``activation`` is written as `Elementwise.activation` does.
+
     ``linear`` marks a fully connected layer (kernel = the whole input, no padding, output 1×1).
     """
 
@@ -215,6 +218,102 @@ class GlobalPool(FromMap):
 
 
 @dataclass(frozen=True, slots=True)
+class Squares(ToMap):
+    """target (N, C, 1, 1) = the mean over rows and columns of (source − mean)², the second pass of a normalization.
+
+    ``mean`` (N, C, 1, 1) has each channel's mean; what counts is its mean over the channel's group, of ``groups``
+    equal ones.
+    """
+
+    by_sums: ClassVar[bool] = True
+
+    name: str
+    source: int
+    mean: int
+    target: int
+    groups: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.source, self.mean)
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        whole = tensors[self.source].region.with_channels(work.output.channels)
+        means = whole_groups(tensors[self.mean].region, work.output.channels, self.groups)
+        return ((self.source, whole if work.rows is None else whole.with_rows(work.rows)), (self.mean, means))
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        region = self.needs(tensors, work)[0][1]
+        return MapSpec.of("globalpool", region, tensors[self.target].batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize(ToMap):
+    """target = activation((source − mean) ÷ √(squares + eps) · scale + shift): instance norm, group norm, and layer norm
+    over channels, rows and columns.
+
+    ``mean`` and ``squares`` (N, C, 1, 1) have one value per channel (see `GlobalPool` and `Squares`); what counts is their
+    mean over the channel's group, of ``groups`` equal ones. Scale and shift, keys of (C,) arrays, may be absent.
+    """
+
+    weight_keys: ClassVar[tuple[str, ...]] = ("scale", "shift")
+
+    name: str
+    source: int
+    mean: int
+    squares: int
+    target: int
+    groups: int
+    eps: float
+    scale: str | None = None
+    shift: str | None = None
+    activation: str | None = None
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.source, self.mean, self.squares)
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        means = whole_groups(tensors[self.mean].region, work.output.channels, self.groups)
+        return ((self.source, work.output), (self.mean, means), (self.squares, means))
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        return MapSpec.of("affine", work.output, tensors[self.target].batch)
+
+
+def whole_groups(whole: Region, channels: Span, groups: int) -> Region:
+    """All channels of the groups, of equal size, in which some channels lie."""
+    size = len(whole.channels) // groups
+    return whole.with_channels(Span(channels.start // size * size, -(-channels.stop // size) * size))
+
+
+@dataclass(frozen=True, slots=True)
+class AcrossChannels(FromMap):
+    """target = op over all channels of each pixel: "softmax", "log_softmax", "layer_norm" (eps; scale and shift, keys of
+    (C,) arrays, may be absent), "lrn" (size, alpha, beta, bias). See `fogconv.kernels.maps.across_channels`."""
+
+    by_channels: ClassVar[bool] = False
+    weight_keys: ClassVar[tuple[str, ...]] = ("scale", "shift")
+
+    name: str
+    op: str
+    source: int
+    target: int
+    parameters: tuple[float, ...] = ()
+    scale: str | None = None
+    shift: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.op
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        if work.output.channels != tensors[self.target].region.channels:
+            raise GeometryError(f"{self.op} is computed over all channels of a pixel, not over {work.output.channels}")
+        return ((self.source, work.output),)
+
+
+@dataclass(frozen=True, slots=True)
 class Add(FromMaps):
     """target = activation(sum of the sources), all of one shape."""
 
@@ -240,20 +339,38 @@ class Affine(FromMap):
 
 @dataclass(frozen=True, slots=True)
 class Elementwise(FromMaps):
-    """target = op(sources, parameters), element by element; the sources are of the target's shape.
+    """target = op(sources, constant, parameters), element by element.
 
-    ``op`` names one of the workers' formulas (`fogconv.kernels.codegen.formulas`).
+    ``op`` names one of the workers' formulas (`fogconv.kernels.codegen.formulas`). The sources are of the target's shape,
+    or of length 1 along some of channels, rows and columns: then that one value counts everywhere. So is the constant, the
+    key of an array (C, H, W).
     """
+
+    weight_keys: ClassVar[tuple[str, ...]] = ("constant",)
 
     name: str
     op: str
     sources: tuple[int, ...]
     target: int
     parameters: tuple[float, ...] = ()
+    constant: str | None = None
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return tuple((source, work.output.cut_to(tensors[source].region)) for source in self.sources)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        operands = len(self.sources) + (self.constant is not None)
+        return MapSpec.of(self.kind, work.output, tensors[self.target].batch, sources=operands)
 
     @property
     def kind(self) -> str:
         return self.op
+
+    @property
+    def activation(self) -> str:
+        """The operator as another layer's activation: "mish", "clip(-1.0, 6.0)"."""
+        numbers = ", ".join(map(repr, self.parameters))
+        return f"{self.op}({numbers})" if numbers else self.op
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,7 +562,22 @@ Structure = Any
 
 
 Layer = (
-    Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Concat | Slice | Shuffle | Resample | Interleave | Host
+    Conv
+    | Pool
+    | GlobalPool
+    | Squares
+    | Normalize
+    | AcrossChannels
+    | Add
+    | Affine
+    | Elementwise
+    | Gate
+    | Concat
+    | Slice
+    | Shuffle
+    | Resample
+    | Interleave
+    | Host
 )
 
 

@@ -20,7 +20,7 @@ from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Host, Layer, LayerGraph
 from fogconv.ir.guard import Guard
 from fogconv.ir.layout import Layout
-from fogconv.ir.program import Wire
+from fogconv.ir.program import Pixels, Wire
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import one_by_one, stages
 from fogconv.storage.trusted import read_plain
@@ -61,7 +61,8 @@ class Swap:
 class Plan:
     """``predicted_s`` is in seconds per inference: the sum of all placements' ``total_s``, and ``ends_s`` for starting it on
     all ranks and bringing the output to the master. ``predicted_j``: the joules of all devices together, where their power
-    is known. ``card_bytes[rank]`` is (sent, received)."""
+    is known. ``pixels``: how the picture is normalised, where it is sent as bytes. ``card_bytes[rank]`` is (sent,
+    received)."""
 
     graph: str
     ranks: int
@@ -74,6 +75,7 @@ class Plan:
     version: int = PLAN_VERSION
     swaps: tuple[Swap, ...] = ()
     predicted_j: float | None = None
+    pixels: Pixels | None = None
 
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
         """The order in which layers are computed: the star's is the graph's."""

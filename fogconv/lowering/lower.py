@@ -24,7 +24,7 @@ from fogconv.ir.program import Program
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held
-from fogconv.lowering.layer_steps import MAKERS, Maker, activation_of
+from fogconv.lowering.layer_steps import MAKERS, Maker
 from fogconv.lowering.overlap import interior_first
 from fogconv.lowering.plan_check import check_fits
 from fogconv.lowering.program_builder import Parcel, Partial, ProgramBuilder
@@ -312,7 +312,7 @@ class _Lowering(ProgramBuilder):
             add = own is not None or number > 0
             self.steps[rank].append(step.Recv(self.index, total.buffer, total.place, origin, tag, add, self.plan.wire))
         addend = None if residual is None else self.ensure(rank, residual, box)
-        activation = activation_of(layer.activation) if isinstance(layer, Conv) else None
+        activation = layer.activation if isinstance(layer, Conv) else None
         if total == at_home and addend is None and activation is None:
             self.residency.hold(rank, tensor, at_home)
             return

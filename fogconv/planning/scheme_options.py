@@ -10,7 +10,7 @@ from fogconv.errors import InputError
 from fogconv.guards.protection import check_wire
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.ir.program import Wire
+from fogconv.ir.program import Pixels, Wire
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.limits.cuts import CUTS, not_cut
 from fogconv.planning.limits.goal import OBJECTIVES, Goal
@@ -57,6 +57,8 @@ class SchemeOptions:
     """What the plan saves, latency or energy; None: latency, or with a deadline energy."""
     deadline_s: float | None = None
     """Of the plans that take no longer than so many seconds, the one of least energy."""
+    pixels: Pixels | None = None
+    """How the 8-bit picture that runs was normalised: where that gains, it is sent as bytes."""
     protection: Protection = Protection()
     """Check the workers' results, add a parity worker, or replace late results (`fogconv.ir.guard`)."""
 

@@ -27,7 +27,9 @@ support."""
 def _searched(paths: Paths) -> Planner:
     def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
         allowed = options.allowed(graph, len(topology))
-        return search(graph, topology, paths, Sought(options.coding, options.allow_swap, allowed, options.goal))
+        return search(
+            graph, topology, paths, Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels)
+        )
 
     return planner
 

@@ -19,7 +19,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Concat, Host, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, on
 from fogconv.ir.plan import Placement, Plan
-from fogconv.ir.program import Wire
+from fogconv.ir.program import Pixels, Wire
 from fogconv.ir.shard import level
 from fogconv.ir.stages import made_before, stages
 from fogconv.planning.cost import Prices
@@ -59,12 +59,14 @@ _SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "offload", "local")
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """What is looked for. ``allow_swap``: weights beyond a rank's memory limit lie on its disk."""
+    """What is looked for. ``allow_swap``: weights beyond a rank's memory limit lie on its disk. ``pixels``: the
+    picture is sent as bytes."""
 
     wire: Wire = "fp32"
     allow_swap: bool = False
     allowed: Allowed = Allowed()
     goal: Goal = Goal()
+    pixels: Pixels | None = None
 
 
 def search(graph: LayerGraph, topology: Topology, scheme: Scheme, sought: Sought) -> Plan:
@@ -179,7 +181,11 @@ class _Path:
 
 
 def _book(graph: LayerGraph, topology: Topology, sought: Sought) -> LayoutBook:
-    return LayoutBook(Prices(topology, graph.picture.batch, sought.wire))
+    batch, picture = graph.picture.batch, graph.inputs[0].tensor
+    prices = Prices(topology, batch, sought.wire)
+    if sought.pixels is None:
+        return LayoutBook(prices)
+    return LayoutBook(prices, picture, Prices(topology, batch, pixels=True))
 
 
 def _search(
@@ -291,7 +297,7 @@ def _cheapest(
         back_s, back_j = sum(leg.seconds for leg in back), sum(leg.joules for leg in back)
         joules = path.joules + back_j + idle_watts * back_s
         ends.keep(path.seconds + back_s, joules, dict(path.state), path.last, path.met)
-    return [_plan(graph, book, scheme, sought.wire, path.last) for path in _spread(goal, ends.paths)]
+    return [_plan(graph, book, scheme, sought, path.last) for path in _spread(goal, ends.paths)]
 
 
 class _Best:
@@ -354,7 +360,7 @@ def _reaches(book: LayoutBook, better: _Path, path: _Path, sought: Sought) -> bo
     left = math.inf if front else path.weight - better.weight
     seconds = joules = 0.0
     for tensor, layout in path.state.items():
-        first, second, _ = book.move(better.state[tensor], layout)
+        first, second, _ = book.moved(tensor, better.state[tensor], layout)
         if first.pairs and tensor in sought.allowed.still:
             return False
         for leg in (first, second):
@@ -377,7 +383,7 @@ def _bring(
     via: tuple[tuple[int, int], ...] = ()
     for tensor, needed in option.needed:
         held = after[tensor]
-        first, second, over = book.move(held, needed)
+        first, second, over = book.moved(tensor, held, needed)
         if first.pairs and tensor in still:
             return None
         if second is None and tensor in there:
@@ -404,7 +410,7 @@ def _choices(last: _Choice | None) -> Iterator[_Choice]:
     return reversed(found)
 
 
-def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, last_choice: _Choice | None) -> Plan:
+def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, sought: Sought, last_choice: _Choice | None) -> Plan:
     """The plan of a path, with its sums of seconds and joules, and bytes per card."""
     ranks = len(book.prices.topology)
     sent, received = [0.0] * ranks, [0.0] * ranks
@@ -427,7 +433,7 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, last_
             placements[index] = Placement("relabel", ())
             continue
         for tensor, needed in option.needed:
-            first, second, _ = book.move(state[tensor], needed)
+            first, second, _ = book.moved(tensor, state[tensor], needed)
             count(first.card_bytes)
             if second is not None:
                 count(second.card_bytes)
@@ -451,7 +457,17 @@ def _plan(graph: LayerGraph, book: LayoutBook, scheme: Scheme, wire: Wire, last_
     cards = tuple(zip(sent, received, strict=True))
     in_order = tuple(placement for _, placement in sorted(placements.items(), key=lambda each: each[0]))
     joules += book.prices.idle_watts * seconds
-    return Plan(graph.name, ranks, scheme, in_order, wire, predicted_s=seconds, card_bytes=cards, predicted_j=joules)
+    return Plan(
+        graph.name,
+        ranks,
+        scheme,
+        in_order,
+        sought.wire,
+        predicted_s=seconds,
+        card_bytes=cards,
+        predicted_j=joules,
+        pixels=sought.pixels,
+    )
 
 
 def _whole_on_master(graph: LayerGraph, tensor: int, ranks: int) -> Layout:

@@ -35,15 +35,15 @@ def arrays_of(graph: LayerGraph, given: Given) -> list[Array]:
         values = [given]
     if len(values) != len(ports):
         raise InputError(f"{graph.name} takes {len(ports)} inputs ({names}), not {len(values)}")
-    return [_array(port, value) for port, value in zip(ports, values, strict=True)]
+    return [_array(graph, port, value) for port, value in zip(ports, values, strict=True)]
 
 
-def _array(port: Port, value: Any) -> Array:
+def _array(graph: LayerGraph, port: Port, value: Any) -> Array:
     value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     array: Array = np.array(value, port.dtype, copy=None, order="C")
     if array.shape != port.shape:
         raise InputError(f"the input {port.name} has the shape {array.shape}; the model was compiled for {port.shape}")
-    return array
+    return array if port.tensor is None else array.reshape(graph.tensors[port.tensor].shape)
 
 
 def named(graph: LayerGraph, outputs: Sequence[Array]) -> dict[str, Array]:

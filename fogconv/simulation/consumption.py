@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fogconv.hardware.energy import joules, without_energy
 from fogconv.hardware.topology import Topology
-from fogconv.ir.program import WIRE_BYTES, Conv, Program, Send
+from fogconv.ir.program import Conv, Program, Send
 from fogconv.simulation.simulator import Timeline
 
 
@@ -26,7 +26,7 @@ def joules_per_inference(programs: Sequence[Program], topology: Topology, timeli
                 macs[program.rank] += step.spec.macs
             elif isinstance(step, Send):
                 pair = program.rank, step.to
-                sent[pair] += step.elements * program.batch * WIRE_BYTES[step.wire]
+                sent[pair] += step.elements * program.batch * step.element_bytes
                 messages[pair] += 1
     return joules(
         topology,

@@ -22,9 +22,10 @@ from numba.extending import intrinsic
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import is_depthwise
-from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I32, I64, Builder, Value
+from fogconv.kernels.codegen.epilogue import Epilogue
+from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import (
@@ -37,7 +38,7 @@ from fogconv.kernels.codegen.microkernel import (
     emit_finish,
     function_address,
 )
-from fogconv.kernels.conv.direct import CLAMPS, clamp_flags, part, run_direct, walk_numbers
+from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
@@ -276,9 +277,10 @@ class DepthwiseKernel:
         fields[Field.ROW_STRIDE] = at_x.row
         fields[Field.OUT_ROW_STRIDE] = at_out.row
         fields[Field.RESIDUAL_ROW_STRIDE] = at_residual.row
-        fields[Field.FLAGS] = (Flag.RESIDUAL if residual is not None else 0) | clamp_flags(self.activation)
-        if self.activation in CLAMPS:
-            fields[Field.CLAMP] = clamp_bounds(*CLAMPS[self.activation])
+        bounds = clamp(self.activation)
+        fields[Field.FLAGS] = (Flag.RESIDUAL if residual is not None else 0) | clamp_flags(bounds)
+        if bounds is not None:
+            fields[Field.CLAMP] = clamp_bounds(*bounds)
         all_blocks = blocks(spec.out_channels)
         by_blocks = all_blocks >= threads
         first, last = part(all_blocks, thread, threads) if by_blocks else (0, all_blocks)
@@ -326,6 +328,6 @@ class DepthwiseKernel:
                     0,
                 ]
             )
-        code = 0 if self.activation in CLAMPS else activations.code(self.activation)
-        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, items, tiles)
-        return bind(run_direct, numbers, fields, self, x, out, residual)
+        epilogue = Epilogue.of(self.activation)
+        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, epilogue, items, tiles)
+        return bind(run_direct, numbers, fields, self, x, out, residual, epilogue)

@@ -23,7 +23,7 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import is_linear as is_linear
 from fogconv.kernels.codegen import activation as activations
-from fogconv.kernels.codegen import vector
+from fogconv.kernels.codegen import formulas, vector
 from fogconv.kernels.codegen.emit import cpu_family, lane_splat
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.codegen.jit import jit
@@ -87,6 +87,8 @@ class PreparedLinear:
         r = place("residual", residual) if residual is not None else b
         total = blocks(spec.out_channels)
         threads = max(1, min(self._threads, total))
+        chosen = formulas.activation(self._activation)
+        lanes = formulas.lanes(() if chosen is None else chosen.parameters)
         calls = []
         for thread in range(threads):
             first, stop = total * thread // threads, total * (thread + 1) // threads
@@ -95,10 +97,11 @@ class PreparedLinear:
                 *a,
                 *(b.address, b.image, b.block, r.address, r.image, r.block),
                 *(address_of(self._panels), address_of(self._bias), address_of(sums)),
-                *(spec.batch, blocks(spec.in_channels), *spec.kernel, first, stop, spec.out_channels),
+                *(spec.batch, blocks(spec.in_channels), *spec.kernel, first, stop, spec.out_channels, address_of(lanes)),
             )
-            kernel = _linear(activations.code(self._activation), residual is not None, BLOCK // host_isa().vector_length)
-            calls.append(bind(kernel, numbers, self, x.data, out.data, residual, sums))
+            registers = BLOCK // host_isa().vector_length
+            kernel = _linear(None if chosen is None else chosen.name, residual is not None, registers)
+            calls.append(bind(kernel, numbers, self, x.data, out.data, residual, sums, lanes))
         return parallel(calls)
 
     def run(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
@@ -131,7 +134,7 @@ def prepare_linear(
         raise KernelError(f"linear: the bias has the shape {bias.shape}; there are {spec.out_channels} outputs")
     if threads < 1:
         raise KernelError(f"linear: {threads} threads; at least 1 is needed")
-    activations.code(activation)
+    formulas.activation(activation)
     panels = empty_panels(1, spec.out_channels, spec.in_channels, spec.kernel[0] * spec.kernel[1])
     bind_pack_panels(np.ascontiguousarray(weight)[None], panels)()
     terms = aligned_zeros((blocks(spec.out_channels) * BLOCK,))
@@ -210,7 +213,8 @@ def _dot(images: int, registers: int) -> Any:
 
 
 @cache
-def _linear(code: int, has_residual: bool, registers: int) -> Any:
+def _linear(activation: str | None, has_residual: bool, registers: int) -> Any:
+    apply = formulas.applied(activation)
     dot1, dot2, dot4 = (_dot(images, registers) for images in (1, 2, 4))
 
     @jit
@@ -219,6 +223,7 @@ def _linear(code: int, has_residual: bool, registers: int) -> Any:
         out, out_image, out_block, residual, r_image, r_block = a[4], a[5], a[6], a[7], a[8], a[9]
         panels, bias, sums = a[10], a[11], a[12]
         batch, in_blocks, rows, columns, first, stop, channels = a[13], a[14], a[15], a[16], a[17], a[18], a[19]
+        p, q, r = vector.load(a[20]), vector.load(a[20] + 64), vector.load(a[20] + 128)
         for block in range(first, stop):
             weights = panels + block * in_blocks * rows * columns * 1024
             n = 0
@@ -237,7 +242,7 @@ def _linear(code: int, has_residual: bool, registers: int) -> Any:
                     value = vector.add(vector.load(sums + (image - n) * 64), vector.load(bias + block * 64))
                     if has_residual:
                         value = vector.add(value, vector.load(residual + image * r_image + block * r_block))
-                    value = vector.activate(value, code)
+                    value = apply(value, value, p, q, r)
                     lanes = min(16, channels - block * 16)
                     vector.store_between(out + image * out_image + block * out_block, value, 0, lanes)
                 n += images

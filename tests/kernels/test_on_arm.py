@@ -1,7 +1,7 @@
-"""Pooling, resampling, adding, fully connected layers and NaN on aarch64, small enough for an emulator: `make test-arm` runs
-this (and test_conv's part for arm).
+"""Pooling, resampling, adding, fully connected layers and NaN on aarch64, small enough for an emulator.
 
-What compiles for NEON here are the same builders that the other tests examine at length on x86.
+`make test-arm` runs this, and test_conv's part for arm. What compiles for NEON here are the same builders that the other
+tests examine at length on x86.
 """
 
 from __future__ import annotations

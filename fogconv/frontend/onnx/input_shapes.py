@@ -119,11 +119,11 @@ def _other_shape(
 
 def _picture_shape(
     name: str, entry: ValueInfoProto, size: Sequence[int] | None, frame: Sequence[int] | None, batch: int
-) -> tuple[int, int, int, int]:
+) -> tuple[int, ...]:
     kind = entry.type.tensor_type
     dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
-    if not entry.type.HasField("tensor_type") or len(dims) != 4:
-        raise ModelError(f"{name}: its input {quoted(entry.name)} is not a batch of pictures (N, C, H, W)")
+    if not entry.type.HasField("tensor_type") or len(dims) not in (3, 4):
+        raise ModelError(f"{name}: its input {quoted(entry.name)} is not a batch of pictures (N, C, H, W) or of (N, C, L)")
     if kind.elem_type != TensorProto.FLOAT:
         wrong = TensorProto.DataType.Name(kind.elem_type).lower()
         raise ModelError(f"{name}: its input {quoted(entry.name)} is {wrong}; fogconv runs models in float (fp32)")
@@ -132,6 +132,10 @@ def _picture_shape(
         raise ModelError(f"{name} takes {images} images at once, not {batch}")
     if channels is None:
         raise ModelError(f"{name}: the channels of its input {quoted(entry.name)} are not fixed")
+    if len(sides) == 1:
+        if sides[0] is None:
+            raise ModelError(f"{name}: the length of its input {quoted(entry.name)} is not fixed")
+        return (batch, channels, sides[0])
     if size is None and None in sides:
         if frame is None:
             raise ModelError(f"{name} takes pictures of any size; say which with --size (or size=)")

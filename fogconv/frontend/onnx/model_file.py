@@ -32,10 +32,9 @@ class ModelFile:
     multiple: int = 0
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """The pictures'."""
-        images, channels, height, width = self.inputs[0].shape
-        return images, channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """The pictures', (N, C, H, W); of a model of sequences theirs, (N, C, L)."""
+        return self.inputs[0].shape
 
 
 def read_model(

@@ -56,10 +56,10 @@ def from_exported(program: ExportedProgram, name: str) -> LayerGraph:
     nodes = list(program.graph.nodes)
     constants, entries = _inputs(program, name)
     fake = entries[0].meta["val"]
-    if fake.ndim != 4 or not all(isinstance(size, int) for size in fake.shape):
+    if fake.ndim not in (3, 4) or not all(isinstance(size, int) for size in fake.shape):
         raise ModelError(
-            f"{name}: its input is {tuple(fake.shape)}; fogconv takes programs whose first input is (N, C, H, W), of a "
-            "fixed size"
+            f"{name}: its input is {tuple(fake.shape)}; fogconv takes programs whose first input is (N, C, H, W) or "
+            "(N, C, L), of a fixed size"
         )
     if fake.dtype not in (torch.float32, torch.float64):
         raise ModelError(f"{name}: its input is {fake.dtype}; convert the model with .float() before exporting it")
@@ -73,7 +73,7 @@ def from_exported(program: ExportedProgram, name: str) -> LayerGraph:
             entry.name,
             _fixed(entry, name),
             str(entry.meta["val"].dtype).removeprefix("torch."),
-            is_map=translator.could_be_map(entry),
+            is_map=translator.could_be_map(entry, flat=number == 0),
         )
         for number, entry in enumerate(entries)
     )

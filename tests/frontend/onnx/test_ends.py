@@ -111,3 +111,40 @@ def test_a_size_that_nothing_says_is_asked_for(tmp_path: Path) -> None:
     path = model(tmp_path / "m.onnx", [CONV], [("x", FLOAT, [1, 3, 8, 10]), ("z", INT, [1, "k"])], ["c"])
     with pytest.raises(ModelError, match="its input 'z' leaves its size open: give the input"):
         read(path)
+
+
+def test_a_detector_that_ends_in_suppression_and_takes_the_pictures_size(tmp_path: Path) -> None:
+    """As YOLOv3's files do: boxes are scaled by an input of their own, and their number depends on the picture."""
+    nodes = [
+        CONV,
+        node("Slice", ["c", "zero", "four", "one"], "raw"),
+        node("Reshape", ["raw", "boxes_shape"], "flat"),
+        node("Transpose", ["flat"], "rows", perm=[0, 2, 1]),
+        node("Concat", ["image_shape", "image_shape"], "sides", axis=1),
+        node("Mul", ["rows", "sides"], "boxes"),
+        node("Slice", ["c", "four", "six", "one"], "classes"),
+        node("Reshape", ["classes", "scores_shape"], "scores"),
+        node("NonMaxSuppression", ["boxes", "scores", "most", "overlap", "least"], "kept"),
+        node("Cast", ["kept"], "indices", to=TensorProto.INT32),
+    ]
+    constants = {
+        "zero": np.array([0]), "four": np.array([4]), "six": np.array([6]), "one": np.array([1]),
+        "boxes_shape": np.array([1, 4, 80]), "scores_shape": np.array([1, 2, 80]), "most": np.array([5]),
+        "overlap": np.array([0.5], np.float32), "least": np.array([0.1], np.float32),
+    }  # fmt: skip
+    inputs = [("x", FLOAT, ["n", 3, "h", "w"]), ("image_shape", FLOAT, ["n", 2])]
+    path = model(tmp_path / "m.onnx", nodes, inputs, ["boxes", "scores", "indices"])
+    whole = onnx.load(path)
+    whole.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    onnx.save(whole, path)
+    given = {"x": numbers(1, 3, 8, 10), "image_shape": np.array([[300, 400]], np.float32)}
+    wanted = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, given)
+    assert 0 < len(wanted[2]) <= 10
+    topology = Topology.uniform(3, 1e9, 1e11, 1e-7)
+    with fogconv.compile(str(path), "inproc://2", example=given, topology=topology, scheme="rows") as engine:
+        for found in (engine(given), engine(given["x"], given["image_shape"])):
+            for mine, theirs in zip(found, wanted, strict=True):
+                assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+                np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-3)
+        assert list(engine.run(given).outputs) == ["boxes", "scores", "indices"]
+        assert [each.operator for each in engine.plan.graph.hosted if each.operator == "NonMaxSuppression"]

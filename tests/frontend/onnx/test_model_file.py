@@ -80,7 +80,8 @@ def test_a_bad_file_is_one_sentence(name: str, tmp_path: Path) -> None:
         ((4, 3, 8, 8), {}, "takes 4 images at once, not 1"),
         ((1, 3, 8, 8), {"size": (9, 8)}, "takes 8×8 pixels, not 9×8"),
         ((1, "c", 8, 8), {}, "the channels .* are not fixed"),
-        ((1, 3, 8), {}, "is not a batch of pictures"),
+        ((1, 8), {}, "is not a batch of pictures"),
+        ((1, 3, "n"), {}, "the length .* is not fixed"),
     ],
 )
 def test_an_input_that_does_not_fit_is_one_sentence(
@@ -143,3 +144,36 @@ def test_a_loop_stays_on_the_master(tmp_path: Path) -> None:
     nodes = [node("Relu", ["x"], "a"), node("Loop", ["n", "yes", "a"], "l", body=body), node("Sigmoid", ["l"])]
     graph = compared(saved(tmp_path / "m.onnx", nodes, {"n": np.array(3), "yes": np.array(True)}, sizes=SHAPE))
     assert [layer.kind for layer in graph.layers] == ["affine", "host"]
+
+
+def test_an_lstm_in_the_middle_stays_on_the_master_and_is_listed(tmp_path: Path) -> None:
+    """Convs before and after it are layers."""
+    n, _, height, width = SHAPE
+    nodes = [
+        node("Conv", ["x", "w"], "a", pads=[1, 1, 1, 1]),
+        node("Reshape", ["a", "rows"], "b"),
+        node("Transpose", ["b"], "c", perm=[2, 0, 1]),
+        helper.make_node("LSTM", ["c", "in", "back"], ["d"], name="reader", hidden_size=3),
+        node("Reshape", ["d", "map"], "e"),
+        node("Conv", ["e", "v"]),
+    ]
+    constants = {
+        "w": numbers(4, 6, 3, 3),
+        "rows": np.array([n, 4, height * width]),
+        "in": numbers(1, 12, 4),
+        "back": numbers(1, 12, 3),
+        "map": np.array([n, 3, height, width]),
+        "v": numbers(5, 3, 1, 1),
+    }
+    graph = compared(saved(tmp_path / "m.onnx", nodes, constants, sizes=(n, 5, height, width)))
+    assert [layer.kind for layer in graph.layers if layer.kind != "slice"] == ["conv", "host", "conv"]
+    [recurrent] = [each for each in graph.hosted if each.operator == "LSTM"]
+    assert recurrent.node == "reader" and recurrent.macs == n * height * width * 12 * 7
+    assert 0 < graph.on_master_share < 1
+
+
+def test_what_onnx_runtime_can_not_run_either_is_named(tmp_path: Path) -> None:
+    nodes = [node("Relu", ["x"], "a"), helper.make_node("MysteryOp", ["a"], ["y"], name="odd", domain="com.microsoft")]
+    path = saved(tmp_path / "m.onnx", nodes, {})
+    with pytest.raises(ModelError, match=r"node 'odd' \(MysteryOp\) and what follows it: ONNX Runtime can't run this"):
+        read(path, batch=SHAPE[0])

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fogconv.frontend.onnx.read import read
 from fogconv.ir.graph import Conv, Host, Interleave, LayerGraph, Pool, Resample
 from tests.frontend.onnx.test_rules import compared, node, numbers, saved
+from tests.graph_reference import run_graph
 
 COORDINATES = (
     "half_pixel",
@@ -225,3 +228,26 @@ def test_what_is_not_claimed_stays_on_the_master(antialias: int, tmp_path: Path)
     graph = resized(tmp_path / "m.onnx", (8, 10), constants, mode="linear", antialias=antialias)
     assert kinds(graph) == ["Host"]
     assert Resample.__name__ not in kinds(graph)
+
+
+SEQUENCES: dict[str, tuple[str, dict[str, Any], dict[str, np.ndarray]]] = {
+    "a conv": ("Conv", {"strides": [2], "pads": [1, 2]}, {"w": numbers(4, 6, 3), "b": numbers(4)}),
+    "a conv that pads by itself": ("Conv", {"auto_pad": "SAME_LOWER", "strides": [2]}, {"w": numbers(4, 6, 4)}),
+    "a transposed conv": ("ConvTranspose", {"strides": [2], "pads": [1, 0], "output_padding": [1]}, {"w": numbers(6, 4, 3)}),
+    "a pad": ("Pad", {"mode": "reflect"}, {"p": np.array([0, 0, 3, 0, 0, 1])}),
+    "a max pool": ("MaxPool", {"kernel_shape": [3], "strides": [2], "pads": [1, 1]}, {}),
+    "the mean": ("GlobalAveragePool", {}, {}),
+    "the maximum": ("GlobalMaxPool", {}, {}),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequences_are_maps_of_one_row(name: str, tmp_path: Path) -> None:
+    op, attributes, constants = SEQUENCES[name]
+    path = saved(tmp_path / "m.onnx", [node(op, ["x", *constants], **attributes)], constants, shape=(2, 6, 25))
+    graph = read(path, batch=2)
+    assert not [layer for layer in graph.layers if isinstance(layer, Host)]
+    assert {tensor.height for tensor in graph.tensors} == {1}
+    x = numbers(2, 6, 25)
+    [expected] = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    np.testing.assert_allclose(run_graph(graph, x), expected, rtol=1e-5, atol=2e-5)

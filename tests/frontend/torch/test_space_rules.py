@@ -127,3 +127,33 @@ def test_pixels_are_shuffled_and_back() -> None:
     conv = nn.Conv2d(6, 12, 3, padding=1)
     graph = exported(lambda x, c: F.pixel_unshuffle(F.pixel_shuffle(c(x), 2), 2), conv)
     assert not [layer for layer in graph.layers if isinstance(layer, Host)]
+
+
+SEQUENCES: dict[str, tuple[nn.Module, int]] = {
+    "a conv with its padding": (nn.Sequential(nn.Conv1d(6, 8, 3, 2, 1), nn.BatchNorm1d(8), nn.ReLU()), 1),
+    "a grouped conv that keeps the length": (nn.Conv1d(6, 12, 4, padding="same", dilation=2, groups=3), 1),
+    "zeros before a conv": (nn.Sequential(nn.ConstantPad1d((2, 0), 0.0), nn.Conv1d(6, 4, 3)), 1),
+    "a reflection before a conv": (nn.Conv1d(6, 4, 3, padding=1, padding_mode="reflect"), 2),
+    "a transposed conv": (nn.ConvTranspose1d(6, 4, 3, 2, 1, 1), 3),
+    "a max pool": (nn.MaxPool1d(3, 2, 1), 1),
+    "an average pool": (nn.AvgPool1d(3, 2), 1),
+    "the mean": (nn.AdaptiveAvgPool1d(1), 1),
+    "the nearest": (nn.Upsample(scale_factor=2.5), 1),
+    "between neighbours": (nn.Upsample(size=40, mode="linear"), 1),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequences_are_maps_of_one_row(name: str) -> None:
+    module, layers = SEQUENCES[name]
+    graph = exported(module, shape=(2, 6, 25))
+    assert not [layer for layer in graph.layers if isinstance(layer, Host)]
+    assert len(graph.layers) == layers
+    assert {tensor.height for tensor in graph.tensors} == {1}
+
+
+def test_a_sequence_in_the_middle_of_a_net_is_a_map() -> None:
+    """Efficient channel attention: a conv along the channels' means."""
+    attention = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+    graph = exported(lambda x, c: x * c(x.mean((2, 3)).unsqueeze(1)).sigmoid().transpose(1, 2).unsqueeze(-1), attention)
+    assert "Conv" in kinds(graph)

@@ -29,15 +29,15 @@ def _pool(t: Translator, node: Node, kind: str, **geometry: Any) -> Value | None
     kernel = node.get("kernel_shape", ())
     before = t.values.get(node.input(0))
     wider = before.padding if isinstance(before, Padded) else (0, 0, 0, 0)
-    number = before.tensor if isinstance(before, Padded) else t.as_map(node.input(0))
-    if number is None or len(kernel) != 2:
+    number = before.tensor if isinstance(before, Padded) else t.as_map(node.input(0), flat=True)
+    if number is None or len(kernel) not in (1, 2):
         return None
     read = t.tensors[number]
     stride = two(node.get("strides", (1, 1)))
     size = (read.height + sum(wider[:2]), read.width + sum(wider[2:]))
     around = padding(node, size, two(kernel), stride, geometry.get("dilation", (1, 1)))
     ceil = bool(node.get("ceil_mode", 0))
-    if any(side > k // 2 for side, k in zip(around, (kernel[0],) * 2 + (kernel[1],) * 2, strict=True)):
+    if any(side > k // 2 for side, k in zip(around, (two(kernel)[0],) * 2 + (two(kernel)[1],) * 2, strict=True)):
         return None  # a window could lie in the padding alone
     if isinstance(before, Padded):
         around = tuple(ours + theirs for ours, theirs in zip(around, wider, strict=True))  # type: ignore[assignment]
@@ -56,7 +56,7 @@ def takes(node: Node, fill: float) -> bool:
 
 
 def global_max(t: Translator, node: Node) -> Value | None:
-    shape, number = t.shape(node.input(0)), t.as_map(node.input(0))
+    shape, number = t.shape(node.input(0)), t.as_map(node.input(0), flat=True)
     return None if shape is None or number is None else t.global_max(node.name, number, (*shape[:2], 1, 1))
 
 
@@ -88,5 +88,5 @@ def _over_space(t: Translator, node: Node) -> Shape | None:
 
 
 def _mean(t: Translator, node: Node, shape: Shape) -> Value | None:
-    number = t.as_map(node.input(0))
+    number = t.as_map(node.input(0), flat=True)
     return None if number is None else t.global_pool(node.name, number, shape)

@@ -10,7 +10,7 @@ from fogconv.errors import GeometryError
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import Padded, Ref, Value
 from fogconv.frontend.onnx.rules import channels, pooling
-from fogconv.frontend.onnx.rules.conv import two
+from fogconv.frontend.onnx.rules.conv import as_rows, four, two
 from fogconv.frontend.onnx.translate import Node, Translator
 from fogconv.frontend.space import phases, resampling
 from fogconv.ir.geometry import Taps
@@ -140,12 +140,13 @@ def _positions(where: str, size: int, out: int, scale: float, region: tuple[floa
 
 def conv_transpose(t: Translator, node: Node) -> Value | None:
     weight, bias = t.const(node.input(1)), t.const(node.input(2))
-    source = t.as_map(node.input(0))
-    if source is None or weight is None or weight.ndim != 4 or (node.input(2) and bias is None):
+    source = t.as_map(node.input(0), flat=True)
+    if source is None or weight is None or weight.ndim not in (3, 4) or (node.input(2) and bias is None):
         return None
+    weight = as_rows(weight)
     read = t.tensors[source]
     stride, dilation = two(node.get("strides", (1, 1))), two(node.get("dilations", (1, 1)))
-    more = two(node.get("output_padding", (0, 0)))
+    more = two(node.get("output_padding", (0, 0)), row=0)
     lengths = zip((read.height, read.width), stride, weight.shape[2:], dilation, more, strict=True)
     full = [step * (size - 1) + extra + (k - 1) * spread + 1 for size, step, k, spread, extra in lengths]
     before, size = _cut(node, full, [side * step for side, step in zip((read.height, read.width), stride, strict=True)])
@@ -174,9 +175,9 @@ def _cut(node: Node, full: Sequence[int], same: Sequence[int]) -> tuple[tuple[in
     auto = node.get("auto_pad", "NOTSET")
     wanted = node.get("output_shape", same if auto in ("SAME_UPPER", "SAME_LOWER") else None)
     if wanted is None:
-        top, left, bottom, right = (0, 0, 0, 0) if auto == "VALID" else node.get("pads", (0, 0, 0, 0))
+        top, left, bottom, right = (0, 0, 0, 0) if auto == "VALID" else four(node.get("pads", (0, 0, 0, 0)))
         return (int(top), int(left)), (int(full[0] - top - bottom), int(full[1] - left - right))
-    height, width = (int(size) for size in wanted[-2:])
+    height, width = two(wanted[-2:])
     spare = [max(0, full[0] - height), max(0, full[1] - width)]
     first = [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in spare]
     return (first[0], first[1]), (height, width)
@@ -241,7 +242,9 @@ def pad(t: Translator, node: Node) -> Value | None:
     for number, axis in enumerate(axes):
         at = int(axis) % len(shape)
         sides[at], sides[len(shape) + at] = int(amounts[number]), int(amounts[len(amounts) // 2 + number])
-    source = t.as_map(node.input(0)) if len(shape) == 4 and not any(sides[:2] + sides[4:6]) else None
+    if len(shape) == 3:
+        sides = [*sides[:2], 0, *sides[2:5], 0, sides[5]]
+    source = t.as_map(node.input(0), flat=True) if len(sides) == 8 and not any(sides[:2] + sides[4:6]) else None
     if source is None:
         return None
     fill, mode = float(np.asarray(value).reshape(-1)[0]), node.get("mode", "constant")

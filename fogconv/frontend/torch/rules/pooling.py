@@ -13,7 +13,7 @@ from fogconv.frontend.torch.translate import Args, Translator, bind, layer_name,
 
 def _pool(t: Translator, node: fx.Node, source: object, kind: str, **geometry: Any) -> Value | None:
     before = t.values.get(source) if isinstance(source, fx.Node) else None
-    number = before.tensor if isinstance(before, Padded) else t.as_map(source)
+    number = before.tensor if isinstance(before, Padded) else t.as_map(source, flat=True)
     if number is None:
         return None
     rows, columns = geometry.pop("padding")
@@ -76,7 +76,7 @@ def average_pool(t: Translator, node: fx.Node, a: Args) -> Value | None:
         padding=pair(a["padding"]),
         ceil_mode=bool(a["ceil_mode"]),
         count_include_pad=bool(a["count_include_pad"]),
-        divisor=a["divisor_override"],
+        divisor=a.get("divisor_override"),
     )
 
 
@@ -126,6 +126,12 @@ def maximum(t: Translator, node: fx.Node, a: Args) -> Value | None:
     if not t.could_be_map(source) or not dims or {dim % 4 for dim in dims} != {2, 3} or t.ref(source) is None:
         return None
     return _global_max(t, node, source, shape_of(node))
+
+
+def average_of_sequence(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    """adaptive_avg_pool1d to one number."""
+    number = t.as_map(a["self"], flat=True) if shape_of(node)[2:] == (1,) else None
+    return None if number is None else t.global_pool(layer_name(node), number, shape_of(node))
 
 
 def mean(t: Translator, node: fx.Node, a: Args) -> Value | None:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fogconv.errors import GeometryError
-from fogconv.frontend.graph_builder import Padded, Value
+from fogconv.frontend.graph_builder import Padded, Value, as_sides
 from fogconv.frontend.space import phases, resampling
 from fogconv.frontend.torch.rules import channels, conv, pooling
 from fogconv.frontend.torch.translate import Args, Rule, Translator, layer_name, op_name, pair, shape_of, weights
@@ -20,11 +20,11 @@ def upsample(mode: str) -> Rule:
     """``mode``: nearest, nearest_exact, linear or cubic. Positions are in the type in which torch computes them."""
 
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
-        source = t.as_map(a.get("self", a.get("input")))
+        source = t.as_map(a.get("self", a.get("input")), flat=True)
         if source is None:
             return None
-        read, (height, width) = t.tensors[source], shape_of(node)[2:]
-        scales = a.get("scale_factors") or (a.get("scales_h"), a.get("scales_w"))
+        read, (_, height, width) = t.tensors[source], as_sides(shape_of(node))
+        scales = a.get("scale_factors") or (a.get("scales_h"), a.get("scales_w", a.get("scales")))
         corners = bool(a.get("align_corners"))
         kind = np.dtype(np.float64) if t.dtype == torch.float64 else np.dtype(np.float32)
         rows, columns = (
@@ -56,10 +56,11 @@ def _taps(mode: str, size: int, out: int, scale: float | None, corners: bool, ki
 
 
 def conv_transpose(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    weight, source = t.const(a["weight"]), t.as_map(a["input"])
+    weight, source = t.const(a["weight"]), t.as_map(a["input"], flat=True)
     bias = t.const(a["bias"])
-    if source is None or weight is None or weight.ndim != 4 or (a["bias"] is not None and bias is None):
+    if source is None or weight is None or weight.ndim not in (3, 4) or (a["bias"] is not None and bias is None):
         return None
+    weight = conv.as_rows(weight)
     try:
         return phases.conv_transpose(
             t,
@@ -71,7 +72,7 @@ def conv_transpose(t: Translator, node: fx.Node, a: Args) -> Value | None:
             before=pair(a["padding"]),
             dilation=pair(a["dilation"]),
             groups=int(a["groups"]),
-            size=(shape_of(node)[2], shape_of(node)[3]),
+            size=as_sides(shape_of(node))[1:],
         )
     except GeometryError:
         return None
@@ -127,11 +128,14 @@ def pad(t: Translator, node: fx.Node, a: Args) -> Value | None:
     amounts = [int(amount) for amount in a.get("pad", a.get("padding"))]
     if not any(amounts):
         return t.ref(a["self"])
-    source = t.as_map(a["self"]) if t.ref(a["self"]) is not None and not any(amounts[4:]) else None
+    source = t.as_map(a["self"], flat=True) if t.ref(a["self"]) is not None and not any(amounts[4:]) else None
     if source is None:
         return None
     left, right, top, bottom = (*amounts, 0, 0)[:4]
+    if len(shape_of(node)) == 3 and (top or bottom):
+        return None
     named = {"reflection_pad2d": "reflect", "replication_pad2d": "replicate"}
+    named |= {"reflection_pad1d": "reflect", "replication_pad1d": "replicate"}
     mode = str(named.get(op_name(node), a.get("mode", "constant")))
     fill = float(a.get("value") or 0.0)
     if mode == "constant" and min(amounts) >= 0 and node.users and all(_takes(t, user, node, fill) for user in node.users):
