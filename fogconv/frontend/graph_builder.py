@@ -88,6 +88,11 @@ class Many:
     values: tuple[Ref | None, ...]
 
 
+def picks(layer: Resample) -> bool:
+    """Whether each of its outputs is an input unchanged."""
+    return not (layer.rows.weights or layer.columns.weights) and min(*layer.rows.starts, *layer.columns.starts) >= 0
+
+
 def as_sides(shape: Shape) -> tuple[int, int, int]:
     """Channels, rows and columns of a map for a value of this shape: a sequence (N, C, L) is a map of one row."""
     channels, *sides = shape[1:]
@@ -488,7 +493,12 @@ class GraphBuilder:
         return Ref(target, shape)
 
     def resample(self, name: str, source: int, rows: Taps, columns: Taps, fill: float = 0.0) -> Ref:
-        """Weighted sums of rows and columns; nothing where these are the source's own."""
+        """Weighted sums of rows and columns; nothing where these are the source's own, one layer where they are picked of
+        what has been picked."""
+        before = self.made_by(source)
+        if isinstance(before, Resample) and picks(before) and not rows.weights and not columns.weights:
+            rows, columns = rows.of(before.rows), columns.of(before.columns)
+            source = before.source
         read = self.tensors[source]
         sides = zip((rows, columns), (read.height, read.width), strict=True)
         if all(taps.starts == tuple(range(size)) and not taps.weights for taps, size in sides):
@@ -507,6 +517,11 @@ class GraphBuilder:
         target = self.map_of(name, read.channels, *size)
         self.items.append(Interleave(name, tuple(sources), target, factors))
         return Ref(target, self.tensors[target].shape)
+
+    def made_by(self, tensor: int) -> Layer | None:
+        """The layer that makes a map; None for an input and what is hosted."""
+        made = (item for item in reversed(self.items) if not isinstance(item, HostOp) and tensor in item.writes)
+        return next(made, None)
 
     def _like(self, name: str, source: int) -> int:
         read = self.tensors[source]

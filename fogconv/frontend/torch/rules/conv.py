@@ -10,6 +10,7 @@ from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import Many, Padded, Ref, Value
+from fogconv.frontend.space import phases
 from fogconv.frontend.torch.translate import Args, Rule, Translator, bind, layer_name, pair, shape_of, weights
 
 
@@ -25,7 +26,8 @@ def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
         return None
     dilation = pair(a["dilation"])
     padding = _conv_padding(a["padding"], (weight.shape[2], weight.shape[3]), dilation)
-    return t.conv(
+    return phases.conv(
+        t,
         layer_name(node),
         source,
         weights(weight),
