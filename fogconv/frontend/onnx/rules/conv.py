@@ -109,6 +109,9 @@ def matmul(t: Translator, node: Node) -> Value | None:
 
 def _linear(t: Translator, node: Node, matrix: AnyArray, bias: AnyArray | None) -> Value | None:
     """``matrix`` is (outputs, features)."""
+    last = t.last(node.input(0))
+    if last is not None:
+        return t.pointwise_linear(node.name, last, matrix, bias)
     ref = t.ref(node.input(0))
     if ref is None:
         return None
