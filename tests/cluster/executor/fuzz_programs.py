@@ -205,7 +205,7 @@ class _GuardedNumpy:
 
 
 def prepare() -> None:
-    """From now on all arrays of kernels and interpreter lie between guard pages, each map in memory of its own."""
+    """From now on all arrays of the kernels and of the interpreter lie between guard pages, each map in its own memory."""
     for found in pkgutil.walk_packages(fogconv.kernels.__path__, "fogconv.kernels."):
         module: Any = importlib.import_module(found.name)
         if hasattr(module, "aligned_zeros"):
