@@ -30,10 +30,10 @@ from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
 from fogconv.errors import DependencyError, InputError
+from fogconv.frontend.ports import arrays_of
 from fogconv.ir.arrays import Array
 from fogconv.ir.program import Pixels
 from fogconv.runtime.engine import Engine, Inference
-from fogconv.runtime.ports import arrays_of
 from fogconv.storage.array_file import read_array
 from fogconv.storage.trusted import open_plain
 
