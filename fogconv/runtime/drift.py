@@ -212,6 +212,8 @@ class Correction:
 
     def apply(self, topology: Topology, members: Sequence[int]) -> Topology:
         """The session's topology with the measured rates. Only rates change."""
+        if self.overall != 1:
+            topology = topology.messages_slowed(_clamped(self.overall))
         for rank, ratio in self.ranks(members).items():
             topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / ratio))
         links = dict(topology.links)
@@ -237,7 +239,7 @@ class Correction:
             events.append(f"rates of {_names(mistaken)} were measured beside other work; corrected ({range_of})")
         for rank in wrong:
             if rank not in mistaken:
-                what = "planned" if disturbed is None else "measured: other work, or heat"
+                what = "planned" if disturbed is None else "measured: other work, heat, or ranks beside it"
                 done = "shares changed" if planned else replanned
                 events.append(f"{_names([rank])} is {_pace(ratios[rank])} than {what}; {done}")
         left = dict(self.thin)
