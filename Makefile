@@ -45,8 +45,10 @@ test-full: $(READY) ## all tests
 # An aarch64 Python has no torch, so only files that do without are collected there: the codec's, and those with tests marked `arm`.
 ARM_TESTS = $$(grep -rl --include='test_*.py' 'pytest\.mark\.arm' tests)
 test-arm: $(READY) $(ARM64)/ready ## kernels, codec and worker on aarch64 under qemu-user, and a cluster of unlike nodes
+	$(BIN)/python -m pytest tests/bench/test_neon.py $(PYTEST_ARGS)
 	$(ARM_PYTHON) -m pytest -p no:cacheprovider tests/cluster/protocol/test_codec.py $(PYTEST_ARGS)
-	$(ARM_PYTHON) -m pytest -p no:cacheprovider -m arm $(ARM_TESTS) $(PYTEST_ARGS)
+	set -e; for board in cortex-a72 cortex-a76; do \
+		QEMU_CPU=$$board $(ARM_PYTHON) -m pytest -p no:cacheprovider -m arm $(ARM_TESTS) $(PYTEST_ARGS); done
 	FOGCONV_ARM64_PYTHON=$(CURDIR)/$(ARM_PYTHON) $(BIN)/python -m pytest tests/cluster/test_unlike_nodes.py $(PYTEST_ARGS)
 
 $(ARM64)/ready: tools/setup_arm64.sh constraints.txt

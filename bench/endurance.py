@@ -71,7 +71,7 @@ def network() -> tuple[LayerGraph, list[tuple[ConvSpec, Array, Array]]]:
         layers.append(layer)
         tensors.append(Tensor(f"t{number}", 1, channels, 16, 16))
         convs.append((spec, weight, bias))
-    return LayerGraph("small", tuple(tensors), tuple(layers), 0, 3, (1, 32, 16, 16), weights), convs
+    return LayerGraph.single("small", tuple(tensors), tuple(layers), 0, 3, (1, 32, 16, 16), weights), convs
 
 
 class Place:

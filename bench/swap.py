@@ -118,7 +118,7 @@ def run(graph: LayerGraph, scheme: str, count: int, memory: int | None, rate: st
         options = PlanOptions(scheme, threshold=0.0, allow_swap=True)
         run_options = RunOptions(adapt=False, threads=1, memory_bytes=memory)
         engine = Engine(graph, session, topology, options, run_options)
-        x = np.random.default_rng(0).standard_normal(graph.tensors[graph.input].shape, np.float32)
+        x = np.random.default_rng(0).standard_normal(graph.picture.shape, np.float32)
         engine.run(x)
         runs = sorted((engine.run(x) for _ in range(repeats)), key=lambda each: each.latency_s)
         typical = runs[len(runs) // 2]

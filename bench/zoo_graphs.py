@@ -25,7 +25,7 @@ from fogconv.errors import FogconvError
 from fogconv.frontend.torch.export import export
 from fogconv.frontend.zoo_graphs import PLACE, Shaped, read_shaped, shaped, write_shaped
 from fogconv.ir.graph import Host
-from fogconv.zoo.models import LITE, load_model, model_names, torchvision_models
+from fogconv.zoo.models import LITE, classifier_names, load_model, torchvision_models
 
 ROOT = Path(__file__).parents[1] / "fogconv"
 GRAPHS = ROOT / "frontend" / PLACE
@@ -63,7 +63,7 @@ def graph_of(name: str) -> Shaped | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="by default all models of the zoo")
-    wanted = parser.parse_args().names or list(model_names())
+    wanted = parser.parse_args().names or list(classifier_names())
     graphs = dict(read_shaped()) if GRAPHS.exists() else {}
     for name in wanted:
         begin = time.perf_counter()
@@ -81,7 +81,7 @@ def main() -> None:
             f"{name}: {'torch is needed' if found is None else len(found.layers)}, {time.perf_counter() - begin:.1f} s",
             flush=True,
         )
-    accuracies = {name: published(name) if name != LITE else LITE_ACCURACY for name in model_names()}
+    accuracies = {name: published(name) if name != LITE else LITE_ACCURACY for name in classifier_names()}
     about = (
         f"torchvision {version('torchvision')}, weights.meta['_metrics']['ImageNet-1K'] of the default weights; "
         "python -m bench.zoo_graphs"

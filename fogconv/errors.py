@@ -30,7 +30,7 @@ class FogconvError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = super().__str__().strip()
         if len(text) > MOST_OF_A_MESSAGE:
             end = text[-MOST_OF_A_MESSAGE // 2 :]
             text = text[: MOST_OF_A_MESSAGE - len(end) - 1] + "…" + end
@@ -63,6 +63,10 @@ class PlannerError(FogconvError):
     """No plan satisfies the limits (memory, scheme, number of ranks)."""
 
     exit_code = 2
+
+
+class DeadlineError(PlannerError):
+    """No plan is fast enough; the message names the nearest and its time."""
 
 
 class DependencyError(InputError):

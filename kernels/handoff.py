@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation, vector
-from fogconv.kernels.codegen.emit import I64, Builder
-from fogconv.kernels.codegen.isa import AVX2, AVX512, NEON, host_isa
+from fogconv.kernels.codegen.emit import I64, Builder, cpu_family
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import call_address, function_address
 from fogconv.kernels.maps.bound import address_of
@@ -99,13 +98,13 @@ def _call(typingctx: Any, kernel: Any, numbers: Any, length: Any) -> Any:
 @vector.intrinsic
 def _pause(typingctx: Any) -> Any:
     """Emit the CPU's spin-wait hint, where it has one."""
-    isa = host_isa()
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        if isa in (AVX512, AVX2):
-            activation.call_intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType())
-        elif isa is NEON:
-            activation.call_intrinsic(builder, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(ir.IntType(32), 1))
+        match cpu_family(builder):  # not the instruction set: $FOGCONV_ISA may ask for another CPU's tiles
+            case "x86":
+                activation.call_intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType())
+            case "aarch64":
+                activation.call_intrinsic(builder, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(ir.IntType(32), 1))
         return context.get_dummy_value()
 
     return types.void(), codegen

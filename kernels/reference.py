@@ -5,14 +5,15 @@ All maps are NCHW. Letters as in `fogconv.ir.geometry`: c, f channels; g groups;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.ir.geometry import ConvSpec, PoolSpec
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 
 Float64 = NDArray[np.float64]
 Real = NDArray[Any]
@@ -93,27 +94,99 @@ def pool2d(x: Real, spec: PoolSpec) -> Float64:
     return out
 
 
+def resample(x: Real, rows: Taps, columns: Taps, fill: float = 0.0) -> Float64:
+    """(N, C, H, W) → (N, C, h, w): weighted sums along rows, then along columns; ``fill`` where an axis has no tap."""
+    _expect("input", x, (*x.shape[:2], rows.size, columns.size))
+    out = np.asarray(x, np.float64)
+    for axis, taps in ((2, rows), (3, columns)):
+        moved, matrix = np.moveaxis(out, axis, -1), _matrix(taps)
+        out = np.moveaxis(moved @ matrix.T, -1, axis)
+    empty = [[start < 0 for start in taps.starts] for taps in (rows, columns)]
+    return np.where(np.logical_or.outer(*empty), fill, out)
+
+
+def _matrix(taps: Taps) -> Float64:
+    """(outputs, inputs)"""
+    matrix = np.zeros((len(taps.starts), taps.size))
+    for k, start in enumerate(taps.starts):
+        if start >= 0:
+            own = taps.weights[k] if taps.weights else (1.0,)
+            matrix[k, start : start + len(own)] = own
+    return matrix
+
+
+def interleave(sources: Sequence[Real], factors: tuple[int, int], first: tuple[int, int], size: tuple[int, int]) -> Float64:
+    """s·t maps (N, C, h, w) → (N, C, *size): rows and columns of the phases by turns, from place ``first`` on."""
+    s, t = factors
+    n, c, h, w = sources[0].shape
+    grid = np.asarray(sources, np.float64).reshape(s, t, n, c, h, w)
+    whole = grid.transpose(2, 3, 4, 0, 5, 1).reshape(n, c, h * s, w * t)
+    return whole[:, :, first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
+
+
 def activate(x: Real, activation: str | None) -> Float64:
-    """torch's relu, relu6, silu, hardswish, sigmoid, hardsigmoid, or nothing. Raises KernelError for another name."""
+    """One of the `FUNCTIONS`, written "name" or "name(number, …)", or nothing. Raises KernelError for another name."""
     x = np.asarray(x, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        match activation:
-            case None:
-                return x
-            case "relu":
-                return np.maximum(x, 0.0)
-            case "relu6":
-                return np.minimum(np.maximum(x, 0.0), 6.0)
-            case "silu":
-                return np.asarray(x / (1.0 + np.exp(-x)))
-            case "sigmoid":
-                return np.asarray(1.0 / (1.0 + np.exp(-x)))
-            case "hardsigmoid":
-                return np.asarray(np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-            case "hardswish":
-                return np.asarray(x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-            case _:
-                raise KernelError(f"there is no activation {activation!r}")
+    if activation is None:
+        return x
+    name, _, numbers = activation.partition("(")
+    if name not in FUNCTIONS:
+        raise KernelError(f"there is no activation {name!r}")
+    parameters = [float(number) for number in numbers.removesuffix(")").split(",")] if numbers else []
+    with np.errstate(all="ignore"):
+        return np.asarray(FUNCTIONS[name](x, *parameters))
+
+
+def _elu(x: Float64, alpha: float, scale: float, inner: float) -> Float64:
+    return np.where(x > 0, scale * x, scale * alpha * np.expm1(inner * x))
+
+
+def _gelu(x: Float64, scale: float) -> Float64:
+    return np.asarray(scale * x * (1.0 + _erf(x / np.sqrt(2.0))))
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _softplus(x: Float64, beta: float = 1.0, threshold: float = np.inf) -> Float64:
+    return np.where(beta * x > threshold, x, np.logaddexp(0.0, beta * x) / beta)
+
+
+def _mish(x: Float64) -> Float64:
+    return np.asarray(x * np.tanh(_softplus(x)))
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "relu": lambda x: np.maximum(x, 0.0),
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
+    "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "hardswish": lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,
+    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "hardsigmoid": lambda x: np.clip(x + 3.0, 0.0, 6.0) / 6.0,
+    "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "elu": _elu,
+    "gelu": _gelu,
+    "gelu_tanh": lambda x: x / (1.0 + np.exp(-2.0 * np.sqrt(2.0 / np.pi) * x * (1.0 + 0.044715 * x * x))),
+    "swish": lambda x, beta: x / (1.0 + np.exp(-beta * x)),
+    "mish": _mish,
+    "softplus": _softplus,
+    "log_sigmoid": lambda x: -_softplus(-x),
+    "softsign": lambda x: x / (1.0 + np.abs(x)),
+    "hard_sigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0.0, 1.0),
+    "hard_gate": lambda x, alpha, beta, high: x * np.clip(alpha * x + beta, 0.0, high),
+    "tanh": np.tanh,
+    "erf": _erf,
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "reciprocal": lambda x: 1.0 / x,
+    "abs": np.abs,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.round,
+}
+"""torch's functions of one number, in float64, by the names of `fogconv.kernels.codegen.formulas`."""
 
 
 def _groups(spec: ConvSpec) -> Iterator[tuple[slice, slice]]:

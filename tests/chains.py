@@ -27,4 +27,4 @@ def chain(*channels: int, size: int = 32, kernel: int = 3, residual: bool = Fals
     weights = {
         f"w{n}": np.zeros(layer.spec.weight_shape, np.float32) for n, layer in enumerate(layers) if isinstance(layer, Conv)
     }
-    return LayerGraph("chain", tuple(tensors), tuple(layers), 0, last, tensors[last].shape, weights)
+    return LayerGraph.single("chain", tuple(tensors), tuple(layers), 0, last, tensors[last].shape, weights)

@@ -273,6 +273,8 @@ def run(module: str, seconds: float, folder: Path) -> Outcome:
     command = [sys.executable, "-m", module, str(folder), *kept, f"-max_total_time={seconds:.0f}"]
     # libFuzzer looks at the peak, and a process begins with that of its parent.
     most_mb = MEMORY_MB + (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    if "FIXED_EXAMPLES" in os.environ:
+        command.append("-seed=1")
     command += [f"-artifact_prefix={FOUND}/{what}-", "-print_final_stats=1", f"-rss_limit_mb={most_mb}"]
     begin = time.monotonic()
     # A home of its own: nothing of this user is read or written.

@@ -31,7 +31,7 @@ STEADY = RunOptions(adapt=False)
 TRANSPORTS = ("inproc", "zmq", "mpi")
 STAR_WORKERS = (1, 2, 3, 4, 7)
 RESIDENT_RANKS = (3, 5)
-RESIDENT_SCHEMES = ("auto", "depth", "rows")
+RESIDENT_SCHEMES = ("auto", "depth", "rows", "offload")
 RESIDENT_MODELS = (
     "alexnet",
     "convnext_tiny",
@@ -74,8 +74,12 @@ class Cell:
 
     @property
     def topology(self) -> Topology:
-        """A network so fast that layers are distributed, which on one machine they would not be."""
-        return Topology.uniform(self.workers + 1, 10e9, 1e11, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)
+        """A network so fast that layers are distributed, which on one machine they would not be; whole layers are only
+        where a rank is faster than the master."""
+        found = Topology.uniform(self.workers + 1, 10e9, 1e11, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)
+        for rank in found.workers if self.scheme == "offload" else ():
+            found = found.replace_device(rank, found.devices[rank].scaled(1.0 + rank))
+        return found
 
 
 def star_cells(*, full: bool) -> list[Cell]:

@@ -17,7 +17,7 @@ from fogconv.ir import program as steps
 from fogconv.ir.geometry import Region
 from fogconv.ir.program import Program
 from fogconv.kernels import reference
-from tests.graph_reference import ELEMENTWISE
+from tests.graph_reference import ACROSS, ELEMENTWISE, grouped_mean
 
 Array = NDArray[Any]
 
@@ -25,10 +25,20 @@ Array = NDArray[Any]
 def run(
     programs: Sequence[Program], weights: Mapping[str, Array], x: Array, host: Callable[..., Sequence[Array]] | None = None
 ) -> Array:
-    """The output of the master. Raises AssertionError for a dead-lock, a message sent twice, or one never received."""
+    """The first output for one input, see `run_outputs`."""
+    return run_outputs(programs, weights, [x], host)[0]
+
+
+def run_outputs(
+    programs: Sequence[Program],
+    weights: Mapping[str, Array],
+    inputs: Sequence[Array],
+    host: Callable[..., Sequence[Array]] | None = None,
+) -> list[Array]:
+    """The outputs of the master. Raises AssertionError for a dead-lock, a message sent twice, or one never received."""
     messages: dict[tuple[int, int, int], list[Array]] = {}
     outputs: dict[int, Array] = {}
-    ranks = {program.rank: _rank(program, weights, x, messages, outputs, host) for program in programs}
+    ranks = {program.rank: _rank(program, weights, inputs, messages, outputs, host) for program in programs}
     while ranks:
         moved = False
         for rank, walk in list(ranks.items()):
@@ -41,7 +51,7 @@ def run(
                 moved = True
         assert moved, "dead-lock: every rank waits"
     assert not messages, f"never received: {sorted(messages)}"
-    return outputs[0]
+    return [outputs[number] for number in range(len(outputs))]
 
 
 FILTER_ROUNDING = 1.01 * 2.0**-24
@@ -60,14 +70,14 @@ def assert_rounded(found: Array, expected: Array, terms: Array) -> None:
 def _rank(
     program: Program,
     weights: Mapping[str, Array],
-    x: Array,
+    inputs: Sequence[Array],
     messages: dict[tuple[int, int, int], list[Array]],
     outputs: dict[int, Array],
     host: Callable[..., Sequence[Array]] | None,
 ) -> Generator[bool, None, None]:
     """Yields True after a step, False where it has to wait."""
     buffers = [np.full((program.batch, *buffer.region.shape), np.nan) for buffer in program.buffers]
-    values: dict[Any, Any] = {}
+    values: dict[Any, Any] = dict(enumerate(inputs))
 
     def at(buffer: int, region: Region) -> Array:
         origin = program.buffers[buffer].region
@@ -87,9 +97,11 @@ def _rank(
     for step in program.steps:
         match step:
             case steps.Input():
-                at(step.target, step.region)[:] = x
+                at(step.target, step.region)[:] = inputs[step.index]
             case steps.Output():
                 outputs[step.index] = at(step.source, step.region).copy()
+            case steps.HostOutput():
+                outputs[step.index] = values[step.value]
             case steps.Send():
                 assert step.to != program.rank
                 key = (program.rank, step.to, step.tag)
@@ -158,6 +170,22 @@ def _rank(
             case steps.GlobalPool():
                 total = at(step.source, step.source_region).sum((2, 3), keepdims=True)
                 at(step.target, step.target_region)[:] = total / step.divisor
+            case steps.Squares():
+                mean = _of_group(at(step.mean, step.mean_region), step)
+                off = at(step.source, step.source_region) - mean
+                at(step.target, step.target_region)[:] = (off**2).sum((2, 3), keepdims=True) / step.divisor
+            case steps.Normalize():
+                mean, squares = (
+                    _of_group(at(buffer, region), step)
+                    for buffer, region in ((step.mean, step.mean_region), (step.squares, step.squares_region))
+                )
+                out = (at(step.source, step.source_region) - mean) / np.sqrt(squares + step.eps)
+                out = _scaled(out, optional(step.scale), optional(step.shift))
+                at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
+            case steps.AcrossChannels():
+                x = torch.from_numpy(at(step.source, step.source_region))
+                out = ACROSS[step.op](x, *step.parameters).numpy()
+                at(step.target, step.target_region)[:] = _scaled(out, optional(step.scale), optional(step.shift))
             case steps.Add():
                 total = sum(at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True))
                 at(step.target, step.target_region)[:] = reference.activate(np.asarray(total), step.activation)
@@ -171,6 +199,8 @@ def _rank(
                 at(step.target, step.target_region)[:] = reference.activate(out, step.activation)
             case steps.Elementwise():
                 maps = [torch.from_numpy(at(s, r)) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                if (constant := optional(step.constant)) is not None:
+                    maps.append(torch.from_numpy(np.asarray(constant, np.float64))[None])
                 at(step.target, step.target_region)[:] = ELEMENTWISE[step.op](*maps, *step.parameters).numpy()
             case steps.Gate():
                 gated = at(step.source, step.source_region) * at(step.gate, step.gate_region)
@@ -178,10 +208,32 @@ def _rank(
             case steps.Permute():
                 source = at(step.source, step.source_region)
                 at(step.target, step.target_region)[:] = source[:, list(step.channels)]
+            case steps.Resample():
+                source = at(step.source, step.source_region)
+                at(step.target, step.target_region)[:] = reference.resample(source, step.rows, step.columns, step.fill)
+            case steps.Interleave():
+                region = step.target_region
+                first = (region.rows.start % step.factors[0], region.columns.start % step.factors[1])
+                sources = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                fine = reference.interleave(sources, step.factors, first, region.shape[1:])
+                at(step.target, region)[:] = fine
             case steps.Host():
                 assert host is not None
-                inputs = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
-                results = host(step.layer, values, inputs)
+                read = [at(s, r) for s, r in zip(step.sources, step.source_regions, strict=True)]
+                results = host(step.layer, values, read)
                 for result, buffer, region in zip(results, step.targets, step.target_regions, strict=True):
                     at(buffer, region)[:] = result
         yield True
+
+
+def _of_group(means: Array, step: steps.Squares | steps.Normalize) -> Array:
+    """The means of the groups of the target's channels."""
+    channels = len(step.target_region.channels)
+    spread = grouped_mean(torch.from_numpy(means), means.shape[1] // step.per_group).numpy()
+    return np.asarray(spread[:, step.first : step.first + channels])
+
+
+def _scaled(x: Array, scale: Array | None, shift: Array | None) -> Array:
+    if scale is not None:
+        x = x * scale[None, :, None, None]
+    return x if shift is None else x + shift[None, :, None, None]

@@ -19,10 +19,10 @@ RECIPE = {
     "kernels/codegen/formulas.py": [
         (
             "FORMULAS: Mapping[str, Formula] = {\n",
-            """def _minimum(builder: ir.IRBuilder, inputs: Sequence[Any], parameters: Sequence[Any]) -> Any:
+            """def _fmin(builder: ir.IRBuilder, inputs: Sequence[Any], parameters: Sequence[Any]) -> Any:
     a, b = inputs
     smaller = builder.select(builder.fcmp_ordered("<", a, b), a, b)
-    return builder.select(builder.fcmp_unordered("uno", a, a), a, smaller)
+    return builder.select(builder.fcmp_unordered("uno", b, b), a, smaller)
 
 
 def _threshold(builder: ir.IRBuilder, inputs: Sequence[Any], parameters: Sequence[Any]) -> Any:
@@ -31,7 +31,7 @@ def _threshold(builder: ir.IRBuilder, inputs: Sequence[Any], parameters: Sequenc
 
 
 FORMULAS: Mapping[str, Formula] = {
-    "minimum": Formula(2, 0, _minimum),
+    "fmin": Formula(2, 0, _fmin),
     "threshold": Formula(1, 2, _threshold),
 """,
         )
@@ -40,7 +40,7 @@ FORMULAS: Mapping[str, Formula] = {
         (
             "RULES: Mapping[str, Rule] = {\n",
             """RULES: Mapping[str, Rule] = {
-    "minimum": pointwise.elementwise_pair("minimum"),
+    "fmin": pointwise.elementwise_pair("fmin"),
     "threshold": pointwise.elementwise("threshold", "threshold", "value"),
 """,
         )
@@ -75,13 +75,14 @@ class Net(nn.Module):
         self.last = nn.Conv2d(33, 7, 3, 1, 1)
 
     def forward(self, x):
-        x = F.threshold(self.first(x), 0.125, 0.125)
-        return self.last(torch.minimum(self.one(x), self.other(x)))
+        y = self.first(x)
+        x = y + F.threshold(y, 0.125, 0.125)
+        return self.last(torch.fmin(self.one(x), self.other(x)))
 
 
 model, x = Net().eval(), torch.randn(2, 3, 37, 30)
 graph = export(model, x, "net")
-new = [index for index, layer in enumerate(graph.layers) if layer.kind in ("minimum", "threshold")]
+new = [index for index, layer in enumerate(graph.layers) if layer.kind in ("fmin", "threshold")]
 assert len(new) == 2, [layer.kind for layer in graph.layers]
 with torch.inference_mode():
     expected = model(x).numpy()

@@ -12,6 +12,7 @@ def test_a_message_is_one_line_without_control_characters() -> None:
     assert str(WorkerLostError("γ of „größer“ → 0", 3)) == "γ of „größer“ → 0"
     assert str(FogconvError("\ud800")) == "\\ud800"
     assert str(FogconvError()) == ""
+    assert str(InputError("x.pt2 is no program: Saved archive version \n")) == "x.pt2 is no program: Saved archive version"
 
 
 def test_a_long_message_keeps_its_ends() -> None:

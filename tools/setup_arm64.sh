@@ -3,8 +3,9 @@
 #
 #   tools/setup_arm64.sh [DIR]        then:  DIR/bin/python-arm64 -m pytest …
 #
-# For functional tests of the NEON kernels and of unlike nodes; it shows nothing about speed. Nothing is installed on the
-# host and no root is needed: qemu and the aarch64 Python are unpacked from Debian's packages through an apt state of its own
+# For functional tests of the NEON kernels and of unlike nodes; it shows nothing about speed. `python -m bench.neon` does, with
+# llvm-mca, which is unpacked into DIR/bin as well where the host's apt has llvm-19. Nothing is installed on the host and no
+# root is needed: qemu and the aarch64 Python are unpacked from Debian's packages through an apt state of its own
 # (the host's apt sources, so Debian 12 or a system whose sources carry python3.11), the wheels are pip's. About 40 s, 400 MB.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -38,6 +39,13 @@ CONF
     apt-get -qq download {libc6,libgcc-s1,libstdc++6,libgomp1,zlib1g,libexpat1,libssl3,liblzma5,libbz2-1.0,libffi8,libuuid1,libsqlite3-0}:arm64 \
         {python3.11-minimal,libpython3.11-minimal,libpython3.11-stdlib}:arm64
     for package in *.deb; do dpkg-deb -x "$package" ../system; done
+    if apt-get -qq download {llvm-19,libllvm19}:"$host"; then
+        mkdir -p ../llvm
+        dpkg-deb --fsys-tarfile llvm-19_*.deb | tar x -C ../llvm ./usr/lib/llvm-19/bin/llvm-mca
+        dpkg-deb --fsys-tarfile libllvm19_*.deb | tar x -C ../llvm --wildcards './usr/lib/*/libLLVM*'
+    else
+        echo "setup_arm64: apt has no llvm-19: python -m bench.neon needs another llvm-mca" >&2
+    fi
 )
 chmod +x bin/qemu-aarch64-static
 
@@ -48,22 +56,32 @@ for glibc in 28 27 26 24 17; do platforms+=(--platform "manylinux_2_${glibc}_aar
 "$python" -m pip install -q --target site --only-binary=:all: --implementation cp --python-version 3.11 \
     "${platforms[@]}" --platform manylinux2014_aarch64 -c "$project/constraints.txt" $packages
 
-# 3. A Raspberry Pi 4 to look at: qemu takes /proc/cpuinfo from the root it is given, and LLVM then picks cortex-a72.
+# 3. A Raspberry Pi 4 to look at: qemu takes /proc/cpuinfo from the root it is given.
 mkdir -p system/proc
 for core in 0 1 2 3; do
     printf 'processor\t: %d\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n' "$core"
     printf 'CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\n'
 done > system/proc/cpuinfo
 
-# 4. The wrapper. qemu's default CPU raises false floating-point warnings, so QEMU_CPU is always set; sitecustomize makes
-#    subprocesses and multiprocessing re-enter qemu where binfmt is not registered.
+# 4. The wrapper. qemu's default CPU raises false floating-point warnings, so QEMU_CPU is always set, cortex-a72 or cortex-a76
+#    (Raspberry Pi 4 and 5), and numba compiles for the same; sitecustomize makes subprocesses and multiprocessing re-enter
+#    qemu where binfmt is not registered.
 cat > bin/python-arm64 <<WRAPPER
 #!/bin/sh
-export QEMU_CPU="\${QEMU_CPU:-cortex-a72}" PYTHONPATH="$home/site\${PYTHONPATH:+:\$PYTHONPATH}" PYTHONNOUSERSITE=1
+export QEMU_CPU="\${QEMU_CPU:-cortex-a72}"
+export NUMBA_CPU_NAME="\${NUMBA_CPU_NAME:-\$QEMU_CPU}" PYTHONPATH="$home/site\${PYTHONPATH:+:\$PYTHONPATH}" PYTHONNOUSERSITE=1
 exec "$home/bin/qemu-aarch64-static" -L "$home/system" "$home/system/usr/bin/python3.11" "\$@"
 WRAPPER
 chmod +x bin/python-arm64
 echo "import sys; sys.executable = '$home/bin/python-arm64'" > site/sitecustomize.py
+if [ -d llvm ]; then
+    cat > bin/llvm-mca <<WRAPPER
+#!/bin/sh
+export LD_LIBRARY_PATH="\$(echo "$home"/llvm/usr/lib/*-linux-gnu)"
+exec "$home/llvm/usr/lib/llvm-19/bin/llvm-mca" "\$@"
+WRAPPER
+    chmod +x bin/llvm-mca
+fi
 rm -rf download apt
 bin/python-arm64 -c 'import platform, numpy, numba, zmq; print(platform.machine(), "numpy", numpy.__version__, "numba", numba.__version__, "zmq", zmq.__version__)'
 touch ready

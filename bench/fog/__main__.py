@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.fog.run import Setup, run
+from fogconv.cli.option_values import SIZE, Pair
 from fogconv.errors import FogconvError, InputError
 from fogconv.hardware.units import parse_bytes
 from fogconv.planning.schemes import Scheme
@@ -21,7 +22,8 @@ Option = typer.Option
 
 
 def main(
-    net: Annotated[str, Option(help="Model: a torchvision name, efficientnet_lite0, or a .pt2 file.")] = "resnet50",
+    net: Annotated[str, Option(help="Model: a name that `fogconv run` knows, or a file.")] = "resnet50",
+    size: Annotated[Pair | None, Option(parser=SIZE, help="Picture size in pixels, such as 224 or 960x1280.")] = None,
     nodes: Annotated[int, Option(help="Nodes, the master included.")] = 5,
     cpu: Annotated[str, Option(help="Share of a core: one figure, or one per node (0.2,0.1,…).")] = "0.1",
     rate: Annotated[str, Option(help="Rate of every link, such as 100mbit.")] = "1gbit",
@@ -35,9 +37,13 @@ def main(
     honesty: Annotated[bool, Option(help="Check link and CPU rates first.")] = True,
     trace: Annotated[bool, Option("--trace", help="Report where the time went (in the JSON).")] = False,
     against: Annotated[str, Option(help="Other schemes to measure in turns, such as rows,depth,local.")] = "",
+    baseline: Annotated[
+        str,
+        Option(help="One node's rival: torch, faster (of torch and ONNX Runtime), or usual: torch for classifiers."),
+    ] = "usual",
     as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure fogconv on an emulated cluster against torch on one of its nodes. Needs root and Linux."""
+    """Measure fogconv on an emulated cluster against torch or ONNX Runtime on one of its nodes. Needs root and Linux."""
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, _terminated)  # the emulated cluster is removed at the end
     try:
@@ -56,6 +62,8 @@ def main(
             honesty,
             trace,
             tuple(filter(None, against.split(","))),
+            None if size is None else size.both,
+            baseline,  # type: ignore[arg-type]
         )
         result = run(setup, lambda line: console.print(f"[dim]{line}[/dim]"))
     except FogconvError as error:
@@ -83,15 +91,16 @@ def table(result: dict[str, Any]) -> Table:
     it.add_column("what")
     it.add_column("", justify="right")
     for name, value, form in (
-        ("torch on one node", "torch_one_node_s", "{:.3f} s"),
+        (f"{result['baseline']} on one node", "torch_one_node_s", "{:.3f} s"),
         ("fogconv on one node", "fogconv_one_node_s", "{:.3f} s"),
         ("fogconv on all nodes", "fogconv_s", "{:.3f} s"),
         ("  as predicted", "predicted_s", "{:.3f} s"),
         ("  lower bound", "lower_bound_s", "{:.3f} s"),
-        ("speedup over torch", "speedup_vs_torch", "{:.2f}"),
+        ("speedup over that", "speedup_vs_torch", "{:.2f}"),
         ("speedup over fogconv on one node", "speedup_vs_one_node", "{:.2f}"),
         ("bytes through the busiest card", "bytes_busiest_card", "{:,.0f}"),
         ("most memory of a worker", "max_worker_memory_mb", "{:.0f} MB"),
+        ("  weights and maps, of one node's alone", "max_worker_footprint_share", "{:.0%}"),
         ("largest share of the weights", "max_weight_share", "{:.3f}"),
         ("largest error", "max_abs_error", "{:.2e}"),
         ("  of values up to", "max_abs_reference", "{:.3g}"),

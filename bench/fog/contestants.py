@@ -44,7 +44,7 @@ def contestants(graph: LayerGraph, topology: Topology, seed: int, paths: int = P
 
 def random_path(graph: LayerGraph, topology: Topology, chance: random.Random) -> Plan:
     """A plan whose layers are cut as one of MODES in each of a few stretches."""
-    prices = Prices(topology, graph.tensors[graph.input].batch)
+    prices = Prices(topology, graph.picture.batch)
     members = sorted({0, *chance.sample(list(topology.workers), chance.randint(1, len(topology.workers)))})
     options = Options(graph, prices, LayoutBook(prices), "auto", members)
     cuts = sorted(

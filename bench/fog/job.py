@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -10,6 +10,17 @@ from fogconv.ir import program as ir
 
 LAYER_SEEDS = 64
 """Simulations for the seconds of single layers: eight are enough for the whole."""
+
+Baseline = Literal["torch", "faster", "usual"]
+"""``usual``: torch for a classifier, the faster of torch and ONNX Runtime for anything else."""
+
+
+class AloneJob(msgspec.Struct, frozen=True):
+    """One node's baseline: a model at a size. A model that is a file of ONNX runs in ONNX Runtime."""
+
+    net: str
+    size: tuple[int, int] | None
+    baseline: Baseline
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -22,6 +33,7 @@ class Job(msgspec.Struct, frozen=True):
     scheme: str = "auto"
     wire: ir.Wire = "fp32"
     options: dict[str, Any] = {}
+    size: tuple[int, int] | None = None
     keys: str = ""
     adapt: bool = False
     """Let the engine correct rates by what inferences find, as `fogconv run` does."""

@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.fog.contestants import contestants
 from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.job import LAYER_SEEDS
 from bench.fog.rates import Rates
-from bench.fog.workload import subject
+from bench.fog.workload import Subject
 from fogconv.analysis.workload import card_bytes
 from fogconv.cluster.session.loaded_program import RunResult
 from fogconv.cluster.session.session import Session
-from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
-from fogconv.ir.graph import Conv, Host, LayerGraph
+from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.plan import Plan
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
@@ -40,29 +39,6 @@ if TYPE_CHECKING:
     from bench.fog.job import Job
 
 
-class Subject:
-    """The graph, its host calls, its input, and torch's answer."""
-
-    def __init__(self, net: str) -> None:
-        zoo, self.image = subject(net)
-        x = torch.from_numpy(self.image)
-        with torch.inference_mode():
-            self.reference: NDArray[np.float32] = zoo.module(x).numpy()
-        self.graph: LayerGraph = export(zoo.module, x, net)
-
-    def host(self, layer: int, values: dict[Any, Any], maps: Any) -> Any:
-        call = self.graph.layers[layer]
-        assert isinstance(call, Host)
-        return call.call(values, *maps)
-
-    def error(self, output: NDArray[Any]) -> Facts:
-        difference = np.abs(output.reshape(self.reference.shape) - self.reference)
-        return {
-            "max_abs_error": float(difference.max()),
-            "max_abs_reference": float(np.abs(self.reference).max()),
-        }
-
-
 def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -> Facts:
     """The plan's predictions: seconds, bytes through each card, the largest share of the conv weights on one rank."""
     stored, whole = dict.fromkeys(range(found.ranks), 0), 1
@@ -74,6 +50,7 @@ def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -
     return {
         "predicted_s": found.predicted_s,
         "card_bytes": card_bytes(programs),
+        "footprint_bytes": [footprint(program).total if program.steps else 0 for program in programs],
         "max_weight_share": max(stored.values()) / whole,
         "modes": [placement.mode for placement in found.placements],
     }
@@ -114,7 +91,7 @@ def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, 
 
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
-    it = Subject(job.net)
+    it = Subject(job.net, job.size)
     experiment = NodeEnd(folder)
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})
@@ -135,8 +112,8 @@ def drive(job: Job, folder: Path, session: Session) -> None:
         found = predicted(it.graph, found, topology)
     lowered = lower(it.graph, found)
     loaded = session.load(lowered.programs, lowered.weights, host=it.host)
-    first = session.run(loaded, [it.image])
-    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first.outputs[0]) | rate_facts(topology)
+    first = session.run(loaded, it.inputs)
+    facts = plan_facts(found, it.graph, lowered.programs) | it.error(first) | rate_facts(topology)
     facts |= {
         "layers": layer_facts(it.graph, predicted(it.graph, found, topology, programs=lowered.programs, seeds=LAYER_SEEDS))
     }
@@ -152,7 +129,7 @@ def drive(job: Job, folder: Path, session: Session) -> None:
         results: list[RunResult] = []
         stamps = [time.perf_counter()]
         for _ in range(repeats):
-            results.append(session.run(loaded, [it.image]))
+            results.append(session.run(loaded, it.inputs))
             stamps.append(time.perf_counter())
         return {
             "seconds": np.diff(stamps).tolist(),
@@ -161,7 +138,7 @@ def drive(job: Job, folder: Path, session: Session) -> None:
             "layer_s": mean_layer_times(found, lowered.programs, results),
             "layer_totals_s": [layer_totals(found, lowered.programs, result) for result in results],
             "trace": [where_time_went(loaded.programs, result.times, result.begin_ns) for result in results],
-            **it.error(results[-1].outputs[0]),
+            **it.error(results[-1]),
         }
 
     experiment.serve(facts, run)
@@ -222,7 +199,7 @@ def adapt(it: Subject, session: Session, topology: Topology, options: PlanOption
             "layer_totals_s": [layer_totals(done.plan, done.programs, done.run) for done, _ in found],
             "layer_s": mean_terms([layers for done, layers in found if done.plan is engine.plan] or [latest]),
             "events": list(engine.events),
-            **it.error(found[-1][0].output),
+            **it.error(found[-1][0].run),
         }
 
     experiment.serve({"predicted_s": engine.plan.predicted_s, **rate_facts(topology)}, run)
@@ -252,10 +229,10 @@ def contest(seed: int, it: Subject, session: Session, topology: Topology, experi
         found = plans[number][1]
         lowered = lower(it.graph, found)
         loaded = session.load(lowered.programs, lowered.weights, host=it.host)
-        session.run(loaded, [it.image])
+        session.run(loaded, it.inputs)
         experiment.send({"loaded": True})
         experiment.receive()
-        seconds = [session.run(loaded, [it.image]).latency_s for _ in range(repeats + 1)][1:]
+        seconds = [session.run(loaded, it.inputs).latency_s for _ in range(repeats + 1)][1:]
         session.unload(loaded)
         return {"seconds": seconds}
 

@@ -1,4 +1,4 @@
-"""The experiment: torch on one node, fogconv on one node, fogconv on all, in turns, in one bed.
+"""The experiment: torch (or ONNX Runtime) on one node, fogconv on one node, fogconv on all, in turns, in one bed.
 
 All three are loaded and compiled before the quotas apply. Then each in turn runs a few inferences back to back, round
 after round, so that a slower machine slows all of them; the first inference of each turn is not counted.
@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from bench.fog.conversation import Contender, Facts
-from bench.fog.job import Job
+from bench.fog.job import AloneJob, Baseline, Job
 from bench.fog.self_check import Honesty, check
 from bench.fog.shaping import Rate
 from bench.fog.testbed import Card, FogBed
@@ -71,12 +71,16 @@ class Setup:
     honesty: bool = True
     trace: bool = False
     against: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    baseline: Baseline = "usual"
 
     def __post_init__(self) -> None:
         if len(self.cpu) == 1:
             object.__setattr__(self, "cpu", self.cpu * self.nodes)
         if len(self.cpu) != self.nodes:
             raise InputError(f"{len(self.cpu)} CPU shares for {self.nodes} nodes: give one, or one per node")
+        if self.baseline not in get_args(Baseline):
+            raise InputError(f"there is no baseline {self.baseline!r}; it is one of {', '.join(get_args(Baseline))}")
         if self.transport not in TRANSPORTS:
             raise InputError(f"there is no transport {self.transport!r}; it is one of {', '.join(TRANSPORTS)}")
         if self.rounds < 1 or self.repeats < self.rounds:
@@ -109,29 +113,30 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
         if setup.honesty:
             say("checking that links and cores run at their rates")
             honesty = check(bed, setup.cpu)
-        say("loading torch on one node")
-        torch = start(stack, bed, folder, "torch", [["-m", "bench.fog.torch_alone", folder / "torch", setup.net]])
+        say("loading the baseline on one node")
+        baseline = msgspec.json.encode(AloneJob(setup.net, setup.size, setup.baseline)).decode()
+        alone = start(stack, bed, folder, "baseline", [["-m", "bench.fog.alone", folder / "baseline", baseline]])
         say("loading fogconv on one node")
-        one = Job(setup.net, "inproc://0", setup.cpu[:1], "local")
-        alone = start(stack, bed, folder, "one", [_driver(folder / "one", one)])
+        job = Job(setup.net, "inproc://0", setup.cpu[:1], "local", size=setup.size)
+        one = start(stack, bed, folder, "one", [_driver(folder / "one", job)])
         clusters = []
         for number, scheme in enumerate((setup.scheme, *setup.against)):
             say(f"loading fogconv on {setup.nodes} nodes, {scheme}")
             name = "all" if not number else f"all, {scheme}"
             commands = cluster_commands(replace(setup, scheme=scheme), bed, folder / name, PORT + number)
             clusters.append(start(stack, bed, folder, name, commands))
-        tallies = {torch.name: Tally(torch.receive(LOAD_TIMEOUT_S)["ready"])}
-        for contender in (alone, *clusters):
+        tallies = {alone.name: Tally(alone.receive(LOAD_TIMEOUT_S)["ready"])}
+        for contender in (one, *clusters):
             contender.receive(LOAD_TIMEOUT_S)
         say("measuring rates under the quotas")
-        for contender in (alone, *clusters):
+        for contender in (one, *clusters):
             tallies[contender.name] = Tally(calibrated(bed, contender, setup.cpu))
         bed.set_cpu(setup.cpu)
         each_round = -(-setup.repeats // setup.rounds)
         few = max(1, min(3, each_round // 2))
         for number in range(setup.rounds):
             say(f"round {number + 1} of {setup.rounds}")
-            for contender, count in ((torch, few), (alone, few), *((it, each_round) for it in clusters)):
+            for contender, count in ((alone, few), (one, few), *((it, each_round) for it in clusters)):
                 take_turn(bed, contender, count, tallies[contender.name])
         bed.set_cpu(None)
         memory = max((peak_bytes(bed, node) for node in range(1, setup.nodes)), default=0)
@@ -180,7 +185,7 @@ def take_turn(bed: FogBed, contender: Contender, count: int, tally: Tally) -> No
 
 
 def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Honesty | None) -> Facts:
-    torch, alone, every = (tallies[name] for name in ("torch", "one", "all"))
+    baseline, alone, every = (tallies[name] for name in ("baseline", "one", "all"))
     # A plan may keep everything at home, and a file of facts may know nothing of cards.
     planned = max((max(card) for card in every.facts["card_bytes"]), default=0.0)
     # Kernels at the rate that one node showed in this run, on all nodes; and the plan's bytes over the busiest card.
@@ -197,15 +202,15 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
         "transport": setup.transport,
         "wire": setup.wire,
         "secure": setup.secure,
-        "torch_one_node_s": torch.median_s,
+        "torch_one_node_s": baseline.median_s,
         "fogconv_one_node_s": alone.median_s,
         "fogconv_s": every.median_s,
-        "speedup_vs_torch": torch.median_s / every.median_s,
+        "speedup_vs_torch": baseline.median_s / every.median_s,
         "speedup_vs_one_node": alone.median_s / every.median_s,
         # The speedup that the summed rate of all nodes allows over node 0, on which torch and fogconv alone ran, and the
         # part of it that was reached: speedup ÷ (Σ cpu ÷ cpu of node 0), over torch and over fogconv on that node.
         "speedup_of_summed_rate": allowed,
-        "share_of_summed_rate_vs_torch": torch.median_s / every.median_s / allowed,
+        "share_of_summed_rate_vs_torch": baseline.median_s / every.median_s / allowed,
         "share_of_summed_rate_vs_one_node": alone.median_s / every.median_s / allowed,
         "predicted_s": every.facts["predicted_s"],
         "lower_bound_s": lower,
@@ -213,11 +218,13 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
         "bytes_busiest_card": max((max(c.sent_bytes, c.received_bytes) for c in every.cards), default=0) / every.inferences,
         "bytes_busiest_card_planned": planned,
         "max_worker_memory_mb": memory / 1e6,
+        # Weights and maps, without the interpreter.
+        "max_worker_footprint_share": max(every.facts["footprint_bytes"][1:], default=0) / alone.facts["footprint_bytes"][0],
         "max_weight_share": every.facts["max_weight_share"],
         "max_abs_error": max(every.facts["max_abs_error"], every.last["max_abs_error"]),
         "max_abs_reference": every.facts["max_abs_reference"],
         "honesty": None if honesty is None else honesty.as_dict(),
-        "torch_variant": torch.facts["variant"],
+        "baseline": baseline.facts["variant"],
         "cpu_used": [used / every.elapsed_s / share for used, share in zip(every.cpu_s, setup.cpu, strict=True)],
         "seconds": {name: [round(value, 4) for value in tally.seconds] for name, tally in tallies.items()},
     }
@@ -265,6 +272,7 @@ def cluster_commands(setup: Setup, bed: FogBed, folder: Path, port: int = PORT, 
         setup.cpu,
         setup.scheme,
         setup.wire,
+        size=setup.size,
         keys=str(keys[0]) if keys else "",
         **job_options,
     )

@@ -1,18 +1,57 @@
-"""The workload: a model by name, with seeded weights with which every layer affects the output, and one input.
+"""The workload: a model with weights with which every layer affects the output, one input, and its framework's answer.
 
-Seeded, because a node can't download weights; the time does not depend on their values.
+A model by name gets seeded weights, because a node can't download any; the time does not depend on their values.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
-from fogconv.zoo.models import ZooModel, load_model
+import numpy as np
+
+from bench.fog.conversation import Facts
+from fogconv.cluster.session.loaded_program import RunResult
+from fogconv.errors import InputError
+from fogconv.frontend.network import open_network
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import Host, LayerGraph
+from fogconv.runtime.ports import named
+from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.random_weights import noise_images
 
+Size = tuple[int, int]
 
-def subject(net: str) -> tuple[ZooModel, NDArray[np.float32]]:
-    """The model and its input (1, 3, H, W). Raises ModelError for an unknown name."""
-    zoo = load_model(net, weights="random" if not net.endswith(".pt2") else "pretrained")
-    return zoo, noise_images(1, zoo.input_size, seed=1).numpy()
+
+class Subject:
+    """The graph, its host calls, its inputs, and the answer of the model's own framework. Raises ModelError for an unknown
+    name, InputError for a model that takes more than a picture."""
+
+    def __init__(self, net: str, size: Size | None = None) -> None:
+        network = open_network(ModelRequest.for_shapes(net, size))
+        self.task = network.card.task
+        self.graph: LayerGraph = network.graph
+        if len(self.graph.inputs) != 1:
+            raise InputError(f"{net} takes {len(self.graph.inputs)} inputs; this bench runs models that take a picture")
+        self.image: Array = noise_images(1, self.graph.picture.shape[2:], seed=1).numpy()
+        self.inputs = [self.image]
+        alone = network.alone(threads=1)
+        self.framework = alone.framework
+        self.run_alone = alone.run
+        self.reference: list[Array] = alone.run(self.inputs)
+
+    def host(self, layer: int, values: dict[Any, Any], maps: Any) -> Any:
+        call = self.graph.layers[layer]
+        assert isinstance(call, Host)
+        return call.call(values, *maps)
+
+    def relative_error(self, run: RunResult) -> float:
+        """The largest error of an output, as a share of its largest value."""
+        facts = self.error(run)
+        return float(facts["max_abs_error"] / facts["max_abs_reference"])
+
+    def error(self, run: RunResult) -> Facts:
+        """The output with the largest error for its values."""
+        found = zip(named(self.graph, run.outputs).values(), self.reference, strict=True)
+        pairs = [(float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())) for ours, theirs in found]
+        difference, largest = max(pairs, key=lambda pair: pair[0] / (pair[1] or 1.0))
+        return {"max_abs_error": difference, "max_abs_reference": largest}

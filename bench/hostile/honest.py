@@ -14,13 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from bench.fog.workload import subject
+from bench.fog.workload import Subject
 from bench.hostile.attacks import SILENT_NAME
 from fogconv.cluster.connect import connect
-from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
@@ -35,24 +33,19 @@ def say(facts: dict[str, Any]) -> None:
 
 def main(net: str, cluster: str, keys: str = "") -> None:
     torch.set_num_threads(1)
-    zoo, image = subject(net)
-    with torch.inference_mode():
-        reference = zoo.module(torch.from_numpy(image)).numpy()
-    graph = export(zoo.module, torch.from_numpy(image), net)
-    largest = float(np.abs(reference).max())
+    it = Subject(net)
     folder = Path(keys) if keys else None
     with connect(cluster, timeout_s=30.0, connect_timeout_s=90.0, keys=folder, insecure=folder is None) as session:
         # Fixed rates: with measured ones a fast machine keeps everything on the master, and no worker matters.
         topology = Topology.uniform(session.ranks, 2e10, 1.25e8, 1e-4, copy_s_per_byte=3e-10, step_s=2e-5)
-        engine = Engine(graph, session, topology, PlanOptions("rows", threshold=0.0), RunOptions())
+        engine = Engine(it.graph, session, topology, PlanOptions("rows", threshold=0.0), RunOptions())
         say({"token": session.token.hex()})
         for number, line in enumerate(sys.stdin):
             if line.split() == ["dial"]:
                 session._endpoint.connect(f"tcp://dialed{number}{SILENT_NAME}")
             begin = time.perf_counter()
             try:
-                output = engine.run(image).output
-                error = float(np.abs(output - reference).max()) / largest
+                error = it.relative_error(engine.run(it.inputs).run)
                 answered = len(session.status())
                 right = error <= TOLERANCE and answered == session.ranks - 1 == len(engine.ranks) - 1
                 facts: dict[str, Any] = {"right": right, "error": error, "answered": answered}

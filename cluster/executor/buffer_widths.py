@@ -38,5 +38,5 @@ def narrow_buffers(program: Program) -> frozenset[int]:
 
 def _touched(step: steps.AnyStep) -> set[int | None]:
     """All buffers that a step names."""
-    single = {getattr(step, name, None) for name in ("source", "target", "gate", "residual")}
+    single = {getattr(step, name, None) for name in ("source", "target", "gate", "residual", "mean", "squares")}
     return single | set(getattr(step, "sources", ())) | set(getattr(step, "targets", ()))

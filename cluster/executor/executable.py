@@ -28,13 +28,15 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
 from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.footprint import Packing, footprint, packings
+from fogconv.ir.memory.sharing import memories, memory_bytes
 from fogconv.ir.program import Program
 from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
 from fogconv.kernels.maps import wire
-from fogconv.kernels.maps.blocked import Blocked, Margin
+from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros
 from fogconv.kernels.maps.bound import sequence
-from fogconv.kernels.maps.pack import pack, unpack
+from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
+from fogconv.kernels.maps.transpose import packer, unpacker
 from fogconv.storage.swap_file import SwapFolder
 
 PART_ELEMENTS = 16
@@ -69,12 +71,18 @@ class Executable:
         self._host = host
         self.arrays = Arrays()
         narrow = narrow_buffers(program)
+        places, sizes = memories(program), memory_bytes(program)
+        shared = {place: aligned_zeros((sizes[place] // BYTES_PER_ELEMENT,)) for place in set(places)}
         self._buffers = [
-            Blocked.empty(program.batch, *buffer.region.shape, Margin(*buffer.margin), NARROW if number in narrow else BLOCK)
-            for number, buffer in enumerate(program.buffers)
+            Blocked.within(
+                shared[place],
+                *(program.batch, *buffer.region.shape, Margin(*buffer.margin)),
+                NARROW if number in narrow else BLOCK,
+            )
+            for number, (buffer, place) in enumerate(zip(program.buffers, places, strict=True))
         ]
         size = footprint(program, threads=threads, choose=algorithm_of)
-        self.memory_bytes = sum(buffer.data.nbytes for buffer in self._buffers) + size.staging + size.scratch + size.slot
+        self.memory_bytes = sum(sizes.values()) + size.staging + size.scratch + size.slot
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
@@ -198,18 +206,24 @@ class Executable:
         return None if found is None else found.view(np.uint8).data
 
     def _input(self, step: steps.Input) -> Call:
-        target, index = self.view(step.target, step.region), step.index
+        packed, index = packer(self.view(step.target, step.region)), step.index
 
         def call(run: Run) -> None:
-            pack(run.input(index), out=target)
+            packed(run.input(index))
 
         return call
 
     def _output(self, step: steps.Output) -> Call:
-        source, index = self.view(step.source, step.region), step.index
+        unpacked, index = unpacker(self.view(step.source, step.region)), step.index
 
         def call(run: Run) -> None:
-            run.outputs[index] = unpack(source)
+            run.outputs[index] = unpacked()
+
+        return call
+
+    def _host_output(self, step: steps.HostOutput) -> Call:
+        def call(run: Run) -> None:
+            run.outputs[step.index] = run.values[step.value]
 
         return call
 
@@ -218,7 +232,10 @@ class Executable:
         spans, elements = self._spans(step)
         cut = np.zeros(elements, wire.DTYPES[form] if plain else np.float32)
         to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
-        whole = None if step.more or form != "fp32" else self._in_order(step.source, step.region)
+        tables = None if step.pixels is None else PixelTables(step.pixels.mean, step.pixels.std)
+        # Pixels are cut into an array of their own, which is coded.
+        direct = not step.more and form == "fp32" and tables is None
+        whole = self._in_order(step.source, step.region) if direct else None
         if whole is not None:
 
             def send_whole(run: Run) -> None:
@@ -240,6 +257,14 @@ class Executable:
             extract()
             run.mailbox.send(to, tag, wire.encode(cut, form))
 
+        def send_pixels(run: Run) -> None:
+            assert tables is not None
+            extract()
+            coded = tables.encode(cut)
+            run.mailbox.send(to, tag, raw if coded is None else coded)
+
+        if tables is not None:
+            return send_pixels
         if plain:
             return send_plain
         wire.warm_up(form)
@@ -271,6 +296,8 @@ class Executable:
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
         n_bytes = elements * dtype.itemsize
+        if step.pixels is not None:
+            return self._insert_pixels(step, step.pixels)
         whole = None if step.more or step.accumulate or form != "fp32" else self._in_order(step.target, step.region)
         if whole is not None:
 
@@ -296,6 +323,23 @@ class Executable:
             return insert_plain
         wire.warm_up(form)
         return insert_coded
+
+    def _insert_pixels(self, step: steps.Recv, pixels: steps.Pixels) -> Callable[[Frame], None]:
+        """Insert a picture that came as bytes, or as it was where it is none."""
+        elements = wire.wire_elements(self.program.batch, *step.region.shape)
+        tables, place = PixelTables(pixels.mean, pixels.std), np.empty(elements, np.float32)
+        view, lane = self.around(step.target, step.region)
+        insert, raw = wire.bind_insert(place, view, lane, len(step.region.channels)), place.view(np.uint8).data
+
+        def insert_pixels(payload: Frame) -> None:
+            if len(payload) == elements:
+                place[:] = tables.decode(np.frombuffer(payload, np.uint8))
+            else:
+                _expect(payload, len(raw))
+                raw[:] = payload
+            insert()
+
+        return insert_pixels
 
     def _insert_staged(self, step: steps.Recv) -> Callable[[Frame], None]:
         """Insert through one staging buffer for all payloads of this step, from which each part is copied to its
@@ -331,13 +375,13 @@ class Executable:
         if self._host is None:
             raise ClusterError(f"rank {self.program.rank} has no torch to run {self.program.layers[step.layer]}")
         host, layer = self._host, step.layer
-        sources = [self.view(s, region) for s, region in zip(step.sources, step.source_regions, strict=True)]
-        targets = [self.view(t, region) for t, region in zip(step.targets, step.target_regions, strict=True)]
+        sources = [unpacker(self.view(s, region)) for s, region in zip(step.sources, step.source_regions, strict=True)]
+        targets = [packer(self.view(t, region)) for t, region in zip(step.targets, step.target_regions, strict=True)]
 
         def call(run: Run) -> None:
-            results = host(layer, run.values, [unpack(source) for source in sources])
-            for result, target in zip(results, targets, strict=True):
-                pack(result, out=target)
+            results = host(layer, run.values, [unpacked() for unpacked in sources])
+            for result, packed in zip(results, targets, strict=True):
+                packed(result)
 
         return call
 
@@ -345,6 +389,7 @@ class Executable:
 BINDERS: Mapping[type[steps.Step], Callable[[Executable, Any], Call]] = {
     steps.Input: Executable._input,
     steps.Output: Executable._output,
+    steps.HostOutput: Executable._host_output,
     steps.Send: Executable._send,
     steps.Recv: Executable._receive,
     steps.Gather: Executable._gather,

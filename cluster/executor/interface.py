@@ -124,14 +124,15 @@ class Binder(Protocol):
 
 
 class Run:
-    """The state of one inference: the mailbox, inputs, outputs, and torch's values."""
+    """The state of one inference: the mailbox, inputs, outputs, and the values of host layers, with the inputs by their
+    numbers."""
 
     def __init__(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None] = nothing) -> None:
         self.mailbox = mailbox
         self.inputs = inputs
         self.meanwhile = meanwhile
         self.outputs: dict[int, Array] = {}
-        self.values: dict[Any, Any] = {}
+        self.values: dict[Any, Any] = dict(enumerate(inputs))
         self.ready_ns = 0
 
     def input(self, index: int) -> Array:

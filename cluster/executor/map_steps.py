@@ -7,9 +7,10 @@ from typing import Any
 
 from fogconv.cluster.executor.interface import Binder
 from fogconv.ir import program as steps
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.kernels.conv.conv import check_maps
-from fogconv.kernels.maps import elementwise, per_element, pooling
+from fogconv.kernels.maps import across_channels, elementwise, interleaving, normalize, per_element, pooling, resampling
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound
 
@@ -41,6 +42,37 @@ def _global_pool(binder: Binder, step: steps.GlobalPool) -> Bound:
     return pooling.bind_global_pool(source, target, step.divisor)
 
 
+def _squares(binder: Binder, step: steps.Squares) -> Bound:
+    source, mean = binder.view(step.source, step.source_region), binder.view(step.mean, step.mean_region)
+    target = binder.view(step.target, step.target_region)
+    return normalize.bind_squares(source, mean, target, step.per_group, step.first, step.divisor)
+
+
+def _normalize(binder: Binder, step: steps.Normalize) -> Bound:
+    return normalize.bind_normalize(
+        binder.view(step.source, step.source_region),
+        binder.view(step.mean, step.mean_region),
+        binder.view(step.squares, step.squares_region),
+        binder.view(step.target, step.target_region),
+        step.per_group,
+        step.first,
+        step.eps,
+        _weight(binder, step.scale),
+        _weight(binder, step.shift),
+        step.activation,
+    )
+
+
+def _across(binder: Binder, step: steps.AcrossChannels) -> Bound:
+    source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
+    weights = (_weight(binder, key) for key in (step.scale, step.shift))
+    return across_channels.bind_across(step.op, source, target, step.parameters, *weights)
+
+
+def _weight(binder: Binder, key: str | None) -> Array | None:
+    return None if key is None else binder.weight(key)
+
+
 def _add(binder: Binder, step: steps.Add) -> Bound:
     return elementwise.bind_add(_sources(binder, step), binder.view(step.target, step.target_region), step.activation)
 
@@ -49,8 +81,8 @@ def _affine(binder: Binder, step: steps.Affine) -> Bound:
     return elementwise.bind_affine(
         binder.view(step.source, step.source_region),
         binder.view(step.target, step.target_region),
-        None if step.scale is None else binder.weight(step.scale),
-        None if step.shift is None else binder.weight(step.shift),
+        _weight(binder, step.scale),
+        _weight(binder, step.shift),
         step.activation,
         _optional(binder, step.residual, step.residual_region),
     )
@@ -58,7 +90,8 @@ def _affine(binder: Binder, step: steps.Affine) -> Bound:
 
 def _elementwise(binder: Binder, step: steps.Elementwise) -> Bound:
     target = binder.view(step.target, step.target_region)
-    return per_element.bind_elementwise(step.op, _sources(binder, step), target, step.parameters)
+    constant = _weight(binder, step.constant)
+    return per_element.bind_elementwise(step.op, _sources(binder, step), target, step.parameters, constant)
 
 
 def _gate(binder: Binder, step: steps.Gate) -> Bound:
@@ -80,7 +113,18 @@ def _copy(binder: Binder, step: steps.Copy) -> Bound:
     return elementwise.bind_shift_copy(source, first, target, target_first, len(step.region.channels), step.accumulate)
 
 
-def _sources(binder: Binder, step: steps.Add | steps.Elementwise) -> list[Blocked]:
+def _resample(binder: Binder, step: steps.Resample) -> Bound:
+    source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
+    return resampling.bind_resample(source, target, step.rows, step.columns, step.fill)
+
+
+def _interleave(binder: Binder, step: steps.Interleave) -> Bound:
+    target = step.target_region
+    first = (target.rows.start % step.factors[0], target.columns.start % step.factors[1])
+    return interleaving.bind_interleave(_sources(binder, step), binder.view(step.target, target), step.factors, first)
+
+
+def _sources(binder: Binder, step: steps.Add | steps.Elementwise | steps.Interleave) -> list[Blocked]:
     return [binder.view(source, region) for source, region in zip(step.sources, step.source_regions, strict=True)]
 
 
@@ -92,11 +136,16 @@ KERNELS: Mapping[type[steps.Step], Bind] = {
     steps.Conv: _conv,
     steps.Pool: _pool,
     steps.GlobalPool: _global_pool,
+    steps.Squares: _squares,
+    steps.Normalize: _normalize,
+    steps.AcrossChannels: _across,
     steps.Add: _add,
     steps.Affine: _affine,
     steps.Elementwise: _elementwise,
     steps.Gate: _gate,
     steps.Permute: _permute,
     steps.Copy: _copy,
+    steps.Resample: _resample,
+    steps.Interleave: _interleave,
 }
 """All steps that the executor's kernels compute."""

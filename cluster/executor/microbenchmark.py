@@ -15,7 +15,7 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec, Taps
 from fogconv.ir.program import weight_key
 
 
@@ -73,10 +73,25 @@ def map_program(spec: MapSpec) -> ir.Program:
         case "gate":
             regions.append(pixel)
             step = ir.Gate(0, 0, target, last + 1, pixel, last, target)
+        case "softmax" | "log_softmax":
+            step = ir.AcrossChannels(0, spec.kind, 0, target, last, target)
+        case "layer_norm":
+            step = ir.AcrossChannels(0, spec.kind, 0, target, last, target, (1e-5,))
+        case "lrn":
+            step = ir.AcrossChannels(0, spec.kind, 0, target, last, target, (5.0, 1e-4, 0.75, 1.0))
         case "permute":
             step = ir.Permute(0, 0, target, last, target, tuple(range(spec.channels))[::-1])
         case "copy":
             step = ir.Copy(0, 0, target, last, accumulate=last > 1)
+        case "resample":
+            rows, columns = (_taps(n, k) for n, k in zip(target.shape[1:], spec.kernel, strict=True))
+            regions[0] = Region.whole(spec.channels, rows.size, columns.size)
+            step = ir.Resample(0, 0, regions[0], last, target, rows, columns)
+        case "interleave":
+            (s, t), (height, width) = spec.stride, target.shape[1:]
+            phases = (Region.whole(spec.channels, -(-height // s), -(-width // t)),) * last
+            regions[:last] = phases
+            step = ir.Interleave(0, tuple(range(last)), phases, last, target, spec.stride)
         case _:
             from fogconv.kernels.codegen.formulas import formula
 
@@ -84,6 +99,13 @@ def map_program(spec: MapSpec) -> ir.Program:
             step = ir.Elementwise(0, spec.kind, tuple(range(last)), tuple(regions[:last]), last, target, parameters)
     buffers = tuple(ir.Buffer(str(number), region) for number, region in enumerate(regions))
     return ir.Program(0, 1, spec.batch, (spec.kind,), buffers, (step,), {})
+
+
+def _taps(outputs: int, taps: int) -> Taps:
+    """As of a resize to twice the size; with one tap the nearest."""
+    size = outputs // 2 + taps
+    starts = tuple(k // 2 for k in range(outputs))
+    return Taps(size, starts, ((1 / taps,) * taps,) * outputs if taps > 1 else ())
 
 
 LEAST_S = 0.1

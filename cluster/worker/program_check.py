@@ -43,8 +43,10 @@ MOST_MEASURED_CHANNELS, MOST_MEASURED_SOURCES = 1 << 14, 64
 """Of a step other than a conv in a measurement: checks go through them one by one."""
 MOST_COORDINATE = 1 << 31
 MOST_TAG = 1 << 62
+MOST_FIGURE = 1e6
+"""Of the mean and the standard deviation of pixels."""
 MOST_PATIENCE_S = 86400.0
-_FOR_THE_MASTER = (ir.Input, ir.Output, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
+_FOR_THE_MASTER = (ir.Input, ir.Output, ir.HostOutput, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
 
 
 def check_program(program: ir.Program, memory_bytes: int) -> None:
@@ -214,11 +216,30 @@ class _Checked:
                 source = self.inside(step.source, step.source_region)
                 self.same("an output", self.inside(step.target, step.target_region), (source[0], 1, 1))
                 self.within("divisor", step.divisor, 1, MOST_TAG)
-            case ir.Add() | ir.Elementwise():
+            case ir.Squares():
+                source = self.inside(step.source, step.source_region)
+                self.same("an output", self.inside(step.target, step.target_region), (source[0], 1, 1))
+                self.groups(step, source[0], self.inside(step.mean, step.mean_region))
+                self.within("divisor", step.divisor, 1, MOST_TAG)
+            case ir.Normalize():
+                target = self.inside(step.target, step.target_region)
+                self.same("a source", self.inside(step.source, step.source_region), target)
+                self.groups(step, target[0], self.inside(step.mean, step.mean_region))
+                self.groups(step, target[0], self.inside(step.squares, step.squares_region))
+                self.weight(step.scale, target[:1])
+                self.weight(step.shift, target[:1])
+            case ir.AcrossChannels():
+                target = self.inside(step.target, step.target_region)
+                self.same("a source", self.inside(step.source, step.source_region), target)
+                self.weight(step.scale, target[:1])
+                self.weight(step.shift, target[:1])
+            case ir.Add():
                 self.within("number of sources", len(step.sources), 1, MOST_PARTS)
                 target = self.inside(step.target, step.target_region)
                 for shape in self.pairs(step.sources, step.source_regions):
                     self.same("a source", shape, target)
+            case ir.Elementwise():
+                self.elementwise(step)
             case ir.Affine():
                 target = self.inside(step.target, step.target_region)
                 self.same("a source", self.inside(step.source, step.source_region), target)
@@ -229,6 +250,10 @@ class _Checked:
                 target = self.inside(step.target, step.target_region)
                 self.same("a source", self.inside(step.source, step.source_region), target)
                 self.same("a gate", self.inside(step.gate, step.gate_region), (target[0], 1, 1))
+            case ir.Resample():
+                self.resample(step)
+            case ir.Interleave():
+                self.interleave(step)
             case ir.Host():
                 for _ in self.pairs((*step.sources, *step.targets), (*step.source_regions, *step.target_regions)):
                     pass
@@ -247,6 +272,25 @@ class _Checked:
             case ir.ArrayFree():
                 pass
 
+    def groups(self, step: ir.Squares | ir.Normalize, channels: int, means: tuple[int, int, int]) -> None:
+        self.within("number of channels in a group", step.per_group, 1, MOST_CHANNELS)
+        self.within("first channel", step.first, 0, MOST_CHANNELS)
+        fits = means[1:] == (1, 1) and means[0] % step.per_group == 0 and step.first + channels <= means[0]
+        wanted = f"whole groups of {step.per_group}, and {channels} channels from {step.first} on"
+        self.require(fits, f"has means of {means}; they must be {wanted}")
+
+    def elementwise(self, step: ir.Elementwise) -> None:
+        self.within("number of sources", len(step.sources), 1, MOST_PARTS)
+        target = self.inside(step.target, step.target_region)
+        shapes: list[tuple[int, ...]] = [*self.pairs(step.sources, step.source_regions)]
+        if step.constant is not None:
+            shapes.append(self.program.weights.get(step.constant, ()))
+            self.weight(step.constant, shapes[-1])
+            self.take(math.prod(target))  # the constant as a map
+        for shape in shapes:
+            fits = len(shape) == len(target) and all(n in (1, m) for n, m in zip(shape, target, strict=True))
+            self.require(fits, f"has a source of {shape}; {target} is needed, or 1 along some axes")
+
     def pairs(self, buffers: Sequence[int], regions: Sequence[Region]) -> Iterable[tuple[int, int, int]]:
         self.require(len(buffers) == len(regions), f"has {len(buffers)} buffers, but {len(regions)} regions")
         return [self.inside(buffer, region) for buffer, region in zip(buffers, regions, strict=True)]
@@ -259,6 +303,19 @@ class _Checked:
         n_bytes = BYTES_PER_ELEMENT * elements
         self.require(n_bytes <= MAX_PAYLOAD_BYTES, f"has {n_bytes} bytes; a message carries {MAX_PAYLOAD_BYTES}")
         self.take(elements)
+        if step.pixels is not None:
+            channels, figures = len(step.region.channels), (*step.pixels.mean, *step.pixels.std)
+            self.require(
+                len(step.pixels.mean) == len(step.pixels.std) == channels <= BLOCK
+                and step.wire == "fp32"
+                and not step.more
+                and not (isinstance(step, ir.Recv) and step.accumulate),
+                f"sends pixels of {channels} channels otherwise than as one part, with a mean and a std of each",
+            )
+            # All of these are false of a NaN.
+            finite = all(abs(figure) <= MOST_FIGURE for figure in figures)
+            apart = all(abs(figure) >= 1 / MOST_FIGURE for figure in step.pixels.std)
+            self.require(finite and apart, f"has pixels with a mean of {step.pixels.mean} and a std of {step.pixels.std}")
 
     def receive(self, step: ir.Recv) -> None:
         self.peer(step.origin, step.tag)
@@ -317,6 +374,24 @@ class _Checked:
         window = math.prod(min(pair) for pair in zip(spec.kernel, (spec.height, spec.width), strict=True))
         work = self.program.batch * math.prod(target) * window
         self.require(work <= MOST_MACS, f"pools {work:.1e} values; the limit is {MOST_MACS:.1e}")
+
+    def resample(self, step: ir.Resample) -> None:
+        source = self.inside(step.source, step.source_region)
+        target = self.inside(step.target, step.target_region)
+        self.same("an input", source, (target[0], step.rows.size, step.columns.size))
+        self.same("taps", (len(step.rows.starts), len(step.columns.starts)), target[1:])
+        work = self.program.batch * math.prod(target) * step.rows.most * step.columns.most
+        self.require(work <= MOST_MACS, f"sums {work:.1e} values; the limit is {MOST_MACS:.1e}")
+
+    def interleave(self, step: ir.Interleave) -> None:
+        for factor in step.factors:
+            self.within("factor", factor, 1, MOST_PARTS)
+        self.same("sources", (len(step.sources),), (math.prod(step.factors),))
+        target = self.inside(step.target, step.target_region)
+        spans = zip((step.target_region.rows, step.target_region.columns), step.factors, strict=True)
+        rows, columns = ((span.stop - 1) // factor - span.start // factor + 1 for span, factor in spans)
+        for shape in self.pairs(step.sources, step.source_regions):
+            self.same("a source", shape, (target[0], rows, columns))
 
 
 def _check_conv(where: str, spec: ConvSpec) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fogconv.analysis.workload import card_bytes
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
-from fogconv.ir.graph import Conv, LayerGraph
-from fogconv.ir.memory.footprint import map_bytes
+from fogconv.ir.graph import Conv, Hosted, LayerGraph
+from fogconv.ir.memory.sharing import memory_bytes
 from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
@@ -71,6 +71,10 @@ class Forecast:
     plan: Plan
     layers: tuple[LayerForecast, ...]
     ranks: tuple[RankForecast, ...]
+    hosted: tuple[Hosted, ...] = ()
+    """What stays on the master because workers can't do it,"""
+    on_master_share: float = 0.0
+    """and its part of all multiply-adds (0 to 1)."""
 
     @property
     def total(self) -> LayerForecast:
@@ -91,8 +95,11 @@ class Forecast:
             "wire": self.plan.wire,
             "ranks": self.plan.ranks,
             "predicted_s": self.plan.predicted_s,
+            "predicted_j": self.plan.predicted_j,
             "ends_s": self.plan.ends_s,
             "bytes_busiest_card": self.busiest_card_bytes,
+            "on_master_share": self.on_master_share,
+            "on_master": [asdict(each) for each in self.hosted],
             "cards": [
                 {
                     "rank": rank.rank,
@@ -126,7 +133,7 @@ def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
     programs = lower(graph, plan).programs
     cards = card_bytes(programs)
     ranks = tuple(_rank(program, topology.devices[program.rank].name, cards[program.rank]) for program in programs)
-    return Forecast(plan, _layers(graph, plan, programs), ranks)
+    return Forecast(plan, _layers(graph, plan, programs), ranks, graph.hosted, graph.on_master_share)
 
 
 def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForecast:
@@ -138,7 +145,7 @@ def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForec
         round(card[0]),
         round(card[1]),
         weights * BYTES_PER_ELEMENT,
-        map_bytes(program),
+        sum(memory_bytes(program).values()),
         read_bytes(program),
     )
 
@@ -149,7 +156,8 @@ def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program]) -> tuple
         for step in program.steps if program.swapped else ():
             read[step.layer] += step_read_bytes(program, step)
     for index, (layer, placement) in enumerate(zip(graph.layers, plan.placements, strict=True)):
-        out = graph.tensors[layer.writes[0]]
+        # A host layer's result may be no map.
+        out = graph.tensors[(*layer.writes, *layer.reads)[0]] if layer.writes or layer.reads else graph.picture
         size = f"{out.height}×{out.width}"
         if isinstance(layer, Conv):
             spec = layer.spec

@@ -125,9 +125,10 @@ def _report(
         spec = layer.spec
         shape = (spec.in_channels, spec.out_channels, spec.kernel, spec.out_height, spec.out_width)
     else:
-        out = graph.tensors[layer.writes[0]]
+        # A host layer's result may be no map.
+        out = graph.tensors[(*layer.writes, *layer.reads)[0]] if layer.writes or layer.reads else graph.picture
         shape = (out.channels, out.channels, (1, 1), out.height, out.width)
-    element_bytes = WIRE_BYTES[plan.wire] * graph.tensors[graph.input].batch
+    element_bytes = WIRE_BYTES[plan.wire] * graph.picture.batch
     star = plan.scheme == "star"
     sent = [t.step.elements for t in steps if isinstance(t.step, Send) and (t.rank == 0 or not star)]
     received = [t.step.elements for t in steps if isinstance(t.step, Recv) and (t.rank == 0 or not star)]

@@ -11,16 +11,19 @@ from typing import Any
 
 import msgspec
 
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region, Taps
 from fogconv.ir.program import Buffer, Gather, Part, Program, Step
 
 _READ: Mapping[str, tuple[str, ...]] = {
     "source": ("source_region", "region"),
     "gate": ("gate_region",),
     "residual": ("residual_region",),
+    "mean": ("mean_region",),
+    "squares": ("squares_region",),
 }
 _WRITTEN: Mapping[str, tuple[str, ...]] = {"target": ("target_region", "region")}
-_NO_DETAIL = {"layer", "source", "target", "gate", "residual", "sources", "targets", "region", "more", "pieces", "code"}
+_NO_DETAIL = {"layer", "source", "target", "gate", "residual", "mean", "squares", "sources", "targets", "region"}
+_NO_DETAIL |= {"more", "pieces", "code"}
 
 
 def listing(program: Program) -> str:
@@ -93,9 +96,11 @@ def _detail(name: str, value: Any) -> str:
             return ""
         case _, ConvSpec() | PoolSpec():
             return _spec(value)
+        case _, Taps():
+            return f"{value.size}→{len(value.starts)} {name}" + (f" of {value.most}" if value.most > 1 else "")
         case "bias", str():
             return "bias"
-        case (("weight" | "scale" | "shift" | "signs"), str()):
+        case (("weight" | "scale" | "shift" | "signs" | "constant"), str()):
             return f"{name} {value[:8]}…"
         case "to", _:
             return f"to rank {value}"

@@ -26,6 +26,7 @@ COLOURS = {
     "channels": ("#57a6d6", "channel by channel"),
     "rows": ("#2e7d32", "rows with halo"),
     "sums": ("#8fbf6a", "rows, summed"),
+    "offload": ("#b0413e", "whole, on another rank"),
     "copies": ("#c9a400", "copied: every rank computes it all"),
 }
 TRAVEL = "#ead9cd"
@@ -72,7 +73,7 @@ def check_suffix(path: Path) -> None:
 
 def _bars(axes: Axes, graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, tuple[str, str]]:
     """Draw the bars. Returns the colours that were used, for the legend."""
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    prices = Prices(topology, graph.picture.batch, plan.wire)
     used: dict[str, tuple[str, str]] = {}
     now = 0.0
     for layer, placement in zip(graph.layers, plan.placements, strict=True):

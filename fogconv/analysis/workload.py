@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.memory.swapping import read_bytes
-from fogconv.ir.program import WIRE_BYTES, Conv, Gather, Program, Recv, Send
+from fogconv.ir.program import Conv, Gather, Program, Recv, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def card_bytes(programs: Sequence[Program]) -> tuple[tuple[float, float], ...]:
     for program in programs:
         for step in program.steps:
             if isinstance(step, Send):
-                n_bytes = step.elements * program.batch * WIRE_BYTES[step.wire]
+                n_bytes = step.elements * program.batch * step.element_bytes
                 sent[program.rank] += n_bytes
                 received[step.to] += n_bytes
     return tuple(zip(sent, received, strict=True))
@@ -81,7 +81,7 @@ def card_bytes(programs: Sequence[Program]) -> tuple[tuple[float, float], ...]:
 def workload(programs: Sequence[Program]) -> Workload:
     macs = {program.rank: sum(step.spec.macs for step in program.steps if isinstance(step, Conv)) for program in programs}
     sent = sum(
-        step.elements * program.batch * WIRE_BYTES[step.wire]
+        step.elements * program.batch * step.element_bytes
         for program in programs
         for step in program.steps
         if isinstance(step, Send)

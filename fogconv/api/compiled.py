@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,11 +15,11 @@ from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.calibration import calibrate_quickly
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
-from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine, Inference
+from fogconv.runtime.ports import Given, Results, results_of
 from fogconv.runtime.run_options import RunOptions
 from fogconv.simulation.simulator import Timeline
 
@@ -28,31 +28,36 @@ class CompiledModel:
     """Made by `compile`. Not thread-safe: one call at a time.
 
     ``engine(x)`` and ``engine.stream(frames)`` take arrays or tensors (N, C, H, W) of the shape that was compiled, and
-    return the same kind. A lost worker costs time, but does not change the answer; ``events`` reports what happened.
+    return the same kind, nested as the model nests its results: one, a tuple or a dict. A model with several inputs takes
+    a tuple of them in its order, or a dict by name. A lost worker costs time, but does not change the answer; ``events``
+    reports what happened.
     """
 
     def __init__(self, engine: Engine, own: Session | None) -> None:
         self._engine, self._own = engine, own
 
-    def __call__(self, x: Any) -> Any:
-        """The model's output for ``x``. Raises InputError for another shape, ClusterError when the cluster fails."""
-        return _like(x, self.run(x).output)
+    def __call__(self, x: Given, *more: Any) -> Any:
+        """The model's results for ``x``, or for several inputs one after the other. Raises InputError for another shape,
+        ClusterError when the cluster fails."""
+        given = (x, *more) if more else x
+        return _all_like(given, results_of(self._engine.graph, self._engine.run(given).outputs))
 
-    def run(self, x: Any) -> Inference:
-        """One inference with its latency in seconds, every step's times and its events; ``output`` is an array."""
-        return self._engine.run(self._checked(x))
+    def run(self, x: Given) -> Inference:
+        """One inference with its latency in seconds, every step's times and its events; ``outputs`` are arrays by name,
+        and ``output`` is the first of them."""
+        return self._engine.run(x)
 
     def stream(self, frames: Iterable[Any], depth: int = 3) -> Iterator[Any]:
-        """The outputs in the order of the frames, with ``depth`` inferences in flight: more frames per second."""
+        """The results in the order of the frames, with ``depth`` inferences in flight: more frames per second."""
         given: deque[Any] = deque()
 
-        def arrays() -> Iterator[Array]:
+        def noted() -> Iterator[Given]:
             for frame in frames:
                 given.append(frame)
-                yield self._checked(frame)
+                yield frame
 
-        for output in self._engine.stream(arrays(), depth):
-            yield _like(given.popleft(), output)
+        for results in self._engine.stream(noted(), depth):
+            yield _all_like(given.popleft(), results)
 
     @property
     def plan(self) -> PlannedModel:
@@ -80,14 +85,6 @@ class CompiledModel:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _checked(self, x: Any) -> Array:
-        array = np.ascontiguousarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x, np.float32)
-        graph = self._engine.graph
-        wanted = graph.tensors[graph.input].shape
-        if array.shape != wanted:
-            raise InputError(f"the input has the shape {array.shape}; the model was compiled for {wanted}")
-        return array
-
 
 def compile(
     model: AnyModel,
@@ -98,18 +95,19 @@ def compile(
     run: RunOptions = RunOptions(),
     topology: Topology | None = None,
     weights: str = "pretrained",
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     trust: bool = False,
     **keywords: Any,
 ) -> CompiledModel:
     """Plan a model for a cluster, send its weights, and prepare every worker.
 
-    ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W), is needed), a name of `fogconv.zoo.names()`,
-    or the path of a ``.pt2`` or ``.onnx`` file. ``cluster`` is a result of `connect`, or its argument: then the cluster
-    is closed with the model. Devices and links are measured unless a ``topology`` gives their rates. Plan options are
-    ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options for losses and, for a
-    cluster that is opened here, for the connection. A ``.pt2`` file that would run code when it is loaded is refused,
-    unless ``trust`` says that you know its maker. Raises InputError, ModelError, PlannerError, ClusterError.
+    ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W) or a tuple of inputs, is needed), a name of
+    `fogconv.zoo.names()`, or the path of a ``.pt2`` or ``.onnx`` file. ``cluster`` is a result of `connect`, or its
+    argument: then the cluster is closed with the model. Devices and links are measured unless a ``topology`` gives their
+    rates. Plan options are ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the
+    options for losses and, for a cluster that is opened here, for the connection. A ``.pt2`` file that would run code
+    when it is loaded is refused, unless ``trust`` says that you know its maker. Raises InputError, ModelError,
+    PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
@@ -138,9 +136,20 @@ def compile(
         raise
 
 
-def _like(given: Any, output: Array) -> Any:
+def _like(given: Given, output: Array) -> Any:
+    """A tensor where the inputs are tensors."""
+    if isinstance(given, Mapping | Sequence):
+        given = next(iter(given.values() if isinstance(given, Mapping) else given), None)
     if not hasattr(given, "detach"):
         return output
     import torch
 
     return torch.from_numpy(output).to(given.device)
+
+
+def _all_like(given: Given, results: Results) -> Any:
+    if isinstance(results, Mapping):
+        return {key: _all_like(given, inner) for key, inner in results.items()}
+    if isinstance(results, tuple):
+        return tuple(_all_like(given, inner) for inner in results)
+    return _like(given, results) if isinstance(results, np.ndarray) else results

@@ -78,7 +78,7 @@ def plan(
     example: Any = None,
     options: PlanOptions | None = None,
     weights: str = "random",
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     trust: bool = False,
     **keywords: Any,
 ) -> PlannedModel:

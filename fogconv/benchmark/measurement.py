@@ -137,7 +137,7 @@ def _net(session: Session, topology: Topology, name: str, effort: Effort) -> Ite
     if needed > MOST_MEMORY * free:
         return f"{name} needs {needed / 1e6:.0f} MB on the master, where {free / 1e6:.0f} MB are free"
     graph = zoo_graph(name, seeded=True)
-    x = np.random.default_rng(0).standard_normal(graph.tensors[graph.input].shape, np.float32)
+    x = np.random.default_rng(0).standard_normal(graph.picture.shape, np.float32)
     engine = Engine(graph, session, topology, PlanOptions(), RunOptions(adapt=False))
     try:
         engine.run(x)

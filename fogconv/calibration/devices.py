@@ -63,6 +63,9 @@ FULL_MAPS = (
     MapSpec("copy", 256, 28, 28),
     MapSpec("leaky_relu", 128, 56, 56),
     MapSpec("maximum", 128, 28, 28, sources=2),
+    MapSpec("resample", 96, 80, 80),
+    MapSpec("resample", 64, 80, 80, kernel=(2, 2)),
+    MapSpec("interleave", 24, 80, 80, sources=4, stride=(2, 2)),
 )
 FULL = (
     *QUICK,

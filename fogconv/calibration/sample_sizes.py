@@ -74,6 +74,10 @@ def _random_map(rng: np.random.Generator, kind: str) -> MapSpec:
         more = {"kernel": (kernel, kernel), "stride": (stride, stride)}
     elif kind in ("add", "maximum"):
         more = {"sources": 2}
+    elif kind == "resample":
+        more = {"kernel": ((1, 1), (2, 2))[rng.integers(2)]}
+    elif kind == "interleave":
+        more = {"sources": 4, "stride": (2, 2)}
     return MapSpec(kind, channels, size, size, **more)
 
 
@@ -122,6 +126,8 @@ _NET_MAPS = (
     *(MapSpec("permute", c, size, size) for c, size in ((116, 28), (464, 7))),
     *(MapSpec("leaky_relu", c, size, size) for c, size in ((64, 112), (256, 28))),
     MapSpec("copy", 256, 28, 28),
+    *(MapSpec("resample", c, size, size, kernel=(k, k)) for c, size, k in ((96, 80, 1), (64, 160, 2))),
+    *(MapSpec("interleave", c, size, size, sources=4, stride=(2, 2)) for c, size in ((24, 160), (64, 80))),
 )
 NET_STEPS: tuple[StepSpec, ...] = (*_NET_CONVS, *_NET_MAPS)
 """Sizes that nets have; the largest has 1.8 GMAC."""

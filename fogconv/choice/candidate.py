@@ -21,7 +21,7 @@ from fogconv.ir.graph import Conv as ConvLayer
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.plan import Plan, at_home
-from fogconv.ir.program import WIRE_BYTES, Conv, Program, Send
+from fogconv.ir.program import Conv, Program, Send
 from fogconv.lowering.lower import outline
 from fogconv.planning.cost import Prices
 from fogconv.planning.plan_options import PlanOptions
@@ -107,7 +107,7 @@ def candidate(name: str, topology: Topology, limits: Limits, scheme: str | None 
 
 def least_seconds(graph: LayerGraph, topology: Topology) -> float:
     """What no plan goes below: every layer shared by all ranks at their rates, and nothing sent."""
-    prices = Prices(topology, graph.tensors[graph.input].batch)
+    prices = Prices(topology, graph.picture.batch)
     total = 0.0
     for layer in graph.layers:
         for work in at_home(graph, layer).work:
@@ -118,7 +118,7 @@ def least_seconds(graph: LayerGraph, topology: Topology) -> float:
 
 def least_joules(graph: LayerGraph, topology: Topology) -> float:
     """What no plan goes below: every layer on the device that takes least for it, and no device that waits."""
-    prices = Prices(topology, graph.tensors[graph.input].batch)
+    prices = Prices(topology, graph.picture.batch)
     total = 0.0
     for layer in graph.layers:
         for work in at_home(graph, layer).work:
@@ -179,7 +179,7 @@ def _judged(graph: LayerGraph, plan: Plan, topology: Topology, limits: Limits) -
 def _joules(graph: LayerGraph, plan: Plan, programs: tuple[Program, ...], topology: Topology) -> float:
     """Ranks that take no part are switched off."""
     active = sorted(plan.active_ranks)
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    prices = Prices(topology, graph.picture.batch, plan.wire)
     busy_s: dict[int, float] = defaultdict(float)
     macs: dict[int, float] = defaultdict(float)
     sent: dict[tuple[int, int], float] = defaultdict(float)
@@ -192,7 +192,7 @@ def _joules(graph: LayerGraph, plan: Plan, programs: tuple[Program, ...], topolo
                 macs[program.rank] += step.spec.macs
             elif isinstance(step, Send):
                 pair = (active.index(program.rank), active.index(step.to))
-                sent[pair] += step.elements * program.batch * WIRE_BYTES[step.wire]
+                sent[pair] += step.elements * program.batch * step.element_bytes
     return joules(
         topology.subset(active),
         latency_s=plan.predicted_s or 0.0,

@@ -18,12 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fogconv.calibration.devices import DENSE
-from fogconv.errors import PlannerError
+from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.profile import Stability
 from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.planning.cost import Prices
+from fogconv.planning.limits.goal import Goal
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
 from fogconv.planning.schemes import Scheme
@@ -36,7 +38,7 @@ LEAST_SPREAD = 0.005
 
 MOST_EFFORT = 40_000
 """Layers × ranks² × what a scheme takes: a search of that size takes some seconds."""
-_EFFORTS = {Scheme.LOCAL: 0, Scheme.STAR: 0, Scheme.ROWS: 1, Scheme.DEPTH: 1, Scheme.AUTO: 4}
+_EFFORTS = {Scheme.LOCAL: 0, Scheme.STAR: 0, Scheme.ROWS: 1, Scheme.DEPTH: 1, Scheme.OFFLOAD: 1, Scheme.AUTO: 4}
 
 _GAMMA = re.compile(r"gamma rank (\d+) (\w+)")
 _ALPHA = re.compile(r"alpha (\d+)↔(\d+)")
@@ -67,7 +69,9 @@ def rivals(
     graph: LayerGraph, chosen: Plan, topology: Topology, options: PlanOptions, spreads: Mapping[str, float]
 ) -> tuple[Rival, ...]:
     """The plans of other schemes, the fastest first. Left out are those that fit into no memory, and those that are
-    too much work to look for (MOST_EFFORT)."""
+    too much work to look for (MOST_EFFORT). None where the plan is to save something else than time."""
+    if options.goal != Goal():
+        return ()
     own = _terms(graph, chosen, topology)
     known = {name: spread for name, spread in spreads.items() if spread > 0}
     found = []
@@ -76,10 +80,12 @@ def rivals(
             continue
         try:
             other = make_plan(graph, topology, _options(options, scheme))
-        except PlannerError:
+        except (PlannerError, InputError):  # a pin that the star can't keep
             continue
         if other.predicted_s is None or chosen.predicted_s is None:
             continue
+        if scheme is Scheme.OFFLOAD and other.active_ranks == {MASTER}:
+            continue  # the master alone, as --scheme local
         same = [each.work for each in other.placements] == [each.work for each in chosen.placements]
         noise_s = _noise_s(own, _terms(graph, other, topology), known) if known else None
         within = same or (noise_s is not None and abs(other.predicted_s - chosen.predicted_s) <= noise_s)
@@ -89,14 +95,21 @@ def rivals(
 
 def _options(options: PlanOptions, scheme: Scheme) -> PlanOptions:
     """The options of another scheme: the star's own are for no other."""
+    cuts = options.cuts if scheme is Scheme.OFFLOAD else "all"
     if scheme is Scheme.STAR or options.scheme != Scheme.STAR:
-        return replace(options, scheme=scheme, plan=None)
-    return PlanOptions(scheme, master_computes=options.master_computes, wire=options.wire)
+        return replace(options, scheme=scheme, plan=None, cuts=cuts)
+    return PlanOptions(
+        scheme,
+        master_computes=options.master_computes,
+        wire=options.wire,
+        pins=options.pins,
+        keep_input_home=options.keep_input_home,
+    )
 
 
 def _terms(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[str, float]:
     """The predicted seconds by the rate that decides them: of the slowest rank's kernels, or of the links."""
-    prices = Prices(topology, graph.tensors[graph.input].batch, plan.wire)
+    prices = Prices(topology, graph.picture.batch, plan.wire)
     found: dict[str, float] = defaultdict(float)
     for layer, placement in zip(graph.layers, plan.placements, strict=True):
         edge_s = placement.predicted.get("edge_s", 0.0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fogconv.cli.choices import choice
-from fogconv.cli.option_values import BANDWIDTH, FILE, MEMORY, RATE, TIME
+from fogconv.cli.option_values import BANDWIDTH, FILE, MEMORY, RATE, TIME, Numbers, ratios
 from fogconv.cli.panels import WHERE
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
@@ -20,6 +20,7 @@ from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.hardware.units import bandwidth_bytes_per_s, rate_flop_per_s, seconds, show_bandwidth, show_rate, show_seconds
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.layout import MASTER
+from fogconv.values import table
 
 DEFAULT_PRESET = "pi4"
 DEFAULT_WORKERS = 4
@@ -91,6 +92,15 @@ ReadRateOption = Annotated[
         "--read-rate",
         parser=BANDWIDTH,
         help="Rate at which each device reads swapped weights from its disk, such as 40MB/s; by default the preset's.",
+        rich_help_panel=WHERE,
+    ),
+]
+SpeedsOption = Annotated[
+    Numbers | None,
+    typer.Option(
+        "--speeds",
+        parser=ratios(table.SPEED, "1,1,0.5"),
+        help="Speed factors of the ranks from 0 on, such as 1,1,0.5; the last one holds for the rest.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -228,6 +238,16 @@ def hardware(
         f"{show_seconds(link.latency_s)} per message"
     )
     return Hardware(limited(topology, memory, disk), f"{title}. {figures}")
+
+
+def uneven(topology: Topology, speeds: Numbers | None) -> Topology:
+    """The topology with devices so many times as fast."""
+    if speeds is None:
+        return topology
+    factors = speeds.each
+    for rank in topology.ranks:
+        topology = topology.replace_device(rank, topology.devices[rank].scaled(factors[min(rank, len(factors) - 1)]))
+    return topology
 
 
 def limited(

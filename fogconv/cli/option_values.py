@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import typer
@@ -22,6 +23,7 @@ from fogconv.hardware.units import (
     parse_bytes,
     rate_flop_per_s,
     seconds,
+    show_bandwidth,
     sweep,
 )
 from fogconv.values import paths, table
@@ -29,8 +31,9 @@ from fogconv.values.number import Number
 from fogconv.zoo.model_request import is_model_file
 
 Kind = Literal[
-    "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed",
+    "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
+    "pin", "rates",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -125,11 +128,22 @@ def _weights(text: str) -> str:
 
 
 def _picture(text: str) -> str:
-    """A file, or the name of a sample. A name with undecodable bytes is one of a file only."""
+    """A file, the name of a sample, or "-". A name with undecodable bytes is one of a file only."""
+    if text == "-":
+        return text
     path = paths.named(text)
     return str(paths.readable(text)) if path.exists() or len(path.parts) > 1 or path.suffix else _named(text)
 
 
+def _input(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"{shown(text)}: write NAME=FILE.npy, such as image_shape=shape.npy")
+    return _named(name), paths.readable(path)
+
+
+INPUT = OptionValue("input", _input)
+"""An input of the model beside its pictures, and the file with its values."""
 NET = OptionValue("net", _named)
 MODEL = OptionValue("model", _model)
 WEIGHTS = OptionValue("weights", _weights)
@@ -177,6 +191,11 @@ class Pair:
     def both(self) -> tuple[int, int]:
         return self.vertical, self.horizontal
 
+    @property
+    def pixels(self) -> int | tuple[int, int]:
+        """As models name the size of their pictures: one number for a square."""
+        return self.vertical if self.vertical == self.horizontal else self.both
+
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
@@ -186,6 +205,16 @@ class Numbers:
 
     def __str__(self) -> str:
         return ",".join(f"{one:g}" for one in self.each)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Several bandwidths with commas."""
+
+    bytes_per_s: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return ",".join(show_bandwidth(one).replace(" ", "") for one in self.bytes_per_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +244,10 @@ def sizes(of: Number, usual: str = "") -> OptionValue:
     return OptionValue("sizes", read, of)
 
 
+SIZE = sizes(table.SIDE)
+"""Of pictures: 224 or 960x1280."""
+
+
 def ratios(of: Number, such_as: str, count: int | None = None) -> OptionValue:
     """Numbers with commas, ``count`` of them or up to one for each rank."""
 
@@ -229,6 +262,16 @@ def ratios(of: Number, such_as: str, count: int | None = None) -> OptionValue:
             raise InputError(f"{shown(text)}: write {many} with commas, such as {such_as}: {of.rule}") from None
 
     return OptionValue("ratios", read, of)
+
+
+def _bandwidths(text: str) -> Rates:
+    parts = text.split(",")
+    if len(parts) > table.MOST_RATES:
+        raise InputError(f"{shown(text)}: write up to {table.MOST_RATES} bandwidths with commas, such as 100Mbit,1Mbit")
+    return Rates(tuple(bandwidth_bytes_per_s(part) for part in parts))
+
+
+BANDWIDTHS = OptionValue("rates", _bandwidths)
 
 
 def _straggler(text: str) -> Straggler:
@@ -260,3 +303,12 @@ def _split(text: str) -> None:
 
 
 SPLIT = checked("split", _split, "split")
+
+
+def _pin(text: str) -> None:
+    from fogconv.planning.limits.pins import Pin  # late, as above
+
+    Pin.parse(text)
+
+
+PIN = checked("pin", _pin, "pin")

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fogconv.cli.choices import Switch, choice
-from fogconv.cli.option_values import FILE, SPLIT, TRIGGER, number
+from fogconv.cli.option_values import DEADLINE, FILE, PIN, SPLIT, TRIGGER, number
 from fogconv.cli.panels import HOW, STAR
+from fogconv.hardware.units import deadline_s
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan
+from fogconv.planning.limits.cuts import CUTS
+from fogconv.planning.limits.goal import OBJECTIVES
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import WIRES
 from fogconv.planning.schemes import Scheme
 from fogconv.values import table
 
 if TYPE_CHECKING:
+    CutsName = str
+    ObjectiveName = str
     WireName = str
 else:
+    CutsName = choice("CutsName", CUTS)
+    ObjectiveName = choice("ObjectiveName", OBJECTIVES)
     WireName = choice("WireName", WIRES)
 
 SchemeOption = Annotated[
@@ -98,6 +106,50 @@ AllowSwapOption = Annotated[
         rich_help_panel=HOW,
     ),
 ]
+CutsOption = Annotated[
+    CutsName,
+    typer.Option(
+        "--cuts",
+        help="Where --scheme offload may change ranks: after all layers, or only after those whose output is smaller than "
+        "all before (shrinking).",
+        rich_help_panel=HOW,
+    ),
+]
+PinsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pin",
+        parser=PIN,
+        help="Compute layers whole on one rank: LAYER=RANK or FIRST-LAST=RANK, such as features.0-4=0 for the master; may "
+        "be repeated.",
+        rich_help_panel=HOW,
+    ),
+]
+KeepInputHomeOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-input-home",
+        help="Let no tensor before the first pooling leave the master.",
+        rich_help_panel=HOW,
+    ),
+]
+ObjectiveOption = Annotated[
+    ObjectiveName | None,
+    typer.Option(
+        "--objective",
+        help="What the plan saves: latency (the default), or energy, of all devices together, those that wait too.",
+        rich_help_panel=HOW,
+    ),
+]
+DeadlineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline",
+        parser=DEADLINE,
+        help="Save energy, but take no longer than this, such as 300ms.",
+        rich_help_panel=HOW,
+    ),
+]
 PlanOption = Annotated[
     Path | None,
     typer.Option(
@@ -106,6 +158,7 @@ PlanOption = Annotated[
 ]
 MASTER_COMPUTES = Switch.ON if PlanOptions().master_computes else Switch.OFF
 WIRE: WireName = WireName(PlanOptions().wire)
+CUTS_AT: CutsName = CutsName(PlanOptions().cuts)
 
 
 def plan_options(
@@ -121,6 +174,11 @@ def plan_options(
     protection: Protection = Protection(),
     plan: Path | None = None,
     allow_swap: bool = False,
+    cuts: str = CUTS_AT,
+    pins: Sequence[str] | None = None,
+    keep_input_home: bool = False,
+    objective: str | None = None,
+    deadline: str | None = None,
 ) -> PlanOptions:
     """The plan options. Without a scheme, a trigger, threshold, cut or guard selects the star.
 
@@ -138,5 +196,10 @@ def plan_options(
         wire=str(wire),
         protection=protection,
         allow_swap=allow_swap,
+        cuts=str(cuts),
+        pins=tuple(pins or ()),
+        keep_input_home=keep_input_home,
+        objective=None if objective is None else str(objective),
+        deadline_s=None if deadline is None else deadline_s(deadline),
         **given,
     )

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.analysis.layer_report import layer_reports, trace_events
 from fogconv.analysis.workload import rank_works, workload
-from fogconv.cli.output.answer import print_answer
+from fogconv.cli.output.answer import print_answer, print_outputs
 from fogconv.cli.output.console import LoadingBar
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.report import print_report
-from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
+from fogconv.cli.output.result import Job, OutputFigures, Result, SharedMachine
+from fogconv.cli.output.tables.findings import print_findings
 from fogconv.cli.process.collection import collect_as_usual, collect_now, spare_what_is_here
 from fogconv.cli.process.interrupt import Watch
 from fogconv.cli.process.mpi_ranks import closed_quietly, last_word
@@ -28,27 +29,41 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
-from fogconv.errors import DependencyError, InputError, ModelError, visible
+from fogconv.errors import DependencyError, InputError
+from fogconv.ir.arrays import Array
+from fogconv.ir.program import Pixels
 from fogconv.runtime.engine import Engine, Inference
+from fogconv.runtime.ports import arrays_of
+from fogconv.storage.array_file import read_array
+from fogconv.storage.trusted import open_plain
 
 if TYPE_CHECKING:
     from fogconv.analysis.outlook import Outlook
     from fogconv.calibration.cache import Master
     from fogconv.calibration.calibration import Calibration
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.cli.pictures import Inputs
     from fogconv.cluster.session.worker_record import WorkerInfo
     from fogconv.frontend.network import Alone, Network
     from fogconv.hardware.topology import Topology
+    from fogconv.tasks.draw import Finding
+    from fogconv.tasks.text.reading import Reader
     from fogconv.zoo.card import ModelCard
+
+
+Outputs = Mapping[str, Array]
+"""A run's outputs by name."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer."""
+    """Where and how results are shown. ``alone``: mpirun started one rank only. ``layers``: with the table per layer.
+    ``draw``: where the picture with what was found in it is written."""
 
     json: bool = False
     layers: bool = False
     trace: Path | None = None
+    draw: Path | None = None
     alone: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
 
@@ -57,16 +72,16 @@ def run_job(job: Job, shown: Shown) -> Result:
     """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
     with _opened(job, bar) as session:
-        network, x = _prepared(job)
+        network, pictures, given, reader = _prepared(job, shown)
         with bar as progress:
             engine = _engine(job, session, network, progress)
-        first = _first(engine, network.card, x)
-        top5 = tuple(_top5(network.card, row) for row in first)
-        if not shown.json:
-            answers = tuple(zip(map(visible, job.images), top5, strict=True))
-            print_answer(answers, random_weights=network.card.has_random_weights, out=shown.out)
+        first = engine.run(given).outputs
+        found = pictures.findings(network.card, first)
+        if reader is not None:
+            found = pictures.read(found, reader)
+        _show(shown, network.card, pictures, found, first)
         network.keep()
-        result = _measure(job, shown, session, engine, network, x, first, top5)
+        result = _measure(job, shown, session, engine, network, given, first, found)
         engine.close()
     if shown.json:
         shown.out.write(json_text(result.as_json()) + "\n")
@@ -112,38 +127,75 @@ def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
             watch.done()
 
 
-def _prepared(job: Job) -> tuple[Network, NDArray[np.float32]]:
+def _prepared(job: Job, shown: Shown) -> tuple[Network, Inputs, list[Array], Reader | None]:
+    """The model, the pictures, its inputs in their order: the pictures, and what files give; and what reads text."""
+    from fogconv.cli.pictures import check_drawable, input_size, inputs, opened, text_reader
     from fogconv.frontend.network import open_network
+    from fogconv.tasks.task import card_for
     from fogconv.zoo.model_request import ModelRequest
-    from fogconv.zoo.preprocessing import load_image
 
     # Images are opened before weights are downloaded, so that a typo costs no time.
-    pictures = [load_image(name) for name in job.images]
-    request = ModelRequest(job.model, job.weights, job.size, job.trust)
-    network = open_network(request, batch=len(pictures), mean=job.mean, std=job.std, labels=job.labels)
-    channels = network.graph.tensors[network.graph.input].channels
-    if channels != 3:
-        raise ModelError(f"{job.model} takes {channels} channels, not the 3 of a picture; use fogconv.compile for it")
+    given = opened(job.images)
+    check_drawable(given, shown.draw)
+    batch = job.batch or len(given)
+    if batch % len(given):
+        raise InputError(f"--batch {batch} is no multiple of the {len(given)} pictures that are given")
+    others = {name: _array(name, path) for name, path in job.inputs}
+    shapes = tuple((name, array.shape) for name, array in others.items())
+    size = input_size(job.model, given, job.size)
+    request = ModelRequest(job.model, job.weights, size, job.trust, shapes)
+    frame = given[0].size
+    network = open_network(request, batch=batch, frame=frame, mean=job.mean, std=job.std, labels=job.labels)
+    card = card_for(network.card, job.task, [port.shape for port in network.graph.outputs])
+    network = replace(network, card=card)
+    if job.read and card.task != "text":
+        raise InputError(f"--read is for regions of text; the task of {card.name} is {card.task}")
+    if network.rounded is not None:
+        print(f"{job.model} takes pictures of any size: {network.rounded}; --size HxW says another", file=sys.stderr)
+    tensor = network.graph.picture
+    prepared = inputs(card, given, (batch, tensor.channels, tensor.height, tensor.width))
+    reader = text_reader() if job.read else None
     spare_what_is_here()
-    return network, np.stack([network.card.preprocess(picture) for picture in pictures])
+    return network, prepared, arrays_of(network.graph, {network.graph.inputs[0].name: prepared.x, **others}), reader
+
+
+def _show(shown: Shown, card: ModelCard, pictures: Inputs, found: tuple[Finding, ...], outputs: Outputs) -> None:
+    """What was found, before anything is measured."""
+    from fogconv.cli.pictures import draw
+    from fogconv.tasks.classify import Classes
+
+    if shown.draw is not None:
+        draw(pictures.given[0], found[0], shown.draw)
+    if shown.json:
+        return
+    named = [(given.name, each) for given, each in zip(pictures.given, found, strict=True)]
+    answers = [(name, each.guesses) for name, each in named if isinstance(each, Classes)]
+    if answers:
+        print_answer(answers, random_weights=card.has_random_weights, out=shown.out)
+    elif card.task == "raw":
+        print_outputs(figures_of([outputs], None), out=shown.out)
+    else:
+        print_findings(named, random_weights=card.has_random_weights, out=shown.out)
+
+
+def _array(name: str, path: Path) -> Array:
+    """An input from an ``.npy`` file. Raises InputError."""
+    try:
+        with open_plain(path) as file:
+            return read_array(file, f"--input {name}={path}")
+    except OSError as error:
+        raise InputError(f"--input {name}={path} can't be read: {error.strerror or error}") from error
 
 
 def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
-    _check_scores(network.card.name, network.graph.output_shape, len(job.images))
     measured = _measured(job, session)
     topology = _profile(job, session) if measured is None else measured.topology
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    return Engine(network.graph, session, topology, job.plan_options, job.run_options, progress, measured)
-
-
-def _check_scores(model: str, shape: tuple[int, ...], images: int) -> None:
-    """A run shows classes: other outputs are for `fogconv.compile`."""
-    if len(shape) < 2 or shape[0] != images:
-        raise ModelError(
-            f"{model} gives an output of shape {shape}, not one row of scores for each image; use fogconv.compile for it"
-        )
+    normalised = network.card.preprocessing
+    options = replace(job.plan_options, pixels=Pixels(normalised.mean, normalised.std))
+    return Engine(network.graph, session, topology, options, job.run_options, progress, measured)
 
 
 def _measured(job: Job, session: Session) -> Calibration | None:
@@ -173,35 +225,29 @@ def _profile(job: Job, session: Session) -> Topology:
     return topology.subset(range(session.ranks))
 
 
-def _first(engine: Engine, model: ModelCard, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The output of the first inference, which is shown before anything is measured."""
-    output = engine.run(x).output
-    if not np.isfinite(output).all():
-        raise ModelError(f"{model.name} gives infinities or NaN for this input, with weights {model.weights_origin}")
-    return output
-
-
 def _measure(
     job: Job,
     shown: Shown,
     session: Session,
     engine: Engine,
     network: Network,
-    x: NDArray[np.float32],
-    first: NDArray[np.float32],
-    top5: tuple[tuple[Guess, ...], ...],
+    given: list[Array],
+    first: Outputs,
+    found: tuple[Finding, ...],
 ) -> Result:
     collect_as_usual()
     collect_now()
-    runs = [engine.run(x) for _ in range(job.repeat)]
+    runs = [engine.run(given) for _ in range(job.repeat)]
     median = statistics.median_low([run.latency_s for run in runs])
     typical = next(run for run in runs if run.latency_s == median)
-    outputs, frames = [first, *(run.output for run in runs)], None
+    outputs, frames = [first, *(run.outputs for run in runs)], None
     if job.stream:
-        streamed, frames = _stream(engine, x, job.stream)
+        streamed, frames = _stream(engine, given, job.stream)
         outputs += streamed
     alone = network.alone() if job.compare else None
-    reference, alone_s = (None, None) if alone is None else _alone(alone, x, job.repeat)
+    reference, alone_s = (None, None) if alone is None else _alone(alone, given, job.repeat)
+    figures = figures_of(outputs, reference)
+    worst = max(figures, key=lambda output: output.rel_error)
     layers = layer_reports(engine.graph, typical.plan, typical.programs, typical.run.times)
     if shown.trace is not None:
         _write_trace(shown.trace, engine, typical)
@@ -212,13 +258,14 @@ def _measure(
         job.cluster or session.scheme,
         len(engine.ranks) - 1,
         engine.plan.scheme,
-        top5,
+        network.card.task,
+        found,
         median,
         typical.plan.predicted_s,
         None if alone is None else alone.framework,
         alone_s,
-        None if reference is None else max(float(np.abs(output - reference).max()) for output in outputs),
-        None if reference is None else float(np.abs(reference).max()),
+        worst.max_abs_error,
+        worst.max_abs_reference,
         tuple(layers),
         tuple(engine.events),
         frames,
@@ -229,6 +276,7 @@ def _measure(
         machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),
+        outputs=figures,
     )
 
 
@@ -271,29 +319,42 @@ def _outlook(engine: Engine, session: Session) -> Outlook | None:
         return None  # without simpy there is no simulator
 
 
-def _alone(model: Alone, x: NDArray[np.float32], repeat: int) -> tuple[NDArray[np.float32], float]:
-    """Its output, and the median of its times."""
+def figures_of(runs: Sequence[Outputs], reference: Sequence[Array] | None) -> tuple[OutputFigures, ...]:
+    """Each output of the first of several runs, and the largest difference of all of them from the baseline's."""
+    found = []
+    for number, (name, first) in enumerate(runs[0].items()):
+        least, most = (float(first.min()), float(first.max())) if first.size else (math.nan, math.nan)
+        error = largest = None
+        if reference is not None:
+            wanted = reference[number]
+            error = max(_difference(run[name], wanted) for run in runs)
+            largest = float(np.abs(wanted).max(initial=0))
+        found.append(OutputFigures(name, first.shape, str(first.dtype), least, most, error, largest))
+    return tuple(found)
+
+
+def _difference(output: Array, wanted: Array) -> float:
+    if output.shape != wanted.shape:
+        return math.inf
+    return float(np.abs(output.astype(np.float64) - wanted).max(initial=0))
+
+
+def _alone(model: Alone, given: list[Array], repeat: int) -> tuple[list[Array], float]:
+    """Its outputs, and the median of its times."""
     seconds = []
-    reference = model.run(x)
+    reference = model.run(given)
     for _ in range(repeat):
         begin = time.perf_counter()
-        model.run(x)
+        model.run(given)
         seconds.append(time.perf_counter() - begin)
     return reference, statistics.median_low(seconds)
 
 
-def _stream(engine: Engine, x: NDArray[np.float32], frames: int) -> tuple[list[NDArray[np.float32]], float]:
+def _stream(engine: Engine, given: list[Array], frames: int) -> tuple[list[Outputs], float]:
     """The outputs, and frames per second, with several inferences in flight."""
     begin = time.perf_counter()
-    outputs = list(engine.stream(x for _ in range(frames)))
+    outputs = list(engine.stream_outputs(given for _ in range(frames)))
     return outputs, frames / (time.perf_counter() - begin)
-
-
-def _top5(model: ModelCard, scores: NDArray[np.float32]) -> tuple[Guess, ...]:
-    shifted = np.exp(scores.astype(np.float64).ravel() - scores.max())
-    probabilities = shifted / shifted.sum()
-    best = np.argsort(-probabilities, kind="stable")[:5]
-    return tuple(Guess(model.label(int(i)), int(i), float(probabilities[i])) for i in best)
 
 
 def _write_trace(path: Path, engine: Engine, inference: Inference) -> None:

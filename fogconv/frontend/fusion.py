@@ -1,7 +1,9 @@
 """Fusion: make a list of layers shorter without changing what it computes.
 
-    conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set
+    conv → affine → act          becomes   conv with its weights scaled, its bias shifted and its activation set; an act is
+                                           any elementwise operator on one map
     affine → affine              becomes   one affine
+    phases → interleave → affine becomes   phases with their affine each, and so a transposed conv with its activation
     conv → add (other operand)   becomes   conv with a residual, where the other operand exists before the conv runs
 
 A layer is merged into the one before it only where no other layer reads the tensor between them. Scales are multiplied in
@@ -11,49 +13,55 @@ float64; rounding to the model's type happens once, after fusion. No torch here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Layer, LayerGraph
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Interleave, Layer, LayerGraph, Normalize
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]
 """Weights by provisional names, before they are hashed."""
 
 
-def fuse(layers: Sequence[Layer], arrays: Draft, output: int) -> tuple[list[Layer], Draft]:
+def fuse(layers: Sequence[Layer], arrays: Draft, outputs: Collection[int]) -> tuple[list[Layer], Draft]:
     """The layers with every affine, activation and residual sum merged where that is legal.
 
-    ``output`` is the graph's output, which counts as read. The draft is not changed; the returned one holds the folded
+    ``outputs`` are the graph's outputs, which count as read. The draft is not changed; the returned one holds the folded
     weights as float64.
     """
     kept: list[Layer | None] = list(layers)
     draft = dict(arrays)
-    _take_in_affines(kept, draft, output)
-    _take_in_sums(kept, output)
+    _take_in_affines(kept, draft, outputs)
+    _take_in_sums(kept, outputs)
     return [layer for layer in kept if layer is not None], draft
 
 
-def _readers(layers: Sequence[Layer | None], output: int) -> Counter[int]:
+def _readers(layers: Sequence[Layer | None], outputs: Collection[int]) -> Counter[int]:
     count = Counter(number for layer in layers if layer is not None for number in layer.reads)
-    count[output] += 1
+    count.update(outputs)
     return count
 
 
-def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> None:
+def _take_in_affines(layers: list[Layer | None], draft: Draft, outputs: Collection[int]) -> None:
     """In order, so that conv → batch norm → activation is merged in two steps."""
-    readers = _readers(layers, output)
+    readers = _readers(layers, outputs)
     producer: dict[int, int] = {}
     for index, layer in enumerate(layers):
-        if isinstance(layer, Affine) and readers[layer.source] == 1 and layer.source in producer:
-            before = layers[producer[layer.source]]
-            merged = _merge(before, layer, draft)
+        source = _only_source(layer)
+        if source is not None and readers[source] == 1 and source in producer:
+            assert isinstance(layer, Affine | Elementwise)
+            before = layers[producer[source]]
+            merged: Layer | None
+            if isinstance(before, Interleave):
+                merged = _into_phases(layers, before, layer, draft, readers, producer)
+            else:
+                merged = _merge(before, layer, draft)
             if merged is not None:
-                position = producer[layer.source]
+                position = producer[source]
                 layers[position], layers[index] = merged, None
                 producer[layer.target] = position
                 continue
@@ -61,10 +69,20 @@ def _take_in_affines(layers: list[Layer | None], draft: Draft, output: int) -> N
             producer.update((number, index) for number in layer.writes)
 
 
-def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
+def _only_source(layer: Layer | None) -> int | None:
+    """The map that an affine, or an operator on one map, reads."""
+    if isinstance(layer, Affine):
+        return layer.source
+    alone = isinstance(layer, Elementwise) and len(layer.sources) == 1 and layer.constant is None
+    return layer.sources[0] if isinstance(layer, Elementwise) and alone else None
+
+
+def _merge(before: Layer | None, affine: Affine | Elementwise, draft: Draft) -> Layer | None:
     """One layer in place of two, or None where they don't combine."""
-    if not isinstance(before, Conv | Affine | Add) or before.activation is not None:
+    if not isinstance(before, Conv | Affine | Add | Normalize) or before.activation is not None:
         return None
+    if isinstance(affine, Elementwise):
+        return replace(before, target=affine.target, activation=affine.activation)
     if affine.scale is None and affine.shift is None:
         return replace(before, target=affine.target, activation=affine.activation)
     scale = _float64(draft, affine.scale)
@@ -95,6 +113,28 @@ def _merge(before: Layer | None, affine: Affine, draft: Draft) -> Layer | None:
     return None
 
 
+def _into_phases(
+    layers: list[Layer | None],
+    before: Interleave,
+    affine: Affine | Elementwise,
+    draft: Draft,
+    readers: Counter[int],
+    producer: dict[int, int],
+) -> Interleave | None:
+    """An affine layer and an operator on one map commute with interleaving. None unless every phase can take it in."""
+    found = []
+    for source in before.sources:
+        phase = layers[producer[source]] if readers[source] == 1 and source in producer else None
+        reading = {"source": source} if isinstance(affine, Affine) else {"sources": (source,)}
+        merged = _merge(phase, replace(affine, target=source, **reading), draft)
+        if merged is None:
+            return None
+        found.append(merged)
+    for source, merged in zip(before.sources, found, strict=True):
+        layers[producer[source]] = merged
+    return replace(before, target=affine.target)
+
+
 def _scaled(weight: AnyArray, scale: AnyArray) -> AnyArray:
     scaled: AnyArray = weight.astype(np.float64) * scale.reshape(-1, 1, 1, 1)
     return scaled
@@ -121,13 +161,13 @@ def _store(draft: Draft, key: str, value: AnyArray | None) -> str | None:
     return key
 
 
-def _take_in_sums(layers: list[Layer | None], output: int) -> None:
+def _take_in_sums(layers: list[Layer | None], outputs: Collection[int]) -> None:
     """Where both operands come from convs the later one computes the sum: the other's result exists when it runs.
 
     Moving a conv after its partner would allow more sums to be fused, but keeps two maps longer; no torchvision model has
     such a sum.
     """
-    readers = _readers(layers, output)
+    readers = _readers(layers, outputs)
     producer: dict[int, int] = {}
     for index, layer in enumerate(layers):
         if layer is None:
@@ -155,7 +195,7 @@ def _conv_for_sum(
             and conv.activation is None
             and conv.residual is None
             and readers[source] == 1
-            and producer.get(other, -1) < position  # −1: the graph's input, which exists from the start
+            and producer.get(other, -1) < position  # −1: an input, which exists from the start
             and (best is None or position > best[0])
         ):
             best = position, replace(conv, target=add.target, activation=add.activation, residual=other)

@@ -13,13 +13,35 @@ The methods under "Layers" add one layer each and return its result. They make i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from fogconv.frontend import self_gates
 from fogconv.frontend.fusion import AnyArray, Draft
-from fogconv.ir.geometry import ConvSpec, PoolSpec
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Gate, GlobalPool, Layer, Pool, Shuffle, Slice, Tensor
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
+from fogconv.ir.graph import (
+    AcrossChannels,
+    Add,
+    Affine,
+    Concat,
+    Conv,
+    Elementwise,
+    Gate,
+    GlobalPool,
+    Interleave,
+    Layer,
+    Normalize,
+    Pool,
+    Port,
+    Resample,
+    Shuffle,
+    Slice,
+    Squares,
+    Tensor,
+)
 
 Shape = tuple[int, ...]
 
@@ -57,6 +79,12 @@ class Many:
     values: tuple[Ref | None, ...]
 
 
+def as_sides(shape: Shape) -> tuple[int, int, int]:
+    """Channels, rows and columns of a map for a value of this shape: a sequence (N, C, L) is a map of one row."""
+    channels, *sides = shape[1:]
+    return (channels, 1, sides[0]) if len(sides) == 1 else (channels, sides[0], sides[1])
+
+
 Value = Ref | Const | Hosted | Padded | Many
 
 
@@ -69,7 +97,22 @@ class HostOp:
     makes: tuple[Hashable, ...]
 
 
-_SELF_GATED = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
+def spread(one: Shape, other: Shape, result: Shape) -> bool:
+    """Whether two 4-D operands of these shapes give the result where each may be of length 1 along axes of it."""
+    return len(one) == len(other) == len(result) and all(
+        {a, b} <= {1, n} and n in (a, b) for a, b, n in zip(one, other, result, strict=True)
+    )
+
+
+UNKNOWN = "workers have no such operator"
+OTHER_FORM = "workers know this operator in other forms only"
+AMONG_HOSTED = "what it reads is no map, but stays on the master"
+"""Why an operation is hosted."""
+
+
+def result_key(key: Any) -> str:
+    """What a host layer returns one of the model's outputs by, among the values that host layers keep."""
+    return f"output {key}"
 
 
 @dataclass
@@ -84,6 +127,32 @@ class GraphBuilder:
     draft: Draft = field(default_factory=dict, kw_only=True)
     written: dict[Any, int] = field(default_factory=dict, kw_only=True)
     names: dict[str, int] = field(default_factory=dict, kw_only=True)
+    given: dict[Any, int] = field(default_factory=dict, kw_only=True)
+    """The inputs that are no maps: hosted operations find them among their values by these numbers."""
+
+    def take(self, key: Any, number: int, name: str, shape: Shape, dtype: str, *, is_map: bool) -> Port:
+        """The model's ``number``-th input, whose value the frontend names by ``key``."""
+        if is_map:
+            ref = Ref(self.map_of(name, *as_sides(shape)), shape)
+            self.values[key] = ref
+            return Port(name, ref.tensor, shape)
+        self.values[key] = Hosted()
+        self.given[key] = number
+        return Port(name, None, shape, number, dtype)
+
+    def why_hosted(self, known: bool, reads: Iterable[Any]) -> str:
+        """``known``: whether there is a rule for the operator; ``reads``: what the operation reads."""
+        if not known:
+            return UNKNOWN
+        found = [self.values.get(key) for key in reads]
+        return OTHER_FORM if any(isinstance(value, Ref | Many) for value in found) else AMONG_HOSTED
+
+    def result(self, key: Any, name: str, shape: Shape | None) -> Port:
+        """One of the model's outputs: a map as it is, anything else as host layers return it."""
+        value = self.values[key]
+        if isinstance(value, Ref):
+            return Port(name, value.tensor, value.shape)
+        return Port(name, None, shape, self.given.get(key, result_key(key)))
 
     def map_of(self, name: str, channels: int, height: int, width: int) -> int:
         """A new map; its number."""
@@ -176,27 +245,93 @@ class GraphBuilder:
         self.items.append(GlobalPool(name, source, target))
         return Ref(target, shape)
 
+    def global_max(self, name: str, source: int, shape: Shape) -> Ref:
+        """The maximum over rows and columns: over the columns first, so that ranks with some of the rows take part."""
+        for axis in ("width", "height"):
+            read = self.tensors[source]
+            if getattr(read, axis) > 1:
+                window = (1, read.width) if axis == "width" else (read.height, 1)
+                source = self.pool(name, source, "max", kernel=window, stride=window).tensor
+        return Ref(source, shape)
+
     def affine(
         self, name: str, ref: Ref, scale: AnyArray | None, shift: AnyArray | None, activation: str | None = None
     ) -> Ref:
         """``scale`` and ``shift`` are per channel, or absent."""
+        scaled = self._scaled(name, ref, scale) if scale is not None and shift is None and activation is None else None
+        if scaled is not None:
+            return scaled
         name = self.unique(name)
         target = self._like(name, ref.tensor)
-        keys = [
-            None if value is None else self.array(f"{name}.{what}", value)
-            for what, value in (("scale", scale), ("shift", shift))
-        ]
-        self.items.append(Affine(name, ref.tensor, target, keys[0], keys[1], activation))
+        self.items.append(Affine(name, ref.tensor, target, *self._weights(name, scale, shift), activation))
         return Ref(target, ref.shape)
 
     def elementwise(
         self, name: str, op: str, sources: tuple[int, ...], shape: Shape, parameters: tuple[float, ...] = ()
     ) -> Ref:
-        """``op`` is one of the workers' formulas."""
+        """``op`` is one of the workers' formulas; the sources are of one shape."""
         name = self.unique(name)
         target = self._like(name, sources[0])
         self.items.append(Elementwise(name, op, sources, target, parameters))
         return Ref(target, shape)
+
+    def one(self, name: str, op: str, ref: Ref, *parameters: float) -> Ref:
+        """``op`` on one map."""
+        return self.elementwise(name, op, (ref.tensor,), ref.shape, tuple(map(float, parameters)))
+
+    def combined(self, name: str, op: str, one: int, other: int | AnyArray, shape: Shape) -> Ref:
+        """``op`` on a map and another, or a constant (C, H, W); either may be of length 1 where the other is longer."""
+        name = self.unique(name)
+        sizes = [self.tensors[one].shape[1:], self.tensors[other].shape[1:] if isinstance(other, int) else other.shape]
+        target = self.map_of(name, *(max(pair) for pair in zip(*sizes, strict=True)))
+        if isinstance(other, int):
+            self.items.append(Elementwise(name, op, (one, other), target))
+        else:
+            self.items.append(Elementwise(name, op, (one,), target, constant=self.array(f"{name}.constant", other)))
+        return Ref(target, shape)
+
+    def normalized(
+        self,
+        name: str,
+        ref: Ref,
+        groups: int,
+        eps: float,
+        scale: AnyArray | None,
+        shift: AnyArray | None,
+    ) -> Ref:
+        """(x − mean) ÷ √(variance + eps) · scale + shift, with the mean and the variance of each image over rows, columns
+        and each of ``groups`` groups of channels. ``scale`` and ``shift`` are per channel, or absent."""
+        mean = self.global_pool(f"{name}.mean", ref.tensor, ref.shape).tensor
+        inner = self.unique(f"{name}.squares")
+        squares = self._like(inner, mean)
+        self.items.append(Squares(inner, ref.tensor, mean, squares, groups))
+        name = self.unique(name)
+        target = self._like(name, ref.tensor)
+        keys = self._weights(name, scale, shift)
+        self.items.append(Normalize(name, ref.tensor, mean, squares, target, groups, eps, *keys))
+        return Ref(target, ref.shape)
+
+    def across(
+        self,
+        name: str,
+        op: str,
+        ref: Ref,
+        parameters: tuple[float, ...] = (),
+        scale: AnyArray | None = None,
+        shift: AnyArray | None = None,
+    ) -> Ref:
+        """``op`` over the channels of each pixel, see `fogconv.ir.graph.AcrossChannels`."""
+        name = self.unique(name)
+        target = self._like(name, ref.tensor)
+        keys = self._weights(name, scale, shift)
+        self.items.append(AcrossChannels(name, op, ref.tensor, target, parameters, *keys))
+        return Ref(target, ref.shape)
+
+    def _weights(self, name: str, scale: AnyArray | None, shift: AnyArray | None) -> tuple[str | None, str | None]:
+        return (
+            None if scale is None else self.array(f"{name}.scale", scale),
+            None if shift is None else self.array(f"{name}.shift", shift),
+        )
 
     def add(self, name: str, sources: tuple[int, ...], shape: Shape) -> Ref:
         name = self.unique(name)
@@ -212,11 +347,65 @@ class GraphBuilder:
         return Ref(target, shape)
 
     def self_gated(self, name: str, ref: Ref, gate: Ref) -> Ref | None:
-        """x · sigmoid(x) as silu and x · hardsigmoid(x) as hardswish; None where the gate is none of these."""
-        made = (item for item in self.items if isinstance(item, Affine) and item.target == gate.tensor)
-        act = next((item for item in made if item.source == ref.tensor and item.scale is item.shift is None), None)
-        kind = None if act is None or ref.shape != gate.shape else _SELF_GATED.get(act.activation or "")
-        return None if kind is None else self.affine(name, ref, None, None, kind)
+        """x · gate where the gate is computed from x alone, and the product is one operator: silu, hardswish, gelu, mish.
+        None where it is none of these."""
+        if ref.shape != gate.shape:
+            return None
+        found = self_gates.gated(self._made_from(gate.tensor, ref.tensor))
+        if found is not None:
+            return self._as_activation(name, ref, found)
+        made = self._maker(ref.tensor)
+        if isinstance(made, Affine) and (stages := self._made_from(ref.tensor, made.source)):  # (x · s) · gate of x
+            [(kind, numbers), *more] = stages
+            found = self_gates.gated(self._made_from(gate.tensor, made.source))
+            if kind == self_gates.LINE and not more and numbers[1] == 0.0 and found is not None:
+                found = self_gates.scaled(found, numbers[0])
+                return None if found is None else self._as_activation(name, Ref(made.source, ref.shape), found)
+        return None
+
+    def _maker(self, tensor: int) -> Layer | None:
+        """The layer that writes a map; None where that is no layer."""
+        layers = (item for item in reversed(self.items) if not isinstance(item, HostOp))
+        return next((item for item in layers if tensor in item.writes), None)
+
+    def _scaled(self, name: str, ref: Ref, scale: AnyArray) -> Ref | None:
+        """An operator times a number as one operator, for the last factor of such a product."""
+        made = self._maker(ref.tensor)
+        if not isinstance(made, Elementwise) or len(made.sources) != 1 or np.ptp(scale) != 0.0:
+            return None
+        found = self_gates.scaled((made.op, made.parameters), float(scale[0]))
+        return None if found is None else self._as_activation(name, Ref(made.sources[0], ref.shape), found)
+
+    def _as_activation(self, name: str, ref: Ref, found: self_gates.Operator) -> Ref:
+        op, parameters = found
+        return self.one(name, op, ref, *parameters) if parameters else self.affine(name, ref, None, None, op)
+
+    def _made_from(self, tensor: int, source: int) -> list[self_gates.Stage]:
+        """The stages that make a map of another one, each of one map only, in their order; empty where there are others,
+        or more than a pattern has."""
+        stages: list[self_gates.Stage] = []
+        for item in reversed(self.items):
+            if tensor == source or len(stages) > self_gates.MOST:
+                break
+            if isinstance(item, HostOp) or tensor not in item.writes:
+                continue
+            if isinstance(item, Elementwise) and len(item.sources) == 1 and item.constant is None:
+                stages.append((item.op, item.parameters))
+                tensor = item.sources[0]
+            elif isinstance(item, Affine):
+                factors = [None if key is None else self.draft[key] for key in (item.scale, item.shift)]
+                if any(factor is not None and np.ptp(factor) != 0.0 for factor in factors):
+                    return []
+                if item.activation is not None:
+                    stages.append((item.activation, ()))
+                scale, shift = (
+                    default if f is None else float(f[0]) for f, default in zip(factors, (1.0, 0.0), strict=True)
+                )
+                stages.append((self_gates.LINE, (scale, shift)))
+                tensor = item.source
+            else:
+                return []
+        return stages[::-1] if tensor == source else []
 
     def concat(self, name: str, sources: Sequence[int], shape: Shape) -> Ref:
         if len(sources) == 1:
@@ -255,6 +444,27 @@ class GraphBuilder:
         target = self._like(name, ref.tensor)
         self.items.append(Shuffle(name, ref.tensor, target, groups))
         return Ref(target, shape)
+
+    def resample(self, name: str, source: int, rows: Taps, columns: Taps, fill: float = 0.0) -> Ref:
+        """Weighted sums of rows and columns; nothing where these are the source's own."""
+        read = self.tensors[source]
+        sides = zip((rows, columns), (read.height, read.width), strict=True)
+        if all(taps.starts == tuple(range(size)) and not taps.weights for taps, size in sides):
+            return Ref(source, read.shape)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, len(rows.starts), len(columns.starts))
+        self.items.append(Resample(name, source, target, rows, columns, fill))
+        return Ref(target, self.tensors[target].shape)
+
+    def interleave(self, name: str, sources: Sequence[int], factors: tuple[int, int], size: tuple[int, int]) -> Ref:
+        """The phases of a grid of this size, rows and columns."""
+        read = self.tensors[sources[0]]
+        if factors == (1, 1) and size == (read.height, read.width):
+            return Ref(sources[0], read.shape)
+        name = self.unique(name)
+        target = self.map_of(name, read.channels, *size)
+        self.items.append(Interleave(name, tuple(sources), target, factors))
+        return Ref(target, self.tensors[target].shape)
 
     def _like(self, name: str, source: int) -> int:
         read = self.tensors[source]

@@ -23,7 +23,8 @@ from fogconv.frontend.graph_file import packed, unpacked
 from fogconv.ir.graph import Host, LayerGraph
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import open_own, open_plain, own_folder, warn_once, write_own
-from fogconv.zoo.card import ModelCard
+from fogconv.zoo.card import ModelCard, Task
+from fogconv.zoo.detection import SPECS
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.preprocessing import Preprocessing
 
@@ -57,6 +58,7 @@ class _About(msgspec.Struct, frozen=True):
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     weights_origin: str
+    task: Task
     stands_in: bool
     kept_at: float
     published: _Stamp | None
@@ -97,7 +99,11 @@ def kept(path: Path | None) -> tuple[ModelCard, LayerGraph] | None:
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
-    return ModelCard(about.name, about.preprocessing, about.labels, about.weights_origin), graph
+    detection = SPECS.get(about.name)
+    card = ModelCard(
+        about.name, about.preprocessing, about.labels, about.weights_origin, task=about.task, detection=detection
+    )
+    return card, graph
 
 
 def keep(path: Path | None, request: ModelRequest, card: ModelCard, graph: LayerGraph, published: Path | None) -> None:
@@ -113,7 +119,9 @@ def keep(path: Path | None, request: ModelRequest, card: ModelCard, graph: Layer
         if published is not None:
             status = published.stat()
             stamp = _Stamp(str(published), status.st_size, status.st_mtime_ns)
-        about = _About(card.name, card.preprocessing, card.labels, card.weights_origin, stands_in, time.time(), stamp)
+        about = _About(
+            card.name, card.preprocessing, card.labels, card.weights_origin, card.task, stands_in, time.time(), stamp
+        )
         write_own(path, *packed(graph, about))
         _prune(path)
     except OSError as error:

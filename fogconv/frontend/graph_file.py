@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fogconv.errors import ModelError
 from fogconv.ir import graph as layers
-from fogconv.ir.graph import Host, Layer, LayerGraph, Operator, Tensor
+from fogconv.ir.graph import Host, Layer, LayerGraph, Operator, Port, Structure, Tensor
 
 T = TypeVar("T")
 
@@ -44,8 +44,9 @@ class _Header(msgspec.Struct, frozen=True):
     name: str
     tensors: tuple[Tensor, ...]
     layers: tuple[tuple[str, dict[str, Any]], ...]
-    ends: tuple[int, int]
-    output_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    structure: Structure
     info: dict[str, Any]
     weights: tuple[_Weight, ...]
     checksum: int
@@ -70,8 +71,9 @@ def packed(graph: LayerGraph, about: Any) -> Iterator[bytes | memoryview]:
             graph.name,
             graph.tensors,
             tuple((type(layer).__name__, msgspec.to_builtins(layer)) for layer in graph.layers),
-            (graph.input, graph.output),
-            graph.output_shape,
+            graph.inputs,
+            graph.outputs,
+            graph.structure,
             dict(graph.info),
             tuple(found),
             checksum,
@@ -119,9 +121,10 @@ def _unpacked(file: BinaryIO, about: type[T]) -> tuple[LayerGraph, T]:
         header.name,
         header.tensors,
         tuple(layer_of(kind, fields) for kind, fields in header.layers),
-        *header.ends,
-        header.output_shape,
+        header.inputs,
+        header.outputs,
         weights,
+        without_lists(header.structure),
         header.info,
     )
     return graph, msgspec.msgpack.decode(header.about, type=about)
@@ -133,6 +136,13 @@ def layer_of(kind: str, fields: dict[str, Any]) -> Layer:
         raise ValueError(f"{kind} is no layer")
     layer: Layer = msgspec.convert(fields, found)
     return layer
+
+
+def without_lists(structure: Structure) -> Structure:
+    """A structure as it was before it was MessagePack, which has no tuples."""
+    if isinstance(structure, dict):
+        return {key: without_lists(inner) for key, inner in structure.items()}
+    return tuple(without_lists(inner) for inner in structure) if isinstance(structure, list) else structure
 
 
 def _bytes(array: NDArray[Any]) -> memoryview:

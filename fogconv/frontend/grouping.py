@@ -12,16 +12,18 @@ from fogconv.errors import ModelError
 from fogconv.frontend.fusion import Draft, fuse, nest_concats
 from fogconv.frontend.graph_builder import GraphBuilder, Hosted, HostOp, Ref
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Layer, LayerGraph, Tensor
+from fogconv.ir.graph import Host, Layer, LayerGraph, Port, Structure, Tensor
 from fogconv.ir.program import weight_key
 
 
 @dataclass(frozen=True)
 class Group:
-    """Hosted operations that become one Host layer. ``kept``: the values that later groups read."""
+    """Hosted operations that become one Host layer. ``kept``: the values that later groups read; ``results``: those that
+    are outputs of the model."""
 
     nodes: tuple[HostOp, ...]
     kept: tuple[Hashable, ...]
+    results: tuple[Hashable, ...]
 
     @property
     def reads(self) -> tuple[Hashable, ...]:
@@ -30,25 +32,44 @@ class Group:
         return tuple(dict.fromkeys(value for op in self.nodes for value in op.reads if value not in inside))
 
 
+@dataclass(frozen=True)
+class Ends:
+    """A model's ends. ``results``: what the frontend names each output by."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    results: tuple[Hashable, ...]
+    structure: Structure
+
+    @property
+    def maps(self) -> tuple[int, ...]:
+        """The outputs that are maps, as often as they are outputs."""
+        return tuple(port.tensor for port in self.outputs if port.tensor is not None)
+
+    @property
+    def values(self) -> frozenset[Hashable]:
+        """The outputs that host layers return."""
+        return frozenset(key for key, port in zip(self.results, self.outputs, strict=True) if port.tensor is None)
+
+
 def finished(
     name: str,
     builder: GraphBuilder,
     host: Callable[[Group], Host],
-    output: int,
-    output_shape: tuple[int, ...],
+    ends: Ends,
     dtype: type,
     info: Mapping[str, str],
 ) -> LayerGraph:
-    """The graph of what was built; the input is map 0. ``host`` makes a Host layer of a group."""
-    layers = _grouped(_live(builder, output), builder, host)
-    fused, draft = fuse(layers, builder.draft, output)
-    return _numbered(name, fused, draft, builder, output, output_shape, dtype, info)
+    """The graph of what was built. ``host`` makes a Host layer of a group."""
+    layers = _grouped(_live(builder, ends), builder, host, ends)
+    fused, draft = fuse(layers, builder.draft, ends.maps)
+    return _numbered(name, fused, draft, builder, ends, dtype, info)
 
 
-def _live(builder: GraphBuilder, output: int) -> list[Layer | HostOp]:
-    """The items that the output depends on."""
-    wanted = {output}
-    values: set[Hashable] = set()
+def _live(builder: GraphBuilder, ends: Ends) -> list[Layer | HostOp]:
+    """The items that the outputs depend on."""
+    wanted = set(ends.maps)
+    values: set[Hashable] = set(ends.values)
     kept: list[Layer | HostOp] = []
     for item in reversed(builder.items):
         if isinstance(item, HostOp):
@@ -70,14 +91,16 @@ def _live(builder: GraphBuilder, output: int) -> list[Layer | HostOp]:
     return kept[::-1]
 
 
-def _grouped(items: Sequence[Layer | HostOp], builder: GraphBuilder, host: Callable[[Group], Host]) -> list[Layer]:
+def _grouped(
+    items: Sequence[Layer | HostOp], builder: GraphBuilder, host: Callable[[Group], Host], ends: Ends
+) -> list[Layer]:
     """Neighbouring hosted operations as one Host layer, never in a cycle.
 
     In turns, all layers that can run are taken, then all hosted operations that can: the groups of hosted operations are
     then as large as possible, and without hosted operations the order does not change.
     """
-    done_maps = {0}
-    done_values: set[Hashable] = set()
+    done_maps = {port.tensor for port in ends.inputs}
+    done_values: set[Hashable] = set(builder.given)
     order: list[Layer] = []
     waiting = list(items)
 
@@ -109,9 +132,9 @@ def _grouped(items: Sequence[Layer | HostOp], builder: GraphBuilder, host: Calla
                 waiting.append(item)
         if hosted:
             needed = {source for item in waiting if isinstance(item, HostOp) for source in item.reads}
-            made = (value for op in hosted for value in op.makes)
+            made = tuple(dict.fromkeys(value for op in hosted for value in op.makes))
             kept = tuple(value for value in made if value in needed and isinstance(builder.values[value], Hosted))
-            order.append(host(Group(tuple(hosted), kept)))
+            order.append(host(Group(tuple(hosted), kept, tuple(value for value in made if value in ends.values))))
             done_maps.update(order[-1].writes)
         elif waiting and len(order) == before:
             raise ModelError(f"the model has a cycle at {waiting[0]}")
@@ -123,13 +146,15 @@ def _numbered(
     layers: list[Layer],
     draft: Draft,
     builder: GraphBuilder,
-    output: int,
-    output_shape: tuple[int, ...],
+    ends: Ends,
     dtype: type,
     info: Mapping[str, str],
 ) -> LayerGraph:
     """Number the maps in the order in which they are written, and name weights by their content."""
-    numbers: dict[int, int] = {0: 0}
+    numbers: dict[int, int] = {}
+    for port in ends.inputs:
+        if port.tensor is not None:
+            numbers.setdefault(port.tensor, len(numbers))
     for layer in layers:
         for number in layer.writes:
             numbers.setdefault(number, len(numbers))
@@ -151,14 +176,19 @@ def _numbered(
 
     final = tuple(_renumbered(layer, numbers, keep) for layer in layers)
     ordered = tuple(tensors[index] for index in range(len(tensors)))
-    return nest_concats(LayerGraph(name, ordered, final, 0, numbers[output], output_shape, weights, dict(info)))
+
+    def renumbered(port: Port) -> Port:
+        return port if port.tensor is None else replace(port, tensor=numbers[port.tensor])
+
+    inputs, outputs = (tuple(map(renumbered, ports)) for ports in (ends.inputs, ends.outputs))
+    return nest_concats(LayerGraph(name, ordered, final, inputs, outputs, weights, ends.structure, dict(info)))
 
 
 def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | None], str | None]) -> Layer:
     changes: dict[str, Any] = {}
     for attribute in (each.name for each in fields(layer)):
         value = getattr(layer, attribute)
-        if attribute in ("source", "target", "gate", "residual") and value is not None:
+        if attribute in ("source", "target", "gate", "residual", "mean", "squares") and value is not None:
             changes[attribute] = numbers[value]
         elif attribute in ("sources", "reads", "writes"):
             changes[attribute] = tuple(numbers[number] for number in value)

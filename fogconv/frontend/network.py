@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from fogconv.errors import DependencyError, ModelError, with_extra
+from fogconv.frontend.graph_builder import as_sides
 from fogconv.frontend.graph_cache import keep, kept, place
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
 from fogconv.zoo.card import ModelCard, packaged_labels
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.preprocessing import Preprocessing
+from fogconv.zoo.wheels.download import kept_model
+from fogconv.zoo.wheels.registry import WHEEL_MODELS, is_wheel_onnx
 
 if TYPE_CHECKING:
     from fogconv.zoo.models import ZooModel
@@ -21,43 +24,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Alone:
-    """A model in its own framework, on this device alone. ``run`` maps an input (N, C, H, W) to the output."""
+    """A model in its own framework, on this device alone. ``run`` maps its inputs to its outputs, in the graph's order."""
 
     framework: str
-    run: Callable[[Array], Array]
+    run: Callable[[Sequence[Array]], list[Array]]
 
 
 @dataclass(frozen=True)
 class Network:
-    """``alone`` loads the model in its own framework. ``keep`` writes the graph to the cache, unless it came from there."""
+    """``in_framework`` loads the model in its own framework, for so many threads. ``keep`` writes the graph to the cache,
+    unless it came from there. ``rounded`` says in words which size a model of any size got for the first picture's."""
 
     card: ModelCard
     graph: LayerGraph
-    alone: Callable[[], Alone]
+    in_framework: Callable[[int], Alone]
     keep: Callable[[], None]
+    rounded: str | None = None
+
+    def alone(self, threads: int = 0) -> Alone:
+        """The model in its own framework. 0 threads: as many as ONNX Runtime likes; torch has a setting of its own."""
+        return self.in_framework(threads)
 
 
 def open_network(
     request: ModelRequest,
     *,
     batch: int = 1,
+    frame: tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     labels: str | Path | None = None,
 ) -> Network:
     """A model by name, or from a ``.pt2`` or ``.onnx`` file, for inputs of ``batch`` pictures.
 
-    ``mean`` and ``std`` per channel and ``labels`` (a file) override the model's own. Raises ModelError, DependencyError
-    as `fogconv.zoo.load` and the export do.
+    ``frame`` is the first picture's size (H, W), for a model of any size where the request has none: rounded up to what the
+    net wants. ``mean`` and ``std`` per channel and ``labels`` (a file) override the model's own. Raises ModelError,
+    DependencyError as `fogconv.zoo.load` and the export do.
     """
-    if request.name.endswith(".onnx"):
-        card, graph, alone = _from_onnx(request, batch)
-        return Network(card.with_(mean, std, labels), graph, alone, lambda: None)
+    if request.name.endswith(".onnx") or is_wheel_onnx(request.name):
+        found = _from_onnx(request, batch, frame)
+        return replace(found, card=found.card.with_(mean, std, labels))
     path = place(request, batch)
-    found = kept(path)
-    if found is not None:
-        card, graph = found
-        return Network(card.with_(mean, std, labels), graph, lambda: _in_torch(_loaded(request)), lambda: None)
+    known = kept(path)
+    if known is not None:
+        card, graph = known
+        return Network(card.with_(mean, std, labels), graph, lambda threads: _in_torch(_loaded(request)), lambda: None)
     model = _loaded(request)
     graph = _exported(model, batch)
 
@@ -67,7 +78,7 @@ def open_network(
         published = checkpoint(request.name) if model.weights_origin.startswith("pretrained: torchvision") else None
         keep(path, request, model, graph, published)
 
-    return Network(model.with_(mean, std, labels), graph, lambda: _in_torch(model), keep_it)
+    return Network(model.with_(mean, std, labels), graph, lambda threads: _in_torch(model), keep_it)
 
 
 def network_graph(request: ModelRequest, *, batch: int = 1) -> LayerGraph:
@@ -86,35 +97,63 @@ def _loaded(request: ModelRequest) -> ZooModel:
 def _exported(model: ZooModel, batch: int) -> LayerGraph:
     from fogconv.frontend.torch.export import export
 
-    return export(model.module, model.example(batch), model.name)
+    return export(model.module, model.examples(batch), model.name)
 
 
 def _in_torch(model: ZooModel) -> Alone:
     import torch
 
+    from fogconv.frontend.torch.export import leaves
+
     @torch.inference_mode()
-    def run(x: Array) -> Array:
-        return cast(Array, model.module(torch.from_numpy(x)).numpy())
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        return [leaf.numpy() for leaf in leaves(model.module(*map(torch.from_numpy, inputs)))]
 
     return Alone("torch", run)
 
 
-def _from_onnx(request: ModelRequest, batch: int) -> tuple[ModelCard, LayerGraph, Callable[[], Alone]]:
+def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None) -> Network:
     """Without the cache of graphs: a file is read faster than torch is imported."""
-    path = Path(request.name)
+    known = WHEEL_MODELS.get(request.name)
+    path = Path(request.name) if known is None else kept_model(known)
     if request.weights != "pretrained":
-        raise ModelError(f"{path} contains its own weights; omit --weights")
+        raise ModelError(f"{request.name} contains its own weights; omit --weights")
     try:
-        from fogconv.frontend.onnx.model_file import read_model
+        from fogconv.frontend.onnx.model_file import characters, read_model
         from fogconv.frontend.onnx.read import graph_of
         from fogconv.frontend.onnx.runtime import in_onnx_runtime
     except ImportError as error:
         raise DependencyError(f"{path} needs {error.name}, which is not installed: {with_extra('onnx')}") from error
     size = (request.size, request.size) if isinstance(request.size, int) else request.size
-    model = read_model(path, size=size, batch=batch)
-    graph = graph_of(model, path.stem)
-    crop = model.shape[2:]
-    classes = graph.output_shape[-1] if len(graph.output_shape) == 2 else 0
+    if known is not None and size is None:
+        size = known.fitting.usual
+    model = read_model(
+        path,
+        size=size,
+        batch=batch,
+        shapes=dict(request.shapes),
+        frame=frame,
+        states_size=known is None or known.states_size,
+    )
+    graph = graph_of(model, path.stem if known is None else known.name)
+    crop = as_sides(model.shape)[1:]
+    shape = graph.outputs[0].shape
+    classes = shape[-1] if len(graph.outputs) == 1 and shape is not None and len(shape) == 2 else 0
     labels = packaged_labels() if classes == 1000 else ()
-    card = ModelCard(path.stem, Preprocessing(crop, round(min(crop) * 256 / 224)), labels, f"as saved in {path.name}")
-    return card, graph, lambda: Alone("ONNX Runtime", in_onnx_runtime(model))
+    preprocessing = Preprocessing(crop, round(min(crop) * 256 / 224))
+    if known is not None:
+        origin = f"pretrained: {known.wheel.package} {known.wheel.version}"
+        card = ModelCard(
+            known.name, preprocessing, known.labels or characters(model), origin, task=known.task, fitting=known.fitting
+        )
+    else:
+        card = ModelCard(path.stem, preprocessing, labels, f"as saved in {path.name}")
+    rounded = None
+    if model.multiple and frame is not None:
+        (height, width), sides = crop, "×".join(map(str, frame))
+        rounded = f"{height}×{width}, the first picture's {sides} rounded up to multiples of {model.multiple}"
+
+    def in_framework(threads: int) -> Alone:
+        return Alone("ONNX Runtime", in_onnx_runtime(model, threads))
+
+    return Network(card, graph, in_framework, lambda: None, rounded)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import InputError, unknown
-from fogconv.frontend.graph_file import layer_of
-from fogconv.ir.graph import Affine, Conv, LayerGraph, Tensor
+from fogconv.frontend.graph_file import layer_of, without_lists
+from fogconv.ir.graph import Affine, Conv, LayerGraph, Port, Structure, Tensor
 from fogconv.zoo.accuracy import accuracies
 
 PLACE = "data/graphs.bin"
@@ -34,8 +34,9 @@ class Shaped(msgspec.Struct, frozen=True):
 
     tensors: tuple[Tensor, ...]
     layers: tuple[tuple[str, dict[str, Any]], ...]
-    ends: tuple[int, int]
-    output_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    structure: Structure
     weights: dict[str, tuple[int, ...]]
 
 
@@ -50,7 +51,7 @@ def shaped(graph: LayerGraph) -> Shaped:
                 fields[name] = keys[fields[name]]
         layers.append((type(layer).__name__, fields))
     shapes = {keys[key]: tuple(array.shape) for key, array in graph.weights.items()}
-    return Shaped(graph.tensors, tuple(layers), (graph.input, graph.output), graph.output_shape, shapes)
+    return Shaped(graph.tensors, tuple(layers), graph.inputs, graph.outputs, graph.structure, shapes)
 
 
 def write_shaped(path: Path, graphs: Mapping[str, Shaped]) -> None:
@@ -93,4 +94,4 @@ def graph(name: str, *, seeded: bool = False) -> LayerGraph:
                 weights[key] = np.resize(np.roll(normal, int(key)) * scale, shape)
             else:
                 weights[key] = np.full(shape, (1.0 if key in scales else 0.1) + 1e-5 * int(key), np.float32)
-    return LayerGraph(name, found.tensors, layers, *found.ends, found.output_shape, weights)
+    return LayerGraph(name, found.tensors, layers, found.inputs, found.outputs, weights, without_lists(found.structure))

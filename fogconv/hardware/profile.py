@@ -130,6 +130,7 @@ class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wake_s: float = 0.0
     joules_per_byte: float = 0.0
     burst_bytes: float = 0.0
+    wake_joules: float = 0.0
 
 
 class Stability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -305,6 +306,7 @@ def _link_in(link: ProfileLink) -> Link:
             link.message_elements,
             link.joules_per_byte,
             link.burst_bytes,
+            link.wake_joules,
         )
     except TopologyError as error:
         raise TopologyError(f"{name}: {str(error).removeprefix('link: ')}") from None
@@ -320,4 +322,5 @@ def _link_out(origin: int, to: int, link: Link) -> ProfileLink:
         link.wake_s,
         link.joules_per_byte,
         link.burst_bytes,
+        link.wake_joules,
     )

@@ -219,8 +219,8 @@ class Device:
 class Link:
     """One direction between two ranks.
 
-    ``wake_s`` is the time that a sleeping radio needs before its first byte; ``message_elements`` is M, or None where a
-    transfer of any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises
+    ``wake_s`` and ``wake_joules`` are what a sleeping radio needs before its first byte; ``message_elements`` is M, or None
+    where a transfer of any size is one message. A shaped link lets ``burst_bytes`` pass at once after a rest. Raises
     TopologyError for negative or infinite figures, and for a link without a bandwidth.
     """
 
@@ -230,9 +230,10 @@ class Link:
     message_elements: int | None = None
     joules_per_byte: float = 0.0
     burst_bytes: float = 0.0
+    wake_joules: float = 0.0
 
     def __post_init__(self) -> None:
-        for what in ("latency_s", "s_per_byte", "wake_s", "joules_per_byte", "burst_bytes"):
+        for what in ("latency_s", "s_per_byte", "wake_s", "joules_per_byte", "burst_bytes", "wake_joules"):
             _not_negative("link", what, getattr(self, what))
         _require(
             self.message_elements is None or self.message_elements >= 1,
@@ -334,6 +335,7 @@ class Topology:
             self.links[i, 0].message_elements,
             max(self.links[i, 0].joules_per_byte, self.links[0, j].joules_per_byte),
             min(self.links[i, 0].burst_bytes, self.links[0, j].burst_bytes),
+            max(self.links[i, 0].wake_joules, self.links[0, j].wake_joules),
         )
 
     def rate(self, rank: int, kind: str = "default") -> float:

@@ -139,9 +139,10 @@ def mirrored(spec: ConvSpec) -> ConvSpec | None:
 class MapSpec:
     """One step on maps that is not a conv, at one size: everything that its time depends on.
 
-    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", or the name of an elementwise operator.
-    The sizes are those of what it writes; a global pool's are those of what it reads. ``sources``: the maps that it
-    reads. ``kernel`` and ``stride`` are a pool's. Raises GeometryError for sizes below 1.
+    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", or the name of
+    an elementwise operator. The sizes are those of what it writes; a global pool's are those of what it reads.
+    ``sources``: the maps that it reads. ``kernel`` and ``stride`` are a pool's; a resampling's ``kernel`` are the most
+    taps of a row and a column, an interleaving's ``stride`` its factors. Raises GeometryError for sizes below 1.
     """
 
     kind: str
@@ -179,8 +180,10 @@ class MapSpec:
         """Elements that go through memory. Of the elements under a pool's kernel about half are still in a register."""
         if self.kind == "globalpool":
             return float(self.elements)
-        if self.kind == "pool":
+        if self.kind in ("pool", "resample"):
             return self.elements * (1 + self.kernel[0] * self.kernel[1] / 2)
+        if self.kind == "interleave":
+            return self.elements * 2.0
         return self.elements * (1.0 + self.sources)
 
 
@@ -295,6 +298,15 @@ class Region:
     def with_rows(self, rows: Span) -> Region:
         return Region(self.channels, rows, self.columns)
 
+    def cut_to(self, whole: Region) -> Region:
+        """The part of a tensor, ``whole``, that is combined with this region of another one element by element: along axes
+        where the tensor has length 1, that one value counts everywhere."""
+        return Region(
+            self.channels if len(whole.channels) > 1 else whole.channels,
+            self.rows if len(whole.rows) > 1 else whole.rows,
+            self.columns if len(whole.columns) > 1 else whole.columns,
+        )
+
     def shift_channels(self, by: int) -> Region:
         return Region(self.channels.shift(by), self.rows, self.columns)
 
@@ -386,6 +398,55 @@ class PoolSpec:
         if (out - 1) * self.stride[axis] >= size + before:
             out -= 1
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """One axis of a resampling: each output along it is a weighted sum of neighbouring inputs.
+
+    Output k is Σᵢ ``weights[k][i]`` · input[``starts[k]`` + i]. Empty ``weights`` mean that each output is one input,
+    unchanged. An output whose start is −1 reads nothing: it is the resampling's fill value. A resize, a slice with
+    steps, a flip and every kind of padding are such sums. ``size`` is the number of inputs. Raises GeometryError for a
+    tap outside of them.
+    """
+
+    size: int
+    starts: tuple[int, ...]
+    weights: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not self.starts:
+            raise GeometryError(f"resampling: {self.size} inputs and {len(self.starts)} outputs; both must be at least 1")
+        if self.weights and len(self.weights) != len(self.starts):
+            raise GeometryError(f"resampling: {len(self.starts)} outputs have {len(self.weights)} lists of weights")
+        if min(self.starts) < -1 or max(self._stops(Span(0, len(self.starts)))) > self.size:
+            raise GeometryError(f"resampling: an output reads beyond the {self.size} inputs")
+
+    @property
+    def most(self) -> int:
+        """The most inputs that one output reads."""
+        return max(1, max(map(len, self.weights), default=1))
+
+    def reach(self, out: Span) -> Span:
+        """The inputs that the outputs ``out`` read. Raises GeometryError where a part of the outputs reads none."""
+        first = min((start for start in self.starts[out.slice()] if start >= 0), default=-1)
+        if first >= 0:
+            return Span(first, max(self._stops(out)))
+        if out == Span(0, len(self.starts)):
+            return Span(0, self.size)
+        raise GeometryError(f"output {out.start}:{out.stop} of a resampling reads only padding")
+
+    def part(self, out: Span) -> Taps:
+        """The taps of the outputs ``out``, in an input that begins and ends where these reach."""
+        inside = self.reach(out)
+        starts = tuple(start - inside.start if start >= 0 else -1 for start in self.starts[out.slice()])
+        return Taps(len(inside), starts, self.weights[out.slice()])
+
+    def _stops(self, out: Span) -> list[int]:
+        starts = self.starts[out.slice()]
+        if not self.weights:
+            return [start + 1 for start in starts]
+        return [start + len(w) if start >= 0 else 0 for start, w in zip(starts, self.weights[out.slice()], strict=True)]
 
 
 BLOCK = 16

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from fogconv.errors import GeometryError
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
 from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 
@@ -134,6 +135,8 @@ class FromMaps(ToMap):
 class Conv(ToMap):
     """target = activation(conv(source) + bias + residual). ``weight`` and ``bias`` are keys of ``LayerGraph.weights``.
 
+    ``activation`` is written as `Elementwise.activation` does.
+
     ``linear`` marks a fully connected layer (kernel = the whole input, no padding, output 1×1).
     """
 
@@ -215,6 +218,102 @@ class GlobalPool(FromMap):
 
 
 @dataclass(frozen=True, slots=True)
+class Squares(ToMap):
+    """target (N, C, 1, 1) = the mean over rows and columns of (source − mean)², the second pass of a normalization.
+
+    ``mean`` (N, C, 1, 1) has each channel's mean; what counts is its mean over the channel's group, of ``groups``
+    equal ones.
+    """
+
+    by_sums: ClassVar[bool] = True
+
+    name: str
+    source: int
+    mean: int
+    target: int
+    groups: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.source, self.mean)
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        whole = tensors[self.source].region.with_channels(work.output.channels)
+        means = whole_groups(tensors[self.mean].region, work.output.channels, self.groups)
+        return ((self.source, whole if work.rows is None else whole.with_rows(work.rows)), (self.mean, means))
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        region = self.needs(tensors, work)[0][1]
+        return MapSpec.of("globalpool", region, tensors[self.target].batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize(ToMap):
+    """target = activation((source − mean) ÷ √(squares + eps) · scale + shift): instance norm, group norm, and layer norm
+    over channels, rows and columns.
+
+    ``mean`` and ``squares`` (N, C, 1, 1) have one value per channel (see `GlobalPool` and `Squares`); what counts is their
+    mean over the channel's group, of ``groups`` equal ones. Scale and shift, keys of (C,) arrays, may be absent.
+    """
+
+    weight_keys: ClassVar[tuple[str, ...]] = ("scale", "shift")
+
+    name: str
+    source: int
+    mean: int
+    squares: int
+    target: int
+    groups: int
+    eps: float
+    scale: str | None = None
+    shift: str | None = None
+    activation: str | None = None
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.source, self.mean, self.squares)
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        means = whole_groups(tensors[self.mean].region, work.output.channels, self.groups)
+        return ((self.source, work.output), (self.mean, means), (self.squares, means))
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        return MapSpec.of("affine", work.output, tensors[self.target].batch)
+
+
+def whole_groups(whole: Region, channels: Span, groups: int) -> Region:
+    """All channels of the groups, of equal size, in which some channels lie."""
+    size = len(whole.channels) // groups
+    return whole.with_channels(Span(channels.start // size * size, -(-channels.stop // size) * size))
+
+
+@dataclass(frozen=True, slots=True)
+class AcrossChannels(FromMap):
+    """target = op over all channels of each pixel: "softmax", "log_softmax", "layer_norm" (eps; scale and shift, keys of
+    (C,) arrays, may be absent), "lrn" (size, alpha, beta, bias). See `fogconv.kernels.maps.across_channels`."""
+
+    by_channels: ClassVar[bool] = False
+    weight_keys: ClassVar[tuple[str, ...]] = ("scale", "shift")
+
+    name: str
+    op: str
+    source: int
+    target: int
+    parameters: tuple[float, ...] = ()
+    scale: str | None = None
+    shift: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.op
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        if work.output.channels != tensors[self.target].region.channels:
+            raise GeometryError(f"{self.op} is computed over all channels of a pixel, not over {work.output.channels}")
+        return ((self.source, work.output),)
+
+
+@dataclass(frozen=True, slots=True)
 class Add(FromMaps):
     """target = activation(sum of the sources), all of one shape."""
 
@@ -240,20 +339,38 @@ class Affine(FromMap):
 
 @dataclass(frozen=True, slots=True)
 class Elementwise(FromMaps):
-    """target = op(sources, parameters), element by element; the sources are of the target's shape.
+    """target = op(sources, constant, parameters), element by element.
 
-    ``op`` names one of the workers' formulas (`fogconv.kernels.codegen.formulas`).
+    ``op`` names one of the workers' formulas (`fogconv.kernels.codegen.formulas`). The sources are of the target's shape,
+    or of length 1 along some of channels, rows and columns: then that one value counts everywhere. So is the constant, the
+    key of an array (C, H, W).
     """
+
+    weight_keys: ClassVar[tuple[str, ...]] = ("constant",)
 
     name: str
     op: str
     sources: tuple[int, ...]
     target: int
     parameters: tuple[float, ...] = ()
+    constant: str | None = None
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        return tuple((source, work.output.cut_to(tensors[source].region)) for source in self.sources)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        operands = len(self.sources) + (self.constant is not None)
+        return MapSpec.of(self.kind, work.output, tensors[self.target].batch, sources=operands)
 
     @property
     def kind(self) -> str:
         return self.op
+
+    @property
+    def activation(self) -> str:
+        """The operator as another layer's activation: "mish", "clip(-1.0, 6.0)"."""
+        numbers = ", ".join(map(repr, self.parameters))
+        return f"{self.op}({numbers})" if numbers else self.op
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,39 +449,198 @@ class Shuffle(FromMap):
 
 
 @dataclass(frozen=True, slots=True)
+class Resample(FromMap):
+    """target = weighted sums of the source's rows and columns (see Taps): resizing, slicing with steps, padding.
+
+    ``fill`` stands where a row or a column has no tap.
+    """
+
+    name: str
+    source: int
+    target: int
+    rows: Taps
+    columns: Taps
+    fill: float = 0.0
+
+    @property
+    def reaches(self) -> bool:
+        return True
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        out = work.output
+        return ((self.source, Region(out.channels, self.rows.reach(out.rows), self.columns.reach(out.columns))),)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        kernel = (self.rows.part(work.output.rows).most, self.columns.part(work.output.columns).most)
+        return MapSpec.of("resample", work.output, tensors[self.target].batch, kernel=kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class Interleave(FromMaps):
+    """target's pixel (y, x) = pixel (y ÷ s, x ÷ t) of source (y mod s)·t + (x mod t), for ``factors`` (s, t): the s·t
+    sources are the phases of a finer grid, all of one shape. Rows and columns beyond the target's size are left out.
+
+    Transposed convolutions end so, each phase being an ordinary convolution, and depth-to-space.
+    """
+
+    name: str
+    sources: tuple[int, ...]
+    target: int
+    factors: tuple[int, int]
+
+    @property
+    def reaches(self) -> bool:
+        return True
+
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        rows, columns = (
+            Span(span.start // factor, (span.stop - 1) // factor + 1)
+            for span, factor in zip((work.output.rows, work.output.columns), self.factors, strict=True)
+        )
+        return tuple((source, Region(work.output.channels, rows, columns)) for source in self.sources)
+
+    def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
+        return MapSpec.of(
+            "interleave", work.output, tensors[self.target].batch, sources=len(self.sources), stride=self.factors
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """One operation of a Host layer: its operator in the model's framework, its node's name, why it is not a layer of its
+    own, and its multiply-adds for the whole batch."""
+
+    operator: str
+    node: str
+    why: str
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Host(Operator):
-    """Torch operations on the master: reads and writes maps by number.
+    """Operations of the model's own framework, on the master: reads and writes maps by number.
 
     ``call(values, *maps)`` gets one NCHW array per read and returns one per write; ``values`` is a dict, new for each
-    inference, in which calls keep values that are not maps (token sequences, masks) for later calls.
+    inference, with the inference's inputs by their numbers, in which calls keep values that are not maps (token sequences,
+    masks) for later calls, and as results.
     """
 
     name: str
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     call: Callable[..., Sequence[Array]] = field(compare=False, repr=False)
-    ops: tuple[str, ...] = ()
+    operations: tuple[Hosted, ...] = ()
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Its operators, each once."""
+        return tuple(sorted({each.operator for each in self.operations}))
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         return tuple((source, tensors[source].region) for source in self.reads)
 
 
-Layer = Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate | Concat | Slice | Shuffle | Host
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One of the model's inputs or outputs: map number ``tensor``, whose elements the model takes or gives in ``shape`` (a
+    head's (N, classes, 1, 1) map is given as (N, classes)).
+
+    What is no map, such as a list of indices, stays with the master's Host layers: ``tensor`` is None, and ``value`` its key
+    in their ``values``; an input's is its number. Its shape may depend on the picture (None then). ``dtype`` of an input is
+    what it is converted to, by NumPy's name.
+    """
+
+    name: str
+    tensor: int | None
+    shape: tuple[int, ...] | None
+    value: str | int | None = None
+    dtype: str = "float32"
+
+
+Structure = Any
+"""How a model nests its results: the number of an output, None, a tuple, or a dict of structures."""
+
+
+Layer = (
+    Conv
+    | Pool
+    | GlobalPool
+    | Squares
+    | Normalize
+    | AcrossChannels
+    | Add
+    | Affine
+    | Elementwise
+    | Gate
+    | Concat
+    | Slice
+    | Shuffle
+    | Resample
+    | Interleave
+    | Host
+)
 
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """``input`` and ``output`` are tensor numbers; ``output_shape`` is the shape of the model's result (a head's (N,
-    classes, 1, 1) map is returned as (N, classes)). ``weights`` holds every array by its key."""
+    """``inputs`` and ``outputs`` in the model's order, the first input a batch of pictures; ``structure`` is how the model
+    nests its outputs. ``weights`` holds every array by its key."""
 
     name: str
     tensors: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
-    input: int
-    output: int
-    output_shape: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     weights: Mapping[str, Array] = field(compare=False, repr=False)
+    structure: Structure = 0
     info: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def single(
+        cls,
+        name: str,
+        tensors: tuple[Tensor, ...],
+        layers: tuple[Layer, ...],
+        given: int,
+        result: int,
+        shape: tuple[int, ...],
+        weights: Mapping[str, Array],
+    ) -> Self:
+        """A graph with one input and one output, maps by number; the output is returned in ``shape``."""
+        source = Port("input", given, tensors[given].shape if tensors else ())
+        return cls(name, tensors, layers, (source,), (Port("output", result, shape),), weights)
+
+    @property
+    def hosted(self) -> tuple[Hosted, ...]:
+        """What stays on the master because workers can't do it."""
+        return tuple(each for layer in self.layers if isinstance(layer, Host) for each in layer.operations)
+
+    @property
+    def on_master_share(self) -> float:
+        """What workers can't do, of all multiply-adds (0 to 1)."""
+        hosted, shared = sum(each.macs for each in self.hosted), 0
+        for layer in self.layers:
+            if not isinstance(layer, Host) and not layer.relabels:
+                work = layer.computes(self.tensors, Work(0, self.tensors[layer.target].region))
+                shared += work.macs if isinstance(work, ConvSpec) else 0
+        return hosted / (hosted + shared) if hosted else 0.0
+
+    @property
+    def picture(self) -> Tensor:
+        """The first input's map."""
+        number = self.inputs[0].tensor
+        assert number is not None
+        return self.tensors[number]
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The maps that are inputs."""
+        return tuple(dict.fromkeys(port.tensor for port in self.inputs if port.tensor is not None))
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """The maps that are outputs, each once."""
+        return tuple(dict.fromkeys(port.tensor for port in self.outputs if port.tensor is not None))
 
     @property
     def convs(self) -> tuple[Conv, ...]:

@@ -20,7 +20,7 @@ from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Host, Layer, LayerGraph
 from fogconv.ir.guard import Guard
 from fogconv.ir.layout import Layout
-from fogconv.ir.program import Wire
+from fogconv.ir.program import Pixels, Wire
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import one_by_one, stages
 from fogconv.storage.trusted import read_plain
@@ -32,7 +32,8 @@ PLAN_VERSION = 1
 class Placement:
     """``target`` is the layout of the output before the next layer (a partial one is summed there); None leaves it where
     it is computed. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
-    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5"; None for one rank). ``predicted`` and
+    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5", "rank:2"; None for the
+    master alone). ``predicted`` and
     ``decision`` are for reports.
     """
 
@@ -59,7 +60,9 @@ class Swap:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``predicted_s`` is in seconds per inference: the sum of all placements' ``total_s``, and ``ends_s`` for starting it on
-    all ranks and bringing the output to the master. ``card_bytes[rank]`` is (sent, received)."""
+    all ranks and bringing the output to the master. ``predicted_j``: the joules of all devices together, where their power
+    is known. ``pixels``: how the picture is normalised, where it is sent as bytes. ``card_bytes[rank]`` is (sent,
+    received)."""
 
     graph: str
     ranks: int
@@ -71,6 +74,8 @@ class Plan:
     ends_s: float = 0.0
     version: int = PLAN_VERSION
     swaps: tuple[Swap, ...] = ()
+    predicted_j: float | None = None
+    pixels: Pixels | None = None
 
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
         """The order in which layers are computed: the star's is the graph's."""
@@ -140,5 +145,5 @@ def at_home(graph: LayerGraph, layer: Layer) -> Placement:
         return Placement("relabel", ())
     if isinstance(layer, Host):
         written = [graph.tensors[tensor].region for tensor in layer.writes]
-        return Placement("host", (Work(0, written[0]),) if written else (Work(0, graph.tensors[graph.input].region),))
+        return Placement("host", (Work(0, written[0]),) if written else (Work(0, graph.picture.region),))
     return Placement("local", (Work(0, graph.tensors[layer.target].region),))

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed)."""
@@ -29,7 +29,26 @@ WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros":
 WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
 """The cost of coding, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory copies 3 GB/s."""
 
-Activation = Literal["relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid"]
+PIXEL_BYTES = 1.0
+PIXEL_PASSES = 6.0
+"""The same of a picture that is sent as bytes."""
+
+
+class Pixels(msgspec.Struct, frozen=True):
+    """A picture's normalisation: (byte / 255 − mean) / std, for each of the channels that are sent. Values of this form are
+    sent as bytes, others as they are."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def of(self, channels: Span) -> Pixels:
+        """Of some of the channels."""
+        return Pixels(self.mean[channels.slice()], self.std[channels.slice()])
+
+
+Activation = Annotated[str, msgspec.Meta(max_length=120)]
+"""One of the workers' formulas of one input (`fogconv.kernels.codegen.formulas`), with its numbers if it takes any: "relu",
+"leaky_relu(0.1)". Unknown ones are refused when the step is bound."""
 
 
 class Buffer(msgspec.Struct, frozen=True):
@@ -66,6 +85,13 @@ class Output(Step, frozen=True, tag=True):
     region: Region
 
 
+class HostOutput(Step, frozen=True, tag=True):
+    """Master: return what host layers kept as ``value`` as the ``index``-th output of the run."""
+
+    index: int
+    value: str | int
+
+
 class Part(msgspec.Struct, frozen=True):
     """A region of a buffer, as part of a message."""
 
@@ -82,6 +108,12 @@ class Send(Step, frozen=True, tag=True):
     tag: int
     wire: Wire = "fp32"
     more: tuple[Part, ...] = ()
+    pixels: Pixels | None = None
+
+    @property
+    def element_bytes(self) -> float:
+        """Of an element on the wire, as `WIRE_BYTES`."""
+        return WIRE_BYTES[self.wire] if self.pixels is None else PIXEL_BYTES
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -106,6 +138,7 @@ class Recv(Step, frozen=True, tag=True):
     accumulate: bool = False
     wire: Wire = "fp32"
     more: tuple[Part, ...] = ()
+    pixels: Pixels | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -221,6 +254,65 @@ class GlobalPool(Step, frozen=True, tag=True):
         return MapSpec.of("globalpool", self.source_region, batch)
 
 
+class Squares(Step, frozen=True, tag=True):
+    """target = sum over the source region's rows and columns of (source − mean)² ÷ ``divisor`` (the whole map's H·W).
+
+    The means' region has all channels of the groups, of ``per_group`` channels, in which the target's channels lie; the
+    target's are those from the ``first`` on.
+    """
+
+    source: int
+    source_region: Region
+    mean: int
+    mean_region: Region
+    target: int
+    target_region: Region
+    per_group: int
+    first: int
+    divisor: int
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("globalpool", self.source_region, batch)
+
+
+class Normalize(Step, frozen=True, tag=True):
+    """target = activation((source − mean) ÷ √(squares + eps) · scale + shift); mean and squares as in Squares."""
+
+    source: int
+    source_region: Region
+    mean: int
+    mean_region: Region
+    squares: int
+    squares_region: Region
+    target: int
+    target_region: Region
+    per_group: int
+    first: int
+    eps: float
+    scale: str | None = None
+    shift: str | None = None
+    activation: Activation | None = None
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("affine", self.target_region, batch)
+
+
+class AcrossChannels(Step, frozen=True, tag=True):
+    """target = op over all channels of each pixel; the executor looks up the operator by ``op``."""
+
+    op: str
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    parameters: tuple[float, ...] = ()
+    scale: str | None = None
+    shift: str | None = None
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of(self.op, self.target_region, batch)
+
+
 class Add(Step, frozen=True, tag=True):
     """target = activation(sum of the sources)."""
 
@@ -235,7 +327,11 @@ class Add(Step, frozen=True, tag=True):
 
 
 class Elementwise(Step, frozen=True, tag=True):
-    """target = op(sources, parameters), element by element; the executor looks up the formula by ``op``."""
+    """target = op(sources, constant, parameters), element by element; the executor looks up the formula by ``op``.
+
+    Regions of length 1 along an axis count everywhere along it. The constant is the key of an array (channels, rows,
+    columns).
+    """
 
     op: str
     sources: tuple[int, ...]
@@ -243,9 +339,11 @@ class Elementwise(Step, frozen=True, tag=True):
     target: int
     target_region: Region
     parameters: tuple[float, ...] = ()
+    constant: str | None = None
 
     def work(self, batch: int) -> MapSpec:
-        return MapSpec.of(self.op, self.target_region, batch, sources=len(self.sources))
+        operands = len(self.sources) + (self.constant is not None)
+        return MapSpec.of(self.op, self.target_region, batch, sources=operands)
 
 
 class Affine(Step, frozen=True, tag=True):
@@ -278,6 +376,36 @@ class Gate(Step, frozen=True, tag=True):
 
     def work(self, batch: int) -> MapSpec:
         return MapSpec.of("gate", self.target_region, batch)
+
+
+class Resample(Step, frozen=True, tag=True):
+    """target = weighted sums of the source region's rows and columns; ``fill`` where a row or a column has no tap. The taps
+    are those of this part: inputs and outputs count from the regions' first."""
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    rows: Taps
+    columns: Taps
+    fill: float = 0.0
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("resample", self.target_region, batch, kernel=(self.rows.most, self.columns.most))
+
+
+class Interleave(Step, frozen=True, tag=True):
+    """target's pixel (y, x) = pixel (y ÷ s, x ÷ t) of source (y mod s)·t + (x mod t), for ``factors`` (s, t) and whole
+    layers; the sources' regions begin at the target region's first row and column ÷ (s, t)."""
+
+    sources: tuple[int, ...]
+    source_regions: tuple[Region, ...]
+    target: int
+    target_region: Region
+    factors: tuple[int, int]
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("interleave", self.target_region, batch, sources=len(self.sources), stride=self.factors)
 
 
 class Host(Step, frozen=True, tag=True):
@@ -362,10 +490,25 @@ class ArrayFree(Step, frozen=True, tag=True):
 
 ArrayStep = ArrayInput | ArrayOutput | ArraySend | ArrayRecv | ConvForward | ConvGradInput | ConvGradWeight | ArrayFree
 
-MapStep = Copy | Permute | Conv | Pool | GlobalPool | Add | Affine | Elementwise | Gate
+MapStep = (
+    Copy
+    | Permute
+    | Conv
+    | Pool
+    | GlobalPool
+    | Squares
+    | Normalize
+    | AcrossChannels
+    | Add
+    | Affine
+    | Elementwise
+    | Gate
+    | Resample
+    | Interleave
+)
 """Steps that compute on buffers, each with its own kernel."""
 
-AnyStep = Input | Output | Send | Recv | Gather | Host | MapStep | ArrayStep
+AnyStep = Input | Output | HostOutput | Send | Recv | Gather | Host | MapStep | ArrayStep
 
 
 class Program(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ def stages(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
     one: values that those layers pass to each other are not in the graph."""
     if any(isinstance(layer, Host) for layer in graph.layers):
         return one_by_one(graph)
-    made: dict[int, int] = {graph.input: 0}
+    made: dict[int, int] = dict.fromkeys(graph.given, 0)
     found: dict[int, list[int]] = defaultdict(list)
     for index, layer in enumerate(graph.layers):
         stage = max((made[tensor] for tensor in layer.reads), default=0) + layer.reaches

@@ -7,21 +7,17 @@ of ``layer.needs``, and the place of the result. It returns the step; the caller
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from fogconv.ir import graph as layers
 from fogconv.ir import program as step
 from fogconv.ir.geometry import Region
-from fogconv.ir.program import Activation, AnyStep
+from fogconv.ir.program import AnyStep
 from fogconv.ir.shard import Work
 from fogconv.lowering.buffers import Held, shuffled
 from fogconv.lowering.program_builder import ProgramBuilder
 
 Maker = Callable[[ProgramBuilder, Any, Work, Sequence[Held], Held], AnyStep]
-
-
-def activation_of(name: str | None) -> Activation | None:
-    return cast("Activation | None", name)
 
 
 def _conv(b: ProgramBuilder, layer: layers.Conv, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
@@ -36,7 +32,7 @@ def _conv(b: ProgramBuilder, layer: layers.Conv, work: Work, inputs: Sequence[He
         shard.spec,
         weight,
         bias,
-        None if layer.is_partial(work) else activation_of(layer.activation),
+        None if layer.is_partial(work) else layer.activation,
         inputs[0].buffer,
         inputs[0].place,
         out.buffer,
@@ -57,24 +53,82 @@ def _global_pool(b: ProgramBuilder, layer: layers.GlobalPool, work: Work, inputs
     return step.GlobalPool(b.index, source.buffer, source.place, out.buffer, out.place, whole.height * whole.width)
 
 
-def _add(b: ProgramBuilder, layer: layers.Add, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
-    buffers, places = _all(inputs)
-    return step.Add(b.index, buffers, places, out.buffer, out.place, activation_of(layer.activation))
+def _squares(b: ProgramBuilder, layer: layers.Squares, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    source, mean = inputs
+    whole = b.graph.tensors[layer.source]
+    return step.Squares(
+        b.index,
+        source.buffer,
+        source.place,
+        mean.buffer,
+        mean.place,
+        out.buffer,
+        out.place,
+        *_group(b, layer, work),
+        whole.height * whole.width,
+    )
 
 
-def _affine(b: ProgramBuilder, layer: layers.Affine, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+def _normalize(b: ProgramBuilder, layer: layers.Normalize, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    source, mean, squares = inputs
+    return step.Normalize(
+        b.index,
+        source.buffer,
+        source.place,
+        mean.buffer,
+        mean.place,
+        squares.buffer,
+        squares.place,
+        out.buffer,
+        out.place,
+        *_group(b, layer, work),
+        layer.eps,
+        *_scale_and_shift(b, layer, work),
+        layer.activation,
+    )
+
+
+def _group(b: ProgramBuilder, layer: layers.Squares | layers.Normalize, work: Work) -> tuple[int, int]:
+    """The channels of a group, and the place of the work's first channel in its group."""
+    per_group = b.graph.tensors[layer.source].channels // layer.groups
+    return per_group, work.output.channels.start % per_group
+
+
+def _across(b: ProgramBuilder, layer: layers.AcrossChannels, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
     [source] = inputs
+    places = (source.buffer, source.place, out.buffer, out.place)
+    return step.AcrossChannels(b.index, layer.op, *places, layer.parameters, *_scale_and_shift(b, layer, work))
+
+
+def _scale_and_shift(
+    b: ProgramBuilder, layer: layers.Affine | layers.Normalize | layers.AcrossChannels, work: Work
+) -> tuple[str | None, str | None]:
     scale, shift = (
         None if key is None else b.weight(work.rank, key, (work.output.channels.slice(),))
         for key in (layer.scale, layer.shift)
     )
-    activation = activation_of(layer.activation)
-    return step.Affine(b.index, source.buffer, source.place, out.buffer, out.place, scale, shift, activation)
+    return scale, shift
+
+
+def _add(b: ProgramBuilder, layer: layers.Add, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    buffers, places = _all(inputs)
+    return step.Add(b.index, buffers, places, out.buffer, out.place, layer.activation)
+
+
+def _affine(b: ProgramBuilder, layer: layers.Affine, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    scale, shift = _scale_and_shift(b, layer, work)
+    return step.Affine(b.index, source.buffer, source.place, out.buffer, out.place, scale, shift, layer.activation)
 
 
 def _elementwise(b: ProgramBuilder, layer: layers.Elementwise, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
     buffers, places = _all(inputs)
-    return step.Elementwise(b.index, layer.op, buffers, places, out.buffer, out.place, layer.parameters)
+    constant = None
+    if layer.constant is not None:
+        spans = work.output.cut_to(Region.whole(*b.graph.weights[layer.constant].shape))
+        cut = tuple(span.slice() for span in (spans.channels, spans.rows, spans.columns))
+        constant = b.weight(work.rank, layer.constant, cut)
+    return step.Elementwise(b.index, layer.op, buffers, places, out.buffer, out.place, layer.parameters, constant)
 
 
 def _gate(b: ProgramBuilder, layer: layers.Gate, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
@@ -88,6 +142,17 @@ def _shuffle(b: ProgramBuilder, layer: layers.Shuffle, work: Work, inputs: Seque
     return step.Permute(b.index, source.buffer, source.place, out.buffer, out.place, channels)
 
 
+def _resample(b: ProgramBuilder, layer: layers.Resample, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    rows, columns = layer.rows.part(work.output.rows), layer.columns.part(work.output.columns)
+    return step.Resample(b.index, source.buffer, source.place, out.buffer, out.place, rows, columns, layer.fill)
+
+
+def _interleave(b: ProgramBuilder, layer: layers.Interleave, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    buffers, places = _all(inputs)
+    return step.Interleave(b.index, buffers, places, out.buffer, out.place, layer.factors)
+
+
 def _all(inputs: Sequence[Held]) -> tuple[tuple[int, ...], tuple[Region, ...]]:
     return tuple(held.buffer for held in inputs), tuple(held.place for held in inputs)
 
@@ -96,10 +161,15 @@ MAKERS: Mapping[type[Any], Maker] = {
     layers.Conv: _conv,
     layers.Pool: _pool,
     layers.GlobalPool: _global_pool,
+    layers.Squares: _squares,
+    layers.Normalize: _normalize,
+    layers.AcrossChannels: _across,
     layers.Add: _add,
     layers.Affine: _affine,
     layers.Elementwise: _elementwise,
     layers.Gate: _gate,
     layers.Shuffle: _shuffle,
+    layers.Resample: _resample,
+    layers.Interleave: _interleave,
 }
 """Every type of layer that workers compute. (A Host layer runs in torch; a layer that relabels is in no program.)"""

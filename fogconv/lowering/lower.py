@@ -9,7 +9,7 @@ deadlock.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fogconv.guards.gather import gather_pieces
@@ -17,17 +17,17 @@ from fogconv.guards.placement import extra_reads
 from fogconv.ir import program as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph, Port
 from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Program
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held
-from fogconv.lowering.layer_steps import MAKERS, Maker, activation_of
+from fogconv.lowering.layer_steps import MAKERS, Maker
 from fogconv.lowering.overlap import interior_first
 from fogconv.lowering.plan_check import check_fits
-from fogconv.lowering.program_builder import Partial, ProgramBuilder
+from fogconv.lowering.program_builder import Parcel, Partial, ProgramBuilder
 from fogconv.lowering.weight_slices import Shapes, spans_around
 
 
@@ -58,25 +58,27 @@ class _Lowering(ProgramBuilder):
     def run(self) -> Lowered:
         graph = self.graph
         self.index = len(graph.layers)
-        self.written(
-            MASTER,
-            graph.input,
-            graph.tensors[graph.input].region,
-            lambda out: self.steps[MASTER].append(step.Input(self.index, 0, out.buffer, out.place)),
-        )
+        for number, port in enumerate(graph.inputs):
+            if port.tensor is not None:
+                self.input(number, port.tensor)
+        parcels: list[Parcel] = []
+        early = self.early_results()
         for stage in self.plan.stages(graph):
             self.stage(stage)
+            self.index = len(graph.layers)
+            done = early & {tensor for index in stage for tensor in graph.layers[index].writes}
+            parcels += self.send(self.at_master(done))
         self.index = len(graph.layers)
-        whole = graph.tensors[graph.output].region
-        self.fetch(graph.output, {MASTER: [whole]})
-        last = self.ensure(MASTER, graph.output, whole)
-        self.steps[MASTER].append(step.Output(self.index, index=0, source=last.buffer, region=last.place))
+        self.receive(parcels)
+        self.receive(self.send(self.at_master(graph.results)))
+        for number, port in enumerate(graph.outputs):
+            self.output(number, port)
         names = (*(layer.name for layer in graph.layers), "in/out")
         programs = tuple(
             Program(
                 rank,
                 self.plan.ranks,
-                graph.tensors[graph.input].batch,
+                graph.picture.batch,
                 names,
                 tuple(self.residency.buffers[rank]),
                 tuple(self.steps[rank]),
@@ -86,6 +88,35 @@ class _Lowering(ProgramBuilder):
             for rank in range(self.plan.ranks)
         )
         return Lowered(programs, self.weights)
+
+    # The ends
+
+    def input(self, number: int, tensor: int) -> None:
+        self.written(
+            MASTER,
+            tensor,
+            self.graph.tensors[tensor].region,
+            lambda out: self.steps[MASTER].append(step.Input(self.index, number, out.buffer, out.place)),
+        )
+
+    def early_results(self) -> frozenset[int]:
+        """The outputs that no layer reads: they are sent as soon as they are made, and received at the end. What the master
+        may need before would be sent twice."""
+        read = {tensor for layer in self.graph.layers for tensor in layer.reads}
+        return frozenset(self.graph.results) - read
+
+    def at_master(self, tensors: Iterable[int]) -> dict[int, dict[int, list[Region]]]:
+        return {tensor: {MASTER: [self.graph.tensors[tensor].region]} for tensor in sorted(tensors)}
+
+    def output(self, number: int, port: Port) -> None:
+        if port.tensor is None:
+            assert port.value is not None
+            self.steps[MASTER].append(step.HostOutput(self.index, number, port.value))
+            return
+        whole = self.ensure(MASTER, port.tensor, self.graph.tensors[port.tensor].region)
+        self.steps[MASTER].append(step.Output(self.index, number, whole.buffer, whole.place))
+
+    # Layers
 
     def stage(self, stage: tuple[int, ...]) -> None:
         """Send first everything that its layers need of earlier stages, do the work that needs no waiting, then the
@@ -281,7 +312,7 @@ class _Lowering(ProgramBuilder):
             add = own is not None or number > 0
             self.steps[rank].append(step.Recv(self.index, total.buffer, total.place, origin, tag, add, self.plan.wire))
         addend = None if residual is None else self.ensure(rank, residual, box)
-        activation = activation_of(layer.activation) if isinstance(layer, Conv) else None
+        activation = layer.activation if isinstance(layer, Conv) else None
         if total == at_home and addend is None and activation is None:
             self.residency.hold(rank, tensor, at_home)
             return

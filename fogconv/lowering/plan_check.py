@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, Span, subtract
-from fogconv.ir.graph import Conv, GlobalPool, Host, Layer, LayerGraph
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.shard import Work
@@ -125,9 +125,8 @@ def _work(layer: Layer, work: Work, whole: Region, ranks: int, graph: LayerGraph
         assert isinstance(layer, Conv)
         _span(work.depth, layer.spec.in_channels // layer.spec.groups, "input channels")
     if work.rows is not None:
-        _require(isinstance(layer, GlobalPool), "only a global pooling is split by the rows that it sums")
-        assert isinstance(layer, GlobalPool)
-        _span(work.rows, graph.tensors[layer.source].height, "rows")
+        _require(layer.by_sums, "only means over rows and columns are split by the rows that they sum")
+        _span(work.rows, graph.tensors[layer.reads[0]].height, "rows")
     _require(not work.raw or isinstance(layer, Conv), "only convs can be left unfinished")
 
 
@@ -158,11 +157,10 @@ def _sums(layer: Layer, works: Sequence[Work], whole: Region, graph: LayerGraph)
 
 
 def _summed(layer: Layer, work: Work, graph: LayerGraph) -> Span:
-    """The span that a part sums: input channels of a conv, or rows of a global pooling."""
+    """The span that a part sums: input channels of a conv, or rows of a mean over rows and columns."""
     if isinstance(layer, Conv):
         return work.depth or Span(0, layer.spec.in_channels // layer.spec.groups)
-    assert isinstance(layer, GlobalPool)
-    return work.rows or Span(0, graph.tensors[layer.source].height)
+    return work.rows or Span(0, graph.tensors[layer.reads[0]].height)
 
 
 def _guard(layer: Layer, placement: Placement, ranks: int) -> None:

@@ -93,9 +93,28 @@ class ProgramBuilder:
             held = [self.residency.find(parcel.source, tensor, region) for tensor, region in parcel.content]
             first, *more = [step.Part(each.buffer, each.place) for each in held]
             self.steps[parcel.source].append(
-                step.Send(self.index, first.buffer, first.region, parcel.target, parcel.tag, self.plan.wire, tuple(more))
+                step.Send(
+                    self.index,
+                    first.buffer,
+                    first.region,
+                    parcel.target,
+                    parcel.tag,
+                    self._wire(parcel),
+                    tuple(more),
+                    self._pixels(parcel),
+                )
             )
         return parcels
+
+    def _pixels(self, parcel: Parcel) -> step.Pixels | None:
+        """The normalisation, where a message is a region of the picture, and nothing else."""
+        [(tensor, region), *more] = parcel.content
+        if self.plan.pixels is None or more or tensor != self.graph.inputs[0].tensor:
+            return None
+        return self.plan.pixels.of(region.channels)
+
+    def _wire(self, parcel: Parcel) -> step.Wire:
+        return self.plan.wire if self._pixels(parcel) is None else "fp32"
 
     def receive(self, parcels: Sequence[Parcel]) -> None:
         for parcel in parcels:
@@ -113,8 +132,9 @@ class ProgramBuilder:
                     first.region,
                     parcel.source,
                     parcel.tag,
-                    wire=self.plan.wire,
+                    wire=self._wire(parcel),
                     more=tuple(more),
+                    pixels=self._pixels(parcel),
                 )
             )
 
@@ -190,8 +210,8 @@ class ProgramBuilder:
 def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:
     """(tensor, rank) → every region of it that this rank will produce, receive or read."""
     boxes: dict[tuple[int, int], list[Region]] = defaultdict(list)
-    boxes[graph.input, MASTER].append(graph.tensors[graph.input].region)
-    boxes[graph.output, MASTER].append(graph.tensors[graph.output].region)
+    for tensor in (*graph.given, *graph.results):
+        boxes[tensor, MASTER].append(graph.tensors[tensor].region)
     for layer, placement in zip(graph.layers, plan.placements, strict=True):
         moved = list(placement.via)
         if placement.target is not None and not isinstance(layer, Host):

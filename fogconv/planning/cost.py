@@ -1,4 +1,4 @@
-"""Costs in seconds, for a search: a shard on a device, and a set of transfers on the network cards.
+"""Costs in seconds and joules, for a search: a shard on a device, and a set of transfers on the network cards.
 
 They are added up along a path, as if nothing overlapped but what is said here. What a finished plan takes, its programs
 show (`fogconv.simulation.prediction`).
@@ -6,6 +6,8 @@ show (`fogconv.simulation.prediction`).
 compute   what `fogconv.hardware.topology.Device.work_s` says of a step of this size
 transfer each card is full duplex and moves one byte after the other each way; the busiest card decides, and the
 processor's part (cutting, joining, the system's copies) is added, since a fog device has no spare core
+joules    what ranks and links take beyond the idle power of all devices, which counts for as long as an inference takes
+          (`fogconv.hardware.energy`)
 sharing  ranks of one machine share its cores: together they take at least the sum of their processor time over these
 """
 
@@ -15,11 +17,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from fogconv.hardware.energy import busy_joules
 from fogconv.hardware.topology import Topology, together_s
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
 from fogconv.ir.graph import Host, Layer, Tensor
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Wire
+from fogconv.ir.program import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Wire
 from fogconv.ir.shard import Work
 
 SLICE_WAIT = 0.2
@@ -33,6 +36,7 @@ class Traffic:
 
     ``cpu_s`` of these occupy the busiest rank's processor; the rest can overlap with its computation. ``added`` is the
     time where each is sent with another message, and ``pairs`` are the (sender, receiver) pairs.
+    ``joules`` are those beyond the idle power.
     """
 
     card_bytes: tuple[tuple[float, float], ...]
@@ -40,23 +44,28 @@ class Traffic:
     cpu_s: float
     pairs: frozenset[tuple[int, int]] = frozenset()
     added: Traffic | None = None
+    joules: float = 0.0
 
 
 class Prices:
-    """Seconds in one topology, for one batch size and one way of coding activations on the wire."""
+    """Seconds and joules in one topology, for one batch size and one way of coding activations on the wire.
 
-    def __init__(self, topology: Topology, batch: int = 1, wire: Wire = "fp32") -> None:
+    ``pixels``: for a picture that is sent as bytes."""
+
+    def __init__(self, topology: Topology, batch: int = 1, wire: Wire = "fp32", *, pixels: bool = False) -> None:
         self.topology = topology
         self._elements = batch
-        self._element_bytes = WIRE_BYTES[wire] * batch
+        self._element_bytes = (PIXEL_BYTES if pixels else WIRE_BYTES[wire]) * batch
+        passes = PIXEL_PASSES if pixels else WIRE_PASSES[wire]
         self._cards = [topology.card(rank) for rank in topology.ranks]
         self._shared = topology.shared_machines
         self._loads = topology.machine_loads
         self._late_s = [SLICE_WAIT * device.period_s if device.share < 1 else 0.0 for device in topology.devices]
+        self.idle_watts = sum(device.idle_watts for device in topology.devices)
         # Cached: a link between workers is derived from all links.
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
-        cut_bytes = (1.0 + WIRE_PASSES[wire]) * batch * BYTES_PER_ELEMENT
+        cut_bytes = (1.0 + passes) * batch * BYTES_PER_ELEMENT
         self._send_s = [
             device.copy_s(cut_bytes) + self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte)
             for device in topology.devices
@@ -71,7 +80,7 @@ class Prices:
         ranks = len(self.topology)
         sent, received, handled, messages = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
         pairs: set[tuple[int, int]] = set()
-        latency_s = slowest_s = 0.0
+        latency_s = slowest_s = bytes_j = wake_j = 0.0
         for move in moves:
             elements = move.region.elements
             n_bytes = elements * self._element_bytes
@@ -83,17 +92,38 @@ class Prices:
                 handled[rank] += elements * element_s + device.step_s
                 if (move.source, move.target) not in pairs:
                     messages[rank] += device.message_s
+            bytes_j += n_bytes * link.joules_per_byte
+            if (move.source, move.target) not in pairs:
+                wake_j += link.wake_joules
             pairs.add((move.source, move.target))
             late_s = max(self._late_s[move.source], self._late_s[move.target])
-            latency_s = max(latency_s, late_s + link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
+            latency_s = max(latency_s, late_s + link.wake_s + link.latency_s * link.messages(n_bytes / BYTES_PER_ELEMENT))
             slowest_s = max(slowest_s, n_bytes * link.s_per_byte)
         card_bytes = tuple(zip(sent, received, strict=True))
         wire_s = [max(sent[rank] * tx, received[rank] * rx) for rank, (tx, rx) in enumerate(self._cards)]
         added_s, added_cpu_s = self._together_s(wire_s, handled)
-        added = Traffic(card_bytes, max(added_s, slowest_s), added_cpu_s, frozenset(pairs))
+        added_j = bytes_j + self._busy_j(handled)
+        added = Traffic(card_bytes, max(added_s, slowest_s), added_cpu_s, frozenset(pairs), joules=added_j)
         handled = [bytes_s + messages_s for bytes_s, messages_s in zip(handled, messages, strict=True)]
         busiest_s, cpu_s = self._together_s(wire_s, handled)
-        return Traffic(card_bytes, latency_s + max(busiest_s, slowest_s), cpu_s, frozenset(pairs), added)
+        joules = bytes_j + wake_j + self._busy_j(handled)
+        return Traffic(card_bytes, latency_s + max(busiest_s, slowest_s), cpu_s, frozenset(pairs), added, joules)
+
+    def _busy_j(self, seconds: Sequence[float]) -> float:
+        return sum(self.busy_j(rank, each) for rank, each in enumerate(seconds) if each)
+
+    def busy_j(self, rank: int, seconds: float, macs: float = 0.0) -> float:
+        """What a rank that works for so long takes beyond its idle power."""
+        device = self.topology.devices[rank]
+        return busy_joules(device, seconds, macs) - device.idle_watts * seconds
+
+    def work_j(self, layer: Layer, work: Work, tensors: Sequence[Tensor]) -> float:
+        """The same of one rank's part of a layer."""
+        if isinstance(layer, Host) or layer.relabels:
+            return 0.0
+        spec = layer.computes(tensors, work)
+        macs = spec.macs if isinstance(spec, ConvSpec) else 0.0
+        return self.busy_j(work.rank, self.topology.devices[work.rank].work_s(spec), macs)
 
     def _together_s(self, wire_s: Sequence[float], handled_s: Sequence[float]) -> tuple[float, float]:
         """The busiest rank's seconds on its card and processor, and on its processor alone, where each handles its messages

@@ -14,11 +14,12 @@ class LayoutBook:
     """Numbers for layouts of one graph on one cluster; derived results are computed once.
 
     The derived functions are pure in the numbers: union, shifting along the channels, and the cost of turning one layout
-    into another.
+    into another. ``picture`` is the tensor that is sent as bytes, at ``pixel_prices``; None for none.
     """
 
-    def __init__(self, prices: Prices) -> None:
+    def __init__(self, prices: Prices, picture: int | None = None, pixel_prices: Prices | None = None) -> None:
         self.prices = prices
+        self._picture, self._pixel_prices = picture, pixel_prices
         self._layouts: list[Layout] = []
         self._numbers: dict[Layout, int] = {}
         self.union = cache(self._union)
@@ -53,18 +54,23 @@ class LayoutBook:
                 held[rank] = merge(held[rank], shifted)
         return self.number(Layout(tuple(held)))
 
-    def _move(self, held: int, needed: int) -> tuple[Traffic, Traffic | None, int | None]:
+    def moved(self, tensor: int, held: int, needed: int) -> tuple[Traffic, Traffic | None, int | None]:
+        """``move`` of this tensor."""
+        return self.move(held, needed, tensor == self._picture)
+
+    def _move(self, held: int, needed: int, pixels: bool = False) -> tuple[Traffic, Traffic | None, int | None]:
         """The traffic that turns ``held`` into ``needed``. Where one card has everything and it is faster to scatter first
         and exchange then: the traffic of both steps, and the number of the layout between them."""
         have, want = self[held], self[needed]
+        prices = self._pixel_prices if pixels and self._pixel_prices is not None else self.prices
         self.effort += sum(map(len, have.regions)) * sum(map(len, want.regions))
         moves = transfers(have, want)
-        direct = self.prices.traffic(moves)
+        direct = prices.traffic(moves)
         via = self._scatter(have, want)
         if via is None:
             return direct, None, None
-        first = self.prices.traffic(transfers(have, self[via]))
-        second = self.prices.traffic(transfers(self[self.union(held, via)], want))
+        first = prices.traffic(transfers(have, self[via]))
+        second = prices.traffic(transfers(self[self.union(held, via)], want))
         if first.seconds + second.seconds < direct.seconds:
             return first, second, via
         return direct, None, None

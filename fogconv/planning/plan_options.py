@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fogconv.errors import InputError
 from fogconv.guards.protection import check_scheme
 from fogconv.ir.plan import Plan
+from fogconv.planning.limits.goal import Goal
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.schemes import Scheme
 
@@ -27,4 +28,9 @@ class PlanOptions(SchemeOptions):
         scheme = Scheme.named(self.scheme)
         if (self.parts is not None or self.split is not None) and scheme is not Scheme.STAR:
             raise InputError(f"--parts and --split cut the star's convs; --scheme {scheme} has its own ways to cut")
+        if self.cuts != "all" and scheme is not Scheme.OFFLOAD:
+            raise InputError(f"--cuts {self.cuts} is for whole layers: --scheme offload, not --scheme {scheme}")
+        starred = scheme is Scheme.STAR or (self.protection and scheme is Scheme.AUTO)
+        if starred and self.goal != Goal():
+            raise InputError("the star's trigger decides by seconds; --objective and --deadline are for the other schemes")
         check_scheme(self.protection, self.scheme, guarded=scheme.guarded, plan_given=self.plan is not None)

@@ -10,6 +10,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
+from fogconv.lowering.lower import outline
 from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
@@ -29,23 +30,38 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
     kept = options.plan
     given = kept is not None and kept.ranks == len(topology)
     ranks = list(topology.ranks)
+    allowed = options.allowed(graph, len(topology))
     while True:
         if kept is not None and given:
             found = kept
+            if options.limited:
+                allowed.check(graph, kept, outline(graph, kept))
         elif len(ranks) == len(topology):
             found = Scheme.named(options.scheme).planner(graph, topology, settled(options, graph, topology))
         else:
             part = topology.subset(ranks)
-            found = Scheme.named(options.scheme).planner(graph, part, settled(options, graph, part))
+            chosen = settled(options.among(ranks), graph, part)
+            found = Scheme.named(options.scheme).planner(graph, part, chosen)
             found = found.among(ranks, len(topology))
         fitted = with_swaps(graph, found, topology) if options.allow_swap else found
         over = over_memory(graph, fitted, topology)
         if over is None:
-            return predicted(graph, fitted, topology) if given or fitted is not found else found
+            whole = predicted(graph, fitted, topology) if given or fitted is not found else found
+            return whole if given else _as_it_is(graph, whole, topology, options)
         # The search does without a rank by itself; the star's shares are fixed, and a guarded one's code needs its ranks.
         if given or over.rank == MASTER or options.protection:
             raise PlannerError(over.sentence)
+        if over.rank in allowed.ranks:
+            raise PlannerError(f"{over.sentence}; {allowed.because} leaves no other rank for some of it")
         ranks.remove(over.rank)
+
+
+def _as_it_is(graph: LayerGraph, plan: Plan, topology: Topology, options: PlanOptions) -> Plan:
+    """The plan with its picture as it is instead of as bytes, where that is better: coding takes time, too."""
+    if plan.pixels is None:
+        return plan
+    plain = predicted(graph, replace(plan, pixels=None), topology)
+    return plain if options.goal.measure(plain) <= options.goal.measure(plan) else plan
 
 
 def settled(options: PlanOptions, graph: LayerGraph, topology: Topology) -> PlanOptions:

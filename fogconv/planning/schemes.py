@@ -15,7 +15,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
 from fogconv.planning.scheme_options import SchemeOptions
-from fogconv.planning.search import search
+from fogconv.planning.search import Sought, search
 from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.family import Scheme as Paths
 
@@ -26,7 +26,10 @@ support."""
 
 def _searched(paths: Paths) -> Planner:
     def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
-        return search(graph, topology, paths, options.coding, allow_swap=options.allow_swap)
+        allowed = options.allowed(graph, len(topology))
+        return search(
+            graph, topology, paths, Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels)
+        )
 
     return planner
 
@@ -65,6 +68,7 @@ class Scheme(StrEnum):
     STAR = "star", "the paper's, layer by layer from the master and back", plan_star, True
     DEPTH = "depth", "by channels, so that the weights are dealt out", _searched("depth")
     ROWS = "rows", "by rows of the maps, with halos", _searched("rows")
+    OFFLOAD = "offload", "whole layers on one rank each, such as the last ones on a faster device", _searched("offload")
     LOCAL = "local", "the master alone", _searched("local")
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from fogconv.errors import InputError
 from fogconv.guards.placement import guard_placement
 from fogconv.guards.protection import coder_of
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Conv, LayerGraph
-from fogconv.ir.layout import on
+from fogconv.ir.layout import MASTER, on
 from fogconv.ir.plan import Placement, Plan, at_home
 from fogconv.ir.shard import Work
 from fogconv.planning.scheme_options import SchemeOptions
@@ -40,9 +41,15 @@ def plan_star(
     protection = options.protection
     coder = coder_of(protection, len(topology))
     sharers = topology if coder is None else topology.subset(range(coder))
+    allowed = options.allowed(graph, len(topology))
     placements = []
     for layer in graph.layers:
-        if isinstance(layer, Conv) and not layer.linear:
+        if allowed.rank_of(layer) not in (None, MASTER):
+            raise InputError(
+                f"--scheme star starts and ends every layer on the master; --pin can't put {layer.name} on rank "
+                f"{allowed.rank_of(layer)}"
+            )
+        if isinstance(layer, Conv) and not layer.linear and not allowed.stays_home(layer):
             decision = decide(
                 layer.spec,
                 sharers,

@@ -48,6 +48,7 @@ from fogconv.runtime.membership import (
     with_limits,
 )
 from fogconv.runtime.plan_cache import CompiledPlan, PlanCache
+from fogconv.runtime.ports import Given, Results, arrays_of, named, results_of
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.runtime.rejoin import Rejoining
 from fogconv.runtime.run_options import RunOptions
@@ -70,16 +71,21 @@ class Lessons(Protocol):
 
 @dataclass(frozen=True)
 class Inference:
-    """``output`` has the model's own shape, ``run`` every step's times; ``events`` reports losses and other faults that
-    were handled. ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
+    """``outputs`` by name, in the model's own shapes and order; ``run`` has every step's times; ``events`` reports losses
+    and other faults that were handled. ``plan`` and ``programs`` are those that ran; the engine's may have changed since.
     """
 
-    output: Array
+    outputs: Mapping[str, Array]
     latency_s: float
     run: RunResult
     plan: Plan
     programs: tuple[Program, ...]
     events: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Array:
+        """The first output."""
+        return next(iter(self.outputs.values()))
 
 
 @dataclass
@@ -129,26 +135,33 @@ class Engine:
                 self.ranks = turn.members
                 self.events.extend(turn.events)
 
-    def run(self, x: Array) -> Inference:
-        """One inference of (N, 3, H, W) float32. Raises the cluster's errors, except for lost workers."""
+    def run(self, given: Given) -> Inference:
+        """One inference of (N, C, H, W) float32, or of several inputs. Raises the cluster's errors, except for lost
+        workers, and InputError for other inputs than the model's."""
+        inputs = arrays_of(self.graph, given)
         begin = time.perf_counter()
         events = self.next_members()
         while True:
             try:
-                run = self.session.run(self.loaded, [x])
+                run = self.session.run(self.loaded, inputs)
                 break
             except MEMBER_ERRORS as error:
                 events += self.recover(error)
         self.watch(run)
-        return Inference(self.output(run), time.perf_counter() - begin, run, self.plan, self.programs, events + run.events)
+        latency_s = time.perf_counter() - begin
+        return Inference(self.outputs(run), latency_s, run, self.plan, self.programs, events + run.events)
 
-    def stream(self, frames: Iterable[Array], depth: int = 3) -> Iterator[Array]:
-        """The outputs of many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
+    def stream(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Results]:
+        """The model's results for many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
 
         Each inference in flight has its own buffers. When a worker is lost, the affected inferences are run again: no
         frame is lost or out of order. ``events`` reports what happened.
         """
-        return stream(self, frames, depth)
+        return (results_of(self.graph, outputs) for outputs in self.stream_outputs(frames, depth))
+
+    def stream_outputs(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Mapping[str, Array]]:
+        """The same, as outputs by name."""
+        return stream(self, (arrays_of(self.graph, frame) for frame in frames), depth)
 
     def rehearse(self) -> None:
         """Load the programs for every set of members that losses can leave: a loss then needs no compiling and no weights
@@ -364,8 +377,8 @@ class Engine:
         assert isinstance(found, Host)
         return found.call(values, *maps)
 
-    def output(self, run: RunResult) -> Array:
-        return np.asarray(run.outputs[0], np.float32).reshape(self.graph.output_shape)
+    def outputs(self, run: RunResult) -> Mapping[str, Array]:
+        return named(self.graph, run.outputs)
 
 
 def _let_go(error: BaseException) -> None:

@@ -4,11 +4,12 @@ planning."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from fogconv.errors import DeadlineError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
@@ -44,9 +45,20 @@ class PlanCache:
         """Raises what `fogconv.planning.planner.plan` raises."""
         found = self._plans.get(members)
         if found is None or found[0] is not topology:
-            found = topology, plan(self._graph, topology_of(topology, members), self._options)
+            found = topology, self._planned(topology_of(topology, members), members)
             _keep(self._plans, members, found)
         return found[1]
+
+    def _planned(self, topology: Topology, members: tuple[int, ...]) -> Plan:
+        """The first plan keeps the deadline, or there is none. Those after a loss or a slowdown have to be as fast as they
+        can be."""
+        options = self._options.among(members)
+        try:
+            return plan(self._graph, topology, options)
+        except DeadlineError:
+            if not self._plans:
+                raise
+            return plan(self._graph, topology, replace(options, objective="latency", deadline_s=None))
 
     def play(self, topology: Topology, members: tuple[int, ...]) -> CompiledPlan:
         """Raises what `fogconv.planning.planner.plan` raises."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from typing import Protocol
 
@@ -31,28 +31,28 @@ class Streaming(Protocol):
 
     def watch(self, run: RunResult) -> None: ...
 
-    def output(self, run: RunResult) -> Array: ...
+    def outputs(self, run: RunResult) -> Mapping[str, Array]: ...
 
 
-def stream(engine: Streaming, frames: Iterable[Array], depth: int) -> Iterator[Array]:
+def stream(engine: Streaming, frames: Iterable[list[Array]], depth: int) -> Iterator[Mapping[str, Array]]:
     """The outputs of many inputs, in order, with ``depth`` inferences in flight; see
-    `fogconv.runtime.engine.Engine.stream`."""
+    `fogconv.runtime.engine.Engine.stream_outputs`."""
     table.IN_FLIGHT.check("depth", depth)
     flights = Flights(engine, depth)
     try:
         for frame in frames:
             if engine.members_change():
                 while flights:
-                    yield engine.output(flights.land())
+                    yield engine.outputs(flights.land())
                 before = engine.loaded
                 engine.next_members()
                 if engine.loaded is not before:
                     flights.reload()
             if len(flights) == depth:
-                yield engine.output(flights.land())
+                yield engine.outputs(flights.land())
             flights.launch(frame)
         while flights:
-            yield engine.output(flights.land())
+            yield engine.outputs(flights.land())
     finally:
         flights.close()
 
@@ -63,7 +63,7 @@ class Flights:
     def __init__(self, engine: Streaming, depth: int) -> None:
         self._engine = engine
         self._depth = depth
-        self._waiting: deque[tuple[Array, Future[RunResult]]] = deque()
+        self._waiting: deque[tuple[list[Array], Future[RunResult]]] = deque()
         self._slots: list[Loaded] = []
         self._next = 0
         self.reload()
@@ -71,10 +71,10 @@ class Flights:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def launch(self, frame: Array) -> None:
+    def launch(self, frame: list[Array]) -> None:
         slot = self._slots[self._next % self._depth]
         self._next += 1
-        self._waiting.append((frame, self._engine.session.submit(slot, [frame])))
+        self._waiting.append((frame, self._engine.session.submit(slot, frame)))
 
     def land(self) -> RunResult:
         """The result of the oldest one; inferences that a loss affected are run again."""

@@ -16,6 +16,7 @@ from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Program, Recv, Send
 from fogconv.lowering.lower import outline
+from fogconv.simulation.consumption import joules_per_inference
 from fogconv.simulation.layer_times import Timed, Times, by_layer, layer_times
 from fogconv.simulation.simulator import Disturbance, Seconds, simulate
 
@@ -33,7 +34,8 @@ def predicted(
     seconds: Seconds | None = None,
     seeds: int = SEEDS,
 ) -> Plan:
-    """The plan with its seconds: of every layer, of the start and end, and of the whole. Its other fields are kept.
+    """The plan with its seconds, of every layer, of the start and end, and of the whole, and with its joules. Its other
+    fields are kept.
 
     ``programs`` are the plan's, where they are known; ``seconds`` predicts convs instead of γ·MACs. With quotas, the mean of
     ``seeds`` simulations: the default is enough for the whole, but single layers differ by a fifth from one eight to the
@@ -43,6 +45,7 @@ def predicted(
         programs = outline(graph, plan)
     bursts = any(device.share < 1 for device in topology.devices)
     latency_s, runs = 0.0, 0
+    spent: list[float | None] = []
     sums: list[dict[str, float]] = [defaultdict(float) for _ in plan.placements]
     for seed in range(seeds if bursts else 1):
         timeline = simulate(
@@ -53,6 +56,7 @@ def predicted(
             seconds=seconds,
             keep_events=False,
         )
+        spent.append(joules_per_inference(programs, topology, timeline))
         first = 1 if bursts else 0
         for latency, times in zip(timeline.latencies_s[first:], timeline.times[first:], strict=True):
             runs += 1
@@ -66,7 +70,9 @@ def predicted(
     )
     whole_s = latency_s / runs
     layers_s = sum(placement.predicted.get("total_s", 0.0) for placement in placements)
-    return replace(plan, placements=placements, predicted_s=whole_s, ends_s=whole_s - layers_s)
+    known = [each for each in spent if each is not None]
+    joules = sum(known) / len(known) if known else None
+    return replace(plan, placements=placements, predicted_s=whole_s, ends_s=whole_s - layers_s, predicted_j=joules)
 
 
 def _terms(plan: Plan, programs: Sequence[Program], times: Times) -> list[Mapping[str, float]]:

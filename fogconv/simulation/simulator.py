@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, Region, StepSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
-from fogconv.ir.program import WIRE_BYTES, WIRE_PASSES, Program
+from fogconv.ir.program import PIXEL_PASSES, WIRE_PASSES, Program
 from fogconv.simulation.event import Event
 from fogconv.simulation.processor import Card, Processor
 from fogconv.values import table
@@ -245,9 +245,7 @@ class _World:
         name = program.layers[step.layer] if 0 <= step.layer < len(program.layers) else "?"
         match step:
             case steps.Send():
-                yield from self._work(
-                    rank, self._handling_s(rank, step.region, program.batch, step.wire) + self._message_s(rank)
-                )
+                yield from self._work(rank, self._handling_s(program, step) + self._message_s(rank))
                 self._record(rank, f"send {name}", begin, "send")
                 self.env.process(self._message(program, step, number, name))
             case steps.Recv():
@@ -255,14 +253,14 @@ class _World:
                 if self.env.now > begin:
                     self._record(rank, f"wait {name}", begin, "wait")
                 begin = float(self.env.now)
-                yield from self._work(rank, self._handling_s(rank, step.region, program.batch, step.wire))
+                yield from self._work(rank, self._handling_s(program, step))
                 self._record(rank, f"receive {name}", begin, "receive")
             case steps.Gather():
                 # All pieces arrive here, and none is wrong: the parity sum is received beside them, but not needed.
                 for number_of_piece, recv in enumerate(steps.gathers(step)):
                     yield self._arrival(number, recv.origin, rank, recv.tag)
                     begin = begin if number_of_piece else float(self.env.now)
-                    yield from self._work(rank, self._handling_s(rank, recv.region, program.batch, recv.wire))
+                    yield from self._work(rank, self._handling_s(program, recv))
                 self._record(rank, f"receive {name}", begin, "receive")
             case _:
                 yield from self._read(rank, step_read_bytes(program, step))
@@ -300,7 +298,7 @@ class _World:
         """Send a message chunk by chunk; every chunk passes the medium and the other card on its own."""
         origin, to = program.rank, step.to
         link, device = self.topology.link(origin, to), self.topology.devices[origin]
-        n_bytes = step.elements * program.batch * WIRE_BYTES[step.wire]
+        n_bytes = step.elements * program.batch * step.element_bytes
         self.sent[origin] += n_bytes
         self.received[to] += n_bytes
         chunks = min(self.chunks, max(LEAST_CHUNKS, math.ceil(n_bytes / CHUNK_BYTES)))
@@ -376,11 +374,12 @@ class _World:
     def _rate_loss(self, rank: int) -> float:
         return self.disturbance.loss_of_rate.get(rank, 1.0)
 
-    def _handling_s(self, rank: int, region: Region, batch: int, wire: steps.Wire) -> float:
+    def _handling_s(self, program: Program, step: steps.Send | steps.Recv) -> float:
         """The processor's part of a message: cut or join it once, code it, pass it to the system."""
-        device = self.topology.devices[rank]
-        raw = region.elements * batch * BYTES_PER_ELEMENT
-        return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + WIRE_PASSES[wire])))
+        rank, device = program.rank, self.topology.devices[program.rank]
+        raw = step.region.elements * program.batch * BYTES_PER_ELEMENT
+        passes = WIRE_PASSES[step.wire] if step.pixels is None else PIXEL_PASSES
+        return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + passes)))
 
     def _compute_s(self, program: Program, step: steps.AnyStep) -> float:
         rank = program.rank
@@ -391,6 +390,8 @@ class _World:
                 return self._disturbed(rank, self.seconds(rank, step.spec) * slower)
             case steps.Host():
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
+            case steps.HostOutput():
+                return 0.0
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
                 work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch)

@@ -44,7 +44,7 @@ def _file() -> _File:
     return msgspec.json.decode(resources.files("fogconv.speedup").joinpath("data/convs.json").read_bytes(), type=_File)
 
 
-def convs(name: str, *, size: int | None = None, batch: int = 1) -> tuple[NamedConv, ...]:
+def convs(name: str, *, size: int | tuple[int, int] | None = None, batch: int = 1) -> tuple[NamedConv, ...]:
     """The conv layers of a net in their order. Raises InputError for an unknown net or a size that makes a map empty.
 
     A net that the table lacks, or a size other than the usual one, is built and exported (which needs torch).
@@ -55,7 +55,7 @@ def convs(name: str, *, size: int | None = None, batch: int = 1) -> tuple[NamedC
     return _exported(name, size, batch)
 
 
-def network(name: str, *, size: int | None = None, batch: int = 1) -> LayerGraph | None:
+def network(name: str, *, size: int | tuple[int, int] | None = None, batch: int = 1) -> LayerGraph | None:
     """The whole net; None where it would have to be exported, and there is no torch."""
     from fogconv.frontend import zoo_graphs
 
@@ -79,7 +79,7 @@ def layer_network(layer: NamedConv) -> LayerGraph:
     )
     tensors = (Tensor("input", *shapes[0]), Tensor(layer.name, *shapes[1]))
     weights = {"w": np.broadcast_to(np.zeros((), np.float32), spec.weight_shape)}
-    return LayerGraph(layer.name, tensors, (Conv(layer.name, 0, 1, spec, "w", None, None),), 0, 1, shapes[1], weights)
+    return LayerGraph.single(layer.name, tensors, (Conv(layer.name, 0, 1, spec, "w", None, None),), 0, 1, shapes[1], weights)
 
 
 def _spec(row: _Row, batch: int) -> ConvSpec:
@@ -87,7 +87,7 @@ def _spec(row: _Row, batch: int) -> ConvSpec:
     return ConvSpec(c, f, height, width, kernel, stride, padding, dilation, groups, batch)
 
 
-def _exported(name: str, size: int | None, batch: int) -> tuple[NamedConv, ...]:
+def _exported(name: str, size: int | tuple[int, int] | None, batch: int) -> tuple[NamedConv, ...]:
     try:
         from fogconv.frontend.network import network_graph
         from fogconv.zoo.model_request import ModelRequest, is_model_file

@@ -30,6 +30,8 @@ CHANNELS = Number("channels", 1, 2**20, whole=True)
 DEPTH = Number("channels", 0, 2**20, whole=True)
 GROUPS = Number("groups", 1, 2**20, whole=True)
 MESSAGE_ELEMENTS = Number("elements", 1, 10**12, whole=True)
+MOST_RATES = 16
+"""Bandwidths in one option."""
 PORT = Number("", 1, 65535, whole=True)
 SEED = Number("", -(10**15), 10**15, whole=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,12 @@ from PIL import Image
 
 from fogconv.errors import ModelError
 from fogconv.storage.trusted import read_plain
+from fogconv.zoo.detection import DetectionSpec
+from fogconv.zoo.fitting import Fitting
 from fogconv.zoo.preprocessing import Preprocessing
+
+Task = Literal["classify", "detect", "segment", "text", "raw"]
+"""What a model's outputs mean: scores of classes, boxes, a class per pixel, regions of text, or nothing that is known."""
 
 
 def says_random(weights_origin: str) -> bool:
@@ -24,12 +29,16 @@ def says_random(weights_origin: str) -> bool:
 @dataclass(frozen=True)
 class ModelCard:
     """The conversion of a picture to the model's input, and the names of its classes. ``weights_origin`` names the source
-    of its weights."""
+    of its weights, ``task`` what its outputs mean, and ``detection`` how a detector's become boxes. ``fitting``, where there
+    is one, is how whole pictures become its input, in place of ``preprocessing``."""
 
     name: str
     preprocessing: Preprocessing
     labels: tuple[str, ...] = field(repr=False)
     weights_origin: str
+    task: Task = field(default="classify", kw_only=True)
+    detection: DetectionSpec | None = field(default=None, kw_only=True, repr=False)
+    fitting: Fitting | None = field(default=None, kw_only=True)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -59,12 +68,17 @@ class ModelCard:
 
         Raises ModelError for a file of labels that can't be read.
         """
-        preprocessing = replace(
-            self.preprocessing,
-            mean=self.preprocessing.mean if mean is None else tuple(mean),
-            std=self.preprocessing.std if std is None else tuple(std),
+        own = self.preprocessing
+        means, deviations = tuple(own.mean if mean is None else mean), tuple(own.std if std is None else std)
+        fitting = self.fitting
+        if fitting is not None and (mean is not None or std is not None):
+            fitting = fitting.normalised(fitting.mean if mean is None else mean, fitting.std if std is None else std)
+        return replace(
+            self,
+            preprocessing=replace(own, mean=means, std=deviations),
+            fitting=fitting,
+            labels=self.labels if labels is None else read_labels(labels),
         )
-        return replace(self, preprocessing=preprocessing, labels=self.labels if labels is None else read_labels(labels))
 
 
 def packaged_labels() -> tuple[str, ...]:

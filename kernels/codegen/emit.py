@@ -21,6 +21,12 @@ I32 = ir.IntType(32)
 I64 = ir.IntType(64)
 
 
+def cpu_family(builder: Builder) -> str:
+    """The CPU that the code is for, "x86", "aarch64" or "": instructions that only one has are emitted by this."""
+    name = str(builder.module.triple).partition("-")[0]
+    return {"x86_64": "x86", "aarch64": "aarch64", "arm64": "aarch64"}.get(name, "")
+
+
 def vector(vl: int) -> Any:
     return ir.VectorType(F32, vl)
 
@@ -97,12 +103,46 @@ def fma(builder: Builder, a: Value, b: Value, c: Value, fused: bool = True) -> V
 
 
 def maximum(builder: Builder, bound: Value, value: Value) -> Value:
-    """max(bound, value); a NaN value stays NaN, as in torch (one maxps on x86)."""
+    """max(bound, value); a NaN value stays NaN, as in torch (one maxps on x86, one fmax on aarch64)."""
+    if cpu_family(builder) == "aarch64":
+        return _of_two(builder, "llvm.maximum", bound, value)
     return builder.select(builder.fcmp_ordered(">", bound, value), bound, value)
 
 
 def minimum(builder: Builder, bound: Value, value: Value) -> Value:
+    """min(bound, value), likewise."""
+    if cpu_family(builder) == "aarch64":
+        return _of_two(builder, "llvm.minimum", bound, value)
     return builder.select(builder.fcmp_ordered("<", bound, value), bound, value)
+
+
+def _of_two(builder: Builder, name: str, a: Value, b: Value) -> Value:
+    """One of LLVM's functions of two values, floats or vectors of floats."""
+    name += f".v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else ".f32"
+    module = builder.module
+    function = module.globals.get(name) or ir.Function(module, ir.FunctionType(a.type, [a.type] * 2), name)
+    return builder.call(function, [a, b])
+
+
+def whole(builder: Builder, value: Value) -> Value:
+    """The same vector in one register of aarch64, though not all of its lanes are used: LLVM would load it in parts."""
+    if cpu_family(builder) != "aarch64":
+        return value
+    return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=w,0", [value], side_effect=False)
+
+
+def repeated(builder: Builder, address: Value, vl: int, count: int) -> list[Value]:
+    """``count`` times the vector at an address, in registers of their own. On aarch64 a copy of a register takes a slot of
+    the units that multiply, and a load does not: there the vector is loaded so many times."""
+    values = [load(builder, address, vl)]
+    for _ in range(1, count):
+        if cpu_family(builder) != "aarch64":
+            values.append(values[0])
+            continue
+        # No instruction, but LLVM can't know that it leaves the memory as it is.
+        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
+        values.append(load(builder, address, vl))
+    return values
 
 
 READ_L2, WRITE_L1 = (0, 2), (1, 3)

@@ -88,8 +88,11 @@ FIELDS = 24
 
 
 class Flag(IntFlag):
+    """What is done with the sums before they are stored."""
+
     RESIDUAL = 1
-    CLAMP = 2
+    FLOOR = 2
+    CEILING = 4
 
 
 SIGNATURE = types.void(*[types.int64] * 7)
@@ -179,26 +182,45 @@ def emit_tile(
         """sums += x · weights over some adjacent input channels."""
         if tile.quads:
             return quad_products(sums, x, weights, ahead, channels, first)
+        if tile.by_lane and (channels % vl == 0 or tile.few[0] == channels):
+            return lane_products(sums, x, weights, ahead, channels, first)
         sums = list(sums)
         rows = [x]
         for _ in range(1, tile.rows):
             rows.append(v.shifted(builder, rows[-1], row_stride))
-        by_lane = tile.by_lane and channels % vl == 0
-        held: dict[tuple[int, int], Value] = {}
         for k in range(channels):
             if tile.prefetch:
                 v.prefetch(builder, ahead, 4 * tile.step * k)
             w = [v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl) for n in range(nv)]
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
-                if by_lane:
-                    if k % vl == 0:
-                        held[row, column] = v.load(builder, rows[row], vl, 4 * (column * tile.step + k), align=4)
-                    value = v.lane_splat(builder, held[row, column], k % vl, vl)
-                else:
-                    value = v.splat(builder, v.load_f32(builder, rows[row], 4 * (column * tile.step + k)), vl)
+                value = v.splat(builder, v.load_f32(builder, rows[row], 4 * (column * tile.step + k)), vl)
                 for n in range(nv):
                     sums[p * nv + n] = v.fma(builder, value, w[n], sums[p * nv + n], tile.fused)
+        return sums
+
+    def lane_products(
+        sums: Sequence[Value], x: Value, weights: Value, ahead: Value, channels: int, first: int
+    ) -> list[Value]:
+        """The same, with vl input channels of a pixel per load. One weight at a time meets all pixels: the sums of 6 × 4
+        vectors, 6 inputs and 2 weights fill the registers. LLVM would load a pixel of three channels in two parts, and keep
+        the pixels of further taps: `whole` leaves it no choice."""
+        sums = list(sums)
+        rows = [x]
+        for _ in range(1, tile.rows):
+            rows.append(v.shifted(builder, rows[-1], row_stride))
+        held: list[Value] = []
+        for k in range(channels):
+            if tile.prefetch:
+                v.prefetch(builder, ahead, 4 * tile.step * k)
+            if k % vl == 0:
+                places = [(rows[p // tile.columns], 4 * (p % tile.columns * tile.step + k)) for p in range(tile.pixels)]
+                held = [v.whole(builder, v.load(builder, row, vl, offset, align=4)) for row, offset in places]
+            for n in range(nv):
+                w = v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl)
+                for p in range(tile.pixels):
+                    value = v.lane_splat(builder, held[p], k % vl, vl)
+                    sums[p * nv + n] = v.fma(builder, value, w, sums[p * nv + n], tile.fused)
         return sums
 
     def quad_products(
@@ -277,7 +299,7 @@ def emit_tile(
             x = v.shifted(builder, start, v.load_i64(builder, which, Field.PART_OFFSET))
 
             def tap(now: Sequence[Value]) -> list[Value]:
-                if not tile.quads:
+                if not (tile.quads or tile.by_lane):
                     return channels_loop(lanes, 1, True, now)
                 now = channels_loop(builder.lshr(lanes, I64(2)), QUAD, False, now)
                 return channels_loop(builder.and_(lanes, I64(QUAD - 1)), 1, False, now)
@@ -339,16 +361,19 @@ def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], 
             for value, (base, offset) in zip(now, places, strict=True)
         ]
 
-    def clamp(now: Sequence[Value]) -> list[Value]:
-        low = v.splat(builder, v.load_f32(builder, fields, 8 * Field.CLAMP), tile.vl)
-        high = v.splat(builder, v.load_f32(builder, fields, 8 * Field.CLAMP + 4), tile.vl)
-        return [v.minimum(builder, high, v.maximum(builder, low, value)) for value in now]
+    def bound(number: int, clamp: Any) -> Any:
+        def body(now: Sequence[Value]) -> list[Value]:
+            limit = v.splat(builder, v.load_f32(builder, fields, 8 * Field.CLAMP + 4 * number), tile.vl)
+            return [clamp(builder, limit, value) for value in now]
+
+        return body
 
     def wanted(flag: Flag) -> Value:
         return builder.icmp_unsigned("!=", builder.and_(flags, I64(int(flag))), I64(0))
 
     sums = v.when(builder, wanted(Flag.RESIDUAL), sums, add)
-    sums = v.when(builder, wanted(Flag.CLAMP), sums, clamp)
+    sums = v.when(builder, wanted(Flag.FLOOR), sums, bound(0, v.maximum))
+    sums = v.when(builder, wanted(Flag.CEILING), sums, bound(1, v.minimum))
     for value, (base, offset) in zip(
         sums, _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE), strict=True
     ):

@@ -4,7 +4,7 @@ LLVM cuts a Vec to the machine's registers (one of AVX-512, two of AVX2, four of
 needs no alignment, though all of a map's are aligned. Plain loops over 16 lanes would do where lanes are loaded and
 stored at once, but LLVM does not keep them in registers where they are accumulated over a window.
 
-    load(a) store(a, v)                 16 floats at an address
+    load(a) store(a, v)                 16 floats at an address; load_splat(a): one of them, 16 times
     load_lanes(a, n) store_lanes(…)     the first n of them; the others are not touched and read as 0
     store_between(a, v, low, high)      lanes low to high−1; the others are written back as they were
     align(v, w, n)                      lanes n to n+15 of v and w side by side
@@ -12,7 +12,8 @@ stored at once, but LLVM does not keep them in registers where they are accumula
     add sub mul div fma maximum         lane by lane; maximum keeps NaN
     load_half store_half                the first n of them, in fp16 at the address (round to nearest even)
     load_bfloat store_bfloat            the same in bf16
-    splat(x)  zero()  activate(v, code) total(v): the sum of the lanes
+    splat(x)  zero()  total(v) greatest(v)   the sum, the greatest, of all lanes: one float
+    load_float(a) store_float(a, x)     one float
     prefetch(a)                         bring a line into the first cache
 """
 
@@ -25,6 +26,8 @@ from numba.core import datamodel, extending, types
 
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation
+from fogconv.kernels.codegen.emit import cpu_family
+from fogconv.kernels.codegen.emit import maximum as emit_maximum
 
 intrinsic: Any = extending.intrinsic  # numba's annotations lack the codegen's first argument
 _Model: Any = datamodel.PrimitiveModel  # type: ignore[attr-defined]
@@ -88,6 +91,14 @@ def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
 def load(typingctx: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return emit_load(builder, args[0])
+
+    return vec(types.int64), codegen
+
+
+@intrinsic
+def load_splat(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return emit_load_splat(builder, args[0])
 
     return vec(types.int64), codegen
 
@@ -285,6 +296,8 @@ def maximum(typingctx: Any, best: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         best, value = args
+        if cpu_family(builder) == "aarch64":
+            return emit_maximum(builder, best, value)
         # not (value <= best) takes every NaN in value; a NaN in best must then be kept against a number.
         taken = builder.fcmp_unordered(">", value, best)
         kept = builder.fcmp_unordered("uno", best, best)
@@ -304,39 +317,57 @@ def splat(typingctx: Any, x: Any) -> Any:
     return vec(types.float32), codegen
 
 
+def _across(combine: Any) -> Any:
+    """All lanes combined into one float: halves with halves, so that no sum is longer than the others."""
+
+    @intrinsic
+    def across(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            [value] = args
+            half = BLOCK // 2
+            while half:
+                lanes = [lane + half if lane < half else lane for lane in range(BLOCK)]
+                other = builder.shuffle_vector(value, value, ir.Constant(_WORDS, lanes))
+                value = combine(builder, value, other)
+                half //= 2
+            return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+        return types.float32(vec), codegen
+
+    return across
+
+
+def _greater(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_unordered("uno", a, a), a, builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+total = _across(lambda builder, a, b: builder.fadd(a, b))
+greatest = _across(_greater)
+
+
+@intrinsic
+def load_float(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.FloatType().as_pointer()), align=4)
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
+def store_float(typingctx: Any, address: Any, value: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.FloatType().as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), codegen
+
+
 @intrinsic
 def zero(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return activation.constant(_VEC, 0.0)
 
     return vec(), codegen
-
-
-@intrinsic
-def activate(typingctx: Any, value: Any, code: Any) -> Any:
-    """The activation of a number from `fogconv.kernels.codegen.activation.CODES`; other numbers do nothing."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value, code = args
-        start = builder.block
-        done = builder.append_basic_block("activated")
-        switch = builder.switch(code, done)
-        results = [(value, start)]
-        for name, number in activation.CODES.items():
-            if name is None:
-                continue
-            block = builder.append_basic_block(name)
-            switch.add_case(ir.Constant(code.type, number), block)
-            builder.position_at_end(block)
-            results.append((activation.build(builder, name, value), builder.block))
-            builder.branch(done)
-        builder.position_at_end(done)
-        phi = builder.phi(_VEC)
-        for result, block in results:
-            phi.add_incoming(result, block)
-        return phi
-
-    return vec(vec, types.int64), codegen
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
-from fogconv.kernels.codegen import activation as activations
+from fogconv.kernels.codegen import formulas
 from fogconv.kernels.codegen.isa import Isa, host_isa
 from fogconv.kernels.conv.direct import lanes_for
 from fogconv.kernels.conv.grouped import nothing
@@ -177,16 +177,16 @@ def prepare_conv2d(
 ) -> PreparedConv2d:
     """Pack the weights (f, c/g, K_h, K_w) and the bias (f,), both float32, and compile what the spec needs.
 
-    ``activation`` is None, "relu", "relu6", "silu", "hardswish", "sigmoid" or "hardsigmoid". ``precision`` "strict" allows
-    direct kernels only; "fast" also Winograd's (errors below 5e-5 of the largest output; an infinity in the input spoils
-    a whole tile of outputs, and becomes NaN). Layers that never run at the same time can share a ``scratch``: only one
-    bound call of the pool may run at a time. ``algorithm`` forces one. Raises KernelError for weights of another shape or
-    type, an unknown activation, precision or algorithm.
+    ``activation`` is None or a formula of one input (`fogconv.kernels.codegen.formulas`), with its numbers: "relu",
+    "leaky_relu(0.1)". ``precision`` "strict" allows direct kernels only; "fast" also Winograd's (errors below 5e-5 of the
+    largest output; an infinity in the input spoils a whole tile of outputs, and becomes NaN). Layers that never run at the
+    same time can share a ``scratch``: only one bound call of the pool may run at a time. ``algorithm`` forces one. Raises
+    KernelError for weights of another shape or type, an unknown activation, precision or algorithm.
     """
     weight = _floats("the weight", weight, spec.weight_shape)
     if bias is not None:
         bias = _floats("the bias", bias, (spec.out_channels,))
-    activations.code(activation)
+    formulas.activation(activation)
     if precision not in ("fast", "strict"):
         raise KernelError(f"conv2d: precision is {precision!r}; it must be 'fast' or 'strict'")
     if threads < 1:

@@ -22,9 +22,10 @@ from numba.extending import intrinsic
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import is_depthwise
-from fogconv.kernels.codegen import activation as activations
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I32, I64, Builder, Value
+from fogconv.kernels.codegen.epilogue import Epilogue
+from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import (
@@ -37,7 +38,7 @@ from fogconv.kernels.codegen.microkernel import (
     emit_finish,
     function_address,
 )
-from fogconv.kernels.conv.direct import CLAMPS, part, run_direct, walk_numbers
+from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
@@ -68,6 +69,18 @@ class DepthTile:
 def can_run(spec: ConvSpec, isa: Isa) -> bool:
     """Whether every group has as many output channels as input channels, and fits into a vector."""
     return is_depthwise(spec, isa.vector_length)
+
+
+def vector_lanes(isa: Isa) -> int:
+    """Channels that are summed together: two registers on NEON, whose loads and stores are cheaper in pairs."""
+    return 2 * isa.vector_length if isa.name == "neon" else isa.vector_length
+
+
+def largest_tile(isa: Isa) -> tuple[int, int]:
+    """The most rows and columns of an unrolled kernel's tile."""
+    if isa.name == "neon":
+        return 1, 7
+    return (2, 7) if isa.registers > 16 else (1, 6)
 
 
 @cache
@@ -103,7 +116,7 @@ def emit_tile(
 
     def part(now: Sequence[Value]) -> list[Value]:
         x, weights, bias, out, residual = now
-        start = v.load(builder, bias, tile.vl)
+        start = v.repeated(builder, bias, tile.vl, tile.rows * tile.columns)
         sums = emit_sums(builder, tile, row_stride, x, weights, start)
         vl = tile.vl
         if vl == tile.lanes < BLOCK:  # one store for the whole block, zeros in the unused lanes
@@ -126,9 +139,11 @@ def _rotations(builder: Builder, tile: DepthTile, value: Value) -> list[Value]:
     return [builder.shuffle_vector(value, undefined, ir.Constant(integers, mask)) for mask in masks]
 
 
-def _unrolled(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, weights: Value, start: Value) -> list[Value]:
+def _unrolled(
+    builder: Builder, tile: DepthTile, row_stride: Value, x: Value, weights: Value, start: list[Value]
+) -> list[Value]:
     (kh, kw), (down, right), (dh, dw), s = tile.kernel, tile.stride, tile.dilation, tile.group
-    sums = [start] * (tile.rows * tile.columns)
+    sums = list(start)
     users: dict[int, list[tuple[int, int]]] = {}
     for r in range(tile.rows):
         for i in range(kh):
@@ -163,7 +178,9 @@ def _unrolled(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, we
     return sums
 
 
-def _looped(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, weights: Value, start: Value) -> list[Value]:
+def _looped(
+    builder: Builder, tile: DepthTile, row_stride: Value, x: Value, weights: Value, start: list[Value]
+) -> list[Value]:
     kh, kw = tile.kernel
     down, right = tile.stride
 
@@ -186,7 +203,7 @@ def _looped(builder: Builder, tile: DepthTile, row_stride: Value, x: Value, weig
         *sums, _, weights = v.loop(builder, I64(kw), now, tap, at_least_once=True)
         return [*sums, v.shifted(builder, x, builder.mul(row_stride, I64(tile.dilation[0]))), weights]
 
-    carried = [*[start] * (tile.rows * tile.columns), x, weights]
+    carried = [*start, x, weights]
     *sums, _, _ = v.loop(builder, I64(kh), carried, kernel_row, at_least_once=True)
     return list(sums)
 
@@ -200,7 +217,7 @@ class DepthwiseKernel:
     def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, weights: Array, bias: Array) -> None:
         self.spec, self.isa, self.activation = spec, isa, activation
         self.weights, self.bias = weights, bias
-        rows, longest = (2, 7) if isa.registers > 16 else (1, 6)
+        rows, longest = largest_tile(isa)
         if spec.kernel[0] * spec.kernel[1] > UNROLLED_TAPS:
             rows, longest = 1, 12
         full, rest = divmod(spec.out_height, min(rows, spec.out_height))
@@ -249,7 +266,7 @@ class DepthwiseKernel:
         return self.weights.nbytes + self.bias.nbytes
 
     def _tile(self, rows: int, columns: int, lanes: int) -> DepthTile:
-        s, vl = self.spec, min(self.isa.vector_length, lanes)
+        s, vl = self.spec, min(vector_lanes(self.isa), lanes)
         return DepthTile(rows, columns, s.kernel, s.stride, s.dilation, s.in_channels // s.groups, vl, self.isa.fused, lanes)
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
@@ -260,11 +277,10 @@ class DepthwiseKernel:
         fields[Field.ROW_STRIDE] = at_x.row
         fields[Field.OUT_ROW_STRIDE] = at_out.row
         fields[Field.RESIDUAL_ROW_STRIDE] = at_residual.row
-        fields[Field.FLAGS] = (Flag.RESIDUAL if residual is not None else 0) | (
-            Flag.CLAMP if self.activation in CLAMPS else 0
-        )
-        if self.activation in CLAMPS:
-            fields[Field.CLAMP] = clamp_bounds(*CLAMPS[self.activation])
+        bounds = clamp(self.activation)
+        fields[Field.FLAGS] = (Flag.RESIDUAL if residual is not None else 0) | clamp_flags(bounds)
+        if bounds is not None:
+            fields[Field.CLAMP] = clamp_bounds(*bounds)
         all_blocks = blocks(spec.out_channels)
         by_blocks = all_blocks >= threads
         first, last = part(all_blocks, thread, threads) if by_blocks else (0, all_blocks)
@@ -312,6 +328,6 @@ class DepthwiseKernel:
                     0,
                 ]
             )
-        code = 0 if self.activation in CLAMPS else activations.code(self.activation)
-        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, items, tiles)
-        return bind(run_direct, numbers, fields, self, x, out, residual)
+        epilogue = Epilogue.of(self.activation)
+        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, epilogue, items, tiles)
+        return bind(run_direct, numbers, fields, self, x, out, residual, epilogue)

@@ -18,19 +18,16 @@ from numpy.typing import NDArray
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
-from fogconv.kernels.codegen import activation as activations
+from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
+from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
-from fogconv.kernels.codegen.vector import activate, load, store
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
-
-CLAMPS: dict[str | None, tuple[float, float]] = {"relu": (0.0, float(np.inf)), "relu6": (0.0, 6.0)}
-"""The activations that a tile applies itself."""
 
 CHUNK_BYTES = 256 * 1024
 """Bytes of a large input that are used for all output channels before the next part: a share of the second-level
@@ -42,7 +39,13 @@ STREAMED_BYTES = 512 * 1024
 FEW, UNROLLED = 4, 24
 """First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
 
-HEADER, ITEM, TILE = 8, 16, 6
+HEADER, ITEM, TILE = 9, 16, 6
+
+
+def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
+    """Which of its bounds an activation has; none for one that a tile does not apply."""
+    low, high = bounds or (-np.inf, np.inf)
+    return (Flag.FLOOR if low > -np.inf else Flag(0)) | (Flag.CEILING if high < np.inf else Flag(0))
 
 
 def lanes_for(spec: ConvSpec) -> int:
@@ -53,7 +56,7 @@ def lanes_for(spec: ConvSpec) -> int:
 @jit
 def run_direct(a):  # type: ignore[no-untyped-def]
     """Walk the items of the array that `walk_numbers` makes."""
-    batch, x_image, out_image, residual_image, code, out_block, out_row, items = a[:HEADER]
+    batch, x_image, out_image, residual_image, epilogue, parameters, out_block, out_row, items = a[:HEADER]
     for image in range(batch):
         for item in range(HEADER, HEADER + ITEM * items, ITEM):
             fields = a[item]
@@ -66,13 +69,9 @@ def run_direct(a):  # type: ignore[no-untyped-def]
                     to = out + a[tile + 2]
                     start = x + a[tile + 1]
                     call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], start + a[item + 15])
-                    if code > 0:
+                    if epilogue != 0:
                         for block in range(a[item + 13]):
-                            for row in range(a[tile + 4]):
-                                address = to + block * out_block + row * out_row
-                                for column in range(a[tile + 5]):
-                                    value = activate(load(address + 64 * column), code)
-                                    store(address + 64 * column, value)
+                            call_epilogue(epilogue, to + block * out_block, out_row, a[tile + 4], a[tile + 5], parameters)
                 weights += a[item + 7]
                 bias += a[item + 8]
                 out += a[item + 9]
@@ -215,9 +214,9 @@ class DirectKernel:
         for group in range(spec.groups):
             channels = Channels.of(group * per_group_in, (group + 1) * per_group_in)
             self._fill(fields[group], channels, pixel, at_x, at_out, at_residual, residual is not None)
-        code = 0 if self.activation in CLAMPS else activations.code(self.activation)
-        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, code, items, tiles)
-        return bind(run_direct, numbers, fields, packed, x, out, residual)
+        epilogue = Epilogue.of(self.activation)
+        numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, epilogue, items, tiles)
+        return bind(run_direct, numbers, fields, packed, x, out, residual, epilogue)
 
     def _tiles(self, p: Pass, start: int, stop: int, lanes: int, x: Place, out: Place, residual: Place) -> list[list[int]]:
         """The tiles of some bands: address and offsets of input, output and residual; rows, columns."""
@@ -276,9 +275,10 @@ class DirectKernel:
             values[Field(Field.PART_OFFSET + 2 * i)] = block * x.block + 4 * lane
             values[Field(Field.PART_LANES + 2 * i)] = lanes
         flags = Flag.RESIDUAL if with_residual else Flag(0)
-        if self.activation in CLAMPS:
-            flags |= Flag.CLAMP
-            values[Field.CLAMP] = clamp_bounds(*CLAMPS[self.activation])
+        bounds = clamp(self.activation)
+        if bounds is not None:
+            flags |= clamp_flags(bounds)
+            values[Field.CLAMP] = clamp_bounds(*bounds)
         values[Field.FLAGS] = int(flags)
         for field, value in values.items():
             fields[field] = value
@@ -300,11 +300,11 @@ class DirectKernel:
 
 
 def walk_numbers(
-    batch: int, x: Place, out: Place, residual: Place, code: int, items: list[list[int]], tiles: list[list[int]]
+    batch: int, x: Place, out: Place, residual: Place, epilogue: Epilogue, items: list[list[int]], tiles: list[list[int]]
 ) -> list[int]:
     """The array that `run_direct` walks. Items name their tiles by first and last index."""
     first_tile = HEADER + ITEM * len(items)
-    numbers = [batch, x.image, out.image, residual.image, code, out.block, out.row, len(items)]
+    numbers = [batch, x.image, out.image, residual.image, *epilogue.numbers, out.block, out.row, len(items)]
     for item in items:
         numbers += [*item[:11], first_tile + TILE * item[11], first_tile + TILE * item[12], *item[13:]]
     for tile in tiles:

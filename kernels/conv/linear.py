@@ -23,7 +23,9 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import is_linear as is_linear
 from fogconv.kernels.codegen import activation as activations
-from fogconv.kernels.codegen import vector
+from fogconv.kernels.codegen import formulas, vector
+from fogconv.kernels.codegen.emit import cpu_family, lane_splat
+from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.conv.grouped import nothing
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
@@ -36,6 +38,10 @@ cgutils: Any = _cgutils  # no annotations in this library
 
 IMAGES = 4
 """The most images that share one pass over the weights."""
+
+CHAINS = 8
+"""Registers that sum side by side: two multiplications per cycle, each added to four cycles later. More would spill where a
+vector of 16 floats takes several registers."""
 
 AHEAD = 4096
 """How far ahead weights are prefetched, in bytes: past the page at which the CPU's own prefetcher stops."""
@@ -81,6 +87,8 @@ class PreparedLinear:
         r = place("residual", residual) if residual is not None else b
         total = blocks(spec.out_channels)
         threads = max(1, min(self._threads, total))
+        chosen = formulas.activation(self._activation)
+        lanes = formulas.lanes(() if chosen is None else chosen.parameters)
         calls = []
         for thread in range(threads):
             first, stop = total * thread // threads, total * (thread + 1) // threads
@@ -89,10 +97,11 @@ class PreparedLinear:
                 *a,
                 *(b.address, b.image, b.block, r.address, r.image, r.block),
                 *(address_of(self._panels), address_of(self._bias), address_of(sums)),
-                *(spec.batch, blocks(spec.in_channels), *spec.kernel, first, stop, spec.out_channels),
+                *(spec.batch, blocks(spec.in_channels), *spec.kernel, first, stop, spec.out_channels, address_of(lanes)),
             )
-            kernel = _linear(activations.code(self._activation), residual is not None)
-            calls.append(bind(kernel, numbers, self, x.data, out.data, residual, sums))
+            registers = BLOCK // host_isa().vector_length
+            kernel = _linear(None if chosen is None else chosen.name, residual is not None, registers)
+            calls.append(bind(kernel, numbers, self, x.data, out.data, residual, sums, lanes))
         return parallel(calls)
 
     def run(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> None:
@@ -125,7 +134,7 @@ def prepare_linear(
         raise KernelError(f"linear: the bias has the shape {bias.shape}; there are {spec.out_channels} outputs")
     if threads < 1:
         raise KernelError(f"linear: {threads} threads; at least 1 is needed")
-    activations.code(activation)
+    formulas.activation(activation)
     panels = empty_panels(1, spec.out_channels, spec.in_channels, spec.kernel[0] * spec.kernel[1])
     bind_pack_panels(np.ascontiguousarray(weight)[None], panels)()
     terms = aligned_zeros((blocks(spec.out_channels) * BLOCK,))
@@ -134,44 +143,68 @@ def prepare_linear(
     return PreparedLinear(spec, panels, terms, activation, threads)
 
 
+def emit_dot(
+    builder: Any,
+    weights: Any,
+    x: Any,
+    x_image: Any,
+    x_block: Any,
+    x_row: Any,
+    blocks_: Any,
+    rows: Any,
+    columns: Any,
+    sums: Any,
+    *,
+    images: int,
+    registers: int,
+) -> None:
+    """Emit sums[image] = the 16 outputs of one block of panels for ``images`` images at once; a vector of 16 floats takes so
+    many ``registers``."""
+    chains = max(1, CHAINS // registers // images)
+    vec, word = ir.VectorType(ir.FloatType(), BLOCK), ir.IntType(64)
+    by_lane = cpu_family(builder) == "aarch64"
+    # Stack slots that LLVM turns into registers: several chains of additions hide each one's latency.
+    slots = [[cgutils.alloca_once(builder, vec) for _ in range(chains)] for _ in range(images)]
+    for slot in (slot for row in slots for slot in row):
+        builder.store(activations.constant(vec, 0.0), slot)
+    at = cgutils.alloca_once_value(builder, weights)
+    with (
+        cgutils.for_range(builder, blocks_) as block,
+        cgutils.for_range(builder, rows) as row,
+        cgutils.for_range(builder, columns) as column,
+    ):
+        panel = builder.load(at)
+        pixel = builder.add(builder.mul(block.index, x_block), builder.mul(row.index, x_row))
+        pixel = builder.add(x, builder.add(pixel, builder.shl(column.index, word(6))))
+        starts = [builder.add(pixel, builder.mul(x_image, word(image))) for image in range(images)]
+        wide = [vector.emit_load(builder, start) for start in starts] if by_lane else []
+        for lane in range(BLOCK):
+            address = builder.add(panel, word(lane * BLOCK * 4))
+            vector.emit_prefetch(builder, builder.add(address, word(AHEAD)))
+            weight = vector.emit_load(builder, address)
+            for image in range(images):
+                if by_lane:  # aarch64 multiplies by a lane of a register
+                    value = lane_splat(builder, wide[image], lane, BLOCK)
+                else:
+                    value = vector.emit_load_splat(builder, builder.add(starts[image], word(lane * 4)))
+                slot = slots[image][lane % chains]
+                builder.store(activations.fma(builder, weight, value, builder.load(slot)), slot)
+        builder.store(builder.add(panel, word(BLOCK * BLOCK * 4)), at)
+    for image, row_of_slots in enumerate(slots):
+        values = [builder.load(slot) for slot in row_of_slots]
+        while len(values) > 1:
+            values = [builder.fadd(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
+        vector.emit_store(builder, builder.add(sums, word(image * BLOCK * 4)), values[0])
+
+
 @cache
-def _dot(images: int) -> Any:
-    """sums[image] = the 16 outputs of one block of panels for ``images`` images at once."""
-    chains = max(1, 8 // images)
+def _dot(images: int, registers: int) -> Any:
+    """`emit_dot` as a function of jitted code."""
 
     @extending.intrinsic
     def dot(typingctx, weights, x, x_image, x_block, x_row, blocks_, rows, columns, sums):  # type: ignore[no-untyped-def]
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            weights, x, x_image, x_block, x_row, blocks_, rows, columns, sums = args
-            vec, word = ir.VectorType(ir.FloatType(), BLOCK), ir.IntType(64)
-            # Stack slots that LLVM turns into registers: eight chains of additions hide each one's latency.
-            slots = [[cgutils.alloca_once(builder, vec) for _ in range(chains)] for _ in range(images)]
-            for slot in (slot for row in slots for slot in row):
-                builder.store(activations.constant(vec, 0.0), slot)
-            at = cgutils.alloca_once_value(builder, weights)
-            with (
-                cgutils.for_range(builder, blocks_) as block,
-                cgutils.for_range(builder, rows) as row,
-                cgutils.for_range(builder, columns) as column,
-            ):
-                panel = builder.load(at)
-                pixel = builder.add(builder.mul(block.index, x_block), builder.mul(row.index, x_row))
-                pixel = builder.add(x, builder.add(pixel, builder.shl(column.index, word(6))))
-                for lane in range(BLOCK):
-                    address = builder.add(panel, word(lane * BLOCK * 4))
-                    vector.emit_prefetch(builder, builder.add(address, word(AHEAD)))
-                    weight = vector.emit_load(builder, address)
-                    for image in range(images):
-                        offset = builder.add(builder.mul(x_image, word(image)), word(lane * 4))
-                        value = vector.emit_load_splat(builder, builder.add(pixel, offset))
-                        slot = slots[image][lane % chains]
-                        builder.store(activations.fma(builder, weight, value, builder.load(slot)), slot)
-                builder.store(builder.add(panel, word(BLOCK * BLOCK * 4)), at)
-            for image, row_of_slots in enumerate(slots):
-                values = [builder.load(slot) for slot in row_of_slots]
-                while len(values) > 1:
-                    values = [builder.fadd(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
-                vector.emit_store(builder, builder.add(sums, word(image * BLOCK * 4)), values[0])
+            emit_dot(builder, *args, images=images, registers=registers)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 9), codegen
@@ -180,8 +213,9 @@ def _dot(images: int) -> Any:
 
 
 @cache
-def _linear(code: int, has_residual: bool) -> Any:
-    dot1, dot2, dot4 = _dot(1), _dot(2), _dot(4)
+def _linear(activation: str | None, has_residual: bool, registers: int) -> Any:
+    apply = formulas.applied(activation)
+    dot1, dot2, dot4 = (_dot(images, registers) for images in (1, 2, 4))
 
     @jit
     def linear(a):  # type: ignore[no-untyped-def]
@@ -189,6 +223,7 @@ def _linear(code: int, has_residual: bool) -> Any:
         out, out_image, out_block, residual, r_image, r_block = a[4], a[5], a[6], a[7], a[8], a[9]
         panels, bias, sums = a[10], a[11], a[12]
         batch, in_blocks, rows, columns, first, stop, channels = a[13], a[14], a[15], a[16], a[17], a[18], a[19]
+        p, q, r = vector.load(a[20]), vector.load(a[20] + 64), vector.load(a[20] + 128)
         for block in range(first, stop):
             weights = panels + block * in_blocks * rows * columns * 1024
             n = 0
@@ -207,7 +242,7 @@ def _linear(code: int, has_residual: bool) -> Any:
                     value = vector.add(vector.load(sums + (image - n) * 64), vector.load(bias + block * 64))
                     if has_residual:
                         value = vector.add(value, vector.load(residual + image * r_image + block * r_block))
-                    value = vector.activate(value, code)
+                    value = apply(value, value, p, q, r)
                     lanes = min(16, channels - block * 16)
                     vector.store_between(out + image * out_image + block * out_block, value, 0, lanes)
                 n += images

@@ -86,11 +86,23 @@ def most_pixels(isa: Isa, vectors: int) -> int:
     One pixel fewer than the registers would hold in three cases, where LLVM's schedule spills
     (`tests/kernels/codegen/test_assembly.py`).
     """
-    if isa.name == "neon":  # inputs are held as vectors as well, and four weights at a time
-        return {1: 12, 2: 8, 3: 5, 4: 4}[vectors]
+    if isa.name == "neon":  # inputs are held as vectors as well
+        return {1: 12, 2: 10, 3: 7, 4: 6}[vectors]
     if isa.registers > 16:
         return {1: 28, 2: 14, 3: 8, 4: 6}[vectors]
     return {1: 9, 2: 6, 3: 3, 4: 2}[vectors]
+
+
+def largest_tile(isa: Isa, vectors: int, depth: int) -> int:
+    """The most pixels of a tile that sums over so many products.
+
+    NEON's smaller tiles start and end in the shade of their neighbours, and leave the registers alone that a function must
+    keep. Larger ones read the weights less often, which pays where they come from the second-level cache.
+    """
+    most = most_pixels(isa, vectors)
+    if isa.name == "neon" and depth * 4 * isa.vector_length * vectors <= L1_BYTES:
+        return min(most, 16 // vectors)
+    return most
 
 
 def split_evenly(length: int, longest: int) -> tuple[int, ...]:
@@ -103,7 +115,7 @@ def split_evenly(length: int, longest: int) -> tuple[int, ...]:
 @cache
 def best_cover(isa: Isa, height: int, width: int, vectors: int, depth: int) -> tuple[Cover, float]:
     """The cheapest cover for sums over ``depth`` products, and its cost in cycles."""
-    most = most_pixels(isa, vectors)
+    most = largest_tile(isa, vectors, depth)
     best: tuple[float, Cover] | None = None
     for rows in range(1, min(height, most) + 1):
         pieces = split_evenly(width, most // rows)

@@ -22,13 +22,13 @@ from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import LEAST_TILES, odd_lines, winograd_outputs, winograd_sets, winograd_tiles
-from fogconv.kernels.codegen import activation as activations
+from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
+from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
-from fogconv.kernels.codegen.vector import activate, load, store
-from fogconv.kernels.conv.direct import CLAMPS, Channels, part
+from fogconv.kernels.conv.direct import Channels, clamp_flags, part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
 from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
@@ -53,13 +53,13 @@ def driver(form: Form, isa: Isa) -> Any:
 
     @jit
     def run_winograd(a):  # type: ignore[no-untyped-def]
-        per_image, x_image, out_image, residual_image, code = a[:5]
+        per_image, x_image, out_image, residual_image, epilogue = a[:5]
         x, x_row, x_block, x_blocks, x_rows, x_columns = a[5:11]
         out, out_row, out_block, out_first, out_last = a[11:16]
         residual, residual_row, residual_block = a[16:19]
         v, products, weights_start, weights_element = a[19:23]
         bias, zeros, flags, clamp = a[23:27]
-        across, height, width, sets = a[27:31]
+        across, height, width, sets, parameters = a[27:32]
         for number in range(sets):
             at = HEADER + BLOCK_NUMBERS * number
             first, last, v_element, v_block, m_element, m_block, fields, items, items_end = a[at : at + 9]
@@ -94,10 +94,8 @@ def driver(form: Form, isa: Isa) -> Any:
                         start, m_element, bias + 64 * block, to, out_row, more, residual_row, rows, columns, flags, clamp
                     )
                     start += 64
-                    if code > 0:
-                        for i in range(min(down, rows)):
-                            for j in range(min(right, columns)):
-                                store(to + i * out_row + 64 * j, activate(load(to + i * out_row + 64 * j), code))
+                    if epilogue != 0:
+                        call_epilogue(epilogue, to, out_row, min(down, rows), min(right, columns), parameters)
 
     return run_winograd
 
@@ -202,8 +200,9 @@ class WinogradKernel:
         longest = max(sizes, default=0)
         v_element, m_element = (PIXEL * odd_lines(blocks(c) * longest) for c in (spec.in_channels, spec.out_channels))
         memory = self._scratch.borrow(a2 * (v_element + m_element) // 4, thread)
-        flags = (Flag.RESIDUAL if residual is not None else 0) | (Flag.CLAMP if self.activation in CLAMPS else 0)
-        clamp = np.array(CLAMPS.get(self.activation, (0.0, 0.0)), np.float32)
+        epilogue, bounds = Epilogue.of(self.activation), clamp(self.activation)
+        flags = (Flag.RESIDUAL if residual is not None else 0) | clamp_flags(bounds)
+        limits = np.array(bounds or (0.0, 0.0), np.float32)
         zeros = aligned_zeros((BLOCK * 4,))
         fields = np.zeros((len(sizes), FIELDS), np.int64)
         sets: list[list[int]] = []
@@ -253,7 +252,7 @@ class WinogradKernel:
         first_call = first_item + ITEM * len(items)
         header = [
             *(self._down * self._across, at_x.image, at_out.image, at_residual.image),
-            0 if self.activation in CLAMPS else activations.code(self.activation),
+            epilogue.numbers[0],
             at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL,
             *(at_x.row, at_x.block, blocks(spec.in_channels)),
             *(spec.padding[0] + spec.height + m.bottom, spec.padding[2] + spec.width + m.right),
@@ -261,8 +260,8 @@ class WinogradKernel:
             *(at_residual.address, at_residual.row, at_residual.block),
             *(address_of(memory), address_of(memory) + a2 * v_element),
             *(address_of(self._packed.u), self._packed.u.nbytes // a2),
-            *(address_of(self._packed.bias), address_of(zeros), int(flags), address_of(clamp)),
-            *(self._across, spec.out_height, spec.out_width, len(sets), 0),
+            *(address_of(self._packed.bias), address_of(zeros), int(flags), address_of(limits)),
+            *(self._across, spec.out_height, spec.out_width, len(sets), epilogue.numbers[1]),
         ]
         numbers = header
         for one in sets:
@@ -271,7 +270,9 @@ class WinogradKernel:
             numbers += [*item[:5], first_call + TILE * item[5], first_call + TILE * item[6], 0]
         for call in calls:
             numbers += call
-        return bind(driver(self.form, self.isa), numbers, self._packed, memory, zeros, clamp, fields, x, out, residual)
+        return bind(
+            driver(self.form, self.isa), numbers, self._packed, memory, zeros, limits, fields, x, out, residual, epilogue
+        )
 
     def _blocks_of(self, thread: int, threads: int) -> tuple[int, int]:
         """The output blocks that one thread computes when threads share the output channels."""

@@ -10,6 +10,7 @@ wire accept narrow maps; the other kernels refuse them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,20 +45,16 @@ class Blocked:
     def empty(batch: int, channels: int, height: int, width: int, margin: Margin = Margin(), lanes: int = BLOCK) -> Blocked:
         """A new map of zeros, 64-byte aligned; narrow where ``lanes`` is 4. Raises KernelError for negative sizes, and for
         more channels than a narrow map has."""
-        shape = (
-            batch,
-            blocks(channels),
-            margin.top + height + margin.bottom,
-            margin.left + width + margin.right,
-            lanes,
-        )
-        if lanes != BLOCK and not (lanes == NARROW and 0 < channels <= NARROW):
-            raise KernelError(
-                f"{channels} channels don't fit pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
-            )
-        if min(batch, channels, height, width, *margin) < 0:
-            raise KernelError(f"a blocked map can't have the negative sizes {shape}")
+        shape = _shape(batch, channels, height, width, margin, lanes)
         return Blocked(aligned_zeros(shape), channels, height, width, margin)
+
+    @staticmethod
+    def within(
+        memory: Array, batch: int, channels: int, height: int, width: int, margin: Margin = Margin(), lanes: int = BLOCK
+    ) -> Blocked:
+        """A map in the first floats of a flat, 64-byte aligned array, which stay as they are."""
+        shape = _shape(batch, channels, height, width, margin, lanes)
+        return Blocked(memory[: math.prod(shape)].reshape(shape), channels, height, width, margin)
 
     @property
     def batch(self) -> int:
@@ -102,3 +99,16 @@ def aligned_zeros(shape: tuple[int, ...], alignment: int = 64) -> Array:
     raw = np.zeros(elements * 4 + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
     return raw[start : start + elements * 4].view(np.float32).reshape(shape)
+
+
+def _shape(batch: int, channels: int, height: int, width: int, margin: Margin, lanes: int) -> tuple[int, ...]:
+    """Of a map's array. Raises KernelError for negative sizes, and for more channels than a narrow map has."""
+    rows, columns = margin.top + height + margin.bottom, margin.left + width + margin.right
+    shape = (batch, blocks(channels), rows, columns, lanes)
+    if lanes != BLOCK and not (lanes == NARROW and 0 < channels <= NARROW):
+        raise KernelError(
+            f"{channels} channels don't fit pixels of {lanes} lanes: it must be {BLOCK}, or {NARROW} for up to 4"
+        )
+    if min(batch, channels, height, width, *margin) < 0:
+        raise KernelError(f"a blocked map can't have the negative sizes {shape}")
+    return shape

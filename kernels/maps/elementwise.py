@@ -13,8 +13,7 @@ from typing import Any
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK
-from fogconv.kernels.codegen import activation as activations
-from fogconv.kernels.codegen import vector
+from fogconv.kernels.codegen import formulas, vector
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, address_of, bind, flat, place, same_size, sequence
@@ -122,15 +121,17 @@ def _bind_affine(
     activation: str | None,
     residual: Blocked | None,
 ) -> Bound:
-    code = activations.code(activation)
+    chosen = formulas.activation(activation)
+    lanes = formulas.lanes(() if chosen is None else chosen.parameters)
     a, b = place("input", x), place("output", out)
     r = place("residual", residual) if residual is not None else b
     if residual is not None:
         same_size("the residual", residual, out)
     rows, columns = flat(out.height, out.width, a, b, r)
-    numbers = (*a, *b, *r, *scale, address_of(terms), out.batch, out.channels, rows, columns)
+    numbers = (*a, *b, *r, *scale, address_of(terms), out.batch, out.channels, rows, columns, address_of(lanes))
     kept = residual.data if residual is not None else None
-    return bind(_affine(code, residual is not None), numbers, x.data, out.data, factors, terms, kept)
+    kernel = _affine(None if chosen is None else chosen.name, residual is not None)
+    return bind(kernel, numbers, x.data, out.data, factors, terms, kept, lanes)
 
 
 def _lanes(name: str, values: Array | None, channels: int, default: float) -> Array:
@@ -152,8 +153,9 @@ def _unequal(source: Blocked, out: Blocked) -> Any:
 
 
 @cache
-def _affine(code: int, has_residual: bool) -> Any:
-    """The loop for one activation; `vector.activate` of a constant compiles without a switch."""
+def _affine(activation: str | None, has_residual: bool) -> Any:
+    """The loop for one activation."""
+    apply = formulas.applied(activation)
 
     @jit
     def affine(a):  # type: ignore[no-untyped-def]
@@ -162,6 +164,7 @@ def _affine(code: int, has_residual: bool) -> Any:
         residual, r_image, r_block, r_row = a[8], a[9], a[10], a[11]
         scale, s_image, s_block, shift = a[12], a[13], a[14], a[15]
         batch, channels, rows, columns = a[16], a[17], a[18], a[19]
+        p0, p1, p2 = vector.load(a[20]), vector.load(a[20] + 64), vector.load(a[20] + 128)
         for n in range(batch):
             for block in range((channels + 15) >> 4):
                 factor = vector.load(scale + n * s_image + block * s_block)
@@ -176,13 +179,13 @@ def _affine(code: int, has_residual: bool) -> Any:
                             value = vector.fma(vector.load(source + p), factor, term)
                             if has_residual:
                                 value = vector.add(value, vector.load(other + p))
-                            vector.store(target + p, vector.activate(value, code))
+                            vector.store(target + p, apply(value, value, p0, p1, p2))
                     else:
                         for p in range(0, columns * 64, 64):
                             value = vector.fma(vector.load(source + p), factor, term)
                             if has_residual:
                                 value = vector.add(value, vector.load(other + p))
-                            vector.store_between(target + p, vector.activate(value, code), 0, lanes)
+                            vector.store_between(target + p, apply(value, value, p0, p1, p2), 0, lanes)
 
     return affine
 

@@ -9,6 +9,7 @@ stepped over pixel by pixel on the blocked side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps import narrow
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
 from fogconv.kernels.maps.bound import Bound, address_of, bind, place
+
+PLAIN = 4
+"""The place of the NCHW array's address among a kernel's numbers."""
 
 
 def bind_pack(x: Array, out: Blocked) -> Bound:
@@ -37,6 +41,38 @@ def bind_unpack(x: Blocked, out: Array) -> Bound:
     if not out.flags.writeable:
         raise KernelError("the output array is read-only")
     return bind(narrow.unpack(x.channels) if x.lanes == NARROW else _unpack, *_arguments(out, x))
+
+
+def packer(out: Blocked) -> Callable[[Array], None]:
+    """A call that packs any array of the right shape into ``out``, bound once. It raises KernelError for another shape or
+    type, and must not run twice at the same time."""
+    shape = (out.batch, out.channels, out.height, out.width)
+    call = bind_pack(np.zeros(shape, np.float32), out)
+    (numbers,) = call.args  # type: ignore[attr-defined]
+
+    def run(x: Array) -> None:
+        if x.shape != shape or x.dtype != np.float32:
+            raise KernelError(f"the NCHW array must be float32 {shape}, not {x.dtype} {x.shape}")
+        x = np.ascontiguousarray(x)
+        numbers[PLAIN] = address_of(x)
+        call()
+
+    return run
+
+
+def unpacker(x: Blocked) -> Callable[[], Array]:
+    """A call that unpacks ``x`` into a new array each time, bound once. It must not run twice at the same time."""
+    shape = (x.batch, x.channels, x.height, x.width)
+    call = bind_unpack(x, np.empty(shape, np.float32))
+    (numbers,) = call.args  # type: ignore[attr-defined]
+
+    def run() -> Array:
+        out = np.empty(shape, np.float32)
+        numbers[PLAIN] = address_of(out)
+        call()
+        return out
+
+    return run
 
 
 def _arguments(plain: Array, blocked: Blocked) -> tuple[Any, ...]:
@@ -85,6 +121,9 @@ def _pack(a: Any) -> None:
             lanes = min(16, channels - block * 16)
             source = plain + n * p_image + block * 16 * p_channel
             target = blocked + n * b_image + block * b_block
+            if pixels == 1 and p_channel == 4:  # nothing to transpose
+                vector.store(target, vector.load_lanes(source, lanes))
+                continue
             column = 0
             for p in range(0, pixels, 16):
                 count = min(16, pixels - p)
@@ -121,6 +160,9 @@ def _unpack(a: Any) -> None:
             lanes = min(16, channels - block * 16)
             target = plain + n * p_image + block * 16 * p_channel
             source = blocked + n * b_image + block * b_block
+            if pixels == 1 and p_channel == 4:
+                vector.store_lanes(target, vector.load(source), lanes)
+                continue
             column = 0
             for p in range(0, pixels, 16):
                 count = min(16, pixels - p)

@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.fog import FogBed
+from bench.fog.alone import forms
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
 from bench.fog.conversation import Contender, NodeEnd
+from bench.fog.job import AloneJob, Baseline
 from bench.fog.master import plan_facts
 from bench.fog.rates import effort, fit
 from bench.fog.run import Setup, Tally, summary
@@ -86,12 +89,13 @@ def test_a_star_gives_figures_whatever_it_decides(threshold: float) -> None:
     found = plan(graph, topology, PlanOptions("star", threshold=threshold))
     facts = plan_facts(found, graph, lower(graph, found).programs)
     facts |= {"max_abs_error": 0.0, "max_abs_reference": 1.0}
+    assert len(facts["footprint_bytes"]) == 5
     assert len(facts["card_bytes"]) == 5
     away = threshold == 0
     assert (max(map(max, facts["card_bytes"])) > 0) == away
     tallies = {
         name: Tally(facts | {"variant": "eager"}, [0.2, 0.1], {"max_abs_error": 0.0}, [Card(0, 0)] * 5, [0.1] * 5, 1.0, 2)
-        for name in ("torch", "one", "all")
+        for name in ("baseline", "one", "all")
     }
     row = summary(Setup("chain", scheme="star"), tallies, 10, None)
     assert row["predicted_s"] == found.predicted_s and row["bytes_busiest_card_planned"] == max(
@@ -100,6 +104,15 @@ def test_a_star_gives_figures_whatever_it_decides(threshold: float) -> None:
     assert row["speedup_vs_torch"] == 1.0
     tallies["all"].facts["card_bytes"], tallies["all"].cards = (), []
     assert summary(Setup("chain", scheme="star"), tallies, 10, None)["bytes_busiest_card_planned"] == 0
+
+
+@pytest.mark.parametrize(("baseline", "rivals"), [("usual", 2), ("torch", 2), ("faster", 3)])
+def test_every_form_of_the_baseline_computes_the_same(baseline: Baseline, rivals: int) -> None:
+    with torch.no_grad():
+        found = [np.asarray(call()).squeeze() for call in forms(AloneJob("squeezenet1_1", (64, 96), baseline)).values()]
+    assert len(found) == rivals
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5 * float(np.abs(found[0]).max()))
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ BAD: Mapping[str, tuple[str, ...]] = {
     "sizes": (*NUMBERS, "1.5", "0x", "3x", "x3", "3x3x3", "-1", "1e9", "inf", "99999999", "3x9999999999"),
     "ratios": (*NUMBERS, "1,x", "1,nan,1", "1,,1", "1,inf,1", "1,1e300,1", ",".join("1" * 2000)),
     "file": (*PATHS, "missing", "FOLDER", "PIPE", "SOCKET", "/dev/zero", "/dev/tty"),
+    "input": (*TEXTS, "x", "=missing", "x=", "x=missing.npy", "x=FOLDER", "x=/dev/zero", "x\x1b=missing"),
     "output": (*(path for path in PATHS if path != "\udcff\udcfe/x"), "FOLDER", "PIPE", "SOCKET", "FILE/x", "\udcff/x"),
     "folder": ("", "n" * 256, "~nosuchuser", "a\0b", "FILE", "PIPE", "SOCKET", "/dev/zero", "FILE/x"),
     "picture": (*TEXTS, "~nosuchuser/x.png", "missing.png", "/nowhere", "FOLDER", "PIPE", "SOCKET", "/dev/zero"),
@@ -55,6 +56,8 @@ BAD: Mapping[str, tuple[str, ...]] = {
         "", "bandwidth", "bandwidth=", "bandwidth=1..", "bandwidth=2..1", "bandwidth=1..1e300", "depth=1..2", "rate=nan..1",
         "latency=0..1", "latency=1..inf", "bandwidth=1e-320..1", "bandwidth=1.." + "9" * 5000,
     ),
+    "rates": (*QUANTITIES, "0", "1Mbit,", ",", "1Mbit,x", ",".join(["1Mbit"] * 17)),
+    "pin": ("", "=", "features.0", "x.0=", "=1", "x=-1", "x=y", "x=1.5", "x=" + "9" * 5000, "a\nb=1", "x" * 300 + "=1"),
 }  # fmt: skip
 """Names in capitals are made by `prepared`."""
 

@@ -19,7 +19,7 @@ from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.worker.server import Worker
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Add, Conv, Layer, LayerGraph, Tensor
+from fogconv.ir.graph import Add, Conv, Host, Layer, LayerGraph, Tensor
 from fogconv.ir.program import AnyStep, Program
 from fogconv.ir.program import Conv as ConvStep
 from fogconv.planning.plan_options import PlanOptions
@@ -57,7 +57,16 @@ def network() -> LayerGraph:
     e = conv(c, 32)
     tensors.append(Tensor("sum", 1, 32, 12, 12))
     layers.append(Add("sum", (d, e), len(tensors) - 1, None))
-    return LayerGraph("small", tuple(tensors), tuple(layers), 0, len(tensors) - 1, (1, 32, 12, 12), weights)
+    return LayerGraph.single("small", tuple(tensors), tuple(layers), 0, len(tensors) - 1, (1, 32, 12, 12), weights)
+
+
+def spread(graph: LayerGraph, ranks: int) -> tuple[str, ...]:
+    """Pins that put each layer on another rank than the one before, since of equal ranks none would be chosen."""
+    return tuple(
+        f"{layer.name}={(i + 1) % ranks}"
+        for i, layer in enumerate(graph.layers)
+        if not layer.relabels and not isinstance(layer, Host)
+    )
 
 
 @cache
@@ -224,7 +233,8 @@ class FaultCluster:
     def engine(self, scheme: str = "auto", *, adapt: bool = False, rehearse: bool = False, **options: Any) -> Engine:
         """Rates and links under which every scheme distributes."""
         topology = Topology.uniform(self.session.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
-        plan_options = PlanOptions(scheme, **{"threshold": 0.0, **options})
+        pins = spread(network(), self.session.ranks) if scheme == "offload" else ()
+        plan_options = PlanOptions(scheme, **{"threshold": 0.0, "pins": pins, **options})
         return Engine(network(), self.session, topology, plan_options, RunOptions(adapt=adapt, rehearse=rehearse))
 
     def close(self) -> None:

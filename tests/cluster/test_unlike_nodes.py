@@ -46,7 +46,7 @@ def graph_of(spec: ConvSpec) -> LayerGraph:
         "b": random.standard_normal(spec.out_channels, np.float32),
     }
     conv = Conv("conv", 0, 1, spec, "w", "b", "relu")
-    return LayerGraph("one conv", (source, target), (conv,), 0, 1, target.shape, weights)
+    return LayerGraph.single("one conv", (source, target), (conv,), 0, 1, target.shape, weights)
 
 
 @pytest.mark.timeout(400)

@@ -23,7 +23,7 @@ REQUEST = ModelRequest("small", "random", 32)
 def graph(value: float = 1.0) -> LayerGraph:
     x = Tensor("x", 1, 3, 32, 32)
     layer = GlobalPool("mean", 0, 1)
-    return LayerGraph("small", (x, x), (layer,), 0, 1, x.shape, {"w": np.full((3, 2), value, np.float32)})
+    return LayerGraph.single("small", (x, x), (layer,), 0, 1, x.shape, {"w": np.full((3, 2), value, np.float32)})
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,11 @@ def without_hosts(graph: LayerGraph) -> LayerGraph:
     layers = (
         Elementwise(layer.name, "relu", layer.reads, layer.writes[0]) if isinstance(layer, Host) else layer
         for layer in graph.layers
+        if layer.writes
     )
-    return replace(graph, layers=tuple(layers))
+    outputs = tuple(port for port in graph.outputs if port.tensor is not None)
+    structure = {"first": 0, "rest": tuple(range(1, len(outputs)))}
+    return replace(graph, layers=tuple(layers), outputs=outputs, structure=structure)
 
 
 def written(folder: Path, graph: LayerGraph, about: Any = "nothing") -> Path:
@@ -77,6 +80,6 @@ def test_graph_file_that_is_damaged_is_refused(tmp_path: Path, graph: LayerGraph
 def test_graph_file_of_what_runs_in_torch_is_refused() -> None:
     host = Host("host:sort", (0,), (1,), lambda values, x: [x])
     shape = Tensor("x", 1, 3, 8, 8)
-    graph = LayerGraph("sorted", (shape, shape), (host,), 0, 1, shape.shape, {})
+    graph = LayerGraph.single("sorted", (shape, shape), (host,), 0, 1, shape.shape, {})
     with pytest.raises(ModelError, match="host:sort runs in torch"):
         io.BytesIO().writelines(packed(graph, None))

@@ -34,7 +34,7 @@ def test_open_network_gives_the_same_from_the_cache() -> None:
     assert all(np.array_equal(array, again.graph.weights[key]) for key, array in first.graph.weights.items())
     x = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
     assert again.alone().framework == "torch"
-    assert np.array_equal(again.alone().run(x), first.alone().run(x))
+    assert np.array_equal(again.alone().run([x])[0], first.alone().run([x])[0])
 
 
 def test_open_network_reads_labels_that_are_given(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def one_conv(spec: ConvSpec) -> LayerGraph:
         Tensor("y", 1, spec.out_channels, spec.out_height, spec.out_width),
     )
     layers = (Conv("conv", 0, 1, spec, "w", "b", None),)
-    return LayerGraph("one conv", tensors, layers, 0, 1, tensors[1].shape, weights)
+    return LayerGraph.single("one conv", tensors, layers, 0, 1, tensors[1].shape, weights)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

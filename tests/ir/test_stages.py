@@ -28,7 +28,7 @@ def cell(size: int = 40) -> LayerGraph:
 
     tensors = tuple(Tensor(f"t{n}", 1, 128 if n == 5 else 64, size, size) for n in range(6))
     layers = (conv("a1", 0, 1, 1), conv("a3", 1, 2, 3), conv("b1", 0, 3, 1), conv("b3", 3, 4, 3), Concat("c", (2, 4), 5))
-    return LayerGraph("cell", tensors, layers, 0, 5, tensors[5].shape, weights)
+    return LayerGraph.single("cell", tensors, layers, 0, 5, tensors[5].shape, weights)
 
 
 @given(graphs())
@@ -36,7 +36,7 @@ def cell(size: int = 40) -> LayerGraph:
 def test_every_layer_comes_once_and_after_what_it_reads(graph: LayerGraph) -> None:
     order = [index for stage in stages(graph) for index in stage]
     assert sorted(order) == list(range(len(graph.layers)))
-    made = {graph.input}
+    made = set(graph.given)
     for index in order:
         assert set(graph.layers[index].reads) <= made
         made |= set(graph.layers[index].writes)
@@ -47,7 +47,7 @@ def test_every_layer_comes_once_and_after_what_it_reads(graph: LayerGraph) -> No
 @given(graphs())
 @settings(deadline=None, max_examples=100)
 def test_what_is_ahead_of_a_wave_was_made_before_it(graph: LayerGraph) -> None:
-    made = {graph.input}
+    made = set(graph.given)
     for stage in stages(graph):
         assert made_before(graph, stage) <= made
         for index in stage:

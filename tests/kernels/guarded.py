@@ -64,10 +64,16 @@ def run(channels: int, height: int, width: int, margin: Margin) -> None:
         elementwise.bind_affine(x, out, filled(channels), filled(channels), activation, y)()
     elementwise.bind_shift_copy(x, 0, out, 0, channels)()
     per_element.bind_elementwise("leaky_relu", [x], out, (0.1,))()
+    for sizes in ((channels, 1, 1), (1, height, width), (1, 1, width)):
+        per_element.bind_elementwise("multiply", [x, Blocked.empty(2, *sizes)], out)()
+        per_element.bind_elementwise("prelu", [x], out, (), filled(*sizes))()
     for source, target, count in ((0, channels - 1, 1), (channels - 1, 0, 1), (1, 0, channels - 1), (0, 1, channels - 1)):
         elementwise.bind_shift_copy(x, source, out, target, count, True)()
     elementwise.bind_permute(x, out, tuple(reversed(range(channels))))()
     gate = Blocked.empty(2, channels, 1, 1)
+    pixel = filled(2, channels, 1, 1)
+    transpose.bind_pack(pixel, gate)()
+    transpose.bind_unpack(gate, pixel)()
     elementwise.bind_gate(x, gate, out)()
     pooling.bind_global_pool(x, gate, 3)()
     for kind in ("max", "avg"):

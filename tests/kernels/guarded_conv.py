@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
-from fogconv.kernels.codegen.isa import AVX2, Isa, host_isa
+from fogconv.kernels.codegen.isa import AVX2, NEON, Isa, host_isa
 from fogconv.kernels.conv import depthwise, direct, winograd
 from fogconv.kernels.conv.select import candidates, prepare_kernel, reads_narrow
 from fogconv.kernels.maps import blocked
@@ -58,7 +58,7 @@ def main() -> None:
     for flush in (True, False):
         guarded.at_end = flush
         for spec in SPECS:
-            for isa in {host_isa(), AVX2}:
+            for isa in {host_isa(), AVX2, NEON}:
                 run(spec, isa)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from fogconv.kernels import handoff
+from fogconv.kernels.codegen.isa import ISAS
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps.bound import bind
 from fogconv.kernels.threads import parallel
@@ -101,3 +105,34 @@ def test_an_error_in_any_part_comes_out_and_the_helpers_stay_usable() -> None:
     done: list[int] = []
     parallel([lambda: done.append(0), lambda: done.append(1)])()
     assert sorted(done) == [0, 1]
+
+
+TWO_THREADS = """
+import numpy as np
+from fogconv.ir.geometry import ConvSpec
+from fogconv.kernels.conv.conv import prepare_conv2d
+from fogconv.kernels.maps.blocked import Blocked
+from fogconv.kernels.maps.pack import pack, unpack
+
+random = np.random.default_rng(0)
+spec = ConvSpec(16, 64, 6, 6, (1, 1))
+x, weight = (random.standard_normal(shape, np.float32) for shape in ((1, 16, 6, 6), spec.weight_shape))
+results = []
+for threads in (1, 2):
+    prepared = prepare_conv2d(spec, weight, activation="relu", threads=threads)
+    source, out = prepared.empty_input(), Blocked.empty(*spec.output_shape)
+    pack(x, out=source)
+    prepared.run(source, out)
+    results.append(unpack(out))
+wanted = np.maximum(np.einsum("fc,nchw->nfhw", weight[:, :, 0, 0].astype(float), x.astype(float)), 0)
+assert np.array_equal(*results)
+assert np.abs(results[0] - wanted).max() <= 5e-6 * np.abs(wanted).max()
+"""
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_two_threads_run_whatever_instruction_set_is_asked_for(name: str) -> None:
+    # A process of its own: an instruction that this CPU does not have makes LLVM abort.
+    environment = {**os.environ, "FOGCONV_ISA": name}
+    done = subprocess.run([sys.executable, "-c", TWO_THREADS], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ def _model() -> tuple[LayerGraph, NDArray[Any], NDArray[Any]]:
         GlobalPool("mean", 6, 7),
         conv("head", 7, 8, ConvSpec(32, 10, 1, 1, (1, 1))),
     )
-    graph = LayerGraph("small", tensors, layers, 0, 8, (1, 10), weights)
+    graph = LayerGraph.single("small", tensors, layers, 0, 8, (1, 10), weights)
     x = generator.standard_normal((1, 3, 12, 12))
     return graph, x, run_graph(graph, x)
 

@@ -16,7 +16,7 @@ def cat_graph(first: int, second: int) -> LayerGraph:
     )
     spec = ConvSpec(first + second, 4, 8, 8, (5, 5), padding=(2, 2, 2, 2))
     layers = (Concat("cat", (0, 1), 2), Conv("conv", 2, 3, spec, "w"))
-    return LayerGraph("cat", tensors, layers, 0, 3, (1, 4, 8, 8), {})
+    return LayerGraph.single("cat", tensors, layers, 0, 3, (1, 4, 8, 8), {})
 
 
 def residency(graph: LayerGraph) -> Residency:
@@ -47,7 +47,7 @@ def test_whoever_shares_a_buffer_shares_its_margin() -> None:
 def test_pools_need_no_margin() -> None:
     tensors = (Tensor("a", 1, 4, 8, 8), Tensor("b", 1, 4, 4, 4))
     pool = Pool("pool", 0, 1, PoolSpec("max", 4, 8, 8, (3, 3), (2, 2), (1, 0, 1, 0)))
-    assert margins(LayerGraph("pool", tensors, (pool,), 0, 1, (1, 4, 4, 4), {})) == {0: (0, 0, 0, 0), 1: (0, 0, 0, 0)}
+    assert margins(LayerGraph.single("pool", tensors, (pool,), 0, 1, (1, 4, 4, 4), {})) == {0: (0, 0, 0, 0), 1: (0, 0, 0, 0)}
 
 
 def test_neighbours_grow_into_one_box() -> None:

@@ -35,10 +35,10 @@ from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.options import Options
 from tests.chains import chain
-from tests.graph_reference import run_graph
+from tests.graph_reference import run_outputs as run_outputs_of
 from tests.mutations import mutated
-from tests.program_reference import run
-from tests.random_graphs import graphs
+from tests.program_reference import run, run_outputs
+from tests.random_graphs import graphs, numbers_for
 
 topologies = st.builds(
     lambda rates, bandwidth: _uneven(rates, bandwidth),
@@ -65,13 +65,14 @@ def host_of(graph: LayerGraph) -> Any:
 
 def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
     lowered = lower(graph, plan)
-    x = np.random.default_rng(seed).standard_normal(graph.tensors[graph.input].shape)
+    inputs = numbers_for(graph, seed)
     programs = [decode(encode(program)) for program in lowered.programs]
     for program in programs:
         check_program(program, 1 << 30)
-    out = run(programs, lowered.weights, x, host_of(graph)).reshape(graph.output_shape)
-    expected = run_graph(graph, x)
-    assert np.max(np.abs(out - expected)) <= 1e-9 * max(1.0, np.max(np.abs(expected)))
+    found = run_outputs(programs, lowered.weights, inputs, host_of(graph))
+    for port, out, expected in zip(graph.outputs, found, run_outputs_of(graph, inputs), strict=True):
+        off = np.abs(out.reshape(port.shape) - expected)
+        assert np.max(off) <= 1e-9 * max(1.0, np.max(np.abs(expected))), port
 
 
 @given(graphs(), topologies, st.sampled_from(["auto", "depth", "rows", "local"]), st.integers(0, 9))
@@ -181,7 +182,7 @@ def bottleneck() -> LayerGraph:
         weights[f"w{number}"] = rng.integers(-3, 4, spec.weight_shape).astype(np.float64)
         residual = 1 if number == 3 else None
         layers.append(Conv(f"conv{number}", number, number + 1, spec, f"w{number}", None, "relu", residual))
-    return LayerGraph("bottleneck", tuple(tensors), tuple(layers), 0, 4, tensors[4].shape, weights)
+    return LayerGraph.single("bottleneck", tuple(tensors), tuple(layers), 0, 4, tensors[4].shape, weights)
 
 
 def test_what_only_a_later_layer_needs_travels_with_the_next_message() -> None:
@@ -211,7 +212,7 @@ def test_everybody_sends_to_the_next_rank_first() -> None:
 
 
 def test_a_plan_of_another_graph_is_refused() -> None:
-    graph = LayerGraph("a", (), (), 0, 0, (), {})
+    graph = LayerGraph.single("a", (), (), 0, 0, (), {})
     with pytest.raises(PlannerError, match="plan again"):
         lower(graph, replace(Plan("b", 2, "local", ())))
 

@@ -12,7 +12,7 @@ from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology
 from fogconv.ir.geometry import Region
 from fogconv.ir.graph import Host, LayerGraph
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import WIRE_BYTES, Copy, Input, Output
+from fogconv.ir.program import WIRE_BYTES, Copy, HostOutput, Input, Output
 from fogconv.ir.program import Host as HostStep
 from fogconv.ir.shard import Work
 from fogconv.lowering.lower import lower
@@ -90,7 +90,7 @@ def test_planner_and_simulator_price_every_step_alike(graph: LayerGraph) -> None
     topology = Topology((UNLIKE,))
     found = plan(graph, topology, PlanOptions("local"))
     [program] = lower(graph, found).programs
-    cost = Prices(topology, graph.tensors[graph.input].batch)
+    cost = Prices(topology, graph.picture.batch)
     planned: dict[str, float] = {}
     for layer, placement in zip(graph.layers, found.placements, strict=True):
         if not isinstance(layer, Host) and not layer.relabels:
@@ -98,7 +98,7 @@ def test_planner_and_simulator_price_every_step_alike(graph: LayerGraph) -> None
     [times] = simulate([program], topology).times
     simulated: dict[str, float] = dict.fromkeys(planned, 0.0)
     for step, (begin, end) in zip(program.steps, times[0], strict=True):
-        if not isinstance(step, Copy | Input | Output | HostStep):
+        if not isinstance(step, Copy | Input | Output | HostOutput | HostStep):
             simulated[program.layers[step.layer]] += (end - begin) * 1e-9
     assert simulated == pytest.approx(planned, rel=1e-6, abs=2e-9)
 

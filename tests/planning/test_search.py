@@ -122,7 +122,7 @@ def test_of_hundreds_of_ranks_the_fastest_get_the_work(scheme: str) -> None:
     image = np.random.default_rng(0).standard_normal((1, 64, 64, 64))
     lowered = lower(graph, found)
     assert len(lowered.programs) == 300
-    out = run(lowered.programs, lowered.weights, image).reshape(graph.output_shape)
+    out = run(lowered.programs, lowered.weights, image).reshape(graph.outputs[0].shape)
     np.testing.assert_allclose(out, run_graph(graph, image), atol=1e-9 * float(np.abs(out).max()))
 
 
@@ -218,7 +218,7 @@ def test_rows_that_read_only_padding_are_not_cut_off() -> None:
     """A border of such rows would be a conv without an input."""
     spec = ConvSpec(512, 512, 30, 64, (1, 1), padding=(0, 8, 0, 0))
     tensors = (Tensor("a", 1, 512, 30, 64), Tensor("b", 1, 512, 38, 64))
-    graph = LayerGraph("padded", tensors, (Conv("conv", 0, 1, spec, "w"),), 0, 1, (1, 512, 38, 64), {})
+    graph = LayerGraph.single("padded", tensors, (Conv("conv", 0, 1, spec, "w"),), 0, 1, (1, 512, 38, 64), {})
     work = Work(1, Region(Span(0, 512), Span(10, 38), Span(0, 64)))
     own = Region(Span(0, 512), Span(11, 30), Span(0, 64))
     assert interior_first(graph, graph.convs[0], work, lambda tensor, region: region in own) is None
@@ -256,7 +256,7 @@ def bottlenecks(count: int, channels: int, size: int) -> LayerGraph:
         layers.append(Conv(f"conv{number}", number, number + 1, spec, f"w{number}", None, "relu", residual))
         tensors.append(Tensor(f"conv{number}", 1, channels, size, size))
     weights = {layer.weight: np.zeros(layer.spec.weight_shape, np.float32) for layer in layers}
-    return LayerGraph("bottlenecks", tuple(tensors), tuple(layers), 0, len(layers), tensors[-1].shape, weights)
+    return LayerGraph.single("bottlenecks", tuple(tensors), tuple(layers), 0, len(layers), tensors[-1].shape, weights)
 
 
 def test_residual_blocks_ask_one_neighbour_each() -> None:

@@ -6,10 +6,10 @@ from fogconv.zoo.accuracy import accuracies, source
 
 
 def test_accuracies_are_those_that_torchvision_publishes() -> None:
-    from fogconv.zoo.models import LITE, model_names, torchvision_models
+    from fogconv.zoo.models import LITE, classifier_names, torchvision_models
 
     models = torchvision_models()
-    assert set(accuracies()) == set(model_names())
+    assert set(accuracies()) == set(classifier_names())
     for name, ours in accuracies().items():
         if name == LITE:
             assert ours.source

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fogconv.zoo.models import load_model, model_names
+from fogconv.zoo.models import classifier_names, load_model
 from fogconv.zoo.preprocessing import load_image
 from fogconv.zoo.random_weights import seed_weights, settle_batch_norm
 from tests.graph_reference import run_graph
@@ -63,7 +63,7 @@ def test_rounding_errors_do_not_grow(name: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", classifier_names())
 def test_rounding_errors_do_not_grow_in_any_model_of_the_zoo(name: str) -> None:
     assert own_error(name) <= 1e-5
 

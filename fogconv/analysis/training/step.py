@@ -102,7 +102,7 @@ def training_step(
     for layer in graph.layers:
         if isinstance(layer, Conv) and not layer.linear:
             spec = replace(layer.spec, batch=batch)
-            layers.append(layer_step(layer.name, spec, topology, options, layer.source != graph.input, medium))
+            layers.append(layer_step(layer.name, spec, topology, options, layer.source not in graph.given, medium))
     if not layers:
         raise InputError(f"{graph.name} has no convs to train on a cluster")
     return TrainingStep(batch, tuple(layers))

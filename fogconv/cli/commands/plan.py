@@ -20,16 +20,22 @@ from fogconv.cli.hardware_options import (
     ReadRateOption,
     measured_or_described,
 )
-from fogconv.cli.option_values import CLUSTER, MODEL, number, output
+from fogconv.cli.option_values import CLUSTER, MODEL, SIZE, Pair, number, output
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     SchemeOption,
     SplitOption,
     ThresholdOption,
@@ -88,8 +94,18 @@ def plan(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     size: Annotated[
-        int | None, typer.Option(parser=number("pixels", table.SIDE), help="Input size in pixels.", rich_help_panel=HOW)
+        Pair | None,
+        typer.Option(
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width).",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     trust: Annotated[
         bool,
@@ -145,6 +161,11 @@ def plan(
             parts=parts,
             split=split,
             allow_swap=allow_swap,
+            cuts=cuts,
+            pins=pin,
+            keep_input_home=keep_input_home,
+            objective=objective,
+            deadline=deadline,
         )
         cluster_hardware = measured_or_described(
             cluster,
@@ -188,11 +209,11 @@ def plan(
                 say_written(path)
 
 
-def _graph(model: str, size: int | None, batch: int, trust: bool) -> LayerGraph:
+def _graph(model: str, size: Pair | None, batch: int, trust: bool) -> LayerGraph:
     from fogconv.frontend.network import network_graph
     from fogconv.zoo.model_request import ModelRequest
 
-    return network_graph(ModelRequest.for_shapes(model, size, trust), batch=batch)
+    return network_graph(ModelRequest.for_shapes(model, None if size is None else size.pixels, trust), batch=batch)
 
 
 def _program(graph: LayerGraph, plan: Plan, rank: int) -> str:

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
 from fogconv.cli.hardware_options import MeasureOption, ProfileOption
-from fogconv.cli.option_values import CLUSTER, FILE, MEMORY, MODEL, PICTURE, WEIGHTS, Numbers, number, output, ratios
+from fogconv.cli.option_values import (
+    CLUSTER,
+    FILE,
+    INPUT,
+    MEMORY,
+    MODEL,
+    PICTURE,
+    SIZE,
+    WEIGHTS,
+    Numbers,
+    Pair,
+    number,
+    output,
+    ratios,
+)
 from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     PlanOption,
     SchemeOption,
     SplitOption,
@@ -35,19 +56,32 @@ from fogconv.ir.guard import Protection
 from fogconv.runtime.run_options import RunOptions
 from fogconv.values import table
 
+
+class TaskName(StrEnum):
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    SEGMENT = "segment"
+    TEXT = "text"
+    RAW = "raw"
+
+
 _DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 
 def run(
     model: Annotated[
         str,
-        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
+        typer.Argument(
+            parser=MODEL,
+            help="A torchvision model's name, efficientnet_lite0, a name of `fogconv models list`, or a .pt2 or .onnx file.",
+        ),
     ],
     image: Annotated[
         list[str] | None,
         typer.Option(
             parser=PICTURE,
-            help="Path of a picture, or coffee, chelsea, astronaut, …; may be repeated.",
+            help="Path of a picture or of a tensor (.npy), - for standard input, or page, astronaut, coffee, …; may be "
+            "repeated.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -63,11 +97,41 @@ def run(
             "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=WHAT
         ),
     ] = False,
+    task: Annotated[
+        TaskName | None,
+        typer.Option(help="What the outputs mean; by default known by the model's name.", rich_help_panel=WHAT),
+    ] = None,
+    read: Annotated[
+        bool,
+        typer.Option(
+            "--read",
+            help="Read the regions of text by ppocr-rec, and turn them by ppocr-cls if it is there, on the master.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False,
     size: Annotated[
+        Pair | None,
+        typer.Option(
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the model's, or where "
+            "it takes any size the first picture's, rounded up.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    batch: Annotated[
         int | None,
         typer.Option(
-            parser=number("pixels", table.SIDE),
-            help="Input size in pixels; by default the model's. For .pt2 and .onnx files.",
+            parser=number("count", table.BATCH),
+            help="Number of pictures at once; by default those that are given, else each as often as they go into it.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--input",
+            parser=INPUT,
+            help="Another input of the model, such as image_shape=shape.npy; may be repeated.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -152,6 +216,11 @@ def run(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     plan: PlanOption = None,
     verify: Annotated[
         bool,
@@ -212,6 +281,14 @@ def run(
             "--layers", help="Show a table, too: the predicted and measured times of each layer.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            parser=output(".png", ".jpg", ".jpeg"),
+            help="Write the picture with what was found in it, as a .png or .jpg file.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
     ] = None,
@@ -255,6 +332,11 @@ def run(
                 protection=guards,
                 plan=plan,
                 allow_swap=allow_swap,
+                cuts=cuts,
+                pins=pin,
+                keep_input_home=keep_input_home,
+                objective=objective,
+                deadline=deadline,
             ),
             run_options=RunOptions(
                 adapt=adapt,
@@ -269,7 +351,11 @@ def run(
             ),
             profile=profile,
             weights=weights,
-            size=size,
+            task=None if task is None else task.value,
+            read=read,
+            size=None if size is None else size.pixels,
+            batch=batch,
+            inputs=tuple(inputs or ()),
             mean=None if mean is None else mean.each,
             std=None if std is None else std.each,
             labels=labels,
@@ -279,5 +365,13 @@ def run(
             trust=trust,
         )
         run_job(
-            job, Shown(json=json, layers=layers, trace=trace, alone=launch is not None and launch.size == 1, out=sys.stdout)
+            job,
+            Shown(
+                json=json,
+                layers=layers,
+                trace=trace,
+                draw=draw,
+                alone=launch is not None and launch.size == 1,
+                out=sys.stdout,
+            ),
         )

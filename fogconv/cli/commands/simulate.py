@@ -17,19 +17,27 @@ from fogconv.cli.hardware_options import (
     ProfileOption,
     RateOption,
     ReadRateOption,
+    SpeedsOption,
     hardware,
+    uneven,
 )
-from fogconv.cli.option_values import BANDWIDTH, MODEL, STRAGGLER, Numbers, Straggler, number, output, ratios
+from fogconv.cli.option_values import BANDWIDTH, MODEL, SIZE, STRAGGLER, Pair, Straggler, number, output
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
 from fogconv.cli.plan_options import (
+    CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
     AllowSwapOption,
+    CutsOption,
+    DeadlineOption,
     EvenOption,
+    KeepInputHomeOption,
     MasterComputesOption,
+    ObjectiveOption,
     PartsOption,
+    PinsOption,
     PlanOption,
     SchemeOption,
     SplitOption,
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     from fogconv.hardware.topology import Topology
     from fogconv.ir.graph import LayerGraph
     from fogconv.ir.plan import Plan
+    from fogconv.planning.plan_options import PlanOptions
     from fogconv.simulation.simulator import Timeline
 
 
@@ -66,12 +75,17 @@ def simulate(
     split: SplitOption = None,
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
+    cuts: CutsOption = CUTS_AT,
+    pin: PinsOption = None,
+    keep_input_home: KeepInputHomeOption = False,
+    objective: ObjectiveOption = None,
+    deadline: DeadlineOption = None,
     plan: PlanOption = None,
     size: Annotated[
-        int | None,
+        Pair | None,
         typer.Option(
-            parser=number("pixels", table.SIDE),
-            help="Image size in pixels; by default the net's usual one.",
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the net's usual one.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -115,14 +129,7 @@ def simulate(
     latency: LatencyOption = None,
     memory: MemoryOption = None,
     read_rate: ReadRateOption = None,
-    speeds: Annotated[
-        Numbers | None,
-        typer.Option(
-            parser=ratios(table.SPEED, "1,1,0.5"),
-            help="Speed factors of the ranks from 0 on, such as 1,1,0.5; the last one holds for the rest.",
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
+    speeds: SpeedsOption = None,
     access_points: Annotated[
         int,
         typer.Option(
@@ -183,6 +190,7 @@ def simulate(
         from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
         from fogconv.simulation import simulator as simulation
+        from fogconv.simulation.consumption import joules_per_inference
         from fogconv.simulation.prediction import predicted
 
         options = plan_options(
@@ -196,6 +204,11 @@ def simulate(
             split=split,
             plan=plan,
             allow_swap=allow_swap,
+            cuts=cuts,
+            pins=pin,
+            keep_input_home=keep_input_home,
+            objective=objective,
+            deadline=deadline,
         )
         cluster = hardware(
             preset=preset,
@@ -207,7 +220,7 @@ def simulate(
             memory=memory,
             read_rate=read_rate,
         )
-        topology = _uneven(cluster.topology, speeds)
+        topology = uneven(cluster.topology, speeds)
         for each in straggler or ():
             if each.rank >= len(topology):
                 raise InputError(f"--straggler {each}: there are ranks 0 to {len(topology) - 1}")
@@ -217,7 +230,7 @@ def simulate(
         if batch is not None and not train:
             raise InputError("--batch is for --train: an inference is simulated for one image")
         if train:
-            _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace)
+            _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace, options)
             disturbance = simulation.Disturbance(slow, jitter=jitter, seed=seed)
             medium = Medium(points, bandwidth_bytes_per_s(access_point_bandwidth), disturbance)
             step = training_step(_graph(model, size, trust), topology, options, batch or BATCH, medium)
@@ -246,6 +259,7 @@ def simulate(
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         alone_s = make_plan(graph, topology, PlanOptions("local", allow_swap=True)).predicted_s or 0.0
         answer = _answer(model, chosen, timeline, topology, alone_s)
+        answer["joules"] = joules_per_inference(programs, topology, timeline)
         answer["bytes_read"] = [read_bytes(program) for program in programs]
         if as_json:
             print(json_text(answer))
@@ -256,7 +270,13 @@ def simulate(
 
 
 def _only_with_inferences(
-    scheme: Scheme | None, plan: Path | None, wire: str, inferences: int, in_flight: int, trace: Path | None
+    scheme: Scheme | None,
+    plan: Path | None,
+    wire: str,
+    inferences: int,
+    in_flight: int,
+    trace: Path | None,
+    options: PlanOptions,
 ) -> None:
     """Raises InputError for what a training step does not have."""
     given = {
@@ -266,6 +286,10 @@ def _only_with_inferences(
         "--inferences": inferences > 1,
         "--in-flight": in_flight > 1,
         "--trace": trace is not None,
+        "--pin": bool(options.pins),
+        "--keep-input-home": options.keep_input_home,
+        f"--objective {options.objective}": options.objective is not None,
+        "--deadline": options.deadline_s is not None,
     }
     for option, used in given.items():
         if used:
@@ -274,25 +298,16 @@ def _only_with_inferences(
             )
 
 
-def _graph(model: str, size: int | None, trust: bool) -> LayerGraph:
+def _graph(model: str, size: Pair | None, trust: bool) -> LayerGraph:
     from fogconv.frontend.network import network_graph
     from fogconv.zoo.model_request import ModelRequest
 
     try:
-        return network_graph(ModelRequest.for_shapes(model, size, trust))
+        return network_graph(ModelRequest.for_shapes(model, None if size is None else size.pixels, trust))
     except ImportError as error:
         from fogconv.cli.process.exit_codes import needs
 
         raise needs("torch", "master") from error
-
-
-def _uneven(topology: Topology, speeds: Numbers | None) -> Topology:
-    if speeds is None:
-        return topology
-    factors = speeds.each
-    for rank in topology.ranks:
-        topology = topology.replace_device(rank, topology.devices[rank].scaled(factors[min(rank, len(factors) - 1)]))
-    return topology
 
 
 def _points(count: int, topology: Topology) -> dict[int, int]:
@@ -334,6 +349,8 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")
+    if answer["joules"] is not None:
+        console.print(f"{answer['joules']:.3g} J per inference, of all ranks together, while they wait too.")
     table = Table(box=None, pad_edge=False, header_style="bold")
     swaps = any(answer["bytes_read"])
     for column in ("rank", "busy", "sent MB", "received MB", *(("read MB",) if swaps else ())):

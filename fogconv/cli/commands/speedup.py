@@ -16,7 +16,7 @@ from fogconv.cli.hardware_options import (
     ProfileOption,
     RateOption,
 )
-from fogconv.cli.option_values import MODEL, SWEEP, TIME, Pair, number, output, sizes
+from fogconv.cli.option_values import MODEL, SIZE, SWEEP, TIME, Pair, number, output, sizes
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.panels import OUTPUT, WHAT, WHERE
@@ -83,10 +83,11 @@ def speedup(
         int, typer.Option(parser=number("count", table.BATCH), help="Number of images at once.", rich_help_panel=WHAT)
     ] = 1,
     size: Annotated[
-        int | None,
+        Pair | None,
         typer.Option(
-            parser=number("pixels", table.SIDE),
-            help="Image size in pixels, by default the net's usual one; any other needs torch.",
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the net's "
+            "usual one; any other needs torch.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -209,7 +210,8 @@ def speedup(
         if list_presets:
             tables.show_presets()
             return
-        layers = _layers(model, size, c, f, k, hw, stride, padding, dilation, groups, batch)
+        pixels = None if size is None else size.pixels
+        layers = _layers(model, pixels, c, f, k, hw, stride, padding, dilation, groups, batch)
         from fogconv.cli.hardware_options import hardware
         from fogconv.speedup.calculator import Question, report, sweep
         from fogconv.speedup.trigger import Trigger
@@ -235,7 +237,7 @@ def speedup(
             cluster.topology, Trigger.parse(options.trigger), options.threshold, options.master_computes, media
         )
         answer = report(layers, question)
-        graph = layer_network(layers[0]) if model is None else network(model, size=size, batch=batch)
+        graph = layer_network(layers[0]) if model is None else network(model, size=pixels, batch=batch)
         if graph is not None and question.workers and media is MediaName.UNICAST:
             from fogconv.planning.star import whole_inference
 
@@ -258,7 +260,7 @@ def speedup(
 
 def _layers(
     model: str | None,
-    size: int | None,
+    size: int | tuple[int, int] | None,
     c: int | None,
     f: int | None,
     k: Pair,

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from fogconv.analysis.figures import cut
 from fogconv.cli.output.ellipsis import fold
-from fogconv.cli.output.result import MEANINGLESS, Guess
+from fogconv.cli.output.result import MEANINGLESS, OutputFigures
+from fogconv.tasks.classify import Guess
 
 Answers = Sequence[tuple[str, Sequence[Guess]]]
 """Each picture's name and its classes, the likeliest first."""
@@ -37,6 +38,16 @@ def answer_lines(answers: Answers, width: int, *, random_weights: bool) -> list[
         lines.append(cut(image, width))
         lines += _scores(guesses, width) if random_weights else _bars(guesses, width)
     return lines
+
+
+def print_outputs(outputs: Sequence[OutputFigures], *, out: TextIO, width: int | None = None) -> None:
+    """A line per output, for a model whose outputs have no known meaning: its name, shape and range of values."""
+    console = Console(file=out, highlight=False, width=width)
+    for output in outputs:
+        shape = "×".join(map(str, output.shape)) or "a number"
+        line = f"{shape}  {output.dtype}  {output.least:.4g} … {output.most:.4g}"
+        console.print(Text(f"{cut(output.name, max(8, console.width - len(line) - 2))}  {line}"))
+    out.flush()
 
 
 def _bars(guesses: Sequence[Guess], width: int) -> list[str]:

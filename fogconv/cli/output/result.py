@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fogconv.analysis.outlook import Outlook
     from fogconv.analysis.workload import RankWork, Workload
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.tasks.draw import Finding
+    from fogconv.zoo.card import Task
 
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.run_options import RunOptions
@@ -28,7 +30,11 @@ class Job:
     run_options: RunOptions = RunOptions()
     profile: Path | None = None
     weights: str = "pretrained"
-    size: int | None = None
+    task: Task | None = None
+    read: bool = False
+    size: int | tuple[int, int] | None = None
+    batch: int | None = None
+    inputs: tuple[tuple[str, Path], ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: Path | None = None
@@ -42,11 +48,27 @@ MEANINGLESS = "class scores of random weights, meaningless"
 """What a net with random weights sees."""
 
 
-@dataclass(frozen=True)
-class Guess:
-    label: str
-    index: int
-    probability: float
+@dataclass(frozen=True, slots=True)
+class OutputFigures:
+    """One of the model's outputs: its shape, and the smallest and largest of its values (NaN for an output without any).
+
+    ``max_abs_error``: the largest difference of any run from the baseline's, whose largest value is ``max_abs_reference``;
+    infinite where the shapes differ. None without a baseline.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    least: float
+    most: float
+    max_abs_error: float | None = None
+    max_abs_reference: float | None = None
+
+    @property
+    def rel_error(self) -> float:
+        """In parts of the baseline's largest value."""
+        error = self.max_abs_error or 0.0
+        return error / self.max_abs_reference if self.max_abs_reference else error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +83,12 @@ class SharedMachine:
 
 @dataclass(frozen=True)
 class Result:
-    """A job's results. Latencies are medians of warm runs, in seconds, without set-up.
+    """A job's results. ``found``: what the network found in each picture. Latencies are medians of warm runs, in
+    seconds, without set-up.
 
-    ``baseline``: the framework that ran the model on the master alone. ``runs_s``: each warm run's. ``wire``: the coding of
-    the activations. ``machines``: those that several ranks share.
+    ``top5`` is empty for a model that gives no scores of classes. ``baseline``: the framework that ran the model on the
+    master alone; the error is that of the output that is furthest from the baseline's, in parts of its largest value.
+    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machines``: those that several ranks share.
     """
 
     job: Job
@@ -73,7 +97,8 @@ class Result:
     cluster: str
     workers: int
     scheme: str
-    top5: tuple[tuple[Guess, ...], ...]
+    task: Task
+    found: tuple[Finding, ...]
     latency_s: float
     predicted_s: float | None
     baseline: str | None
@@ -90,6 +115,7 @@ class Result:
     machines: tuple[SharedMachine, ...] = ()
     outlook: Outlook | None = None
     rates: tuple[RateSource, ...] = ()
+    outputs: tuple[OutputFigures, ...] = ()
 
     @property
     def weights_are_random(self) -> bool:
@@ -100,7 +126,9 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """``predicted_s`` and ``latency_s`` are the sums of ``total_s`` over ``layers``, and of ``other_layers``."""
         from fogconv.analysis.layer_report import other_layers
+        from fogconv.tasks.classify import Classes
 
+        guesses = [[vars(guess) for guess in each.guesses] for each in self.found if isinstance(each, Classes)]
         return {
             "model": self.model,
             "weights": self.weights,
@@ -109,8 +137,11 @@ class Result:
             "workers": self.workers,
             "scheme": self.scheme,
             "top5_note": MEANINGLESS if self.weights_are_random else None,
-            "top5": [vars(guess) for guess in self.top5[0]],
-            "top5_all": [[vars(guess) for guess in guesses] for guesses in self.top5],
+            "top5": guesses[0] if guesses else [],
+            "top5_all": guesses,
+            "task": self.task,
+            "results": [each.as_json() for each in self.found],
+            "outputs": [asdict(output) for output in self.outputs],
             "latency_s": self.latency_s,
             "predicted_s": self.predicted_s,
             "baseline": self.baseline,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import onnx
 import onnx.external_data_helper
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto
 
 from fogconv.errors import ModelError, quoted
+from fogconv.frontend.onnx.input_shapes import Entry, entries_of
 from fogconv.storage.trusted import open_plain
 
 OLDEST_OPSET = 9
@@ -22,20 +23,38 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """``input`` and ``output`` are names of values; ``shape`` is the input's, (N, C, H, W)."""
+    """``inputs`` in the file's order, the first that is a batch of pictures (N, C, H, W) before the others; ``outputs`` are
+    names of values. ``multiple``: what a frame's sides were rounded up to; 0 where they were not."""
 
     proto: ModelProto
-    input: str
-    shape: tuple[int, int, int, int]
-    output: str
+    inputs: tuple[Entry, ...]
+    outputs: tuple[str, ...]
+    multiple: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The pictures', (N, C, H, W); of a model of sequences theirs, (N, C, L)."""
+        return self.inputs[0].shape
 
 
-def read_model(path: str | Path, *, size: tuple[int, int] | None = None, batch: int = 1) -> ModelFile:
-    """An ONNX model with one input (N, C, H, W) and one output. ``size`` is (H, W) in pixels, where the file leaves it open.
+def read_model(
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    shapes: Mapping[str | int, tuple[int, ...]] | None = None,
+    frame: tuple[int, int] | None = None,
+    states_size: bool = True,
+) -> ModelFile:
+    """An ONNX model, one of whose inputs is a batch of pictures (N, C, H, W). ``size`` is (H, W) in pixels, where the file
+    leaves it open; without one it is that of ``frame``, rounded up to multiples that the net halves evenly. ``shapes`` are
+    those of other inputs, by name or number. With ``states_size`` False the sizes in the file are those of an example.
 
-    Raises ModelError: it can't be read, uses what neither fogconv nor ONNX Runtime knows, or takes another input.
+    Raises ModelError: it can't be read, uses what neither fogconv nor ONNX Runtime knows, or takes no pictures.
     """
     proto = _loaded(Path(path))
+    if not states_size:
+        _forget_sizes(proto)
     name = quoted(str(path))
     newest = onnx.defs.onnx_opset_version()
     opset = next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), 0)
@@ -49,11 +68,14 @@ def read_model(path: str | Path, *, size: tuple[int, int] | None = None, batch: 
             raise ModelError(f"{name}: node {quoted(node.name)} is {what}, which fogconv does not know")
     given = {tensor.name for tensor in proto.graph.initializer}
     entries = [value for value in proto.graph.input if value.name not in given]
-    if len(entries) != 1 or len(proto.graph.output) != 1:
-        ends = f"{len(entries)} inputs and {len(proto.graph.output)} outputs"
-        raise ModelError(f"{name} has {ends}; fogconv runs ONNX models with one input and one output")
-    shape = _fixed_shape(name, entries[0], size, batch)
-    return ModelFile(proto, entries[0].name, shape, proto.graph.output[0].name)
+    inputs, multiple = entries_of(name, proto.graph, entries, size=size, frame=frame, batch=batch, shapes=shapes or {})
+    return ModelFile(proto, inputs, tuple(value.name for value in proto.graph.output), multiple)
+
+
+def characters(model: ModelFile) -> tuple[str, ...]:
+    """Those that a recogniser of text was trained for, which PaddlePaddle's exports carry; else none."""
+    lines = next((each.value for each in model.proto.metadata_props if each.key == "character"), "")
+    return tuple(lines.splitlines())
 
 
 def free_names(node: NodeProto) -> Iterator[str]:
@@ -88,24 +110,12 @@ def _loaded(path: Path) -> ModelProto:
     return proto
 
 
-def _fixed_shape(name: str, entry: ValueInfoProto, size: tuple[int, int] | None, batch: int) -> tuple[int, int, int, int]:
-    kind = entry.type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
-    if not entry.type.HasField("tensor_type") or len(dims) != 4:
-        raise ModelError(f"{name}: its input {quoted(entry.name)} is not a batch of pictures (N, C, H, W)")
-    if kind.elem_type != TensorProto.FLOAT:
-        wrong = TensorProto.DataType.Name(kind.elem_type).lower()
-        raise ModelError(f"{name}: its input {quoted(entry.name)} is {wrong}; fogconv runs models in float (fp32)")
-    images, channels, *sides = dims
-    if images not in (None, batch):
-        raise ModelError(f"{name} takes {images} images at once, not {batch}")
-    if channels is None:
-        raise ModelError(f"{name}: the channels of its input {quoted(entry.name)} are not fixed")
-    if size is None and None in sides:
-        raise ModelError(f"{name} takes pictures of any size; say which with --size (or size=)")
-    for side, wanted in zip(sides, size or sides, strict=True):
-        if side is not None and side != wanted:
-            raise ModelError(f"{name} takes {sides[0]}×{sides[1]} pixels, not {size[0]}×{size[1]}" if size else name)
-    height, width = size or sides
-    assert height is not None and width is not None
-    return (batch, channels, height, width)
+def _forget_sizes(proto: ModelProto) -> None:
+    """Leave the batch and the sides of inputs and outputs open, and what follows from them."""
+    del proto.graph.value_info[:]
+    given = {tensor.name for tensor in proto.graph.initializer}
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name not in given:
+            for number, dim in enumerate(value.type.tensor_type.shape.dim):
+                if number != 1:
+                    dim.Clear()

@@ -19,8 +19,9 @@ from onnx.reference import ReferenceEvaluator
 
 from fogconv.errors import ModelError, quoted
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value
+from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value, as_sides
 from fogconv.frontend.onnx.model_file import ModelFile, free_names
+from fogconv.ir.graph import Port
 
 SMALL = 4096
 """Elements of a constant whose values may decide on a shape."""
@@ -74,6 +75,7 @@ class Translator(GraphBuilder):
     types: dict[str, TypeProto] = field(default_factory=dict, kw_only=True)
     maker: dict[str, Node] = field(default_factory=dict, kw_only=True)
     readers: dict[str, list[Node]] = field(default_factory=dict, kw_only=True)
+    entries: list[Port] = field(default_factory=list, kw_only=True)
 
     def walk(self) -> None:
         """The whole graph."""
@@ -86,8 +88,10 @@ class Translator(GraphBuilder):
             self._hold(tensor.name, Const(numpy_helper.to_array(tensor)))
         for value in (*graph.value_info, *graph.output):  # what the file says, where nothing better is found
             self.types[value.name] = value.type
-        start = self.map_of("input", *self.model.shape[1:])
-        self._hold(self.model.input, Ref(start, self.model.shape))
+        for number, entry in enumerate(self.model.inputs):
+            self.types[entry.name] = helper.make_tensor_type_proto(entry.kind, entry.shape)
+            is_map, dtype = self.could_be_map(entry.name, flat=number == 0), str(helper.tensor_dtype_to_np_dtype(entry.kind))
+            self.entries.append(self.take(entry.name, number, entry.name, entry.shape, dtype, is_map=is_map))
         for node in nodes:
             self._visit(node)
 
@@ -112,17 +116,25 @@ class Translator(GraphBuilder):
         kind = self.types.get(name)
         return kind is not None and kind.tensor_type.elem_type == TensorProto.FLOAT
 
-    def could_be_map(self, name: str) -> bool:
+    def could_be_map(self, name: str, *, flat: bool = False) -> bool:
+        """Whether it is (N, C, H, W); with ``flat`` also (N, C, L)."""
         shape = self.shape(name)
-        return shape is not None and len(shape) == 4 and shape[0] == self.batch and 0 not in shape and self.is_float(name)
+        return (
+            shape is not None
+            and len(shape) in ((3, 4) if flat else (4,))
+            and shape[0] == self.batch
+            and 0 not in shape
+            and self.is_float(name)
+        )
 
-    def as_map(self, name: str) -> int | None:
-        """The number of a map that holds a 4-D value; hosted values and reshaped maps are written as a map for it."""
+    def as_map(self, name: str, *, flat: bool = False) -> int | None:
+        """The number of a map that holds a 4-D value; hosted values and reshaped maps are written as a map for it. With
+        ``flat`` 3-D values (N, C, L) are maps of one row."""
         value = self.values.get(name)
         shape = self.shape(name)
-        if shape is None or not isinstance(value, Ref | Hosted) or not self.could_be_map(name):
+        if shape is None or not isinstance(value, Ref | Hosted) or not self.could_be_map(name, flat=flat):
             return None
-        if isinstance(value, Ref) and self.tensors[value.tensor].shape == value.shape:
+        if isinstance(value, Ref) and self.tensors[value.tensor].shape == (self.batch, *as_sides(shape)):
             return value.tensor
         if isinstance(value, Ref) and name not in self.written:
             if name not in self.maker:
@@ -133,7 +145,7 @@ class Translator(GraphBuilder):
     def write(self, name: str, shape: Shape) -> int:
         """Write a hosted value as a map of this shape."""
         if name not in self.written:
-            self.written[name] = self.map_of(name, *shape[1:])
+            self.written[name] = self.map_of(name, *as_sides(shape))
         return self.written[name]
 
     # Nodes
@@ -163,12 +175,16 @@ class Translator(GraphBuilder):
     def host(self, node: Node) -> None:
         """Let ONNX Runtime compute this node on the master."""
         for name in free_names(node.proto):
-            if isinstance(self.values.get(name), Padded):
-                self.host(self.maker[name])
+            self.unpad(name)
         for name in node.outputs:
             if name:
                 self.values[name] = Hosted()
         self._wait(node)
+
+    def unpad(self, name: str) -> None:
+        """Let ONNX Runtime make a padded map where no conv pads it."""
+        if isinstance(self.values.get(name), Padded):
+            self.host(self.maker[name])
 
     def _wait(self, node: Node) -> None:
         reads = tuple(dict.fromkeys(free_names(node.proto)))
@@ -215,7 +231,7 @@ class Translator(GraphBuilder):
     def _infer(self, node: Node) -> None:
         """The types of a node's results, where ONNX's own inference finds them."""
         try:
-            schema = onnx.defs.get_schema(node.op, self._opset(node.proto.domain), node.proto.domain)
+            schema = onnx.defs.get_schema(node.op, self.opset(node), node.proto.domain)
             small = {
                 name: numpy_helper.from_array(array, name)
                 for name in node.inputs
@@ -229,7 +245,9 @@ class Translator(GraphBuilder):
             return
         self.types |= {name: kind for name, kind in found.items() if _sized(kind) or name not in self.types}
 
-    def _opset(self, domain: str) -> int:
+    def opset(self, node: Node) -> int:
+        """The version of the operators that a node's is one of."""
+        domain = node.proto.domain
         return next((each.version for each in self.model.proto.opset_import if each.domain == domain), 1)
 
 

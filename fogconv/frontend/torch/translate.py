@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value
+from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value, as_sides
 
 Args = Mapping[str, Any]
 """A node's arguments by name."""
@@ -84,12 +84,13 @@ class Translator(GraphBuilder):
         value = self.values.get(argument) if isinstance(argument, fx.Node) else None
         return value.value if isinstance(value, Const) and isinstance(value.value, torch.Tensor) else None
 
-    def as_map(self, argument: object) -> int | None:
-        """The number of a map that holds a 4-D value; hosted values and reshaped maps are written as a map for it."""
-        if not isinstance(argument, fx.Node) or not self.could_be_map(argument):
+    def as_map(self, argument: object, *, flat: bool = False) -> int | None:
+        """The number of a map that holds a 4-D value; hosted values and reshaped maps are written as a map for it. With
+        ``flat`` 3-D values (N, C, L) are maps of one row."""
+        if not isinstance(argument, fx.Node) or not self.could_be_map(argument, flat=flat):
             return None
-        value = self.values[argument]
-        if isinstance(value, Ref) and self.tensors[value.tensor].shape == value.shape:
+        value, sides = self.values[argument], as_sides(shape_of(argument))
+        if isinstance(value, Ref) and self.tensors[value.tensor].shape == (self.batch, *sides):
             return value.tensor
         if not isinstance(value, Ref | Hosted):
             return None
@@ -99,11 +100,12 @@ class Translator(GraphBuilder):
             self.items.append(_hosted(argument))  # for example a reshape that moves elements between channels
         return self.write(argument, shape_of(argument))
 
-    def could_be_map(self, node: fx.Node) -> bool:
+    def could_be_map(self, node: fx.Node, *, flat: bool = False) -> bool:
+        """Whether it is (N, C, H, W); with ``flat`` also (N, C, L)."""
         value = node.meta.get("val")
         return (
             isinstance(value, torch.Tensor)
-            and value.ndim == 4
+            and value.ndim in ((3, 4) if flat else (4,))
             and value.shape[0] == self.batch
             and value.dtype == self.dtype
         )
@@ -111,7 +113,7 @@ class Translator(GraphBuilder):
     def write(self, node: fx.Node, shape: Shape) -> int:
         """Write a hosted node's result as a map of this shape."""
         if node not in self.written:
-            self.written[node] = self.map_of(node.name, *shape[1:])
+            self.written[node] = self.map_of(node.name, *as_sides(shape))
         return self.written[node]
 
     def host(self, node: fx.Node) -> Hosted:

@@ -16,7 +16,19 @@ from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
 from fogconv.ir.geometry import BLOCK, ConvSpec, MapSpec, StepSpec
 
-MAP_KINDS = ("pool", "globalpool", "add", "affine", "gate", "permute", "copy", "leaky_relu", "maximum")
+MAP_KINDS = (
+    "pool",
+    "globalpool",
+    "add",
+    "affine",
+    "gate",
+    "permute",
+    "copy",
+    "leaky_relu",
+    "maximum",
+    "resample",
+    "interleave",
+)
 """Steps other than convs whose times are known to differ; others are treated alike."""
 
 

@@ -14,6 +14,7 @@ from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
+from fogconv.ir.memory.sharing import memory_bytes
 
 PROCESS_BYTES = 300_000_000
 """What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
@@ -126,7 +127,7 @@ def footprint(
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
         plain=plain,
-        maps=BYTES_PER_ELEMENT * sum(arrays) + map_bytes(program),
+        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(memory_bytes(program).values()),
         staging=program.batch * sum(_message_bytes(step) for step in staged),
         scratch=BYTES_PER_ELEMENT * threads * scratch,
         mail=program.batch * sum(_message_bytes(recv) for recv in received),
@@ -152,16 +153,6 @@ class _Slices:
         if plain:
             self.transit = max(self.transit, packed + plain)
             self.disk += packed + plain
-
-
-def map_bytes(program: ir.Program) -> int:
-    """Bytes of a program's buffers in the blocked layout, their margins included."""
-    total = 0
-    for buffer in program.buffers:
-        channels, rows, columns = buffer.region.shape
-        top, bottom, left, right = buffer.margin
-        total += -(-channels // BLOCK) * BLOCK * (top + rows + bottom) * (left + columns + right)
-    return BYTES_PER_ELEMENT * program.batch * total
 
 
 def _convs(program: ir.Program) -> Iterator[ir.Conv]:

@@ -10,7 +10,10 @@ from fogconv.ir.graph import Layer
 from fogconv.ir.shard import Work
 from fogconv.planning.strategies.shares import Shares
 
-Scheme = Literal["auto", "depth", "rows", "local"]
+Scheme = Literal["auto", "depth", "rows", "offload", "local"]
+
+WHOLE: frozenset[Scheme] = frozenset(("offload", "local"))
+"""The schemes that cut no layer."""
 
 UNSUMMED: Sequence[str] = ("",)
 """The kinds of a way whose result stays where it is computed."""
@@ -33,11 +36,11 @@ class Way:
 @dataclass(frozen=True, slots=True)
 class Family:
     """``ways`` returns those of one layer. It is used in the searches of ``schemes``; with ``heads`` also in every other
-    search for layers whose result is one pixel, because every search needs a way through a network's head."""
+    search that cuts layers, for those whose result is one pixel: it needs a way through a network's head."""
 
     ways: Callable[[Layer, Shares], Iterable[Way]]
     schemes: frozenset[Scheme]
     heads: bool = False
 
     def serves(self, scheme: Scheme, single_pixel: bool) -> bool:
-        return scheme in self.schemes or (self.heads and single_pixel)
+        return scheme in self.schemes or (self.heads and single_pixel and scheme not in WHOLE)

@@ -19,4 +19,4 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
     yield Way("host" if isinstance(layer, Host) else "local", at_home(shares.graph, layer).work)
 
 
-HOME = Family(_ways, frozenset(("auto", "depth", "rows", "local")))
+HOME = Family(_ways, frozenset(("auto", "depth", "rows", "offload", "local")))

@@ -16,7 +16,7 @@ class Option:
 
     ``target`` is the layout in which a partial result is summed. ``edge_s``: the slowest rank's work. ``sum_s``: sending
     and adding the summands, and the epilogue. ``stored`` are the weight elements on each rank. ``hidden_s`` of the work
-    can be done while the inputs are being sent.
+    can be done while the inputs are being sent. ``joules``: what all this takes beyond the ranks' idle power.
     """
 
     mode: str
@@ -29,6 +29,7 @@ class Option:
     sum_traffic: Traffic | None
     stored: tuple[int, ...]
     hidden_s: float = 0.0
+    joules: float = 0.0
 
 
 def weight_elements(layer: Conv, work: Work) -> int:
@@ -38,8 +39,11 @@ def weight_elements(layer: Conv, work: Work) -> int:
 
 
 def split_name(option: Option) -> str | None:
-    """The cut for reports: "input:4", "output:4", "groups:4", "rows:5"; None where one rank computes the layer."""
+    """The cut for reports: "input:4", "output:4", "groups:4", "rows:5"; "rank:2" where that rank computes the
+    whole layer, None where the master does."""
     parts = len({work.rank for work in option.work})
+    if option.mode == "offload":
+        return f"rank:{option.work[0].rank}"
     if parts < 2 and option.mode in ("local", "host", "relabel"):
         return None
     return f"{option.mode}:{parts}"

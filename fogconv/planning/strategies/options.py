@@ -6,7 +6,7 @@ A new family is a file with a `Family` in this package and an entry in FAMILIES;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region
@@ -16,22 +16,24 @@ from fogconv.ir.shard import Work
 from fogconv.lowering.overlap import hidden_share
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
+from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.strategies.channels import CHANNELS
 from fogconv.planning.strategies.copies import COPIES
 from fogconv.planning.strategies.family import Family, Scheme, Way
 from fogconv.planning.strategies.home import HOME
+from fogconv.planning.strategies.offload import OFFLOAD, whole_on
 from fogconv.planning.strategies.option import Option, weight_elements
 from fogconv.planning.strategies.rows import ROWS
 from fogconv.planning.strategies.shares import Shares
 
-FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS)
+FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, OFFLOAD)
 """The order matters: of options with equal costs the first is taken."""
 
 
 class Options:
     """All options of all layers of a graph, for one scheme on one cluster; ``members`` are the ranks that get work (all).
 
-    ``drifting``: see `Shares`.
+    ``drifting``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
     """
 
     def __init__(
@@ -43,27 +45,39 @@ class Options:
         members: Sequence[int] | None = None,
         *,
         drifting: bool = False,
+        allowed: Allowed = Allowed(),
     ) -> None:
         self._graph = graph
         self._prices = prices
         self._book = book
         self._scheme = scheme
         self._found: dict[str, tuple[Option, ...]] = {}
-        self._shares = Shares(graph, prices.topology, members, dealt=scheme == "depth", drifting=drifting)
+        self._allowed = allowed
+        self._shares = Shares(
+            graph,
+            prices.topology,
+            members,
+            dealt=scheme == "depth",
+            drifting=drifting,
+            offloading=scheme == "offload",
+        )
 
     def of(self, layer: Layer) -> tuple[Option, ...]:
-        """The options of one layer: at least the one on the master. Options that this geometry does not allow are left
-        out."""
+        """The options of one layer: at least the one on the master, or on the rank that it is pinned to. Options that this
+        geometry does not allow are left out."""
         found = self._found.get(layer.name)
         if found is None:
-            priced = (
-                self._priced(layer, way, kind)
-                for family in self._families(layer)
-                for way in family.ways(layer, self._shares)
-                for kind in way.kinds
-            )
+            priced = (self._priced(layer, way, kind) for way in self._ways(layer) for kind in way.kinds)
             found = self._found[layer.name] = tuple(option for option in priced if option is not None)
         return found
+
+    def _ways(self, layer: Layer) -> Iterator[Way]:
+        rank = self._allowed.rank_of(layer)
+        if rank is not None and not isinstance(layer, Host):
+            yield whole_on(layer, rank, self._shares)
+            return
+        for family in self._families(layer):
+            yield from family.ways(layer, self._shares)
 
     def _families(self, layer: Layer) -> Sequence[Family]:
         if isinstance(layer, Host) or self._scheme == "local" or len(self._shares.members) < 2:
@@ -89,6 +103,7 @@ class Options:
             return None
         if isinstance(layer, Host):
             return Option(way.mode, works, self._numbers(needed), -1, None, edge_s, 0.0, None, tuple(stored))
+        joules = sum(self._prices.work_j(layer, work, self._graph.tensors) for work in works)
         partial = any(layer.is_partial(work) for work in works)
         if not partial:
             # There is no split by input channels where one rank has all of them.
@@ -98,12 +113,19 @@ class Options:
             hidden_s = 0.0
             if isinstance(layer, Conv) and way.overlaps:
                 hidden_s = edge_s * hidden_share(layer.spec, min(len(work.output.rows) for work in works))
-            return Option(way.mode, works, self._numbers(needed), number, None, edge_s, 0.0, None, tuple(stored), hidden_s)
+            return Option(
+                way.mode, works, self._numbers(needed), number, None, edge_s, 0.0, None, tuple(stored), hidden_s, joules
+            )
         target = self._shares.layout(layer.target, kind)
         held = Layout(_made(works, ranks), partial=True)
         traffic = self._prices.traffic(transfers(held, target))
         finish_s = max(
             self._prices.finish_s(rank, box, len(works)) for rank, boxes in enumerate(target.regions) for box in boxes
+        )
+        joules += traffic.joules + sum(
+            self._prices.busy_j(rank, self._prices.finish_s(rank, box, len(works)))
+            for rank, boxes in enumerate(target.regions)
+            for box in boxes
         )
         if isinstance(layer, Conv) and layer.residual is not None:
             needed[layer.residual] = list(target.regions)
@@ -117,6 +139,7 @@ class Options:
             traffic.seconds + finish_s,
             traffic,
             tuple(stored),
+            joules=joules,
         )
 
     def _numbers(self, needed: dict[int, list[tuple[Region, ...]]]) -> tuple[tuple[int, int], ...]:

@@ -19,11 +19,18 @@ class Shares:
     """``members`` are the ranks that get work.
 
     ``dealt``: the scheme divides the weights instead of copying them. ``drifting``: the cuts may move after every conv,
-    not only between two that need their neighbours' rows.
+    not only between two that need their neighbours' rows. ``offloading``: every rank may get whole layers.
     """
 
     def __init__(
-        self, graph: LayerGraph, topology: Topology, members: Sequence[int] | None, *, dealt: bool, drifting: bool
+        self,
+        graph: LayerGraph,
+        topology: Topology,
+        members: Sequence[int] | None,
+        *,
+        dealt: bool,
+        drifting: bool,
+        offloading: bool,
     ) -> None:
         self.graph = graph
         self.ranks = len(topology)
@@ -31,11 +38,21 @@ class Shares:
         self.dealt = dealt
         self.drifting = drifting
         rates = level([topology.rate(rank) for rank in topology.ranks])
+        self.helpers = self._helpers(topology, rates, offloading)
+        """The ranks that may compute whole layers instead of the master."""
         self._weights = [rate if rank in self.members else 0.0 for rank, rate in enumerate(rates)]
         self.conv_weights = sum(conv.spec.weight_elements for conv in graph.convs if not conv.linear)
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
+
+    def _helpers(self, topology: Topology, rates: Sequence[float], offloading: bool) -> tuple[int, ...]:
+        workers = [rank for rank in self.members if rank]
+        if offloading:
+            return tuple(workers)
+        faster = [rank for rank in workers if rates[rank] > rates[0]]
+        link_s = {rank: max(topology.link(0, rank).s_per_byte, topology.link(rank, 0).s_per_byte) for rank in faster}
+        return tuple(sorted(faster, key=lambda rank: (-rates[rank], link_s[rank]))[:1])
 
     def layout(self, tensor: int, kind: str) -> Layout:
         """M (on the master), R (replicated), C (channels) or H (rows) of a tensor."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -322,20 +323,61 @@ class Scalar(nn.Module):
         return y
 
 
-@pytest.mark.parametrize(
-    ("shape", "says"),
-    [
-        ("scalar", "shape (), not one row of scores for each image"),
-        ("no batch", "shape (4,), not one row of scores for each image"),
-        ("empty", "its output (1, 0) is empty"),
-    ],
-)
-def test_an_exported_model_without_scores_is_refused(run: Program, tmp_path: Path, shape: str, says: str) -> None:
-    exported = torch.export.export(Scalar(shape).eval(), (torch.zeros(1, 3, 20, 20),), strict=False)
-    torch.export.save(exported, tmp_path / "model.pt2")
-    code, out, err = run(str(tmp_path / "model.pt2"), "--workers", "1", "--repeat", "1", "--json")
-    check_sentence(code, err, "model", says)
+def saved(path: Path, shape: str) -> Path:
+    torch.export.save(torch.export.export(Scalar(shape).eval(), (torch.zeros(1, 3, 20, 20),), strict=False), path)
+    return path
+
+
+@pytest.mark.parametrize(("shape", "sizes"), [("scalar", []), ("no batch", [4])])
+def test_a_model_without_scores_shows_its_outputs(run: Program, tmp_path: Path, shape: str, sizes: list[int]) -> None:
+    model = str(saved(tmp_path / "model.pt2", shape))
+    code, out, err = run(model, "--workers", "1", "--repeat", "1", "--compare", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    [output] = found["outputs"]
+    assert (output["name"], output["shape"], output["dtype"]) == ("output", sizes, "float32")
+    assert output["max_abs_error"] == found["max_abs_error"] <= 1e-4 * found["max_abs_reference"]
+    assert found["top5"] == []
+    code, out, err = run(model, "--workers", "0", "--repeat", "1")
+    assert code == 0 and "output" in out.splitlines()[0] and "float32" in out.splitlines()[0], err
+
+
+def test_a_model_with_an_empty_output_is_refused(run: Program, tmp_path: Path) -> None:
+    code, out, err = run(str(saved(tmp_path / "model.pt2", "empty")), "--workers", "1", "--repeat", "1", "--json")
+    check_sentence(code, err, "model", "is empty")
     assert not out
+
+
+def test_inputs_beside_the_picture_come_from_files(run: Program, tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.conv(x), scale * 2
+
+    given = (torch.zeros(1, 3, 20, 20), torch.zeros(2))
+    torch.export.save(torch.export.export(Scaled().eval(), given, strict=False), tmp_path / "model.pt2")
+    np.save(tmp_path / "scale.npy", np.array([3.0, 4.0]))
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    start = (str(tmp_path / "model.pt2"), "--workers", "1", "--repeat", "1", "--json")
+    code, out, err = run(*start, "--compare", "--input", f"scale={tmp_path / 'scale.npy'}")
+    assert code == 0, err
+    maps, doubled = json.loads(out)["outputs"]
+    assert (maps["shape"], doubled["shape"], doubled["most"]) == ([1, 4, 18, 18], [2], 8.0)
+    check_sentence(*run(*start)[::2], "the inputs of model are x, scale; there is no scale")
+    bad = run(*start, "--input", f"scale={tmp_path / 'bad.npy'}")
+    check_sentence(*bad[::2], "can't be read as an .npy file")
+
+
+def test_one_picture_fills_a_batch(run: Program) -> None:
+    code, out, err = run(*QUICK, "--workers", "0", "--batch", "2", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["outputs"][0]["shape"][0] == 2 and len(found["top5_all"]) == 1
+    refused = run(*QUICK, "--image", "coffee", "--image", "chelsea", "--batch", "3")
+    check_sentence(*refused[::2], "--batch 3 is no multiple")
 
 
 @pytest.mark.parametrize("json_too", [(), ("--json",)])
@@ -356,7 +398,11 @@ def test_compare_looks_at_every_run(run: Program, monkeypatch: pytest.MonkeyPatc
     def third_is_wrong(engine: Engine, x: Any) -> Inference:
         found = usual(engine, x)
         runs.append(found)
-        return replace(found, output=found.output + 0.5) if len(runs) == 3 else found
+        return (
+            replace(found, outputs={name: output + 0.5 for name, output in found.outputs.items()})
+            if len(runs) == 3
+            else found
+        )
 
     monkeypatch.setattr(Engine, "run", third_is_wrong)
     code, out, err = run(*QUICK[:-1], "3", "--workers", "0", "--compare", "--json")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fogconv.analysis.layer_report import LayerReport
 from fogconv.analysis.outlook import Outlook
 from fogconv.analysis.workload import RankWork, Workload
-from fogconv.cli.output.result import Guess, Job, Result, SharedMachine
+from fogconv.cli.output.result import Job, Result, SharedMachine
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.simulation.layer_times import STAR_TERMS, TERMS
+from fogconv.tasks.classify import Classes, Guess
 
 LONG_NAME = "features.denseblock4.denselayer16.conv2"
 RANDOM = (
@@ -45,7 +46,8 @@ def result(
         cluster,
         workers,
         scheme,
-        (guesses,) * len(images),
+        "classify",
+        (Classes(guesses),) * len(images),
         0.0399,
         0.0493,
         "torch" if full else None,

@@ -9,11 +9,13 @@ from rich.cells import cell_len
 
 from fogconv.cli.output.answer import answer_lines, bar
 from fogconv.cli.output.result import Result
+from fogconv.tasks.classify import Classes
 from tests.cli.output.examples import RANDOM, result
 
 
 def lines_of(found: Result, width: int) -> list[str]:
-    answers = tuple(zip(found.job.images, found.top5, strict=True))
+    guesses = [each.guesses for each in found.found if isinstance(each, Classes)]
+    answers = tuple(zip(found.job.images, guesses, strict=True))
     return answer_lines(answers, width, random_weights=found.weights == RANDOM)
 
 

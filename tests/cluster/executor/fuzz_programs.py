@@ -299,7 +299,7 @@ class Composer:
         return (self.r.choice(self.CHANNELS), self.r.randint(1, 12), self.r.randint(1, 20))
 
     def activation(self) -> Any:
-        return self.r.choice([None, "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid"])
+        return self.r.choice([None, "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "mish", "clip(-1, 2)"])
 
     def spec(self, *, most_padding: int = 4) -> ConvSpec | None:
         r = self.r

@@ -55,7 +55,7 @@ def test_a_light_model_computes_what_onnx_runtime_computes(name: str, tmp_path: 
     graph = read_seeded(name, path)
     assert {op for layer in graph.layers if isinstance(layer, Host) for op in layer.ops} <= {"LRN", "Softmax"}
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    x = np.random.default_rng(1).standard_normal(graph.tensors[graph.input].shape).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal(graph.picture.shape).astype(np.float32)
     # Inputs with a value of their own are weights: the picture is the one that fogconv found.
     (entry,) = [each.name for each in session.get_inputs() if tuple(each.shape) == x.shape]
     (expected,) = session.run(None, {entry: x})

@@ -17,7 +17,7 @@ from tests.seeded_models import ALL_MODELS, ENGINE_MODELS, model, model64, photo
 def relative_error(module: nn.Module, graph: LayerGraph, image: np.ndarray) -> float:
     with torch.no_grad():
         expected = module(torch.from_numpy(image)).numpy()
-    assert graph.output_shape == expected.shape
+    assert graph.outputs[0].shape == expected.shape
     return float(np.abs(run_graph(graph, image) - expected).max() / np.abs(expected).max())
 
 
@@ -57,13 +57,13 @@ def test_a_batch_of_three_is_exact_as_well(name: str) -> None:
 def test_every_map_is_written_once_and_before_it_is_read(name: str) -> None:
     size = small(name)
     graph = export(model(name, size).module, model(name, size).example(), name)
-    there = {graph.input}
+    there = set(graph.given)
     for layer in graph.layers:
         assert there.issuperset(layer.reads), layer
         assert there.isdisjoint(layer.writes), layer
         there.update(layer.writes)
     assert there == set(range(len(graph.tensors)))
-    assert graph.output in there
+    assert there.issuperset(graph.results)
     names = [layer.name for layer in graph.layers]
     assert len(set(names)) == len(names)
 
@@ -80,7 +80,7 @@ def test_resnet18_is_nothing_but_convs_with_their_batch_norms_activations_and_su
     head = graph.layers[-1]
     assert isinstance(head, Conv)
     assert head.linear
-    assert graph.output_shape == (1, 1000)
+    assert graph.outputs[0].shape == (1, 1000)
     assert all(array.dtype == np.float32 for array in graph.weights.values())
 
 

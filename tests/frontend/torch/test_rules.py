@@ -90,7 +90,7 @@ def test_batch_norm_before_a_conv_stays() -> None:
 def test_batch_norm_after_a_linear_layer_is_taken_in() -> None:
     graph = exported(nn.Sequential(nn.Flatten(), nn.Linear(720, 9), nn.BatchNorm1d(9), nn.ReLU()))
     assert kinds(graph) == ["Conv"]
-    assert graph.output_shape == (2, 9)
+    assert graph.outputs[0].shape == (2, 9)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,112 @@ def test_an_activation_is_taken_in_whatever_it_is_written_like(function: Functio
         assert graph.convs[0].activation == kind
 
 
-@pytest.mark.parametrize("function", [lambda x: F.hardtanh(x), lambda x: x.clamp(0, 5), lambda x: x.clamp(-1, 6), F.gelu])
-def test_other_activations_run_on_the_master(function: Function) -> None:
+@pytest.mark.parametrize(
+    ("function", "written"),
+    [
+        (F.hardtanh, "clip(-1.0, 1.0)"),
+        (lambda x: x.clamp(0, 5), "clip(0.0, 5.0)"),
+        (lambda x: x.clamp(-1, 6), "clip(-1.0, 6.0)"),
+        (lambda x: x.clamp_max(2), "clip(-inf, 2.0)"),
+        (F.leaky_relu, "leaky_relu(0.01)"),
+        (nn.LeakyReLU(0.2, inplace=True), "leaky_relu(0.2)"),
+        (lambda x: F.prelu(x, torch.tensor([0.3], dtype=torch.float64)), "leaky_relu(0.3)"),
+        (F.elu, "elu(1.0, 1.0, 1.0)"),
+        (F.selu, "elu(1.6732632423543772, 1.0507009873554805, 1.0)"),
+        (lambda x: F.celu(x, 0.5), "elu(0.5, 1.0, 2.0)"),
+        (F.gelu, "gelu(0.5)"),
+        (lambda x: F.gelu(x, approximate="tanh"), "gelu_tanh"),
+        (F.mish, "mish"),
+        (lambda x: F.softplus(x, 2.0, 10.0), "softplus(2.0, 10.0)"),
+        (F.logsigmoid, "log_sigmoid"),
+        (torch.tanh, "tanh"),
+        (torch.erf, "erf"),
+        (torch.exp, "exp"),
+        (torch.abs, "abs"),
+        (torch.floor, "floor"),
+        (torch.ceil, "ceil"),
+        (torch.round, "round"),
+    ],
+)
+def test_an_elementwise_operator_on_one_map_is_the_activation_of_the_conv_before_it(
+    function: Function, written: str
+) -> None:
+    graph = exported(lambda x, a, act: act(a(x)), conv(), Calls(function))
+    assert kinds(graph) == ["Conv"]
+    assert graph.convs[0].activation == written
+
+
+def test_an_elementwise_operator_stays_a_layer_where_others_read_the_map_before_it() -> None:
+    graph = exported(lambda x, a: (y := a(x)) + F.leaky_relu(y), conv())
+    assert [layer.kind for layer in graph.layers] == ["conv", "leaky_relu", "add"]
+
+
+@pytest.mark.parametrize(
+    ("function", "written"),
+    [
+        (lambda x: x * (x + 3).clamp(0, 6) / 6, "hardswish"),
+        (lambda x: x * ((x + 3).clamp(0, 6) / 6), "hardswish"),
+        (lambda x: x * F.relu6(x + 3) * (1 / 6), "hardswish"),
+        (lambda x: (0.2 * x + 0.5).clamp(0, 1) * x, "hard_gate(0.2, 0.5, 1.0)"),
+        (lambda x: x * torch.sigmoid(1.702 * x), "swish(1.702)"),
+        (lambda x: x * torch.tanh(F.softplus(x)), "mish"),
+        (lambda x: x * 0.5 * (1.0 + torch.erf(x / 2**0.5)), "gelu(0.5)"),
+        (lambda x: 0.5 * (x * (1.0 + torch.erf(x * 0.5**0.5))), "gelu(0.5)"),
+    ],
+)
+def test_x_times_a_function_of_x_is_one_activation(function: Function, written: str) -> None:
+    graph = exported(lambda x, a: function(a(x)), conv())
+    assert [getattr(layer, "activation", None) for layer in graph.layers] == [written]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * (x + 3).clamp(1, 6),
+        lambda x: x * torch.erf(x),
+        lambda x: x * (torch.sigmoid(x) + 1),
+        lambda x: x * torch.tanh(F.softplus(2 * x)),
+        lambda x: (x * 2) * torch.sigmoid(x),
+    ],
+)
+def test_other_products_are_products(function: Function) -> None:
+    kinds_ = [layer.kind for layer in exported(lambda x, a: function(a(x)), conv()).layers]
+    assert "multiply" in kinds_ and "host" not in kinds_
+
+
+def test_prelu_has_a_slope_per_channel() -> None:
+    graph = exported(lambda x, a, act: act(a(x)), conv(), nn.PReLU(6))
+    assert [layer.kind for layer in graph.layers] == ["conv", "prelu"]
+
+
+@pytest.mark.parametrize("function", [torch.sin, lambda x: x**3, F.hardshrink])
+def test_other_functions_run_on_the_master(function: Function) -> None:
     assert kinds(exported(lambda x, a: function(a(x)), conv())) == ["Conv", "Host"]
 
 
-@pytest.mark.parametrize("function", [F.leaky_relu, lambda x: F.leaky_relu(x, 0.3), nn.LeakyReLU(0.2, inplace=True)])
-def test_an_elementwise_operator_on_one_map_is_a_layer(function: Function) -> None:
-    graph = exported(lambda x, conv, act: act(conv(x)), nn.Conv2d(6, 8, 3), Calls(function))
-    assert [layer.kind for layer in graph.layers] == ["conv", "leaky_relu"]
+ROW, COLUMN, PICTURE = torch.randn(10).double(), torch.randn(12, 1).double(), torch.randn(1, 12, 10).double()
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (lambda x: torch.minimum(x, x.mean((2, 3), keepdim=True)), "minimum"),
+        (lambda x: x - x.mean((2, 3), keepdim=True), "subtract"),
+        (lambda x: x.mean((2, 3), keepdim=True) - x, "subtract"),
+        (lambda x: x / (1 + x.abs()), "divide"),
+        (lambda x: x * x[:, 2:3], "multiply"),
+        (lambda x: x + ROW, "add"),
+        (lambda x: x * COLUMN, "multiply"),
+        (lambda x: x / (2 + PICTURE.abs()), "divide"),
+        (lambda x: torch.maximum(x, PICTURE), "maximum"),
+        (lambda x: x[:, :1] * x.mean((2, 3), keepdim=True), "multiply"),
+        (lambda x: x * x, "multiply"),
+        (lambda x: x**2, "multiply"),
+    ],
+)
+def test_maps_of_unlike_shapes_are_combined_by_workers(function: Function, kind: str) -> None:
+    kinds_ = [layer.kind for layer in exported(function).layers]
+    assert kinds_[-1] == kind and "host" not in kinds_
 
 
 def test_an_elementwise_operator_on_two_maps_is_a_layer() -> None:
@@ -143,7 +240,7 @@ def test_an_elementwise_operator_on_two_maps_is_a_layer() -> None:
 def test_a_sum_goes_into_the_conv_before_it_and_the_activation_after_the_sum() -> None:
     graph = exported(lambda x, a: F.relu(a(x) + x), conv())
     assert kinds(graph) == ["Conv"]
-    assert (graph.convs[0].residual, graph.convs[0].activation) == (graph.input, "relu")
+    assert (graph.convs[0].residual, graph.convs[0].activation) == (graph.inputs[0].tensor, "relu")
 
 
 def test_of_two_convs_the_later_one_takes_the_sum() -> None:
@@ -185,14 +282,14 @@ def test_zeros_before_a_conv_become_its_padding() -> None:
     assert graph.convs[0].spec.padding == (1, 4, 2, 3)
 
 
-def test_zeros_that_something_else_reads_too_are_added_on_the_master() -> None:
+def test_zeros_that_something_else_reads_too_are_a_layer() -> None:
     graph = exported(lambda x, a: (y := F.pad(x, (1, 1, 1, 1)))[:, :, 1:-1, 1:-1] + a(y), conv(padding=0))
-    assert "Host" in kinds(graph)
+    assert kinds(graph) == ["Resample"] * 3 + ["Conv"]
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-def test_other_padding_is_done_on_the_master(mode: str) -> None:
-    assert kinds(exported(conv(padding_mode=mode))) == ["Host", "Conv"]
+def test_other_padding_is_a_layer(mode: str) -> None:
+    assert kinds(exported(conv(padding_mode=mode))) == ["Resample", "Conv"]
 
 
 def test_a_pad_of_nothing_is_nothing() -> None:
@@ -200,7 +297,7 @@ def test_a_pad_of_nothing_is_nothing() -> None:
 
 
 def test_a_conv_with_computed_weights_runs_on_the_master() -> None:
-    assert kinds(exported(lambda x: F.conv2d(x, x[:2, :, :3, :3] * 0.1))) == ["Host"]
+    assert kinds(exported(lambda x: F.conv2d(x, x[:2, :, :3, :3] * 0.1)))[-1] == "Host"
 
 
 @settings(max_examples=25, deadline=None)
@@ -265,7 +362,7 @@ def test_an_adaptive_pool_that_changes_nothing_is_gone() -> None:
     assert kinds(exported(nn.Sequential(conv(), nn.AdaptiveAvgPool2d((12, 10))))) == ["Conv"]
 
 
-@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d((4, 5)), nn.AdaptiveMaxPool2d((4, 5)), nn.AdaptiveMaxPool2d(1)])
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d((4, 5)), nn.AdaptiveMaxPool2d((4, 5))])
 def test_an_adaptive_pool_with_whole_windows_is_a_pool(pool: nn.Module) -> None:
     assert kinds(exported(pool)) == ["Pool"]
 
@@ -337,9 +434,7 @@ def test_a_piece_that_nobody_reads_is_not_cut() -> None:
     assert kinds(exported(lambda x, a: a(x.chunk(2, 1)[0]), conv(c=3))) == ["Slice", "Conv"]
 
 
-@pytest.mark.parametrize(
-    "function", [lambda x: x[:, ::2], lambda x: x[:, :, 1:], lambda x: x.flip(1), lambda x: x.transpose(2, 3)]
-)
+@pytest.mark.parametrize("function", [lambda x: x[:, ::2], lambda x: x.flip(1), lambda x: x.transpose(2, 3)])
 def test_other_moves_run_on_the_master(function: Function) -> None:
     assert kinds(exported(lambda x, a: function(a(x)), conv())) == ["Conv", "Host"]
 
@@ -377,12 +472,9 @@ def test_arithmetic_with_constants_is_one_affine_layer(function: Function) -> No
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: x + PER_CHANNEL[:5].repeat(2),
-        lambda x: x * x,
-        lambda x: x**2,
-        lambda x: 1 / (2 + x.abs()),
-        lambda x: x.softmax(1),
-        lambda x: x - x.mean((2, 3), keepdim=True),
+        lambda x: x**3,
+        lambda x: x.softmax(2),
+        lambda x: x - x.median(),
     ],
 )
 def test_other_arithmetic_runs_on_the_master(function: Function) -> None:
@@ -401,25 +493,25 @@ def test_inceptions_input_transform_needs_no_torch() -> None:
 
 
 def test_neighbouring_operations_share_one_host_layer() -> None:
-    graph = exported(lambda x, a, b: b(F.gelu(a(x)).tanh().abs()), conv(), conv())
+    graph = exported(lambda x, a, b: b(a(x).sin().cos().atan()), conv(), conv())
     assert kinds(graph) == ["Conv", "Host", "Conv"]
-    assert graph.layers[1].ops == ("abs", "gelu", "tanh")  # type: ignore[union-attr]
+    assert graph.layers[1].ops == ("atan", "cos", "sin")  # type: ignore[union-attr]
 
 
 def test_host_operations_on_either_side_of_a_layer_are_not_merged_into_a_cycle() -> None:
-    graph = exported(lambda x, a: F.gelu(a(y := F.gelu(x))) + y.tanh(), conv())
+    graph = exported(lambda x, a: a(y := x.sin()).sin() + y.cos(), conv())
     assert kinds(graph) == ["Host", "Conv", "Host", "Add"] or kinds(graph) == ["Host", "Conv", "Host"]
 
 
 def test_values_that_are_no_maps_pass_between_host_layers() -> None:
     def attend(x: torch.Tensor, a: nn.Conv2d) -> torch.Tensor:
-        y = F.gelu(x)
+        y = x.sin()
         scale = y.flatten(2).std(2).softmax(1)  # (N, C), kept while the conv runs
         return torch.einsum("nchw,nc->nhw", a(y), scale)
 
     graph = exported(attend, conv())
     assert kinds(graph) == ["Host", "Conv", "Host"]
-    assert graph.output_shape == (2, 12, 10)
+    assert graph.outputs[0].shape == (2, 12, 10)
 
 
 def test_what_is_computed_from_constants_alone_is_computed_once() -> None:

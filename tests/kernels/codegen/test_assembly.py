@@ -6,12 +6,15 @@ Built for each instruction set on whatever machine runs the test: nothing is exe
 from __future__ import annotations
 
 import re
+from itertools import product
 
-import llvmlite.binding as llvm
 import pytest
-from llvmlite import ir
 
-from fogconv.kernels.codegen import emit as v
+from bench.neon import machine_code
+from bench.neon.loops import Loop, loops
+from bench.neon.machine_code import AARCH64, STACK, VECTOR_ON_STACK, Emit, Target, fused, hot_loop
+from bench.neon.trace import trace
+from fogconv.kernels.codegen import activation, emit
 from fogconv.kernels.codegen.isa import AVX2, AVX512, NEON, Isa
 from fogconv.kernels.codegen.microkernel import emit_tile, make_tile
 from fogconv.kernels.codegen.quads import QUAD
@@ -19,46 +22,18 @@ from fogconv.kernels.conv import depthwise
 from fogconv.kernels.conv.tiling import group_sizes, most_pixels
 
 TARGETS = {
-    AVX512: ("x86_64-unknown-linux-gnu", "skylake-avx512", "-prefer-256-bit"),
-    AVX2: ("x86_64-unknown-linux-gnu", "haswell", ""),
-    NEON: ("aarch64-unknown-linux-gnu", "cortex-a72", ""),
+    AVX512: Target("x86_64-unknown-linux-gnu", "skylake-avx512", "-prefer-256-bit"),
+    AVX2: Target("x86_64-unknown-linux-gnu", "haswell"),
+    NEON: Target(AARCH64, "cortex-a72"),
 }
+BOARDS = ("cortex-a72", "cortex-a76")
+"""Raspberry Pi 4 and 5, as numba names them."""
 
-FMA = re.compile(r"^\s*(vfmadd\d+ps|fmla)\s")
 MULTIPLY_OR_ADD = re.compile(r"^\s*(vmulps|vaddps|fmul|fadd)\s.*(zmm|ymm|xmm|\.4s)")
-STACK = re.compile(r"%rsp|\[sp")
-LABEL = re.compile(r"^(\.L\w+):")
-JUMP = re.compile(r"^\s*(?:j\w+|b|b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+(\.L\w+)")
 
 
-def assembly(isa: Isa, emit: object, arguments: int) -> list[str]:
-    """The instructions of ``emit(builder, *addresses)`` as a function."""
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    triple, cpu, features = TARGETS[isa]
-    module = ir.Module()
-    module.triple = triple
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [v.I64] * arguments), "tile")
-    builder = ir.IRBuilder(function.append_basic_block())
-    emit(builder, *function.args)  # type: ignore[operator]
-    builder.ret_void()
-    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    passes.getModulePassManager().run(parsed, passes)
-    return machine.emit_assembly(parsed).splitlines()
-
-
-def hot_loop(lines: list[str]) -> list[str]:
-    """The shortest loop among those with the most fused multiply-adds per round."""
-    places = {match[1]: number for number, line in enumerate(lines) if (match := LABEL.match(line))}
-    loops = []
-    for number, line in enumerate(lines):
-        if (match := JUMP.match(line)) and places.get(match[1], number) < number:
-            loops.append(lines[places[match[1]] : number])
-    inner = [loop for loop in loops if not any(JUMP.match(line) for line in loop)]
-    return max(inner, key=lambda loop: sum(bool(FMA.match(line)) for line in loop))
+def assembly(isa: Isa, emit: Emit, arguments: int) -> list[str]:
+    return machine_code.assembly(TARGETS[isa], emit, arguments)
 
 
 def shapes(isa: Isa) -> list[tuple[int, int, int]]:
@@ -76,7 +51,7 @@ def shapes(isa: Isa) -> list[tuple[int, int, int]]:
 def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, vectors: int, pixels: int, vl: int) -> None:
     tile = make_tile(isa, 1, pixels, vectors, 16, vl)
     loop = hot_loop(assembly(isa, lambda builder, *a: emit_tile(builder, tile, *a), 7))
-    assert sum(bool(FMA.match(line)) for line in loop) == tile.unroll * pixels * vectors // (QUAD if tile.quads else 1)
+    assert fused(loop) == tile.unroll * pixels * vectors // (QUAD if tile.quads else 1)
     assert not [line for line in loop if MULTIPLY_OR_ADD.match(line)]
     assert not [line for line in loop if STACK.search(line)]
 
@@ -84,13 +59,31 @@ def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, 
 @pytest.mark.parametrize("lanes", [8, 16])
 @pytest.mark.parametrize("isa", TARGETS, ids=lambda isa: isa.name)
 def test_a_depthwise_tile_is_all_fused_products(isa: Isa, lanes: int) -> None:
-    rows, columns = (2, 7) if isa.registers > 16 else (1, 6)
-    tile = depthwise.DepthTile(rows, columns, (3, 3), (1, 1), (1, 1), 1, min(lanes, isa.vector_length), True, lanes)
+    (rows, columns), vl = depthwise.largest_tile(isa), min(lanes, depthwise.vector_lanes(isa))
+    tile = depthwise.DepthTile(rows, columns, (3, 3), (1, 1), (1, 1), 1, vl, True, lanes)
     lines = assembly(isa, lambda builder, *a: depthwise.emit_tile(builder, tile, *a), 6)
-    assert sum(bool(FMA.match(line)) for line in lines) >= 9 * rows * columns
+    assert fused(lines) >= 9 * rows * columns
 
 
 def test_a_tile_too_large_for_the_registers_is_seen_to_spill() -> None:
     tile = make_tile(AVX2, 1, 14, 2, 16, 8)
     loop = hot_loop(assembly(AVX2, lambda builder, *a: emit_tile(builder, tile, *a), 7))
     assert [line for line in loop if STACK.search(line)]
+
+
+@pytest.mark.parametrize(("loop", "board"), list(product(loops(), BOARDS)), ids=lambda value: getattr(value, "name", value))
+def test_no_call_for_aarch64_keeps_a_vector_on_the_stack(loop: Loop, board: str) -> None:
+    lines = machine_code.assembly(Target(AARCH64, board), loop.emit, len(loop.arguments))
+    assert not [line for line in trace(lines, loop.arguments, loop.memory) if VECTOR_ON_STACK.search(line)]
+    if not loop.whole:
+        assert not [line for line in hot_loop(lines) if STACK.search(line)]
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6"])
+def test_a_clamp_for_aarch64_is_one_instruction_per_bound(name: str) -> None:
+    def clamp(builder: emit.Builder, address: emit.Value) -> None:
+        emit.store(builder, activation.build(builder, name, emit.load(builder, address, 4)), address)
+
+    lines = assembly(NEON, clamp, 1)
+    bounds = [line.split()[0] for line in lines if re.match(r"\s*(fmax|fmin|fcm|bi[tf]|bsl)", line)]
+    assert bounds == {"relu": ["fmax"], "relu6": ["fmax", "fmin"]}[name]

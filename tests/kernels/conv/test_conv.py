@@ -23,7 +23,7 @@ from tests.kernels.random_maps import Array, Surroundings, pack, place, random, 
 
 DIRECT, WINOGRAD2, WINOGRAD4 = 5e-6, 5e-6, 5e-5
 BOUND = {"direct": DIRECT, "depthwise": DIRECT, "grouped": DIRECT, "linear": DIRECT, "winograd4": WINOGRAD4}
-ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid")
+ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish", "hardsigmoid", "clip(-0.5, 0.75)", "leaky_relu(0.1)", "gelu(0.5)")
 
 P1 = (1, 1, 1, 1)
 
@@ -414,7 +414,7 @@ X, W = np.zeros((1, 4, 5, 5), np.float32), np.zeros((8, 4, 3, 3), np.float32)
         (lambda: conv2d(X[:, :0], W[:, :0]), "nothing to compute"),
         (lambda: conv2d(X, W[:0]), "nothing to compute"),
         (lambda: conv2d(X, W, np.zeros(7, np.float32)), r"bias must be float32 \(8,\)"),
-        (lambda: conv2d(X, W, activation="gelu"), "gelu"),
+        (lambda: conv2d(X, W, activation="gel"), "gelu"),
         (lambda: conv2d(X, W, padding=(1, 2, 3)), "padding"),
         (lambda: conv2d(X, W, stride=(1, 1, 1)), "stride"),
         (lambda: prepare_conv2d(ConvSpec(4, 8, 5, 5, (3, 3)), W, precision="quick"), "quick"),  # type: ignore[arg-type]

@@ -91,4 +91,4 @@ def test_bad_input_is_refused_with_both_shapes() -> None:
     with pytest.raises(KernelError, match="another batch"):
         prepared.at(ConvSpec(20, 33, 1, 1, (1, 1)))
     with pytest.raises(KernelError, match="tanh"):
-        prepare_linear(spec, weight, activation="tanh")
+        prepare_linear(spec, weight, activation="tan")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fogconv.errors import KernelError
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.pack import pack, unpack
+from fogconv.kernels.maps.transpose import packer, unpacker
 from tests.kernels.random_maps import Surroundings, Untouched, place, random, surroundings
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9))
@@ -52,6 +53,27 @@ def test_parts_of_buffers_are_packed_and_unpacked_in_place(
     assert (wide[batch] == 7).all()
     assert (wide[:, -1] == 7).all()
     assert untouched.outside_is_unchanged()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([(1, 1), (1, 3), (5, 4)]), st.integers(1, 40), margins, seeds)
+def test_a_call_that_is_bound_once_packs_and_unpacks_other_arrays(
+    size: tuple[int, int], channels: int, margin: Margin, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    held = Blocked.empty(2, channels, *size, margin)
+    packed, unpacked = packer(held), unpacker(held)
+    results = []
+    arrays = [random(rng, 2, channels, *size) for _ in range(3)]
+    for x in (*arrays, random(rng, *size, channels, 2).transpose(3, 2, 0, 1)):
+        packed(x)
+        np.testing.assert_array_equal(held.data, pack(x, margin).data)
+        results.append(unpacked())
+        np.testing.assert_array_equal(results[-1], x)
+    assert not any(np.shares_memory(results[0], other) for other in results[1:])
+    for wrong in (arrays[0][:1], arrays[0].astype(np.float64)):
+        with pytest.raises(KernelError, match="the NCHW array must be float32"):
+            packed(wrong)
 
 
 def test_a_transposed_array_is_packed_by_its_values() -> None:

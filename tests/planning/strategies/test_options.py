@@ -29,6 +29,7 @@ def modes(scheme: Scheme, *, size: int = 32, ranks: int = 3) -> set[str]:
         ("local", {"local"}),
         ("rows", {"local", "rows"}),
         ("depth", {"local", "output", "input"}),  # the only conv is too large a share of the weights to be copied
+        ("offload", {"local", "offload"}),
         ("auto", {"local", "copies", "output", "input", "rows"}),
     ],
 )
@@ -38,6 +39,19 @@ def test_a_scheme_takes_its_families(scheme: Scheme, expected: set[str]) -> None
 
 def test_the_head_is_split_by_channels_in_the_rows_scheme_too() -> None:
     assert modes("rows", size=1) == {"local", "copies", "output", "input"}
+
+
+def test_a_mixed_search_takes_whole_layers_on_the_fastest_rank_if_it_is_faster_than_the_master() -> None:
+    graph, topology = chain(64, 64), Topology.uniform(4, 1e9, 1e8)
+    topology = topology.replace_device(2, topology.devices[2].scaled(3)).replace_device(3, topology.devices[3].scaled(5))
+    prices = Prices(topology)
+    for scheme, ranks in (("auto", [3]), ("offload", [1, 2, 3])):
+        found = Options(graph, prices, LayoutBook(prices), scheme).of(graph.layers[0])  # type: ignore[arg-type]
+        assert [option.work[0].rank for option in found if option.mode == "offload"] == ranks
+
+
+def test_offload_cuts_no_head() -> None:
+    assert modes("offload", size=1) == {"local", "offload"}
 
 
 def test_one_rank_has_no_choice() -> None:

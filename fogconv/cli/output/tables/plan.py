@@ -15,6 +15,7 @@ from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
 from fogconv.hardware.units import show_seconds
+from fogconv.ir.graph import Hosted
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "
@@ -22,7 +23,7 @@ LEGEND = (
     "how the layer is cut and over how many ranks; home: the master does it; host: torch or ONNX Runtime does it there."
 )
 
-
+WHOLE_LEGEND = " rank:2: rank 2 does it alone."
 SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
 
 
@@ -34,15 +35,40 @@ def print_plan(
     plan = forecast.plan
     console = Console(file=out, highlight=False, width=width)
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
-    console.print(Paragraph(LEGEND + SWAP_LEGEND if plan.swaps else LEGEND, style="dim"))
+    whole = any(layer.mode == "offload" for layer in forecast.layers)
+    console.print(Paragraph(LEGEND + WHOLE_LEGEND * whole + SWAP_LEGEND * bool(plan.swaps), style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
     predicted = "unknown" if plan.predicted_s is None else f"{plan.predicted_s * 1e3:.1f} ms"
+    if plan.predicted_j is not None:
+        predicted += f" and {plan.predicted_j:.3g} J"
     busiest = byte_count(forecast.busiest_card_bytes)
     console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
+    for line in _hosted(forecast):
+        console.print(Paragraph(line))
     for line in _rivals(rivals):
         console.print(Paragraph(line))
+
+
+MOST_NAMED = 4
+"""Nodes of one operator that are named."""
+
+
+def _hosted(forecast: Forecast) -> Iterator[str]:
+    """What stays on the master: a line for each operator and reason, those with the most multiply-adds first."""
+    if not forecast.hosted:
+        return
+    share = 100 * forecast.on_master_share
+    yield f"on the master, because workers can't do it ({share:.3g} % of the multiply-adds):"
+    groups: dict[tuple[str, str], list[Hosted]] = {}
+    for each in forecast.hosted:
+        groups.setdefault((each.operator, each.why), []).append(each)
+    for (operator, why), members in sorted(groups.items(), key=lambda item: -sum(each.macs for each in item[1])):
+        named = list(dict.fromkeys(each.node for each in members))
+        shown = ", ".join(named[:MOST_NAMED]) + (f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else "")
+        macs = sum(each.macs for each in members)
+        yield f"  {operator} ({shown}): {why}" + (f"; {macs / 1e6:.3g} M multiply-adds" if macs else "")
 
 
 def _rivals(rivals: Sequence[Rival]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Convolutions, linear layers as convs over a whole map, and padding before a conv."""
+"""Convolutions, with the padding before them, and linear layers as convs over a whole map."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Padded, Shape, Value
-from fogconv.frontend.onnx.translate import Node, Translator
+from fogconv.frontend.graph_builder import Padded, Ref, Shape, Value
+from fogconv.frontend.onnx.translate import Node, Rule, Translator
 
 Sides = tuple[int, int, int, int]
 """Top, bottom, left, right."""
@@ -16,11 +16,12 @@ Sides = tuple[int, int, int, int]
 def conv(t: Translator, node: Node) -> Value | None:
     weight = t.const(node.input(1))
     bias = t.const(node.input(2))
-    if weight is None or weight.ndim != 4 or (node.input(2) and bias is None):
+    if weight is None or weight.ndim not in (3, 4) or (node.input(2) and bias is None):
         return None
+    weight = as_rows(weight)
     padded = t.values[node.input(0)]
     around = padded.padding if isinstance(padded, Padded) else (0, 0, 0, 0)
-    source = padded.tensor if isinstance(padded, Padded) else t.as_map(node.input(0))
+    source = padded.tensor if isinstance(padded, Padded) else t.as_map(node.input(0), flat=True)
     if source is None:
         return None
     kernel = (weight.shape[2], weight.shape[3])
@@ -39,9 +40,27 @@ def conv(t: Translator, node: Node) -> Value | None:
     )
 
 
-def two(values: Sequence[int]) -> tuple[int, int]:
-    rows, columns = values
+def two(values: Sequence[int], row: int = 1) -> tuple[int, int]:
+    """Of rows and columns; ``row`` where an operator on sequences has one number, for its only row."""
+    rows, columns = values if len(values) == 2 else (row, *values)
     return (int(rows), int(columns))
+
+
+def as_rows(weight: AnyArray) -> AnyArray:
+    """The weight of a conv on sequences as one on maps of one row."""
+    return weight[:, :, None] if weight.ndim == 3 else weight
+
+
+def one_row(rule: Rule) -> Rule:
+    """A rule on maps that takes sequences (N, C, L), too, as maps of one row."""
+
+    def wrapped(t: Translator, node: Node) -> Value | None:
+        value, shape = rule(t, node), t.shape(node.input(0))
+        if not isinstance(value, Ref) or shape is None or len(shape) != 3:
+            return value
+        return Ref(value.tensor, (*value.shape[:2], value.shape[3])) if len(value.shape) == 4 else value
+
+    return wrapped
 
 
 def padding(
@@ -58,8 +77,13 @@ def padding(
             few, many = total // 2, total - total // 2
             sides += [few, many] if auto == "SAME_UPPER" else [many, few]
         return (sides[0], sides[1], sides[2], sides[3])
-    top, left, bottom, right = node.get("pads", (0, 0, 0, 0))
+    top, left, bottom, right = four(node.get("pads", (0, 0, 0, 0)))
     return (int(top), int(bottom), int(left), int(right))
+
+
+def four(pads: Sequence[int]) -> Sequence[int]:
+    """Top, left, bottom, right; those of sequences are left and right."""
+    return pads if len(pads) == 4 else (0, pads[0], 0, pads[1])
 
 
 def gemm(t: Translator, node: Node) -> Value | None:
@@ -91,22 +115,3 @@ def _linear(t: Translator, node: Node, matrix: AnyArray, bias: AnyArray | None) 
         return None
     shape: Shape = (*ref.shape[:-1], int(matrix.shape[0]))
     return t.linear(node.name, ref.tensor, matrix, bias, shape)
-
-
-def pad(t: Translator, node: Node) -> Value | None:
-    """A zero pad before convs becomes the convs' padding; a pad of size 0 is dropped."""
-    given = node.attributes.get("pads")
-    amounts = t.const(node.input(1)) if given is None else given
-    value = t.const(node.input(2)) if node.input(2) else node.get("value", 0.0)
-    if amounts is None or value is None or node.input(3):
-        return None
-    sides = [int(amount) for amount in amounts]
-    if not any(sides):
-        return t.ref(node.input(0))
-    zeros = node.get("mode", "constant") == "constant" and not float(value)
-    if not zeros or len(sides) != 8 or min(sides) < 0 or any(sides[:2] + sides[4:6]):
-        return None
-    readers = t.readers.get(node.outputs[0], [])
-    merges = all(reader.op == "Conv" and reader.input(0) == node.outputs[0] for reader in readers)
-    source = t.as_map(node.input(0)) if merges and node.outputs[0] != t.model.output else None
-    return None if source is None else Padded(source, (sides[2], sides[6], sides[3], sides[7]))

@@ -7,8 +7,11 @@ import math
 import numpy as np
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Ref, Value
+from fogconv.frontend.graph_builder import Ref, Value, spread
 from fogconv.frontend.onnx.translate import Node, Rule, Translator
+
+COMMUTE = ("add", "multiply", "maximum", "minimum")
+"""Operators whose operands may change places."""
 
 
 def batch_norm(t: Translator, node: Node) -> Value | None:
@@ -32,20 +35,37 @@ def activation(kind: str) -> Rule:
     return rule
 
 
+def elementwise(op: str, *parameters: tuple[str, float] | float) -> Rule:
+    """An operator on one map that workers know by the name ``op``; ``parameters`` are numbers, or attributes with their
+    defaults."""
+
+    def rule(t: Translator, node: Node) -> Value | None:
+        ref = t.ref(node.input(0))
+        numbers = [float(node.get(*each)) if isinstance(each, tuple) else each for each in parameters]
+        return None if ref is None else t.one(node.name, op, ref, *numbers)
+
+    return rule
+
+
 def hard_sigmoid(t: Translator, node: Node) -> Value | None:
-    """Only as torch and PaddlePaddle ≥ 2 have it: clip(x/6 + 1/2, 0, 1)."""
     ref = t.ref(node.input(0))
-    usual = math.isclose(node.get("alpha", 0.2), 1 / 6, rel_tol=1e-4) and node.get("beta", 0.5) == 0.5
-    return t.affine(node.name, ref, None, None, "hardsigmoid") if ref and usual else None
+    alpha, beta = float(node.get("alpha", 0.2)), float(node.get("beta", 0.5))
+    if ref is None:
+        return None
+    if math.isclose(alpha, 1 / 6, rel_tol=1e-4) and beta == 0.5:  # as torch and PaddlePaddle ≥ 2 have it
+        return t.affine(node.name, ref, None, None, "hardsigmoid")
+    return t.one(node.name, "hard_sigmoid", ref, alpha, beta)
 
 
 def clip(t: Translator, node: Node) -> Value | None:
-    """Between 0 and 6, or 0 and no end."""
+    """Those of relu and relu6 are these."""
     ref = t.ref(node.input(0))
     low, high = (_limit(t, node, index, name) for index, name in ((1, "min"), (2, "max")))
-    if ref is None or low != 0.0 or high is None or (high != 6.0 and high < float(np.finfo(np.float32).max)):
+    if ref is None or low is None or high is None:
         return None
-    return t.affine(node.name, ref, None, None, "relu6" if high == 6.0 else "relu")
+    if low == 0.0 and (high == 6.0 or high >= float(np.finfo(np.float32).max)):
+        return t.affine(node.name, ref, None, None, "relu6" if high == 6.0 else "relu")
+    return t.one(node.name, "clip", ref, low, high)
 
 
 def _limit(t: Translator, node: Node, index: int, name: str) -> float | None:
@@ -56,18 +76,70 @@ def _limit(t: Translator, node: Node, index: int, name: str) -> float | None:
     return None if value is None else float(value.reshape(-1)[0])
 
 
-def leaky_relu(t: Translator, node: Node) -> Value | None:
+def celu(t: Translator, node: Node) -> Value | None:
+    ref, alpha = t.ref(node.input(0)), float(node.get("alpha", 1.0))
+    return None if ref is None else t.one(node.name, "elu", ref, alpha, 1.0, 1.0 / alpha)
+
+
+def gelu(t: Translator, node: Node) -> Value | None:
     ref = t.ref(node.input(0))
-    slope = float(node.get("alpha", 0.01))
-    return None if ref is None else t.elementwise(node.name, "leaky_relu", (ref.tensor,), ref.shape, (slope,))
-
-
-def maximum(t: Translator, node: Node) -> Value | None:
-    maps = _maps(t, node)
-    if maps is None or len(maps) != 2:
+    if ref is None:
         return None
-    shape = t.shape(node.input(0))
-    return None if shape is None else t.elementwise(node.name, "maximum", maps, shape)
+    return (
+        t.one(node.name, "gelu_tanh", ref)
+        if node.get("approximate", "none") == "tanh"
+        else t.one(node.name, "gelu", ref, 0.5)
+    )
+
+
+def prelu(t: Translator, node: Node) -> Value | None:
+    """One slope for all channels is leaky relu."""
+    slope = t.const(node.input(1))
+    ref = t.ref(node.input(0))
+    if ref is not None and slope is not None and slope.size == 1:
+        return t.one(node.name, "leaky_relu", ref, float(slope.reshape(-1)[0]))
+    return _combined(t, node, "prelu")
+
+
+def power(t: Translator, node: Node) -> Value | None:
+    """Squares and roots."""
+    ref, exponent = t.ref(node.input(0)), t.const(node.input(1))
+    if ref is None or exponent is None or exponent.size != 1 or float(exponent.reshape(-1)[0]) not in (2.0, 0.5):
+        return None
+    if float(exponent.reshape(-1)[0]) == 2.0:
+        return t.elementwise(node.name, "multiply", (ref.tensor, ref.tensor), ref.shape)
+    return t.one(node.name, "sqrt", ref)
+
+
+def negative(t: Translator, node: Node) -> Value | None:
+    ref = t.ref(node.input(0))
+    return None if ref is None else t.affine(node.name, ref, np.full(t.tensors[ref.tensor].channels, -1.0), None)
+
+
+def extreme(op: str) -> Rule:
+    """The greatest or the least of any number of operands."""
+
+    def rule(t: Translator, node: Node) -> Value | None:
+        ref = t.ref(node.input(0))
+        if len(node.inputs) == 1:
+            return ref
+        if len(node.inputs) == 2:
+            for one, other in (node.inputs, tuple(node.inputs)[::-1]):
+                ref, limit = t.ref(one), t.const(other)
+                if ref is not None and limit is not None and limit.size == 1 and limit.ndim <= len(ref.shape):
+                    number = float(limit.reshape(-1)[0])
+                    low, high = (number, math.inf) if op == "maximum" else (-math.inf, number)
+                    return t.one(node.name, "clip", ref, low, high)
+            return _combined(t, node, op)
+        maps, shape = _maps(t, node), t.shape(node.input(0))
+        if maps is None or shape is None:
+            return None
+        found = Ref(maps[0], shape)
+        for number in maps[1:]:
+            found = t.elementwise(node.name, op, (found.tensor, number), shape)
+        return found
+
+    return rule
 
 
 def add(t: Translator, node: Node) -> Value | None:
@@ -79,19 +151,18 @@ def add(t: Translator, node: Node) -> Value | None:
     maps = _maps(t, node)
     shape = t.shape(node.input(0))
     if maps is None or shape is None:
-        return None
+        return _combined(t, node, "add") if len(node.inputs) == 2 else None
     return Ref(maps[0], shape) if len(maps) == 1 else t.add(node.name, maps, shape)
 
 
 def subtract(t: Translator, node: Node) -> Value | None:
-    """A map and a constant per channel, either way round."""
     ref = t.ref(node.input(0))
     if ref is not None and (shift := _per_channel(t, ref, node.input(1))) is not None:
         return t.affine(node.name, ref, None, -shift)
     ref = t.ref(node.input(1))
     if ref is not None and (shift := _per_channel(t, ref, node.input(0))) is not None:
         return t.affine(node.name, ref, np.full_like(shift, -1.0), shift)
-    return None
+    return _combined(t, node, "subtract")
 
 
 def multiply(t: Translator, node: Node) -> Value | None:
@@ -100,13 +171,16 @@ def multiply(t: Translator, node: Node) -> Value | None:
         ref = t.ref(one)
         if ref is not None and (scale := _per_channel(t, ref, other)) is not None:
             return t.affine(node.name, ref, scale, None)
-    return next((gated for one, other in pairs if (gated := _gate(t, node, one, other)) is not None), None)
+    gated = next((gated for one, other in pairs if (gated := _gate(t, node, one, other)) is not None), None)
+    return gated or _combined(t, node, "multiply")
 
 
 def divide(t: Translator, node: Node) -> Value | None:
     ref = t.ref(node.input(0))
     divisor = None if ref is None else _per_channel(t, ref, node.input(1))
-    return None if ref is None or divisor is None or not divisor.all() else t.affine(node.name, ref, 1.0 / divisor, None)
+    if ref is not None and divisor is not None and divisor.all():
+        return t.affine(node.name, ref, 1.0 / divisor, None)
+    return _combined(t, node, "divide")
 
 
 def _per_channel(t: Translator, ref: Ref, name: str) -> AnyArray | None:
@@ -123,6 +197,34 @@ def _per_channel(t: Translator, ref: Ref, name: str) -> AnyArray | None:
         return None
     numbers: AnyArray = value.astype(np.float64).reshape(channels)
     return numbers
+
+
+def _combined(t: Translator, node: Node, op: str) -> Value | None:
+    """An operator on two maps, or on a map and a constant, one of which may be of length 1 along axes."""
+    shape = t.shape(node.outputs[0])
+    maps = _maps(t, node)
+    if shape is not None and maps is not None:
+        return t.elementwise(node.name, op, maps, shape)
+    if shape is None or len(shape) != 4:
+        return None
+    one, other = node.inputs
+    value = t.const(other)
+    if t.const(one) is not None and value is None and op in COMMUTE:
+        one, other, value = other, one, t.const(one)
+    source = t.shape(one)
+    if (t.ref(one) is None and t.ref(other) is None) or source is None:
+        return None
+    if value is not None:
+        sizes = (1,) * (4 - value.ndim) + value.shape
+        if value.dtype != np.float32 or len(sizes) != 4 or sizes[0] != 1 or not spread(source, sizes, shape):
+            return None
+        first = t.as_map(one)
+        return None if first is None else t.combined(node.name, op, first, value.reshape(sizes[1:]), shape)
+    sizes_of_other = t.shape(other)
+    if sizes_of_other is None or not spread(source, sizes_of_other, shape):
+        return None
+    first, second = t.as_map(one), t.as_map(other)
+    return None if first is None or second is None else t.combined(node.name, op, first, second, shape)
 
 
 def _maps(t: Translator, node: Node) -> tuple[int, ...] | None:

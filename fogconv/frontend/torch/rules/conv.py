@@ -1,4 +1,4 @@
-"""Convolutions, linear layers as convs over a whole map, and padding before a conv."""
+"""Convolutions, with the padding before them, and linear layers as convs over a whole map."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Padded, Value
-from fogconv.frontend.torch.translate import Args, Translator, layer_name, pair, shape_of, weights
+from fogconv.frontend.graph_builder import Many, Padded, Ref, Value
+from fogconv.frontend.torch.translate import Args, Rule, Translator, bind, layer_name, pair, shape_of, weights
 
 
 def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
     weight = t.const(a["weight"])
-    if weight is None or weight.ndim != 4 or a.get("transposed") or not _constant_or_none(t, a["bias"]):
+    if weight is None or weight.ndim not in (3, 4) or a.get("transposed") or not _constant_or_none(t, a["bias"]):
         return None
+    weight = as_rows(weight)
     source_value = t.values[a["input"]]
     around = source_value.padding if isinstance(source_value, Padded) else (0, 0, 0, 0)
-    source = source_value.tensor if isinstance(source_value, Padded) else t.as_map(a["input"])
+    source = source_value.tensor if isinstance(source_value, Padded) else t.as_map(a["input"], flat=True)
     if source is None:
         return None
     dilation = pair(a["dilation"])
@@ -34,6 +35,43 @@ def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
         dilation=dilation,
         groups=int(a["groups"]),
     )
+
+
+def as_rows(weight: torch.Tensor) -> torch.Tensor:
+    """The weight of a conv on sequences as one on maps of one row."""
+    return weight[:, :, None] if weight.ndim == 3 else weight
+
+
+_OF_ONE_ROW = {"kernel_size": 1, "stride": 1, "dilation": 1, "padding": 0, "output_padding": 0, "scale_factors": None}
+
+
+def one_row(rule: Rule) -> Rule:
+    """A rule on maps that takes sequences (N, C, L), too, as maps of one row."""
+
+    def wrapped(t: Translator, node: fx.Node, a: Args) -> Value | None:
+        source = a.get("input", a.get("self"))
+        fake = source.meta.get("val") if isinstance(source, fx.Node) else None
+        if not isinstance(fake, torch.Tensor) or fake.ndim != 3:
+            return rule(t, node, a)
+        value = rule(t, node, {name: _widened(name, each) for name, each in a.items()})
+        if isinstance(value, Many):
+            return Many(tuple(_narrowed(each) if each is not None else None for each in value.values))
+        return _narrowed(value) if isinstance(value, Ref) else value
+
+    return wrapped
+
+
+def _widened(name: str, value: Any) -> Any:
+    """A sequence's number, for rows and columns."""
+    if name not in _OF_ONE_ROW or value is None or isinstance(value, str):
+        return value
+    numbers = [value] if isinstance(value, int | float) else list(value)
+    return [_OF_ONE_ROW[name], *numbers] if numbers else numbers
+
+
+def _narrowed(ref: Ref) -> Ref:
+    """A map of one row as a sequence."""
+    return Ref(ref.tensor, (*ref.shape[:2], ref.shape[3])) if len(ref.shape) == 4 else ref
 
 
 def _bias(t: Translator, argument: object) -> AnyArray | None:
@@ -84,22 +122,9 @@ def _linear(t: Translator, node: fx.Node, source: object, weight: torch.Tensor |
     return t.linear(layer_name(node), ref.tensor, weights(weight), _bias(t, bias), shape_of(node))
 
 
-def pad(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    """A zero pad before a conv becomes the conv's padding; a pad of size 0 is dropped."""
-    amounts = [int(amount) for amount in a["pad"]]
-    if not any(amounts):
-        return t.ref(a["self"])
-    zeros = a.get("mode", "constant") == "constant" and not a["value"]
-    readers_merge = all(_reads_as_conv(t, reader, node) for reader in node.users)
-    if not zeros or min(amounts) < 0 or any(amounts[4:]) or not readers_merge or t.ref(a["self"]) is None:
-        return None
-    source = t.as_map(a["self"])
-    left, right, top, bottom = (*amounts, 0, 0)[:4]
-    return None if source is None else Padded(source, (top, bottom, left, right))
-
-
-def _reads_as_conv(t: Translator, reader: fx.Node, source: fx.Node) -> bool:
+def takes(t: Translator, reader: fx.Node, fill: float) -> bool:
+    """Whether a conv can pad by itself what has been padded with ``fill``: with zeros."""
     name = getattr(getattr(reader.target, "_schema", None), "name", "")
-    if name not in ("aten::conv2d", "aten::convolution") or reader.args[0] is not source:
+    if name not in ("aten::conv1d", "aten::conv2d", "aten::convolution") or fill or bind(reader).get("transposed"):
         return False
     return isinstance(reader.args[1], fx.Node) and t.const(reader.args[1]) is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Many, Ref, Shape, Value
+from fogconv.frontend.graph_builder import Many, Ref, Shape, Value, spread
 from fogconv.frontend.torch.translate import Args, Rule, Translator, as_numpy, layer_name, shape_of
 
 
@@ -40,37 +42,84 @@ def activation(kind: str) -> Rule:
     return rule
 
 
-def elementwise(op: str, *parameters: str) -> Rule:
-    """An operator on one map that workers know by the name ``op``; ``parameters`` name its arguments that are numbers."""
+def elementwise(op: str, *parameters: str | float) -> Rule:
+    """An operator on one map that workers know by the name ``op``; ``parameters`` are numbers, or name its arguments that
+    are."""
 
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
         ref = t.ref(a["self"])
-        numbers = [a[name] for name in parameters]
+        numbers = [a[each] if isinstance(each, str) else each for each in parameters]
         if ref is None or not all(isinstance(number, int | float) for number in numbers):
             return None
-        return t.elementwise(layer_name(node), op, (ref.tensor,), ref.shape, tuple(map(float, numbers)))
+        return t.one(layer_name(node), op, ref, *numbers)
 
     return rule
 
 
 def elementwise_pair(op: str) -> Rule:
-    """An operator on two maps of one shape that workers know by the name ``op``."""
+    """An operator on two maps, or a map and a constant, that workers know by the name ``op``."""
 
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
-        sources = _two_maps(t, a["self"], a["other"])
-        return None if sources is None else t.elementwise(layer_name(node), op, sources, shape_of(node))
+        return _combined(t, node, op, a["self"], a["other"])
 
     return rule
 
 
 def clamp(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    """hardtanh(0, 6), clamp(0, 6), clamp(min=0) and clamp_min(0)."""
-    low = a.get("min", a.get("min_val"))
-    high = a.get("max", a.get("max_val"))
+    """hardtanh, clamp, clamp_min and clamp_max; those of relu and relu6 are these."""
+    low, high = (next((a[name] for name in names if a.get(name) is not None), None) for names in _LIMITS)
     ref = t.ref(a["self"])
-    if ref is None or isinstance(low, fx.Node) or low != 0 or high not in (None, 6, float("inf")):
+    if ref is None or isinstance(low, fx.Node) or isinstance(high, fx.Node):
         return None
-    return t.affine(layer_name(node), ref, None, None, "relu6" if high == 6 else "relu")
+    low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    if low == 0.0 and high in (6.0, math.inf):
+        return t.affine(layer_name(node), ref, None, None, "relu6" if high == 6.0 else "relu")
+    return t.one(layer_name(node), "clip", ref, low, high)
+
+
+_LIMITS = (("min", "min_val"), ("max", "max_val"))
+
+
+def gelu(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    ref = t.ref(a["self"])
+    if ref is None:
+        return None
+    return (
+        t.one(layer_name(node), "gelu_tanh", ref)
+        if a["approximate"] == "tanh"
+        else t.one(layer_name(node), "gelu", ref, 0.5)
+    )
+
+
+def celu(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    ref, alpha = t.ref(a["self"]), float(a["alpha"])
+    return None if ref is None else t.one(layer_name(node), "elu", ref, alpha, 1.0, 1.0 / alpha)
+
+
+def prelu(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    """One slope for all channels is leaky relu."""
+    ref, slope = t.channelwise(a["self"]), t.const(a["weight"])
+    if ref is None or slope is None:
+        return None
+    slopes = as_numpy(slope).reshape(-1)
+    if slopes.size == 1:
+        return t.one(layer_name(node), "leaky_relu", ref, float(slopes[0]))
+    return t.combined(layer_name(node), "prelu", ref.tensor, slopes.reshape(-1, 1, 1), ref.shape)
+
+
+def power(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    """Squares and roots."""
+    ref, exponent = t.ref(a["self"]), a["exponent"]
+    if ref is None or exponent not in (2, 0.5):
+        return None
+    if exponent == 2:
+        return t.elementwise(layer_name(node), "multiply", (ref.tensor, ref.tensor), ref.shape)
+    return t.one(layer_name(node), "sqrt", ref)
+
+
+def negative(t: Translator, node: fx.Node, a: Args) -> Value | None:
+    ref = t.ref(a["self"])
+    return None if ref is None else t.affine(layer_name(node), ref, np.full(t.tensors[ref.tensor].channels, -1.0), None)
 
 
 def _per_channel(t: Translator, ref: Ref, argument: object, result: Shape) -> AnyArray | None:
@@ -97,7 +146,13 @@ def add(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 
 def subtract(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    return _sum(t, node, a["self"], a["other"], 1.0, -a["alpha"], maps=False)
+    shifted = _sum(t, node, a["self"], a["other"], 1.0, -a["alpha"], maps=False)
+    if shifted is not None or a["alpha"] != 1:
+        return shifted
+    ref = t.ref(a["other"])
+    if ref is not None and (shift := _per_channel(t, ref, a["self"], shape_of(node))) is not None:
+        return t.affine(layer_name(node), ref, np.full_like(shift, -1.0), shift)
+    return _combined(t, node, "subtract", a["self"], a["other"])
 
 
 def subtract_from(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -117,7 +172,9 @@ def _sum(
     ref = t.ref(other)
     if ref is not None and alpha == 1 and (shift := _per_channel(t, ref, one, shape_of(node))) is not None:
         return t.affine(layer_name(node), ref, None, shift * sign)
-    return _sum_of_maps(t, node, one, other) if maps and alpha == 1 else None
+    if not maps or alpha != 1:
+        return None
+    return _sum_of_maps(t, node, one, other) or _combined(t, node, "add", one, other)
 
 
 def _sum_of_maps(t: Translator, node: fx.Node, one: object, other: object) -> Value | None:
@@ -138,20 +195,50 @@ def _two_maps(t: Translator, one: object, other: object) -> tuple[int, int] | No
     return None if maps[0] is None or maps[1] is None else (maps[0], maps[1])
 
 
+def _combined(t: Translator, node: fx.Node, op: str, one: object, other: object) -> Value | None:
+    """An operator on two maps, or on a map and a constant that comes second, one of which may be of length 1 along axes."""
+    shape = shape_of(node)
+    if not (t.ref(one) or t.ref(other)) or not isinstance(one, fx.Node) or isinstance(other, bool | complex):
+        return None
+    sources = _two_maps(t, one, other)
+    if sources is not None:
+        return t.elementwise(layer_name(node), op, sources, shape)
+    if len(shape) != 4 or not t.could_be_map(one):
+        return None
+    if isinstance(other, int | float):
+        constant: AnyArray | None = np.full((1, 1, 1), float(other))
+    else:
+        value = t.const(other)
+        constant = None if value is None or value.dtype != t.dtype else as_numpy(value)
+    if constant is not None:
+        sizes = (1,) * (4 - constant.ndim) + constant.shape
+        if len(sizes) != 4 or sizes[0] != 1 or not spread(shape_of(one), sizes, shape):
+            return None
+        first = t.as_map(one)
+        return None if first is None else t.combined(layer_name(node), op, first, constant.reshape(sizes[1:]), shape)
+    if not isinstance(other, fx.Node) or not t.could_be_map(other) or not spread(shape_of(one), shape_of(other), shape):
+        return None
+    first, second = t.as_map(one), t.as_map(other)
+    return None if first is None or second is None else t.combined(layer_name(node), op, first, second, shape)
+
+
 def multiply(t: Translator, node: fx.Node, a: Args) -> Value | None:
     for one, other in ((a["self"], a["other"]), (a["other"], a["self"])):
         ref = t.ref(one)
         if ref is not None and (scale := _per_channel(t, ref, other, shape_of(node))) is not None:
             return t.affine(layer_name(node), ref, scale, None)
-    return _gate(t, node, a["self"], a["other"]) or _gate(t, node, a["other"], a["self"])
+    gated = _gate(t, node, a["self"], a["other"]) or _gate(t, node, a["other"], a["self"])
+    return gated or _combined(t, node, "multiply", a["self"], a["other"])
 
 
 def divide(t: Translator, node: fx.Node, a: Args) -> Value | None:
     ref = t.ref(a["self"])
-    if ref is None or a.get("rounding_mode") is not None:
+    if a.get("rounding_mode") is not None:
         return None
-    divisor = _per_channel(t, ref, a["other"], shape_of(node))
-    return None if divisor is None else t.affine(layer_name(node), ref, 1.0 / divisor, None)
+    divisor = None if ref is None else _per_channel(t, ref, a["other"], shape_of(node))
+    if ref is not None and divisor is not None:
+        return t.affine(layer_name(node), ref, 1.0 / divisor, None)
+    return _combined(t, node, "divide", a["self"], a["other"])
 
 
 def _gate(t: Translator, node: fx.Node, source: object, gate: object) -> Value | None:

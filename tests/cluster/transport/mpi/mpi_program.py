@@ -63,12 +63,13 @@ def survive() -> dict[str, object]:
     from fogconv.planning.plan_options import PlanOptions
     from fogconv.runtime.engine import Engine
     from fogconv.runtime.run_options import RunOptions
-    from tests.cluster.fault_cluster import assert_near, image, network
+    from tests.cluster.fault_cluster import assert_near, image, network, spread
 
-    options = PlanOptions(sys.argv[2], threshold=0.0)
     with connect("inproc://0") as alone:
         expected = Engine(network(), alone, Topology.uniform(1, 1e9, 1e10, 1e-6)).run(image()).output
     with connect("mpi://") as cluster:
+        pins = spread(network(), cluster.ranks) if sys.argv[2] == "offload" else ()
+        options = PlanOptions(sys.argv[2], threshold=0.0, pins=pins)
         topology = Topology.uniform(cluster.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
         engine = Engine(network(), cluster, topology, options, RunOptions(adapt=False))
         assert_near(engine.run(image()).output, expected)

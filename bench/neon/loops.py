@@ -1,0 +1,116 @@
+"""The loops and tiles that are priced: the fp32 kernels for aarch64, each as the largest tile that the tiling makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from bench.neon.machine_code import Emit
+from fogconv.ir.geometry import BLOCK
+from fogconv.kernels.codegen.isa import NEON
+from fogconv.kernels.codegen.microkernel import Field, Flag, emit_tile, make_tile
+from fogconv.kernels.conv import depthwise, linear
+from fogconv.kernels.conv.tiling import largest_tile
+
+FIELDS_AT, ARRAYS_AT = 1 << 32, 1 << 33
+FAR = 1 << 16
+"""Bytes from one row or block to the next: any number will do."""
+
+VECTORS = 4
+"""Vectors of output channels per tile: a block of 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Code to price: a whole call with these arguments and numbers in memory, or only its hot loop."""
+
+    name: str
+    emit: Emit
+    arguments: tuple[int, ...]
+    memory: Mapping[int, int]
+    whole: bool = True
+
+
+def loops() -> Iterator[Loop]:
+    """All of them."""
+    for depth in (64, 512):
+        yield direct(f"hot loop, K = {depth}", depth, whole=False)
+    for depth in (16, 24, 64, 256, 512):
+        yield direct(f"1×1, K = {depth}", depth)
+    yield _first("first 7×7", (7, 7), 2)
+    yield _first("first 3×3", (3, 3), 2)
+    for stride in (1, 2):
+        yield _depthwise(f"depthwise 3×3, stride {stride}", stride)
+    yield _linear()
+
+
+def direct(name: str, depth: int, whole: bool = True) -> Loop:
+    """A 1×1 convolution with ReLU6."""
+    tile = make_tile(NEON, 1, largest_tile(NEON, VECTORS, depth), VECTORS, BLOCK, NEON.vector_length)
+    full, rest = divmod(depth, BLOCK)
+    fields = {
+        Field.FULL_BLOCKS: full,
+        Field.RUN_ROUNDS: BLOCK // 4,
+        Field.PARTS: int(rest > 0),
+        Field.PART_LANES: rest,
+        Field.FLAGS: Flag.FLOOR | Flag.CEILING,
+    }
+    return Loop(name, partial(_call_tile, tile), *_call(7, fields), whole)
+
+
+def _first(name: str, kernel: tuple[int, int], stride: int) -> Loop:
+    """A layer of 3 input channels, narrow."""
+    channels, lanes = 3, 4
+    few, depth = (channels, kernel[1]), channels * kernel[0] * kernel[1]
+    tile = make_tile(NEON, 1, largest_tile(NEON, VECTORS, depth), VECTORS, lanes * stride, NEON.vector_length, few)
+    fields = {
+        Field.PARTS: 1,
+        Field.PART_LANES: channels,
+        Field.KERNEL_ROWS: kernel[0],
+        Field.TAPS: kernel[1],
+        Field.FLAGS: Flag.FLOOR | Flag.CEILING,
+    }
+    return Loop(name, partial(_call_tile, tile), *_call(7, fields))
+
+
+def _depthwise(name: str, stride: int) -> Loop:
+    """A block of 16 channels with ReLU6."""
+    shape, lanes = depthwise.largest_tile(NEON), depthwise.vector_lanes(NEON)
+    tile = depthwise.DepthTile(*shape, (3, 3), (stride, stride), (1, 1), 1, lanes, NEON.fused)
+    return Loop(name, partial(_call_depthwise, tile), *_call(6, {Field.FLAGS: Flag.FLOOR | Flag.CEILING}))
+
+
+def _linear() -> Loop:
+    """One block of 16 outputs of 256 inputs, for one image."""
+    blocks, rows, columns = 16, 1, 1
+    arguments = (ARRAYS_AT, ARRAYS_AT + FAR, FAR, FAR, FAR, blocks, rows, columns, ARRAYS_AT + 2 * FAR)
+    emit = partial(linear.emit_dot, images=1, registers=BLOCK // NEON.vector_length)
+    return Loop("linear", emit, arguments, {})
+
+
+def _call_tile(tile: object, builder: object, *addresses: object) -> None:
+    emit_tile(builder, tile, *addresses)  # type: ignore[arg-type]
+
+
+def _call_depthwise(tile: depthwise.DepthTile, builder: object, *addresses: object) -> None:
+    depthwise.emit_tile(builder, tile, *addresses)  # type: ignore[call-arg]
+
+
+def _call(arrays: int, given: Mapping[Field, int]) -> tuple[tuple[int, ...], dict[int, int]]:
+    """The arguments and the memory of a tile's call: its fields, then addresses of arrays."""
+    fields = dict.fromkeys(Field, 0) | {
+        Field.BLOCK_STRIDE: FAR,
+        Field.KERNEL_ROWS: 1,
+        Field.KERNEL_ROW_STRIDE: FAR,
+        Field.RUNS: 1,
+        Field.TAPS: 1,
+        Field.ROW_STRIDE: FAR,
+        Field.OUT_BLOCK_STRIDE: FAR,
+        Field.OUT_ROW_STRIDE: FAR,
+        Field.RESIDUAL_BLOCK_STRIDE: FAR,
+        Field.RESIDUAL_ROW_STRIDE: FAR,
+    }
+    fields |= given
+    memory = {FIELDS_AT + 8 * field: int(value) for field, value in fields.items()}
+    return (FIELDS_AT, *(ARRAYS_AT + FAR * number for number in range(arrays - 1))), memory

@@ -1,0 +1,128 @@
+"""Phases: a map as s·t coarser maps, one for each place in a cell of s × t pixels.
+
+Transposed convolutions, depth-to-space and space-to-depth all go by phases. A transposed convolution with strides (s, t)
+computes each phase of its output by an ordinary convolution of stride 1, with the weights that meet this phase: the
+convolutions' kernels do the work, and every way to cut a convolution is one to cut the transposed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from fogconv.frontend.fusion import AnyArray
+from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape
+from fogconv.frontend.space.resampling import stepped
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase along one axis: output q of it is Σ weight[``taps[i]``] · input[q + i·dilation − before], with zeros beyond
+    the input. A tap of −1 has no weight."""
+
+    taps: tuple[int, ...]
+    dilation: int
+    before: int
+    after: int
+
+
+def phases(size: int, kernel: int, stride: int, dilation: int, before: int, out: int) -> list[Phase]:
+    """Those of a transposed convolution along one axis with ``size`` inputs and ``out`` outputs, of which ``before`` have
+    been cut off at the start."""
+    step = dilation // math.gcd(dilation, stride)
+    outputs = -(-out // stride)
+    found = []
+    for phase in range(stride):
+        # Weight k meets output q·stride + phase at input q + offset, where that is a whole number.
+        reach = {k: phase + before - dilation * k for k in range(kernel)}
+        offsets = {distance // stride: k for k, distance in reach.items() if distance % stride == 0}
+        low, high = min(offsets, default=0), max(offsets, default=0)
+        # A padding can't be negative: where the taps begin behind the first input, or end before the last, add some of 0.
+        low -= -(-max(0, low) // step) * step
+        high += -(-max(0, size - outputs - high) // step) * step
+        taps = tuple(offsets.get(offset, -1) for offset in range(low, high + 1, step))
+        found.append(Phase(taps, step, -low, outputs - 1 + high - (size - 1)))
+    return found
+
+
+def conv_transpose(
+    b: GraphBuilder,
+    name: str,
+    source: int,
+    weight: AnyArray,
+    bias: AnyArray | None,
+    *,
+    stride: tuple[int, int],
+    before: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    size: tuple[int, int],
+) -> Ref:
+    """``weight`` is (in channels, out channels ÷ groups, rows, columns); ``before`` the rows and columns that the padding
+    cuts off at the start; ``size`` the output's rows and columns."""
+    read = b.tensors[source]
+    straight = _straight(weight, groups)
+    rows, columns = (
+        phases(length, kernel, step, spread, cut, out)
+        for length, kernel, step, spread, cut, out in zip(
+            (read.height, read.width), weight.shape[2:], stride, dilation, before, size, strict=True
+        )
+    )
+    parts = [
+        b.conv(
+            name if len(rows) * len(columns) == 1 else f"{name}.phase{number}",
+            source,
+            _taken(straight, row, column),
+            bias,
+            stride=(1, 1),
+            padding=(row.before, row.after, column.before, column.after),
+            dilation=(row.dilation, column.dilation),
+            groups=groups,
+        )
+        for number, (row, column) in enumerate(product(rows, columns))
+    ]
+    return b.interleave(name, [part.tensor for part in parts], stride, size)
+
+
+def _straight(weight: AnyArray, groups: int) -> AnyArray:
+    """The weight as (out channels, in channels ÷ groups, rows, columns)."""
+    c, f, *kernel = weight.shape
+    whole: AnyArray = (
+        weight.reshape(groups, c // groups, f, *kernel).swapaxes(1, 2).reshape(groups * f, c // groups, *kernel)
+    )
+    return whole
+
+
+def _taken(weight: AnyArray, row: Phase, column: Phase) -> AnyArray:
+    """The weights of one phase; one more row and column of zeros stand for taps of −1."""
+    widened = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    taken: AnyArray = np.ascontiguousarray(widened[:, :, row.taps][:, :, :, column.taps])
+    return taken
+
+
+def depth_to_space(b: GraphBuilder, name: str, source: int, factor: int, *, phases_first: bool) -> Ref:
+    """Blocks of factor² channels become squares of pixels. ``phases_first``: channel (i·factor + j)·C + c of the source is
+    pixel (i, j) of channel c (ONNX's DCR), else channel c·factor² + i·factor + j is (CRD, torch's pixel shuffle)."""
+    read = b.tensors[source]
+    channels = read.channels // factor**2
+    whole = Ref(source, read.shape)
+    if not phases_first:
+        whole = b.shuffled(name, whole, channels, read.shape)
+    shape = (read.batch, channels, read.height, read.width)
+    parts = [b.channels(name, whole, number * channels, channels, shape) for number in range(factor**2)]
+    return b.interleave(name, [part.tensor for part in parts], (factor, factor), (read.height * factor, read.width * factor))
+
+
+def space_to_depth(b: GraphBuilder, name: str, source: int, factor: int, shape: Shape, *, phases_first: bool) -> Ref:
+    """The inverse of `depth_to_space`; rows and columns must be multiples of the factor."""
+    read = b.tensors[source]
+    height, width = read.height // factor, read.width // factor
+    parts = [
+        b.resample(name, source, stepped(read.height, i, factor, height), stepped(read.width, j, factor, width)).tensor
+        for i, j in product(range(factor), repeat=2)
+    ]
+    whole = b.concat(name, parts, shape)
+    return whole if phases_first else b.shuffled(name, whole, factor**2, shape)

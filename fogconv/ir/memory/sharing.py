@@ -1,0 +1,87 @@
+"""Which buffers of a program lie in the same memory: those that are never in use at the same time.
+
+A map that is written where another was read a moment ago is written into the cache. With memory of its own for each map, all
+of it goes through the caches in each inference: depthwise layers, which compute little per byte, then take two to four
+times what they take alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT
+
+
+def memories(program: ir.Program) -> list[int]:
+    """The number of the memory in which each buffer lies, from 0 on.
+
+    Two buffers lie in one where every step that uses one comes before every step that uses the other, and both have whole
+    blocks of channels. Those without a margin share whatever their sizes; the others only where sizes and margins are
+    equal, as the zeros around a map must stay. A step writes what others read before they do, in each inference, so that
+    nothing is expected in a buffer beforehand.
+    """
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, step in enumerate(program.steps):
+        for buffer in buffers_of(step):
+            first.setdefault(buffer, number)
+            last[buffer] = number
+    found: dict[int, int] = {}  # the first buffer of the memory in which each lies
+    busy: list[tuple[int, int]] = []  # a heap of the last steps that use the buffers so far
+    free: dict[Any, list[int]] = {}  # memories by kind
+    for buffer in sorted(first, key=lambda buffer: first[buffer]):
+        while busy and busy[0][0] < first[buffer]:
+            _, ended = heapq.heappop(busy)
+            free.setdefault(_kind(program.buffers[ended]), []).append(found[ended])
+        # Of those that are free the last one used: most of it is still in the cache.
+        # Lanes beyond the last channel must not keep another map's NaN: a fully connected layer multiplies them by 0.
+        whole = program.buffers[buffer].region.shape[0] % BLOCK == 0
+        waiting = free.get(_kind(program.buffers[buffer])) if whole else None
+        found[buffer] = waiting.pop() if waiting else buffer
+        if whole:
+            heapq.heappush(busy, (last[buffer], buffer))
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(found.get(buffer, buffer), len(numbers)) for buffer in range(len(program.buffers))]
+
+
+def _kind(buffer: ir.Buffer) -> Any:
+    """What is equal for buffers that may share: nothing without a margin."""
+    return (buffer.region.shape, buffer.margin) if any(buffer.margin) else None
+
+
+def buffer_bytes(program: ir.Program, buffer: int) -> int:
+    """Bytes of a buffer in the blocked layout, its margin included."""
+    channels, rows, columns = program.buffers[buffer].region.shape
+    top, bottom, left, right = program.buffers[buffer].margin
+    lanes = -(-channels // BLOCK) * BLOCK
+    return BYTES_PER_ELEMENT * program.batch * lanes * (top + rows + bottom) * (left + columns + right)
+
+
+def memory_bytes(program: ir.Program) -> dict[int, int]:
+    """The size of each memory: of its largest buffer."""
+    sizes: dict[int, int] = {}
+    for buffer, number in enumerate(memories(program)):
+        sizes[number] = max(sizes.get(number, 0), buffer_bytes(program, buffer))
+    return sizes
+
+
+def buffers_of(step: ir.AnyStep) -> Iterator[int]:
+    """The buffers that a step reads or writes."""
+    for name in ("source", "target", "residual", "gate"):
+        buffer = getattr(step, name, None)
+        if buffer is not None:
+            yield buffer
+    for name in ("sources", "targets"):
+        yield from getattr(step, name, ())
+    if isinstance(step, ir.Send | ir.Recv):
+        yield from (part.buffer for part in step.more)
+    elif isinstance(step, ir.Gather):
+        for piece in step.pieces:
+            yield from buffers_of(piece.spare)
+            if piece.check is not None:
+                yield piece.check.source
+        for recv in ir.gathers(step):
+            yield from buffers_of(recv)

@@ -1,0 +1,72 @@
+"""Ports: what a caller gives becomes the arrays that programs take, and what they return becomes the model's results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fogconv.errors import InputError, shown
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import LayerGraph, Port, Structure
+
+Given = Any
+"""An array, or for a model with several inputs a sequence of them in the model's order, or a mapping by their names."""
+
+Results = Any
+"""Arrays, nested as the model nests its results: one array, a tuple or a dict."""
+
+
+def arrays_of(graph: LayerGraph, given: Given) -> list[Array]:
+    """The model's inputs in their order, checked and in its types. Raises InputError."""
+    ports = graph.inputs
+    names = ", ".join(port.name for port in ports)
+    if isinstance(given, Mapping):
+        unknown = [name for name in given if name not in {port.name for port in ports}]
+        missing = [port.name for port in ports if port.name not in given]
+        if unknown or missing:
+            wrong = f"no {missing[0]}" if missing else f"{shown(str(unknown[0]))}"
+            raise InputError(f"the inputs of {graph.name} are {names}; there is {wrong} among those given")
+        values = [given[port.name] for port in ports]
+    elif isinstance(given, Sequence):
+        values = list(given)
+    else:
+        values = [given]
+    if len(values) != len(ports):
+        raise InputError(f"{graph.name} takes {len(ports)} inputs ({names}), not {len(values)}")
+    return [_array(graph, port, value) for port, value in zip(ports, values, strict=True)]
+
+
+def _array(graph: LayerGraph, port: Port, value: Any) -> Array:
+    value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    array: Array = np.array(value, port.dtype, copy=None, order="C")
+    if array.shape != port.shape:
+        raise InputError(f"the input {port.name} has the shape {array.shape}; the model was compiled for {port.shape}")
+    return array if port.tensor is None else array.reshape(graph.tensors[port.tensor].shape)
+
+
+def named(graph: LayerGraph, outputs: Sequence[Array]) -> dict[str, Array]:
+    """A run's outputs by name, each in the model's own shape; maps as float32."""
+    return {port.name: _shaped(port, output) for port, output in zip(graph.outputs, outputs, strict=True)}
+
+
+def _shaped(port: Port, output: Array) -> Array:
+    if port.tensor is None:
+        return np.asarray(output)
+    assert port.shape is not None
+    return np.asarray(output, np.float32).reshape(port.shape)
+
+
+def nested(structure: Structure, outputs: Sequence[Any]) -> Results:
+    """Outputs, nested as the model nests its results."""
+    if isinstance(structure, Mapping):
+        return {key: nested(inner, outputs) for key, inner in structure.items()}
+    if isinstance(structure, tuple):
+        return tuple(nested(inner, outputs) for inner in structure)
+    return outputs[structure] if isinstance(structure, int) else structure
+
+
+def results_of(graph: LayerGraph, outputs: Mapping[str, Any]) -> Results:
+    """Outputs by name, nested as the model nests its results."""
+    return nested(graph.structure, [outputs[port.name] for port in graph.outputs])

@@ -1,0 +1,1 @@
+"""Text: where it stands in a picture, and what it says."""

@@ -1,0 +1,1 @@
+"""torchvision's models beyond classifiers: those that give a class per pixel, and detectors."""

@@ -1,0 +1,90 @@
+"""The bench of aarch64 code: what a call executes, what it costs by llvm-mca, and that it costs no more than recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.neon import llvm_mca
+from bench.neon.__main__ import main
+from bench.neon.figures import measure, read_record, recorded_cycles, versions
+from bench.neon.llvm_mca import Mca
+from bench.neon.loops import VECTORS, direct
+from bench.neon.machine_code import AARCH64, Target, assembly, fused
+from bench.neon.trace import trace
+from fogconv.errors import InputError
+from fogconv.kernels.codegen.isa import NEON
+from fogconv.kernels.conv.tiling import largest_tile
+
+SUM = """
+tile:
+    ldr x8, [x0, #8]      // how often
+    cbz x8, .LBB0_2
+.LBB0_1:
+    fmla v0.4s, v1.4s, v2.s[0]
+    subs x8, x8, #1
+    b.gt .LBB0_1
+.LBB0_2:
+    ret
+"""
+
+
+@given(st.integers(0, 9))
+def test_a_trace_goes_through_a_loop_as_often_as_memory_says(rounds: int) -> None:
+    assert fused(trace(SUM.splitlines(), [64], {72: rounds})) == rounds
+
+
+def test_a_jump_on_an_unknown_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="can't follow cbz x8"):
+        trace(SUM.splitlines(), [64], {})
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 600))
+def test_a_call_executes_all_products_and_no_more(depth: int) -> None:
+    loop = direct("1×1", depth)
+    lines = assembly(Target(AARCH64, "cortex-a76"), loop.emit, len(loop.arguments))
+    done = trace(lines, loop.arguments, loop.memory)
+    assert fused(done) == depth * VECTORS * largest_tile(NEON, VECTORS, depth)
+
+
+def test_the_record_has_no_spill_in_a_hot_loop_and_every_figure_is_above_its_bound() -> None:
+    loops = read_record()["loops"]
+    assert not [loop for loop in loops if loop["name"].startswith("hot loop") and loop["spills"]]
+    bounds = {"cortex-a72": 1.0, "neoverse-n1": 0.5, "cortex-a76": 0.5}
+    assert {loop["cpu"] for loop in loops} >= {"cortex-a72", "neoverse-n1"}
+    assert not [loop for loop in loops if loop["cycles_per_fma"] < bounds[loop["cpu"]]]
+
+
+def recorded_mca() -> Mca | None:
+    """The llvm-mca with which the figures were recorded, where it is on this machine."""
+    try:
+        mca = llvm_mca.find()
+    except InputError:
+        return None
+    return mca if versions(mca) == read_record()["versions"] else None
+
+
+@pytest.mark.skipif(recorded_mca() is None, reason="needs the recorded versions: tools/setup_arm64.sh, constraints.txt")
+def test_no_loop_takes_more_cycles_or_spills_than_recorded() -> None:
+    mca = recorded_mca()
+    assert mca is not None
+    figures, record = measure(mca), read_record()
+    cycles, before = recorded_cycles(figures), recorded_cycles(record)
+    assert cycles.keys() == before.keys(), "python -m bench.neon --record"
+    assert {key: value for key, value in cycles.items() if value > before[key]} == {}
+    spills = {(loop["name"], loop["cpu"]): loop["spills"] for loop in record["loops"]}
+    assert not [loop for loop in figures["loops"] if loop["spills"] > spills[loop["name"], loop["cpu"]]]
+
+
+def test_a_missing_llvm_mca_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("LLVM_MCA", raising=False)
+    monkeypatch.setattr(llvm_mca, "UNPACKED", tmp_path / "llvm-mca")
+    assert main([]) == 2
+    assert "bench.neon: llvm-mca is missing: install" in capsys.readouterr().err

@@ -1,0 +1,87 @@
+"""Buffers in one memory are never in use at the same time, and what is computed in them is the same."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fogconv.cluster.executor.executable import Executable
+from fogconv.hardware.topology import Topology
+from fogconv.ir import program as ir
+from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.memory.sharing import buffer_bytes, buffers_of, memories, memory_bytes
+from fogconv.lowering.lower import outline
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from tests.random_graphs import graphs
+
+KEY = "w"
+
+
+def chain(count: int, channels: int = 32, margin: int = 1) -> ir.Program:
+    """Convolutions of 3×3 one after the other, each into a buffer of its own."""
+    spec = ConvSpec(channels, channels, 6, 7, (3, 3), (1, 1), (1, 1, 1, 1))
+    whole = Region.whole(channels, 6, 7)
+    buffers = tuple(ir.Buffer(f"b{n}", whole, (margin,) * 4) for n in range(count + 1))
+    steps = [ir.Conv(0, spec, KEY, None, None, n, whole, n + 1, whole) for n in range(count)]
+    run = (ir.Input(0, 0, 0, whole), *steps, ir.Output(0, 0, count, whole))
+    return ir.Program(0, 1, 1, ("layer",), buffers, run, {KEY: spec.weight_shape})
+
+
+@settings(max_examples=30, deadline=None)
+@given(graphs(), st.integers(1, 3), st.sampled_from(["rows", "star", "local", "auto"]))
+def test_what_shares_is_never_in_use_at_once_and_keeps_its_margin(graph: LayerGraph, ranks: int, scheme: str) -> None:
+    topology = Topology.uniform(ranks, 1e10, 1e9, 1e-4)
+    for program in outline(graph, plan(graph, topology, PlanOptions(scheme))):
+        found = memories(program)
+        used: dict[int, list[int]] = {}
+        for number, step in enumerate(program.steps):
+            for buffer in buffers_of(step):
+                used.setdefault(buffer, []).append(number)
+        sharing: dict[int, list[int]] = {}
+        for buffer in used:
+            sharing.setdefault(found[buffer], []).append(buffer)
+        for together in sharing.values():
+            spans = sorted((used[buffer][0], used[buffer][-1]) for buffer in together)
+            assert all(before[1] < after[0] for before, after in pairwise(spans))
+            held = [program.buffers[buffer] for buffer in together]
+            assert not any(any(one.margin) for one in held) or len({(one.region.shape, one.margin) for one in held}) == 1
+        assert set(found) == set(memory_bytes(program)) == set(range(len(set(found))))
+        assert sum(memory_bytes(program).values()) <= sum(buffer_bytes(program, n) for n in range(len(program.buffers)))
+
+
+def test_a_long_chain_takes_the_memory_of_two_maps() -> None:
+    program = chain(7)
+    assert memories(program) == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert memories(chain(7, channels=20)) == [0, 1, 2, 3, 4, 5, 6, 7]  # lanes beyond the last channel stay as they are
+    assert sum(memory_bytes(program).values()) == 2 * buffer_bytes(program, 0)
+
+
+def test_maps_of_other_sizes_share_only_without_a_margin() -> None:
+    for margin, wanted in ((1, [0, 1, 2, 1]), (0, [0, 1, 0, 1])):
+        program = chain(3, margin=margin)
+        smaller = ir.Buffer("b2", Region.whole(32, 3, 7), (margin,) * 4)
+        buffers = (*program.buffers[:2], smaller, *program.buffers[3:])
+        assert memories(msgspec.structs.replace(program, buffers=buffers)) == wanted
+
+
+def test_nothing_of_one_inference_is_left_for_the_next() -> None:
+    class Alone:
+        def proceed(self) -> None: ...
+
+    program = chain(5)
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((32, 32, 3, 3), np.float32) / 10
+    x = random.standard_normal((1, 32, 6, 7), np.float32)
+    executable = Executable(program, {KEY: weight})
+    [first] = executable.run(Alone(), [x])
+    [spoilt] = executable.run(Alone(), [np.full_like(x, np.nan)])
+    [again] = executable.run(Alone(), [x])
+    assert np.isnan(spoilt).all()
+    assert np.array_equal(first, again)
+    assert executable.memory_bytes >= sum(memory_bytes(program).values())
