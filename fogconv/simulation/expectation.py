@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from fogconv.hardware.topology import Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.program import AnyStep, Conv, Program, Recv, Send
+from fogconv.simulation.layer_times import Times
 from fogconv.simulation.simulator import Disturbance, simulate
 
 LEAST_MACS = 100_000
@@ -40,9 +41,6 @@ STEP = math.sqrt(2)
 """The factors that are simulated are powers of this; between them the logarithms are interpolated."""
 MOST_STEPS = 12
 """64 times slower or faster at most."""
-
-Times = Mapping[int, NDArray[np.int64]]
-"""Rank → (steps, 2): begin and end of every step in ns."""
 
 
 @dataclass(frozen=True, slots=True)
