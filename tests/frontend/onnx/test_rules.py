@@ -167,6 +167,24 @@ LAYERS: dict[str, tuple[list[NodeProto], dict[str, np.ndarray]]] = {
         f"{op} of what is positive": ([node("Exp", ["x"], "e"), node(op, ["e"])], {}) for op in ("Log", "Sqrt", "Reciprocal")
     },
     "a square": ([node("Pow", ["x", "two"])], {"two": np.float32(2)}),
+    "instance norm": ([node("InstanceNormalization", ["x", "s", "b"])], {"s": numbers(6), "b": numbers(6)}),
+    "a group norm as torch writes it": (
+        [
+            node("Reshape", ["x", "groups"], "g"),
+            node("InstanceNormalization", ["g", "s", "b"], "n"),
+            node("Shape", ["x"], "shape"),
+            node("Reshape", ["n", "shape"], "m"),
+            node("Mul", ["m", "w"]),
+        ],
+        {"groups": np.array([0, 3, -1]), "s": np.ones(3, np.float32), "b": numbers(3), "w": numbers(*CHANNEL)},
+    ),
+    "layer norm": (
+        [node("LayerNormalization", ["x", "s", "b"], axis=1)],
+        {"s": numbers(6, 8, 10), "b": numbers(6, 8, 10)},
+    ),
+    "lrn": ([node("LRN", ["x"], size=3, alpha=0.5, beta=0.75, bias=1.5)], {}),
+    "softmax over channels": ([node("Softmax", ["x"], axis=1)], {}),
+    "log softmax over channels": ([node("LogSoftmax", ["x"], axis=1)], {}),
     "means over rows and columns": ([node("ReduceMean", ["x"], axes=[-1, 2], keepdims=0)], {}),
 }
 
@@ -210,13 +228,14 @@ NEWER: dict[str, tuple[list[NodeProto], int]] = {
     "gelu by tanh": ([node("Gelu", ["x"], approximate="tanh")], 20),
     "mish": ([node("Mish", ["x"])], 18),
     "swish": ([node("Swish", ["x"], alpha=1.5)], 24),
+    "group norm": ([node("GroupNormalization", ["x", "s", "b"], num_groups=3)], 21),
 }
 
 
 @pytest.mark.parametrize("name", NEWER)
 def test_rules_of_newer_operators(name: str, tmp_path: Path) -> None:
     nodes, opset = NEWER[name]
-    path = saved(tmp_path / "m.onnx", nodes, {}, opset=opset)
+    path = saved(tmp_path / "m.onnx", nodes, {"s": numbers(6), "b": numbers(6)}, opset=opset)
     graph = read(path, batch=SHAPE[0])
     assert not [layer for layer in graph.layers if isinstance(layer, Host)]
     x = numbers(*SHAPE)

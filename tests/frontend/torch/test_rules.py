@@ -474,11 +474,33 @@ def test_arithmetic_with_constants_is_one_affine_layer(function: Function) -> No
     [
         lambda x: x**3,
         lambda x: x.softmax(2),
+        lambda x: F.layer_norm(x, (10,)),
         lambda x: x - x.median(),
     ],
 )
 def test_other_arithmetic_runs_on_the_master(function: Function) -> None:
     assert "Host" in kinds(exported(function))
+
+
+@pytest.mark.parametrize(
+    ("module", "made"),
+    [
+        (nn.Softmax(1), ["softmax"]),
+        (nn.LogSoftmax(1), ["log_softmax"]),
+        (nn.GroupNorm(3, 6), ["globalpool", "squares", "normalize"]),
+        (nn.GroupNorm(2, 6, affine=False), ["globalpool", "squares", "normalize"]),
+        (nn.InstanceNorm2d(6), ["globalpool", "squares", "normalize"]),
+        (nn.InstanceNorm2d(6, affine=True), ["globalpool", "squares", "normalize"]),
+        (nn.LayerNorm((6, 12, 10), elementwise_affine=False), ["globalpool", "squares", "normalize"]),
+        (nn.LayerNorm((6, 12, 10)), ["globalpool", "squares", "normalize", "multiply", "add"]),
+        (nn.Sequential(nn.GroupNorm(3, 6), nn.GELU()), ["globalpool", "squares", "normalize"]),
+    ],
+)
+def test_norms_by_the_inputs_own_statistics_are_layers(module: nn.Module, made: list[str]) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    assert [layer.kind for layer in exported(module).layers] == made
 
 
 def test_inceptions_input_transform_needs_no_torch() -> None:
