@@ -10,8 +10,8 @@ caches every period. Pings, copies and steps are measured before, and their proc
 compilation is done by then.
 
 Inferences of a synthetic net in place of the cold pings gave the same time per message (0.17 to 0.20 ms of a core; pings:
-0.15 to 0.20), and no measurable time per byte. Pings between two convs, with what they cost these, gave less than pings after
-a copy of 32 MB (0.02 to 0.06 ms without a quota; 0.03 to 0.09).
+0.15 to 0.20), and no measurable time per byte. Pings between two convs, with what they cost these, gave less than pings
+after a copy of 32 MB (0.02 to 0.06 ms without a quota; 0.03 to 0.09).
 """
 
 from __future__ import annotations
