@@ -83,8 +83,9 @@ def _best_of(graph: LayerGraph, topology: Topology, sought: Sought) -> Plan:
     found: list[Plan] = []
     failures: list[PlannerError] = []
     book = _book(graph, topology, sought)  # one book for all: the cost of a layout is the same in every search
+    searches = [scheme for scheme in _SEARCHES if scheme != "offload" or _worth_offloading(topology, sought)]
     for members in _member_sets(topology):
-        for scheme in _SEARCHES:
+        for scheme in searches:
             try:
                 found += _search(graph, book, scheme, sought, members)
             except PlannerError as error:
@@ -92,6 +93,14 @@ def _best_of(graph: LayerGraph, topology: Topology, sought: Sought) -> Plan:
     if not found:
         raise failures[0]
     return replace(_best(graph, topology, found, sought.goal), scheme="auto")
+
+
+def _worth_offloading(topology: Topology, sought: Sought) -> bool:
+    """Whether whole layers on one worker can be better than on the master: on a faster one, where memory is short, or where
+    time is not what counts."""
+    rates = level([topology.rate(rank) for rank in topology.ranks])
+    limited = any(device.memory_bytes is not None for device in topology.devices)
+    return limited or max(rates) > rates[0] or sought.goal.objective != "latency"
 
 
 def _best(graph: LayerGraph, topology: Topology, plans: Sequence[Plan], goal: Goal) -> Plan:

@@ -14,8 +14,10 @@ from itertools import product
 import numpy as np
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape
+from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape, picks
 from fogconv.frontend.space.resampling import stepped
+from fogconv.ir.geometry import Taps
+from fogconv.ir.graph import Concat, Resample
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,57 @@ def _taken(weight: AnyArray, row: Phase, column: Phase) -> AnyArray:
     widened = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
     taken: AnyArray = np.ascontiguousarray(widened[:, :, row.taps][:, :, :, column.taps])
     return taken
+
+
+def conv(
+    b: GraphBuilder,
+    name: str,
+    source: int,
+    weight: AnyArray,
+    bias: AnyArray | None,
+    *,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Ref:
+    """A convolution; one of phases that are concatenated (YOLOX's focus, a space-to-depth) is the same convolution of the
+    map before, with s times the rows in steps of s."""
+    focus = _focus(b, source) if dilation == (1, 1) and groups == 1 else None
+    if focus is not None:
+        source, (s, t), places = focus
+        f, _, height, width = weight.shape
+        channels = b.tensors[source].channels
+        fine = np.zeros((f, channels, height * s, width * t), weight.dtype)
+        for number, (i, j) in enumerate(places):
+            fine[:, :, i::s, j::t] += weight[:, number * channels : (number + 1) * channels]
+        top, bottom, left, right = padding
+        weight, padding = fine, (top * s, bottom * s, left * t, right * t)
+        stride = (stride[0] * s, stride[1] * t)
+    return b.conv(name, source, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def _focus(b: GraphBuilder, tensor: int) -> tuple[int, tuple[int, int], list[tuple[int, int]]] | None:
+    """The map, the factors (s, t) and the places (i, j) of the phases of which this one consists; None for any other."""
+    concat = b.made_by(tensor)
+    parts = [b.made_by(source) for source in concat.sources] if isinstance(concat, Concat) else []
+    found = [part for part in parts if isinstance(part, Resample) and picks(part)]
+    if len(found) < max(2, len(parts)) or len({part.source for part in found}) > 1:
+        return None
+    rows, columns = [_phase(part.rows) for part in found], [_phase(part.columns) for part in found]
+    factors = {(row[0], column[0]) for row, column in zip(rows, columns, strict=True)}
+    if len(factors) > 1 or 0 in min(factors):
+        return None
+    places = [(row[1], column[1]) for row, column in zip(rows, columns, strict=True)]
+    return found[0].source, factors.pop(), places
+
+
+def _phase(taps: Taps) -> tuple[int, int]:
+    """(s, i) where the taps pick every s-th input from i on, and s divides their number; (0, 0) where not."""
+    step = taps.size // len(taps.starts)
+    first = taps.starts[0]
+    exact = step * len(taps.starts) == taps.size and first < step
+    return (step, first) if exact and taps.starts == tuple(range(first, taps.size, step)) else (0, 0)
 
 
 def depth_to_space(b: GraphBuilder, name: str, source: int, factor: int, *, phases_first: bool) -> Ref:

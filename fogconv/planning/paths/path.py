@@ -5,7 +5,6 @@ Of the paths to one state the lightest is kept, or the front of those of which n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -112,20 +111,18 @@ def worth_keeping(book: LayoutBook, paths: Sequence[Path], beam: int, sought: So
 
 
 def _reaches(book: LayoutBook, better: Path, path: Path, sought: Sought) -> bool:
-    front, weight, idle_watts = sought.goal.front, sought.goal.weight, book.prices.idle_watts
-    left = math.inf if front else path.weight - better.weight
-    seconds = joules = 0.0
+    goal, idle_watts = sought.goal, book.prices.idle_watts
+    left, left_s, left_j = path.weight - better.weight, path.seconds - better.seconds, path.joules - better.joules
     for tensor, layout in path.state.items():
         first, second, _ = book.moved(tensor, better.state[tensor], layout)
         if first.pairs and tensor in sought.allowed.still:
             return False
-        for leg in (first, second):
-            if leg is not None:
-                seconds += leg.seconds
-                joules += leg.joules + idle_watts * leg.seconds
-        if weight(seconds, joules) > left:
+        seconds = first.seconds + (0.0 if second is None else second.seconds)
+        joules = first.joules + (0.0 if second is None else second.joules) + idle_watts * seconds
+        left, left_s, left_j = left - goal.weight(seconds, joules), left_s - seconds, left_j - joules
+        if min(left_s, left_j) < 0 if goal.front else left < 0:
             return False
-    return not front or (better.seconds + seconds <= path.seconds and better.joules + joules <= path.joules)
+    return True
 
 
 def bring(

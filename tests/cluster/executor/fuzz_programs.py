@@ -39,7 +39,7 @@ from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.kernels.maps import wire
+from fogconv.kernels.maps import blocked, wire
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
@@ -205,11 +205,12 @@ class _GuardedNumpy:
 
 
 def prepare() -> None:
-    """From now on all arrays of the kernels and of the interpreter lie between guard pages."""
+    """From now on all arrays of the kernels and of the interpreter lie between guard pages, each map in its own memory."""
     for found in pkgutil.walk_packages(fogconv.kernels.__path__, "fogconv.kernels."):
         module: Any = importlib.import_module(found.name)
         if hasattr(module, "aligned_zeros"):
             module.aligned_zeros = lambda shape, alignment=64: guarded.guarded(shape)
+    blocked.Blocked.within = staticmethod(lambda memory, *sizes: blocked.Blocked.empty(*sizes))  # type: ignore[method-assign]
     interpreter.np = _GuardedNumpy()  # type: ignore[assignment]
     lowered()
 

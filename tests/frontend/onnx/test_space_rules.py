@@ -153,7 +153,7 @@ def test_slices_with_steps(name: str, tmp_path: Path) -> None:
     assert kinds(graph) in (["Resample"], ["Slice", "Resample"])
 
 
-def test_focus_is_four_slices_and_a_conv(tmp_path: Path) -> None:
+def test_focus_and_its_conv_are_one_conv(tmp_path: Path) -> None:
     """As YOLOX begins."""
     nodes, constants = [], {"end": np.array([99]), "two": np.array([2]), "w": numbers(4, 24, 3, 3)}
     constants |= {"rows": np.array([2]), "columns": np.array([3]), "zero": np.array([0]), "one": np.array([1])}
@@ -165,7 +165,9 @@ def test_focus_is_four_slices_and_a_conv(tmp_path: Path) -> None:
         node("Conv", ["f", "w"], pads=[1, 1, 1, 1]),
     ]
     graph = compared(saved(tmp_path / "m.onnx", nodes, constants))
-    assert not [layer for layer in graph.layers if isinstance(layer, Host)]
+    assert kinds(graph) == ["Conv"]
+    assert isinstance(conv := graph.layers[0], Conv)
+    assert (conv.spec.kernel, conv.spec.stride, conv.spec.padding) == ((6, 6), (2, 2), (2, 2, 2, 2))
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
