@@ -6,11 +6,12 @@
     α, β       pings, empty and large
 
 Computation is measured under the quota, which costs a tenth more than the missing time, because a node returns to cold
-caches every period. Pings are measured before, and their processor times are stretched by the same factor; compilation is
-done by then.
+caches every period. Pings, copies and steps are measured before, and their processor times are stretched by the same factor;
+compilation is done by then.
 
 Inferences of a synthetic net in place of the cold pings gave the same time per message (0.17 to 0.20 ms of a core; pings:
-0.15 to 0.20), and no measurable time per byte.
+0.15 to 0.20), and no measurable time per byte. Pings between two convs, with what they cost these, gave less than pings
+after a copy of 32 MB (0.02 to 0.06 ms without a quota; 0.03 to 0.09).
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class Rates:
         first = Device(
             "node 0",
             fit(self._specs, self._seconds * stretch),
-            self._copy_s_per_byte / shares[0],
-            STEP_S / shares[0],
+            self._copy_s_per_byte * stretch,
+            STEP_S * stretch,
             message_s=costs.message_s,
             send_s_per_byte=costs.send_s_per_byte,
             receive_s_per_byte=costs.receive_s_per_byte,

@@ -378,6 +378,19 @@ class Topology:
         """How long ranks take that work at the same time, each of which takes ``seconds[rank]`` alone."""
         return together_s(seconds, self.machine_loads)
 
+    def slowed(self, factor: float) -> Topology:
+        """All devices so many times slower, and the messages between ranks of one machine."""
+        devices = tuple(device.scaled(1 / factor) for device in self.devices)
+        return replace(self.messages_slowed(factor), devices=devices)
+
+    def messages_slowed(self, factor: float) -> Topology:
+        """The messages between ranks of one machine take so many times as long: its processor hands them over."""
+        links = dict(self.links)
+        for ranks, _ in self.shared_machines:
+            for pair in ((i, j) for i in ranks for j in ranks if (i, j) in links):
+                links[pair] = replace(links[pair], latency_s=links[pair].latency_s * factor)
+        return replace(self, links=links)
+
     def crowding(self, ranks: Sequence[int]) -> dict[int, float]:
         """How many times slower than alone each of ``ranks`` computes at most while all of these do: 1 where it has its
         cores for itself."""

@@ -7,7 +7,7 @@
 A plan balances the ranks against each other, so only a rank's drift relative to the others matters: when all are slower
 by the same factor, the plan is as good as before. When all are faster than measured, the rates were measured beside other
 work, and are corrected, so that predictions are right. Ranks that share a machine take turns on its cores, as planned: that
-is no drift; nor are the bursts in which a device under a quota computes (`fogconv.runtime.expectation`). Hysteresis: a
+is no drift; nor are the bursts in which a device under a quota computes (`fogconv.simulation.expectation`). Hysteresis: a
 drift counts when it exceeded MARGIN in the same direction in STREAK consecutive inferences; the next correction of a rank
 takes twice as many.
 """
@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.program import Program
-from fogconv.runtime.expectation import Expectation, Times, computing_s, messages, whole_s
+from fogconv.simulation.expectation import Expectation, computing_s, messages, whole_s
+from fogconv.simulation.layer_times import Times
 
 MARGIN = 1.5
 """A rank gets another share when it takes longer than predicted by this factor, or is faster by it."""
@@ -212,6 +213,8 @@ class Correction:
 
     def apply(self, topology: Topology, members: Sequence[int]) -> Topology:
         """The session's topology with the measured rates. Only rates change."""
+        if self.overall != 1:
+            topology = topology.messages_slowed(_clamped(self.overall))
         for rank, ratio in self.ranks(members).items():
             topology = topology.replace_device(rank, topology.devices[rank].scaled(1.0 / ratio))
         links = dict(topology.links)
@@ -237,7 +240,7 @@ class Correction:
             events.append(f"rates of {_names(mistaken)} were measured beside other work; corrected ({range_of})")
         for rank in wrong:
             if rank not in mistaken:
-                what = "planned" if disturbed is None else "measured: other work, or heat"
+                what = "planned" if disturbed is None else "measured: other work, heat, or ranks beside it"
                 done = "shares changed" if planned else replanned
                 events.append(f"{_names([rank])} is {_pace(ratios[rank])} than {what}; {done}")
         left = dict(self.thin)

@@ -36,7 +36,6 @@ from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
 from fogconv.runtime.drift import Correction, Pace, all_slower, observe
-from fogconv.runtime.expectation import Expectation
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
     MembershipChange,
@@ -53,6 +52,7 @@ from fogconv.runtime.probation import Probation, device_recovered, link_recovere
 from fogconv.runtime.rejoin import Rejoining
 from fogconv.runtime.run_options import RunOptions
 from fogconv.runtime.stream import stream
+from fogconv.simulation.expectation import Expectation
 
 EVENTS_KEPT = 1000
 NOTICE_S = 1.0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fogconv.cluster.executor.executable import Executable
-from fogconv.hardware.topology import Topology, kernel_class
+from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Conv, Program, Recv, Send
@@ -23,6 +23,7 @@ from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
 from fogconv.runtime.drift import FASTER_STREAK, PATIENT, STREAK, Correction, Drift, Pace, observe
 from fogconv.runtime.engine import Engine
+from fogconv.simulation.simulator import simulate
 from tests.cluster.fault_cluster import FaultCluster, SlowExecutable, SlowHub, assert_right, image, network
 
 TOPOLOGY = Topology.uniform(4, 1e9, 1e8, 1e-5, copy_s_per_byte=1e-11, step_s=1e-7)
@@ -287,7 +288,7 @@ def test_rates_that_were_measured_beside_other_work_are_called_that() -> None:
     slower = Correction({1: 3.0}, {})
     assert "measured beside other work" in slower.sentences(range(3), {1})[0], "known to be disturbed"
     assert slower.sentences(range(3), frozenset()) == (
-        "worker 1 is 3.0× slower than measured: other work, or heat; shares changed",
+        "worker 1 is 3.0× slower than measured: other work, heat, or ranks beside it; shares changed",
     )
 
 
@@ -393,6 +394,33 @@ def test_ranks_that_share_cores_and_take_turns_do_not_drift(slower: float, seen:
     assert all(ratio == pytest.approx(seen, rel=0.03) for ratio in drift.compute.values()), drift.compute
 
 
+def test_ranks_of_one_machine_are_judged_by_whole_inferences() -> None:
+    """Which of them has to wait for a core is the system's to say: one is called slow only after PATIENT inferences."""
+    shared = tuple(replace(device, threads=2, machine="m", machine_cores=2.0) for device in TOPOLOGY.devices)
+    topology = replace(TOPOLOGY, devices=shared)
+    timeline = simulate(even_rows(), topology, keep_events=False)
+    alike = observe(even_rows(), range(4), timeline.times[0], topology)
+    assert alike.whole == pytest.approx(1.0, rel=0.02)
+    half = simulate(even_rows(), topology.slowed(0.5), keep_events=False)
+    found = observe(even_rows(), range(4), half.times[0], topology)
+    assert found.whole == pytest.approx(0.5, rel=0.05)
+    pace = Pace().after(found)
+    for _ in range(2):
+        pace = pace.after(replace(found, compute={0: 4.0, 1: 1.0, 2: 1.0, 3: 1.0}))
+    assert pace.correction(measured=True) == Correction({}, {}, found.whole)
+
+
+def test_a_common_correction_takes_messages_within_a_machine_with_it() -> None:
+    link = Link(1e-3, 1e-9)
+    devices = tuple(
+        replace(device, machine="m" if n < 2 else "", machine_cores=2.0) for n, device in enumerate(TOPOLOGY.devices)
+    )
+    links = {(i, j): link for i in range(4) for j in range(4) if i != j}
+    after = Correction({}, {}, 0.5).apply(Topology(devices, links), range(4))
+    assert after.link(0, 1).latency_s == pytest.approx(5e-4) and after.link(0, 2).latency_s == 1e-3
+    assert after.rate(3) == pytest.approx(2 * TOPOLOGY.rate(3))
+
+
 class Lessons:
     """Keeps what an engine learns."""
 
@@ -415,7 +443,7 @@ def test_the_engine_hands_on_what_runs_teach() -> None:
             events += engine.run(image()).events
         [learnt] = lessons.slow
         assert learnt[2] == pytest.approx(3.0, rel=0.1), "in absolute terms"
-        assert "worker 2 is 3.0× slower than measured: other work, or heat; shares changed" in events
+        assert "worker 2 is 3.0× slower than measured: other work, heat, or ranks beside it; shares changed" in events
 
 
 def test_a_master_alone_learns_that_it_was_measured_beside_other_work() -> None:

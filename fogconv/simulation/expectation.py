@@ -2,13 +2,14 @@
 
 Without a quota a conv takes its predicted time. Under one a device computes at full speed while its share of a period
 lasts, and then waits for the next: a conv takes a tenth of its long-run time, or all of it and more, by what the rank did
-before, and a message waits for the next period of either end. The simulator counts that, so the convs and messages of an
-inference are held against those of simulated ones:
+before, and a message waits for the next period of either end. Ranks of one machine take turns on its cores. The simulator
+counts that, so inferences are held against simulated ones:
 
     simulated   seconds of a rank's convs in an inference, by how many times slower all devices are than the topology says
     slower      the factor at which the simulated seconds are the measured ones
 
-Simulations are made as they are needed: none without a quota, two or three where the rates are right.
+Simulations are made as they are needed: none where every device has its cores for itself, two or three where the rates are
+right.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from fogconv.hardware.topology import Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.program import AnyStep, Conv, Program, Recv, Send
+from fogconv.simulation.layer_times import Times
 from fogconv.simulation.simulator import Disturbance, simulate
 
 LEAST_MACS = 100_000
@@ -39,9 +41,6 @@ STEP = math.sqrt(2)
 """The factors that are simulated are powers of this; between them the logarithms are interpolated."""
 MOST_STEPS = 12
 """64 times slower or faster at most."""
-
-Times = Mapping[int, NDArray[np.int64]]
-"""Rank → (steps, 2): begin and end of every step in ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +123,9 @@ class Expectation:
         return measured_s / self._long_run_s[rank]
 
     def all_slower(self, measured_s: float) -> float | None:
-        """By the master's time for a whole inference; None without quotas, where convs tell rates better."""
-        if all(device.share == 1 for device in self._topology.devices):
+        """By the master's time for a whole inference; None where every device computes as it can all the time: then convs
+        tell rates better."""
+        if not (self._throttled or self._topology.shared_machines):
             return None
         return self._factor(measured_s, lambda found: found.whole_s)
 
@@ -157,17 +157,21 @@ class Expectation:
     def _at(self, steps: int) -> Simulated:
         """All devices being STEP to the power of ``steps`` times slower."""
         if steps not in self._simulated:
-            devices = tuple(device.scaled(STEP**-steps) for device in self._topology.devices)
-            self._simulated[steps] = simulated(self._programs, replace(self._topology, devices=devices))
+            seeds = SEEDS if self._throttled else 1
+            self._simulated[steps] = simulated(self._programs, self._topology.slowed(STEP**steps), seeds)
         return self._simulated[steps]
 
+    @property
+    def _throttled(self) -> bool:
+        return any(device.share < 1 for device in self._topology.devices)
 
-def simulated(programs: Sequence[Program], topology: Topology) -> Simulated:
-    """Inferences at several positions in the periods of the devices' quotas."""
+
+def simulated(programs: Sequence[Program], topology: Topology, seeds: int) -> Simulated:
+    """Inferences at so many positions in the periods of the devices' quotas."""
     whole: list[float] = []
     computing: dict[int, list[float]] = defaultdict(list)
     taken: dict[tuple[int, int, int], list[float]] = defaultdict(list)
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         timeline = simulate(programs, topology, inferences=IN_A_ROW, disturbance=Disturbance(seed=seed), keep_events=False)
         for times in timeline.times[1:]:
             whole.append(whole_s(times[0]))

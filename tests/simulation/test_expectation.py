@@ -14,7 +14,7 @@ from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.runtime.expectation import Expectation, computing_s, messages, whole_s
+from fogconv.simulation.expectation import Expectation, computing_s, messages, whole_s
 from fogconv.simulation.simulator import Disturbance, simulate
 from tests.cluster.fault_cluster import network
 
