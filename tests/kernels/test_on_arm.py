@@ -170,3 +170,14 @@ def test_interleaving_is_right_on_this_instruction_set() -> None:
     target = Blocked.empty(1, 20, 5, 7, Margin())
     bind_interleave(maps, target, (2, 2), (1, 0))()
     assert np.array_equal(unpack(target), reference.interleave(phases, (2, 2), (1, 0), (5, 7)))
+
+
+def test_interleaving_from_any_lane_is_right_on_this_instruction_set() -> None:
+    x = seeded((1, 12, 3, 4))
+    source, target = Blocked.empty(1, 12, 3, 4, Margin()), Blocked.empty(1, 3, 6, 8, Margin())
+    pack(x, out=source)
+    lanes = (0, 3, 6, 9)
+    views = [Blocked(source.data, lane + 3, 3, 4, source.margin) for lane in lanes]
+    bind_interleave(views, target, (2, 2), (0, 0), lanes)()
+    phases = [x[:, lane : lane + 3] for lane in lanes]
+    assert np.array_equal(unpack(target), reference.interleave(phases, (2, 2), (0, 0), (6, 8)))
