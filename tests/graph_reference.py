@@ -71,11 +71,16 @@ ELEMENTWISE: dict[str, Callable[..., torch.Tensor]] = {
 """Elementwise operators by the workers' names: of maps and parameters."""
 
 
+def _lrn(x: torch.Tensor, size: float, alpha: float, beta: float, bias: float) -> torch.Tensor:
+    """ONNX's: where the window is even, its longer half comes after the channel, where torch's comes before it."""
+    return F.local_response_norm(x.flip(1), int(size), alpha, beta, bias).flip(1)
+
+
 ACROSS: dict[str, Callable[..., torch.Tensor]] = {
     "softmax": lambda x: x.softmax(1),
     "log_softmax": lambda x: x.log_softmax(1),
     "layer_norm": lambda x, eps: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + eps).sqrt(),
-    "lrn": lambda x, size, alpha, beta, bias: F.local_response_norm(x, int(size), alpha, beta, bias),
+    "lrn": _lrn,
 }
 """Operators across channels by the workers' names: of a map and parameters."""
 

@@ -43,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
             was = before.get((loop["name"], loop["cpu"]))
             noted = "–" if was is None else f"{was:.3f}"
             print(f"{loop['name']:26}{loop['cpu']:14}{loop['cycles_per_fma']:16.3f}{noted:>10}{loop['spills']:8}")
+        print("Winograd's transforms, cycles per element of a tile and block of 16 channels")
+        for tile in figures["transforms"]:
+            was = before.get((tile["name"], tile["cpu"]))
+            noted = "–" if was is None else f"{was:.3f}"
+            print(f"{tile['name']:26}{tile['cpu']:14}{tile['cycles_per_element']:16.3f}{noted:>10}{tile['spills']:8}")
         print(f"llvm-mca {mca.version}")
     if options.record:
         write_record(figures, mca)

@@ -12,6 +12,7 @@ from fogconv.kernels.codegen.isa import NEON
 from fogconv.kernels.codegen.microkernel import Field, Flag, emit_tile, make_tile
 from fogconv.kernels.conv import depthwise, linear
 from fogconv.kernels.conv.tiling import largest_tile
+from fogconv.kernels.conv.winograd_transforms import Form, emit_input, emit_output
 
 FIELDS_AT, ARRAYS_AT = 1 << 32, 1 << 33
 FAR = 1 << 16
@@ -87,6 +88,26 @@ def _linear() -> Loop:
     arguments = (ARRAYS_AT, ARRAYS_AT + FAR, FAR, FAR, FAR, blocks, rows, columns, ARRAYS_AT + 2 * FAR)
     emit = partial(linear.emit_dot, images=1, registers=BLOCK // NEON.vector_length)
     return Loop("linear", emit, arguments, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """One of Winograd's transforms of one tile and block of 16 channels, with so many elements."""
+
+    code: Loop
+    elements: int
+
+
+def transforms() -> Iterator[Transform]:
+    """Those of 3×3 kernels, outputs with ReLU."""
+    for m in (2, 4):
+        form, far, all_there = Form((m, m), (3, 3)), 1 << 14, 99
+        into = (ARRAYS_AT, FAR, all_there, all_there, ARRAYS_AT + FAR, far)
+        arrays = [ARRAYS_AT + FAR * (2 + number) for number in range(3)]
+        back = (ARRAYS_AT, far, *arrays[:2], FAR, arrays[2], FAR, all_there, all_there, 2, ARRAYS_AT + FAR)
+        for name, emit, arguments in (("input", emit_input, into), ("output", emit_output, back)):
+            code = Loop(f"F({m}×{m}, 3×3), {name}", partial(emit, form=form, isa=NEON), arguments, {})
+            yield Transform(code, form.elements)
 
 
 def _call_tile(tile: object, builder: object, *addresses: object) -> None:

@@ -25,7 +25,7 @@ def narrow_buffers(program: Program) -> frozenset[int]:
             case steps.Gather():  # its received maps may be narrow; its spares are ordinary convolutions
                 convs = [piece.spare for piece in step.pieces]
             case _:
-                few -= _touched(step)
+                few -= set(steps.buffers_of(step))
                 continue
         for conv in convs:
             few -= {conv.target, conv.residual}
@@ -34,9 +34,3 @@ def narrow_buffers(program: Program) -> frozenset[int]:
             else:
                 few.discard(conv.source)
     return frozenset(gaining & few)
-
-
-def _touched(step: steps.AnyStep) -> set[int | None]:
-    """All buffers that a step names."""
-    single = {getattr(step, name, None) for name in ("source", "target", "gate", "residual", "mean", "squares")}
-    return single | set(getattr(step, "sources", ())) | set(getattr(step, "targets", ()))

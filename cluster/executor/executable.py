@@ -22,7 +22,7 @@ from fogconv.cluster.executor.interface import Call, HostCalls, Packed, Run, not
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.errors import ClusterError, WireError
+from fogconv.errors import ClusterError, KernelError, WireError, shown
 from fogconv.ir import program as steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
@@ -223,6 +223,8 @@ class Executable:
 
     def _host_output(self, step: steps.HostOutput) -> Call:
         def call(run: Run) -> None:
+            if step.value not in run.values:
+                raise KernelError(f"the master's own layers made no {shown(str(step.value))}, which is output {step.index}")
             run.outputs[step.index] = run.values[step.value]
 
         return call

@@ -40,7 +40,7 @@ def graph_of(
     if isinstance(model, LayerGraph):
         return model
     if isinstance(model, str | Path):
-        batch, pixels = (1, size) if example is None else _extent(example)
+        batch, pixels = (1, size) if example is None else _extent(example, size)
         return network_graph(ModelRequest(str(model), weights, pixels, trust, _shapes(example)), batch=batch)
     from fogconv.frontend.torch.export import export
     from fogconv.zoo.models import ZooModel
@@ -54,15 +54,19 @@ def graph_of(
         raise InputError(f"a {type(model).__name__} is not a model; give {known}")
     if example is None:
         raise InputError("a torch module needs an example of its input: compile(model, cluster, example=x)")
-    return export(model, _tensors(example), type(model).__name__)
+    sequences = any(isinstance(part, torch.nn.Conv1d | torch.nn.ConvTranspose1d) for part in model.modules())
+    return export(model, _tensors(example, sequences=sequences), type(model).__name__)
 
 
-def _extent(example: Any) -> tuple[int, int | tuple[int, int]]:
-    """The batch and the size in pixels of an example: of the first of its inputs that is (N, C, H, W)."""
+def _extent(example: Any, size: int | tuple[int, int] | None) -> tuple[int, int | tuple[int, int] | None]:
+    """The batch and the size in pixels of an example: of the first of its inputs that is (N, C, H, W). Sequences (N, C, L)
+    have none: ``size`` stays as it is."""
     shapes = [shape for _, shape in _shapes(example)]
     shape = next((each for each in shapes if len(each) == 4), None)
+    if shape is None and shapes and len(shapes[0]) == 3:
+        return shapes[0][0], size
     if shape is None:
-        raise InputError(f"the example has the shape {', '.join(map(str, shapes))}; it must be (N, C, H, W)")
+        raise InputError(f"the example has the shape {', '.join(map(str, shapes))}; it must be (N, C, H, W), or (N, C, L)")
     height, width = (int(side) for side in shape[2:])
     return int(shape[0]), height if height == width else (height, width)
 
@@ -77,12 +81,12 @@ def _shapes(example: Any) -> tuple[tuple[str | int, tuple[int, ...]], ...]:
     return tuple((number, tuple(np.shape(value))) for number, value in enumerate(several))
 
 
-def _tensors(example: Any) -> tuple[torch.Tensor, ...]:
-    """The example's inputs, those of floats in float32."""
+def _tensors(example: Any, *, sequences: bool = False) -> tuple[torch.Tensor, ...]:
+    """The example's inputs, those of floats in float32. ``sequences``: the first may be (N, C, L)."""
     import torch
 
     several = example if isinstance(example, tuple) else (example,)
     found = [each if isinstance(each, torch.Tensor) else torch.from_numpy(np.asarray(each)) for each in several]
-    if found[0].ndim != 4:
-        raise InputError(f"the example has the shape {tuple(found[0].shape)}; it must be (N, C, H, W)")
+    if found[0].ndim not in ((3, 4) if sequences else (4,)):
+        raise InputError(f"the example has the shape {tuple(found[0].shape)}; it must be (N, C, H, W), or (N, C, L)")
     return tuple(each.detach().to(torch.float32) if each.is_floating_point() else each for each in found)

@@ -11,7 +11,8 @@ Everything here is frozen and is sent as msgpack.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -540,6 +541,32 @@ class Program(msgspec.Struct, frozen=True):
 def gathers(step: Gather) -> tuple[Recv, ...]:
     """All messages that a Gather may take."""
     return (*(piece.recv for piece in step.pieces), *(() if step.code is None else (step.code,)))
+
+
+def buffers_of(step: AnyStep) -> Iterator[int]:
+    """All buffers that a step reads or writes: its fields "source" and "target", and each that has a field of its region or
+    regions beside it."""
+    for name in _buffer_fields(type(step)):
+        held = getattr(step, name)
+        yield from held if isinstance(held, tuple) else () if held is None else (held,)
+    if isinstance(step, Send | Recv):
+        yield from (part.buffer for part in step.more)
+    elif isinstance(step, Gather):
+        for piece in step.pieces:
+            yield from buffers_of(piece.spare)
+            yield from () if piece.check is None else (piece.check.source,)
+        for recv in gathers(step):
+            yield from buffers_of(recv)
+
+
+@cache
+def _buffer_fields(kind: type[Step]) -> tuple[str, ...]:
+    names = kind.__struct_fields__
+    return tuple(
+        name
+        for name in names
+        if name in ("source", "target") or f"{name}_region" in names or f"{name.removesuffix('s')}_regions" in names
+    )
 
 
 def expendable(programs: Iterable[Program]) -> frozenset[int]:

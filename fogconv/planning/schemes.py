@@ -14,8 +14,9 @@ from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
+from fogconv.planning.limits.sought import Sought
 from fogconv.planning.scheme_options import SchemeOptions
-from fogconv.planning.search import Sought, search
+from fogconv.planning.search import search
 from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.family import Scheme as Paths
 

@@ -182,13 +182,28 @@ def filter_intrinsic(form: Form, isa: Isa) -> Any:
 
 
 def _tile_intrinsic(form: Form, isa: Isa, size: tuple[int, int], transform: Any) -> Any:
+    @intrinsic
+    def transform_tile(typing: Any, x: Any, row_stride: Any, rows: Any, columns: Any, to: Any, stride: Any) -> Any:
+        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
+            _emit_tile(builder, form, isa, size, transform, args)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), code
+
+    return transform_tile
+
+
+def emit_input(builder: Builder, *args: Value, form: Form, isa: Isa) -> None:
+    """Emit `input_intrinsic`'s function of ``args``."""
+    _emit_tile(builder, form, isa, form.inputs, _input_1d, args)
+
+
+def _emit_tile(builder: Builder, form: Form, isa: Isa, size: tuple[int, int], transform: Any, args: Sequence[Value]) -> None:
     (mh, mw), (rh, rw), (high, wide) = form.outputs, form.kernel, size
+    x, row_stride, rows, columns, to, stride = args
+    zero = v.constant(isa.vector_length, 0.0)
 
-    def emit(
-        builder: Builder, x: Value, row_stride: Value, rows: Value | None, columns: Value | None, to: Value, stride: Value
-    ) -> None:
-        zero = v.constant(isa.vector_length, 0.0)
-
+    def emit(whole: bool) -> None:
         def one(now: Sequence[Value]) -> None:
             x, to = now
             lines = [x]
@@ -199,7 +214,7 @@ def _tile_intrinsic(form: Form, isa: Isa, size: tuple[int, int], transform: Any)
                 def load(_: Sequence[Value]) -> list[Value]:
                     return [v.load(builder, lines[i], isa.vector_length, 64 * j)]
 
-                if rows is None:
+                if whole:
                     return load([])[0]
                 inside = builder.and_(builder.icmp_signed("<", I64(i), rows), builder.icmp_signed("<", I64(j), columns))
                 return v.when(builder, inside, [zero], load)[0]
@@ -213,21 +228,12 @@ def _tile_intrinsic(form: Form, isa: Isa, size: tuple[int, int], transform: Any)
 
         _subvectors(builder, isa, [x, to], one)
 
-    @intrinsic
-    def transform_tile(typing: Any, x: Any, row_stride: Any, rows: Any, columns: Any, to: Any, stride: Any) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            x, row_stride, rows, columns, to, stride = args
-            whole = builder.and_(builder.icmp_signed(">=", rows, I64(high)), builder.icmp_signed(">=", columns, I64(wide)))
-            with builder.if_else(whole) as (then, otherwise):
-                with then:
-                    emit(builder, x, row_stride, None, None, to, stride)
-                with otherwise:
-                    emit(builder, x, row_stride, rows, columns, to, stride)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 6), code
-
-    return transform_tile
+    all_there = builder.and_(builder.icmp_signed(">=", rows, I64(high)), builder.icmp_signed(">=", columns, I64(wide)))
+    with builder.if_else(all_there) as (then, otherwise):
+        with then:
+            emit(True)
+        with otherwise:
+            emit(False)
 
 
 @cache
@@ -237,10 +243,37 @@ def output_intrinsic(form: Form, isa: Isa) -> Any:
     One tile of one block of channels: Aᵀ M A + bias (+ residual where flags has 1), clamped between the two floats at
     ``clamp`` where flags has 2. Only the first ``rows`` × ``columns`` of the tile's outputs are written.
     """
+
+    @intrinsic
+    def transform_output(
+        typing: Any,
+        products: Any,
+        stride: Any,
+        bias: Any,
+        to: Any,
+        row_stride: Any,
+        residual: Any,
+        residual_stride: Any,
+        rows: Any,
+        columns: Any,
+        flags: Any,
+        clamp: Any,
+    ) -> Any:
+        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
+            emit_output(builder, *args, form=form, isa=isa)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 11), code
+
+    return transform_output
+
+
+def emit_output(builder: Builder, *args: Value, form: Form, isa: Isa) -> None:
+    """Emit `output_intrinsic`'s function of ``args``."""
     (mh, mw), (rh, rw), (tall, wide) = form.outputs, form.kernel, form.inputs
     vl = isa.vector_length
 
-    def emit(builder: Builder, args: Sequence[Value], whole: bool) -> None:
+    def emit(whole: bool) -> None:
         products, stride, bias, to, row_stride, residual, residual_stride, rows, columns, flags, clamp = args
         low, high = (v.splat(builder, v.load_f32(builder, clamp, offset), vl) for offset in (0, 4))
         with_residual, with_clamp = (builder.icmp_unsigned("!=", builder.and_(flags, I64(flag)), I64(0)) for flag in (1, 2))
@@ -294,30 +327,9 @@ def output_intrinsic(form: Form, isa: Isa) -> Any:
 
         _subvectors(builder, isa, [products, bias, to, residual], one)
 
-    @intrinsic
-    def transform_output(
-        typing: Any,
-        products: Any,
-        stride: Any,
-        bias: Any,
-        to: Any,
-        row_stride: Any,
-        residual: Any,
-        residual_stride: Any,
-        rows: Any,
-        columns: Any,
-        flags: Any,
-        clamp: Any,
-    ) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            whole = builder.and_(builder.icmp_signed(">=", args[7], I64(mh)), builder.icmp_signed(">=", args[8], I64(mw)))
-            with builder.if_else(whole) as (then, otherwise):
-                with then:
-                    emit(builder, args, True)
-                with otherwise:
-                    emit(builder, args, False)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 11), code
-
-    return transform_output
+    whole = builder.and_(builder.icmp_signed(">=", args[7], I64(mh)), builder.icmp_signed(">=", args[8], I64(mw)))
+    with builder.if_else(whole) as (then, otherwise):
+        with then:
+            emit(True)
+        with otherwise:
+            emit(False)

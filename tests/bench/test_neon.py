@@ -16,6 +16,7 @@ from bench.neon.loops import VECTORS, direct
 from bench.neon.machine_code import AARCH64, Target, assembly, fused
 from bench.neon.trace import trace
 from fogconv.errors import InputError
+from fogconv.ir.memory.algorithm import TRANSFORM_CYCLES
 from fogconv.kernels.codegen.isa import NEON
 from fogconv.kernels.conv.tiling import largest_tile
 
@@ -76,8 +77,19 @@ def test_no_loop_takes_more_cycles_or_spills_than_recorded() -> None:
     cycles, before = recorded_cycles(figures), recorded_cycles(record)
     assert cycles.keys() == before.keys(), "python -m bench.neon --record"
     assert {key: value for key, value in cycles.items() if value > before[key]} == {}
-    spills = {(loop["name"], loop["cpu"]): loop["spills"] for loop in record["loops"]}
-    assert not [loop for loop in figures["loops"] if loop["spills"] > spills[loop["name"], loop["cpu"]]]
+    for kind in ("loops", "transforms"):
+        spills = {(one["name"], one["cpu"]): one["spills"] for one in record[kind]}
+        assert not [one for one in figures[kind] if one["spills"] > spills[one["name"], one["cpu"]]]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_the_rule_prices_transforms_as_the_model_does(m: int) -> None:
+    # The rule counts in cycles of 16 products; a Cortex-A72 multiplies 4 floats per cycle, a Neoverse-N1 8.
+    cycles = recorded_cycles(read_record())
+    for name, priced in zip(("input", "output"), TRANSFORM_CYCLES[4][m], strict=True):
+        transform = f"F({m}×{m}, 3×3), {name}"
+        mean = (cycles[transform, "cortex-a72"] / 4 + cycles[transform, "neoverse-n1"] / 2) / 2
+        assert priced == pytest.approx(mean, rel=0.05)
 
 
 def test_a_missing_llvm_mca_is_a_sentence(

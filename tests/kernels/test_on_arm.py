@@ -1,4 +1,4 @@
-"""Pooling, resampling, adding, fully connected layers and NaN on aarch64, small enough for an emulator.
+"""Pooling, resampling, adding, activations, norms, fully connected layers and NaN on aarch64, small enough for an emulator.
 
 `make test-arm` runs this, and test_conv's part for arm. What compiles for NEON here are the same builders that the other
 tests examine at length on x86.
@@ -13,10 +13,13 @@ from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
 from fogconv.kernels import reference
 from fogconv.kernels.conv.conv import conv2d
 from fogconv.kernels.conv.linear import prepare_linear
+from fogconv.kernels.maps.across_channels import bind_across
 from fogconv.kernels.maps.blocked import Blocked, Margin
-from fogconv.kernels.maps.elementwise import bind_add
+from fogconv.kernels.maps.elementwise import bind_add, bind_affine
 from fogconv.kernels.maps.interleaving import bind_interleave
+from fogconv.kernels.maps.normalize import bind_normalize, bind_squares
 from fogconv.kernels.maps.pack import pack, unpack
+from fogconv.kernels.maps.per_element import bind_elementwise
 from fogconv.kernels.maps.pooling import bind_pool
 from fogconv.kernels.maps.resampling import bind_resample
 
@@ -44,6 +47,54 @@ def test_addition_with_activation_is_right_on_this_instruction_set() -> None:
         pack(values, out=blocked)
     bind_add(maps[:2], maps[2], "relu6")()
     assert np.array_equal(unpack(maps[2]), np.clip(a + b, 0, 6))
+
+
+ACTIVATIONS = ("clip(-1.0, 0.5)", "elu(1.0, 1.0, 1.0)", "gelu(0.5)", "mish", "softplus(1.0, 20.0)", "tanh", "floor")
+"""Each kind of arithmetic once: an emulator takes half a minute to compile one."""
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_right_on_this_instruction_set(activation: str) -> None:
+    x = 3 * seeded((1, 20, 5, 5))
+    source, target = (pack(x) for _ in range(2))
+    bind_affine(source, target, None, None, activation)()
+    np.testing.assert_allclose(unpack(target), reference.activate(x, activation), rtol=1e-6, atol=1e-6)
+
+
+def test_a_convs_epilogue_is_right_on_this_instruction_set() -> None:
+    spec = ConvSpec(20, 20, 9, 9, (3, 3), padding=(1, 1, 1, 1))
+    x, weight = seeded(spec.input_shape), seeded(spec.weight_shape, 1)
+    found = conv2d(x, weight, padding=1, activation="mish")
+    exact = reference.activate(reference.conv2d(x, weight, None, spec), "mish")
+    assert np.abs(found - exact).max() <= 5e-5 * np.abs(exact).max()
+
+
+def test_operands_of_fewer_channels_rows_and_columns_are_right_on_this_instruction_set() -> None:
+    x = seeded((2, 20, 4, 5))
+    for shape in ((20, 1, 1), (1, 4, 5), (1, 1, 5)):
+        y, target = seeded(shape, 1), pack(x)
+        bind_elementwise("multiply", [pack(x)], target, (), y)()
+        np.testing.assert_allclose(unpack(target), x * y, rtol=1e-6)
+
+
+def test_norms_are_right_on_this_instruction_set() -> None:
+    x = seeded((1, 20, 4, 5)) + 3
+    target, squares = pack(x), Blocked.empty(1, 20, 1, 1)
+    mean = pack(x.mean((2, 3), keepdims=True))
+    bind_squares(pack(x), mean, squares, 5, 0, 20)()
+    bind_normalize(pack(x), mean, squares, target, 5, 0, 0.01)()
+    groups = x.astype(np.float64).reshape(1, 4, -1)
+    exact = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 0.01)
+    np.testing.assert_allclose(unpack(target), exact.reshape(x.shape), rtol=1e-5, atol=1e-5)
+    bind_across("softmax", pack(x), target)()
+    powers = np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(unpack(target), powers / powers.sum(1, keepdims=True), rtol=2e-6)
+    bind_across("layer_norm", pack(x), target, (0.01,))()
+    wide = x.astype(np.float64)
+    exact = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 0.01)
+    np.testing.assert_allclose(unpack(target), exact, rtol=1e-5, atol=1e-5)
+    bind_across("lrn", pack(x), target, (1.0, 0.5, 0.75, 1.0))()
+    np.testing.assert_allclose(unpack(target), wide / (1 + 0.5 * wide**2) ** 0.75, rtol=2e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+import fogconv
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.torch.export import export
@@ -76,3 +77,16 @@ def test_a_net_of_operators_that_change_space_is_torchs(
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))
     if scheme in ("auto", "depth", "rows"):
         assert {"resample", "interleave", "conv"} <= split
+
+
+def test_a_net_on_sequences_is_torchs() -> None:
+    torch.manual_seed(1)
+    parts = (nn.Conv1d(4, 48, 5, 2), nn.ReLU(), nn.MaxPool1d(2), nn.ConvTranspose1d(48, 40, 4, 2), nn.Conv1d(40, 3, 1))
+    model, x = nn.Sequential(*parts).eval(), torch.randn(2, 4, 101)
+    topology = Topology.uniform(3, 10e9, 1e11, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)
+    with fogconv.compile(model, "inproc://2", example=x, topology=topology, threshold=0.0) as engine:
+        output = engine(x)
+    with torch.inference_mode():
+        expected = model(x).numpy()
+    assert output.shape == expected.shape
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)

@@ -17,8 +17,10 @@ FEWEST_CHANNELS = 12
 LINE_CYCLES = ((256 * 1024, 1.0), (8 * 1024 * 1024, 3.0), (1 << 62, 6.0))
 """Weights of up to so many bytes: cycles to read a line of 16 floats (from the second-level cache, the third, memory)."""
 
-TRANSFORM_CYCLES = (4.0, 3.0)
-"""Per element and block of 16 channels: the input's transform, the output's."""
+TRANSFORM_CYCLES = {BLOCK: {2: (4.0, 3.0), 4: (4.0, 3.0)}, 4: {2: (3.7, 3.1), 4: (6.7, 5.3)}}
+"""Per element and block of 16 channels: the input's transform, the output's, by the floats of a vector and by the outputs
+per transformed dimension. Vectors of 4 floats: means of a Cortex-A72 and a Neoverse-N1 (`python -m bench.neon`), whose
+registers do not hold F(4×4)'s tile."""
 
 WINOGRAD_KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
 """7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""
@@ -89,7 +91,7 @@ def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
 def cheapest(spec: ConvSpec, lanes: int = BLOCK) -> str:
     """The name of the algorithm that the rule takes."""
     possible = candidates(spec, lanes)
-    return possible[0] if len(possible) == 1 else min(possible, key=lambda name: cycles(spec, name))
+    return possible[0] if len(possible) == 1 else min(possible, key=lambda name: cycles(spec, name, lanes))
 
 
 def compact(spec: ConvSpec, lanes: int = BLOCK) -> str:
@@ -98,8 +100,9 @@ def compact(spec: ConvSpec, lanes: int = BLOCK) -> str:
     return candidates(spec, lanes)[0]
 
 
-def cycles(spec: ConvSpec, algorithm: str) -> float:
-    """An estimate in cycles of a core that multiplies 16 floats per cycle, per image; only ratios matter.
+def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK) -> float:
+    """An estimate in cycles of a core that multiplies 16 floats per cycle, per image, with vectors of so many ``lanes``;
+    only ratios matter.
 
     Winograd's weights are read once for the whole batch.
     """
@@ -110,7 +113,7 @@ def cycles(spec: ConvSpec, algorithm: str) -> float:
         return spec.out_height * spec.out_width * taps * products + _reading(taps * products)
     elements = winograd_elements(spec, outputs)
     down, across = winograd_tiles(spec, outputs)
-    into, back = TRANSFORM_CYCLES
+    into, back = TRANSFORM_CYCLES.get(lanes, TRANSFORM_CYCLES[BLOCK])[max(outputs)]
     transforms = down * across * elements * (into * blocks(spec.in_channels) + back * blocks(spec.out_channels))
     return down * across * elements * products + transforms + _reading(elements * products) / spec.batch
 

@@ -8,7 +8,6 @@ times what they take alone.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import Any
 
 from fogconv.ir import program as ir
@@ -26,7 +25,7 @@ def memories(program: ir.Program) -> list[int]:
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for number, step in enumerate(program.steps):
-        for buffer in buffers_of(step):
+        for buffer in ir.buffers_of(step):
             first.setdefault(buffer, number)
             last[buffer] = number
     found: dict[int, int] = {}  # the first buffer of the memory in which each lies
@@ -64,24 +63,5 @@ def memory_bytes(program: ir.Program) -> dict[int, int]:
     """The size of each memory: of its largest buffer."""
     sizes: dict[int, int] = {}
     for buffer, number in enumerate(memories(program)):
-        sizes[number] = max(sizes.get(number, 0), buffer_bytes(program, buffer))
+        sizes[number] = max(0, sizes.get(number, 0), buffer_bytes(program, buffer))
     return sizes
-
-
-def buffers_of(step: ir.AnyStep) -> Iterator[int]:
-    """The buffers that a step reads or writes."""
-    for name in ("source", "target", "residual", "gate"):
-        buffer = getattr(step, name, None)
-        if buffer is not None:
-            yield buffer
-    for name in ("sources", "targets"):
-        yield from getattr(step, name, ())
-    if isinstance(step, ir.Send | ir.Recv):
-        yield from (part.buffer for part in step.more)
-    elif isinstance(step, ir.Gather):
-        for piece in step.pieces:
-            yield from buffers_of(piece.spare)
-            if piece.check is not None:
-                yield piece.check.source
-        for recv in ir.gathers(step):
-            yield from buffers_of(recv)

@@ -167,6 +167,50 @@ LAYERS: dict[str, tuple[list[NodeProto], dict[str, np.ndarray]]] = {
         f"{op} of what is positive": ([node("Exp", ["x"], "e"), node(op, ["e"])], {}) for op in ("Log", "Sqrt", "Reciprocal")
     },
     "a square": ([node("Pow", ["x", "two"])], {"two": np.float32(2)}),
+    "instance norm": ([node("InstanceNormalization", ["x", "s", "b"])], {"s": numbers(6), "b": numbers(6)}),
+    "a group norm as torch writes it": (
+        [
+            node("Reshape", ["x", "groups"], "g"),
+            node("InstanceNormalization", ["g", "s", "b"], "n"),
+            node("Shape", ["x"], "shape"),
+            node("Reshape", ["n", "shape"], "m"),
+            node("Mul", ["m", "w"]),
+        ],
+        {"groups": np.array([0, 3, -1]), "s": np.ones(3, np.float32), "b": numbers(3), "w": numbers(*CHANNEL)},
+    ),
+    "layer norm": (
+        [node("LayerNormalization", ["x", "s", "b"], axis=1)],
+        {"s": numbers(6, 8, 10), "b": numbers(6, 8, 10)},
+    ),
+    "a block of convnext": (
+        [
+            node("Transpose", ["x"], "t", perm=[0, 2, 3, 1]),
+            node("LayerNormalization", ["t", "s", "b"], "n", axis=-1, epsilon=1e-6),
+            node("MatMul", ["n", "w"], "m"),
+            node("Add", ["m", "c"], "a"),
+            node("Div", ["a", "root"], "q"),
+            node("Erf", ["q"], "e"),
+            node("Add", ["e", "one"], "f"),
+            node("Mul", ["a", "f"], "g"),
+            node("Mul", ["g", "half"], "h"),
+            node("MatMul", ["h", "v"], "k"),
+            node("Transpose", ["k"], "u", perm=[0, 3, 1, 2]),
+            node("Add", ["u", "x"]),
+        ],
+        {
+            "s": numbers(6),
+            "b": numbers(6),
+            "w": numbers(6, 9),
+            "c": numbers(9),
+            "v": numbers(9, 6),
+            "root": np.float32(2**0.5),
+            "one": np.float32(1),
+            "half": np.float32(0.5),
+        },
+    ),
+    "lrn": ([node("LRN", ["x"], size=3, alpha=0.5, beta=0.75, bias=1.5)], {}),
+    "softmax over channels": ([node("Softmax", ["x"], axis=1)], {}),
+    "log softmax over channels": ([node("LogSoftmax", ["x"], axis=1)], {}),
     "means over rows and columns": ([node("ReduceMean", ["x"], axes=[-1, 2], keepdims=0)], {}),
 }
 
@@ -210,13 +254,14 @@ NEWER: dict[str, tuple[list[NodeProto], int]] = {
     "gelu by tanh": ([node("Gelu", ["x"], approximate="tanh")], 20),
     "mish": ([node("Mish", ["x"])], 18),
     "swish": ([node("Swish", ["x"], alpha=1.5)], 24),
+    "group norm": ([node("GroupNormalization", ["x", "s", "b"], num_groups=3)], 21),
 }
 
 
 @pytest.mark.parametrize("name", NEWER)
 def test_rules_of_newer_operators(name: str, tmp_path: Path) -> None:
     nodes, opset = NEWER[name]
-    path = saved(tmp_path / "m.onnx", nodes, {}, opset=opset)
+    path = saved(tmp_path / "m.onnx", nodes, {"s": numbers(6), "b": numbers(6)}, opset=opset)
     graph = read(path, batch=SHAPE[0])
     assert not [layer for layer in graph.layers if isinstance(layer, Host)]
     x = numbers(*SHAPE)

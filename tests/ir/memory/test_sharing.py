@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.memory.sharing import buffer_bytes, buffers_of, memories, memory_bytes
+from fogconv.ir.memory.sharing import buffer_bytes, memories, memory_bytes
 from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -41,7 +43,7 @@ def test_what_shares_is_never_in_use_at_once_and_keeps_its_margin(graph: LayerGr
         found = memories(program)
         used: dict[int, list[int]] = {}
         for number, step in enumerate(program.steps):
-            for buffer in buffers_of(step):
+            for buffer in ir.buffers_of(step):
                 used.setdefault(buffer, []).append(number)
         sharing: dict[int, list[int]] = {}
         for buffer in used:
@@ -85,3 +87,37 @@ def test_nothing_of_one_inference_is_left_for_the_next() -> None:
     assert np.isnan(spoilt).all()
     assert np.array_equal(first, again)
     assert executable.memory_bytes >= sum(memory_bytes(program).values())
+
+
+WHOLE = Region.whole(32, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("step", "buffers"),
+    [
+        (ir.Copy(0, 1, WHOLE, 2), {1, 2}),
+        (ir.Send(0, 1, WHOLE, 1, 1, more=(ir.Part(4, WHOLE),)), {1, 4}),
+        (ir.Add(0, (1, 2), (WHOLE, WHOLE), 3, WHOLE), {1, 2, 3}),
+        (ir.Gate(0, 1, WHOLE, 2, WHOLE, 3, WHOLE), {1, 2, 3}),
+        (ir.Affine(0, 1, WHOLE, 2, WHOLE, residual=5, residual_region=WHOLE), {1, 2, 5}),
+        (ir.Squares(0, 1, WHOLE, 2, WHOLE, 3, WHOLE, 1, 0, 16), {1, 2, 3}),
+        (ir.Normalize(0, 1, WHOLE, 2, WHOLE, 3, WHOLE, 4, WHOLE, 1, 0, 1e-5), {1, 2, 3, 4}),
+        (ir.Host(0, (1, 2), (WHOLE, WHOLE), (3,), (WHOLE,)), {1, 2, 3}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_buffer_that_a_step_names_is_in_use(step: ir.AnyStep, buffers: set[int]) -> None:
+    assert set(ir.buffers_of(step)) == buffers
+
+
+def test_no_step_has_a_region_without_its_buffer() -> None:
+    for kind in (*get_args(ir.MapStep), ir.Input, ir.Output, ir.Send, ir.Recv, ir.Host):
+        regions = [name for name in kind.__struct_fields__ if name.endswith(("_region", "_regions"))]
+        buffers = {name.removesuffix("_region").replace("_regions", "s") for name in regions}
+        assert buffers <= set(kind.__struct_fields__)
+        numbers = {name for name, of in kind.__annotations__.items() if of in ("int", "int | None", "tuple[int, ...]")}
+        assert numbers - buffers - {"source", "target"} <= NUMBERS, f"{kind.__name__}: is one of these a buffer?"
+
+
+NUMBERS = {"index", "to", "tag", "origin", "shift", "divisor", "per_group", "first", "channels"}
+"""Fields of steps that are integers but no buffers."""

@@ -1,0 +1,1 @@
+"""Paths of layouts through a graph, and the cheapest of them."""
