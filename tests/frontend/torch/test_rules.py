@@ -523,6 +523,18 @@ def test_layer_norms_and_linear_layers_over_channels_that_come_last_are_layers()
     assert graph.convs[2].residual == graph.inputs[0].tensor
 
 
+def test_a_layer_norm_over_one_pixel_is_a_layer() -> None:
+    """As in ConvNeXt's head."""
+
+    def head(x: torch.Tensor, norm: nn.Module, linear: nn.Module) -> torch.Tensor:
+        return linear(norm(x.mean((2, 3), keepdim=True).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).flatten(1))
+
+    made = [layer.kind for layer in exported(head, nn.LayerNorm(6), nn.Linear(6, 5)).layers]
+    assert made == ["globalpool", "layer_norm", "conv"]
+    flat = exported(lambda x, norm: norm(x.mean((2, 3))), nn.LayerNorm(6))
+    assert [layer.kind for layer in flat.layers] == ["globalpool", "layer_norm"]
+
+
 @pytest.mark.parametrize(
     "function",
     [
