@@ -25,6 +25,7 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.errors import FogconvError, ModelError
 from fogconv.frontend.network import open_network
+from fogconv.frontend.ports import arrays_of, named
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
@@ -32,7 +33,6 @@ from fogconv.ir.graph import Host, LayerGraph
 from fogconv.ir.shard import Work
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
-from fogconv.runtime.ports import arrays_of, named
 from fogconv.tasks.detect.boxes import Box, Boxes
 from fogconv.tasks.draw import Finding
 from fogconv.tasks.task import card_for

@@ -13,9 +13,9 @@ from bench.fog.conversation import Facts
 from fogconv.cluster.session.loaded_program import RunResult
 from fogconv.errors import InputError
 from fogconv.frontend.network import open_network
+from fogconv.frontend.ports import named
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import Host, LayerGraph
-from fogconv.runtime.ports import named
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.random_weights import noise_images
 

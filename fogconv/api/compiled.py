@@ -15,11 +15,11 @@ from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.calibration import calibrate_quickly
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
+from fogconv.frontend.ports import Given, Results, results_of
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine, Inference
-from fogconv.runtime.ports import Given, Results, results_of
 from fogconv.runtime.run_options import RunOptions
 from fogconv.simulation.simulator import Timeline
 

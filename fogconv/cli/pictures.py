@@ -11,6 +11,7 @@ import numpy as np
 
 from fogconv.errors import DependencyError, InputError, ModelError, visible, with_extra
 from fogconv.ir.arrays import Array
+from fogconv.ir.program import Pixels
 from fogconv.tasks.draw import Finding, drawn
 from fogconv.tasks.task import finding, fitting_of
 from fogconv.tasks.text.regions import Regions
@@ -47,11 +48,13 @@ class Given:
 
 @dataclass(frozen=True)
 class Inputs:
-    """``x`` is (N, C, H, W); ``placements`` say where each picture lies in it."""
+    """``x`` is (N, C, H, W); ``placements`` say where each picture lies in it. ``pixels`` is how bytes of pictures became
+    its values; None for tensors."""
 
     given: tuple[Given, ...]
     x: Array
     placements: tuple[Placement, ...]
+    pixels: Pixels | None
 
     def findings(self, card: ModelCard, outputs: Mapping[str, Array]) -> tuple[Finding, ...]:
         """What the network found in each. Raises ModelError for outputs that don't fit the task."""
@@ -114,7 +117,9 @@ def inputs(card: ModelCard, given: tuple[Given, ...], shape: tuple[int, ...]) ->
             x, placement = fitting(each.picture, size)
             arrays.append(x)
             placements.append(placement)
-    return Inputs(given, np.stack(arrays * (shape[0] // len(given))), tuple(placements))
+    how = card.preprocessing if fitting is None else fitting
+    pixels = None if any(each.tensor is not None for each in given) else Pixels(how.mean, how.std)
+    return Inputs(given, np.stack(arrays * (shape[0] // len(given))), tuple(placements), pixels)
 
 
 def check_drawable(given: Sequence[Given], path: Path | None) -> None:

@@ -30,10 +30,10 @@ from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
 from fogconv.errors import DependencyError, InputError
+from fogconv.frontend.ports import arrays_of
 from fogconv.ir.arrays import Array
 from fogconv.ir.program import Pixels
 from fogconv.runtime.engine import Engine, Inference
-from fogconv.runtime.ports import arrays_of
 from fogconv.storage.array_file import read_array
 from fogconv.storage.trusted import open_plain
 
@@ -74,7 +74,7 @@ def run_job(job: Job, shown: Shown) -> Result:
     with _opened(job, bar) as session:
         network, pictures, given, reader = _prepared(job, shown)
         with bar as progress:
-            engine = _engine(job, session, network, progress)
+            engine = _engine(job, session, network, pictures.pixels, progress)
         first = engine.run(given).outputs
         found = pictures.findings(network.card, first)
         if reader is not None:
@@ -187,14 +187,13 @@ def _array(name: str, path: Path) -> Array:
         raise InputError(f"--input {name}={path} can't be read: {error.strerror or error}") from error
 
 
-def _engine(job: Job, session: Session, network: Network, progress: Callable[[Any], None]) -> Engine:
+def _engine(job: Job, session: Session, network: Network, pixels: Pixels | None, progress: Callable[[Any], None]) -> Engine:
     measured = _measured(job, session)
     topology = _profile(job, session) if measured is None else measured.topology
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
-    normalised = network.card.preprocessing
-    options = replace(job.plan_options, pixels=Pixels(normalised.mean, normalised.std))
+    options = replace(job.plan_options, pixels=pixels)
     return Engine(network.graph, session, topology, options, job.run_options, progress, measured)
 
 

@@ -6,6 +6,7 @@ A value of the model is one of
     Const   a tensor that does not depend on the input: weights, and whatever is computed from them alone
     Hosted  anything else; the model's own framework computes it on the master
     Padded  a map with zeros around it that the following conv will add to its own padding
+    Last    a map with its channels as the last axis: what ConvNeXt computes its layer norms and linear layers on
     Many    the results of an operation that has several
 
 The methods under "Layers" add one layer each and return its result. They make its name unique.
@@ -75,8 +76,21 @@ class Padded:
 
 
 @dataclass(frozen=True)
+class Last:
+    """The elements of map number ``tensor`` as (N, H, W, C). Rules that know it compute on the map; for others the framework
+    permutes on the master."""
+
+    tensor: int
+
+
+@dataclass(frozen=True)
 class Many:
     values: tuple[Ref | None, ...]
+
+
+def picks(layer: Resample) -> bool:
+    """Whether each of its outputs is an input unchanged."""
+    return not (layer.rows.weights or layer.columns.weights) and min(*layer.rows.starts, *layer.columns.starts) >= 0
 
 
 def as_sides(shape: Shape) -> tuple[int, int, int]:
@@ -85,7 +99,7 @@ def as_sides(shape: Shape) -> tuple[int, int, int]:
     return (channels, 1, sides[0]) if len(sides) == 1 else (channels, sides[0], sides[1])
 
 
-Value = Ref | Const | Hosted | Padded | Many
+Value = Ref | Const | Hosted | Padded | Last | Many
 
 
 @dataclass(frozen=True)
@@ -174,6 +188,34 @@ class GraphBuilder:
         value = self.values.get(argument) if isinstance(argument, Hashable) else None
         return value if isinstance(value, Ref) else None
 
+    def elements(self, argument: Any) -> Ref | None:
+        """A Ref, or the map of a Last: for operators that treat each element alike. `as_given` puts the axes back."""
+        value = self.values.get(argument) if isinstance(argument, Hashable) else None
+        return Ref(value.tensor, self.tensors[value.tensor].shape) if isinstance(value, Last) else self.ref(argument)
+
+    def as_given(self, argument: Any, made: Ref) -> Ref | Last:
+        """The result of `elements`, with the axes where they were."""
+        return Last(made.tensor) if isinstance(self.values.get(argument), Last) else made
+
+    def last(self, argument: Any) -> Ref | None:
+        """The map of a Last."""
+        value = self.values.get(argument) if isinstance(argument, Hashable) else None
+        return Ref(value.tensor, self.tensors[value.tensor].shape) if isinstance(value, Last) else None
+
+    def channels_last(self, argument: Any) -> Ref | None:
+        """The map of a value (N, …, C) whose last axis is the map's channels: a Last, or a map of one pixel."""
+        ref = self.ref(argument)
+        one_pixel = ref is not None and self.tensors[ref.tensor].shape[2:] == (1, 1)
+        channels = None if ref is None else self.tensors[ref.tensor].channels
+        return ref if one_pixel and ref is not None and ref.shape[-1:] == (channels,) else self.last(argument)
+
+    def moved(self, argument: Any, order: Sequence[int], shape: Shape) -> Ref | Last | None:
+        """Channels as the last axis, or back; None for other orders of axes."""
+        ref, last = self.ref(argument), self.last(argument)
+        if ref is not None and list(order) == [0, 2, 3, 1] and ref.shape == self.tensors[ref.tensor].shape:
+            return Last(ref.tensor)
+        return Ref(last.tensor, shape) if last is not None and list(order) == [0, 3, 1, 2] else None
+
     def channelwise(self, argument: Any) -> Ref | None:
         """A Ref whose axis 1 is the channels: (N, C, …)."""
         ref = self.ref(argument)
@@ -222,6 +264,11 @@ class GraphBuilder:
         key = self.array(name, weight.reshape(spec.weight_shape))
         self.items.append(Conv(name, source, target, spec, key, self._bias(name, bias), linear=True))
         return Ref(target, shape)
+
+    def pointwise_linear(self, name: str, ref: Ref, weight: AnyArray, bias: AnyArray | None) -> Last:
+        """A linear layer over the channels of each pixel is a 1×1 conv. ``weight`` is (outputs, channels)."""
+        one: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
+        return Last(self.conv(name, ref.tensor, weight[:, :, None, None], bias, **one).tensor)
 
     def _bias(self, name: str, bias: AnyArray | None) -> str | None:
         return None if bias is None else self.array(f"{name}.bias", bias)
@@ -446,7 +493,12 @@ class GraphBuilder:
         return Ref(target, shape)
 
     def resample(self, name: str, source: int, rows: Taps, columns: Taps, fill: float = 0.0) -> Ref:
-        """Weighted sums of rows and columns; nothing where these are the source's own."""
+        """Weighted sums of rows and columns; nothing where these are the source's own, one layer where they are picked of
+        what has been picked."""
+        before = self.made_by(source)
+        if isinstance(before, Resample) and picks(before) and not rows.weights and not columns.weights:
+            rows, columns = rows.of(before.rows), columns.of(before.columns)
+            source = before.source
         read = self.tensors[source]
         sides = zip((rows, columns), (read.height, read.width), strict=True)
         if all(taps.starts == tuple(range(size)) and not taps.weights for taps, size in sides):
@@ -465,6 +517,11 @@ class GraphBuilder:
         target = self.map_of(name, read.channels, *size)
         self.items.append(Interleave(name, tuple(sources), target, factors))
         return Ref(target, self.tensors[target].shape)
+
+    def made_by(self, tensor: int) -> Layer | None:
+        """The layer that makes a map; None for an input and what is hosted."""
+        made = (item for item in reversed(self.items) if not isinstance(item, HostOp) and tensor in item.writes)
+        return next(made, None)
 
     def _like(self, name: str, source: int) -> int:
         read = self.tensors[source]

@@ -436,6 +436,10 @@ class Taps:
             return Span(0, self.size)
         raise GeometryError(f"output {out.start}:{out.stop} of a resampling reads only padding")
 
+    def of(self, before: Taps) -> Taps:
+        """Both in one, where neither has weights: these of what the taps ``before`` pick, all of which is an input."""
+        return Taps(before.size, tuple(before.starts[start] if start >= 0 else -1 for start in self.starts))
+
     def part(self, out: Span) -> Taps:
         """The taps of the outputs ``out``, in an input that begins and ends where these reach."""
         inside = self.reach(out)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
+from fogconv.frontend.ports import Given, Results, arrays_of, named, results_of
 from fogconv.guards.protection import without_code
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
@@ -48,7 +49,6 @@ from fogconv.runtime.membership import (
     with_limits,
 )
 from fogconv.runtime.plan_cache import CompiledPlan, PlanCache
-from fogconv.runtime.ports import Given, Results, arrays_of, named, results_of
 from fogconv.runtime.probation import Probation, device_recovered, link_recovered, probe_bytes, restored
 from fogconv.runtime.rejoin import Rejoining
 from fogconv.runtime.run_options import RunOptions

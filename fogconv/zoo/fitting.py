@@ -96,7 +96,7 @@ class Fitting:
                 inside = (size[0], min(math.ceil(size[0] * width / height), size[1]))
             placement = Placement((height, width), size, inside[0] / height, inside[1] / width)
         scaled = resized(pixels, inside).transpose(2, 0, 1)
-        values = np.asarray(scaled[::-1] if self.bgr else scaled, np.float32) * np.float32(1 / 255)
+        values = np.asarray(scaled[::-1] if self.bgr else scaled, np.float32) / np.float32(255)
         mean, std = (np.asarray(each, np.float32).reshape(3, 1, 1) for each in (self.mean, self.std))
         values -= mean
         values /= std

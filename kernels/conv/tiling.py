@@ -122,9 +122,12 @@ def best_cover(isa: Isa, height: int, width: int, vectors: int, depth: int) -> t
         full, rest = divmod(height, rows)
         cover = Cover((rows,) * full + ((rest,) if rest else ()), pieces)
         cost = sum(
-            (full * tile_cycles(rows * columns, vectors, depth, isa))
-            + (tile_cycles(rest * columns, vectors, depth, isa) if rest else 0.0)
-            for columns in pieces
+            pieces.count(columns)
+            * (
+                full * tile_cycles(rows * columns, vectors, depth, isa)
+                + (tile_cycles(rest * columns, vectors, depth, isa) if rest else 0.0)
+            )
+            for columns in sorted(set(pieces))  # of a wide map there are hundreds, of two widths
         )
         if best is None or cost < best[0] * 0.995:
             best = (cost, cover)

@@ -1,7 +1,8 @@
 """Page: a Markdown page and its code blocks, which run in the order in which they stand.
 
 A block's first word is its language: ``sh`` and ``python`` run, ``text`` is the output of the block before it. A second
-word is a mark, which says that the block needs more than this machine: ``board``, ``root`` or ``container``.
+word is a mark, which says that the block needs more than this machine: ``board``, ``root``, ``container`` or ``network``
+(a package index).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Self
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
-MARKS = ("board", "root", "container")
+MARKS = ("board", "root", "container", "network")
 RUN = ("sh", "python")
 OUTPUT = "text"
 BLOCK_TIMEOUT_S = 120.0
@@ -126,8 +127,9 @@ class PageRun:
             "COLUMNS": str(COLUMNS),
             "NO_COLOR": "1",
             "TERM": "dumb",
-            # Keys are made here, and not in the user's own folder.
+            # Keys and models are kept here, and not in the user's own folders.
             "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "XDG_DATA_HOME": str(self.folder / "data"),
             **self.environment,
         }
 

@@ -259,8 +259,8 @@ def _lite() -> Finding:
 def _photographs() -> Finding:
     if find_spec("skimage") is None:
         return Finding(
-            "photographs", "missing", "The sample photographs (coffee, chelsea) come with scikit-image: "
-            f"{with_extra('demo')}; or give your own picture with --image.",
+            "photographs", "missing", "Of the samples there are page and astronaut; coffee, chelsea and others come with "
+            f"scikit-image: {with_extra('demo')}; or give your own picture with --image.",
         )  # fmt: skip
     return Finding("photographs", "ok", f"scikit-image {version('scikit-image')} has coffee, chelsea and others.")
 

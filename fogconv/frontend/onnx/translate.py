@@ -19,7 +19,19 @@ from onnx.reference import ReferenceEvaluator
 
 from fogconv.errors import ModelError, quoted
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value, as_sides
+from fogconv.frontend.graph_builder import (
+    Const,
+    GraphBuilder,
+    Hosted,
+    HostOp,
+    Last,
+    Many,
+    Padded,
+    Ref,
+    Shape,
+    Value,
+    as_sides,
+)
 from fogconv.frontend.onnx.model_file import ModelFile, free_names
 from fogconv.ir.graph import Port
 
@@ -183,7 +195,7 @@ class Translator(GraphBuilder):
 
     def unpad(self, name: str) -> None:
         """Let ONNX Runtime make a padded map where no conv pads it."""
-        if isinstance(self.values.get(name), Padded):
+        if isinstance(self.values.get(name), Padded | Last):
             self.host(self.maker[name])
 
     def _wait(self, node: Node) -> None:

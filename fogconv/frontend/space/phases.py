@@ -14,8 +14,10 @@ from itertools import product
 import numpy as np
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape
+from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape, picks
 from fogconv.frontend.space.resampling import stepped
+from fogconv.ir.geometry import BLOCK, Taps
+from fogconv.ir.graph import Concat, Resample
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ def conv_transpose(
             (read.height, read.width), weight.shape[2:], stride, dilation, before, size, strict=True
         )
     )
+    together = stride[0] * stride[1] * straight.shape[0]
+    if groups == 1 and stride[0] * stride[1] > 1 and together <= BLOCK and {each.dilation for each in rows + columns} == {1}:
+        return _in_one_block(b, name, source, straight, bias, rows, columns, size)
     parts = [
         b.conv(
             name if len(rows) * len(columns) == 1 else f"{name}.phase{number}",
@@ -87,6 +92,44 @@ def conv_transpose(
     return b.interleave(name, [part.tensor for part in parts], stride, size)
 
 
+def _in_one_block(
+    b: GraphBuilder,
+    name: str,
+    source: int,
+    weight: AnyArray,
+    bias: AnyArray | None,
+    rows: list[Phase],
+    columns: list[Phase],
+    size: tuple[int, int],
+) -> Ref:
+    """All phases by one convolution, where they have room in one block of channels: its input is read once, and the taps
+    that not all phases have cost nothing."""
+    rows, columns = _alike(rows), _alike(columns)
+    count = len(rows) * len(columns)
+    whole = b.conv(
+        name,
+        source,
+        np.concatenate([_taken(weight, row, column) for row, column in product(rows, columns)]),
+        None if bias is None else np.tile(bias, count),
+        stride=(1, 1),
+        padding=(rows[0].before, rows[0].after, columns[0].before, columns[0].after),
+        dilation=(1, 1),
+        groups=1,
+    )
+    channels = weight.shape[0]
+    shape = (whole.shape[0], channels, *whole.shape[2:])
+    parts = [b.channels(name, whole, number * channels, channels, shape) for number in range(count)]
+    return b.interleave(name, [part.tensor for part in parts], (len(rows), len(columns)), size)
+
+
+def _alike(phases: list[Phase]) -> list[Phase]:
+    """The same phases over one window, where none has dilation: further taps have no weight."""
+    before, after = max(each.before for each in phases), max(each.after for each in phases)
+    return [
+        Phase((-1,) * (before - each.before) + each.taps + (-1,) * (after - each.after), 1, before, after) for each in phases
+    ]
+
+
 def _straight(weight: AnyArray, groups: int) -> AnyArray:
     """The weight as (out channels, in channels ÷ groups, rows, columns)."""
     c, f, *kernel = weight.shape
@@ -101,6 +144,57 @@ def _taken(weight: AnyArray, row: Phase, column: Phase) -> AnyArray:
     widened = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
     taken: AnyArray = np.ascontiguousarray(widened[:, :, row.taps][:, :, :, column.taps])
     return taken
+
+
+def conv(
+    b: GraphBuilder,
+    name: str,
+    source: int,
+    weight: AnyArray,
+    bias: AnyArray | None,
+    *,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Ref:
+    """A convolution; one of phases that are concatenated (YOLOX's focus, a space-to-depth) is the same convolution of the
+    map before, with s times the rows in steps of s."""
+    focus = _focus(b, source) if dilation == (1, 1) and groups == 1 else None
+    if focus is not None:
+        source, (s, t), places = focus
+        f, _, height, width = weight.shape
+        channels = b.tensors[source].channels
+        fine = np.zeros((f, channels, height * s, width * t), weight.dtype)
+        for number, (i, j) in enumerate(places):
+            fine[:, :, i::s, j::t] += weight[:, number * channels : (number + 1) * channels]
+        top, bottom, left, right = padding
+        weight, padding = fine, (top * s, bottom * s, left * t, right * t)
+        stride = (stride[0] * s, stride[1] * t)
+    return b.conv(name, source, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def _focus(b: GraphBuilder, tensor: int) -> tuple[int, tuple[int, int], list[tuple[int, int]]] | None:
+    """The map, the factors (s, t) and the places (i, j) of the phases of which this one consists; None for any other."""
+    concat = b.made_by(tensor)
+    parts = [b.made_by(source) for source in concat.sources] if isinstance(concat, Concat) else []
+    found = [part for part in parts if isinstance(part, Resample) and picks(part)]
+    if len(found) < max(2, len(parts)) or len({part.source for part in found}) > 1:
+        return None
+    rows, columns = [_phase(part.rows) for part in found], [_phase(part.columns) for part in found]
+    factors = {(row[0], column[0]) for row, column in zip(rows, columns, strict=True)}
+    if len(factors) > 1 or 0 in min(factors):
+        return None
+    places = [(row[1], column[1]) for row, column in zip(rows, columns, strict=True)]
+    return found[0].source, factors.pop(), places
+
+
+def _phase(taps: Taps) -> tuple[int, int]:
+    """(s, i) where the taps pick every s-th input from i on, and s divides their number; (0, 0) where not."""
+    step = taps.size // len(taps.starts)
+    first = taps.starts[0]
+    exact = step * len(taps.starts) == taps.size and first < step
+    return (step, first) if exact and taps.starts == tuple(range(first, taps.size, step)) else (0, 0)
 
 
 def depth_to_space(b: GraphBuilder, name: str, source: int, factor: int, *, phases_first: bool) -> Ref:

@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from fogconv.errors import ModelError
-from fogconv.frontend.graph_builder import Const, Padded
+from fogconv.frontend.graph_builder import Const, Last, Padded
 from fogconv.frontend.grouping import Ends, finished
 from fogconv.frontend.torch.host_ops import functional, host_layer
 from fogconv.frontend.torch.rules import RULES
@@ -207,7 +207,7 @@ def _port(translator: Translator, result: fx.Node, called: str, name: str) -> Po
     value, fake = translator.values[result], result.meta["val"]
     if isinstance(value, Const):
         raise ModelError(f"{name}: its output {called} is a constant")
-    if isinstance(value, Padded):
+    if isinstance(value, Padded | Last):
         translator.host(result)
     sizes = tuple(fake.shape)
     shape = sizes if all(isinstance(size, int) for size in sizes) else None

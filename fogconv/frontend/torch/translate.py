@@ -16,7 +16,19 @@ import torch
 from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Const, GraphBuilder, Hosted, HostOp, Many, Padded, Ref, Shape, Value, as_sides
+from fogconv.frontend.graph_builder import (
+    Const,
+    GraphBuilder,
+    Hosted,
+    HostOp,
+    Last,
+    Many,
+    Padded,
+    Ref,
+    Shape,
+    Value,
+    as_sides,
+)
 
 Args = Mapping[str, Any]
 """A node's arguments by name."""
@@ -119,7 +131,7 @@ class Translator(GraphBuilder):
     def host(self, node: fx.Node) -> Hosted:
         """Let torch compute this node on the master."""
         for source in node.all_input_nodes:
-            if isinstance(self.values[source], Padded | Many):
+            if isinstance(self.values[source], Padded | Last | Many):
                 self.host(source)
         self.values[node] = hosted = Hosted()
         self.items.append(_hosted(node))

@@ -503,6 +503,52 @@ def test_norms_by_the_inputs_own_statistics_are_layers(module: nn.Module, made: 
     assert [layer.kind for layer in exported(module).layers] == made
 
 
+class ChannelsLast(nn.Module):
+    """A block of ConvNeXt, as torchvision writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.norm = nn.Conv2d(6, 6, 3, 1, 1, groups=6), nn.LayerNorm(6)
+        self.wide, self.narrow = nn.Linear(6, 24), nn.Linear(24, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + self.narrow(F.dropout(F.gelu(self.wide(y)), 0.1, self.training)).permute(0, 3, 1, 2)
+
+
+def test_layer_norms_and_linear_layers_over_channels_that_come_last_are_layers() -> None:
+    graph = exported(ChannelsLast())
+    assert [layer.kind for layer in graph.layers] == ["conv", "layer_norm", "conv", "conv"]
+    assert [each.activation for each in graph.convs] == [None, "gelu(0.5)", None]
+    assert graph.convs[2].residual == graph.inputs[0].tensor
+
+
+def test_a_layer_norm_over_one_pixel_is_a_layer() -> None:
+    """As in ConvNeXt's head."""
+
+    def head(x: torch.Tensor, norm: nn.Module, linear: nn.Module) -> torch.Tensor:
+        return linear(norm(x.mean((2, 3), keepdim=True).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).flatten(1))
+
+    made = [layer.kind for layer in exported(head, nn.LayerNorm(6), nn.Linear(6, 5)).layers]
+    assert made == ["globalpool", "layer_norm", "conv"]
+    flat = exported(lambda x, norm: norm(x.mean((2, 3))), nn.LayerNorm(6))
+    assert [layer.kind for layer in flat.layers] == ["globalpool", "layer_norm"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.permute(0, 2, 3, 1).softmax(3).permute(0, 3, 1, 2),
+        lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (6,)).cumsum(1),
+        lambda x: F.gelu(x.permute(0, 2, 3, 1)),
+        lambda x: x.permute(0, 2, 3, 1).reshape(2, -1),
+        lambda x: (y := x.permute(0, 2, 3, 1).relu()).permute(0, 3, 1, 2) + y.cos().permute(0, 3, 1, 2),
+    ],
+)
+def test_other_operators_on_channels_that_come_last_run_on_the_master(function: Function) -> None:
+    assert "Host" in kinds(exported(lambda x, a: function(a(x)), conv()))
+
+
 def test_inceptions_input_transform_needs_no_torch() -> None:
     def transform(x: torch.Tensor) -> torch.Tensor:
         channels = [torch.unsqueeze(x[:, i], 1) * (0.2 + i) + 0.1 * i for i in range(3)]

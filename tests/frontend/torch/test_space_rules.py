@@ -157,3 +157,23 @@ def test_a_sequence_in_the_middle_of_a_net_is_a_map() -> None:
     attention = nn.Conv1d(1, 1, 3, padding=1, bias=False)
     graph = exported(lambda x, c: x * c(x.mean((2, 3)).unsqueeze(1)).sigmoid().transpose(1, 2).unsqueeze(-1), attention)
     assert "Conv" in kinds(graph)
+
+
+@pytest.mark.parametrize(
+    ("phases", "stride", "expected"),
+    [
+        ([(0, 0), (1, 0), (0, 1), (1, 1)], 1, ["Conv"]),
+        ([(1, 1), (0, 1), (1, 1)], 2, ["Conv"]),
+        ([(0, 0), (0, 0)], 1, ["Conv"]),
+    ],
+)
+def test_a_conv_of_phases_is_a_conv_of_the_map(phases: list[tuple[int, int]], stride: int, expected: list[str]) -> None:
+    conv = nn.Conv2d(6 * len(phases), 5, 3, stride, 1)
+    graph = exported(lambda x, c: c(torch.cat([x[..., i::2, j::2] for i, j in phases], 1)), conv)
+    assert kinds(graph) == expected
+
+
+def test_a_conv_of_other_slices_reads_their_concatenation() -> None:
+    conv = nn.Conv2d(12, 5, 3)
+    graph = exported(lambda x, c: c(torch.cat([x[..., ::3, :9:2], x[..., 1::3, 1::2]], 1)), conv)
+    assert kinds(graph) == ["Resample", "Resample", "Concat", "Conv"]

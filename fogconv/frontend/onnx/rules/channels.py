@@ -62,10 +62,11 @@ def slice_(t: Translator, node: Node) -> Value | None:
 
 def transpose(t: Translator, node: Node) -> Value | None:
     ref, shape = t.ref(node.input(0)), t.shape(node.outputs[0])
-    if ref is None or shape is None:
+    if shape is None:
         return None
-    order = node.get("perm", tuple(range(len(ref.shape)))[::-1])
-    return t.permuted(node.name, ref, [int(axis) for axis in order], shape)
+    order = [int(axis) for axis in node.get("perm", tuple(range(len(shape)))[::-1])]
+    permuted = None if ref is None else t.permuted(node.name, ref, order, shape)
+    return t.moved(node.input(0), order, shape) if permuted is None else permuted
 
 
 def same(t: Translator, node: Node) -> Value | None:

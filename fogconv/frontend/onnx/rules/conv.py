@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import Padded, Ref, Shape, Value
 from fogconv.frontend.onnx.translate import Node, Rule, Translator
+from fogconv.frontend.space import phases
 
 Sides = tuple[int, int, int, int]
 """Top, bottom, left, right."""
@@ -28,13 +29,15 @@ def conv(t: Translator, node: Node) -> Value | None:
     read = t.tensors[source]
     stride, dilation = two(node.get("strides", (1, 1))), two(node.get("dilations", (1, 1)))
     own = padding(node, (read.height + sum(around[:2]), read.width + sum(around[2:])), kernel, stride, dilation)
-    return t.conv(
+    top, bottom, left, right = (a + b for a, b in zip(around, own, strict=True))
+    return phases.conv(
+        t,
         node.name,
         source,
         weight,
         bias,
         stride=stride,
-        padding=tuple(a + b for a, b in zip(around, own, strict=True)),  # type: ignore[arg-type]
+        padding=(top, bottom, left, right),
         dilation=dilation,
         groups=int(node.get("group", 1)),
     )
@@ -106,6 +109,9 @@ def matmul(t: Translator, node: Node) -> Value | None:
 
 def _linear(t: Translator, node: Node, matrix: AnyArray, bias: AnyArray | None) -> Value | None:
     """``matrix`` is (outputs, features)."""
+    last = t.last(node.input(0))
+    if last is not None:
+        return t.pointwise_linear(node.name, last, matrix, bias)
     ref = t.ref(node.input(0))
     if ref is None:
         return None

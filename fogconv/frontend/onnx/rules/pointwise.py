@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Ref, Value, spread
+from fogconv.frontend.graph_builder import Last, Ref, Value, spread
 from fogconv.frontend.onnx.translate import Node, Rule, Translator
 
 COMMUTE = ("add", "multiply", "maximum", "minimum")
@@ -29,8 +29,8 @@ def batch_norm(t: Translator, node: Node) -> Value | None:
 
 def activation(kind: str) -> Rule:
     def rule(t: Translator, node: Node) -> Value | None:
-        ref = t.ref(node.input(0))
-        return None if ref is None else t.affine(node.name, ref, None, None, kind)
+        ref = t.elements(node.input(0))
+        return None if ref is None else t.as_given(node.input(0), t.affine(node.name, ref, None, None, kind))
 
     return rule
 
@@ -40,9 +40,9 @@ def elementwise(op: str, *parameters: tuple[str, float] | float) -> Rule:
     defaults."""
 
     def rule(t: Translator, node: Node) -> Value | None:
-        ref = t.ref(node.input(0))
+        ref = t.elements(node.input(0))
         numbers = [float(node.get(*each)) if isinstance(each, tuple) else each for each in parameters]
-        return None if ref is None else t.one(node.name, op, ref, *numbers)
+        return None if ref is None else t.as_given(node.input(0), t.one(node.name, op, ref, *numbers))
 
     return rule
 
@@ -82,14 +82,11 @@ def celu(t: Translator, node: Node) -> Value | None:
 
 
 def gelu(t: Translator, node: Node) -> Value | None:
-    ref = t.ref(node.input(0))
+    ref = t.elements(node.input(0))
     if ref is None:
         return None
-    return (
-        t.one(node.name, "gelu_tanh", ref)
-        if node.get("approximate", "none") == "tanh"
-        else t.one(node.name, "gelu", ref, 0.5)
-    )
+    by_tanh = node.get("approximate", "none") == "tanh"
+    return t.as_given(node.input(0), t.one(node.name, "gelu_tanh", ref) if by_tanh else t.one(node.name, "gelu", ref, 0.5))
 
 
 def prelu(t: Translator, node: Node) -> Value | None:
@@ -142,7 +139,35 @@ def extreme(op: str) -> Rule:
     return rule
 
 
+def _channels_last(t: Translator, node: Node, op: str) -> Value | None:
+    """An operator on a map whose channels are the last axis, and a constant per channel or another such map."""
+    if len(node.inputs) != 2:
+        return None
+    one, other = node.inputs
+    for first, second in ((one, other), (other, one)):
+        last, value = t.last(first), t.const(second)
+        if last is None or value is None or (op == "divide" and first != one) or (not value.all() and op == "divide"):
+            continue
+        channels = t.tensors[last.tensor].channels
+        if value.dtype != np.float32 or value.size not in (1, channels) or value.shape[-1:] not in ((), (1,), (channels,)):
+            continue
+        numbers = np.broadcast_to(value.astype(np.float64).reshape(-1), (channels,)).copy()
+        scale, shift = {"add": (None, numbers), "multiply": (numbers, None)}.get(op, (1.0 / numbers, None))
+        return Last(t.affine(node.name, last, scale, shift).tensor)
+    left, right = t.last(one), t.last(other)
+    if left is None or right is None or left.shape != right.shape:
+        return None
+    if op == "multiply":
+        gated = t.self_gated(node.name, left, right) or t.self_gated(node.name, right, left)
+        if gated is not None:
+            return Last(gated.tensor)
+    return Last(t.elementwise(node.name, op, (left.tensor, right.tensor), left.shape).tensor)
+
+
 def add(t: Translator, node: Node) -> Value | None:
+    last = _channels_last(t, node, "add")
+    if last is not None:
+        return last
     if len(node.inputs) == 2:
         for one, other in (node.inputs, tuple(node.inputs)[::-1]):
             ref = t.ref(one)
@@ -166,6 +191,9 @@ def subtract(t: Translator, node: Node) -> Value | None:
 
 
 def multiply(t: Translator, node: Node) -> Value | None:
+    last = _channels_last(t, node, "multiply")
+    if last is not None:
+        return last
     pairs = ((node.input(0), node.input(1)), (node.input(1), node.input(0)))
     for one, other in pairs:
         ref = t.ref(one)
@@ -176,6 +204,9 @@ def multiply(t: Translator, node: Node) -> Value | None:
 
 
 def divide(t: Translator, node: Node) -> Value | None:
+    last = _channels_last(t, node, "divide")
+    if last is not None:
+        return last
     ref = t.ref(node.input(0))
     divisor = None if ref is None else _per_channel(t, ref, node.input(1))
     if ref is not None and divisor is not None and divisor.all():

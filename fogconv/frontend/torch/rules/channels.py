@@ -74,9 +74,12 @@ def select(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 def same(t: Translator, node: fx.Node, a: Args) -> Value | None:
     """Operations that change nothing in inference: dropout, contiguous, clone, detach."""
-    ref = t.ref(a.get("self", a.get("input")))
+    argument = a.get("self", a.get("input"))
+    ref = t.elements(argument)
     unchanged = isinstance(node.meta["val"], torch.Tensor) and node.meta["val"].dtype == t.dtype
-    return ref if ref and unchanged and not a.get("train") and not a.get("training") else None
+    if ref is None or not unchanged or a.get("train") or a.get("training"):
+        return None
+    return t.as_given(argument, ref)
 
 
 def reshape(t: Translator, node: fx.Node, a: Args) -> Value | None:
@@ -98,10 +101,10 @@ def transpose(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 
 def permute(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    ref = t.ref(a["self"])
-    if ref is None:
-        return None
-    return t.permuted(layer_name(node), ref, [dim % len(ref.shape) for dim in a["dims"]], shape_of(node))
+    order = [dim % len(shape_of(node)) for dim in a["dims"]]
+    ref, moved = t.ref(a["self"]), t.moved(a["self"], order, shape_of(node))
+    permuted = None if ref is None else t.permuted(layer_name(node), ref, order, shape_of(node))
+    return moved if permuted is None else permuted
 
 
 def channel_shuffle(t: Translator, node: fx.Node, a: Args) -> Value | None:

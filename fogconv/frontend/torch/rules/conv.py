@@ -10,6 +10,7 @@ from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import Many, Padded, Ref, Value
+from fogconv.frontend.space import phases
 from fogconv.frontend.torch.translate import Args, Rule, Translator, bind, layer_name, pair, shape_of, weights
 
 
@@ -25,7 +26,8 @@ def conv(t: Translator, node: fx.Node, a: Args) -> Value | None:
         return None
     dilation = pair(a["dilation"])
     padding = _conv_padding(a["padding"], (weight.shape[2], weight.shape[3]), dilation)
-    return t.conv(
+    return phases.conv(
+        t,
         layer_name(node),
         source,
         weights(weight),
@@ -111,7 +113,10 @@ def mm(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 
 def _linear(t: Translator, node: fx.Node, source: object, weight: torch.Tensor | None, bias: object) -> Value | None:
-    """A linear layer over a flattened map is a conv whose kernel covers the map."""
+    """A linear layer over a flattened map is a conv whose kernel covers the map; one over channels, a conv of 1×1."""
+    last = t.last(source)
+    if last is not None and weight is not None and _constant_or_none(t, bias):
+        return t.pointwise_linear(layer_name(node), last, weights(weight), _bias(t, bias))
     ref = t.ref(source)
     if ref is None or weight is None or not _constant_or_none(t, bias):
         return None

@@ -28,7 +28,14 @@ def instance_norm(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 
 def layer_norm(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    """Over channels, rows and columns."""
+    """Over channels, rows and columns; or over channels alone, where they are the last axis."""
+    last = t.channels_last(a["input"])
+    if last is not None and len(a["normalized_shape"]) == 1:
+        weights = [t.const(a[name]) for name in ("weight", "bias")]
+        if any(a[name] is not None and each is None for name, each in zip(("weight", "bias"), weights, strict=True)):
+            return None
+        numbers = [None if each is None else as_numpy(each) for each in weights]
+        return t.as_given(a["input"], t.across(layer_name(node), "layer_norm", last, (float(a["eps"]),), *numbers))
     ref = t.channelwise(a["input"])
     if ref is None or len(a["normalized_shape"]) != len(ref.shape) - 1:
         return None

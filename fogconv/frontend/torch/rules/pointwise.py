@@ -36,8 +36,8 @@ def batch_norm_tuple(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 def activation(kind: str) -> Rule:
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
-        ref = t.ref(a["self"])
-        return None if ref is None else t.affine(layer_name(node), ref, None, None, kind)
+        ref = t.elements(a["self"])
+        return None if ref is None else t.as_given(a["self"], t.affine(layer_name(node), ref, None, None, kind))
 
     return rule
 
@@ -47,11 +47,11 @@ def elementwise(op: str, *parameters: str | float) -> Rule:
     are."""
 
     def rule(t: Translator, node: fx.Node, a: Args) -> Value | None:
-        ref = t.ref(a["self"])
+        ref = t.elements(a["self"])
         numbers = [a[each] if isinstance(each, str) else each for each in parameters]
         if ref is None or not all(isinstance(number, int | float) for number in numbers):
             return None
-        return t.one(layer_name(node), op, ref, *numbers)
+        return t.as_given(a["self"], t.one(layer_name(node), op, ref, *numbers))
 
     return rule
 
@@ -81,14 +81,11 @@ _LIMITS = (("min", "min_val"), ("max", "max_val"))
 
 
 def gelu(t: Translator, node: fx.Node, a: Args) -> Value | None:
-    ref = t.ref(a["self"])
+    ref, name = t.elements(a["self"]), layer_name(node)
     if ref is None:
         return None
-    return (
-        t.one(layer_name(node), "gelu_tanh", ref)
-        if a["approximate"] == "tanh"
-        else t.one(layer_name(node), "gelu", ref, 0.5)
-    )
+    made = t.one(name, "gelu_tanh", ref) if a["approximate"] == "tanh" else t.one(name, "gelu", ref, 0.5)
+    return t.as_given(a["self"], made)
 
 
 def celu(t: Translator, node: fx.Node, a: Args) -> Value | None:

@@ -37,7 +37,7 @@ def upsample(mode: str) -> Rule:
 
 
 def _taps(mode: str, size: int, out: int, scale: float | None, corners: bool, kind: np.dtype[Any]) -> Taps:
-    if size == out and mode != "cubic":
+    if size == out and mode in ("nearest", "linear"):
         return resampling.identity(size)
     if mode.startswith("nearest"):
         # torch has the step in fp32 here, whatever the map's type.

@@ -14,9 +14,9 @@ from fogconv.api.model import graph_of
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError, ModelError
+from fogconv.frontend.ports import arrays_of, nested
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import Host, LayerGraph, Port, Tensor
-from fogconv.runtime.ports import arrays_of, nested
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
