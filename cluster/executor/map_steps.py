@@ -121,10 +121,12 @@ def _resample(binder: Binder, step: steps.Resample) -> Bound:
 def _interleave(binder: Binder, step: steps.Interleave) -> Bound:
     target = step.target_region
     first = (target.rows.start % step.factors[0], target.columns.start % step.factors[1])
-    return interleaving.bind_interleave(_sources(binder, step), binder.view(step.target, target), step.factors, first)
+    around = [binder.around(source, region) for source, region in zip(step.sources, step.source_regions, strict=True)]
+    sources, lanes = [view for view, _ in around], [lane for _, lane in around]
+    return interleaving.bind_interleave(sources, binder.view(step.target, target), step.factors, first, lanes)
 
 
-def _sources(binder: Binder, step: steps.Add | steps.Elementwise | steps.Interleave) -> list[Blocked]:
+def _sources(binder: Binder, step: steps.Add | steps.Elementwise) -> list[Blocked]:
     return [binder.view(source, region) for source, region in zip(step.sources, step.source_regions, strict=True)]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Interleave, Layer, LayerGraph, Normalize
+from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Interleave, Layer, LayerGraph, Normalize, Slice
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]
@@ -122,6 +122,16 @@ def _into_phases(
     producer: dict[int, int],
 ) -> Interleave | None:
     """An affine layer and an operator on one map commute with interleaving. None unless every phase can take it in."""
+    whole = _cut_of(layers, before, readers, producer)
+    if whole is not None:
+        position, conv = whole
+        repeated = replace(affine, target=conv.target)
+        if isinstance(repeated, Affine):
+            scale, shift = (_tiled(draft, key, len(before.sources)) for key in (repeated.scale, repeated.shift))
+            repeated = replace(repeated, scale=scale, shift=shift)
+        merged = _merge(conv, repeated, draft)
+        layers[position] = merged or conv
+        return None if merged is None else replace(before, target=affine.target)
     found = []
     for source in before.sources:
         phase = layers[producer[source]] if readers[source] == 1 and source in producer else None
@@ -133,6 +143,27 @@ def _into_phases(
     for source, merged in zip(before.sources, found, strict=True):
         layers[producer[source]] = merged
     return replace(before, target=affine.target)
+
+
+def _tiled(draft: Draft, key: str | None, count: int) -> str | None:
+    """A vector so many times over."""
+    return None if key is None else _store(draft, f"{key}·{count}", np.tile(draft[key], count))
+
+
+def _cut_of(
+    layers: list[Layer | None], phases: Interleave, readers: Counter[int], producer: dict[int, int]
+) -> tuple[int, Conv] | None:
+    """The conv, with its position, whose channels are the phases one after the other, and nothing else; None for others."""
+    cuts = [layers[producer[source]] if source in producer else None for source in phases.sources]
+    slices = [cut for cut in cuts if isinstance(cut, Slice)]
+    if len(slices) < len(cuts) or any(readers[source] > 1 for source in phases.sources):
+        return None
+    [position, *others] = {producer.get(cut.source, -1) for cut in slices}
+    conv = layers[position] if position >= 0 and not others else None
+    if not isinstance(conv, Conv) or readers[conv.target] != len(slices) or conv.spec.out_channels % len(slices):
+        return None
+    channels = conv.spec.out_channels // len(slices)
+    return (position, conv) if [cut.start for cut in slices] == [n * channels for n in range(len(slices))] else None
 
 
 def _scaled(weight: AnyArray, scale: AnyArray) -> AnyArray:

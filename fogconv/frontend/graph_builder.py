@@ -202,6 +202,13 @@ class GraphBuilder:
         value = self.values.get(argument) if isinstance(argument, Hashable) else None
         return Ref(value.tensor, self.tensors[value.tensor].shape) if isinstance(value, Last) else None
 
+    def channels_last(self, argument: Any) -> Ref | None:
+        """The map of a value (N, …, C) whose last axis is the map's channels: a Last, or a map of one pixel."""
+        ref = self.ref(argument)
+        one_pixel = ref is not None and self.tensors[ref.tensor].shape[2:] == (1, 1)
+        channels = None if ref is None else self.tensors[ref.tensor].channels
+        return ref if one_pixel and ref is not None and ref.shape[-1:] == (channels,) else self.last(argument)
+
     def moved(self, argument: Any, order: Sequence[int], shape: Shape) -> Ref | Last | None:
         """Channels as the last axis, or back; None for other orders of axes."""
         ref, last = self.ref(argument), self.last(argument)

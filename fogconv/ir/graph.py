@@ -53,7 +53,8 @@ class Operator:
     """The interface of all layers for planning, lowering and reports. A new type of layer overrides what differs.
 
     ``relabels``: it only renumbers channels; nothing is computed. ``by_channels``: some channels of its output need only
-    the same channels of what it reads. ``by_sums``: it can be summed from parts over its input's rows. ``weight_keys``:
+    the same channels of what it reads. ``by_sums``: it can be summed from parts over its input's rows. ``from_lanes``: its
+    kernel reads channels of one block from any lane on. ``weight_keys``:
     the attributes that name arrays in ``LayerGraph.weights``.
     """
 
@@ -61,6 +62,7 @@ class Operator:
     relabels: ClassVar[bool] = False
     by_channels: ClassVar[bool] = True
     by_sums: ClassVar[bool] = False
+    from_lanes: ClassVar[bool] = False
     weight_keys: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -482,6 +484,8 @@ class Interleave(FromMaps):
 
     Transposed convolutions end so, each phase being an ordinary convolution, and depth-to-space.
     """
+
+    from_lanes: ClassVar[bool] = True
 
     name: str
     sources: tuple[int, ...]

@@ -85,6 +85,10 @@ class Residency:
         """Whether a view of this place begins at a block of 16 channels."""
         return (place.channels.start - self.buffers[rank][buffer].region.channels.start) % BLOCK == 0
 
+    def _in_one_block(self, rank: int, buffer: int, place: Region) -> bool:
+        start = self.buffers[rank][buffer].region.channels.start
+        return (place.channels.start - start) // BLOCK == (place.channels.stop - 1 - start) // BLOCK
+
     def writable(self, rank: int, buffer: int, place: Region) -> bool:
         """Whether a kernel may write whole blocks here without overwriting other channels."""
         box = self.buffers[rank][buffer].region.channels
@@ -116,15 +120,16 @@ class Residency:
                 return Held(region, held.buffer, held.shift)
         raise PlannerError(f"rank {rank} does not hold {region} of {self._graph.tensors[tensor].name}")
 
-    def readable(self, rank: int, tensor: int, region: Region) -> Held | None:
-        """The region in one buffer, beginning at a block of 16 channels; None where it first has to be copied
-        together."""
+    def readable(self, rank: int, tensor: int, region: Region, *, lanes: bool = False) -> Held | None:
+        """The region in one buffer, beginning at a block of 16 channels, or with ``lanes`` inside one; None where it first
+        has to be copied together."""
         by_place: dict[tuple[int, int], list[Region]] = defaultdict(list)
         for held in self.held(rank, tensor):
             by_place[held.buffer, held.shift].append(held.region)
         for (buffer, shift), boxes in by_place.items():
             found = Held(region, buffer, shift)
-            if not subtract(region, boxes) and self.aligned(rank, buffer, found.place):
+            fits = self.aligned(rank, buffer, found.place) or (lanes and self._in_one_block(rank, buffer, found.place))
+            if fits and not subtract(region, boxes):
                 return found
         return None
 

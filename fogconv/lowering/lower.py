@@ -223,7 +223,8 @@ class _Lowering(ProgramBuilder):
             return None
         rank = work.rank
         make = MAKERS[type(layer)]
-        inputs = [self.ensure(rank, tensor, region) for tensor, region in layer.needs(self.graph.tensors, work)]
+        needs, lanes = layer.needs(self.graph.tensors, work), layer.from_lanes
+        inputs = [self.ensure(rank, tensor, region, lanes=lanes) for tensor, region in needs]
         if layer.is_partial(work):
             buffer = self.residency.new_buffer(rank, layer.target, work.output, margin=False)
             self.make(make, layer, work, inputs, Held(work.output, buffer, 0))

@@ -138,9 +138,10 @@ class ProgramBuilder:
                 )
             )
 
-    def ensure(self, rank: int, tensor: int, region: Region) -> Held:
-        """The region in one aligned buffer of this rank, copied together where it is spread over several."""
-        found = self.residency.readable(rank, tensor, region)
+    def ensure(self, rank: int, tensor: int, region: Region, *, lanes: bool = False) -> Held:
+        """The region in one aligned buffer of this rank, copied together where it is spread over several. With ``lanes`` it
+        may begin in any lane of one block."""
+        found = self.residency.readable(rank, tensor, region, lanes=lanes)
         if found is not None:
             return found
         home = self.residency.home(rank, tensor)

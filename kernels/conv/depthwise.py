@@ -38,7 +38,7 @@ from fogconv.kernels.codegen.microkernel import (
     emit_finish,
     function_address,
 )
-from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, walk_numbers
+from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
@@ -285,29 +285,19 @@ class DepthwiseKernel:
         by_blocks = all_blocks >= threads
         first, last = part(all_blocks, thread, threads) if by_blocks else (0, all_blocks)
         start, stop = (0, len(self.cover.bands)) if by_blocks else part(len(self.cover.bands), thread, threads)
-        skipped = sum(self.cover.bands[:start])
         weights_step = self.weights.strides[0]
         items: list[list[int]] = []
-        tiles: list[list[int]] = []
+        tiles, end_tile = [], 0
         for lanes, begin, end in (
             (BLOCK, first, min(last, self._whole_blocks)),
             (BLOCK // 2, max(first, self._whole_blocks), last),
         ):
             if begin >= end:
                 continue
-            first_tile = len(tiles)
-            for t in Cover(self.cover.bands[start:stop], self.cover.pieces).places():
-                row = t.row + skipped
-                tiles.append(
-                    [
-                        self._addresses[lanes, t.rows, t.columns],
-                        row * spec.stride[0] * at_x.row + t.column * spec.stride[1] * PIXEL,
-                        row * at_out.row + t.column * PIXEL,
-                        row * at_residual.row + t.column * PIXEL,
-                        t.rows,
-                        t.columns,
-                    ]
-                )
+            addresses = {shape: self._addresses[lanes, *shape] for shape in self.cover.shapes}
+            steps = (spec.stride[0] * at_x.row, spec.stride[1] * PIXEL)
+            tiles.append(tile_table(self.cover, start, stop, addresses, steps, at_out, at_residual))
+            first_tile, end_tile = end_tile, end_tile + len(tiles[-1])
             items.append(
                 [
                     address_of(fields),
@@ -322,7 +312,7 @@ class DepthwiseKernel:
                     at_out.block,
                     at_residual.block,
                     first_tile,
-                    len(tiles),
+                    end_tile,
                     1,
                     at_x.block,
                     0,

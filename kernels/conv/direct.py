@@ -10,7 +10,7 @@ Groups whose output channels do not start at a block of 16 are summed into a scr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -178,16 +178,17 @@ class DirectKernel:
         by_groups = self._split_by_groups(threads)
         fields = np.zeros((spec.groups, FIELDS), np.int64)
         items: list[list[int]] = []
-        tiles: list[list[int]] = []
+        tiles, end = [], 0
+        steps = (spec.stride[0] * at_x.row, spec.stride[1] * pixel)
         for chunk, of in [(0, 1)] if by_groups else _share(self._chunks(), thread, threads):
             for p in self.passes:
                 start, stop = part(len(p.cover.bands), chunk, of)
                 first, last = part(p.count, thread, threads) if by_groups else (0, p.count)
-                listed = self._tiles(p, start, stop, x.lanes, at_x, at_out, at_residual)
-                if not listed or first == last:
+                if start == stop or first == last:
                     continue
-                begin = len(tiles)
-                tiles += listed
+                addresses = {shape: self._addresses[x.lanes][p.lanes, *shape] for shape in p.cover.shapes}
+                tiles.append(tile_table(p.cover, start, stop, addresses, steps, at_out, at_residual))
+                begin, end = end, end + len(tiles[-1])
                 lanes, channel = p.lanes, p.first + first * p.lanes
                 for group in range(spec.groups):
                     block = group * blocks(per_group_out) + channel // BLOCK
@@ -205,7 +206,7 @@ class DirectKernel:
                             lanes // BLOCK * at_out.block,
                             lanes // BLOCK * at_residual.block,
                             begin,
-                            begin + len(listed),
+                            end,
                             -(-lanes // BLOCK),
                             0,
                             p.cover.pieces[0] * spec.stride[1] * pixel,
@@ -217,26 +218,6 @@ class DirectKernel:
         epilogue = Epilogue.of(self.activation)
         numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, epilogue, items, tiles)
         return bind(run_direct, numbers, fields, packed, x, out, residual, epilogue)
-
-    def _tiles(self, p: Pass, start: int, stop: int, lanes: int, x: Place, out: Place, residual: Place) -> list[list[int]]:
-        """The tiles of some bands: address and offsets of input, output and residual; rows, columns."""
-        down, right = self.spec.stride
-        addresses = self._addresses[lanes]
-        skipped = sum(p.cover.bands[:start])
-        listed = []
-        for t in replace(p.cover, bands=p.cover.bands[start:stop]).places():
-            row = t.row + skipped
-            listed.append(
-                [
-                    addresses[p.lanes, t.rows, t.columns],
-                    row * down * x.row + t.column * right * 4 * lanes,
-                    row * out.row + t.column * PIXEL,
-                    row * residual.row + t.column * PIXEL,
-                    t.rows,
-                    t.columns,
-                ]
-            )
-        return listed
 
     def _fill(
         self,
@@ -300,16 +281,48 @@ class DirectKernel:
 
 
 def walk_numbers(
-    batch: int, x: Place, out: Place, residual: Place, epilogue: Epilogue, items: list[list[int]], tiles: list[list[int]]
-) -> list[int]:
-    """The array that `run_direct` walks. Items name their tiles by first and last index."""
+    batch: int,
+    x: Place,
+    out: Place,
+    residual: Place,
+    epilogue: Epilogue,
+    items: list[list[int]],
+    tiles: Sequence[NDArray[np.int64]],
+) -> NDArray[np.int64]:
+    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``."""
     first_tile = HEADER + ITEM * len(items)
     numbers = [batch, x.image, out.image, residual.image, *epilogue.numbers, out.block, out.row, len(items)]
     for item in items:
         numbers += [*item[:11], first_tile + TILE * item[11], first_tile + TILE * item[12], *item[13:]]
-    for tile in tiles:
-        numbers += tile
-    return numbers
+    return np.concatenate((np.array(numbers, np.int64), *(table.ravel() for table in tiles)))
+
+
+def tile_table(
+    cover: Cover,
+    start: int,
+    stop: int,
+    addresses: Mapping[tuple[int, int], int],
+    steps: tuple[int, int],
+    out: Place,
+    residual: Place,
+) -> NDArray[np.int64]:
+    """The tiles of some bands: address and offsets of input, output and residual; rows, columns.
+
+    ``addresses`` of the micro-kernels by (rows, columns), ``steps`` in bytes of the input per row and column of the output.
+    A large map has ten thousand tiles: numbers in arrays, not one after the other.
+    """
+    bands, pieces = np.array(cover.bands[start:stop], np.int64)[:, None], np.array(cover.pieces, np.int64)[None]
+    top = sum(cover.bands[:start]) + np.cumsum(bands, 0) - bands
+    left = np.cumsum(pieces, 1) - pieces
+    table = np.empty((bands.size, pieces.size, TILE), np.int64)
+    for (rows, columns), address in addresses.items():
+        table[(bands == rows) & (pieces == columns), 0] = address
+    table[..., 1] = top * steps[0] + left * steps[1]
+    table[..., 2] = top * out.row + left * PIXEL
+    table[..., 3] = top * residual.row + left * PIXEL
+    table[..., 4] = bands
+    table[..., 5] = pieces
+    return table.reshape(-1, TILE)
 
 
 def part(length: int, index: int, of: int) -> tuple[int, int]:

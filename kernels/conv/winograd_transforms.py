@@ -241,7 +241,7 @@ def output_intrinsic(form: Form, isa: Isa) -> Any:
     """transform_output(products, element stride, bias, to, row stride, residual, its stride, rows, columns, flags, clamp)
 
     One tile of one block of channels: Aᵀ M A + bias (+ residual where flags has 1), clamped between the two floats at
-    ``clamp`` where flags has 2. Only the first ``rows`` × ``columns`` of the tile's outputs are written.
+    ``clamp`` where flags has 2 or 4. Only the first ``rows`` × ``columns`` of the tile's outputs are written.
     """
 
     @intrinsic
@@ -276,7 +276,7 @@ def emit_output(builder: Builder, *args: Value, form: Form, isa: Isa) -> None:
     def emit(whole: bool) -> None:
         products, stride, bias, to, row_stride, residual, residual_stride, rows, columns, flags, clamp = args
         low, high = (v.splat(builder, v.load_f32(builder, clamp, offset), vl) for offset in (0, 4))
-        with_residual, with_clamp = (builder.icmp_unsigned("!=", builder.and_(flags, I64(flag)), I64(0)) for flag in (1, 2))
+        with_residual, with_clamp = (builder.icmp_unsigned("!=", builder.and_(flags, I64(flag)), I64(0)) for flag in (1, 6))
 
         def one(now: Sequence[Value]) -> None:
             products, bias, to, residual = now

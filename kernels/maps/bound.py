@@ -74,7 +74,7 @@ def flat(height: int, width: int, *places: Place) -> tuple[int, int]:
     return height, width
 
 
-def bind(kernel: Any, numbers: Sequence[int], *kept: object) -> Bound:
+def bind(kernel: Any, numbers: Sequence[int] | NDArray[np.int64], *kept: object) -> Bound:
     """A call of a compiled kernel with these numbers; ``kept`` are the arrays whose addresses are among them."""
     _compile(kernel)
     call = partial(kernel, np.array(numbers, np.int64))

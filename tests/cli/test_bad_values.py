@@ -31,6 +31,7 @@ REQUIRED = {
     "status": ("--cluster", "tcp://127.0.0.1:1", "--once"),
     "speedup": ("--c", "8"),
     "choose": ("squeezenet1_1",),
+    "models": ("ppocr-det", "get"),
     "compare": ("FILE", "FILE"),
 }
 """What a command needs beside the option that is tried."""

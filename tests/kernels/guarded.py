@@ -14,7 +14,17 @@ import numpy as np
 from fogconv.ir.geometry import NARROW, ConvSpec, PoolSpec
 from fogconv.kernels.conv import linear
 from fogconv.kernels.gradient import gradient
-from fogconv.kernels.maps import blocked, elementwise, panels, per_element, pooling, transpose, wire
+from fogconv.kernels.maps import (
+    across_channels,
+    blocked,
+    elementwise,
+    normalize,
+    panels,
+    per_element,
+    pooling,
+    transpose,
+    wire,
+)
 from fogconv.kernels.maps.blocked import Blocked, Margin
 
 PAGE = mmap.PAGESIZE
@@ -64,6 +74,11 @@ def run(channels: int, height: int, width: int, margin: Margin) -> None:
         elementwise.bind_affine(x, out, filled(channels), filled(channels), activation, y)()
     elementwise.bind_shift_copy(x, 0, out, 0, channels)()
     per_element.bind_elementwise("leaky_relu", [x], out, (0.1,))()
+    for op, parameters in (("softmax", ()), ("log_softmax", ()), ("layer_norm", (0.1,)), ("lrn", (5.0, 0.1, 0.75, 1.0))):
+        across_channels.bind_across(op, x, out, parameters)()
+    means, squares = (Blocked.empty(2, channels, 1, 1) for _ in range(2))
+    normalize.bind_squares(x, means, squares, channels, 0, height * width)()
+    normalize.bind_normalize(x, means, squares, out, channels, 0, 0.1, filled(channels), filled(channels), "relu")()
     for sizes in ((channels, 1, 1), (1, height, width), (1, 1, width)):
         per_element.bind_elementwise("multiply", [x, Blocked.empty(2, *sizes)], out)()
         per_element.bind_elementwise("prelu", [x], out, (), filled(*sizes))()

@@ -49,10 +49,8 @@ def test_addition_with_activation_is_right_on_this_instruction_set() -> None:
     assert np.array_equal(unpack(maps[2]), np.clip(a + b, 0, 6))
 
 
-ACTIVATIONS = (
-    "leaky_relu(0.1)", "clip(-1.0, 0.5)", "elu(1.0, 1.0, 1.0)", "gelu(0.5)", "gelu_tanh", "mish", "softplus(1.0, 20.0)",
-    "hard_gate(1.0, 3.0, 6.0)", "tanh", "erf", "exp", "abs", "floor", "round", "softsign",
-)  # fmt: skip
+ACTIVATIONS = ("clip(-1.0, 0.5)", "elu(1.0, 1.0, 1.0)", "gelu(0.5)", "mish", "softplus(1.0, 20.0)", "tanh", "floor")
+"""Each kind of arithmetic once: an emulator takes half a minute to compile one."""
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -66,10 +64,9 @@ def test_activations_are_right_on_this_instruction_set(activation: str) -> None:
 def test_a_convs_epilogue_is_right_on_this_instruction_set() -> None:
     spec = ConvSpec(20, 20, 9, 9, (3, 3), padding=(1, 1, 1, 1))
     x, weight = seeded(spec.input_shape), seeded(spec.weight_shape, 1)
-    for activation in ("mish", "clip(-1.0, 2.0)"):
-        found = conv2d(x, weight, padding=1, activation=activation)
-        exact = reference.activate(reference.conv2d(x, weight, None, spec), activation)
-        assert np.abs(found - exact).max() <= 5e-5 * np.abs(exact).max()
+    found = conv2d(x, weight, padding=1, activation="mish")
+    exact = reference.activate(reference.conv2d(x, weight, None, spec), "mish")
+    assert np.abs(found - exact).max() <= 5e-5 * np.abs(exact).max()
 
 
 def test_operands_of_fewer_channels_rows_and_columns_are_right_on_this_instruction_set() -> None:
@@ -173,3 +170,14 @@ def test_interleaving_is_right_on_this_instruction_set() -> None:
     target = Blocked.empty(1, 20, 5, 7, Margin())
     bind_interleave(maps, target, (2, 2), (1, 0))()
     assert np.array_equal(unpack(target), reference.interleave(phases, (2, 2), (1, 0), (5, 7)))
+
+
+def test_interleaving_from_any_lane_is_right_on_this_instruction_set() -> None:
+    x = seeded((1, 12, 3, 4))
+    source, target = Blocked.empty(1, 12, 3, 4, Margin()), Blocked.empty(1, 3, 6, 8, Margin())
+    pack(x, out=source)
+    lanes = (0, 3, 6, 9)
+    views = [Blocked(source.data, lane + 3, 3, 4, source.margin) for lane in lanes]
+    bind_interleave(views, target, (2, 2), (0, 0), lanes)()
+    phases = [x[:, lane : lane + 3] for lane in lanes]
+    assert np.array_equal(unpack(target), reference.interleave(phases, (2, 2), (0, 0), (6, 8)))

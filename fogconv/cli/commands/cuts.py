@@ -107,7 +107,7 @@ def cuts(
 
             print(json_text(cuts_json(graph, places, curves)))
         else:
-            from fogconv.cli.output.tables.cuts import print_cuts
+            from fogconv.cli.output.curves.cuts import print_cuts
 
             print_cuts(graph.name, places, curves, found.description, out=sys.stdout)
         if plot is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape, picks
 from fogconv.frontend.space.resampling import stepped
-from fogconv.ir.geometry import Taps
+from fogconv.ir.geometry import BLOCK, Taps
 from fogconv.ir.graph import Concat, Resample
 
 
@@ -73,6 +73,9 @@ def conv_transpose(
             (read.height, read.width), weight.shape[2:], stride, dilation, before, size, strict=True
         )
     )
+    together = stride[0] * stride[1] * straight.shape[0]
+    if groups == 1 and stride[0] * stride[1] > 1 and together <= BLOCK and {each.dilation for each in rows + columns} == {1}:
+        return _in_one_block(b, name, source, straight, bias, rows, columns, size)
     parts = [
         b.conv(
             name if len(rows) * len(columns) == 1 else f"{name}.phase{number}",
@@ -87,6 +90,44 @@ def conv_transpose(
         for number, (row, column) in enumerate(product(rows, columns))
     ]
     return b.interleave(name, [part.tensor for part in parts], stride, size)
+
+
+def _in_one_block(
+    b: GraphBuilder,
+    name: str,
+    source: int,
+    weight: AnyArray,
+    bias: AnyArray | None,
+    rows: list[Phase],
+    columns: list[Phase],
+    size: tuple[int, int],
+) -> Ref:
+    """All phases by one convolution, where they have room in one block of channels: its input is read once, and the taps
+    that not all phases have cost nothing."""
+    rows, columns = _alike(rows), _alike(columns)
+    count = len(rows) * len(columns)
+    whole = b.conv(
+        name,
+        source,
+        np.concatenate([_taken(weight, row, column) for row, column in product(rows, columns)]),
+        None if bias is None else np.tile(bias, count),
+        stride=(1, 1),
+        padding=(rows[0].before, rows[0].after, columns[0].before, columns[0].after),
+        dilation=(1, 1),
+        groups=1,
+    )
+    channels = weight.shape[0]
+    shape = (whole.shape[0], channels, *whole.shape[2:])
+    parts = [b.channels(name, whole, number * channels, channels, shape) for number in range(count)]
+    return b.interleave(name, [part.tensor for part in parts], (len(rows), len(columns)), size)
+
+
+def _alike(phases: list[Phase]) -> list[Phase]:
+    """The same phases over one window, where none has dilation: further taps have no weight."""
+    before, after = max(each.before for each in phases), max(each.after for each in phases)
+    return [
+        Phase((-1,) * (before - each.before) + each.taps + (-1,) * (after - each.after), 1, before, after) for each in phases
+    ]
 
 
 def _straight(weight: AnyArray, groups: int) -> AnyArray:

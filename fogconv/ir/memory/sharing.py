@@ -63,5 +63,5 @@ def memory_bytes(program: ir.Program) -> dict[int, int]:
     """The size of each memory: of its largest buffer."""
     sizes: dict[int, int] = {}
     for buffer, number in enumerate(memories(program)):
-        sizes[number] = max(sizes.get(number, 0), buffer_bytes(program, buffer))
+        sizes[number] = max(0, sizes.get(number, 0), buffer_bytes(program, buffer))
     return sizes

@@ -365,6 +365,14 @@ class Composer:
             ir.Affine(0, *one, *target, scale, shift, self.activation(), *r.choice([(None, None), two, target])),
             ir.Elementwise(0, "leaky_relu", one[:1], one[1:], *target, (0.1,)),
             ir.Elementwise(0, "maximum", (one[0], two[0]), (one[1], two[1]), *target),
+            ir.Elementwise(0, "multiply", (pixel[0], one[0]), (pixel[1], one[1]), *target),
+            ir.AcrossChannels(0, r.choice(["softmax", "log_softmax"]), *one, *target),
+            ir.AcrossChannels(0, "layer_norm", *one, *target, (0.1,), scale, shift),
+            ir.AcrossChannels(0, "lrn", *one, *target, (float(r.randint(0, 40)), 0.1, 0.75, 1.0)),
+            ir.Squares(0, *one, *pixel, *pixel, r.choice([1, shape[0], 3]), r.choice([0, 1]), r.choice([1, 7])),
+            ir.Normalize(
+                0, *one, *pixel, *pixel, *target, r.choice([1, shape[0], 3]), 0, 0.1, scale, shift, self.activation()
+            ),
             ir.Gate(0, *one, *pixel, *target),
             ir.GlobalPool(0, *one, *pixel, r.choice([1, 7, 2**40])),
             ir.Permute(0, *one, *target, tuple(r.randrange(shape[0]) for _ in range(shape[0]))),

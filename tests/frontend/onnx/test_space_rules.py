@@ -126,15 +126,22 @@ def test_a_transposed_conv_pads_by_itself(auto_pad: str, tmp_path: Path) -> None
     assert kinds(graph) == ["Conv"] * 6 + ["Interleave"]
 
 
-def test_a_transposed_conv_takes_in_its_norm_and_activation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [5, 2])
+def test_a_transposed_conv_takes_in_its_norm_and_activation(filters: int, tmp_path: Path) -> None:
+    """By four convs, or by one where the phases' channels have room in one block."""
     nodes = [
-        node("ConvTranspose", ["x", "w"], "a", strides=[2, 2]),
+        node("ConvTranspose", ["x", "w", "c"], "a", strides=[2, 2]),
         node("BatchNormalization", ["a", "s", "s", "s", "v"], "b"),
         node("Relu", ["b"]),
     ]
-    constants = {"w": numbers(6, 5, 2, 2), "s": numbers(5), "v": 1 + numbers(5) ** 2}
+    constants = {
+        "w": numbers(6, filters, 3, 2),
+        "c": numbers(filters),
+        "s": numbers(filters),
+        "v": 1 + numbers(filters) ** 2,
+    }
     graph = compared(saved(tmp_path / "m.onnx", nodes, constants))
-    assert kinds(graph) == ["Conv"] * 4 + ["Interleave"]
+    assert kinds(graph) == (["Conv"] * 4 if filters == 5 else ["Conv"] + ["Slice"] * 4) + ["Interleave"]
     assert {layer.activation for layer in graph.layers if isinstance(layer, Conv)} == {"relu"}
     assert isinstance(graph.layers[-1], Interleave)
 

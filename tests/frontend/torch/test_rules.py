@@ -284,7 +284,7 @@ def test_zeros_before_a_conv_become_its_padding() -> None:
 
 def test_zeros_that_something_else_reads_too_are_a_layer() -> None:
     graph = exported(lambda x, a: (y := F.pad(x, (1, 1, 1, 1)))[:, :, 1:-1, 1:-1] + a(y), conv(padding=0))
-    assert kinds(graph) == ["Resample"] * 3 + ["Conv"]
+    assert kinds(graph) == ["Resample"] * 2 + ["Conv"]  # the two slices are one
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
@@ -521,6 +521,18 @@ def test_layer_norms_and_linear_layers_over_channels_that_come_last_are_layers()
     assert [layer.kind for layer in graph.layers] == ["conv", "layer_norm", "conv", "conv"]
     assert [each.activation for each in graph.convs] == [None, "gelu(0.5)", None]
     assert graph.convs[2].residual == graph.inputs[0].tensor
+
+
+def test_a_layer_norm_over_one_pixel_is_a_layer() -> None:
+    """As in ConvNeXt's head."""
+
+    def head(x: torch.Tensor, norm: nn.Module, linear: nn.Module) -> torch.Tensor:
+        return linear(norm(x.mean((2, 3), keepdim=True).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).flatten(1))
+
+    made = [layer.kind for layer in exported(head, nn.LayerNorm(6), nn.Linear(6, 5)).layers]
+    assert made == ["globalpool", "layer_norm", "conv"]
+    flat = exported(lambda x, norm: norm(x.mean((2, 3))), nn.LayerNorm(6))
+    assert [layer.kind for layer in flat.layers] == ["globalpool", "layer_norm"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_no_call_for_aarch64_keeps_a_vector_on_the_stack(loop: Loop, board: str)
 @pytest.mark.parametrize("name", ["relu", "relu6"])
 def test_a_clamp_for_aarch64_is_one_instruction_per_bound(name: str) -> None:
     def clamp(builder: emit.Builder, address: emit.Value) -> None:
-        emit.store(builder, activation.build(builder, name, emit.load(builder, address, 4)), address)
+        emit.store(builder, getattr(activation, name)(builder, emit.load(builder, address, 4)), address)
 
     lines = assembly(NEON, clamp, 1)
     bounds = [line.split()[0] for line in lines if re.match(r"\s*(fmax|fmin|fcm|bi[tf]|bsl)", line)]

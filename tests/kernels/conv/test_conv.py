@@ -468,3 +468,16 @@ def test_only_layers_with_a_winograd_form_get_one() -> None:
         replace(spec, kernel=(7, 7)),
     ):
         assert form_of(other, 4) is None
+
+
+@pytest.mark.parametrize("activation", ["clip(-inf, 0.5)", "clip(-0.5, inf)", "clip(-0.5, 0.5)"])
+def test_a_clamp_with_one_bound_is_applied_by_every_algorithm(activation: str) -> None:
+    spec = ConvSpec(16, 16, 7, 7, (3, 3), (1, 1), P1)
+    x, weight, bias = sample(spec)
+    sums = reference.conv2d(x, weight, bias, spec)
+    exact = reference.activate(sums, activation)
+    for algorithm in candidates(spec, host_isa()):
+        kernel = prepare_kernel(algorithm, spec, host_isa(), weight, bias, activation, Scratch())
+        out = Blocked.empty(*spec.output_shape)
+        kernel.bind(pack(x, kernel.wanted_margin), out, None, 0, 1)()
+        assert np.abs(unpack(out) - exact).max() <= bound(algorithm, spec) * np.abs(sums).max(), algorithm

@@ -13,7 +13,7 @@ from fogconv.kernels import reference
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.interleaving import bind_interleave
 from fogconv.kernels.maps.resampling import bind_resample
-from tests.kernels.random_maps import Surroundings, Untouched, place, random, surroundings, unpack
+from tests.kernels.random_maps import Surroundings, Untouched, pack, place, random, surroundings, unpack
 
 seeds = st.integers(0, 2**31)
 
@@ -93,6 +93,22 @@ def test_an_interleaving_takes_the_phases_by_turns(
     bind_interleave([place(each, around, rng) for each in sources], out, factors, first)()
     assert np.array_equal(unpack(out), expected.astype(np.float32))
     assert untouched.outside_is_unchanged()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4), surroundings, seeds)
+def test_an_interleaving_reads_channels_from_any_lane_on(channels: int, around: Surroundings, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lanes = [int(rng.integers(0, 17 - channels)) for _ in range(4)]
+    sources = [random(rng, 2, lane + channels, 3, 4) for lane in lanes]
+    expected = reference.interleave([x[:, -channels:] for x in sources], (2, 2), (0, 1), (6, 7))
+    out = place(random(rng, *expected.shape), around, rng)
+    untouched = Untouched(out)
+    bind_interleave([pack(x) for x in sources], out, (2, 2), (0, 1), lanes)()
+    assert np.array_equal(unpack(out), expected.astype(np.float32))
+    assert untouched.outside_is_unchanged()
+    with pytest.raises(KernelError, match="in two blocks"):
+        bind_interleave([pack(x) for x in sources], Blocked.empty(2, 16, 6, 7), (2, 2), (0, 1), (1, 0, 0, 0))
 
 
 def test_maps_of_other_sizes_and_taps_beyond_the_input_are_refused() -> None:

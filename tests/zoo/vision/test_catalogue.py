@@ -86,3 +86,20 @@ def test_cards_say_the_task() -> None:
     assert card.labels[1] == "person"
     meta = torchvision_models().get_model_weights("fcn_resnet50").DEFAULT.meta
     assert tuple(meta["categories"]) == VOC
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name not in QUICK[1:]])
+def test_every_conv_matters(name: str) -> None:
+    """Without any one of them, some output is off by more than 1e-3."""
+    model = small(name)
+    x = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = leaves(model.module(x))
+        for path, conv in model.module.named_modules():
+            if isinstance(conv, torch.nn.Conv2d):
+                kept = conv.weight.detach().clone()
+                conv.weight.zero_()
+                pairs = zip(leaves(model.module(x)), wanted, strict=True)
+                off = max(float((found - right).abs().max() / right.abs().max()) for found, right in pairs)
+                conv.weight.copy_(kept)
+                assert off > 1e-3, path

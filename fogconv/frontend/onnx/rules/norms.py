@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Last, Ref, Value
+from fogconv.frontend.graph_builder import Ref, Value
 from fogconv.frontend.onnx.translate import Node, Rule, Translator
 
 SOFTMAX_OF_ONE_AXIS = 13
@@ -47,12 +47,18 @@ def _per_channel(t: Translator, ref: Ref, values: AnyArray, groups: int) -> AnyA
 
 def layer_norm(t: Translator, node: Node) -> Value | None:
     """Over channels, rows and columns; or over channels alone, where they are the last axis."""
-    ref, last = t.channelwise(node.input(0)), t.last(node.input(0))
+    ref, last = t.channelwise(node.input(0)), t.channels_last(node.input(0))
     given = [t.const(node.input(index)) for index in (1, 2)]
-    if last is not None and node.get("axis", -1) in (-1, 3) and len([name for name in node.outputs if name]) == 1:
+    if (
+        last is not None
+        and node.get("axis", -1) in (-1, len(last.shape) - 1)
+        and len([name for name in node.outputs if name]) == 1
+    ):
         if given[0] is None or (node.input(2) and given[1] is None):
             return None
-        return Last(t.across(node.name, "layer_norm", last, (float(node.get("epsilon", 1e-5)),), *given).tensor)
+        return t.as_given(
+            node.input(0), t.across(node.name, "layer_norm", last, (float(node.get("epsilon", 1e-5)),), *given)
+        )
     if ref is None or len(ref.shape) != 4 or node.get("axis", -1) % 4 != 1 or given[0] is None:
         return None
     if (node.input(2) and given[1] is None) or len([name for name in node.outputs if name]) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Last, Many, Ref, Value
+from fogconv.frontend.graph_builder import Many, Ref, Value
 from fogconv.frontend.torch.translate import Args, Rule, Translator, as_numpy, layer_name
 
 
@@ -29,13 +29,13 @@ def instance_norm(t: Translator, node: fx.Node, a: Args) -> Value | None:
 
 def layer_norm(t: Translator, node: fx.Node, a: Args) -> Value | None:
     """Over channels, rows and columns; or over channels alone, where they are the last axis."""
-    last = t.last(a["input"])
+    last = t.channels_last(a["input"])
     if last is not None and len(a["normalized_shape"]) == 1:
         weights = [t.const(a[name]) for name in ("weight", "bias")]
         if any(a[name] is not None and each is None for name, each in zip(("weight", "bias"), weights, strict=True)):
             return None
         numbers = [None if each is None else as_numpy(each) for each in weights]
-        return Last(t.across(layer_name(node), "layer_norm", last, (float(a["eps"]),), *numbers).tensor)
+        return t.as_given(a["input"], t.across(layer_name(node), "layer_norm", last, (float(a["eps"]),), *numbers))
     ref = t.channelwise(a["input"])
     if ref is None or len(a["normalized_shape"]) != len(ref.shape) - 1:
         return None

@@ -1,0 +1,1 @@
+"""What is printed of curves: a figure for each of several rates."""
