@@ -37,13 +37,15 @@ def upsample(mode: str) -> Rule:
 
 
 def _taps(mode: str, size: int, out: int, scale: float | None, corners: bool, kind: np.dtype[Any]) -> Taps:
-    if size == out and mode == "linear":
+    if size == out and mode in ("nearest", "linear"):
         return resampling.identity(size)
     if mode.startswith("nearest"):
-        # torch has the step in fp32 here, whatever the map's type, and counts by it even where it is near 1 or 1/2.
+        # torch has the step in fp32 here, whatever the map's type.
         step = np.float32(1.0 / scale if scale else np.float32(size) / np.float32(out))
         k = np.arange(out, dtype=np.float32)
         at = np.floor((k + np.float32(0.5)) * step if mode == "nearest_exact" else k * step)
+        if mode == "nearest" and out == 2 * size:
+            at = np.arange(out) // 2
         return resampling.picked(size, np.minimum(at, size - 1).astype(int))
     k, one, half = np.arange(out, dtype=kind), kind.type(1), kind.type(0.5)
     if corners:
