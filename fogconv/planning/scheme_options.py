@@ -80,7 +80,7 @@ class SchemeOptions:
         if self.objective is not None and self.objective not in OBJECTIVES:
             raise InputError(f"objective {self.objective!r} is not known; it is one of {', '.join(OBJECTIVES)}")
         if self.deadline_s is not None:
-            table.DEADLINE.check("deadline", self.deadline_s)
+            table.DEADLINE.check("deadline_s", self.deadline_s)
             if self.objective not in (None, "energy"):
                 raise InputError(
                     f"--deadline looks for the least energy that keeps it, and --objective {self.objective} for something "

@@ -39,6 +39,7 @@ KINDS: dict[str, Number] = {
     "inferences": table.INFERENCES,
     "in_flight": table.IN_FLIGHT,
     "jitter": table.JITTER,
+    "deadline_s": table.DEADLINE,
 }
 TAKERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "RunOptions": (RunOptions, RunOptions),

@@ -122,7 +122,7 @@ def run(
         int | None,
         typer.Option(
             parser=number("count", table.BATCH),
-            help="Number of pictures at once; by default those that are given, else each as often as they go into it.",
+            help="Number of images at once; by default those that are given, else each as often as they go into it.",
             rich_help_panel=WHAT,
         ),
     ] = None,
