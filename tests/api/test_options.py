@@ -87,7 +87,8 @@ def test_every_number_has_a_kind() -> None:
 @pytest.mark.parametrize(("name", "option"), CASES)
 def test_a_bad_number_is_an_input_error(name: str, option: str) -> None:
     kind, (_, call) = KINDS[option], TAKERS[name]
-    optional = {"threads": name == "connect", "size": True, "parts": True, "memory_bytes": True}.get(option, False)
+    unset = {"threads": name == "connect", "size": True, "parts": True, "memory_bytes": True, "deadline_s": True}
+    optional = unset.get(option, False)
     beyond = (kind.least - 1, kind.most + 1) if kind.whole else (kind.least - 1e-6, kind.most * 1.01)
     for bad in (*BAD, *beyond, *(() if kind.endless else (math.inf,)), *((0.5,) if kind.whole else ())):
         if bad is None and optional:
