@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from fogconv.cli.commands.plan import plan
 from fogconv.cli.commands.simulate import simulate
 from fogconv.cli.output.result import Job
-from fogconv.cli.run_job import _prepared
+from fogconv.cli.run_job import Shown, _prepared
 from fogconv.errors import ModelError
 from tests.zoo.test_exported import edited
 
@@ -31,5 +31,5 @@ def test_trust_has_to_be_typed(tmp_path: Path) -> None:
         trusted = CliRunner().invoke(application, [str(harmless), "--preset", "pi4", "--trust"])
         assert trusted.exit_code == 0, trusted.output
     with pytest.raises(ModelError, match="--trust"):
-        _prepared(Job(model=str(harmless)))
-    _prepared(Job(model=str(harmless), trust=True))
+        _prepared(Job(model=str(harmless)), Shown())
+    _prepared(Job(model=str(harmless), trust=True), Shown())

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fogconv.errors import ModelError
 from fogconv.frontend.onnx.read import read
 from fogconv.ir.graph import Conv, Host, Interleave, LayerGraph, Pool, Resample
 from tests.frontend.onnx.test_rules import compared, node, numbers, saved
@@ -62,7 +63,8 @@ def test_a_resize_to_any_size_is_onnx_runtimes(
         if mode == "cubic":
             return  # ONNX Runtime extrapolates these by neighbours that it has not
     graph = resized(tmp_path / "m.onnx", size, constants, **attributes)
-    assert not [layer for layer in graph.layers if isinstance(layer, Host)]
+    hosted = bool([layer for layer in graph.layers if isinstance(layer, Host)])
+    assert hosted == (coordinates == "half_pixel_symmetric" and mode in NEAREST and size != target)
 
 
 @any_file
@@ -76,7 +78,18 @@ def test_a_resize_by_any_scale_is_onnx_runtimes(
     tmp_path: Path, size: tuple[int, int], scales: tuple[float, float], coordinates: str, mode: str
 ) -> None:
     constants = {"scales": np.array([1, 1, *scales], np.float32)}
-    resized(tmp_path / "m.onnx", size, constants, mode=mode, coordinate_transformation_mode=coordinates)
+    attributes = {"mode": mode, "coordinate_transformation_mode": coordinates}
+    exact = [math.floor(side * scale) for side, scale in zip(size, scales, strict=True)]
+    if exact != [int(np.float32(side) * np.float32(scale)) for side, scale in zip(size, scales, strict=True)]:
+        with pytest.raises(ModelError, match=r"\(Resize\) makes .* give it sizes"):
+            resized(tmp_path / "m.onnx", size, constants, **attributes)
+        return
+    resized(tmp_path / "m.onnx", size, constants, **attributes)
+
+
+def test_a_size_on_which_runtime_and_shape_inference_disagree_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"makes \(2, 6, 2, 57\) in ONNX Runtime and \(2, 6, 2, 56\)"):
+        resized(tmp_path / "m.onnx", (2, 30), {"scales": np.array([1, 1, 1, 1.9], np.float32)}, mode="linear")
 
 
 @pytest.mark.parametrize("opset", [9, 10])

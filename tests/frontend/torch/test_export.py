@@ -117,11 +117,6 @@ class TwoInputs(nn.Module):
         return x + y
 
 
-class TwoOutputs(nn.Module):
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x, x * 2
-
-
 class Undecided(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if float(x.sum()) > 0 else -x
@@ -136,10 +131,9 @@ class Constant(nn.Module):
     ("module", "example", "message"),
     [
         (TwoInputs(), torch.zeros(1, 3, 8, 8), "can't capture"),
-        (TwoOutputs(), torch.zeros(1, 3, 8, 8), "2 results"),
         (Undecided(), torch.zeros(1, 3, 8, 8), "can't capture"),
         (Constant(), torch.zeros(1, 3, 8, 8), "constant"),
-        (nn.ReLU(), torch.zeros(3, 8, 8), r"\(N, C, H, W\)"),
+        (nn.ReLU(), torch.zeros(3, 8), r"\(N, C, H, W\)"),
         (nn.Conv2d(3, 4, 1).half(), torch.zeros(1, 3, 8, 8, dtype=torch.float16), "float"),
     ],
 )

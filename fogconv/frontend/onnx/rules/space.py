@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fogconv.errors import GeometryError
+from fogconv.errors import GeometryError, ModelError, quoted
 from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import Padded, Ref, Value
 from fogconv.frontend.onnx.rules import channels, pooling
@@ -29,15 +29,35 @@ def resize(t: Translator, node: Node) -> Value | None:
     scales, regions = _scales(t, node, read.shape, shape), _regions(t, node)
     if len(shape) != 4 or shape[:2] != read.shape[:2] or scales is None or regions is None:
         return None
-    if node.get("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize" and (
-        regions[:2] != [(0.0, 1.0)] * 2 or scales[:2] != [1.0, 1.0]
-    ):
+    _check_size(t, node, read.shape, shape)
+    crops = node.get("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    if not crops and tuple(shape) == read.shape:  # ONNX Runtime copies, whatever the scales are
+        return t.resample(node.name, source, resampling.identity(read.height), resampling.identity(read.width), 0.0)
+    if crops and (regions[:2] != [(0.0, 1.0)] * 2 or scales[:2] != [1.0, 1.0]):
         return None
     taps = [_resized(node, mode, *sizes) for sizes in zip(read.shape[2:], shape[2:], scales[2:], regions[2:], strict=True)]
     if any(each is None for each in taps):
         return None
     rows, columns = (each for each in taps if each is not None)
     return t.resample(node.name, source, rows, columns, float(node.get("extrapolation_value", 0.0)))
+
+
+def _check_size(t: Translator, node: Node, read: Sequence[int], shape: Sequence[int]) -> None:
+    """Raises ModelError where ONNX Runtime, which multiplies in fp32, makes another size than ONNX's shape inference says:
+    every shape after it would be wrong."""
+    given = t.const(node.input(1 if _is_old(node) else 2))
+    if (
+        given is None
+        or len(given) != len(read)
+        or node.get("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    ):
+        return
+    made = tuple(int(FLOAT(size) * FLOAT(scale)) for size, scale in zip(read, given, strict=True))
+    if made != tuple(shape):
+        raise ModelError(
+            f"node {quoted(node.name)} (Resize) makes {made} in ONNX Runtime and {tuple(shape)} by ONNX's shape inference; "
+            "give it sizes instead of scales"
+        )
 
 
 def _scales(t: Translator, node: Node, whole: Sequence[int], shape: Sequence[int]) -> list[float] | None:
@@ -94,6 +114,9 @@ def _resized(node: Node, mode: str, size: int, out: int, scale: float, region: t
     elif mode == "cubic":
         a, excludes = float(node.get("cubic_coeff_a", resampling.CUBIC)), bool(node.get("exclude_outside", 0))
         taps = resampling.cubic(size, at, a, exclude_outside=excludes)
+    elif where == "half_pixel_symmetric":
+        # ONNX Runtime rounds these positions in an order that was not found out: a pixel on an edge is another one there.
+        return None
     else:
         rounding = "round_prefer_floor" if not old else "ceil" if scale < 1 else "floor"
         chosen = _NEAREST[node.get("nearest_mode", rounding)](at)
