@@ -78,9 +78,11 @@ def test_a_transposed_conv_is_torchs(data: st.DataObject) -> None:
     layer = nn.ConvTranspose2d(6, filters, kernel, stride, padding, more, groups, bias, dilation)  # type: ignore[arg-type]
     height, width = two(3, 7)
     try:
-        layer(torch.zeros(1, 6, height, width))
+        made = layer(torch.zeros(1, 6, height, width)).numel()
     except RuntimeError:
-        return  # the padding leaves nothing
+        made = 0
+    if not made:
+        return  # the padding leaves nothing: torch refuses it, or not, depending on the kernel
     graph = exported(nn.Sequential(layer, nn.ReLU()), shape=(2, 6, height, width))
     assert not [each for each in graph.layers if isinstance(each, Host)]
     assert {each.activation for each in graph.layers if isinstance(each, Conv)} == {"relu"}

@@ -17,6 +17,8 @@ from fogconv.ir.geometry import Taps
 
 FLOAT = np.float32
 """ONNX Runtime computes positions in fp32; the nearest input depends on it."""
+TIE = 1e-6
+"""ONNX Runtime treats a position so near to the middle of two inputs as the middle."""
 
 
 def resize(t: Translator, node: Node) -> Value | None:
@@ -125,8 +127,8 @@ def _resized(node: Node, mode: str, size: int, out: int, scale: float, region: t
 
 
 _NEAREST: dict[str, Callable[[AnyArray], AnyArray]] = {
-    "round_prefer_floor": lambda at: np.ceil(at - FLOAT(0.5)),
-    "round_prefer_ceil": lambda at: np.floor(at + FLOAT(0.5)),
+    "round_prefer_floor": lambda at: np.ceil(at.astype(np.float64) - (0.5 + TIE)),
+    "round_prefer_ceil": lambda at: np.floor(at.astype(np.float64) + (0.5 + TIE)),
     "floor": np.floor,
     "ceil": np.ceil,
 }
