@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fogconv.errors import ModelError
 from fogconv.values import table
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _BITS = 11
 """Weights of the linear interpolation are multiples of 2⁻¹¹, as in OpenCV's for bytes."""

@@ -368,7 +368,7 @@ def test_inputs_beside_the_picture_come_from_files(run: Program, tmp_path: Path)
     assert (maps["shape"], doubled["shape"], doubled["most"]) == ([1, 4, 18, 18], [2], 8.0)
     check_sentence(*run(*start)[::2], "the inputs of model are x, scale; there is no scale")
     bad = run(*start, "--input", f"scale={tmp_path / 'bad.npy'}")
-    check_sentence(*bad[::2], "can't be read as an .npy file")
+    check_sentence(*bad[::2], "can't be read as an array: the magic string is not correct")
 
 
 def test_one_picture_fills_a_batch(run: Program) -> None:
