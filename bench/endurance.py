@@ -44,6 +44,8 @@ PATIENCE_S = 30.0
 GROWTH = 1.02
 """Memory at the end, of what it was after a tenth, that still counts as flat; and so many megabytes of chance."""
 CHANCE_MB = 8.0
+KINDS = 4
+"""Of losses, in turns: after one of them ten descriptors are open until the next loss, after the others none."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def endure(inferences: int, workers: int, every: int, say: Any = lambda line: No
                 infer()
             if done >= inferences:
                 break
-            lost, orderly = losses % workers, losses % 4 == 1
+            lost, orderly = losses % workers, losses % KINDS == 1
             if losses % 2:
                 place.lose(lost, orderly=orderly)
             else:
@@ -184,6 +186,7 @@ def endure(inferences: int, workers: int, every: int, say: Any = lambda line: No
         session.close()
         place.close()
     first, last = samples[0], samples[-1]
+    early, late = (max(sample.fds for sample in some) for some in (samples[:KINDS], samples[-KINDS:]))
     return {
         "inferences": done,
         "right": right,
@@ -193,7 +196,7 @@ def endure(inferences: int, workers: int, every: int, say: Any = lambda line: No
         "at_10_percent": asdict(first),
         "at_the_end": asdict(last),
         "samples": [asdict(sample) for sample in samples],
-        "flat": last.fds <= first.fds and last.threads <= first.threads and last.rss_mb <= GROWTH * first.rss_mb + CHANCE_MB,
+        "flat": late <= early and last.threads <= first.threads and last.rss_mb <= GROWTH * first.rss_mb + CHANCE_MB,
     }
 
 
