@@ -151,7 +151,7 @@ def _prepared(job: Job, shown: Shown) -> tuple[Network, Inputs, list[Array], Rea
     if job.read and card.task != "text":
         raise InputError(f"--read is for regions of text; the task of {card.name} is {card.task}")
     if network.rounded is not None:
-        print(f"{job.model} takes pictures of any size: {network.rounded}; --size HxW says another", file=sys.stderr)
+        print(f"{job.model} takes pictures of {network.rounded}; --size HxW says another size", file=sys.stderr)
     tensor = network.graph.picture
     prepared = inputs(card, given, (batch, tensor.channels, tensor.height, tensor.width))
     reader = text_reader() if job.read else None

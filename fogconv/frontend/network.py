@@ -125,8 +125,9 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
     except ImportError as error:
         raise DependencyError(f"{path} needs {error.name}, which is not installed: {with_extra('onnx')}") from error
     size = (request.size, request.size) if isinstance(request.size, int) else request.size
-    if known is not None and size is None:
-        size = known.fitting.usual
+    asked = size
+    if known is not None:
+        size = known.fitting.usual if size is None else known.fitting.rounded_up(size)
     model = read_model(
         path,
         size=size,
@@ -149,7 +150,9 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
     else:
         card = ModelCard(path.stem, preprocessing, labels, f"as saved in {path.name}")
     rounded = None
-    if model.multiple and frame is not None:
+    if known is not None and asked is not None and asked != crop:
+        rounded = "{}×{}, {}×{} rounded up to multiples of {}".format(*crop, *asked, known.fitting.multiple)
+    elif model.multiple and frame is not None:
         (height, width), sides = crop, "×".join(map(str, frame))
         rounded = f"{height}×{width}, the first picture's {sides} rounded up to multiples of {model.multiple}"
 

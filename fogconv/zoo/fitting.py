@@ -67,6 +67,11 @@ class Fitting:
             raise ModelError(f"mean {mean} and std {std} must be three numbers each (R, G, B), no std of 0")
         return replace(self, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
+    def rounded_up(self, size: tuple[int, int]) -> tuple[int, int]:
+        """A size (H, W) that is asked for, as multiples that the network takes."""
+        height, width = (-(-side // self.multiple) * self.multiple for side in size)
+        return height, width
+
     def size(self, picture: tuple[int, int]) -> tuple[int, int]:
         """The input's (H, W) for a picture's."""
         if self.sized == "usual":

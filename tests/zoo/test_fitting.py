@@ -94,6 +94,11 @@ def test_the_rest_of_a_letterbox_is_filled() -> None:
     assert placement.down == placement.across == 0.8
 
 
+def test_a_size_that_is_asked_for_becomes_one_that_the_network_takes() -> None:
+    assert Fitting(multiple=32).rounded_up((1080, 1920)) == (1088, 1920)
+    assert Fitting().rounded_up((7, 9)) == (7, 9)
+
+
 def test_a_users_mean_and_deviation_reach_the_fitting() -> None:
     card = ModelCard("own", Preprocessing(), (), "", fitting=Fitting(std=(0.5, 0.5, 0.5)))
     other = card.with_(mean=(0.1, 0.2, 0.3)).fitting
