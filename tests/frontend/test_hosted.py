@@ -16,7 +16,7 @@ from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.read import read
 from fogconv.frontend.onnx.translate import Node
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import LayerGraph
+from fogconv.ir.graph import Host, LayerGraph
 from fogconv.planning.planner import plan
 from tests.frontend.onnx.test_rules import node, numbers, saved
 
@@ -121,3 +121,12 @@ def test_a_graph_whose_output_is_no_map_can_be_planned(tmp_path: Path) -> None:
     graph: LayerGraph = read(saved(tmp_path / "m.onnx", [node("ArgMax", ["x"], axis=1)], {}, shape=(1, 3, 4, 4)))
     topology = Topology.uniform(2, 1e9, 1e9, 1e-5)
     assert forecast(graph, plan(graph, topology), topology).layers[0].mode == "host"
+
+
+def test_what_is_hosted_does_not_spin(tmp_path: Path) -> None:
+    """ONNX Runtime's threads would wait for more work on the core, and use up the master's quota."""
+    nodes = [node("Conv", ["x", "w"], "c"), node("ArgMax", ["c"], axis=1)]
+    graph = read(saved(tmp_path / "m.onnx", nodes, {"w": numbers(4, 3, 3, 3)}, shape=(1, 3, 8, 8)))
+    [hosted] = [layer for layer in graph.layers if isinstance(layer, Host)]
+    options = hosted.call.session.get_session_options()  # type: ignore[attr-defined]
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

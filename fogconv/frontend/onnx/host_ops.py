@@ -94,7 +94,8 @@ class HostCall:
 
     @cached_property
     def session(self) -> Any:
-        return session_of(self.model)
+        # Threads that spin would take the cores, or a quota, from the kernels that come next.
+        return session_of(self.model, spinning=False)
 
     def __call__(self, values: MutableMapping[str | int, Any], *maps: Array) -> list[Array]:
         feeds = {name: np.ascontiguousarray(maps[index]).reshape(shape) for name, (index, shape) in self.shapes.items()}

@@ -17,9 +17,14 @@ ERRORS_ONLY = 3
 """Its logger's level: its warnings are about its own optimisations."""
 
 
-def session_of(model: bytes, threads: int = 0) -> Any:
-    """A session on the CPU; 0 threads: as many as ONNX Runtime likes. Raises ModelError, with ONNX Runtime's reason."""
+def session_of(model: bytes, threads: int = 0, *, spinning: bool = True) -> Any:
+    """A session on the CPU; 0 threads: as many as ONNX Runtime likes. ``spinning``: they wait for more work on the core.
+
+    Raises ModelError, with ONNX Runtime's reason.
+    """
     options = onnxruntime.SessionOptions()
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
     options.log_severity_level = ERRORS_ONLY
     try:
