@@ -47,7 +47,7 @@ class Subject:
     def relative_error(self, run: RunResult) -> float:
         """The largest error of an output, as a share of its largest value."""
         facts = self.error(run)
-        return float(facts["max_abs_error"] / facts["max_abs_reference"])
+        return float(facts["max_abs_error"] / (facts["max_abs_reference"] or 1.0))
 
     def error(self, run: RunResult) -> Facts:
         """The output with the largest error for its values."""
