@@ -73,7 +73,7 @@ def calibrate(
         with connect(cluster, keys=keys, insecure=insecure) as session:
             if session.ranks > 1 and not session.workers:
                 raise InputError(f"no worker of {cluster} answers")
-            found = _measured(session, quick)
+            found = _in_tiers(_measured(session, quick), cluster)
             scores: dict[str, Any] = {}
             if predictor is not None:
                 found, scores = _predicted(session, found, str(predictor))
@@ -104,6 +104,17 @@ def _measured(session: Session, quick: bool) -> Profile:
     if quick:
         return Profile.of(calibrate_quickly(session, refresh=True).topology)
     return measure(session)
+
+
+def _in_tiers(profile: Profile, cluster: str) -> Profile:
+    """With the tiers that a hostfile gives its workers."""
+    from msgspec.structs import replace
+
+    from fogconv.calibration.members import tiers_of
+
+    tiers = tiers_of(cluster)
+    devices = (replace(each, tier=tiers.get(rank, "")) for rank, each in enumerate(profile.devices))
+    return replace(profile, devices=tuple(devices)) if tiers else profile
 
 
 def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:
