@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
+from fogconv.hardware.latency.kernels import Rules
 from fogconv.hardware.latency.predictors import check_predictor, fit
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.tiers import check_tier, linked
@@ -165,7 +166,8 @@ class Stability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file's content; the planner and the model use its ``topology()``. ``stability`` is for reports."""
+    """A file's content; the planner and the model use its ``topology()``. ``stability`` is for reports, ``fusions`` for
+    prices by kernels (`fogconv.hardware.latency.kernels`)."""
 
     fogconv_profile: int
     devices: tuple[ProfileDevice, ...]
@@ -175,6 +177,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     predictor: str = ""
     stability: Stability | None = None
     tier_links: tuple[TierLink, ...] = ()
+    fusions: dict[str, tuple[tuple[str, str], ...]] = {}
+
+    def rules(self, runtime: str) -> Rules:
+        """The pairs of operators that a runtime computes as one kernel, as test cases found; none where none were run."""
+        return frozenset(self.fusions.get(runtime, ()))
 
     @staticmethod
     def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
