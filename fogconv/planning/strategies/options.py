@@ -19,6 +19,8 @@ from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.strategies.channels import CHANNELS
 from fogconv.planning.strategies.copies import COPIES
+from fogconv.planning.strategies.dealing.grid import GRID
+from fogconv.planning.strategies.dealing.sharers import least_sharers
 from fogconv.planning.strategies.family import Family, Scheme, Way
 from fogconv.planning.strategies.home import HOME
 from fogconv.planning.strategies.offload import OFFLOAD, whole_on
@@ -26,7 +28,7 @@ from fogconv.planning.strategies.option import Option, weight_elements
 from fogconv.planning.strategies.rows import ROWS
 from fogconv.planning.strategies.shares import Shares
 
-FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, OFFLOAD)
+FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, OFFLOAD, GRID)
 """The order matters: of options with equal costs the first is taken."""
 
 
@@ -57,7 +59,7 @@ class Options:
             graph,
             prices.topology,
             members,
-            dealt=scheme == "depth",
+            sharers=least_sharers(graph, len(members or prices.topology.ranks)) if scheme == "depth" else None,
             drifting=drifting,
             offloading=scheme == "offload",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from fogconv.hardware.topology import Topology
@@ -18,7 +18,8 @@ UNITS_PER_RANK = 4
 class Shares:
     """``members`` are the ranks that get work.
 
-    ``dealt``: the scheme divides the weights instead of copying them. ``drifting``: the cuts may move after every conv,
+    ``sharers``: conv → how few ranks may share its weights (`fogconv.planning.strategies.dealing.sharers`), in a scheme that
+    deals the weights out; None where every rank may have them all. ``drifting``: the cuts may move after every conv,
     not only between two that need their neighbours' rows. ``offloading``: every rank may get whole layers.
     """
 
@@ -28,20 +29,20 @@ class Shares:
         topology: Topology,
         members: Sequence[int] | None,
         *,
-        dealt: bool,
+        sharers: Mapping[str, int] | None,
         drifting: bool,
         offloading: bool,
     ) -> None:
         self.graph = graph
         self.ranks = len(topology)
         self.members = list(topology.ranks) if members is None else sorted(members)
-        self.dealt = dealt
+        self.dealt = sharers is not None
+        self._sharers = sharers or {}
         self.drifting = drifting
         rates = level([topology.rate(rank) for rank in topology.ranks])
         self.helpers = self._helpers(topology, rates, offloading)
         """The ranks that may compute whole layers instead of the master."""
         self._weights = [rate if rank in self.members else 0.0 for rank, rate in enumerate(rates)]
-        self.conv_weights = sum(conv.spec.weight_elements for conv in graph.convs if not conv.linear)
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
@@ -75,6 +76,14 @@ class Shares:
             spans = split(layer.spec.groups, self._weights)
             return tuple(Span(span.start * per_group, span.stop * per_group) for span in spans)
         return split_channels(self.graph.tensors[tensor].channels, self._weights)
+
+    def may_share(self, conv: Conv, ranks: int) -> bool:
+        """Whether so few ranks may have the weights of a conv between them."""
+        return ranks >= self._sharers.get(conv.name, 1)
+
+    def rate(self, ranks: Sequence[int]) -> float:
+        """Of several ranks together, in proportion to others'."""
+        return sum(self._weights[rank] for rank in ranks)
 
     def row_spans(self, height: int) -> tuple[Span, ...]:
         """The division of rows. Remaining rows go to the last ranks, because the first has to start and end each
