@@ -35,7 +35,7 @@ FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, OFFLOAD, GRID)
 class Options:
     """All options of all layers of a graph, for one scheme on one cluster; ``members`` are the ranks that get work (all).
 
-    ``drifting``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
+    ``drifting``, ``fused``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Options:
         members: Sequence[int] | None = None,
         *,
         drifting: bool = False,
+        fused: int = 0,
         allowed: Allowed = Allowed(),
     ) -> None:
         self._graph = graph
@@ -61,6 +62,7 @@ class Options:
             members,
             sharers=least_sharers(graph, len(members or prices.topology.ranks)) if scheme == "depth" else None,
             drifting=drifting,
+            fused=fused,
             offloading=scheme == "offload",
         )
 

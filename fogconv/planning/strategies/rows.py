@@ -24,7 +24,10 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
     if isinstance(layer, Conv) and not shares.may_share(layer, 1):
         return
     whole = shares.graph.tensors[layer.target].region
-    if whole.shape[1:] != (1, 1):
+    if whole.shape[1:] != (1, 1) and shares.fused:
+        spans = shares.fused_spans[layer.name]
+        yield Way("rows", [Work(rank, whole.with_rows(span)) for rank, span in enumerate(spans) if span], overlaps=True)
+    elif whole.shape[1:] != (1, 1):
         height = len(whole.rows)
         for spans in dict.fromkeys((shares.row_spans(height), shares.aligned_spans(height))):
             fewest = min(len(span) for span in spans if span)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
+from fogconv.planning.strategies.fusing.segments import fused_rows
 
 UNITS_PER_RANK = 4
 """Aligned cuts are at multiples of at most 1/4 of a rank's share, so that no rank has more than a quarter too much."""
@@ -20,7 +21,8 @@ class Shares:
 
     ``sharers``: conv → how few ranks may share its weights (`fogconv.planning.strategies.dealing.sharers`), in a scheme that
     deals the weights out; None where every rank may have them all. ``drifting``: the cuts may move after every conv,
-    not only between two that need their neighbours' rows. ``offloading``: every rank may get whole layers.
+    not only between two that need their neighbours' rows. ``fused``: the most stages without an exchange of rows; 0: any
+    rows may be exchanged before any layer. ``offloading``: every rank may get whole layers.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Shares:
         *,
         sharers: Mapping[str, int] | None,
         drifting: bool,
+        fused: int = 0,
         offloading: bool,
     ) -> None:
         self.graph = graph
@@ -39,6 +42,7 @@ class Shares:
         self.dealt = sharers is not None
         self._sharers = sharers or {}
         self.drifting = drifting
+        self.fused = fused
         rates = level([topology.rate(rank) for rank in topology.ranks])
         self.helpers = self._helpers(topology, rates, offloading)
         """The ranks that may compute whole layers instead of the master."""
@@ -102,6 +106,11 @@ class Shares:
             units //= 2
         size = height // units
         return tuple(Span(span.start * size, span.stop * size) for span in self.row_spans(units))
+
+    @cached_property
+    def fused_spans(self) -> Mapping[str, tuple[Span, ...]]:
+        """The rows of each layer that each rank computes, where several layers follow each other without an exchange."""
+        return fused_rows(self.graph, self.aligned_spans, self.fused)
 
     def drift(self, layer: Layer) -> int:
         """The number of rows by which the cuts may move down after this layer; 0 for none."""
