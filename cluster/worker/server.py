@@ -424,7 +424,7 @@ class Worker:
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:
-            self._endpoint.send(self._outgoing(session, to), codec.encode(m.Data(task.run, tag), payload))
+            self._endpoint.send(self._outgoing(session, to), codec.encode(m.Data(task.run, tag), payload), ordered=False)
 
         with self._board.lock:
             if self._over(session):
