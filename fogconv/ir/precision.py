@@ -1,0 +1,69 @@
+"""Precision: how the elements of a map are kept, a property of each tensor and of each buffer that holds a part of one.
+
+    fp32    the real number itself
+    uint8   real = scale · (q − zero), one scale and one zero for the whole map
+    int32   the sums of a conv of 8-bit maps before they are rescaled: summands of one output on several ranks, exact
+
+Weights of 8-bit convs are int8, −127 to 127, with one scale per output channel; their biases are int32, in the unit
+(the input's scale · the weight's) of the sums.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+Element = Literal["fp32", "uint8", "int32"]
+
+ELEMENT_BYTES: dict[Element, int] = {"fp32": 4, "uint8": 1, "int32": 4}
+
+WeightType = Literal["int8", "int32", "uint8"]
+"""What a weight other than one of fp32 consists of, by NumPy's name."""
+
+WEIGHT_BYTES: dict[str, int] = {"float32": 4, "int8": 1, "int32": 4, "uint8": 1}
+
+LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
+
+
+class Precision(msgspec.Struct, frozen=True):
+    """``scale`` (a value of fp32) and ``zero`` (0 to 255) count for uint8 only. Raises ValueError for others."""
+
+    element: Element = "fp32"
+    scale: float = 1.0
+    zero: int = 0
+
+    def __post_init__(self) -> None:
+        # False of a NaN.
+        if not LEAST_SCALE <= self.scale <= MOST_SCALE or not 0 <= self.zero <= 255:
+            raise ValueError(f"a scale of {self.scale} and a zero of {self.zero} describe no 8-bit map")
+
+    @property
+    def bytes(self) -> int:
+        """Of one element."""
+        return ELEMENT_BYTES[self.element]
+
+    @property
+    def quantized(self) -> bool:
+        return self.element == "uint8"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest real number that it has."""
+        return self.scale * -self.zero, self.scale * (255 - self.zero)
+
+
+FP32 = Precision()
+SUMS = Precision("int32")
+
+
+def uint8(low: float, high: float) -> Precision:
+    """The 8-bit precision whose steps cover the range from ``low`` to ``high``, and 0 exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    span = high - low
+    if not math.isfinite(span):
+        raise ValueError(f"the range {low:g} to {high:g} is not finite")
+    scale = float(np.float32(max(span / 255, 1e-12)))
+    return Precision("uint8", scale, min(255, max(0, round(-low / scale))))
