@@ -1,9 +1,9 @@
 """LayerGraph: a CNN as the planner sees it. No torch here; `fogconv.frontend.torch.export` makes one from a torch model.
 
-A Tensor is a map (N, C, H, W), in fp32 or in another `Precision`. A layer reads and writes tensors by number; every tensor is written once, and the
-layers are in an order in which everything is written before it is read. A linear layer is a conv whose kernel covers its
-whole input, so that it splits by the same rules. An operation that fogconv's workers don't know is a Host layer: it runs
-in torch on the master; its inputs are gathered and its outputs are sent on.
+A Tensor is a map (N, C, H, W), in fp32 or in another `Precision`. A layer reads and writes tensors by number; every tensor
+is written once, and the layers are in an order in which everything is written before it is read. A linear layer is a conv
+whose kernel covers its whole input, so that it splits by the same rules. An operation that fogconv's workers don't know is
+a Host layer: it runs in torch on the master; its inputs are gathered and its outputs are sent on.
 
 Each type of layer defines what it reads, how it may be split and what it costs; code above asks the layer instead of
 testing its type. A new elementwise operator needs no new type (see Elementwise).

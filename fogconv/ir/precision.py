@@ -11,24 +11,33 @@ Weights of 8-bit convs are int8, −127 to 127, with one scale per output channe
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 Element = Literal["fp32", "uint8", "int32"]
 
 ELEMENT_BYTES: dict[Element, int] = {"fp32": 4, "uint8": 1, "int32": 4}
 
-WeightType = Literal["int8", "int32", "uint8"]
-"""What a weight other than one of fp32 consists of, by NumPy's name."""
+WeightType = Literal["float32", "int8", "int32", "uint8"]
+"""What a weight consists of, by NumPy's name."""
 
-WEIGHT_BYTES: dict[str, int] = {"float32": 4, "int8": 1, "int32": 4, "uint8": 1}
+WEIGHT_BYTES: dict[WeightType, int] = {"float32": 4, "int8": 1, "int32": 4, "uint8": 1}
+
+
+def weight_type(array: NDArray[Any]) -> WeightType:
+    """Of an array. Raises StopIteration for one that is no weight."""
+    found = array.dtype.name
+    return next(name for name in WEIGHT_BYTES if name == found)
+
 
 LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
 
 
-class Precision(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Precision:
     """``scale`` (a value of fp32) and ``zero`` (0 to 255) count for uint8 only. Raises ValueError for others."""
 
     element: Element = "fp32"

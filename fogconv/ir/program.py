@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
-from fogconv.ir.precision import FP32, WEIGHT_BYTES, Precision, WeightType
+from fogconv.ir.precision import ELEMENT_BYTES, FP32, WEIGHT_BYTES, Precision, WeightType
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd", "uint8", "int32"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed). What is no map in fp32 is
@@ -56,6 +56,12 @@ WIRE_PASSES: dict[Wire, float] = {
 def wire_of(precision: Precision, wire: Wire) -> Wire:
     """How maps of this precision are sent where those in fp32 are sent as ``wire``."""
     return wire if precision.element == "fp32" else precision.element
+
+
+def kept_bytes(wire: Wire) -> int:
+    """Bytes per element in memory of what is sent so."""
+    return ELEMENT_BYTES["uint8" if wire == "uint8" else "fp32"]
+
 
 PIXEL_BYTES = 1.0
 PIXEL_PASSES = 6.0

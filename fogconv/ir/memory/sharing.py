@@ -11,16 +11,16 @@ import heapq
 from typing import Any
 
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT
+from fogconv.ir.geometry import BLOCK
 
 
 def memories(program: ir.Program) -> list[int]:
     """The number of the memory in which each buffer lies, from 0 on.
 
     Two buffers lie in one where every step that uses one comes before every step that uses the other, and both have whole
-    blocks of channels. Those without a margin share whatever their sizes; the others only where sizes and margins are
-    equal, as the zeros around a map must stay. A step writes what others read before they do, in each inference, so that
-    nothing is expected in a buffer beforehand.
+    blocks of channels. Those without a margin share whatever their sizes; the others only where sizes, margins and
+    precisions are equal, as the zeros around a map must stay. A step writes what others read before they do, in each
+    inference, so that nothing is expected in a buffer beforehand.
     """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -48,7 +48,7 @@ def memories(program: ir.Program) -> list[int]:
 
 def _kind(buffer: ir.Buffer) -> Any:
     """What is equal for buffers that may share: nothing without a margin."""
-    return (buffer.region.shape, buffer.margin) if any(buffer.margin) else None
+    return (buffer.region.shape, buffer.margin, buffer.precision) if any(buffer.margin) else None
 
 
 def buffer_bytes(program: ir.Program, buffer: int) -> int:
@@ -56,7 +56,8 @@ def buffer_bytes(program: ir.Program, buffer: int) -> int:
     channels, rows, columns = program.buffers[buffer].region.shape
     top, bottom, left, right = program.buffers[buffer].margin
     lanes = -(-channels // BLOCK) * BLOCK
-    return BYTES_PER_ELEMENT * program.batch * lanes * (top + rows + bottom) * (left + columns + right)
+    elements = program.batch * lanes * (top + rows + bottom) * (left + columns + right)
+    return program.buffers[buffer].precision.bytes * elements
 
 
 def memory_bytes(program: ir.Program) -> dict[int, int]:
