@@ -70,7 +70,8 @@ def quantized(values: NDArray[Any], scales: NDArray[Any], zeros: NDArray[Any], a
     """Real constants as 8-bit ones, of the zeros' type."""
     steps = np.rint(values / _along(scales, values.ndim, axis)) + _along(zeros.astype(np.float64), values.ndim, axis)
     limits = np.iinfo(zeros.dtype)
-    return np.clip(steps, limits.min, limits.max).astype(zeros.dtype)
+    bytes_: NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(zeros.dtype)
+    return bytes_
 
 
 def _print_of(array: NDArray[Any]) -> bytes:
