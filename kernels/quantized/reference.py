@@ -112,7 +112,7 @@ def activation_table(x: Scale, out: Scale, activation: str) -> Bytes:
 def quantise(x: Floats, scale: Scale) -> Bytes:
     """rne(x / scale) + zero, in float32; infinities give 0 or 255, NaN gives 0."""
     with np.errstate(over="ignore"):
-        steps: Floats = _checked("x", x, np.float32) / np.float32(scale.scale)
+        steps = np.divide(_checked("x", x, np.float32), np.float32(scale.scale), dtype=np.float32)
     return to_bytes(steps, Target(scale.zero))
 
 
