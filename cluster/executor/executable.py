@@ -10,6 +10,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -21,7 +22,7 @@ from fogconv.cluster.executor.coded_gather import bind_gather
 from fogconv.cluster.executor.interface import Call, HostCalls, Packed, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS, OF_ANY_TYPE
-from fogconv.cluster.executor.quantized.steps import QUANTIZED
+from fogconv.cluster.executor.quantized.steps import QUANTIZED, prepared
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, KernelError, WireError, shown
 from fogconv.ir import program as steps
@@ -38,6 +39,7 @@ from fogconv.kernels.maps.bound import sequence
 from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
+from fogconv.kernels.quantized.conv import PreparedBytes
 from fogconv.storage.swap_file import SwapFolder
 
 PART_ELEMENTS = 16
@@ -93,6 +95,7 @@ class Executable:
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
+        self._prepared_bytes: dict[tuple[object, ...], PreparedBytes] = {}
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
         self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
@@ -181,6 +184,18 @@ class Executable:
             self._prepared[packing] = known
             self.memory_bytes += known.weight_bytes
         return known if known.spec == step.spec and known.scratch is self._scratch else known.at(step.spec, self._scratch)
+
+    def prepare_bytes(self, step: steps.Conv) -> PreparedBytes:
+        """An 8-bit conv with its weights packed; parts of one layer share them."""
+        spec, buffers = step.spec, self.program.buffers
+        layer = replace(spec, height=spec.kernel[0], width=spec.kernel[1], padding=(0, 0, 0, 0), dilation=(1, 1))
+        precisions = buffers[step.source].precision, buffers[step.target].precision
+        key = (layer, spec.dilation, step.weight, step.bias, step.scales, step.activation, *precisions)
+        known = self._prepared_bytes.get(key)
+        if known is None:
+            known = self._prepared_bytes[key] = prepared(step, self.program, self._weights, self._threads)
+            self.memory_bytes += known.weight_bytes
+        return known if known.spec == spec else known.at(spec)
 
     def _let_go_of_plain_weights(self) -> None:
         """What is packed or bound needs them no more; what only a loss would need is packed when it comes to that."""

@@ -91,7 +91,16 @@ def quantized(
     plain = equalized(plain, names, seen.greatest)
     seen = _Seen(plain, batches, threads)
     own = {number: histogram.precision(method) for number, histogram in seen.histograms.items()}
-    integers = {layer.name: integers_of(plain.weights[layer.weight]) for layer in plain.layers if isinstance(layer, Conv)}
+    shared = shared_precisions(plain, names, own)
+    integers = {
+        layer.name: integers_of(
+            plain.weights[layer.weight],
+            None if layer.bias is None else plain.weights[layer.bias],
+            min(own[layer.source].scale, shared[layer.source].scale),
+        )
+        for layer in plain.layers
+        if isinstance(layer, Conv)
+    }
     biases = {
         layer.name: corrected_bias(
             plain.weights[layer.weight],

@@ -13,10 +13,16 @@ CUTS = np.linspace(0.7, 1.0, 16)
 """Shares of a channel's greatest weight that are tried as its range."""
 
 
-def integers_of(weight: Array) -> Integers:
-    """Of (f, c/g, K_h, K_w) float32: each channel's scale is the one of `CUTS` with the least squared error."""
+MOST_BIAS = 2.0**26
+"""Of a bias in steps, so that sums with it do not leave 32 bits."""
+
+
+def integers_of(weight: Array, bias: Array | None, unit: float) -> Integers:
+    """Of (f, c/g, K_h, K_w) float32: each channel's scale is the one of `CUTS` with the least squared error. Channels of
+    next to no weights get one in which their bias, (f,), fits; ``unit`` is the scale of the conv's input."""
     rows = weight.reshape(len(weight), -1).astype(np.float64)
-    greatest = np.maximum(np.abs(rows).max(axis=1), 1e-12)
+    biases = np.zeros(len(rows)) if bias is None else np.abs(bias.astype(np.float64))
+    greatest = np.maximum(np.abs(rows).max(axis=1), np.maximum(1e-12, MOST * biases / (unit * MOST_BIAS)))
     scales, least = greatest / MOST, np.full(len(rows), np.inf)
     for cut in CUTS:
         tried = cut * greatest / MOST

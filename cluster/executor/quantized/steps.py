@@ -16,8 +16,9 @@ from fogconv.ir import program as steps
 from fogconv.ir.geometry import PoolSpec
 from fogconv.ir.precision import Precision
 from fogconv.ir.shard import pool_part
-from fogconv.kernels.maps.bound import Bound
+from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.quantized import reference
+from fogconv.kernels.quantized.conv import PreparedBytes, prepare
 from fogconv.kernels.quantized.numbers import Floats, Scale, Sums, Target, multiplier, multipliers
 from fogconv.kernels.reference import pool2d
 
@@ -49,17 +50,25 @@ def _precision(binder: Binder, buffer: int) -> Precision:
 
 
 def _conv(binder: Binder, step: steps.Conv) -> Bound:
-    read, made = _precision(binder, step.source), _precision(binder, step.target)
     source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
-    weight: NDArray[Any] = binder.weight(step.weight)
-    bias: Any = None if step.bias is None else binder.weight(step.bias)
-    finish = _finish(binder, step.scales, read.scale, made, step.activation)
+    bound = binder.prepare_bytes(step).bind(source, target)
+    if _precision(binder, step.target).element != "fp32" or step.activation is None:
+        return bound
+    function = _in_floats(step.activation)
+    return sequence([bound, lambda: np.copyto(target.interior, function(target.interior))])
 
-    def run() -> None:
-        sums = reference.conv_sums(step.spec, planes(source), weight, read.zero)
-        store(finish(sums, bias), target, made.zero)
 
-    return run
+def prepared(step: steps.Conv, program: steps.Program, weights: Mapping[str, Any], threads: int) -> PreparedBytes:
+    """An 8-bit conv with its weights packed."""
+    read, made = program.buffers[step.source].precision, program.buffers[step.target].precision
+    factors, bounds = None, None
+    if made.element != "int32":
+        if step.scales is None:
+            raise KernelError("the sums of an 8-bit conv can't become real numbers without the scales of its weights")
+        factors = multipliers(read.scale, weights[step.scales], made.scale if made.quantized else 1.0)
+        bounds = target_of(made, step.activation) if made.quantized else None
+    bias = None if step.bias is None else weights[step.bias]
+    return prepare(step.spec, weights[step.weight], bias, read.zero, multipliers=factors, target=bounds, threads=threads)
 
 
 def _finish(
