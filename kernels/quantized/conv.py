@@ -12,7 +12,9 @@ from fogconv.kernels.codegen.isa import Isa, host_isa
 from fogconv.kernels.conv.conv import check_maps
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import Bound
+from fogconv.kernels.quantized import depthwise
 from fogconv.kernels.quantized.arithmetic import Product, Result, host_product
+from fogconv.kernels.quantized.depthwise import DepthwiseBytes
 from fogconv.kernels.quantized.direct import DirectBytes
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 from fogconv.kernels.threads import parallel
@@ -21,7 +23,7 @@ from fogconv.kernels.threads import parallel
 class PreparedBytes:
     """A convolution with packed weights and compiled code: bind it to maps, then call what ``bind`` returned."""
 
-    def __init__(self, kernel: DirectBytes, zero_x: int, threads: int) -> None:
+    def __init__(self, kernel: DirectBytes | DepthwiseBytes, zero_x: int, threads: int) -> None:
         self._kernel, self.zero_x, self._threads = kernel, zero_x, threads
 
     @property
@@ -109,7 +111,8 @@ def prepare(
         raise KernelError(f"quantised conv: {threads} threads; at least 1 is needed")
     isa = isa or host_isa()
     product = product or host_product(isa)
-    kernel = DirectBytes.prepare(spec, isa, product, result, weight, bias, zero_x, multipliers, target or Target(0))
+    algorithm = DepthwiseBytes if depthwise.can_run(spec) else DirectBytes
+    kernel = algorithm.prepare(spec, isa, product, result, weight, bias, zero_x, multipliers, target or Target(0))
     return PreparedBytes(kernel, zero_x, threads)
 
 

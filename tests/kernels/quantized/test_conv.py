@@ -27,8 +27,11 @@ KINDS = (
     ConvSpec(40, 64, 4, 4, (1, 1), groups=2),
     ConvSpec(48, 48, 5, 6, (3, 3), (2, 1), P1, (1, 2), groups=3),
     ConvSpec(100, 10, 1, 1, (1, 1)),
+    ConvSpec(24, 24, 6, 9, (3, 3), (1, 1), P1, groups=24),
+    ConvSpec(16, 16, 5, 9, (3, 5), (2, 2), P1, groups=16),
+    ConvSpec(16, 16, 5, 9, (3, 3), (1, 2), P1, (1, 2), groups=16),
 )
-"""Dense, first, grouped (within blocks and by whole ones) and linear layers."""
+"""Dense, first, grouped (within blocks and by whole ones) linear and depthwise layers."""
 
 IDS = {"ids": lambda value: value.name if isinstance(value, Isa) else str(value)}
 
@@ -81,7 +84,19 @@ def test_every_way_to_multiply_gives_the_same_bits(isa: Isa, by: Product, spec: 
 def specs(draw: st.DrawFn) -> ConvSpec:
     """Layers with few distinct tile shapes, so that little is compiled."""
     groups, c, f = draw(
-        st.sampled_from(((1, 3, 5), (1, 21, 37), (1, 64, 16), (4, 16, 16), (3, 12, 24), (2, 42, 32), (5, 30, 5)))
+        st.sampled_from(
+            (
+                (1, 3, 5),
+                (1, 21, 37),
+                (1, 64, 16),
+                (4, 16, 16),
+                (3, 12, 24),
+                (2, 42, 32),
+                (5, 30, 5),
+                (24, 24, 24),
+                (16, 16, 16),
+            )
+        )
     )
     kernel = draw(st.sampled_from(((1, 1), (3, 3), (2, 5), (1, 7))))
     dilation = draw(st.sampled_from(((1, 1), (1, 1), (2, 1), (1, 2))))
