@@ -40,7 +40,7 @@ def _misfits(program: ir.Program, step: ir.AnyStep) -> Iterator[str]:
         case ir.Copy():
             if len(kept) > 1:
                 yield f"copies a map of {names}"
-        case ir.Add() | ir.Pool() | ir.GlobalPool() | ir.Permute():
+        case ir.Add() | ir.Gate() | ir.Pool() | ir.GlobalPool() | ir.Permute():
             if kept not in ({"fp32"}, {"uint8"}):
                 yield f"computes on maps of {names}"
         case _:

@@ -159,21 +159,6 @@ def pool_input(spec: PoolSpec, output: Region) -> Region:
     return Region(output.channels, rows, columns)
 
 
-def pool_part(spec: PoolSpec, output: Region) -> PoolSpec:
-    """The pooling that computes ``output``, and no more, from `pool_input`: windows that hang over the padded border have
-    more padding there instead."""
-    rows, top, bottom = _reach(output.rows, spec.height, spec, axis=0)
-    columns, left, right = _reach(output.columns, spec.width, spec, axis=1)
-    return replace(
-        spec,
-        channels=len(output.channels),
-        height=len(rows),
-        width=len(columns),
-        padding=(top, bottom, left, right),
-        ceil_mode=False,
-    )
-
-
 def conv_grid(
     spec: ConvSpec, ranks: Sequence[int], groups_in: int, weights: Sequence[float] | None = None
 ) -> tuple[Shard, ...]:

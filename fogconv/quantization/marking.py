@@ -16,7 +16,7 @@ import numpy as np
 from fogconv.frontend.quantized.absorb import is_bounds
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Add, Concat, Conv, Convert, GlobalPool, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.graph import Add, Concat, Conv, Convert, Gate, GlobalPool, Layer, LayerGraph, Pool, Shuffle, Slice
 from fogconv.ir.precision import FP32, Precision, uint8
 from fogconv.ir.program import weight_key
 
@@ -54,7 +54,7 @@ def _possible(layer: Layer) -> bool:
             return layer.residual is None and is_bounds(layer.activation)
         case Add():
             return len(layer.sources) == 2 and is_bounds(layer.activation)
-    return isinstance(layer, Pool | GlobalPool | Concat | Slice | Shuffle)
+    return isinstance(layer, Pool | GlobalPool | Gate | Concat | Slice | Shuffle)
 
 
 def shared_precisions(graph: LayerGraph, names: Collection[str], own: Mapping[int, Precision]) -> dict[int, Precision]:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.cluster.executor.interface import Binder
-from fogconv.cluster.executor.quantized.planes import planes, store
 from fogconv.errors import KernelError, shown
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import PoolSpec
 from fogconv.ir.precision import Precision
-from fogconv.ir.shard import pool_part
+from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound, sequence
-from fogconv.kernels.quantized import reference
+from fogconv.kernels.maps.elementwise import bind_affine
+from fogconv.kernels.quantized import elementwise, pooling, reference
 from fogconv.kernels.quantized.conv import PreparedBytes, prepare
-from fogconv.kernels.quantized.numbers import Floats, Scale, Sums, Target, multiplier, multipliers
-from fogconv.kernels.reference import pool2d
+from fogconv.kernels.quantized.numbers import Floats, Scale, Target, multiplier, multipliers
 
 Bind = Callable[[Binder, Any], Bound]
 
@@ -41,8 +38,11 @@ def target_of(precision: Precision, activation: str | None) -> Target:
 
 
 def _byte(real: float, precision: Precision) -> int:
-    scale = Scale(precision.scale, precision.zero)
-    return int(reference.quantise(np.array([real], np.float32), scale)[0])
+    return int(reference.quantise(np.array([real], np.float32), _scale(precision))[0])
+
+
+def _scale(precision: Precision) -> Scale:
+    return Scale(precision.scale, precision.zero)
 
 
 def _precision(binder: Binder, buffer: int) -> Precision:
@@ -52,10 +52,9 @@ def _precision(binder: Binder, buffer: int) -> Precision:
 def _conv(binder: Binder, step: steps.Conv) -> Bound:
     source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
     bound = binder.prepare_bytes(step).bind(source, target)
-    if _precision(binder, step.target).element != "fp32" or step.activation is None:
-        return bound
-    function = _in_floats(step.activation)
-    return sequence([bound, lambda: np.copyto(target.interior, function(target.interior))])
+    if _precision(binder, step.target).element == "fp32":
+        return _activated(bound, target, step.activation)
+    return bound
 
 
 def prepared(step: steps.Conv, program: steps.Program, weights: Mapping[str, Any], threads: int) -> PreparedBytes:
@@ -65,58 +64,41 @@ def prepared(step: steps.Conv, program: steps.Program, weights: Mapping[str, Any
     if made.element != "int32":
         if step.scales is None:
             raise KernelError("the sums of an 8-bit conv can't become real numbers without the scales of its weights")
-        factors = multipliers(read.scale, weights[step.scales], made.scale if made.quantized else 1.0)
+        factors = _factors(weights[step.scales], read.scale, made)
         bounds = target_of(made, step.activation) if made.quantized else None
     bias = None if step.bias is None else weights[step.bias]
     return prepare(step.spec, weights[step.weight], bias, read.zero, multipliers=factors, target=bounds, threads=threads)
 
 
-def _finish(
-    binder: Binder, scales: str | None, unit: float, made: Precision, activation: str | None
-) -> Callable[[Sums, Sums | None], NDArray[Any]]:
-    """What becomes of int32 sums: they are the result, or bytes, or real numbers."""
-    if made.element == "int32":
-        return lambda sums, bias: sums if bias is None else sums + bias.reshape(-1, 1, 1)
-    if scales is None:
-        raise KernelError("the sums of an 8-bit conv can't become real numbers without the scales of its weights")
-    weights: Any = binder.weight(scales)
-    if made.quantized:
-        factors, bounds = multipliers(unit, weights, made.scale), target_of(made, activation)
-        return lambda sums, bias: reference.requantise(sums, bias, factors, bounds)
-    real, function = multipliers(unit, weights), _in_floats(activation)
-    return lambda sums, bias: function(reference.dequantise_sums(sums, bias, real))
+def _factors(scales: Any, unit: float, made: Precision) -> Floats:
+    return multipliers(unit, scales, made.scale if made.quantized else 1.0)
 
 
-def _in_floats(activation: str | None) -> Callable[[Floats], Floats]:
-    match activation:
-        case None:
-            return lambda x: x
-        case "relu":
-            return lambda x: np.maximum(x, np.float32(0))
-    raise KernelError(f"an 8-bit conv with a result in fp32 has no activation {shown(activation)}")
+def _activated(bound: Bound, target: Blocked, activation: str | None) -> Bound:
+    """The same, and then an activation in fp32."""
+    return bound if activation is None else sequence([bound, bind_affine(target, target, None, None, activation)])
 
 
 def _convert(binder: Binder, step: steps.Convert) -> Bound:
     read, made = _precision(binder, step.source), _precision(binder, step.target)
     source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
-    change = _change(binder, step, read, made)
-    return lambda: store(change(planes(source)), target, made.zero)
-
-
-def _change(binder: Binder, step: steps.Convert, read: Precision, made: Precision) -> Callable[[Any], NDArray[Any]]:
     if read.element == "int32":
-        finish = _finish(binder, step.scales, step.unit, made, step.activation)
-        return lambda sums: finish(sums, None)
+        if step.scales is None:
+            raise KernelError("sums can't become real numbers without the scales of the weights")
+        factors = _factors(binder.weight(step.scales), step.unit, made)
+        bounds = target_of(made, step.activation) if made.quantized else None
+        bound = elementwise.bind_requantise([source], target, None, factors, bounds)
+        return bound if made.quantized else _activated(bound, target, step.activation)
     if step.activation is not None:
         raise KernelError("only the sums of a conv get an activation as they are converted")
     match read.element, made.element:
         case "fp32", "uint8":
-            return lambda x: reference.quantise(np.ascontiguousarray(x), Scale(made.scale, made.zero))
+            return elementwise.bind_quantise(source, target, _scale(made))
         case "uint8", "fp32":
-            return lambda x: reference.dequantise(x, Scale(read.scale, read.zero))
+            return elementwise.bind_dequantise(source, target, _scale(read))
         case "uint8", "uint8":
-            entries = reference.rescaling(read.zero, multiplier(read.scale, over=made.scale), Target(made.zero))
-            return lambda x: reference.table(x, entries)
+            factor = multiplier(read.scale, over=made.scale)
+            return elementwise.bind_rescale(source, target, read.zero, factor, Target(made.zero))
     raise KernelError(f"a map of {read.element} can't be converted to {made.element}")
 
 
@@ -124,51 +106,54 @@ def _add(binder: Binder, step: steps.Add) -> Bound:
     if len(step.sources) != 2:
         raise KernelError(f"a sum of 8-bit maps has 2 of them, not {len(step.sources)}")
     one, other = (binder.view(*each) for each in zip(step.sources, step.source_regions, strict=True))
-    reads, made = [_precision(binder, source) for source in step.sources], _precision(binder, step.target)
-    target, bounds = binder.view(step.target, step.target_region), target_of(made, step.activation)
-    zeros = (reads[0].zero, reads[1].zero)
-    factors = (multiplier(reads[0].scale, over=made.scale), multiplier(reads[1].scale, over=made.scale))
-    return lambda: store(reference.add(planes(one), planes(other), zeros, factors, bounds), target, made.zero)
+    (a, b), made = [_precision(binder, source) for source in step.sources], _precision(binder, step.target)
+    factors = multiplier(a.scale, over=made.scale), multiplier(b.scale, over=made.scale)
+    target = binder.view(step.target, step.target_region)
+    return elementwise.bind_add(one, other, target, (a.zero, b.zero), factors, target_of(made, step.activation))
+
+
+def _gate(binder: Binder, step: steps.Gate) -> Bound:
+    a, b, made = (_precision(binder, buffer) for buffer in (step.source, step.gate, step.target))
+    source, gate = binder.view(step.source, step.source_region), binder.view(step.gate, step.gate_region)
+    factor, target = multiplier(a.scale, b.scale, over=made.scale), binder.view(step.target, step.target_region)
+    return elementwise.bind_multiply(source, gate, target, (a.zero, b.zero), factor, Target(made.zero))
 
 
 def _pool(binder: Binder, step: steps.Pool) -> Bound:
-    part = pool_part(step.spec, step.target_region)
-    counted = None
-    if step.spec.kind == "avg":
-        whole = reference.pool_counts(step.spec)
-        counted = whole[step.target_region.rows.slice(), step.target_region.columns.slice()]
-    return _pooled(binder, step, part, counted)
+    read, made = _precision(binder, step.source), _precision(binder, step.target)
+    source, target = step.source_region, step.target_region
+    places = (
+        binder.view(step.source, source),
+        source.rows.start,
+        source.columns.start,
+        binder.view(step.target, target),
+        target.rows.start,
+        target.columns.start,
+    )
+    if step.spec.kind == "max":
+        if read != made:
+            raise KernelError("a maximum of 8-bit maps keeps their scale")
+        return pooling.bind_max_pool(step.spec, *places)
+    ratio = float(np.float64(read.scale) / np.float64(made.scale))
+    return pooling.bind_average_pool(step.spec, *places, read.zero, ratio, Target(made.zero))
 
 
 def _global_pool(binder: Binder, step: steps.GlobalPool) -> Bound:
-    channels, height, width = step.source_region.shape
-    whole = (height, width)
-    part = PoolSpec("avg", channels, height, width, whole, whole, batch=binder.program.batch)
-    return _pooled(binder, step, part, np.full((1, 1), step.divisor))
-
-
-def _pooled(binder: Binder, step: steps.Pool | steps.GlobalPool, part: PoolSpec, counts: NDArray[np.int64] | None) -> Bound:
     read, made = _precision(binder, step.source), _precision(binder, step.target)
     source, target = binder.view(step.source, step.source_region), binder.view(step.target, step.target_region)
-    if counts is None:
-        if read != made:
-            raise KernelError("a maximum of 8-bit maps keeps their scale")
-        return lambda: store(reference.max_pool(part, planes(source)), target, made.zero)
-    ratio, bounds, summing = np.float64(read.scale) / np.float64(made.scale), Target(made.zero), replace(part, divisor=1)
-    factors = (ratio / counts).astype(np.float32)
-
-    def average() -> None:
-        sums = pool2d(planes(source).astype(np.float64) - read.zero, summing).astype(np.int32)
-        means = np.multiply(sums, factors, dtype=np.float32, casting="unsafe")
-        store(reference.to_bytes(means, bounds), target, made.zero)
-
-    return average
+    if made.element == "int32":
+        return pooling.bind_global_sums(source, target, read.zero)
+    whole = (source.height, source.width)
+    spec = PoolSpec("avg", source.channels, *whole, whole, whole, divisor=step.divisor, batch=source.batch)
+    ratio = float(np.float64(read.scale) / np.float64(made.scale))
+    return pooling.bind_average_pool(spec, source, 0, 0, target, 0, 0, read.zero, ratio, Target(made.zero))
 
 
 QUANTIZED: Mapping[type[steps.Step], Bind] = {
     steps.Conv: _conv,
     steps.Convert: _convert,
     steps.Add: _add,
+    steps.Gate: _gate,
     steps.Pool: _pool,
     steps.GlobalPool: _global_pool,
 }

@@ -27,6 +27,7 @@ from fogconv.ir.graph import (
     Concat,
     Conv,
     Convert,
+    Gate,
     GlobalPool,
     Layer,
     LayerGraph,
@@ -86,6 +87,8 @@ class _Absorbing:
                 return self.conv(layer)
             case Add() if len(layer.sources) == 2 and is_bounds(layer.activation):
                 return self.plain(layer)
+            case Gate():
+                return self.gate(layer)
             case GlobalPool() | Pool():
                 return self.plain(layer, keeps=isinstance(layer, Pool) and layer.spec.kind == "max")
             case Slice() | Shuffle():
@@ -157,6 +160,13 @@ class _Absorbing:
             named = f"{layer.name}.scale"
             return replace(layer, target=between, **sources), Convert(named, between, made)
         return (replace(layer, target=made, **sources),)
+
+    def gate(self, layer: Gate) -> tuple[Layer, ...]:
+        source, gate, made = self.read(layer.source), self.read(layer.gate), self.made(layer.target)
+        if source is None or gate is None or made is None:
+            return (layer,)
+        self.take(made)
+        return (replace(layer, source=source, gate=gate, target=made),)
 
     def concat(self, layer: Concat) -> tuple[Layer, ...]:
         read, made = [self.read(source) for source in layer.sources], self.made(layer.target)
