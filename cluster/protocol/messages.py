@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
-from fogconv.ir.precision import WeightType
+from fogconv.ir.precision.elements import WeightType
 
 PROTOCOL_VERSION = 4
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""

@@ -12,7 +12,7 @@ from fogconv.cluster.session.loaded_program import Progress
 from fogconv.cluster.session.workers import Workers
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.ir.memory.footprint import SHIPPED_BYTES
-from fogconv.ir.precision import weight_type
+from fogconv.ir.precision.elements import weight_type
 
 WINDOW_BYTES = SHIPPED_BYTES
 """The most bytes of weights sent to one worker that it has not acknowledged."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fogconv.ir import program as ir
-from fogconv.ir.precision import Element
+from fogconv.ir.precision.elements import Element
 
 
 def unknown_precisions(program: ir.Program, step: ir.AnyStep) -> str | None:

@@ -17,7 +17,7 @@ from fogconv.errors import WireError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
 from fogconv.ir.layout import MASTER
-from fogconv.ir.precision import LEAST_SCALE, MOST_SCALE
+from fogconv.ir.precision.scale import LEAST_SCALE, MOST_SCALE
 
 MOST_PROGRAM_BYTES = 64 << 20
 """A program of a few thousand steps takes less than one of these megabytes."""

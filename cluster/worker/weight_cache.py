@@ -18,7 +18,7 @@ from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import WireError
 from fogconv.ir.arrays import Array
 from fogconv.ir.memory.footprint import Packing
-from fogconv.ir.precision import WEIGHT_BYTES, WeightType
+from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
 from fogconv.ir.program import weight_key
 from fogconv.storage.swap_file import SwapFolder
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
-from fogconv.ir.precision import ELEMENT_BYTES
+from fogconv.ir.precision.elements import ELEMENT_BYTES
 from fogconv.values import table
 
 __all__ = ["HERE", "INT8_CLASSES", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]

@@ -5,7 +5,7 @@
     K_h·K_w  kernel size
     H×W      input height and width           h×w  output height and width
 
-Everything here is exact integer arithmetic and imports nothing but the errors.
+Everything here is exact integer arithmetic; no NumPy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fogconv.errors import GeometryError
-from fogconv.ir.precision import ELEMENT_BYTES, Element
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 
 BYTES_PER_ELEMENT = ELEMENT_BYTES["fp32"]
 """Of a map in fp32."""

@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Self
 from fogconv.errors import GeometryError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
-from fogconv.ir.precision import FP32, Element, Precision
+from fogconv.ir.precision.elements import Element
+from fogconv.ir.precision.scale import FP32, Precision
 from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 
@@ -149,7 +150,7 @@ class Conv(ToMap):
     ``linear`` marks a fully connected layer (kernel = the whole input, no padding, output 1×1).
 
     Of an 8-bit source the weight is int8, the bias int32, and ``scales`` names the weight's scales (f,), float32; it has no
-    residual then (see `fogconv.ir.precision`).
+    residual then (see `fogconv.ir.precision.elements`).
     """
 
     by_channels: ClassVar[bool] = False

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
-from fogconv.ir.precision import ELEMENT_BYTES, FP32, WEIGHT_BYTES, Precision, WeightType
+from fogconv.ir.precision.elements import ELEMENT_BYTES, WEIGHT_BYTES, WeightType
+from fogconv.ir.precision.scale import FP32, Precision
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd", "uint8", "int32"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed). What is no map in fp32 is

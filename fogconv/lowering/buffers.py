@@ -15,7 +15,7 @@ from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, bounding, subtract
 from fogconv.ir.graph import Concat, Conv, Layer, LayerGraph, Shuffle
 from fogconv.ir.layout import Layout
-from fogconv.ir.precision import SUMS
+from fogconv.ir.precision.scale import SUMS
 from fogconv.ir.program import Buffer
 
 WINOGRAD_SLACK = 3

@@ -13,7 +13,7 @@ from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, merge, transfers
 from fogconv.ir.plan import Placement, Plan
-from fogconv.ir.precision import WeightType
+from fogconv.ir.precision.elements import WeightType
 from fogconv.ir.program import AnyStep
 from fogconv.lowering.buffers import Held, Residency
 from fogconv.lowering.weight_slices import Cuts

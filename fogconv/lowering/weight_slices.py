@@ -11,7 +11,7 @@ import numpy as np
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Span
-from fogconv.ir.precision import WEIGHT_BYTES, WeightType
+from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
 from fogconv.ir.program import weight_key
 
 

@@ -18,7 +18,7 @@ from fogconv.frontend.quantized import absorb
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import Conv, LayerGraph
-from fogconv.ir.precision import uint8
+from fogconv.ir.precision.scale import uint8
 from fogconv.quantization.marking import int8_share, marked, on_bytes
 from fogconv.quantization.plain_form import plain_form
 from fogconv.quantization.quantize import TOLERANCE, quantized

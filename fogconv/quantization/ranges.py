@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.arrays import Array
-from fogconv.ir.precision import Precision, uint8
+from fogconv.ir.precision.scale import Precision, uint8
 
 Method = Literal["mse", "percentile", "minmax"]
 

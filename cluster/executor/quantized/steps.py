@@ -11,7 +11,7 @@ from fogconv.cluster.executor.interface import Binder
 from fogconv.errors import KernelError, shown
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import PoolSpec
-from fogconv.ir.precision import Precision
+from fogconv.ir.precision.scale import Precision
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.elementwise import bind_affine

@@ -37,7 +37,7 @@ from fogconv.ir.graph import (
     Slice,
     Tensor,
 )
-from fogconv.ir.precision import FP32, Precision
+from fogconv.ir.precision.scale import FP32, Precision
 from fogconv.ir.program import weight_key
 
 BOUNDS = re.compile(r"relu|relu6|clip\(.*\)")

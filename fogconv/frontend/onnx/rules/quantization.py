@@ -17,7 +17,7 @@ from fogconv.errors import ModelError, quoted
 from fogconv.frontend.graph_builder import Const, Ref, Value
 from fogconv.frontend.onnx.translate import Node, Translator
 from fogconv.ir.graph import Convert
-from fogconv.ir.precision import FP32, Precision
+from fogconv.ir.precision.scale import FP32, Precision
 
 MOVING = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Identity", "Slice", "Split")
 """Operators that compute nothing, so that they have one form for maps of any type."""

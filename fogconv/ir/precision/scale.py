@@ -1,37 +1,13 @@
-"""Precision: how the elements of a map are kept, a property of each tensor and of each buffer that holds a part of one.
-
-    fp32    the real number itself
-    uint8   real = scale · (q − zero), one scale and one zero for the whole map
-    int32   the sums of a conv of 8-bit maps before they are rescaled: summands of one output on several ranks, exact
-
-Weights of 8-bit convs are int8, −127 to 127, with one scale per output channel; their biases are int32, in the unit
-(the input's scale · the weight's) of the sums.
-"""
+"""Scale: how the elements of one map stand for real numbers, a property of each tensor and of each buffer with a part of
+it."""
 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-Element = Literal["fp32", "uint8", "int32"]
-
-ELEMENT_BYTES: dict[Element, int] = {"fp32": 4, "uint8": 1, "int32": 4}
-
-WeightType = Literal["float32", "int8", "int32", "uint8"]
-"""What a weight consists of, by NumPy's name."""
-
-WEIGHT_BYTES: dict[WeightType, int] = {"float32": 4, "int8": 1, "int32": 4, "uint8": 1}
-
-
-def weight_type(array: NDArray[Any]) -> WeightType:
-    """Of an array. Raises StopIteration for one that is no weight."""
-    found = array.dtype.name
-    return next(name for name in WEIGHT_BYTES if name == found)
-
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 
 LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
 
@@ -67,12 +43,21 @@ class Precision:
 FP32 = Precision()
 SUMS = Precision("int32")
 
+LEAST_STEP = 1e-12
+"""The scale of a map that is always 0."""
+
 
 def uint8(low: float, high: float) -> Precision:
-    """The 8-bit precision whose steps cover the range from ``low`` to ``high``, and 0 exactly."""
+    """The 8-bit precision whose steps cover the range from ``low`` to ``high``, and 0 exactly. Raises ValueError for a range
+    that is not finite."""
     low, high = min(low, 0.0), max(high, 0.0)
     span = high - low
     if not math.isfinite(span):
         raise ValueError(f"the range {low:g} to {high:g} is not finite")
-    scale = float(np.float32(max(span / 255, 1e-12)))
+    scale = in_fp32(max(span / 255, LEAST_STEP))
     return Precision("uint8", scale, min(255, max(0, round(-low / scale))))
+
+
+def in_fp32(number: float) -> float:
+    """The nearest value of fp32."""
+    return float(struct.unpack("f", struct.pack("f", number))[0])
