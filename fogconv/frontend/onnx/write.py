@@ -100,7 +100,7 @@ class _Writer:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         self.last += 1
         unique = f"{name}.{self.last}"
-        self.constants[unique] = numpy_helper.from_array(np.ascontiguousarray(value), unique)
+        self.constants[unique] = numpy_helper.from_array(np.asarray(value, order="C"), unique)
         return unique
 
     def scalar(self, name: str, value: float) -> str:
