@@ -48,6 +48,8 @@ class Tile:
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
     """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
+    tight: bool = False
+    """Whether ``few`` lanes end where the memory may end: no vector is then loaded that reaches further."""
     quads: bool = False
     """Every vector is 4 output channels × 4 input channels; up to 3 vectors, stored with zeros behind them as a block."""
 
@@ -266,17 +268,25 @@ def emit_tile(
         for _ in range(1, tile.rows):
             rows.append(v.shifted(builder, rows[-1], row_stride))
         held: list[Value] = []
+        back = 0
         for k in range(channels):
             if tile.prefetch:
                 v.prefetch(builder, ahead, 4 * tile.step * k)
             if k % vl == 0:
-                pixels = [(rows[p // tile.columns], 4 * (p % tile.columns * tile.step + k)) for p in range(tile.pixels)]
-                held = [v.whole(builder, v.load(builder, row, vl, offset, align=4)) for row, offset in pixels]
-                held = [numbers.held(builder, value) for value in held]
+                # The last vector of a tight row starts early, so that it ends with the row, or is short.
+                early = max(0, k + vl - channels) if tile.tight else 0
+                wide, back = (vl, early) if early <= k else (channels, 0)
+                pixels = [
+                    (rows[p // tile.columns], 4 * (p % tile.columns * tile.step + k - back)) for p in range(tile.pixels)
+                ]
+                held = [v.load(builder, row, wide, offset, align=4) for row, offset in pixels]
+                if wide < vl:
+                    held = [v.pick(builder, value, value, [min(lane, wide - 1) for lane in range(vl)]) for value in held]
+                held = [numbers.held(builder, v.whole(builder, value)) for value in held]
             for n in range(nv):
                 w = v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl)
                 for p in range(tile.pixels):
-                    value = v.lane_splat(builder, held[p], k % vl, vl)
+                    value = v.lane_splat(builder, held[p], k % vl + back, vl)
                     sums[p * nv + n] = numbers.product(builder, value, w, sums[p * nv + n])
         return sums
 
@@ -470,6 +480,7 @@ def make_tile(
     vl: int,
     few: tuple[int, int] = (0, 0),
     prefetch: bool = False,
+    tight: bool = False,
 ) -> Tile:
     """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
     by_lane, quads = isa.name == "neon", vl < isa.vector_length
@@ -478,6 +489,7 @@ def make_tile(
         by_lane=by_lane,
         few=few,
         prefetch=prefetch,
+        tight=tight,
         quads=quads,
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import F32, I8, I32, Builder, Value
 from fogconv.kernels.codegen.isa import Isa, cpu_features, host_dots, host_family
@@ -133,8 +134,19 @@ class Dots:
                 v.store(builder, value, base, offset, align=4)
             return
         target = load_target(builder, fields, vl)
-        for value, (base, offset) in zip(scaled, to, strict=True):
-            v.store(builder, target.bytes_of(builder, value), base, offset, align=1)
+        if v.cpu_family(builder) not in ("x86", "aarch64"):
+            for value, (base, offset) in zip(scaled, to, strict=True):
+                v.store(builder, target.bytes_of(builder, value), base, offset, align=1)
+            return
+        per_block = BLOCK // vl
+        for first in range(0, nv, per_block):  # one block of output channels; its pixels in a row are adjacent
+            for row in range(tile.rows):
+                pixels = range(row * tile.columns, (row + 1) * tile.columns)
+                order = [p * nv + n for p in pixels for n in range(first, first + per_block)]
+                for at in range(0, len(order), 4):
+                    four = order[at : at + 4]
+                    packed = target.packed(builder, [scaled[number] for number in four])
+                    _store_first(builder, packed, len(four) * vl, *to[four[0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +166,51 @@ class EmittedTarget:
         rounded = _words(builder, builder.fadd(within, v.constant(vl, ROUND)))
         return builder.trunc(builder.add(rounded, self.zero), ir.VectorType(I8, vl))
 
+    def packed(self, builder: Builder, values: list[Value]) -> Value:
+        """Up to four vectors as the bytes of `bytes_of`, in order; what follows them is anything."""
+        vl = values[0].type.count
+        four = [_nearest(builder, value) for value in values]
+        four += [four[-1]] * (4 - len(four))
+        if v.cpu_family(builder) == "aarch64":
+            return self._within(builder, self._narrowed(builder, four))
+        shorts, many = ir.VectorType(I16, 2 * vl), ir.VectorType(I8, 4 * vl)
+        to_shorts = {4: "sse2.packssdw.128", 8: "avx2.packssdw", 16: "avx512.packssdw.512"}[vl]
+        to_bytes = {4: "sse2.packuswb.128", 8: "avx2.packuswb", 16: "avx512.packuswb.512"}[vl]
+        halves = []
+        for pair in (four[:2], four[2:]):
+            half = _call(builder, f"llvm.x86.{to_shorts}", shorts, *pair)
+            halves.append(_call(builder, f"llvm.sadd.sat.v{2 * vl}i16", shorts, half, self._short_zero(builder, 2 * vl)))
+        together = self._within(builder, _call(builder, f"llvm.x86.{to_bytes}", many, *halves))
+        if vl == 4:
+            return together
+        # Both instructions work within 128 bits: word 4·i + k is the i-th of vector k.
+        words = builder.bitcast(together, ir.VectorType(I32, vl))
+        return builder.bitcast(v.pick(builder, words, words, [4 * i + k for k in range(4) for i in range(vl // 4)]), many)
+
+    def _narrowed(self, builder: Builder, four: list[Value]) -> Value:
+        four_shorts, shorts, half = ir.VectorType(I16, 4), ir.VectorType(I16, 8), ir.VectorType(I8, 8)
+        bytes_ = []
+        for pair in (four[:2], four[2:]):
+            narrow = [_call(builder, "llvm.aarch64.neon.sqxtn.v4i16", four_shorts, value) for value in pair]
+            joined = v.pick(builder, narrow[0], narrow[1], range(8))
+            joined = _call(builder, "llvm.sadd.sat.v8i16", shorts, joined, self._short_zero(builder, 8))
+            bytes_.append(_call(builder, "llvm.aarch64.neon.sqxtun.v8i8", half, joined))
+        return v.pick(builder, bytes_[0], bytes_[1], range(16))
+
+    def _within(self, builder: Builder, values: Value) -> Value:
+        """Bytes within the bounds, which are such themselves."""
+        many = values.type.count
+        for name, bound in (("umax", self.low), ("umin", self.high)):
+            whole = builder.add(builder.fptosi(builder.extract_element(bound, I32(0)), I32), self._zero(builder))
+            values = _call(builder, f"llvm.{name}.v{many}i8", values.type, values, _splat_of(builder, whole, I8, many))
+        return values
+
+    def _short_zero(self, builder: Builder, many: int) -> Value:
+        return _splat_of(builder, self._zero(builder), I16, many)
+
+    def _zero(self, builder: Builder) -> Value:
+        return builder.extract_element(self.zero, I32(0))
+
 
 def load_target(builder: Builder, fields: Value, vl: int) -> EmittedTarget:
     """From a tile's fields."""
@@ -166,6 +223,38 @@ def bias_of(product: Product, bias: Sums, weight_sums: Sums, zero_x: int) -> Sum
     """What a sum of raw bytes starts with, so that it ends as Σ (q_x − zero_x) · w + bias."""
     shift = zero_x - (FLIP if product.flipped else 0)
     return (bias.astype(np.int64) - shift * weight_sums.astype(np.int64)).astype(np.int32)
+
+
+def _nearest(builder: Builder, value: Value) -> Value:
+    """To int32, halves to even; what is too large becomes the greatest that it may, or what stands for it."""
+    vl = value.type.count
+    words = ir.VectorType(I32, vl)
+    if v.cpu_family(builder) == "aarch64":
+        return _call(builder, "llvm.aarch64.neon.fcvtns.v4i32.v4f32", words, value)
+    large = v.constant(vl, 2.0**24)  # x86 makes numbers beyond int32 the least one
+    value = builder.select(builder.fcmp_ordered("<", value, large), value, large)
+    if vl == BLOCK:
+        undefined = ir.Constant(words, ir.Undefined)
+        all_lanes, as_set = ir.Constant(I16, -1), I32(4)
+        return _call(builder, "llvm.x86.avx512.mask.cvtps2dq.512", words, value, undefined, all_lanes, as_set)
+    return _call(builder, {4: "llvm.x86.sse2.cvtps2dq", 8: "llvm.x86.avx.cvt.ps2dq.256"}[vl], words, value)
+
+
+def _splat_of(builder: Builder, word: Value, kind: Any, many: int) -> Value:
+    """The lowest bits of an int32, repeated."""
+    undefined = ir.Constant(ir.VectorType(kind, many), ir.Undefined)
+    one = builder.insert_element(undefined, builder.trunc(word, kind), I32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, many), [0] * many))
+
+
+def _store_first(builder: Builder, value: Value, count: int, base: Value, offset: int) -> None:
+    """The first ``count`` bytes of a vector."""
+    done = 0
+    while done < count:
+        size = 1 << ((count - done).bit_length() - 1)
+        piece = value if size == value.type.count else v.pick(builder, value, value, range(done, done + size))
+        v.store(builder, piece, base, offset + done, align=1)
+        done += size
 
 
 def _words(builder: Builder, value: Value) -> Value:

@@ -62,10 +62,10 @@ def by_words(spec: ConvSpec, isa: Isa, product: Product) -> bool:
     return product is Product.VNNI and isa.vector_length == BLOCK and spec.dilation[1] == 1
 
 
-def largest_tile(isa: Isa, words: bool) -> tuple[int, int]:
-    """The most rows and columns of a tile."""
+def largest_tile(isa: Isa, words: bool, stride: int) -> tuple[int, int]:
+    """The most rows and columns of a tile; four columns are a cache line of bytes."""
     if words:
-        return 4, 6
+        return (7, 4) if stride == 1 else (4, 6)
     if isa.vector_length == BLOCK:
         return 2, 7
     return 1, 16 // (BLOCK // isa.vector_length) if isa.registers > 16 else 4
@@ -235,7 +235,7 @@ class DepthwiseBytes:
     def __init__(self, spec: ConvSpec, isa: Isa, dots: Dots, target: Target, packed: PackedDepthwise) -> None:
         self.spec, self.isa, self.dots, self.target, self.packed = spec, isa, dots, target, packed
         words = packed.weights.dtype == np.int8
-        rows, longest = largest_tile(isa, words)
+        rows, longest = largest_tile(isa, words, spec.stride[0])
         rows = min(rows, spec.out_height)
         full, rest = divmod(spec.out_height, rows)
         self.cover = Cover((rows,) * full + ((rest,) if rest else ()), split_evenly(spec.out_width, longest))

@@ -242,13 +242,19 @@ class DirectBytes:
         """The micro-kernels, by (output channels, rows, columns), for inputs of ``lanes`` lanes per pixel."""
         if lanes not in self._addresses:
             spec = self.spec
-            few = (0, 0)
+            few, narrow = (0, 0), lanes == NARROW
             if spec.groups == 1 and spec.in_channels <= WORD and spec.kernel[1] <= UNROLLED_TAPS:
                 few = (1, spec.kernel[1])
+                if narrow and spec.dilation[1] == 1:  # the row of the kernel is one run of words
+                    few = (spec.kernel[1], 1)
+            tight = narrow and few != (0, 0)
             step = lanes // WORD * spec.stride[1]
             self._addresses[lanes] = {
                 (segment.lanes, rows, columns): tile_address(
-                    make_tile(self.isa, rows, columns, segment.pass_.vectors, step, self.isa.vector_length, few), self.dots
+                    make_tile(
+                        self.isa, rows, columns, segment.pass_.vectors, step, self.isa.vector_length, few, tight=tight
+                    ),
+                    self.dots,
                 )
                 for segment in self.layout
                 for rows, columns in segment.pass_.cover.shapes
