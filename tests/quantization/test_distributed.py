@@ -9,7 +9,9 @@ import pytest
 
 import fogconv
 from fogconv.cluster.session.session import Session
+from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
+from fogconv.ir.guard import Protection
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions
@@ -67,6 +69,17 @@ def test_a_loss_changes_no_bit(scheme: str) -> None:
         assert any("lost" in event for event in hit.events)
         assert np.array_equal(hit.output.reshape(-1), alone(1).reshape(-1))
         assert engine.ranks == (0, 2)
+
+
+def test_late_pieces_are_computed_again_to_the_same_bits_and_checksums_are_refused() -> None:
+    planned = PlanOptions("star", threshold=0.0, protection=Protection(patience=50.0))
+    with FaultCluster(2) as cluster:
+        engine = Engine(on_bytes().graph, cluster.session, equal_ranks(3), planned, RunOptions(adapt=False))
+        assert np.array_equal(engine.run(picture()).output.reshape(-1), alone(0).reshape(-1))
+        cluster.cut_at(1, 3)
+        assert np.array_equal(engine.run(picture(1)).output.reshape(-1), alone(1).reshape(-1))
+    with pytest.raises(InputError, match="no checksums of 8-bit layers"):
+        fogconv.plan(on_bytes().graph, equal_ranks(3), scheme="star", protection=Protection(verify=True))
 
 
 def test_the_wire_codes_what_is_in_fp32_only() -> None:

@@ -93,7 +93,8 @@ def quantize(
         float | None,
         typer.Option(
             parser=number("ratio", table.TOLERANCE),
-            help="The most noise ÷ signal of a layer's own error, by default 0.3 (10 dB); layers above it stay in fp32.",
+            help="The most noise of a layer's own, as a factor of its signal, by default 0.3 (10 dB); layers above it "
+            "stay in fp32.",
             rich_help_panel=HOW,
         ),
     ] = None,

@@ -19,8 +19,8 @@ PrecisionOption = Annotated[
     PrecisionName,
     typer.Option(
         "--precision",
-        help="fp32: the model as it is, without any loss; int8: 8-bit maps and weights wherever that costs little "
-        "accuracy; auto: only where it costs next to none. int8 and auto need --calibrate for a model in fp32.",
+        help="What is computed with: fp32, the model as it is, without any loss; int8: 8-bit maps and weights wherever that "
+        "costs little accuracy; auto: only where it costs next to none. int8 and auto need --calibrate for a model in fp32.",
         rich_help_panel=HOW,
     ),
 ]
