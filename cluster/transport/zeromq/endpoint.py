@@ -117,7 +117,7 @@ class ZeromqEndpoint:
         self._lock = threading.RLock()
         self._context = roomy_context()
         self._poller = select.poll()
-        self._direct = direct and keys is None
+        self._direct = direct
         self._exchange = Exchange(self._poller)
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
@@ -438,7 +438,7 @@ class ZeromqEndpoint:
     def _propose(self, link: Socket | None) -> bool:
         """Ask for a direct connection to the other end of a link that ``connect`` opened, if that was not done."""
         if self._direct and link is not None and link.trusted:
-            ask = self._exchange.ask(link, link.near)
+            ask = self._exchange.ask(link, link.near, link.sealed)
             if ask is not None:
                 self._send_or_queue(link, link, ([ask],))
         return False
@@ -475,7 +475,7 @@ class ZeromqEndpoint:
         if not self._direct:
             return
         if link.router:
-            offer = self._exchange.answer(peer, frame, self._host)
+            offer = self._exchange.answer(peer, frame, self._host, self._keys is not None)
             if offer is not None:
                 self._send_or_queue(link, peer, ([offer],))
         elif link.dial is not None:

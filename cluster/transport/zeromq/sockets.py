@@ -49,6 +49,8 @@ class Socket:
     router: bool = False
     near: bool = False
     """Whether the other end is on this machine by its address, and needs no key."""
+    sealed: bool = False
+    """Whether what is sent is encrypted."""
     connected: bool = False
     opened: bool = False
     """Whether the handshake has succeeded, so that messages may be sent."""
@@ -171,7 +173,9 @@ def connected(
     if key is not None and own is not None:
         _encrypt(raw, own)
         raw.curve_serverkey = key.encode()
-    return Socket(raw, monitor, address, Dial(raw, parsed, heartbeat_s), near=key is None and parsed.local)
+    return Socket(
+        raw, monitor, address, Dial(raw, parsed, heartbeat_s), near=key is None and parsed.local, sealed=key is not None
+    )
 
 
 def trouble(address: Address) -> str:
