@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fogconv.cluster.executor.executors import executor
-from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.executor.interface import Build, OwnKernels, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
 from fogconv.cluster.executor.microbenchmark import copy_bytes_per_s, step_times
 from fogconv.cluster.protocol import codec, lifecycle
@@ -69,6 +69,7 @@ class Worker:
 
     ``memory_limit_bytes`` is for the whole process (0: none). ``keep_weights``: for the next load and the next master.
     ``swap``: where weights go that a program swaps, by default a folder in this user's cache.
+    ``helpers``: how many processes may compile beside this one.
     ``once``: stop when the first master leaves. ``masters``: the public keys of allowed masters; None: any master.
     """
 
@@ -83,6 +84,7 @@ class Worker:
         swap: SwapFolder | None = None,
         once: bool = False,
         masters: frozenset[str] | None = None,
+        helpers: int = 0,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.life = Life(once=once)
@@ -95,13 +97,14 @@ class Worker:
             memory_limit_bytes=memory_limit_bytes,
             keep_weights=keep_weights,
             swap=swap,
+            helpers=helpers,
             adopt=self._adopt,
         )
         self._masters = masters
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle, self._drop)
         self._sessions: dict[Peer, MasterSession] = {}
-        self._isa, self._kernels = _isa(), _kernels()
+        self._isa, self._kernels = _isa(), _kernels(self.loader.build)
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
@@ -497,7 +500,9 @@ def _isa() -> str:
     return host_isa().name
 
 
-def _kernels() -> str:
+def _kernels(build: Build) -> str:
+    if isinstance(build, OwnKernels):
+        return build.kernels
     from fogconv.kernels.conv.tuning_table import fingerprint
 
     return fingerprint()

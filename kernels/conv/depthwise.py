@@ -13,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.extending import intrinsic
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
@@ -27,21 +25,13 @@ from fogconv.kernels.codegen.emit import I32, I64, Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.codegen.microkernel import (
-    FIELDS,
-    SIGNATURE,
-    Field,
-    Flag,
-    Tile,
-    clamp_bounds,
-    emit_finish,
-    function_address,
-)
+from fogconv.kernels.codegen.jit import ready
+from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Flag, Tile, clamp_bounds, emit_finish
+from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
-from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
 
 UNROLLED_TAPS = 49
@@ -85,25 +75,12 @@ def largest_tile(isa: Isa) -> tuple[int, int]:
 
 @cache
 def tile_address(tile: DepthTile) -> int:
-    return function_address(_compiled(tile), SIGNATURE)
+    return native_function(_emit, tile, arguments=ARGUMENTS)
 
 
-@cache
-def _compiled(tile: DepthTile) -> Any:
-    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            emit_tile(builder, tile, *args[:-1])
-            return context.get_dummy_value()
-
-        return SIGNATURE, code
-
-    emit: Any = intrinsic(define)
-
-    @jit
-    def depthwise(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
-        emit(fields, x, weights, bias, out, residual, ahead)
-
-    return depthwise
+def _emit(builder: Builder, tile: DepthTile, *addresses: Value) -> None:
+    """As `fogconv.kernels.codegen.microkernel` calls its tiles, which also read ahead."""
+    emit_tile(builder, tile, *addresses[:-1])
 
 
 def emit_tile(
@@ -223,7 +200,7 @@ class DepthwiseKernel:
         full, rest = divmod(spec.out_height, min(rows, spec.out_height))
         bands = (min(rows, spec.out_height),) * full + ((rest,) if rest else ())
         self.cover = Cover(bands, split_evenly(spec.out_width, longest))
-        run_direct.compile("void(int64[::1])")
+        ready(run_direct, SIGNATURE)
         half = 0 < spec.out_channels % BLOCK <= BLOCK // 2
         self._whole_blocks = blocks(spec.out_channels) - half
         sizes = {BLOCK} if not half else {BLOCK // 2} if spec.out_channels < BLOCK else {BLOCK // 2, BLOCK}

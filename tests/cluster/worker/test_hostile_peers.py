@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from fogconv.cluster.compilers.helpers import Helpers
 from fogconv.cluster.executor.mailbox import Inbox
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
@@ -173,7 +174,7 @@ def test_no_run_of_an_honest_session_fills_the_inbox() -> None:
     for number in range(1, 4):
         steps = tuple(ir.Recv(0, 0, region, 0, tag) for tag in range(50))
         program = ir.Program(1, 2, 1, ("layer",), (ir.Buffer("x", region),), steps, {})
-        session.adopt(Loading(number, number, program, set()), FakeExecutable(program, {}))
+        session.adopt(Loading(number, number, program, set(), Helpers(program, 1, 0)), FakeExecutable(program, {}))
     for run in range(1, 7):
         for tag in range(50):
             session.inbox.put(run, 0, tag, bytes(PIECE_BYTES + 100))
