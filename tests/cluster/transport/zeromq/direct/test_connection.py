@@ -153,6 +153,23 @@ def test_what_is_no_message_breaks_the_connection(head: bytes) -> None:
     a.close()
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.binary(max_size=80), max_size=6), st.booleans())
+def test_whatever_comes_it_is_messages_or_the_end(chunks: list[bytes], sealed: bool) -> None:
+    a, b = sockets.socketpair()
+    reader = Connection(tuned(b), Seal(bytes(KEY_BYTES), bytes(KEY_BYTES)) if sealed else None)
+    try:
+        for chunk in chunks:
+            a.sendall(chunk)
+            for frames in reader.read()[0]:
+                assert not sealed, "only what was sealed with the key opens"
+                assert len(joined(frames)) <= sum(map(len, chunks))
+    except OSError:
+        pass
+    reader.close()
+    a.close()
+
+
 @pytest.mark.parametrize("cut", [1, 8, 12, 14 + JOINED_BYTES])
 def test_an_end_within_a_message_breaks_the_connection(cut: int) -> None:
     a, b = sockets.socketpair()
