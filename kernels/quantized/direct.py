@@ -11,7 +11,7 @@ Packed weights: [segment][full blocks of 4 words, then parts][K_h][K_w][word][ve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -38,7 +38,7 @@ from fogconv.kernels.conv.direct import part, run_direct, share, tile_table, wal
 from fogconv.kernels.conv.tiling import Pass, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
 from fogconv.kernels.maps.bound import Bound, Place, address_of, bind, place
-from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, bias_of, tile_isa
+from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, bias_of, tile_isa, unrolled
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
 CHUNK_BYTES = 256 * 1024
@@ -251,15 +251,16 @@ class DirectBytes:
             step = lanes // WORD * spec.stride[1]
             self._addresses[lanes] = {
                 (segment.lanes, rows, columns): tile_address(
-                    make_tile(
-                        self.isa, rows, columns, segment.pass_.vectors, step, self.isa.vector_length, few, tight=tight
-                    ),
-                    self.dots,
+                    self._tile(rows, columns, segment.pass_.vectors, step, few, tight), self.dots
                 )
                 for segment in self.layout
                 for rows, columns in segment.pass_.cover.shapes
             }
         return self._addresses[lanes]
+
+    def _tile(self, rows: int, columns: int, vectors: int, step: int, few: tuple[int, int], tight: bool) -> Tile:
+        tile = make_tile(self.isa, rows, columns, vectors, step, self.isa.vector_length, few, tight=tight)
+        return replace(tile, unroll=unrolled(self.isa, self.dots.product_by))
 
     def bind(self, x: Blocked, out: Blocked, thread: int, threads: int) -> Bound:
         """The call that computes one thread's share."""
@@ -325,7 +326,7 @@ class DirectBytes:
             Field.KERNEL_ROW_STRIDE: spec.dilation[0] * x.row,
             Field.RUNS: 1 if side_by_side else kw,
             Field.RUN_STRIDE: tap,
-            Field.RUN_ROUNDS: kw if side_by_side else 1,
+            Field.RUN_ROUNDS: (kw if side_by_side else 1) * BLOCK_WORDS // unrolled(self.isa, self.dots.product_by),
             Field.PARTS: len(words.parts),
             Field.TAPS: kw,
             Field.TAP_STRIDE: tap,
