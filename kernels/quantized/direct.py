@@ -13,27 +13,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.kernels.codegen.emit import Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.codegen.microkernel import (
+    ARGUMENTS,
     FIELDS,
-    SIGNATURE,
     Field,
     Tile,
     clamp_bounds,
     emit_tile,
-    function_address,
     make_tile,
 )
+from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import part, run_direct, share, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Pass, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
@@ -182,25 +179,11 @@ def pack(spec: ConvSpec, layout: Sequence[Segment], weight: Weights, bias: Sums,
 @cache
 def tile_address(tile: Tile, dots: Dots) -> int:
     """The machine address of the compiled micro-kernel."""
-    return function_address(_compiled(tile, dots), SIGNATURE)
+    return native_function(_emit, tile, dots, arguments=ARGUMENTS)
 
 
-@cache
-def _compiled(tile: Tile, dots: Dots) -> Any:
-    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            emit_tile(builder, tile, *args, arithmetic=dots)
-            return context.get_dummy_value()
-
-        return SIGNATURE, code
-
-    emit: Any = intrinsic(define)
-
-    @jit
-    def bytes_tile(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
-        emit(fields, x, weights, bias, out, residual, ahead)
-
-    return bytes_tile
+def _emit(builder: Builder, tile: Tile, dots: Dots, *addresses: Value) -> None:
+    emit_tile(builder, tile, *addresses, arithmetic=dots)
 
 
 class DirectBytes:
