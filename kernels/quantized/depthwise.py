@@ -25,12 +25,13 @@ from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I8, I32, I64, Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Tile, clamp_bounds
 from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
-from fogconv.kernels.maps.bound import Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.quantized.arithmetic import I16, WORD, Dots, Product, Result, bias_of
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
@@ -220,7 +221,7 @@ class DepthwiseBytes:
         rows = min(rows, spec.out_height)
         full, rest = divmod(spec.out_height, rows)
         self.cover = Cover((rows,) * full + ((rest,) if rest else ()), split_evenly(spec.out_width, longest))
-        run_direct.compile("void(int64[::1])")
+        ready(run_direct, SIGNATURE)
         self._addresses = {
             shape: tile_address(DepthTile(*shape, spec.kernel, spec.stride, spec.dilation, isa.vector_length, words), dots)
             for shape in self.cover.shapes

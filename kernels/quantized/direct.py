@@ -21,6 +21,7 @@ from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.kernels.codegen.emit import Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.codegen.microkernel import (
     ARGUMENTS,
     FIELDS,
@@ -34,7 +35,7 @@ from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import part, run_direct, share, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Pass, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
-from fogconv.kernels.maps.bound import Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, bias_of, tile_isa, unrolled
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
@@ -192,7 +193,7 @@ class DirectBytes:
     def __init__(self, spec: ConvSpec, isa: Isa, dots: Dots, target: Target, packed: PackedBytes) -> None:
         self.spec, self.isa, self.dots, self.target, self.packed = spec, isa, dots, target, packed
         self.layout = segments(spec, tile_isa(isa, dots.product_by), packed.vectors)
-        run_direct.compile("void(int64[::1])")
+        ready(run_direct, SIGNATURE)
         self._addresses: dict[int, dict[tuple[int, int, int], int]] = {}
         self._tile_addresses(self.wanted_lanes)
 
