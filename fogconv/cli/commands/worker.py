@@ -62,10 +62,6 @@ def worker(
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
-    # Import numba before the port is open: it takes seconds on a small device, and a master would wait for an answer.
-    from fogconv.cluster.executor.executors import executor
-
-    executor()
     from fogconv.storage.swap_file import SwapFolder
 
     with sentences("fogconv-worker"):
@@ -99,9 +95,11 @@ def serve(
     from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
     from fogconv.cluster.transport_registry import Listening, listen
     from fogconv.cluster.worker import process as service
+    from fogconv.cluster.worker.kernel_facts import kernel_facts_apart
     from fogconv.cluster.worker.server import Worker
     from fogconv.cluster.worker.system import has_room
 
+    facts = kernel_facts_apart()
     limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
     listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit, partial(has_room, memory_limit_bytes)))
     worker = Worker(
@@ -112,6 +110,7 @@ def serve(
         masters=listener.masters,
         # A limit counts all that runs here.
         helpers=0 if memory_limit_bytes else service.cores() - 1,
+        facts=facts,
     )
     how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"
     log.info("listening on %s with %d threads, %s, pid %d", listener.address, worker.threads, how, os.getpid())
