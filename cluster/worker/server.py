@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fogconv.cluster.executor.executors import executor
-from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.executor.interface import Build, OwnKernels, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
 from fogconv.cluster.executor.microbenchmark import copy_bytes_per_s, step_times
 from fogconv.cluster.protocol import codec, lifecycle
@@ -111,7 +111,7 @@ class Worker:
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle, self._drop)
         self._sessions: dict[Peer, MasterSession] = {}
-        self._facts = facts or kernel_facts()
+        self._facts = facts or _facts_of(self.loader.build)
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
@@ -437,7 +437,7 @@ class Worker:
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:
-            self._endpoint.send(self._outgoing(session, to), codec.encode(m.Data(task.run, tag), payload))
+            self._endpoint.send(self._outgoing(session, to), codec.encode(m.Data(task.run, tag), payload), ordered=False)
 
         with self._board.lock:
             if self._over(session):
@@ -507,3 +507,8 @@ class Worker:
 def _bound(program: ir.Program, weights: Mapping[str, Array], **options: Any) -> Runnable:
     """The program, bound by the usual executor, which is imported now: an idle worker takes half the memory without it."""
     return executor()(program, weights, **options)
+
+
+def _facts_of(build: Build) -> KernelFacts:
+    found = kernel_facts()
+    return found._replace(fingerprint=build.kernels) if isinstance(build, OwnKernels) else found

@@ -190,8 +190,11 @@ def _array(name: str, path: Path) -> Array:
 def engine_of(
     job: Job, session: Session, network: Network, pixels: Pixels | None, progress: Callable[[Any], None]
 ) -> Engine:
+    from fogconv.calibration.members import tiers_of
+
     measured = _measured(job, session)
-    topology = _profile(job, session) if measured is None else measured.topology
+    tiers = tiers_of(job.cluster)
+    topology = _profile(job, session, tiers) if measured is None else measured.topology.in_tiers(tiers)
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
@@ -214,11 +217,11 @@ def _measured(job: Job, session: Session) -> Calibration | None:
     )
 
 
-def _profile(job: Job, session: Session) -> Topology:
+def _profile(job: Job, session: Session, tiers: Mapping[int, str]) -> Topology:
     from fogconv.hardware.profile import read_profile
 
     assert job.profile is not None
-    topology = read_profile(job.profile).topology(str(job.profile))
+    topology = read_profile(job.profile).topology(str(job.profile), tiers)
     if len(topology) < session.ranks:
         raise InputError(
             f"{job.profile} describes {len(topology)} devices, but this cluster has {session.ranks}; calibrate again"

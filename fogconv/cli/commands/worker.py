@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import BANDWIDTH, BIND, FOLDER, MEMORY, number
+from fogconv.cli.option_values import BANDWIDTH, BIND, EXECUTOR, FOLDER, MEMORY, number
 from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
@@ -21,6 +21,7 @@ from fogconv.hardware.units import bandwidth_bytes_per_s
 from fogconv.values import table
 
 if TYPE_CHECKING:
+    from fogconv.cluster.executor.interface import Build
     from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
@@ -56,15 +57,27 @@ def worker(
     heartbeat: Annotated[
         float, typer.Option(parser=number("seconds", table.HEARTBEAT), help="Seconds within which a lost master is noticed.")
     ] = HEARTBEAT_S,
+    executor: Annotated[
+        str,
+        typer.Option(
+            parser=EXECUTOR,
+            help="What computes: numba, or torch on a device that it knows, such as torch, torch:cuda or torch:cuda:1 (the "
+            "extra accelerator).",
+        ),
+    ] = "numba",
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object per line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
+    from fogconv.cluster.executor.executors import DEFAULT
+    from fogconv.cluster.executor.executors import executor as executor_of
     from fogconv.storage.swap_file import SwapFolder
 
     with sentences("fogconv-worker"):
+        # Any but the usual one is imported before the port is open: whether its device is there shows now.
+        build = None if executor == DEFAULT else executor_of(executor)
         serve(
             bind,
             threads=threads,
@@ -73,6 +86,7 @@ def worker(
             heartbeat_s=heartbeat,
             keys=keys,
             insecure=insecure,
+            build=build,
         )
 
 
@@ -85,6 +99,7 @@ def serve(
     heartbeat_s: float = HEARTBEAT_S,
     keys: Path | None = None,
     insecure: bool = False,
+    build: Build | None = None,
 ) -> None:
     """Run a worker in this process, with signal handling. Returns after SIGTERM or SIGINT.
 
@@ -99,17 +114,18 @@ def serve(
     from fogconv.cluster.worker.server import Worker
     from fogconv.cluster.worker.system import has_room
 
-    facts = kernel_facts_apart()
+    facts = kernel_facts_apart() if build is None else None
     limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
     listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit, partial(has_room, memory_limit_bytes)))
     worker = Worker(
         listener.endpoint,
+        build=build,
         threads=threads or service.cores(),
         memory_limit_bytes=memory_limit_bytes,
         swap=swap,
         masters=listener.masters,
-        # A limit counts all that runs here.
-        helpers=0 if memory_limit_bytes else service.cores() - 1,
+        # A limit counts all that runs here, and only the usual executor compiles ahead.
+        helpers=0 if memory_limit_bytes or build is not None else service.cores() - 1,
         facts=facts,
     )
     how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"
