@@ -25,7 +25,7 @@ from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.errors import ClusterError, TransportTimeout, WireError, WorkerLostError
 from fogconv.ir.layout import MASTER
 
-MAX_RUNS_IN_FLIGHT = 16
+MAX_RUNS_IN_FLIGHT = 64
 HEARSAY_S = 0.3
 """A worker may notice another's loss a little before the master."""
 

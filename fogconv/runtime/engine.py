@@ -120,7 +120,7 @@ class Engine:
         self._corrected: frozenset[int] = frozenset()
         self._probation = Probation()
         self._expectation: tuple[CompiledPlan, Topology, Expectation] | None = None
-        self.loaded: Loaded
+        self.lanes: tuple[tuple[Plan, Loaded], ...] = ()
         self._compiled: CompiledPlan
         while True:
             try:
@@ -151,15 +151,17 @@ class Engine:
         latency_s = time.perf_counter() - begin
         return Inference(self.outputs(run), latency_s, run, self.plan, self.programs, events + run.events)
 
-    def stream(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Results]:
-        """The model's results for many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
+    def stream(self, frames: Iterable[Given], depth: int | None = None) -> Iterator[Results]:
+        """The model's results for many inputs, in order, with at most ``depth`` inferences in flight (None: as many as the
+        plan states, or three): throughput instead of latency.
 
         Each inference in flight has its own buffers. When a worker is lost, the affected inferences are run again: no
-        frame is lost or out of order. ``events`` reports what happened.
+        frame is lost or out of order. Where ``frames`` raises, the results of all frames before are given first.
+        ``events`` reports what happened.
         """
         return (results_of(self.graph, outputs) for outputs in self.stream_outputs(frames, depth))
 
-    def stream_outputs(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Mapping[str, Array]]:
+    def stream_outputs(self, frames: Iterable[Given], depth: int | None = None) -> Iterator[Mapping[str, Array]]:
         """The same, as outputs by name."""
         return stream(self, (arrays_of(self.graph, frame) for frame in frames), depth)
 
@@ -170,10 +172,14 @@ class Engine:
         Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
         """
         for members in rehearsals(self.ranks):
-            self.session.unload(self._loaded_for(members)[1])
+            self._unload(self._loaded_for(members)[1])
 
     def close(self) -> None:
-        self.session.unload(self.loaded)
+        self._unload(loaded for _, loaded in self.lanes)
+
+    def _unload(self, several: Iterable[Loaded]) -> None:
+        for loaded in several:
+            self.session.unload(loaded)
 
     # Members
 
@@ -319,7 +325,7 @@ class Engine:
         self._correction = None
         if turn.members != self.ranks:
             self._pace = Pace()
-        self.session.unload(self.loaded)
+        self.close()
         before = self._uncoded()
         self.ranks = turn.members
         events += self._uncoded() if not before else ()
@@ -344,18 +350,24 @@ class Engine:
     def programs(self) -> tuple[Program, ...]:
         return self._compiled.programs
 
+    @property
+    def loaded(self) -> Loaded:
+        """The programs of the plan; those beside it are for streams."""
+        return self.lanes[0][1]
+
     def _place(self) -> None:
-        self._compiled, self.loaded = self._loaded_for(self.ranks, self.progress)
+        self._compiled, loaded = self._loaded_for(self.ranks, self.progress)
+        self.lanes = tuple(zip(self.plan.lanes, loaded, strict=True))
 
     def _loaded_for(
         self, members: tuple[int, ...], progress: Callable[[Progress], None] | None = None
-    ) -> tuple[CompiledPlan, Loaded]:
+    ) -> tuple[CompiledPlan, tuple[Loaded, ...]]:
         """Plan for these members, make their programs, load them. A worker that refuses its part for lack of memory gets
         less."""
         while True:
             play = self._plans.play(self.topology, members)
             try:
-                return play, self.session.load(play.programs, play.weights, host=self._host, progress=progress)
+                return play, self._load_all(play, progress)
             except WorkerMemoryError as error:
                 if error.rank not in members:
                     raise
@@ -369,8 +381,22 @@ class Engine:
                 self.topology = smaller
                 self.events.append(f"{error}; re-planned with less for it")
 
-    def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
-        return self.session.load(self.programs, self._compiled.weights, host=self._host, progress=progress)
+    def load(self, lane: int = 0) -> Loaded:
+        """Another copy of a lane's programs."""
+        return self._load(self._compiled.lanes[lane])
+
+    def _load_all(self, play: CompiledPlan, progress: Callable[[Progress], None] | None) -> tuple[Loaded, ...]:
+        loaded: list[Loaded] = []
+        try:
+            for lane in play.lanes:
+                loaded.append(self._load(lane, progress))
+        except BaseException:
+            self._unload(loaded)
+            raise
+        return tuple(loaded)
+
+    def _load(self, lane: CompiledPlan, progress: Callable[[Progress], None] | None = None) -> Loaded:
+        return self.session.load(lane.programs, lane.weights, host=self._host, progress=progress)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]
