@@ -52,7 +52,7 @@ class Runs:
             run = self._begin(loaded)
             begin_ns = time.perf_counter_ns()
             for rank in loaded.ranks:
-                self._workers.send(self._workers.records[rank], m.Run(run, loaded.number))
+                self._workers.send(self._workers.records[rank], m.Run(run, loaded.program))
         mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
         well = False
         try:

@@ -78,7 +78,7 @@ class ProgramLoader:
         self._check_memory(program, missing)
         if program.swapped:
             self.store.swap.require(self._footprint(program).disk)
-        session.loading.append(Loading(task.request, task.program, program, missing))
+        session.loading.append(Loading(task.request, task.program, program, missing, task.runs))
         yield m.Missing(task.request, tuple(sorted(missing)))
         yield from self._build_complete(session, proceed)
 

@@ -65,7 +65,8 @@ class Plan:
     received).
 
     For streams: ``beside`` are plans for the same graph on other ranks; each frame goes to one that is free. ``in_flight``
-    is the number of frames at once on each of them that there is memory for, and ``frames_per_s`` the predicted rate."""
+    is the number of frames at once on each of them that there is memory for, ``copies`` of how many a worker has the maps
+    (the others wait there), and ``frames_per_s`` the predicted rate."""
 
     graph: str
     ranks: int
@@ -81,6 +82,7 @@ class Plan:
     pixels: Pixels | None = None
     beside: tuple[Plan, ...] = ()
     in_flight: int = 1
+    copies: int = 1
     frames_per_s: float | None = None
 
     @property

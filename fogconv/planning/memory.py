@@ -37,7 +37,8 @@ def needed_bytes(graph: LayerGraph, plan: Plan, topology: Topology) -> tuple[int
         for rank, program in enumerate(outline(graph, lane)):
             if program.steps:
                 found = footprint(program, threads=topology.devices[rank].threads)
-                needed[rank] += found.total + (lane.in_flight - 1) * found.private
+                copies = lane.in_flight if rank == MASTER else min(lane.copies, lane.in_flight)
+                needed[rank] += found.total + (copies - 1) * found.private + (lane.in_flight - copies) * found.mail
     return tuple(needed)
 
 

@@ -381,9 +381,10 @@ class Engine:
                 self.topology = smaller
                 self.events.append(f"{error}; re-planned with less for it")
 
-    def load(self, lane: int = 0) -> Loaded:
-        """Another copy of a lane's programs."""
-        return self._load(self._compiled.lanes[lane])
+    def load(self, lane: int, like: Loaded | None = None) -> Loaded:
+        """Another copy of a lane's programs; one on the master alone where the workers are to use that of ``like``."""
+        wanted = self._compiled.lanes[lane]
+        return self._load(wanted) if like is None else self.session.again(like, wanted.weights, host=self._host)
 
     def _load_all(self, play: CompiledPlan, progress: Callable[[Progress], None] | None) -> tuple[Loaded, ...]:
         loaded: list[Loaded] = []
@@ -396,7 +397,8 @@ class Engine:
         return tuple(loaded)
 
     def _load(self, lane: CompiledPlan, progress: Callable[[Progress], None] | None = None) -> Loaded:
-        return self.session.load(lane.programs, lane.weights, host=self._host, progress=progress)
+        runs = -(-lane.plan.in_flight // lane.plan.copies)
+        return self.session.load(lane.programs, lane.weights, host=self._host, progress=progress, runs=runs)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]

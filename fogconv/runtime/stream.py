@@ -49,7 +49,7 @@ class Streaming(Protocol):
 
     def next_members(self) -> tuple[str, ...]: ...
 
-    def load(self, lane: int) -> Loaded: ...
+    def load(self, lane: int, like: Loaded | None = None) -> Loaded: ...
 
     def recover(self, error: ClusterError) -> tuple[str, ...]: ...
 
@@ -216,7 +216,7 @@ class Flights:
             self._lanes = [Lane(deque([loaded]), plan.predicted_s or 0.0) for plan, loaded in self._engine.lanes]
             try:
                 for number, (plan, _) in enumerate(self._engine.lanes):
-                    self._fill(number, self._slots(plan))
+                    self._fill(number, plan, self._slots(plan))
                 return
             except WorkerLostError as error:
                 self._engine.recover(error)
@@ -236,12 +236,14 @@ class Flights:
             return -(-self._depth // lanes)
         return plan.in_flight if plan.in_flight > 1 or lanes > 1 else USUAL
 
-    def _fill(self, number: int, slots: int) -> None:
-        """As many copies of a lane's programs as there is memory for."""
+    def _fill(self, number: int, plan: Plan, slots: int) -> None:
+        """As many copies of a lane's programs as there is memory for; the plan may state that some use the same copy on the
+        workers."""
         lane = self._lanes[number]
-        while len(lane.free) < slots:
+        while (slot := len(lane.free)) < slots:
+            shared = plan.copies <= slot < plan.in_flight
             try:
-                lane.free.append(self._engine.load(number))
+                lane.free.append(self._engine.load(number, lane.free[slot % plan.copies] if shared else None))
             except WorkerMemoryError as error:
                 self._engine.events.append(f"{error}; {len(lane.free)} frames are in flight there instead of {slots}")
                 break

@@ -41,10 +41,15 @@ def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: S
         missing: dict[int, float] = defaultdict(float)
         for _ in range(TRIES):
             rooms = {rank: memory_room(topology, rank) - shares[rank] - missing[rank] for rank in order}
-            stages = partition(loads, order, rooms, dict.fromkeys(order, frames), busy_s)
+            # A worker does a stage for one frame after the other. All that take part in the layers that are dealt out wait
+            # for these, and have other frames meanwhile.
+            copies = frames if dealt else 1
+            held = {rank: frames if rank == MASTER else copies for rank in order}
+            stages = partition(loads, order, rooms, held, busy_s)
             if stages is None:
                 break
-            found = replace(_plan(graph, len(topology), stages, dealt, options, scheme), in_flight=frames)
+            found = _plan(graph, len(topology), stages, dealt, options, scheme)
+            found = replace(found, in_flight=frames, copies=copies)
             if options.allow_swap:
                 found = with_swaps(graph, found, topology)
             beyond = excess(graph, found, topology)
