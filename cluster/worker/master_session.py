@@ -19,6 +19,8 @@ from fogconv.ir.layout import MASTER
 
 SPARE_BYTES = 4 << 20
 """What may wait of runs whose programs are not known here, such as one that was just unloaded."""
+MOST_RUNS = 64
+"""Runs of one program that may be asked for at once."""
 PART_SLACK_BYTES = 1024
 """Checksums, the head of a compressed message, padding between its parts."""
 
@@ -81,7 +83,7 @@ class MasterSession:
         self.programs[loading.number] = executable
         self.partners[loading.number] = loading.program.peers
         self.received[loading.number] = received_bytes(loading.program)
-        self.runs[loading.number] = loading.runs
+        self.runs[loading.number] = min(loading.runs, MOST_RUNS)
         self._bound()
 
     def rank_of(self, peer: Peer) -> int | None:
