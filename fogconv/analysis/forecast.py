@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fogconv.analysis.workload import card_bytes
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.tiers import shown_in
+from fogconv.hardware.topology import Device, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, Hosted, LayerGraph
 from fogconv.ir.memory.sharing import memory_bytes
@@ -20,6 +21,7 @@ from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
+from fogconv.planning.limits.allowed import Allowed
 
 MOVES = ("part_s", "tx_s")
 """Terms of bringing a layer's inputs to where they are needed,"""
@@ -39,6 +41,12 @@ class RankForecast:
     weight_bytes: int
     map_bytes: int
     read_bytes: int = 0
+    tier: str = ""
+
+    @property
+    def name(self) -> str:
+        """The rank, its device and its tier."""
+        return f"{self.rank}: {shown_in(self.device, self.tier)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ class LayerForecast:
     predicted: dict[str, float]
     read_bytes: int = 0
     """What all ranks read of its weights from their disks."""
+    pinned: bool = False
+    """Whether no other rank was allowed to compute it."""
 
     @property
     def move_s(self) -> float:
@@ -140,6 +150,7 @@ class Forecast:
                 {
                     "rank": rank.rank,
                     "device": rank.device,
+                    "tier": rank.tier or None,
                     "sent_bytes": rank.sent_bytes,
                     "received_bytes": rank.received_bytes,
                     "weight_bytes": rank.weight_bytes,
@@ -156,6 +167,7 @@ class Forecast:
                     "mode": layer.mode,
                     "split": layer.split,
                     "ranks": list(layer.ranks),
+                    "pinned": layer.pinned,
                     "predicted": layer.predicted,
                     "read_bytes": layer.read_bytes,
                 }
@@ -164,13 +176,15 @@ class Forecast:
         }
 
 
-def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
-    """The forecast of a plan. Raises PlannerError when the plan is not for this graph."""
+def forecast(graph: LayerGraph, plan: Plan, topology: Topology, allowed: Allowed = Allowed()) -> Forecast:
+    """The forecast of a plan; ``allowed`` is what it was made within. Raises PlannerError when the plan is not for this
+    graph."""
     programs, *beside = (lower(graph, lane).programs for lane in plan.lanes)
     ranks = _ranks(programs, topology)
     for others in beside:
         ranks = tuple(_together(one, other) for one, other in zip(ranks, _ranks(others, topology), strict=True))
-    return Forecast(plan, _layers(graph, plan, programs), ranks, graph.hosted, graph.on_master_share, lanes(graph, plan))
+    layers = _layers(graph, plan, programs, allowed)
+    return Forecast(plan, layers, ranks, graph.hosted, graph.on_master_share, lanes(graph, plan))
 
 
 def lanes(graph: LayerGraph, plan: Plan) -> tuple[LaneForecast, ...]:
@@ -192,37 +206,31 @@ def _lane(graph: LayerGraph, plan: Plan) -> LaneForecast:
 
 def _ranks(programs: Sequence[Program], topology: Topology) -> tuple[RankForecast, ...]:
     cards = card_bytes(programs)
-    return tuple(_rank(program, topology.devices[program.rank].name, cards[program.rank]) for program in programs)
+    return tuple(_rank(program, topology.devices[program.rank], cards[program.rank]) for program in programs)
 
 
 def _together(one: RankForecast, other: RankForecast) -> RankForecast:
     """A rank that has a part in two plans of a stream: a frame on each."""
-    return RankForecast(
-        one.rank,
-        one.device,
-        one.sent_bytes + other.sent_bytes,
-        one.received_bytes + other.received_bytes,
-        one.weight_bytes + other.weight_bytes,
-        one.map_bytes + other.map_bytes,
-        one.read_bytes + other.read_bytes,
-    )
+    names = ("sent_bytes", "received_bytes", "weight_bytes", "map_bytes", "read_bytes")
+    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in names})
 
 
-def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForecast:
+def _rank(program: Program, device: Device, card: tuple[float, float]) -> RankForecast:
     swapped = frozenset(program.swapped)
     weights = sum(math.prod(shape) for key, shape in program.weights.items() if key not in swapped)
     return RankForecast(
         program.rank,
-        device,
+        device.name,
         round(card[0]),
         round(card[1]),
         weights * BYTES_PER_ELEMENT,
         sum(memory_bytes(program).values()),
         read_bytes(program),
+        device.tier,
     )
 
 
-def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program]) -> tuple[LayerForecast, ...]:
+def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program], allowed: Allowed) -> tuple[LayerForecast, ...]:
     found, read = [], Counter[int]()
     for program in programs:
         for step in program.steps if program.swapped else ():
@@ -247,6 +255,7 @@ def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program]) -> tuple
                 ranks,
                 {term: float(seconds) for term, seconds in placement.predicted.items()},
                 read[index],
+                allowed.rank_of(layer) is not None,
             )
         )
     return tuple(found)

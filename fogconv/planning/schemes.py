@@ -70,7 +70,7 @@ class Scheme(StrEnum):
 
     AUTO = "auto", "the cheapest of all paths", _cheapest, True
     STAR = "star", "the paper's, layer by layer from the master and back", plan_star, True
-    DEPTH = "depth", "by channels, so that the weights are dealt out", _searched("depth")
+    DEPTH = "depth", "by channels, and where maps are large by rows, so that the weights are dealt out", _searched("depth")
     ROWS = "rows", "by rows of the maps, with halos", _searched("rows")
     OFFLOAD = "offload", "whole layers on one rank each, such as the last ones on a faster device", _searched("offload")
     PIPELINE = "pipeline", "for streams: consecutive layers on one rank each, several frames in flight", pipeline

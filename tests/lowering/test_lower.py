@@ -135,7 +135,9 @@ def test_any_mixture_of_options_computes_the_graph(
 ) -> None:
     """Not only the cheapest path: every layer in a way drawn at random, so that any layout meets any other."""
     prices = Prices(topology)
-    options = Options(graph, prices, LayoutBook(prices), "auto")
+    options = Options(
+        graph, prices, LayoutBook(prices), data.draw(st.sampled_from(["auto", "depth"])), fused=data.draw(st.integers(0, 3))
+    )
     placements = []
     for layer in graph.layers:
         if isinstance(layer, Concat | Slice):

@@ -19,6 +19,8 @@ from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.strategies.channels import CHANNELS
 from fogconv.planning.strategies.copies import COPIES
+from fogconv.planning.strategies.dealing.grid import GRID
+from fogconv.planning.strategies.dealing.sharers import least_sharers
 from fogconv.planning.strategies.family import Family, Scheme, Way
 from fogconv.planning.strategies.home import HOME
 from fogconv.planning.strategies.offload import OFFLOAD, whole_on
@@ -26,14 +28,14 @@ from fogconv.planning.strategies.option import Option, weight_elements
 from fogconv.planning.strategies.rows import ROWS
 from fogconv.planning.strategies.shares import Shares
 
-FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, OFFLOAD)
+FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, OFFLOAD, GRID)
 """The order matters: of options with equal costs the first is taken."""
 
 
 class Options:
     """All options of all layers of a graph, for one scheme on one cluster; ``members`` are the ranks that get work (all).
 
-    ``drifting``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
+    ``drifting``, ``fused``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Options:
         members: Sequence[int] | None = None,
         *,
         drifting: bool = False,
+        fused: int = 0,
         allowed: Allowed = Allowed(),
     ) -> None:
         self._graph = graph
@@ -57,8 +60,9 @@ class Options:
             graph,
             prices.topology,
             members,
-            dealt=scheme == "depth",
+            sharers=least_sharers(graph, len(members or prices.topology.ranks)) if scheme == "depth" else None,
             drifting=drifting,
+            fused=fused,
             offloading=scheme == "offload",
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
+from fogconv.planning.strategies.fusing.segments import fused_rows
 
 UNITS_PER_RANK = 4
 """Aligned cuts are at multiples of at most 1/4 of a rank's share, so that no rank has more than a quarter too much."""
@@ -18,8 +19,10 @@ UNITS_PER_RANK = 4
 class Shares:
     """``members`` are the ranks that get work.
 
-    ``dealt``: the scheme divides the weights instead of copying them. ``drifting``: the cuts may move after every conv,
-    not only between two that need their neighbours' rows. ``offloading``: every rank may get whole layers.
+    ``sharers``: conv → how few ranks may share its weights (`fogconv.planning.strategies.dealing.sharers`), in a scheme that
+    deals the weights out; None where every rank may have them all. ``drifting``: the cuts may move after every conv,
+    not only between two that need their neighbours' rows. ``fused``: the most stages without an exchange of rows; 0: any
+    rows may be exchanged before any layer. ``offloading``: every rank may get whole layers.
     """
 
     def __init__(
@@ -28,20 +31,22 @@ class Shares:
         topology: Topology,
         members: Sequence[int] | None,
         *,
-        dealt: bool,
+        sharers: Mapping[str, int] | None,
         drifting: bool,
+        fused: int = 0,
         offloading: bool,
     ) -> None:
         self.graph = graph
         self.ranks = len(topology)
         self.members = list(topology.ranks) if members is None else sorted(members)
-        self.dealt = dealt
+        self.dealt = sharers is not None
+        self._sharers = sharers or {}
         self.drifting = drifting
+        self.fused = fused
         rates = level([topology.rate(rank) for rank in topology.ranks])
         self.helpers = self._helpers(topology, rates, offloading)
         """The ranks that may compute whole layers instead of the master."""
         self._weights = [rate if rank in self.members else 0.0 for rank, rate in enumerate(rates)]
-        self.conv_weights = sum(conv.spec.weight_elements for conv in graph.convs if not conv.linear)
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
@@ -76,6 +81,14 @@ class Shares:
             return tuple(Span(span.start * per_group, span.stop * per_group) for span in spans)
         return split_channels(self.graph.tensors[tensor].channels, self._weights)
 
+    def may_share(self, conv: Conv, ranks: int) -> bool:
+        """Whether so few ranks may have the weights of a conv between them."""
+        return ranks >= self._sharers.get(conv.name, 1)
+
+    def rate(self, ranks: Sequence[int]) -> float:
+        """Of several ranks together, in proportion to others'."""
+        return sum(self._weights[rank] for rank in ranks)
+
     def row_spans(self, height: int) -> tuple[Span, ...]:
         """The division of rows. Remaining rows go to the last ranks, because the first has to start and end each
         inference. Where one more row doubles the work, it goes to the outermost ranks, which have one neighbour instead
@@ -93,6 +106,11 @@ class Shares:
             units //= 2
         size = height // units
         return tuple(Span(span.start * size, span.stop * size) for span in self.row_spans(units))
+
+    @cached_property
+    def fused_spans(self) -> Mapping[str, tuple[Span, ...]]:
+        """The rows of each layer that each rank computes, where several layers follow each other without an exchange."""
+        return fused_rows(self.graph, self.aligned_spans, self.fused)
 
     def drift(self, layer: Layer) -> int:
         """The number of rows by which the cuts may move down after this layer; 0 for none."""

@@ -24,6 +24,7 @@ LEGEND = (
 )
 
 WHOLE_LEGEND = " rank:2: rank 2 does it alone."
+PIN_LEGEND = " pinned: --pin or --keep-input-home says where."
 SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
 
 
@@ -36,7 +37,8 @@ def print_plan(
     console = Console(file=out, highlight=False, width=width)
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
     whole = any(layer.mode == "offload" for layer in forecast.layers)
-    console.print(Paragraph(LEGEND + WHOLE_LEGEND * whole + SWAP_LEGEND * bool(plan.swaps), style="dim"))
+    pins = any(layer.pinned for layer in forecast.layers)
+    console.print(Paragraph(LEGEND + WHOLE_LEGEND * whole + PIN_LEGEND * pins + SWAP_LEGEND * bool(plan.swaps), style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
@@ -120,6 +122,7 @@ def _layers(forecast: Forecast) -> Table:
         if layer.mode == "relabel":
             continue
         split = layer.split or ("host" if layer.mode == "host" else "home")
+        split += " pinned" if layer.pinned else ""
         split += " +disk" if layer.read_bytes else ""
         table.add_row(Name(layer.name), layer.shape, split, *_cells(layer))
     if forecast.plan.ends_s:
@@ -139,5 +142,5 @@ def _ranks(forecast: Forecast) -> Table:
     for rank in forecast.ranks:
         figures: tuple[int, ...] = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
         figures += (rank.read_bytes,) if swaps else ()
-        table.add_row(Name(f"{rank.rank}: {rank.device}"), *(f"{byte_count(figure)}B" for figure in figures))
+        table.add_row(Name(rank.name), *(f"{byte_count(figure)}B" for figure in figures))
     return table
