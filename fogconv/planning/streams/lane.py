@@ -33,6 +33,8 @@ def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: S
     """The pipeline of the least slowest stage over these ranks, with as many frames in flight as there is memory for; None
     where there is none for two."""
     order = sorted(ranks, key=lambda rank: (rank != MASTER, -topology.rate(rank), rank))
+    # The result goes to the master anyway, so that it may have the last stage, too.
+    passed = [*order, MASTER] if len(order) > 1 and order[0] == MASTER else order
     dealt = _dealt(graph, topology, order)
     loads = Loads(graph, topology, options.coding, frozenset(dealt))
     shares, busy_s = _shares(graph, topology, dealt, options)
@@ -45,7 +47,7 @@ def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: S
             # for these, and have other frames meanwhile.
             copies = frames if dealt else 1
             held = {rank: frames if rank == MASTER else copies for rank in order}
-            stages = partition(loads, order, rooms, held, busy_s)
+            stages = partition(loads, passed, rooms, held, busy_s)
             if stages is None:
                 break
             found = _plan(graph, len(topology), stages, dealt, options, scheme)

@@ -82,6 +82,10 @@ class Loads:
             * sum(graph.tensors[tensor].region.elements for tensor in (*layer.reads, *layer.writes))
             for layer, work in zip(graph.layers, whole, strict=True)
         ]
+        self.plain = [
+            BYTES_PER_ELEMENT * layer.spec.weight_elements if work is not None and isinstance(layer, Conv) else 0
+            for layer, work in zip(graph.layers, whole, strict=True)
+        ]
         self.layers = len(graph.layers)
         self._crossing = _crossing(graph)
         self._cards = [topology.card(rank) for rank in topology.ranks]
@@ -107,9 +111,10 @@ class Loads:
             self.working_s(rank, start, stop) + handled, came * self._wire_bytes * into, left * self._wire_bytes * out
         )
 
-    def stage_bytes(self, start: int, stop: int, most_map: int, frames: int) -> float:
-        """Weights, and maps for so many frames, of which ``most_map`` is the largest layer's."""
-        return self._weights[stop] - self._weights[start] + MAPS * most_map * frames
+    def stage_bytes(self, start: int, stop: int, frames: int, most_map: int, most_weight: int) -> float:
+        """Weights, the largest of which is there twice while it is packed, and maps for so many frames; ``most_map`` and
+        ``most_weight`` are those of the stage's layers."""
+        return self._weights[stop] - self._weights[start] + most_weight + MAPS * most_map * frames
 
 
 def _region(graph: LayerGraph, layer: Layer) -> Region:
@@ -156,12 +161,12 @@ def partition(
         after, choice = list(best), list(range(layers + 1))
         limit, beside = rooms.get(rank, math.inf), busy_s.get(rank, 0.0)
         for stop in range(1, layers + 1):
-            most_map = 0
+            most_map = most_weight = 0
             for start in range(stop - 1, -1, -1):
-                most_map = max(most_map, loads.maps[start])
+                most_map, most_weight = max(most_map, loads.maps[start]), max(most_weight, loads.plain[start])
                 if (
                     loads.working_s(rank, start, stop) + beside >= after[stop]
-                    or loads.stage_bytes(start, stop, most_map, frames.get(rank, 1)) > limit
+                    or loads.stage_bytes(start, stop, frames.get(rank, 1), most_map, most_weight) > limit
                 ):
                     break  # an earlier start takes more
                 slowest = max(best[start], loads.stage_s(rank, start, stop) + beside)

@@ -53,7 +53,8 @@ def test_no_stage_takes_more_memory_than_there_is(speeds: list[float], room: flo
     loads = loads_on(speeds)
 
     def taken(stage: Stage) -> float:
-        return loads.stage_bytes(stage.start, stage.stop, max(loads.maps[stage.start : stage.stop]), 2)
+        maps, plain = (each[stage.start : stage.stop] for each in (loads.maps, loads.plain))
+        return loads.stage_bytes(stage.start, stage.stop, 2, max(maps), max(plain))
 
     ranks = range(len(speeds))
     found = partition(loads, ranks, dict.fromkeys(ranks, room), dict.fromkeys(ranks, 2), {})
