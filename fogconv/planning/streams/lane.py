@@ -7,8 +7,9 @@ dealt   fully connected layers with many weights, where memory is limited: all r
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fogconv.hardware.topology import Topology
@@ -30,8 +31,8 @@ TRIES = 6
 
 
 def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: SchemeOptions, scheme: str) -> Plan | None:
-    """The pipeline of the least slowest stage over these ranks, with as many frames in flight as there is memory for; None
-    where there is none for two."""
+    """The pipeline over these ranks that gives most frames per second, with as many in flight as there is memory for; None
+    where the memory is too small."""
     order = sorted(ranks, key=lambda rank: (rank != MASTER, -topology.rate(rank), rank))
     # The result goes to the master anyway, so that it may have the last stage, too.
     passed = [*order, MASTER] if len(order) > 1 and order[0] == MASTER else order
@@ -39,16 +40,18 @@ def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: S
     loads = Loads(graph, topology, options.coding, frozenset(dealt))
     shares, busy_s = _shares(graph, topology, dealt, options)
     most = len(order) + 1 if len(order) > 1 else 1 if order == [MASTER] else ALONE
+    best: Plan | None = None
+    best_rate = 0.0
     for frames in range(most, 0, -1):
+        # A worker does a stage for one frame after the other. All that take part in the layers that are dealt out wait
+        # for these, and have other frames meanwhile.
+        copies = frames if dealt else 1
+        held = {rank: frames if rank == MASTER else copies for rank in order}
         missing: dict[int, float] = defaultdict(float)
         for _ in range(TRIES):
             rooms = {rank: memory_room(topology, rank) - shares[rank] - missing[rank] for rank in order}
-            # A worker does a stage for one frame after the other. All that take part in the layers that are dealt out wait
-            # for these, and have other frames meanwhile.
-            copies = frames if dealt else 1
-            held = {rank: frames if rank == MASTER else copies for rank in order}
             stages = partition(loads, passed, rooms, held, busy_s)
-            if stages is None:
+            if stages is None or (rate := _rate(loads, stages, busy_s, frames)) <= best_rate:
                 break
             found = _plan(graph, len(topology), stages, dealt, options, scheme)
             found = replace(found, in_flight=frames, copies=copies)
@@ -56,10 +59,21 @@ def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: S
                 found = with_swaps(graph, found, topology)
             beyond = excess(graph, found, topology)
             if not beyond:
-                return found
+                best, best_rate = found, rate
+                break
             for rank, n_bytes in beyond.items():
                 missing[rank] += n_bytes
+    if best is not None:
+        return best
     return _swapping(graph, topology, order, options, scheme) if options.allow_swap else None
+
+
+def _rate(loads: Loads, stages: Sequence[Stage], busy_s: Mapping[int, float], frames: int) -> float:
+    """Frames per second: what the slowest rank allows, and so many frames on their way through all stages."""
+    seconds = defaultdict(float, busy_s)
+    for stage in stages:
+        seconds[stage.rank] += loads.stage_s(stage.rank, stage.start, stage.stop)
+    return min(1 / max(seconds.values()), frames / sum(seconds.values())) if any(seconds.values()) else math.inf
 
 
 def _swapping(
