@@ -132,9 +132,9 @@ def _rates(alone: Sequence[Contender]) -> list[float]:
 
 def _slowed(bed: FogBed, all_nodes: Contender, setup: Setup, shares: Sequence[float], rate: float) -> float:
     """Frames per second from SETTLED frames after a slowdown, over what the nodes' shares then allow."""
-    frames = 2 * setup.frames * setup.nodes
+    frames = 4 * setup.frames * setup.nodes
     left = [*shares[:-1], shares[-1] / SLOWER]
-    when_s = frames / rate / 3
+    when_s = frames / rate / 4
     timer = threading.Timer(when_s, bed.set_cpu, [left])
     begin = time.monotonic()
     timer.start()

@@ -153,8 +153,9 @@ def test_the_slowest_stage_decides_how_many_frames_pass() -> None:
 
 def test_a_rank_computes_the_oldest_inference_first_and_another_while_that_waits() -> None:
     """The worker has two convs per inference, and waits for the master between them for as long as one takes."""
+    first, last = (Send(0, 0, WHOLE, 1, 1), Recv(0, 0, WHOLE, 1, 2)), (Send(0, 1, WHOLE, 1, 3), Recv(0, 1, WHOLE, 1, 4))
     programs = [
-        program(0, 2, Send(0, 0, WHOLE, 1, 1), Recv(0, 0, WHOLE, 1, 2), conv(), Send(0, 1, WHOLE, 1, 3), Recv(0, 1, WHOLE, 1, 4)),
+        program(0, 2, *first, conv(), *last),
         program(
             1, 2, Recv(0, 0, WHOLE, 0, 1), conv(), Send(0, 1, WHOLE, 0, 2), Recv(0, 0, WHOLE, 0, 3), conv(),
             Send(0, 1, WHOLE, 0, 4),
