@@ -38,7 +38,7 @@ SETTLED = 10
 
 class Setup(msgspec.Struct, frozen=True):
     """``memory_limited``: every node has a third of what packed weights and maps take. ``slowed``: one node runs at a
-    quarter of its share in the second half of the stream."""
+    quarter of its share for three quarters of a further stream."""
 
     net: str
     nodes: int

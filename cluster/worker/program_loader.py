@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from fogconv.cluster.compilers.helpers import Helpers
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
@@ -42,6 +43,7 @@ class ProgramLoader:
         memory_limit_bytes: int,
         keep_weights: bool,
         swap: SwapFolder | None = None,
+        helpers: int = 0,
         adopt: Callable[[MasterSession, Loading, Runnable], None],
     ) -> None:
         self.store = WeightStore(swap)
@@ -51,6 +53,7 @@ class ProgramLoader:
         self._private: WeakKeyDictionary[Runnable, int] = WeakKeyDictionary()
         """Bytes of each loaded program beside its weights."""
         self._keep_weights = keep_weights
+        self._helpers = helpers
         self._adopt = adopt
 
     @property
@@ -78,7 +81,9 @@ class ProgramLoader:
         self._check_memory(program, missing)
         if program.swapped:
             self.store.swap.require(self._footprint(program).disk)
-        session.loading.append(Loading(task.request, task.program, program, missing, task.runs))
+        helpers = Helpers(program, self._threads, self._helpers)
+        session.loading.append(Loading(task.request, task.program, program, missing, helpers, task.runs))
+        helpers.start_ahead(missing)
         yield m.Missing(task.request, tuple(sorted(missing)))
         yield from self._build_complete(session, proceed)
 
@@ -90,9 +95,8 @@ class ProgramLoader:
             raise WireError(f"received weights {task.key}, which no program waits for")
         waiting = [loading for loading in session.loading if task.key in loading.missing]
         try:
-            self.store.put(
-                task.key, task.shape, payload, swap=any(task.key in loading.program.swapped for loading in waiting)
-            )
+            swap = any(task.key in loading.program.swapped for loading in waiting)
+            self.store.put(task.key, task.shape, payload, swap=swap, dtype=task.dtype)
         except (WireError, SwapError) as error:
             for loading in waiting:
                 session.loading.remove(loading)
@@ -108,7 +112,8 @@ class ProgramLoader:
             session.loading.remove(loading)
             begin = time.perf_counter()
             program = loading.program
-            executable = self._bound(program, proceed)
+            with loading.helpers.beside():
+                executable = self._bound(program, proceed)
             if isinstance(executable, FogconvError):
                 gc.collect()  # what was bound so far hangs together in circles, and the next program may need its memory
                 yield failed(loading.request, 0, executable)
@@ -151,6 +156,9 @@ class ProgramLoader:
             found = self.store.shape(key)
             if found is not None and found != shape:
                 raise WireError(f"a malformed program: weights {key} are {found}, not {shape}")
+            kinds = self.store.kind(key), program.weight_types.get(key, "float32")
+            if found is not None and kinds[0] != kinds[1]:
+                raise WireError(f"a malformed program: weights {key} are of {kinds[0]}, not of {kinds[1]}")
         return self.store.lend(program.weights, tight=tight)
 
     def _check_memory(self, program: ir.Program, missing: set[str]) -> None:

@@ -125,7 +125,8 @@ def _work(layer: Layer, work: Work, whole: Region, ranks: int, graph: LayerGraph
         assert isinstance(layer, Conv)
         _span(work.depth, layer.spec.in_channels // layer.spec.groups, "input channels")
     if work.rows is not None:
-        _require(layer.by_sums, "only means over rows and columns are split by the rows that they sum")
+        fits = layer.by_sums and graph.tensors[layer.reads[0]].precision.element == "fp32"
+        _require(fits, "only means over rows and columns in fp32 are split by the rows that they sum")
         _span(work.rows, graph.tensors[layer.reads[0]].height, "rows")
     _require(not work.raw or isinstance(layer, Conv), "only convs can be left unfinished")
 

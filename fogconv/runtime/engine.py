@@ -35,6 +35,7 @@ from fogconv.ir.program import Program
 from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
+from fogconv.runtime.arrival.arriving import Arriving
 from fogconv.runtime.drift import Correction, Observer, Pace, all_slower
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
@@ -121,12 +122,13 @@ class Engine:
         self._probation = Probation()
         self._observer: tuple[CompiledPlan, Topology, Observer] | None = None
         self.lanes: tuple[tuple[Plan, Loaded], ...] = ()
+        self._arriving: Arriving | None = None
         self._compiled: CompiledPlan
         while True:
             try:
                 if self.run_options.rehearse:
                     self.rehearse()
-                self._place()
+                self._place_early() if self.run_options.early else self._place()
                 break
             except WorkerLostError as error:
                 turn = after_loss(self.ranks, self._present, str(error), frames=0)
@@ -163,6 +165,7 @@ class Engine:
 
     def stream_outputs(self, frames: Iterable[Given], depth: int | None = None) -> Iterator[Mapping[str, Array]]:
         """The same, as outputs by name."""
+        self._settle()
         return stream(self, (arrays_of(self.graph, frame) for frame in frames), depth)
 
     def rehearse(self) -> None:
@@ -174,7 +177,14 @@ class Engine:
         for members in rehearsals(self.ranks):
             self._unload(self._loaded_for(members)[1])
 
+    @property
+    def all_there(self) -> bool:
+        """Whether no more weights are on their way to the workers."""
+        return self._arriving is None or self._arriving.over
+
     def close(self) -> None:
+        if self._arriving is not None:
+            self._arriving.close(self.loaded)
         self._unload(loaded for _, loaded in self.lanes)
 
     def _unload(self, several: Iterable[Loaded]) -> None:
@@ -205,9 +215,10 @@ class Engine:
 
     def next_members(self) -> tuple[str, ...]:
         """Before an inference: plan again if the members have changed. Returns messages about it."""
+        arrived = self._arrived()
         if not self.members_change():
-            return ()
-        events = self._ask_again() + self._correct()
+            return arrived
+        events = arrived + self._ask_again() + self._correct()
         ready, unfit = self._rejoining.finished()
         turn = next_members(self.ranks, self._present, ready)
         if turn.changed or not self._plan_stays():
@@ -229,7 +240,12 @@ class Engine:
         """After a run: compare the speed of ranks and links with the plan."""
         self.events.extend(run.events)
         ran = self.loaded.programs
-        if not self._adapts or (len(self.ranks) == 1 and self.lessons is None) or set(run.times) != set(ran):
+        if (
+            not self._adapts
+            or self._arriving is not None
+            or (len(self.ranks) == 1 and self.lessons is None)
+            or set(run.times) != set(ran)
+        ):
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # the run was in flight while a new plan was made
@@ -326,7 +342,7 @@ class Engine:
         self._correction = None
         if turn.members != self.ranks:
             self._pace = Pace()
-        self.close()
+        self._unload(loaded for _, loaded in self.lanes)
         before = self._uncoded()
         self.ranks = turn.members
         events += self._uncoded() if not before else ()
@@ -356,7 +372,34 @@ class Engine:
         """The programs of the plan; those beside it are for streams."""
         return self.lanes[0][1]
 
+    def _place_early(self) -> None:
+        """Begin with the master alone, while weights are sent in the order of what each gains."""
+        self._arriving = Arriving(self.session, self.graph, self.topology, self.plan_options, self.ranks, self._host)
+        (self._compiled, loaded), _ = self._arriving.choose()
+        self.lanes = ((self.plan, loaded),)
+
+    def _arrived(self) -> tuple[str, ...]:
+        """Take the plan for the weights that have landed. Returns messages about it."""
+        if self._arriving is None:
+            return ()
+        over = self._arriving.over
+        (self._compiled, loaded), events = self._arriving.choose()
+        self.lanes = ((self.plan, loaded),)
+        if over:
+            self._arriving = None
+        self.events.extend(events)
+        return events
+
+    def _settle(self) -> None:
+        """Wait for all weights."""
+        if self._arriving is not None:
+            self._arriving.wait()
+            self._arrived()
+
     def _place(self) -> None:
+        if self._arriving is not None:
+            self._arriving.close(self.loaded)
+            self._arriving = None
         self._compiled, loaded = self._loaded_for(self.ranks, self.progress)
         self.lanes = tuple(zip(self.plan.lanes, loaded, strict=True))
 

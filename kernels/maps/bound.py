@@ -7,7 +7,7 @@ Every kernel except the convolutions is a compiled function of one array of int6
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import BLOCK, NARROW
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.maps.blocked import Blocked, blocks
 
 Bound = Callable[[], None]
+
+SIGNATURE = types.void(types.int64[::1])
+"""Of every kernel that `bind` binds."""
 
 PIXEL = BLOCK * 4
 """Bytes from one pixel to the next within a row."""
@@ -33,14 +37,17 @@ class Place(NamedTuple):
     row: int
 
 
-def place(name: str, x: Blocked, narrow: bool = False) -> Place:
-    """The Place of a map. Raises KernelError for an array that is not in the blocked layout, and for a narrow one if
-    ``narrow`` isn't set."""
+def place(name: str, x: Blocked, narrow: bool = False, kind: Any = np.float32) -> Place:
+    """The Place of a map. Raises KernelError for an array that is not in the blocked layout or of another type than
+    ``kind``, and for a narrow one if ``narrow`` isn't set."""
     data = x.data
-    if data.dtype != np.float32 or data.ndim != 5 or data.shape[4] not in ((BLOCK, NARROW) if narrow else (BLOCK,)):
+    size = np.dtype(kind).itemsize
+    if data.dtype != kind or data.ndim != 5 or data.shape[4] not in ((BLOCK, NARROW) if narrow else (BLOCK,)):
         lanes = f"{BLOCK} or {NARROW}" if narrow else str(BLOCK)
-        raise KernelError(f"{name}: a blocked map is a float32 array (N, blocks, rows, columns, {lanes}), not {_what(data)}")
-    pixel = 4 * x.lanes
+        raise KernelError(
+            f"{name}: a blocked map is a {np.dtype(kind)} array (N, blocks, rows, columns, {lanes}), not {_what(data)}"
+        )
+    pixel = size * x.lanes
     m = x.margin
     inner = (m.top + x.height + m.bottom, m.left + x.width + m.right)
     if data.shape[1] < blocks(x.channels) or data.shape[2] < inner[0] or data.shape[3] < inner[1]:
@@ -49,7 +56,7 @@ def place(name: str, x: Blocked, narrow: bool = False) -> Place:
             f"blocks of {inner[0]}×{inner[1]}; the array has {data.shape[1:4]}"
         )
     image, block, row, column, lane = data.strides
-    if data.size and (lane != 4 or (column != pixel and data.shape[3] > 1)):
+    if data.size and (lane != size or (column != pixel and data.shape[3] > 1)):
         raise KernelError(f"{name}: the lanes and the columns must be contiguous; the strides are {data.strides} bytes")
     address = data.__array_interface__["data"][0] + m.top * row + m.left * pixel
     if data.size and address % pixel:
@@ -99,9 +106,9 @@ def address_of(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-@cache
 def _compile(kernel: Any) -> None:
-    kernel.compile(types.void(types.int64[::1]))
+    if SIGNATURE.args not in kernel.overloads:
+        ready(kernel, SIGNATURE)
 
 
 def _what(array: NDArray[Any]) -> str:

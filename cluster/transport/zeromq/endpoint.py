@@ -37,11 +37,13 @@ from fogconv.cluster.transport.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
 from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit, roomy_context
+from fogconv.cluster.transport.zeromq.direct.exchange import Exchange
+from fogconv.cluster.transport.zeromq.direct.opening import is_about_opening
 from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
 from fogconv.cluster.transport.zeromq.register import Account, Limits, Register
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import LINGER_MS, Socket, bound, connected, trouble
-from fogconv.errors import ClusterError, ConnectError
+from fogconv.errors import ConnectError
 from fogconv.hardware.address import parse_address
 
 if TYPE_CHECKING:
@@ -49,10 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fogconv.transport")
 
-COPY_BYTES = 64 << 10
-"""Up to this size a copy is cheaper than keeping the sender's memory until it is sent."""
-MAX_BACKLOG = 65536
-"""Messages beyond the high-water mark that wait here for one peer."""
 PROBE_DELAYS_S = (0.01, 0.1, 0.5)
 """After a ROUTER lost a connection its routing id disappears shortly after."""
 SKIPPED_AT_ONCE = 1000
@@ -65,7 +63,6 @@ _BAD_HANDSHAKE_REASON = (
 )
 _READABLE = select.POLLIN
 _LAST = int(zmq.NOBLOCK)
-_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 @dataclass(slots=True)
@@ -99,6 +96,7 @@ class ZeromqEndpoint:
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
         keys: Keys | None = None,
         shared: bool = True,
+        direct: bool = True,
         resolver: Resolver | None = None,
         has_room: Callable[[int], bool] = lambda nbytes: True,
     ) -> None:
@@ -114,6 +112,8 @@ class ZeromqEndpoint:
         self._lock = threading.RLock()
         self._context = roomy_context()
         self._poller = select.poll()
+        self._direct = direct
+        self._exchange = Exchange(self._poller)
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
         self._links: dict[Peer, Socket] = {}
@@ -131,6 +131,7 @@ class ZeromqEndpoint:
         os.set_blocking(self._wake_write, False)
         self._poller.register(self._wake_read, _READABLE)
         self._router: Socket | None = None
+        self._host = ""
         self._doorkeeper: Doorkeeper | None = None
         self._stumbled = False
         self.address = ""
@@ -146,6 +147,7 @@ class ZeromqEndpoint:
             self._authenticate()
         router = bound(self._context, address, self._heartbeat_s, None if self._keys is None else self._keys.own)
         self.address = router.raw.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._host = parse_address(self.address, listening=True).host
         self._watch(router)
         register = Register(Limits.within(self._descriptors))
         try:
@@ -280,21 +282,25 @@ class ZeromqEndpoint:
             if link is not None:
                 link.hold()
 
-    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
         with self._lock:
             link = self._links.get(peer)
+            if not ordered and (
+                self._send_directly(link, peer, frames) if peer in self._exchange.connections else self._propose(link)
+            ):
+                return
             if link is None:  # not connected by this end: the ROUTER knows it, or it is lost
                 link = self._router
                 if link is None or peer not in self._incoming:
                     return
             size = len(frames[1]) if len(frames) == 2 else 0
             # Most messages. Each of Python's calls on their way counts: its code is cold after a switch of processes.
-            if size <= SHORT_BYTES and not link.backlog and self._send_parts(link, peer, (b"".join(frames),)) is not False:
+            if size <= SHORT_BYTES and not link.backlog and link.send(peer, (b"".join(frames),)) is not False:
                 self._changed[link] = False
                 if self._waiting:
                     self._interrupt()
                 return
-            self._send_or_queue(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
+            self._put(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
 
     def room(self, nbytes: int) -> memoryview | None:
         with self._lock:
@@ -328,6 +334,7 @@ class ZeromqEndpoint:
                 if not self._closed:
                     for fd, _ in ready:
                         self._note(fd)
+                    self._exchange.expire()
             self._close_pipe()
             return None
 
@@ -363,12 +370,13 @@ class ZeromqEndpoint:
             self._closed = True
             for link in [*self._links.values(), *([self._router] if self._router else [])]:
                 for peer, part in link.backlog:
-                    if not self._try_send(link, peer, part):
+                    if link.send(peer, part) is False:
                         break
                 link.drop(LINGER_MS if link.connected else 0)
             self._links.clear()
             self._router = None
             self._sharing.close()
+            self._exchange.close()
             self._interrupt()
         if self._authenticator is not None:
             self._authenticator.stop()
@@ -379,16 +387,9 @@ class ZeromqEndpoint:
 
     # Under the lock
 
-    def _send_or_queue(self, link: Socket, peer: Peer, parts: Sequence[list[Frame]]) -> None:
-        for part in parts:
-            waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
-            if not waiting and self._send_parts(link, peer, part) is not False:
-                continue
-            if waiting >= MAX_BACKLOG and link.router:
-                return  # a peer that sends requests and reads no answer
-            if waiting >= MAX_BACKLOG:
-                raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
-            link.backlog.append((peer, part))
+    def _put(self, link: Socket, peer: Peer, parts: Sequence[list[Frame]]) -> None:
+        """Send the parts of a message, or let them wait."""
+        link.put(peer, parts)
         self._changed[link] = False
         if self._waiting:
             self._interrupt()
@@ -401,8 +402,76 @@ class ZeromqEndpoint:
         offer = self._sharing.offer(peer) if self._shared and link.near else None
         return cut(frames) if offer is None else (offer, *cut(frames))
 
+    def _send_directly(self, link: Socket | None, peer: Peer, frames: Sequence[Frame]) -> bool:
+        """Send a message over the direct connection. False where it has to take the link."""
+        try:
+            if len(frames[-1]) >= SHARED_BYTES:
+                referring = self._sharing.refer(peer, frames)
+                if referring is not None:
+                    if not self._exchange.send(peer, referring):
+                        link = link or self._router
+                        assert link is not None  # a direct connection lies beside one
+                        self._put(link, peer, (referring,))
+                    return True
+                if self._shared and link is not None and link.near:
+                    return False  # which offers this memory
+            sent = self._exchange.send(peer, frames)
+            if self._waiting and self._exchange.connections[peer].rest:
+                self._interrupt()
+            return sent
+        except OSError as error:
+            self._break(peer, error)
+            return True
+
+    def _propose(self, link: Socket | None) -> bool:
+        """Ask for a direct connection to the other end of a link that ``connect`` opened, if that was not done."""
+        if self._direct and link is not None and link.trusted:
+            ask = self._exchange.ask(link, link.near, link.sealed)
+            if ask is not None:
+                self._put(link, link, ([ask],))
+        return False
+
+    def _hear_directly(self, peer: Peer) -> None:
+        """What has come over a direct connection."""
+        try:
+            messages = self._exchange.read(peer)
+        except OSError as error:
+            self._break(peer, error)
+            return
+        for frames in messages:
+            self._events.append(Arrival(peer, frames if len(frames) < 3 else self._sharing.resolve(peer, frames)))
+
+    def _read_to_the_end(self, peer: Peer) -> None:
+        """A link has ended: what came over its direct connection before is valid."""
+        if peer in self._exchange.connections:
+            self._hear_directly(peer)
+
+    def _break(self, peer: Peer, error: OSError) -> None:
+        """A direct connection broke: so did the link, because messages are lost."""
+        log.info("a direct connection broke: %s", error.strerror or error)
+        link = self._links.get(peer)
+        if link is not None:
+            self._lose(link, "the connection ended")
+        else:
+            self.drop(peer)
+            self._events.append(Loss(peer, "the connection ended"))
+        if self._waiting:
+            self._interrupt()
+
+    def _agree(self, link: Socket, peer: Peer, frame: bytes) -> None:
+        """An ask for a direct connection, or an offer of one."""
+        if not self._direct:
+            return
+        if link.router:
+            offer = self._exchange.answer(peer, frame, self._host, self._keys is not None)
+            if offer is not None:
+                self._put(link, peer, ([offer],))
+        elif link.dial is not None:
+            self._exchange.accept(peer, frame, "" if link.near else link.dial.number or link.dial.address.host)
+
     def _forget_halves(self, peer: Peer) -> None:
         """A connection is lost: drop the received part of its message, and what was lent to it."""
+        self._exchange.forget(peer)
         self._assembly.forget(peer)
         self._sharing.forget(peer)
 
@@ -417,12 +486,17 @@ class ZeromqEndpoint:
                 os.write(self._wake_write, b"!")
 
     def _note(self, fd: int) -> None:
+        peer = self._exchange.peer_at(fd)
+        if peer is not None:
+            self._hear_directly(peer)
+            return
         if fd == self._wake_read:
             with contextlib.suppress(BlockingIOError):
                 os.read(fd, 4096)
             return
         watched = self._by_fd.get(fd)
         if watched is None:
+            self._exchange.go_on(fd)
             return
         link, is_monitor = watched
         self._changed[link] = not is_monitor
@@ -435,6 +509,7 @@ class ZeromqEndpoint:
             self._probe_at.popleft()
             for peer in list(self._incoming):
                 if not self._reachable(peer):
+                    self._read_to_the_end(peer)
                     self._incoming.pop(peer, None)
                     self._forget_halves(peer)
                     self._events.append(Loss(peer, "the connection ended"))
@@ -445,7 +520,7 @@ class ZeromqEndpoint:
                 continue
             del self._changed[link]
             if link.backlog:
-                self._send_waiting(link)
+                link.send_waiting()
             if self._read(link) and not link.raw.closed:
                 self._changed[link] = False
 
@@ -453,26 +528,10 @@ class ZeromqEndpoint:
         """Which of the sockets that changed have a message. One poll of all takes half as long as one of each."""
         for link in self._changed:
             if link.backlog:
-                self._send_waiting(link)
+                link.send_waiting()
         found = zmq.zmq_poll([(link.raw, zmq.POLLIN) for link in self._changed], 0)
         readable = [raw for raw, _ in found]
         self._changed = {link: True for link in self._changed if link.raw in readable} if readable else {}
-
-    def _send_waiting(self, link: Socket) -> None:
-        """Each peer's messages in their order; a peer that reads nothing does not delay the others."""
-        if link.held:
-            while link.ahead and self._try_send(link, *link.backlog[0]):
-                link.backlog.popleft()
-                link.ahead -= 1
-            link.settle()
-            return
-        stuck: set[Peer] = set()
-        left: deque[tuple[Peer, list[Frame]]] = deque()
-        for peer, part in link.backlog:
-            if peer in stuck or not self._try_send(link, peer, part):
-                stuck.add(peer)
-                left.append((peer, part))
-        link.backlog = left
 
     def _read(self, link: Socket) -> bool:
         """Take one message. False if there is none; finding that out is slow, so poll first."""
@@ -543,13 +602,16 @@ class ZeromqEndpoint:
             self._take_from_stranger(peer, header, count, nbytes, credential)
             return
         message: Sequence[Frame] | None
-        if is_reference(frames):
+        if is_about_opening(header):
+            message = None
+            self._agree(link, peer, header)
+        elif is_reference(frames):
             message = self._sharing.resolve(peer, frames)
         elif is_sharing(frames):
             message = None
             answer = self._sharing.hear(peer, frames)
             if answer is not None:
-                self._send_or_queue(link, peer, (answer,))
+                self._put(link, peer, (answer,))
         else:
             message = self._assembly.add(peer, frames)
         if message is not None:
@@ -576,6 +638,9 @@ class ZeromqEndpoint:
             elif link in self._links:
                 while self._read(link):  # messages from before the end are valid
                     pass
+                self._read_to_the_end(link)
+                if link not in self._links:
+                    return
                 refused = event != zmq.EVENT_DISCONNECTED and not link.opened
                 self._lose(link, _BAD_HANDSHAKE_REASON if refused else "the connection ended")
                 return
@@ -612,26 +677,4 @@ class ZeromqEndpoint:
             return False
         # This send, too, may consume the descriptor's report.
         self._changed[self._router] = False
-        return self._send_parts(self._router, peer, [b""]) is not None
-
-    def _try_send(self, link: Socket, peer: Peer, part: list[Frame]) -> bool:
-        """Send if possible. False if the message has to wait. Messages to a lost peer count as sent."""
-        return self._send_parts(link, peer, part) is not False
-
-    def _send_parts(self, link: Socket, peer: Peer, part: Sequence[Frame]) -> bool | None:
-        """True: sent. False: its queue is full. None: there is no peer."""
-        put = link.put
-        try:
-            if link.router:
-                put(peer, _MORE)
-            for frame in part[:-1]:
-                put(frame, _MORE)
-            last = part[-1]
-            put(last, _LAST, len(last) <= COPY_BYTES)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EHOSTUNREACH:
-                return None
-            raise ClusterError(f"{link.address}: sending failed: {error.strerror}") from error
-        return True
+        return self._router.send(peer, [b""]) is not None

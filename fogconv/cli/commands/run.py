@@ -48,6 +48,7 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
+from fogconv.cli.precision.options import FP32, CalibrateOption, PrecisionOption
 from fogconv.cli.process.mpi_ranks import ranks_released, serves_as_rank
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
@@ -221,6 +222,8 @@ def run(
     objective: ObjectiveOption = None,
     deadline: DeadlineOption = None,
     plan: PlanOption = None,
+    precision: PrecisionOption = FP32,
+    calibrate: CalibrateOption = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -249,6 +252,14 @@ def run(
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Preload a fallback plan for every loss of one worker.", rich_help_panel=HOW)
     ] = _DEFAULTS.rehearse,
+    early: Annotated[
+        bool,
+        typer.Option(
+            "--early",
+            help="With --scheme offload: begin before all weights are sent, those first that gain most per byte.",
+            rich_help_panel=HOW,
+        ),
+    ] = _DEFAULTS.early,
     repeat: Annotated[
         int,
         typer.Option(
@@ -343,6 +354,7 @@ def run(
             run_options=RunOptions(
                 adapt=adapt,
                 rehearse=rehearse,
+                early=early,
                 measure=measure,
                 threads=threads,
                 memory_bytes=memory,
@@ -366,6 +378,8 @@ def run(
             in_flight=in_flight,
             compare=compare,
             trust=trust,
+            precision=str(precision),
+            calibrate=tuple(calibrate or ()),
         )
         run_job(
             job,

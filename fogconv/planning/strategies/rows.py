@@ -36,7 +36,7 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
             drift = shares.drift(layer)
             if 0 < drift < fewest:
                 yield Way("rows", _overlapping(whole, _drifted(spans, drift), 0), overlaps=True)
-    if layer.by_sums:
+    if layer.by_sums and shares.graph.tensors[layer.reads[0]].precision.element == "fp32":
         spans = shares.row_spans(shares.graph.tensors[layer.reads[0]].height)
         yield Way("sums", [Work(rank, whole, rows=span) for rank, span in enumerate(spans) if span], ("M", "R", "C"))
 
@@ -48,10 +48,10 @@ def _drifted(spans: Sequence[Span], rows: int) -> tuple[Span, ...]:
     in one message instead of one from each side; the next such conv may move the cuts back, with rows from above. The 1×1
     convs between them and the residual sum use the moved cuts.
     """
-    first, last = (next(i for i in order if spans[i]) for order in (range(len(spans)), reversed(range(len(spans)))))
+    top, bottom = min(span.start for span in spans), max(span.stop for span in spans)
     return tuple(
-        span and Span(span.start + (rows if i != first else 0), span.stop + (rows if i != last else 0))
-        for i, span in enumerate(spans)
+        span and Span(span.start + (rows if span.start != top else 0), span.stop + (rows if span.stop != bottom else 0))
+        for span in spans
     )
 
 

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
-from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
+from fogconv.ir.layout import MASTER, Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
 from fogconv.planning.strategies.fusing.segments import fused_rows
 
@@ -46,6 +46,8 @@ class Shares:
         rates = level([topology.rate(rank) for rank in topology.ranks])
         self.helpers = self._helpers(topology, rates, offloading)
         """The ranks that may compute whole layers instead of the master."""
+        self.places = _places(self.members, rates)
+        """The members from a map's top rows to its bottom ones."""
         self._weights = [rate if rank in self.members else 0.0 for rank, rate in enumerate(rates)]
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
@@ -90,14 +92,18 @@ class Shares:
         return sum(self._weights[rank] for rank in ranks)
 
     def row_spans(self, height: int) -> tuple[Span, ...]:
-        """The division of rows. Remaining rows go to the last ranks, because the first has to start and end each
-        inference. Where one more row doubles the work, it goes to the outermost ranks, which have one neighbour instead
-        of two."""
-        order = list(reversed(range(self.ranks)))
-        if height < 2 * len(self.members):
-            ends = {rank: min(i, len(self.members) - 1 - i) for i, rank in enumerate(self.members)}
-            order.sort(key=lambda rank: ends.get(rank, self.ranks))
-        return split(height, self._weights, order=order)
+        """The division of rows. Remaining rows go to the lowest places, and last to the master, which has to start and end
+        each inference. Where one more row doubles the work, it goes to the outermost places, which have one neighbour
+        instead of two."""
+        last = len(self.places) - 1
+        order = sorted(range(last, -1, -1), key=lambda place: self.places[place] == MASTER)
+        if height < 2 * len(self.places):
+            order.sort(key=lambda place: min(place, last - place))
+        found = split(height, [self._weights[rank] for rank in self.places], order=order)
+        spans = [Span(0, 0)] * self.ranks
+        for rank, span in zip(self.places, found, strict=True):
+            spans[rank] = span
+        return tuple(spans)
 
     def aligned_spans(self, height: int) -> tuple[Span, ...]:
         """Cuts that stay cuts after the map is halved a few times, so that a stride of 2 moves no row."""
@@ -117,6 +123,15 @@ class Shares:
         if self.drifting and isinstance(layer, Conv) and layer.spec.stride[0] == 1:
             return max(1, halo(layer))
         return halo(layer) if layer.target in self._haloed else 0  # type: ignore[union-attr]
+
+
+def _places(ranks: Sequence[int], rates: Sequence[float]) -> tuple[int, ...]:
+    """The ranks in their order where all are as fast; else the slowest outermost, where they have one neighbour, and the
+    fastest in the middle: a message takes a slow rank's processor for longer."""
+    if len({rates[rank] for rank in ranks}) == 1:
+        return tuple(ranks)
+    by_rate = sorted(ranks, key=lambda rank: rates[rank])
+    return (*by_rate[::2], *reversed(by_rate[1::2]))
 
 
 def halo(layer: Layer) -> int:
