@@ -37,8 +37,8 @@ from fogconv.cluster.worker.machine import LoadMeter, OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
 from fogconv.cluster.worker.program_check import check_measurement
 from fogconv.cluster.worker.program_loader import ProgramLoader, failed, failure_of
+from fogconv.cluster.worker.scheduling.turns import TurnMailbox, Turns
 from fogconv.cluster.worker.system import process_bytes, throttled
-from fogconv.cluster.worker.turns import TurnMailbox, Turns
 from fogconv.errors import (
     ClusterError,
     FogconvError,

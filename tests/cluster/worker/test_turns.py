@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fogconv.cluster.worker.turns import Turns
+from fogconv.cluster.worker.scheduling.turns import Turns
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import Region
 from tests.cluster.fault_cluster import FaultCluster
