@@ -28,7 +28,7 @@ from fogconv.planning.cost import Prices
 from fogconv.planning.limits.goal import Goal
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
-from fogconv.planning.schemes import Scheme
+from fogconv.planning.schemes import STREAMS, Scheme
 
 DRAWS = 4
 """Plans with every rate at one end of its spread, by a seeded coin. If none of them differs, no rate is tried alone."""
@@ -70,7 +70,7 @@ def rivals(
 ) -> tuple[Rival, ...]:
     """The plans of other schemes, the fastest first. Left out are those that fit into no memory, and those that are
     too much work to look for (MOST_EFFORT). None where the plan is to save something else than time."""
-    if options.goal != Goal():
+    if options.goal != Goal() or options.scheme in STREAMS:
         return ()
     own = _terms(graph, chosen, topology)
     known = {name: spread for name, spread in spreads.items() if spread > 0}

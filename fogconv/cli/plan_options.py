@@ -137,7 +137,8 @@ ObjectiveOption = Annotated[
     ObjectiveName | None,
     typer.Option(
         "--objective",
-        help="What the plan saves: latency (the default), or energy, of all devices together, those that wait too.",
+        help="What the plan is for: latency (the default); throughput, frames per second of a stream; or energy, of all "
+        "devices together, those that wait too.",
         rich_help_panel=HOW,
     ),
 ]

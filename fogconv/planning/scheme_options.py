@@ -54,7 +54,7 @@ class SchemeOptions:
     keep_input_home: bool = False
     """No tensor before the first pooling leaves the master."""
     objective: str | None = None
-    """What the plan saves, latency or energy; None: latency, or with a deadline energy."""
+    """What the plan is for: latency, throughput (of a stream) or energy; None: latency, or with a deadline energy."""
     deadline_s: float | None = None
     """Of the plans that take no longer than so many seconds, the one of least energy."""
     pixels: Pixels | None = None

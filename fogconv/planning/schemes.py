@@ -19,6 +19,7 @@ from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.search import search
 from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.family import Scheme as Paths
+from fogconv.planning.streams.lanes import fastest, pipeline, replicas
 
 Planner = Callable[[LayerGraph, Topology, SchemeOptions], Plan]
 """Raises PlannerError when the weights fit into no rank's memory limit, InputError for options that the scheme does not
@@ -37,6 +38,8 @@ def _searched(paths: Paths) -> Planner:
 
 def _cheapest(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
     """The cheapest plan of the schemes that support the options: with guards only the star does."""
+    if options.goal.objective == "throughput":
+        return fastest(graph, topology, options)
     planner = plan_star if options.protection else _searched("auto")
     return planner(graph, topology, options)
 
@@ -70,8 +73,13 @@ class Scheme(StrEnum):
     DEPTH = "depth", "by channels, and where maps are large by rows, so that the weights are dealt out", _searched("depth")
     ROWS = "rows", "by rows of the maps, with halos", _searched("rows")
     OFFLOAD = "offload", "whole layers on one rank each, such as the last ones on a faster device", _searched("offload")
+    PIPELINE = "pipeline", "for streams: consecutive layers on one rank each, several frames in flight", pipeline
+    REPLICAS = "replicas", "for streams: whole frames on each rank, the next one to the rank that is free", replicas
     LOCAL = "local", "the master alone", _searched("local")
 
 
-DISTRIBUTED = tuple(scheme for scheme in Scheme if scheme is not Scheme.LOCAL)
-"""All schemes that use the workers."""
+STREAMS = (Scheme.PIPELINE, Scheme.REPLICAS)
+"""The schemes for several frames in flight."""
+
+DISTRIBUTED = tuple(scheme for scheme in Scheme if scheme not in (Scheme.LOCAL, *STREAMS))
+"""All schemes that use the workers for one frame."""

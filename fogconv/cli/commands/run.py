@@ -276,6 +276,14 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = 0,
+    in_flight: Annotated[
+        int | None,
+        typer.Option(
+            help="Most frames of the stream in flight at once; by default as many as the plan states, or 3.",
+            parser=number("count", table.IN_FLIGHT),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
@@ -317,6 +325,8 @@ def run(
 
         if measure and profile is not None:
             raise InputError("--measure and --profile both say where the rates come from; leave one out")
+        if in_flight is not None and not stream:
+            raise InputError("--in-flight is for the frames of --stream N; add that, or leave it out")
         guards = Protection(verify, redundancy, patience)
         job = Job(
             model=model,
@@ -365,6 +375,7 @@ def run(
             labels=labels,
             repeat=repeat,
             stream=stream,
+            in_flight=in_flight,
             compare=compare,
             trust=trust,
             precision=str(precision),

@@ -47,10 +47,26 @@ def print_plan(
         predicted += f" and {plan.predicted_j:.3g} J"
     busiest = byte_count(forecast.busiest_card_bytes)
     console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
+    for line in _streamed(forecast):
+        console.print(Paragraph(line))
     for line in _hosted(forecast):
         console.print(Paragraph(line))
     for line in _rivals(rivals):
         console.print(Paragraph(line))
+
+
+MOST_LANES = 12
+
+
+def _streamed(forecast: Forecast) -> Iterator[str]:
+    """A stream's frames per second, and who takes them."""
+    if not forecast.lanes:
+        return
+    yield f"predicted {forecast.plan.frames_per_s or 0.0:.3g} frames per second of a stream; at once in flight, and where:"
+    for lane in forecast.lanes[:MOST_LANES]:
+        yield f"  {lane.in_flight}: {lane.text}"
+    if len(forecast.lanes) > MOST_LANES:
+        yield f"  and {len(forecast.lanes) - MOST_LANES} more"
 
 
 MOST_NAMED = 4
