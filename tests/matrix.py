@@ -31,7 +31,7 @@ STEADY = RunOptions(adapt=False)
 TRANSPORTS = ("inproc", "zmq", "mpi")
 STAR_WORKERS = (1, 2, 3, 4, 7)
 RESIDENT_RANKS = (3, 5)
-RESIDENT_SCHEMES = ("auto", "depth", "rows", "offload")
+RESIDENT_SCHEMES = ("auto", "depth", "rows", "columns", "tiles", "offload")
 RESIDENT_MODELS = (
     "alexnet",
     "convnext_tiny",

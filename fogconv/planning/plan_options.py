@@ -30,6 +30,8 @@ class PlanOptions(SchemeOptions):
             raise InputError(f"--parts and --split cut the star's convs; --scheme {scheme} has its own ways to cut")
         if self.cuts != "all" and scheme is not Scheme.OFFLOAD:
             raise InputError(f"--cuts {self.cuts} is for whole layers: --scheme offload, not --scheme {scheme}")
+        if self.tiles is not None and scheme is not Scheme.TILES:
+            raise InputError(f"--tiles {self.tiles} cuts maps into tiles: --scheme tiles, not --scheme {scheme}")
         starred = scheme is Scheme.STAR or (self.protection and scheme is Scheme.AUTO)
         if starred and self.goal != Goal():
             raise InputError("the star's trigger decides by seconds; --objective and --deadline are for the other schemes")

@@ -18,6 +18,7 @@ from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.limits.goal import Goal
 from fogconv.planning.limits.sought import Sought
+from fogconv.planning.limits.tiling import MOST_TILES, Tiling, squarest
 from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.paths.shortest import cheapest
 from fogconv.planning.strategies.family import Scheme
@@ -26,19 +27,19 @@ from fogconv.simulation.prediction import predicted
 
 WITHIN = 1.5
 """The search's sum is at most this many times what a plan takes."""
-MOST_RANKS = 33
+MOST_RANKS = MOST_TILES
 """The most ranks that a search uses. Its time grows with the square of the ranks (8 s for ResNet-50 on 33), and more
 parts gain little: in a larger cluster only the fastest ranks get work. The star needs no search and uses all ranks."""
 
 PENALTIES = 7
 """From no penalty to 0.1 ms per weight: each sixteen times the one before."""
 
-_SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "offload", "local")
+_SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "columns", "tiles", "depth", "offload", "local")
 
 
 def search(graph: LayerGraph, topology: Topology, scheme: Scheme, sought: Sought) -> Plan:
-    """The best plan with the layouts of a scheme: "auto" uses all layouts, "depth" and "rows" some, "offload" whole layers
-    on one rank each, "local" the master's only.
+    """The best plan with the layouts of a scheme: "auto" uses all layouts, "depth", "rows", "columns" and "tiles" some,
+    "offload" whole layers on one rank each, "local" the master's only.
 
     Raises PlannerError when the weights fit into no rank's memory limit, where nothing is allowed, and, as DeadlineError,
     where no plan keeps the deadline; InputError where the goal needs an energy that is not known.
@@ -131,15 +132,20 @@ def _book(graph: LayerGraph, topology: Topology, sought: Sought) -> LayoutBook:
 def _search(
     graph: LayerGraph, book: LayoutBook, scheme: Scheme, sought: Sought, members: Sequence[int] | None = None
 ) -> list[Plan]:
-    """Search by rows once without and once with drifting cuts; together they would displace better paths (MobileNet's, by
-    1 %). Drifting cuts are not tried where branches are concatenated: Inception's plans did not change, and took half as
-    long again.
+    """Search by tiles once for each tiling, and by rows once without and once with drifting cuts; together they would
+    displace better paths (MobileNet's, by 1 %). Drifting cuts are not tried where branches are concatenated: Inception's
+    plans did not change, and took half as long again.
     """
     if len(book.prices.topology) == 1:
         scheme = "local"
     branched = any(isinstance(layer, Concat) for layer in graph.layers)
-    ways = (False, True) if scheme == "rows" and not branched else (False,)
-    return [plan for drifting in ways for plan in _within_memory(graph, book, scheme, sought, members, drifting)]
+    ways: Sequence[tuple[bool, Tiling | None]] = ((False, None),)
+    if scheme == "rows" and not branched:
+        ways = ((False, None), (True, None))
+    elif scheme == "tiles":
+        ranks = len(book.prices.topology) if members is None else len(members)
+        ways = [(False, tiling) for tiling in ((sought.tiling,) if sought.tiling is not None else squarest(ranks))]
+    return [plan for way in ways for plan in _within_memory(graph, book, scheme, sought, members, *way)]
 
 
 def _within_memory(
@@ -149,6 +155,7 @@ def _within_memory(
     sought: Sought,
     members: Sequence[int] | None,
     drifting: bool,
+    tiling: Tiling | None,
 ) -> list[Plan]:
     """Where a rank's memory limit is too small, weights become dear on all ranks with limits, until the path that stores
     least on them is the cheapest; if that is still too much, as maps are no weights, the others do without it. Where ranks
@@ -156,7 +163,7 @@ def _within_memory(
     topology, allowed = book.prices.topology, sought.allowed
     penalty = 0.0
     possible: list[Plan] = []
-    options = Options(graph, book.prices, book, scheme, members, drifting=drifting, allowed=allowed)
+    options = Options(graph, book.prices, book, scheme, members, drifting=drifting, tiling=tiling, allowed=allowed)
     for attempt in count(1):
         swaps, over = False, None
         for found in cheapest(graph, book, scheme, sought, penalty, options):
@@ -176,6 +183,6 @@ def _within_memory(
             if over.rank == MASTER or scheme == "local":
                 raise PlannerError(over.sentence)
             members = [rank for rank in members or topology.ranks if rank != over.rank]
-            options = Options(graph, book.prices, book, scheme, members, drifting=drifting, allowed=allowed)
+            options = Options(graph, book.prices, book, scheme, members, drifting=drifting, tiling=tiling, allowed=allowed)
             penalty = 0.0
     return possible

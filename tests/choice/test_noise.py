@@ -63,7 +63,7 @@ def test_a_rate_that_is_not_there_moves_nothing(name: str) -> None:
 def test_the_plan_of_rows_is_within_the_noise_of_auto_where_auto_chose_it() -> None:
     found = rivals(SMALL, plan(SMALL, cluster()), cluster(), PlanOptions(), {})
     by_name = {rival.scheme: rival for rival in found}
-    assert set(by_name) == {"rows", "star", "depth", "local"}
+    assert set(by_name) == {"rows", "columns", "tiles", "star", "depth", "local"}
     assert by_name["rows"].same and by_name["rows"].within
     assert not by_name["local"].within and by_name["local"].noise_s is None
     assert [rival.predicted_s for rival in found] == sorted(rival.predicted_s for rival in found)

@@ -1,4 +1,4 @@
-"""Shares: which rank gets which channels and rows of a graph's tensors, on one cluster."""
+"""Shares: which rank gets which channels, rows and columns of a graph's tensors, on one cluster."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fogconv.ir.geometry import Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
-
-UNITS_PER_RANK = 4
-"""Aligned cuts are at multiples of at most 1/4 of a rank's share, so that no rank has more than a quarter too much."""
+from fogconv.planning.limits.tiling import Tiling
+from fogconv.planning.strategies.cells import Cells, aligned_spans, spans
 
 
 class Shares:
     """``members`` are the ranks that get work.
 
     ``dealt``: the scheme divides the weights instead of copying them. ``drifting``: the cuts may move after every conv,
-    not only between two that need their neighbours' rows. ``offloading``: every rank may get whole layers.
+    not only between two that need their neighbours' rows. ``offloading``: every rank may get whole layers. ``tiling``: how
+    maps are cut into tiles.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Shares:
         dealt: bool,
         drifting: bool,
         offloading: bool,
+        tiling: Tiling | None = None,
     ) -> None:
         self.graph = graph
         self.ranks = len(topology)
@@ -45,6 +46,8 @@ class Shares:
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
+        self.tiling = tiling
+        self.cells = Cells(graph, self._weights)
 
     def _helpers(self, topology: Topology, rates: Sequence[float], offloading: bool) -> tuple[int, ...]:
         workers = [rank for rank in self.members if rank]
@@ -77,22 +80,12 @@ class Shares:
         return split_channels(self.graph.tensors[tensor].channels, self._weights)
 
     def row_spans(self, height: int) -> tuple[Span, ...]:
-        """The division of rows. Remaining rows go to the last ranks, because the first has to start and end each
-        inference. Where one more row doubles the work, it goes to the outermost ranks, which have one neighbour instead
-        of two."""
-        order = list(reversed(range(self.ranks)))
-        if height < 2 * len(self.members):
-            ends = {rank: min(i, len(self.members) - 1 - i) for i, rank in enumerate(self.members)}
-            order.sort(key=lambda rank: ends.get(rank, self.ranks))
-        return split(height, self._weights, order=order)
+        """The division of rows."""
+        return spans(height, self._weights)
 
     def aligned_spans(self, height: int) -> tuple[Span, ...]:
-        """Cuts that stay cuts after the map is halved a few times, so that a stride of 2 moves no row."""
-        units = height
-        while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * len(self.members):
-            units //= 2
-        size = height // units
-        return tuple(Span(span.start * size, span.stop * size) for span in self.row_spans(units))
+        """The same by cuts that stay cuts where the map is halved."""
+        return aligned_spans(height, self._weights)
 
     def drift(self, layer: Layer) -> int:
         """The number of rows by which the cuts may move down after this layer; 0 for none."""
