@@ -106,6 +106,13 @@ def resident_cells(*, full: bool) -> list[Cell]:
     return cells
 
 
+def between_processes() -> list[Cell]:
+    """Halos of columns and at corners between processes of their own."""
+    model = "shufflenet_v2_x0_5"
+    schemes, transports = ("columns", "tiles"), ("zmq", "mpi")
+    return [Cell(model, models.small(model), 4, transport, scheme) for scheme in schemes for transport in transports]
+
+
 @dataclass(frozen=True)
 class Reference:
     """torch's answer in float32 and in float64."""
