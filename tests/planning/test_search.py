@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import ConvSpec, Region, Span
+from fogconv.ir.geometry import ConvSpec, Region, Span, subtract
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.ir.plan import Plan, load_plan, save_plan
@@ -209,6 +209,19 @@ def test_the_interior_needs_nothing_from_the_neighbours() -> None:
     interior, borders = parts
     assert (interior.output.rows.start, interior.output.rows.stop) == (20, 36)
     assert [len(border.output.rows) for border in borders] == [4, 4]
+
+
+def test_the_interior_of_a_tile_needs_nothing_from_any_side() -> None:
+    graph = chain(256, 256, size=64)
+    [layer] = graph.convs
+    own = Region(Span(0, 256), Span(16, 48), Span(0, 30))
+    parts = interior_first(graph, layer, Work(1, own), lambda tensor, region: region in own)
+    assert parts is not None
+    interior, borders = parts
+    # Whole tiles of 4×4 from the shard's corner on; nothing is waited for at the map's border.
+    assert interior.output == Region(Span(0, 256), Span(20, 44), Span(0, 28))
+    assert sum(border.output.elements for border in borders) == own.elements - interior.output.elements
+    assert not subtract(own, [interior.output, *(border.output for border in borders)])
 
 
 def test_a_shard_without_neighbours_rows_to_wait_for_is_not_cut() -> None:
