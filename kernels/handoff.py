@@ -4,11 +4,17 @@ Waking a sleeping thread takes 50 to 100 µs on a virtual machine, as long as a 
 finished spins for up to ``SPINS`` rounds before it sleeps; between the layers of a network it rarely sleeps. The same
 holds for a caller that waits for the helpers' last tiles. The spin is bounded, at about 50 µs.
 
-    caller   writes the call, then TICKET; wakes the helper if it was ASLEEP … does its own part … waits for DONE = TICKET
-    helper   waits for TICKET; calls; writes DONE; wakes the caller if it was WAITING
+    caller   writes the call, OPEN and TICKET; wakes the helper if it was ASLEEP … does its own part … takes the call back if
+             it is still OPEN, else waits for DONE = TICKET
+    helper   waits for TICKET; takes the call if it is OPEN; calls; writes DONE; wakes the caller if it was WAITING
 
 Each side sets its sleep flag, then checks once more. The side that clears the flag (an atomic exchange) must wake the
-other, so that no wake-up is lost or sent twice.
+other, so that no wake-up is lost or sent twice. The side that clears OPEN (a compare and exchange) does the call: a helper
+that wakes late, or whose core is busy, delays nobody.
+
+A helper that spins on the caller's own core keeps it from computing, and Linux does put it there: mobilenet_v2 on two
+threads took 2.4 times as long as on one. So a helper states the cores on which it may run (CORES), and the caller compares
+them with its own; `fogconv.kernels.threads` then moves the helper away.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ arrayobj: Any = _arrayobj  # no annotations in this library
 Control = NDArray[np.int64]
 
 # Offsets in the control block: the caller's cache line, then the helper's.
-TICKET, CODE, NUMBERS, LENGTH, WAITING = 0, 1, 2, 3, 4
+TICKET, CODE, NUMBERS, LENGTH, WAITING, OPEN, CORES = 0, 1, 2, 3, 4, 5, 6
 DONE, ASLEEP = 8, 9
 
 SPINS = 2000
@@ -43,6 +49,12 @@ SPINS = 2000
 
 SLEEP, WAKE, PYTHON = 1, 2, 3
 """The reasons for which `serve` returns: sleep until woken; wake the caller; run a Python call."""
+
+ASLEEP_NOW, SAME_CORE = 1, 2
+"""What `start` returns, as a sum: the helper sleeps and must be woken; it may run on the caller's core."""
+
+MOST_CORES = 63
+"""CORES has a bit for each of the first cores."""
 
 KERNEL = types.void(types.int64[::1])
 """The signature of every kernel that `fogconv.kernels.maps.bound.bind` binds."""
@@ -78,6 +90,30 @@ def _exchange(typingctx: Any, address: Any, value: Any) -> Any:
         return builder.atomic_rmw("xchg", builder.inttoptr(args[0], I64.as_pointer()), args[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), codegen
+
+
+@vector.intrinsic
+def _take(typingctx: Any, address: Any, ticket: Any) -> Any:
+    """Whether a ticket was at an address; a 0 is there afterwards."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        found = builder.cmpxchg(pointer, args[1], I64(0), "seq_cst", "seq_cst")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(types.int64, types.int64), codegen
+
+
+@vector.intrinsic
+def _core(typingctx: Any) -> Any:
+    """The number of the core that runs this thread; below 0 where the system does not say."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        name = "sched_getcpu"
+        known = builder.module.globals.get(name)
+        return builder.call(known or ir.Function(builder.module, ir.FunctionType(ir.IntType(32), []), name), [])
+
+    return types.int32(), codegen
 
 
 @vector.intrinsic
@@ -124,10 +160,12 @@ def serve(c, done):  # type: ignore[no-untyped-def]
                 break
             spins += 1
             _pause()
+        done = _read(control + 8 * TICKET)
+        if not _take(control + 8 * OPEN, done):
+            continue  # the caller took it back
         if c[CODE] == 0:
             return PYTHON
         _call(c[CODE], c[NUMBERS], c[LENGTH])
-        done += 1
         if _finished(control, done):
             return WAKE
 
@@ -147,12 +185,27 @@ def finished(c, ticket):  # type: ignore[no-untyped-def]
 
 @jit
 def start(c, ticket, code, numbers, length):  # type: ignore[no-untyped-def]
-    """Hand over a call as this ticket. Returns whether the helper sleeps and must be woken. A code of 0 is a Python
-    call."""
+    """Hand over a call as this ticket. Returns what is left to do: 0, or the sum of `ASLEEP_NOW` and `SAME_CORE`. A code of
+    0 is a Python call."""
     control = c.ctypes.data
     c[CODE], c[NUMBERS], c[LENGTH] = code, numbers, length
+    _write(control + 8 * OPEN, ticket)
     _write(control + 8 * TICKET, ticket)
-    return _exchange(control + 8 * ASLEEP, 0) == 1
+    left = ASLEEP_NOW if _exchange(control + 8 * ASLEEP, 0) == 1 else 0
+    core = _core()
+    return left + SAME_CORE if 0 <= core < MOST_CORES and c[CORES] >> core & 1 else left
+
+
+@jit
+def core():  # type: ignore[no-untyped-def]
+    """The number of the core that runs this thread; below 0 where the system does not say."""
+    return _core()
+
+
+@jit
+def take_back(c, ticket):  # type: ignore[no-untyped-def]
+    """Whether the helper had not begun this ticket's call, and won't."""
+    return _take(c.ctypes.data + 8 * OPEN, ticket)
 
 
 @jit
@@ -181,4 +234,6 @@ def warm_up() -> None:
     serve.compile((block, types.int64))
     finished.compile((block, types.int64))
     start.compile((block, *[types.int64] * 4))
+    take_back.compile((block, types.int64))
+    core.compile(())
     wait.compile((block, types.int64))

@@ -53,6 +53,10 @@ RESIDENT_MODELS = (
 )
 
 
+EXECUTOR_MODELS = ("mobilenet_v3_small", "densenet121", "shufflenet_v2_x0_5", "googlenet")
+"""What the workers' other executors are shown, each in another scheme."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """``size`` is the image's side in pixels. ``master_computes`` is for the star."""
@@ -111,6 +115,16 @@ def between_processes() -> list[Cell]:
     model = "shufflenet_v2_x0_5"
     schemes, transports = ("columns", "tiles"), ("zmq", "mpi")
     return [Cell(model, models.small(model), 4, transport, scheme) for scheme in schemes for transport in transports]
+
+
+def executor_cells(*, full: bool) -> list[Cell]:
+    schemes = ("star", *(scheme for scheme in RESIDENT_SCHEMES if scheme != "auto"))
+    return [
+        Cell(model, models.small(model), 2, "inproc", scheme)
+        for i, model in enumerate(RESIDENT_MODELS if full else EXECUTOR_MODELS)
+        for j, scheme in enumerate(schemes)
+        if full or i % len(schemes) == j
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from fogconv.cluster.connect import connect
+from fogconv.cluster.executor.executors import executor
 from fogconv.ir.graph import Conv
 from tests import seeded_models as models
 from tests.cluster.launch import free_port, mpirun, process, wait_until_listening
@@ -27,6 +29,7 @@ from tests.matrix import (
     Cell,
     between_processes,
     check,
+    executor_cells,
     image,
     reference,
     resident_cells,
@@ -44,6 +47,8 @@ def _parameters(cells: list[Cell], *marks: pytest.MarkDecorator) -> list[object]
 
 STAR = _parameters(star_cells(full=False)) + _parameters(star_cells(full=True), pytest.mark.full)
 RESIDENT = _parameters(resident_cells(full=False)) + _parameters(resident_cells(full=True), pytest.mark.full)
+
+EXECUTORS = _parameters(executor_cells(full=False)) + _parameters(executor_cells(full=True), pytest.mark.full)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,17 @@ def test_with_activations_left_on_the_workers_the_output_is_torchs(cell: Cell) -
     graph, x = models.graph(cell.model, cell.size), image(cell.model, cell.size)
     with connect(f"inproc://{cell.workers}", threads=1) as session:
         engine, output = run_cell(cell, graph, x, session)
+    check(cell, output)
+    assert engine.plan.active_ranks > {0}, "nothing was distributed"
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("cell", EXECUTORS)
+def test_workers_that_compute_in_torch_serve_the_same_programs(cell: Cell, device: str) -> None:
+    graph, x = models.graph(cell.model, cell.size), image(cell.model, cell.size)
+    with connect(f"inproc://{cell.workers}", threads=1, build=executor(f"torch:{device}")) as session:
+        engine, output = run_cell(cell, graph, x, session)
+        assert len({info.kernels for info in session.workers}) == 1
     check(cell, output)
     assert engine.plan.active_ranks > {0}, "nothing was distributed"
 

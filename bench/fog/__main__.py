@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.fog.boards import BOARDS, ETHERNET
 from bench.fog.run import Setup, run
 from fogconv.cli.option_values import SIZE, Pair
 from fogconv.errors import FogconvError, InputError
@@ -26,7 +27,14 @@ def main(
     size: Annotated[Pair | None, Option(parser=SIZE, help="Picture size in pixels, such as 224 or 960x1280.")] = None,
     nodes: Annotated[int, Option(help="Nodes, the master included.")] = 5,
     cpu: Annotated[str, Option(help="Share of a core: one figure, or one per node (0.2,0.1,…).")] = "0.1",
-    rate: Annotated[str, Option(help="Rate of every link, such as 100mbit.")] = "1gbit",
+    rate: Annotated[str | None, Option(help="Rate of every link, such as 100mbit; by default 1gbit.")] = None,
+    like: Annotated[
+        str | None,
+        Option(
+            help=f"Links with the ratio of wire to compute of a board: {', '.join(BOARDS)}. Their rate is {ETHERNET} × the "
+            "board's published time ÷ one node's time in this run."
+        ),
+    ] = None,
     scheme: Annotated[Scheme, Option(help="Scheme of the plan.")] = Scheme.AUTO,
     transport: Annotated[str, Option(help="Transport: zmq or mpi.")] = "zmq",
     wire: Annotated[str, Option(help="fp32, fp16, bf16, zeros, lz4 or zstd.")] = "fp32",
@@ -47,11 +55,13 @@ def main(
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, _terminated)  # the emulated cluster is removed at the end
     try:
+        if rate is not None and like is not None:
+            raise InputError(f"--rate {rate} and --like {like} both say how fast the links are; give one of them")
         setup = Setup(
             net,
             nodes,
             parse_shares(cpu),
-            rate,
+            rate or "1gbit",
             scheme,
             transport,
             wire,  # type: ignore[arg-type]
@@ -64,8 +74,9 @@ def main(
             tuple(filter(None, against.split(","))),
             None if size is None else size.both,
             baseline,  # type: ignore[arg-type]
+            like,
         )
-        result = run(setup, lambda line: console.print(f"[dim]{line}[/dim]"))
+        result = run(setup, lambda line: console.print(f"[dim]{line}[/dim]", soft_wrap=True))
     except FogconvError as error:
         print(f"bench.fog: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
@@ -86,7 +97,8 @@ def parse_shares(text: str) -> tuple[float, ...]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    title = f"{result['net']}, {result['scheme']}, {result['nodes']} nodes of {result['cpu']} core, {result['rate']}"
+    links = result["rate"] if result["like"] is None else f"{result['rate']} (like {result['like']['board']})"
+    title = f"{result['net']}, {result['scheme']}, {result['nodes']} nodes of {result['cpu']} core, {links}"
     it = Table(title=title + (" — VOID: below the lower bound" if result["void"] else ""))
     it.add_column("what")
     it.add_column("", justify="right")
@@ -106,6 +118,9 @@ def table(result: dict[str, Any]) -> Table:
         ("  of values up to", "max_abs_reference", "{:.3g}"),
     ):
         it.add_row(name, form.format(result[value]))
+    if (like := result["like"]) is not None:
+        it.add_row(f"one node's {like['net']}", f"{like['node_s']:.3f} s")
+        it.add_row(f"  {like['title']}, published", f"{like['published_s']:.3f} s")
     for scheme, rival in result["against"].items():
         it.add_row(f"against {scheme}", f"{rival['fogconv_s']:.3f} s")
     if result["honesty"] is not None:

@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from bench.fog.boards import ETHERNET, Likeness, board, yardstick
 from bench.fog.conversation import Contender, Facts
 from bench.fog.job import AloneJob, Baseline, Job
 from bench.fog.self_check import Honesty, check
@@ -33,6 +34,7 @@ PORT = 5555
 LOAD_TIMEOUT_S = 600.0
 RUN_TIMEOUT_S = 900.0
 TRANSPORTS = ("zmq", "mpi")
+YARDSTICK_RUNS = 5
 
 # One thread for everything, and no page faults because malloc returns large blocks to the system, for both sides.
 ENVIRONMENT = {
@@ -54,7 +56,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class Setup:
     """The setup of one experiment. ``cpu``: each node's share of a core; ``repeats``: counted inferences of fogconv on
-    all nodes; ``against``: other schemes measured in turns, each with its own workers.
+    all nodes; ``against``: other schemes measured in turns, each with its own workers. ``like``: a board whose ratio of wire
+    to compute the links get; ``rate`` does not count then.
     """
 
     net: str
@@ -73,6 +76,7 @@ class Setup:
     against: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     baseline: Baseline = "usual"
+    like: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.cpu) == 1:
@@ -81,6 +85,8 @@ class Setup:
             raise InputError(f"{len(self.cpu)} CPU shares for {self.nodes} nodes: give one, or one per node")
         if self.baseline not in get_args(Baseline):
             raise InputError(f"there is no baseline {self.baseline!r}; it is one of {', '.join(get_args(Baseline))}")
+        if self.like is not None:
+            board(self.like)
         if self.transport not in TRANSPORTS:
             raise InputError(f"there is no transport {self.transport!r}; it is one of {', '.join(TRANSPORTS)}")
         if self.rounds < 1 or self.repeats < self.rounds:
@@ -108,7 +114,12 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
     """One row of the table, in the form that ``python -m bench.fog --json`` prints."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fogconv-bench-")))
-        bed = stack.enter_context(FogBed(setup.nodes, setup.rate, memory_bytes=setup.memory_bytes))
+        rate = str(ETHERNET) if setup.like else setup.rate
+        bed = stack.enter_context(FogBed(setup.nodes, rate, memory_bytes=setup.memory_bytes))
+        likeness = None
+        if setup.like is not None:
+            likeness = shaped_like(setup.like, setup.net, setup.size, setup.cpu, bed, folder, say)
+            setup = replace(setup, rate=str(likeness.rate))
         honesty = None
         if setup.honesty:
             say("checking that links and cores run at their rates")
@@ -140,7 +151,27 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
                 take_turn(bed, contender, count, tallies[contender.name])
         bed.set_cpu(None)
         memory = max((peak_bytes(bed, node) for node in range(1, setup.nodes)), default=0)
-    return summary(setup, tallies, memory, honesty)
+    return summary(setup, tallies, memory, honesty, likeness)
+
+
+def shaped_like(
+    board_name: str, net: str, size: tuple[int, int] | None, cpu: Sequence[float], bed: FogBed, folder: Path, say: Say
+) -> Likeness:
+    """Measure the first node, and shape all links like the board's. ``net``: the one that will run."""
+    known = yardstick(board_name, net, size)
+    say(f"measuring one node's {known}, for links like {board_name}")
+    with ExitStack() as stack:
+        job = Job(known, "inproc://0", tuple(cpu[:1]), "local")
+        one = start(stack, bed, folder, "yardstick", [_driver(folder / "yardstick", job)])
+        one.receive(LOAD_TIMEOUT_S)
+        calibrated(bed, one, cpu)
+        bed.set_cpu(cpu)
+        seconds = one.run(YARDSTICK_RUNS + 1, RUN_TIMEOUT_S)["seconds"][1:]
+        bed.set_cpu(None)
+    found = Likeness(board_name, known, board(board_name).seconds[known], statistics.median(seconds))
+    bed.set_rates(str(found.rate))
+    say(str(found))
+    return found
 
 
 def start(stack: ExitStack, bed: FogBed, folder: Path, name: str, commands: Sequence[Sequence[object]]) -> Contender:
@@ -184,7 +215,9 @@ def take_turn(bed: FogBed, contender: Contender, count: int, tally: Tally) -> No
     tally.last = answer
 
 
-def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Honesty | None) -> Facts:
+def summary(
+    setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Honesty | None, likeness: Likeness | None = None
+) -> Facts:
     baseline, alone, every = (tallies[name] for name in ("baseline", "one", "all"))
     # A plan may keep everything at home, and a file of facts may know nothing of cards.
     planned = max((max(card) for card in every.facts["card_bytes"]), default=0.0)
@@ -198,6 +231,7 @@ def summary(setup: Setup, tallies: dict[str, Tally], memory: int, honesty: Hones
         "nodes": setup.nodes,
         "cpu": list(setup.cpu),
         "rate": setup.rate,
+        "like": None if likeness is None else likeness.as_dict(),
         "scheme": setup.scheme,
         "transport": setup.transport,
         "wire": setup.wire,

@@ -188,6 +188,12 @@ class FogBed:
         for command in reshape(it.netns, "eth0", speed) + reshape(self.switch, it.port, speed):
             _run(command)
 
+    def set_rates(self, rate: str) -> None:
+        """Change the rate of every link, both ways, while they are in use."""
+        for node in self.nodes:
+            self.set_rate(node.index, rate)
+        self.rate = Rate.parse(rate)
+
     def cut(self, node: int) -> None:
         """Disconnect the node's cable: nothing arrives, nothing is refused."""
         ip(["-n", self.switch, "link", "set", self.nodes[node].port, "down"])

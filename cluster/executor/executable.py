@@ -7,7 +7,6 @@ then only makes the bound calls: except in torch, nothing is compiled or allocat
 from __future__ import annotations
 
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
-from fogconv.cluster.executor.interface import Call, HostCalls, Packed, Run, nothing
+from fogconv.cluster.executor.interface import BoundSteps, Call, HostCalls, Packed, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.errors import ClusterError, KernelError, WireError, shown
+from fogconv.errors import ClusterError, InputError, KernelError, WireError, shown
 from fogconv.ir import program as steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
@@ -38,12 +37,6 @@ from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
 from fogconv.storage.swap_file import SwapFolder
-
-PART_ELEMENTS = 16
-"""The parts of a message start at multiples of this."""
-
-LOOK_NS = 100_000_000
-"""Between steps, a run that takes long looks so often whether it is still wanted."""
 
 
 class Executable:
@@ -89,37 +82,21 @@ class Executable:
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
         self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
-        self._calls = []
+        calls = []
         for step in program.steps:
             proceed()
-            self._calls.append(self._bind(step))
+            calls.append(self._bind(step))
+        self._bound = BoundSteps(calls)
         self._let_go_of_plain_weights()
-        self._ticks = [0] * (2 * len(self._calls))
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:
         """See `fogconv.cluster.executor.interface.Runnable`."""
-        run = Run(mailbox, inputs, meanwhile)
-        clock = time.perf_counter_ns
-        self._ticks = ticks = []
-        run.ready_ns = now = clock()
-        look = now + LOOK_NS
-        for call in self._calls:
-            call(run)
-            ticks.append(run.ready_ns)
-            run.ready_ns = now = clock()
-            ticks.append(now)
-            if now > look:
-                mailbox.proceed()
-                look = now + LOOK_NS
-        return [run.outputs[index] for index in sorted(run.outputs)]
+        return self._bound.run(mailbox, inputs, meanwhile)
 
     @property
     def times(self) -> NDArray[np.int64]:
-        """(steps, 2): time.perf_counter_ns at the start and end of each step of the last run. A Recv starts when its
-        message has arrived, so that waiting is the gap before it.
-        """
-        # An array.array converts a list of integers ten times as fast as NumPy.
-        return np.frombuffer(array("q", self._ticks), np.int64).reshape(-1, 2)
+        """See `fogconv.cluster.executor.interface.BoundSteps`."""
+        return self._bound.times
 
     def _bind(self, step: steps.AnyStep) -> Call:
         bind = BINDERS.get(type(step))
@@ -274,13 +251,7 @@ class Executable:
 
     def _spans(self, step: steps.Send | steps.Recv) -> tuple[list[slice], int]:
         """The spans of a message's parts, and its number of elements."""
-        spans, at = [], 0
-        for part in step.parts:
-            at = -(-at // PART_ELEMENTS) * PART_ELEMENTS
-            elements = wire.wire_elements(self.program.batch, *part.region.shape)
-            spans.append(slice(at, at + elements))
-            at += elements
-        return spans, at
+        return wire.spans(self.program.batch, [part.region.shape for part in step.parts])
 
     def _receive(self, step: steps.Recv) -> Call:
         origin, tag, insert = step.origin, step.tag, self.insert(step)
@@ -400,6 +371,14 @@ BINDERS: Mapping[type[steps.Step], Callable[[Executable, Any], Call]] = {
     **dict.fromkeys(get_args(steps.ArrayStep), Executable._array_step),
 }
 """How a step of each type is bound."""
+
+
+def on_device(name: str) -> type[Executable]:
+    """The executor for workers by `fogconv.cluster.executor.executors`: on the processor only. Raises InputError for a
+    device."""
+    if name:
+        raise InputError(f"--executor numba:{name}: numba computes on the processor; write --executor numba")
+    return Executable
 
 
 def _expect(payload: Frame, n_bytes: int) -> None:

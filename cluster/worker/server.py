@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fogconv.cluster.executor.executors import executor
-from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.executor.interface import Build, OwnKernels, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
 from fogconv.cluster.executor.microbenchmark import copy_bytes_per_s, step_times
 from fogconv.cluster.protocol import codec, lifecycle
@@ -101,7 +101,7 @@ class Worker:
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle, self._drop)
         self._sessions: dict[Peer, MasterSession] = {}
-        self._isa, self._kernels = _isa(), _kernels()
+        self._isa, self._kernels = _isa(), _kernels(self.loader.build)
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
@@ -497,7 +497,9 @@ def _isa() -> str:
     return host_isa().name
 
 
-def _kernels() -> str:
+def _kernels(build: Build) -> str:
+    if isinstance(build, OwnKernels):
+        return build.kernels
     from fogconv.kernels.conv.tuning_table import fingerprint
 
     return fingerprint()

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fogconv.analysis.workload import card_bytes
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.tiers import shown_in
+from fogconv.hardware.topology import Device, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, Hosted, LayerGraph
 from fogconv.ir.memory.sharing import memory_bytes
@@ -20,6 +21,7 @@ from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
+from fogconv.planning.limits.allowed import Allowed
 
 MOVES = ("part_s", "tx_s")
 """Terms of bringing a layer's inputs to where they are needed,"""
@@ -39,6 +41,12 @@ class RankForecast:
     weight_bytes: int
     map_bytes: int
     read_bytes: int = 0
+    tier: str = ""
+
+    @property
+    def name(self) -> str:
+        """The rank, its device and its tier."""
+        return f"{self.rank}: {shown_in(self.device, self.tier)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ class LayerForecast:
     predicted: dict[str, float]
     read_bytes: int = 0
     """What all ranks read of its weights from their disks."""
+    pinned: bool = False
+    """Whether no other rank was allowed to compute it."""
 
     @property
     def move_s(self) -> float:
@@ -104,6 +114,7 @@ class Forecast:
                 {
                     "rank": rank.rank,
                     "device": rank.device,
+                    "tier": rank.tier or None,
                     "sent_bytes": rank.sent_bytes,
                     "received_bytes": rank.received_bytes,
                     "weight_bytes": rank.weight_bytes,
@@ -120,6 +131,7 @@ class Forecast:
                     "mode": layer.mode,
                     "split": layer.split,
                     "ranks": list(layer.ranks),
+                    "pinned": layer.pinned,
                     "predicted": layer.predicted,
                     "read_bytes": layer.read_bytes,
                 }
@@ -128,29 +140,31 @@ class Forecast:
         }
 
 
-def forecast(graph: LayerGraph, plan: Plan, topology: Topology) -> Forecast:
-    """The forecast of a plan. Raises PlannerError when the plan is not for this graph."""
+def forecast(graph: LayerGraph, plan: Plan, topology: Topology, allowed: Allowed = Allowed()) -> Forecast:
+    """The forecast of a plan; ``allowed`` is what it was made within. Raises PlannerError when the plan is not for this
+    graph."""
     programs = lower(graph, plan).programs
     cards = card_bytes(programs)
-    ranks = tuple(_rank(program, topology.devices[program.rank].name, cards[program.rank]) for program in programs)
-    return Forecast(plan, _layers(graph, plan, programs), ranks, graph.hosted, graph.on_master_share)
+    ranks = tuple(_rank(program, topology.devices[program.rank], cards[program.rank]) for program in programs)
+    return Forecast(plan, _layers(graph, plan, programs, allowed), ranks, graph.hosted, graph.on_master_share)
 
 
-def _rank(program: Program, device: str, card: tuple[float, float]) -> RankForecast:
+def _rank(program: Program, device: Device, card: tuple[float, float]) -> RankForecast:
     swapped = frozenset(program.swapped)
     weights = sum(math.prod(shape) for key, shape in program.weights.items() if key not in swapped)
     return RankForecast(
         program.rank,
-        device,
+        device.name,
         round(card[0]),
         round(card[1]),
         weights * BYTES_PER_ELEMENT,
         sum(memory_bytes(program).values()),
         read_bytes(program),
+        device.tier,
     )
 
 
-def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program]) -> tuple[LayerForecast, ...]:
+def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program], allowed: Allowed) -> tuple[LayerForecast, ...]:
     found, read = [], Counter[int]()
     for program in programs:
         for step in program.steps if program.swapped else ():
@@ -175,6 +189,7 @@ def _layers(graph: LayerGraph, plan: Plan, programs: Sequence[Program]) -> tuple
                 ranks,
                 {term: float(seconds) for term, seconds in placement.predicted.items()},
                 read[index],
+                allowed.rank_of(layer) is not None,
             )
         )
     return tuple(found)

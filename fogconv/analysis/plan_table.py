@@ -21,7 +21,7 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
     layers.append(("all", "", "", *_terms(forecast.total)))
     ranks = [
         (
-            f"{rank.rank}: {rank.device}",
+            rank.name,
             *(f"{byte_count(n)}B" for n in (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)),
             *((f"{byte_count(rank.read_bytes)}B",) if plan.swaps else ()),
         )
@@ -45,7 +45,8 @@ def plan_table(forecast: Forecast, width: int = 80) -> str:
 
 def _layer_row(layer: LayerForecast) -> tuple[str, ...]:
     split = layer.split or ("host" if layer.mode == "host" else "master")
-    return layer.name, layer.shape, split + (" +disk" if layer.read_bytes else ""), *_terms(layer)
+    split += (" pinned" if layer.pinned else "") + (" +disk" if layer.read_bytes else "")
+    return layer.name, layer.shape, split, *_terms(layer)
 
 
 def _terms(layer: LayerForecast) -> tuple[str, ...]:

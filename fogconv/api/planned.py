@@ -17,6 +17,7 @@ from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan, save_plan
 from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
+from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
 from fogconv.simulation.simulator import Timeline, simulate
@@ -30,6 +31,8 @@ class PlannedModel:
     graph: LayerGraph
     topology: Topology
     plan: Plan
+    allowed: Allowed = Allowed()
+    """The pins within which it was planned."""
 
     @property
     def predicted_s(self) -> float | None:
@@ -39,7 +42,7 @@ class PlannedModel:
     @cached_property
     def forecast(self) -> Forecast:
         """Per layer the split and the predicted seconds; per rank its bytes on the wire and in memory."""
-        return forecast(self.graph, self.plan, self.topology)
+        return forecast(self.graph, self.plan, self.topology, self.allowed)
 
     @cached_property
     def programs(self) -> tuple[Program, ...]:
@@ -59,7 +62,7 @@ class PlannedModel:
 
         Raises InputError for another suffix, DependencyError without matplotlib.
         """
-        draw(Path(path), self.graph, self.plan, self.topology)
+        draw(Path(path), self.graph, self.plan, self.topology, self.allowed)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, for ``fogconv run --plan`` or `load_plan`."""
@@ -94,7 +97,7 @@ def plan(
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
     chosen = options_of(options, keywords)
     chosen.check_ranks(len(topology))
-    return PlannedModel(graph, topology, make_plan(graph, topology, chosen))
+    return PlannedModel(graph, topology, make_plan(graph, topology, chosen), chosen.allowed(graph, len(topology)))
 
 
 def options_of(options: PlanOptions | None, keywords: dict[str, Any]) -> PlanOptions:

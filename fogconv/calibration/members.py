@@ -9,6 +9,8 @@ from typing import Protocol
 from fogconv.calibration.cache import Master, Worker
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.hardware.hostfile import read_hostfile
+from fogconv.hardware.tiers import MASTERS
+from fogconv.ir.layout import MASTER
 
 
 class Session(Protocol):
@@ -52,3 +54,12 @@ def priors_of(cluster: str) -> dict[int, float]:
         return {}
     rates = [host.rate for host in read_hostfile(cluster) for _ in range(host.slots)]
     return {rank: rate for rank, rate in enumerate(rates, start=1) if rate is not None}
+
+
+def tiers_of(cluster: str) -> dict[int, str]:
+    """By rank, the tiers that a hostfile gives its workers, and the master's where it gives any; empty for what is none."""
+    if not cluster or "://" in cluster:
+        return {}
+    tiers = [host.tier for host in read_hostfile(cluster) for _ in range(host.slots)]
+    found = {rank: tier for rank, tier in enumerate(tiers, start=1) if tier is not None}
+    return {MASTER: MASTERS, **found} if found else {}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "run", "worker", "plan", "cuts", "choose", "speedup", "simulate", "calibrate", "bench", "compare", "status",
-    "keygen", "doctor", "models",
+    "keygen", "doctor", "models", "warm",
 )  # fmt: skip
 """Commands in the order of ``--help``. Each is the function of that name in the module of that name in
 fogconv.cli.commands; its docstring is its help."""

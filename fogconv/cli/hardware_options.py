@@ -153,7 +153,7 @@ def measured_or_described(
             "--cluster is measured; leave --profile, --preset, --ranks, --rate, --bandwidth, --latency and --read-rate out"
         )
     from fogconv.calibration.calibration import calibrate_quickly
-    from fogconv.calibration.members import priors_of
+    from fogconv.calibration.members import priors_of, tiers_of
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
@@ -164,7 +164,7 @@ def measured_or_described(
         if source.spread is not None
         for kind in source.mac_per_s
     }
-    topology = limited(found.topology, memory, ranks=[MASTER])
+    topology = limited(found.topology, memory, ranks=[MASTER]).in_tiers(tiers_of(cluster))
     return Hardware(topology, f"measured: {cluster}", found.sources, spreads)
 
 

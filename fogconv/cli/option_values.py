@@ -33,7 +33,7 @@ from fogconv.zoo.model_request import is_model_file
 Kind = Literal[
     "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
     "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
-    "pin", "rates", "tiles",
+    "pin", "rates", "executor", "tiles",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -163,14 +163,21 @@ def _cluster(text: str) -> str:
 
 def _bind(text: str) -> str:
     from fogconv.cluster.transport_registry import listening_forms, transport_of
+    from fogconv.hardware.address import parse_address
 
-    transport = transport_of(text)
-    if transport.listen is None:
+    if transport_of(text).listen is None:
         raise InputError(f"{shown(text)}: no worker listens there; write {listening_forms()}")
-    transport.check(text)
+    parse_address(text, listening=True)
     return text
 
 
+def _executor(text: str) -> None:
+    from fogconv.cluster.executor.executors import known_executor  # late, as above
+
+    known_executor(text)
+
+
+EXECUTOR = checked("executor", _executor, "executor")
 CLUSTER = OptionValue("address", _cluster)
 BIND = OptionValue("address", _bind)
 

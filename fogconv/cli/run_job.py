@@ -71,10 +71,10 @@ class Shown:
 def run_job(job: Job, shown: Shown) -> Result:
     """Run a job. Raises FogconvError; the cluster is left ready for the next master."""
     bar = LoadingBar(shown.json)
-    with _opened(job, bar) as session:
+    with opened_session(job, bar) as session:
         network, pictures, given, reader = _prepared(job, shown)
         with bar as progress:
-            engine = _engine(job, session, network, pictures.pixels, progress)
+            engine = engine_of(job, session, network, pictures.pixels, progress)
         first = engine.run(given).outputs
         found = pictures.findings(network.card, first)
         if reader is not None:
@@ -91,7 +91,7 @@ def run_job(job: Job, shown: Shown) -> Result:
 
 
 @contextmanager
-def _opened(job: Job, bar: LoadingBar) -> Iterator[Session]:
+def opened_session(job: Job, bar: LoadingBar) -> Iterator[Session]:
     """The job's session. Under mpirun it is opened before anything else can fail, so that the ranks end."""
     launch, options = launched(), job.run_options
     if job.cluster:
@@ -187,9 +187,14 @@ def _array(name: str, path: Path) -> Array:
         raise InputError(f"--input {name}={path} can't be read: {error.strerror or error}") from error
 
 
-def _engine(job: Job, session: Session, network: Network, pixels: Pixels | None, progress: Callable[[Any], None]) -> Engine:
+def engine_of(
+    job: Job, session: Session, network: Network, pixels: Pixels | None, progress: Callable[[Any], None]
+) -> Engine:
+    from fogconv.calibration.members import tiers_of
+
     measured = _measured(job, session)
-    topology = _profile(job, session) if measured is None else measured.topology
+    tiers = tiers_of(job.cluster)
+    topology = _profile(job, session, tiers) if measured is None else measured.topology.in_tiers(tiers)
     plan = job.plan_options.plan
     if plan is not None and plan.ranks != session.ranks:
         raise InputError(f"--plan is a plan for {plan.ranks} ranks, but this cluster has {session.ranks}; plan again")
@@ -212,11 +217,11 @@ def _measured(job: Job, session: Session) -> Calibration | None:
     )
 
 
-def _profile(job: Job, session: Session) -> Topology:
+def _profile(job: Job, session: Session, tiers: Mapping[int, str]) -> Topology:
     from fogconv.hardware.profile import read_profile
 
     assert job.profile is not None
-    topology = read_profile(job.profile).topology(str(job.profile))
+    topology = read_profile(job.profile).topology(str(job.profile), tiers)
     if len(topology) < session.ranks:
         raise InputError(
             f"{job.profile} describes {len(topology)} devices, but this cluster has {session.ranks}; calibrate again"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fogconv.errors import InputError, TopologyError, quoted
 from fogconv.hardware.address import LAST_PORT, host_of
+from fogconv.hardware.tiers import check_tier
 from fogconv.storage.trusted import read_plain
 
 DEFAULT_PORT = 5555
@@ -28,13 +29,15 @@ MOST_RATE = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A line of a hostfile. ``rate`` is relative (2: twice as fast as a host of rate 1); ``line`` counts from 1."""
+    """A line of a hostfile. ``rate`` is relative (2: twice as fast as a host of rate 1); ``tier`` is one of
+    `fogconv.hardware.tiers.TIERS`; ``line`` counts from 1."""
 
     name: str
     slots: int = 1
     port: int | None = None
     rate: float | None = None
     line: int = 0
+    tier: str | None = None
 
     @property
     def ports(self) -> range:
@@ -43,14 +46,23 @@ class Host:
         return range(first, first + self.slots)
 
 
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What a #fogconv comment says of the host after it."""
+
+    port: int | None = None
+    rate: float | None = None
+    tier: str | None = None
+
+
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::(?P<slots>\S*))?")
 
 
 def read_hostfile(path: str | Path) -> tuple[Host, ...]:
     """The hosts of a file that MPICH's and Open MPI's mpirun read too, in its order.
 
-    One host, or ``host:SLOTS``, per line; whole-line comments; ``#fogconv port=5555 rate=2`` on a line of its own applies
-    to the next host. Raises TopologyError with the line's number.
+    One host, or ``host:SLOTS``, per line; whole-line comments; ``#fogconv port=5555 rate=2 tier=edge`` on a line of its own
+    applies to the next host. Raises TopologyError with the line's number.
     """
     try:
         text = read_plain(path).decode("utf-8")
@@ -77,7 +89,7 @@ def parse_hostfile(text: str, where: str = "hostfile") -> tuple[Host, ...]:
 
 
 def _hosts(text: str, where: str) -> Iterator[Host]:
-    pending: dict[str, float] = {}
+    pending = _Settings()
     pending_line = 0
     for number, raw in enumerate(text.splitlines(), start=1):
         line, at = raw.strip(), f"{where}, line {number}"
@@ -91,12 +103,12 @@ def _hosts(text: str, where: str) -> Iterator[Host]:
                 pending, pending_line = _settings(words[1:], at), number
             continue
         yield _host(line, at, pending, number)
-        pending, pending_line = {}, 0
+        pending, pending_line = _Settings(), 0
     if pending_line:
         raise TopologyError(f"{where}, line {pending_line}: the #fogconv comment has no host after it")
 
 
-def _host(line: str, at: str, settings: Mapping[str, float], number: int) -> Host:
+def _host(line: str, at: str, settings: _Settings, number: int) -> Host:
     if "#" in line:
         raise TopologyError(f"{at}: {quoted(line)}: MPICH takes no comment after a host; put it on a line of its own")
     if "=" in line:
@@ -118,26 +130,37 @@ def _host(line: str, at: str, settings: Mapping[str, float], number: int) -> Hos
         raise TopologyError(
             f"{at}: {quoted(line)} asks for {slots} ranks; a port goes into a line '#fogconv port={slots}' before the host"
         )
-    port = settings.get("port")
-    host = Host(match["name"], slots, None if port is None else int(port), settings.get("rate"), number)
+    host = Host(match["name"], slots, settings.port, settings.rate, number, settings.tier)
     if host.ports[-1] > LAST_PORT:
         raise TopologyError(f"{at}: {slots} workers from port {host.ports[0]} on would need ports over {LAST_PORT}")
     return host
 
 
-def _settings(words: Sequence[str], at: str) -> dict[str, float]:
-    settings: dict[str, float] = {}
+def _settings(words: Sequence[str], at: str) -> _Settings:
+    found = _Settings()
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals or key not in ("port", "rate"):
-            raise TopologyError(f"{at}: {quoted(word)} is not known; a #fogconv comment takes port=PORT and rate=RATE")
-        if key in settings:
+        if not equals or key not in ("port", "rate", "tier"):
+            raise TopologyError(
+                f"{at}: {quoted(word)} is not known; a #fogconv comment takes port=PORT, rate=RATE and tier=TIER"
+            )
+        if getattr(found, key) is not None:
             raise TopologyError(f"{at}: {key} is given twice")
-        if key == "port":
-            settings[key] = _whole(value, f"{at}: port", LAST_PORT)
-        else:
-            settings[key] = _positive(value, f"{at}: rate")
-    return settings
+        match key:
+            case "port":
+                found = replace(found, port=_whole(value, f"{at}: port", LAST_PORT))
+            case "rate":
+                found = replace(found, rate=_positive(value, f"{at}: rate"))
+            case "tier":
+                found = replace(found, tier=_tier(value, at))
+    return found
+
+
+def _tier(text: str, at: str) -> str:
+    try:
+        return check_tier(text)
+    except TopologyError as error:
+        raise TopologyError(f"{at}: {error}") from None
 
 
 def _whole(text: str, what: str, most: int) -> int:

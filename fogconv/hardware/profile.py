@@ -6,7 +6,12 @@
      "links": [{"origin": 0, "to": 1, "alpha_s": 2e-4, "beta_s_per_element": 3.2e-7, "message_elements": null}, …],
      "spreads": {"gamma rank 1 direct": 0.02, "beta 0→1": 0.01}}
 
-``devices[0]`` is the master. β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of
+``devices[0]`` is the master. A device may have a "tier": "device", "edge" or "cloud". Ranks without a link of their own have
+their tiers' link, in both directions unless the way back is listed too:
+
+     "tier_links": [{"origin": "device", "to": "edge", "alpha_s": 2e-3, "beta_s_per_element": 1.8e-6}, …]
+
+ β is for elements of 4 bytes. A spread is (the third quartile − the first) ÷ the median of
 the repeats of one measurement. With a ``predictor`` (see `fogconv.hardware.latency.predictors`) it predicts steps instead of
 γ and the other rates, fitted to each device's ``samples`` and ``map_samples``, for its usual load: the middle of theirs.
 """
@@ -15,7 +20,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +28,10 @@ from typing import Any
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
+from fogconv.hardware.latency.kernels import Rules
 from fogconv.hardware.latency.predictors import check_predictor, fit
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
+from fogconv.hardware.tiers import check_tier, linked
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.storage.trusted import read_plain
@@ -111,6 +118,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     busy_watts: float = 0.0
     map_s_per_byte: dict[str, float] = {}
     map_samples: tuple[ProfileMapSample, ...] = ()
+    tier: str = ""
 
     def with_samples(self, samples: Sequence[Sample]) -> ProfileDevice:
         """The device with these samples and no others."""
@@ -133,6 +141,20 @@ class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wake_joules: float = 0.0
 
 
+class TierLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From any rank of the tier ``origin`` to any of the tier ``to``; see Link for the units."""
+
+    origin: str
+    to: str
+    alpha_s: float
+    beta_s_per_element: float
+    message_elements: int | None = None
+    wake_s: float = 0.0
+    joules_per_byte: float = 0.0
+    burst_bytes: float = 0.0
+    wake_joules: float = 0.0
+
+
 class Stability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many of a model's ``layers`` its plan would cut otherwise if rates were at an end of their spread: all rates
     ``together``, and each alone, by its name; None where it was not tried."""
@@ -144,7 +166,8 @@ class Stability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file's content; the planner and the model use its ``topology()``. ``stability`` is for reports."""
+    """A file's content; the planner and the model use its ``topology()``. ``stability`` is for reports, ``fusions`` for
+    prices by kernels (`fogconv.hardware.latency.kernels`)."""
 
     fogconv_profile: int
     devices: tuple[ProfileDevice, ...]
@@ -153,6 +176,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: str = ""
     predictor: str = ""
     stability: Stability | None = None
+    tier_links: tuple[TierLink, ...] = ()
+    fusions: dict[str, tuple[tuple[str, str], ...]] = {}
+
+    def rules(self, runtime: str) -> Rules:
+        """The pairs of operators that a runtime computes as one kernel, as test cases found; none where none were run."""
+        return frozenset(self.fusions.get(runtime, ()))
 
     @staticmethod
     def of(topology: Topology, spreads: dict[str, float] | None = None, note: str = "") -> Profile:
@@ -181,6 +210,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 busy_watts=device.busy_watts,
                 map_s_per_byte=dict(device.map_s_per_byte),
                 read_bytes_per_s=device.read_bytes_per_s,
+                tier=device.tier,
             )
             for device in topology.devices
         )
@@ -188,9 +218,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         links = tuple(_link_out(i, j, topology.link(i, j)) for i, j in sorted(stars | set(topology.links)))
         return Profile(VERSION, devices, links, spreads or {}, note)
 
-    def topology(self, where: str = "profile") -> Topology:
-        """Raises TopologyError, ``where`` in its message, for missing links and for impossible rates; InputError for an
-        unknown predictor."""
+    def topology(self, where: str = "profile", tiers: Mapping[int, str] = {}) -> Topology:
+        """``tiers``: by rank, a hostfile's, which count more than the devices' own. Raises TopologyError, ``where`` in its
+        message, for missing links and for impossible rates; InputError for an unknown predictor."""
         links: dict[tuple[int, int], Link] = {}
         try:
             devices = tuple(
@@ -219,17 +249,27 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.map_s_per_byte,
                     self._predicted(device),
                     device.read_bytes_per_s,
+                    tiers.get(rank, device.tier),
                 )
-                for device in self.devices
+                for rank, device in enumerate(self.devices)
             )
             for link in self.links:
                 pair = (link.origin, link.to)
                 if pair in links:
                     raise TopologyError(f"the link {link.origin}→{link.to} is given twice")
                 links[pair] = _link_in(link)
-            return Topology(devices, links)
+            return Topology(devices, linked([device.tier for device in devices], links, self._between()))
         except TopologyError as error:
             raise TopologyError(f"{where}: {error}") from None
+
+    def _between(self) -> dict[tuple[str, str], Link]:
+        found: dict[tuple[str, str], Link] = {}
+        for link in self.tier_links:
+            pair = (check_tier(link.origin), check_tier(link.to))
+            if pair in found:
+                raise TopologyError(f"the link {link.origin}→{link.to} is given twice")
+            found[pair] = _link_in(link)
+        return found
 
     def _predicted(self, device: ProfileDevice) -> Callable[[StepSpec], float] | None:
         """The predictor's seconds of a step, at the device's usual load. The predictor is fitted on first use."""
@@ -291,7 +331,7 @@ class _Version(msgspec.Struct):
     fogconv_profile: int
 
 
-def _link_in(link: ProfileLink) -> Link:
+def _link_in(link: ProfileLink | TierLink) -> Link:
     name = f"link {link.origin}→{link.to}"
     if not table.BETA.least <= link.beta_s_per_element <= table.BETA.most:
         least, most = f"{table.BETA.least:g}", f"{table.BETA.most:g}"

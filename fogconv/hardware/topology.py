@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
+from fogconv.hardware.tiers import check_tier
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
 from fogconv.values import table
 
@@ -100,7 +101,8 @@ class Device:
 
     Devices of one ``machine`` (a name for the computer; empty: its own) share its ``machine_cores``: their rates are those
     of each alone, and `Topology.together_s` gives the time of several at once. ``read_bytes_per_s`` is the rate of the disk
-    from which swapped weights are read; 0: not known. Raises TopologyError for impossible rates.
+    from which swapped weights are read; 0: not known. ``tier`` is one of `fogconv.hardware.tiers.TIERS`, or empty. Raises
+    TopologyError for impossible rates.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Device:
     map_s_per_byte: Mapping[str, float] = field(default_factory=dict)
     predicted: Callable[[StepSpec], float] | None = field(default=None, compare=False, repr=False)
     read_bytes_per_s: float = 0.0
+    tier: str = ""
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:
@@ -156,6 +159,8 @@ class Device:
             self.read_bytes_per_s == 0 or self.read_bytes_per_s >= 1,
             f"device {self.name}: read_bytes_per_s is {self.read_bytes_per_s}; it must be at least 1, or 0: not known",
         )
+        if self.tier:
+            check_tier(self.tier)
         _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
         _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
         for key, cost in self.training.items():
@@ -414,6 +419,13 @@ class Topology:
         new = {old: i for i, old in enumerate(ranks)}
         links = {(new[i], new[j]): link for (i, j), link in self.links.items() if i in new and j in new}
         return Topology(tuple(self.devices[old] for old in ranks), links, self.default_link)
+
+    def in_tiers(self, tiers: Mapping[int, str]) -> Topology:
+        """With the tiers of these ranks, where they are of it."""
+        return replace(
+            self,
+            devices=tuple(replace(each, tier=tiers.get(rank, each.tier)) for rank, each in enumerate(self.devices)),
+        )
 
     def replace_device(self, rank: int, device: Device) -> Topology:
         devices = tuple(device if i == rank else old for i, old in enumerate(self.devices))

@@ -9,7 +9,7 @@ deadlock.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fogconv.guards.gather import gather_pieces
@@ -133,12 +133,11 @@ class _Lowering(ProgramBuilder):
             if readers.keys() <= there:
                 ready.append(index)
             for tensor, by_rank in readers.items():
-                if tensor not in there:
-                    continue
-                first = index if first is None else first
-                so_far = needed.setdefault(tensor, {})
                 for rank, regions in by_rank.items():
-                    so_far[rank] = (*so_far.get(rank, ()), *regions)
+                    for source, region in (part for each in regions for part in self.parts(tensor, each, there)):
+                        first = index if first is None else first
+                        so_far = needed.setdefault(source, {})
+                        so_far[rank] = (*so_far.get(rank, ()), region)
         late: dict[int, tuple[Work, ...]] = {}
         if first is not None:
             self.index = first
@@ -151,6 +150,16 @@ class _Lowering(ProgramBuilder):
         for index in stage:
             self.index = index
             self.layer(self.graph.layers[index], self.plan.placements[index], late.get(index))
+
+    def parts(self, tensor: int, region: Region, there: frozenset[int]) -> Iterator[tuple[int, Region]]:
+        """The region of a tensor that is ``there``, or the parts that are of one that consists of such tensors: a
+        concatenation's first parts are there before its last ones are made."""
+        if tensor in there:
+            yield tensor, region
+        elif tensor in self.pieces:
+            for source, offset in self.pieces[tensor]:
+                if part := region.shift_channels(-offset) & self.graph.tensors[source].region:
+                    yield from self.parts(source, part, there)
 
     def readers(self, layer: Layer, placement: Placement) -> dict[int, dict[int, tuple[Region, ...]]]:
         """Tensor → rank → what the regions of it that this rank, which computes a part of the layer or guards it,

@@ -47,6 +47,7 @@ class ProgramBuilder:
         self.steps: list[list[AnyStep]] = [[] for _ in range(plan.ranks)]
         self.named: list[dict[str, tuple[int, ...]]] = [{} for _ in range(plan.ranks)]
         self.weights = Cuts(graph.weights) if weights is None else weights
+        self.pieces = {layer.writes[0]: layer.pieces(graph.tensors) for layer in graph.layers if layer.relabels}
         self._wanted = wanted(graph, plan)
         self.residency = Residency(graph, plan.ranks, self._wanted)
         self.index = 0
@@ -232,6 +233,13 @@ def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]
                 boxes[layer.target, work.rank].append(work.output)
         for rank, tensor, region in extra_reads(graph, layer, placement):
             boxes[tensor, rank].append(region)
+    # What is read of a concatenation is read of its parts, which may be sent before it is complete.
+    for layer in reversed(graph.layers):
+        for source, offset in layer.pieces(graph.tensors) if layer.relabels else ():
+            for rank in range(plan.ranks):
+                for box in boxes.get((layer.writes[0], rank), ()):
+                    if part := box.shift_channels(-offset) & graph.tensors[source].region:
+                        boxes[source, rank].append(part)
     return boxes
 
 

@@ -66,7 +66,7 @@ class Scheme(StrEnum):
 
     AUTO = "auto", "the cheapest of all paths", _cheapest, True
     STAR = "star", "the paper's, layer by layer from the master and back", plan_star, True
-    DEPTH = "depth", "by channels, so that the weights are dealt out", _searched("depth")
+    DEPTH = "depth", "by channels, and where maps are large by rows, so that the weights are dealt out", _searched("depth")
     ROWS = "rows", "by rows of the maps, with halos", _searched("rows")
     COLUMNS = "columns", "by columns of the maps, with halos", _searched("columns")
     TILES = "tiles", "by rows and columns of the maps at once, with halos", _searched("tiles")

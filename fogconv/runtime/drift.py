@@ -18,9 +18,12 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir.program import Program
-from fogconv.simulation.expectation import Expectation, computing_s, messages, whole_s
+from fogconv.simulation.expectation import Expectation, paths, steps_s, telling_steps, waited_for, whole_s
 from fogconv.simulation.layer_times import Times
 
 MARGIN = 1.5
@@ -60,35 +63,89 @@ class Drift:
     whole: float | None = None
 
 
-def observe(
-    programs: Sequence[Program],
-    members: Sequence[int],
-    times: Times,
-    topology: Topology,
-    expectation: Expectation | None = None,
-) -> Drift:
-    """The drift of one run. ``members[i]`` is the session's rank of the plan's i-th; ``topology`` is that of the
-    members, and ``expectation`` is of the plan's programs on it (it keeps what it has simulated)."""
-    expected = expectation or Expectation(programs, topology)
-    compute: dict[int, float] = {}
-    for program in programs:
-        if program.rank in times:
-            rank, measured = members.index(program.rank), computing_s(program, times[program.rank])
-            if measured >= LEAST_S:
-                compute[rank] = expected.slower(rank, measured)
-    crowding = topology.crowding(sorted(compute))
-    compute = {rank: ratio if ratio < 1 else max(1.0, ratio / crowding[rank]) for rank, ratio in compute.items()}
-    wire: dict[tuple[int, int], list[float]] = {}
-    for message in messages(programs, times):
-        pair = members.index(message.origin), members.index(message.to)
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """The messages from one rank to another that are long enough to measure: by message the sender's and the receiver's
+    step, the bytes and the tag."""
+
+    origin: int
+    to: int
+    pair: tuple[int, int]
+    sends: NDArray[np.int64]
+    receives: NDArray[np.int64]
+    undisturbed_s: NDArray[np.float64]
+    tags: tuple[int, ...]
+
+
+class Observer:
+    """The drift of the runs of one plan; what does not depend on the run is prepared once.
+
+    ``members[i]`` is the session's rank of the plan's i-th; ``topology`` is that of the members, and ``expectation`` is of
+    the plan's programs on it (it keeps what it has simulated).
+    """
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        members: Sequence[int],
+        topology: Topology,
+        expectation: Expectation | None = None,
+    ) -> None:
+        self._expected = expectation or Expectation(programs, topology)
+        self._topology = topology
+        self._master = members[0]
+        places = {rank: place for place, rank in enumerate(members)}
+        self._telling = [(program.rank, places[program.rank], telling_steps(program)) for program in programs]
+        self._streams = _streams(programs, places, topology)
+        self._predicted_s: dict[tuple[int, int], NDArray[np.float64]] = {}
+
+    def observe(self, times: Times) -> Drift:
+        """The drift of one run."""
+        expected = self._expected
+        compute: dict[int, float] = {}
+        for rank, place, steps in self._telling:
+            if rank in times:
+                measured = steps_s(times[rank], steps)
+                if measured >= LEAST_S:
+                    compute[place] = expected.slower(place, measured)
+        crowding = self._topology.crowding(sorted(compute))
+        compute = {rank: ratio if ratio < 1 else max(1.0, ratio / crowding[rank]) for rank, ratio in compute.items()}
+        wire: dict[tuple[int, int], float] = {}
+        for stream in self._streams:
+            if stream.origin in times and stream.to in times:
+                took, known = waited_for(times[stream.origin], times[stream.to], stream.sends, stream.receives)
+                if known.any():
+                    ratios = (took / self._prediction(stream))[known]
+                    wire[stream.pair] = max(1.0, _lower_quartile(ratios.tolist()))
+        master = times.get(self._master)
+        whole = None if master is None or not compute else expected.all_slower(whole_s(master))
+        return Drift(compute, wire, whole)
+
+    def _prediction(self, stream: _Stream) -> NDArray[np.float64]:
+        """Seconds of each message. Made when it is needed: it may take simulations."""
+        found = self._predicted_s.get(stream.pair)
+        if found is None:
+            each = zip(stream.tags, stream.undisturbed_s.tolist(), strict=True)
+            seconds = [self._expected.message_s(*stream.pair, tag, undisturbed_s) for tag, undisturbed_s in each]
+            found = self._predicted_s[stream.pair] = np.array(seconds)
+        return found
+
+
+def _streams(programs: Sequence[Program], places: Mapping[int, int], topology: Topology) -> list[_Stream]:
+    found: dict[tuple[int, int], list[tuple[int, int, float, int]]] = {}
+    for path in paths(programs):
+        pair = places[path.origin], places[path.to]
         link = topology.link(*pair)
-        on_wire_s = message.n_bytes * link.s_per_byte
-        if message.n_bytes >= LEAST_BYTES and on_wire_s > link.latency_s:
-            predicted_s = expected.message_s(*pair, message.tag, link.latency_s + on_wire_s)
-            wire.setdefault(pair, []).append(message.seconds / predicted_s)
-    master = times.get(members[0])
-    whole = None if master is None or not compute else expected.all_slower(whole_s(master))
-    return Drift(compute, {pair: max(1.0, _lower_quartile(ratios)) for pair, ratios in wire.items()}, whole)
+        on_wire_s = path.n_bytes * link.s_per_byte
+        if path.n_bytes >= LEAST_BYTES and on_wire_s > link.latency_s:
+            message = path.send, path.receive, link.latency_s + on_wire_s, path.tag
+            found.setdefault((path.origin, path.to), []).append(message)
+    streams = []
+    for (origin, to), each in found.items():
+        sends, receives, seconds, tags = zip(*each, strict=True)
+        pair = places[origin], places[to]
+        streams.append(_Stream(origin, to, pair, np.array(sends), np.array(receives), np.array(seconds), tags))
+    return streams
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from fogconv.ir.program import Program
 from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
-from fogconv.runtime.drift import Correction, Pace, all_slower, observe
+from fogconv.runtime.drift import Correction, Observer, Pace, all_slower
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
     MembershipChange,
@@ -119,7 +119,7 @@ class Engine:
         self._first = self.topology
         self._corrected: frozenset[int] = frozenset()
         self._probation = Probation()
-        self._expectation: tuple[CompiledPlan, Topology, Expectation] | None = None
+        self._observer: tuple[CompiledPlan, Topology, Observer] | None = None
         self.loaded: Loaded
         self._compiled: CompiledPlan
         while True:
@@ -227,8 +227,7 @@ class Engine:
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # the run was in flight while a new plan was made
-        topology = topology_of(self.topology, self.ranks)
-        drift = observe(self.programs, self.ranks, run.times, topology, self._expected(topology))
+        drift = self._observing().observe(run.times)
         self._pace = self._pace.after(drift)
         self._correction = self._pace.correction(measured=self.lessons is not None)
         slower = None if self.lessons is None else self._pace.all_slower
@@ -238,13 +237,15 @@ class Engine:
         working = {self.ranks[rank] for rank in self.plan.active_ranks}
         self._probation = self._probation.watch((self._corrected & set(self.ranks)) - working, time.monotonic())
 
-    def _expected(self, topology: Topology) -> Expectation:
+    def _observing(self) -> Observer:
         """Of the plan that runs, by the rates of its members; kept until either changes."""
-        kept = self._expectation
+        kept = self._observer
         if kept is None or kept[0] is not self._compiled or kept[1] is not self.topology:
+            topology = topology_of(self.topology, self.ranks)
             whole = self.ranks == tuple(topology.ranks)
-            programs = self.programs if whole else outline(self.graph, self.plan)
-            kept = self._expectation = self._compiled, self.topology, Expectation(programs, topology)
+            expectation = Expectation(self.programs if whole else outline(self.graph, self.plan), topology)
+            observer = Observer(self.programs, self.ranks, topology, expectation)
+            kept = self._observer = self._compiled, self.topology, observer
         return kept[2]
 
     def _correct(self) -> tuple[str, ...]:

@@ -54,32 +54,71 @@ class Message:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where a message is in the programs: the numbers of the sender's and of the receiver's step."""
+
+    origin: int
+    to: int
+    tag: int
+    n_bytes: int
+    send: int
+    receive: int
+
+
+def paths(programs: Sequence[Program]) -> list[Path]:
+    """All messages that one of these programs sends and another one receives."""
+    receives = {
+        (step.origin, program.rank, step.tag): number
+        for program in programs
+        for number, step in enumerate(program.steps)
+        if isinstance(step, Recv)
+    }
+    return [
+        Path(*key, step.elements * program.batch * BYTES_PER_ELEMENT, number, receives[key])
+        for program in programs
+        for number, step in enumerate(program.steps)
+        if isinstance(step, Send) and (key := (program.rank, step.to, step.tag)) in receives
+    ]
+
+
+def waited_for(
+    sender: NDArray[np.int64], receiver: NDArray[np.int64], sends: NDArray[np.int64], receives: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """By message, the seconds from the end of its sending to its arrival, and whether it was waited for: only then its
+    arrival is known. By the times of both ranks' steps."""
+    gone, arrived = sender[sends, 1], receiver[receives, 0]
+    waited = arrived - np.where(receives > 0, receiver[receives - 1, 1], 0)  # only if no message before it was later
+    took = arrived - gone
+    # A message that arrived before it was sent only shows that the two clocks differ.
+    return took * 1e-9, (took > 0) & (waited >= LEAST_WAIT * took)
+
+
 def messages(programs: Sequence[Program], times: Times) -> Iterator[Message]:
-    """The messages that were waited for: only their arrival is known."""
-    sent: dict[tuple[int, int, int], tuple[int, int]] = {}
-    came: dict[tuple[int, int, int], tuple[int, int]] = {}
-    for program in programs:
-        last = 0
-        for step, (begin, end) in zip(program.steps, times.get(program.rank, _NONE).tolist(), strict=False):
-            if isinstance(step, Send):
-                sent[program.rank, step.to, step.tag] = end, step.elements * program.batch * BYTES_PER_ELEMENT
-            elif isinstance(step, Recv):
-                # Only if no message before it was later.
-                came[step.origin, program.rank, step.tag] = begin, begin - last
-            last = end
-    for key, (gone, n_bytes) in sent.items():
-        arrived, waited = came.get(key, (0, 0))
-        # A message that arrived before it was sent only shows that the two clocks differ.
-        if arrived > gone and waited >= LEAST_WAIT * (arrived - gone):
-            yield Message(*key, n_bytes, (arrived - gone) * 1e-9)
-
-
-_NONE = np.zeros((0, 2), np.int64)
+    """The messages that were waited for."""
+    between: dict[tuple[int, int], list[Path]] = defaultdict(list)
+    for path in paths(programs):
+        between[path.origin, path.to].append(path)
+    for (origin, to), found in between.items():
+        if origin in times and to in times:
+            sends, receives = (np.array(places) for places in zip(*((p.send, p.receive) for p in found), strict=True))
+            took_s, known = waited_for(times[origin], times[to], sends, receives)
+            for place in np.flatnonzero(known):
+                yield Message(origin, to, found[place].tag, found[place].n_bytes, float(took_s[place]))
 
 
 def computing_s(program: Program, times: NDArray[np.int64]) -> float:
     """Seconds of the convs that tell a rank's rate."""
-    steps = [place for place, step in enumerate(program.steps) if tells(program, step)]
+    return steps_s(times, telling_steps(program))
+
+
+def telling_steps(program: Program) -> NDArray[np.int64]:
+    """The numbers of the steps that tell a rank's rate."""
+    return np.array([place for place, step in enumerate(program.steps) if tells(program, step)], np.int64)
+
+
+def steps_s(times: NDArray[np.int64], steps: NDArray[np.int64]) -> float:
+    """Seconds of these steps."""
     return float((times[steps, 1] - times[steps, 0]).sum()) * 1e-9
 
 

@@ -10,14 +10,12 @@ needed. A loaded file is executed, so it is used only if no user except this one
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import pickle
 import platform
 import re
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -35,8 +33,9 @@ from numba.core.serialize import dumps
 
 from fogconv.errors import KernelError
 from fogconv.kernels.codegen.isa import host_isa
+from fogconv.storage import code_files
 from fogconv.storage.cache_folder import cache_folder
-from fogconv.storage.trusted import read_own, warn_once, write_own
+from fogconv.storage.trusted import warn_once
 
 ROOT = __name__.partition(".")[0]
 FOLLOWED = (f"{ROOT}.kernels", f"{ROOT}.ir")
@@ -44,10 +43,8 @@ FOLLOWED = (f"{ROOT}.kernels", f"{ROOT}.ir")
 _IMPORT = re.compile(r"^[ \t]*(?:import[ \t]+([\w.]+)|from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*))", re.MULTILINE)
 """Imports as the formatter leaves them. A syntax tree would take a tenth of a second of each start."""
 _NAME = re.compile(r"\w+")
+_njit: Any = numba.njit  # its annotations lack an option
 PLAIN = (bool, int, float, str, np.dtype, np.generic, numba.types.Type)
-
-UNUSED_S = 60 * 24 * 3600.0
-"""A compiled function that was not loaded for so long is removed when its successor is stored."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -62,7 +59,8 @@ def jit(function: Callable[..., Any]) -> Any:
     # Symbols are named after the function. A closure's name must be unique, or two closures compiled by two processes
     # could have the same symbol in a third one.
     function.__qualname__ = f"{name}.{identity[:16]}"
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+    # No wrapper for C: nothing calls one, and it would be compiled as the function itself is.
+    dispatcher = _njit(nogil=True, error_model="numpy", boundscheck=False, no_cfunc_wrapper=True)(function)
     dispatcher._cache = _FileCache(name, identity)
     return dispatcher
 
@@ -82,18 +80,9 @@ class _FileCache(NullCache):
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None
-        try:
-            content = read_own(path)
-        except FileNotFoundError:
+        payload = code_files.opened(path)
+        if payload is None:
             return None
-        except OSError as error:
-            warn_once(f"{path} is not used; its function is compiled again ({error.strerror})")
-            return None
-        digest, payload = content[:32], content[32:]
-        if hashlib.sha256(payload).digest() != digest:
-            return None  # cut short by a full disk; the new file will replace it
-        with contextlib.suppress(OSError):  # a read-only shared cache works as well
-            os.utime(path)
         # Numba's own cache refreshes the context here, which imports everything that it can compile (and scipy): a
         # quarter of a second that loading does not need. Compiling refreshes it itself.
         rtsys.initialize(target_context)
@@ -107,54 +96,42 @@ class _FileCache(NullCache):
         path = self._path(sig, data.codegen)
         if path is None or data.lifted or data.library.has_dynamic_globals:
             return
-        payload = dumps(data._reduce())  # type: ignore[no-untyped-call]
-        try:
-            write_own(path, hashlib.sha256(payload).digest() + payload)
-            self._prune(path)
-        except OSError as error:
-            why = error.strerror or error  # without the file's name, which is another each time
-            warn_once(f"compiled kernels can't be stored in {path.parent} ({why}); they will be compiled again next time")
+        code_files.kept(path, dumps(data._reduce()))  # type: ignore[no-untyped-call]
 
     def _path(self, sig: Any, codegen: Any) -> Path | None:
         folder = cache_folder()
         if folder is None:
             return None
-        key = f"{self._identity} {sig} {codegen.magic_tuple()} {_versions()}"
+        key = f"{self._identity} {sig} {codegen.magic_tuple()} {versions()}"
         return folder / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:40]}.nbc"
-
-    def _prune(self, kept: Path) -> None:
-        stale = time.time() - UNUSED_S
-        for path in (*kept.parent.glob(f"{self._name}-*.nbc"), *kept.parent.glob("writing-*")):
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                if path != kept and path.stat().st_mtime < stale:
-                    path.unlink()
 
 
 @cache
-def _versions() -> str:
+def versions() -> str:
+    """What else compiled code depends on: versions of libraries, the processor's kind, the instruction set."""
     versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version, platform.machine())
     return " ".join((*versions, host_isa().name))
 
 
 def _identity(function: Callable[..., Any]) -> str:
-    return hashlib.sha256("\n".join(_facts(function)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(facts_of(function)).encode()).hexdigest()
 
 
-def _facts(value: object) -> Iterator[str]:
+def facts_of(value: object) -> Iterator[str]:
     """Everything that a compiled function's code depends on, as text."""
     if isinstance(value, types.FunctionType):
         yield f"{value.__module__}.{value.__qualname__} {_module_hash(value.__module__)}"
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             yield name
-            yield from _facts(cell.cell_contents)
+            yield from facts_of(cell.cell_contents)
     elif isinstance(value, Dispatcher):
-        yield from _facts(value.py_func)
+        yield from facts_of(value.py_func)
     elif hasattr(value, "_defn"):  # an intrinsic
-        yield from _facts(value._defn)
+        yield from facts_of(value._defn)
     elif isinstance(value, tuple):
         yield f"tuple of {len(value)}"
         for item in value:
-            yield from _facts(item)
+            yield from facts_of(item)
     elif value is None or isinstance(value, PLAIN) or _frozen(value):
         yield repr(value)
     else:

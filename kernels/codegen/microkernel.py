@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I64, Builder, Value
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.native.functions import call_native, native_function
 from fogconv.kernels.codegen.quads import QUAD, folded, quad_steps, spread
 
 
@@ -95,14 +95,14 @@ class Flag(IntFlag):
     CEILING = 4
 
 
-SIGNATURE = types.void(*[types.int64] * 7)
+ARGUMENTS = 7
 """tile(fields, x, weights, bias, out, residual, ahead): addresses."""
 
 
 @cache
 def tile_address(tile: Tile) -> int:
     """The machine address of the compiled micro-kernel; compiled or loaded on first use."""
-    return function_address(_compiled(tile), SIGNATURE)
+    return native_function(emit_tile, tile, arguments=ARGUMENTS)
 
 
 def function_address(dispatcher: Any, signature: Any) -> int:
@@ -112,24 +112,6 @@ def function_address(dispatcher: Any, signature: Any) -> int:
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
-@cache
-def _compiled(tile: Tile) -> Any:
-    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            emit_tile(builder, tile, *args)
-            return context.get_dummy_value()
-
-        return SIGNATURE, code
-
-    emit: Any = intrinsic(define)
-
-    @jit
-    def microkernel(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
-        emit(fields, x, weights, bias, out, residual, ahead)
-
-    return microkernel
-
-
 def _call_tile(
     typing: Any, address: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any
 ) -> Any:
@@ -137,7 +119,7 @@ def _call_tile(
     signature = types.void(*[types.int64] * 8)
 
     def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-        call_address(context, builder, SIGNATURE, args)
+        call_native(builder, args[0], args[1:])
         return context.get_dummy_value()
 
     return signature, code

@@ -13,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.extending import intrinsic
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
@@ -27,17 +25,8 @@ from fogconv.kernels.codegen.emit import I32, I64, Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.codegen.microkernel import (
-    FIELDS,
-    SIGNATURE,
-    Field,
-    Flag,
-    Tile,
-    clamp_bounds,
-    emit_finish,
-    function_address,
-)
+from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Flag, Tile, clamp_bounds, emit_finish
+from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
@@ -85,25 +74,12 @@ def largest_tile(isa: Isa) -> tuple[int, int]:
 
 @cache
 def tile_address(tile: DepthTile) -> int:
-    return function_address(_compiled(tile), SIGNATURE)
+    return native_function(_emit, tile, arguments=ARGUMENTS)
 
 
-@cache
-def _compiled(tile: DepthTile) -> Any:
-    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            emit_tile(builder, tile, *args[:-1])
-            return context.get_dummy_value()
-
-        return SIGNATURE, code
-
-    emit: Any = intrinsic(define)
-
-    @jit
-    def depthwise(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
-        emit(fields, x, weights, bias, out, residual, ahead)
-
-    return depthwise
+def _emit(builder: Builder, tile: DepthTile, *addresses: Value) -> None:
+    """As `fogconv.kernels.codegen.microkernel` calls its tiles, which also read ahead."""
+    emit_tile(builder, tile, *addresses[:-1])
 
 
 def emit_tile(

@@ -58,7 +58,8 @@ class Cover:
     @property
     def shapes(self) -> frozenset[tuple[int, int]]:
         """The distinct (rows, columns)."""
-        return frozenset((rows, columns) for rows in self.bands for columns in self.pieces)
+        # Of a large map there are ten thousand tiles, of four shapes at most.
+        return frozenset((rows, columns) for rows in set(self.bands) for columns in set(self.pieces))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ whole blocks is copied row by row, and nothing but the region itself is sent. Ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
@@ -42,6 +42,9 @@ LOSSLESS = ("zeros", "lz4", "zstd")
 _KINDS = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint16): 2}
 
 
+PART_ELEMENTS = 16
+"""The parts of a message start at multiples of this."""
+
 PAYLOAD_NUMBER = 4
 """The index of the payload's address among the numbers of `bind_insert`."""
 
@@ -49,6 +52,17 @@ PAYLOAD_NUMBER = 4
 def wire_elements(batch: int, channels: int, rows: int, columns: int) -> int:
     """Elements of a region's payload."""
     return batch * channels * rows * columns
+
+
+def spans(batch: int, regions: Sequence[tuple[int, int, int]]) -> tuple[list[slice], int]:
+    """The elements of a message of several regions (channels, rows, columns): each one's, and how many there are."""
+    found, at = [], 0
+    for region in regions:
+        at = -(-at // PART_ELEMENTS) * PART_ELEMENTS
+        elements = wire_elements(batch, *region)
+        found.append(slice(at, at + elements))
+        at += elements
+    return found, at
 
 
 def bind_extract(source: Blocked, first_channel: int, channels: int, out: NDArray[Any]) -> Bound:

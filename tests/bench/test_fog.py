@@ -20,6 +20,7 @@ import torch
 
 from bench.fog import FogBed
 from bench.fog.alone import forms
+from bench.fog.boards import BOARDS, Likeness, yardstick
 from bench.fog.cgroup import CgroupV1, CgroupV2, Usage, find_cgroup, quota_and_period_us
 from bench.fog.conversation import Contender, NodeEnd
 from bench.fog.job import AloneJob, Baseline
@@ -375,12 +376,37 @@ def test_a_contender_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Pat
     [
         ({"cpu": (0.1, 0.2)}, "2 CPU shares for 5 nodes"),
         ({"transport": "carrier pigeon"}, "zmq, mpi"),
+        ({"like": "pi3"}, "did you mean pi4"),
         ({"repeats": 2, "rounds": 3}, "every round needs one"),
     ],
 )
 def test_a_set_up_that_makes_no_sense_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         Setup("resnet18", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "node_s", "mbit"),
+    [("pi4", "vgg16", 1.28, 402.131), ("pi4", "resnet50", 0.83, 298.173), ("pi5-fp16", "vgg16", 1.28, 94.835)],
+)
+def test_links_like_a_board_have_its_ratio_of_wire_to_compute(name: str, net: str, node_s: float, mbit: float) -> None:
+    found = Likeness(name, net, BOARDS[name].seconds[net], node_s)
+    assert found.rate.bits_per_s / 1e6 == pytest.approx(mbit, abs=1e-3)
+    assert Rate.parse(str(found.rate)) == found.rate
+    assert found.as_dict()["source"] == BOARDS[name].source
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "known"),
+    [
+        ("vgg16", None, "vgg16"),
+        ("vgg16", (224, 224), "vgg16"),
+        ("vgg16", (64, 64), "resnet50"),
+        ("mobilenet_v2", None, "resnet50"),
+    ],
+)
+def test_a_net_without_a_published_time_takes_the_yardsticks(net: str, size: tuple[int, int] | None, known: str) -> None:
+    assert yardstick("pi4", net, size) == known
 
 
 def test_rates_explain_the_times_that_they_were_fitted_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -370,6 +371,30 @@ def test_what_is_measured_beside_other_work_is_marked_and_measured_again(tmp_pat
     quiet = FakeSession((1e-10,), machine=HERE, threads=2)
     assert not calibrate_quickly(quiet, cache=tmp_path, local=local).disturbed
     assert quiet.measured == [(1,)], "measured again, the master not"
+
+
+@pytest.mark.parametrize("gammas", [(), (1e-10,)], ids=["the master alone", "with a worker"])
+def test_in_one_process_what_was_measured_beside_other_work_serves_for_an_hour(
+    tmp_path: Path, gammas: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = FakeSession(gammas, scheme="inproc", machine=HERE, threads=2, stretch=1.6, other_cores=1.0)
+    calls: list[int] = []
+
+    def busy(specs: Sequence[StepSpec], repeats: int) -> Answer:
+        calls.append(1)
+        return answer(seconds(specs, 5e-11), 2.0, 1.0)
+
+    def measured(**options: Any) -> bool:
+        before = len(calls) + len(session.measured)
+        assert 0 in calibrate_quickly(session, cache=tmp_path, local=busy, **options).disturbed
+        return len(calls) + len(session.measured) > before
+
+    assert measured()
+    assert not measured()
+    assert measured(refresh=True)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 4000)
+    assert measured()
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ REQUIRED = {
     "choose": ("squeezenet1_1",),
     "models": ("ppocr-det", "get"),
     "compare": ("FILE", "FILE"),
+    "warm": ("squeezenet1_1", "--weights", "random", "--size", "64"),
 }
 """What a command needs beside the option that is tried."""
 

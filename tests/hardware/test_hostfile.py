@@ -19,6 +19,7 @@ def test_hosts_come_in_the_files_order_with_the_settings_of_the_comment_above() 
         Host("10.0.0.2", 3, None, None, 5),
         Host("10.0.0.3", 1, None, 0.5, 7),
     )
+    assert [host.tier for host in parse_hostfile("#fogconv tier=edge port=5556\na\nb\n")] == ["edge", None]
 
 
 def test_the_example_is_valid_and_keeps_to_what_mpich_takes() -> None:
@@ -48,6 +49,8 @@ def test_the_example_is_valid_and_keeps_to_what_mpich_takes() -> None:
         ("#fogconv port=x\na", 1, "whole number"),
         ("#fogconv port=70000\na", 1, "65535"),
         ("#fogconv port=1 port=2\na", 1, "twice"),
+        ("#fogconv tier=fog\na", 1, "it is device, edge or cloud"),
+        ("#fogconv tier=edge tier=edge\na", 1, "twice"),
         ("#fogconv rate=0\na", 1, "positive"),
         ("#fogconv rate=-1\na", 1, "positive"),
         ("#fogconv rate=nan\na", 1, "positive"),

@@ -7,16 +7,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fogconv.kernels import handoff
 from fogconv.kernels.codegen.isa import ISAS
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps.bound import bind
-from fogconv.kernels.threads import parallel
+from fogconv.kernels.threads import _helpers, helper_cores, parallel
 
 
 @jit
@@ -105,6 +108,74 @@ def test_an_error_in_any_part_comes_out_and_the_helpers_stay_usable() -> None:
     done: list[int] = []
     parallel([lambda: done.append(0), lambda: done.append(1)])()
     assert sorted(done) == [0, 1]
+
+
+def test_a_call_is_done_by_the_side_that_takes_it() -> None:
+    """No helper serves here: the caller finds its call untouched, and a helper that wakes too late finds nothing to do."""
+    handoff.warm_up()
+    control = handoff.control_block()
+    (call,) = counters(1)
+    compiled = handoff.compiled(call)
+    assert compiled is not None
+    handoff.start(control, 1, *compiled)
+    assert handoff.take_back(control, 1)
+    assert not handoff.take_back(control, 1), "it is taken once"
+    assert handoff.serve(control, 0) == handoff.SLEEP, "nothing was left to do"
+    assert int(call.args[0][0]) == 0 and int(control[handoff.DONE]) == 0
+    assert handoff.start(control, 2, *compiled) & handoff.ASLEEP_NOW
+    assert handoff.serve(control, 1) == handoff.SLEEP
+    assert int(call.args[0][0]) == 1 and int(control[handoff.DONE]) == 2
+    assert not handoff.take_back(control, 2), "it is done"
+    assert not handoff.wait(control, 2)
+
+
+def test_an_error_in_a_part_that_was_taken_back_comes_out() -> None:
+    """A helper that sleeps has not begun by the time the caller has done its own, empty part."""
+
+    def fail() -> None:
+        raise ValueError("a part failed")
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match="a part failed"):
+            parallel([lambda: None, fail])()
+        time.sleep(0.001)
+
+
+@given(st.sets(st.integers(0, 80), min_size=1, max_size=12), st.data())
+def test_helpers_keep_off_the_callers_core_and_each_others(allowed: set[int], data: st.DataObject) -> None:
+    caller = data.draw(st.sampled_from(sorted(allowed)))
+    count = data.draw(st.integers(1, 12))
+    found = [helper_cores(allowed, caller, number, count) for number in range(count)]
+    if count >= len(allowed):
+        assert not any(found), "too few cores: the system places them"
+        return
+    assert all(found) and sum(map(len, found)) == len(allowed) - 1, "no core is left out, and none is used twice"
+    assert frozenset().union(*found) == allowed - {caller}
+
+
+def _apart(run: Callable[[], None], tid: int) -> bool:
+    """Whether the caller's core after a call is none of the helper's."""
+    run()
+    return handoff.core() not in os.sched_getaffinity(tid)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is no other to keep to")
+def test_a_helper_leaves_the_core_to_which_its_caller_moves() -> None:
+    run = parallel(counters(2))
+    (helper,), _ = _helpers(1, os.getpid())
+    tid = helper._thread.native_id
+    assert tid is not None
+    allowed = os.sched_getaffinity(0)
+    try:
+        for core in sorted(allowed):
+            # While the caller may use one core only, a helper has no other; from then on it has.
+            os.sched_setaffinity(0, {core})
+            run()
+            os.sched_setaffinity(0, allowed)
+            # The system may move the caller between a call and the look: some calls find it where it was.
+            assert any(_apart(run, tid) for _ in range(1000))
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 TWO_THREADS = """

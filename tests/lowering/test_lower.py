@@ -136,7 +136,7 @@ def test_any_mixture_of_options_computes_the_graph(
     graph: LayerGraph, topology: Topology, data: st.DataObject, seed: int
 ) -> None:
     """Not only the cheapest path: every layer in a way drawn at random, so that any layout meets any other."""
-    check(graph, mixture(graph, topology, data, "auto"), seed)
+    check(graph, mixture(graph, topology, data, data.draw(st.sampled_from(["auto", "depth"]))), seed)
 
 
 @given(graphs(), topologies, st.data(), st.integers(0, 9))
@@ -153,7 +153,7 @@ def mixture(
     graph: LayerGraph, topology: Topology, data: st.DataObject, scheme: Scheme, tiling: Tiling | None = None
 ) -> Plan:
     prices = Prices(topology)
-    options = Options(graph, prices, LayoutBook(prices), scheme, tiling=tiling)
+    options = Options(graph, prices, LayoutBook(prices), scheme, tiling=tiling, fused=data.draw(st.integers(0, 3)))
     placements = []
     for layer in graph.layers:
         if isinstance(layer, Concat | Slice):

@@ -21,12 +21,19 @@ from fogconv.ir.program import Conv, Program, Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
-from fogconv.runtime.drift import FASTER_STREAK, PATIENT, STREAK, Correction, Drift, Pace, observe
+from fogconv.runtime.drift import FASTER_STREAK, PATIENT, STREAK, Correction, Drift, Observer, Pace
 from fogconv.runtime.engine import Engine
 from fogconv.simulation.simulator import simulate
 from tests.cluster.fault_cluster import FaultCluster, SlowExecutable, SlowHub, assert_right, image, network
 
 TOPOLOGY = Topology.uniform(4, 1e9, 1e8, 1e-5, copy_s_per_byte=1e-11, step_s=1e-7)
+
+
+def observe(
+    programs: Sequence[Program], members: Sequence[int], times: Mapping[int, NDArray[np.int64]], topology: Topology
+) -> Drift:
+    """The drift of a single run."""
+    return Observer(programs, members, topology).observe(times)
 
 
 def times_of(
@@ -106,6 +113,15 @@ def test_a_device_whose_rate_changes_is_found_after_two_inferences(rank: int, fa
     after = correction.apply(TOPOLOGY, range(4))
     assert after.rate(rank) * ratio == pytest.approx(TOPOLOGY.rate(rank), rel=0.05)
     assert after.rate((rank + 1) % 4) == TOPOLOGY.rate((rank + 1) % 4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.dictionaries(st.integers(0, 3), st.floats(0.2, 5.0)), min_size=1, max_size=4))
+def test_what_is_prepared_for_a_plan_serves_each_of_its_runs(runs: list[dict[int, float]]) -> None:
+    prepared = Observer(even_rows(), range(4), TOPOLOGY)
+    for slow in runs:
+        times = times_of(even_rows(), TOPOLOGY, slow, {(1, 2): 1 + sum(slow.values())})
+        assert prepared.observe(times) == observe(even_rows(), range(4), times, TOPOLOGY)
 
 
 def test_messages_that_came_before_they_were_sent_tell_nothing_of_their_link() -> None:

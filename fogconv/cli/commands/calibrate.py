@@ -19,6 +19,9 @@ from fogconv.errors import InputError
 from fogconv.hardware.latency.predictors import FITS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fogconv.calibration.fusion.cases import Findings
     from fogconv.cluster.session.session import Session
     from fogconv.hardware.profile import Profile, Stability
     from fogconv.ir.graph import LayerGraph
@@ -51,6 +54,14 @@ def calibrate(
         bool,
         typer.Option("--training", help="Also measure what training costs, for `fogconv simulate --train --profile FILE`."),
     ] = False,
+    fusion: Annotated[
+        bool,
+        typer.Option(
+            "--fusion",
+            help="Also find by test cases which operators are computed as one kernel on this device, by fogconv and by ONNX "
+            "Runtime, where it is installed.",
+        ),
+    ] = False,
     model: Annotated[
         str,
         typer.Option(
@@ -64,6 +75,8 @@ def calibrate(
     """Measure γ per kernel class and the rates of other steps on every device, α and β on every link in both directions,
     with their spreads."""
     with sentences("fogconv calibrate"):
+        from msgspec.structs import replace
+
         from fogconv.cluster.connect import connect
         from fogconv.frontend.zoo_graphs import graph as zoo_graph
         from fogconv.hardware.profile import write_profile
@@ -73,7 +86,7 @@ def calibrate(
         with connect(cluster, keys=keys, insecure=insecure) as session:
             if session.ranks > 1 and not session.workers:
                 raise InputError(f"no worker of {cluster} answers")
-            found = _measured(session, quick)
+            found = _in_tiers(_measured(session, quick), cluster)
             scores: dict[str, Any] = {}
             if predictor is not None:
                 found, scores = _predicted(session, found, str(predictor))
@@ -83,15 +96,21 @@ def calibrate(
                 found = with_training(session, found)
         if found.links and found.spreads:
             found = _judged(found, graph, as_json)
+        fused = _fused() if fusion else ()
+        if fused:
+            found = replace(found, fusions={each.runtime: tuple(sorted(each.rules)) for each in fused})
         took = time.perf_counter() - begin
         if out is not None:
             write_profile(found, out)
         if as_json:
             import msgspec
 
-            print(json_text(msgspec.to_builtins(found) | ({"predictors": scores} if scores else {})))
+            more: dict[str, Any] = {"predictors": scores} if scores else {}
+            more |= {"fusion": {each.runtime: each.as_json() for each in fused}} if fused else {}
+            print(json_text(msgspec.to_builtins(found) | more))
         else:
             _show(found, scores, took)
+            _show_fused(fused)
         if out is not None:
             say_written(out)
 
@@ -104,6 +123,52 @@ def _measured(session: Session, quick: bool) -> Profile:
     if quick:
         return Profile.of(calibrate_quickly(session, refresh=True).topology)
     return measure(session)
+
+
+def _fused() -> tuple[Findings, ...]:
+    from fogconv.calibration.fusion.runtimes import found_here
+
+    return found_here()
+
+
+def _show_fused(fused: Sequence[Findings]) -> None:
+    """Per runtime the pairs that are one kernel and those that are none, and what that is worth for prices of longer
+    chains."""
+    from rich.console import Console
+
+    from fogconv.calibration.fusion.runtimes import missing
+    from fogconv.cli.output.paragraph import Paragraph
+    from fogconv.cli.output.tables.table import figures_table
+    from fogconv.hardware.units import show_seconds
+
+    console = Console(highlight=False)
+    for each in fused:
+        table = figures_table("operators", "first", "second", "together", "saved", "one kernel")
+        for case in each.cases:
+            alone = (show_seconds(case.first_s), show_seconds(case.second_s), show_seconds(case.pair_s))
+            table.add_row(f"{case.first} {case.second}", *alone, f"{case.saved:.0%}", "yes" if case.fuses else "")
+        console.print(f"\n{each.runtime}, one thread; saved: of the shorter one's time", style="bold")
+        console.print(table)
+        for trial in each.trials:
+            console.print(
+                Paragraph(
+                    f"{' '.join(trial.operators)}: {show_seconds(trial.measured_s)} measured, "
+                    f"{show_seconds(trial.by_kernels_s)} by kernels, {show_seconds(trial.by_operators_s)} by operators alone"
+                )
+            )
+    if fused and missing():
+        console.print(Paragraph(f"ONNX Runtime was not tried: {' and '.join(missing())} not installed (the extra onnx)"))
+
+
+def _in_tiers(profile: Profile, cluster: str) -> Profile:
+    """With the tiers that a hostfile gives its workers."""
+    from msgspec.structs import replace
+
+    from fogconv.calibration.members import tiers_of
+
+    tiers = tiers_of(cluster)
+    devices = (replace(each, tier=tiers.get(rank, "")) for rank, each in enumerate(profile.devices))
+    return replace(profile, devices=tuple(devices)) if tiers else profile
 
 
 def _predicted(session: Session, profile: Profile, name: str) -> tuple[Profile, dict[str, Any]]:

@@ -189,12 +189,13 @@ def plan(
         options.check_ranks(len(topology))
         graph = _graph(model, size, batch, trust)
         found = make_plan(graph, topology, options)
-        found_forecast = forecast(graph, found, topology)
+        allowed = options.allowed(graph, len(topology))
+        found_forecast = forecast(graph, found, topology, allowed)
         others = () if program is not None else rivals(graph, found, topology, options, cluster_hardware.spreads)
         if out is not None:
             _save(found, out)
         if plot is not None:
-            draw(plot, graph, found, topology)
+            draw(plot, graph, found, topology, allowed)
         if program is not None:
             print(_program(graph, found, program))
         elif as_json:

@@ -49,8 +49,7 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
-from fogconv.cli.process.collection import collect_as_usual
-from fogconv.cli.process.mpi_ranks import ranks_released
+from fogconv.cli.process.mpi_ranks import ranks_released, serves_as_rank
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
 from fogconv.ir.guard import Protection
@@ -300,16 +299,9 @@ def run(
     A run continues after the loss of a worker over ZeroMQ, and with Open MPI's mpirun --with-ft ulfm; other mpiruns end
     the job.
     """
-    launch = launched()
-    if launch is not None and launch.rank:
-        if not cluster:
-            # A worker: serves until the master leaves. It never imports torch.
-            from fogconv.cluster.worker.process import serve_mpi
-
-            sys.stderr = sys.__stderr__
-            collect_as_usual()
-            serve_mpi(threads=threads, memory_limit_bytes=memory or 0)
+    if serves_as_rank(cluster, threads, memory):
         return
+    launch = launched()
     with ranks_released():
         from fogconv.cli.output.result import Job
         from fogconv.cli.run_job import Shown, run_job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 ANSWER_S = 2.0
 """A worker that computes answers within ATTEND_S of fogconv.cluster.worker.process; this is for slow networks."""
+
+REMEMBERED = 100
+"""Rounds for which an answer may be late."""
+
+CLOCK_DRIFT = 1e-3
+"""By this share two machines' clocks may differ in their pace."""
 
 STATES = {"joining": "idle", "lost": "idle"}
 """A worker that waits for a master reports "joining" or, after the loss of its master, "lost"."""
@@ -84,7 +91,10 @@ class Watcher:
         self._endpoint = dialed.endpoint
         self._peers: dict[Peer, str] = {}
         self._answered_at: dict[str, float] = {}
+        self._started_by: dict[str, float] = {}
+        """By this time at the latest, by our clock, each worker had started."""
         self._request = 0
+        self._asked_at: dict[int, float] = {}
         self.health = {address: Health(address, rate) for address, rate in self.rates.items()}
         for address in self.rates:
             self._peers[self._endpoint.connect(address, self._keys[address])] = address
@@ -97,6 +107,8 @@ class Watcher:
         from fogconv.errors import WireError
 
         self._request += 1
+        self._asked_at[self._request] = time.monotonic()
+        self._asked_at.pop(self._request - REMEMBERED, None)
         for peer in list(self._peers):
             self._endpoint.send(peer, codec.encode(m.StatusQuery(self._request)))
         waiting = set(self.rates)
@@ -139,8 +151,12 @@ class Watcher:
         from msgspec import structs
 
         before, now = self.health[address], time.monotonic()
-        restarted = before.uptime_s > 0 and status.uptime_s < before.uptime_s
         since = now - self._answered_at.get(address, now)
+        # The answer was written between the question and now. A restart right after the last answer can be older by now than
+        # the worker was then, so that the ages alone do not show it.
+        by = self._started_by.get(address, math.inf) + CLOCK_DRIFT * since
+        restarted = self._asked_at.get(status.request, -math.inf) - status.uptime_s > by
+        self._started_by[address] = now - status.uptime_s if restarted else min(by, now - status.uptime_s)
         again = since > 0 and not restarted
         moved = status.sent_bytes + status.received_bytes - before.sent_bytes - before.received_bytes
         self._answered_at[address] = now

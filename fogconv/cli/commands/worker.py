@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import BANDWIDTH, BIND, FOLDER, MEMORY, number
+from fogconv.cli.option_values import BANDWIDTH, BIND, EXECUTOR, FOLDER, MEMORY, number
 from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
@@ -21,6 +21,7 @@ from fogconv.hardware.units import bandwidth_bytes_per_s
 from fogconv.values import table
 
 if TYPE_CHECKING:
+    from fogconv.cluster.executor.interface import Build
     from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
@@ -56,19 +57,26 @@ def worker(
     heartbeat: Annotated[
         float, typer.Option(parser=number("seconds", table.HEARTBEAT), help="Seconds within which a lost master is noticed.")
     ] = HEARTBEAT_S,
+    executor: Annotated[
+        str,
+        typer.Option(
+            parser=EXECUTOR,
+            help="What computes: numba, or torch on a device that it knows, such as torch, torch:cuda or torch:cuda:1 (the "
+            "extra accelerator).",
+        ),
+    ] = "numba",
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object per line.")] = False,
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
-    # Import numba before the port is open: it takes seconds on a small device, and a master would wait for an answer.
-    from fogconv.cluster.executor.executors import executor
-
-    executor()
+    from fogconv.cluster.executor.executors import executor as executor_of
     from fogconv.storage.swap_file import SwapFolder
 
     with sentences("fogconv-worker"):
+        # Imported before the port is open: it takes seconds on a small device, and a master would wait for an answer.
+        build = executor_of(executor)
         serve(
             bind,
             threads=threads,
@@ -77,6 +85,7 @@ def worker(
             heartbeat_s=heartbeat,
             keys=keys,
             insecure=insecure,
+            build=build,
         )
 
 
@@ -89,6 +98,7 @@ def serve(
     heartbeat_s: float = HEARTBEAT_S,
     keys: Path | None = None,
     insecure: bool = False,
+    build: Build | None = None,
 ) -> None:
     """Run a worker in this process, with signal handling. Returns after SIGTERM or SIGINT.
 
@@ -106,6 +116,7 @@ def serve(
     listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit, partial(has_room, memory_limit_bytes)))
     worker = Worker(
         listener.endpoint,
+        build=build,
         threads=threads or service.cores(),
         memory_limit_bytes=memory_limit_bytes,
         swap=swap,

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import FogconvError
 
@@ -104,3 +105,18 @@ def _alive(pid: int) -> bool:
     with suppress(psutil.Error):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def serves_as_rank(cluster: str | None, threads: int, memory: int | None = None) -> bool:
+    """Whether this process is one of mpirun's ranks other than 0, which are no masters. Where no other cluster is named it
+    first serves until the master leaves; it never imports torch."""
+    launch = launched()
+    if launch is None or not launch.rank:
+        return False
+    if not cluster:
+        from fogconv.cluster.worker.process import serve_mpi
+
+        sys.stderr = sys.__stderr__
+        collect_as_usual()
+        serve_mpi(threads=threads, memory_limit_bytes=memory or 0)
+    return True

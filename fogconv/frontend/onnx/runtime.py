@@ -17,14 +17,17 @@ ERRORS_ONLY = 3
 """Its logger's level: its warnings are about its own optimisations."""
 
 
-def session_of(model: bytes, threads: int = 0, *, spinning: bool = True) -> Any:
+def session_of(model: bytes, threads: int = 0, *, spinning: bool = True, layouts: bool = True) -> Any:
     """A session on the CPU; 0 threads: as many as ONNX Runtime likes. ``spinning``: they wait for more work on the core.
+    ``layouts``: it may bring maps into layouts of its own.
 
     Raises ModelError, with ONNX Runtime's reason.
     """
     options = onnxruntime.SessionOptions()
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not layouts:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.intra_op_num_threads = threads
     options.log_severity_level = ERRORS_ONLY
     try:

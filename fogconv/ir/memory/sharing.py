@@ -11,16 +11,18 @@ import heapq
 from typing import Any
 
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW
 
 
 def memories(program: ir.Program) -> list[int]:
     """The number of the memory in which each buffer lies, from 0 on.
 
-    Two buffers lie in one where every step that uses one comes before every step that uses the other, and both have whole
-    blocks of channels. Those without a margin share whatever their sizes; the others only where sizes and margins are
-    equal, as the zeros around a map must stay. A step writes what others read before they do, in each inference, so that
-    nothing is expected in a buffer beforehand.
+    Two buffers lie in one where every step that uses one comes before every step that uses the other. Whole blocks of
+    channels without a margin share whatever their sizes; the others only where sizes and margins are equal, as the zeros
+    around a map must stay, and the lanes beyond the last channel must not keep another map's NaN: a fully connected layer
+    multiplies them by 0. A step writes what others read before they do, in each inference, so that nothing is expected in
+    a buffer beforehand. Maps that may be narrow (see `fogconv.cluster.executor.buffer_widths`) lie alone: their lanes
+    would be others'.
     """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -36,19 +38,19 @@ def memories(program: ir.Program) -> list[int]:
             _, ended = heapq.heappop(busy)
             free.setdefault(_kind(program.buffers[ended]), []).append(found[ended])
         # Of those that are free the last one used: most of it is still in the cache.
-        # Lanes beyond the last channel must not keep another map's NaN: a fully connected layer multiplies them by 0.
-        whole = program.buffers[buffer].region.shape[0] % BLOCK == 0
-        waiting = free.get(_kind(program.buffers[buffer])) if whole else None
+        shares = len(program.buffers[buffer].region.channels) > NARROW
+        waiting = free.get(_kind(program.buffers[buffer])) if shares else None
         found[buffer] = waiting.pop() if waiting else buffer
-        if whole:
+        if shares:
             heapq.heappush(busy, (last[buffer], buffer))
     numbers: dict[int, int] = {}
     return [numbers.setdefault(found.get(buffer, buffer), len(numbers)) for buffer in range(len(program.buffers))]
 
 
 def _kind(buffer: ir.Buffer) -> Any:
-    """What is equal for buffers that may share: nothing without a margin."""
-    return (buffer.region.shape, buffer.margin) if any(buffer.margin) else None
+    """What is equal for buffers that may share: nothing for whole blocks without a margin."""
+    alone = any(buffer.margin) or len(buffer.region.channels) % BLOCK
+    return (buffer.region.shape, buffer.margin) if alone else None
 
 
 def buffer_bytes(program: ir.Program, buffer: int) -> int:

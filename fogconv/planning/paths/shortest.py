@@ -49,7 +49,9 @@ def cheapest(
     for number, (stage, index) in enumerate(order):
         layer = graph.layers[index]
         if index == stage[0]:
-            there = made_before(graph, stage)
+            # The parts of a concatenation that are there are sent with the stage's other inputs.
+            relabelled = (graph.layers[each] for each in stage if graph.layers[each].relabels)
+            there = made_before(graph, stage) | {tensor for each in relabelled for tensor in each.writes}
             for path in paths:
                 path.met = frozenset()
         best = Best(goal, [tensor for tensor in (*layer.reads, *layer.writes) if last_reader.get(tensor, -1) <= number])

@@ -23,20 +23,22 @@ from fogconv.planning.strategies.areas.rows import ROWS
 from fogconv.planning.strategies.areas.tiles import TILES
 from fogconv.planning.strategies.channels import CHANNELS
 from fogconv.planning.strategies.copies import COPIES
+from fogconv.planning.strategies.dealing.grid import GRID
+from fogconv.planning.strategies.dealing.sharers import least_sharers
 from fogconv.planning.strategies.family import Family, Scheme, Way
 from fogconv.planning.strategies.home import HOME
 from fogconv.planning.strategies.offload import OFFLOAD, whole_on
 from fogconv.planning.strategies.option import Option, weight_elements
 from fogconv.planning.strategies.shares import Shares
 
-FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, COLUMNS, TILES, OFFLOAD)
+FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, COLUMNS, TILES, OFFLOAD, GRID)
 """The order matters: of options with equal costs the first is taken."""
 
 
 class Options:
     """All options of all layers of a graph, for one scheme on one cluster; ``members`` are the ranks that get work (all).
 
-    ``drifting``, ``tiling``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
+    ``drifting``, ``fused``, ``tiling``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Options:
         members: Sequence[int] | None = None,
         *,
         drifting: bool = False,
+        fused: int = 0,
         tiling: Tiling | None = None,
         allowed: Allowed = Allowed(),
     ) -> None:
@@ -61,8 +64,9 @@ class Options:
             graph,
             prices.topology,
             members,
-            dealt=scheme == "depth",
+            sharers=least_sharers(graph, len(members or prices.topology.ranks)) if scheme == "depth" else None,
             drifting=drifting,
+            fused=fused,
             offloading=scheme == "offload",
             tiling=tiling,
         )

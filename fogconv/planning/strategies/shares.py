@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Span
@@ -12,14 +12,17 @@ from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
 from fogconv.planning.limits.tiling import Tiling
 from fogconv.planning.strategies.cells import Cells, aligned_spans, spans
+from fogconv.planning.strategies.fusing.segments import fused_rows
 
 
 class Shares:
     """``members`` are the ranks that get work.
 
-    ``dealt``: the scheme divides the weights instead of copying them. ``drifting``: the cuts may move after every conv,
-    not only between two that need their neighbours' rows. ``offloading``: every rank may get whole layers. ``tiling``: how
-    maps are cut into tiles.
+    ``sharers``: conv → how few ranks may share its weights (`fogconv.planning.strategies.dealing.sharers`), in a scheme that
+    deals the weights out; None where every rank may have them all. ``drifting``: the cuts may move after every conv,
+    not only between two that need their neighbours' rows. ``fused``: the most stages without an exchange of rows; 0: any
+    rows may be exchanged before any layer. ``offloading``: every rank may get whole layers. ``tiling``: how maps are cut
+    into tiles.
     """
 
     def __init__(
@@ -28,21 +31,23 @@ class Shares:
         topology: Topology,
         members: Sequence[int] | None,
         *,
-        dealt: bool,
+        sharers: Mapping[str, int] | None,
         drifting: bool,
+        fused: int = 0,
         offloading: bool,
         tiling: Tiling | None = None,
     ) -> None:
         self.graph = graph
         self.ranks = len(topology)
         self.members = list(topology.ranks) if members is None else sorted(members)
-        self.dealt = dealt
+        self.dealt = sharers is not None
+        self._sharers = sharers or {}
         self.drifting = drifting
+        self.fused = fused
         rates = level([topology.rate(rank) for rank in topology.ranks])
         self.helpers = self._helpers(topology, rates, offloading)
         """The ranks that may compute whole layers instead of the master."""
         self._weights = [rate if rank in self.members else 0.0 for rank, rate in enumerate(rates)]
-        self.conv_weights = sum(conv.spec.weight_elements for conv in graph.convs if not conv.linear)
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
@@ -79,6 +84,14 @@ class Shares:
             return tuple(Span(span.start * per_group, span.stop * per_group) for span in spans)
         return split_channels(self.graph.tensors[tensor].channels, self._weights)
 
+    def may_share(self, conv: Conv, ranks: int) -> bool:
+        """Whether so few ranks may have the weights of a conv between them."""
+        return ranks >= self._sharers.get(conv.name, 1)
+
+    def rate(self, ranks: Sequence[int]) -> float:
+        """Of several ranks together, in proportion to others'."""
+        return sum(self._weights[rank] for rank in ranks)
+
     def row_spans(self, height: int) -> tuple[Span, ...]:
         """The division of rows."""
         return spans(height, self._weights)
@@ -86,6 +99,11 @@ class Shares:
     def aligned_spans(self, height: int) -> tuple[Span, ...]:
         """The same by cuts that stay cuts where the map is halved."""
         return aligned_spans(height, self._weights)
+
+    @cached_property
+    def fused_spans(self) -> Mapping[str, tuple[Span, ...]]:
+        """The rows of each layer that each rank computes, where several layers follow each other without an exchange."""
+        return fused_rows(self.graph, self.aligned_spans, self.fused)
 
     def drift(self, layer: Layer) -> int:
         """The number of rows by which the cuts may move down after this layer; 0 for none."""

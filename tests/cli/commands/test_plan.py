@@ -50,3 +50,36 @@ def test_json_has_the_noise(profile: Path) -> None:
     assert noise["schemes"]["local"]["noise_s"] > 0 and noise["schemes"]["local"]["predicted_s"] > 0
     unknown = json.loads(call("--ranks", "3", "--json").stdout)["noise"]
     assert not unknown["known"] and unknown["schemes"]["local"]["noise_s"] is None
+
+
+def test_tiers_and_pins_are_in_the_table_the_picture_and_the_json(tmp_path: Path) -> None:
+    """Where a link between two tiers is missing, one sentence says which."""
+    described = json.loads(profile_text(("device", "edge", "cloud")))
+    path, picture = tmp_path / "tiers.json", tmp_path / "plan.svg"
+    path.write_text(json.dumps(described))
+    arguments = ("--profile", str(path), "--scheme", "offload", "--pin", "features.0=2")
+    table = call(*arguments, "--plot", str(picture))
+    assert table.exit_code == 0, table.output
+    assert "rank:2 pinned" in table.stdout and "pinned: --pin or" in " ".join(table.stdout.split())
+    assert [f"{rank} ({tier})" in table.stdout for rank, tier in enumerate(("device", "edge", "cloud"))] == [True] * 3
+    drawn = picture.read_text()
+    assert "pinned" in drawn and "(cloud)" in drawn
+    found = json.loads(call(*arguments, "--json").stdout)
+    assert [card["tier"] for card in found["cards"]] == ["device", "edge", "cloud"]
+    assert [layer["name"] for layer in found["layers"] if layer["pinned"]] == ["features.0"]
+    described["tier_links"] = described["tier_links"][:1]
+    path.write_text(json.dumps(described))
+    refused = call("--profile", str(path))
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "has no link to the tier" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def profile_text(tiers: tuple[str, ...]) -> str:
+    """A cluster whose only links are those between tiers."""
+    devices = [
+        {"name": f"rank {rank}", "gamma_s_per_mac": {"default": 1e-9 / (1 + rank)}, "tier": tier}
+        for rank, tier in enumerate(tiers)
+    ]
+    pairs = [(one, other) for place, one in enumerate(tiers) for other in tiers[place + 1 :]]
+    links = [{"origin": one, "to": other, "alpha_s": 1e-4, "beta_s_per_element": 4e-7} for one, other in pairs]
+    return json.dumps({"fogconv_profile": 1, "devices": devices, "links": [], "tier_links": links})

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from fogconv.cli.commands.status import Health, Watcher, rates_of, status, table, unprotected
 from fogconv.cluster.connect import connect
+from fogconv.cluster.protocol.messages import Status
 from fogconv.errors import InputError
 from fogconv.hardware.latency.samples import DeviceLoad
 from tests.cluster.launch import free_port, process, wait_until_listening
@@ -24,6 +27,10 @@ from tests.cluster.launch import free_port, process, wait_until_listening
 pytestmark = pytest.mark.alone
 
 WORKER = "import sys; sys.modules['torch'] = None; from fogconv.cli.app import main_worker; main_worker()"
+
+
+def reply(request: int, uptime_s: float) -> Status:
+    return Status(request, "joining", "", uptime_s, 0, 0, 0, 0, 0, 0, 0, 0, 1, DeviceLoad(), False, True)
 
 
 def call(*arguments: str) -> Result:
@@ -94,6 +101,53 @@ def test_a_restart_is_counted() -> None:
         watcher.close()
     assert (first.state, first.restarts) == ("idle", 0)
     assert (second.state, second.restarts) == ("idle", 1)
+
+
+def test_a_restart_shows_whatever_the_ages_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process may be older when it is asked than the first one was."""
+    watcher = Watcher({"tcp://127.0.0.1:1": 1.0})
+    try:
+        at = 1000.0
+        monkeypatch.setattr("time.monotonic", lambda: at)
+
+        def answer(started: float, asked: float, answered: float) -> int:
+            nonlocal at
+            watcher._request += 1
+            watcher._asked_at[watcher._request] = asked
+            at = answered
+            watcher._note("tcp://127.0.0.1:1", reply(watcher._request, answered - started))
+            return watcher.health["tcp://127.0.0.1:1"].restarts
+
+        assert answer(999.0, 1000.0, 1000.1) == 0
+        assert answer(999.0, 1001.0, 1009.0) == 0, "a slow answer is none"
+        assert answer(1009.5, 1030.0, 1030.1) == 1, "older than the first one was, and started later"
+        assert answer(1009.5, 1031.0, 1031.1) == 1
+        assert answer(1060.0, 1018.0, 1070.0) == 1, "the question waited for the link: it may be the same one"
+        assert answer(1060.0, 1071.0, 1071.1) == 2
+    finally:
+        watcher.close()
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 5000.0), st.floats(0.0, 30.0), st.floats(0.0, 1.0)), max_size=20),
+    st.floats(-9e-4, 9e-4),
+)
+def test_a_worker_that_goes_on_never_seems_to_restart(asks: list[tuple[float, float, float]], drift: float) -> None:
+    """Whatever its answers take, and though its clock has another pace."""
+    watcher = Watcher({"tcp://127.0.0.1:1": 1.0})
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            at = 100.0
+            patch.setattr("time.monotonic", lambda: at)
+            for pause, trip, share in asks:
+                asked = at + pause
+                watcher._request += 1
+                watcher._asked_at[watcher._request] = asked
+                at = asked + trip
+                watcher._note("tcp://127.0.0.1:1", reply(watcher._request, (asked + share * trip) * (1 + drift)))
+            assert watcher.health["tcp://127.0.0.1:1"].restarts == 0
+    finally:
+        watcher.close()
 
 
 @pytest.mark.parametrize("name", ["[/oops]", "[link=x]y\\", "\x1b]0;title\x07\x1b[31mred\nforged line", "n" * 4096])

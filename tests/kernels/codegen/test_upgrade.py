@@ -87,7 +87,7 @@ def test_other_libraries_compile_anew(tmp_path: Path, what: str) -> None:
     environment = {**os.environ, "FOGCONV_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
     def names(before: str) -> set[str]:
-        code = before + "from fogconv.kernels.codegen.jit import _versions\nprint(_versions())"
+        code = before + "from fogconv.kernels.codegen.jit import versions\nprint(versions())"
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         return {done.stdout}
 

@@ -25,6 +25,7 @@ LEGEND = (
 
 TILES_LEGEND = " tiles:2x3: two bands of three tiles each; tiles:2+3: a band of two above one of three."
 WHOLE_LEGEND = " rank:2: rank 2 does it alone."
+PIN_LEGEND = " pinned: --pin or --keep-input-home says where."
 SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
 
 
@@ -38,9 +39,9 @@ def print_plan(
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
     whole = any(layer.mode == "offload" for layer in forecast.layers)
     tiled = any(layer.mode == "tiles" for layer in forecast.layers)
-    console.print(
-        Paragraph(LEGEND + TILES_LEGEND * tiled + WHOLE_LEGEND * whole + SWAP_LEGEND * bool(plan.swaps), style="dim")
-    )
+    pins = any(layer.pinned for layer in forecast.layers)
+    notes = TILES_LEGEND * tiled + WHOLE_LEGEND * whole + PIN_LEGEND * pins + SWAP_LEGEND * bool(plan.swaps)
+    console.print(Paragraph(LEGEND + notes, style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
@@ -108,6 +109,7 @@ def _layers(forecast: Forecast) -> Table:
         if layer.mode == "relabel":
             continue
         split = layer.split or ("host" if layer.mode == "host" else "home")
+        split += " pinned" if layer.pinned else ""
         split += " +disk" if layer.read_bytes else ""
         table.add_row(Name(layer.name), layer.shape, split, *_cells(layer))
     if forecast.plan.ends_s:
@@ -127,5 +129,5 @@ def _ranks(forecast: Forecast) -> Table:
     for rank in forecast.ranks:
         figures: tuple[int, ...] = (rank.sent_bytes, rank.received_bytes, rank.weight_bytes, rank.map_bytes)
         figures += (rank.read_bytes,) if swaps else ()
-        table.add_row(Name(f"{rank.rank}: {rank.device}"), *(f"{byte_count(figure)}B" for figure in figures))
+        table.add_row(Name(rank.name), *(f"{byte_count(figure)}B" for figure in figures))
     return table

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from fogconv.ir.graph import Layer
 from fogconv.planning.limits.tiling import Tiling
-from fogconv.planning.strategies.areas.grid import ways
+from fogconv.planning.strategies.areas.cell_ways import ways
 from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares
 

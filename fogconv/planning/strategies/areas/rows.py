@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Host, Layer
+from fogconv.ir.graph import Conv, Host, Layer
 from fogconv.ir.shard import Work
 from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares
@@ -21,8 +21,13 @@ MOST_OVERLAP = 3
 
 def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
     assert not isinstance(layer, Host)
+    if isinstance(layer, Conv) and not shares.may_share(layer, 1):
+        return
     whole = shares.graph.tensors[layer.target].region
-    if whole.shape[1:] != (1, 1):
+    if whole.shape[1:] != (1, 1) and shares.fused:
+        spans = shares.fused_spans[layer.name]
+        yield Way("rows", [Work(rank, whole.with_rows(span)) for rank, span in enumerate(spans) if span], overlaps=True)
+    elif whole.shape[1:] != (1, 1):
         height = len(whole.rows)
         for spans in dict.fromkeys((shares.row_spans(height), shares.aligned_spans(height))):
             fewest = min(len(span) for span in spans if span)
@@ -59,4 +64,4 @@ def _overlapping(whole: Region, spans: Sequence[Span], overlap: int) -> list[Wor
     ]
 
 
-ROWS = Family(_ways, frozenset(("auto", "rows")))
+ROWS = Family(_ways, frozenset(("auto", "depth", "rows")))
