@@ -3,7 +3,8 @@
     python -m bench.compile_time [--net resnet50] [--json]
 
 Two new processes load the network's program for one device, as a worker does: the first with an empty cache folder, the
-second with the first one's cache. Each loads it twice; the second time in the same process only packs weights, and is
+second with the first one's cache. As in a worker, other processes help to compile on the other cores.
+Each loads it twice; the second time in the same process only packs weights, and is
 subtracted.
 """
 
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TARGET_S = {"cold": 20.0, "cached": 1.0}
+TARGET_S = {"cold": 6.0, "cached": 1.0}
 
 
 def write_program(net: str, to: Path) -> None:
@@ -43,6 +44,7 @@ def load_twice(file: Path) -> dict[str, float]:
     start = time.perf_counter()
     import numpy as np
 
+    from fogconv.cluster.compilers.helpers import Helpers
     from fogconv.cluster.executor.executable import Executable
     from fogconv.ir import program
 
@@ -52,7 +54,8 @@ def load_twice(file: Path) -> dict[str, float]:
     seconds = []
     for _ in range(2):
         begin = time.perf_counter()
-        Executable(plan, weights, threads=1, host=lambda *_: ())
+        with Helpers(plan, 1, len(os.sched_getaffinity(0)) - 1).beside():
+            Executable(plan, weights, threads=1, host=lambda *_: ())
         seconds.append(time.perf_counter() - begin)
     return {"import_s": imported - start, "first_s": seconds[0], "again_s": seconds[1], "kernels_s": seconds[0] - seconds[1]}
 
@@ -67,7 +70,7 @@ def measure(net: str) -> dict[str, Any]:
             command = [sys.executable, "-m", "bench.compile_time", "--load", str(file)]
             output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
             found[name] = json.loads(output)
-        files = list(cache.glob("*.nbc"))
+        files = [*cache.glob("*.nbc"), *cache.glob("*.obj")]
         return {**found, "functions": len(files), "cache_bytes": sum(path.stat().st_size for path in files)}
 
 

@@ -36,6 +36,7 @@ from fogconv.kernels.maps.bound import sequence
 from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
+from fogconv.storage.mapped_array import give_back
 from fogconv.storage.swap_file import SwapFolder
 
 
@@ -138,6 +139,8 @@ class Executable:
                     scratch=self._scratch,
                     algorithm=algorithm if swaps else None,
                 )
+                if not self._unpacked[step.weight]:
+                    give_back(self._weights[step.weight])
                 if swaps:
                     known = known.stow((SwapFolder() if shared is None else shared.swap).store)
                 if shared is not None:

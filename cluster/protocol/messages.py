@@ -20,7 +20,7 @@ from msgspec import Meta
 from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]

@@ -115,7 +115,7 @@ class Runs:
         records, send, encode = self._workers.records, self._endpoint.send, codec.encode
 
         def post(to: int, tag: int, payload: Frame) -> None:
-            send(records[to].peer, encode(m.Data(run, tag), payload))
+            send(records[to].peer, encode(m.Data(run, tag), payload), ordered=False)
 
         return post
 

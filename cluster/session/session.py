@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fogconv.cluster.compilers.helpers import Helpers
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Runnable, nothing
 from fogconv.cluster.protocol import codec
@@ -37,6 +38,7 @@ from fogconv.cluster.session.worker_record import WorkerInfo
 from fogconv.cluster.session.workers import Workers
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint, Event, Loss
+from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import ClusterError, InputError, TransportTimeout, WireError, WorkerLostError
 from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
@@ -414,4 +416,7 @@ class Session:
 
 
 def _interpreter(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Runnable:
-    return executor()(program, weights, threads=len(os.sched_getaffinity(0)), host=host)
+    cores = len(os.sched_getaffinity(0))
+    # mpirun's other ranks compile on the other cores.
+    with Helpers(program, cores, 0 if launched() is not None else cores - 1).beside():
+        return executor()(program, weights, threads=cores, host=host)

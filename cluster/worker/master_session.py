@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+from fogconv.cluster.compilers.helpers import Helpers
 from fogconv.cluster.executor.interface import Runnable
 from fogconv.cluster.executor.mailbox import Inbox
 from fogconv.cluster.protocol import messages as m
@@ -31,6 +32,7 @@ class Loading:
     number: int
     program: ir.Program
     missing: set[str]
+    helpers: Helpers
 
 
 Task = tuple[m.AnyMessage, tuple[Frame, ...]]

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from fogconv.cluster.compilers.helpers import Helpers
 from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
@@ -42,6 +43,7 @@ class ProgramLoader:
         memory_limit_bytes: int,
         keep_weights: bool,
         swap: SwapFolder | None = None,
+        helpers: int = 0,
         adopt: Callable[[MasterSession, Loading, Runnable], None],
     ) -> None:
         self.store = WeightStore(swap)
@@ -51,6 +53,7 @@ class ProgramLoader:
         self._private: WeakKeyDictionary[Runnable, int] = WeakKeyDictionary()
         """Bytes of each loaded program beside its weights."""
         self._keep_weights = keep_weights
+        self._helpers = helpers
         self._adopt = adopt
 
     @property
@@ -78,7 +81,9 @@ class ProgramLoader:
         self._check_memory(program, missing)
         if program.swapped:
             self.store.swap.require(self._footprint(program).disk)
-        session.loading.append(Loading(task.request, task.program, program, missing))
+        helpers = Helpers(program, self._threads, self._helpers)
+        session.loading.append(Loading(task.request, task.program, program, missing, helpers))
+        helpers.start_ahead(missing)
         yield m.Missing(task.request, tuple(sorted(missing)))
         yield from self._build_complete(session, proceed)
 
@@ -108,7 +113,8 @@ class ProgramLoader:
             session.loading.remove(loading)
             begin = time.perf_counter()
             program = loading.program
-            executable = self._bound(program, proceed)
+            with loading.helpers.beside():
+                executable = self._bound(program, proceed)
             if isinstance(executable, FogconvError):
                 gc.collect()  # what was bound so far hangs together in circles, and the next program may need its memory
                 yield failed(loading.request, 0, executable)

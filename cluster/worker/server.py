@@ -69,6 +69,7 @@ class Worker:
 
     ``memory_limit_bytes`` is for the whole process (0: none). ``keep_weights``: for the next load and the next master.
     ``swap``: where weights go that a program swaps, by default a folder in this user's cache.
+    ``helpers``: how many processes may compile beside this one.
     ``once``: stop when the first master leaves. ``masters``: the public keys of allowed masters; None: any master.
     """
 
@@ -83,6 +84,7 @@ class Worker:
         swap: SwapFolder | None = None,
         once: bool = False,
         masters: frozenset[str] | None = None,
+        helpers: int = 0,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.life = Life(once=once)
@@ -95,6 +97,7 @@ class Worker:
             memory_limit_bytes=memory_limit_bytes,
             keep_weights=keep_weights,
             swap=swap,
+            helpers=helpers,
             adopt=self._adopt,
         )
         self._masters = masters
@@ -424,7 +427,7 @@ class Worker:
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:
-            self._endpoint.send(self._outgoing(session, to), codec.encode(m.Data(task.run, tag), payload))
+            self._endpoint.send(self._outgoing(session, to), codec.encode(m.Data(task.run, tag), payload), ordered=False)
 
         with self._board.lock:
             if self._over(session):

@@ -7,3 +7,15 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 """A map (N, C, H, W), or a weight."""
+
+_NOTHING = np.zeros((), np.float32)
+
+
+def blank(shape: tuple[int, ...]) -> Array:
+    """A weight that takes no memory, for what only needs its shape: packing leaves the packed one untouched, too."""
+    return np.broadcast_to(_NOTHING, shape)
+
+
+def is_blank(array: Array) -> bool:
+    """Whether an array was made by `blank`."""
+    return bool(array.__array_interface__["data"][0] == _NOTHING.__array_interface__["data"][0])

@@ -28,7 +28,7 @@ support."""
 def _searched(paths: Paths) -> Planner:
     def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
         allowed = options.allowed(graph, len(topology))
-        sought = Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels, options.tiling)
+        sought = Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels, tiling=options.tiling)
         return search(graph, topology, paths, sought)
 
     return planner

@@ -35,6 +35,7 @@ from fogconv.ir.program import Program
 from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import settled
+from fogconv.runtime.arrival.arriving import Arriving
 from fogconv.runtime.drift import Correction, Observer, Pace, all_slower
 from fogconv.runtime.membership import (
     MEMBER_ERRORS,
@@ -120,13 +121,14 @@ class Engine:
         self._corrected: frozenset[int] = frozenset()
         self._probation = Probation()
         self._observer: tuple[CompiledPlan, Topology, Observer] | None = None
+        self._arriving: Arriving | None = None
         self.loaded: Loaded
         self._compiled: CompiledPlan
         while True:
             try:
                 if self.run_options.rehearse:
                     self.rehearse()
-                self._place()
+                self._place_early() if self.run_options.early else self._place()
                 break
             except WorkerLostError as error:
                 turn = after_loss(self.ranks, self._present, str(error), frames=0)
@@ -161,6 +163,7 @@ class Engine:
 
     def stream_outputs(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Mapping[str, Array]]:
         """The same, as outputs by name."""
+        self._settle()
         return stream(self, (arrays_of(self.graph, frame) for frame in frames), depth)
 
     def rehearse(self) -> None:
@@ -172,7 +175,14 @@ class Engine:
         for members in rehearsals(self.ranks):
             self.session.unload(self._loaded_for(members)[1])
 
+    @property
+    def all_there(self) -> bool:
+        """Whether no more weights are on their way to the workers."""
+        return self._arriving is None or self._arriving.over
+
     def close(self) -> None:
+        if self._arriving is not None:
+            self._arriving.close(self.loaded)
         self.session.unload(self.loaded)
 
     # Members
@@ -199,9 +209,10 @@ class Engine:
 
     def next_members(self) -> tuple[str, ...]:
         """Before an inference: plan again if the members have changed. Returns messages about it."""
+        arrived = self._arrived()
         if not self.members_change():
-            return ()
-        events = self._ask_again() + self._correct()
+            return arrived
+        events = arrived + self._ask_again() + self._correct()
         ready, unfit = self._rejoining.finished()
         turn = next_members(self.ranks, self._present, ready)
         if turn.changed or not self._plan_stays():
@@ -223,7 +234,12 @@ class Engine:
         """After a run: compare the speed of ranks and links with the plan."""
         self.events.extend(run.events)
         ran = self.loaded.programs
-        if not self._adapts or (len(self.ranks) == 1 and self.lessons is None) or set(run.times) != set(ran):
+        if (
+            not self._adapts
+            or self._arriving is not None
+            or (len(self.ranks) == 1 and self.lessons is None)
+            or set(run.times) != set(ran)
+        ):
             return
         if any(len(run.times[rank]) != len(program.steps) for rank, program in ran.items()):
             return  # the run was in flight while a new plan was made
@@ -345,7 +361,32 @@ class Engine:
     def programs(self) -> tuple[Program, ...]:
         return self._compiled.programs
 
+    def _place_early(self) -> None:
+        """Begin with the master alone, while weights are sent in the order of what each gains."""
+        self._arriving = Arriving(self.session, self.graph, self.topology, self.plan_options, self.ranks, self._host)
+        (self._compiled, self.loaded), _ = self._arriving.choose()
+
+    def _arrived(self) -> tuple[str, ...]:
+        """Take the plan for the weights that have landed. Returns messages about it."""
+        if self._arriving is None:
+            return ()
+        over = self._arriving.over
+        (self._compiled, self.loaded), events = self._arriving.choose()
+        if over:
+            self._arriving = None
+        self.events.extend(events)
+        return events
+
+    def _settle(self) -> None:
+        """Wait for all weights."""
+        if self._arriving is not None:
+            self._arriving.wait()
+            self._arrived()
+
     def _place(self) -> None:
+        if self._arriving is not None:
+            self._arriving.close(self.loaded)
+            self._arriving = None
         self._compiled, self.loaded = self._loaded_for(self.ranks, self.progress)
 
     def _loaded_for(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
+from fogconv.errors import InputError
 from fogconv.values import table
 
 
@@ -19,6 +20,9 @@ class RunOptions:
     rehearse: bool = False
     """Plan for losses beforehand: every worker compiles and receives what it would need after the loss of any one
     worker."""
+    early: bool = False
+    """Begin before all weights are on the workers: they are sent in the order of what each gains per byte, and the plan
+    changes as they land (scheme offload)."""
     measure: bool = False
     """Measure the rates of devices and links again, even if they are in the cache."""
     threads: int = 0
@@ -35,6 +39,8 @@ class RunOptions:
     """Allow network connections without encryption and keys."""
 
     def __post_init__(self) -> None:
+        if self.early and self.rehearse:
+            raise InputError("--rehearse sends all that losses need before the first inference, and --early does not wait")
         table.THREADS.check("threads", self.threads)
         if self.memory_bytes is not None:
             table.MEMORY.check("memory_bytes", self.memory_bytes)

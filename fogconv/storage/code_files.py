@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +22,15 @@ UNUSED_S = 60 * 24 * 3600.0
 """A file that was not loaded for so long is removed when another one is written."""
 
 SEAL_BYTES = 32
+
+CHOICE: ContextVar[Callable[[Path], bool] | None] = ContextVar("choice", default=None)
+"""Where set, it is asked for each function, by its file, whether this process shall compile or load it: several can share
+the work out."""
+
+
+def chosen(path: Path | None) -> bool:
+    choice = CHOICE.get()
+    return choice is None or path is None or choice(path)
 
 
 def opened(path: Path) -> bytes | None:
@@ -53,7 +64,7 @@ def kept(path: Path, payload: bytes) -> None:
 def _prune(folder: Path) -> None:
     """Once per process: an old cache has thousands of files."""
     stale = time.time() - UNUSED_S
-    for path in (*folder.glob("*.nbc"), *folder.glob("*.obj"), *folder.glob("writing-*")):
+    for path in (*folder.glob("*.nbc"), *folder.glob("*.obj"), *folder.glob("known-*"), *folder.glob("writing-*")):
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             if path.stat().st_mtime < stale:
                 path.unlink()

@@ -28,6 +28,7 @@ import numpy as np
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.registry import cpu_target
 from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
@@ -65,6 +66,15 @@ def jit(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
+def ready(function: Any, signature: Any) -> bool:
+    """Compile a function for a signature, or load it. False where that is left to another process (see
+    `fogconv.storage.code_files.CHOICE`): then it must not be called."""
+    if not code_files.chosen(function._cache.path(signature, cpu_target.target_context.codegen())):
+        return False
+    function.compile(signature)
+    return True
+
+
 class _FileCache(NullCache):
     """One file per compiled signature; the interface is that of numba's dispatcher."""
 
@@ -77,7 +87,7 @@ class _FileCache(NullCache):
         return None if folder is None else str(folder)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        path = self._path(sig, target_context.codegen())
+        path = self.path(sig, target_context.codegen())
         if path is None:
             return None
         payload = code_files.opened(path)
@@ -93,12 +103,12 @@ class _FileCache(NullCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        path = self._path(sig, data.codegen)
+        path = self.path(sig, data.codegen)
         if path is None or data.lifted or data.library.has_dynamic_globals:
             return
         code_files.kept(path, dumps(data._reduce()))  # type: ignore[no-untyped-call]
 
-    def _path(self, sig: Any, codegen: Any) -> Path | None:
+    def path(self, sig: Any, codegen: Any) -> Path | None:
         folder = cache_folder()
         if folder is None:
             return None

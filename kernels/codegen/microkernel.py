@@ -27,6 +27,7 @@ from numba.extending import intrinsic
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I64, Builder, Value
 from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.codegen.native.functions import call_native, native_function
 from fogconv.kernels.codegen.quads import QUAD, folded, quad_steps, spread
 
@@ -106,8 +107,9 @@ def tile_address(tile: Tile) -> int:
 
 
 def function_address(dispatcher: Any, signature: Any) -> int:
-    """Where the code of a compiled function starts (numba's own calling convention)."""
-    dispatcher.compile(signature)
+    """Where the code of a compiled function starts (numba's own calling convention); 0 where it is not `ready`."""
+    if not ready(dispatcher, signature):
+        return 0
     result = dispatcher.overloads[signature.args]
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 

@@ -25,12 +25,13 @@ from fogconv.kernels.codegen.emit import I32, I64, Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Flag, Tile, clamp_bounds, emit_finish
 from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
-from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
 
 UNROLLED_TAPS = 49
@@ -199,7 +200,7 @@ class DepthwiseKernel:
         full, rest = divmod(spec.out_height, min(rows, spec.out_height))
         bands = (min(rows, spec.out_height),) * full + ((rest,) if rest else ())
         self.cover = Cover(bands, split_evenly(spec.out_width, longest))
-        run_direct.compile("void(int64[::1])")
+        ready(run_direct, SIGNATURE)
         half = 0 < spec.out_channels % BLOCK <= BLOCK // 2
         self._whole_blocks = blocks(spec.out_channels) - half
         sizes = {BLOCK} if not half else {BLOCK // 2} if spec.out_channels < BLOCK else {BLOCK // 2, BLOCK}

@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.arrays import Array
+from fogconv.ir.arrays import Array, is_blank
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.jit import jit, ready
 from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
-from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
 
 CHUNK_BYTES = 256 * 1024
@@ -117,7 +117,7 @@ class DirectKernel:
     def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, packed: PackedWeights) -> None:
         self.spec, self.isa, self.activation, self.packed = spec, isa, activation, packed
         self.passes = _plan(spec, isa, packed.vectors)
-        run_direct.compile("void(int64[::1])")
+        ready(run_direct, SIGNATURE)
         self._addresses = {self.wanted_lanes: self._tile_addresses(self.wanted_lanes)}
 
     @staticmethod
@@ -416,6 +416,8 @@ def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vecto
     packed = PackedWeights(
         aligned_zeros((lanes * c * kh * kw,)), aligned_zeros((lanes,)), (f, c, kh, kw), groups, isa, vectors
     )
+    if is_blank(weight):
+        return packed
     for outputs, inputs, piece in packed.pieces():
         wide = piece[0, 0].size // (inputs.stop - inputs.start)
         ordered = weight[outputs, inputs].transpose(2, 3, 1, 0)

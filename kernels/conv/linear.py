@@ -19,7 +19,7 @@ from numba.core import cgutils as _cgutils
 from numba.core import extending, types
 
 from fogconv.errors import KernelError
-from fogconv.ir.arrays import Array
+from fogconv.ir.arrays import Array, is_blank
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import is_linear as is_linear
 from fogconv.kernels.codegen import activation as activations
@@ -136,7 +136,9 @@ def prepare_linear(
         raise KernelError(f"linear: {threads} threads; at least 1 is needed")
     formulas.activation(activation)
     panels = empty_panels(1, spec.out_channels, spec.in_channels, spec.kernel[0] * spec.kernel[1])
-    bind_pack_panels(np.ascontiguousarray(weight)[None], panels)()
+    pack = bind_pack_panels(np.ascontiguousarray(weight[:1] if is_blank(weight) else weight)[None], panels)
+    if not is_blank(weight):
+        pack()
     terms = aligned_zeros((blocks(spec.out_channels) * BLOCK,))
     if bias is not None:
         terms[: spec.out_channels] = bias

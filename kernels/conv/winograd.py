@@ -17,22 +17,23 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numba.core import types
 
 from fogconv.errors import KernelError
-from fogconv.ir.arrays import Array
+from fogconv.ir.arrays import Array, is_blank
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import LEAST_TILES, odd_lines, winograd_outputs, winograd_sets, winograd_tiles
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.jit import jit, ready
 from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
 from fogconv.kernels.conv.direct import Channels, clamp_flags, part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
 from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
-from fogconv.kernels.maps.bound import PIXEL, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
 
 HEADER, BLOCK_NUMBERS, ITEM, TILE = 32, 10, 8, 2
@@ -123,7 +124,7 @@ class WinogradKernel:
         self._packed, self._scratch = packed, scratch
         self._down, self._across = winograd_tiles(spec, form.outputs)
         self._tiles = spec.batch * self._down * self._across
-        driver(form, isa).compile("void(int64[::1])")
+        ready(driver(form, isa), SIGNATURE)
 
     def warm(self, threads: int) -> None:
         """Compile what ``bind`` will need for so many threads."""
@@ -297,6 +298,11 @@ def _fill(fields: Any, in_channels: int, tiles: int) -> None:
         fields[Field.PART_LANES + 2 * i] = lanes
 
 
+TRANSFORM = types.void(
+    types.float32[:, :, :, ::1], types.float64[:, ::1], types.float64[:, ::1], types.float32[:, ::1], types.int64[:, ::1]
+)
+
+
 @jit
 def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-untyped-def]
     """G g Gᵀ in float64, for 16 output channels at a time, to U; ``groups``: first lane, lanes of each block's group,
@@ -358,7 +364,8 @@ def pack(weight: Array, bias: Array | None, form: Form, isa: Isa, vectors: int) 
     lanes = -(-f // isa.vector_length) * isa.vector_length  # whole vectors, so that every element is aligned
     u, biases = aligned_zeros((form.elements, c * lanes)), aligned_zeros((blocks(f) * BLOCK,))
     down, across = weight_matrices(form)
-    _transform_weights(np.ascontiguousarray(weight), down, across, u, np.array(groups))
+    if ready(_transform_weights, TRANSFORM) and not is_blank(weight):
+        _transform_weights(np.ascontiguousarray(weight), down, across, u, np.array(groups))
     if bias is not None:
         biases[:f] = bias
     return WinogradWeights(u, biases, vectors)

@@ -7,7 +7,7 @@ Every kernel except the convolutions is a compiled function of one array of int6
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import BLOCK, NARROW
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.maps.blocked import Blocked, blocks
 
 Bound = Callable[[], None]
+
+SIGNATURE = types.void(types.int64[::1])
+"""Of every kernel that `bind` binds."""
 
 PIXEL = BLOCK * 4
 """Bytes from one pixel to the next within a row."""
@@ -99,9 +103,9 @@ def address_of(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-@cache
 def _compile(kernel: Any) -> None:
-    kernel.compile(types.void(types.int64[::1]))
+    if SIGNATURE.args not in kernel.overloads:
+        ready(kernel, SIGNATURE)
 
 
 def _what(array: NDArray[Any]) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from fogconv.errors import KernelError
-from fogconv.ir.geometry import BLOCK
+from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
 from fogconv.kernels.maps.blocked import Blocked
@@ -26,7 +26,8 @@ def bind_interleave(
     (p, q) is pixel (p ÷ s, q ÷ t) of source (p mod s)·t + (q mod t). ``lanes`` are those in which the sources' channels
     begin; a source that does not begin in lane 0 has all its channels in one block.
 
-    Raises KernelError for another number of sources than s·t, and for maps that don't fit the output.
+    The output may be narrow. Raises KernelError for another number of sources than s·t, and for maps that don't fit the
+    output.
     """
     s, t = factors
     if min(factors) < 1 or len(sources) != s * t or not (0 <= first[0] < s and 0 <= first[1] < t):
@@ -40,9 +41,10 @@ def bind_interleave(
         if found != wanted:
             raise KernelError(f"a source of {found} can't be interleaved; it must be {wanted}")
     places = [place("source", source) for source in sources]
-    header = (*place("output", out), out.batch, out.channels, out.height, out.width, *factors, *first)
+    header = (*place("output", out, narrow=True), out.batch, out.channels, out.height, out.width, *factors, *first)
     numbers = [*header, *(value for each in places for value in each), *lanes]
-    return bind(_interleave(any(lanes)), numbers, out.data, *(source.data for source in sources))
+    kernel = _interleave_narrow() if out.lanes == NARROW else _interleave(any(lanes))
+    return bind(kernel, numbers, out.data, *(source.data for source in sources))
 
 
 @cache
@@ -80,5 +82,32 @@ def _interleave(shifted: bool) -> Any:
                             for p in range(column * 64, columns * 64, t * 64):
                                 vector.store_between(target + p, vector.load(address), 0, lanes)
                                 address += 64
+
+    return interleave
+
+
+@cache
+def _interleave_narrow() -> Any:
+    """The loop for an output of four lanes per pixel: value by value, as a vector would reach into the next pixels."""
+
+    @jit
+    def interleave(a):  # type: ignore[no-untyped-def]
+        out, out_image, out_row = a[0], a[1], a[3]
+        batch, channels, rows, columns = a[4], a[5], a[6], a[7]
+        s, t, first_row, first_column = a[8], a[9], a[10], a[11]
+        for n in range(batch):
+            for row in range(rows):
+                fine = row + first_row
+                target = out + n * out_image + row * out_row
+                for j in range(t):
+                    column = (j - first_column) % t
+                    phase = (fine % s) * t + j
+                    at = 12 + 4 * phase
+                    address = a[at] + n * a[at + 1] + (fine // s) * a[at + 3] + (column + first_column) // t * 64
+                    address += 4 * a[12 + 4 * s * t + phase]
+                    for p in range(column * 16, columns * 16, t * 16):
+                        for lane in range(0, 4 * channels, 4):
+                            vector.store_float(target + p + lane, vector.load_float(address + lane))
+                        address += 64
 
     return interleave

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.fog.shaping import Rate
+from bench.offload.arrival import summary, turning_points
 from bench.offload.curves import Point, as_curve, curve_json, turns
 
 
@@ -32,3 +34,13 @@ def test_a_chosen_cut_that_is_level_with_the_best_counts_as_it() -> None:
 def test_the_picture_has_what_was_measured() -> None:
     found = as_curve(1e6, [Point(0, 1.0, (0.5,)), Point(1, 2.0)])
     assert found.seconds == (0.5, 2.0) and found.fastest == 0
+
+
+def test_the_share_is_the_first_answers_time_of_the_time_that_the_weights_take() -> None:
+    answers = [[2.0, 1.0, 0], [3.0, 1.0, 0], [6.0, 0.5, 4], [11.0, 0.2, 9]]
+    measured = {"answers": answers, "landed_s": [1.0, 5.0, 10.0], "difference": 0.0}
+    found = summary("net", (0.05, 0.5), Rate.parse("17.5mbit"), [[1.0, 0], [0.5, 4], [0.2, 5]], measured)
+    assert found["share"] == pytest.approx(0.2)
+    assert (found["answers_before_all"], found["landed_s"]) == (3, [5.0, 10.0])
+    assert [each["at_s"] for each in turning_points(found["answers"])] == [2.0, 6.0, 11.0]
+    assert [each["at_s"] for each in turning_points(found["answers"][:2])] == [2.0, 3.0]

@@ -1,8 +1,10 @@
 """MPI transport: rank 0 is the master, all others serve. MPICH and Open MPI, through mpi4py's upper-case calls only.
 
-One thread of each process makes all MPI calls, so that transfers progress while kernels run. It never blocks in MPI,
-because a blocking call spins: it polls, and sleeps in between, for a tenth of the time since the last event (20 µs to 20
-ms). So waiting takes at most a tenth longer than necessary, and an idle rank needs almost no CPU.
+Who sends calls MPI itself, and so does who waits for a message: each by turns, because a lock lets one thread in at a time
+(MPI's "serialized"), and a switch of threads costs more than a message. A thread of its own makes transfers progress while
+kernels run; while another one waits it stands back. No call blocks in MPI, because a blocking one spins: MPI is polled, with
+sleep in between, for a tenth of the time since the last event (20 µs to 20 ms). So waiting takes at most a tenth longer than
+necessary, and an idle rank needs almost no CPU.
 
     tag 0   header of a message with its payload, if that is short; received by a matched probe
     tag 1   a long payload; receives are posted in the order of the headers, and MPI keeps that order
@@ -17,7 +19,6 @@ between the remaining ranks.
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import sys
 import threading
@@ -46,6 +47,8 @@ RENDEZVOUS = "1m"
 LEAST_PAUSE_S = 20e-6
 LONGEST_PAUSE_S = 20e-3
 """With 4 ms an idle rank needed a tenth of 0.1 core."""
+STAND_BACK_S = 5e-3
+"""How often MPI's own thread looks whether another one still waits for messages."""
 LONGEST_TRANSFER_PAUSE_S = 300e-6
 """While bytes move: MPI moves them only when it is polled."""
 PAUSE_SHARE = 0.1
@@ -83,9 +86,18 @@ class MpiEndpoint:
         self.rank = 0
         self.size = 1
         self._max_payload_bytes = max_payload_bytes
-        self._outbox: deque[tuple[int, Sequence[Frame]]] = deque()
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._turn = threading.Lock()
+        self._sending: list[_Outgoing] = []
+        self._receiving: dict[int, deque[_Incoming]] = defaultdict(deque)
+        self._events: deque[Event] = deque()
         self._bell = threading.Event()
+        """Wakes MPI's own thread."""
+        self._call = threading.Event()
+        """Wakes the one that waits for messages."""
+        self._woken = False
+        self._waiting = False
+        self._over = False
+        """Whether MPI has been, or is being, shut down."""
         self._ready = threading.Event()
         self._closing = False
         self._failure: BaseException | None = None
@@ -117,25 +129,49 @@ class MpiEndpoint:
     def hold(self, peer: Peer) -> None:
         pass
 
-    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
-        if not self._closing and isinstance(peer, int):
-            self._outbox.append((peer, frames))
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
+        if self._closing or not isinstance(peer, int):
+            return
+        with self._turn:
+            gone = self._over or self._post(peer, frames)
+        if not gone:
             self._bell.set()
 
     def room(self, nbytes: int) -> memoryview | None:
         return None
 
     def receive(self, timeout_s: float) -> Event | None:
+        deadline = 0.0
+        active = time.monotonic()
+        self._waiting = True
         try:
-            event = self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait()
-        except queue.Empty:
-            return None
-        if self._failure is not None:
-            raise ClusterError(f"MPI failed: {self._failure}") from self._failure
-        return event
+            while True:
+                if not self._events and not self._closing and self._failure is None:
+                    with self._turn:
+                        if not self._over and self._progress():
+                            active = time.monotonic()
+                if self._failure is not None:
+                    raise ClusterError(f"MPI failed: {self._failure}") from self._failure
+                if self._events:
+                    return self._events.popleft()
+                if self._woken:
+                    self._woken = False
+                    self._call.clear()
+                    return None
+                now = time.monotonic()
+                deadline = deadline or now + timeout_s
+                if now >= deadline:
+                    return None
+                if self._call.wait(min(deadline - now, self._pause(now - active))):
+                    self._call.clear()
+        finally:
+            self._waiting = False
+            if self._transferring:
+                self._bell.set()
 
     def wake(self) -> None:
-        self._events.put(None)
+        self._woken = True
+        self._call.set()
 
     def admit(self, keys: frozenset[str]) -> None:
         pass
@@ -171,6 +207,8 @@ class MpiEndpoint:
         self._ready.set()
         try:
             self._communicate()
+            with self._turn:
+                self._over = True
             if not initialised_here:
                 return
             if tolerant():
@@ -179,52 +217,69 @@ class MpiEndpoint:
                 mpi.Finalize()
         except BaseException as error:
             self._failure = error
-            self._events.put(None)
+            self._call.set()
 
     def _communicate(self) -> None:
-        sending: list[_Outgoing] = []
-        receiving: dict[int, deque[_Incoming]] = defaultdict(deque)
         active = time.monotonic()
         while True:
-            busy = self._post_sends(sending)
-            busy |= self._match(receiving)
-            moving = self._deliver(receiving)
-            busy |= moving
-            if sending:
-                before = len(sending)
-                sending[:] = [part for part in sending if not self._done(part.request)]
-                busy |= len(sending) < before
-            # MPI completes requests of a dead rank at any time; their memory must stay until then, but nothing waits for
-            # them.
-            transferring = any(part.to not in self._dead for part in sending)
-            transferring |= any(messages and origin not in self._dead for origin, messages in receiving.items())
-            if self._closing and not self._outbox and not transferring:
-                return
+            busy = False
+            if not self._waiting or self._closing:
+                with self._turn:
+                    busy = self._progress()
+                    if self._closing and not self._transferring:
+                        return
+                if self._events:
+                    self._call.set()
             now = time.monotonic()
             if busy:
                 active = now
                 continue
-            longest = LONGEST_TRANSFER_PAUSE_S if transferring else LONGEST_PAUSE_S
-            pause = min(longest, max(LEAST_PAUSE_S, PAUSE_SHARE * (now - active)))
-            if self._bell.wait(pause):
+            if self._bell.wait(STAND_BACK_S if self._waiting else self._pause(now - active)):
                 self._bell.clear()
                 active = time.monotonic()
 
-    def _post_sends(self, sending: list[_Outgoing]) -> bool:
-        posted = False
-        while self._outbox:
-            to, frames = self._outbox.popleft()
-            if to in self._dead:
-                continue
-            if len(frames) == 2 and len(frames[1]) <= JOINED_BYTES:
-                frames = (b"".join(frames),)
-            try:
-                for tag, frame in zip((HEADER_TAG, PAYLOAD_TAG), frames, strict=False):
-                    sending.append(_Outgoing(to, frame, self._comm.Isend([frame, self._mpi.BYTE], to, tag)))
-            except self._mpi.Exception as error:
-                self._survive(error)
-            posted = True
-        return posted
+    def _pause(self, idle_s: float) -> float:
+        """How long to sleep when nothing has happened for so long."""
+        longest = LONGEST_TRANSFER_PAUSE_S if self._transferring else LONGEST_PAUSE_S
+        return min(longest, max(LEAST_PAUSE_S, PAUSE_SHARE * idle_s))
+
+    # MPI, in turns
+
+    @property
+    def _transferring(self) -> bool:
+        """MPI completes requests of a dead rank at any time; their memory must stay until then, but nothing waits for
+        them."""
+        dead = self._dead
+        if any(part.to not in dead for part in self._sending):
+            return True
+        return any(messages and origin not in dead for origin, messages in list(self._receiving.items()))
+
+    def _progress(self) -> bool:
+        """Let MPI move bytes, and take what has arrived. Whether anything happened."""
+        busy = self._match(self._receiving)
+        busy |= self._deliver(self._receiving)
+        if self._sending:
+            before = len(self._sending)
+            self._sending[:] = [part for part in self._sending if not self._done(part.request)]
+            busy |= len(self._sending) < before
+        return busy
+
+    def _post(self, to: int, frames: Sequence[Frame]) -> bool:
+        """Begin to send a message. Whether MPI has taken all of it already, as it does a short one."""
+        if to in self._dead:
+            return True
+        gone = True
+        if len(frames) == 2 and len(frames[1]) <= JOINED_BYTES:
+            frames = (b"".join(frames),)
+        try:
+            for tag, frame in zip((HEADER_TAG, PAYLOAD_TAG), frames, strict=False):
+                request = self._comm.Isend([frame, self._mpi.BYTE], to, tag)
+                if not request.Test():
+                    self._sending.append(_Outgoing(to, frame, request))
+                    gone = False
+        except self._mpi.Exception as error:
+            self._survive(error)
+        return gone
 
     def _match(self, receiving: dict[int, deque[_Incoming]]) -> bool:
         """Take the received headers and post receives for their payloads."""
@@ -264,7 +319,7 @@ class MpiEndpoint:
             while messages and (messages[0].request is None or self._done(messages[0].request)):
                 message = messages.popleft()
                 if origin not in self._dead:
-                    self._events.put(Arrival(origin, message.frames))
+                    self._events.append(Arrival(origin, message.frames))
                 delivered = True
         return delivered
 
@@ -299,7 +354,7 @@ class MpiEndpoint:
         ranks = failed.Translate_ranks(None, self._comm.Get_group())
         for rank in sorted(set(ranks) - self._dead):
             self._dead.add(rank)
-            self._events.put(Loss(rank, "MPI says that its process has ended"))
+            self._events.append(Loss(rank, "MPI says that its process has ended"))
 
 
 def _mortally(start: Callable[[], None], ready: threading.Event) -> None:

@@ -12,8 +12,8 @@ from fogconv.errors import InputError
 MOST_LINKS = 5000
 SOCKETS_PER_LINK = 3
 """The link's, and both ends of its monitor."""
-DESCRIPTORS_PER_LINK = 4
-"""One for each socket, and the connection."""
+DESCRIPTORS_PER_LINK = 5
+"""One for each socket, the connection, and the direct connection beside it."""
 DESCRIPTORS_BESIDES = 64
 """Files, libraries, ZeroMQ's own threads, and a few connections from elsewhere."""
 MANY_DESCRIPTORS = 1 << 20

@@ -37,6 +37,8 @@ from fogconv.cluster.transport.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
 from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit, roomy_context
+from fogconv.cluster.transport.zeromq.direct.exchange import Exchange
+from fogconv.cluster.transport.zeromq.direct.opening import is_about_opening
 from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
 from fogconv.cluster.transport.zeromq.register import Account, Limits, Register
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
@@ -99,6 +101,7 @@ class ZeromqEndpoint:
         max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES,
         keys: Keys | None = None,
         shared: bool = True,
+        direct: bool = True,
         resolver: Resolver | None = None,
         has_room: Callable[[int], bool] = lambda nbytes: True,
     ) -> None:
@@ -114,6 +117,8 @@ class ZeromqEndpoint:
         self._lock = threading.RLock()
         self._context = roomy_context()
         self._poller = select.poll()
+        self._direct = direct and keys is None
+        self._exchange = Exchange(self._poller)
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
         self._links: dict[Peer, Socket] = {}
@@ -131,6 +136,7 @@ class ZeromqEndpoint:
         os.set_blocking(self._wake_write, False)
         self._poller.register(self._wake_read, _READABLE)
         self._router: Socket | None = None
+        self._host = ""
         self._doorkeeper: Doorkeeper | None = None
         self._stumbled = False
         self.address = ""
@@ -146,6 +152,7 @@ class ZeromqEndpoint:
             self._authenticate()
         router = bound(self._context, address, self._heartbeat_s, None if self._keys is None else self._keys.own)
         self.address = router.raw.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._host = parse_address(self.address, listening=True).host
         self._watch(router)
         register = Register(Limits.within(self._descriptors))
         try:
@@ -280,9 +287,13 @@ class ZeromqEndpoint:
             if link is not None:
                 link.hold()
 
-    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
         with self._lock:
             link = self._links.get(peer)
+            if not ordered and (
+                self._send_directly(link, peer, frames) if peer in self._exchange.connections else self._propose(link)
+            ):
+                return
             if link is None:  # not connected by this end: the ROUTER knows it, or it is lost
                 link = self._router
                 if link is None or peer not in self._incoming:
@@ -328,6 +339,7 @@ class ZeromqEndpoint:
                 if not self._closed:
                     for fd, _ in ready:
                         self._note(fd)
+                    self._exchange.expire()
             self._close_pipe()
             return None
 
@@ -369,6 +381,7 @@ class ZeromqEndpoint:
             self._links.clear()
             self._router = None
             self._sharing.close()
+            self._exchange.close()
             self._interrupt()
         if self._authenticator is not None:
             self._authenticator.stop()
@@ -401,8 +414,76 @@ class ZeromqEndpoint:
         offer = self._sharing.offer(peer) if self._shared and link.near else None
         return cut(frames) if offer is None else (offer, *cut(frames))
 
+    def _send_directly(self, link: Socket | None, peer: Peer, frames: Sequence[Frame]) -> bool:
+        """Send a message over the direct connection. False where it has to take the link."""
+        try:
+            if len(frames[-1]) >= SHARED_BYTES:
+                referring = self._sharing.refer(peer, frames)
+                if referring is not None:
+                    if not self._exchange.send(peer, referring):
+                        link = link or self._router
+                        assert link is not None  # a direct connection lies beside one
+                        self._send_or_queue(link, peer, (referring,))
+                    return True
+                if self._shared and link is not None and link.near:
+                    return False  # which offers this memory
+            sent = self._exchange.send(peer, frames)
+            if self._waiting and self._exchange.connections[peer].rest:
+                self._interrupt()
+            return sent
+        except OSError as error:
+            self._break(peer, error)
+            return True
+
+    def _propose(self, link: Socket | None) -> bool:
+        """Ask for a direct connection to the other end of a link that ``connect`` opened, if that was not done."""
+        if self._direct and link is not None and link.trusted:
+            ask = self._exchange.ask(link, link.near)
+            if ask is not None:
+                self._send_or_queue(link, link, ([ask],))
+        return False
+
+    def _hear_directly(self, peer: Peer) -> None:
+        """What has come over a direct connection."""
+        try:
+            messages = self._exchange.read(peer)
+        except OSError as error:
+            self._break(peer, error)
+            return
+        for frames in messages:
+            self._events.append(Arrival(peer, frames if len(frames) < 3 else self._sharing.resolve(peer, frames)))
+
+    def _read_to_the_end(self, peer: Peer) -> None:
+        """A link has ended: what came over its direct connection before is valid."""
+        if peer in self._exchange.connections:
+            self._hear_directly(peer)
+
+    def _break(self, peer: Peer, error: OSError) -> None:
+        """A direct connection broke: so did the link, because messages are lost."""
+        log.info("a direct connection broke: %s", error.strerror or error)
+        link = self._links.get(peer)
+        if link is not None:
+            self._lose(link, "the connection ended")
+        else:
+            self.drop(peer)
+            self._events.append(Loss(peer, "the connection ended"))
+        if self._waiting:
+            self._interrupt()
+
+    def _agree(self, link: Socket, peer: Peer, frame: bytes) -> None:
+        """An ask for a direct connection, or an offer of one."""
+        if not self._direct:
+            return
+        if link.router:
+            offer = self._exchange.answer(peer, frame, self._host)
+            if offer is not None:
+                self._send_or_queue(link, peer, ([offer],))
+        elif link.dial is not None:
+            self._exchange.accept(peer, frame, "" if link.near else link.dial.number or link.dial.address.host)
+
     def _forget_halves(self, peer: Peer) -> None:
         """A connection is lost: drop the received part of its message, and what was lent to it."""
+        self._exchange.forget(peer)
         self._assembly.forget(peer)
         self._sharing.forget(peer)
 
@@ -417,12 +498,17 @@ class ZeromqEndpoint:
                 os.write(self._wake_write, b"!")
 
     def _note(self, fd: int) -> None:
+        peer = self._exchange.peer_at(fd)
+        if peer is not None:
+            self._hear_directly(peer)
+            return
         if fd == self._wake_read:
             with contextlib.suppress(BlockingIOError):
                 os.read(fd, 4096)
             return
         watched = self._by_fd.get(fd)
         if watched is None:
+            self._exchange.go_on(fd)
             return
         link, is_monitor = watched
         self._changed[link] = not is_monitor
@@ -435,6 +521,7 @@ class ZeromqEndpoint:
             self._probe_at.popleft()
             for peer in list(self._incoming):
                 if not self._reachable(peer):
+                    self._read_to_the_end(peer)
                     self._incoming.pop(peer, None)
                     self._forget_halves(peer)
                     self._events.append(Loss(peer, "the connection ended"))
@@ -543,7 +630,10 @@ class ZeromqEndpoint:
             self._take_from_stranger(peer, header, count, nbytes, credential)
             return
         message: Sequence[Frame] | None
-        if is_reference(frames):
+        if is_about_opening(header):
+            message = None
+            self._agree(link, peer, header)
+        elif is_reference(frames):
             message = self._sharing.resolve(peer, frames)
         elif is_sharing(frames):
             message = None
@@ -576,6 +666,9 @@ class ZeromqEndpoint:
             elif link in self._links:
                 while self._read(link):  # messages from before the end are valid
                     pass
+                self._read_to_the_end(link)
+                if link not in self._links:
+                    return
                 refused = event != zmq.EVENT_DISCONNECTED and not link.opened
                 self._lose(link, _BAD_HANDSHAKE_REASON if refused else "the connection ended")
                 return

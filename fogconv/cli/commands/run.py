@@ -251,6 +251,14 @@ def run(
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Preload a fallback plan for every loss of one worker.", rich_help_panel=HOW)
     ] = _DEFAULTS.rehearse,
+    early: Annotated[
+        bool,
+        typer.Option(
+            "--early",
+            help="With --scheme offload: begin before all weights are sent, those first that gain most per byte.",
+            rich_help_panel=HOW,
+        ),
+    ] = _DEFAULTS.early,
     repeat: Annotated[
         int,
         typer.Option(
@@ -336,6 +344,7 @@ def run(
             run_options=RunOptions(
                 adapt=adapt,
                 rehearse=rehearse,
+                early=early,
                 measure=measure,
                 threads=threads,
                 memory_bytes=memory,

@@ -121,6 +121,8 @@ def serve(
         memory_limit_bytes=memory_limit_bytes,
         swap=swap,
         masters=listener.masters,
+        # A limit counts all that runs here.
+        helpers=0 if memory_limit_bytes else service.cores() - 1,
     )
     how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"
     log.info("listening on %s with %d threads, %s, pid %d", listener.address, worker.threads, how, os.getpid())

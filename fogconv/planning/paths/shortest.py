@@ -77,6 +77,8 @@ def cheapest(
                     if penalty:
                         dear = penalty * max(option.stored[rank] for rank in limited)
                         took_s, joules = took_s + dear, joules + dear
+                    if sought.unsent is not None:
+                        took_s += sought.unsent.price_s(index, option.stored)
                     choice = Choice(path.last, option, via, move_s, move_j)
                     best.keep(path.seconds + took_s, joules + idle_watts * took_s, state, choice, met)
         if not best.paths:

@@ -14,6 +14,7 @@ from functools import cache
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region, Span, bounding
 from fogconv.ir.graph import Host, Layer, LayerGraph
+from fogconv.ir.layout import MASTER
 from fogconv.ir.shard import Work, split
 from fogconv.planning.limits.tiling import Tiling
 
@@ -24,32 +25,35 @@ Parts = Mapping[int, Region]
 """Rank → its part of a map, of those that have any."""
 
 
-def spans(size: int, weights: Sequence[float]) -> tuple[Span, ...]:
-    """The division of rows, or of columns. What remains goes to the last ones, because the first rank has to start and end
-    each inference. Where one more row doubles the work, it goes to the outermost ones, which have one neighbour instead of
-    two."""
-    order = list(reversed(range(len(weights))))
-    busy = [i for i, weight in enumerate(weights) if weight > 0]
-    if size < 2 * len(busy):
-        ends = {rank: min(i, len(busy) - 1 - i) for i, rank in enumerate(busy)}
-        order.sort(key=lambda rank: ends.get(rank, len(weights)))
+def spans(size: int, weights: Sequence[float], home: int | None) -> tuple[Span, ...]:
+    """The division of rows, or of columns, among places of these weights. What remains goes to the last places, and last to
+    the master's, ``home``, because it has to start and end each inference. Where one more row doubles the work, it goes to
+    the outermost places, which have one neighbour instead of two."""
+    last = len(weights) - 1
+    order = sorted(range(last, -1, -1), key=lambda place: place == home)
+    if size < 2 * len(weights):
+        order.sort(key=lambda place: min(place, last - place))
     return split(size, weights, order=order)
 
 
-def aligned_spans(size: int, weights: Sequence[float]) -> tuple[Span, ...]:
+def aligned_spans(size: int, weights: Sequence[float], home: int | None) -> tuple[Span, ...]:
     """Cuts that stay cuts after the map is halved a few times, so that a stride of 2 moves no row."""
-    busy = sum(1 for weight in weights if weight > 0)
     units = size
-    while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * busy:
+    while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * len(weights):
         units //= 2
     unit = size // units
-    return tuple(Span(span.start * unit, span.stop * unit) for span in spans(units, weights))
+    return tuple(Span(span.start * unit, span.stop * unit) for span in spans(units, weights, home))
+
+
+def place_of(rank: int, ranks: Sequence[int]) -> int | None:
+    """The place of a rank in an order of ranks; None where it has none."""
+    return ranks.index(rank) if rank in ranks else None
 
 
 class Cells:
-    """The cells of a graph's maps. ``weights[rank]`` is its share of the work, 0 for none."""
+    """The cells of a graph's maps. ``weights``: rank → its share of the work, in the order of their places."""
 
-    def __init__(self, graph: LayerGraph, weights: Sequence[float]) -> None:
+    def __init__(self, graph: LayerGraph, weights: Mapping[int, float]) -> None:
         self._graph = graph
         self._weights = weights
         self._readers: dict[int, list[Layer]] = defaultdict(list)
@@ -67,19 +71,19 @@ class Cells:
         return self._of_all(tiling, layers, aligned)[tensor] if layers else self.of(tiling, tensor, aligned)
 
     def _bands(self, tiling: Tiling) -> tuple[tuple[int, ...], ...]:
-        """The fastest ranks, as many as there are tiles, in their order."""
-        ranks = [rank for rank, weight in enumerate(self._weights) if weight > 0]
-        fastest = sorted(ranks, key=lambda rank: (-self._weights[rank], rank))[: tiling.tiles]
-        return tiling.bands(sorted(fastest))
+        """The fastest ranks, as many as there are tiles, in the order of their places."""
+        fastest = sorted(self._weights, key=lambda rank: (-self._weights[rank], rank))[: tiling.tiles]
+        return tiling.bands([rank for rank in self._weights if rank in fastest])
 
     def _of(self, tiling: Tiling, tensor: int, aligned: bool) -> Parts:
         whole = self._graph.tensors[tensor].region
         cut = aligned_spans if aligned else spans
         bands = self.bands(tiling)
         weights = [[self._weights[rank] for rank in band] for band in bands]
+        home = next((number for number, band in enumerate(bands) if MASTER in band), None)
         found = {}
-        for band, shares, rows in zip(bands, weights, cut(len(whole.rows), list(map(sum, weights))), strict=True):
-            for rank, columns in zip(band, cut(len(whole.columns), shares), strict=True):
+        for band, shares, rows in zip(bands, weights, cut(len(whole.rows), list(map(sum, weights)), home), strict=True):
+            for rank, columns in zip(band, cut(len(whole.columns), shares, place_of(MASTER, band)), strict=True):
                 if region := Region(whole.channels, rows, columns):
                     found[rank] = region
         return found

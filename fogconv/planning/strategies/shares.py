@@ -8,10 +8,10 @@ from functools import cache, cached_property
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
-from fogconv.ir.layout import Layout, on, replicate, shard_channels, shard_rows
+from fogconv.ir.layout import MASTER, Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
 from fogconv.planning.limits.tiling import Tiling
-from fogconv.planning.strategies.cells import Cells, aligned_spans, spans
+from fogconv.planning.strategies.cells import Cells, aligned_spans, place_of, spans
 from fogconv.planning.strategies.fusing.segments import fused_rows
 
 
@@ -47,12 +47,14 @@ class Shares:
         rates = level([topology.rate(rank) for rank in topology.ranks])
         self.helpers = self._helpers(topology, rates, offloading)
         """The ranks that may compute whole layers instead of the master."""
+        self.places = _places(self.members, rates)
+        """The members from a map's top rows to its bottom ones."""
         self._weights = [rate if rank in self.members else 0.0 for rank, rate in enumerate(rates)]
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
         self.tiling = tiling
-        self.cells = Cells(graph, self._weights)
+        self.cells = Cells(graph, {rank: self._weights[rank] for rank in self.places})
 
     def _helpers(self, topology: Topology, rates: Sequence[float], offloading: bool) -> tuple[int, ...]:
         workers = [rank for rank in self.members if rank]
@@ -93,12 +95,22 @@ class Shares:
         return sum(self._weights[rank] for rank in ranks)
 
     def row_spans(self, height: int) -> tuple[Span, ...]:
-        """The division of rows."""
-        return spans(height, self._weights)
+        """The division of rows, from the first place to the last."""
+        return self._placed(spans(height, *self._order))
 
     def aligned_spans(self, height: int) -> tuple[Span, ...]:
         """The same by cuts that stay cuts where the map is halved."""
-        return aligned_spans(height, self._weights)
+        return self._placed(aligned_spans(height, *self._order))
+
+    @property
+    def _order(self) -> tuple[Sequence[float], int | None]:
+        """The weight of each place, and the master's place."""
+        return [self._weights[rank] for rank in self.places], place_of(MASTER, self.places)
+
+    def _placed(self, found: Sequence[Span]) -> tuple[Span, ...]:
+        """By ranks what is in the order of places."""
+        by_rank = dict(zip(self.places, found, strict=True))
+        return tuple(by_rank.get(rank, Span(0, 0)) for rank in range(self.ranks))
 
     @cached_property
     def fused_spans(self) -> Mapping[str, tuple[Span, ...]]:
@@ -110,6 +122,15 @@ class Shares:
         if self.drifting and isinstance(layer, Conv) and layer.spec.stride[0] == 1:
             return max(1, halo(layer))
         return halo(layer) if layer.target in self._haloed else 0  # type: ignore[union-attr]
+
+
+def _places(ranks: Sequence[int], rates: Sequence[float]) -> tuple[int, ...]:
+    """The ranks in their order where all are as fast; else the slowest outermost, where they have one neighbour, and the
+    fastest in the middle: a message takes a slow rank's processor for longer."""
+    if len({rates[rank] for rank in ranks}) == 1:
+        return tuple(ranks)
+    by_rate = sorted(ranks, key=lambda rank: rates[rank])
+    return (*by_rate[::2], *reversed(by_rate[1::2]))
 
 
 def halo(layer: Layer) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -32,7 +33,8 @@ LIGHT = 1
 def native_function(emit: Emit, *constants: object, arguments: int) -> int:
     """The machine address of a function of so many 64-bit integers, which returns nothing; compiled, or loaded from the
     cache. ``constants`` decide its code, as all sources of its module and of what that imports do: numbers, texts, frozen
-    dataclasses of such. Raises KernelError for others."""
+    dataclasses of such. 0 where compiling it is left to another process (see `code_files.CHOICE`). Raises KernelError for
+    other constants."""
     facts = (*facts_of((emit, *constants)), *_machine().target, versions())
     name = emit.__module__.rpartition(".")[2]
     symbol = f"{name}-{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:40]}"
@@ -63,6 +65,8 @@ class _Machine:
     def address(self, symbol: str, emit: Emit, arguments: int) -> int:
         with self._lock:
             if symbol not in self._addresses:
+                if not code_files.chosen(_file(symbol)):
+                    return 0
                 code = self._code(symbol, emit, arguments)
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
                 self._engine.finalize_object()
@@ -71,10 +75,9 @@ class _Machine:
 
     def _code(self, symbol: str, emit: Emit, arguments: int) -> bytes:
         """An object file, from the cache where it is known."""
-        folder = cache_folder()
-        if folder is None:
+        path = _file(symbol)
+        if path is None:
             return self._compiled(symbol, emit, arguments)
-        path = folder / f"{symbol}.obj"
         known = code_files.opened(path)
         if known is None:
             known = self._compiled(symbol, emit, arguments)
@@ -95,6 +98,11 @@ class _Machine:
         passes: Any = llvm.create_pass_builder(self._compiler, tuning)
         passes.getModulePassManager().run(parsed, passes)
         return bytes(self._compiler.emit_object(parsed))
+
+
+def _file(symbol: str) -> Path | None:
+    folder = cache_folder()
+    return None if folder is None else folder / f"{symbol}.obj"
 
 
 @cache

@@ -36,6 +36,22 @@ def test_a_part_that_travels_is_narrow_on_both_sides() -> None:
     assert narrow_buffers(program(ir.Recv(0, 0, IMAGE, 1, 1), CONV, ir.Send(0, 1, OUT, 1, 2))) == {0}
 
 
+def test_what_is_interleaved_and_then_only_unpacked_or_sent_is_narrow_and_right() -> None:
+    coarse, fine = Region.whole(3, 4, 5), Region.whole(3, 8, 10)
+    buffers = (*(ir.Buffer(name, coarse) for name in "abcd"), ir.Buffer("fine", fine), ir.Buffer("sum", fine))
+    inputs = [ir.Input(0, number, number, coarse) for number in range(4)]
+    join = ir.Interleave(0, (0, 1, 2, 3), (coarse,) * 4, 4, fine, (2, 2))
+    run = ir.Program(0, 2, 1, ("up",), buffers, (*inputs, join, ir.Output(0, 0, 4, fine)), {})
+    assert narrow_buffers(run) == {4}
+    random = np.random.default_rng(2)
+    given = [random.standard_normal((1, 3, 4, 5), dtype=np.float32) for _ in range(4)]
+    [y] = Executable(run, {}).run(NoMailbox(), given)
+    for phase, x in enumerate(given):
+        np.testing.assert_array_equal(y[:, :, phase // 2 :: 2, phase % 2 :: 2], x)
+    more = (*inputs, join, ir.Add(0, (4, 4), (fine, fine), 5, fine), ir.Output(0, 0, 5, fine))
+    assert not narrow_buffers(ir.Program(0, 2, 1, ("up",), buffers, more, {})), "a sum needs 16 lanes"
+
+
 @pytest.mark.parametrize(
     "step",
     [

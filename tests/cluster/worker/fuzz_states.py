@@ -100,7 +100,7 @@ class Script:
             self.gone.discard(event.peer)
         return event
 
-    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
         message, _ = codec.decode([bytes(frame) for frame in frames])
         self.sent.setdefault(peer, []).append(message)
 

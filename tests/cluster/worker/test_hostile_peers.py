@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from fogconv.cluster.compilers.helpers import Helpers
 from fogconv.cluster.executor.mailbox import Inbox
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
@@ -76,7 +77,7 @@ def test_a_bug_in_handling_a_message_drops_its_sender_and_not_the_worker(caplog:
 class Full(InprocEndpoint):
     """An end that can send nothing but a welcome."""
 
-    def send(self, peer: Peer, frames: Sequence[Frame]) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
         if not isinstance(codec.decode(frames)[0], m.Welcome):
             raise ClusterError("65536 messages wait: it does not take them")
         super().send(peer, frames)
@@ -173,7 +174,7 @@ def test_no_run_of_an_honest_session_fills_the_inbox() -> None:
     for number in range(1, 4):
         steps = tuple(ir.Recv(0, 0, region, 0, tag) for tag in range(50))
         program = ir.Program(1, 2, 1, ("layer",), (ir.Buffer("x", region),), steps, {})
-        session.adopt(Loading(number, number, program, set()), FakeExecutable(program, {}))
+        session.adopt(Loading(number, number, program, set(), Helpers(program, 1, 0)), FakeExecutable(program, {}))
     for run in range(1, 7):
         for tag in range(50):
             session.inbox.put(run, 0, tag, bytes(PIECE_BYTES + 100))

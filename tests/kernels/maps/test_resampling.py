@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fogconv.errors import GeometryError, KernelError
-from fogconv.ir.geometry import Span, Taps
+from fogconv.ir.geometry import NARROW, Span, Taps
 from fogconv.kernels import reference
-from fogconv.kernels.maps.blocked import Blocked
+from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.interleaving import bind_interleave
 from fogconv.kernels.maps.resampling import bind_resample
 from tests.kernels.random_maps import Surroundings, Untouched, pack, place, random, surroundings, unpack
@@ -109,6 +109,29 @@ def test_an_interleaving_reads_channels_from_any_lane_on(channels: int, around: 
     assert untouched.outside_is_unchanged()
     with pytest.raises(KernelError, match="in two blocks"):
         bind_interleave([pack(x) for x in sources], Blocked.empty(2, 16, 6, 7), (2, 2), (0, 1), (1, 0, 0, 0))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 4),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    seeds,
+)
+def test_an_interleaving_into_a_narrow_map_writes_its_pixels_and_no_others(
+    channels: int, factors: tuple[int, int], size: tuple[int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    first = (int(rng.integers(factors[0])), int(rng.integers(factors[1])))
+    coarse = tuple((length + at - 1) // factor + 1 for length, at, factor in zip(size, first, factors, strict=True))
+    lanes = [int(rng.integers(0, 17 - channels)) for _ in range(factors[0] * factors[1])]
+    sources = [random(rng, 2, lane + channels, *coarse) for lane in lanes]
+    expected = reference.interleave([x[:, -channels:] for x in sources], factors, first, size)
+    out = Blocked.empty(2, channels, *size, Margin(1, 2, 1, 1), NARROW)
+    bind_interleave([pack(x) for x in sources], out, factors, first, lanes)()
+    assert np.array_equal(unpack(out), expected.astype(np.float32))
+    out.interior[..., :channels] = 0
+    assert not out.data.any(), "the margin and the unused lanes stay as they were"
 
 
 def test_maps_of_other_sizes_and_taps_beyond_the_input_are_refused() -> None:

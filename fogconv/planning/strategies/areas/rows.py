@@ -48,10 +48,10 @@ def _drifted(spans: Sequence[Span], rows: int) -> tuple[Span, ...]:
     in one message instead of one from each side; the next such conv may move the cuts back, with rows from above. The 1×1
     convs between them and the residual sum use the moved cuts.
     """
-    first, last = (next(i for i in order if spans[i]) for order in (range(len(spans)), reversed(range(len(spans)))))
+    top, bottom = min(span.start for span in spans), max(span.stop for span in spans)
     return tuple(
-        span and Span(span.start + (rows if i != first else 0), span.stop + (rows if i != last else 0))
-        for i, span in enumerate(spans)
+        span and Span(span.start + (rows if span.start != top else 0), span.stop + (rows if span.stop != bottom else 0))
+        for span in spans
     )
 
 

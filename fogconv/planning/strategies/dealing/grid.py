@@ -31,7 +31,7 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
     whole = shares.graph.tensors[layer.target].region
     if whole.shape[1:] == (1, 1) or not (_dense(layer) or layer.by_channels):
         return
-    for groups in groupings(shares.members):
+    for groups in groupings(shares.places):
         if isinstance(layer, Conv) and not shares.may_share(layer, min(map(len, groups))):
             continue
         for spans in dict.fromkeys(row_spans(len(whole.rows), [shares.rate(group) for group in groups])):

@@ -100,6 +100,6 @@ def test_a_limit_that_is_too_low_is_named_before(tmp_path: Path) -> None:
     done = open_all(hostfile, 1024)
     assert done.returncode == 2
     assert done.stdout == (
-        "InputError: 600 workers need 2464 open files, and this process may have 1024: raise the limit (ulimit -n 2464), "
-        "or name at most 240 workers\n"
+        "InputError: 600 workers need 3064 open files, and this process may have 1024: raise the limit (ulimit -n 3064), "
+        "or name at most 192 workers\n"
     )

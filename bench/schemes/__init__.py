@@ -1,0 +1,1 @@
+"""Auto against every fixed scheme, at the ratios of real boards."""

@@ -1,0 +1,179 @@
+"""Connection: messages over a socket that never blocks, read by the thread that waits for them.
+
+    head       kind u8 | 0 | header bytes u16 | payload bytes u32      (little endian)
+    header     the message's first frame
+    payload    its payload; or a reference to one in the sender's memory
+
+A message of more than DIRECT_BYTES is not for it: while a kernel runs no thread reads, and what has come waits in the
+system's buffer, which is little larger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket as sockets
+import struct
+import termios
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.cluster.protocol.codec import Frame
+
+DIRECT_BYTES = 128 << 10
+"""The longest payload: a row of a map, with its channels, is mostly shorter."""
+JOINED_BYTES = 4 << 10
+"""Up to this size one copy is cheaper than a frame of its own."""
+BUFFER_BYTES = 1 << 20
+"""Of the system, for each direction, where it grants so much."""
+QUEUED_BYTES = 192 << 10
+"""With so many bytes on their way, the next message may not fit into the system's buffer (Linux grants 208 KB)."""
+READ_BYTES = 64 << 10
+MOST_HEADER_BYTES = 1 << 10
+
+_HEAD = struct.Struct("<BBHI")
+_PAYLOAD, _REFERENCE = 0, 1
+_COUNT = struct.Struct("i")
+
+
+class Connection:
+    """One end of a direct connection. Not locked.
+
+    ``send`` and ``read`` raise OSError when it is broken; whatever was on its way is then lost.
+    """
+
+    __slots__ = ("_filled", "_header", "_payload", "_raw", "_tail", "fd", "rest")
+
+    def __init__(self, raw: sockets.socket) -> None:
+        self._raw = raw
+        self.fd = raw.fileno()
+        self.rest = b""
+        """The part of a message that waits for the system to take it: see ``flush``."""
+        self._tail = b""
+        self._header = b""
+        self._payload: NDArray[np.uint8] | None = None
+        self._filled = 0
+
+    def send(self, frames: Sequence[Frame]) -> bool:
+        """Send a message. False where it is not taken: it is too long, or too much is on its way already."""
+        if self.rest:
+            self.flush()
+            if self.rest:
+                return False
+        header, payload = frames[0], frames[-1]
+        size = len(payload)
+        if size > DIRECT_BYTES:
+            return False
+        head = _HEAD.pack(_PAYLOAD if len(frames) == 2 else _REFERENCE, 0, len(header), size)
+        try:
+            if size <= JOINED_BYTES:
+                data = b"".join((head, header, payload))
+                sent = self._raw.send(data)
+                if sent < len(data):
+                    self.rest = data[sent:]
+                return True
+            if self._queued() > QUEUED_BYTES - size:
+                return False
+            data = head + header
+            sent, whole = self._raw.sendmsg((data, payload)), len(data) + size
+            if sent < whole:
+                # A copy: the sender may use the payload's memory again before the rest goes out.
+                self.rest = b"".join((data, payload))[sent:]
+        except BlockingIOError:
+            return False
+        return True
+
+    def flush(self) -> None:
+        """Send what waits, as far as the system takes it."""
+        with contextlib.suppress(BlockingIOError):
+            while self.rest:
+                self.rest = self.rest[self._raw.send(self.rest) :]
+
+    def read(self) -> tuple[list[Sequence[Frame]], bool]:
+        """The messages that have arrived, and whether more may come: False at the end.
+
+        Raises OSError for a connection that broke, or whose other end sent what is no message.
+        """
+        messages: list[Sequence[Frame]] = []
+        recv = self._raw.recv
+        while True:
+            try:
+                if self._payload is None:
+                    data = recv(READ_BYTES)
+                    count = len(data)
+                    if count and not self._tail:
+                        self._take(data, messages)
+                    elif count:
+                        self._take(self._tail + data, messages)
+                    asked = READ_BYTES
+                else:
+                    room = self._payload.data[self._filled :]
+                    asked = len(room)
+                    count = self._raw.recv_into(room)
+                    self._fill(count, messages)
+            except BlockingIOError:
+                return messages, True
+            if not count:
+                if self._payload is not None or self._tail:
+                    raise ConnectionResetError("the connection ended within a message")
+                return messages, False
+            if count < asked:
+                return messages, True
+
+    def _take(self, data: bytes, messages: list[Sequence[Frame]]) -> None:
+        """The messages in these bytes. A longer one that is not complete gets memory of its own."""
+        at, stop = 0, len(data)
+        while stop - at >= _HEAD.size:
+            kind, _, header_size, size = _HEAD.unpack_from(data, at)
+            if header_size > MOST_HEADER_BYTES or size > DIRECT_BYTES or kind > _REFERENCE:
+                raise ConnectionAbortedError(f"a message with a header of {header_size} and a payload of {size} bytes")
+            begin = at + _HEAD.size
+            if begin + header_size + size == stop and size <= JOINED_BYTES and not kind:
+                messages.append((data[begin:],))  # most messages
+                at = stop
+                break
+            middle = begin + header_size
+            end = middle + size
+            if size <= JOINED_BYTES:
+                if end > stop:
+                    break
+                messages.append((data[begin:end],) if not kind else (data[begin:middle], b"", data[middle:end]))
+                at = end
+                continue
+            if middle > stop:
+                break
+            self._header, self._payload, self._filled = data[begin:middle], np.empty(size, np.uint8), 0
+            there = min(stop, end) - middle
+            self._payload[:there] = np.frombuffer(data, np.uint8, there, middle)
+            self._fill(there, messages)
+            at = middle + there
+        self._tail = data[at:]
+
+    def _fill(self, count: int, messages: list[Sequence[Frame]]) -> None:
+        """So many more bytes of a payload have come."""
+        assert self._payload is not None
+        self._filled += count
+        if self._filled == len(self._payload):
+            messages.append((self._header, self._payload.data))
+            self._payload = None
+
+    def _queued(self) -> int:
+        """The bytes that the other end's system has not taken yet."""
+        found = fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(_COUNT.size))
+        return int(_COUNT.unpack(found)[0])
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def tuned(raw: sockets.socket) -> sockets.socket:
+    """A socket with the options of a direct connection."""
+    raw.setblocking(False)
+    for option in (sockets.SO_SNDBUF, sockets.SO_RCVBUF):
+        raw.setsockopt(sockets.SOL_SOCKET, option, BUFFER_BYTES)
+    if raw.family != sockets.AF_UNIX:
+        raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+    return raw

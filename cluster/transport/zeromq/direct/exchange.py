@@ -1,0 +1,184 @@
+"""Exchange: the direct connections of one endpoint, by peer, from the ask to the end.
+
+Only messages that need no order travel over them, because ZeroMQ's own may overtake those, and be overtaken. The socket's
+other end may close a connection when it no longer wants what comes over it; that is no loss. One that breaks is: what was on
+its way is lost, as with the link itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket as sockets
+import time
+from collections.abc import Sequence
+
+from fogconv.cluster.protocol.codec import Frame
+from fogconv.cluster.transport.endpoint import Peer
+from fogconv.cluster.transport.zeromq.direct.connection import Connection
+from fogconv.cluster.transport.zeromq.direct.opening import (
+    ASK_FAR,
+    ASK_NEAR,
+    Calling,
+    Listening,
+    Opening,
+    dial,
+    listen,
+)
+
+log = logging.getLogger("fogconv.transport")
+
+_READ, _WRITE = select.POLLIN, select.POLLOUT
+
+
+class Exchange:
+    """Not locked: the endpoint is. ``poller``: the endpoint's, in which the sockets are watched.
+
+    ``send`` and ``note`` raise OSError for a connection that broke, which is then forgotten.
+    """
+
+    def __init__(self, poller: select.poll) -> None:
+        self._poller = poller
+        self._asked: set[Peer] = set()
+        self._openings: dict[Peer, Opening] = {}
+        self._opening_at: dict[int, tuple[Peer, sockets.socket]] = {}
+        self._at: dict[int, tuple[Peer, Connection]] = {}
+        self.connections: dict[Peer, Connection] = {}
+
+    # Messages
+
+    def send(self, peer: Peer, frames: Sequence[Frame]) -> bool:
+        """Send a message; False where it has to take the link."""
+        connection = self.connections[peer]
+        try:
+            taken = connection.send(frames)
+        except OSError:
+            self.forget(peer)
+            raise
+        if connection.rest:
+            self._poller.modify(connection.fd, _READ | _WRITE)
+        return taken
+
+    def peer_at(self, fd: int) -> Peer | None:
+        """Whose connection has this descriptor, if any has."""
+        found = self._at.get(fd)
+        return None if found is None else found[0]
+
+    def read(self, peer: Peer) -> list[Sequence[Frame]]:
+        """The messages that have come from a peer; sends what waits for it, too."""
+        connection = self.connections[peer]
+        try:
+            if connection.rest:
+                connection.flush()
+                if not connection.rest:
+                    self._poller.modify(connection.fd, _READ)
+            messages, lasts = connection.read()
+        except OSError:
+            self.forget(peer)
+            raise
+        if not lasts:
+            self.forget(peer)
+        return messages
+
+    # Opening
+
+    def ask(self, peer: Peer, near: bool) -> bytes | None:
+        """What to ask a peer over the link before the first message; None where that was done."""
+        if peer in self._asked:
+            return None
+        self._asked.add(peer)
+        return ASK_NEAR if near else ASK_FAR
+
+    def answer(self, peer: Peer, ask: bytes, host: str) -> bytes | None:
+        """The offer to a peer that asks; ``host`` is what this end is bound to, empty for a Unix socket."""
+        self.forget(peer)
+        try:
+            opening, offer = listen(ask, host)
+        except OSError as error:
+            log.info("no direct connection: %s", error)
+            return None
+        self._watch(peer, opening)
+        return offer
+
+    def accept(self, peer: Peer, offer: bytes, host: str) -> None:
+        """Dial what a peer offers, at the host of its link (empty on one machine), if it was asked and has not offered
+        before."""
+        if peer not in self._asked or peer in self._openings or peer in self.connections:
+            return
+        try:
+            self._watch(peer, dial(offer, host))
+        except (OSError, ValueError) as error:
+            log.info("no direct connection: %s", error)
+
+    def go_on(self, fd: int) -> bool:
+        """A descriptor has something: whether it belongs to an opening, which is then carried on."""
+        found = self._opening_at.get(fd)
+        if found is None:
+            return False
+        peer, raw = found
+        opening = self._openings[peer]
+        try:
+            opened = opening.go_on(raw)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            log.info("no direct connection: %s", error)
+            self._close_opening(peer)
+            return True
+        if opened is None:
+            self._watch(peer, opening)
+            return True
+        self._close_opening(peer, but=opened)
+        connection = self.connections[peer] = Connection(opened)
+        self._at[connection.fd] = peer, connection
+        self._poller.register(connection.fd, _READ)
+        return True
+
+    def expire(self) -> None:
+        """Close the ports to which the other end did not come in time."""
+        if self._openings:
+            now = time.monotonic()
+            late = [peer for peer, each in self._openings.items() if isinstance(each, Listening) and now > each.until]
+            for peer in late:
+                self._close_opening(peer)
+
+    # The end
+
+    def forget(self, peer: Peer) -> None:
+        """No more of this peer."""
+        self._asked.discard(peer)
+        self._close_opening(peer)
+        connection = self.connections.pop(peer, None)
+        if connection is not None:
+            del self._at[connection.fd]
+            self._poller.unregister(connection.fd)
+            connection.close()
+
+    def close(self) -> None:
+        for peer in [*self._openings, *self.connections]:
+            self.forget(peer)
+
+    def _watch(self, peer: Peer, opening: Opening) -> None:
+        """Watch an opening's sockets, of which there may be others than before."""
+        self._openings[peer] = opening
+        self._unwatch(peer)
+        writes = isinstance(opening, Calling) and not opening.greeted
+        for raw in opening.watched:
+            self._opening_at[raw.fileno()] = peer, raw
+            self._poller.register(raw.fileno(), _WRITE if writes else _READ)
+
+    def _unwatch(self, peer: Peer) -> None:
+        for fd in [fd for fd, (other, _) in self._opening_at.items() if other == peer]:
+            del self._opening_at[fd]
+            with contextlib.suppress(KeyError):
+                self._poller.unregister(fd)
+
+    def _close_opening(self, peer: Peer, but: sockets.socket | None = None) -> None:
+        opening = self._openings.pop(peer, None)
+        if opening is None:
+            return
+        self._unwatch(peer)
+        for raw in opening.watched:
+            if raw is not but:
+                raw.close()

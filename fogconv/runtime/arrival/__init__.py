@@ -1,0 +1,1 @@
+"""Inferences that begin before all weights are on the workers."""
