@@ -82,8 +82,8 @@ def pool2d(x: Real, spec: PoolSpec) -> Float64:
         raise KernelError(f"average pooling has no dilation, here {spec.dilation}")
     x = np.asarray(x, np.float64)
     out = np.zeros((spec.batch, spec.channels, spec.out_height, spec.out_width))
-    for row, (rows, rows_counted) in enumerate(_windows(spec, 0)):
-        for column, (columns, columns_counted) in enumerate(_windows(spec, 1)):
+    for row, (rows, rows_counted) in enumerate(windows(spec, 0)):
+        for column, (columns, columns_counted) in enumerate(windows(spec, 1)):
             window = x[:, :, rows, columns]
             if spec.kind == "max":
                 out[:, :, row, column] = window.max(axis=(2, 3), initial=-np.inf)
@@ -206,7 +206,7 @@ def _taps(spec: ConvSpec) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]
             yield (i, j), (rows, columns)
 
 
-def _windows(spec: PoolSpec, axis: int) -> Iterator[tuple[slice, int]]:
+def windows(spec: PoolSpec, axis: int) -> Iterator[tuple[slice, int]]:
     """For each output along an axis the inputs of its window, and how many elements it has with the padding."""
     size = (spec.height, spec.width)[axis]
     before, after = spec.padding[2 * axis : 2 * axis + 2]

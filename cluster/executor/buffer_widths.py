@@ -15,7 +15,11 @@ from fogconv.kernels.conv.select import reads_narrow
 def narrow_buffers(program: Program) -> frozenset[int]:
     """The buffers of up to 4 channels that convolutions read and for which narrow maps are faster, and those that are
     interleaved, unless a step that needs 16 lanes uses them as well."""
-    few: set[int | None] = {n for n, buffer in enumerate(program.buffers) if 0 < len(buffer.region.channels) <= NARROW}
+    few: set[int | None] = {
+        n
+        for n, buffer in enumerate(program.buffers)
+        if 0 < len(buffer.region.channels) <= NARROW and buffer.precision.element == "fp32"
+    }
     gaining: set[int] = set()
     for step in program.steps if few else ():
         match step:

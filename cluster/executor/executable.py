@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -19,7 +20,8 @@ from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
 from fogconv.cluster.executor.interface import BoundSteps, Call, HostCalls, Packed, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
-from fogconv.cluster.executor.map_steps import KERNELS
+from fogconv.cluster.executor.map_steps import KERNELS, OF_ANY_TYPE
+from fogconv.cluster.executor.quantized.steps import QUANTIZED, prepared
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, InputError, KernelError, WireError, shown
 from fogconv.ir import program as steps
@@ -36,8 +38,12 @@ from fogconv.kernels.maps.bound import sequence
 from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
+from fogconv.kernels.quantized.conv import PreparedBytes
 from fogconv.storage.mapped_array import give_back
 from fogconv.storage.swap_file import SwapFolder
+
+DTYPES: Mapping[str, type[np.generic]] = {"fp32": np.float32, "uint8": np.uint8, "int32": np.int32}
+"""Of buffers, by their elements."""
 
 
 class Executable:
@@ -69,17 +75,21 @@ class Executable:
         shared = {place: aligned_zeros((sizes[place] // BYTES_PER_ELEMENT,)) for place in set(places)}
         self._buffers = [
             Blocked.within(
-                shared[place],
+                shared[place].view(DTYPES[buffer.precision.element]),
                 *(program.batch, *buffer.region.shape, Margin(*buffer.margin)),
                 NARROW if number in narrow else BLOCK,
             )
             for number, (buffer, place) in enumerate(zip(program.buffers, places, strict=True))
         ]
+        for buffer, memory in zip(program.buffers, self._buffers, strict=True):
+            if buffer.precision.zero:
+                memory.data[...] = buffer.precision.zero  # margins, and lanes beyond the last channel
         size = footprint(program, threads=threads, choose=algorithm_of)
         self.memory_bytes = sum(sizes.values()) + size.staging + size.scratch + size.slot
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
+        self._prepared_bytes: dict[tuple[object, ...], PreparedBytes] = {}
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
         self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
@@ -107,7 +117,13 @@ class Executable:
 
     def compute(self, step: steps.AnyStep) -> Callable[[], None]:
         """The bound call of a step on buffers, which may be one that is not in the program's list."""
-        return KERNELS[type(step)](self, step)
+        buffers = self.program.buffers
+        in_floats = all(buffers[number].precision.element == "fp32" for number in steps.buffers_of(step))
+        kernels = KERNELS if in_floats or isinstance(step, OF_ANY_TYPE) else QUANTIZED
+        bind = kernels.get(type(step))
+        if bind is None:
+            raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__} of 8-bit maps")
+        return bind(self, step)
 
     def _map_step(self, step: steps.MapStep) -> Call:
         call = self.compute(step)
@@ -149,6 +165,18 @@ class Executable:
             self.memory_bytes += known.weight_bytes
         return known if known.spec == step.spec and known.scratch is self._scratch else known.at(step.spec, self._scratch)
 
+    def prepare_bytes(self, step: steps.Conv) -> PreparedBytes:
+        """An 8-bit conv with its weights packed; parts of one layer share them."""
+        spec, buffers = step.spec, self.program.buffers
+        layer = replace(spec, height=spec.kernel[0], width=spec.kernel[1], padding=(0, 0, 0, 0), dilation=(1, 1))
+        precisions = buffers[step.source].precision, buffers[step.target].precision
+        key = (layer, spec.dilation, step.weight, step.bias, step.scales, step.activation, *precisions)
+        known = self._prepared_bytes.get(key)
+        if known is None:
+            known = self._prepared_bytes[key] = prepared(step, self.program, self._weights, self._threads)
+            self.memory_bytes += known.weight_bytes
+        return known if known.spec == spec else known.at(spec)
+
     def _let_go_of_plain_weights(self) -> None:
         """What is packed or bound needs them no more; what only a loss would need is packed when it comes to that."""
         later = {
@@ -180,7 +208,7 @@ class Executable:
         return self.view(buffer, wider), lane
 
     def _in_order(self, buffer: int, region: Region) -> memoryview | None:
-        """The bytes of a region's fp32 payload, where they are contiguous in memory."""
+        """The bytes of a region's payload, unchanged, where they are contiguous in memory."""
         view, lane = self.around(buffer, region)
         found = wire.in_order(view, lane, len(region.channels))
         return None if found is None else found.view(np.uint8).data
@@ -216,7 +244,7 @@ class Executable:
         to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
         tables = None if step.pixels is None else PixelTables(step.pixels.mean, step.pixels.std)
         # Pixels are cut into an array of their own, which is coded.
-        direct = not step.more and form == "fp32" and tables is None
+        direct = not step.more and form in wire.UNCHANGED and tables is None
         whole = self._in_order(step.source, step.region) if direct else None
         if whole is not None:
 
@@ -274,7 +302,9 @@ class Executable:
         n_bytes = elements * dtype.itemsize
         if step.pixels is not None:
             return self._insert_pixels(step, step.pixels)
-        whole = None if step.more or step.accumulate or form != "fp32" else self._in_order(step.target, step.region)
+        whole = (
+            None if step.more or step.accumulate or form not in wire.UNCHANGED else self._in_order(step.target, step.region)
+        )
         if whole is not None:
 
             def insert_whole(payload: Frame) -> None:
@@ -370,7 +400,7 @@ BINDERS: Mapping[type[steps.Step], Callable[[Executable, Any], Call]] = {
     steps.Recv: Executable._receive,
     steps.Gather: Executable._gather,
     steps.Host: Executable._call_host,
-    **dict.fromkeys(KERNELS, Executable._map_step),
+    **dict.fromkeys((*KERNELS, *QUANTIZED), Executable._map_step),
     **dict.fromkeys(get_args(steps.ArrayStep), Executable._array_step),
 }
 """How a step of each type is bound."""

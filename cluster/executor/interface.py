@@ -21,6 +21,7 @@ from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.kernels.quantized.conv import PreparedBytes
     from fogconv.storage.swap_file import SwapFolder
 
 
@@ -117,6 +118,8 @@ class Binder(Protocol):
     def compute(self, step: ir.AnyStep) -> Callable[[], None]: ...
 
     def prepare(self, step: ir.Conv) -> PreparedConv2d: ...
+
+    def prepare_bytes(self, step: ir.Conv) -> PreparedBytes: ...
 
     def view(self, buffer: int, region: Region) -> Blocked: ...
 

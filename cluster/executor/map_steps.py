@@ -150,4 +150,7 @@ KERNELS: Mapping[type[steps.Step], Bind] = {
     steps.Resample: _resample,
     steps.Interleave: _interleave,
 }
-"""All steps that the executor's kernels compute."""
+"""All steps that the executor's kernels compute in fp32."""
+
+OF_ANY_TYPE = (steps.Copy, steps.Permute)
+"""Those of them that move values and compute nothing."""

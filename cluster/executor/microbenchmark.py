@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from fogconv.errors import ClusterError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec, Taps
+from fogconv.ir.precision.elements import weight_type
+from fogconv.ir.precision.scale import Precision
 from fogconv.ir.program import weight_key
 
 
@@ -35,8 +37,11 @@ class NoMailbox:
         raise ClusterError(f"a lone program waits for rank {origin}")
 
 
-def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float32]]]:
-    """A program of this one conv, fused with its bias and a ReLU as nets have them, with seeded weights."""
+def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]:
+    """A program of this one conv, fused with its bias and a ReLU as nets have them, with seeded weights; from bytes to bytes
+    where it is one of 8-bit maps."""
+    if spec.element == "uint8":
+        return _conv_of_bytes(spec)
     weight = np.random.default_rng(0).standard_normal(spec.weight_shape, np.float32)
     bias = np.zeros(spec.out_channels, np.float32)
     key, bias_key = weight_key(weight), weight_key(bias)
@@ -46,6 +51,21 @@ def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[np.float
     buffers = (ir.Buffer("in", source, spec.padding), ir.Buffer("out", target))
     shapes: dict[str, tuple[int, ...]] = {key: spec.weight_shape, bias_key: bias.shape}
     return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes), {key: weight, bias_key: bias}
+
+
+def _conv_of_bytes(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]:
+    weight = np.random.default_rng(0).integers(-127, 128, spec.weight_shape, np.int8)
+    arrays = (weight, np.zeros(spec.out_channels, np.int32), np.full(spec.out_channels, 1e-3, np.float32))
+    weights: dict[str, NDArray[Any]] = {weight_key(array): array for array in arrays}
+    key, bias, scales = weights
+    source = Region.whole(spec.in_channels, spec.height, spec.width)
+    target = Region.whole(spec.out_channels, spec.out_height, spec.out_width)
+    conv = ir.Conv(0, spec, key, bias, "relu", 0, source, 1, target, scales=scales)
+    read, made = Precision("uint8", 0.05, 128), Precision("uint8", 0.05, 0)
+    buffers = (ir.Buffer("in", source, spec.padding, read), ir.Buffer("out", target, precision=made))
+    shapes = {name: array.shape for name, array in weights.items()}
+    types = {name: weight_type(array) for name, array in weights.items() if array.dtype != np.float32}
+    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes, weight_types=types), weights
 
 
 def map_program(spec: MapSpec) -> ir.Program:

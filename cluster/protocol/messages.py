@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
+from fogconv.ir.precision.elements import WeightType
 
 PROTOCOL_VERSION = 4
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
@@ -122,10 +123,11 @@ class Missing(Message, frozen=True):
 
 
 class Weight(Message, frozen=True):
-    """*payload*: fp32 values, C order. ``key`` must be their content key."""
+    """*payload*: values of ``dtype``, C order. ``key`` must be their content key."""
 
     key: Key
     shape: Annotated[tuple[Count, ...], Meta(max_length=8)]
+    dtype: WeightType = "float32"
 
 
 class Stored(Message, frozen=True):

@@ -12,6 +12,7 @@ from fogconv.cluster.session.loaded_program import Progress
 from fogconv.cluster.session.workers import Workers
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.ir.memory.footprint import SHIPPED_BYTES
+from fogconv.ir.precision.elements import weight_type
 
 WINDOW_BYTES = SHIPPED_BYTES
 """The most bytes of weights sent to one worker that it has not acknowledged."""
@@ -79,11 +80,11 @@ class Shipping:
         queue, flying = self._queues[rank], self._flying[rank]
         while queue and sum(flying.values()) < WINDOW_BYTES:
             key = queue.pop()
-            array = np.ascontiguousarray(self._weights[key], np.float32)
+            array = np.ascontiguousarray(self._weights[key])
             flying[key] = array.nbytes
             self._workers.shipping.setdefault(rank, set()).add(key)
             payload = array.reshape(-1).view(np.uint8).data if array.size else b""
-            self._workers.post(rank, m.Weight(key, array.shape), payload)
+            self._workers.post(rank, m.Weight(key, array.shape, weight_type(array)), payload)
 
     def _collect(self) -> bool | None:
         """Under the dispatcher's lock: take the received acknowledgements."""

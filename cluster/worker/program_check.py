@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fogconv.cluster.executor.microbenchmark import map_program
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
+from fogconv.cluster.worker.precision_check import unknown_precisions
 from fogconv.errors import WireError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
 from fogconv.ir.layout import MASTER
+from fogconv.ir.precision.scale import LEAST_SCALE, MOST_SCALE
 
 MOST_PROGRAM_BYTES = 64 << 20
 """A program of a few thousand steps takes less than one of these megabytes."""
@@ -108,10 +110,12 @@ class _Checked:
             if key in self.swapped:
                 largest = max(largest, elements)
             else:
-                self.take(elements)
+                self.take_bytes(program.weight_bytes(key))
         self.where = "the largest of the swapped weights"
         self.take(2 * largest)  # as it came, and packed
         self.where = "the program"
+        untyped = program.weight_types.keys() - program.weights.keys()
+        self.require(not untyped, f"has a type of weights {min(untyped, default='')[:80]}, which it does not list")
         strange = self.swapped - program.weights.keys()
         self.require(not strange, f"swaps weights {min(strange, default='')[:80]}, which it does not list")
         for number, step in enumerate(program.steps):
@@ -133,7 +137,10 @@ class _Checked:
 
     def take(self, elements: int) -> None:
         """Count memory that binding, or a run, needs."""
-        self.taken += BYTES_PER_ELEMENT * elements
+        self.take_bytes(BYTES_PER_ELEMENT * elements)
+
+    def take_bytes(self, n_bytes: int) -> None:
+        self.taken += n_bytes
         _check_memory(self.where, self.taken, self.memory_bytes)
 
     # References of the steps
@@ -145,7 +152,8 @@ class _Checked:
             self.within("margin", side, 0, MOST_SIDE)
         top, bottom, left, right = buffer.margin
         lanes = -(-channels // BLOCK) * BLOCK
-        self.take(self.program.batch * lanes * (top + rows + bottom) * (left + columns + right))
+        elements = self.program.batch * lanes * (top + rows + bottom) * (left + columns + right)
+        self.take_bytes(buffer.precision.bytes * elements)
 
     def region(self, region: Region) -> tuple[int, int, int]:
         for span in (region.channels, region.rows, region.columns):
@@ -186,6 +194,11 @@ class _Checked:
     # Steps
 
     def step(self, step: ir.AnyStep) -> None:
+        self.shapes(step)
+        misfit = unknown_precisions(self.program, step)
+        self.require(misfit is None, str(misfit))
+
+    def shapes(self, step: ir.AnyStep) -> None:
         match step:
             case ir.Input() | ir.Output():
                 self.within("index", step.index, 0, MOST_STEPS)
@@ -246,6 +259,11 @@ class _Checked:
                 self.weight(step.scale, target[:1])
                 self.weight(step.shift, target[:1])
                 self.residual(step, target)
+            case ir.Convert():
+                target = self.inside(step.target, step.target_region)
+                self.same("a source", self.inside(step.source, step.source_region), target)
+                self.weight(step.scales, target[:1])
+                self.require(LEAST_SCALE <= step.unit <= MOST_SCALE, f"has a unit of {step.unit}")
             case ir.Gate():
                 target = self.inside(step.target, step.target_region)
                 self.same("a source", self.inside(step.source, step.source_region), target)
@@ -343,6 +361,7 @@ class _Checked:
         self.same("an output", (batch, *target), step.spec.output_shape)
         self.weight(step.weight, step.spec.weight_shape, swaps=swaps)
         self.weight(step.bias, target[:1])
+        self.weight(step.scales, target[:1])
         self.residual(step, target)
         there = self.margin(step.source, step.source_region)
         fits = all(needed <= has for needed, has in zip(step.spec.padding, there, strict=True))

@@ -95,9 +95,8 @@ class ProgramLoader:
             raise WireError(f"received weights {task.key}, which no program waits for")
         waiting = [loading for loading in session.loading if task.key in loading.missing]
         try:
-            self.store.put(
-                task.key, task.shape, payload, swap=any(task.key in loading.program.swapped for loading in waiting)
-            )
+            swap = any(task.key in loading.program.swapped for loading in waiting)
+            self.store.put(task.key, task.shape, payload, swap=swap, dtype=task.dtype)
         except (WireError, SwapError) as error:
             for loading in waiting:
                 session.loading.remove(loading)
@@ -157,6 +156,9 @@ class ProgramLoader:
             found = self.store.shape(key)
             if found is not None and found != shape:
                 raise WireError(f"a malformed program: weights {key} are {found}, not {shape}")
+            kinds = self.store.kind(key), program.weight_types.get(key, "float32")
+            if found is not None and kinds[0] != kinds[1]:
+                raise WireError(f"a malformed program: weights {key} are of {kinds[0]}, not of {kinds[1]}")
         return self.store.lend(program.weights, tight=tight)
 
     def _check_memory(self, program: ir.Program, missing: set[str]) -> None:

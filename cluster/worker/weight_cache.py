@@ -12,14 +12,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from fogconv.cluster.executor.mailbox import as_array
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import WireError
 from fogconv.ir.arrays import Array
 from fogconv.ir.memory.footprint import Packing
+from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
 from fogconv.ir.program import weight_key
 from fogconv.storage.swap_file import SwapFolder
 
@@ -76,12 +75,15 @@ class WeightStore:
         """Weights to build a program of. ``tight``: what is packed is not kept plain beside it."""
         return Lent(self, tuple(keys), tight)
 
-    def put(self, key: str, shape: tuple[int, ...], payload: Frame, *, swap: bool = False) -> None:
-        """Store fp32 values received with ``key``, in a file where they will be swapped. Raises WireError when the bytes
-        do not fit the shape or the key, SwapError where the disk has no room."""
-        if math.prod(shape) * 4 != len(payload):
-            raise WireError(f"weights of shape {shape} take {math.prod(shape) * 4} bytes; received {len(payload)}")
-        array = as_array(bytes(payload) if is_lent(payload) and not swap else payload).view(np.float32).reshape(shape)
+    def put(
+        self, key: str, shape: tuple[int, ...], payload: Frame, *, swap: bool = False, dtype: WeightType = "float32"
+    ) -> None:
+        """Store values received with ``key``, in a file where they will be swapped. ``dtype`` is a key of `WEIGHT_BYTES`.
+        Raises WireError when the bytes do not fit the shape or the key, SwapError where the disk has no room."""
+        n_bytes = math.prod(shape) * WEIGHT_BYTES[dtype]
+        if n_bytes != len(payload):
+            raise WireError(f"weights of shape {shape} take {n_bytes} bytes; received {len(payload)}")
+        array = as_array(bytes(payload) if is_lent(payload) and not swap else payload).view(dtype).reshape(shape)
         if weight_key(array) != key:
             raise WireError(f"the weights received as {key} have the content key {weight_key(array)}")
         if swap and key not in self._plain:
@@ -94,6 +96,10 @@ class WeightStore:
         if key in self._plain:
             return self._plain[key].shape
         return next((each.spec.weight_shape for packing, each in self._packed.items() if packing.weight == key), None)
+
+    def kind(self, key: str) -> str:
+        """By NumPy's name. Only those of fp32 are kept packed."""
+        return self._plain[key].dtype.name if key in self._plain else "float32"
 
     def plain(self, key: str) -> Array:
         """A weight as it came. Raises KeyError for one that is not here, or only as what can't be turned back."""

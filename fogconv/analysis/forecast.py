@@ -5,7 +5,6 @@ Bytes and memory are counted from the programs that would run, so they are right
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,6 @@ from typing import Any
 from fogconv.analysis.workload import card_bytes
 from fogconv.hardware.tiers import shown_in
 from fogconv.hardware.topology import Device, Topology
-from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.ir.graph import Conv, Hosted, LayerGraph
 from fogconv.ir.memory.sharing import memory_bytes
 from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
@@ -151,13 +149,13 @@ def forecast(graph: LayerGraph, plan: Plan, topology: Topology, allowed: Allowed
 
 def _rank(program: Program, device: Device, card: tuple[float, float]) -> RankForecast:
     swapped = frozenset(program.swapped)
-    weights = sum(math.prod(shape) for key, shape in program.weights.items() if key not in swapped)
+    weights = sum(program.weight_bytes(key) for key in program.weights if key not in swapped)
     return RankForecast(
         program.rank,
         device.name,
         round(card[0]),
         round(card[1]),
-        weights * BYTES_PER_ELEMENT,
+        weights,
         sum(memory_bytes(program).values()),
         read_bytes(program),
         device.tier,

@@ -128,11 +128,11 @@ def _report(
         # A host layer's result may be no map.
         out = graph.tensors[(*layer.writes, *layer.reads)[0]] if layer.writes or layer.reads else graph.picture
         shape = (out.channels, out.channels, (1, 1), out.height, out.width)
-    element_bytes = WIRE_BYTES[plan.wire] * graph.picture.batch
+    batch = graph.picture.batch
     star = plan.scheme == "star"
-    sent = [t.step.elements for t in steps if isinstance(t.step, Send) and (t.rank == 0 or not star)]
-    received = [t.step.elements for t in steps if isinstance(t.step, Recv) and (t.rank == 0 or not star)]
-    received += [recv.region.elements for t in steps if isinstance(t.step, Gather) for recv in gathers(t.step)]
+    sent = [_bytes(t.step) for t in steps if isinstance(t.step, Send) and (t.rank == 0 or not star)]
+    received = [_bytes(t.step) for t in steps if isinstance(t.step, Recv) and (t.rank == 0 or not star)]
+    received += [_bytes(recv) for t in steps if isinstance(t.step, Gather) for recv in gathers(t.step)]
     ranks = {work.rank for work in placement.work}
     return LayerReport(
         layer.name,
@@ -146,6 +146,11 @@ def _report(
         str(decision.get("reason", placement.mode)),
         predicted,
         {term: measured.get(term) for term in predicted},
-        int(sum(sent) * element_bytes),
-        int(sum(received) * element_bytes),
+        int(sum(sent) * batch),
+        int(sum(received) * batch),
     )
+
+
+def _bytes(step: Send | Recv) -> float:
+    """Of a message, per image."""
+    return step.elements * WIRE_BYTES[step.wire]

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, PoolSpec, Region, Taps
+from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Taps
 from fogconv.ir.program import Buffer, Gather, Part, Program, Step
 
 _READ: Mapping[str, tuple[str, ...]] = {
@@ -28,8 +28,8 @@ _NO_DETAIL |= {"more", "pieces", "code"}
 
 def listing(program: Program) -> str:
     """The whole program: a heading, its buffers, its steps. Regions are c(hannels), h (rows) and w (columns), from:to."""
-    weights = sum(BYTES_PER_ELEMENT * _product(shape) for shape in program.weights.values())
-    maps = sum(BYTES_PER_ELEMENT * program.batch * buffer.region.elements for buffer in program.buffers)
+    weights = sum(map(program.weight_bytes, program.weights))
+    maps = sum(buffer.precision.bytes * program.batch * buffer.region.elements for buffer in program.buffers)
     lines = [
         f"rank {program.rank} of {program.ranks}, batch {program.batch}: {len(program.steps)} steps, "
         f"{len(program.buffers)} buffers ({_megabytes(maps)}), {len(program.weights)} weights ({_megabytes(weights)})",
@@ -45,7 +45,11 @@ def listing(program: Program) -> str:
 
 def _buffer(number: int, buffer: Buffer) -> tuple[str, ...]:
     margin = "" if not any(buffer.margin) else f"margin {' '.join(map(str, buffer.margin))}"
-    return f"b{number}", buffer.tensor, _box(buffer.region), margin
+    precision = buffer.precision
+    kept: str = "" if precision.element == "fp32" else precision.element
+    if precision.quantized:
+        kept += f" scale {precision.scale:.3g} zero {precision.zero}"
+    return f"b{number}", buffer.tensor, _box(buffer.region), "  ".join(filter(None, (margin, kept)))
 
 
 def _step(program: Program, step: Step) -> Iterator[tuple[str, ...]]:
@@ -100,7 +104,7 @@ def _detail(name: str, value: Any) -> str:
             return f"{value.size}→{len(value.starts)} {name}" + (f" of {value.most}" if value.most > 1 else "")
         case "bias", str():
             return "bias"
-        case (("weight" | "scale" | "shift" | "signs" | "constant"), str()):
+        case (("weight" | "scale" | "scales" | "shift" | "signs" | "constant"), str()):
             return f"{name} {value[:8]}…"
         case "to", _:
             return f"to rank {value}"

@@ -15,10 +15,11 @@ from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.calibration import calibrate_quickly
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
-from fogconv.frontend.ports import Given, Results, results_of
+from fogconv.frontend.ports import Given, Results, arrays_of, results_of
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.quantization.precision import in_precision
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.runtime.run_options import RunOptions
 from fogconv.simulation.simulator import Timeline
@@ -97,6 +98,8 @@ def compile(
     weights: str = "pretrained",
     size: int | tuple[int, int] | None = None,
     trust: bool = False,
+    precision: str = "fp32",
+    calibrate: Sequence[Any] = (),
     **keywords: Any,
 ) -> CompiledModel:
     """Plan a model for a cluster, send its weights, and prepare every worker.
@@ -104,13 +107,15 @@ def compile(
     ``model`` is a torch.nn.Module (then ``example``, an input (N, C, H, W) or a tuple of inputs, is needed), a name of
     `fogconv.zoo.names()`, or the path of a ``.pt2`` or ``.onnx`` file. ``cluster`` is a result of `connect`, or its
     argument: then the cluster is closed with the model. Devices and links are measured unless a ``topology`` gives their
-    rates. Plan options are ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the
-    options for losses and, for a cluster that is opened here, for the connection. A ``.pt2`` file that would run code
-    when it is loaded is refused, unless ``trust`` says that you know its maker. Raises InputError, ModelError,
-    PlannerError, ClusterError.
+    rates. Plan options are ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options
+    for losses and, for a cluster that is opened here, for the connection. A ``.pt2`` file that would run code when it is
+    loaded is refused, unless ``trust`` says that you know its maker. ``precision`` is "fp32" (the model as it is), "int8"
+    or "auto"; a model in fp32 is then quantised with the inputs ``calibrate``, each like ``example``. Raises InputError,
+    ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
+    graph = in_precision(graph, precision, [arrays_of(graph, each) for each in calibrate])
     own = None
     if not isinstance(cluster, Session):
         own = connect(

@@ -20,6 +20,7 @@ from fogconv.lowering.lower import lower
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
+from fogconv.quantization.precision import for_shapes
 from fogconv.simulation.simulator import Timeline, simulate
 from fogconv.zoo.model_request import is_model_file
 
@@ -83,18 +84,19 @@ def plan(
     weights: str = "random",
     size: int | tuple[int, int] | None = None,
     trust: bool = False,
+    precision: str = "fp32",
     **keywords: Any,
 ) -> PlannedModel:
     """Plan a model for a cluster that need not exist.
 
     ``model``, ``example``, ``weights``, ``size`` and ``trust`` are those of `compile`; a plan depends on shapes only, so
     no published weights are downloaded. ``topology`` gives the rates of devices and links (`Topology.uniform`, or a
-    profile's). Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError,
-    PlannerError.
+    profile's). ``precision`` is "fp32", or "int8" for maps and weights in 8 bits wherever workers can. Plan options are
+    ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
     if isinstance(model, str | Path) and is_model_file(str(model)) and weights == "random":
         weights = "pretrained"  # the file brings its own
-    graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)
+    graph = for_shapes(graph_of(model, example=example, weights=weights, size=size, trust=trust), precision)
     chosen = options_of(options, keywords)
     chosen.check_ranks(len(topology))
     return PlannedModel(graph, topology, make_plan(graph, topology, chosen), chosen.allowed(graph, len(topology)))

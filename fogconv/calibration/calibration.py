@@ -30,6 +30,7 @@ from fogconv.calibration.cache import (
 from fogconv.calibration.devices import (
     FULL,
     FULL_MAPS,
+    INT8,
     QUICK,
     QUICK_MAPS,
     Figures,
@@ -321,7 +322,7 @@ class _Quick:
 def calibrate(
     session: Session,
     *,
-    specs: Sequence[StepSpec] = (*FULL, *FULL_MAPS),
+    specs: Sequence[StepSpec] = (*FULL, *INT8, *FULL_MAPS),
     repeats: int = 7,
     rounds: int = 15,
     local: Local | None = None,

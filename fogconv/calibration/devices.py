@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fogconv.calibration.links import spread
@@ -85,6 +85,17 @@ FULL = (
     ConvSpec(3, 32, 112, 112, (3, 3), stride=(2, 2), padding=_PAD),
     ConvSpec(512, 512, 7, 7, (7, 7)),
 )
+INT8 = tuple(
+    replace(spec, element="uint8")
+    for spec in (
+        *QUICK,
+        ConvSpec(256, 256, 14, 14, (3, 3), padding=_PAD),
+        ConvSpec(512, 512, 14, 14, (1, 1)),
+        ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=32),
+        ConvSpec(3, 64, 112, 112, (7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
+    )
+)
+"""Of every class of 8-bit convs, for a full measurement."""
 
 
 @dataclass(frozen=True, slots=True)

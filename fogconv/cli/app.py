@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import typer
 
 COMMANDS = (
-    "run", "worker", "plan", "cuts", "choose", "speedup", "simulate", "calibrate", "bench", "compare", "status",
-    "keygen", "doctor", "models", "warm",
+    "run", "worker", "plan", "cuts", "choose", "speedup", "simulate", "calibrate", "quantize", "bench", "compare",
+    "status", "keygen", "doctor", "models", "warm",
 )  # fmt: skip
 """Commands in the order of ``--help``. Each is the function of that name in the module of that name in
 fogconv.cli.commands; its docstring is its help."""

@@ -32,8 +32,8 @@ from fogconv.zoo.model_request import is_model_file
 
 Kind = Literal[
     "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
-    "file", "output", "folder", "picture", "weights", "model", "net", "address", "trigger", "split", "straggler", "sweep",
-    "pin", "rates", "executor", "tiles",
+    "file", "output", "folder", "picture", "pictures", "weights", "model", "net", "address", "trigger", "split", "straggler",
+    "sweep", "pin", "rates", "executor", "tiles",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -135,6 +135,11 @@ def _picture(text: str) -> str:
     return str(paths.readable(text)) if path.exists() or len(path.parts) > 1 or path.suffix else _named(text)
 
 
+def _pictures(text: str) -> str:
+    """Like `_picture`, or a folder."""
+    return text if text and paths.named(text).is_dir() else _picture(text)
+
+
 def _input(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals or not name:
@@ -148,6 +153,7 @@ NET = OptionValue("net", _named)
 MODEL = OptionValue("model", _model)
 WEIGHTS = OptionValue("weights", _weights)
 PICTURE = OptionValue("picture", _picture)
+PICTURES = OptionValue("pictures", _pictures)
 
 # Addresses
 

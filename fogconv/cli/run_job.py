@@ -33,6 +33,7 @@ from fogconv.errors import DependencyError, InputError
 from fogconv.frontend.ports import arrays_of
 from fogconv.ir.arrays import Array
 from fogconv.ir.program import Pixels
+from fogconv.quantization.precision import precision_report
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.storage.array_file import read_array
 from fogconv.storage.trusted import open_plain
@@ -155,8 +156,21 @@ def _prepared(job: Job, shown: Shown) -> tuple[Network, Inputs, list[Array], Rea
     tensor = network.graph.picture
     prepared = inputs(card, given, (batch, tensor.channels, tensor.height, tensor.width))
     reader = text_reader() if job.read else None
+    network = _in_precision(network, job)
     spare_what_is_here()
     return network, prepared, arrays_of(network.graph, {network.graph.inputs[0].name: prepared.x, **others}), reader
+
+
+def _in_precision(network: Network, job: Job) -> Network:
+    """The network as it is to run. It is quantised here, in a second or two per picture."""
+    if job.precision == "fp32":
+        return network
+    from fogconv.cli.precision.calibration_pictures import batches
+    from fogconv.quantization.precision import in_precision
+
+    given = batches(job.calibrate, network.card, network.graph) if job.calibrate else None
+    graph = in_precision(network.graph, job.precision, given, threads=job.run_options.threads or cores())
+    return replace(network, graph=graph)
 
 
 def _show(shown: Shown, card: ModelCard, pictures: Inputs, found: tuple[Finding, ...], outputs: Outputs) -> None:
@@ -281,6 +295,7 @@ def _measure(
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),
         outputs=figures,
+        precision=precision_report(engine.graph),
     )
 
 

@@ -174,17 +174,18 @@ def _numbered(
             weights.setdefault(hashed[key], array)
         return None if key is None else hashed[key]
 
-    final = tuple(_renumbered(layer, numbers, keep) for layer in layers)
+    final = tuple(renumbered(layer, numbers, keep) for layer in layers)
     ordered = tuple(tensors[index] for index in range(len(tensors)))
 
-    def renumbered(port: Port) -> Port:
+    def moved(port: Port) -> Port:
         return port if port.tensor is None else replace(port, tensor=numbers[port.tensor])
 
-    inputs, outputs = (tuple(map(renumbered, ports)) for ports in (ends.inputs, ends.outputs))
+    inputs, outputs = (tuple(map(moved, ports)) for ports in (ends.inputs, ends.outputs))
     return nest_concats(LayerGraph(name, ordered, final, inputs, outputs, weights, ends.structure, dict(info)))
 
 
-def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | None], str | None]) -> Layer:
+def renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | None], str | None]) -> Layer:
+    """The layer with its maps by their new numbers, and its weights by what ``keep`` returns of their keys."""
     changes: dict[str, Any] = {}
     for attribute in (each.name for each in fields(layer)):
         value = getattr(layer, attribute)
@@ -194,6 +195,6 @@ def _renumbered(layer: Layer, numbers: Mapping[int, int], keep: Callable[[str | 
             changes[attribute] = tuple(numbers[number] for number in value)
         elif attribute in layer.weight_keys:
             changes[attribute] = keep(value)
-    renumbered = replace(layer, **changes)
-    assert all(number < len(numbers) for number in renumbered.reads)
-    return renumbered
+    found = replace(layer, **changes)
+    assert all(number < len(numbers) for number in found.reads)
+    return found

@@ -10,7 +10,7 @@ from fogconv.guards.checksums import dense, projected, signs, summed
 from fogconv.ir import program as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import Conv, Layer, LayerGraph
 from fogconv.ir.guard import Guard
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
@@ -46,8 +46,11 @@ class Builder(Protocol):
     def ensure(self, rank: int, tensor: int, region: Region) -> Place:
         """The region in one buffer of this rank, which has it."""
 
-    def summand_buffer(self, rank: int, tensor: int, region: Region) -> int:
-        """A new buffer for a summand of a tensor."""
+    def summand_buffer(self, rank: int, layer: Layer, region: Region) -> int:
+        """A new buffer for a summand of a layer's result."""
+
+    def wire_of(self, rank: int, buffer: int) -> step.Wire:
+        """How what a buffer holds is sent."""
 
     def weight(self, rank: int, key: str, cut: tuple[slice, ...]) -> str:
         """The content hash of a part of a weight; records that this rank needs it."""
@@ -88,7 +91,7 @@ def gather_pieces(builder: Builder, layer: Conv, guard: Guard, raw: Sequence[tup
 
 def _bring(builder: Builder, rank: int, source: int, region: Region, target: int) -> step.Recv:
     """Send a region to the master. The Gather does the Recv."""
-    tag, wire = builder.next_tag(), builder.plan.wire
+    tag, wire = builder.next_tag(), builder.wire_of(rank, source)
     builder.steps[rank].append(step.Send(builder.index, source, region, MASTER, tag, wire))
     return step.Recv(builder.index, target, region, rank, tag, wire=wire)
 
@@ -97,7 +100,7 @@ def _spare(builder: Builder, layer: Conv, work: Work) -> step.Conv:
     """A worker's conv, on the master: not a step of the program, but run by the Gather where needed."""
     shard = layer.shard(work)
     held = builder.ensure(MASTER, layer.source, shard.input)
-    buffer = builder.summand_buffer(MASTER, layer.target, work.output)
+    buffer = builder.summand_buffer(MASTER, layer, work.output)
     weight = builder.weight(MASTER, layer.weight, (shard.filters.slice(), shard.depth.slice()))
     bias = None
     if layer.bias is not None and shard.bears_bias:
@@ -122,7 +125,7 @@ def _check(builder: Builder, layer: Conv, work: Work, spare: step.Conv, seed: in
         bias = builder.derived_weight(MASTER, lambda: projected(rows, plain(spared)))
     spec = replace(shard.spec, out_channels=len(rows), groups=1)
     region = spare.target_region.with_channels(Span(0, len(rows)))
-    buffer = builder.summand_buffer(MASTER, layer.target, region)
+    buffer = builder.summand_buffer(MASTER, layer, region)
     builder.steps[MASTER].append(
         step.Conv(builder.index, spec, weight, bias, None, spare.source, spare.source_region, buffer, region)
     )
@@ -143,6 +146,6 @@ def _code(builder: Builder, layer: Conv, rank: int, works: Sequence[Work]) -> st
     spec = replace(shards[0].spec, out_channels=most)
     region = works[0].output.with_channels(Span(0, most))
     held = builder.ensure(rank, layer.source, shards[0].input)
-    out = builder.summand_buffer(rank, layer.target, region)
+    out = builder.summand_buffer(rank, layer, region)
     builder.steps[rank].append(step.Conv(builder.index, spec, weight, bias, None, held.buffer, held.place, out, region))
-    return _bring(builder, rank, out, region, builder.summand_buffer(MASTER, layer.target, region))
+    return _bring(builder, rank, out, region, builder.summand_buffer(MASTER, layer, region))

@@ -19,16 +19,23 @@ from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.hardware.tiers import check_tier
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
+from fogconv.ir.precision.elements import ELEMENT_BYTES
 from fogconv.values import table
 
-__all__ = ["HERE", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
+__all__ = ["HERE", "INT8_CLASSES", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
 
 KERNEL_CLASSES = ("direct1x1", "direct", "winograd", "depthwise", "grouped", "first", "linear")
 """Kinds of conv kernels whose seconds per MAC differ enough to be measured separately."""
 
+INT8_CLASSES = tuple(f"int8_{kind}" for kind in KERNEL_CLASSES if kind != "winograd")
+"""The same of 8-bit maps, measured where a network has such."""
+
 
 def kernel_class(spec: ConvSpec) -> str:
-    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES."""
+    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES, or of INT8_CLASSES."""
+    if spec.element == "uint8":
+        of_floats = kernel_class(replace(spec, element="fp32"))
+        return "int8_direct" if of_floats == "winograd" else f"int8_{of_floats}"
     if spec.depthwise:
         return "depthwise"
     if spec.groups > 1:
@@ -167,8 +174,10 @@ class Device:
             _not_negative(f"device {self.name}", f"training cost {key!r}", cost)
 
     def gamma(self, kind: str = "default") -> float:
-        """γ of a kernel class in seconds per MAC, or the device's default."""
-        return self.gamma_s_per_mac.get(kind, self.gamma_s_per_mac["default"])
+        """γ of a kernel class in seconds per MAC, or the device's default. An 8-bit class that was not measured is taken to
+        be no faster than the same one of floats."""
+        known = self.gamma_s_per_mac
+        return known.get(kind, known.get(kind.removeprefix("int8_"), known["default"]))
 
     def work_s(self, spec: StepSpec) -> float:
         """Seconds for what one step computes: the one price of it, for every plan, simulation and report.
@@ -182,13 +191,13 @@ class Device:
             return self.predicted(spec)
         rates = self.map_s_per_byte
         s_per_byte = rates.get(spec.kind, rates.get("default", self.copy_s_per_byte / 2))
-        return spec.touched * BYTES_PER_ELEMENT * s_per_byte + self.step_s
+        return spec.touched * ELEMENT_BYTES[spec.element] * s_per_byte + self.step_s
 
     def conv_s(self, spec: ConvSpec) -> float:
         """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
         if self.predicted is not None:
             return self.predicted(spec)
-        weights_s = spec.weight_elements * BYTES_PER_ELEMENT * self.weight_s_per_byte
+        weights_s = spec.weight_elements * ELEMENT_BYTES[spec.element] * self.weight_s_per_byte
         macs = spec.macs if self.effort is None else self.effort(spec)
         return macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
 

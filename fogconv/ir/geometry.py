@@ -5,7 +5,7 @@
     K_h·K_w  kernel size
     H×W      input height and width           h×w  output height and width
 
-Everything here is exact integer arithmetic and imports nothing but the errors.
+Everything here is exact integer arithmetic; no NumPy.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fogconv.errors import GeometryError
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 
-BYTES_PER_ELEMENT = 4
-"""fp32, the only type of computation."""
+BYTES_PER_ELEMENT = ELEMENT_BYTES["fp32"]
+"""Of a map in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class ConvSpec:
     """One conv2d at one input size: everything that determines its shapes, its work and its kernel.
 
     ``padding`` is (top, bottom, left, right), so that a shard of rows, which has a border on one side only,
-    is a ConvSpec like any other. Raises GeometryError when the numbers describe no layer.
+    is a ConvSpec like any other. ``element`` is what is multiplied: fp32, or uint8 (by int8 weights). Raises GeometryError
+    when the numbers describe no layer.
     """
 
     in_channels: int
@@ -37,6 +39,7 @@ class ConvSpec:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     batch: int = 1
+    element: Element = "fp32"
 
     def __post_init__(self) -> None:
         positive = {
@@ -142,7 +145,8 @@ class MapSpec:
     ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", or the name of
     an elementwise operator. The sizes are those of what it writes; a global pool's are those of what it reads.
     ``sources``: the maps that it reads. ``kernel`` and ``stride`` are a pool's; a resampling's ``kernel`` are the most
-    taps of a row and a column, an interleaving's ``stride`` its factors. Raises GeometryError for sizes below 1.
+    taps of a row and a column, an interleaving's ``stride`` its factors. ``element``: of the map that it reads. Raises
+    GeometryError for sizes below 1.
     """
 
     kind: str
@@ -153,6 +157,7 @@ class MapSpec:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     batch: int = 1
+    element: Element = "fp32"
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width, self.sources, *self.kernel, *self.stride, self.batch)
@@ -168,8 +173,9 @@ class MapSpec:
         sources: int = 1,
         kernel: tuple[int, int] = (1, 1),
         stride: tuple[int, int] = (1, 1),
+        element: Element = "fp32",
     ) -> MapSpec:
-        return MapSpec(kind, *region.shape, sources, kernel, stride, batch)
+        return MapSpec(kind, *region.shape, sources, kernel, stride, batch, element)
 
     @property
     def elements(self) -> int:

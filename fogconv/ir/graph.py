@@ -1,9 +1,9 @@
 """LayerGraph: a CNN as the planner sees it. No torch here; `fogconv.frontend.torch.export` makes one from a torch model.
 
-A Tensor is a map (N, C, H, W) in fp32. A layer reads and writes tensors by number; every tensor is written once, and the
-layers are in an order in which everything is written before it is read. A linear layer is a conv whose kernel covers its
-whole input, so that it splits by the same rules. An operation that fogconv's workers don't know is a Host layer: it runs
-in torch on the master; its inputs are gathered and its outputs are sent on.
+A Tensor is a map (N, C, H, W), in fp32 or in another `Precision`. A layer reads and writes tensors by number; every tensor
+is written once, and the layers are in an order in which everything is written before it is read. A linear layer is a conv
+whose kernel covers its whole input, so that it splits by the same rules. An operation that fogconv's workers don't know is
+a Host layer: it runs in torch on the master; its inputs are gathered and its outputs are sent on.
 
 Each type of layer defines what it reads, how it may be split and what it costs; code above asks the layer instead of
 testing its type. A new elementwise operator needs no new type (see Elementwise).
@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Self
 from fogconv.errors import GeometryError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
+from fogconv.ir.precision.elements import Element
+from fogconv.ir.precision.scale import FP32, Precision
 from fogconv.ir.shard import Shard, Work, conv_shard, pool_input
 
 
@@ -31,6 +33,7 @@ class Tensor:
     channels: int
     height: int
     width: int
+    precision: Precision = FP32
 
     @property
     def region(self) -> Region:
@@ -107,8 +110,13 @@ class ToMap(Operator):
         return tuple((source, work.output) for source in self.reads)
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> StepSpec:
-        """What a rank's part of it computes, at its size: the same as its step says (`fogconv.ir.program.Step.work`)."""
-        return MapSpec.of(self.kind, work.output, tensors[self.target].batch, sources=len(self.reads))
+        """What a rank's part of it computes, at its size: the same as its step says (`fogconv.ir.program.Program.work`)."""
+        batch = tensors[self.target].batch
+        return MapSpec.of(self.kind, work.output, batch, sources=len(self.reads), element=self.element(tensors))
+
+    def element(self, tensors: Sequence[Tensor]) -> Element:
+        """Of what it reads, and so of what it computes with."""
+        return tensors[self.reads[0]].precision.element
 
 
 class FromMap(ToMap):
@@ -140,10 +148,13 @@ class Conv(ToMap):
     ``activation`` is written as `Elementwise.activation` does.
 
     ``linear`` marks a fully connected layer (kernel = the whole input, no padding, output 1×1).
+
+    Of an 8-bit source the weight is int8, the bias int32, and ``scales`` names the weight's scales (f,), float32; it has no
+    residual then (see `fogconv.ir.precision.elements`).
     """
 
     by_channels: ClassVar[bool] = False
-    weight_keys: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    weight_keys: ClassVar[tuple[str, ...]] = ("weight", "bias", "scales")
 
     name: str
     source: int
@@ -154,6 +165,7 @@ class Conv(ToMap):
     activation: str | None = None
     residual: int | None = None
     linear: bool = False
+    scales: str | None = None
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -197,7 +209,8 @@ class Pool(FromMap):
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
         batch = tensors[self.target].batch
-        return MapSpec.of("pool", work.output, batch, kernel=self.spec.kernel, stride=self.spec.stride)
+        sizes: dict[str, Any] = {"kernel": self.spec.kernel, "stride": self.spec.stride}
+        return MapSpec.of("pool", work.output, batch, **sizes, element=self.element(tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +229,7 @@ class GlobalPool(FromMap):
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
         [(_, region)] = self.needs(tensors, work)
-        return MapSpec.of("globalpool", region, tensors[self.target].batch)
+        return MapSpec.of("globalpool", region, tensors[self.target].batch, element=self.element(tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +300,15 @@ def whole_groups(whole: Region, channels: Span, groups: int) -> Region:
     """All channels of the groups, of equal size, in which some channels lie."""
     size = len(whole.channels) // groups
     return whole.with_channels(Span(channels.start // size * size, -(-channels.stop // size) * size))
+
+
+@dataclass(frozen=True, slots=True)
+class Convert(FromMap):
+    """target = source, in the target's precision: quantising, dequantising, and from one scale to another."""
+
+    name: str
+    source: int
+    target: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +384,8 @@ class Elementwise(FromMaps):
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
         operands = len(self.sources) + (self.constant is not None)
-        return MapSpec.of(self.kind, work.output, tensors[self.target].batch, sources=operands)
+        element = self.element(tensors)
+        return MapSpec.of(self.kind, work.output, tensors[self.target].batch, sources=operands, element=element)
 
     @property
     def kind(self) -> str:
@@ -393,7 +416,7 @@ class Gate(ToMap):
         return ((self.source, work.output), (self.gate, gate))
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
-        return MapSpec.of("gate", work.output, tensors[self.target].batch)
+        return MapSpec.of("gate", work.output, tensors[self.target].batch, element=self.element(tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +470,7 @@ class Shuffle(FromMap):
         return ((self.source, work.output.with_channels(tensors[self.source].region.channels)),)
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
-        return MapSpec.of("permute", work.output, tensors[self.target].batch)
+        return MapSpec.of("permute", work.output, tensors[self.target].batch, element=self.element(tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -581,6 +604,7 @@ Layer = (
     | Shuffle
     | Resample
     | Interleave
+    | Convert
     | Host
 )
 

@@ -11,7 +11,9 @@ Everything here is frozen and is sent as msgpack.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -20,15 +22,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
+from fogconv.ir.precision.elements import ELEMENT_BYTES, WEIGHT_BYTES, WeightType
+from fogconv.ir.precision.scale import FP32, Precision
 
-Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd"]
-"""How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed)."""
+Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd", "uint8", "int32"]
+"""How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed). What is no map in fp32 is
+sent as it is kept: "uint8", "int32"."""
 
-WIRE_BYTES: dict[Wire, float] = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "zeros": 2.6, "lz4": 2.5, "zstd": 2.1}
+WIRE_BYTES: dict[Wire, float] = {
+    "fp32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "zeros": 2.6,
+    "lz4": 2.5,
+    "zstd": 2.1,
+    "uint8": 1.0,
+    "int32": 4.0,
+}
 """Bytes per element on the wire. The lossless ones depend on the values; these are for maps with 38 % zeros."""
 
-WIRE_PASSES: dict[Wire, float] = {"fp32": 0.0, "fp16": 1.0, "bf16": 1.0, "zeros": 3.0, "lz4": 12.0, "zstd": 18.0}
+WIRE_PASSES: dict[Wire, float] = {
+    "fp32": 0.0,
+    "fp16": 1.0,
+    "bf16": 1.0,
+    "zeros": 3.0,
+    "lz4": 12.0,
+    "zstd": 18.0,
+    "uint8": 0.0,
+    "int32": 0.0,
+}
 """The cost of coding, in copies of the fp32 payload: lz4 codes 261 MB/s and zstd 178 MB/s where memory copies 3 GB/s."""
+
+
+def wire_of(precision: Precision, wire: Wire) -> Wire:
+    """How maps of this precision are sent where those in fp32 are sent as ``wire``."""
+    return wire if precision.element == "fp32" else precision.element
+
+
+def kept_bytes(wire: Wire) -> int:
+    """Bytes per element in memory of what is sent so."""
+    return ELEMENT_BYTES["uint8" if wire == "uint8" else "fp32"]
+
 
 PIXEL_BYTES = 1.0
 PIXEL_PASSES = 6.0
@@ -53,11 +87,13 @@ Activation = Annotated[str, msgspec.Meta(max_length=120)]
 
 
 class Buffer(msgspec.Struct, frozen=True):
-    """A local array for ``region`` of a tensor, inside a margin (top, bottom, left, right) of zeros."""
+    """A local array for ``region`` of a tensor, inside a margin (top, bottom, left, right) of zeros: in 8 bits, of the
+    precision's ``zero``, which are zeros too."""
 
     tensor: str
     region: Region
     margin: tuple[int, int, int, int] = (0, 0, 0, 0)
+    precision: Precision = FP32
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
@@ -182,6 +218,9 @@ class Conv(Step, frozen=True, tag=True):
 
     The source region is clipped to the image; ``spec.padding`` is the padding at the image's border. A residual of the
     target region's shape is added before the activation.
+
+    An 8-bit source is multiplied by int8 weights, with an int32 bias, into exact int32 sums; these are the result where the
+    target is of int32, and are rescaled by ``scales``, the weights' (f,) in float32, where it is not.
     """
 
     spec: ConvSpec
@@ -194,6 +233,7 @@ class Conv(Step, frozen=True, tag=True):
     target_region: Region
     residual: int | None = None
     residual_region: Region | None = None
+    scales: str | None = None
 
     def work(self, batch: int) -> ConvSpec:
         return self.spec
@@ -365,6 +405,24 @@ class Affine(Step, frozen=True, tag=True):
         return MapSpec.of("affine", self.target_region, batch, sources=1 if self.residual is None else 2)
 
 
+class Convert(Step, frozen=True, tag=True):
+    """target = activation(source), from the one's precision to the other's.
+
+    Sums of an 8-bit conv (int32) are rescaled by ``scales``, the conv's, and ``unit``, its source's scale.
+    """
+
+    source: int
+    source_region: Region
+    target: int
+    target_region: Region
+    scales: str | None = None
+    unit: float = 1.0
+    activation: Activation | None = None
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("convert", self.target_region, batch)
+
+
 class Gate(Step, frozen=True, tag=True):
     """target = source · gate; the gate region is 1×1."""
 
@@ -506,6 +564,7 @@ MapStep = (
     | Gate
     | Resample
     | Interleave
+    | Convert
 )
 """Steps that compute on buffers, each with its own kernel."""
 
@@ -513,7 +572,8 @@ AnyStep = Input | Output | HostOutput | Send | Recv | Gather | Host | MapStep | 
 
 
 class Program(msgspec.Struct, frozen=True):
-    """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes.
+    """``layers`` are names for the trace; ``weights`` are the content hashes that the steps refer to, with their shapes;
+    ``weight_types`` has those that are not of fp32.
 
     ``shares`` names the arrays (see ArrayInput and the steps after it) that programs of one session have in common.
     ``swapped`` are those of the weights, of convs only, that lie on the rank's disk and are read before each use.
@@ -528,6 +588,19 @@ class Program(msgspec.Struct, frozen=True):
     weights: dict[str, tuple[int, ...]]
     shares: str = ""
     swapped: tuple[str, ...] = ()
+    weight_types: dict[str, WeightType] = {}
+
+    def work(self, step: AnyStep) -> StepSpec | None:
+        """What a step computes, at its size and in its precision; None for steps that do no work on maps."""
+        found = step.work(self.batch)
+        if not isinstance(found, MapSpec):
+            return found
+        element = self.buffers[next(buffers_of(step))].precision.element
+        return found if element == "fp32" else replace(found, element=element)
+
+    def weight_bytes(self, key: str) -> int:
+        """Of a weight, as it came."""
+        return WEIGHT_BYTES[self.weight_types.get(key, "float32")] * math.prod(self.weights[key])
 
     @property
     def peers(self) -> frozenset[int]:

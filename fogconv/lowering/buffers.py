@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, bounding, subtract
-from fogconv.ir.graph import Concat, Conv, LayerGraph, Shuffle
+from fogconv.ir.graph import Concat, Conv, Layer, LayerGraph, Shuffle
 from fogconv.ir.layout import Layout
+from fogconv.ir.precision.scale import SUMS
 from fogconv.ir.program import Buffer
 
 WINOGRAD_SLACK = 3
@@ -56,8 +57,20 @@ class Residency:
         self.buffers: list[list[Buffer]] = [[] for _ in range(ranks)]
 
     def new_buffer(self, rank: int, tensor: int, region: Region, *, margin: bool = True) -> int:
-        name = self._graph.tensors[tensor].name
-        self.buffers[rank].append(Buffer(name, region, self._margins[tensor] if margin else (0, 0, 0, 0)))
+        """In the tensor's precision."""
+        whole = self._graph.tensors[tensor]
+        around = self._margins[tensor] if margin else (0, 0, 0, 0)
+        return self._buffer(rank, Buffer(whole.name, region, around, whole.precision))
+
+    def new_summand(self, rank: int, layer: Layer, region: Region) -> int:
+        """For a summand of a layer's result, which no kernel reads beyond: int32 of an 8-bit conv."""
+        tensors = self._graph.tensors
+        tensor = tensors[layer.writes[0]]
+        quantized = isinstance(layer, Conv) and tensors[layer.source].precision.quantized
+        return self._buffer(rank, Buffer(tensor.name, region, precision=SUMS if quantized else tensor.precision))
+
+    def _buffer(self, rank: int, buffer: Buffer) -> int:
+        self.buffers[rank].append(buffer)
         return len(self.buffers[rank]) - 1
 
     def home(self, rank: int, tensor: int) -> Home:
@@ -175,7 +188,8 @@ def margins(graph: LayerGraph) -> dict[int, tuple[int, int, int, int]]:
     for layer in graph.layers:
         if isinstance(layer, Conv) and not layer.linear:
             top, bottom, left, right = layer.spec.padding
-            slack = WINOGRAD_SLACK if layer.spec.kernel == (3, 3) and layer.spec.stride == (1, 1) else 0
+            tiled = layer.spec.kernel == (3, 3) and layer.spec.stride == (1, 1) and layer.spec.element == "fp32"
+            slack = WINOGRAD_SLACK if tiled else 0
             wanted = (top, bottom + slack, left, right + slack)
             own[layer.source] = _widest(own[layer.source], wanted)
     shared = [(layer.writes[0], source) for layer in graph.layers if layer.relabels for source in layer.reads]

@@ -26,6 +26,9 @@ def _conv(b: ProgramBuilder, layer: layers.Conv, work: Work, inputs: Sequence[He
     bias = None
     if layer.bias is not None and shard.bears_bias:
         bias = b.weight(work.rank, layer.bias, (shard.filters.slice(),))
+    scales = None
+    if layer.scales is not None and not layer.is_partial(work):
+        scales = b.weight(work.rank, layer.scales, (shard.filters.slice(),))
     residual = inputs[1] if len(inputs) > 1 else None
     return step.Conv(
         b.index,
@@ -39,7 +42,13 @@ def _conv(b: ProgramBuilder, layer: layers.Conv, work: Work, inputs: Sequence[He
         out.place,
         None if residual is None else residual.buffer,
         None if residual is None else residual.place,
+        scales,
     )
+
+
+def _convert(b: ProgramBuilder, layer: layers.Convert, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
+    [source] = inputs
+    return step.Convert(b.index, source.buffer, source.place, out.buffer, out.place)
 
 
 def _pool(b: ProgramBuilder, layer: layers.Pool, work: Work, inputs: Sequence[Held], out: Held) -> AnyStep:
@@ -171,5 +180,6 @@ MAKERS: Mapping[type[Any], Maker] = {
     layers.Shuffle: _shuffle,
     layers.Resample: _resample,
     layers.Interleave: _interleave,
+    layers.Convert: _convert,
 }
 """Every type of layer that workers compute. (A Host layer runs in torch; a layer that relabels is in no program.)"""

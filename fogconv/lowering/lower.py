@@ -84,6 +84,7 @@ class _Lowering(ProgramBuilder):
                 tuple(self.steps[rank]),
                 self.named[rank],
                 swapped=tuple(dict.fromkeys(self.swapped[rank])),
+                weight_types=self.types[rank],
             )
             for rank in range(self.plan.ranks)
         )
@@ -236,7 +237,7 @@ class _Lowering(ProgramBuilder):
         needs, lanes = layer.needs(self.graph.tensors, work), layer.from_lanes
         inputs = [self.ensure(rank, tensor, region, lanes=lanes) for tensor, region in needs]
         if layer.is_partial(work):
-            buffer = self.residency.new_buffer(rank, layer.target, work.output, margin=False)
+            buffer = self.summand_buffer(rank, layer, work.output)
             self.make(make, layer, work, inputs, Held(work.output, buffer, 0))
             return Partial(rank, buffer, work.output)
         self.written(rank, layer.target, work.output, lambda out: self.make(make, layer, work, inputs, out))
@@ -293,7 +294,8 @@ class _Lowering(ProgramBuilder):
             for part in parts:
                 if part.rank != rank:
                     tag = tags[number, part.rank] = self.next_tag()
-                    self.steps[part.rank].append(step.Send(self.index, part.buffer, box, rank, tag, self.plan.wire))
+                    wire = self.wire_of(part.rank, part.buffer)
+                    self.steps[part.rank].append(step.Send(self.index, part.buffer, box, rank, tag, wire))
         for number, (rank, box, parts) in enumerate(jobs):
             origins = {part.rank: tags[number, part.rank] for part in parts if part.rank != rank}
             own = next((part for part in parts if part.rank == rank), None)
@@ -311,17 +313,19 @@ class _Lowering(ProgramBuilder):
     ) -> None:
         home = self.residency.home(rank, tensor)
         at_home = Held(box, home.buffer, home.shift)
+        quantized = isinstance(layer, Conv) and layer.scales is not None
         if own is not None and self.residency.aligned(rank, own.buffer, box):
             total = Held(box, own.buffer, 0)
-        elif own is None and self.residency.writable(rank, home.buffer, at_home.place):
+        elif own is None and not quantized and self.residency.writable(rank, home.buffer, at_home.place):
             total = at_home
         else:
-            total = Held(box, self.residency.new_buffer(rank, tensor, box, margin=False), 0)
+            total = Held(box, self.summand_buffer(rank, layer, box), 0)
             if own is not None:
                 self.copy(rank, Held(box, own.buffer, 0), total)
         for number, (origin, tag) in enumerate(origins.items()):
             add = own is not None or number > 0
-            self.steps[rank].append(step.Recv(self.index, total.buffer, total.place, origin, tag, add, self.plan.wire))
+            wire = self.wire_of(rank, total.buffer)
+            self.steps[rank].append(step.Recv(self.index, total.buffer, total.place, origin, tag, add, wire))
         addend = None if residual is None else self.ensure(rank, residual, box)
         activation = layer.activation if isinstance(layer, Conv) else None
         if total == at_home and addend is None and activation is None:
@@ -329,6 +333,12 @@ class _Lowering(ProgramBuilder):
             return
 
         def finish(out: Held) -> None:
+            if isinstance(layer, Conv) and layer.scales is not None:
+                scales = self.weight(rank, layer.scales, (box.channels.slice(),))
+                unit = self.graph.tensors[layer.source].precision.scale
+                places = (total.buffer, total.place, out.buffer, out.place)
+                self.steps[rank].append(step.Convert(self.index, *places, scales, unit, activation))
+                return
             self.steps[rank].append(
                 step.Affine(
                     self.index,

@@ -13,6 +13,7 @@ from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, merge, transfers
 from fogconv.ir.plan import Placement, Plan
+from fogconv.ir.precision.elements import WeightType
 from fogconv.ir.program import AnyStep
 from fogconv.lowering.buffers import Held, Residency
 from fogconv.lowering.weight_slices import Cuts
@@ -38,14 +39,15 @@ class Partial:
 
 
 class ProgramBuilder:
-    """``index`` is the current layer; ``named[rank]`` are the weights that a rank needs, with their shapes, and
-    ``swapped[rank]`` those of them on its disk."""
+    """``index`` is the current layer; ``named[rank]`` are the weights that a rank needs, with their shapes, ``types[rank]``
+    the types of those that are not of fp32, and ``swapped[rank]`` those of them on its disk."""
 
     def __init__(self, graph: LayerGraph, plan: Plan, weights: Cuts | None = None) -> None:
         self.graph = graph
         self.plan = plan
         self.steps: list[list[AnyStep]] = [[] for _ in range(plan.ranks)]
         self.named: list[dict[str, tuple[int, ...]]] = [{} for _ in range(plan.ranks)]
+        self.types: list[dict[str, WeightType]] = [{} for _ in range(plan.ranks)]
         self.weights = Cuts(graph.weights) if weights is None else weights
         self.pieces = {layer.writes[0]: layer.pieces(graph.tensors) for layer in graph.layers if layer.relabels}
         self._wanted = wanted(graph, plan)
@@ -69,13 +71,14 @@ class ProgramBuilder:
         self.receive(self.send({tensor: needed}))
 
     def send(self, needed: Mapping[int, Mapping[int, Sequence[Region]]], *, ahead: bool = False) -> list[Parcel]:
-        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever its parts.
+        """The sending half of ``fetch``, for several tensors: one message from a rank to another, whatever its parts
+        (one for each precision).
 
         ``ahead``: where there is a message, regions of these tensors that its receiver needs later are sent with it,
         because a longer message costs less than one more message. They never cause a message of their own.
         """
-        pairs: dict[tuple[int, int], list[tuple[int, Region]]] = defaultdict(list)
-        met: set[tuple[int, int]] = set()
+        pairs: dict[tuple[int, int, step.Wire], list[tuple[int, Region]]] = defaultdict(list)
+        met: set[tuple[int, int, step.Wire]] = set()
         for tensor, by_rank in needed.items():
             boxes = [
                 (*by_rank.get(rank, ()), *(self.all_wanted(tensor, rank) if ahead and rank in by_rank else ()))
@@ -83,13 +86,13 @@ class ProgramBuilder:
             ]
             layout = Layout(tuple(merge((), several) for several in boxes))
             for move in transfers(self.residency.layout(tensor), layout):
-                pair = move.source, move.target
+                pair = move.source, move.target, step.wire_of(self.graph.tensors[tensor].precision, self.plan.wire)
                 pairs[pair].append((tensor, move.region))
                 if any(move.region & region for region in by_rank[move.target]):
                     met.add(pair)
         # Each rank sends to the next rank first, so that not all send to the same one at the same time.
         order = sorted(met, key=lambda pair: ((pair[1] - pair[0]) % self.plan.ranks, pair))
-        parcels = [Parcel(*pair, self.next_tag(), tuple(pairs[pair])) for pair in order]
+        parcels = [Parcel(*pair[:2], self.next_tag(), tuple(pairs[pair])) for pair in order]
         for parcel in parcels:
             held = [self.residency.find(parcel.source, tensor, region) for tensor, region in parcel.content]
             first, *more = [step.Part(each.buffer, each.place) for each in held]
@@ -115,7 +118,8 @@ class ProgramBuilder:
         return self.plan.pixels.of(region.channels)
 
     def _wire(self, parcel: Parcel) -> step.Wire:
-        return self.plan.wire if self._pixels(parcel) is None else "fp32"
+        precision = self.graph.tensors[parcel.content[0][0]].precision
+        return step.wire_of(precision, self.plan.wire if self._pixels(parcel) is None else "fp32")
 
     def receive(self, parcels: Sequence[Parcel]) -> None:
         for parcel in parcels:
@@ -202,11 +206,18 @@ class ProgramBuilder:
 
     def _named(self, rank: int, name: str) -> str:
         self.named[rank][name] = self.weights.shape(name)
+        kind = self.weights.kind(name)
+        if kind is not None:
+            self.types[rank][name] = kind
         return name
 
-    def summand_buffer(self, rank: int, tensor: int, region: Region) -> int:
-        """A new buffer for a summand: no kernel reads beyond it."""
-        return self.residency.new_buffer(rank, tensor, region, margin=False)
+    def summand_buffer(self, rank: int, layer: Layer, region: Region) -> int:
+        """A new buffer for a summand of a layer's result: no kernel reads beyond it."""
+        return self.residency.new_summand(rank, layer, region)
+
+    def wire_of(self, rank: int, buffer: int) -> step.Wire:
+        """How what a buffer holds is sent."""
+        return step.wire_of(self.residency.buffers[rank][buffer].precision, self.plan.wire)
 
 
 def wanted(graph: LayerGraph, plan: Plan) -> dict[tuple[int, int], list[Region]]:

@@ -5,22 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Span
+from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
 from fogconv.ir.program import weight_key
 
 
 class Cuts(Mapping[str, Array]):
-    """Content hash → float32 array: a part of one of ``whole``'s, or an array derived from them."""
+    """Content hash → array (float32, or what an 8-bit layer's weights are of): a part of one of ``whole``'s, or derived
+    from them."""
 
     def __init__(self, whole: Mapping[str, Array]) -> None:
         self._whole = whole
         self._names: dict[tuple[object, ...], str] = {}
         self._makers: dict[str, Callable[[], Array]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._kinds: dict[str, WeightType] = {}
 
     def cut(self, key: str, slices: tuple[slice, ...]) -> str:
         """The content hash of a part of the weight ``key``."""
@@ -36,10 +40,19 @@ class Cuts(Mapping[str, Array]):
         name = weight_key(array)
         self._makers[name] = make
         self._shapes[name] = array.shape
+        self._keep_kind(name, array.dtype)
         return name
+
+    def _keep_kind(self, name: str, dtype: np.dtype[Any]) -> None:
+        if dtype.name in WEIGHT_BYTES and dtype != np.float32:
+            self._kinds[name] = dtype.name
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
+
+    def kind(self, name: str) -> WeightType | None:
+        """Its type; None for fp32."""
+        return self._kinds.get(name)
 
     def __getitem__(self, name: str) -> Array:
         return self._makers[name]()
@@ -55,7 +68,7 @@ class Cuts(Mapping[str, Array]):
 
 
 def _cut(whole: Array, slices: tuple[slice, ...]) -> Array:
-    return np.ascontiguousarray(whole[slices], dtype=np.float32)
+    return np.ascontiguousarray(whole[slices], dtype=whole.dtype if whole.dtype.kind in "iu" else np.float32)
 
 
 class Shapes(Cuts):
@@ -68,6 +81,7 @@ class Shapes(Cuts):
             self._makers[name] = partial(_cut, whole, slices)
             self._shapes[name] = tuple(len(range(*s.indices(n))) for s, n in zip(slices, whole.shape, strict=False))
             self._shapes[name] += whole.shape[len(slices) :]
+            self._keep_kind(name, whole.dtype)
         return name
 
 

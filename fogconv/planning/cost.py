@@ -22,7 +22,7 @@ from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
 from fogconv.ir.graph import Host, Layer, Tensor
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Wire
+from fogconv.ir.program import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Wire, kept_bytes
 from fogconv.ir.shard import Work
 
 SLICE_WAIT = 0.2
@@ -50,7 +50,7 @@ class Traffic:
 class Prices:
     """Seconds and joules in one topology, for one batch size and one way of coding activations on the wire.
 
-    ``pixels``: for a picture that is sent as bytes."""
+    ``pixels``: for a picture that is sent as bytes. ``wire`` may be one of a precision ("uint8", "int32")."""
 
     def __init__(self, topology: Topology, batch: int = 1, wire: Wire = "fp32", *, pixels: bool = False) -> None:
         self.topology = topology
@@ -65,7 +65,7 @@ class Prices:
         # Cached: a link between workers is derived from all links.
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
-        cut_bytes = (1.0 + passes) * batch * BYTES_PER_ELEMENT
+        cut_bytes = (1.0 + passes) * batch * kept_bytes(wire)
         self._cut_s = [device.copy_s(cut_bytes) for device in topology.devices]
         self._send_s = [
             self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte) for device in topology.devices

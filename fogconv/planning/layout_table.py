@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 from fogconv.ir.geometry import Region, Span, bounding
@@ -14,12 +15,12 @@ class LayoutBook:
     """Numbers for layouts of one graph on one cluster; derived results are computed once.
 
     The derived functions are pure in the numbers: union, shifting along the channels, and the cost of turning one layout
-    into another. ``picture`` is the tensor that is sent as bytes, at ``pixel_prices``; None for none.
+    into another. ``special`` has the prices of tensors that are not sent as the others are: a picture, 8-bit maps.
     """
 
-    def __init__(self, prices: Prices, picture: int | None = None, pixel_prices: Prices | None = None) -> None:
+    def __init__(self, prices: Prices, special: Mapping[int, Prices] | None = None) -> None:
         self.prices = prices
-        self._picture, self._pixel_prices = picture, pixel_prices
+        self._special = dict(special or {})
         self._layouts: list[Layout] = []
         self._numbers: dict[Layout, int] = {}
         self.union = cache(self._union)
@@ -56,13 +57,13 @@ class LayoutBook:
 
     def moved(self, tensor: int, held: int, needed: int) -> tuple[Traffic, Traffic | None, int | None]:
         """``move`` of this tensor."""
-        return self.move(held, needed, tensor == self._picture)
+        return self.move(held, needed, self._special.get(tensor))
 
-    def _move(self, held: int, needed: int, pixels: bool = False) -> tuple[Traffic, Traffic | None, int | None]:
+    def _move(self, held: int, needed: int, special: Prices | None = None) -> tuple[Traffic, Traffic | None, int | None]:
         """The traffic that turns ``held`` into ``needed``. Where one card has everything and it is faster to scatter first
         and exchange then: the traffic of both steps, and the number of the layout between them."""
         have, want = self[held], self[needed]
-        prices = self._pixel_prices if pixels and self._pixel_prices is not None else self.prices
+        prices = special or self.prices
         self.effort += sum(map(len, have.regions)) * sum(map(len, want.regions))
         moves = transfers(have, want)
         direct = prices.traffic(moves)

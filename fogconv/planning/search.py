@@ -128,9 +128,13 @@ def _best(graph: LayerGraph, topology: Topology, plans: Sequence[Plan], goal: Go
 def _book(graph: LayerGraph, topology: Topology, sought: Sought) -> LayoutBook:
     batch, picture = graph.picture.batch, graph.inputs[0].tensor
     prices = Prices(topology, batch, sought.wire)
-    if sought.pixels is None:
-        return LayoutBook(prices)
-    return LayoutBook(prices, picture, Prices(topology, batch, pixels=True))
+    special: dict[int, Prices] = {}
+    quantized = [number for number, tensor in enumerate(graph.tensors) if tensor.precision.quantized]
+    if quantized:
+        special.update(dict.fromkeys(quantized, Prices(topology, batch, "uint8")))
+    if sought.pixels is not None and picture is not None:
+        special[picture] = Prices(topology, batch, pixels=True)
+    return LayoutBook(prices, special)
 
 
 def _search(

@@ -29,7 +29,7 @@ from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import program as steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
-from fogconv.ir.program import PIXEL_PASSES, WIRE_PASSES, Program
+from fogconv.ir.program import PIXEL_PASSES, WIRE_PASSES, Program, kept_bytes
 from fogconv.simulation.event import Event
 from fogconv.simulation.processor import Card, Processor
 from fogconv.values import table
@@ -377,7 +377,7 @@ class _World:
     def _handling_s(self, program: Program, step: steps.Send | steps.Recv) -> float:
         """The processor's part of a message: cut or join it once, code it, pass it to the system."""
         rank, device = program.rank, self.topology.devices[program.rank]
-        raw = sum(part.region.copied for part in step.parts) * program.batch * BYTES_PER_ELEMENT
+        raw = sum(part.region.copied for part in step.parts) * program.batch * kept_bytes(step.wire)
         passes = WIRE_PASSES[step.wire] if step.pixels is None else PIXEL_PASSES
         return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + passes)))
 
@@ -394,11 +394,12 @@ class _World:
                 return 0.0
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
-                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch)
+                element = buffer.precision.element
+                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch, element=element)
             case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
                 return self._disturbed(rank, self.array_s(rank, step))
             case _:
-                work = step.work(program.batch)
+                work = program.work(step)
         if work is None:
             raise InputError(f"{type(step).__name__} steps (training) are not simulated")
         return self._disturbed(rank, device.work_s(work))

@@ -33,6 +33,8 @@ MESSAGE_ELEMENTS = Number("elements", 1, 10**12, whole=True)
 MOST_RATES = 16
 """Bandwidths in one option."""
 PORT = Number("", 1, 65535, whole=True)
+TOLERANCE = Number("", 0, 1)
+"""Of noise ÷ signal."""
 SEED = Number("", -(10**15), 10**15, whole=True)
 
 # Sizes in pixels

@@ -5,10 +5,14 @@ avx512        16         yes      32      yes
 avx2           8         no       16      yes
 neon           4         no       32      yes      aarch64
 generic        4         no       16      no       anything else: correct, not fast
+
+Products of bytes (`fogconv.kernels.quantized`) are summed in fours where the CPU has instructions for it: AVX512-VNNI,
+AVX-VNNI, or aarch64's dot products. `host_dots` says so; $FOGCONV_ISA asks for them as "avx2+dots".
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +36,9 @@ class Isa:
     fused: bool = True
     quads: bool = False
     """Whether a last block of up to 12 output channels is summed 4 × 4 (see `fogconv.kernels.codegen.quads`)."""
+    pixels: tuple[int, ...] = ()
+    """The most pixels of a tile by its vectors of output channels (1, 2, …), where `fogconv.kernels.conv.tiling` can't tell
+    it by the registers."""
 
 
 AVX512 = Isa("avx512", 16, 32, quads=True)
@@ -51,18 +58,64 @@ def host_isa() -> Isa:
     return _isa(os.environ.get("FOGCONV_ISA", ""))
 
 
+DOTS = "+dots"
+
+
+def host_dots() -> bool:
+    """Whether kernels sum products of bytes in fours by one instruction: as $FOGCONV_ISA says where it is set, or else where
+    this CPU can. An instruction that the CPU lacks is emulated, slowly."""
+    return _dots(os.environ.get("FOGCONV_ISA", ""))
+
+
+@cache
+def _dots(wanted: str) -> bool:
+    isa = _isa(wanted)
+    if wanted:
+        return wanted.endswith(DOTS)
+    features = cpu_features()
+    if isa is AVX512:
+        return "avx512vnni" in features
+    return {AVX2: "avxvnni", NEON: "dotprod"}.get(isa, "-") in features
+
+
 @cache
 def _isa(wanted: str) -> Isa:
     if wanted:
-        if wanted not in ISAS:
+        name = wanted.removesuffix(DOTS)
+        if name not in ISAS:
             raise KernelError(f"FOGCONV_ISA is {wanted!r}; it must be one of {', '.join(ISAS)}")
-        return ISAS[wanted]
+        return ISAS[name]
     if llvm.get_process_triple().startswith(("aarch64", "arm64")):
         return NEON
     features = _features()
     if {"avx512f", "avx512vl", "avx512dq", "avx512bw"} <= features:
         return AVX512
     return AVX2 if {"avx2", "fma"} <= features else GENERIC
+
+
+def host_family() -> str:
+    """The kind of CPU that this process runs on: "x86", "aarch64" or ""."""
+    name = llvm.get_process_triple().partition("-")[0]
+    return {"x86_64": "x86", "aarch64": "aarch64", "arm64": "aarch64"}.get(name, "")
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """The CPU features that kernels may use, read once."""
+    features = _features()
+    if "NUMBA_CPU_NAME" in os.environ and host_family() == "aarch64" and _auxiliary(AT_HWCAP) & HWCAP_ASIMDDP:
+        # Numba then generates code for that CPU by its name, and LLVM's own list may be empty (qemu-user).
+        return features | {"dotprod"}
+    return features
+
+
+AT_HWCAP, HWCAP_ASIMDDP = 16, 1 << 20
+"""Linux on aarch64: the entry that tells what the CPU can do, and its bit for dot products of bytes."""
+
+
+def _auxiliary(entry: int) -> int:
+    """An entry of the process's auxiliary vector."""
+    return int(ctypes.CDLL(None).getauxval(ctypes.c_ulong(entry)))
 
 
 def _features() -> frozenset[str]:

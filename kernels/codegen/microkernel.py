@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from numba import types
 from numba.extending import intrinsic
@@ -49,6 +49,8 @@ class Tile:
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
     """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
+    tight: bool = False
+    """Whether ``few`` lanes end where the memory may end: no vector is then loaded that reaches further."""
     quads: bool = False
     """Every vector is 4 output channels × 4 input channels; up to 3 vectors, stored with zeros behind them as a block."""
 
@@ -83,6 +85,8 @@ class Field(IntEnum):
     FLAGS = 20
     CLAMP = 21
     """Two floats: the lower and the upper bound."""
+    ZERO = 22
+    """What bytes stand for 0 (see `fogconv.kernels.quantized.numbers`)."""
 
 
 FIELDS = 24
@@ -138,6 +142,56 @@ def call_address(context: Any, builder: Builder, signature: Any, args: Sequence[
     convention.call_function(builder, callee, types.none, signature.args, args[1:])
 
 
+class Arithmetic(Protocol):
+    """What a tile does with 32 bits of input, of weights and of sums: `Floats`, or four bytes at once
+    (`fogconv.kernels.quantized.arithmetic`). A frozen dataclass, so that compiled code can be told apart by it."""
+
+    def start(self, builder: Builder, bias: Value, vl: int, offset: int) -> Value:
+        """A vector of sums before the first product."""
+        ...
+
+    def held(self, builder: Builder, value: Value) -> Value:
+        """A vector of inputs, made ready for `product`."""
+        ...
+
+    def product(self, builder: Builder, value: Value, weight: Value, total: Value) -> Value:
+        """total + value · weight, lane by lane."""
+        ...
+
+    def finish(
+        self, builder: Builder, tile: Tile, fields: Value, bias: Value, sums: list[Value], out: Value, residual: Value
+    ) -> None:
+        """Store the sums [pixel][vector] as what the layer gives."""
+        ...
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of one output."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Floats:
+    """Numbers of 32 bits: residual and clamp are applied before the store."""
+
+    fused: bool
+    out_bytes: int = 4
+
+    def start(self, builder: Builder, bias: Value, vl: int, offset: int) -> Value:
+        return v.load(builder, bias, vl, offset, align=4 * vl)
+
+    def held(self, builder: Builder, value: Value) -> Value:
+        return value
+
+    def product(self, builder: Builder, value: Value, weight: Value, total: Value) -> Value:
+        return v.fma(builder, value, weight, total, self.fused)
+
+    def finish(
+        self, builder: Builder, tile: Tile, fields: Value, bias: Value, sums: list[Value], out: Value, residual: Value
+    ) -> None:
+        emit_finish(builder, tile, fields, sums, out, residual)
+
+
 def emit_tile(
     builder: Builder,
     tile: Tile,
@@ -148,8 +202,11 @@ def emit_tile(
     out: Value,
     residual: Value,
     ahead: Value,
+    *,
+    arithmetic: Arithmetic | None = None,
 ) -> None:
     """Emit the code of one tile. Weights are [k][vector][lane], bias [vector][lane]; see ``Field`` for the rest."""
+    numbers = arithmetic or Floats(tile.fused)
     vl, nv = tile.vl, tile.vectors
 
     def field(which: Field) -> Value:
@@ -179,8 +236,9 @@ def emit_tile(
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
                 value = v.splat(builder, v.load_f32(builder, rows[row], 4 * (column * tile.step + k)), vl)
+                value = numbers.held(builder, value)
                 for n in range(nv):
-                    sums[p * nv + n] = v.fma(builder, value, w[n], sums[p * nv + n], tile.fused)
+                    sums[p * nv + n] = numbers.product(builder, value, w[n], sums[p * nv + n])
         return sums
 
     def lane_products(
@@ -194,17 +252,26 @@ def emit_tile(
         for _ in range(1, tile.rows):
             rows.append(v.shifted(builder, rows[-1], row_stride))
         held: list[Value] = []
+        back = 0
         for k in range(channels):
             if tile.prefetch:
                 v.prefetch(builder, ahead, 4 * tile.step * k)
             if k % vl == 0:
-                places = [(rows[p // tile.columns], 4 * (p % tile.columns * tile.step + k)) for p in range(tile.pixels)]
-                held = [v.whole(builder, v.load(builder, row, vl, offset, align=4)) for row, offset in places]
+                # The last vector of a tight row starts early, so that it ends with the row, or is short.
+                early = max(0, k + vl - channels) if tile.tight else 0
+                wide, back = (vl, early) if early <= k else (channels, 0)
+                pixels = [
+                    (rows[p // tile.columns], 4 * (p % tile.columns * tile.step + k - back)) for p in range(tile.pixels)
+                ]
+                held = [v.load(builder, row, wide, offset, align=4) for row, offset in pixels]
+                if wide < vl:
+                    held = [v.pick(builder, value, value, [min(lane, wide - 1) for lane in range(vl)]) for value in held]
+                held = [numbers.held(builder, v.whole(builder, value)) for value in held]
             for n in range(nv):
                 w = v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl)
                 for p in range(tile.pixels):
-                    value = v.lane_splat(builder, held[p], k % vl, vl)
-                    sums[p * nv + n] = v.fma(builder, value, w, sums[p * nv + n], tile.fused)
+                    value = v.lane_splat(builder, held[p], k % vl + back, vl)
+                    sums[p * nv + n] = numbers.product(builder, value, w, sums[p * nv + n])
         return sums
 
     def quad_products(
@@ -310,7 +377,7 @@ def emit_tile(
 
     if tile.few[0]:
         # Little is computed per byte here: prefetch the output's lines and the input of the tile below.
-        for base, offset in _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE):
+        for base, offset in places(builder, tile, fields, out, numbers.out_bytes):
             if offset % 64 == 0:
                 v.prefetch(builder, base, offset, v.WRITE_L1)
         kernel_rows, line_stride = field(Field.KERNEL_ROWS), field(Field.KERNEL_ROW_STRIDE)
@@ -322,7 +389,7 @@ def emit_tile(
     if tile.quads:
         start = [spread(builder, vl, v.load(builder, bias, QUAD, 4 * QUAD * n)) for n in range(nv)]
     else:
-        start = [v.load(builder, bias, vl, 4 * vl * n, align=4 * vl) for n in range(nv)]
+        start = [numbers.start(builder, bias, vl, 4 * vl * n) for n in range(nv)]
     sums: list[Value] = [start[n] for _ in range(tile.pixels) for n in range(nv)]
     first = v.shifted(builder, x, field(Field.FULL_OFFSET))
     has_blocks = builder.icmp_signed(">", field(Field.FULL_BLOCKS), I64(0))
@@ -331,7 +398,7 @@ def emit_tile(
     *sums, _, _, _ = v.when(builder, has_parts, [*sums, x, weights, ahead], parts)
     if tile.quads:
         sums, tile = folded(builder, sums, nv), replace(tile, vectors=1)
-    emit_finish(builder, tile, fields, sums, out, residual)
+    numbers.finish(builder, tile, fields, bias, sums, out, residual)
 
 
 def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], out: Value, residual: Value) -> None:
@@ -339,10 +406,10 @@ def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], 
     flags = v.load_i64(builder, fields, Field.FLAGS)
 
     def add(now: Sequence[Value]) -> list[Value]:
-        places = _places(builder, tile, fields, residual, Field.RESIDUAL_BLOCK_STRIDE, Field.RESIDUAL_ROW_STRIDE)
+        strides = Field.RESIDUAL_BLOCK_STRIDE, Field.RESIDUAL_ROW_STRIDE
         return [
             builder.fadd(value, v.load(builder, base, tile.vl, offset))
-            for value, (base, offset) in zip(now, places, strict=True)
+            for value, (base, offset) in zip(now, places(builder, tile, fields, residual, strides=strides), strict=True)
         ]
 
     def bound(number: int, clamp: Any) -> Any:
@@ -358,19 +425,23 @@ def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], 
     sums = v.when(builder, wanted(Flag.RESIDUAL), sums, add)
     sums = v.when(builder, wanted(Flag.FLOOR), sums, bound(0, v.maximum))
     sums = v.when(builder, wanted(Flag.CEILING), sums, bound(1, v.minimum))
-    for value, (base, offset) in zip(
-        sums, _places(builder, tile, fields, out, Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE), strict=True
-    ):
+    for value, (base, offset) in zip(sums, places(builder, tile, fields, out), strict=True):
         v.store(builder, value, base, offset)
 
 
-def _places(
-    builder: Builder, tile: Tile, fields: Value, base: Value, block_stride: Field, row_stride: Field
+def places(
+    builder: Builder,
+    tile: Tile,
+    fields: Value,
+    base: Value,
+    size: int = 4,
+    strides: tuple[Field, Field] = (Field.OUT_BLOCK_STRIDE, Field.OUT_ROW_STRIDE),
 ) -> list[tuple[Value, int]]:
-    """For each (pixel, vector) of a tile: an address and a constant offset."""
+    """For each (pixel, vector) of a tile: an address and a constant offset. ``size``: bytes per element; ``strides``: the
+    fields that hold the bytes from block to block and from row to row."""
     per_block = 16 // tile.vl
-    down, over = (v.load_i64(builder, fields, which) for which in (row_stride, block_stride))
-    places: list[tuple[Value, int]] = []
+    over, down = (v.load_i64(builder, fields, which) for which in strides)
+    found: list[tuple[Value, int]] = []
     row = base
     for r in range(tile.rows):
         row = v.shifted(builder, row, down) if r else row
@@ -378,8 +449,10 @@ def _places(
         for _ in range(1, -(-tile.vectors // per_block)):
             blocks.append(v.shifted(builder, blocks[-1], over))
         for column in range(tile.columns):
-            places += [(blocks[n // per_block], 64 * column + 4 * tile.vl * (n % per_block)) for n in range(tile.vectors)]
-    return places
+            found += [
+                (blocks[n // per_block], size * (16 * column + tile.vl * (n % per_block))) for n in range(tile.vectors)
+            ]
+    return found
 
 
 def make_tile(
@@ -391,6 +464,7 @@ def make_tile(
     vl: int,
     few: tuple[int, int] = (0, 0),
     prefetch: bool = False,
+    tight: bool = False,
 ) -> Tile:
     """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
     by_lane, quads = isa.name == "neon", vl < isa.vector_length
@@ -399,6 +473,7 @@ def make_tile(
         by_lane=by_lane,
         few=few,
         prefetch=prefetch,
+        tight=tight,
         quads=quads,
     )
 
@@ -412,6 +487,7 @@ def clamp_bounds(low: float, high: float) -> int:
 
 __all__ = [
     "FIELDS",
+    "Arithmetic",
     "Field",
     "Flag",
     "Tile",
@@ -421,5 +497,6 @@ __all__ = [
     "emit_tile",
     "function_address",
     "make_tile",
+    "places",
     "tile_address",
 ]

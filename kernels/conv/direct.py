@@ -180,7 +180,7 @@ class DirectKernel:
         items: list[list[int]] = []
         tiles, end = [], 0
         steps = (spec.stride[0] * at_x.row, spec.stride[1] * pixel)
-        for chunk, of in [(0, 1)] if by_groups else _share(self._chunks(), thread, threads):
+        for chunk, of in [(0, 1)] if by_groups else share(self._chunks(), thread, threads):
             for p in self.passes:
                 start, stop = part(len(p.cover.bands), chunk, of)
                 first, last = part(p.count, thread, threads) if by_groups else (0, p.count)
@@ -305,8 +305,10 @@ def tile_table(
     steps: tuple[int, int],
     out: Place,
     residual: Place,
+    pixel: int = PIXEL,
 ) -> NDArray[np.int64]:
-    """The tiles of some bands: address and offsets of input, output and residual; rows, columns.
+    """The tiles of some bands: address and offsets of input, output and residual; rows, columns. ``pixel``: bytes from one
+    pixel of the output to the next.
 
     ``addresses`` of the micro-kernels by (rows, columns), ``steps`` in bytes of the input per row and column of the output.
     A large map has ten thousand tiles: numbers in arrays, not one after the other.
@@ -318,8 +320,8 @@ def tile_table(
     for (rows, columns), address in addresses.items():
         table[(bands == rows) & (pieces == columns), 0] = address
     table[..., 1] = top * steps[0] + left * steps[1]
-    table[..., 2] = top * out.row + left * PIXEL
-    table[..., 3] = top * residual.row + left * PIXEL
+    table[..., 2] = top * out.row + left * pixel
+    table[..., 3] = top * residual.row + left * pixel
     table[..., 4] = bands
     table[..., 5] = pieces
     return table.reshape(-1, TILE)
@@ -330,7 +332,7 @@ def part(length: int, index: int, of: int) -> tuple[int, int]:
     return length * index // of, length * (index + 1) // of
 
 
-def _share(chunks: int, thread: int, threads: int) -> list[tuple[int, int]]:
+def share(chunks: int, thread: int, threads: int) -> list[tuple[int, int]]:
     """The chunks (index, of) of one thread; at least one chunk per thread."""
     per_thread = -(-chunks // threads)
     return [(thread * per_thread + i, per_thread * threads) for i in range(per_thread)]

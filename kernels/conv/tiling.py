@@ -87,6 +87,8 @@ def most_pixels(isa: Isa, vectors: int) -> int:
     One pixel fewer than the registers would hold in three cases, where LLVM's schedule spills
     (`tests/kernels/codegen/test_assembly.py`).
     """
+    if isa.pixels:
+        return isa.pixels[vectors - 1]
     if isa.name == "neon":  # inputs are held as vectors as well
         return {1: 12, 2: 10, 3: 7, 4: 6}[vectors]
     if isa.registers > 16:

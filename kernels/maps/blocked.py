@@ -1,6 +1,7 @@
 """The blocked activation layout: NCHWc16 inside a margin of zeros.
 
-data    (N, ⌈C/16⌉, top+H+bottom, left+W+right, 16) float32, the last axis contiguous and 64-byte aligned
+data    (N, ⌈C/16⌉, top+H+bottom, left+W+right, 16) float32, the last axis contiguous and 64-byte aligned; or uint8 (see
+        `fogconv.kernels.quantized.numbers`), aligned to 16 bytes, with the byte that stands for 0 instead of zeros; or int32
 lane    one of the 16 channels of a block; the lanes beyond C in the last block hold finite values and are never used
 margin  zeros around each map, as many as the convs that read it need for their padding
 
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
@@ -35,18 +37,30 @@ class Margin(NamedTuple):
 class Blocked:
     """A map (N, channels, height, width) in the blocked layout; ``data`` may be a view with strides of its own."""
 
-    data: Array
+    data: NDArray[Any]
     channels: int
     height: int
     width: int
     margin: Margin = Margin()
 
     @staticmethod
-    def empty(batch: int, channels: int, height: int, width: int, margin: Margin = Margin(), lanes: int = BLOCK) -> Blocked:
-        """A new map of zeros, 64-byte aligned; narrow where ``lanes`` is 4. Raises KernelError for negative sizes, and for
-        more channels than a narrow map has."""
+    def empty(
+        batch: int,
+        channels: int,
+        height: int,
+        width: int,
+        margin: Margin = Margin(),
+        lanes: int = BLOCK,
+        kind: DTypeLike = np.float32,
+        fill: int = 0,
+    ) -> Blocked:
+        """A new map of zeros, or of ``fill``, 64-byte aligned; narrow where ``lanes`` is 4. Raises KernelError for negative
+        sizes, and for more channels than a narrow map has."""
         shape = _shape(batch, channels, height, width, margin, lanes)
-        return Blocked(aligned_zeros(shape), channels, height, width, margin)
+        data = aligned_zeros(shape, kind=kind)
+        if fill:
+            data[...] = fill
+        return Blocked(data, channels, height, width, margin)
 
     @staticmethod
     def within(
@@ -66,7 +80,7 @@ class Blocked:
         return int(self.data.shape[4])
 
     @property
-    def interior(self) -> Array:
+    def interior(self) -> NDArray[Any]:
         """(N, ⌈C/16⌉, H, W, 16): the map without its margin, as a view."""
         m = self.margin
         return self.data[:, :, m.top : m.top + self.height, m.left : m.left + self.width, :]
@@ -93,12 +107,12 @@ class Blocked:
         )
 
 
-def aligned_zeros(shape: tuple[int, ...], alignment: int = 64) -> Array:
-    """A float32 array of zeros whose first element is aligned to ``alignment`` bytes."""
-    elements = int(np.prod(shape))
-    raw = np.zeros(elements * 4 + alignment, np.uint8)
+def aligned_zeros(shape: tuple[int, ...], alignment: int = 64, kind: DTypeLike = np.float32) -> NDArray[Any]:
+    """An array of zeros, float32 by default, whose first element is aligned to ``alignment`` bytes."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    raw = np.zeros(size + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
-    return raw[start : start + elements * 4].view(np.float32).reshape(shape)
+    return raw[start : start + size].view(kind).reshape(shape)
 
 
 def _shape(batch: int, channels: int, height: int, width: int, margin: Margin, lanes: int) -> tuple[int, ...]:

@@ -37,14 +37,17 @@ class Place(NamedTuple):
     row: int
 
 
-def place(name: str, x: Blocked, narrow: bool = False) -> Place:
-    """The Place of a map. Raises KernelError for an array that is not in the blocked layout, and for a narrow one if
-    ``narrow`` isn't set."""
+def place(name: str, x: Blocked, narrow: bool = False, kind: Any = np.float32) -> Place:
+    """The Place of a map. Raises KernelError for an array that is not in the blocked layout or of another type than
+    ``kind``, and for a narrow one if ``narrow`` isn't set."""
     data = x.data
-    if data.dtype != np.float32 or data.ndim != 5 or data.shape[4] not in ((BLOCK, NARROW) if narrow else (BLOCK,)):
+    size = np.dtype(kind).itemsize
+    if data.dtype != kind or data.ndim != 5 or data.shape[4] not in ((BLOCK, NARROW) if narrow else (BLOCK,)):
         lanes = f"{BLOCK} or {NARROW}" if narrow else str(BLOCK)
-        raise KernelError(f"{name}: a blocked map is a float32 array (N, blocks, rows, columns, {lanes}), not {_what(data)}")
-    pixel = 4 * x.lanes
+        raise KernelError(
+            f"{name}: a blocked map is a {np.dtype(kind)} array (N, blocks, rows, columns, {lanes}), not {_what(data)}"
+        )
+    pixel = size * x.lanes
     m = x.margin
     inner = (m.top + x.height + m.bottom, m.left + x.width + m.right)
     if data.shape[1] < blocks(x.channels) or data.shape[2] < inner[0] or data.shape[3] < inner[1]:
@@ -53,7 +56,7 @@ def place(name: str, x: Blocked, narrow: bool = False) -> Place:
             f"blocks of {inner[0]}×{inner[1]}; the array has {data.shape[1:4]}"
         )
     image, block, row, column, lane = data.strides
-    if data.size and (lane != 4 or (column != pixel and data.shape[3] > 1)):
+    if data.size and (lane != size or (column != pixel and data.shape[3] > 1)):
         raise KernelError(f"{name}: the lanes and the columns must be contiguous; the strides are {data.strides} bytes")
     address = data.__array_interface__["data"][0] + m.top * row + m.left * pixel
     if data.size and address % pixel:

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import formulas, vector
 from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.maps import copies
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, address_of, bind, flat, place, same_size, sequence
 
@@ -81,6 +84,8 @@ def bind_shift_copy(
             raise KernelError(f"channels {first} to {first + channels} do not lie inside the {name}'s {view.channels}")
     if channels == 0:
         return sequence(())
+    if source.data.dtype != np.float32:
+        return copies.bind_copy(source, source_channel, out, out_channel, channels, accumulate)
     a, b = place("source", source), place("output", out)
     rows, columns = flat(out.height, out.width, a, b)
     start = out_channel % BLOCK
@@ -105,6 +110,8 @@ def bind_permute(source: Blocked, out: Blocked, channels: Sequence[int]) -> Boun
             f"{len(channels)} channels between {least} and {most} can't be picked from {source.channels} "
             f"for an output of {out.channels}"
         )
+    if source.data.dtype != np.float32:
+        return copies.bind_permute(source, out, channels)
     a, b = place("source", source), place("output", out)
     rows, columns = flat(out.height, out.width, a, b)
     offsets = [channel // BLOCK * a.block + channel % BLOCK * 4 for channel in channels]

@@ -48,13 +48,11 @@ def windows(spec: PoolSpec, axis: int, first: int, count: int) -> list[Window]:
     return found
 
 
-def bind_pool(spec: PoolSpec, x: Blocked, x_row: int, x_column: int, out: Blocked, out_row: int, out_column: int) -> Bound:
-    """Pool a part of a layer: ``out`` is filled for the layer's output rows ``out_row``… and columns ``out_column``….
-
-    ``x`` holds the rows ``x_row``… and columns ``x_column``… of the layer's input (``spec.height`` × ``spec.width``).
-    Raises KernelError where ``x`` lacks rows or columns that the windows need, or where ``out`` is not part of the
-    layer's output.
-    """
+def window_tables(
+    spec: PoolSpec, x: Blocked, x_row: int, x_column: int, out: Blocked, out_row: int, out_column: int
+) -> list[list[Window]]:
+    """The windows of a part's rows and of its columns, checked, with their starts counted from the part of the input that
+    is here: see `bind_pool`."""
     if spec.kind == "avg" and spec.dilation != (1, 1):
         raise KernelError(f"average pooling has no dilation, here {spec.dilation}")
     for name, view in (("input", x), ("output", out)):
@@ -83,6 +81,17 @@ def bind_pool(spec: PoolSpec, x: Blocked, x_row: int, x_column: int, out: Blocke
                     f"{held} to {held + held_count} are here"
                 )
         tables.append([window._replace(start=window.start - held) for window in table])
+    return tables
+
+
+def bind_pool(spec: PoolSpec, x: Blocked, x_row: int, x_column: int, out: Blocked, out_row: int, out_column: int) -> Bound:
+    """Pool a part of a layer: ``out`` is filled for the layer's output rows ``out_row``… and columns ``out_column``….
+
+    ``x`` holds the rows ``x_row``… and columns ``x_column``… of the layer's input (``spec.height`` × ``spec.width``).
+    Raises KernelError where ``x`` lacks rows or columns that the windows need, or where ``out`` is not part of the
+    layer's output.
+    """
+    tables = window_tables(spec, x, x_row, x_column, out, out_row, out_column)
     a, b = place("input", x), place("output", out)
     whole_columns = [index for index, window in enumerate(tables[1]) if window.inside == spec.kernel[1]]
     first_whole = whole_columns[0] if whole_columns else 0

@@ -28,14 +28,23 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.maps import narrow
+from fogconv.kernels.maps import copies, narrow
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound, address_of, bind, place, sequence
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
 
-DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(np.uint16)}
-"""The element types in which ``bind_extract`` writes and ``bind_insert`` reads; bf16's bits are sent as uint16."""
+DTYPES: dict[str, np.dtype[Any]] = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(np.uint16),
+    "uint8": np.dtype(np.uint8),
+    "int32": np.dtype(np.int32),
+}
+"""The element types in which ``bind_extract`` writes and ``bind_insert`` reads; bf16's bits are sent as uint16. Maps of
+uint8 and int32 are sent as they are."""
+
+UNCHANGED = ("fp32", "uint8", "int32")
 
 LOSSLESS = ("zeros", "lz4", "zstd")
 
@@ -70,6 +79,8 @@ def bind_extract(source: Blocked, first_channel: int, channels: int, out: NDArra
 
     Channels count from the view's first lane. Raises KernelError for channels that don't exist and for another size.
     """
+    if source.data.dtype != np.float32:
+        return copies.bind_extract(source, first_channel, channels, out)
     kind = _check(source, first_channel, channels, out, "output")
     if not out.flags.writeable:
         raise KernelError("the output array is read-only")
@@ -94,6 +105,8 @@ def bind_insert(
     payload: NDArray[Any], target: Blocked, first_channel: int, channels: int, accumulate: bool = False
 ) -> Bound:
     """The other way round: write a payload into a view's channels, or add it to them where ``accumulate`` is set."""
+    if target.data.dtype != np.float32:
+        return copies.bind_insert(payload, target, first_channel, channels, accumulate)
     kind = _check(target, first_channel, channels, payload, "payload")
     if channels == 0:
         return sequence(())
@@ -117,18 +130,21 @@ def bind_inserts(
 
     The call takes flat contiguous payloads of ``dtype`` (one of ``DTYPES``) and raises WireError for any other.
     """
-    elements = wire_elements(target.batch, channels, target.height, target.width)
-    bound = bind_insert(np.empty(elements, dtype), target, first_channel, channels, accumulate)
-    expected = np.dtype(dtype)
+    count = wire_elements(target.batch, channels, target.height, target.width)
+    room, expected = np.empty(count, dtype), np.dtype(dtype)
+    bound = bind_insert(room, target, first_channel, channels, accumulate)
     # What `bind` makes is the compiled kernel over one array of numbers.
     kernel, numbers = (bound.func, bound.args[0]) if isinstance(bound, partial) else (None, None)
 
     def insert(payload: NDArray[Any]) -> None:
-        if payload.dtype != expected or payload.shape != (elements,) or payload.strides != (expected.itemsize,):
-            raise WireError(f"received a payload of {payload.dtype} {payload.shape}; {expected} ({elements},) was expected")
+        if payload.dtype != expected or payload.shape != (count,) or payload.strides != (expected.itemsize,):
+            raise WireError(f"received a payload of {payload.dtype} {payload.shape}; {expected} ({count},) was expected")
         if numbers is not None and kernel is not None:
             numbers[PAYLOAD_NUMBER] = address_of(payload)
             kernel(numbers)
+        elif target.data.dtype != np.float32:
+            room[:] = payload
+            bound()
 
     return insert
 

@@ -17,6 +17,7 @@ from fogconv.calibration.devices import (
     DISK_BYTES,
     FULL,
     FULL_MAPS,
+    INT8,
     QUICK,
     QUICK_MAPS,
     TINY,
@@ -32,7 +33,7 @@ from fogconv.errors import SwapError, WorkerLostError
 from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.hardware.profile import Profile
-from fogconv.hardware.topology import KERNEL_CLASSES, USUAL_READ_BYTES_PER_S, kernel_class
+from fogconv.hardware.topology import INT8_CLASSES, KERNEL_CLASSES, USUAL_READ_BYTES_PER_S, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
 from fogconv.storage.swap_file import SwapFolder
 from tests.strangers import give_away
@@ -261,7 +262,7 @@ def test_a_loss_of_nobody_is_an_error(tmp_path: Path) -> None:
 
 def test_the_long_way_measures_every_class_and_says_how_sure_it_is() -> None:
     profile = calibrate(FakeSession(), local=local)
-    assert set(profile.devices[1].gamma_s_per_mac) == {*KERNEL_CLASSES, "default"}
+    assert set(profile.devices[1].gamma_s_per_mac) == {*KERNEL_CLASSES, *INT8_CLASSES, "default"}
     assert profile.spreads["gamma rank 1 winograd"] == 0 and profile.spreads["beta 0→1"] == 0
     assert profile.topology().link(2, 0).s_per_byte == pytest.approx(16e-8)
 
@@ -310,6 +311,7 @@ def test_samples_say_under_which_load_they_were_taken() -> None:
 
 def test_what_is_measured_covers_the_classes() -> None:
     assert {kernel_class(spec) for spec in FULL} == set(KERNEL_CLASSES)
+    assert {kernel_class(spec) for spec in INT8} == set(INT8_CLASSES)
     assert set(QUICK) <= set(FULL) and set(QUICK_MAPS) <= set(FULL_MAPS)
     assert {spec.kind for spec in FULL_MAPS} == set(MAP_KINDS)
     assert TINY.macs < 2000

@@ -39,6 +39,7 @@ BAD: Mapping[str, tuple[str, ...]] = {
     "output": (*(path for path in PATHS if path != "\udcff\udcfe/x"), "FOLDER", "PIPE", "SOCKET", "FILE/x", "\udcff/x"),
     "folder": ("", "n" * 256, "~nosuchuser", "a\0b", "FILE", "PIPE", "SOCKET", "/dev/zero", "FILE/x"),
     "picture": (*TEXTS, "~nosuchuser/x.png", "missing.png", "/nowhere", "FOLDER", "PIPE", "SOCKET", "/dev/zero"),
+    "pictures": (*TEXTS, "~nosuchuser/x.png", "missing.png", "/nowhere", "PIPE", "SOCKET", "/dev/zero"),
     "weights": (*PATHS, "missing", "FOLDER", "PIPE", "SOCKET", "/dev/zero"),
     "net": TEXTS,
     "model": (*TEXTS, "missing.pt2", "~nosuchuser/x.pt2", "PIPE.pt2", "FOLDER.pt2", "x" * 300 + ".pt2"),

@@ -51,8 +51,8 @@ def guarded(shape: int | Sequence[int], dtype: object = np.float32) -> np.ndarra
     return np.frombuffer(memory, dtype, count, start).reshape(shape)
 
 
-def guarded_zeros(shape: tuple[int, ...], alignment: int = 64) -> np.ndarray:
-    array = guarded(shape)
+def guarded_zeros(shape: tuple[int, ...], alignment: int = 64, kind: object = np.float32) -> np.ndarray:
+    array = guarded(shape, kind)
     assert array.ctypes.data % alignment == 0, "whole blocks keep the alignment of a page's end"
     return array
 

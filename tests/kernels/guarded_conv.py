@@ -54,7 +54,7 @@ def run(spec: ConvSpec, isa: Isa) -> None:
 
 def main() -> None:
     for module in (blocked, depthwise, direct, winograd, scratches):
-        module.aligned_zeros = lambda shape: guarded.guarded(shape)  # 32 bytes are enough for AVX2's weights
+        module.aligned_zeros = lambda shape, kind=np.float32: guarded.guarded(shape, kind)  # 32 bytes are enough for AVX2
     for flush in (True, False):
         guarded.at_end = flush
         for spec in SPECS:

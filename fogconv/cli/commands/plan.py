@@ -44,6 +44,7 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
+from fogconv.cli.precision.options import FP32, PlannedPrecisionOption
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.values import table
@@ -101,6 +102,7 @@ def plan(
     keep_input_home: KeepInputHomeOption = False,
     objective: ObjectiveOption = None,
     deadline: DeadlineOption = None,
+    precision: PlannedPrecisionOption = FP32,
     size: Annotated[
         Pair | None,
         typer.Option(
@@ -187,7 +189,7 @@ def plan(
         )
         topology, sources = cluster_hardware.topology, cluster_hardware.sources
         options.check_ranks(len(topology))
-        graph = _graph(model, size, batch, trust)
+        graph = _graph(model, size, batch, trust, str(precision))
         found = make_plan(graph, topology, options)
         allowed = options.allowed(graph, len(topology))
         found_forecast = forecast(graph, found, topology, allowed)
@@ -208,16 +210,27 @@ def plan(
             from fogconv.cli.output.tables.plan import print_plan
 
             print_plan(found_forecast, cluster_hardware.description, others, out=sys.stdout)
+            _say_precision(graph)
         for path in (out, plot):
             if path is not None:
                 say_written(path)
 
 
-def _graph(model: str, size: Pair | None, batch: int, trust: bool) -> LayerGraph:
+def _graph(model: str, size: Pair | None, batch: int, trust: bool, precision: str) -> LayerGraph:
     from fogconv.frontend.network import network_graph
+    from fogconv.quantization.precision import for_shapes
     from fogconv.zoo.model_request import ModelRequest
 
-    return network_graph(ModelRequest.for_shapes(model, None if size is None else size.pixels, trust), batch=batch)
+    request = ModelRequest.for_shapes(model, None if size is None else size.pixels, trust)
+    return for_shapes(network_graph(request, batch=batch), precision)
+
+
+def _say_precision(graph: LayerGraph) -> None:
+    from fogconv.quantization.precision import precision_report
+
+    report = precision_report(graph)
+    if report is not None:
+        print(report.sentence)
 
 
 def _program(graph: LayerGraph, plan: Plan, rank: int) -> str:

@@ -49,6 +49,7 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
+from fogconv.cli.precision.options import FP32, CalibrateOption, PrecisionOption
 from fogconv.cli.process.mpi_ranks import ranks_released, serves_as_rank
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
@@ -223,6 +224,8 @@ def run(
     objective: ObjectiveOption = None,
     deadline: DeadlineOption = None,
     plan: PlanOption = None,
+    precision: PrecisionOption = FP32,
+    calibrate: CalibrateOption = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -367,6 +370,8 @@ def run(
             stream=stream,
             compare=compare,
             trust=trust,
+            precision=str(precision),
+            calibrate=tuple(calibrate or ()),
         )
         run_job(
             job,

@@ -47,6 +47,7 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
+from fogconv.cli.precision.options import FP32, PlannedPrecisionOption
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
@@ -82,6 +83,7 @@ def simulate(
     keep_input_home: KeepInputHomeOption = False,
     objective: ObjectiveOption = None,
     deadline: DeadlineOption = None,
+    precision: PlannedPrecisionOption = FP32,
     plan: PlanOption = None,
     size: Annotated[
         Pair | None,
@@ -191,6 +193,7 @@ def simulate(
         from fogconv.lowering.lower import lower
         from fogconv.planning.plan_options import PlanOptions
         from fogconv.planning.planner import plan as make_plan
+        from fogconv.quantization.precision import for_shapes
         from fogconv.simulation import simulator as simulation
         from fogconv.simulation.consumption import joules_per_inference
         from fogconv.simulation.prediction import predicted
@@ -234,6 +237,8 @@ def simulate(
             raise InputError("--batch is for --train: an inference is simulated for one image")
         if train:
             _only_with_inferences(scheme, plan, str(wire), inferences, in_flight, trace, options)
+            if str(precision) != "fp32":
+                raise InputError(f"--precision {precision} is for inferences; training is in fp32")
             disturbance = simulation.Disturbance(slow, jitter=jitter, seed=seed)
             medium = Medium(points, bandwidth_bytes_per_s(access_point_bandwidth), disturbance)
             step = training_step(_graph(model, size, trust), topology, options, batch or BATCH, medium)
@@ -242,7 +247,7 @@ def simulate(
             else:
                 print_training(model, step, cluster.description, out=sys.stdout)
             return
-        graph = _graph(model, size, trust)
+        graph = for_shapes(_graph(model, size, trust), str(precision))
         kept = options.plan
         if kept is not None and kept.ranks > len(topology):
             raise InputError(f"{plan} is for {kept.ranks} ranks; --workers {kept.ranks - 1} or more")

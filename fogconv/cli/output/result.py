@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fogconv.analysis.outlook import Outlook
     from fogconv.analysis.workload import RankWork, Workload
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.quantization.precision import PrecisionReport
     from fogconv.tasks.draw import Finding
     from fogconv.zoo.card import Task
 
@@ -42,6 +43,8 @@ class Job:
     stream: int = 0
     compare: bool = False
     trust: bool = False
+    precision: str = "fp32"
+    calibrate: tuple[str, ...] = ()
 
 
 MEANINGLESS = "class scores of random weights, meaningless"
@@ -88,7 +91,8 @@ class Result:
 
     ``top5`` is empty for a model that gives no scores of classes. ``baseline``: the framework that ran the model on the
     master alone; the error is that of the output that is furthest from the baseline's, in parts of its largest value.
-    ``runs_s``: each warm run's. ``wire``: the coding of the activations. ``machines``: those that several ranks share.
+    ``precision``: of each layer, where some are in 8 bits. ``runs_s``: each warm run's. ``wire``: the coding of the
+    activations. ``machines``: those that several ranks share.
     """
 
     job: Job
@@ -116,6 +120,7 @@ class Result:
     outlook: Outlook | None = None
     rates: tuple[RateSource, ...] = ()
     outputs: tuple[OutputFigures, ...] = ()
+    precision: PrecisionReport | None = None
 
     @property
     def weights_are_random(self) -> bool:
@@ -155,6 +160,7 @@ class Result:
             ],
             "ranks": [asdict(rank) for rank in self.ranks],
             "rates": [source.as_json() for source in self.rates],
+            "precision": None if self.precision is None else asdict(self.precision),
             "layers": [layer.as_json() for layer in self.layers],
             "other_layers": vars(other_layers(self.layers, self.predicted_s, self.latency_s)),
         }

@@ -80,6 +80,8 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
         yield Item("traffic", _traffic(result.work.sent_bytes, result.wire))
     if any(rank.read_bytes for rank in result.ranks):
         yield Item("from disk", _from_disk(result.ranks), most=2, rank=2)
+    if result.precision is not None:
+        yield Item("precision", result.precision.sentence, most=2, rank=2)
     yield Item("scheme", _scheme(result))
     yield Item("cluster", _cluster(result, alone), most=2, rank=0)
     if result.outlook is not None:

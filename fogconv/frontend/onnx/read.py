@@ -13,7 +13,9 @@ from fogconv.frontend.grouping import Ends, finished
 from fogconv.frontend.onnx.host_ops import host_layer
 from fogconv.frontend.onnx.model_file import ModelFile, read_model
 from fogconv.frontend.onnx.rules import RULES
+from fogconv.frontend.onnx.rules.quantization import on_bytes
 from fogconv.frontend.onnx.translate import Translator
+from fogconv.frontend.quantized import absorb
 from fogconv.ir.graph import LayerGraph, Port, Structure
 
 
@@ -34,13 +36,14 @@ def read(
 
 def graph_of(model: ModelFile, name: str) -> LayerGraph:
     """See `read`."""
-    translator = Translator(model.shape[0], RULES, model)
+    translator = Translator(model.shape[0], RULES, model, on_bytes)
     translator.walk()
     outputs = tuple(_port(translator, result, name) for result in model.outputs)
     structure: Structure = 0 if len(outputs) == 1 else tuple(range(len(outputs)))
     ends = Ends(tuple(translator.entries), outputs, model.outputs, structure)
     info = {"onnx": str(onnx.__version__)}
-    return finished(name, translator, lambda group: host_layer(group, translator), ends, np.float32, info)
+    graph = finished(name, translator, lambda group: host_layer(group, translator), ends, np.float32, info)
+    return absorb.on_bytes(graph, lambda conv: translator.dequantized.of(graph.weights[conv.weight]))
 
 
 def _port(translator: Translator, result: str, name: str) -> Port:

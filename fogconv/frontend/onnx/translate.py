@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from fogconv.frontend.graph_builder import (
     as_sides,
 )
 from fogconv.frontend.onnx.model_file import ModelFile, free_names
+from fogconv.frontend.quantized.integers import Dequantized, quantized
 from fogconv.ir.graph import Port
 
 SMALL = 4096
@@ -80,14 +81,17 @@ Rule = Callable[["Translator", Node], Value | None]
 
 @dataclass
 class Translator(GraphBuilder):
-    """Walks a graph in order. ``types`` has the values' types, with their shapes where these are known."""
+    """Walks a graph in order. ``types`` has the values' types, with their shapes where these are known; ``on_bytes`` makes
+    of a rule one for maps of bytes; ``dequantized`` are the constants that were 8-bit ones."""
 
     rules: Mapping[str, Rule]
     model: ModelFile
+    on_bytes: Callable[[Rule | None, Translator, Node], Value | None]
     types: dict[str, TypeProto] = field(default_factory=dict, kw_only=True)
     maker: dict[str, Node] = field(default_factory=dict, kw_only=True)
     readers: dict[str, list[Node]] = field(default_factory=dict, kw_only=True)
     entries: list[Port] = field(default_factory=list, kw_only=True)
+    dequantized: Dequantized = field(default_factory=Dequantized, kw_only=True)
 
     def walk(self) -> None:
         """The whole graph."""
@@ -174,6 +178,8 @@ class Translator(GraphBuilder):
                 self._hold(name, Const(array))
             return
         rule = self.rules.get(node.op) if node.proto.domain in ("", "ai.onnx") else None
+        if self._reads_bytes(node):
+            rule = partial(self.on_bytes, rule)
         value = rule(self, node) if rule else None
         if value is None or not self._is_as_inferred(node, value):
             self.host(node)
@@ -183,6 +189,13 @@ class Translator(GraphBuilder):
                     self._hold(name, each)
         else:
             self._hold(node.outputs[0], value)
+
+    def _reads_bytes(self, node: Node) -> bool:
+        """Whether an operator that knows nothing of it reads a map of bytes."""
+        refs = (self.elements(name) for name in node.inputs)
+        return node.op not in ("DequantizeLinear", "QLinearConv") and any(
+            ref is not None and self.tensors[ref.tensor].precision.quantized for ref in refs
+        )
 
     def host(self, node: Node) -> None:
         """Let ONNX Runtime compute this node on the master."""
@@ -226,6 +239,8 @@ class Translator(GraphBuilder):
             return None
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
             return None
+        if node.op in ("QuantizeLinear", "DequantizeLinear") and self.const(node.input(0)) is not None:
+            return [self._converted(node)]
         bare = helper.make_graph(
             [node.proto],
             "constants",
@@ -239,6 +254,17 @@ class Translator(GraphBuilder):
             at = f"node {quoted(node.name)} ({node.op})"
             raise ModelError(f"{at} can't be computed from its constants: {error}") from error
         return [np.asarray(result) for result in results]
+
+    def _converted(self, node: Node) -> AnyArray:
+        """A constant that is quantised, or was. (ONNX's evaluator has these for newer opsets only.)"""
+        values, scales, zeros = (self.const(node.input(at)) for at in range(3))
+        assert values is not None and scales is not None
+        if zeros is None:
+            zeros = np.zeros(scales.shape, values.dtype if node.op == "DequantizeLinear" else np.uint8)
+        axis = int(node.get("axis", 1)) % max(1, values.ndim)
+        if node.op == "QuantizeLinear":
+            return quantized(values, scales, zeros, axis)
+        return self.dequantized.make(values, scales, zeros, axis)
 
     def _infer(self, node: Node) -> None:
         """The types of a node's results, where ONNX's own inference finds them."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.hardware.latency.samples import DeviceLoad
-from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
+from fogconv.hardware.topology import INT8_CLASSES, KERNEL_CLASSES, kernel_class
 from fogconv.ir.geometry import BLOCK, ConvSpec, MapSpec, StepSpec
 
 MAP_KINDS = (
@@ -33,7 +33,9 @@ MAP_KINDS = (
 
 
 def step_type(spec: StepSpec) -> str:
-    return kernel_class(spec) if isinstance(spec, ConvSpec) else spec.kind
+    if isinstance(spec, ConvSpec):
+        return kernel_class(spec)
+    return spec.kind if spec.element == "fp32" else f"{spec.element}_{spec.kind}"
 
 
 def amount(spec: StepSpec) -> float:
@@ -102,7 +104,7 @@ def conv_features(spec: ConvSpec) -> list[float]:
         kw,
         spec.stride[1],
         (spec.padding[0] + spec.padding[1]) / h,
-        *(1.0 if kernel_class(spec) == kind else 0.0 for kind in KERNEL_CLASSES),
+        *(1.0 if kernel_class(spec) == kind else 0.0 for kind in KERNEL_CLASSES + INT8_CLASSES),
     ]
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 
+QUANTIZED = "int8"
+"""The algorithm of 8-bit convs."""
+
 QUAD = 4
 """Input channels, and output channels, in one vector of weights for the last output channels of a map."""
 
@@ -76,7 +79,10 @@ def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
 
 
 def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
-    """The algorithms that can run a spec and might be the fastest for it, the most general first. ``lanes``: of a vector."""
+    """The algorithms that can run a spec and might be the fastest for it, the most general first. ``lanes``: of a vector.
+    8-bit convs have one, which is exact."""
+    if spec.element == "uint8":
+        return (QUANTIZED,)
     if is_linear(spec):
         return ("linear",)
     if is_depthwise(spec, lanes):
@@ -121,6 +127,10 @@ def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK) -> float:
 def packed_bytes(spec: ConvSpec, algorithm: str) -> int:
     """At most so many bytes hold a conv's weights and bias as this algorithm reads them."""
     f, c = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    if algorithm == QUANTIZED:
+        # Groups of 4 input channels, one block of output channels for each group; beside them bias and multiplier.
+        wide = spec.out_channels if spec.depthwise else spec.groups * blocks(f) * BLOCK
+        return blocks(wide) * BLOCK * (-(-c // QUAD) * QUAD * spec.kernel[0] * spec.kernel[1] + 3 * BYTES_PER_ELEMENT)
     depth, lanes = c * spec.kernel[0] * spec.kernel[1], blocks(spec.out_channels) * BLOCK
     outputs = _outputs(spec, algorithm)
     if outputs is not None:

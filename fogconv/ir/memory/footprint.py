@@ -23,7 +23,7 @@ more (LLVM keeps what it made), and the transport the rest."""
 MARGIN = 1.1
 """A process may pass its limit by this factor for a moment: pages are taken before the system takes others back."""
 
-WIRE_BYTES = {"fp16": 2, "bf16": 2}
+WIRE_BYTES = {"fp16": 2, "bf16": 2, "uint8": 1}
 """Of an element in a message; 4 in every other wire."""
 
 
@@ -115,7 +115,7 @@ def footprint(
             arrays.append(step.spec.input_elements + step.spec.output_elements)
             arrays.append(packed_bytes(step.spec, cheapest(step.spec)) // BYTES_PER_ELEMENT)
             arrays.append(max(step.spec.input_elements, step.spec.output_elements))
-    sizes = {key: BYTES_PER_ELEMENT * math.prod(shape) for key, shape in program.weights.items()}
+    sizes = {key: program.weight_bytes(key) for key in program.weights}
     received = [recv for step in program.steps for recv in _received(step)]
     staged: list[ir.Send | ir.Recv] = [step for step in program.steps if isinstance(step, ir.Send)]
     staged += [recv for recv in received if recv.more]

@@ -11,18 +11,18 @@ import heapq
 from typing import Any
 
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW
+from fogconv.ir.geometry import BLOCK, NARROW
 
 
 def memories(program: ir.Program) -> list[int]:
     """The number of the memory in which each buffer lies, from 0 on.
 
     Two buffers lie in one where every step that uses one comes before every step that uses the other. Whole blocks of
-    channels without a margin share whatever their sizes; the others only where sizes and margins are equal, as the zeros
-    around a map must stay, and the lanes beyond the last channel must not keep another map's NaN: a fully connected layer
-    multiplies them by 0. A step writes what others read before they do, in each inference, so that nothing is expected in
-    a buffer beforehand. Maps that may be narrow (see `fogconv.cluster.executor.buffer_widths`) lie alone: their lanes
-    would be others'.
+    channels without a margin share whatever their sizes; the others only where sizes, margins and precisions are equal, as
+    the zeros around a map must stay, and the lanes beyond the last channel must not keep another map's NaN: a fully
+    connected layer multiplies them by 0. A step writes what others read before they do, in each inference, so that nothing
+    is expected in a buffer beforehand. Maps that may be narrow (see `fogconv.cluster.executor.buffer_widths`) lie alone:
+    their lanes would be others'.
     """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -50,7 +50,7 @@ def memories(program: ir.Program) -> list[int]:
 def _kind(buffer: ir.Buffer) -> Any:
     """What is equal for buffers that may share: nothing for whole blocks without a margin."""
     alone = any(buffer.margin) or len(buffer.region.channels) % BLOCK
-    return (buffer.region.shape, buffer.margin) if alone else None
+    return (buffer.region.shape, buffer.margin, buffer.precision) if alone else None
 
 
 def buffer_bytes(program: ir.Program, buffer: int) -> int:
@@ -58,7 +58,8 @@ def buffer_bytes(program: ir.Program, buffer: int) -> int:
     channels, rows, columns = program.buffers[buffer].region.shape
     top, bottom, left, right = program.buffers[buffer].margin
     lanes = -(-channels // BLOCK) * BLOCK
-    return BYTES_PER_ELEMENT * program.batch * lanes * (top + rows + bottom) * (left + columns + right)
+    elements = program.batch * lanes * (top + rows + bottom) * (left + columns + right)
+    return program.buffers[buffer].precision.bytes * elements
 
 
 def memory_bytes(program: ir.Program) -> dict[int, int]:

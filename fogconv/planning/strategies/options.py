@@ -56,6 +56,7 @@ class Options:
     ) -> None:
         self._graph = graph
         self._prices = prices
+        self._sums = Prices(prices.topology, graph.picture.batch, "int32")
         self._book = book
         self._scheme = scheme
         self._found: dict[str, tuple[Option, ...]] = {}
@@ -127,7 +128,8 @@ class Options:
             )
         target = self._shares.layout(layer.target, kind)
         held = Layout(_made(works, ranks), partial=True)
-        traffic = self._prices.traffic(transfers(held, target))
+        summed = self._sums if isinstance(layer, Conv) and layer.scales is not None else self._prices
+        traffic = summed.traffic(transfers(held, target))
         finish_s = max(
             self._prices.finish_s(rank, box, len(works)) for rank, boxes in enumerate(target.regions) for box in boxes
         )

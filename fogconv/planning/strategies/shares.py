@@ -90,6 +90,10 @@ class Shares:
         """Whether so few ranks may have the weights of a conv between them."""
         return ranks >= self._sharers.get(conv.name, 1)
 
+    def may_sum(self, layer: Layer) -> bool:
+        """Whether a layer can be summed from parts over its input's rows and columns: means of bytes are rounded once."""
+        return layer.by_sums and self.graph.tensors[layer.reads[0]].precision.element == "fp32"
+
     def rate(self, ranks: Sequence[int]) -> float:
         """Of several ranks together, in proportion to others'."""
         return sum(self._weights[rank] for rank in ranks)

@@ -10,6 +10,7 @@ import pytest
 from fogconv.cluster.executor.executable import BINDERS, Executable
 from fogconv.cluster.executor.executors import EXECUTORS, executor
 from fogconv.cluster.executor.map_steps import KERNELS
+from fogconv.cluster.executor.quantized.steps import QUANTIZED
 from fogconv.errors import DependencyError, InputError
 from fogconv.ir import graph as layers
 from fogconv.ir import program as steps
@@ -47,7 +48,7 @@ def test_without_torch_its_executor_names_what_to_install(monkeypatch: pytest.Mo
 
 def test_every_step_has_a_binder_and_every_map_step_a_kernel() -> None:
     assert set(BINDERS) == set(get_args(steps.AnyStep))
-    assert set(KERNELS) == set(get_args(steps.MapStep))
+    assert {*KERNELS, *QUANTIZED} == set(get_args(steps.MapStep))
 
 
 def test_every_layer_that_workers_compute_has_a_maker_of_its_step() -> None:

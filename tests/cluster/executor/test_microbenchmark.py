@@ -7,7 +7,7 @@ import pytest
 
 from fogconv.calibration.sample_sizes import random_maps
 from fogconv.cluster.executor.executors import executor
-from fogconv.cluster.executor.microbenchmark import NoMailbox, map_program, step_times
+from fogconv.cluster.executor.microbenchmark import NoMailbox, conv_program, map_program, step_times
 from fogconv.cluster.worker.program_check import check_measurement, check_program
 from fogconv.errors import KernelError, WireError, WorkerMemoryError
 from fogconv.hardware.latency.features import MAP_KINDS
@@ -32,6 +32,14 @@ def test_the_program_of_a_step_computes_that_step_and_runs(spec: MapSpec) -> Non
 def test_random_steps_can_be_timed(spec: MapSpec) -> None:
     check_measurement([spec], 3, 1 << 30)
     assert map_program(spec).steps[0].work(1) == spec
+
+
+@pytest.mark.parametrize("spec", [ConvSpec(20, 24, 5, 6, (3, 3), padding=(1, 1, 1, 1), element="uint8")], ids=str)
+def test_a_conv_of_bytes_can_be_timed(spec: ConvSpec) -> None:
+    program, weights = conv_program(spec)
+    check_program(program, 1 << 20)
+    executor()(program, weights, threads=1).run(NoMailbox())
+    assert program.work(program.steps[0]) == spec and program.weight_bytes(next(iter(weights))) == spec.weight_elements
 
 
 def test_times_come_with_the_load_since_the_step_began() -> None:

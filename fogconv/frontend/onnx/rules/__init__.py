@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fogconv.frontend.onnx.rules import channels, conv, norms, pointwise, pooling, space
+from fogconv.frontend.onnx.rules import channels, conv, norms, pointwise, pooling, quantization, space
 from fogconv.frontend.onnx.translate import Rule
 
 RULES: Mapping[str, Rule] = {
+    "QuantizeLinear": quantization.quantize,
+    "DequantizeLinear": quantization.dequantize,
+    "QLinearConv": quantization.linear_conv,
     "Conv": conv.one_row(conv.conv),
     "Gemm": conv.gemm,
     "MatMul": conv.matmul,

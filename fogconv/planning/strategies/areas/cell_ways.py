@@ -31,7 +31,7 @@ def ways(mode: str, layer: Layer, shares: Shares, tiling: Tiling) -> Iterator[Wa
                 found[tuple(regions.items())] = None
         for each in found:
             yield Way(mode, [Work(rank, region) for rank, region in each], overlaps=True)
-    if layer.by_sums:
+    if shares.may_sum(layer):
         parts = shares.cells.of(tiling, layer.reads[0], False).items()
         works = [Work(rank, whole, rows=cell.rows, columns=cell.columns) for rank, cell in parts]
         yield Way("sums", works, ("M", "R", "C"))

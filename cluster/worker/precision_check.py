@@ -1,0 +1,75 @@
+"""Precision check: whether there is a kernel for what the buffers and the weights of a step consist of.
+
+The buffers must be there, which `fogconv.cluster.worker.program_check` checks first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fogconv.ir import program as ir
+from fogconv.ir.precision.elements import Element
+
+
+def unknown_precisions(program: ir.Program, step: ir.AnyStep) -> str | None:
+    """What is wrong with a step's precisions, as the end of a sentence; None where nothing is."""
+    return next(_misfits(program, step), None)
+
+
+def _misfits(program: ir.Program, step: ir.AnyStep) -> Iterator[str]:
+    kept = {_element(program, buffer) for buffer in ir.buffers_of(step)}
+    names = " and ".join(sorted(kept))
+    match step:
+        case ir.Send() | ir.Recv():
+            if kept != {step.wire if step.wire in ("uint8", "int32") else "fp32"}:
+                yield f"sends a map of {names} as {step.wire}"
+        case ir.Gather():
+            for piece in step.pieces:
+                yield from _misfits(program, piece.recv)
+                yield from _misfits(program, piece.spare)
+            if step.code is not None:
+                yield from _misfits(program, step.code)
+        case ir.Conv():
+            yield from _conv(program, step)
+        case ir.Convert():
+            if _element(program, step.target) == "int32":
+                yield "converts to sums"
+            if (_element(program, step.source) == "int32") != (step.scales is not None):
+                yield "has scales for what are no sums, or sums without scales"
+            yield from _of_type(program, step.scales, "float32")
+        case ir.Copy():
+            if len(kept) > 1:
+                yield f"copies a map of {names}"
+        case ir.Add() | ir.Gate() | ir.Pool() | ir.GlobalPool() | ir.Permute():
+            if kept not in ({"fp32"}, {"uint8"}):
+                yield f"computes on maps of {names}"
+        case _:
+            if kept - {"fp32"}:
+                yield f"computes on maps of {names}"
+
+
+def _conv(program: ir.Program, step: ir.Conv) -> Iterator[str]:
+    quantized = step.spec.element == "uint8"
+    read, made = _element(program, step.source), _element(program, step.target)
+    if read != step.spec.element:
+        yield f"is a conv of {step.spec.element} that reads {read}"
+    yield from _of_type(program, step.weight, "int8" if quantized else "float32")
+    yield from _of_type(program, step.bias, "int32" if quantized else "float32")
+    yield from _of_type(program, step.scales, "float32")
+    if quantized and made != "int32" and step.scales is None:
+        yield f"makes {made} of {read} without scales"
+    if quantized and step.residual is not None:
+        yield "adds a residual to 8-bit sums"
+    if not quantized and (made != "fp32" or step.scales is not None):
+        yield f"makes {made} of {read}"
+
+
+def _of_type(program: ir.Program, key: str | None, wanted: str) -> Iterator[str]:
+    """By NumPy's name."""
+    found = "float32" if key is None else program.weight_types.get(key, "float32")
+    if key is not None and found != wanted:
+        yield f"has weights of {found}; {wanted} is needed"
+
+
+def _element(program: ir.Program, buffer: int) -> Element:
+    return program.buffers[buffer].precision.element

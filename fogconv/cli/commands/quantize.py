@@ -1,0 +1,156 @@
+"""``fogconv quantize``: a model in fp32 becomes one of 8-bit maps and weights, as an ONNX file."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fogconv.cli.option_values import MODEL, PICTURES, SIZE, WEIGHTS, Numbers, Pair, number, output, ratios
+from fogconv.cli.output.written import say_written
+from fogconv.cli.panels import HOW, OUTPUT, WHAT
+from fogconv.cli.process.exit_codes import sentences
+from fogconv.errors import DependencyError, InputError, with_extra
+from fogconv.values import table
+
+if TYPE_CHECKING:
+    from fogconv.quantization.quantize import Quantized
+
+
+class Ranges(StrEnum):
+    MSE = "mse"
+    PERCENTILE = "percentile"
+    MINMAX = "minmax"
+
+
+def quantize(
+    model: Annotated[
+        str,
+        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
+    ],
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--calibrate",
+            parser=PICTURES,
+            help="Pictures, or a folder of them, with which to measure the values that 8 bits must hold; may be repeated. A "
+            "few dozen that are like those to come are enough.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", parser=output(".onnx"), help="The ONNX file to write.", rich_help_panel=OUTPUT),
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            parser=WEIGHTS, help="Weights to use: pretrained, random, or the path of a state_dict.", rich_help_panel=WHAT
+        ),
+    ] = "pretrained",
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=WHAT
+        ),
+    ] = False,
+    size: Annotated[
+        Pair | None,
+        typer.Option(
+            parser=SIZE,
+            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width).",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    mean: Annotated[
+        Numbers | None,
+        typer.Option(
+            parser=ratios(table.MEAN, "0.485,0.456,0.406", 3),
+            help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 and .onnx files.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    std: Annotated[
+        Numbers | None,
+        typer.Option(
+            parser=ratios(table.DEVIATION, "0.229,0.224,0.225", 3),
+            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 and .onnx files.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    ranges: Annotated[
+        Ranges,
+        typer.Option(
+            help="The range that a map's bytes cover: mse: with the least error; percentile: all but 0.01 % at either end; "
+            "minmax: all.",
+            rich_help_panel=HOW,
+        ),
+    ] = Ranges.MSE,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("ratio", table.TOLERANCE),
+            help="The most noise of a layer's own, as a factor of its signal, by default 0.3 (10 dB); layers above it "
+            "stay in fp32.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    threads: Annotated[
+        int,
+        typer.Option(parser=number("count", table.THREADS), help="Number of threads; 0: all cores.", rich_help_panel=HOW),
+    ] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Turn a model in fp32 into one of 8-bit maps and weights, and show what each layer loses by it.
+
+    The result is an ONNX file with QuantizeLinear and DequantizeLinear (QDQ), which fogconv runs in 8 bits, and other
+    runtimes, too. Weights have a scale per output channel, maps one each.
+    """
+    with sentences("fogconv quantize"):
+        if not calibrate:
+            raise InputError("quantising needs pictures to measure the model's values with: add --calibrate FOLDER")
+        if out is None:
+            raise InputError("say where to write the quantised model: --out MODEL.onnx")
+        from fogconv.cli.output.json_text import json_text
+        from fogconv.cli.output.tables.quantization import print_quantization, quantization_json
+        from fogconv.cli.precision.calibration_pictures import batches
+        from fogconv.cluster.worker.process import cores
+        from fogconv.frontend.network import open_network
+        from fogconv.quantization.quantize import TOLERANCE, quantized
+        from fogconv.zoo.model_request import ModelRequest
+
+        request = ModelRequest(model, weights, None if size is None else size.pixels, trust)
+        network = open_network(request, mean=None if mean is None else mean.each, std=None if std is None else std.each)
+        found = quantized(
+            network.graph,
+            batches(calibrate, network.card, network.graph),
+            method=ranges.value,
+            tolerance=TOLERANCE if tolerance is None else tolerance,
+            threads=threads or cores(),
+        )
+        _write(found, out)
+        if as_json:
+            print(json_text(quantization_json(found) | {"out": str(out)}))
+        else:
+            print_quantization(found, out=sys.stdout)
+        say_written(out)
+
+
+def _write(found: Quantized, out: Path) -> None:
+    try:
+        from fogconv.frontend.onnx.write import write
+    except ImportError as error:
+        raise DependencyError(f"onnx is not installed: {with_extra('onnx')}") from error
+    try:
+        write(found.marked.graph, found.marked.integers, out)
+    except OSError as error:
+        raise InputError(f"--out {out}: can't be written: {error.strerror or error}") from error
+
+
+if __name__ == "__main__":
+    typer.run(quantize)

@@ -1,0 +1,240 @@
+"""Quantise: a graph in fp32 and some pictures become a graph on bytes, and what that costs in accuracy.
+
+plain form → ranges of all maps over the pictures → equalised channels (depthwise nets) → int8 weights, corrected
+biases → each layer's own error, measured → those above the tolerance stay in fp32 → marked graph → graph on bytes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fogconv.errors import InputError, ModelError
+from fogconv.frontend.quantized import absorb
+from fogconv.ir.arrays import Array
+from fogconv.ir.graph import Conv, Convert, LayerGraph
+from fogconv.ir.precision.scale import Precision
+from fogconv.quantization.equalization import equalized
+from fogconv.quantization.marking import Marked, int8_share, is_finite, marked, on_bytes, shared_precisions
+from fogconv.quantization.plain_form import plain_form
+from fogconv.quantization.ranges import Histogram, Method
+from fogconv.quantization.recorder import Recorder
+from fogconv.quantization.weights import corrected_bias, integers_of
+
+TOLERANCE = 0.3
+"""Of a layer's own error: noise ÷ signal, in root mean squares. 0.3 is 10 dB."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNoise:
+    """What quantising one layer costs. ``own`` is the noise ÷ signal of its result where all before it is exact, ``whole``
+    that where all before it is quantised, too (None: not measured)."""
+
+    name: str
+    precision: str
+    own: float
+    whole: float | None
+
+    @property
+    def own_db(self) -> float:
+        return decibels(self.own)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """``graph`` computes on bytes; ``marked`` is the same in fp32 with conversions. ``noise`` is the noise ÷ signal of the
+    first output, ``agreement`` the share of pictures with the same greatest value in it, ``share`` of the multiply-adds
+    are in 8 bits."""
+
+    graph: LayerGraph
+    marked: Marked
+    layers: tuple[LayerNoise, ...]
+    noise: float
+    agreement: float
+    share: float
+    pictures: int
+
+
+def decibels(noise: float) -> float:
+    """Of a signal over its noise, where the noise ÷ signal is given."""
+    return math.inf if noise <= 0 else -20 * math.log10(noise)
+
+
+def quantized(
+    graph: LayerGraph,
+    batches: Sequence[Sequence[Array]],
+    *,
+    method: Method = "mse",
+    tolerance: float = TOLERANCE,
+    threads: int = 1,
+) -> Quantized:
+    """``batches`` are inputs of the graph, each as one inference takes them.
+
+    Raises InputError where there are none, or one has values that are not finite; ModelError for a graph of which nothing
+    can compute on bytes.
+    """
+    if not batches:
+        raise InputError("quantising needs pictures to calibrate with; there are none")
+    if any(not is_finite(array) for inputs in batches for array in inputs if array.dtype.kind == "f"):
+        raise InputError("a calibration picture has values that are not finite (NaN or infinity)")
+    if any(tensor.precision.quantized for tensor in graph.tensors):
+        raise ModelError(f"{graph.name} is quantised already")
+    plain = plain_form(graph)
+    names = on_bytes(plain, ())
+    if not any(isinstance(layer, Conv) and layer.name in names for layer in plain.layers):
+        raise ModelError(f"{graph.name} has no layer that can be quantised")
+    seen = _Seen(plain, batches, threads)
+    plain = equalized(plain, names, seen.greatest)
+    seen = _Seen(plain, batches, threads)
+    own = {number: histogram.precision(method) for number, histogram in seen.histograms.items()}
+    shared = shared_precisions(plain, names, own)
+    integers = {
+        layer.name: integers_of(
+            plain.weights[layer.weight],
+            None if layer.bias is None else plain.weights[layer.bias],
+            min(own[layer.source].scale, shared[layer.source].scale),
+        )
+        for layer in plain.layers
+        if isinstance(layer, Conv)
+    }
+    biases = {
+        layer.name: corrected_bias(
+            plain.weights[layer.weight],
+            integers[layer.name],
+            None if layer.bias is None else plain.weights[layer.bias],
+            seen.means[layer.source],
+        )
+        for layer in plain.layers
+        if isinstance(layer, Conv)
+    }
+
+    def mark(kept: frozenset[str]) -> Marked:
+        return marked(plain, kept, shared_precisions(plain, kept, own), integers, biases)
+
+    errors = _own_errors(plain, names, mark(names), batches, threads)
+    exact = frozenset(name for name, error in errors.items() if error > tolerance)
+    kept = on_bytes(plain, exact)
+    found = mark(kept)
+    whole = _whole_errors(plain, found, batches, threads)
+    final = absorb.on_bytes(found.graph, lambda conv: found.integers.get(conv.name))
+    layers = tuple(
+        LayerNoise(name, "int8" if name in kept else "fp32", error, whole.noise.get(name)) for name, error in errors.items()
+    )
+    return Quantized(final, found, layers, whole.output, whole.agreement, int8_share(final), len(batches))
+
+
+class _Seen:
+    """What the maps of a graph were, over all pictures: histograms, and means and greatest values of each channel."""
+
+    def __init__(self, graph: LayerGraph, batches: Sequence[Sequence[Array]], threads: int) -> None:
+        recorder = Recorder(graph, threads=threads)
+        self.histograms = {number: Histogram() for number in recorder.maps}
+        self.means: dict[int, NDArray[np.float64]] = {}
+        self.greatest: dict[int, NDArray[np.float64]] = {}
+        for inputs in batches:
+            for number, values in recorder.of(inputs).items():
+                if not is_finite(values):
+                    name = graph.tensors[number].name
+                    raise ModelError(f"{graph.name}: {name} has values that are not finite; they can't be quantised")
+                self.histograms[number].reach(values)
+                mean, most = values.mean(axis=(0, 2, 3), dtype=np.float64), np.abs(values).max(axis=(0, 2, 3))
+                self.means[number] = self.means.get(number, 0.0) + mean / len(batches)
+                self.greatest[number] = np.maximum(self.greatest.get(number, 0.0), most)
+        for inputs in batches:
+            for number, values in recorder.of(inputs).items():
+                self.histograms[number].count(values)
+
+
+def _ratio(noise: float, signal: float) -> float:
+    return math.sqrt(noise / signal) if signal > 0 else 0.0 if noise == 0 else math.inf
+
+
+def _own_errors(
+    plain: LayerGraph, names: frozenset[str], shadow: Marked, batches: Sequence[Sequence[Array]], threads: int
+) -> dict[str, float]:
+    """The noise ÷ signal of each conv alone: it reads the exact maps, rounded to bytes."""
+    convs = [layer for layer in plain.layers if isinstance(layer, Conv) and layer.name in names]
+    rounded = {layer.name: layer for layer in shadow.graph.layers}
+    precisions = {
+        layer.source: shadow.graph.tensors[layer.target].precision
+        for layer in shadow.graph.layers
+        if isinstance(layer, Convert) and shadow.graph.tensors[layer.target].precision.quantized
+    }
+    alone = _shadows(plain, convs, rounded, precisions, shadow.graph.weights)
+    recorder = Recorder(alone.graph, [*alone.exact.values(), *alone.rounded.values()], threads)
+    noise, signal = dict.fromkeys(alone.exact, 0.0), dict.fromkeys(alone.exact, 0.0)
+    for inputs in batches:
+        maps = recorder.of(inputs)
+        for name, number in alone.exact.items():
+            exact = maps[number].astype(np.float64)
+            noise[name] += float(np.square(maps[alone.rounded[name]] - exact).sum())
+            signal[name] += float(np.square(exact).sum())
+    return {name: _ratio(noise[name], signal[name]) for name in noise}
+
+
+@dataclass(frozen=True)
+class _Shadows:
+    graph: LayerGraph
+    exact: Mapping[str, int]
+    rounded: Mapping[str, int]
+
+
+def _shadows(
+    plain: LayerGraph,
+    convs: Sequence[Conv],
+    rounded: Mapping[str, object],
+    precisions: Mapping[int, Precision],
+    weights: Mapping[str, Array],
+) -> _Shadows:
+    """The exact graph, and beside each conv the same with rounded weights that reads its input as bytes."""
+    tensors, layers, made = list(plain.tensors), list(plain.layers), dict[str, int]()
+    reals: dict[int, int] = {}
+    for conv in convs:
+        if conv.source not in reals:
+            name, first = tensors[conv.source].name, len(tensors)
+            tensors.append(replace(tensors[conv.source], name=f"{name}.bytes", precision=precisions[conv.source]))
+            tensors.append(replace(tensors[conv.source], name=f"{name}.real"))
+            layers += [Convert(f"{name}.bytes", conv.source, first), Convert(f"{name}.real", first, first + 1)]
+            reals[conv.source] = first + 1
+        other = rounded[conv.name]
+        assert isinstance(other, Conv)
+        made[conv.name] = len(tensors)
+        tensors.append(replace(tensors[conv.target], name=f"{conv.name}.rounded"))
+        layers.append(replace(other, name=f"{conv.name}.rounded", source=reals[conv.source], target=made[conv.name]))
+    graph = replace(plain, tensors=tuple(tensors), layers=tuple(layers), weights={**plain.weights, **weights})
+    return _Shadows(graph, {conv.name: conv.target for conv in convs}, made)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    noise: Mapping[str, float]
+    output: float
+    agreement: float
+
+
+def _whole_errors(plain: LayerGraph, found: Marked, batches: Sequence[Sequence[Array]], threads: int) -> _Whole:
+    """The noise ÷ signal of each layer's result, and of the first output, where all that can be is on bytes."""
+    exact, rounded = Recorder(plain, threads=threads), Recorder(found.graph, threads=threads)
+    places = {layer.name: layer.writes[0] for layer in found.graph.layers if layer.writes}
+    pairs = {layer.name: (layer.writes[0], places[layer.name]) for layer in plain.layers if layer.writes}
+    first, last = plain.outputs[0].tensor, found.graph.outputs[0].tensor
+    if first is not None and last is not None:
+        pairs[""] = (first, last)
+    noise, signal, same = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0), 0
+    images = 0
+    for inputs in batches:
+        one, other = exact.of(inputs), rounded.of(inputs)
+        for name, (a, b) in pairs.items():
+            values = one[a].astype(np.float64)
+            noise[name] += float(np.square(other[b] - values).sum())
+            signal[name] += float(np.square(values).sum())
+        if first is not None and last is not None:
+            images += len(one[first])
+            scores = (one[first].reshape(len(one[first]), -1), other[last].reshape(len(other[last]), -1))
+            same += int(np.sum(scores[0].argmax(axis=1) == scores[1].argmax(axis=1)))
+    ratios = {name: _ratio(noise[name], signal[name]) for name in pairs}
+    return _Whole(ratios, ratios.pop("", 0.0), same / images if images else 1.0)

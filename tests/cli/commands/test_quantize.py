@@ -1,0 +1,84 @@
+"""`fogconv quantize`, and --precision of other commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fogconv.quantization.plain_form import plain_form
+from tests.cli import program
+from tests.quantized_net import network, picture
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a small net and pictures for it are."""
+    pytest.importorskip("onnx")
+    from fogconv.frontend.onnx.write import write
+
+    monkeypatch.chdir(tmp_path)
+    write(plain_form(network()), {}, tmp_path / "net.onnx")
+    (tmp_path / "pictures").mkdir()
+    for seed in range(2):
+        np.save(tmp_path / "pictures" / f"{seed}.npy", picture(seed)[0])
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "small.npy", np.zeros((3, 8, 8), np.float32))
+    np.save(tmp_path / "nan.npy", np.full((3, 16, 16), np.nan, np.float32))
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:1000])
+    return tmp_path
+
+
+def test_a_quantised_model_is_written_and_runs_on_bytes(folder: Path) -> None:
+    found = program.call("quantize", "net.onnx", "--calibrate", "pictures", "--out", "q.onnx", "--json")
+    assert found.exit_code == 0, found.stderr
+    said = json.loads(found.stdout)
+    assert said["int8_share"] == 1.0 and said["pictures"] == 2 and said["output_db"] > 15
+    assert len(said["layers"]) == 7 and all(layer["precision"] == "int8" for layer in said["layers"])
+    ran = program.call("run", "q.onnx", "--image", "pictures/0.npy", "--workers", "0", "--repeat", "1", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert json.loads(ran.stdout)["precision"]["share"] == 1.0
+
+
+def test_a_table_has_a_line_for_each_layer(folder: Path) -> None:
+    found = program.call("quantize", "net.onnx", "--calibrate", "pictures", "-o", "q.onnx")
+    assert found.exit_code == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[0].split() == ["layer", "precision", "own", "dB", "whole", "dB"]
+    assert "multiply-adds in int8" in " ".join(lines) and all(len(line) <= 80 for line in lines)
+
+
+def test_a_model_in_fp32_runs_in_8_bits_with_pictures(folder: Path) -> None:
+    image = ("--image", "pictures/0.npy", "--workers", "0", "--repeat", "1")
+    ran = program.call("run", "net.onnx", *image, "--precision", "int8", "--calibrate", "pictures")
+    assert ran.exit_code == 0, ran.stderr
+    assert "100 % of the multiply-adds" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("quantize", "net.onnx"), "needs pictures"),
+        (("quantize", "net.onnx", "--calibrate", "coffee"), "--out"),
+        (("quantize", "net.onnx", "--calibrate", "empty", "--out", "x.onnx"), "has no picture"),
+        (("quantize", "net.onnx", "--calibrate", "small.npy", "--out", "x.onnx"), "has the shape (3, 8, 8)"),
+        (("quantize", "net.onnx", "--calibrate", "nan.npy", "--out", "x.onnx"), "NaN"),
+        (("quantize", "net.onnx", "--calibrate", "cut.jpg", "--out", "x.onnx"), "cut.jpg"),
+        (("quantize", "cut.onnx", "--calibrate", "pictures", "--out", "x.onnx"), "cut.onnx"),
+        (("run", "net.onnx", "--image", "pictures/0.npy", "--precision", "int8"), "--calibrate"),
+        (("simulate", "squeezenet1_1", "--train", "--precision", "int8"), "training is in fp32"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(arguments: tuple[str, ...], sentence: str, folder: Path) -> None:
+    found = program.call(*arguments)
+    assert found.exit_code == 2 and sentence in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr
+
+
+def test_a_plan_says_which_layers_are_in_8_bits() -> None:
+    rates = ("--ranks", "2", "--rate", "1GFLOP/s", "--bandwidth", "1Gbit")
+    found = program.call("plan", "squeezenet1_1", "--size", "48", "--precision", "int8", *rates)
+    assert found.exit_code == 0, found.stderr
+    assert "100 % of the multiply-adds" in found.stdout

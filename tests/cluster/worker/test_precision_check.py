@@ -1,0 +1,73 @@
+"""A program whose buffers and weights no kernel fits is refused before anything is bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from fogconv.cluster.worker.program_check import check_program
+from fogconv.errors import WireError
+from fogconv.hardware.topology import Topology
+from fogconv.ir import program as ir
+from fogconv.ir.precision.scale import FP32, Precision
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from tests.quantized_net import on_bytes
+
+Change = Callable[[ir.Program], ir.Program]
+
+
+def program() -> ir.Program:
+    graph = on_bytes().graph
+    chosen = plan(graph, Topology.uniform(3, 1e8, 1e10, 1e-7), PlanOptions("star", split="input:3", threshold=0.0))
+    return lower(graph, chosen).programs[1]
+
+
+def with_buffers(precision: Precision) -> Change:
+    def change(program: ir.Program) -> ir.Program:
+        buffers = tuple(msgspec.structs.replace(each, precision=precision) for each in program.buffers)
+        return msgspec.structs.replace(program, buffers=buffers)
+
+    return change
+
+
+def with_steps(kind: type, **changes: Any) -> Change:
+    def change(program: ir.Program) -> ir.Program:
+        steps = tuple(msgspec.structs.replace(each, **changes) if isinstance(each, kind) else each for each in program.steps)
+        return msgspec.structs.replace(program, steps=steps)
+
+    return change
+
+
+def in_floats(program: ir.Program) -> ir.Program:
+    steps = tuple(
+        msgspec.structs.replace(each, spec=replace(each.spec, element="fp32")) if isinstance(each, ir.Conv) else each
+        for each in program.steps
+    )
+    return msgspec.structs.replace(program, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (with_buffers(FP32), "sends a map of fp32 as uint8"),
+        (with_buffers(Precision("int32")), "sends a map of int32 as uint8"),
+        (with_steps(ir.Recv, wire="fp32"), "sends a map of uint8 as fp32"),
+        (in_floats, "is a conv of fp32 that reads uint8"),
+        (lambda it: msgspec.structs.replace(it, weight_types={}), "has weights of float32; int8 is needed"),
+        (lambda it: msgspec.structs.replace(it, weight_types={"x": "int8"}), "has a type of weights x"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: Change, sentence: str) -> None:
+    check_program(program(), 1 << 30)
+    with pytest.raises(WireError, match=sentence):
+        check_program(change(program()), 1 << 30)
+
+
+def test_a_program_travels_with_its_precisions() -> None:
+    assert ir.decode(ir.encode(program())) == program()
