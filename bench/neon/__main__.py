@@ -38,16 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(figures, ensure_ascii=False))
     else:
         before = recorded_cycles(read_record())
-        print(f"{'':26}{'core':14}{'cycles per FMA':>16}{'recorded':>10}{'spills':>8}")
+        print(f"{'':34}{'core':14}{'cycles per FMA':>16}{'recorded':>10}{'spills':>8}")
         for loop in figures["loops"]:
             was = before.get((loop["name"], loop["cpu"]))
             noted = "–" if was is None else f"{was:.3f}"
-            print(f"{loop['name']:26}{loop['cpu']:14}{loop['cycles_per_fma']:16.3f}{noted:>10}{loop['spills']:8}")
+            print(f"{loop['name']:34}{loop['cpu']:14}{loop['cycles_per_fma']:16.3f}{noted:>10}{loop['spills']:8}")
         print("Winograd's transforms, cycles per element of a tile and block of 16 channels")
         for tile in figures["transforms"]:
             was = before.get((tile["name"], tile["cpu"]))
             noted = "–" if was is None else f"{was:.3f}"
-            print(f"{tile['name']:26}{tile['cpu']:14}{tile['cycles_per_element']:16.3f}{noted:>10}{tile['spills']:8}")
+            print(f"{tile['name']:34}{tile['cpu']:14}{tile['cycles_per_element']:16.3f}{noted:>10}{tile['spills']:8}")
         print(f"llvm-mca {mca.version}")
     if options.record:
         write_record(figures, mca)

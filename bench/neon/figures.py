@@ -21,12 +21,15 @@ CORES = {"cortex-a72": "cortex-a72", "neoverse-n1": "cortex-a76", "cortex-a76": 
 
 def measure(mca: Mca) -> dict[str, Any]:
     """``{"loops": [{"name", "cpu", "cycles_per_fma", "spills"}], "transforms": [{"name", "cpu", "cycles_per_element",
-    "spills"}]}``. Spills are instructions per call, or per round of a hot loop, that keep a vector on the stack or fetch it
-    from there. Transforms are Winograd's: cycles per element of a tile and block of 16 channels."""
+    "spills"}]}``. On bytes a "fma" is one instruction that multiplies: 16 products by sdot, 8 by smull. Spills are
+    instructions per call, or per round of a hot loop, that keep a vector on the stack or fetch it from there. Transforms are
+    Winograd's: cycles per element of a tile and block of 16 channels."""
     cores = [(cpu, Target(AARCH64, emitted_for)) for cpu, emitted_for in CORES.items() if mca.knows(cpu)]
     found: list[dict[str, Any]] = []
     for loop in loops():
         for cpu, target in cores:
+            if target.cpu not in loop.boards:
+                continue
             code = _code(loop, target)
             cycles = round(mca.cycles(code, cpu) / fused(code), 4)
             found.append({"name": loop.name, "cpu": cpu, "cycles_per_fma": cycles, "spills": _spills(code, loop.whole)})

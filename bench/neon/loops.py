@@ -1,4 +1,4 @@
-"""The loops and tiles that are priced: the fp32 kernels for aarch64, each as the largest tile that the tiling makes."""
+"""The loops and tiles that are priced: the kernels for aarch64, each as the largest tile that the tiling makes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from fogconv.kernels.codegen.microkernel import Field, Flag, emit_tile, make_til
 from fogconv.kernels.conv import depthwise, linear
 from fogconv.kernels.conv.tiling import largest_tile
 from fogconv.kernels.conv.winograd_transforms import Form, emit_input, emit_output
+from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, tile_isa
 
 FIELDS_AT, ARRAYS_AT = 1 << 32, 1 << 33
 FAR = 1 << 16
 """Bytes from one row or block to the next: any number will do."""
+
+BOARDS = ("cortex-a72", "cortex-a76")
+"""Raspberry Pi 4 and 5, as numba names them."""
 
 VECTORS = 4
 """Vectors of output channels per tile: a block of 16."""
@@ -31,6 +35,8 @@ class Loop:
     arguments: tuple[int, ...]
     memory: Mapping[int, int]
     whole: bool = True
+    boards: tuple[str, ...] = BOARDS
+    """Those whose CPUs have the instructions."""
 
 
 def loops() -> Iterator[Loop]:
@@ -44,6 +50,10 @@ def loops() -> Iterator[Loop]:
     for stride in (1, 2):
         yield _depthwise(f"depthwise 3×3, stride {stride}", stride)
     yield _linear()
+    for by in (Product.SDOT, Product.SMULL):
+        yield _bytes(f"int8 by {by}, hot loop, K = 256", by, 256, whole=False)
+        for depth in (64, 256):
+            yield _bytes(f"int8 by {by}, 1×1, K = {depth}", by, depth)
 
 
 def direct(name: str, depth: int, whole: bool = True) -> Loop:
@@ -58,6 +68,15 @@ def direct(name: str, depth: int, whole: bool = True) -> Loop:
         Field.FLAGS: Flag.FLOOR | Flag.CEILING,
     }
     return Loop(name, partial(_call_tile, tile), *_call(7, fields), whole)
+
+
+def _bytes(name: str, by: Product, depth: int, whole: bool = True) -> Loop:
+    """A 1×1 convolution on bytes, requantised."""
+    isa, words = tile_isa(NEON, by), depth // WORD
+    tile = make_tile(isa, 1, largest_tile(isa, VECTORS, words), VECTORS, BLOCK // WORD, isa.vector_length)
+    fields = {Field.FULL_BLOCKS: depth // BLOCK, Field.RUN_ROUNDS: 1}
+    boards = ("cortex-a76",) if by is Product.SDOT else ("cortex-a72",)
+    return Loop(name, partial(_call_bytes, tile, Dots(by, Result.BYTES)), *_call(7, fields), whole, boards)
 
 
 def _first(name: str, kernel: tuple[int, int], stride: int) -> Loop:
@@ -112,6 +131,10 @@ def transforms() -> Iterator[Transform]:
 
 def _call_tile(tile: object, builder: object, *addresses: object) -> None:
     emit_tile(builder, tile, *addresses)  # type: ignore[arg-type]
+
+
+def _call_bytes(tile: object, dots: Dots, builder: object, *addresses: object) -> None:
+    emit_tile(builder, tile, *addresses, arithmetic=dots)  # type: ignore[arg-type, misc]
 
 
 def _call_depthwise(tile: depthwise.DepthTile, builder: object, *addresses: object) -> None:

@@ -15,7 +15,9 @@ from fogconv.kernels.codegen.emit import I64
 Emit = Callable[..., None]
 """emit(builder, *addresses): a function's body; it may end in any block."""
 
-FMA = re.compile(r"^\s*(vfmadd\d+ps|fmla)\s")
+FMA = re.compile(r"^\s*(?:\{vex\}\s+)?(vfmadd\d+ps|fmla|vpdpbusd|vpmaddwd|sdot|smull2?)\s")
+"""Fused multiply-adds, and the instructions that multiply bytes: 16 products of sdot, 8 of smull."""
+
 STACK = re.compile(r"%rsp|\[sp")
 VECTOR_ON_STACK = re.compile(r"^\s*(?:ld|st)[a-z]+\s+q\d+.*\[sp")
 """A spill of a vector on aarch64; d8 to d15, which a function must keep for its caller, are none."""
@@ -67,7 +69,7 @@ def hot_loop(lines: Sequence[str]) -> list[str]:
 
 
 def fused(lines: Sequence[str]) -> int:
-    """The number of fused multiply-adds."""
+    """The number of fused multiply-adds, or of the instructions that multiply bytes."""
     return sum(bool(FMA.match(line)) for line in lines)
 
 

@@ -76,6 +76,8 @@ class TorchExecutable:
         missing = [key for key in program.weights if key not in weights]
         if missing:
             raise ClusterError(f"rank {program.rank}: {len(missing)} weights of the program are missing, first {missing[0]}")
+        if any(buffer.precision.element != "fp32" for buffer in program.buffers):
+            raise ClusterError(f"rank {program.rank} computes with torch, in fp32 only; the program has 8-bit maps")
         self.program, self.device = program, device
         self.arrays = Arrays(device)
         self._plain, self._shared = weights, shared

@@ -12,6 +12,7 @@ AVX-VNNI, or aarch64's dot products. `host_dots` says so; $FOGCONV_ISA asks for 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -71,7 +72,7 @@ def _dots(wanted: str) -> bool:
     isa = _isa(wanted)
     if wanted:
         return wanted.endswith(DOTS)
-    features = _features()
+    features = cpu_features()
     if isa is AVX512:
         return "avx512vnni" in features
     return {AVX2: "avxvnni", NEON: "dotprod"}.get(isa, "-") in features
@@ -100,8 +101,21 @@ def host_family() -> str:
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """`_features`, read once."""
-    return _features()
+    """The CPU features that kernels may use, read once."""
+    features = _features()
+    if "NUMBA_CPU_NAME" in os.environ and host_family() == "aarch64" and _auxiliary(AT_HWCAP) & HWCAP_ASIMDDP:
+        # Numba then generates code for that CPU by its name, and LLVM's own list may be empty (qemu-user).
+        return features | {"dotprod"}
+    return features
+
+
+AT_HWCAP, HWCAP_ASIMDDP = 16, 1 << 20
+"""Linux on aarch64: the entry that tells what the CPU can do, and its bit for dot products of bytes."""
+
+
+def _auxiliary(entry: int) -> int:
+    """An entry of the process's auxiliary vector."""
+    return int(ctypes.CDLL(None).getauxval(ctypes.c_ulong(entry)))
 
 
 def _features() -> frozenset[str]:

@@ -78,12 +78,25 @@ def host_product(isa: Isa) -> Product:
 
 
 def tile_isa(isa: Isa, product: Product) -> Isa:
-    """The instruction set as the tiling must see it: pairs need registers for widened inputs and weights."""
-    if product in (Product.VNNI, Product.SDOT):
-        return isa
-    if isa.registers > 16 and product is not Product.PLAIN:
-        return replace(isa, pixels=(16, 8, 5, 4))
+    """The instruction set as the tiling must see it: the widened inputs, weights and products need registers, too."""
+    wide = isa.registers > 16
+    match product:
+        case Product.VNNI if wide:
+            return replace(isa, pixels=(26, 14, 8, 6))
+        case Product.PAIRS if isa.vector_length == BLOCK:
+            return replace(isa, pixels=(20, 10, 6, 5))
+        case Product.PAIRS if wide:
+            return replace(isa, pixels=(16, 8, 5, 4))
+        case Product.SMULL:
+            return replace(isa, pixels=(8, 5, 3, 2))
+        case Product.VNNI | Product.SDOT:
+            return isa
     return replace(isa, pixels=(6, 4, 2, 1))
+
+
+def unrolled(isa: Isa, product: Product) -> int:
+    """Words per round of the hot loop. LLVM widens a round's weights at once, for which registers lack."""
+    return 1 if product is Product.PAIRS and isa.name != "neon" else WORD
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import BLOCK, ConvSpec
@@ -26,12 +25,13 @@ from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I8, I32, I64, Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.codegen.microkernel import FIELDS, SIGNATURE, Field, Tile, clamp_bounds, function_address
+from fogconv.kernels.codegen.jit import ready
+from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Tile, clamp_bounds
+from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
-from fogconv.kernels.maps.bound import Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.quantized.arithmetic import I16, WORD, Dots, Product, Result, bias_of
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
@@ -73,25 +73,7 @@ def largest_tile(isa: Isa, words: bool, stride: int) -> tuple[int, int]:
 
 @cache
 def tile_address(tile: DepthTile, dots: Dots) -> int:
-    return function_address(_compiled(tile, dots), SIGNATURE)
-
-
-@cache
-def _compiled(tile: DepthTile, dots: Dots) -> Any:
-    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            emit_tile(builder, tile, dots, *args)
-            return context.get_dummy_value()
-
-        return SIGNATURE, code
-
-    emit: Any = intrinsic(define)
-
-    @jit
-    def depthwise_bytes(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
-        emit(fields, x, weights, bias, out, residual, ahead)
-
-    return depthwise_bytes
+    return native_function(emit_tile, tile, dots, arguments=ARGUMENTS)
 
 
 def emit_tile(
@@ -239,7 +221,7 @@ class DepthwiseBytes:
         rows = min(rows, spec.out_height)
         full, rest = divmod(spec.out_height, rows)
         self.cover = Cover((rows,) * full + ((rest,) if rest else ()), split_evenly(spec.out_width, longest))
-        run_direct.compile("void(int64[::1])")
+        ready(run_direct, SIGNATURE)
         self._addresses = {
             shape: tile_address(DepthTile(*shape, spec.kernel, spec.stride, spec.dilation, isa.vector_length, words), dots)
             for shape in self.cover.shapes

@@ -11,34 +11,32 @@ Packed weights: [segment][full blocks of 4 words, then parts][K_h][K_w][word][ve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.kernels.codegen.emit import Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.isa import Isa
-from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.codegen.microkernel import (
+    ARGUMENTS,
     FIELDS,
-    SIGNATURE,
     Field,
     Tile,
     clamp_bounds,
     emit_tile,
-    function_address,
     make_tile,
 )
+from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.conv.direct import part, run_direct, share, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Pass, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
-from fogconv.kernels.maps.bound import Bound, Place, address_of, bind, place
-from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, bias_of, tile_isa
+from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
+from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, bias_of, tile_isa, unrolled
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
 CHUNK_BYTES = 256 * 1024
@@ -182,25 +180,11 @@ def pack(spec: ConvSpec, layout: Sequence[Segment], weight: Weights, bias: Sums,
 @cache
 def tile_address(tile: Tile, dots: Dots) -> int:
     """The machine address of the compiled micro-kernel."""
-    return function_address(_compiled(tile, dots), SIGNATURE)
+    return native_function(_emit, tile, dots, arguments=ARGUMENTS)
 
 
-@cache
-def _compiled(tile: Tile, dots: Dots) -> Any:
-    def define(typing: Any, fields: Any, x: Any, weights: Any, bias: Any, out: Any, residual: Any, ahead: Any) -> Any:
-        def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            emit_tile(builder, tile, *args, arithmetic=dots)
-            return context.get_dummy_value()
-
-        return SIGNATURE, code
-
-    emit: Any = intrinsic(define)
-
-    @jit
-    def bytes_tile(fields, x, weights, bias, out, residual, ahead):  # type: ignore[no-untyped-def]
-        emit(fields, x, weights, bias, out, residual, ahead)
-
-    return bytes_tile
+def _emit(builder: Builder, tile: Tile, dots: Dots, *addresses: Value) -> None:
+    emit_tile(builder, tile, *addresses, arithmetic=dots)
 
 
 class DirectBytes:
@@ -209,7 +193,7 @@ class DirectBytes:
     def __init__(self, spec: ConvSpec, isa: Isa, dots: Dots, target: Target, packed: PackedBytes) -> None:
         self.spec, self.isa, self.dots, self.target, self.packed = spec, isa, dots, target, packed
         self.layout = segments(spec, tile_isa(isa, dots.product_by), packed.vectors)
-        run_direct.compile("void(int64[::1])")
+        ready(run_direct, SIGNATURE)
         self._addresses: dict[int, dict[tuple[int, int, int], int]] = {}
         self._tile_addresses(self.wanted_lanes)
 
@@ -251,15 +235,16 @@ class DirectBytes:
             step = lanes // WORD * spec.stride[1]
             self._addresses[lanes] = {
                 (segment.lanes, rows, columns): tile_address(
-                    make_tile(
-                        self.isa, rows, columns, segment.pass_.vectors, step, self.isa.vector_length, few, tight=tight
-                    ),
-                    self.dots,
+                    self._tile(rows, columns, segment.pass_.vectors, step, few, tight), self.dots
                 )
                 for segment in self.layout
                 for rows, columns in segment.pass_.cover.shapes
             }
         return self._addresses[lanes]
+
+    def _tile(self, rows: int, columns: int, vectors: int, step: int, few: tuple[int, int], tight: bool) -> Tile:
+        tile = make_tile(self.isa, rows, columns, vectors, step, self.isa.vector_length, few, tight=tight)
+        return replace(tile, unroll=unrolled(self.isa, self.dots.product_by))
 
     def bind(self, x: Blocked, out: Blocked, thread: int, threads: int) -> Bound:
         """The call that computes one thread's share."""
@@ -325,7 +310,7 @@ class DirectBytes:
             Field.KERNEL_ROW_STRIDE: spec.dilation[0] * x.row,
             Field.RUNS: 1 if side_by_side else kw,
             Field.RUN_STRIDE: tap,
-            Field.RUN_ROUNDS: kw if side_by_side else 1,
+            Field.RUN_ROUNDS: (kw if side_by_side else 1) * BLOCK_WORDS // unrolled(self.isa, self.dots.product_by),
             Field.PARTS: len(words.parts),
             Field.TAPS: kw,
             Field.TAP_STRIDE: tap,

@@ -160,6 +160,12 @@ def bounds_in(numbers, index):  # type: ignore[no-untyped-def]
 
 
 @jit
+def _sum(x, y, zero_a, zero_b, factor_a, factor_b):  # type: ignore[no-untyped-def]
+    first = vector.mul(lanes.floats(lanes.sub(lanes.load_bytes(x), zero_a)), factor_a)
+    return vector.add(first, vector.mul(lanes.floats(lanes.sub(lanes.load_bytes(y), zero_b)), factor_b))
+
+
+@jit
 def _add(a):  # type: ignore[no-untyped-def]
     batch, channels, rows, columns = a[12], a[13], a[14], a[15]
     low, high = bounds_in(a, 16)
@@ -172,10 +178,16 @@ def _add(a):  # type: ignore[no-untyped-def]
                 x = a[0] + n * a[1] + block * a[2] + row * a[3]
                 y = a[4] + n * a[5] + block * a[6] + row * a[7]
                 out = a[8] + n * a[9] + block * a[10] + row * a[11]
-                for at in range(0, 16 * columns, 16):
-                    first = vector.mul(lanes.floats(lanes.sub(lanes.load_bytes(x + at), zero_a)), factor_a)
-                    second = vector.mul(lanes.floats(lanes.sub(lanes.load_bytes(y + at), zero_b)), factor_b)
-                    lanes.store_bytes(out + at, vector.add(first, second), low, high, zero, count)
+                fours = 64 * (columns >> 2) if count >= 16 else 0
+                for at in range(0, fours, 64):
+                    one = _sum(x + at, y + at, zero_a, zero_b, factor_a, factor_b)
+                    two = _sum(x + at + 16, y + at + 16, zero_a, zero_b, factor_a, factor_b)
+                    three = _sum(x + at + 32, y + at + 32, zero_a, zero_b, factor_a, factor_b)
+                    four = _sum(x + at + 48, y + at + 48, zero_a, zero_b, factor_a, factor_b)
+                    lanes.store_four(out + at, one, two, three, four, low, high, zero)
+                for at in range(fours, 16 * columns, 16):
+                    total = _sum(x + at, y + at, zero_a, zero_b, factor_a, factor_b)
+                    lanes.store_bytes(out + at, total, low, high, zero, count)
 
 
 @jit

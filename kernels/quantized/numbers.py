@@ -55,10 +55,19 @@ class Target:
 
 
 def multiplier(*scales: float, over: float = 1.0) -> np.float32:
-    """The product of some scales, over another: in float64, rounded once to float32."""
-    return np.float32(np.prod(np.array(scales, np.float64)) / np.float64(over))
+    """The product of some scales, over another: in float64, rounded once to float32. Raises KernelError where that is not
+    finite."""
+    return np.float32(_finite(np.prod(np.array(scales, np.float64)) / np.float64(over))[()])
 
 
 def multipliers(scale_x: float, scale_w: Sequence[float] | NDArray[np.floating], over: float = 1.0) -> Floats:
-    """One per output channel: scale_x · scale_w[o] / over, in float64, rounded once to float32."""
-    return (np.float64(scale_x) * np.asarray(scale_w, np.float64) / np.float64(over)).astype(np.float32)
+    """One per output channel: scale_x · scale_w[o] / over, likewise."""
+    return _finite(np.float64(scale_x) * np.asarray(scale_w, np.float64) / np.float64(over))
+
+
+def _finite(values: NDArray[np.float64] | np.float64) -> Floats:
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(values).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise KernelError(f"quantisation: a ratio of scales is {np.max(np.abs(values))}; float32 has no such number")
+    return rounded

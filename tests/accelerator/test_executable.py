@@ -161,7 +161,7 @@ def test_a_payload_is_that_of_the_other_kernels(channels: int) -> None:
 
 
 def test_every_step_and_every_operator_is_known() -> None:
-    assert set(KERNELS) == set(get_args(ir.MapStep))
+    assert set(KERNELS) == set(get_args(ir.MapStep)) - {ir.Convert}, "8 bits are for fogconv's own kernels"
     assert set(ELEMENTWISE) == set(FORMULAS)
     assert set(ACROSS) == set(across_channels.OPERATORS)
 

@@ -54,7 +54,7 @@ def test_a_call_executes_all_products_and_no_more(depth: int) -> None:
 
 def test_the_record_has_no_spill_in_a_hot_loop_and_every_figure_is_above_its_bound() -> None:
     loops = read_record()["loops"]
-    assert not [loop for loop in loops if loop["name"].startswith("hot loop") and loop["spills"]]
+    assert not [loop for loop in loops if "hot loop" in loop["name"] and loop["spills"]]
     bounds = {"cortex-a72": 1.0, "neoverse-n1": 0.5, "cortex-a76": 0.5}
     assert {loop["cpu"] for loop in loops} >= {"cortex-a72", "neoverse-n1"}
     assert not [loop for loop in loops if loop["cycles_per_fma"] < bounds[loop["cpu"]]]

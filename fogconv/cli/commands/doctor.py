@@ -114,15 +114,16 @@ def _python() -> Finding:
 
 def _numba() -> Finding:
     try:
-        from fogconv.kernels.codegen.isa import host_isa
+        from fogconv.kernels.codegen.isa import host_dots, host_isa
 
-        isa = host_isa()
+        isa, dots = host_isa(), host_dots()
     except Exception as error:  # a broken llvmlite raises errors of any type
         return Finding("numba", "broken", f"The kernels can't be compiled ({error}): pip install numba", needed=True)
     return Finding(
         "numba",
         "ok",
-        f"numba {version('numba')} compiles for {isa.name}, vectors of {isa.vector_length} floats.",
+        f"numba {version('numba')} compiles for {isa.name}, vectors of {isa.vector_length} floats, bytes "
+        f"{'with' if dots else 'without'} dot products.",
         needed=True,
     )
 

@@ -6,7 +6,7 @@ Built for each instruction set on whatever machine runs the test: nothing is exe
 from __future__ import annotations
 
 import re
-from itertools import product
+from dataclasses import replace
 
 import pytest
 
@@ -20,15 +20,13 @@ from fogconv.kernels.codegen.microkernel import emit_tile, make_tile
 from fogconv.kernels.codegen.quads import QUAD
 from fogconv.kernels.conv import depthwise
 from fogconv.kernels.conv.tiling import group_sizes, most_pixels
+from fogconv.kernels.quantized.arithmetic import Dots, Product, Result, tile_isa, unrolled
 
 TARGETS = {
     AVX512: Target("x86_64-unknown-linux-gnu", "skylake-avx512", "-prefer-256-bit"),
     AVX2: Target("x86_64-unknown-linux-gnu", "haswell"),
     NEON: Target(AARCH64, "cortex-a72"),
 }
-BOARDS = ("cortex-a72", "cortex-a76")
-"""Raspberry Pi 4 and 5, as numba names them."""
-
 MULTIPLY_OR_ADD = re.compile(r"^\s*(vmulps|vaddps|fmul|fadd)\s.*(zmm|ymm|xmm|\.4s)")
 
 
@@ -56,6 +54,31 @@ def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, 
     assert not [line for line in loop if STACK.search(line)]
 
 
+VNNI = {
+    AVX512: Target("x86_64-unknown-linux-gnu", "icelake-server", "-prefer-256-bit"),
+    AVX2: Target("x86_64-unknown-linux-gnu", "alderlake"),
+    NEON: Target(AARCH64, "cortex-a76"),
+}
+"""CPUs that sum four products of bytes at once."""
+
+
+@pytest.mark.parametrize("dots", [True, False], ids=["dots", "pairs"])
+@pytest.mark.parametrize(("isa", "vectors"), [(isa, n) for isa in VNNI for n in group_sizes(isa)], ids=str)
+def test_the_hot_loop_on_bytes_has_one_instruction_per_product_and_no_spills(isa: Isa, vectors: int, dots: bool) -> None:
+    fast, slow = (Product.SDOT, Product.SMULL) if isa is NEON else (Product.VNNI, Product.PAIRS)
+    by = fast if dots else slow
+    pixels = most_pixels(tile_isa(isa, by), vectors)
+    tile = replace(make_tile(isa, 1, pixels, vectors, 4, isa.vector_length), unroll=unrolled(isa, by))
+    target = (VNNI if dots else TARGETS)[isa]
+    lines = machine_code.assembly(
+        target, lambda builder, *a: emit_tile(builder, tile, *a, arithmetic=Dots(by, Result.BYTES)), 7
+    )
+    loop = hot_loop(lines)
+    assert fused(loop) == (1 if dots else 2) * tile.unroll * pixels * vectors
+    assert not [line for line in loop if STACK.search(line)]
+    assert not [line for line in loop if "vpmaddubsw" in line]
+
+
 @pytest.mark.parametrize("lanes", [8, 16])
 @pytest.mark.parametrize("isa", TARGETS, ids=lambda isa: isa.name)
 def test_a_depthwise_tile_is_all_fused_products(isa: Isa, lanes: int) -> None:
@@ -71,7 +94,10 @@ def test_a_tile_too_large_for_the_registers_is_seen_to_spill() -> None:
     assert [line for line in loop if STACK.search(line)]
 
 
-@pytest.mark.parametrize(("loop", "board"), list(product(loops(), BOARDS)), ids=lambda value: getattr(value, "name", value))
+PRICED = [(loop, board) for loop in loops() for board in loop.boards]
+
+
+@pytest.mark.parametrize(("loop", "board"), PRICED, ids=lambda value: getattr(value, "name", value))
 def test_no_call_for_aarch64_keeps_a_vector_on_the_stack(loop: Loop, board: str) -> None:
     lines = machine_code.assembly(Target(AARCH64, board), loop.emit, len(loop.arguments))
     assert not [line for line in trace(lines, loop.arguments, loop.memory) if VECTOR_ON_STACK.search(line)]

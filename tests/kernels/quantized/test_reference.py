@@ -8,7 +8,7 @@ import pytest
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import ConvSpec, PoolSpec
 from fogconv.kernels.quantized import reference
-from fogconv.kernels.quantized.numbers import Scale, Target, multipliers
+from fogconv.kernels.quantized.numbers import Scale, Target, multiplier, multipliers
 
 RNG = np.random.default_rng(7)
 
@@ -54,6 +54,14 @@ def test_an_average_divides_by_what_torch_counts() -> None:
 def test_scales_multiply_in_float64() -> None:
     found = multipliers(0.1, [0.3, 0.7], 0.9)
     assert found.tolist() == [np.float32(0.1 * 0.3 / 0.9), np.float32(0.1 * 0.7 / 0.9)]
+
+
+def test_a_ratio_of_scales_must_be_finite() -> None:
+    assert multiplier(0.5, 3.0, over=2.0) == np.float32(0.75)
+    with pytest.raises(KernelError, match="float32 has no such number"):
+        multiplier(1e30, 1e30)
+    with pytest.raises(KernelError, match="float32 has no such number"):
+        multipliers(1.0, [1.0, 1e30], over=1e-30)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e-60])
