@@ -12,8 +12,10 @@ import contextlib
 import logging
 import os
 import platform
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,8 @@ from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
+from fogconv.cluster.transport.inproc import SCHEME as INPROC
+from fogconv.cluster.worker.kernel_facts import KernelFacts, kernel_facts
 from fogconv.cluster.worker.machine import LoadMeter, OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
 from fogconv.cluster.worker.program_check import check_measurement
@@ -40,6 +44,8 @@ from fogconv.errors import (
     WireError,
     WorkerLostError,
 )
+from fogconv.ir import program as ir
+from fogconv.ir.arrays import Array
 from fogconv.ir.layout import MASTER
 from fogconv.storage.swap_file import SwapFolder
 
@@ -69,7 +75,7 @@ class Worker:
 
     ``memory_limit_bytes`` is for the whole process (0: none). ``keep_weights``: for the next load and the next master.
     ``swap``: where weights go that a program swaps, by default a folder in this user's cache.
-    ``helpers``: how many processes may compile beside this one.
+    ``helpers``: how many processes may compile beside this one. ``facts``: of its kernels, where they are known.
     ``once``: stop when the first master leaves. ``masters``: the public keys of allowed masters; None: any master.
     """
 
@@ -85,6 +91,7 @@ class Worker:
         once: bool = False,
         masters: frozenset[str] | None = None,
         helpers: int = 0,
+        facts: KernelFacts | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.life = Life(once=once)
@@ -92,7 +99,7 @@ class Worker:
         self.memory_limit_bytes = memory_limit_bytes
         self._endpoint = endpoint
         self.loader = ProgramLoader(
-            build or executor(),
+            build or _bound,
             threads=threads,
             memory_limit_bytes=memory_limit_bytes,
             keep_weights=keep_weights,
@@ -104,7 +111,7 @@ class Worker:
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle, self._drop)
         self._sessions: dict[Peer, MasterSession] = {}
-        self._isa, self._kernels = _isa(), _kernels(self.loader.build)
+        self._facts = facts or _facts_of(self.loader.build)
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
@@ -178,13 +185,16 @@ class Worker:
             self.threads,
             self.memory_limit_bytes,
             process_bytes(),
-            self._isa,
+            self._facts.isa,
             VERSION,
             machine(),
-            self._kernels,
+            self._facts.fingerprint,
         )
         self._endpoint.trust(peer)
         self._send(peer, welcome)
+        if self.loader.build is _bound and self._endpoint.scheme != INPROC:
+            # While the master plans and measures: the import takes seconds on a small device.
+            threading.Thread(target=executor, name="fogconv-import", daemon=True).start()
 
     def _forget(self, master: Peer) -> None:
         """Drop everything that belongs to this master; weights stay."""
@@ -494,15 +504,11 @@ class Worker:
         self._endpoint.send(peer, codec.encode(message, *payloads))
 
 
-def _isa() -> str:
-    from fogconv.kernels.codegen.isa import host_isa
+def _bound(program: ir.Program, weights: Mapping[str, Array], **options: Any) -> Runnable:
+    """The program, bound by the usual executor, which is imported now: an idle worker takes half the memory without it."""
+    return executor()(program, weights, **options)
 
-    return host_isa().name
 
-
-def _kernels(build: Build) -> str:
-    if isinstance(build, OwnKernels):
-        return build.kernels
-    from fogconv.kernels.conv.tuning_table import fingerprint
-
-    return fingerprint()
+def _facts_of(build: Build) -> KernelFacts:
+    found = kernel_facts()
+    return found._replace(fingerprint=build.kernels) if isinstance(build, OwnKernels) else found

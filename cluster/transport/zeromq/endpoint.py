@@ -43,7 +43,7 @@ from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
 from fogconv.cluster.transport.zeromq.register import Account, Limits, Register
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import LINGER_MS, Socket, bound, connected, trouble
-from fogconv.errors import ClusterError, ConnectError
+from fogconv.errors import ConnectError
 from fogconv.hardware.address import parse_address
 
 if TYPE_CHECKING:
@@ -51,10 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fogconv.transport")
 
-COPY_BYTES = 64 << 10
-"""Up to this size a copy is cheaper than keeping the sender's memory until it is sent."""
-MAX_BACKLOG = 65536
-"""Messages beyond the high-water mark that wait here for one peer."""
 PROBE_DELAYS_S = (0.01, 0.1, 0.5)
 """After a ROUTER lost a connection its routing id disappears shortly after."""
 SKIPPED_AT_ONCE = 1000
@@ -67,7 +63,6 @@ _BAD_HANDSHAKE_REASON = (
 )
 _READABLE = select.POLLIN
 _LAST = int(zmq.NOBLOCK)
-_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 @dataclass(slots=True)
@@ -117,7 +112,7 @@ class ZeromqEndpoint:
         self._lock = threading.RLock()
         self._context = roomy_context()
         self._poller = select.poll()
-        self._direct = direct and keys is None
+        self._direct = direct
         self._exchange = Exchange(self._poller)
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
@@ -300,12 +295,12 @@ class ZeromqEndpoint:
                     return
             size = len(frames[1]) if len(frames) == 2 else 0
             # Most messages. Each of Python's calls on their way counts: its code is cold after a switch of processes.
-            if size <= SHORT_BYTES and not link.backlog and self._send_parts(link, peer, (b"".join(frames),)) is not False:
+            if size <= SHORT_BYTES and not link.backlog and link.send(peer, (b"".join(frames),)) is not False:
                 self._changed[link] = False
                 if self._waiting:
                     self._interrupt()
                 return
-            self._send_or_queue(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
+            self._put(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
 
     def room(self, nbytes: int) -> memoryview | None:
         with self._lock:
@@ -375,7 +370,7 @@ class ZeromqEndpoint:
             self._closed = True
             for link in [*self._links.values(), *([self._router] if self._router else [])]:
                 for peer, part in link.backlog:
-                    if not self._try_send(link, peer, part):
+                    if link.send(peer, part) is False:
                         break
                 link.drop(LINGER_MS if link.connected else 0)
             self._links.clear()
@@ -392,16 +387,9 @@ class ZeromqEndpoint:
 
     # Under the lock
 
-    def _send_or_queue(self, link: Socket, peer: Peer, parts: Sequence[list[Frame]]) -> None:
-        for part in parts:
-            waiting = sum(1 for other, _ in link.backlog if other == peer) if link.backlog else 0
-            if not waiting and self._send_parts(link, peer, part) is not False:
-                continue
-            if waiting >= MAX_BACKLOG and link.router:
-                return  # a peer that sends requests and reads no answer
-            if waiting >= MAX_BACKLOG:
-                raise ClusterError(f"{MAX_BACKLOG} messages wait for {link.address}: it does not take them")
-            link.backlog.append((peer, part))
+    def _put(self, link: Socket, peer: Peer, parts: Sequence[list[Frame]]) -> None:
+        """Send the parts of a message, or let them wait."""
+        link.put(peer, parts)
         self._changed[link] = False
         if self._waiting:
             self._interrupt()
@@ -423,7 +411,7 @@ class ZeromqEndpoint:
                     if not self._exchange.send(peer, referring):
                         link = link or self._router
                         assert link is not None  # a direct connection lies beside one
-                        self._send_or_queue(link, peer, (referring,))
+                        self._put(link, peer, (referring,))
                     return True
                 if self._shared and link is not None and link.near:
                     return False  # which offers this memory
@@ -438,9 +426,9 @@ class ZeromqEndpoint:
     def _propose(self, link: Socket | None) -> bool:
         """Ask for a direct connection to the other end of a link that ``connect`` opened, if that was not done."""
         if self._direct and link is not None and link.trusted:
-            ask = self._exchange.ask(link, link.near)
+            ask = self._exchange.ask(link, link.near, link.sealed)
             if ask is not None:
-                self._send_or_queue(link, link, ([ask],))
+                self._put(link, link, ([ask],))
         return False
 
     def _hear_directly(self, peer: Peer) -> None:
@@ -475,9 +463,9 @@ class ZeromqEndpoint:
         if not self._direct:
             return
         if link.router:
-            offer = self._exchange.answer(peer, frame, self._host)
+            offer = self._exchange.answer(peer, frame, self._host, self._keys is not None)
             if offer is not None:
-                self._send_or_queue(link, peer, ([offer],))
+                self._put(link, peer, ([offer],))
         elif link.dial is not None:
             self._exchange.accept(peer, frame, "" if link.near else link.dial.number or link.dial.address.host)
 
@@ -532,7 +520,7 @@ class ZeromqEndpoint:
                 continue
             del self._changed[link]
             if link.backlog:
-                self._send_waiting(link)
+                link.send_waiting()
             if self._read(link) and not link.raw.closed:
                 self._changed[link] = False
 
@@ -540,26 +528,10 @@ class ZeromqEndpoint:
         """Which of the sockets that changed have a message. One poll of all takes half as long as one of each."""
         for link in self._changed:
             if link.backlog:
-                self._send_waiting(link)
+                link.send_waiting()
         found = zmq.zmq_poll([(link.raw, zmq.POLLIN) for link in self._changed], 0)
         readable = [raw for raw, _ in found]
         self._changed = {link: True for link in self._changed if link.raw in readable} if readable else {}
-
-    def _send_waiting(self, link: Socket) -> None:
-        """Each peer's messages in their order; a peer that reads nothing does not delay the others."""
-        if link.held:
-            while link.ahead and self._try_send(link, *link.backlog[0]):
-                link.backlog.popleft()
-                link.ahead -= 1
-            link.settle()
-            return
-        stuck: set[Peer] = set()
-        left: deque[tuple[Peer, list[Frame]]] = deque()
-        for peer, part in link.backlog:
-            if peer in stuck or not self._try_send(link, peer, part):
-                stuck.add(peer)
-                left.append((peer, part))
-        link.backlog = left
 
     def _read(self, link: Socket) -> bool:
         """Take one message. False if there is none; finding that out is slow, so poll first."""
@@ -639,7 +611,7 @@ class ZeromqEndpoint:
             message = None
             answer = self._sharing.hear(peer, frames)
             if answer is not None:
-                self._send_or_queue(link, peer, (answer,))
+                self._put(link, peer, (answer,))
         else:
             message = self._assembly.add(peer, frames)
         if message is not None:
@@ -705,26 +677,4 @@ class ZeromqEndpoint:
             return False
         # This send, too, may consume the descriptor's report.
         self._changed[self._router] = False
-        return self._send_parts(self._router, peer, [b""]) is not None
-
-    def _try_send(self, link: Socket, peer: Peer, part: list[Frame]) -> bool:
-        """Send if possible. False if the message has to wait. Messages to a lost peer count as sent."""
-        return self._send_parts(link, peer, part) is not False
-
-    def _send_parts(self, link: Socket, peer: Peer, part: Sequence[Frame]) -> bool | None:
-        """True: sent. False: its queue is full. None: there is no peer."""
-        put = link.put
-        try:
-            if link.router:
-                put(peer, _MORE)
-            for frame in part[:-1]:
-                put(frame, _MORE)
-            last = part[-1]
-            put(last, _LAST, len(last) <= COPY_BYTES)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EHOSTUNREACH:
-                return None
-            raise ClusterError(f"{link.address}: sending failed: {error.strerror}") from error
-        return True
+        return self._router.send(peer, [b""]) is not None

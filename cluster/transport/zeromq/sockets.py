@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket as sockets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.chunking import PART_BYTES
 from fogconv.cluster.transport.zeromq.dialing import Dial, heartbeats_of_router
 from fogconv.cluster.transport.zeromq.unix_socket import SocketFile, answers, listen_at
-from fogconv.errors import ConnectError, InputError
+from fogconv.errors import ClusterError, ConnectError, InputError
 from fogconv.hardware.address import Address, parse_address
 
 HIGH_WATER_MARK = 4096
@@ -34,7 +34,14 @@ SEND_BUFFER_BYTES = 512 << 10
 HALF_OPEN_MS = 5000
 PLAIN_S = 1.0
 """The time limit of a plain connection that only checks whether a process listens."""
+COPY_BYTES = 64 << 10
+"""Up to this size a copy is cheaper than keeping the sender's memory until it is sent."""
+MAX_BACKLOG = 65536
+"""Messages beyond the high-water mark that wait here for one peer."""
 BAD_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 @dataclass(eq=False, slots=True)
@@ -49,6 +56,8 @@ class Socket:
     router: bool = False
     near: bool = False
     """Whether the other end is on this machine by its address, and needs no key."""
+    sealed: bool = False
+    """Whether what is sent is encrypted."""
     connected: bool = False
     opened: bool = False
     """Whether the handshake has succeeded, so that messages may be sent."""
@@ -61,13 +70,13 @@ class Socket:
     trusted: bool = False
     """Whether payloads are accepted from the other end; a ROUTER keeps this for each peer."""
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
-    put: Callable[..., Any] = field(init=False)
+    push: Callable[..., Any] = field(init=False)
     """The socket's own ``send``, without pyzmq's layer in Python around it."""
     take: Callable[..., Any] = field(init=False)
     """Its ``recv``, without looking it up each time."""
 
     def __post_init__(self) -> None:
-        self.put = _wait
+        self.push = _wait
         self.take = self.raw.recv
         if self.dial is None:
             self.open()
@@ -80,9 +89,9 @@ class Socket:
     def settle(self) -> None:
         """Send or wait, by what is held."""
         if self.opened and (self.ahead or not self.held):
-            self.put = super(zmq.Socket, self.raw).send
+            self.push = super(zmq.Socket, self.raw).send
         else:
-            self.put = _wait
+            self.push = _wait
 
     def follow(self, event: int) -> bool:
         """An event of a DEALER's monitor that is not its end: whether the link is open now."""
@@ -107,6 +116,52 @@ class Socket:
         """Send again, if the link is open."""
         self.held = False
         self.settle()
+
+    def put(self, peer: Peer, parts: Sequence[list[Frame]]) -> None:
+        """Send the parts of a message, or let them wait behind those that wait for this peer. Raises ClusterError."""
+        for part in parts:
+            waiting = sum(1 for other, _ in self.backlog if other == peer) if self.backlog else 0
+            if not waiting and self.send(peer, part) is not False:
+                continue
+            if waiting >= MAX_BACKLOG and self.router:
+                return  # a peer that sends requests and reads no answer
+            if waiting >= MAX_BACKLOG:
+                raise ClusterError(f"{MAX_BACKLOG} messages wait for {self.address}: it does not take them")
+            self.backlog.append((peer, part))
+
+    def send_waiting(self) -> None:
+        """Each peer's messages in their order; a peer that reads nothing does not delay the others."""
+        if self.held:
+            while self.ahead and self.send(*self.backlog[0]) is not False:
+                self.backlog.popleft()
+                self.ahead -= 1
+            self.settle()
+            return
+        stuck: set[Peer] = set()
+        left: deque[tuple[Peer, list[Frame]]] = deque()
+        for peer, part in self.backlog:
+            if peer in stuck or self.send(peer, part) is False:
+                stuck.add(peer)
+                left.append((peer, part))
+        self.backlog = left
+
+    def send(self, peer: Peer, part: Sequence[Frame]) -> bool | None:
+        """True: sent. False: its queue is full. None: there is no peer; what is sent to a lost one counts as sent."""
+        push = self.push
+        try:
+            if self.router:
+                push(peer, _MORE)
+            for frame in part[:-1]:
+                push(frame, _MORE)
+            last = part[-1]
+            push(last, _LAST, len(last) <= COPY_BYTES)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return None
+            raise ClusterError(f"{self.address}: sending failed: {error.strerror}") from error
+        return True
 
     def drop(self, linger_ms: int) -> None:
         self.raw.disable_monitor()
@@ -171,7 +226,9 @@ def connected(
     if key is not None and own is not None:
         _encrypt(raw, own)
         raw.curve_serverkey = key.encode()
-    return Socket(raw, monitor, address, Dial(raw, parsed, heartbeat_s), near=key is None and parsed.local)
+    return Socket(
+        raw, monitor, address, Dial(raw, parsed, heartbeat_s), near=key is None and parsed.local, sealed=key is not None
+    )
 
 
 def trouble(address: Address) -> str:

@@ -71,12 +71,13 @@ def worker(
 ) -> None:
     """Serve one master after the other: hold weight shards, run programs."""
     start_logging(log_json)
+    from fogconv.cluster.executor.executors import DEFAULT
     from fogconv.cluster.executor.executors import executor as executor_of
     from fogconv.storage.swap_file import SwapFolder
 
     with sentences("fogconv-worker"):
-        # Imported before the port is open: it takes seconds on a small device, and a master would wait for an answer.
-        build = executor_of(executor)
+        # Any but the usual one is imported before the port is open: whether its device is there shows now.
+        build = None if executor == DEFAULT else executor_of(executor)
         serve(
             bind,
             threads=threads,
@@ -109,9 +110,11 @@ def serve(
     from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
     from fogconv.cluster.transport_registry import Listening, listen
     from fogconv.cluster.worker import process as service
+    from fogconv.cluster.worker.kernel_facts import kernel_facts_apart
     from fogconv.cluster.worker.server import Worker
     from fogconv.cluster.worker.system import has_room
 
+    facts = kernel_facts_apart() if build is None else None
     limit = memory_limit_bytes or MAX_PAYLOAD_BYTES
     listener = listen(bind, Listening(heartbeat_s, keys, insecure, limit, partial(has_room, memory_limit_bytes)))
     worker = Worker(
@@ -121,8 +124,9 @@ def serve(
         memory_limit_bytes=memory_limit_bytes,
         swap=swap,
         masters=listener.masters,
-        # A limit counts all that runs here.
-        helpers=0 if memory_limit_bytes else service.cores() - 1,
+        # A limit counts all that runs here, and only the usual executor compiles ahead.
+        helpers=0 if memory_limit_bytes or build is not None else service.cores() - 1,
+        facts=facts,
     )
     how = "in the clear" if listener.masters is None else f"encrypted, for {len(listener.masters)} masters"
     log.info("listening on %s with %d threads, %s, pid %d", listener.address, worker.threads, how, os.getpid())

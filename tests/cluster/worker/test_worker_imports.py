@@ -1,4 +1,5 @@
-"""What a worker process is: no torch, no model, next to no CPU while it waits, and only its own shards in memory."""
+"""What a worker process is: no torch, no model, no compiler before a master comes, next to no CPU while it waits, and only
+its own shards in memory."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
 
 from fogconv.cluster.connect import connect
+from fogconv.cluster.worker.kernel_facts import kernel_facts
 from fogconv.ir.graph import Conv
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
@@ -35,6 +38,7 @@ WORKER = f"import sys; sys.modules.update(dict.fromkeys({SHUT!r})); from fogconv
 """A worker in which importing torch, or any module that knows models or plans, fails."""
 
 IDLE_S = 10.0
+PATIENCE_S = 60.0
 MOST_CPU_S = {"zmq": 0.1, "mpi": 0.5}
 """In IDLE_S, after what the start and the last run left behind."""
 
@@ -55,6 +59,20 @@ def workers() -> Iterator[list[tuple[str, psutil.Process]]]:
 def cpu_s(process_of: psutil.Process) -> float:
     times = process_of.cpu_times()
     return float(times.user + times.system)
+
+
+def test_an_idle_worker_has_loaded_no_compiler_until_a_master_comes() -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with process(sys.executable, "-c", WORKER, "--bind", address, "--threads", "1") as child:
+        wait_until_listening(int(address.rpartition(":")[2]))
+        maps = Path(f"/proc/{child.pid}/maps")
+        assert "llvmlite" not in maps.read_text()
+        with connect([address]) as session:
+            assert session.workers[0].isa == kernel_facts().isa and session.workers[0].kernels == kernel_facts().fingerprint
+            due = time.monotonic() + PATIENCE_S
+            while "llvmlite" not in maps.read_text() and time.monotonic() < due:
+                time.sleep(0.1)
+        assert "llvmlite" in maps.read_text(), "it is loaded while the master plans"
 
 
 def test_a_worker_that_can_import_neither_torch_nor_a_model_serves(workers: list[tuple[str, psutil.Process]]) -> None:
@@ -89,6 +107,7 @@ def test_an_idle_rank_uses_little_cpu_on_mpi() -> None:
     program = f"""
 import psutil, time
 from fogconv.cluster.connect import connect
+from fogconv.cluster.worker.kernel_facts import kernel_facts
 with connect("mpi://") as session:
     children = [psutil.Process(info.pid) for info in session.workers]
     spent = lambda: [sum(child.cpu_times()[:2]) for child in children]

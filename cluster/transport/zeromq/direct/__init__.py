@@ -6,4 +6,5 @@ connection it wakes the one that waits.
     exchange     the direct connections of one endpoint
     opening      how one comes to be: an offer over the trusted link, a short-lived port, a secret
     connection   one of them: messages to bytes and back
+    sealing      its encryption, beside a link that is encrypted
 """

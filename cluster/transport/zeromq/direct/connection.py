@@ -4,6 +4,9 @@
     header     the message's first frame
     payload    its payload; or a reference to one in the sender's memory
 
+Beside an encrypted link header and payload are sealed as one; of a longer payload the header is behind it, so that the
+payload lies well in memory.
+
 A message of more than DIRECT_BYTES is not for it: while a kernel runs no thread reads, and what has come waits in the
 system's buffer, which is little larger.
 """
@@ -21,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.protocol.codec import Frame
+from fogconv.cluster.transport.zeromq.direct.sealing import TAG_BYTES, Seal
 
 DIRECT_BYTES = 128 << 10
 """The longest payload: a row of a map, with its channels, is mostly shorter."""
@@ -44,10 +48,12 @@ class Connection:
     ``send`` and ``read`` raise OSError when it is broken; whatever was on its way is then lost.
     """
 
-    __slots__ = ("_filled", "_header", "_payload", "_raw", "_tail", "fd", "rest")
+    __slots__ = ("_filled", "_head", "_header", "_payload", "_raw", "_seal", "_tail", "fd", "rest")
 
-    def __init__(self, raw: sockets.socket) -> None:
+    def __init__(self, raw: sockets.socket, seal: Seal | None = None) -> None:
         self._raw = raw
+        self._seal = seal
+        self._head = b""
         self.fd = raw.fileno()
         self.rest = b""
         """The part of a message that waits for the system to take it: see ``flush``."""
@@ -67,6 +73,8 @@ class Connection:
         if size > DIRECT_BYTES:
             return False
         head = _HEAD.pack(_PAYLOAD if len(frames) == 2 else _REFERENCE, 0, len(header), size)
+        if self._seal is not None:
+            return self._send_sealed(self._seal, head, header, payload)
         try:
             if size <= JOINED_BYTES:
                 data = b"".join((head, header, payload))
@@ -83,6 +91,19 @@ class Connection:
                 self.rest = b"".join((data, payload))[sent:]
         except BlockingIOError:
             return False
+        return True
+
+    def _send_sealed(self, seal: Seal, head: bytes, header: Frame, payload: Frame) -> bool:
+        # What is sealed has to be sent, because its number is used.
+        if len(payload) > JOINED_BYTES and self._queued() > QUEUED_BYTES - len(payload):
+            return False
+        plain = (header, payload) if len(payload) <= JOINED_BYTES else (payload, header)
+        sealed = seal.seal(b"".join(plain), head)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            sent = self._raw.sendmsg((head, sealed))
+        if sent < len(head) + len(sealed):
+            self.rest = (head + sealed)[sent:]
         return True
 
     def flush(self) -> None:
@@ -130,6 +151,18 @@ class Connection:
             if header_size > MOST_HEADER_BYTES or size > DIRECT_BYTES or kind > _REFERENCE:
                 raise ConnectionAbortedError(f"a message with a header of {header_size} and a payload of {size} bytes")
             begin = at + _HEAD.size
+            if self._seal is not None:
+                head, whole = data[at:begin], header_size + size + TAG_BYTES
+                if size <= JOINED_BYTES and begin + whole > stop:
+                    break
+                if size <= JOINED_BYTES:
+                    at = begin + whole
+                    plain = self._seal.opened(data[begin:at], head)
+                    messages.append((plain,) if not kind else (plain[:header_size], b"", plain[header_size:]))
+                else:
+                    self._head = head
+                    at = begin + self._begin(data, begin, whole, messages)
+                continue
             if begin + header_size + size == stop and size <= JOINED_BYTES and not kind:
                 messages.append((data[begin:],))  # most messages
                 at = stop
@@ -144,20 +177,31 @@ class Connection:
                 continue
             if middle > stop:
                 break
-            self._header, self._payload, self._filled = data[begin:middle], np.empty(size, np.uint8), 0
-            there = min(stop, end) - middle
-            self._payload[:there] = np.frombuffer(data, np.uint8, there, middle)
-            self._fill(there, messages)
-            at = middle + there
+            self._header = data[begin:middle]
+            at = middle + self._begin(data, middle, size, messages)
         self._tail = data[at:]
+
+    def _begin(self, data: bytes, at: int, size: int, messages: list[Sequence[Frame]]) -> int:
+        """Memory for so many bytes, of which the first may be here. How many are."""
+        self._payload, self._filled = np.empty(size, np.uint8), 0
+        there = min(len(data) - at, size)
+        self._payload[:there] = np.frombuffer(data, np.uint8, there, at)
+        self._fill(there, messages)
+        return there
 
     def _fill(self, count: int, messages: list[Sequence[Frame]]) -> None:
         """So many more bytes of a payload have come."""
         assert self._payload is not None
         self._filled += count
-        if self._filled == len(self._payload):
-            messages.append((self._header, self._payload.data))
-            self._payload = None
+        if self._filled < len(self._payload):
+            return
+        payload, self._payload = self._payload, None
+        if self._seal is None:
+            messages.append((self._header, payload.data))
+            return
+        self._seal.open(payload.data, self._head)
+        _, _, header_size, size = _HEAD.unpack(self._head)
+        messages.append((payload[size : size + header_size].tobytes(), payload[:size].data))
 
     def _queued(self) -> int:
         """The bytes that the other end's system has not taken yet."""

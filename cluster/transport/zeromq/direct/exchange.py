@@ -20,12 +20,14 @@ from fogconv.cluster.transport.zeromq.direct.connection import Connection
 from fogconv.cluster.transport.zeromq.direct.opening import (
     ASK_FAR,
     ASK_NEAR,
+    ASK_SEALED,
     Calling,
     Listening,
     Opening,
     dial,
     listen,
 )
+from fogconv.cluster.transport.zeromq.direct.sealing import available
 
 log = logging.getLogger("fogconv.transport")
 
@@ -40,7 +42,7 @@ class Exchange:
 
     def __init__(self, poller: select.poll) -> None:
         self._poller = poller
-        self._asked: set[Peer] = set()
+        self._asked: dict[Peer, bytes] = {}
         self._openings: dict[Peer, Opening] = {}
         self._opening_at: dict[int, tuple[Peer, sockets.socket]] = {}
         self._at: dict[int, tuple[Peer, Connection]] = {}
@@ -83,16 +85,22 @@ class Exchange:
 
     # Opening
 
-    def ask(self, peer: Peer, near: bool) -> bytes | None:
-        """What to ask a peer over the link before the first message; None where that was done."""
-        if peer in self._asked:
-            return None
-        self._asked.add(peer)
-        return ASK_NEAR if near else ASK_FAR
+    def ask(self, peer: Peer, near: bool, sealed: bool = False) -> bytes | None:
+        """What to ask a peer over the link before the first message; None where that was done, or can't be.
 
-    def answer(self, peer: Peer, ask: bytes, host: str) -> bytes | None:
+        ``near``: it is on this machine. ``sealed``: the link is encrypted.
+        """
+        if peer in self._asked or (sealed and not available()):
+            return None
+        ask = self._asked[peer] = ASK_SEALED if sealed else ASK_NEAR if near else ASK_FAR
+        return ask
+
+    def answer(self, peer: Peer, ask: bytes, host: str, sealed: bool = False) -> bytes | None:
         """The offer to a peer that asks; ``host`` is what this end is bound to, empty for a Unix socket."""
         self.forget(peer)
+        if sealed != (ask == ASK_SEALED) or (sealed and not available()):
+            log.info("no direct connection: one end seals, and the other does not")
+            return None
         try:
             opening, offer = listen(ask, host)
         except OSError as error:
@@ -107,7 +115,7 @@ class Exchange:
         if peer not in self._asked or peer in self._openings or peer in self.connections:
             return
         try:
-            self._watch(peer, dial(offer, host))
+            self._watch(peer, dial(offer, self._asked[peer], host))
         except (OSError, ValueError) as error:
             log.info("no direct connection: %s", error)
 
@@ -130,7 +138,7 @@ class Exchange:
             self._watch(peer, opening)
             return True
         self._close_opening(peer, but=opened)
-        connection = self.connections[peer] = Connection(opened)
+        connection = self.connections[peer] = Connection(opened, opening.seal())
         self._at[connection.fd] = peer, connection
         self._poller.register(connection.fd, _READ)
         return True
@@ -147,7 +155,7 @@ class Exchange:
 
     def forget(self, peer: Peer) -> None:
         """No more of this peer."""
-        self._asked.discard(peer)
+        self._asked.pop(peer, None)
         self._close_opening(peer)
         connection = self.connections.pop(peer, None)
         if connection is not None:

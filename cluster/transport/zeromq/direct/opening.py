@@ -5,8 +5,9 @@
     dials it, shows the first half          ◀─    offer: a secret of two halves, and the port or the name
     takes it, if the second half comes      ◀─    takes the connection that shows the first half, shows the second
 
-Ask and offer travel over the link between the two, so that a secret is as safe as the link. Both halves are shown because
-either end could reach another process: a port may be forwarded. Where anything fails the link stays as it was.
+Beside an encrypted link the ask is "sealed", and the secret has a key for each direction, too (see ``sealing``). Ask and
+offer travel over the link between the two, so that a secret is as safe as the link. Both halves are shown because either end
+could reach another process: a port may be forwarded. Where anything fails the link stays as it was.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fogconv.cluster.transport.zeromq.direct.connection import tuned
+from fogconv.cluster.transport.zeromq.direct.sealing import KEY_BYTES, Seal
 
 MAGIC = b"FOGD"
-ASK_FAR, ASK_NEAR = MAGIC + b"?far", MAGIC + b"?near"
+ASK_FAR, ASK_NEAR, ASK_SEALED = MAGIC + b"?far", MAGIC + b"?near", MAGIC + b"?sealed"
 HALF_BYTES = 16
 OPEN_S = 10.0
 """How long the listening end waits for the other."""
@@ -47,6 +49,7 @@ class Calling:
 
     raw: sockets.socket
     secret: bytes
+    sealed: bool = False
     greeted: bool = False
     heard: bytes = b""
 
@@ -67,9 +70,13 @@ class Calling:
         self.heard += _some(raw, HALF_BYTES - len(self.heard))
         if len(self.heard) < HALF_BYTES:
             return None
-        if not hmac.compare_digest(self.heard, self.secret[HALF_BYTES:]):
+        if not hmac.compare_digest(self.heard, self.secret[HALF_BYTES : 2 * HALF_BYTES]):
             raise ConnectionAbortedError("it is another process")
         return raw
+
+    def seal(self) -> Seal | None:
+        """What seals the connection, on this end."""
+        return Seal(*_keys(self.secret)) if self.sealed else None
 
 
 @dataclass(eq=False, slots=True)
@@ -79,6 +86,7 @@ class Listening:
     listener: sockets.socket
     secret: bytes
     until: float
+    sealed: bool = False
     callers: dict[sockets.socket, bytes] = field(default_factory=dict)
 
     @property
@@ -107,10 +115,15 @@ class Listening:
         if len(shown) < HALF_BYTES:
             return None
         del self.callers[raw]
-        if not hmac.compare_digest(shown, self.secret[:HALF_BYTES]) or raw.send(self.secret[HALF_BYTES:]) != HALF_BYTES:
+        half = self.secret[HALF_BYTES : 2 * HALF_BYTES]
+        if not hmac.compare_digest(shown, self.secret[:HALF_BYTES]) or raw.send(half) != HALF_BYTES:
             raw.close()
             return None
         return raw
+
+    def seal(self) -> Seal | None:
+        """The same as `Calling.seal`."""
+        return Seal(*reversed(_keys(self.secret))) if self.sealed else None
 
 
 Opening = Calling | Listening
@@ -121,7 +134,8 @@ def listen(ask: bytes, host: str) -> tuple[Listening, bytes]:
 
     Raises OSError where it can't listen.
     """
-    secret = os.urandom(2 * HALF_BYTES)
+    sealed = ask == ASK_SEALED
+    secret = os.urandom(_secret_bytes(sealed))
     if ask == ASK_NEAR and _LINUX:
         name = b"fogconv-" + os.urandom(8).hex().encode()
         listener = sockets.socket(sockets.AF_UNIX)
@@ -129,7 +143,7 @@ def listen(ask: bytes, host: str) -> tuple[Listening, bytes]:
         with _closed_on_error(listener):
             listener.bind(b"\0" + name)
             listener.listen(BACKLOG)
-    elif ask == ASK_FAR and host:
+    elif ask in (ASK_FAR, ASK_SEALED) and host:
         every = host in ("::", "0.0.0.0", "*")
         family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
         dual = every and family == sockets.AF_INET6 and sockets.has_dualstack_ipv6()
@@ -139,21 +153,20 @@ def listen(ask: bytes, host: str) -> tuple[Listening, bytes]:
     else:
         raise OSError("this end can't listen where that one could dial")
     listener.setblocking(False)
-    return Listening(listener, secret, time.monotonic() + OPEN_S), _OFFER + secret + place
+    return Listening(listener, secret, time.monotonic() + OPEN_S, sealed), _OFFER + secret + place
 
 
-def dial(offer: bytes, host: str) -> Calling:
-    """What an offer of the end that is reached at ``host`` leads to. Raises OSError, ValueError for what is no offer."""
+def dial(offer: bytes, ask: bytes, host: str) -> Calling:
+    """What an offer of the end that is reached at ``host`` leads to. Raises OSError, ValueError for what is no answer to the
+    ask."""
+    sealed = ask == ASK_SEALED
     start = len(_OFFER)
-    secret, kind, place = (
-        offer[start:][: 2 * HALF_BYTES],
-        offer[start + 2 * HALF_BYTES :][:1],
-        offer[start + 2 * HALF_BYTES + 1 :],
-    )
-    if kind == _NAME and not host and _LINUX:
+    end = start + _secret_bytes(sealed)
+    secret, kind, place = offer[start:end], offer[end : end + 1], offer[end + 1 :]
+    if kind == _NAME and ask == ASK_NEAR and _LINUX:
         raw = sockets.socket(sockets.AF_UNIX)
         target: object = b"\0" + place
-    elif kind == _PORT and host and len(place) == 2:
+    elif kind == _PORT and ask != ASK_NEAR and len(place) == 2:
         number = int.from_bytes(place, "big")
         family, _, _, _, target = sockets.getaddrinfo(host, number, type=sockets.SOCK_STREAM, flags=sockets.AI_NUMERICHOST)[
             0
@@ -165,7 +178,16 @@ def dial(offer: bytes, host: str) -> Calling:
         tuned(raw)
         with contextlib.suppress(BlockingIOError):
             raw.connect(target)  # type: ignore[arg-type]
-    return Calling(raw, secret)
+    return Calling(raw, secret, sealed)
+
+
+def _secret_bytes(sealed: bool) -> int:
+    return 2 * HALF_BYTES + (2 * KEY_BYTES if sealed else 0)
+
+
+def _keys(secret: bytes) -> tuple[bytes, bytes]:
+    """Of what the dialing end sends, and of what the listening one sends."""
+    return secret[2 * HALF_BYTES :][:KEY_BYTES], secret[2 * HALF_BYTES + KEY_BYTES :]
 
 
 def _some(raw: sockets.socket, most: int) -> bytes:

@@ -19,6 +19,7 @@ from fogconv.cluster.transport.zeromq.direct.connection import (
     Connection,
     tuned,
 )
+from fogconv.cluster.transport.zeromq.direct.sealing import KEY_BYTES, TAG_BYTES, Seal
 
 SIZES = st.sampled_from([0, 1, 64, JOINED_BYTES, JOINED_BYTES + 1, 60_000, 1 << 16, DIRECT_BYTES]) | st.integers(0, 9000)
 
@@ -27,9 +28,11 @@ def payload(size: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).bytes(size)
 
 
-def ends() -> tuple[Connection, Connection]:
+def ends(sealed: bool = False) -> tuple[Connection, Connection]:
     a, b = sockets.socketpair()
-    return Connection(tuned(a)), Connection(tuned(b))
+    keys = bytes(KEY_BYTES), bytes(range(KEY_BYTES))
+    seals = (Seal(*keys), Seal(*keys[::-1])) if sealed else (None, None)
+    return Connection(tuned(a), seals[0]), Connection(tuned(b), seals[1])
 
 
 def joined(frames: Sequence[Frame]) -> bytes:
@@ -37,9 +40,9 @@ def joined(frames: Sequence[Frame]) -> bytes:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(1, 60), SIZES, st.booleans()), min_size=1, max_size=8))
-def test_messages_arrive_whole_and_in_order(sent: list[tuple[int, int, bool]]) -> None:
-    here, there = ends()
+@given(st.lists(st.tuples(st.integers(1, 60), SIZES, st.booleans()), min_size=1, max_size=8), st.booleans())
+def test_messages_arrive_whole_and_in_order(sent: list[tuple[int, int, bool]], sealed: bool) -> None:
+    here, there = ends(sealed)
     came: list[Sequence[Frame]] = []
     expected = []
     for number, (header, size, reference) in enumerate(sent):
@@ -96,8 +99,9 @@ def test_a_longer_message_is_not_taken() -> None:
     there.close()
 
 
-def test_nobody_reads_and_sending_does_not_wait() -> None:
-    here, there = ends()
+@pytest.mark.parametrize("sealed", [False, True])
+def test_nobody_reads_and_sending_does_not_wait(sealed: bool) -> None:
+    here, there = ends(sealed)
     sent = 0
     while here.send([b"header", payload(50_000, sent)]):
         sent += 1
@@ -149,6 +153,23 @@ def test_what_is_no_message_breaks_the_connection(head: bytes) -> None:
     a.close()
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.binary(max_size=80), max_size=6), st.booleans())
+def test_whatever_comes_it_is_messages_or_the_end(chunks: list[bytes], sealed: bool) -> None:
+    a, b = sockets.socketpair()
+    reader = Connection(tuned(b), Seal(bytes(KEY_BYTES), bytes(KEY_BYTES)) if sealed else None)
+    try:
+        for chunk in chunks:
+            a.sendall(chunk)
+            for frames in reader.read()[0]:
+                assert not sealed, "only what was sealed with the key opens"
+                assert len(joined(frames)) <= sum(map(len, chunks))
+    except OSError:
+        pass
+    reader.close()
+    a.close()
+
+
 @pytest.mark.parametrize("cut", [1, 8, 12, 14 + JOINED_BYTES])
 def test_an_end_within_a_message_breaks_the_connection(cut: int) -> None:
     a, b = sockets.socketpair()
@@ -159,3 +180,25 @@ def test_an_end_within_a_message_breaks_the_connection(cut: int) -> None:
         while True:
             assert reader.read()[0] == []
     reader.close()
+
+
+@pytest.mark.parametrize("change", ["bit", "head", "again", "swapped", "other way"])
+def test_a_sealed_message_that_was_changed_does_not_open(change: str) -> None:
+    here, there = Seal(bytes(KEY_BYTES), bytes(range(KEY_BYTES))), Seal(bytes(range(KEY_BYTES)), bytes(KEY_BYTES))
+    first, second = (here.seal(text, b"head") for text in (b"the first", b"the second"))
+    head = b"head"
+    if change == "bit":
+        first[3] ^= 1
+    elif change == "head":
+        head = b"Head"
+    elif change == "swapped":
+        first = second
+    elif change == "again":
+        copy = first.copy()
+        there.open(first, b"head")
+        assert first[:-TAG_BYTES] == b"the first"
+        first = copy
+    else:
+        there = here
+    with pytest.raises(ConnectionAbortedError):
+        there.open(first, head)

@@ -13,11 +13,20 @@ import pytest
 
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.protocol.keys import KeyPair, Keys
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.zeromq.direct import opening as openings
 from fogconv.cluster.transport.zeromq.direct.connection import DIRECT_BYTES
 from fogconv.cluster.transport.zeromq.direct.exchange import Exchange
-from fogconv.cluster.transport.zeromq.direct.opening import ASK_FAR, ASK_NEAR, HALF_BYTES, Listening, dial, listen
+from fogconv.cluster.transport.zeromq.direct.opening import (
+    ASK_FAR,
+    ASK_NEAR,
+    ASK_SEALED,
+    HALF_BYTES,
+    Listening,
+    dial,
+    listen,
+)
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES
 from tests.cluster.cluster_of import eventually
@@ -25,17 +34,19 @@ from tests.cluster.transport.contract import PATIENCE_S
 
 pytestmark = pytest.mark.alone
 
-WAYS = ["near", "far"]
+WAYS = ["near", "far", "sealed"]
 
 
 class Pair:
     """A bound endpoint with one that has connected to it, which trust each other. Both receive in this thread."""
 
-    def __init__(self, near: bool, direct: bool = True) -> None:
-        self.there = ZeromqEndpoint("tcp://127.0.0.1:*")
-        self.here = ZeromqEndpoint(shared=near, direct=direct)
+    def __init__(self, way: str, direct: bool = True) -> None:
+        near, sealed = way == "near", way == "sealed"
+        worker, master = KeyPair.generate(), KeyPair.generate()
+        self.there = ZeromqEndpoint("tcp://127.0.0.1:*", keys=Keys(worker, frozenset({master.public})) if sealed else None)
+        self.here = ZeromqEndpoint(shared=near, direct=direct, keys=Keys(master) if sealed else None)
         self.events: dict[ZeromqEndpoint, list[Event]] = {self.here: [], self.there: []}
-        self.link = self.here.connect(self.there.address)
+        self.link = self.here.connect(self.there.address, worker.public if sealed else None)
         self.link.near = near  # type: ignore[attr-defined]
         self.here.send(self.link, codec.encode(m.Attach(bytes(16), 1)))
         self.caller: Peer = self.received(self.there).peer
@@ -85,7 +96,7 @@ class Pair:
 
 @pytest.fixture(params=WAYS)
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    made = Pair(request.param == "near")
+    made = Pair(request.param)
     yield made
     made.close()
 
@@ -98,8 +109,37 @@ def test_messages_of_all_sizes_arrive_over_either_way(pair: Pair) -> None:
     assert pair.opened
 
 
+def test_with_keys_nothing_is_said_in_clear_and_a_changed_byte_is_the_end() -> None:
+    pair = Pair("sealed")
+    pair.open()
+    sender, taker = pair.here._exchange.connections[pair.link], pair.there._exchange.connections[pair.caller]
+    ours, tapped = sockets.socketpair()
+    sender._raw, raw = ours, sender._raw
+    pair.here.send(pair.link, codec.encode(m.Data(7, 8), b"a picture of a cat" * 10), ordered=False)
+    stream = tapped.recv(1 << 16)
+    assert b"picture" not in stream and b"FOGC" not in stream
+    raw.send(stream)
+    message, payloads = codec.decode(pair.received(pair.there).frames)
+    assert (message, bytes(payloads[0])) == (m.Data(7, 8), b"a picture of a cat" * 10)
+    pair.here.send(pair.link, codec.encode(m.Data(7, 9), b"another"), ordered=False)
+    stream = tapped.recv(1 << 16)
+    raw.send(stream[:-30] + bytes([stream[-30] ^ 1]) + stream[-29:])
+    assert pair.next(pair.there) == Loss(pair.caller, "the connection ended")
+    assert taker.fd not in pair.there._exchange._at
+    for each in (ours, tapped, raw):
+        each.close()
+    pair.close()
+
+
+@pytest.mark.parametrize(("ask", "sealed"), [(ASK_SEALED, False), (ASK_FAR, True), (ASK_NEAR, True)])
+def test_an_end_that_seals_takes_no_ask_of_one_that_does_not(ask: bytes, sealed: bool) -> None:
+    exchange = Exchange(select.poll())
+    assert exchange.answer("peer", ask, "127.0.0.1", sealed) is None
+    assert not exchange._openings
+
+
 def test_without_leave_there_is_none() -> None:
-    made = Pair(True, direct=False)
+    made = Pair("near", direct=False)
     for tag in range(20):
         made.exchange(tag)
     assert not made.opened
@@ -224,7 +264,7 @@ def test_an_offer_that_was_not_asked_for_is_not_dialed() -> None:
 @pytest.mark.parametrize("place", [b"", b"p", b"p\1", b"nname", b"x\1\1"])
 def test_what_is_no_offer_is_none(place: bytes) -> None:
     with pytest.raises(ValueError, match="does not fit the ask"):
-        dial(b"FOGD!" + bytes(32) + place, "127.0.0.1")
+        dial(b"FOGD!" + bytes(32) + place, ASK_FAR, "127.0.0.1")
 
 
 def test_an_end_at_a_socket_file_has_no_port_to_offer() -> None:
