@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fogconv.cluster.worker.program_check import check_program
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import GeometryError, PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span

@@ -32,7 +32,7 @@ import fogconv.kernels
 from fogconv.cluster.executor import executable as interpreter
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import NoMailbox
-from fogconv.cluster.worker.program_check import check_program
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import FogconvError, WireError
 from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fogconv.cluster.worker.program_check import check_program
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import WireError
 from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir

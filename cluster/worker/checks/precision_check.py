@@ -1,6 +1,6 @@
 """Precision check: whether there is a kernel for what the buffers and the weights of a step consist of.
 
-The buffers must be there, which `fogconv.cluster.worker.program_check` checks first.
+The buffers must be there, which `fogconv.cluster.worker.checks.program_check` checks first.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fogconv.cluster.executor.microbenchmark import map_program
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
-from fogconv.cluster.worker.precision_check import unknown_precisions
+from fogconv.cluster.worker.checks.precision_check import unknown_precisions
 from fogconv.errors import WireError, WorkerMemoryError
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
