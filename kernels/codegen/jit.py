@@ -16,6 +16,7 @@ import pickle
 import platform
 import re
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -41,6 +42,9 @@ from fogconv.storage.trusted import warn_once
 ROOT = __name__.partition(".")[0]
 FOLLOWED = (f"{ROOT}.kernels", f"{ROOT}.ir")
 """What is imported of these may be part of compiled code: intrinsics, and numbers such as the width of a block."""
+STARTED_AT = time.time()
+"""When this process began to import what it compiles."""
+
 _IMPORT = re.compile(r"^[ \t]*(?:import[ \t]+([\w.]+)|from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*))", re.MULTILINE)
 """Imports as the formatter leaves them. A syntax tree would take a tenth of a second of each start."""
 _NAME = re.compile(r"\w+")
@@ -187,8 +191,13 @@ def _source(module: str) -> tuple[bytes, tuple[str, ...]]:
         file = Path(getattr(sys.modules.get(module), "__file__", None) or os.devnull)
     try:
         source = file.read_bytes()
+        changed_at = file.stat().st_ctime
     except FileNotFoundError:
         return b"", ()
+    if changed_at > STARTED_AT:
+        # An upgrade, or an editor: this process may have imported what the file was before. Its code would be kept as the
+        # new file's, and others would run it with other arguments. So no other process finds it.
+        source += f"# changed while process {os.getpid()} ran, which began at {STARTED_AT}\n".encode()
     candidates: list[str] = []
     for match in _IMPORT.finditer(source.decode()):
         name, names = match[1] or match[2], match[3] or ""
