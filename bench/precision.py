@@ -6,10 +6,10 @@
     python -m bench.precision --crops 60                       fewer crops
 
 Times are medians of processor time on one core, fp32, int8 and the peers in turns (A B C … A B C), with seeded weights and
-a seeded picture; peers (ONNX Runtime, and OpenVINO where it is installed) run the same QDQ file. Memory is a worker's weights as packed and
-its maps, of a plan for one rank. Accuracy: the top-1 agreement of int8 with fp32 over crops and distortions of the bundled
-photographs, drawn by a seed of their own and other than those of calibration; and the accuracy that a CNN trained on
-scikit-learn's digits loses.
+a seeded picture; peers (ONNX Runtime, and OpenVINO where it is installed) run the same QDQ file. Memory is a worker's
+weights as packed and its maps, of a plan for one rank. Accuracy: the top-1 agreement of int8 with fp32 over crops and
+distortions of the bundled photographs, drawn by a seed of their own and other than those of calibration; and the accuracy
+that a CNN trained on scikit-learn's digits loses.
 """
 
 from __future__ import annotations
