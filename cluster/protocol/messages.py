@@ -105,7 +105,8 @@ class Attached(Message, frozen=True):
 
 
 class Load(Message, frozen=True):
-    """Prepare a program under this number.
+    """Prepare a program under this number, of which so many ``runs`` may be asked for at once: they are done one after the
+    other.
 
     *payload*: the program (fogconv.ir.program.encode). Answered by Missing, then, when all weights have arrived, by
     Loaded; or by Failed.
@@ -113,6 +114,7 @@ class Load(Message, frozen=True):
 
     request: Count
     program: Count
+    runs: Count = 1
 
 
 class Missing(Message, frozen=True):
