@@ -28,7 +28,7 @@ import psutil
 
 from fogconv.cli.commands.status import Watcher
 
-TARGET = {"first": 1.6, "later": 1.6, "worker_s": 1.0}
+TARGET = {"first": 1.3, "later": 0.5, "worker_s": 1.0}
 """Of the time that torch takes; seconds."""
 ANSWERED = "idle"
 PATIENCE_S = 120.0

@@ -21,7 +21,7 @@ from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
 from fogconv.ir.precision.elements import WeightType
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]

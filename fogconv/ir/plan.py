@@ -32,7 +32,7 @@ PLAN_VERSION = 1
 class Placement:
     """``target`` is the layout of the output before the next layer (a partial one is summed there); None leaves it where
     it is computed. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
-    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5", "rank:2"; None for the
+    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5", "tiles:2x3", "rank:2"; None for the
     master alone). ``predicted`` and
     ``decision`` are for reports.
     """

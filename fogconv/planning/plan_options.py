@@ -34,6 +34,8 @@ class PlanOptions(SchemeOptions):
             raise InputError(
                 f"--objective throughput is for streams: for --scheme auto, pipeline or replicas, not --scheme {scheme}"
             )
+        if self.tiles is not None and scheme is not Scheme.TILES:
+            raise InputError(f"--tiles {self.tiles} cuts maps into tiles: --scheme tiles, not --scheme {scheme}")
         starred = scheme is Scheme.STAR or (self.protection and scheme is Scheme.AUTO)
         if starred and self.goal != Goal():
             raise InputError("the star's trigger decides by seconds; --objective and --deadline are for the other schemes")

@@ -29,9 +29,8 @@ support."""
 def _searched(paths: Paths) -> Planner:
     def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
         allowed = options.allowed(graph, len(topology))
-        return search(
-            graph, topology, paths, Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels)
-        )
+        sought = Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels, tiling=options.tiling)
+        return search(graph, topology, paths, sought)
 
     return planner
 
@@ -72,6 +71,8 @@ class Scheme(StrEnum):
     STAR = "star", "the paper's, layer by layer from the master and back", plan_star, True
     DEPTH = "depth", "by channels, and where maps are large by rows, so that the weights are dealt out", _searched("depth")
     ROWS = "rows", "by rows of the maps, with halos", _searched("rows")
+    COLUMNS = "columns", "by columns of the maps, with halos", _searched("columns")
+    TILES = "tiles", "by rows and columns of the maps at once, with halos", _searched("tiles")
     OFFLOAD = "offload", "whole layers on one rank each, such as the last ones on a faster device", _searched("offload")
     PIPELINE = "pipeline", "for streams: consecutive layers on one rank each, several frames in flight", pipeline
     REPLICAS = "replicas", "for streams: whole frames on each rank, the next one to the rank that is free", replicas

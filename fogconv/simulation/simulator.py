@@ -405,7 +405,7 @@ class _World:
     def _handling_s(self, program: Program, step: steps.Send | steps.Recv) -> float:
         """The processor's part of a message: cut or join it once, code it, pass it to the system."""
         rank, device = program.rank, self.topology.devices[program.rank]
-        raw = step.region.elements * program.batch * kept_bytes(step.wire)
+        raw = sum(part.region.copied for part in step.parts) * program.batch * kept_bytes(step.wire)
         passes = WIRE_PASSES[step.wire] if step.pixels is None else PIXEL_PASSES
         return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + passes)))
 

@@ -23,6 +23,7 @@ LEGEND = (
     "how the layer is cut and over how many ranks; home: the master does it; host: torch or ONNX Runtime does it there."
 )
 
+TILES_LEGEND = " tiles:2x3: two bands of three tiles each; tiles:2+3: a band of two above one of three."
 WHOLE_LEGEND = " rank:2: rank 2 does it alone."
 PIN_LEGEND = " pinned: --pin or --keep-input-home says where."
 SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
@@ -37,8 +38,10 @@ def print_plan(
     console = Console(file=out, highlight=False, width=width)
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
     whole = any(layer.mode == "offload" for layer in forecast.layers)
+    tiled = any(layer.mode == "tiles" for layer in forecast.layers)
     pins = any(layer.pinned for layer in forecast.layers)
-    console.print(Paragraph(LEGEND + WHOLE_LEGEND * whole + PIN_LEGEND * pins + SWAP_LEGEND * bool(plan.swaps), style="dim"))
+    notes = TILES_LEGEND * tiled + WHOLE_LEGEND * whole + PIN_LEGEND * pins + SWAP_LEGEND * bool(plan.swaps)
+    console.print(Paragraph(LEGEND + notes, style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
