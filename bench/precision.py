@@ -5,11 +5,11 @@
     python -m bench.precision --accuracy efficientnet_lite0    one accuracy
     python -m bench.precision --crops 60                       fewer crops
 
-Times are medians on one core, fp32, int8 and the peers in turns (A B C … A B C), with seeded weights and a seeded picture;
-peers (ONNX Runtime, and OpenVINO where it is installed) run the same QDQ file. Memory is a worker's weights as packed and
-its maps, of a plan for one rank. Accuracy: the top-1 agreement of int8 with fp32 over crops and distortions of the bundled
-photographs, drawn by a seed of their own and other than those of calibration; and the accuracy that a CNN trained on
-scikit-learn's digits loses.
+Times are medians of processor time on one core, fp32, int8 and the peers in turns (A B C … A B C), with seeded weights and
+a seeded picture; peers (ONNX Runtime, and OpenVINO where it is installed) run the same QDQ file. Memory is a worker's
+weights as packed and its maps, of a plan for one rank. Accuracy: the top-1 agreement of int8 with fp32 over crops and
+distortions of the bundled photographs, drawn by a seed of their own and other than those of calibration; and the accuracy
+that a CNN trained on scikit-learn's digits loses.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ def speed(name: str) -> Speed:
             run(pictures[0])
         for _ in range(ROUNDS):
             for runtime, run in runs.items():
-                begin = time.perf_counter()
+                begin = time.process_time()
                 run(pictures[0])
-                times[runtime].append(1e3 * (time.perf_counter() - begin))
+                times[runtime].append(1e3 * (time.process_time() - begin))
     medians = {runtime: statistics.median(each) for runtime, each in times.items()}
     others = [each for runtime, each in medians.items() if runtime not in ("fp32", "int8")]
     memory = [taken_bytes(each) for each in (found.graph, graph)]

@@ -10,7 +10,7 @@ holds for a caller that waits for the helpers' last tiles. The spin is bounded, 
 
 Each side sets its sleep flag, then checks once more. The side that clears the flag (an atomic exchange) must wake the
 other, so that no wake-up is lost or sent twice. The side that clears OPEN (a compare and exchange) does the call: a helper
-that wakes late, or whose core is busy, delays nobody.
+that wakes late, or whose core is busy, delays no one.
 
 A helper that spins on the caller's own core keeps it from computing, and Linux does put it there: mobilenet_v2 on two
 threads took 2.4 times as long as on one. So a helper states the cores on which it may run (CORES), and the caller compares

@@ -31,7 +31,7 @@ STEADY = RunOptions(adapt=False)
 TRANSPORTS = ("inproc", "zmq", "mpi")
 STAR_WORKERS = (1, 2, 3, 4, 7)
 RESIDENT_RANKS = (3, 5)
-RESIDENT_SCHEMES = ("auto", "depth", "rows", "offload")
+RESIDENT_SCHEMES = ("auto", "depth", "rows", "columns", "tiles", "offload")
 RESIDENT_MODELS = (
     "alexnet",
     "convnext_tiny",
@@ -108,6 +108,13 @@ def resident_cells(*, full: bool) -> list[Cell]:
                 elif (i + j) % len(RESIDENT_RANKS) == k:
                     cells.append(Cell(model, models.small(model), ranks - 1, "inproc", scheme))
     return cells
+
+
+def between_processes() -> list[Cell]:
+    """Halos of columns and at corners between processes of their own."""
+    model = "shufflenet_v2_x0_5"
+    schemes, transports = ("columns", "tiles"), ("zmq", "mpi")
+    return [Cell(model, models.small(model), 4, transport, scheme) for scheme in schemes for transport in transports]
 
 
 def executor_cells(*, full: bool) -> list[Cell]:

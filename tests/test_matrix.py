@@ -27,6 +27,7 @@ from tests.matrix import (
     STAR_WORKERS,
     TRANSPORTS,
     Cell,
+    between_processes,
     check,
     executor_cells,
     image,
@@ -119,6 +120,19 @@ def test_with_every_conv_forced_out_the_output_is_torchs(cell: Cell, request: py
         if isinstance(layer, Conv) and not layer.linear:
             assert placement.mode == "star", layer.name
             assert {work.rank for work in placement.work} - {0}, layer.name
+
+
+@pytest.mark.parametrize("cell", _parameters(between_processes()))
+def test_halos_between_processes_are_torchs(cell: Cell, request: pytest.FixtureRequest) -> None:
+    if cell.transport == "mpi":
+        check(cell, request.getfixturevalue("launches").output(cell))
+        return
+    graph, x = models.graph(cell.model, cell.size), image(cell.model, cell.size)
+    with connect(request.getfixturevalue("workers")[: cell.workers], threads=1) as session:
+        engine, output = run_cell(cell, graph, x, session)
+    check(cell, output)
+    assert {cell.scheme} <= {placement.mode for placement in engine.plan.placements}
+    assert engine.plan.active_ranks == set(range(cell.workers + 1))
 
 
 @pytest.mark.parametrize("cell", RESIDENT)

@@ -1,4 +1,4 @@
-"""Contestants: the plans that auto's is held against: every named scheme's, and random paths of layouts.
+"""Contestants: the plans that auto's is held against: every named scheme's for one frame, and random paths of layouts.
 
 A random path cuts the network into a few stretches of layers and takes one kind of split in each; what the search keeps,
 and what its costs say, does not matter to it.
@@ -15,7 +15,7 @@ from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.planning.schemes import Scheme
+from fogconv.planning.schemes import DISTRIBUTED, Scheme
 from fogconv.planning.strategies.option import Option, split_name
 from fogconv.planning.strategies.options import Options
 from fogconv.simulation.prediction import predicted
@@ -28,17 +28,18 @@ MOST_STRETCHES = 6
 
 def contestants(graph: LayerGraph, topology: Topology, seed: int, paths: int = PATHS) -> list[tuple[str, Plan]]:
     """(name, plan) of each; auto's first."""
-    named = [(str(scheme), plan(graph, topology, PlanOptions(scheme))) for scheme in Scheme]
+    schemes = (*DISTRIBUTED, Scheme.LOCAL)
+    named = [(str(scheme), plan(graph, topology, PlanOptions(scheme))) for scheme in schemes]
     chance = random.Random(seed)
     known = {tuple(each.work for each in found.placements) for _, found in named}
     tries = 0
-    while len(named) < len(Scheme) + paths and tries < 10 * paths:
+    while len(named) < len(schemes) + paths and tries < 10 * paths:
         tries += 1
         found = random_path(graph, topology, chance)
         key = tuple(each.work for each in found.placements)
         if key not in known:
             known.add(key)
-            named.append((f"path {len(named) - len(Scheme) + 1}", predicted(graph, found, topology)))
+            named.append((f"path {len(named) - len(schemes) + 1}", predicted(graph, found, topology)))
     return named
 
 

@@ -22,11 +22,14 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.session.loaded_program import Loaded
 from fogconv.cluster.session.session import Session
+from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
 from fogconv.ir.graph import LayerGraph
+from fogconv.ir.memory.footprint import packings
 from fogconv.ir.plan import Plan
+from fogconv.kernels.conv.conv import algorithm_of
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -45,9 +48,14 @@ class Job(msgspec.Struct, frozen=True):
 
 def main(folder: Path, text: str) -> None:
     job = msgspec.json.decode(text, type=Job)
+    store = WeightStore()
 
     def local(program: ir.Program, weights: Any, host: Any) -> Executable:
-        return Executable(program, weights, threads=1, host=host)
+        # Plans share weights as the programs of a worker do: each with its own would take gigabytes.
+        for key in store.missing(program.weights, packings(program, algorithm_of)):
+            payload = np.ascontiguousarray(weights[key]).reshape(-1).view(np.uint8).data
+            store.put(key, program.weights[key], payload)
+        return Executable(program, store.lend(program.weights, tight=True), threads=1, host=host)
 
     with connect(job.cluster, local=local, insecure=True, timeout_s=600.0, connect_timeout_s=60.0) as session:
         serve(job, NodeEnd(folder), session)
@@ -55,6 +63,7 @@ def main(folder: Path, text: str) -> None:
 
 def serve(job: Job, experiment: NodeEnd, session: Session) -> None:
     it = Subject(job.net, job.size)
+    del it.run_alone  # its framework's copy of the weights
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})
     experiment.receive()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.errors import ClusterError, TransportTimeout
+
+T = TypeVar("T")
 
 Payload = NDArray[np.uint8]
 SHORT_BYTES = 4096
@@ -141,6 +143,7 @@ class Inbox:
         for number in [number for number in self._failures if number <= run]:
             del self._failures[number]
         self._floor = max(self._floor, run)
+        self._closed = {number for number in self._closed if number > self._floor}
 
     def close(self, run: int) -> None:
         """The run is over: drop its messages, also those that arrive later."""
@@ -187,7 +190,7 @@ class RunMailbox:
         return self._board.endpoint.room(nbytes)
 
     def receive(self, origin: int, tag: int) -> Frame:
-        frame = cast(Frame | None, self._board.wait(self._inbox.take, self._timeout_s, self.run, origin, tag))
+        frame = cast(Frame | None, self._wait(self._inbox.take, self._timeout_s, self.run, origin, tag))
         if frame is None:
             raise TransportTimeout(
                 f"no message from rank {origin} (run {self.run}, message {tag}) within {self._timeout_s:g} s; "
@@ -195,6 +198,9 @@ class RunMailbox:
             )
         self.received_bytes += len(frame)
         return frame
+
+    def _wait(self, ready: Callable[..., T | None], timeout_s: float, *about: Any) -> T | None:
+        return self._board.wait(ready, timeout_s, *about)
 
     def proceed(self) -> None:
         failure = self._inbox.failure(self.run)
@@ -213,7 +219,7 @@ class RunMailbox:
             return None
 
         limit = self._timeout_s if deadline is None else max(0.0, deadline - time.monotonic())
-        found = self._board.wait(ready, limit)
+        found = self._wait(ready, limit)
         if found is None:
             if deadline is None:
                 origins = sorted({origin for origin, _ in wanted})

@@ -21,7 +21,7 @@ from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
 from fogconv.ir.precision.elements import WeightType
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -105,7 +105,8 @@ class Attached(Message, frozen=True):
 
 
 class Load(Message, frozen=True):
-    """Prepare a program under this number.
+    """Prepare a program under this number, of which so many ``runs`` may be asked for at once: they are done one after the
+    other.
 
     *payload*: the program (fogconv.ir.program.encode). Answered by Missing, then, when all weights have arrived, by
     Loaded; or by Failed.
@@ -113,6 +114,7 @@ class Load(Message, frozen=True):
 
     request: Count
     program: Count
+    runs: Count = 1
 
 
 class Missing(Message, frozen=True):

@@ -26,9 +26,11 @@ class Progress:
 
 @dataclass(eq=False)
 class Loaded:
-    """Programs that are ready to run. ``shipped_bytes``: the bytes of weights sent, per rank."""
+    """Programs that are ready to run. ``shipped_bytes``: the bytes of weights sent, per rank. ``program`` is their number on
+    the workers, which several may have in common: their runs are done one after the other there."""
 
     number: int
+    program: int
     programs: dict[int, ir.Program] = field(repr=False)
     executable: Runnable | None = field(repr=False)
     shipped_bytes: dict[int, int]

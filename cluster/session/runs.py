@@ -25,7 +25,7 @@ from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.errors import ClusterError, TransportTimeout, WireError, WorkerLostError
 from fogconv.ir.layout import MASTER
 
-MAX_RUNS_IN_FLIGHT = 16
+MAX_RUNS_IN_FLIGHT = 64
 HEARSAY_S = 0.3
 """A worker may notice another's loss a little before the master."""
 
@@ -52,7 +52,7 @@ class Runs:
             run = self._begin(loaded)
             begin_ns = time.perf_counter_ns()
             for rank in loaded.ranks:
-                self._workers.send(self._workers.records[rank], m.Run(run, loaded.number))
+                self._workers.send(self._workers.records[rank], m.Run(run, loaded.program))
         mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
         well = False
         try:

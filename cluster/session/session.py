@@ -183,12 +183,13 @@ class Session:
         *,
         host: Any = None,
         progress: Callable[[Progress], None] | None = None,
+        runs: int = 1,
     ) -> Loaded:
         """Prepare programs, one per rank that takes part (those without steps are left out), on all ranks at once.
 
         ``weights`` holds every array that they name, by content key. Each worker reports the arrays that it already has,
-        and receives only those that its own program lacks. Raises WorkerMemoryError, WorkerLostError, WorkerFailedError,
-        InputError.
+        and receives only those that its own program lacks. ``runs``: with `again`, how many runs may be asked for at once.
+        Raises WorkerMemoryError, WorkerLostError, WorkerFailedError, InputError.
         """
         parts = {program.rank: program for program in programs if program.steps}
         self._check(parts, weights)
@@ -200,7 +201,7 @@ class Session:
                 number = self._program
             remote = {rank: program for rank, program in parts.items() if rank != MASTER}
             try:
-                requests = {rank: self._ask_load(rank, number, program) for rank, program in remote.items()}
+                requests = {rank: self._ask_load(rank, number, program, runs) for rank, program in remote.items()}
                 missing = {
                     rank: self._workers.outcome(rank, request, m.Missing, LOAD_TIMEOUT_S).keys
                     for rank, request in requests.items()
@@ -224,9 +225,24 @@ class Session:
                 raise
             if executable is not None:
                 sizes[MASTER] = executable.memory_bytes
-            loaded = Loaded(number, parts, executable, shipping.total_of, sizes, ir.expendable(parts.values()))
+            loaded = Loaded(number, number, parts, executable, shipping.total_of, sizes, ir.expendable(parts.values()))
             self._loaded[number] = loaded
             return loaded
+
+    def again(self, loaded: Loaded, weights: Mapping[str, Array], *, host: Any = None) -> Loaded:
+        """The same programs once more, to have several runs of them on their way: the master's is prepared again, and the
+        workers do the runs one after the other. Raises InputError for programs that were unloaded."""
+        if loaded.number not in self._loaded:
+            raise InputError("these programs were unloaded")
+        own = loaded.programs.get(MASTER)
+        executable = None if own is None else self._local(own, {key: weights[key] for key in own.weights}, host)
+        with self._board.lock:
+            self._program += 1
+            number = self._program
+        sizes = {} if executable is None else {MASTER: executable.memory_bytes}
+        found = Loaded(number, loaded.program, loaded.programs, executable, {}, sizes, loaded.expendable)
+        self._loaded[number] = found
+        return found
 
     def unload(self, loaded: Loaded) -> None:
         """Free the memory of a Loaded on all ranks; weights stay on the workers."""
@@ -234,9 +250,11 @@ class Session:
             if self._loaded.pop(loaded.number, None) is None:
                 return
             loaded.executable = None
+            if any(other.program == loaded.program for other in self._loaded.values()):
+                return
             for rank in loaded.ranks:
                 if self._records[rank].joined:
-                    self._workers.send(self._records[rank], m.Unload(loaded.number))
+                    self._workers.send(self._records[rank], m.Unload(loaded.program))
 
     def _check(self, parts: Mapping[int, ir.Program], weights: Mapping[str, Array]) -> None:
         self._require_open()
@@ -263,9 +281,9 @@ class Session:
                     )
                 self._workers.require(rank)
 
-    def _ask_load(self, rank: int, number: int, program: ir.Program) -> int:
+    def _ask_load(self, rank: int, number: int, program: ir.Program, runs: int) -> int:
         request = self._workers.next_request(rank)
-        self._workers.send(self._records[rank], m.Load(request, number), ir.encode(program))
+        self._workers.send(self._records[rank], m.Load(request, number, runs), ir.encode(program))
         return request
 
     # Runs

@@ -20,6 +20,8 @@ from fogconv.ir.layout import MASTER
 
 SPARE_BYTES = 4 << 20
 """What may wait of runs whose programs are not known here, such as one that was just unloaded."""
+MOST_RUNS = 64
+"""Runs of one program that may be asked for at once."""
 PART_SLACK_BYTES = 1024
 """Checksums, the head of a compressed message, padding between its parts."""
 
@@ -33,6 +35,7 @@ class Loading:
     program: ir.Program
     missing: set[str]
     helpers: Helpers
+    runs: int = 1
 
 
 Task = tuple[m.AnyMessage, tuple[Frame, ...]]
@@ -56,7 +59,9 @@ class MasterSession:
     partners: dict[int, frozenset[int]] = field(default_factory=dict)
     """Of each program, the ranks that it exchanges messages with."""
     received: dict[int, int] = field(default_factory=dict)
-    """Of each program, the bytes that come for one run of it."""
+    """Of each program, the bytes that come for one run of it,"""
+    runs: dict[int, int] = field(default_factory=dict)
+    """and how many may be asked for at once."""
     arrays: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary)
     task_bytes: int = 0
     """Of the payloads of waiting tasks."""
@@ -80,6 +85,7 @@ class MasterSession:
         self.programs[loading.number] = executable
         self.partners[loading.number] = loading.program.peers
         self.received[loading.number] = received_bytes(loading.program)
+        self.runs[loading.number] = min(loading.runs, MOST_RUNS)
         self._bound()
 
     def rank_of(self, peer: Peer) -> int | None:
@@ -105,11 +111,13 @@ class MasterSession:
         self.programs.pop(number, None)
         self.partners.pop(number, None)
         self.received.pop(number, None)
+        self.runs.pop(number, None)
         self._bound()
 
     def _bound(self) -> None:
-        """Runs of one program take turns, so that data of one run of each can wait, and of one that was given up."""
-        self.inbox.most_bytes = SPARE_BYTES + 2 * sum(self.received.values())
+        """Data of all runs of each program that are asked for can wait, and of one that was given up."""
+        waiting = sum(n_bytes * (1 + self.runs[number]) for number, n_bytes in self.received.items())
+        self.inbox.most_bytes = SPARE_BYTES + waiting
 
 
 def received_bytes(program: ir.Program) -> int:

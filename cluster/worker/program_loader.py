@@ -82,7 +82,7 @@ class ProgramLoader:
         if program.swapped:
             self.store.swap.require(self._footprint(program).disk)
         helpers = Helpers(program, self._threads, self._helpers)
-        session.loading.append(Loading(task.request, task.program, program, missing, helpers))
+        session.loading.append(Loading(task.request, task.program, program, missing, helpers, task.runs))
         helpers.start_ahead(missing)
         yield m.Missing(task.request, tuple(sorted(missing)))
         yield from self._build_complete(session, proceed)

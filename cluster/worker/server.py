@@ -21,7 +21,7 @@ import numpy as np
 
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Build, OwnKernels, Runnable, Shares
-from fogconv.cluster.executor.mailbox import RunAborted, RunMailbox
+from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.executor.microbenchmark import copy_bytes_per_s, step_times
 from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
@@ -37,6 +37,7 @@ from fogconv.cluster.worker.machine import LoadMeter, OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
 from fogconv.cluster.worker.program_check import check_measurement
 from fogconv.cluster.worker.program_loader import ProgramLoader, failed, failure_of
+from fogconv.cluster.worker.scheduling.turns import TurnMailbox, Turns
 from fogconv.cluster.worker.system import process_bytes, throttled
 from fogconv.errors import (
     ClusterError,
@@ -58,6 +59,10 @@ MAX_TASKS = 4096
 MAX_PING_BYTES = 64 << 20
 MAX_TASK_BYTES = 64 << 20
 """With so many bytes of payload in its queue a master sends no more: it ships weights in windows of half of this."""
+MOST_HANDS = 64
+"""The most threads for runs that overlap."""
+HAND_IDLE_S = 2.0
+"""A thread beside the first one ends when there was nothing to do for so long."""
 MAX_COMPLAINTS = 1000
 """The most unknown peers that get an answer."""
 DOING: dict[type[m.AnyMessage], str] = {
@@ -117,7 +122,10 @@ class Worker:
         self._sent_bytes = 0
         self._received_bytes = 0
         self._complained: set[Peer] = set()
-        self._doing = ""
+        self._active: list[tuple[MasterSession, m.AnyMessage]] = []
+        self._hands: list[threading.Thread] = []
+        self._idle = 0
+        self._turns = Turns()
         self._misread = 0
         self._meter = LoadMeter()
         process_bytes()  # while there are descriptors for it
@@ -126,15 +134,34 @@ class Worker:
         """Serve masters, one after the other, until ``stop``; then close the endpoint."""
         try:
             while not self.life.stopped:
-                task = self._board.wait(self._next, IDLE_S)
-                if task is not None and task[0] is not None:
-                    try:
-                        self._do(*task)
-                    except Exception as error:  # not even the answer could be sent
-                        with self._board.lock:
-                            self._give_up(task[0].peer, error)
+                self._work(IDLE_S)
         finally:
+            for hand in list(self._hands):
+                hand.join(HAND_IDLE_S)
             self._endpoint.close()
+
+    def _work(self, idle_s: float) -> bool:
+        """Do the next task. False where there was none for so long."""
+        with self._board.lock:
+            self._idle += 1
+        task = self._board.wait(self._next, idle_s)
+        with self._board.lock:
+            self._idle -= 1
+        if task is None or task[0] is None or task[1] is None:
+            return False
+        try:
+            self._do(*task)
+        except Exception as error:  # not even the answer could be sent
+            with self._board.lock:
+                self._give_up(task[0].peer, error)
+        return True
+
+    def _hand(self) -> None:
+        """A thread for runs that overlap with others."""
+        while not self.life.stopped and self._work(HAND_IDLE_S):
+            pass
+        with self._board.lock:
+            self._hands.remove(threading.current_thread())
 
     def stop(self) -> None:
         """End ``serve`` after the current step, with a message to the master."""
@@ -275,6 +302,10 @@ class Worker:
                     self._apply(lifecycle.Left(event.peer, f"requests with {session.task_bytes} bytes wait"))
                 else:
                     session.add((message, tuple(payloads)))
+                    if self._active and not self._idle and self._may_begin(session) and len(self._hands) < MOST_HANDS:
+                        hand = threading.Thread(target=self._hand, name="fogconv-hand", daemon=True)
+                        self._hands.append(hand)
+                        hand.start()
             case _:
                 log.warning("a master does not send %s", type(message).__name__)
 
@@ -373,15 +404,28 @@ class Worker:
             self._masters is not None,
         )
 
-    # Tasks, one after the other, on the serving thread
+    # Tasks, in the order of their arrival; runs of several programs overlap, everything else is done alone
 
     def _next(self) -> tuple[MasterSession | None, Task | None] | None:
         if self.life.stopped:
             return (None, None)
         for session in self._sessions.values():
-            if session.tasks:
-                return (session, session.next())
+            if session.tasks and self._may_begin(session):
+                task = session.next()
+                self._active.append((session, task[0]))
+                return (session, task)
         return None
+
+    @property
+    def _doing(self) -> str:
+        return DOING[type(self._active[0][1])] if self._active else ""
+
+    def _may_begin(self, session: MasterSession) -> bool:
+        """Whether the session's next task can begin beside those under way."""
+        asked = session.tasks[0][0]
+        if not isinstance(asked, m.Run):
+            return not self._active
+        return all(isinstance(other, m.Run) and other.program != asked.program for _, other in self._active)
 
     def _do(self, session: MasterSession | None, task: Task | None) -> None:
         if session is None or task is None:
@@ -395,7 +439,7 @@ class Worker:
             if self._over(session):
                 raise RunAborted("its master is gone")
 
-        self._doing = DOING[type(message)]
+        doing = DOING[type(message)]
         try:
             match message:
                 case m.Run():
@@ -412,13 +456,17 @@ class Worker:
                     check_measurement((*message.specs, *message.maps), message.repeats, self.loader.memory_bytes)
                     self._answer(session, self._measured(message, proceed))
         except RunAborted as error:
-            log.info("%s aborted: %s", f"run {run}" if run else self._doing, error)
+            log.info("%s aborted: %s", f"run {run}" if run else doing, error)
         except FogconvError as error:
             self._answer(session, failed(request, run, error))
         except Exception as error:  # a bug, or an invalid request of the master
-            self._answer(session, failed(request, run, failure_of(error, f"{self._doing} failed")))
+            self._answer(session, failed(request, run, failure_of(error, f"{doing} failed")))
         finally:
-            self._doing = ""
+            with self._board.lock:
+                self._active = [each for each in self._active if each[1] is not message]
+                others = bool(self._hands)
+            if others:
+                self._board.changed()
 
     def _measured(self, asked: m.Measure, proceed: Callable[[], None]) -> m.Measured:
         read_bytes_per_s = self.loader.store.swap.bytes_per_s(asked.disk_bytes, proceed) if asked.disk_bytes else 0.0
@@ -446,8 +494,11 @@ class Worker:
                 raise ClusterError(f"run {task.run} is over, or a later one is: the numbers of runs must rise")
             flight = lifecycle.Flight(task.run, session.partners.get(task.program, frozenset()))
             self._apply(lifecycle.RunBegun(session.peer, flight))
-        mailbox = RunMailbox(self._board, session.inbox, task.run, post, session.hello.timeout_s)
+        copies = session.runs.get(task.program, 1) > 1
+        timeout_s = session.hello.timeout_s
+        mailbox = TurnMailbox(self._turns, self._board, session.inbox, task.run, post, timeout_s, copies=copies)
         well = False
+        self._turns.take(task.run)
         try:
             failure = session.inbox.failure(task.run)
             if failure is not None:
@@ -458,8 +509,11 @@ class Worker:
             executable.run(mailbox)
             well = True
         finally:
+            self._turns.give()
             with self._board.lock:
-                session.inbox.close_through(task.run)
+                others = [other.run for mine, other in self._active if mine is session and isinstance(other, m.Run)]
+                session.inbox.close(task.run)
+                session.inbox.close_through(min([run for run in others if run != task.run], default=task.run + 1) - 1)
                 if not self._over(session):
                     self._apply(lifecycle.RunEnded(session.peer, task.run, well))
                 self._runs += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fogconv.analysis.workload import card_bytes
@@ -75,6 +75,39 @@ class LayerForecast:
 
 
 @dataclass(frozen=True, slots=True)
+class StageForecast:
+    """Consecutive layers that the same ranks compute."""
+
+    first: str
+    last: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneForecast:
+    """One of the plans that take frames of a stream: a frame's seconds where it is alone, and the most in flight."""
+
+    ranks: tuple[int, ...]
+    in_flight: int
+    predicted_s: float | None
+    stages: tuple[StageForecast, ...]
+
+    @property
+    def text(self) -> str:
+        """ "conv1–layer2.0 on rank 0, layer2.1–fc on rank 1"."""
+        if len(self.stages) == 1:
+            return f"whole frames on {_named(self.ranks)}"
+        return ", ".join(f"{stage.first}–{stage.last} on {_named(stage.ranks)}" for stage in self.stages)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     plan: Plan
     layers: tuple[LayerForecast, ...]
@@ -83,6 +116,7 @@ class Forecast:
     """What stays on the master because workers can't do it,"""
     on_master_share: float = 0.0
     """and its part of all multiply-adds (0 to 1)."""
+    lanes: tuple[LaneForecast, ...] = ()
 
     @property
     def total(self) -> LayerForecast:
@@ -104,6 +138,8 @@ class Forecast:
             "ranks": self.plan.ranks,
             "predicted_s": self.plan.predicted_s,
             "predicted_j": self.plan.predicted_j,
+            "predicted_frames_per_s": self.plan.frames_per_s,
+            "lanes": [each.as_json() for each in self.lanes],
             "ends_s": self.plan.ends_s,
             "bytes_busiest_card": self.busiest_card_bytes,
             "on_master_share": self.on_master_share,
@@ -141,10 +177,40 @@ class Forecast:
 def forecast(graph: LayerGraph, plan: Plan, topology: Topology, allowed: Allowed = Allowed()) -> Forecast:
     """The forecast of a plan; ``allowed`` is what it was made within. Raises PlannerError when the plan is not for this
     graph."""
-    programs = lower(graph, plan).programs
+    programs, *beside = (lower(graph, lane).programs for lane in plan.lanes)
+    ranks = _ranks(programs, topology)
+    for others in beside:
+        ranks = tuple(_together(one, other) for one, other in zip(ranks, _ranks(others, topology), strict=True))
+    layers = _layers(graph, plan, programs, allowed)
+    return Forecast(plan, layers, ranks, graph.hosted, graph.on_master_share, lanes(graph, plan))
+
+
+def lanes(graph: LayerGraph, plan: Plan) -> tuple[LaneForecast, ...]:
+    """The plans of a stream, with their stages; none for a plan that is for one frame."""
+    return () if plan.frames_per_s is None else tuple(_lane(graph, lane) for lane in plan.lanes)
+
+
+def _lane(graph: LayerGraph, plan: Plan) -> LaneForecast:
+    stages: list[StageForecast] = []
+    for layer, placement in zip(graph.layers, plan.placements, strict=True):
+        ranks = tuple(sorted({work.rank for work in placement.work}))
+        if stages and ranks in ((), stages[-1].ranks):
+            stages[-1] = StageForecast(stages[-1].first, layer.name, stages[-1].ranks)
+        elif ranks:
+            stages.append(StageForecast(layer.name, layer.name, ranks))
+    everyone = sorted({rank for stage in stages for rank in stage.ranks})
+    return LaneForecast(tuple(everyone), plan.in_flight, plan.predicted_s, tuple(stages))
+
+
+def _ranks(programs: Sequence[Program], topology: Topology) -> tuple[RankForecast, ...]:
     cards = card_bytes(programs)
-    ranks = tuple(_rank(program, topology.devices[program.rank], cards[program.rank]) for program in programs)
-    return Forecast(plan, _layers(graph, plan, programs, allowed), ranks, graph.hosted, graph.on_master_share)
+    return tuple(_rank(program, topology.devices[program.rank], cards[program.rank]) for program in programs)
+
+
+def _together(one: RankForecast, other: RankForecast) -> RankForecast:
+    """A rank that has a part in two plans of a stream: a frame on each."""
+    names = ("sent_bytes", "received_bytes", "weight_bytes", "map_bytes", "read_bytes")
+    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in names})
 
 
 def _rank(program: Program, device: Device, card: tuple[float, float]) -> RankForecast:

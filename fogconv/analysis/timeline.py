@@ -27,8 +27,10 @@ COLOURS = {
     "groups": ("#7b3fa0", "groups"),
     "channels": ("#57a6d6", "channel by channel"),
     "rows": ("#2e7d32", "rows with halo"),
+    "columns": ("#00838f", "columns with halo"),
+    "tiles": ("#5d7d1a", "tiles with halo"),
     "grid": ("#1b998b", "rows, and channels among the ranks of a group"),
-    "sums": ("#8fbf6a", "rows, summed"),
+    "sums": ("#8fbf6a", "rows or columns, summed"),
     "offload": ("#b0413e", "whole, on another rank"),
     "copies": ("#c9a400", "copied: every rank computes it all"),
 }

@@ -48,8 +48,9 @@ class CompiledModel:
         and ``output`` is the first of them."""
         return self._engine.run(x)
 
-    def stream(self, frames: Iterable[Any], depth: int = 3) -> Iterator[Any]:
-        """The results in the order of the frames, with ``depth`` inferences in flight: more frames per second."""
+    def stream(self, frames: Iterable[Any], depth: int | None = None) -> Iterator[Any]:
+        """The results in the order of the frames, with at most ``depth`` inferences in flight (None: as many as the plan
+        states, or three): more frames per second."""
         given: deque[Any] = deque()
 
         def noted() -> Iterator[Given]:

@@ -28,7 +28,7 @@ from fogconv.planning.cost import Prices
 from fogconv.planning.limits.goal import Goal
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
-from fogconv.planning.schemes import Scheme
+from fogconv.planning.schemes import STREAMS, Scheme
 
 DRAWS = 4
 """Plans with every rate at one end of its spread, by a seeded coin. If none of them differs, no rate is tried alone."""
@@ -38,7 +38,16 @@ LEAST_SPREAD = 0.005
 
 MOST_EFFORT = 40_000
 """Layers × ranks² × what a scheme takes: a search of that size takes some seconds."""
-_EFFORTS = {Scheme.LOCAL: 0, Scheme.STAR: 0, Scheme.ROWS: 1, Scheme.DEPTH: 1, Scheme.OFFLOAD: 1, Scheme.AUTO: 4}
+_EFFORTS = {
+    Scheme.LOCAL: 0,
+    Scheme.STAR: 0,
+    Scheme.ROWS: 1,
+    Scheme.COLUMNS: 1,
+    Scheme.TILES: 2,
+    Scheme.DEPTH: 1,
+    Scheme.OFFLOAD: 1,
+    Scheme.AUTO: 4,
+}
 
 _GAMMA = re.compile(r"gamma rank (\d+) (\w+)")
 _ALPHA = re.compile(r"alpha (\d+)↔(\d+)")
@@ -70,7 +79,7 @@ def rivals(
 ) -> tuple[Rival, ...]:
     """The plans of other schemes, the fastest first. Left out are those that fit into no memory, and those that are
     too much work to look for (MOST_EFFORT). None where the plan is to save something else than time."""
-    if options.goal != Goal():
+    if options.goal != Goal() or options.scheme in STREAMS:
         return ()
     own = _terms(graph, chosen, topology)
     known = {name: spread for name, spread in spreads.items() if spread > 0}
@@ -96,8 +105,9 @@ def rivals(
 def _options(options: PlanOptions, scheme: Scheme) -> PlanOptions:
     """The options of another scheme: the star's own are for no other."""
     cuts = options.cuts if scheme is Scheme.OFFLOAD else "all"
+    tiles = options.tiles if scheme is Scheme.TILES else None
     if scheme is Scheme.STAR or options.scheme != Scheme.STAR:
-        return replace(options, scheme=scheme, plan=None, cuts=cuts)
+        return replace(options, scheme=scheme, plan=None, cuts=cuts, tiles=tiles)
     return PlanOptions(
         scheme,
         master_computes=options.master_computes,

@@ -33,7 +33,7 @@ from fogconv.zoo.model_request import is_model_file
 Kind = Literal[
     "count", "seconds", "bytes", "joules", "rate", "ratio", "figure", "pixels", "sizes", "ratios", "seed", "input",
     "file", "output", "folder", "picture", "pictures", "weights", "model", "net", "address", "trigger", "split", "straggler",
-    "sweep", "pin", "rates", "executor",
+    "sweep", "pin", "rates", "executor", "tiles",
 ]  # fmt: skip
 """The kinds for which tests have bad values."""
 
@@ -325,3 +325,12 @@ def _pin(text: str) -> None:
 
 
 PIN = checked("pin", _pin, "pin")
+
+
+def _tiles(text: str) -> None:
+    from fogconv.planning.limits.tiling import Tiling  # late, as above
+
+    Tiling.parse(text)
+
+
+TILES = checked("tiles", _tiles, "tiles")

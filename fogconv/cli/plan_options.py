@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fogconv.cli.choices import Switch, choice
-from fogconv.cli.option_values import DEADLINE, FILE, PIN, SPLIT, TRIGGER, number
+from fogconv.cli.option_values import DEADLINE, FILE, PIN, SPLIT, TILES, TRIGGER, number
 from fogconv.cli.panels import HOW, STAR
 from fogconv.hardware.units import deadline_s
 from fogconv.ir.guard import Protection
@@ -36,7 +36,7 @@ SchemeOption = Annotated[
         "--scheme",
         help="How the work is split: "
         + "; ".join(f"{scheme}: {scheme.help}" for scheme in Scheme)
-        + ". By default auto, or star where one of the star's options is given.",
+        + ". By default auto; star where one of the star's options is given, tiles with --tiles.",
         rich_help_panel=HOW,
     ),
 ]
@@ -115,6 +115,16 @@ CutsOption = Annotated[
         rich_help_panel=HOW,
     ),
 ]
+TilesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tiles",
+        parser=TILES,
+        help="Into how many bands of rows, and columns, --scheme tiles cuts maps, such as 2x3; by default the best of those "
+        "nearest to squares.",
+        rich_help_panel=HOW,
+    ),
+]
 PinsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -137,7 +147,8 @@ ObjectiveOption = Annotated[
     ObjectiveName | None,
     typer.Option(
         "--objective",
-        help="What the plan saves: latency (the default), or energy, of all devices together, those that wait too.",
+        help="What the plan is for: latency (the default); throughput, frames per second of a stream; or energy, of all "
+        "devices together, those that wait too.",
         rich_help_panel=HOW,
     ),
 ]
@@ -175,12 +186,14 @@ def plan_options(
     plan: Path | None = None,
     allow_swap: bool = False,
     cuts: str = CUTS_AT,
+    tiles: str | None = None,
     pins: Sequence[str] | None = None,
     keep_input_home: bool = False,
     objective: str | None = None,
     deadline: str | None = None,
 ) -> PlanOptions:
-    """The plan options. Without a scheme, a trigger, threshold, cut or guard selects the star.
+    """The plan options. Without a scheme, a trigger, threshold, cut or guard selects the star, and tiles the scheme of that
+    name.
 
     With parts or a split, but neither trigger nor threshold, every conv is distributed. Raises InputError.
     """
@@ -188,8 +201,9 @@ def plan_options(
         threshold = 0.0
     star: dict[str, Any] = {"trigger": trigger, "threshold": threshold, "parts": parts, "split": split}
     given = {name: value for name, value in star.items() if value is not None}
+    usual = Scheme.AUTO if tiles is None else Scheme.TILES
     return PlanOptions(
-        str(scheme or (Scheme.STAR if given or protection else Scheme.AUTO)),
+        str(scheme or (Scheme.STAR if given or protection else usual)),
         None if plan is None else load_plan(plan),
         master_computes=bool(master_computes),
         even=even,
@@ -197,6 +211,7 @@ def plan_options(
         protection=protection,
         allow_swap=allow_swap,
         cuts=str(cuts),
+        tiles=tiles,
         pins=tuple(pins or ()),
         keep_input_home=keep_input_home,
         objective=None if objective is None else str(objective),

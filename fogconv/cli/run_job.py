@@ -260,7 +260,7 @@ def _measure(
     typical = next(run for run in runs if run.latency_s == median)
     outputs, frames = [first, *(run.outputs for run in runs)], None
     if job.stream:
-        streamed, frames = _stream(engine, given, job.stream)
+        streamed, frames = _stream(engine, given, job.stream, job.in_flight)
         outputs += streamed
     alone = network.alone() if job.compare else None
     reference, alone_s = (None, None) if alone is None else _alone(alone, given, job.repeat)
@@ -369,10 +369,10 @@ def _alone(model: Alone, given: list[Array], repeat: int) -> tuple[list[Array], 
     return reference, statistics.median_low(seconds)
 
 
-def _stream(engine: Engine, given: list[Array], frames: int) -> tuple[list[Outputs], float]:
+def _stream(engine: Engine, given: list[Array], frames: int, in_flight: int | None) -> tuple[list[Outputs], float]:
     """The outputs, and frames per second, with several inferences in flight."""
     begin = time.perf_counter()
-    outputs = list(engine.stream_outputs(given for _ in range(frames)))
+    outputs = list(engine.stream_outputs((given for _ in range(frames)), in_flight))
     return outputs, frames / (time.perf_counter() - begin)
 
 

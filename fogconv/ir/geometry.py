@@ -197,6 +197,11 @@ StepSpec = ConvSpec | MapSpec
 """What a step computes, at its size."""
 
 
+ROW_START = 1.0
+"""Pixels that are copied in the time that the start of a row takes. Halos of 1 to 4 columns took 1.1 to 1.9 times as long to
+cut out, or to join, as those of as many rows (64 to 512 channels of 14 to 224 pixels, AVX-512)."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
     """The integers start … stop-1. Empty when stop <= start."""
@@ -252,6 +257,13 @@ class Region:
         """Elements per image."""
         c, h, w = self.shape
         return c * h * w
+
+    @property
+    def copied(self) -> float:
+        """As many elements per image, copied in one piece, take as long as it takes to copy these out of a larger map: its
+        rows lie apart there, those of a halo of columns one by one."""
+        c, h, w = self.shape
+        return c * (h * w + (h - 1) * ROW_START)
 
     def __bool__(self) -> bool:
         return (

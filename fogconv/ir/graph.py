@@ -56,9 +56,9 @@ class Operator:
     """The interface of all layers for planning, lowering and reports. A new type of layer overrides what differs.
 
     ``relabels``: it only renumbers channels; nothing is computed. ``by_channels``: some channels of its output need only
-    the same channels of what it reads. ``by_sums``: it can be summed from parts over its input's rows. ``from_lanes``: its
-    kernel reads channels of one block from any lane on. ``weight_keys``:
-    the attributes that name arrays in ``LayerGraph.weights``.
+    the same channels of what it reads. ``by_sums``: it can be summed from parts over its input's rows and columns.
+    ``from_lanes``: its kernel reads channels of one block from any lane on. ``weight_keys``: the attributes that name arrays
+    in ``LayerGraph.weights``.
     """
 
     __slots__ = ()
@@ -84,7 +84,7 @@ class Operator:
 
     def is_partial(self, work: Work) -> bool:
         """Whether this work's result is only a summand: residual and activation follow after the sum."""
-        return work.rows is not None
+        return work.in_parts
 
 
 class ToMap(Operator):
@@ -225,7 +225,7 @@ class GlobalPool(FromMap):
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         whole = tensors[self.source].region.with_channels(work.output.channels)
-        return ((self.source, whole if work.rows is None else whole.with_rows(work.rows)),)
+        return ((self.source, work.summed(whole)),)
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
         [(_, region)] = self.needs(tensors, work)
@@ -255,7 +255,7 @@ class Squares(ToMap):
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
         whole = tensors[self.source].region.with_channels(work.output.channels)
         means = whole_groups(tensors[self.mean].region, work.output.channels, self.groups)
-        return ((self.source, whole if work.rows is None else whole.with_rows(work.rows)), (self.mean, means))
+        return ((self.source, work.summed(whole)), (self.mean, means))
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> MapSpec:
         region = self.needs(tensors, work)[0][1]

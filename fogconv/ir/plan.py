@@ -32,7 +32,7 @@ PLAN_VERSION = 1
 class Placement:
     """``target`` is the layout of the output before the next layer (a partial one is summed there); None leaves it where
     it is computed. ``via`` are layouts that inputs pass through first (scatter before exchange). ``split`` names the cut
-    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5", "rank:2"; None for the
+    for reports ("input:4", "output:4", "grid:2x2", "groups:4", "rows:5", "tiles:2x3", "rank:2"; None for the
     master alone). ``predicted`` and
     ``decision`` are for reports.
     """
@@ -62,7 +62,11 @@ class Plan:
     """``predicted_s`` is in seconds per inference: the sum of all placements' ``total_s``, and ``ends_s`` for starting it on
     all ranks and bringing the output to the master. ``predicted_j``: the joules of all devices together, where their power
     is known. ``pixels``: how the picture is normalised, where it is sent as bytes. ``card_bytes[rank]`` is (sent,
-    received)."""
+    received).
+
+    For streams: ``beside`` are plans for the same graph on other ranks; each frame goes to one that is free. ``in_flight``
+    is the number of frames at once on each of them that there is memory for, ``copies`` of how many a worker has the maps
+    (the others wait there), and ``frames_per_s`` the predicted rate."""
 
     graph: str
     ranks: int
@@ -76,6 +80,15 @@ class Plan:
     swaps: tuple[Swap, ...] = ()
     predicted_j: float | None = None
     pixels: Pixels | None = None
+    beside: tuple[Plan, ...] = ()
+    in_flight: int = 1
+    copies: int = 1
+    frames_per_s: float | None = None
+
+    @property
+    def lanes(self) -> tuple[Plan, ...]:
+        """All plans that take frames of a stream, this one first."""
+        return (self, *self.beside)
 
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
         """The order in which layers are computed: the star's is the graph's."""
@@ -86,19 +99,22 @@ class Plan:
 
         def work(plan: Plan) -> Plan:
             bare = tuple(replace(placement, predicted={}, decision={}) for placement in plan.placements)
-            return replace(plan, placements=bare, predicted_s=None, ends_s=0.0)
+            beside = tuple(work(each) for each in plan.beside)
+            return replace(plan, placements=bare, predicted_s=None, ends_s=0.0, frames_per_s=None, beside=beside)
 
         return work(self) == work(other)
 
     @property
     def active_ranks(self) -> frozenset[int]:
         coders = {p.guard.code for p in self.placements if p.guard is not None and p.guard.code is not None}
-        return frozenset(work.rank for placement in self.placements for work in placement.work) | coders | {0}
+        workers = frozenset(work.rank for placement in self.placements for work in placement.work) | coders | {0}
+        return workers.union(*(plan.active_ranks for plan in self.beside))
 
     def among(self, ranks: Sequence[int], of: int) -> Plan:
         """The same plan in a cluster of ``of`` ranks: ``ranks[i]`` does the work of rank i, the others none. Only for
         plans of the layout search; the plan of a guarded star is made for its own cluster.
         """
+        beside = tuple(plan.among(ranks, of) for plan in self.beside)
 
         def spread(layout: Layout) -> Layout:
             regions: list[tuple[Region, ...]] = [()] * of
@@ -119,7 +135,7 @@ class Plan:
         for rank, card in zip(ranks, self.card_bytes, strict=False):
             cards[rank] = card
         swaps = tuple(replace(swap, rank=ranks[swap.rank]) for swap in self.swaps)
-        return replace(self, ranks=of, placements=placements, card_bytes=tuple(cards), swaps=swaps)
+        return replace(self, ranks=of, placements=placements, card_bytes=tuple(cards), swaps=swaps, beside=beside)
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:

@@ -15,9 +15,10 @@ SHARDS_KEPT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A rank's part of one layer: the output region, and the input channels or rows that a partial result sums.
+    """A rank's part of one layer: the output region, and what a partial result sums.
 
-    ``depth``: the input channels of a conv that is split by them. ``rows``: the input rows of a global pool over rows.
+    ``depth``: the input channels of a conv that is split by them. ``rows``, ``columns``: those of the input of a mean over
+    rows and columns that is split by them; None for all.
 
     ``raw``: the conv's residual and activation are applied where the result is sent (they would have to be sent first).
     """
@@ -27,6 +28,17 @@ class Work:
     depth: Span | None = None
     rows: Span | None = None
     raw: bool = False
+    columns: Span | None = None
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether it sums a part of a map."""
+        return self.rows is not None or self.columns is not None
+
+    def summed(self, whole: Region) -> Region:
+        """The part of a map that it sums."""
+        rows, columns = self.rows, self.columns
+        return Region(whole.channels, whole.rows if rows is None else rows, whole.columns if columns is None else columns)
 
 
 def split(total: int, weights: Sequence[float], grain: int = 1, *, order: Sequence[int] = ()) -> tuple[Span, ...]:

@@ -202,13 +202,14 @@ class _Lowering(ProgramBuilder):
 
     def early(self, layer: Layer, placement: Placement) -> tuple[Work, ...]:
         """Do the work that can be done before any message arrives. Returns the remaining work."""
-        if not isinstance(layer, Conv) or placement.mode != "rows":
+        if not isinstance(layer, Conv):
             return placement.work
+        pixels = self.graph.tensors[layer.target].shape[2:]
         late: list[Work] = []
         for work in placement.work:
             held = self.residency.held(work.rank, layer.source)
             # Weights that are swapped would be read for each part.
-            if layer.is_partial(work) or not held or self.slices(work.rank):
+            if layer.is_partial(work) or work.output.shape[1:] == pixels or not held or self.slices(work.rank):
                 late.append(work)
                 continue
             parts = interior_first(

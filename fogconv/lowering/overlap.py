@@ -1,6 +1,6 @@
-"""Interior first: the rows that a rank can compute before its neighbours' rows arrive.
+"""Interior first: the rows and columns that a rank can compute before its neighbours' arrive.
 
-With the interior first and the border last, the border rows are sent while the next interior is computed: an exchange
+With the interior first and the borders last, the borders are sent while the next interior is computed: an exchange
 delays a rank only if it takes longer than that.
 
 The same along the channels was tried: a conv summed its input's channels in portions, its own first and the others as
@@ -19,23 +19,27 @@ from fogconv.ir.graph import Conv, LayerGraph
 from fogconv.ir.shard import Work
 
 TILE = 4
-"""Rows of a Winograd tile: cuts are at its multiples, so that no tile is computed twice."""
+"""Rows and columns of a Winograd tile: cuts are at its multiples, so that no tile is computed twice."""
 
 LEAST_SHARE = 0.4
-"""The least rows of an interior: a smaller one hides too little to pay for two more kernel calls."""
+"""The least share of an interior: a smaller one hides too little to pay for two to four more kernel calls."""
 
 LEAST_WORK = 2_000_000
 """The least MACs of an interior."""
 
 
-def hidden_share(spec: ConvSpec, rows: int) -> float:
-    """The share of a shard of so many output rows that can be computed before the neighbours' rows arrive."""
-    halo = spec.dilation[0] * (spec.kernel[0] - 1) // 2
-    if not halo:
+def hidden_share(spec: ConvSpec, output: Region) -> float:
+    """The share of a shard with this output that can be computed before the neighbours' rows and columns arrive."""
+    share = 1.0
+    for axis, (span, size) in enumerate(zip((output.rows, output.columns), (spec.out_height, spec.out_width), strict=True)):
+        halo = spec.dilation[axis] * (spec.kernel[axis] - 1) // 2
+        if halo and len(span) < size:
+            border = -(-halo // (TILE if _tiled(spec) else 1)) * (TILE if _tiled(spec) else 1)
+            share *= max(0, len(span) - 2 * border) / len(span)
+    if share == 1.0:
         return 0.0
-    border = -(-halo // (TILE if _tiled(spec) else 1)) * (TILE if _tiled(spec) else 1)
-    share = max(0, rows - 2 * border) / rows
-    return share if share >= LEAST_SHARE and spec.macs * rows * share >= LEAST_WORK * spec.out_height else 0.0
+    macs = spec.macs * len(output.rows) * len(output.columns) * share
+    return share if share >= LEAST_SHARE and macs >= LEAST_WORK * spec.out_height * spec.out_width else 0.0
 
 
 def _tiled(spec: ConvSpec) -> bool:
@@ -49,12 +53,12 @@ def interior_first(
 
     ``here(tensor, region)`` returns whether the rank holds a region.
     """
-    rows = work.output.rows
+    whole = work.output
     if all(here(tensor, region) for tensor, region in layer.needs(graph.tensors, work)):
         return None
 
-    def ready(part: Span) -> bool:
-        piece = replace(work, output=work.output.with_rows(part))
+    def ready(part: Region) -> bool:
+        piece = replace(work, output=part)
         return possible(piece) and all(here(tensor, region) for tensor, region in layer.needs(graph.tensors, piece))
 
     def possible(piece: Work) -> bool:
@@ -65,22 +69,35 @@ def interior_first(
             return False
         return True
 
-    able = [row for row in range(rows.start, rows.stop) if ready(Span(row, row + 1))]
+    tile = TILE if _tiled(layer.spec) else 1
+    # Where a tile's whole rows wait for its neighbours beside it, a row is tried in its middle.
+    middle = (whole.columns.start + whole.columns.stop) // 2
+    rows = _inside(whole.rows, lambda span: ready(whole.with_rows(span)), tile) or _inside(
+        whole.rows, lambda span: ready(Region(whole.channels, span, Span(middle, middle + 1))), tile
+    )
+    columns = rows and _inside(whole.columns, lambda span: ready(Region(whole.channels, rows, span)), tile)
+    if not rows or not columns:
+        return None
+    interior = Region(whole.channels, rows, columns)
+    pixels = len(rows) * len(columns)
+    macs = layer.spec.macs * pixels // (layer.spec.out_height * layer.spec.out_width)
+    if pixels < LEAST_SHARE * len(whole.rows) * len(whole.columns) or macs < LEAST_WORK or not ready(interior):
+        return None
+    borders = tuple(replace(work, output=part) for part in whole.minus(interior))
+    if not all(map(possible, borders)):
+        return None
+    return replace(work, output=interior), borders
+
+
+def _inside(whole: Span, ready: Callable[[Span], bool], tile: int) -> Span | None:
+    """The rows, or columns, that are ready; cut to whole tiles, which begin where the shard does. None where there are none,
+    or where they are not in one piece."""
+    if ready(whole):
+        return whole
+    able = [at for at in range(whole.start, whole.stop) if ready(Span(at, at + 1))]
     if not able or len(able) != able[-1] - able[0] + 1:
         return None
     start, stop = able[0], able[-1] + 1
-    if _tiled(layer.spec):
-        start = min(stop, rows.start + -(-(start - rows.start) // TILE) * TILE)
-        stop = start + (stop - start) // TILE * TILE
-    interior = Span(start, stop)
-    macs = layer.spec.macs * len(interior) // layer.spec.out_height
-    if len(interior) < LEAST_SHARE * len(rows) or macs < LEAST_WORK or not ready(interior):
-        return None
-    borders = tuple(
-        replace(work, output=work.output.with_rows(part))
-        for part in (Span(rows.start, start), Span(stop, rows.stop))
-        if part
-    )
-    if not all(map(possible, borders)):
-        return None
-    return replace(work, output=work.output.with_rows(interior)), borders
+    start = min(stop, whole.start + -(-(start - whole.start) // tile) * tile)
+    stop = start + (stop - start) // tile * tile
+    return Span(start, stop) if stop > start else None

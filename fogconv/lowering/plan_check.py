@@ -124,10 +124,13 @@ def _work(layer: Layer, work: Work, whole: Region, ranks: int, graph: LayerGraph
         _require(isinstance(layer, Conv), "only convs are split by their input channels")
         assert isinstance(layer, Conv)
         _span(work.depth, layer.spec.in_channels // layer.spec.groups, "input channels")
-    if work.rows is not None:
-        fits = layer.by_sums and graph.tensors[layer.reads[0]].precision.element == "fp32"
-        _require(fits, "only means over rows and columns in fp32 are split by the rows that they sum")
-        _span(work.rows, graph.tensors[layer.reads[0]].height, "rows")
+    if work.in_parts:
+        source = graph.tensors[layer.reads[0]]
+        fits = layer.by_sums and source.precision.element == "fp32"
+        _require(fits, "only means over rows and columns in fp32 are split by the rows and columns that they sum")
+        for span, size, what in ((work.rows, source.height, "rows"), (work.columns, source.width, "columns")):
+            if span is not None:
+                _span(span, size, what)
     _require(not work.raw or isinstance(layer, Conv), "only convs can be left unfinished")
 
 
@@ -137,31 +140,36 @@ def _span(span: Span, size: int, what: str) -> None:
 
 def _sums(layer: Layer, works: Sequence[Work], whole: Region, graph: LayerGraph) -> None:
     """Check that every value of the output is the sum of all its parts, each counted once."""
-    parts: dict[Region, list[Span]] = defaultdict(list)
+    parts: dict[Region, list[Region]] = defaultdict(list)
     for work in works:
         parts[work.output].append(_summed(layer, work, graph))
     _require(len({(work.output, work.rank) for work in works}) == len(works), "a rank has two parts of one sum")
+    twice, left = _covering(whole, parts)
+    _require(twice is None, f"a part of {twice} is computed twice")
+    _require(left is None, f"no rank computes {left}")
+    for region, summed in parts.items():
+        twice, left = _covering(_summed(layer, Work(MASTER, whole), graph), summed)
+        _require(twice is None, f"the sum of {region} has a part twice, of {twice}")
+        _require(left is None, f"the sum of {region} lacks a part, {left}")
+
+
+def _covering(whole: Region, boxes: Iterable[Region]) -> tuple[Region | None, Region | None]:
+    """(a box of which another one has a part, a part of the whole that no box has); None where there is none."""
     left = [whole]
-    for region in parts:
-        rest = [piece for box in left for piece in subtract(box, [region])]
-        gone = sum(box.elements for box in left) - sum(box.elements for box in rest)
-        _require(gone == region.elements, f"a part of {region} is computed twice")
+    for box in boxes:
+        rest = [piece for part in left for piece in subtract(part, [box])]
+        if sum(part.elements for part in left) - sum(part.elements for part in rest) != box.elements:
+            return box, None
         left = rest
-    _require(not left, f"no rank computes {left[0] if left else ''}")
-    for region, spans in parts.items():
-        end = 0
-        for span in sorted(spans):
-            _require(span.start == end, f"the sum of {region} lacks a part, or has one twice, at {min(span.start, end)}")
-            end = span.stop
-        size = len(_summed(layer, Work(MASTER, whole), graph))
-        _require(end == size, f"the sum of {region} ends at {end} of {size}")
+    return None, left[0] if left else None
 
 
-def _summed(layer: Layer, work: Work, graph: LayerGraph) -> Span:
-    """The span that a part sums: input channels of a conv, or rows of a mean over rows and columns."""
+def _summed(layer: Layer, work: Work, graph: LayerGraph) -> Region:
+    """What a part sums: input channels of a conv, or rows and columns of a mean over them."""
     if isinstance(layer, Conv):
-        return work.depth or Span(0, layer.spec.in_channels // layer.spec.groups)
-    return work.rows or Span(0, graph.tensors[layer.reads[0]].height)
+        depth = work.depth or Span(0, layer.spec.in_channels // layer.spec.groups)
+        return Region(depth, Span(0, 1), Span(0, 1))
+    return work.summed(graph.tensors[layer.reads[0]].region.with_channels(Span(0, 1)))
 
 
 def _guard(layer: Layer, placement: Placement, ranks: int) -> None:

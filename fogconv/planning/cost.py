@@ -66,13 +66,12 @@ class Prices:
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
         cut_bytes = (1.0 + passes) * batch * kept_bytes(wire)
+        self._cut_s = [device.copy_s(cut_bytes) for device in topology.devices]
         self._send_s = [
-            device.copy_s(cut_bytes) + self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte)
-            for device in topology.devices
+            self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte) for device in topology.devices
         ]
         self._receive_s = [
-            device.copy_s(cut_bytes) + self._element_bytes * (device.receive_s_per_byte or device.copy_s_per_byte)
-            for device in topology.devices
+            self._element_bytes * (device.receive_s_per_byte or device.copy_s_per_byte) for device in topology.devices
         ]
 
     def traffic(self, moves: Iterable[Transfer]) -> Traffic:
@@ -82,14 +81,14 @@ class Prices:
         pairs: set[tuple[int, int]] = set()
         latency_s = slowest_s = bytes_j = wake_j = 0.0
         for move in moves:
-            elements = move.region.elements
+            elements, copied = move.region.elements, move.region.copied
             n_bytes = elements * self._element_bytes
             link = self._link(move.source, move.target)
             sent[move.source] += n_bytes
             received[move.target] += n_bytes
             for rank, element_s in ((move.source, self._send_s[move.source]), (move.target, self._receive_s[move.target])):
                 device = self.topology.devices[rank]
-                handled[rank] += elements * element_s + device.step_s
+                handled[rank] += copied * self._cut_s[rank] + elements * element_s + device.step_s
                 if (move.source, move.target) not in pairs:
                     messages[rank] += device.message_s
             bytes_j += n_bytes * link.joules_per_byte

@@ -31,22 +31,26 @@ class Over:
 
 
 def needed_bytes(graph: LayerGraph, plan: Plan, topology: Topology) -> tuple[int, ...]:
-    """What each rank's program takes: packed weights, maps, messages, scratch."""
-    return tuple(
-        footprint(program, threads=device.threads).total if program.steps else 0
-        for program, device in zip(outline(graph, plan), topology.devices, strict=True)
-    )
+    """What each rank's programs take: packed weights, and maps, messages and scratch for each frame in flight."""
+    needed = [0] * len(topology)
+    for lane in plan.lanes:
+        for rank, program in enumerate(outline(graph, lane)):
+            if program.steps:
+                found = footprint(program, threads=topology.devices[rank].threads)
+                copies = lane.in_flight if rank == MASTER else min(lane.copies, lane.in_flight)
+                needed[rank] += found.total + (copies - 1) * found.private + (lane.in_flight - copies) * found.mail
+    return tuple(needed)
 
 
 def over_memory(graph: LayerGraph, plan: Plan, topology: Topology) -> Over | None:
     """The rank whose part exceeds its limit by most, or None."""
-    excess = _excess(graph, plan, topology)
-    if not excess:
+    beyond = excess(graph, plan, topology)
+    if not beyond:
         return None
-    rank = max(excess, key=lambda each: excess[each])
+    rank = max(beyond, key=lambda each: beyond[each])
     device = topology.devices[rank]
     limit = device.memory_bytes or 0
-    needed = (excess[rank] + room(limit)) / 1e6
+    needed = (beyond[rank] + room(limit)) / 1e6
     what = "maps and what can't be swapped" if plan.swaps else "weights and maps"
     advice = (
         "use more ranks, another --scheme, or a greater --memory"
@@ -68,10 +72,10 @@ def with_swaps(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
     rooms: dict[int, int] = {}
     swaps: dict[int, tuple[Swap, ...]] = {}
     found = plan
-    while not plan.swaps and (excess := _excess(graph, found, topology)):
+    while not plan.swaps and (beyond := excess(graph, found, topology)):
         before = found
         whole = outline(graph, plan)
-        for rank, missing in excess.items():
+        for rank, missing in beyond.items():
             device = topology.devices[rank]
             # The second time round: what was counted without lowering was too little.
             rooms[rank] = rooms[rank] - missing if rank in rooms else room(device.memory_bytes or 0)
@@ -83,7 +87,7 @@ def with_swaps(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
     return found
 
 
-def _excess(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[int, int]:
+def excess(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[int, int]:
     """By how many bytes ranks exceed their limits, those that do."""
     if all(device.memory_bytes is None for device in topology.devices):
         return {}

@@ -9,7 +9,7 @@ from fogconv.guards.protection import check_scheme
 from fogconv.ir.plan import Plan
 from fogconv.planning.limits.goal import Goal
 from fogconv.planning.scheme_options import SchemeOptions
-from fogconv.planning.schemes import Scheme
+from fogconv.planning.schemes import STREAMS, Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,12 @@ class PlanOptions(SchemeOptions):
             raise InputError(f"--parts and --split cut the star's convs; --scheme {scheme} has its own ways to cut")
         if self.cuts != "all" and scheme is not Scheme.OFFLOAD:
             raise InputError(f"--cuts {self.cuts} is for whole layers: --scheme offload, not --scheme {scheme}")
+        if self.objective == "throughput" and scheme not in (Scheme.AUTO, *STREAMS):
+            raise InputError(
+                f"--objective throughput is for streams: for --scheme auto, pipeline or replicas, not --scheme {scheme}"
+            )
+        if self.tiles is not None and scheme is not Scheme.TILES:
+            raise InputError(f"--tiles {self.tiles} cuts maps into tiles: --scheme tiles, not --scheme {scheme}")
         starred = scheme is Scheme.STAR or (self.protection and scheme is Scheme.AUTO)
         if starred and self.goal != Goal():
             raise InputError("the star's trigger decides by seconds; --objective and --deadline are for the other schemes")

@@ -15,7 +15,7 @@ from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import LOSSLESS
 from fogconv.planning.schemes import Scheme
-from fogconv.simulation.prediction import predicted
+from fogconv.simulation.prediction import predicted, streamed
 
 _COMPRESSORS = {"lz4": "lz4", "zstd": "zstandard"}
 """Wire → the library that it needs."""
@@ -46,7 +46,7 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
         fitted = with_swaps(graph, found, topology) if options.allow_swap else found
         over = over_memory(graph, fitted, topology)
         if over is None:
-            whole = predicted(graph, fitted, topology) if given or fitted is not found else found
+            whole = _predicted(graph, fitted, topology) if given or fitted is not found else found
             return whole if given else _as_it_is(graph, whole, topology, options)
         # The search does without a rank by itself; the star's shares are fixed, and a guarded one's code needs its ranks.
         if given or over.rank == MASTER or options.protection:
@@ -54,6 +54,11 @@ def plan(graph: LayerGraph, topology: Topology, options: PlanOptions = PlanOptio
         if over.rank in allowed.ranks:
             raise PlannerError(f"{over.sentence}; {allowed.because} leaves no other rank for some of it")
         ranks.remove(over.rank)
+
+
+def _predicted(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
+    whole = predicted(graph, plan, topology)
+    return whole if plan.frames_per_s is None else streamed(graph, whole, topology)
 
 
 def _as_it_is(graph: LayerGraph, plan: Plan, topology: Topology, options: PlanOptions) -> Plan:

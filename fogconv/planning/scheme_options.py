@@ -15,6 +15,7 @@ from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.limits.cuts import CUTS, not_cut
 from fogconv.planning.limits.goal import OBJECTIVES, Goal
 from fogconv.planning.limits.pins import Pin, among, before_pooling, check_together, pinned
+from fogconv.planning.limits.tiling import Tiling
 from fogconv.speedup.model import Split
 from fogconv.speedup.trigger import DEFAULT_THRESHOLD, DEFAULT_TRIGGER, Trigger, check_threshold, parse_split
 from fogconv.values import table
@@ -28,7 +29,7 @@ WIRES: tuple[str, ...] = (*get_args(Wire), LOSSLESS)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemeOptions:
     """``trigger``, ``threshold``, ``master_computes``, ``even``, ``parts``, ``split`` and ``protection`` are the star's,
-    ``cuts`` is for offload, the others are for every scheme. Raises InputError for impossible values.
+    ``cuts`` is for offload, ``tiles`` for tiles, the others are for every scheme. Raises InputError for impossible values.
     """
 
     trigger: str = DEFAULT_TRIGGER
@@ -49,12 +50,15 @@ class SchemeOptions:
     """Weights beyond a rank's memory limit lie on its disk, and are read for each inference."""
     cuts: str = "all"
     """Where offloaded work may change ranks: one of `fogconv.planning.limits.cuts.CUTS`."""
+    tiles: str | None = None
+    """Into how many bands of rows, and columns, maps are cut: "2x3" (`fogconv.planning.limits.tiling`); None: the best of
+    those whose tiles are nearest to squares."""
     pins: tuple[str, ...] = ()
     """Layers that one rank computes whole: "features.0-4=0" (`fogconv.planning.limits.pins`)."""
     keep_input_home: bool = False
     """No tensor before the first pooling leaves the master."""
     objective: str | None = None
-    """What the plan saves, latency or energy; None: latency, or with a deadline energy."""
+    """What the plan is for: latency, throughput (of a stream) or energy; None: latency, or with a deadline energy."""
     deadline_s: float | None = None
     """Of the plans that take no longer than so many seconds, the one of least energy."""
     pixels: Pixels | None = None
@@ -75,6 +79,8 @@ class SchemeOptions:
             raise InputError(f"wire {self.wire!r} is not known; it is one of {', '.join(WIRES)}")
         if self.cuts not in CUTS:
             raise InputError(f"cuts {self.cuts!r} is not known; it is one of {', '.join(CUTS)}")
+        if self.tiles is not None:
+            Tiling.parse(self.tiles)
         for pin in self.pins:
             Pin.parse(pin)
         if self.objective is not None and self.objective not in OBJECTIVES:
@@ -99,6 +105,8 @@ class SchemeOptions:
         for pin in map(Pin.parse, self.pins):
             if pin.rank >= ranks:
                 raise InputError(f"--pin {pin}: there are ranks 0 to {ranks - 1}")
+        if self.tiling is not None and self.tiling.tiles > ranks:
+            raise InputError(f"--tiles {self.tiling} asks for {self.tiling.tiles} ranks, and there are {ranks}")
         wanted = self.parts if self.split is None else parse_split(self.split).parts
         there = ranks - (not self.master_computes) - self.protection.redundancy
         if wanted is not None and wanted > there:
@@ -108,6 +116,10 @@ class SchemeOptions:
     @property
     def goal(self) -> Goal:
         return Goal(self.objective or ("latency" if self.deadline_s is None else "energy"), self.deadline_s)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        return None if self.tiles is None else Tiling.parse(self.tiles)
 
     @property
     def limited(self) -> bool:

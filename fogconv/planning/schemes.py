@@ -19,6 +19,7 @@ from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.search import search
 from fogconv.planning.star import plan_star
 from fogconv.planning.strategies.family import Scheme as Paths
+from fogconv.planning.streams.lanes import fastest, pipeline, replicas
 
 Planner = Callable[[LayerGraph, Topology, SchemeOptions], Plan]
 """Raises PlannerError when the weights fit into no rank's memory limit, InputError for options that the scheme does not
@@ -28,15 +29,16 @@ support."""
 def _searched(paths: Paths) -> Planner:
     def planner(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
         allowed = options.allowed(graph, len(topology))
-        return search(
-            graph, topology, paths, Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels)
-        )
+        sought = Sought(options.coding, options.allow_swap, allowed, options.goal, options.pixels, tiling=options.tiling)
+        return search(graph, topology, paths, sought)
 
     return planner
 
 
 def _cheapest(graph: LayerGraph, topology: Topology, options: SchemeOptions) -> Plan:
     """The cheapest plan of the schemes that support the options: with guards only the star does."""
+    if options.goal.objective == "throughput":
+        return fastest(graph, topology, options)
     planner = plan_star if options.protection else _searched("auto")
     return planner(graph, topology, options)
 
@@ -69,9 +71,16 @@ class Scheme(StrEnum):
     STAR = "star", "the paper's, layer by layer from the master and back", plan_star, True
     DEPTH = "depth", "by channels, and where maps are large by rows, so that the weights are dealt out", _searched("depth")
     ROWS = "rows", "by rows of the maps, with halos", _searched("rows")
+    COLUMNS = "columns", "by columns of the maps, with halos", _searched("columns")
+    TILES = "tiles", "by rows and columns of the maps at once, with halos", _searched("tiles")
     OFFLOAD = "offload", "whole layers on one rank each, such as the last ones on a faster device", _searched("offload")
+    PIPELINE = "pipeline", "for streams: consecutive layers on one rank each, several frames in flight", pipeline
+    REPLICAS = "replicas", "for streams: whole frames on each rank, the next one to the rank that is free", replicas
     LOCAL = "local", "the master alone", _searched("local")
 
 
-DISTRIBUTED = tuple(scheme for scheme in Scheme if scheme is not Scheme.LOCAL)
-"""All schemes that use the workers."""
+STREAMS = (Scheme.PIPELINE, Scheme.REPLICAS)
+"""The schemes for several frames in flight."""
+
+DISTRIBUTED = tuple(scheme for scheme in Scheme if scheme not in (Scheme.LOCAL, *STREAMS))
+"""All schemes that use the workers for one frame."""

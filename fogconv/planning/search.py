@@ -18,6 +18,7 @@ from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.limits.goal import Goal
 from fogconv.planning.limits.sought import Sought
+from fogconv.planning.limits.tiling import MOST_TILES, Tiling, squarest
 from fogconv.planning.memory import over_memory, with_swaps
 from fogconv.planning.paths.shortest import cheapest
 from fogconv.planning.strategies.family import Scheme
@@ -26,7 +27,7 @@ from fogconv.simulation.prediction import predicted
 
 WITHIN = 1.5
 """The search's sum is at most this many times what a plan takes."""
-MOST_RANKS = 33
+MOST_RANKS = MOST_TILES
 """The most ranks that a search uses. Its time grows with the square of the ranks (8 s for ResNet-50 on 33), and more
 parts gain little: in a larger cluster only the fastest ranks get work. The star needs no search and uses all ranks."""
 
@@ -37,12 +38,12 @@ FUSED_STAGES = 3
 PENALTIES = 7
 """From no penalty to 0.1 ms per weight: each sixteen times the one before."""
 
-_SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "depth", "offload", "local")
+_SEARCHES: tuple[Scheme, ...] = ("auto", "rows", "columns", "tiles", "depth", "offload", "local")
 
 
 def search(graph: LayerGraph, topology: Topology, scheme: Scheme, sought: Sought) -> Plan:
-    """The best plan with the layouts of a scheme: "auto" uses all layouts, "depth" and "rows" some, "offload" whole layers
-    on one rank each, "local" the master's only.
+    """The best plan with the layouts of a scheme: "auto" uses all layouts, "depth", "rows", "columns" and "tiles" some,
+    "offload" whole layers on one rank each, "local" the master's only.
 
     Raises PlannerError when the weights fit into no rank's memory limit, where nothing is allowed, and, as DeadlineError,
     where no plan keeps the deadline; InputError where the goal needs an energy that is not known.
@@ -139,17 +140,21 @@ def _book(graph: LayerGraph, topology: Topology, sought: Sought) -> LayoutBook:
 def _search(
     graph: LayerGraph, book: LayoutBook, scheme: Scheme, sought: Sought, members: Sequence[int] | None = None
 ) -> list[Plan]:
-    """Search by rows twice; together the ways of both would displace better paths (MobileNet's, by 1 %). Without
-    concatenations, once with drifting cuts: Inception's plans did not change by them, and took half as long again. With
-    concatenations, once with fused layers: DenseNet's need rows of all that was made before, so that a path to fewer
-    exchanges first looks dear, and is dropped.
+    """Search by tiles once for each tiling, and by rows twice; together the ways of both would displace better paths
+    (MobileNet's, by 1 %). By rows without concatenations, once with drifting cuts: Inception's plans did not change by them,
+    and took half as long again. With concatenations, once with fused layers: DenseNet's need rows of all that was made
+    before, so that a path to fewer exchanges first looks dear, and is dropped.
     """
     if len(book.prices.topology) == 1:
         scheme = "local"
     branched = any(isinstance(layer, Concat) for layer in graph.layers)
-    ways = [(False, 0)]
+    ways: list[tuple[bool, int, Tiling | None]] = [(False, 0, None)]
     if scheme == "rows":
-        ways.append((False, FUSED_STAGES) if branched else (True, 0))
+        ways.append((False, FUSED_STAGES, None) if branched else (True, 0, None))
+    elif scheme == "tiles":
+        ranks = len(book.prices.topology) if members is None else len(members)
+        tilings = squarest(ranks) if sought.tiling is None else (sought.tiling,)
+        ways = [(False, 0, tiling) for tiling in tilings]
     return [plan for way in ways for plan in _within_memory(graph, book, scheme, sought, members, *way)]
 
 
@@ -161,6 +166,7 @@ def _within_memory(
     members: Sequence[int] | None,
     drifting: bool,
     fused: int,
+    tiling: Tiling | None,
 ) -> list[Plan]:
     """Where a rank's memory limit is too small, weights become dear on all ranks with limits, until the path that stores
     least on them is the cheapest; if that is still too much, as maps are no weights, the others do without it. Where ranks
@@ -168,7 +174,9 @@ def _within_memory(
     topology, allowed = book.prices.topology, sought.allowed
     penalty = 0.0
     possible: list[Plan] = []
-    options = Options(graph, book.prices, book, scheme, members, drifting=drifting, fused=fused, allowed=allowed)
+    options = Options(
+        graph, book.prices, book, scheme, members, drifting=drifting, fused=fused, tiling=tiling, allowed=allowed
+    )
     for attempt in count(1):
         swaps, over = False, None
         for found in cheapest(graph, book, scheme, sought, penalty, options):
@@ -188,6 +196,8 @@ def _within_memory(
             if over.rank == MASTER or scheme == "local":
                 raise PlannerError(over.sentence)
             members = [rank for rank in members or topology.ranks if rank != over.rank]
-            options = Options(graph, book.prices, book, scheme, members, drifting=drifting, fused=fused, allowed=allowed)
+            options = Options(
+                graph, book.prices, book, scheme, members, drifting=drifting, fused=fused, tiling=tiling, allowed=allowed
+            )
             penalty = 0.0
     return possible

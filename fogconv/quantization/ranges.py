@@ -27,7 +27,7 @@ CUTS = np.linspace(0.3, 1.0, 36)
 
 
 class Histogram:
-    """The values of one map: how many in each of `BINS` between the least and the greatest, which it must be told first."""
+    """The values of one map: how many in each of `BINS` between the least and the greatest, which `reach` finds first."""
 
     def __init__(self) -> None:
         self.low = self.high = 0.0

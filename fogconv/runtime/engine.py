@@ -121,8 +121,8 @@ class Engine:
         self._corrected: frozenset[int] = frozenset()
         self._probation = Probation()
         self._observer: tuple[CompiledPlan, Topology, Observer] | None = None
+        self.lanes: tuple[tuple[Plan, Loaded], ...] = ()
         self._arriving: Arriving | None = None
-        self.loaded: Loaded
         self._compiled: CompiledPlan
         while True:
             try:
@@ -153,15 +153,17 @@ class Engine:
         latency_s = time.perf_counter() - begin
         return Inference(self.outputs(run), latency_s, run, self.plan, self.programs, events + run.events)
 
-    def stream(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Results]:
-        """The model's results for many inputs, in order, with ``depth`` inferences in flight: throughput instead of latency.
+    def stream(self, frames: Iterable[Given], depth: int | None = None) -> Iterator[Results]:
+        """The model's results for many inputs, in order, with at most ``depth`` inferences in flight (None: as many as the
+        plan states, or three): throughput instead of latency.
 
         Each inference in flight has its own buffers. When a worker is lost, the affected inferences are run again: no
-        frame is lost or out of order. ``events`` reports what happened.
+        frame is lost or out of order. Where ``frames`` raises, the results of all frames before are given first.
+        ``events`` reports what happened.
         """
         return (results_of(self.graph, outputs) for outputs in self.stream_outputs(frames, depth))
 
-    def stream_outputs(self, frames: Iterable[Given], depth: int = 3) -> Iterator[Mapping[str, Array]]:
+    def stream_outputs(self, frames: Iterable[Given], depth: int | None = None) -> Iterator[Mapping[str, Array]]:
         """The same, as outputs by name."""
         self._settle()
         return stream(self, (arrays_of(self.graph, frame) for frame in frames), depth)
@@ -173,7 +175,7 @@ class Engine:
         Takes as long as loading so many plans; the workers keep the weights as far as their memory limits allow.
         """
         for members in rehearsals(self.ranks):
-            self.session.unload(self._loaded_for(members)[1])
+            self._unload(self._loaded_for(members)[1])
 
     @property
     def all_there(self) -> bool:
@@ -183,7 +185,11 @@ class Engine:
     def close(self) -> None:
         if self._arriving is not None:
             self._arriving.close(self.loaded)
-        self.session.unload(self.loaded)
+        self._unload(loaded for _, loaded in self.lanes)
+
+    def _unload(self, several: Iterable[Loaded]) -> None:
+        for loaded in several:
+            self.session.unload(loaded)
 
     # Members
 
@@ -336,7 +342,7 @@ class Engine:
         self._correction = None
         if turn.members != self.ranks:
             self._pace = Pace()
-        self.session.unload(self.loaded)
+        self._unload(loaded for _, loaded in self.lanes)
         before = self._uncoded()
         self.ranks = turn.members
         events += self._uncoded() if not before else ()
@@ -361,17 +367,24 @@ class Engine:
     def programs(self) -> tuple[Program, ...]:
         return self._compiled.programs
 
+    @property
+    def loaded(self) -> Loaded:
+        """The programs of the plan; those beside it are for streams."""
+        return self.lanes[0][1]
+
     def _place_early(self) -> None:
         """Begin with the master alone, while weights are sent in the order of what each gains."""
         self._arriving = Arriving(self.session, self.graph, self.topology, self.plan_options, self.ranks, self._host)
-        (self._compiled, self.loaded), _ = self._arriving.choose()
+        (self._compiled, loaded), _ = self._arriving.choose()
+        self.lanes = ((self.plan, loaded),)
 
     def _arrived(self) -> tuple[str, ...]:
         """Take the plan for the weights that have landed. Returns messages about it."""
         if self._arriving is None:
             return ()
         over = self._arriving.over
-        (self._compiled, self.loaded), events = self._arriving.choose()
+        (self._compiled, loaded), events = self._arriving.choose()
+        self.lanes = ((self.plan, loaded),)
         if over:
             self._arriving = None
         self.events.extend(events)
@@ -387,17 +400,18 @@ class Engine:
         if self._arriving is not None:
             self._arriving.close(self.loaded)
             self._arriving = None
-        self._compiled, self.loaded = self._loaded_for(self.ranks, self.progress)
+        self._compiled, loaded = self._loaded_for(self.ranks, self.progress)
+        self.lanes = tuple(zip(self.plan.lanes, loaded, strict=True))
 
     def _loaded_for(
         self, members: tuple[int, ...], progress: Callable[[Progress], None] | None = None
-    ) -> tuple[CompiledPlan, Loaded]:
+    ) -> tuple[CompiledPlan, tuple[Loaded, ...]]:
         """Plan for these members, make their programs, load them. A worker that refuses its part for lack of memory gets
         less."""
         while True:
             play = self._plans.play(self.topology, members)
             try:
-                return play, self.session.load(play.programs, play.weights, host=self._host, progress=progress)
+                return play, self._load_all(play, progress)
             except WorkerMemoryError as error:
                 if error.rank not in members:
                     raise
@@ -411,8 +425,24 @@ class Engine:
                 self.topology = smaller
                 self.events.append(f"{error}; re-planned with less for it")
 
-    def load(self, progress: Callable[[Progress], None] | None = None) -> Loaded:
-        return self.session.load(self.programs, self._compiled.weights, host=self._host, progress=progress)
+    def load(self, lane: int, like: Loaded | None = None) -> Loaded:
+        """Another copy of a lane's programs; one on the master alone where the workers are to use that of ``like``."""
+        wanted = self._compiled.lanes[lane]
+        return self._load(wanted) if like is None else self.session.again(like, wanted.weights, host=self._host)
+
+    def _load_all(self, play: CompiledPlan, progress: Callable[[Progress], None] | None) -> tuple[Loaded, ...]:
+        loaded: list[Loaded] = []
+        try:
+            for lane in play.lanes:
+                loaded.append(self._load(lane, progress))
+        except BaseException:
+            self._unload(loaded)
+            raise
+        return tuple(loaded)
+
+    def _load(self, lane: CompiledPlan, progress: Callable[[Progress], None] | None = None) -> Loaded:
+        runs = -(-lane.plan.in_flight // lane.plan.copies)
+        return self.session.load(lane.programs, lane.weights, host=self._host, progress=progress, runs=runs)
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]

@@ -25,11 +25,17 @@ PLAYS_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class CompiledPlan:
-    """``programs`` have the session's ranks, ``plan`` has its own; ``weights`` holds every array that they name."""
+    """``programs`` have the session's ranks, ``plan`` has its own; ``weights`` holds every array that they name. ``beside``
+    are those of the plans beside it."""
 
     plan: Plan
     programs: tuple[Program, ...]
     weights: Mapping[str, Array]
+    beside: tuple[CompiledPlan, ...] = ()
+
+    @property
+    def lanes(self) -> tuple[CompiledPlan, ...]:
+        return (self, *self.beside)
 
 
 class PlanCache:
@@ -64,12 +70,14 @@ class PlanCache:
         """Raises what `fogconv.planning.planner.plan` raises."""
         found = self._plays.get(members)
         if found is None or found[0] is not topology:
-            plan = self.plan(topology, members)
-            lowered = lower(self._graph, plan)
-            programs = tuple(renumber(program, members) for program in lowered.programs)
-            found = topology, CompiledPlan(plan, programs, lowered.weights)
+            found = topology, self._compiled(self.plan(topology, members), members)
             _keep(self._plays, members, found)
         return found[1]
+
+    def _compiled(self, plan: Plan, members: tuple[int, ...]) -> CompiledPlan:
+        lowered = lower(self._graph, plan)
+        programs = tuple(renumber(program, members) for program in lowered.programs)
+        return CompiledPlan(plan, programs, lowered.weights, tuple(self._compiled(other, members) for other in plan.beside))
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:

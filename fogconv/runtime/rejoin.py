@@ -53,9 +53,9 @@ class Rejoining:
     def _warm(self, rank: int, plays: Callable[[], Iterable[CompiledPlan]], future: Future[None]) -> None:
         try:
             self._session.acquaint(rank)
-            for play in plays():
-                program = [program for program in play.programs if program.rank == rank]
-                self._session.unload(self._session.load(program, play.weights))
+            for lane in (lane for play in plays() for lane in play.lanes):
+                program = [program for program in lane.programs if program.rank == rank]
+                self._session.unload(self._session.load(program, lane.weights))
         except BaseException as error:
             future.set_exception(error)
         else:

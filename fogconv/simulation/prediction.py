@@ -75,6 +75,26 @@ def predicted(
     return replace(plan, placements=placements, predicted_s=whole_s, ends_s=whole_s - layers_s, predicted_j=joules)
 
 
+STREAMED = 5
+"""Frames of a stream that is simulated, in as many as are in flight."""
+
+
+def streamed(graph: LayerGraph, plan: Plan, topology: Topology, *, in_flight: int | None = None) -> Plan:
+    """The plan with its frames per second, where frames are streamed over it and the plans beside it: ``in_flight`` on each,
+    or as many as the plan states."""
+    first, *beside = (outline(graph, lane) for lane in plan.lanes)
+    each = in_flight or max(lane.in_flight for lane in plan.lanes)
+    timeline = simulate(
+        first,
+        topology,
+        inferences=STREAMED * each * len(plan.lanes) + 1,
+        in_flight=each,
+        beside=beside,
+        keep_events=False,
+    )
+    return replace(plan, frames_per_s=timeline.frames_per_s)
+
+
 def _terms(plan: Plan, programs: Sequence[Program], times: Times) -> list[Mapping[str, float]]:
     """The terms of every layer, such that those before and after its work and the work add up to its total."""
     found = layer_times(plan, programs, times)

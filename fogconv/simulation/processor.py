@@ -13,6 +13,7 @@ A shaped card lets a burst pass at once after a rest, and then limits itself to 
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Generator
@@ -137,6 +138,37 @@ class Processor:
             return 0.0
         self._quota = before
         return self._quota.run(begin, cpu_s, self._env.now)[1]
+
+
+class Turn:
+    """A rank's steps that compute take turns: of those that wait the one of the oldest inference is next."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env = env
+        self._taken = False
+        self._waiting: list[tuple[int, int, simpy.Event]] = []
+        self._asked = 0
+
+    def take(self, number: int) -> Generator[Any, Any, None]:
+        """Wait for the turn of a step of this inference."""
+        if self._taken or (self._waiting and self._waiting[0][0] < number):
+            self._asked += 1
+            event = self._env.event()
+            heapq.heappush(self._waiting, (number, self._asked, event))
+            yield event
+        self._taken = True
+
+    def give(self) -> None:
+        """The step is done; its inference's next one may take the turn again at the same moment."""
+        self._taken = False
+        if self._waiting:
+            self._env.process(self._pass_on())
+
+    def _pass_on(self) -> Generator[Any, Any, None]:
+        yield self._env.timeout(0.0)
+        if self._waiting and not self._taken:
+            self._taken = True
+            heapq.heappop(self._waiting)[2].succeed()
 
 
 class Card:

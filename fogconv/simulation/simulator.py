@@ -1,7 +1,8 @@
 """Simulate: the engine's programs on simulated devices and links, event by event (simpy).
 
     start      a message from the master to every other rank that has work, and one back at the end
-    rank       runs its program's steps one after the other: a step takes the time that the model predicts for that device
+    rank       runs its program's steps one after the other: a step takes the time that the model predicts for that device;
+               of several inferences in flight the oldest computes first, and the next one while that waits for a message
     processor  of every rank: where it has a quota, the work for messages takes turns with the program's steps
     card       of every rank, full duplex: one queue out and one in; messages that share it take turns chunk by chunk
     machine    ranks of one machine take turns on its cores, with their steps and with their messages
@@ -9,14 +10,14 @@
     message    waits for those before it to the same rank; it arrives with its last chunk, α after that was sent
 
 The input is the programs that the workers get, the result a timeline. Supports up to 1,024 workers, uneven devices,
-stragglers, several inferences in flight.
+stragglers, several inferences in flight, and several plans beside each other, of which the one that is free takes the next.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
 from fogconv.ir.program import PIXEL_PASSES, WIRE_PASSES, Program, kept_bytes
 from fogconv.simulation.event import Event
-from fogconv.simulation.processor import Card, Processor
+from fogconv.simulation.processor import Card, Processor, Turn
 from fogconv.values import table
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Timeline:
-    """``latencies_s``: of each inference. ``events`` for `fogconv.analysis.trace`. ``card_bytes``: (sent, received) per
-    rank.
+    """``latencies_s``: of each inference; ``ends_s`` when it was done, and ``lanes`` on which plan. ``events`` for
+    `fogconv.analysis.trace`. ``card_bytes``: (sent, received) per rank.
     ``busy_s``: seconds of computing per rank; ``processor_s``: processor time of its program and messages, with a quota
     counted as in the long run. ``times``: of each inference, as its ranks would report them: rank → (steps, 2), start and
     end of every step in ns; a Recv starts when its message has arrived.
@@ -85,6 +86,19 @@ class Timeline:
     busy_s: tuple[float, ...]
     processor_s: tuple[float, ...]
     times: tuple[Mapping[int, NDArray[np.int64]], ...]
+    ends_s: tuple[float, ...] = ()
+    lanes: tuple[int, ...] = ()
+
+    @property
+    def frames_per_s(self) -> float:
+        """The rate of a stream: of all plans together, each from its first results to its last one."""
+        rate = 0.0
+        for lane in set(self.lanes):
+            ends = sorted(end for end, mine in zip(self.ends_s, self.lanes, strict=True) if mine == lane)
+            first = len(ends) // 4
+            span = ends[-1] - (ends[first] if len(ends) > 1 else 0.0)
+            rate += max(1, len(ends) - 1 - first) / span if span > 0 else 0.0
+        return rate
 
 
 def simulate(
@@ -93,6 +107,7 @@ def simulate(
     *,
     inferences: int = 1,
     in_flight: int = 1,
+    beside: Sequence[Sequence[Program]] = (),
     disturbance: Disturbance = Disturbance(),
     access_points: Mapping[int, int] | None = None,
     access_point_bytes_per_s: float | None = None,
@@ -101,7 +116,8 @@ def simulate(
     array_s: Callable[[int, steps.ArrayStep], float] | None = None,
     keep_events: bool = True,
 ) -> Timeline:
-    """Run the programs; ``programs[i]`` is rank i's.
+    """Run the programs; ``programs[i]`` is rank i's. ``beside`` are those of further plans, on each of which as many
+    inferences are in flight.
 
     ``access_points`` maps ranks to their shared medium of ``access_point_bytes_per_s``; the others have cables of their
     own. ``host_s``: seconds of Host steps by layer. ``seconds`` predicts convs instead of γ·MACs, and ``array_s``
@@ -124,7 +140,7 @@ def simulate(
     world = _World(
         topology, disturbance, points, access_point_bytes_per_s or 0.0, host_s or {}, seconds, array_s, keep_events
     )
-    return world.run(programs, inferences, in_flight)
+    return world.run((programs, *beside), inferences, in_flight)
 
 
 class _World:
@@ -170,67 +186,73 @@ class _World:
         self.received = [0.0] * len(topology)
         self.busy = [0.0] * len(topology)
         self.times: list[dict[int, NDArray[np.int64]]] = []
-        self.others: list[int] = []
+        self.turns = [Turn(self.env) for _ in topology.ranks]
+        self.running: list[tuple[int, simpy.Process]] = []
+        self.lanes: Sequence[Sequence[Program]] = ()
+        self.free: deque[int] = deque()
+        self.left: deque[int] = deque()
         self.chunks = max(2, min(MOST_CHUNKS, 2048 // len(topology)))
 
-    def run(self, programs: Sequence[Program], inferences: int, in_flight: int) -> Timeline:
-        begins = [0.0] * inferences
-        ends = [0.0] * inferences
+    def run(self, lanes: Sequence[Sequence[Program]], inferences: int, in_flight: int) -> Timeline:
+        self.begins, self.ends = [0.0] * inferences, [0.0] * inferences
         self.times = [{} for _ in range(inferences)]
-        self.others = [program.rank for program in programs if program.rank and program.steps]
-        doors = [self.env.event() for _ in range(inferences)]
-        for door in doors[:in_flight]:
-            door.succeed()
-        running = []
-        for program in programs:
-            walk = self._rank(program, begins, ends, doors, in_flight)
-            running.append(self.env.process(walk))
+        self.lanes, self.lane_of = lanes, [0] * inferences
+        self.free = deque(lane for _ in range(in_flight) for lane in range(len(lanes)))
+        self.left = deque(range(inferences))
+        self._begin()
         self.env.run()
-        stuck = [rank for rank, process in enumerate(running) if process.is_alive]
+        stuck = [rank for rank, process in self.running if process.is_alive]
         if stuck:
             raise ClusterError(f"the simulated ranks {stuck[:8]} wait for messages that no rank sends")
         return Timeline(
-            tuple(end - begin for begin, end in zip(begins, ends, strict=True)),
+            tuple(end - begin for begin, end in zip(self.begins, self.ends, strict=True)),
             float(self.env.now),
             tuple(self.events),
             tuple(zip(self.sent, self.received, strict=True)),
             tuple(self.busy),
             tuple(processor.worked_s for processor in self.processors),
             tuple(self.times),
+            tuple(self.ends),
+            tuple(self.lane_of),
         )
 
-    def _rank(
-        self, program: Program, begins: list[float], ends: list[float], doors: Sequence[simpy.Event], in_flight: int
-    ) -> Process:
-        """One rank's process, inference after inference. The master lets the next one start when one is done."""
-        rank = program.rank
-        if rank and not program.steps:
-            for each in self.times:
-                each[rank] = np.zeros((0, 2), np.int64)
-            return
-        for number, door in enumerate(doors):
-            yield door
-            if rank == 0:
-                begins[number] = self.env.now
-                yield from self._start(number)
-            else:
-                yield self._arrival(number, 0, rank, START)
-            times = self.times[number][rank] = np.zeros((len(program.steps), 2), np.int64)
-            for place, step in enumerate(program.steps):
-                begin = yield from self._step(program, step, number)
-                if not self.env.now < MOST_S:
-                    raise InputError(f"the simulated time exceeds {MOST_S:.0e} s: the rates are too low".replace("e+0", "e"))
-                times[place] = round(begin * 1e9), round(self.env.now * 1e9)
-            if rank == 0:
-                # Their reports of the end.
-                yield from self._work(0, self._message_s(0) * len(self.others))
-                ends[number] = self.env.now
-                if number + in_flight < len(doors):
-                    doors[number + in_flight].succeed()
+    def _begin(self) -> None:
+        """Start as many inferences as are left and may be in flight."""
+        self.running = [each for each in self.running if each[1].is_alive]
+        while self.free and self.left:
+            lane, number = self.free.popleft(), self.left.popleft()
+            self.lane_of[number] = lane
+            others = [program.rank for program in self.lanes[lane] if program.rank and program.steps]
+            for program in self.lanes[lane]:
+                if program.steps or not program.rank:
+                    self.running.append((program.rank, self.env.process(self._rank(program, number, lane, others))))
+                else:
+                    self.times[number][program.rank] = np.zeros((0, 2), np.int64)
 
-    def _start(self, number: int) -> Process:
+    def _rank(self, program: Program, number: int, lane: int, others: Sequence[int]) -> Process:
+        """One rank's part of an inference. When the master's is done, the next one may start."""
+        rank = program.rank
+        if rank == 0:
+            self.begins[number] = self.env.now
+            yield from self._start(number, others)
+        else:
+            yield self._arrival(number, 0, rank, START)
+        times = self.times[number][rank] = np.zeros((len(program.steps), 2), np.int64)
+        for place, step in enumerate(program.steps):
+            begin = yield from self._step(program, step, number)
+            if not self.env.now < MOST_S:
+                raise InputError(f"the simulated time exceeds {MOST_S:.0e} s: the rates are too low".replace("e+0", "e"))
+            times[place] = round(begin * 1e9), round(self.env.now * 1e9)
+        if rank == 0:
+            # Their reports of the end.
+            yield from self._work(0, self._message_s(0) * len(others))
+            self.ends[number] = self.env.now
+            self.free.append(lane)
+            self._begin()
+
+    def _start(self, number: int, others: Sequence[int]) -> Process:
         """The master tells the others, one after the other, to start."""
-        for rank in self.others:
+        for rank in others:
             yield from self._work(0, self._message_s(0))
             self.env.process(self._started(number, rank))
 
@@ -262,9 +284,15 @@ class _World:
                     begin = begin if number_of_piece else float(self.env.now)
                     yield from self._work(rank, self._handling_s(program, recv))
                 self._record(rank, f"receive {name}", begin, "receive")
+            case steps.Input() | steps.Output() | steps.HostOutput():
+                yield from self._compute(rank, self._compute_s(program, step))
+                self._record(rank, name, begin, type(step).__name__.lower())
             case _:
+                yield from self.turns[rank].take(number)
+                begin = float(self.env.now)
                 yield from self._read(rank, step_read_bytes(program, step))
                 yield from self._compute(rank, self._compute_s(program, step))
+                self.turns[rank].give()
                 self._record(rank, name, begin, type(step).__name__.lower())
         return begin
 
@@ -377,7 +405,7 @@ class _World:
     def _handling_s(self, program: Program, step: steps.Send | steps.Recv) -> float:
         """The processor's part of a message: cut or join it once, code it, pass it to the system."""
         rank, device = program.rank, self.topology.devices[program.rank]
-        raw = step.region.elements * program.batch * kept_bytes(step.wire)
+        raw = sum(part.region.copied for part in step.parts) * program.batch * kept_bytes(step.wire)
         passes = WIRE_PASSES[step.wire] if step.pixels is None else PIXEL_PASSES
         return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + passes)))
 

@@ -144,7 +144,7 @@ def call_address(context: Any, builder: Builder, signature: Any, args: Sequence[
 
 class Arithmetic(Protocol):
     """What a tile does with 32 bits of input, of weights and of sums: `Floats`, or four bytes at once
-    (`fogconv.kernels.quantized.arithmetic`). A frozen dataclass, so that compiled code can be told apart by it."""
+    (`fogconv.kernels.quantized.arithmetic`). A frozen dataclass, so that the code of two can be distinguished by it."""
 
     def start(self, builder: Builder, bias: Value, vl: int, offset: int) -> Value:
         """A vector of sums before the first product."""

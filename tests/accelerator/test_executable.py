@@ -24,6 +24,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.precision.scale import Precision
 from fogconv.kernels import reference
 from fogconv.kernels.codegen.formulas import FORMULAS
 from fogconv.kernels.maps import across_channels, wire
@@ -161,7 +162,7 @@ def test_a_payload_is_that_of_the_other_kernels(channels: int) -> None:
 
 
 def test_every_step_and_every_operator_is_known() -> None:
-    assert set(KERNELS) == set(get_args(ir.MapStep))
+    assert set(KERNELS) == set(get_args(ir.MapStep)) - {ir.Convert}, "which is for 8 bits"
     assert set(ELEMENTWISE) == set(FORMULAS)
     assert set(ACROSS) == set(across_channels.OPERATORS)
 
@@ -179,11 +180,14 @@ def test_what_a_worker_does_not_do_is_refused(made: TorchExecutor) -> None:
         _lone(made, ir.Input(0, 0, 0, Region.whole(3, 2, 2)))
     with pytest.raises(ClusterError, match="is not in buffer"):
         _lone(made, ir.Copy(0, 0, Region.whole(4, 2, 2), 1))
+    eight = ir.Buffer("x", Region.whole(3, 2, 2), precision=Precision("uint8", 0.5, 3))
+    with pytest.raises(KernelError, match="x is kept in 8 bits"):
+        made(ir.Program(1, 2, 1, ("layer",), (eight,), (), {}), {})
     with pytest.raises(KernelError, match="abacus"):
         _lone(made, ir.Elementwise(0, "abacus", (0,), (Region.whole(3, 2, 2),), 1, Region.whole(3, 2, 2)))
 
 
-@pytest.mark.parametrize("form", get_args(ir.Wire))
+@pytest.mark.parametrize("form", ["fp32", "fp16", "bf16", *wire.LOSSLESS])
 def test_messages_go_there_and_back_in_every_form(made: TorchExecutor, form: ir.Wire) -> None:
     """Two parts in one message, the first of them added."""
     whole = Region.whole(3, 2, 2)

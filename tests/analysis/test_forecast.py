@@ -55,7 +55,8 @@ def test_the_rows_the_foot_and_json_agree(net: str, options: PlanOptions) -> Non
     assert text.split()[-1] == milliseconds(found.plan.predicted_s)
 
 
-@pytest.mark.parametrize("scheme", Scheme)
+# Not a pipeline's: where a worker has room for weights on their way to its disk, its stage fits into its memory.
+@pytest.mark.parametrize("scheme", [scheme for scheme in Scheme if scheme is not Scheme.PIPELINE])
 def test_what_is_read_from_disks_is_shown_and_counted(scheme: Scheme) -> None:
     graph = models.graph("resnet18", 64)
     memory = {"rows": 54, "local": 50}.get(scheme, 22)
@@ -89,7 +90,7 @@ def test_all_that_takes_time_is_counted(net: str, scheme: Scheme) -> None:
     for layer_, placement in zip(graph.layers, found.placements, strict=True):
         if not layer_.relabels and not isinstance(layer_, Host):
             assert placement.predicted["total_s"] > 0, layer_.name
-    assert found.ends_s >= 2 * (len(found.active_ranks) - 1) * BUSY.devices[0].message_s
+    assert found.ends_s >= 2 * (len(replace(found, beside=()).active_ranks) - 1) * BUSY.devices[0].message_s
 
 
 @pytest.mark.parametrize("net", NETS)

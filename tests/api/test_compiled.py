@@ -32,7 +32,7 @@ def expected(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return model(x)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("scheme", ["auto", "rows", "depth", "star"])
+@pytest.mark.parametrize("scheme", ["auto", "rows", "tiles", "depth", "star"])
 def test_compile_gives_what_the_model_gives_in_every_scheme(scheme: str) -> None:
     torch.manual_seed(3)
     model, x = small(), torch.randn(2, 3, 24, 20)

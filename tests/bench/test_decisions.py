@@ -30,7 +30,7 @@ from bench.fog.contestants import contestants, random_path
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.lowering.lower import lower
-from fogconv.planning.schemes import Scheme
+from fogconv.planning.schemes import DISTRIBUTED, Scheme
 from tests import program_reference
 from tests.chains import chain
 
@@ -58,10 +58,11 @@ def test_contestants_are_every_scheme_and_other_paths() -> None:
     graph = chain(16, 64, 64, 32, 64)
     found = contestants(graph, FOUR, 1, paths=5)
     names = [name for name, _ in found]
-    assert names[: len(Scheme)] == list(Scheme) and names[0] == "auto"
-    assert names[len(Scheme) :] == [f"path {number}" for number in range(1, 6)]
+    schemes = [*DISTRIBUTED, Scheme.LOCAL]
+    assert names[: len(schemes)] == schemes and names[0] == "auto"
+    assert names[len(schemes) :] == [f"path {number}" for number in range(1, 6)]
     works = [tuple(each.work for each in plan.placements) for _, plan in found]
-    assert all(works.count(each) == 1 for each in works[len(Scheme) :])
+    assert all(works.count(each) == 1 for each in works[len(schemes) :])
     assert all(plan.predicted_s for _, plan in found)
 
 

@@ -12,7 +12,7 @@ from fogconv.hardware.profile import Profile
 from fogconv.hardware.topology import Device, Topology
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.planning.schemes import Scheme
+from fogconv.planning.schemes import STREAMS, Scheme
 
 SMALL = graph("squeezenet1_1")
 
@@ -32,7 +32,7 @@ def spreads(gamma: float, links: float, workers: int = 2) -> dict[str, float]:
 
 
 def test_every_scheme_has_an_effort() -> None:
-    assert set(noise._EFFORTS) == set(Scheme)
+    assert set(noise._EFFORTS) == set(Scheme) - set(STREAMS)
 
 
 def test_a_rate_moves_alone() -> None:
@@ -60,11 +60,11 @@ def test_a_rate_that_is_not_there_moves_nothing(name: str) -> None:
     assert moved(cluster(), name, 2.0).links == cluster().links
 
 
-def test_the_plan_of_rows_is_within_the_noise_of_auto_where_auto_chose_it() -> None:
+def test_the_plan_of_a_scheme_is_within_the_noise_of_auto_where_auto_chose_it() -> None:
     found = rivals(SMALL, plan(SMALL, cluster()), cluster(), PlanOptions(), {})
     by_name = {rival.scheme: rival for rival in found}
-    assert set(by_name) == {"rows", "star", "depth", "local"}
-    assert by_name["rows"].same and by_name["rows"].within
+    assert set(by_name) == {"rows", "columns", "tiles", "star", "depth", "local"}
+    assert by_name["tiles"].same and by_name["tiles"].within
     assert not by_name["local"].within and by_name["local"].noise_s is None
     assert [rival.predicted_s for rival in found] == sorted(rival.predicted_s for rival in found)
 
@@ -91,7 +91,7 @@ def test_a_rate_that_both_plans_owe_as_much_to_is_no_noise() -> None:
 def test_the_star_s_own_options_are_not_asked_of_other_schemes() -> None:
     options = PlanOptions("star", threshold=0.0, parts=3)
     found = rivals(SMALL, plan(SMALL, cluster(), options), cluster(), options, {})
-    assert {rival.scheme for rival in found} == {"auto", "rows", "depth", "local"}
+    assert {rival.scheme for rival in found} == {"auto", "rows", "columns", "tiles", "depth", "local"}
 
 
 def test_a_plan_stays_within_small_spreads() -> None:

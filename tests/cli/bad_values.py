@@ -59,6 +59,7 @@ BAD: Mapping[str, tuple[str, ...]] = {
     ),
     "rates": (*QUANTITIES, "0", "1Mbit,", ",", "1Mbit,x", ",".join(["1Mbit"] * 17)),
     "executor": ("", "abacus", ":", "torch:", ":cuda", "numba torch", "x" * 300),
+    "tiles": ("", "x", "2", "2x", "x3", "0x2", "2x0", "-1x2", "2x3x4", "6x6", "99999x1", "2 x 3", "9" * 5000 + "x1"),
     "pin": ("", "=", "features.0", "x.0=", "=1", "x=-1", "x=y", "x=1.5", "x=" + "9" * 5000, "a\nb=1", "x" * 300 + "=1"),
 }  # fmt: skip
 """Names in capitals are made by `prepared`."""

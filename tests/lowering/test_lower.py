@@ -29,10 +29,12 @@ from fogconv.ir.program import Send, decode, encode
 from fogconv.lowering.lower import lower
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
+from fogconv.planning.limits.tiling import Tiling
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
+from fogconv.planning.strategies.family import Scheme
 from fogconv.planning.strategies.options import Options
 from tests.chains import chain
 from tests.graph_reference import run_outputs as run_outputs_of
@@ -75,8 +77,8 @@ def check(graph: LayerGraph, plan: Plan, seed: int) -> None:
         assert np.max(off) <= 1e-9 * max(1.0, np.max(np.abs(expected))), port
 
 
-@given(graphs(), topologies, st.sampled_from(["auto", "depth", "rows", "local"]), st.integers(0, 9))
-@settings(deadline=None, max_examples=60)
+@given(graphs(), topologies, st.sampled_from(["auto", "depth", "rows", "columns", "tiles", "local"]), st.integers(0, 9))
+@settings(deadline=None, max_examples=90)
 def test_the_planners_plan_computes_the_graph(graph: LayerGraph, topology: Topology, scheme: str, seed: int) -> None:
     check(graph, make_plan(graph, topology, PlanOptions(scheme)), seed)
 
@@ -134,10 +136,24 @@ def test_any_mixture_of_options_computes_the_graph(
     graph: LayerGraph, topology: Topology, data: st.DataObject, seed: int
 ) -> None:
     """Not only the cheapest path: every layer in a way drawn at random, so that any layout meets any other."""
+    check(graph, mixture(graph, topology, data, data.draw(st.sampled_from(["auto", "depth"]))), seed)
+
+
+@given(graphs(), topologies, st.data(), st.integers(0, 9))
+@settings(deadline=None, max_examples=120)
+def test_tiles_of_any_widths_compute_the_graph(
+    graph: LayerGraph, topology: Topology, data: st.DataObject, seed: int
+) -> None:
+    """In any tiling, with tiles of uneven sizes, narrower than a halo or empty, alone and fused with what comes next."""
+    tiling = Tiling(data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5)))
+    check(graph, mixture(graph, topology, data, data.draw(st.sampled_from(["tiles", "columns"])), tiling), seed)
+
+
+def mixture(
+    graph: LayerGraph, topology: Topology, data: st.DataObject, scheme: Scheme, tiling: Tiling | None = None
+) -> Plan:
     prices = Prices(topology)
-    options = Options(
-        graph, prices, LayoutBook(prices), data.draw(st.sampled_from(["auto", "depth"])), fused=data.draw(st.integers(0, 3))
-    )
+    options = Options(graph, prices, LayoutBook(prices), scheme, tiling=tiling, fused=data.draw(st.integers(0, 3)))
     placements = []
     for layer in graph.layers:
         if isinstance(layer, Concat | Slice):
@@ -145,19 +161,19 @@ def test_any_mixture_of_options_computes_the_graph(
             continue
         option = data.draw(st.sampled_from(options.of(layer)))
         placements.append(Placement(option.mode, option.work, option.target))
-    check(graph, Plan(graph.name, len(topology), "any", tuple(placements)), seed)
+    return Plan(graph.name, len(topology), "any", tuple(placements))
 
 
-@given(graphs(), topologies, st.integers(0, 9))
-@settings(deadline=None, max_examples=60)
-def test_interior_first_computes_the_graph(graph: LayerGraph, topology: Topology, seed: int) -> None:
+@given(graphs(), topologies, st.sampled_from(["rows", "columns", "tiles"]), st.integers(0, 9))
+@settings(deadline=None, max_examples=90)
+def test_interior_first_computes_the_graph(graph: LayerGraph, topology: Topology, scheme: str, seed: int) -> None:
     """With limits at which even these small maps are cut into interior and borders."""
     with (
         patch("fogconv.lowering.overlap.LEAST_WORK", 0),
         patch("fogconv.lowering.overlap.TILE", 1),
         patch("fogconv.lowering.overlap.LEAST_SHARE", 0),
     ):
-        check(graph, make_plan(graph, topology, PlanOptions("rows")), seed)
+        check(graph, make_plan(graph, topology, PlanOptions(scheme)), seed)
 
 
 def _rows(graph: LayerGraph, topology: Topology, overlaps: Sequence[int]) -> Plan:
@@ -219,7 +235,7 @@ def test_a_plan_of_another_graph_is_refused() -> None:
         lower(graph, replace(Plan("b", 2, "local", ())))
 
 
-@given(graphs(), st.sampled_from(["auto", "rows", "guarded"]), st.randoms(use_true_random=False))
+@given(graphs(), st.sampled_from(["auto", "rows", "tiles", "guarded"]), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=100)
 def test_a_plan_with_changed_numbers_is_lowered_or_refused(graph: LayerGraph, scheme: str, random: Random) -> None:
     """A plan may come from a file. What it asks for is within the graph and its ranks, or one sentence says what is not."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import LayerGraph
+from fogconv.ir.graph import GlobalPool, LayerGraph, Tensor
 from fogconv.ir.guard import Guard
+from fogconv.ir.layout import on
 from fogconv.ir.plan import Placement, Plan
+from fogconv.ir.shard import Work
 from fogconv.lowering.lower import lower
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star
 from tests.chains import chain
+from tests.program_reference import run
 
 FAR = Region(Span(0, 16), Span(2**31, 2**31 + 4), Span(0, 4))
 
@@ -79,5 +83,44 @@ def test_a_plan_as_it_was_made_is_taken() -> None:
 )
 def test_a_plan_that_was_changed_is_refused(change: Callable[[Plan], Plan]) -> None:
     graph, plan = planned()
+    with pytest.raises(PlannerError, match="plan"):
+        lower(graph, change(plan))
+
+
+def averaged() -> tuple[LayerGraph, Plan]:
+    """A mean over rows and columns, whose sum comes from four tiles on three ranks."""
+    tensors = (Tensor("x", 1, 16, 8, 6), Tensor("mean", 1, 16, 1, 1))
+    graph = LayerGraph.single("mean", tensors, (GlobalPool("pool", 0, 1),), 0, 1, (1, 16), {})
+    out = tensors[1].region
+    works = (
+        Work(0, out, rows=Span(0, 5), columns=Span(0, 2)),
+        Work(1, out, rows=Span(0, 5), columns=Span(2, 6)),
+        Work(2, out, rows=Span(5, 8)),
+    )
+    return graph, Plan("mean", 3, "tiles", (Placement("sums", works, on(0, out, 3)),))
+
+
+def test_a_mean_over_tiles_is_their_sum() -> None:
+    graph, plan = averaged()
+    lowered = lower(graph, plan)
+    x = np.random.default_rng(0).standard_normal((1, 16, 8, 6))
+    np.testing.assert_allclose(run(lowered.programs, lowered.weights, x).reshape(16), x.mean((0, 2, 3)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: first(plan, lambda p: replace(p, work=p.work[1:])),
+        lambda plan: first(plan, lambda p: with_work(p, columns=Span(0, 1))),
+        lambda plan: first(plan, lambda p: with_work(p, columns=Span(0, 3))),
+        lambda plan: first(plan, lambda p: with_work(p, columns=None)),
+        lambda plan: first(plan, lambda p: with_work(p, columns=Span(0, 7))),
+        lambda plan: first(plan, lambda p: with_work(p, columns=Span(1, 1))),
+        lambda plan: first(plan, lambda p: with_work(p, rows=Span(0, 6))),
+        lambda plan: first(plan, lambda p: with_work(p, rank=1)),
+    ],
+)
+def test_a_mean_that_lacks_a_tile_or_counts_one_twice_is_refused(change: Callable[[Plan], Plan]) -> None:
+    graph, plan = averaged()
     with pytest.raises(PlannerError, match="plan"):
         lower(graph, change(plan))

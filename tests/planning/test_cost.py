@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology
-from fogconv.ir.geometry import Region
+from fogconv.ir.geometry import Region, Span
 from fogconv.ir.graph import Host, LayerGraph
 from fogconv.ir.layout import Transfer
 from fogconv.ir.program import WIRE_BYTES, Copy, HostOutput, Input, Output
@@ -55,7 +55,7 @@ def test_different_cards_and_both_directions_work_at_once() -> None:
 
 def test_the_processors_part_comes_on_top_and_is_told_apart() -> None:
     traffic = prices(copy_s_per_byte=1e-7, step_s=5e-4).traffic([Transfer(0, 1, WHOLE)])
-    assert traffic.cpu_s == pytest.approx(2 * BYTES * 1e-7 + 5e-4)
+    assert traffic.cpu_s == pytest.approx((4 * WHOLE.copied + BYTES) * 1e-7 + 5e-4)
     assert traffic.seconds == pytest.approx(1e-3 + BYTES / 1e6 + traffic.cpu_s)
 
 
@@ -64,7 +64,18 @@ def test_what_was_measured_of_a_bytes_way_takes_the_place_of_the_systems_copy() 
     for rank in topology.ranks:
         measured = replace(topology.devices[rank], send_s_per_byte=3e-7, receive_s_per_byte=2e-7)
         topology = topology.replace_device(rank, measured)
-    assert Prices(topology).traffic([Transfer(0, 1, WHOLE)]).cpu_s == pytest.approx(BYTES * (1e-7 + 3e-7))
+    assert Prices(topology).traffic([Transfer(0, 1, WHOLE)]).cpu_s == pytest.approx(4 * WHOLE.copied * 1e-7 + BYTES * 3e-7)
+
+
+def test_a_halo_of_columns_takes_longer_to_cut_out_than_one_of_as_many_rows() -> None:
+    """Its pixels lie apart. On the wire both are as long."""
+    whole = Region.whole(64, 56, 56)
+    row, column = whole.with_rows(Span(0, 1)), Region(whole.channels, whole.rows, Span(0, 1))
+    assert row.elements == column.elements == row.copied
+    assert 1.1 * column.elements <= column.copied <= 2.0 * column.elements
+    of_row, of_column = (prices(copy_s_per_byte=1e-7).traffic([Transfer(0, 1, box)]) for box in (row, column))
+    assert of_row.card_bytes == of_column.card_bytes
+    assert of_row.cpu_s < of_column.cpu_s < 2 * of_row.cpu_s
 
 
 def test_half_the_bytes_in_sixteen_bits() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import ConvSpec, Region, Span
+from fogconv.ir.geometry import ConvSpec, Region, Span, subtract
 from fogconv.ir.graph import Conv, LayerGraph, Tensor
 from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.ir.plan import Plan, load_plan, save_plan
@@ -106,7 +106,7 @@ def test_a_rank_that_costs_more_than_it_gives_is_left_out() -> None:
     assert found.active_ranks == {0, 1, 2}
 
 
-@pytest.mark.parametrize("scheme", ["auto", "depth", "rows"])
+@pytest.mark.parametrize("scheme", ["auto", "depth", "rows", "columns", "tiles"])
 def test_of_hundreds_of_ranks_the_fastest_get_the_work(scheme: str) -> None:
     graph, topology = chain(64, 64, 64, size=64), cluster(300, 1e10, 1e-6)
     graph = replace(graph, weights={name: value.astype(np.float64) for name, value in graph.weights.items()})
@@ -164,7 +164,9 @@ def test_memory_limits_are_kept_or_named(scheme: str) -> None:
 @settings(deadline=None, max_examples=25)
 def test_auto_is_never_predicted_slower_than_a_named_scheme(graph: object, bandwidth: float, latency: float) -> None:
     topology = cluster(4, bandwidth, latency)
-    best = min(predicted(plan(graph, topology, PlanOptions(name))) for name in ("depth", "rows", "local"))  # type: ignore[arg-type]
+    best = min(
+        predicted(plan(graph, topology, PlanOptions(name))) for name in ("depth", "rows", "columns", "tiles", "local")
+    )  # type: ignore[arg-type]
     assert predicted(plan(graph, topology)) <= best * (1 + 1e-9)  # type: ignore[arg-type]
 
 
@@ -206,6 +208,19 @@ def test_the_interior_needs_nothing_from_the_neighbours() -> None:
     assert [len(border.output.rows) for border in borders] == [4, 4]
 
 
+def test_the_interior_of_a_tile_needs_nothing_from_any_side() -> None:
+    graph = chain(256, 256, size=64)
+    [layer] = graph.convs
+    own = Region(Span(0, 256), Span(16, 48), Span(0, 30))
+    parts = interior_first(graph, layer, Work(1, own), lambda tensor, region: region in own)
+    assert parts is not None
+    interior, borders = parts
+    # Whole tiles of 4×4 from the shard's corner on; nothing is waited for at the map's border.
+    assert interior.output == Region(Span(0, 256), Span(20, 44), Span(0, 28))
+    assert sum(border.output.elements for border in borders) == own.elements - interior.output.elements
+    assert not subtract(own, [interior.output, *(border.output for border in borders)])
+
+
 def test_a_shard_without_neighbours_rows_to_wait_for_is_not_cut() -> None:
     graph = chain(256, 256, size=64)
     assert interior_first(graph, graph.convs[0], Work(0, graph.tensors[1].region), lambda tensor, region: True) is None
@@ -223,8 +238,12 @@ def test_rows_that_read_only_padding_are_not_cut_off() -> None:
 
 def test_a_thin_shard_hides_nothing() -> None:
     spec = ConvSpec(256, 256, 64, 64, (3, 3), padding=(1, 1, 1, 1))
-    assert hidden_share(spec, 4) == 0
-    assert hidden_share(spec, 32) == pytest.approx(0.75)
+    whole = Region.whole(256, 64, 64)
+    assert hidden_share(spec, whole.with_rows(Span(0, 4))) == 0
+    assert hidden_share(spec, whole.with_rows(Span(0, 32))) == pytest.approx(0.75)
+    assert hidden_share(spec, Region(whole.channels, whole.rows, Span(0, 32))) == pytest.approx(0.75)
+    assert hidden_share(spec, Region(whole.channels, Span(16, 48), Span(0, 32))) == pytest.approx(0.75**2)
+    assert hidden_share(spec, whole) == 0
 
 
 def test_a_chain_of_convs_asks_one_neighbour_at_a_time() -> None:
@@ -278,7 +297,7 @@ def test_starting_an_inference_on_others_is_part_of_the_prediction() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("scheme", ["auto", "rows", "depth", "star"])
+@pytest.mark.parametrize("scheme", ["auto", "rows", "columns", "tiles", "depth", "star"])
 def test_ranks_that_share_one_machines_cores_gain_nothing(scheme: str, threads: int) -> None:
     """However fast the links are: a master with both cores, and workers that take them away from it."""
     graph = chain(64, 64, 64, 64)

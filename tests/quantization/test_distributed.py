@@ -33,7 +33,7 @@ def alone(seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("scheme", ["rows", "depth", "star", "auto"])
+@pytest.mark.parametrize("scheme", ["rows", "columns", "tiles", "depth", "star", "auto"])
 def test_a_distributed_run_equals_one_device_to_the_last_bit(scheme: str, ranks: int) -> None:
     options = {"threshold": 0.0} if scheme == "star" else {}
     cluster = f"inproc://{ranks - 1}"

@@ -316,7 +316,7 @@ def test_a_rehearsed_loss_ships_nothing(cluster: FaultCluster) -> None:
     assert engine.ranks == (0, 1, 3)
 
 
-@pytest.mark.parametrize("scheme", ["star", "rows"])
+@pytest.mark.parametrize("scheme", ["star", "rows", "tiles"])
 @pytest.mark.parametrize("number", [1, 9, 30])
 def test_a_stream_loses_no_frame_and_keeps_their_order(cluster: FaultCluster, scheme: str, number: int) -> None:
     engine = cluster.engine(scheme)
@@ -395,7 +395,7 @@ def test_who_runs_out_of_memory_while_it_binds_is_given_less(scheme: str) -> Non
         assert any("worker 2" in event and "out of memory" in event for event in engine.events)
 
 
-@pytest.mark.parametrize("scheme", ["auto", "depth", "rows", "star"])
+@pytest.mark.parametrize("scheme", ["auto", "depth", "rows", "tiles", "star"])
 def test_a_plan_that_fits_is_refused_by_no_worker_and_one_that_does_not_by_the_planner(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

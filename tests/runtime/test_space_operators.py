@@ -58,7 +58,7 @@ def session() -> Iterator[Session]:
         yield session
 
 
-@pytest.mark.parametrize("scheme", ["auto", "depth", "rows", "star", "local"])
+@pytest.mark.parametrize("scheme", ["auto", "depth", "rows", "columns", "tiles", "star", "local"])
 def test_a_net_of_operators_that_change_space_is_torchs(
     scheme: str, net: tuple[LayerGraph, np.ndarray, np.ndarray], session: Session
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_net_of_operators_that_change_space_is_torchs(
     }
     engine.close()
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))
-    if scheme in ("auto", "depth", "rows"):
+    if scheme in ("auto", "depth", "rows", "columns", "tiles"):
         assert {"resample", "interleave", "conv"} <= split
 
 

@@ -134,6 +134,49 @@ def test_inferences_in_flight_overlap() -> None:
     assert overlapped.total_s <= one_by_one.total_s
 
 
+def relayed() -> list[Program]:
+    """Two workers, one after the other: each computes as long as the other."""
+    return [
+        program(0, 3, Send(0, 0, WHOLE, 1, 1), Recv(0, 1, WHOLE, 2, 3)),
+        program(1, 3, Recv(0, 0, WHOLE, 0, 1), conv(), Send(0, 1, WHOLE, 2, 2)),
+        program(2, 3, Recv(0, 0, WHOLE, 1, 2), conv(), Send(0, 1, WHOLE, 0, 3)),
+    ]
+
+
+def test_the_slowest_stage_decides_how_many_frames_pass() -> None:
+    compute_s = SPEC.macs * GAMMA
+    rates = topology(3, alpha=0.0, beta=compute_s / BYTES / 100)
+    one = simulate(relayed(), rates, inferences=12)
+    assert one.frames_per_s == pytest.approx(1 / (2 * compute_s), rel=0.05)
+    assert simulate(relayed(), rates, inferences=12, in_flight=3).frames_per_s == pytest.approx(1 / compute_s, rel=0.05)
+
+
+def test_a_rank_computes_the_oldest_inference_first_and_another_while_that_waits() -> None:
+    """The worker has two convs per inference, and waits for the master between them for as long as one takes."""
+    first, last = (Send(0, 0, WHOLE, 1, 1), Recv(0, 0, WHOLE, 1, 2)), (Send(0, 1, WHOLE, 1, 3), Recv(0, 1, WHOLE, 1, 4))
+    programs = [
+        program(0, 2, *first, conv(), *last),
+        program(
+            1, 2, Recv(0, 0, WHOLE, 0, 1), conv(), Send(0, 1, WHOLE, 0, 2), Recv(0, 0, WHOLE, 0, 3), conv(),
+            Send(0, 1, WHOLE, 0, 4),
+        ),
+    ]  # fmt: skip
+    compute_s = SPEC.macs * GAMMA
+    rates = topology(2, alpha=0.0, beta=compute_s / BYTES / 100)
+    assert simulate(programs, rates, inferences=9).frames_per_s == pytest.approx(1 / (3 * compute_s), rel=0.1)
+    assert simulate(programs, rates, inferences=9, in_flight=2).frames_per_s == pytest.approx(1 / (2 * compute_s), rel=0.1)
+
+
+def test_plans_beside_each_other_take_frames_by_their_rates() -> None:
+    compute_s = SPEC.macs * GAMMA
+    rates = topology(2, alpha=0.0, beta=compute_s / BYTES / 100)
+    slow = rates.replace_device(1, rates.devices[1].scaled(1 / 3))
+    home, away = [program(0, 2, conv()), program(1, 2)], star(1)
+    found = simulate(home, slow, inferences=40, in_flight=2, beside=[away])
+    assert found.frames_per_s == pytest.approx(4 / 3 / compute_s, rel=0.05)
+    assert found.lanes.count(0) == pytest.approx(30, abs=2)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 12), st.floats(1e-9, 1e-3), st.floats(0, 0.1))
 def test_no_simulation_beats_its_busiest_card_or_its_busiest_rank(workers: int, beta: float, alpha: float) -> None:

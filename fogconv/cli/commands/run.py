@@ -44,6 +44,7 @@ from fogconv.cli.plan_options import (
     SchemeOption,
     SplitOption,
     ThresholdOption,
+    TilesOption,
     TriggerOption,
     WireOption,
     plan_options,
@@ -217,6 +218,7 @@ def run(
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
     cuts: CutsOption = CUTS_AT,
+    tiles: TilesOption = None,
     pin: PinsOption = None,
     keep_input_home: KeepInputHomeOption = False,
     objective: ObjectiveOption = None,
@@ -276,6 +278,14 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = 0,
+    in_flight: Annotated[
+        int | None,
+        typer.Option(
+            help="Most frames of the stream in flight at once; by default as many as the plan states, or 3.",
+            parser=number("count", table.IN_FLIGHT),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
@@ -317,6 +327,8 @@ def run(
 
         if measure and profile is not None:
             raise InputError("--measure and --profile both say where the rates come from; leave one out")
+        if in_flight is not None and not stream:
+            raise InputError("--in-flight is for the frames of --stream N; add that, or leave it out")
         guards = Protection(verify, redundancy, patience)
         job = Job(
             model=model,
@@ -336,6 +348,7 @@ def run(
                 plan=plan,
                 allow_swap=allow_swap,
                 cuts=cuts,
+                tiles=tiles,
                 pins=pin,
                 keep_input_home=keep_input_home,
                 objective=objective,
@@ -365,6 +378,7 @@ def run(
             labels=labels,
             repeat=repeat,
             stream=stream,
+            in_flight=in_flight,
             compare=compare,
             trust=trust,
             precision=str(precision),

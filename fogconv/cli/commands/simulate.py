@@ -42,6 +42,7 @@ from fogconv.cli.plan_options import (
     SchemeOption,
     SplitOption,
     ThresholdOption,
+    TilesOption,
     TriggerOption,
     WireOption,
     plan_options,
@@ -77,6 +78,7 @@ def simulate(
     wire: WireOption = WIRE,
     allow_swap: AllowSwapOption = False,
     cuts: CutsOption = CUTS_AT,
+    tiles: TilesOption = None,
     pin: PinsOption = None,
     keep_input_home: KeepInputHomeOption = False,
     objective: ObjectiveOption = None,
@@ -170,11 +172,14 @@ def simulate(
         typer.Option(parser=number("count", table.INFERENCES), help="Number of inferences in all.", rich_help_panel=OUTPUT),
     ] = 1,
     in_flight: Annotated[
-        int,
+        int | None,
         typer.Option(
-            parser=number("count", table.IN_FLIGHT), help="Number of inferences in flight at once.", rich_help_panel=OUTPUT
+            parser=number("count", table.IN_FLIGHT),
+            help="Number of inferences in flight at once, on each of a plan's replicas; by default as many as the plan of a "
+            "stream states, else 1.",
+            rich_help_panel=OUTPUT,
         ),
-    ] = 1,
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
     ] = None,
@@ -208,6 +213,7 @@ def simulate(
             plan=plan,
             allow_swap=allow_swap,
             cuts=cuts,
+            tiles=tiles,
             pins=pin,
             keep_input_home=keep_input_home,
             objective=objective,
@@ -249,12 +255,13 @@ def simulate(
         if kept is not None and kept.ranks > len(topology):
             raise InputError(f"{plan} is for {kept.ranks} ranks; --workers {kept.ranks - 1} or more")
         chosen = make_plan(graph, topology, options) if kept is None else predicted(graph, kept, topology)
-        programs = lower(graph, chosen).programs
+        programs, *beside = (lower(graph, lane).programs for lane in chosen.lanes)
         timeline = simulation.simulate(
             programs,
             topology,
             inferences=inferences,
-            in_flight=in_flight,
+            in_flight=in_flight or max(lane.in_flight for lane in chosen.lanes),
+            beside=beside,
             disturbance=simulation.Disturbance(slow, jitter=jitter, seed=seed),
             access_points=points,
             access_point_bytes_per_s=bandwidth_bytes_per_s(access_point_bandwidth),
@@ -263,9 +270,9 @@ def simulate(
         if trace is not None:
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         alone_s = make_plan(graph, topology, PlanOptions("local", allow_swap=True)).predicted_s or 0.0
-        answer = _answer(model, chosen, timeline, topology, alone_s)
-        answer["joules"] = joules_per_inference(programs, topology, timeline)
-        answer["bytes_read"] = [read_bytes(program) for program in programs]
+        answer = _answer(model, graph, chosen, timeline, topology, alone_s)
+        answer["joules"] = None if beside else joules_per_inference(programs, topology, timeline)
+        answer["bytes_read"] = [sum(map(read_bytes, each)) for each in zip(programs, *beside, strict=True)]
         if as_json:
             print(json_text(answer))
         else:
@@ -279,7 +286,7 @@ def _only_with_inferences(
     plan: Path | None,
     wire: str,
     inferences: int,
-    in_flight: int,
+    in_flight: int | None,
     trace: Path | None,
     options: PlanOptions,
 ) -> None:
@@ -289,8 +296,9 @@ def _only_with_inferences(
         "--plan": plan is not None,
         f"--wire {wire}": wire != str(WIRE),
         "--inferences": inferences > 1,
-        "--in-flight": in_flight > 1,
+        "--in-flight": in_flight is not None and in_flight > 1,
         "--trace": trace is not None,
+        "--tiles": options.tiles is not None,
         "--pin": bool(options.pins),
         "--keep-input-home": options.keep_input_home,
         f"--objective {options.objective}": options.objective is not None,
@@ -319,7 +327,11 @@ def _points(count: int, topology: Topology) -> dict[int, int]:
     return {rank: rank % count for rank in topology.workers} if count else {}
 
 
-def _answer(model: str, chosen: Plan, timeline: Timeline, topology: Topology, alone_s: float) -> dict[str, Any]:
+def _answer(
+    model: str, graph: LayerGraph, chosen: Plan, timeline: Timeline, topology: Topology, alone_s: float
+) -> dict[str, Any]:
+    from fogconv.analysis.forecast import lanes
+
     latency = statistics.median(timeline.latencies_s)
     return {
         "model": model,
@@ -328,6 +340,9 @@ def _answer(model: str, chosen: Plan, timeline: Timeline, topology: Topology, al
         "latency_s": latency,
         "latencies_s": list(timeline.latencies_s),
         "inferences_per_s": len(timeline.latencies_s) / timeline.total_s if timeline.total_s else 0.0,
+        "frames_per_s": timeline.frames_per_s,
+        "predicted_frames_per_s": chosen.frames_per_s,
+        "lanes": [each.as_json() for each in lanes(graph, chosen)],
         "predicted_s": chosen.predicted_s,
         "alone_s": alone_s,
         "speedup": alone_s / latency if latency else 0.0,
@@ -354,6 +369,8 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     )
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")
+    if answer["predicted_frames_per_s"] is not None:
+        console.print(f"A stream: {answer['predicted_frames_per_s']:.3g} frames per second are predicted.")
     if answer["joules"] is not None:
         console.print(f"{answer['joules']:.3g} J per inference, of all ranks together, while they wait too.")
     table = Table(box=None, pad_edge=False, header_style="bold")

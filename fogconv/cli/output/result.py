@@ -41,6 +41,7 @@ class Job:
     labels: Path | None = None
     repeat: int = 5
     stream: int = 0
+    in_flight: int | None = None
     compare: bool = False
     trust: bool = False
     precision: str = "fp32"

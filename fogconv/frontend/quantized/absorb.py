@@ -1,6 +1,6 @@
 """Absorb: a layer between conversions from and to 8 bits computes on bytes, and the conversions go.
 
-A quantised model, whoever made it, is a graph in fp32 with pairs of conversions: to 8 bits, which rounds, and back. As it is
+A quantised model is a graph in fp32 with pairs of conversions: to 8 bits, which rounds, and back. As it is
 it can be computed in fp32. Where all that a layer reads was converted from 8 bits, and its result is converted to 8 bits and
 read by nothing else, the same layer on bytes gives the same result:
 

@@ -1,4 +1,4 @@
-"""Goal: what the search saves. Seconds, joules, or joules within a deadline.
+"""Goal: what the search saves. Seconds, joules, or joules within a deadline; or, of a stream, seconds per frame.
 
 A path costs seconds and joules. For the first two goals one of them is the weight of a path, and of two paths to one state
 the lighter is kept. With a deadline both matter: of the paths to one state all are kept of which no other is better in
@@ -17,7 +17,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.hardware.units import show_seconds
 from fogconv.ir.plan import Plan
 
-Objective = Literal["latency", "energy"]
+Objective = Literal["latency", "throughput", "energy"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
@@ -35,7 +35,7 @@ class Goal:
 
     def weight(self, seconds: float, joules: float) -> float:
         """Of a path, for the order in which paths are kept."""
-        return seconds if self.objective == "latency" else joules
+        return joules if self.objective == "energy" else seconds
 
     def measure(self, plan: Plan) -> float:
         """The same of a plan."""

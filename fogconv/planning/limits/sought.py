@@ -9,6 +9,7 @@ from fogconv.ir.layout import MASTER
 from fogconv.ir.program import Pixels, Wire
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.limits.goal import Goal
+from fogconv.planning.limits.tiling import Tiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Unsent:
 @dataclass(frozen=True, slots=True)
 class Sought:
     """What is looked for. ``allow_swap``: weights beyond a rank's memory limit lie on its disk. ``pixels``: the
-    picture is sent as bytes. ``unsent``: what weights cost that have to be sent first."""
+    picture is sent as bytes. ``tiling``: the only one; None for any. ``unsent``: what weights cost that have to be sent
+    first."""
 
     wire: Wire = "fp32"
     allow_swap: bool = False
@@ -35,3 +37,4 @@ class Sought:
     goal: Goal = Goal()
     pixels: Pixels | None = None
     unsent: Unsent | None = None
+    tiling: Tiling | None = None

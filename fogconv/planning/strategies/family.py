@@ -10,7 +10,7 @@ from fogconv.ir.graph import Layer
 from fogconv.ir.shard import Work
 from fogconv.planning.strategies.shares import Shares
 
-Scheme = Literal["auto", "depth", "rows", "offload", "local"]
+Scheme = Literal["auto", "depth", "rows", "columns", "tiles", "offload", "local"]
 
 WHOLE: frozenset[Scheme] = frozenset(("offload", "local"))
 """The schemes that cut no layer."""

@@ -8,10 +8,11 @@ host         On(0)                  On(0)            (in torch)
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from fogconv.ir.graph import Host, Layer
 from fogconv.ir.plan import at_home
-from fogconv.planning.strategies.family import Family, Way
+from fogconv.planning.strategies.family import Family, Scheme, Way
 from fogconv.planning.strategies.shares import Shares
 
 
@@ -19,4 +20,4 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
     yield Way("host" if isinstance(layer, Host) else "local", at_home(shares.graph, layer).work)
 
 
-HOME = Family(_ways, frozenset(("auto", "depth", "rows", "offload", "local")))
+HOME = Family(_ways, frozenset(get_args(Scheme)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from fogconv.ir.graph import Conv
@@ -39,11 +40,15 @@ def weight_elements(layer: Conv, work: Work) -> int:
 
 
 def split_name(option: Option) -> str | None:
-    """The cut for reports: "input:4", "output:4", "groups:4", "rows:5"; "rank:2" where that rank computes the
-    whole layer, None where the master does."""
+    """The cut for reports: "input:4", "output:4", "groups:4", "rows:5"; "tiles:2x3" for bands of as many tiles, or
+    "tiles:2+3"; "rank:2" where that rank computes the whole layer, None where the master does."""
     parts = len({work.rank for work in option.work})
     if option.mode == "offload":
         return f"rank:{option.work[0].rank}"
     if parts < 2 and option.mode in ("local", "host", "relabel"):
         return None
+    if option.mode == "tiles":
+        bands = Counter(work.output.rows.start for work in option.work)
+        sizes = [bands[start] for start in sorted(bands)]
+        return f"tiles:{len(sizes)}x{sizes[0]}" if len(set(sizes)) == 1 else f"tiles:{'+'.join(map(str, sizes))}"
     return f"{option.mode}:{parts}"

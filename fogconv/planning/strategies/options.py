@@ -17,6 +17,10 @@ from fogconv.lowering.overlap import hidden_share
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.limits.allowed import Allowed
+from fogconv.planning.limits.tiling import Tiling
+from fogconv.planning.strategies.areas.columns import COLUMNS
+from fogconv.planning.strategies.areas.rows import ROWS
+from fogconv.planning.strategies.areas.tiles import TILES
 from fogconv.planning.strategies.channels import CHANNELS
 from fogconv.planning.strategies.copies import COPIES
 from fogconv.planning.strategies.dealing.grid import GRID
@@ -25,17 +29,16 @@ from fogconv.planning.strategies.family import Family, Scheme, Way
 from fogconv.planning.strategies.home import HOME
 from fogconv.planning.strategies.offload import OFFLOAD, whole_on
 from fogconv.planning.strategies.option import Option, weight_elements
-from fogconv.planning.strategies.rows import ROWS
 from fogconv.planning.strategies.shares import Shares
 
-FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, OFFLOAD, GRID)
+FAMILIES: tuple[Family, ...] = (HOME, COPIES, CHANNELS, ROWS, COLUMNS, TILES, OFFLOAD, GRID)
 """The order matters: of options with equal costs the first is taken."""
 
 
 class Options:
     """All options of all layers of a graph, for one scheme on one cluster; ``members`` are the ranks that get work (all).
 
-    ``drifting``, ``fused``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
+    ``drifting``, ``fused``, ``tiling``: see `Shares`. ``allowed``: layers that one rank computes have that option only.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Options:
         *,
         drifting: bool = False,
         fused: int = 0,
+        tiling: Tiling | None = None,
         allowed: Allowed = Allowed(),
     ) -> None:
         self._graph = graph
@@ -65,6 +69,7 @@ class Options:
             drifting=drifting,
             fused=fused,
             offloading=scheme == "offload",
+            tiling=tiling,
         )
 
     def of(self, layer: Layer) -> tuple[Option, ...]:
@@ -117,7 +122,7 @@ class Options:
             number = self._book.number(Layout(_made(works, ranks)))
             hidden_s = 0.0
             if isinstance(layer, Conv) and way.overlaps:
-                hidden_s = edge_s * hidden_share(layer.spec, min(len(work.output.rows) for work in works))
+                hidden_s = edge_s * hidden_share(layer.spec, min((work.output for work in works), key=_elements))
             return Option(
                 way.mode, works, self._numbers(needed), number, None, edge_s, 0.0, None, tuple(stored), hidden_s, joules
             )
@@ -150,6 +155,10 @@ class Options:
 
     def _numbers(self, needed: dict[int, list[tuple[Region, ...]]]) -> tuple[tuple[int, int], ...]:
         return tuple((tensor, self._book.number(Layout(tuple(regions)))) for tensor, regions in needed.items())
+
+
+def _elements(region: Region) -> int:
+    return region.elements
 
 
 def _made(works: Sequence[Work], ranks: int) -> tuple[tuple[Region, ...], ...]:

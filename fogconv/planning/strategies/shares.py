@@ -1,4 +1,4 @@
-"""Shares: which rank gets which channels and rows of a graph's tensors, on one cluster."""
+"""Shares: which rank gets which channels, rows and columns of a graph's tensors, on one cluster."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from fogconv.ir.geometry import Span
 from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
 from fogconv.ir.layout import MASTER, Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
+from fogconv.planning.limits.tiling import Tiling
+from fogconv.planning.strategies.cells import Cells, aligned_spans, place_of, spans
 from fogconv.planning.strategies.fusing.segments import fused_rows
-
-UNITS_PER_RANK = 4
-"""Aligned cuts are at multiples of at most 1/4 of a rank's share, so that no rank has more than a quarter too much."""
 
 
 class Shares:
@@ -22,7 +21,8 @@ class Shares:
     ``sharers``: conv → how few ranks may share its weights (`fogconv.planning.strategies.dealing.sharers`), in a scheme that
     deals the weights out; None where every rank may have them all. ``drifting``: the cuts may move after every conv,
     not only between two that need their neighbours' rows. ``fused``: the most stages without an exchange of rows; 0: any
-    rows may be exchanged before any layer. ``offloading``: every rank may get whole layers.
+    rows may be exchanged before any layer. ``offloading``: every rank may get whole layers. ``tiling``: how maps are cut
+    into tiles.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Shares:
         drifting: bool,
         fused: int = 0,
         offloading: bool,
+        tiling: Tiling | None = None,
     ) -> None:
         self.graph = graph
         self.ranks = len(topology)
@@ -52,6 +53,8 @@ class Shares:
         self._haloed = {layer.source for layer in graph.layers if isinstance(layer, Conv) and halo(layer)}
         self._producer = {layer.target: layer for layer in graph.layers if not isinstance(layer, Host)}
         self.channel_spans = cache(self._channel_spans)
+        self.tiling = tiling
+        self.cells = Cells(graph, {rank: self._weights[rank] for rank in self.places})
 
     def _helpers(self, topology: Topology, rates: Sequence[float], offloading: bool) -> tuple[int, ...]:
         workers = [rank for rank in self.members if rank]
@@ -87,31 +90,31 @@ class Shares:
         """Whether so few ranks may have the weights of a conv between them."""
         return ranks >= self._sharers.get(conv.name, 1)
 
+    def may_sum(self, layer: Layer) -> bool:
+        """Whether a layer can be summed from parts over its input's rows and columns: means of bytes are rounded once."""
+        return layer.by_sums and self.graph.tensors[layer.reads[0]].precision.element == "fp32"
+
     def rate(self, ranks: Sequence[int]) -> float:
         """Of several ranks together, in proportion to others'."""
         return sum(self._weights[rank] for rank in ranks)
 
     def row_spans(self, height: int) -> tuple[Span, ...]:
-        """The division of rows. Remaining rows go to the lowest places, and last to the master, which has to start and end
-        each inference. Where one more row doubles the work, it goes to the outermost places, which have one neighbour
-        instead of two."""
-        last = len(self.places) - 1
-        order = sorted(range(last, -1, -1), key=lambda place: self.places[place] == MASTER)
-        if height < 2 * len(self.places):
-            order.sort(key=lambda place: min(place, last - place))
-        found = split(height, [self._weights[rank] for rank in self.places], order=order)
-        spans = [Span(0, 0)] * self.ranks
-        for rank, span in zip(self.places, found, strict=True):
-            spans[rank] = span
-        return tuple(spans)
+        """The division of rows, from the first place to the last."""
+        return self._placed(spans(height, *self._order))
 
     def aligned_spans(self, height: int) -> tuple[Span, ...]:
-        """Cuts that stay cuts after the map is halved a few times, so that a stride of 2 moves no row."""
-        units = height
-        while units % 2 == 0 and units // 2 >= UNITS_PER_RANK * len(self.members):
-            units //= 2
-        size = height // units
-        return tuple(Span(span.start * size, span.stop * size) for span in self.row_spans(units))
+        """The same by cuts that stay cuts where the map is halved."""
+        return self._placed(aligned_spans(height, *self._order))
+
+    @property
+    def _order(self) -> tuple[Sequence[float], int | None]:
+        """The weight of each place, and the master's place."""
+        return [self._weights[rank] for rank in self.places], place_of(MASTER, self.places)
+
+    def _placed(self, found: Sequence[Span]) -> tuple[Span, ...]:
+        """By ranks what is in the order of places."""
+        by_rank = dict(zip(self.places, found, strict=True))
+        return tuple(by_rank.get(rank, Span(0, 0)) for rank in range(self.ranks))
 
     @cached_property
     def fused_spans(self) -> Mapping[str, tuple[Span, ...]]:

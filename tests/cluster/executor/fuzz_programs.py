@@ -231,7 +231,7 @@ def lowered() -> tuple[bytes, ...]:
     @settings(
         max_examples=25, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
-    @given(graphs(), st.integers(2, 4), st.sampled_from(["auto", "depth", "rows", "star", "guarded"]))
+    @given(graphs(), st.integers(2, 4), st.sampled_from(["auto", "depth", "rows", "tiles", "star", "guarded"]))
     def lower_some(graph: LayerGraph, ranks: int, scheme: str) -> None:
         topology = Topology.uniform(ranks, 1e9, 1e11)
         if scheme in ("star", "guarded"):

@@ -49,7 +49,7 @@ def graph() -> LayerGraph:
     return export(model, torch.randn(2, 3, 37, 30), "net")
 
 
-@pytest.mark.parametrize("scheme", ["auto", "star", "depth", "rows", "local"])
+@pytest.mark.parametrize("scheme", ["auto", "star", "depth", "rows", "columns", "tiles", "local"])
 def test_every_scheme_computes_what_torch_computes(graph: LayerGraph, scheme: str) -> None:
     assert not [layer for layer in graph.layers if isinstance(layer, Host)]
     x = np.random.default_rng(1).standard_normal((2, 3, 37, 30)).astype(np.float32)

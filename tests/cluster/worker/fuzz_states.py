@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, get_args
@@ -67,8 +68,8 @@ ODD: tuple[Any, ...] = (
 
 class Script:
     """An Endpoint whose arrivals are a script, at whose end ``end`` is called. Peers are numbers; a link that the worker
-    opens is a text. The last ``patient`` events wait until the worker is idle; of the others, one comes per step that it
-    binds."""
+    opens is a text. The last ``patient`` events wait until the worker is idle, on all its threads, or waits for them; of the
+    others, one comes per step that it binds."""
 
     scheme = "script"
 
@@ -80,6 +81,7 @@ class Script:
         self.gone: set[Peer] = set()
         self.end: Callable[[], None] = lambda: None
         self.look: Callable[[Event], None] = lambda event: None
+        self.busy: Callable[[int], bool] = lambda left: False
 
     def connect(self, address: str, key: str | None = None) -> Peer:
         return address
@@ -89,6 +91,9 @@ class Script:
             self._came = not self._came
             if not self._came or len(self._events) <= self._patient:
                 return None
+        if len(self._events) <= self._patient and self.busy(len(self._events)):
+            time.sleep(0.001)
+            return None
         if not self._events:
             self.end()
             return None
@@ -146,10 +151,16 @@ def try_one(data: bytes) -> Collection[str]:
             said = said if isinstance(event, Loss) else type(codec.decode(event.frames)[0]).__name__
         traits.add(f"{worker.life.stage.value} {worker._doing}: {said} of {event.peer}")
 
+    def busy(left: int) -> bool:
+        """Whether the worker does something else than to wait for what the honest master says next."""
+        with worker._board.lock:
+            waits = all(isinstance(doing, m.Run) and session.peer == HONEST for session, doing in worker._active)
+            return not waits or bool(worker._active and left < 3) or any(each.tasks for each in worker._sessions.values())
+
     served = -1
     traits: set[str] = set()
     worker = Worker(endpoint, build=Executable, memory_limit_bytes=MEMORY_BYTES)
-    endpoint.end, endpoint.look = end, look
+    endpoint.end, endpoint.look, endpoint.busy = end, look, busy
     worker.serve()
     kinds = [type(message).__name__ for message in endpoint.sent.get(HONEST, [])]
     assert sorted(kinds) == sorted(EXPECTED), kinds  # where its weights are here already, it is loaded before they come

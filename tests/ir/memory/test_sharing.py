@@ -36,7 +36,7 @@ def chain(count: int, channels: int = 32, margin: int = 1) -> ir.Program:
 
 
 @settings(max_examples=30, deadline=None)
-@given(graphs(), st.integers(1, 3), st.sampled_from(["rows", "star", "local", "auto"]))
+@given(graphs(), st.integers(1, 3), st.sampled_from(["rows", "tiles", "star", "local", "auto"]))
 def test_what_shares_is_never_in_use_at_once_and_keeps_its_margin(graph: LayerGraph, ranks: int, scheme: str) -> None:
     topology = Topology.uniform(ranks, 1e10, 1e9, 1e-4)
     for program in outline(graph, plan(graph, topology, PlanOptions(scheme))):

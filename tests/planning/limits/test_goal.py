@@ -111,7 +111,7 @@ def test_an_energy_that_is_not_known_is_not_looked_for() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"objective": "beauty"}, "latency, energy"),
+        ({"objective": "beauty"}, "latency, throughput, energy"),
         ({"objective": "latency", "deadline_s": 1.0}, "leave one out"),
         ({"deadline_s": 0.0}, "deadline_s 0.0"),
         ({"scheme": "star", "objective": "energy"}, "for the other schemes"),

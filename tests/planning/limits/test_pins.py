@@ -21,7 +21,7 @@ from fogconv.planning.limits.allowed import sent_tensors
 from fogconv.planning.limits.pins import Pin
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.planning.schemes import Scheme
+from fogconv.planning.schemes import STREAMS, Scheme
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
@@ -73,7 +73,10 @@ def test_what_is_no_pin_is_a_sentence(text: str) -> None:
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.lists(st.integers(-1, 2), min_size=4, max_size=4), st.sampled_from([s for s in Scheme if s is not Scheme.STAR]))
+@given(
+    st.lists(st.integers(-1, 2), min_size=4, max_size=4),
+    st.sampled_from([s for s in Scheme if s not in (Scheme.STAR, *STREAMS)]),
+)
 def test_pinned_layers_are_computed_whole_where_they_are_pinned(wanted: list[int], scheme: Scheme) -> None:
     pins = tuple(f"conv{i}={rank}" for i, rank in enumerate(wanted) if rank >= 0)
     found = plan(CHAIN, FAST, PlanOptions(scheme, pins=pins))
@@ -89,7 +92,7 @@ def test_pinned_layers_are_computed_whole_where_they_are_pinned(wanted: list[int
     np.testing.assert_allclose(out, run_graph(graph, x), atol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", [s for s in Scheme if s is not Scheme.LOCAL])
+@pytest.mark.parametrize("scheme", [s for s in Scheme if s not in (Scheme.LOCAL, *STREAMS)])
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "inception_v3"])
 def test_no_tensor_between_pinned_layers_is_sent(name: str, scheme: Scheme) -> None:
     graph = net(name)
@@ -102,7 +105,7 @@ def test_no_tensor_between_pinned_layers_is_sent(name: str, scheme: Scheme) -> N
     assert len(held) >= 2 and sent and not held & set(sent)
 
 
-@pytest.mark.parametrize("scheme", [s for s in Scheme if s is not Scheme.LOCAL])
+@pytest.mark.parametrize("scheme", [s for s in Scheme if s not in (Scheme.LOCAL, *STREAMS)])
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "googlenet"])
 def test_an_input_that_stays_at_home_is_seen_by_no_other_rank(name: str, scheme: Scheme) -> None:
     graph = net(name)

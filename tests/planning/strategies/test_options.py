@@ -28,6 +28,7 @@ def modes(scheme: Scheme, *, size: int = 32, ranks: int = 3) -> set[str]:
     [
         ("local", {"local"}),
         ("rows", {"local", "rows"}),
+        ("columns", {"local", "columns"}),
         ("depth", {"local", "output", "input"}),  # the only conv is too large a share of the weights to be copied
         ("offload", {"local", "offload"}),
         ("auto", {"local", "copies", "output", "input", "rows"}),

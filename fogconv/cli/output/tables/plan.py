@@ -23,6 +23,7 @@ LEGEND = (
     "how the layer is cut and over how many ranks; home: the master does it; host: torch or ONNX Runtime does it there."
 )
 
+TILES_LEGEND = " tiles:2x3: two bands of three tiles each; tiles:2+3: a band of two above one of three."
 WHOLE_LEGEND = " rank:2: rank 2 does it alone."
 PIN_LEGEND = " pinned: --pin or --keep-input-home says where."
 SWAP_LEGEND = " +disk: weights of it are read from the ranks' disks in each inference, which edge includes."
@@ -37,8 +38,10 @@ def print_plan(
     console = Console(file=out, highlight=False, width=width)
     console.print(Paragraph(f"{plan.graph} on {plan.ranks} ranks, scheme {plan.scheme}. {described}"))
     whole = any(layer.mode == "offload" for layer in forecast.layers)
+    tiled = any(layer.mode == "tiles" for layer in forecast.layers)
     pins = any(layer.pinned for layer in forecast.layers)
-    console.print(Paragraph(LEGEND + WHOLE_LEGEND * whole + PIN_LEGEND * pins + SWAP_LEGEND * bool(plan.swaps), style="dim"))
+    notes = TILES_LEGEND * tiled + WHOLE_LEGEND * whole + PIN_LEGEND * pins + SWAP_LEGEND * bool(plan.swaps)
+    console.print(Paragraph(LEGEND + notes, style="dim"))
     console.print(_layers(forecast))
     console.print("\nBytes per inference through each network card, and memory on each rank", style="bold")
     console.print(_ranks(forecast))
@@ -47,10 +50,26 @@ def print_plan(
         predicted += f" and {plan.predicted_j:.3g} J"
     busiest = byte_count(forecast.busiest_card_bytes)
     console.print(Paragraph(f"predicted {predicted} per inference; the busiest card takes {busiest}B one way"))
+    for line in _streamed(forecast):
+        console.print(Paragraph(line))
     for line in _hosted(forecast):
         console.print(Paragraph(line))
     for line in _rivals(rivals):
         console.print(Paragraph(line))
+
+
+MOST_LANES = 12
+
+
+def _streamed(forecast: Forecast) -> Iterator[str]:
+    """A stream's frames per second, and who takes them."""
+    if not forecast.lanes:
+        return
+    yield f"predicted {forecast.plan.frames_per_s or 0.0:.3g} frames per second of a stream; at once in flight, and where:"
+    for lane in forecast.lanes[:MOST_LANES]:
+        yield f"  {lane.in_flight}: {lane.text}"
+    if len(forecast.lanes) > MOST_LANES:
+        yield f"  and {len(forecast.lanes) - MOST_LANES} more"
 
 
 MOST_NAMED = 4

@@ -36,7 +36,7 @@ def _ways(layer: Layer, shares: Shares) -> Iterator[Way]:
             drift = shares.drift(layer)
             if 0 < drift < fewest:
                 yield Way("rows", _overlapping(whole, _drifted(spans, drift), 0), overlaps=True)
-    if layer.by_sums and shares.graph.tensors[layer.reads[0]].precision.element == "fp32":
+    if shares.may_sum(layer):
         spans = shares.row_spans(shares.graph.tensors[layer.reads[0]].height)
         yield Way("sums", [Work(rank, whole, rows=span) for rank, span in enumerate(spans) if span], ("M", "R", "C"))
 

@@ -1,0 +1,1 @@
+"""Which of a worker's runs computes, where several are under way."""

@@ -1,0 +1,1 @@
+"""Plans for streams: stages of layers on ranks of their own (a pipeline), whole frames per rank (replicas), or both."""

@@ -1,0 +1,190 @@
+"""Partition: consecutive layers go to one rank each, such that the slowest rank takes as little as possible.
+
+    layers   0 1 2 3 4 5 6 7 8 9
+    rank 0   └───┘                    a stage: what its layers take there, and handling the tensors that come and go
+    rank 2         └───────┘
+    rank 1                   └─┘
+
+The ranks are in a given order; one may get nothing. With best[k][j] for the slowest of the first k ranks, which have the
+layers before j: best[k][j] = min over i of max(best[k − 1][i], what layers i … j − 1 take on the k-th rank). Each frame
+passes all stages, one after the other, and while one rank has it, the others have those before and after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
+from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.layout import MASTER
+from fogconv.ir.memory.algorithm import cheapest, packed_bytes
+from fogconv.ir.memory.footprint import room
+from fogconv.ir.program import WIRE_BYTES, Wire
+from fogconv.ir.shard import Work
+from fogconv.planning.cost import Prices
+
+MAPS = 2.5
+"""What a stage holds of maps, in the largest input and output of one of its layers: with their margins, and as messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The layers from ``start`` to ``stop`` − 1 on one rank."""
+
+    rank: int
+    start: int
+    stop: int
+
+
+class Loads:
+    """What each layer of a graph takes on each rank, in seconds and in bytes; ``apart`` are the layers that are not cut into
+    stages, and that all ranks take part in."""
+
+    def __init__(self, graph: LayerGraph, topology: Topology, wire: Wire, apart: frozenset[int] = frozenset()) -> None:
+        self._topology = topology
+        prices = Prices(topology, graph.picture.batch, wire)
+        self._batch = graph.picture.batch
+        self._wire_bytes = WIRE_BYTES[wire] * self._batch
+        whole: list[Work | None] = [
+            None if index in apart or layer.relabels or isinstance(layer, Host) else Work(0, _region(graph, layer))
+            for index, layer in enumerate(graph.layers)
+        ]
+        self._seconds = [
+            list(
+                accumulate(
+                    (
+                        0.0 if work is None else prices.work_s(layer, Work(rank, work.output), graph.tensors)
+                        for layer, work in zip(graph.layers, whole, strict=True)
+                    ),
+                    initial=0.0,
+                )
+            )
+            for rank in topology.ranks
+        ]
+        self._weights = list(
+            accumulate(
+                (
+                    weight_bytes(layer) if work is not None and isinstance(layer, Conv) else 0
+                    for layer, work in zip(graph.layers, whole, strict=True)
+                ),
+                initial=0,
+            )
+        )
+        self.maps = [
+            0
+            if work is None
+            else BYTES_PER_ELEMENT
+            * self._batch
+            * sum(graph.tensors[tensor].region.elements for tensor in (*layer.reads, *layer.writes))
+            for layer, work in zip(graph.layers, whole, strict=True)
+        ]
+        self.plain = [
+            BYTES_PER_ELEMENT * layer.spec.weight_elements if work is not None and isinstance(layer, Conv) else 0
+            for layer, work in zip(graph.layers, whole, strict=True)
+        ]
+        self.layers = len(graph.layers)
+        self._crossing = _crossing(graph)
+        self._cards = [topology.card(rank) for rank in topology.ranks]
+
+    def working_s(self, rank: int, start: int, stop: int) -> float:
+        """Of a frame on a rank, without its messages."""
+        return self._seconds[rank][stop] - self._seconds[rank][start]
+
+    def stage_s(self, rank: int, start: int, stop: int) -> float:
+        """Of a frame on a rank: its processor's seconds, or its card's where these are more."""
+        device = self._topology.devices[rank]
+        came = self._crossing[start] if rank != MASTER or start else 0
+        left = self._crossing[stop]
+        out, into = self._cards[rank]
+        copied = (came + left) * self._batch * BYTES_PER_ELEMENT
+        handled = (
+            device.copy_s(copied)
+            + came * self._wire_bytes * (device.receive_s_per_byte or device.copy_s_per_byte)
+            + left * self._wire_bytes * (device.send_s_per_byte or device.copy_s_per_byte)
+            + 2 * (device.step_s + device.message_s)
+        )
+        return max(
+            self.working_s(rank, start, stop) + handled, came * self._wire_bytes * into, left * self._wire_bytes * out
+        )
+
+    def stage_bytes(self, start: int, stop: int, frames: int, most_map: int, most_weight: int) -> float:
+        """Weights, the largest of which is there twice while it is packed, and maps for so many frames; ``most_map`` and
+        ``most_weight`` are those of the stage's layers."""
+        return self._weights[stop] - self._weights[start] + most_weight + MAPS * most_map * frames
+
+
+def _region(graph: LayerGraph, layer: Layer) -> Region:
+    assert not isinstance(layer, Host)
+    return graph.tensors[layer.target].region
+
+
+def weight_bytes(layer: Conv) -> int:
+    """What a conv's weights take as its kernel reads them."""
+    return packed_bytes(layer.spec, cheapest(layer.spec))
+
+
+def _crossing(graph: LayerGraph) -> list[int]:
+    """Elements of the tensors that are there before layer j and that layer j or a later one reads, for each j."""
+    last: dict[int, int] = {}
+    for index, layer in enumerate(graph.layers):
+        last |= dict.fromkeys(layer.reads, index)
+    last |= dict.fromkeys(graph.results, len(graph.layers))
+    made = dict.fromkeys(graph.given, 0)
+    for index, layer in enumerate(graph.layers):
+        made |= dict.fromkeys(layer.writes, index + 1)
+    changes = [0] * (len(graph.layers) + 2)
+    for tensor, begin in made.items():
+        end = last.get(tensor, begin - 1)
+        if end >= begin:
+            elements = graph.tensors[tensor].region.elements
+            changes[begin] += elements
+            changes[end + 1] -= elements
+    return list(accumulate(changes))[: len(graph.layers) + 1]
+
+
+def partition(
+    loads: Loads, order: Sequence[int], rooms: Mapping[int, float], frames: Mapping[int, int], busy_s: Mapping[int, float]
+) -> tuple[Stage, ...] | None:
+    """The stages of the least slowest rank, in the given order of ranks; None where memory is too small.
+
+    ``rooms``: the bytes that a rank has, where that is limited. ``frames``: for how many a rank has maps at once, by default
+    one. ``busy_s``: the seconds that a rank spends on each frame beside its stage.
+    """
+    layers = loads.layers
+    best = [0.0, *[math.inf] * layers]
+    choices: list[list[int]] = []
+    for rank in order:
+        after, choice = list(best), list(range(layers + 1))
+        limit, beside = rooms.get(rank, math.inf), busy_s.get(rank, 0.0)
+        for stop in range(1, layers + 1):
+            most_map = most_weight = 0
+            for start in range(stop - 1, -1, -1):
+                most_map, most_weight = max(most_map, loads.maps[start]), max(most_weight, loads.plain[start])
+                if (
+                    loads.working_s(rank, start, stop) + beside >= after[stop]
+                    or loads.stage_bytes(start, stop, frames.get(rank, 1), most_map, most_weight) > limit
+                ):
+                    break  # an earlier start takes more
+                slowest = max(best[start], loads.stage_s(rank, start, stop) + beside)
+                if slowest < after[stop]:
+                    after[stop], choice[stop] = slowest, start
+        best = after
+        choices.append(choice)
+    if math.isinf(best[layers]):
+        return None
+    found, stop = [], layers
+    for rank, choice in zip(reversed(order), reversed(choices), strict=True):
+        if choice[stop] < stop:
+            found.append(Stage(rank, choice[stop], stop))
+            stop = choice[stop]
+    return tuple(reversed(found))
+
+
+def memory_room(topology: Topology, rank: int) -> float:
+    """The bytes that a rank has for programs."""
+    limit = topology.devices[rank].memory_bytes
+    return math.inf if limit is None else room(limit)
