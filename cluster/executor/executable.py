@@ -146,9 +146,10 @@ class Executable:
             known = shared.find(packing) if shared is not None else None
             self._unpacked[step.weight] -= 1
             if known is None:
+                plain = self._weights[step.weight]
                 known = prepare_conv2d(
                     step.spec,
-                    self._weights[step.weight],
+                    plain,
                     None if step.bias is None else self._weights[step.bias],
                     activation=step.activation,
                     threads=self._threads,
@@ -156,7 +157,8 @@ class Executable:
                     algorithm=algorithm if swaps else None,
                 )
                 if not self._unpacked[step.weight]:
-                    give_back(self._weights[step.weight])
+                    give_back(plain)
+                del plain
                 if swaps:
                     known = known.stow((SwapFolder() if shared is None else shared.swap).store)
                 if shared is not None:
