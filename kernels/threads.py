@@ -94,6 +94,7 @@ def parallel(calls: Sequence[Call]) -> Call:
     if not others:
         return first
     helpers, busy = _helpers(len(others), os.getpid())
+    ends = (first, *(helper.finish for helper in helpers))
     jobs = tuple((helper, call, handoff.compiled(call)) for helper, call in zip(helpers, others, strict=True))
 
     def run() -> None:
@@ -104,11 +105,15 @@ def parallel(calls: Sequence[Call]) -> Call:
         try:
             for helper, call, compiled in jobs:
                 helper.start(call, compiled)
-            try:
-                first()
-            finally:
-                for helper, _, _ in jobs:
-                    helper.finish()
+            for number, end in enumerate(ends):
+                try:
+                    end()
+                except BaseException:
+                    # No helper may still be at work when the next call begins.
+                    for other in ends[number + 1 :]:
+                        with suppress(BaseException):
+                            other()
+                    raise
         finally:
             busy.release()
 

@@ -129,6 +129,23 @@ def test_a_call_is_done_by_the_side_that_takes_it() -> None:
     assert not handoff.wait(control, 2)
 
 
+def test_an_error_in_one_part_leaves_no_other_at_work() -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        raise ValueError("a part failed")
+
+    def slow() -> None:
+        time.sleep(0.02)
+        done.append(1)
+
+    for calls in ([fail, slow, slow], [lambda: None, fail, slow], [lambda: None, slow, fail], [fail, fail, slow]):
+        done.clear()
+        with pytest.raises(ValueError, match="a part failed"):
+            parallel(calls)()
+        assert len(done) == calls.count(slow)
+
+
 def test_an_error_in_a_part_that_was_taken_back_comes_out() -> None:
     """A helper that sleeps has not begun by the time the caller has done its own, empty part."""
 
