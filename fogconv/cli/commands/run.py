@@ -281,7 +281,7 @@ def run(
     in_flight: Annotated[
         int | None,
         typer.Option(
-            help="Most frames of the stream in flight at once; by default as many as the plan states, or 3.",
+            help="The number of frames of the stream in flight at once, at most; by default what the plan states, or 3.",
             parser=number("count", table.IN_FLIGHT),
             rich_help_panel=OUTPUT,
         ),

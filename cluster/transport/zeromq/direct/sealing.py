@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def available() -> bool:
 @cache
 def _library() -> Any:
     """libsodium, preferably the one that ZeroMQ has loaded; None where there is none."""
-    for path in (*_loaded(), ctypes.util.find_library("sodium")):
+    for path in _paths():
         try:
             library = ctypes.CDLL(path) if path else None
             if library is not None and library.sodium_init() >= 0 and library.crypto_aead_chacha20poly1305_ietf_decrypt:
@@ -81,6 +82,11 @@ def _library() -> Any:
         except (OSError, AttributeError):
             continue
     return None
+
+
+def _paths() -> Iterator[str | None]:
+    yield from _loaded()
+    yield ctypes.util.find_library("sodium")  # which starts processes
 
 
 def _loaded() -> list[str]:
