@@ -16,7 +16,6 @@ import pickle
 import platform
 import re
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -42,9 +41,6 @@ from fogconv.storage.trusted import warn_once
 ROOT = __name__.partition(".")[0]
 FOLLOWED = (f"{ROOT}.kernels", f"{ROOT}.ir")
 """What is imported of these may be part of compiled code: intrinsics, and numbers such as the width of a block."""
-STARTED_AT = time.time()
-"""When this process began to import what it compiles."""
-
 _IMPORT = re.compile(r"^[ \t]*(?:import[ \t]+([\w.]+)|from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*))", re.MULTILINE)
 """Imports as the formatter leaves them. A syntax tree would take a tenth of a second of each start."""
 _NAME = re.compile(r"\w+")
@@ -157,6 +153,24 @@ def _frozen(value: object) -> bool:
     return params is not None and bool(params.frozen)
 
 
+def _state(file: Path) -> tuple[int, ...]:
+    """What differs once a file was written again."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _states() -> dict[str, tuple[int, ...]]:
+    """Of all sources of `FOLLOWED`."""
+    root = Path(sys.modules[ROOT].__path__[0])
+    folders = (root.joinpath(*each.split(".")[1:]) for each in FOLLOWED)
+    files = (Path(folder, name) for top in folders for folder, _, names in os.walk(top) for name in names)
+    return {str(file): _state(file) for file in files if file.suffix == ".py"}
+
+
+STATES = _states()
+"""The sources' files as this process found them when it began to import what it compiles."""
+
+
 @cache
 def _module_hash(module: str) -> str:
     """A hash over the source of a module and of all that it imports of `FOLLOWED`, directly or not."""
@@ -191,13 +205,14 @@ def _source(module: str) -> tuple[bytes, tuple[str, ...]]:
         file = Path(getattr(sys.modules.get(module), "__file__", None) or os.devnull)
     try:
         source = file.read_bytes()
-        changed_at = file.stat().st_ctime
+        state = _state(file)
     except FileNotFoundError:
         return b"", ()
-    if changed_at > STARTED_AT:
+    if state != STATES.get(str(file), state):
         # An upgrade, or an editor: this process may have imported what the file was before. Its code would be kept as the
-        # new file's, and others would run it with other arguments. So no other process finds it.
-        source += f"# changed while process {os.getpid()} ran, which began at {STARTED_AT}\n".encode()
+        # new file's, and others would run it with other arguments. So no other process finds it. By the file's state, and
+        # not by its age, because boards without a battery start with a clock of years ago.
+        source += f"# changed under process {os.getpid()}, to {state}\n".encode()
     candidates: list[str] = []
     for match in _IMPORT.finditer(source.decode()):
         name, names = match[1] or match[2], match[3] or ""

@@ -13,8 +13,7 @@ import pytest
 
 from fogconv.cli.commands.status import Watcher
 from fogconv.cluster.connect import connect
-from fogconv.cluster.executor import executable as interpreter
-from fogconv.cluster.executor import microbenchmark
+from fogconv.cluster.executor import interface, microbenchmark
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol import messages as m
@@ -162,7 +161,7 @@ def test_a_measurement_of_a_master_that_left_ends_before_its_next_conv(
 def test_a_run_of_a_master_that_left_ends_before_its_next_step(
     serve: Callable[..., Served], hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interpreter, "LOOK_NS", -1)
+    monkeypatch.setattr(interface, "LOOK_NS", -1)
 
     class Held(Executable):
         def compute(self, step: ir.AnyStep) -> Callable[[], None]:

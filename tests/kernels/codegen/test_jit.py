@@ -147,31 +147,6 @@ def test_a_full_disk_is_one_warning_and_everything_runs(tmp_path: Path, size: in
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-CHANGING = """
-import sys, time
-from pathlib import Path
-from fogconv.kernels.codegen import jit
-file = Path(sys.argv[1])
-file.write_text("def number(): return 1\\n")
-if sys.argv[2] == "before":
-    jit.STARTED_AT = time.time() + 10
-sys.path.insert(0, str(file.parent))
-import changing
-print(*jit.facts_of(changing.number))
-"""
-
-
-def test_a_source_that_changes_under_a_process_names_no_code_of_others(tmp_path: Path) -> None:
-    """What the process imported may be older than the file: kept under the new file's name, others would run it."""
-
-    def facts(when: str) -> str:
-        command = [sys.executable, "-c", CHANGING, str(tmp_path / "changing.py"), when]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    assert facts("before") == facts("before"), "processes share what did not change"
-    assert len({facts("while"), facts("while"), facts("before")}) == 3
-
-
 class Burglar:
     def __init__(self, marker: Path) -> None:
         self.marker = marker

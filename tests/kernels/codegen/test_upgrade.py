@@ -59,6 +59,33 @@ def test_another_version_neither_uses_nor_damages_the_cache(tmp_path: Path, chan
     assert run(house, cache) == [misses, 0], "the old version, back again, finds what it left"
 
 
+UPGRADED = """
+import sys
+from pathlib import Path
+from fogconv.kernels.codegen import jit
+if sys.argv[1:]:
+    with open(sys.argv[1], "a") as source:
+        source.write("NEWER = 1")
+print(jit._module_hash("fogconv.kernels.maps.pack"))
+"""
+
+
+def test_a_process_that_is_upgraded_meanwhile_leaves_no_code_under_the_new_names(tmp_path: Path) -> None:
+    """It has imported the old sources. Kept under the new ones' name, its code would be run by the new version."""
+    house = copied(tmp_path / "house")
+
+    def name(*changed: Path) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(house), "PYTHONSAFEPATH": "1"}
+        command = [sys.executable, "-c", UPGRADED, *map(str, changed)]
+        return subprocess.run(command, env=environment, cwd=house, capture_output=True, text=True, check=True).stdout
+
+    before = name()
+    assert name() == before
+    upgraded = name(house / "kernels/codegen/vector.py")
+    assert len({before, upgraded, name()}) == 3
+    assert name() == name(), "from then on processes share what they compile"
+
+
 @pytest.mark.parametrize("years", [-60, 60])
 def test_a_clock_that_jumps_costs_nothing(tmp_path: Path, years: int) -> None:
     misses = run(ROOT, tmp_path)[1]
