@@ -33,20 +33,20 @@ def test_schemes_within_the_noise_are_named(profile: Path, width: int) -> None:
     result = call("--profile", str(profile), width=width)
     assert result.exit_code == 0, result.output
     line = " ".join(result.stdout.splitlines()[-2:])
-    assert "within the noise of: rows (the same plan)" in line and "local" in line
+    assert "within the noise of: tiles (the same plan)" in line and "rows" in line and "local" in line
     assert all(len(each) <= width for each in result.stdout.splitlines())
 
 
 def test_without_spreads_other_schemes_are_only_listed() -> None:
-    result = call("--ranks", "3", "--preset", "pi4", "--scheme", "rows")
-    assert result.stdout.splitlines()[-2].startswith("within the noise of: auto (the same plan)")
-    assert result.stdout.splitlines()[-1].startswith("other schemes: ")
-    assert all(scheme in result.stdout.splitlines()[-1] for scheme in ("star", "depth", "local"))
+    result = call("--ranks", "3", "--preset", "pi4", "--scheme", "tiles")
+    foot = " ".join(result.stdout.partition("within the noise of: ")[2].split())
+    assert foot.startswith("auto (the same plan) other schemes: ")
+    assert all(scheme in foot for scheme in ("star", "depth", "rows", "local"))
 
 
 def test_json_has_the_noise(profile: Path) -> None:
     noise = json.loads(call("--profile", str(profile), "--json").stdout)["noise"]
-    assert noise["known"] and "rows" in noise["within"] and noise["schemes"]["rows"]["same_plan"]
+    assert noise["known"] and "tiles" in noise["within"] and noise["schemes"]["tiles"]["same_plan"]
     assert noise["schemes"]["local"]["noise_s"] > 0 and noise["schemes"]["local"]["predicted_s"] > 0
     unknown = json.loads(call("--ranks", "3", "--json").stdout)["noise"]
     assert not unknown["known"] and unknown["schemes"]["local"]["noise_s"] is None
