@@ -48,6 +48,7 @@ from fogconv.planning.star import plan_star
 from tests.fuzzing import CORPUS, Fuzzer
 from tests.kernels import guarded
 from tests.mutations import mutated
+from tests.quantized_net import on_bytes
 from tests.random_graphs import graphs
 
 MEMORY_BYTES = 32 << 20
@@ -72,7 +73,7 @@ def try_one(data: bytes) -> Collection[str]:
     guarded.at_end = bool(flags & FLUSH)
     guarded._kept.clear()
     try:
-        weights = {key: _weight(key, tuple(shape)) for key, shape in program.weights.items()}
+        weights = {key: _weight(program, key) for key in program.weights}
         executable = Executable(program, weights, threads=2 if flags & TWO_THREADS else 1, host=_host(program))
         for _ in range(2):
             executable.run(Post(program, wrong=bool(flags & WRONG_SIZES)), _inputs(program))
@@ -120,8 +121,13 @@ def _filled(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return array
 
 
-def _weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    return _filled(shape, zlib.crc32(key.encode()))
+def _weight(program: ir.Program, key: str) -> np.ndarray:
+    shape, kind = tuple(program.weights[key]), np.dtype(program.weight_types.get(key, "float32"))
+    if kind == np.float32:
+        return _filled(shape, zlib.crc32(key.encode()))
+    array = guarded.guarded(shape, kind)
+    array[...] = np.random.default_rng(zlib.crc32(key.encode())).integers(-127, 127, shape, kind, endpoint=True)
+    return array
 
 
 def _inputs(program: ir.Program) -> list[np.ndarray]:
@@ -142,6 +148,14 @@ def _host(program: ir.Program) -> Any:
     return call
 
 
+def _payload(elements: int, form: str) -> bytes:
+    draw = np.random.default_rng(elements)
+    if form in ("uint8", "int32"):
+        kind = wire.DTYPES[form]
+        return draw.integers(np.iinfo(kind).min, np.iinfo(kind).max, elements, kind, endpoint=True).tobytes()
+    return bytes(wire.encode(draw.standard_normal(elements).astype(np.float32), form))
+
+
 class Post(NoMailbox):
     """A mailbox in which every message is that this program may receive, each in memory of its own."""
 
@@ -159,11 +173,8 @@ class Post(NoMailbox):
                     self._messages[recv.origin, recv.tag] = array.reshape(-1).view(np.uint8).data
 
     def _payload(self, program: ir.Program, recv: ir.Recv) -> bytes | memoryview:
-        at = 0
-        for part in recv.parts:
-            at = -(-at // interpreter.PART_ELEMENTS) * interpreter.PART_ELEMENTS
-            at += program.batch * part.region.elements
-        raw = bytes(wire.encode(np.random.default_rng(at).standard_normal(at).astype(np.float32), recv.wire))
+        _, at = wire.spans(program.batch, [part.region.shape for part in recv.parts])
+        raw = _payload(at, recv.wire)
         raw = raw[: len(raw) // 2] if self._wrong else raw
         place = guarded.guarded(len(raw), np.uint8)
         place[...] = np.frombuffer(raw, np.uint8)
@@ -209,8 +220,9 @@ def prepare() -> None:
     for found in pkgutil.walk_packages(fogconv.kernels.__path__, "fogconv.kernels."):
         module: Any = importlib.import_module(found.name)
         if hasattr(module, "aligned_zeros"):
-            module.aligned_zeros = lambda shape, alignment=64: guarded.guarded(shape)
-    blocked.Blocked.within = staticmethod(lambda memory, *sizes: blocked.Blocked.empty(*sizes))  # type: ignore[method-assign]
+            module.aligned_zeros = lambda shape, alignment=64, kind=np.float32: guarded.guarded(shape, kind)
+    apart = staticmethod(lambda memory, *sizes: blocked.Blocked.empty(*sizes, kind=memory.dtype))
+    blocked.Blocked.within = apart  # type: ignore[method-assign]
     interpreter.np = _GuardedNumpy()  # type: ignore[assignment]
     lowered()
 
@@ -219,7 +231,7 @@ def prepare() -> None:
 
 
 def seeds() -> Mapping[str, bytes]:
-    return {str(number): bytes([number % 4]) + data for number, data in enumerate(lowered()[:40])}
+    return {str(number): bytes([number % 4]) + data for number, data in enumerate((*lowered()[:40], *lowered()[-12:]))}
 
 
 @cache
@@ -246,6 +258,10 @@ def lowered() -> tuple[bytes, ...]:
                 found.extend(map(ir.encode, (program, msgspec.structs.replace(program, swapped=swapped))))
 
     lower_some()
+    for scheme in ("rows", "columns", "depth", "star"):
+        topology = Topology.uniform(3, 1e8, 1e10, 1e-7)
+        options = PlanOptions(scheme, threshold=0.0) if scheme == "star" else PlanOptions(scheme)
+        found.extend(map(ir.encode, lower(on_bytes().graph, make_plan(on_bytes().graph, topology, options)).programs))
     return tuple(found)
 
 
