@@ -102,8 +102,8 @@ class PrecisionReport:
         exact = [name for name, kind in self.layers.items() if kind == "fp32"]
         named = f" ({', '.join(exact[:3])}{', …' if len(exact) > 3 else ''})" if exact else ""
         return (
-            f"int8: {counts['int8']} layers, {100 * self.share:.0f} % of the multiply-adds; "
-            f"fp32: {counts['fp32']} layers{named}"
+            f"int8: {_layers(counts['int8'])}, {100 * self.share:.0f} % of the multiply-adds; "
+            f"fp32: {_layers(counts['fp32'])}{named}"
         )
 
 
@@ -117,3 +117,7 @@ def precision_report(graph: LayerGraph) -> PrecisionReport | None:
         if layer.kind not in ("convert", "concat", "slice", "shuffle")
     }
     return PrecisionReport(int8_share(graph), layers)
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
