@@ -14,6 +14,7 @@ from fogconv.ir.program import Program
 from fogconv.planning.schemes import STREAMS
 from fogconv.runtime import stream as streams
 from fogconv.runtime.engine import Engine
+from tests.cluster.cluster_of import eventually
 from tests.cluster.fault_cluster import FaultCluster, assert_right, image
 
 pytestmark = pytest.mark.alone
@@ -47,8 +48,13 @@ def test_every_frame_is_right_and_in_its_place(cluster: FaultCluster, scheme: st
 def test_a_loss_changes_no_answer_and_no_order(cluster: FaultCluster, scheme: str, number: int) -> None:
     engine = cluster.engine(scheme)
     cluster.cut_at(2, number)
-    assert_all_right(list(engine.stream(image(seed) for seed in SEEDS)))
-    assert engine.ranks == (0, 1, 3)
+
+    def lost() -> bool:
+        """Who is free takes a frame: on a busy machine the master takes most, and few messages are sent."""
+        assert_all_right(list(engine.stream(image(seed) for seed in SEEDS)))
+        return engine.ranks == (0, 1, 3)
+
+    eventually(lost, 60.0)
     assert any("worker 2" in event for event in engine.events)
 
 
