@@ -105,6 +105,15 @@ def _file(symbol: str) -> Path | None:
     return None if folder is None else folder / f"{symbol}.obj"
 
 
-@cache
+_FIRST = threading.Lock()
+
+
 def _machine() -> _Machine:
+    """This process's, whichever threads ask first: a second one would replace it, and free code that is in use."""
+    with _FIRST:
+        return _only_machine()
+
+
+@cache
+def _only_machine() -> _Machine:
     return _Machine()

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
+
+from fogconv.kernels.codegen.native import functions
 
 PROGRAM = """
 import ctypes, sys, warnings
@@ -60,3 +66,25 @@ def test_an_object_file_that_others_can_write_is_not_loaded(tmp_path: Path) -> N
 
 def test_without_a_cache_it_is_compiled_in_each_process() -> None:
     assert run("off", 10, 10) == "13\n13\ncompiled 1 warnings 0\n"
+
+
+def test_threads_that_come_first_at_once_share_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second machine would take the first one's place, and with it goes the code that the first one loaded."""
+
+    class Slow(functions._Machine):
+        def __init__(self) -> None:
+            super().__init__()
+            time.sleep(0.1)
+
+    kept = functions._machine()
+    monkeypatch.setattr(functions, "_Machine", Slow)
+    functions._only_machine.cache_clear()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: functions._machine(), range(4)))
+        assert len({id(each) for each in found}) == 1
+    finally:
+        # Code of this process lives in the one that it had: nothing of it may be freed.
+        functions._only_machine.cache_clear()
+        monkeypatch.setattr(functions, "_Machine", lambda: kept)
+        functions._machine()
