@@ -23,7 +23,7 @@ def main(folder: Path, threads: int) -> None:
     CHOICE.set(lambda path: not path.exists() and _claimed(folder / path.name))
     Executable(
         program,
-        {key: blank(shape) for key, shape in program.weights.items()},
+        {key: blank(shape, program.weight_types.get(key, "float32")) for key, shape in program.weights.items()},
         threads=threads,
         host=lambda *_: (),
         proceed=_proceed,

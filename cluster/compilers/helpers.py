@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import shutil
 import subprocess
@@ -21,7 +20,6 @@ from pathlib import Path
 from weakref import finalize
 
 from fogconv.ir import program as ir
-from fogconv.ir.geometry import BYTES_PER_ELEMENT
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.code_files import CHOICE
 from fogconv.storage.trusted import write_own
@@ -76,7 +74,7 @@ class Helpers:
 
     def start_ahead(self, missing: set[str]) -> None:
         """Start them while these weights come, if that takes a while and the program was never bound here before."""
-        coming = BYTES_PER_ELEMENT * sum(math.prod(self._program.weights[key]) for key in missing)
+        coming = sum(map(self._program.weight_bytes, missing))
         if coming >= WORTH_BYTES and not _is_known(self._program):
             self.start()
 

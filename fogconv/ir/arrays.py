@@ -11,9 +11,9 @@ Array = NDArray[np.float32]
 _NOTHING = np.zeros((), np.float32)
 
 
-def blank(shape: tuple[int, ...]) -> Array:
-    """A weight that takes no memory, for what only needs its shape: packing leaves the packed one untouched, too."""
-    return np.broadcast_to(_NOTHING, shape)
+def blank(shape: tuple[int, ...], kind: str = "float32") -> Array:
+    """A weight that takes no memory, for what only needs its shape: packing leaves a packed one of float32 untouched, too."""
+    return np.broadcast_to(_NOTHING if kind == "float32" else np.zeros((), kind), shape)
 
 
 def is_blank(array: Array) -> bool:

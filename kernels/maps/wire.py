@@ -142,7 +142,7 @@ def bind_inserts(
         if numbers is not None and kernel is not None:
             numbers[PAYLOAD_NUMBER] = address_of(payload)
             kernel(numbers)
-        elif target.data.dtype != np.float32:
+        else:
             room[:] = payload
             bound()
 

@@ -11,11 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from fogconv.cluster.compilers.helpers import WORTH_CONVS, Helpers
+from fogconv.cluster.compilers.helpers import PROGRAM, WORTH_CONVS, Helpers
+from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir
 from fogconv.ir.arrays import blank, is_blank
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.kernels.conv.conv import prepare_conv2d
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from tests.quantized_net import on_bytes
 
 pytestmark = pytest.mark.alone
 
@@ -108,3 +113,17 @@ def test_a_blank_weight_takes_no_memory_and_is_no_other_array(algorithm: str) ->
     weight = blank(spec.weight_shape)
     assert is_blank(weight) and not is_blank(np.broadcast_to(np.float32(0), spec.weight_shape))
     assert prepare_conv2d(spec, weight, algorithm=algorithm).algorithm == algorithm
+
+
+def test_a_helper_walks_a_program_on_bytes_to_its_end(tmp_path: Path) -> None:
+    graph, topology = on_bytes().graph, Topology.uniform(2, 1e8, 1e10, 1e-7)
+    program = lower(graph, plan(graph, topology, PlanOptions("rows"))).programs[1]
+    assert set(program.weight_types.values()) >= {"int8"}
+    (tmp_path / PROGRAM).write_bytes(ir.encode(program))
+    command = [sys.executable, "-m", "fogconv.cluster.compilers", str(tmp_path), "1"]
+    environment = {**os.environ, "FOGCONV_CACHE_DIR": str(tmp_path / "cache")}
+    (tmp_path / "cache").mkdir(mode=0o700)
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as helper:
+        assert helper.stderr is not None
+        errors = helper.stderr.read()
+        assert helper.wait(PATIENCE_S) == 0, errors
