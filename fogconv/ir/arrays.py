@@ -12,7 +12,7 @@ _NOTHING = np.zeros((), np.float32)
 
 
 def blank(shape: tuple[int, ...], kind: str = "float32") -> Array:
-    """A weight that takes no memory, for what only needs its shape: packing leaves a packed one of float32 untouched, too."""
+    """A weight that takes no memory, for what only needs its shape: packing leaves packed floats untouched, too."""
     return np.broadcast_to(_NOTHING if kind == "float32" else np.zeros((), kind), shape)
 
 
