@@ -28,15 +28,13 @@ from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Tile, clamp_bounds
 from fogconv.kernels.codegen.native.functions import native_function
+from fogconv.kernels.conv.depthwise import UNROLLED_TAPS
 from fogconv.kernels.conv.direct import part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.quantized.arithmetic import I16, WORD, Dots, Product, Result, bias_of
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
-
-UNROLLED_TAPS = 49
-"""Larger kernels are left to `fogconv.kernels.quantized.direct`."""
 
 
 @dataclass(frozen=True, slots=True)
