@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec, Taps
-from fogconv.ir.precision.elements import ELEMENT_BYTES, WEIGHT_BYTES, WeightType
+from fogconv.ir.precision.elements import ELEMENT_BYTES, WEIGHT_BYTES, Element, WeightType
 from fogconv.ir.precision.scale import FP32, Precision
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd", "uint8", "int32"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed). What is no map in fp32 is
-sent as it is kept: "uint8", "int32"."""
+sent as it is kept, in "fp16", "bf16", "uint8" or "int32"."""
 
 WIRE_BYTES: dict[Wire, float] = {
     "fp32": 4.0,
@@ -59,9 +59,10 @@ def wire_of(precision: Precision, wire: Wire) -> Wire:
     return wire if precision.element == "fp32" else precision.element
 
 
-def kept_bytes(wire: Wire) -> int:
-    """Bytes per element in memory of what is sent so."""
-    return ELEMENT_BYTES["uint8" if wire == "uint8" else "fp32"]
+def copied_bytes(element: Element, wire: Wire) -> float:
+    """Bytes per element that go through memory where a map of these elements is cut, or joined, and coded."""
+    kept = ELEMENT_BYTES[element]
+    return kept if element == wire else kept * (1.0 + WIRE_PASSES[wire])
 
 
 PIXEL_BYTES = 1.0
@@ -221,6 +222,9 @@ class Conv(Step, frozen=True, tag=True):
 
     An 8-bit source is multiplied by int8 weights, with an int32 bias, into exact int32 sums; these are the result where the
     target is of int32, and are rescaled by ``scales``, the weights' (f,) in float32, where it is not.
+
+    A 16-bit source is multiplied by weights of the same 16 bits into sums of fp32; bias and activation are in fp32, and the
+    result is rounded where the target has 16 bits.
     """
 
     spec: ConvSpec
@@ -630,6 +634,17 @@ def buffers_of(step: AnyStep) -> Iterator[int]:
             yield from () if piece.check is None else (piece.check.source,)
         for recv in gathers(step):
             yield from buffers_of(recv)
+
+
+def places_of(step: MapStep) -> Iterator[tuple[int, Region]]:
+    """The buffers that a step on maps reads or writes, with the region of each: the result's last."""
+    fields = [name for name in _buffer_fields(type(step)) if name != "target"]
+    for name in (*fields, "target"):
+        held = getattr(step, name)
+        if isinstance(held, tuple):
+            yield from zip(held, getattr(step, f"{name.removesuffix('s')}_regions"), strict=True)
+        elif held is not None:
+            yield held, getattr(step, f"{name}_region")
 
 
 @cache
