@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from fogconv.errors import ModelError
 from fogconv.frontend.quantized.absorb import pruned
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Concat, Conv, Convert, Host, Layer, LayerGraph, Normalize, Shuffle, Slice, Squares, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat, Conv, Convert, Host, Layer, Normalize, Shuffle, Slice, Squares, Tensor
 from fogconv.ir.precision.elements import WEIGHTS_OF, Half
 from fogconv.ir.precision.scale import FP32, Precision
 from fogconv.quantization.marking import reading

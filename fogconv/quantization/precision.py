@@ -19,7 +19,8 @@ from fogconv.errors import InputError, unknown
 from fogconv.frontend.quantized import absorb
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Conv, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Layer
 from fogconv.ir.precision.elements import HALVES, Half
 from fogconv.ir.precision.scale import uint8
 from fogconv.quantization.halves import halves_for_shapes, in_halves

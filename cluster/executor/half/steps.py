@@ -12,10 +12,11 @@ from fogconv.cluster.executor.interface import Binder
 from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import KernelError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, Region, Span
 from fogconv.ir.memory.widening import copy_elements, margin_of, widened_elements
+from fogconv.ir.program import places_of
 from fogconv.kernels.conv.conv import PreparedConv2d
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import Bound, sequence
@@ -74,7 +75,7 @@ class Widened:
         self.before: list[Bound] = []
         self.after: list[Bound] = []
         self._binder, self._step, self._as_they_are = binder, step, as_they_are
-        *read, self._made = ir.places_of(step)
+        *read, self._made = places_of(step)
         self._read = frozenset(read)
         self._copies: dict[MapPlace, Blocked] = {}
         self._memory = binder.wide.borrow(widened_elements(binder.program, step))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import get_args
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, Region
+from fogconv.ir.program import Program, places_of
 
 NO_MARGIN = (0, 0, 0, 0)
 
 
-def widened_elements(program: ir.Program, step: ir.AnyStep) -> int:
+def widened_elements(program: Program, step: ir.AnyStep) -> int:
     """At most so many float32 are a step's copies."""
     if isinstance(step, ir.Gather):
         return max((widened_elements(program, piece.spare) for piece in step.pieces), default=0)
@@ -18,7 +19,7 @@ def widened_elements(program: ir.Program, step: ir.AnyStep) -> int:
         return 0
     return sum(
         copy_elements(program, buffer, region, margin_of(step, buffer))
-        for buffer, region in dict.fromkeys(ir.places_of(step))
+        for buffer, region in dict.fromkeys(places_of(step))
         if program.buffers[buffer].precision.is_half
     )
 
@@ -28,7 +29,7 @@ def margin_of(step: ir.MapStep, buffer: int) -> tuple[int, int, int, int]:
     return step.spec.padding if isinstance(step, ir.Conv) and buffer == step.source else NO_MARGIN
 
 
-def copy_elements(program: ir.Program, buffer: int, region: Region, margin: tuple[int, int, int, int]) -> int:
+def copy_elements(program: Program, buffer: int, region: Region, margin: tuple[int, int, int, int]) -> int:
     """Of a copy of whole blocks around a region of a buffer."""
     top, bottom, left, right = margin
     channels, rows, columns = region.shape
