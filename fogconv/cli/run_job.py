@@ -165,7 +165,7 @@ def _in_precision(network: Network, job: Job) -> Network:
     """The network as it is to run. It is quantised here, in a second or two per picture."""
     if job.precision == "fp32":
         return network
-    from fogconv.cli.precision.calibration_pictures import batches
+    from fogconv.cli.calibration_pictures import batches
     from fogconv.quantization.precision import in_precision
 
     given = batches(job.calibrate, network.card, network.graph) if job.calibrate else None
