@@ -10,7 +10,8 @@ import msgspec
 from fogconv.calibration.devices import PAD, QUICK, Figures
 from fogconv.hardware.profile import ProfileDevice
 from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.precision.elements import Element
 
 _BYTES: Element = "uint8"
