@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Link, Topology
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
-from fogconv.ir.program import PIXEL_PASSES, WIRE_PASSES, Program, kept_bytes
+from fogconv.ir.program import Program
+from fogconv.ir.steps import PIXEL_PASSES, WIRE_PASSES, kept_bytes
 from fogconv.simulation.event import Event
 from fogconv.simulation.processor import Card, Processor, Turn
 from fogconv.values import table
