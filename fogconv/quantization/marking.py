@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from fogconv.frontend.quantized.absorb import is_bounds
+from fogconv.frontend.quantized.absorb import as_table, is_bounds
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.layers import Add, Concat, Conv, Convert, Gate, GlobalPool, Layer, Pool, Shuffle, Slice
+from fogconv.ir.layers import Add, Concat, Conv, Convert, Elementwise, Gate, GlobalPool, Layer, Pool, Shuffle, Slice
 from fogconv.ir.precision.elements import Element
 from fogconv.ir.precision.scale import FP32, Precision, uint8
 
@@ -55,6 +55,8 @@ def _possible(layer: Layer) -> bool:
             return layer.residual is None and is_bounds(layer.activation)
         case Add():
             return len(layer.sources) == 2 and is_bounds(layer.activation)
+        case Elementwise():
+            return as_table(layer) is not None
     return isinstance(layer, Pool | GlobalPool | Gate | Concat | Slice | Shuffle)
 
 

@@ -50,6 +50,9 @@ def _misfits(program: Program, step: ir.AnyStep) -> Iterator[str]:
         case ir.Add() | ir.Gate() | ir.Pool() | ir.GlobalPool():
             if not (_real(kept) or kept == {"uint8"}):
                 yield f"computes on maps of {names}"
+        case ir.Elementwise() if kept == {"uint8"}:
+            if len(step.sources) != 1 or step.constant is not None:
+                yield "combines maps of uint8"
         case _:
             if not (_real(kept) if isinstance(step, get_args(ir.MapStep)) else kept <= {"fp32"}):
                 yield f"computes on maps of {names}"

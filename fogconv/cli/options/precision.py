@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.choices import choice
-from fogconv.cli.option_values import PICTURES
-from fogconv.cli.panels import HOW
+from fogconv.cli.options.choices import choice
+from fogconv.cli.options.panels import HOW
+from fogconv.cli.options.values import PICTURES
 
 if TYPE_CHECKING:
     PrecisionName = str
