@@ -510,7 +510,9 @@ def can_pair(spec: ConvSpec, isa: Isa) -> bool:
 def halves_isa(isa: Isa, pairs: bool) -> Isa:
     """The instruction set as the tiling must see it: pairs are neither split nor summed in quads."""
     isa = replace(isa, quads=False)
-    return replace(isa, pixels=(26, 14, 8, 6)) if pairs and isa.registers > 16 else isa
+    if isa.name == "neon":  # a vector of weights takes a second register while it is widened
+        return replace(isa, pixels=(12, 9, 6, 5))
+    return replace(isa, pixels=(26, 14, 8, 6)) if pairs else isa
 
 
 def paired(weight: NDArray[Any]) -> NDArray[Any]:
