@@ -91,8 +91,8 @@ def plan(
 
     ``model``, ``example``, ``weights``, ``size`` and ``trust`` are those of `compile`; a plan depends on shapes only, so
     no published weights are downloaded. ``topology`` gives the rates of devices and links (`Topology.uniform`, or a
-    profile's). ``precision`` is "fp32", or "int8" for maps and weights in 8 bits wherever workers can. Plan options are
-    ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
+    profile's). ``precision`` is "fp32", "fp16" or "bf16", or "int8" for maps and weights in 8 bits wherever workers can.
+    Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
     if isinstance(model, str | Path) and is_model_file(str(model)) and weights == "random":
         weights = "pretrained"  # the file brings its own
