@@ -243,7 +243,9 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     console.print(table)
     for rank, device in enumerate(profile.devices):
         rates = (
-            f"{kind} {1e-9 / cost:.1f}" for kind, cost in device.map_s_per_byte.items() if kind != "default" and cost > 0
+            f"{kind} {1e-9 / cost:.1f}"
+            for kind, cost in device.map_s_per_byte.items()
+            if not kind.endswith("default") and cost > 0
         )
         if device.map_s_per_byte:
             console.print(Paragraph(f"Other steps of rank {rank}, GB/s through memory: {escape(', '.join(rates))}"))

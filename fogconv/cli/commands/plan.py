@@ -138,6 +138,7 @@ def plan(
     with sentences("fogconv plan"):
         from fogconv.analysis.forecast import forecast
         from fogconv.analysis.timeline import draw
+        from fogconv.calibration.narrow import elements_of
         from fogconv.choice.noise import rivals
         from fogconv.planning.planner import plan as make_plan
 
@@ -158,6 +159,7 @@ def plan(
             objective=objective,
             deadline=deadline,
         )
+        graph = _graph(model, size, batch, trust, str(precision))
         cluster_hardware = measured_or_described(
             cluster,
             keys,
@@ -172,10 +174,10 @@ def plan(
             memory=memory,
             read_rate=read_rate,
             disks=allow_swap,
+            elements=elements_of(graph),
         )
         topology, sources = cluster_hardware.topology, cluster_hardware.sources
         options.check_ranks(len(topology))
-        graph = _graph(model, size, batch, trust, str(precision))
         found = make_plan(graph, topology, options)
         allowed = options.allowed(graph, len(topology))
         found_forecast = forecast(graph, found, topology, allowed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +27,7 @@ DEFAULT_WORKERS = 4
 
 if TYPE_CHECKING:
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.ir.precision.elements import Element
 
     PresetName = str
 else:
@@ -150,8 +151,10 @@ def measured_or_described(
     memory: int | None = None,
     read_rate: str | None = None,
     disks: bool = False,
+    elements: Collection[Element] = (),
 ) -> Hardware:
-    """The measured hardware of a cluster, or what the other figures describe. Raises InputError where both are given."""
+    """The measured hardware of a cluster, or what the other figures describe. ``elements``: those of the
+    network beside fp32. Raises InputError where both are given."""
     if cluster is None:
         if measure:
             raise InputError("--measure needs the cluster that is to be measured: --cluster")
@@ -175,7 +178,7 @@ def measured_or_described(
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks)
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks, elements=elements)
     spreads = {
         f"gamma rank {source.rank} {kind}": source.spread
         for source in found.sources
