@@ -119,7 +119,9 @@ def test_whatever_the_layout_programs_hold_and_send_16_bits(half: Half, ranks: i
                 summand = buffer.precision.element == "fp32"
                 assert step.wire == (half if not summand else "fp32")
                 assert summand or buffer.tensor not in ends
-        assert all(program.weight_types[step.weight] in ("float16", "uint16") for step in program.steps if hasattr(step, "weight"))
+        assert all(
+            program.weight_types[step.weight] in ("float16", "uint16") for step in program.steps if hasattr(step, "weight")
+        )
 
 
 @pytest.mark.parametrize("half", HALVES)
