@@ -293,7 +293,7 @@ def _measure(
         runs_s=tuple(run.latency_s for run in runs),
         wire=typical.plan.wire,
         work=workload(typical.programs),
-        ranks=rank_works(typical.programs, typical.run.times),
+        ranks=rank_works(engine.graph, typical.programs, typical.run.times),
         machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),

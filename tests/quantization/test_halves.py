@@ -106,8 +106,8 @@ def test_partial_sums_travel_in_fp32(half: Half) -> None:
     st.sampled_from(["output", "input", "auto"]),
 )
 def test_whatever_the_layout_programs_hold_and_send_16_bits(half: Half, ranks: int, scheme: str, split: str) -> None:
-    """As data: every map that travels does so in 16 bits, but for the picture, the answer and partial sums; and a rank's maps
-    and weights take half of what they take in fp32, plus what is widened."""
+    """As data: every map that travels does so in 16 bits, but for the picture, the answer and partial sums; and a rank's
+    maps and weights take half of what they take in fp32, plus what is widened."""
     options = PlanOptions(scheme, threshold=0.0, split=split) if scheme == "star" else PlanOptions(scheme)
     graph = halved(half)
     lowered = lower(graph, plan(graph, equal_ranks(ranks), options))
@@ -119,9 +119,8 @@ def test_whatever_the_layout_programs_hold_and_send_16_bits(half: Half, ranks: i
                 summand = buffer.precision.element == "fp32"
                 assert step.wire == (half if not summand else "fp32")
                 assert summand or buffer.tensor not in ends
-        assert all(
-            program.weight_types[step.weight] in ("float16", "uint16") for step in program.steps if hasattr(step, "weight")
-        )
+        weights = [step.weight for step in program.steps if hasattr(step, "weight")]
+        assert all(program.weight_types[weight] in ("float16", "uint16") for weight in weights)
 
 
 @pytest.mark.parametrize("half", HALVES)

@@ -243,9 +243,7 @@ class ZeromqEndpoint:
     def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
         with self._lock:
             link = self._links.get(peer)
-            if not ordered and (
-                self._send_directly(link, peer, frames) if peer in self._exchange.connections else self._propose(link)
-            ):
+            if not ordered and self._send_directly(link, peer, frames):
                 return
             if link is None:  # not connected by this end: the ROUTER knows it, or it is lost
                 link = self._router
@@ -291,7 +289,11 @@ class ZeromqEndpoint:
                     self._waiting = False
                 if not self._closed:
                     for fd, _ in ready:
-                        self._note(fd)
+                        peer = self._exchange.peer_at.get(fd)
+                        if peer is not None:
+                            self._hear_directly(peer)
+                        else:
+                            self._note(fd)
                     self._exchange.expire()
             self._pipe.close()
             return None
@@ -362,41 +364,55 @@ class ZeromqEndpoint:
         return cut(frames) if offer is None else (offer, *cut(frames))
 
     def _send_directly(self, link: Socket | None, peer: Peer, frames: Sequence[Frame]) -> bool:
-        """Send a message over the direct connection. False where it has to take the link."""
+        """Send a message over the direct connection, if there is one. False where it has to take the link."""
+        connection = self._exchange.connections.get(peer)
+        if connection is None:
+            self._propose(link)
+            return False
+        message = frames
         try:
             if len(frames[-1]) >= SHARED_BYTES:
                 referring = self._sharing.refer(peer, frames)
                 if referring is not None:
-                    if not self._exchange.send(peer, referring):
-                        link = link or self._router
-                        assert link is not None  # a direct connection lies beside one
-                        self._put(link, peer, (referring,))
-                    return True
-                if self._shared and link is not None and link.near:
+                    message = referring
+                elif self._shared and link is not None and link.near:
                     return False  # which offers this memory
-            sent = self._exchange.send(peer, frames)
-            if self._waiting and self._exchange.connections[peer].rest:
-                self._pipe.write()
-            return sent
+            sent = connection.send(message)
         except OSError as error:
+            self._exchange.forget(peer)
             self._break(peer, error)
             return True
+        if connection.rest:
+            self._exchange.flush_later(connection)
+            if self._waiting:
+                self._pipe.write()
+        if not sent and message is not frames:
+            link = link or self._router
+            assert link is not None  # a direct connection lies beside one
+            self._put(link, peer, (list(message),))
+            return True
+        return sent
 
-    def _propose(self, link: Socket | None) -> bool:
+    def _propose(self, link: Socket | None) -> None:
         """Ask for a direct connection to the other end of a link that ``connect`` opened, if that was not done."""
         if self._direct and link is not None and link.trusted:
             ask = self._exchange.ask(link, link.near, link.sealed)
             if ask is not None:
                 self._put(link, link, ([ask],))
-        return False
 
     def _hear_directly(self, peer: Peer) -> None:
-        """What has come over a direct connection."""
+        """What has come over a direct connection; what waits for it is sent, too."""
+        connection = self._exchange.connections[peer]
         try:
-            messages = self._exchange.read(peer)
+            if connection.rest:
+                self._exchange.flush(connection)
+            messages, lasts = connection.read()
         except OSError as error:
+            self._exchange.forget(peer)
             self._break(peer, error)
             return
+        if not lasts:
+            self._exchange.forget(peer)
         for frames in messages:
             self._events.append(Arrival(peer, frames if len(frames) < 3 else self._sharing.resolve(peer, frames)))
 
@@ -435,10 +451,6 @@ class ZeromqEndpoint:
         self._sharing.forget(peer)
 
     def _note(self, fd: int) -> None:
-        peer = self._exchange.peer_at(fd)
-        if peer is not None:
-            self._hear_directly(peer)
-            return
         if fd == self._pipe.fd:
             self._pipe.drain()
             return
