@@ -43,7 +43,7 @@ MOST_MEMORY = 0.9
 LOOK_S = 0.5
 """For so long the work of others is watched."""
 
-ELEMENTS: Mapping[str, Element] = {"fp32": "fp32", "int8": "uint8", "auto": "uint8"}
+ELEMENTS: Mapping[str, Element] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "uint8", "auto": "uint8"}
 """What kernels multiply in each precision."""
 
 Progress = Callable[[str], None]

@@ -166,7 +166,7 @@ def _in_precision(network: Network, job: Job) -> Network:
     """The network as it is to run. It is quantised here, in a second or two per picture."""
     if job.precision == "fp32":
         return network
-    from fogconv.cli.precision.calibration_pictures import batches
+    from fogconv.cli.calibration_pictures import batches
     from fogconv.quantization.precision import in_precision
 
     given = batches(job.calibrate, network.card, network.graph) if job.calibrate else None
@@ -293,7 +293,7 @@ def _measure(
         runs_s=tuple(run.latency_s for run in runs),
         wire=typical.plan.wire,
         work=workload(typical.programs),
-        ranks=rank_works(typical.programs, typical.run.times),
+        ranks=rank_works(engine.graph, typical.programs, typical.run.times),
         machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),

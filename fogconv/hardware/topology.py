@@ -19,7 +19,7 @@ from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.hardware.tiers import check_tier
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
-from fogconv.ir.precision.elements import ELEMENT_BYTES
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.values import table
 
 __all__ = ["HERE", "INT8_CLASSES", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
@@ -30,12 +30,15 @@ KERNEL_CLASSES = ("direct1x1", "direct", "winograd", "depthwise", "grouped", "fi
 INT8_CLASSES = tuple(f"int8_{kind}" for kind in KERNEL_CLASSES if kind != "winograd")
 """The same of 8-bit maps, measured where a network has such."""
 
+NARROW: Mapping[Element, str] = {"uint8": "int8", "fp16": "fp16", "bf16": "bf16"}
+"""What the names of the classes of other elements than fp32 begin with."""
+
 
 def kernel_class(spec: ConvSpec) -> str:
-    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES, or of INT8_CLASSES."""
-    if spec.element == "uint8":
+    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES, or of INT8_CLASSES and the like."""
+    if spec.element != "fp32":
         of_floats = kernel_class(replace(spec, element="fp32"))
-        return "int8_direct" if of_floats == "winograd" else f"int8_{of_floats}"
+        return f"{NARROW[spec.element]}_{'direct' if of_floats == 'winograd' else of_floats}"
     if spec.depthwise:
         return "depthwise"
     if spec.groups > 1:
@@ -177,7 +180,7 @@ class Device:
     def gamma(self, kind: str = "default") -> float:
         """γ of a kernel class in seconds per MAC, or the device's default.
 
-        A class of narrow elements ("int8_direct") that was not measured is to the same one of floats as "int8_default" is to
+        A class of 8 or 16 bits ("int8_direct") that was not measured is to the same one of floats as "int8_default" is to
         "default"; where that is not known, it is no faster.
         """
         known = self.gamma_s_per_mac

@@ -116,6 +116,9 @@ class FakeSession:
         back = nbytes if back_bytes is None else back_bytes
         return Trip(2 * self.alpha + nbytes * self.s_per_byte, 2 * self.alpha + 2 * back * self.s_per_byte)
 
+    def idle(self, seconds: float) -> None:
+        """Nothing comes, and waiting costs nothing."""
+
     def measure(
         self, specs: Sequence[StepSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
     ) -> dict[int, Answer]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.choices import choice
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import CLUSTER, NET, output
+from fogconv.cli.options.choices import choice
+from fogconv.cli.options.connection import InsecureOption, KeysOption
+from fogconv.cli.options.values import CLUSTER, NET, output
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.choices import choice
-from fogconv.cli.option_values import BANDWIDTH, FILE, MEMORY, RATE, TIME, Numbers, ratios
-from fogconv.cli.panels import WHERE
+from fogconv.cli.options.choices import choice
+from fogconv.cli.options.panels import WHERE
+from fogconv.cli.options.values import BANDWIDTH, FILE, MEMORY, RATE, TIME, Numbers, number, ratios
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
 from fogconv.hardware.presets import presets
@@ -93,6 +93,24 @@ ReadRateOption = Annotated[
         "--read-rate",
         parser=BANDWIDTH,
         help="Rate at which each device reads swapped weights from its disk, such as 40MB/s; by default the preset's.",
+        rich_help_panel=WHERE,
+    ),
+]
+RanksOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of ranks, master included; by default 5, or as many as the profile has.",
+        parser=number("count", table.RANKS),
+        rich_help_panel=WHERE,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-n",
+        parser=number("count", table.SIMULATED_WORKERS),
+        help="Number of workers; by default 4, or as many as the profile has.",
         rich_help_panel=WHERE,
     ),
 ]
