@@ -112,6 +112,12 @@ class ConvSpec:
         return self.batch * self.out_channels * self.out_height * self.out_width
 
     @property
+    def map_elements(self) -> int:
+        """Elements of the maps that it reads and makes, as they lie in memory (see `lanes`)."""
+        read = lanes(self.in_channels) * self.height * self.width
+        return self.batch * (read + lanes(self.out_channels) * self.out_height * self.out_width)
+
+    @property
     def depthwise(self) -> bool:
         """One input channel per group (channel multipliers included)."""
         return self.groups > 1 and self.groups == self.in_channels
@@ -142,8 +148,8 @@ def mirrored(spec: ConvSpec) -> ConvSpec | None:
 class MapSpec:
     """One step on maps that is not a conv, at one size: everything that its time depends on.
 
-    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", or the name of
-    an elementwise operator. The sizes are those of what it writes; a global pool's are those of what it reads.
+    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", "transpose" (from
+    NCHW to blocks of channels, or back), or the name of an elementwise operator. The sizes are those of what it writes; a global pool's are those of what it reads.
     ``sources``: the maps that it reads. ``kernel`` and ``stride`` are a pool's; a resampling's ``kernel`` are the most
     taps of a row and a column, an interleaving's ``stride`` its factors. ``element``: of the map that it reads. Raises
     GeometryError for sizes below 1.
@@ -183,14 +189,19 @@ class MapSpec:
 
     @property
     def touched(self) -> float:
-        """Elements that go through memory. Of the elements under a pool's kernel about half are still in a register."""
+        """Elements that go through memory, with all `lanes` of a map. Of the elements under a pool's kernel about half are
+        still in a register."""
+        plain = float(self.elements)
+        blocked = plain / self.channels * lanes(self.channels)
         if self.kind == "globalpool":
-            return float(self.elements)
+            return blocked
+        if self.kind == "transpose":
+            return plain + blocked
         if self.kind in ("pool", "resample"):
-            return self.elements * (1 + self.kernel[0] * self.kernel[1] / 2)
+            return blocked * (1 + self.kernel[0] * self.kernel[1] / 2)
         if self.kind == "interleave":
-            return self.elements * 2.0
-        return self.elements * (1.0 + self.sources)
+            return blocked * 2.0
+        return blocked * (1.0 + self.sources)
 
 
 StepSpec = ConvSpec | MapSpec
@@ -477,3 +488,8 @@ BLOCK = 16
 
 NARROW = 4
 """Lanes of a narrow map."""
+
+
+def lanes(channels: int) -> int:
+    """Floats per pixel in memory of a map of so many channels: whole blocks, or those of a narrow map."""
+    return NARROW if channels <= NARROW else -(-channels // BLOCK) * BLOCK

@@ -423,7 +423,7 @@ class _World:
             case steps.Input() | steps.Output():
                 buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
                 element = buffer.precision.element
-                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch, element=element)
+                work: StepSpec | None = MapSpec.of("transpose", buffer.region, program.batch, element=element)
             case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
                 return self._disturbed(rank, self.array_s(rank, step))
             case _:
