@@ -35,7 +35,8 @@ from fogconv.cluster.executor.interface import Runnable
 from fogconv.frontend.network import network_graph
 from fogconv.hardware.units import bandwidth_bytes_per_s
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.footprint import Packing
 from fogconv.ir.memory.swapping import read_bytes

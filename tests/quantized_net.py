@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec
-from fogconv.ir.graph import Add, Concat, Conv, GlobalPool, Layer, LayerGraph, Pool, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Concat, Conv, GlobalPool, Layer, Pool, Tensor
 from fogconv.quantization.quantize import Quantized, quantized
 
 SIDE = 16

@@ -33,10 +33,10 @@ from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import NoMailbox, copy_bytes_per_s
 from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
-from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.memory.algorithm import cycles
 from fogconv.ir.plan import Plan, at_home
 from fogconv.kernels.codegen.isa import host_isa
@@ -72,7 +72,7 @@ class Rates:
             return call.call(values, *maps)
 
         self._executable: Executable | None = Executable(self._program, lowered.weights, threads=1, host=host)
-        works = [work_of(self._program, step) for step in self._program.steps]
+        works = [self._program.work(step) for step in self._program.steps]
         times = [self._run() for _ in range(FULL_SPEED_RUNS + 1)][1:]
         self._full_speed: NDArray[np.float64] = np.asarray(np.median(times, axis=0), np.float64)
         self._work = [
@@ -157,13 +157,6 @@ def under_quota(device: Device, share: float) -> Device:
     if share >= 1:
         return device
     return replace(device, share=share, period_s=quota_and_period_us(share)[1] * 1e-6, tick_s=TICK_S)
-
-
-def work_of(program: ir.Program, step: ir.AnyStep) -> StepSpec | None:
-    """What a step computes; None for one whose time is not fitted."""
-    if isinstance(step, ir.Input | ir.Output):
-        return MapSpec.of("transpose", step.region, program.batch)
-    return program.work(step)
 
 
 def fit(work: Sequence[tuple[StepSpec, float]]) -> tuple[dict[str, float], dict[str, float]]:

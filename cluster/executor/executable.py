@@ -24,13 +24,13 @@ from fogconv.cluster.executor.map_steps import KERNELS, OF_ANY_TYPE
 from fogconv.cluster.executor.quantized.steps import QUANTIZED, prepared
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, InputError, KernelError, WireError, shown
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
 from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.footprint import Packing, footprint, packings
 from fogconv.ir.memory.sharing import memories, memory_bytes
-from fogconv.ir.program import Program
+from fogconv.ir.program import Program, buffers_of
 from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
 from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros
@@ -123,7 +123,7 @@ class Executable:
     def compute(self, step: steps.AnyStep) -> Callable[[], None]:
         """The bound call of a step on buffers, which may be one that is not in the program's list."""
         buffers = self.program.buffers
-        in_floats = all(buffers[number].precision.element == "fp32" for number in steps.buffers_of(step))
+        in_floats = all(buffers[number].precision.element == "fp32" for number in buffers_of(step))
         kernels = KERNELS if in_floats or isinstance(step, OF_ANY_TYPE) else QUANTIZED
         bind = kernels.get(type(step))
         if bind is None:

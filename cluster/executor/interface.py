@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.mailbox import Mailbox
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import InputError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.memory.footprint import Packing
+from fogconv.ir.program import Program
 from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Build(Protocol):
 
     def __call__(
         self,
-        program: ir.Program,
+        program: Program,
         weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
@@ -95,7 +96,7 @@ class Executor(Build, Protocol):
 
     def __call__(
         self,
-        program: ir.Program,
+        program: Program,
         weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
@@ -119,7 +120,7 @@ class HostCalls(Protocol):
 class Binder(Protocol):
     """The part of an executor that the binding of a step uses."""
 
-    program: ir.Program
+    program: Program
 
     def insert(self, step: ir.Recv) -> Callable[[Frame], None]: ...
 

@@ -14,11 +14,12 @@ from fogconv.cluster.executor.interface import Build, Touches, nothing
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec, Taps
 from fogconv.ir.precision.elements import weight_type
 from fogconv.ir.precision.scale import Precision
-from fogconv.ir.program import weight_key
+from fogconv.ir.program import Program
 
 
 class NoMailbox:
@@ -37,7 +38,7 @@ class NoMailbox:
         raise ClusterError(f"a lone program waits for rank {origin}")
 
 
-def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]:
+def conv_program(spec: ConvSpec) -> tuple[Program, dict[str, NDArray[Any]]]:
     """A program of this one conv, fused with its bias and a ReLU as nets have them, with seeded weights; from bytes to bytes
     where it is one of 8-bit maps."""
     if spec.element == "uint8":
@@ -50,10 +51,10 @@ def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]:
     conv = ir.Conv(0, spec, key, bias_key, "relu", 0, source, 1, target)
     buffers = (ir.Buffer("in", source, spec.padding), ir.Buffer("out", target))
     shapes: dict[str, tuple[int, ...]] = {key: spec.weight_shape, bias_key: bias.shape}
-    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes), {key: weight, bias_key: bias}
+    return Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes), {key: weight, bias_key: bias}
 
 
-def _conv_of_bytes(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]:
+def _conv_of_bytes(spec: ConvSpec) -> tuple[Program, dict[str, NDArray[Any]]]:
     weight = np.random.default_rng(0).integers(-127, 128, spec.weight_shape, np.int8)
     arrays = (weight, np.zeros(spec.out_channels, np.int32), np.full(spec.out_channels, 1e-3, np.float32))
     weights: dict[str, NDArray[Any]] = {weight_key(array): array for array in arrays}
@@ -65,10 +66,10 @@ def _conv_of_bytes(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]
     buffers = (ir.Buffer("in", source, spec.padding, read), ir.Buffer("out", target, precision=made))
     shapes = {name: array.shape for name, array in weights.items()}
     types = {name: weight_type(array) for name, array in weights.items() if array.dtype != np.float32}
-    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes, weight_types=types), weights
+    return Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes, weight_types=types), weights
 
 
-def map_program(spec: MapSpec) -> ir.Program:
+def map_program(spec: MapSpec) -> Program:
     """A program of this one step. A pool is a maximum; an affine step has no scale, and a ReLU; elementwise operators get
     parameters of 0.5. Raises KernelError for an unknown kind."""
     target = Region.whole(spec.channels, spec.height, spec.width)
@@ -120,7 +121,7 @@ def map_program(spec: MapSpec) -> ir.Program:
             parameters = (0.5,) * formula(spec.kind).parameters
             step = ir.Elementwise(0, spec.kind, tuple(range(last)), tuple(regions[:last]), last, target, parameters)
     buffers = tuple(ir.Buffer(str(number), region) for number, region in enumerate(regions))
-    return ir.Program(0, 1, spec.batch, (spec.kind,), buffers, (step,), {})
+    return Program(0, 1, spec.batch, (spec.kind,), buffers, (step,), {})
 
 
 def _taps(outputs: int, taps: int) -> Taps:

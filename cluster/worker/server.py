@@ -45,9 +45,9 @@ from fogconv.errors import (
     WireError,
     WorkerLostError,
 )
-from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.layout import MASTER
+from fogconv.ir.program import Program
 from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
@@ -558,7 +558,7 @@ class Worker:
         self._endpoint.send(peer, codec.encode(message, *payloads))
 
 
-def _bound(program: ir.Program, weights: Mapping[str, Array], **options: Any) -> Runnable:
+def _bound(program: Program, weights: Mapping[str, Array], **options: Any) -> Runnable:
     """The program, bound by the usual executor, which is imported now: an idle worker takes half the memory without it."""
     return executor()(program, weights, **options)
 

@@ -16,10 +16,9 @@ from fogconv.cluster.executor.mailbox import as_array
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import WireError
-from fogconv.ir.arrays import Array
+from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.memory.footprint import Packing
 from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
-from fogconv.ir.program import weight_key
 from fogconv.storage.swap_file import SwapFolder
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from fogconv.cluster.executor.interface import BoundSteps, Call, HostCalls, Run,
 from fogconv.cluster.executor.mailbox import Mailbox, as_array
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, KernelError, WireError, shown
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.ir.memory.sharing import memories

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.memory.swapping import read_bytes
-from fogconv.ir.program import Conv, Gather, Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Conv, Gather, Recv, Send
 
 
 @dataclass(frozen=True, slots=True)

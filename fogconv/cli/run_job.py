@@ -32,7 +32,7 @@ from fogconv.cluster.worker.process import cores
 from fogconv.errors import DependencyError, InputError
 from fogconv.frontend.ports import arrays_of
 from fogconv.ir.arrays import Array
-from fogconv.ir.program import Pixels
+from fogconv.ir.steps import Pixels
 from fogconv.quantization.precision import precision_report
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.storage.array_file import read_array

@@ -23,7 +23,8 @@ import numpy as np
 from fogconv.frontend import self_gates
 from fogconv.frontend.fusion import AnyArray, Draft
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
-from fogconv.ir.graph import (
+from fogconv.ir.graph import Port
+from fogconv.ir.layers import (
     AcrossChannels,
     Add,
     Affine,
@@ -36,7 +37,6 @@ from fogconv.ir.graph import (
     Layer,
     Normalize,
     Pool,
-    Port,
     Resample,
     Shuffle,
     Slice,
@@ -367,7 +367,7 @@ class GraphBuilder:
         scale: AnyArray | None = None,
         shift: AnyArray | None = None,
     ) -> Ref:
-        """``op`` over the channels of each pixel, see `fogconv.ir.graph.AcrossChannels`."""
+        """``op`` over the channels of each pixel, see `fogconv.ir.layers.AcrossChannels`."""
         name = self.unique(name)
         target = self._like(name, ref.tensor)
         keys = self._weights(name, scale, shift)

@@ -98,10 +98,11 @@ class Device:
     ``effort`` returns the MACs that γ counts for a conv, where its kernels' tiles are known to do more or fewer than the
     definition. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor time per byte to and from the card (the
     transport, the system's copies). ``map_s_per_byte`` is the cost of a byte that a step other than a conv reads or
-    writes, by its kind ("default": of any other), and that of the maps of a conv beside its MACs ("conv"; nothing where it
-    was not measured). These are of maps that stay in a cache; ``far_s_per_byte`` is what larger ones cost beyond that, of
-    the same kinds: all of it from `FAR_BYTES` on, nothing up to `NEAR_BYTES`. All of these are long-run averages. ``predicted`` returns the seconds of
-    a step that computes this (see `fogconv.hardware.latency.predictors`), instead of all of them.
+    writes, by its kind ("default": of any other), and that of the maps of a conv beside its MACs ("conv"; nothing where
+    it was not measured). These are of maps that stay in a cache; ``far_s_per_byte`` is what larger ones cost beyond
+    that, of the same kinds: all of it from `FAR_BYTES` on, nothing up to `NEAR_BYTES`. All of these are long-run
+    averages. ``predicted`` returns the seconds of a step that computes this (see `fogconv.hardware.latency.predictors`),
+    instead of all of them.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
     which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).

@@ -148,11 +148,11 @@ def mirrored(spec: ConvSpec) -> ConvSpec | None:
 class MapSpec:
     """One step on maps that is not a conv, at one size: everything that its time depends on.
 
-    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", "transpose" (from
-    NCHW to blocks of channels, or back), or the name of an elementwise operator. The sizes are those of what it writes; a global pool's are those of what it reads.
-    ``sources``: the maps that it reads. ``kernel`` and ``stride`` are a pool's; a resampling's ``kernel`` are the most
-    taps of a row and a column, an interleaving's ``stride`` its factors. ``element``: of the map that it reads. Raises
-    GeometryError for sizes below 1.
+    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", "transpose"
+    (from NCHW to blocks of channels, or back), or the name of an elementwise operator. The sizes are those of what it
+    writes; a global pool's are those of what it reads. ``sources``: the maps that it reads. ``kernel`` and ``stride``
+    are a pool's; a resampling's ``kernel`` are the most taps of a row and a column, an interleaving's ``stride`` its
+    factors. ``element``: of the map that it reads. Raises GeometryError for sizes below 1.
     """
 
     kind: str

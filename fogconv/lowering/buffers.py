@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, bounding, subtract
-from fogconv.ir.graph import Concat, Conv, Layer, LayerGraph, Shuffle
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat, Conv, Layer, Shuffle
 from fogconv.ir.layout import Layout
 from fogconv.ir.precision.scale import SUMS
-from fogconv.ir.program import Buffer
+from fogconv.ir.steps import Buffer
 
 WINOGRAD_SLACK = 3
 """Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile needs

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from fogconv.guards.gather import gather_pieces
 from fogconv.guards.placement import extra_reads
-from fogconv.ir import program as step
+from fogconv.ir import steps as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph, Port
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Program

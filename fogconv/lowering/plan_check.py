@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, Span, subtract
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.shard import Work

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fogconv.ir.arrays import Array
+from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.geometry import Span
 from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
-from fogconv.ir.program import weight_key
 
 
 class Cuts(Mapping[str, Array]):

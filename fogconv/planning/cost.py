@@ -20,10 +20,10 @@ from functools import cache
 from fogconv.hardware.energy import busy_joules
 from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
-from fogconv.ir.graph import Host, Layer, Tensor
+from fogconv.ir.layers import Host, Layer, Tensor
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Wire, kept_bytes
 from fogconv.ir.shard import Work
+from fogconv.ir.steps import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Wire, kept_bytes
 
 SLICE_WAIT = 0.2
 """A receiver waits, on average, this part of a quota's period for its sender's next slice. Measured with a chain of nodes

@@ -10,7 +10,8 @@ from itertools import count
 
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Concat, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.shard import level

@@ -14,7 +14,8 @@ from fogconv.errors import InputError
 from fogconv.guards.placement import guard_placement
 from fogconv.guards.protection import coder_of
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER, on
 from fogconv.ir.plan import Placement, Plan, at_home
 from fogconv.ir.shard import Work

@@ -15,10 +15,10 @@ import numpy as np
 
 from fogconv.frontend.quantized.absorb import is_bounds
 from fogconv.frontend.quantized.integers import Integers
-from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Add, Concat, Conv, Convert, Gate, GlobalPool, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.arrays import Array, weight_key
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Concat, Conv, Convert, Gate, GlobalPool, Layer, Pool, Shuffle, Slice
 from fogconv.ir.precision.scale import FP32, Precision, uint8
-from fogconv.ir.program import weight_key
 
 
 @dataclass(frozen=True)

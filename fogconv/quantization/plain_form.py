@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fogconv.frontend.quantized.absorb import is_bounds, pruned
-from fogconv.ir.graph import Add, Conv, Elementwise, Layer, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Conv, Elementwise, Layer, Tensor
 
 
 def plain_form(graph: LayerGraph) -> LayerGraph:

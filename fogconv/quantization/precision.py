@@ -17,7 +17,8 @@ from fogconv.errors import InputError, unknown
 from fogconv.frontend.quantized import absorb
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.precision.scale import uint8
 from fogconv.quantization.marking import int8_share, marked, on_bytes
 from fogconv.quantization.plain_form import plain_form

@@ -7,7 +7,7 @@ import pytest
 from fogconv.analysis.outlook import outlook
 from fogconv.analysis.workload import rank_works, workload
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv
+from fogconv.ir.layers import Conv
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan

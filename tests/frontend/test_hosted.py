@@ -16,7 +16,8 @@ from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.read import read
 from fogconv.frontend.onnx.translate import Node
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.planning.planner import plan
 from tests.frontend.onnx.test_rules import node, numbers, saved
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from fogconv.cluster.executor.interface import Binder
 from fogconv.errors import KernelError, shown
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import PoolSpec
 from fogconv.ir.precision.scale import Precision
+from fogconv.ir.program import Program
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.elementwise import bind_affine
@@ -57,7 +58,7 @@ def _conv(binder: Binder, step: steps.Conv) -> Bound:
     return bound
 
 
-def prepared(step: steps.Conv, program: steps.Program, weights: Mapping[str, Any], threads: int) -> PreparedBytes:
+def prepared(step: steps.Conv, program: Program, weights: Mapping[str, Any], threads: int) -> PreparedBytes:
     """An 8-bit conv with its weights packed."""
     read, made = program.buffers[step.source].precision, program.buffers[step.target].precision
     factors, bounds = None, None

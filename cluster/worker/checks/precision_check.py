@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.precision.elements import Element
+from fogconv.ir.program import Program, buffers_of
 
 
-def unknown_precisions(program: ir.Program, step: ir.AnyStep) -> str | None:
+def unknown_precisions(program: Program, step: ir.AnyStep) -> str | None:
     """What is wrong with a step's precisions, as the end of a sentence; None where nothing is."""
     return next(_misfits(program, step), None)
 
 
-def _misfits(program: ir.Program, step: ir.AnyStep) -> Iterator[str]:
-    kept = {_element(program, buffer) for buffer in ir.buffers_of(step)}
+def _misfits(program: Program, step: ir.AnyStep) -> Iterator[str]:
+    kept = {_element(program, buffer) for buffer in buffers_of(step)}
     names = " and ".join(sorted(kept))
     match step:
         case ir.Send() | ir.Recv():
@@ -48,7 +49,7 @@ def _misfits(program: ir.Program, step: ir.AnyStep) -> Iterator[str]:
                 yield f"computes on maps of {names}"
 
 
-def _conv(program: ir.Program, step: ir.Conv) -> Iterator[str]:
+def _conv(program: Program, step: ir.Conv) -> Iterator[str]:
     quantized = step.spec.element == "uint8"
     read, made = _element(program, step.source), _element(program, step.target)
     if read != step.spec.element:
@@ -64,12 +65,12 @@ def _conv(program: ir.Program, step: ir.Conv) -> Iterator[str]:
         yield f"makes {made} of {read}"
 
 
-def _of_type(program: ir.Program, key: str | None, wanted: str) -> Iterator[str]:
+def _of_type(program: Program, key: str | None, wanted: str) -> Iterator[str]:
     """By NumPy's name."""
     found = "float32" if key is None else program.weight_types.get(key, "float32")
     if key is not None and found != wanted:
         yield f"has weights of {found}; {wanted} is needed"
 
 
-def _element(program: ir.Program, buffer: int) -> Element:
+def _element(program: Program, buffer: int) -> Element:
     return program.buffers[buffer].precision.element

@@ -17,7 +17,7 @@ from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.runtime import session_of
 from fogconv.frontend.onnx.translate import Node, Translator
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Hosted
+from fogconv.ir.layers import Host, Hosted
 
 
 def host_layer(group: Group, translator: Translator) -> Host:

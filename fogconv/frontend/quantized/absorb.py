@@ -21,8 +21,9 @@ import numpy as np
 
 from fogconv.frontend.grouping import renumbered
 from fogconv.frontend.quantized.integers import Integers
-from fogconv.ir.arrays import Array
-from fogconv.ir.graph import (
+from fogconv.ir.arrays import Array, weight_key
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import (
     Add,
     Concat,
     Conv,
@@ -30,15 +31,12 @@ from fogconv.ir.graph import (
     Gate,
     GlobalPool,
     Layer,
-    LayerGraph,
     Pool,
-    Port,
     Shuffle,
     Slice,
     Tensor,
 )
 from fogconv.ir.precision.scale import FP32, Precision
-from fogconv.ir.program import weight_key
 
 BOUNDS = re.compile(r"relu|relu6|clip\(.*\)")
 """Activations that are bounds of the bytes of a result."""

@@ -17,7 +17,7 @@ from fogconv.frontend.fusion import AnyArray
 from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape, picks
 from fogconv.frontend.space.resampling import stepped
 from fogconv.ir.geometry import BLOCK, Taps
-from fogconv.ir.graph import Concat, Resample
+from fogconv.ir.layers import Concat, Resample
 
 
 @dataclass(frozen=True, slots=True)

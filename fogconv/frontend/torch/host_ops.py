@@ -16,7 +16,7 @@ from fogconv.frontend.grouping import Group
 from fogconv.frontend.torch.multiply_adds import multiply_adds
 from fogconv.frontend.torch.translate import Translator, layer_name, op_name
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Hosted
+from fogconv.ir.layers import Host, Hosted
 
 
 def host_layer(group: Group, translator: Translator) -> Host:

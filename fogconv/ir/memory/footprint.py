@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
 from fogconv.ir.memory.sharing import memory_bytes
+from fogconv.ir.program import Program
 
 PROCESS_BYTES = 300_000_000
 """What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
@@ -89,7 +90,7 @@ def room(limit_bytes: int) -> int:
     return max(0, limit_bytes - PROCESS_BYTES)
 
 
-def packings(program: ir.Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
+def packings(program: Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
     """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
     swapped = frozenset(program.swapped)
     return {
@@ -99,7 +100,7 @@ def packings(program: ir.Program, choose: Choose = cheapest) -> dict[Packing, Co
 
 
 def footprint(
-    program: ir.Program, *, threads: int = 1, choose: Choose = cheapest, packed: Collection[Packing] = ()
+    program: Program, *, threads: int = 1, choose: Choose = cheapest, packed: Collection[Packing] = ()
 ) -> Footprint:
     """What a program takes with so many threads, where the ``packed`` ones are there already."""
     needed = packings(program, choose)
@@ -155,7 +156,7 @@ class _Slices:
             self.disk += packed + plain
 
 
-def _convs(program: ir.Program) -> Iterator[ir.Conv]:
+def _convs(program: Program) -> Iterator[ir.Conv]:
     for step in program.steps:
         if isinstance(step, ir.Conv):
             yield step

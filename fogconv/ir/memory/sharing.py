@@ -10,11 +10,12 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, NARROW
+from fogconv.ir.program import Program, buffers_of
 
 
-def memories(program: ir.Program) -> list[int]:
+def memories(program: Program) -> list[int]:
     """The number of the memory in which each buffer lies, from 0 on.
 
     Two buffers lie in one where every step that uses one comes before every step that uses the other. Whole blocks of
@@ -27,7 +28,7 @@ def memories(program: ir.Program) -> list[int]:
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for number, step in enumerate(program.steps):
-        for buffer in ir.buffers_of(step):
+        for buffer in buffers_of(step):
             first.setdefault(buffer, number)
             last[buffer] = number
     found: dict[int, int] = {}  # the first buffer of the memory in which each lies
@@ -53,7 +54,7 @@ def _kind(buffer: ir.Buffer) -> Any:
     return (buffer.region.shape, buffer.margin, buffer.precision) if alone else None
 
 
-def buffer_bytes(program: ir.Program, buffer: int) -> int:
+def buffer_bytes(program: Program, buffer: int) -> int:
     """Bytes of a buffer in the blocked layout, its margin included."""
     channels, rows, columns = program.buffers[buffer].region.shape
     top, bottom, left, right = program.buffers[buffer].margin
@@ -62,7 +63,7 @@ def buffer_bytes(program: ir.Program, buffer: int) -> int:
     return program.buffers[buffer].precision.bytes * elements
 
 
-def memory_bytes(program: ir.Program) -> dict[int, int]:
+def memory_bytes(program: Program) -> dict[int, int]:
     """The size of each memory: of its largest buffer."""
     sizes: dict[int, int] = {}
     for buffer, number in enumerate(memories(program)):

@@ -7,7 +7,8 @@ from functools import cache, cached_property
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Span
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER, Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
 from fogconv.planning.limits.tiling import Tiling
