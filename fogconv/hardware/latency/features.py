@@ -38,7 +38,7 @@ TILE = 4
 def step_type(spec: StepSpec) -> str:
     if isinstance(spec, ConvSpec):
         return kernel_class(spec)
-    return spec.kind if spec.element == "fp32" else f"{spec.element}_{spec.kind}"
+    return spec.costs_as
 
 
 def amount(spec: StepSpec) -> float:
