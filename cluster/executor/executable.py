@@ -114,6 +114,11 @@ class Executable:
         """See `fogconv.cluster.executor.interface.Runnable`."""
         return self._bound.run(mailbox, inputs, meanwhile)
 
+    def touch(self) -> None:
+        """See `fogconv.cluster.executor.interface.Touches`."""
+        for program, memory in zip(self.program.buffers, self._buffers, strict=True):
+            memory.data[...] = program.precision.zero
+
     @property
     def times(self) -> NDArray[np.int64]:
         """See `fogconv.cluster.executor.interface.BoundSteps`."""

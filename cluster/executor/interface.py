@@ -55,6 +55,14 @@ class Shares(Protocol):
 
 
 @runtime_checkable
+class Touches(Protocol):
+    """An executable whose maps' memory can be written to before the first run."""
+
+    def touch(self) -> None:
+        """Memory that was only ever read is one page of zeros, again and again, which no cache has to fetch."""
+
+
+@runtime_checkable
 class Packed(Protocol):
     """Weights of which some are here as the kernels read them: what an executable is given in the place of plain ones."""
 

@@ -25,7 +25,7 @@ from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import own_folder, read_own, write_own
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 CACHE_AGE_S = 7 * 86400.0
 """After this long everything is measured again: cables, chargers and heat change."""
 

@@ -399,6 +399,7 @@ def _device(member: Worker | Master, figures: Figures) -> ProfileDevice:
         threads=max(1, member.threads),
         weight_s_per_byte=figures.weight_s_per_byte,
         map_s_per_byte=figures.map_s_per_byte,
+        far_s_per_byte=figures.far_s_per_byte,
     )
 
 

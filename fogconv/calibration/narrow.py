@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 
-from fogconv.calibration.devices import PAD, QUICK, Figures
+from fogconv.calibration.devices import PAD, QUICK, THIN, Figures
 from fogconv.hardware.profile import ProfileDevice
 from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 from fogconv.ir.graph import LayerGraph
@@ -15,10 +15,11 @@ from fogconv.ir.layers import Conv
 from fogconv.ir.precision.elements import Element
 
 _BYTES: Element = "uint8"
+_QUICK = tuple(spec for spec in QUICK if spec not in THIN)
 INT8 = tuple(
     replace(spec, element=_BYTES)
     for spec in (
-        *QUICK,
+        *_QUICK,
         ConvSpec(256, 256, 14, 14, (3, 3), padding=PAD),
         ConvSpec(512, 512, 14, 14, (1, 1)),
         ConvSpec(128, 128, 28, 28, (3, 3), padding=PAD, groups=32),
@@ -41,7 +42,7 @@ INT8_MAPS = (
 )
 """Other steps on bytes, and the conversions from and to them."""
 QUICK_STEPS: Mapping[Element, tuple[StepSpec, ...]] = {
-    "uint8": (*(replace(spec, element=_BYTES) for spec in QUICK), INT8[-1], *INT8_MAPS)
+    "uint8": (*(replace(spec, element=_BYTES) for spec in _QUICK), INT8[-1], *INT8_MAPS)
 }
 """By their elements."""
 

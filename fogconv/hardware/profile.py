@@ -28,6 +28,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
+from fogconv.hardware.latency.features import computed
 from fogconv.hardware.latency.kernels import Rules
 from fogconv.hardware.latency.predictors import check_predictor, fit
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
@@ -122,6 +123,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map_s_per_byte: dict[str, float] = {}
     map_samples: tuple[ProfileMapSample, ...] = ()
     tier: str = ""
+    far_s_per_byte: dict[str, float] = {}
 
     def with_samples(self, samples: Sequence[Sample]) -> ProfileDevice:
         """The device with these samples and no others."""
@@ -200,6 +202,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 map_s_per_byte=dict(device.map_s_per_byte),
                 read_bytes_per_s=device.read_bytes_per_s,
                 tier=device.tier,
+                far_s_per_byte=dict(device.far_s_per_byte),
             )
             for device in topology.devices
         )
@@ -232,13 +235,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.machine,
                     device.machine_cores,
                     device.training,
-                    None,
+                    # Rates of whole kernels are of what these compute: lanes beyond the last channel, too.
+                    computed if "conv" in device.map_s_per_byte else None,
                     device.idle_watts,
                     device.busy_watts,
                     device.map_s_per_byte,
                     self._predicted(device),
                     device.read_bytes_per_s,
                     tiers.get(rank, device.tier),
+                    device.far_s_per_byte,
                 )
                 for rank, device in enumerate(self.devices)
             )

@@ -73,6 +73,10 @@ _DEVICE_COSTS = (
 )
 
 
+NEAR_BYTES, FAR_BYTES = 3e6, 50e6
+"""A step's maps of so many bytes in all stay in a cache; those of so many do not. Both are sizes that are measured
+(`fogconv.calibration.devices`); between them costs grow with the logarithm."""
+
 USUAL_READ_BYTES_PER_S = 40e6
 """Of a disk whose rate is not known: an SD card in a Raspberry Pi 4."""
 
@@ -97,9 +101,11 @@ class Device:
     ``effort`` returns the MACs that γ counts for a conv, where its kernels' tiles are known to do more or fewer than the
     definition. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor time per byte to and from the card (the
     transport, the system's copies). ``map_s_per_byte`` is the cost of a byte that a step other than a conv reads or
-    writes, by its kind ("default": of any other; "uint8_add": of bytes). All of these are long-run averages. ``predicted``
-    returns the seconds of a step in fp32 that computes this (see `fogconv.hardware.latency.predictors`), instead of all of
-    them.
+    writes, by its kind ("default": of any other; "uint8_add": of bytes), and that of the maps of a conv beside its MACs
+    ("conv"; nothing where it was not measured). These are of maps that stay in a cache; ``far_s_per_byte`` is what larger
+    ones cost beyond that, of the same kinds: all of it from `FAR_BYTES` on, nothing up to `NEAR_BYTES`. All of these are
+    long-run averages. ``predicted`` returns the seconds of a step in fp32 that computes this (see
+    `fogconv.hardware.latency.predictors`), instead of all of them.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
     which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).
@@ -141,6 +147,7 @@ class Device:
     predicted: Callable[[StepSpec], float] | None = field(default=None, compare=False, repr=False)
     read_bytes_per_s: float = 0.0
     tier: str = ""
+    far_s_per_byte: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:
@@ -157,6 +164,8 @@ class Device:
             _not_negative(f"device {self.name}", what, getattr(self, what))
         for kind, cost in self.map_s_per_byte.items():
             _not_negative(f"device {self.name}", f"map_s_per_byte of {kind!r}", cost)
+        for kind, cost in self.far_s_per_byte.items():
+            _not_negative(f"device {self.name}", f"far_s_per_byte of {kind!r}", cost)
         _require(0 < self.share <= 1, f"device {self.name}: share is {self.share}; it must be above 0 and at most 1")
         _require(
             self.share == 1 or (self.period_s > 0 and self.tick_s > 0),
@@ -203,15 +212,29 @@ class Device:
         rates = self.map_s_per_byte
         usual = rates.get("default", self.copy_s_per_byte / 2)
         s_per_byte = rates.get(spec.costs_as, rates.get(f"{spec.element}_default", rates.get(spec.kind, usual)))
-        return spec.touched * ELEMENT_BYTES[spec.element] * s_per_byte + self.step_s
+        n_bytes = spec.touched * ELEMENT_BYTES[spec.element]
+        return n_bytes * (s_per_byte + self._far_s_per_byte(spec.kind, n_bytes)) + self.step_s
+
+    def _far_s_per_byte(self, kind: str, n_bytes: float) -> float:
+        """What a byte of a step that moves so many costs beyond its rate, since caches don't hold them."""
+        full = self.far_s_per_byte.get(kind, self.far_s_per_byte.get("default", 0.0))
+        if not full or n_bytes <= NEAR_BYTES:
+            return 0.0
+        return full * min(1.0, math.log(n_bytes / NEAR_BYTES) / math.log(FAR_BYTES / NEAR_BYTES))
 
     def conv_s(self, spec: ConvSpec) -> float:
-        """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
+        """Seconds for a conv of this size: γ·MACs + its maps and its weights from memory + the fixed cost of a step."""
         if self.predicted is not None and spec.element == "fp32":
             return self.predicted(spec)
         weights_s = spec.weight_elements * ELEMENT_BYTES[spec.element] * self.weight_s_per_byte
         macs = spec.macs if self.effort is None else self.effort(spec)
-        return macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
+        return macs * self.gamma(kernel_class(spec)) + self._maps_s(spec) + weights_s + self.step_s
+
+    def _maps_s(self, spec: ConvSpec) -> float:
+        if "conv" not in self.map_s_per_byte:
+            return 0.0
+        n_bytes = spec.map_elements * ELEMENT_BYTES[spec.element]
+        return n_bytes * (self.map_s_per_byte["conv"] + self._far_s_per_byte("conv", n_bytes))
 
     def copy_s(self, n_bytes: float) -> float:
         """Seconds to copy (or add) so many bytes in memory."""
@@ -238,6 +261,7 @@ class Device:
             training={key: cost / rate for key, cost in self.training.items()},
             map_s_per_byte={kind: value / rate for kind, value in self.map_s_per_byte.items()},
             predicted=None if predicted is None else lambda spec: predicted(spec) / rate,
+            far_s_per_byte={kind: value / rate for kind, value in self.far_s_per_byte.items()},
         )
 
 

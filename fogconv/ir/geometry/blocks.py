@@ -7,3 +7,8 @@ BLOCK = 16
 
 NARROW = 4
 """Lanes of a narrow map."""
+
+
+def lanes(channels: int) -> int:
+    """Floats per pixel in memory of a map of so many channels: whole blocks, or those of a narrow map."""
+    return NARROW if channels <= NARROW else -(-channels // BLOCK) * BLOCK

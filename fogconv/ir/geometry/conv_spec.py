@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fogconv.errors import GeometryError
+from fogconv.ir.geometry.blocks import lanes
 from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 
 BYTES_PER_ELEMENT = ELEMENT_BYTES["fp32"]
@@ -107,6 +108,12 @@ class ConvSpec:
     @property
     def output_elements(self) -> int:
         return self.batch * self.out_channels * self.out_height * self.out_width
+
+    @property
+    def map_elements(self) -> int:
+        """Elements of the maps that it reads and makes, as they lie in memory (see `lanes`)."""
+        read = lanes(self.in_channels) * self.height * self.width
+        return self.batch * (read + lanes(self.out_channels) * self.out_height * self.out_width)
 
     @property
     def depthwise(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fogconv.errors import GeometryError
+from fogconv.ir.geometry.blocks import lanes
 from fogconv.ir.geometry.conv_spec import ConvSpec
 from fogconv.ir.geometry.region import Region
 from fogconv.ir.precision.elements import Element
@@ -14,11 +15,11 @@ from fogconv.ir.precision.elements import Element
 class MapSpec:
     """One step on maps that is not a conv, at one size: everything that its time depends on.
 
-    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", or the name of
-    an elementwise operator. The sizes are those of what it writes; a global pool's are those of what it reads.
-    ``sources``: the maps that it reads. ``kernel`` and ``stride`` are a pool's; a resampling's ``kernel`` are the most
-    taps of a row and a column, an interleaving's ``stride`` its factors. ``element``: of the map that it reads. Raises
-    GeometryError for sizes below 1.
+    ``kind``: "pool", "globalpool", "add", "affine", "gate", "permute", "copy", "resample", "interleave", "transpose"
+    (from NCHW to blocks of channels, or back), or the name of an elementwise operator. The sizes are those of what it
+    writes; a global pool's are those of what it reads. ``sources``: the maps that it reads. ``kernel`` and ``stride``
+    are a pool's; a resampling's ``kernel`` are the most taps of a row and a column, an interleaving's ``stride`` its
+    factors. ``element``: of the map that it reads. Raises GeometryError for sizes below 1.
     """
 
     kind: str
@@ -60,14 +61,19 @@ class MapSpec:
 
     @property
     def touched(self) -> float:
-        """Elements that go through memory. Of the elements under a pool's kernel about half are still in a register."""
+        """Elements that go through memory, with all `lanes` of a map. Of the elements under a pool's kernel about half are
+        still in a register."""
+        plain = float(self.elements)
+        blocked = plain / self.channels * lanes(self.channels)
         if self.kind == "globalpool":
-            return float(self.elements)
+            return blocked
+        if self.kind == "transpose":
+            return plain + blocked
         if self.kind in ("pool", "resample"):
-            return self.elements * (1 + self.kernel[0] * self.kernel[1] / 2)
+            return blocked * (1 + self.kernel[0] * self.kernel[1] / 2)
         if self.kind == "interleave":
-            return self.elements * 2.0
-        return self.elements * (1.0 + self.sources)
+            return blocked * 2.0
+        return blocked * (1.0 + self.sources)
 
 
 StepSpec = ConvSpec | MapSpec
