@@ -27,8 +27,8 @@ import typer
 
 from fogconv.analysis.layer_report import LayerReport, layer_reports
 from fogconv.calibration.calibration import calibrate_quickly
-from fogconv.cli.hardware_options import limited
-from fogconv.cli.option_values import BANDWIDTH, MEMORY
+from fogconv.cli.options.hardware import limited
+from fogconv.cli.options.values import BANDWIDTH, MEMORY
 from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Runnable

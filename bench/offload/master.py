@@ -20,7 +20,7 @@ from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.rates import Rates
 from bench.swap import Paced
 from fogconv.choice.cuts import at_bandwidth, curve, cuts
-from fogconv.cli.hardware_options import limited
+from fogconv.cli.options.hardware import limited
 from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.session.session import Session

@@ -22,6 +22,7 @@ from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.kernels.maps.scratch import Scratch
     from fogconv.kernels.quantized.conv import PreparedBytes
     from fogconv.storage.swap_file import SwapFolder
 
@@ -110,9 +111,10 @@ class HostCalls(Protocol):
 
 
 class Binder(Protocol):
-    """The part of an executor that the binding of a step uses."""
+    """The part of an executor that the binding of a step uses. ``wide``: for copies in fp32 of maps of 16 bits."""
 
     program: Program
+    wide: Scratch
 
     def insert(self, step: ir.Recv) -> Callable[[Frame], None]: ...
 

@@ -334,6 +334,11 @@ class Session:
         info = self._records[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
 
+    def idle(self, seconds: float) -> None:
+        """Wait as for a message that does not come, and take what does: what waiting costs the processor."""
+        self._require_open()
+        self._board.wait(_never, seconds)
+
     def measure(
         self, specs: Sequence[StepSpec], *, ranks: Iterable[int] | None = None, repeats: int = 3
     ) -> dict[int, m.Measured]:
@@ -431,6 +436,10 @@ class Session:
                 self._runs.take(record, message, b"")
             case _:
                 workers.take(record, message)
+
+
+def _never() -> bool | None:
+    return None
 
 
 def _interpreter(program: Program, weights: Mapping[str, Array], host: Any) -> Runnable:

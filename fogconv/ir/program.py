@@ -17,9 +17,9 @@ from functools import cache
 
 import msgspec
 
-from fogconv.ir.geometry import MapSpec, StepSpec
+from fogconv.ir.geometry import MapSpec, Region, StepSpec
 from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
-from fogconv.ir.steps import AnyStep, ArrayRecv, ArraySend, Buffer, Gather, Recv, Send, gathers
+from fogconv.ir.steps import AnyStep, ArrayRecv, ArraySend, Buffer, Gather, MapStep, Recv, Send, gathers
 from fogconv.ir.steps.step import Step
 
 
@@ -77,6 +77,17 @@ def buffers_of(step: AnyStep) -> Iterator[int]:
             yield from () if piece.check is None else (piece.check.source,)
         for recv in gathers(step):
             yield from buffers_of(recv)
+
+
+def places_of(step: MapStep) -> Iterator[tuple[int, Region]]:
+    """The buffers that a step on maps reads or writes, with the region of each: the result's last."""
+    fields = [name for name in _buffer_fields(type(step)) if name != "target"]
+    for name in (*fields, "target"):
+        held = getattr(step, name)
+        if isinstance(held, tuple):
+            yield from zip(held, getattr(step, f"{name.removesuffix('s')}_regions"), strict=True)
+        elif held is not None:
+            yield held, getattr(step, f"{name}_region")
 
 
 @cache

@@ -16,7 +16,6 @@ from fogconv.ir.geometry import BLOCK, Region, bounding, subtract
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Concat, Conv, Layer, Shuffle
 from fogconv.ir.layout import Layout
-from fogconv.ir.precision.scale import SUMS
 from fogconv.ir.steps import Buffer
 
 WINOGRAD_SLACK = 3
@@ -64,11 +63,10 @@ class Residency:
         return self._buffer(rank, Buffer(whole.name, region, around, whole.precision))
 
     def new_summand(self, rank: int, layer: Layer, region: Region) -> int:
-        """For a summand of a layer's result, which no kernel reads beyond: int32 of an 8-bit conv."""
+        """For a summand of a layer's result, which no kernel reads beyond: int32 of an 8-bit layer, else fp32."""
         tensors = self._graph.tensors
-        tensor = tensors[layer.writes[0]]
-        quantized = isinstance(layer, Conv) and tensors[layer.source].precision.quantized
-        return self._buffer(rank, Buffer(tensor.name, region, precision=SUMS if quantized else tensor.precision))
+        sums = tensors[layer.reads[0]].precision.sums
+        return self._buffer(rank, Buffer(tensors[layer.writes[0]].name, region, precision=sums))
 
     def _buffer(self, rank: int, buffer: Buffer) -> int:
         self.buffers[rank].append(buffer)

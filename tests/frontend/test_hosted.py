@@ -11,7 +11,7 @@ from onnx import helper
 
 from fogconv.analysis.forecast import forecast
 from fogconv.cli.output.tables.plan import print_plan
-from fogconv.frontend.graph_builder import AMONG_HOSTED, OTHER_FORM, UNKNOWN
+from fogconv.frontend.building.hosted import AMONG_HOSTED, OTHER_FORM, UNKNOWN
 from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.read import read
 from fogconv.frontend.onnx.translate import Node

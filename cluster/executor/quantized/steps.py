@@ -113,6 +113,16 @@ def _add(binder: Binder, step: steps.Add) -> Bound:
     return elementwise.bind_add(one, other, target, (a.zero, b.zero), factors, target_of(made, step.activation))
 
 
+def _elementwise(binder: Binder, step: steps.Elementwise) -> Bound:
+    if len(step.sources) != 1 or step.constant is not None:
+        raise KernelError(f"{step.op} of 8-bit maps is a table, of one map and no constant")
+    read, made = _precision(binder, step.sources[0]), _precision(binder, step.target)
+    source, target = binder.view(step.sources[0], step.source_regions[0]), binder.view(step.target, step.target_region)
+    activation = f"{step.op}({', '.join(map(repr, step.parameters))})" if step.parameters else step.op
+    entries = reference.activation_table(_scale(read), _scale(made), activation)
+    return elementwise.bind_table(source, target, entries)
+
+
 def _gate(binder: Binder, step: steps.Gate) -> Bound:
     a, b, made = (_precision(binder, buffer) for buffer in (step.source, step.gate, step.target))
     source, gate = binder.view(step.source, step.source_region), binder.view(step.gate, step.gate_region)
@@ -154,6 +164,7 @@ QUANTIZED: Mapping[type[steps.Step], Bind] = {
     steps.Conv: _conv,
     steps.Convert: _convert,
     steps.Add: _add,
+    steps.Elementwise: _elementwise,
     steps.Gate: _gate,
     steps.Pool: _pool,
     steps.GlobalPool: _global_pool,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fogconv.cli.option_values import FILE, number
+from fogconv.cli.options.values import FILE, number
 from fogconv.cli.output.json_text import json_text
 from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.option_values import FOLDER
+from fogconv.cli.options.values import FOLDER
 from fogconv.cluster.protocol.keys import default_folder, write_keys
 from fogconv.errors import visible
 

@@ -11,7 +11,8 @@ import numpy as np
 from onnx import TypeProto, helper, numpy_helper
 
 from fogconv.errors import ModelError, quoted
-from fogconv.frontend.graph_builder import Const, Ref, Shape, result_key
+from fogconv.frontend.building.hosted import result_key
+from fogconv.frontend.building.values import Const, Ref, Shape
 from fogconv.frontend.grouping import Group
 from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.runtime import session_of

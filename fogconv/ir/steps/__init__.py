@@ -38,7 +38,7 @@ from fogconv.ir.steps.map_steps import (
 from fogconv.ir.steps.master_steps import Host, HostOutput, Input, Output
 from fogconv.ir.steps.step import Buffer, Step
 from fogconv.ir.steps.transfers import Part, Recv, Send
-from fogconv.ir.steps.wire import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Pixels, Wire, kept_bytes, wire_of
+from fogconv.ir.steps.wire import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Pixels, Wire, copied_bytes, wire_of
 
 __all__ = [
     "PIXEL_BYTES",
@@ -86,8 +86,8 @@ __all__ = [
     "Squares",
     "Step",
     "Wire",
+    "copied_bytes",
     "gathers",
-    "kept_bytes",
     "wire_of",
 ]
 

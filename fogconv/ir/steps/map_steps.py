@@ -48,6 +48,9 @@ class Conv(Step, frozen=True, tag=True):
 
     An 8-bit source is multiplied by int8 weights, with an int32 bias, into exact int32 sums; these are the result where the
     target is of int32, and are rescaled by ``scales``, the weights' (f,) in float32, where it is not.
+
+    A 16-bit source is multiplied by weights of the same 16 bits into sums of fp32; bias and activation are in fp32, and the
+    result is rounded where the target has 16 bits.
     """
 
     spec: ConvSpec

@@ -7,12 +7,12 @@ from typing import Literal
 import msgspec
 
 from fogconv.ir.geometry import Span
-from fogconv.ir.precision.elements import ELEMENT_BYTES
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.ir.precision.scale import Precision
 
 Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd", "uint8", "int32"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed). What is no map in fp32 is
-sent as it is kept: "uint8", "int32"."""
+sent as it is kept, in "fp16", "bf16", "uint8" or "int32"."""
 
 WIRE_BYTES: dict[Wire, float] = {
     "fp32": 4.0,
@@ -44,9 +44,10 @@ def wire_of(precision: Precision, wire: Wire) -> Wire:
     return wire if precision.element == "fp32" else precision.element
 
 
-def kept_bytes(wire: Wire) -> int:
-    """Bytes per element in memory of what is sent so."""
-    return ELEMENT_BYTES["uint8" if wire == "uint8" else "fp32"]
+def copied_bytes(element: Element, wire: Wire) -> float:
+    """Bytes per element that go through memory where a map of these elements is cut, or joined, and coded."""
+    kept = ELEMENT_BYTES[element]
+    return kept if element == wire else kept * (1.0 + WIRE_PASSES[wire])
 
 
 PIXEL_BYTES = 1.0

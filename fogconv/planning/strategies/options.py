@@ -57,7 +57,7 @@ class Options:
     ) -> None:
         self._graph = graph
         self._prices = prices
-        self._sums = Prices(prices.topology, graph.picture.batch, "int32")
+        self._sums = Prices(prices.topology, graph.picture.batch, element="int32")
         self._book = book
         self._scheme = scheme
         self._found: dict[str, tuple[Option, ...]] = {}

@@ -93,7 +93,7 @@ class Shares:
 
     def may_sum(self, layer: Layer) -> bool:
         """Whether a layer can be summed from parts over its input's rows and columns: means of bytes are rounded once."""
-        return layer.by_sums and self.graph.tensors[layer.reads[0]].precision.element == "fp32"
+        return layer.by_sums and not self.graph.tensors[layer.reads[0]].precision.quantized
 
     def rate(self, ranks: Sequence[int]) -> float:
         """Of several ranks together, in proportion to others'."""

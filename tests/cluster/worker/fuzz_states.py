@@ -140,7 +140,7 @@ def try_one(data: bytes) -> Collection[str]:
 
     def end() -> None:
         nonlocal served
-        served = len(worker._sessions)
+        served = len(worker._masters.sessions)
         worker.stop()
 
     def look(event: Event) -> None:
@@ -148,13 +148,14 @@ def try_one(data: bytes) -> Collection[str]:
         said = "loss" if isinstance(event, Loss) else "nonsense"
         with contextlib.suppress(WireError):
             said = said if isinstance(event, Loss) else type(codec.decode(event.frames)[0]).__name__
-        traits.add(f"{worker.life.stage.value} {worker._doing}: {said} of {event.peer}")
+        traits.add(f"{worker.life.stage.value} {worker._active.doing}: {said} of {event.peer}")
 
     def busy(left: int) -> bool:
         """Whether the worker does something else than to wait for what the honest master says next."""
         with worker._board.lock:
-            waits = all(isinstance(doing, m.Run) and session.peer == HONEST for session, doing in worker._active)
-            return not waits or bool(worker._active and left < 3) or any(each.tasks for each in worker._sessions.values())
+            waits = all(isinstance(doing, m.Run) and session.peer == HONEST for session, doing in worker._active._tasks)
+            sessions = worker._masters.sessions.values()
+            return not waits or bool(worker._active and left < 3) or any(each.tasks for each in sessions)
 
     served = -1
     traits: set[str] = set()

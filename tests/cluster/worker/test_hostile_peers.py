@@ -136,7 +136,7 @@ def test_whoever_attaches_is_answered_and_a_false_master_sends_no_data() -> None
     assert isinstance(refusal, m.Refused)
     bench.say("false master", m.Data(1, 1), bytes(PIECE_BYTES))
     bench.say("peer", m.Data(1, 1), bytes(PIECE_BYTES))
-    (session,) = bench.worker._sessions.values()
+    (session,) = bench.worker._masters.sessions.values()
     assert session.inbox.bytes == PIECE_BYTES
     assert session.inbox.take(1, 0, 1) is None
     assert session.inbox.take(1, 2, 1) is not None
@@ -154,7 +154,7 @@ def test_data_for_runs_to_come_is_bounded_and_the_next_run_has_what_it_needs(cap
     bench.say("peer", m.Attach(TOKEN, 2))
     bench.say("gone bad", m.Attach(TOKEN, 2))
     bench.say("peer", m.Data(1, 1), bytes(PIECE_BYTES))
-    (session,) = bench.worker._sessions.values()
+    (session,) = bench.worker._masters.sessions.values()
     assert session.inbox.most_bytes == SPARE_BYTES + 2 * received_bytes(PROGRAM)
     chunk = bytes(300_000)
     with caplog.at_level(logging.ERROR):

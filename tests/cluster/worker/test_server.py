@@ -163,7 +163,7 @@ class WorkerByMessages(RuleBasedStateMachine):
         if hasattr(self, "worker"):
             expected = Stage.JOINING if self.master is None else Stage.READY
             assert self.worker.life.stage is expected
-            sessions = self.worker._sessions
+            sessions = self.worker._masters.sessions
             assert set(sessions) == set(self.worker.life.masters) == ({self.master} - {None})
             for master, session in sessions.items():
                 assert self.worker.life.serves(master, session.term) and session.inbox.bytes == 0
