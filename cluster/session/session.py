@@ -136,7 +136,8 @@ class Session:
         return self._workers.lost
 
     def refresh(self) -> frozenset[int]:
-        """Handle all received messages. Returns the lost ranks."""
+        """Handle all received messages. Returns the lost ranks. Raises ClusterError after ``close``: then none is lost."""
+        self._require_open()
         self._board.drain()
         return self.lost
 

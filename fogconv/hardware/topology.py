@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fogconv.errors import TopologyError
+from fogconv.errors import TopologyError, shown
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.hardware.tiers import check_tier
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
@@ -55,7 +55,7 @@ def kernel_class(spec: ConvSpec) -> str:
 
 
 MOST = 1e15
-"""Of any cost in seconds, joules or bytes: sums of more are no longer finite."""
+"""Of any cost in seconds, joules or bytes, and of any count: sums of more are no longer finite."""
 
 _DEVICE_COSTS = (
     "copy_s_per_byte",
@@ -83,6 +83,11 @@ USUAL_READ_BYTES_PER_S = 40e6
 
 def _not_negative(whose: str, what: str, value: float) -> None:
     _require(0 <= value <= MOST, f"{whose}: {what} is {value}; it must not be negative, nor above {MOST:g}")
+
+
+def _count(whose: str, what: str, value: int | None) -> None:
+    right = value is None or 1 <= value <= MOST
+    _require(right, f"{whose}: {what} is {shown(value)}; it must be at least 1, and at most {MOST:g}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -171,17 +176,14 @@ class Device:
             self.share == 1 or (self.period_s > 0 and self.tick_s > 0),
             f"device {self.name}: a share of {self.share} needs a positive period_s and tick_s",
         )
-        _require(
-            self.memory_bytes is None or self.memory_bytes > 0,
-            f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
-        )
+        _count(f"device {self.name}", "memory_bytes", self.memory_bytes)
         _require(
             self.read_bytes_per_s == 0 or self.read_bytes_per_s >= 1,
             f"device {self.name}: read_bytes_per_s is {self.read_bytes_per_s}; it must be at least 1, or 0: not known",
         )
         if self.tier:
             check_tier(self.tier)
-        _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
+        _count(f"device {self.name}", "threads", self.threads)
         _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
         for key, cost in self.training.items():
             _not_negative(f"device {self.name}", f"training cost {key!r}", cost)
@@ -285,10 +287,7 @@ class Link:
     def __post_init__(self) -> None:
         for what in ("latency_s", "s_per_byte", "wake_s", "joules_per_byte", "burst_bytes", "wake_joules"):
             _not_negative("link", what, getattr(self, what))
-        _require(
-            self.message_elements is None or self.message_elements >= 1,
-            f"link: message_elements is {self.message_elements}; it must be at least 1",
-        )
+        _count("link", "message_elements", self.message_elements)
 
     @property
     def bandwidth_bytes_per_s(self) -> float:

@@ -89,6 +89,19 @@ def test_a_uniform_topology_of_nothing_is_refused(arguments: tuple[float, ...]) 
         Topology.uniform(*arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("count", [0, -1, 10**16, 10**400])
+def test_a_count_beyond_all_devices_is_refused(count: int) -> None:
+    """A profile with a count of 400 digits was taken, and ended `fogconv plan` in an OverflowError."""
+    for made in (
+        lambda: Link(1e-3, 8e-8, message_elements=count),
+        lambda: Device("pi", {"default": 1e-10}, memory_bytes=count),
+        lambda: Device("pi", {"default": 1e-10}, threads=count),
+    ):
+        with pytest.raises(TopologyError, match="it must be at least 1") as caught:
+            made()
+        assert len(str(caught.value)) < 120
+
+
 def test_a_device_needs_a_default_rate() -> None:
     with pytest.raises(TopologyError, match="default"):
         Device("x", {"direct": 1e-9})
