@@ -80,7 +80,7 @@ _OF_BYTES = Precision("uint8", 0.05, 128)
 
 def map_program(spec: MapSpec) -> Program:
     """A program of this one step. A pool is a maximum; an affine step has no scale, and a ReLU; elementwise operators get
-    parameters of 0.5; a conversion is from fp32 to bytes or back. Raises KernelError for an unknown kind."""
+    parameters of 0.5; a conversion is from fp32 to bytes, or to fp32. Raises KernelError for an unknown kind."""
     target = Region.whole(spec.channels, spec.height, spec.width)
     pixel = Region.whole(spec.channels, 1, 1)
     regions = [target] * (spec.sources + 1)

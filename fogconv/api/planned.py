@@ -92,8 +92,8 @@ def plan(
 
     ``model``, ``example``, ``weights``, ``size`` and ``trust`` are those of `compile`; a plan depends on shapes only, so
     no published weights are downloaded. ``topology`` gives the rates of devices and links (`Topology.uniform`, or a
-    profile's). ``precision`` is "fp32", or "int8" for maps and weights in 8 bits wherever workers can. Plan options are
-    ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
+    profile's). ``precision`` is "fp32", "fp16" or "bf16", or "int8" for maps and weights in 8 bits wherever workers can.
+    Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
     if not isinstance(topology, Topology):
         raise InputError(f"{shown(str(topology))} is no Topology; fogconv.Topology.uniform(ranks, …) makes one")
