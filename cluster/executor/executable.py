@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -28,6 +27,7 @@ from fogconv.errors import ClusterError, InputError, KernelError, WireError, sho
 from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
+from fogconv.ir.memory.algorithm import QUANTIZED as QUANTIZED_ALGORITHM
 from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.footprint import Packing, footprint, packings
 from fogconv.ir.memory.sharing import memories, memory_bytes
@@ -99,7 +99,7 @@ class Executable:
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
-        self._prepared_bytes: dict[tuple[object, ...], PreparedBytes] = {}
+        self._prepared_bytes: dict[Packing, PreparedBytes] = {}
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
         self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
@@ -156,11 +156,12 @@ class Executable:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
         swaps = step.weight in self._swapped
         algorithm = compact(step.spec) if swaps else algorithm_of(step.spec)
-        packing = Packing.of(step, algorithm)
+        packing = Packing.of(self.program, step, algorithm)
         known = self._prepared.get(packing)
         if known is None:
             shared = self._weights if isinstance(self._weights, Packed) else None
-            known = shared.find(packing) if shared is not None else None
+            found = shared.find(packing) if shared is not None else None
+            known = found if isinstance(found, PreparedConv2d) else None
             self._unpacked[step.weight] -= 1
             if known is None:
                 plain = self._weights[step.weight]
@@ -185,16 +186,19 @@ class Executable:
         return known if known.spec == step.spec and known.scratch is self._scratch else known.at(step.spec, self._scratch)
 
     def prepare_bytes(self, step: steps.Conv) -> PreparedBytes:
-        """An 8-bit conv with its weights packed; parts of one layer share them."""
-        spec, buffers = step.spec, self.program.buffers
-        layer = replace(spec, height=spec.kernel[0], width=spec.kernel[1], padding=(0, 0, 0, 0), dilation=(1, 1))
-        precisions = buffers[step.source].precision, buffers[step.target].precision
-        key = (layer, spec.dilation, step.weight, step.bias, step.scales, step.activation, *precisions)
-        known = self._prepared_bytes.get(key)
+        """An 8-bit conv with its weights packed; parts of one layer, and programs with equal ones, share them."""
+        packing = Packing.of(self.program, step, QUANTIZED_ALGORITHM)
+        known = self._prepared_bytes.get(packing)
         if known is None:
-            known = self._prepared_bytes[key] = prepared(step, self.program, self._weights, self._threads)
+            shared = self._weights if isinstance(self._weights, Packed) else None
+            found = shared.find(packing) if shared is not None else None
+            self._unpacked[step.weight] -= 1
+            known = found if isinstance(found, PreparedBytes) else prepared(step, self.program, self._weights, self._threads)
+            if shared is not None and known is not found:
+                shared.keep(packing, known, last=not self._unpacked[step.weight])
+            self._prepared_bytes[packing] = known
             self.memory_bytes += known.weight_bytes
-        return known if known.spec == spec else known.at(spec)
+        return known if known.spec == step.spec else known.at(step.spec)
 
     def _let_go_of_plain_weights(self) -> None:
         """What is packed or bound needs them no more; what only a loss would need is packed when it comes to that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 
@@ -38,6 +39,20 @@ class PreparedBytes:
     def weight_bytes(self) -> int:
         """Bytes of the packed weights, biases and multipliers in memory."""
         return self._kernel.packed.nbytes
+
+    @property
+    def exact(self) -> bool:
+        """Whether the weights can be had back."""
+        return False
+
+    def unpack(self) -> NoReturn:
+        """Raises KernelError: what is packed holds the weights only together with zeros and corrections."""
+        raise KernelError("quantised conv: packed weights can't be unpacked")
+
+    @property
+    def is_stowed(self) -> bool:
+        """Whether the packed weights lie outside memory between two calls."""
+        return False
 
     @property
     def wanted_margin(self) -> Margin:
