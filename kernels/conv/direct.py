@@ -22,7 +22,7 @@ from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit, ready
-from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
+from fogconv.kernels.codegen.microkernel import FIELDS, LINE, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
@@ -39,7 +39,7 @@ STREAMED_BYTES = 512 * 1024
 FEW, UNROLLED = 4, 24
 """First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
 
-HEADER, ITEM, TILE = 9, 16, 6
+HEADER, ITEM, TILE = 9, 17, 6
 
 
 def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
@@ -64,11 +64,16 @@ def run_direct(a):  # type: ignore[no-untyped-def]
             weights, bias = a[item + 2], a[item + 3]
             out = a[item + 4] + image * out_image
             residual = a[item + 5] + image * residual_image
-            for _group in range(a[item + 6]):
+            fetched = a[item + 16]
+            for group in range(a[item + 6]):
+                coming = weights + a[item + 7] if group + 1 < a[item + 6] else weights
+                end = coming + a[item + 7] - fetched
                 for tile in range(a[item + 11], a[item + 12], TILE):
                     to = out + a[tile + 2]
                     start = x + a[tile + 1]
-                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], start + a[item + 15])
+                    ahead = coming if fetched else start + a[item + 15]
+                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], ahead)
+                    coming = min(coming + fetched, end)
                     if epilogue != 0:
                         for block in range(a[item + 13]):
                             call_epilogue(epilogue, to + block * out_block, out_row, a[tile + 4], a[tile + 5], parameters)
@@ -131,15 +136,23 @@ class DirectKernel:
         few = (0, 0)
         if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
             few = (spec.in_channels, spec.kernel[1])
-        # Many blocks of channels are many streams, too many for the CPU's own prefetcher.
-        ahead = spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
         return {
             (p.lanes, rows, columns): tile_address(
-                make_tile(self.isa, rows, columns, p.vectors, lanes * spec.stride[1], p.vl, few, ahead)
+                make_tile(
+                    *(self.isa, rows, columns, p.vectors, lanes * spec.stride[1], p.vl, few, self._reads_ahead),
+                    coming=0 if self._reads_ahead else lines_at_once(p),
+                )
             )
             for p in self.passes
             for rows, columns in p.cover.shapes
         }
+
+    @property
+    def _reads_ahead(self) -> bool:
+        """Whether tiles fetch the next one's input. Many blocks of channels are many streams, too many for the CPU's own
+        prefetcher."""
+        spec = self.spec
+        return spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DirectKernel:
         return DirectKernel(spec, self.isa, self.activation, self.packed)
@@ -210,6 +223,7 @@ class DirectKernel:
                             -(-lanes // BLOCK),
                             0,
                             p.cover.pieces[0] * spec.stride[1] * pixel,
+                            0 if self._reads_ahead else LINE * packed.depth * lines_at_once(p),
                         ]
                     )
         for group in range(spec.groups):
@@ -280,6 +294,12 @@ class DirectKernel:
         return groups >= 2 * threads and weights > 4 * self.spec.in_channels * self.spec.height * self.spec.width
 
 
+def lines_at_once(p: Pass) -> int:
+    """The lines that a tile fetches per product, so that the tiles of a group fetch all weights of the next one."""
+    tiles = len(p.cover.bands) * len(p.cover.pieces)
+    return -(-4 * p.lanes // (LINE * tiles))
+
+
 def walk_numbers(
     batch: int,
     x: Place,
@@ -289,11 +309,18 @@ def walk_numbers(
     items: list[list[int]],
     tiles: Sequence[NDArray[np.int64]],
 ) -> NDArray[np.int64]:
-    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``."""
+    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``; their last
+    number, the bytes of the next group's weights that a tile fetches, may be left out."""
     first_tile = HEADER + ITEM * len(items)
     numbers = [batch, x.image, out.image, residual.image, *epilogue.numbers, out.block, out.row, len(items)]
     for item in items:
-        numbers += [*item[:11], first_tile + TILE * item[11], first_tile + TILE * item[12], *item[13:]]
+        numbers += [
+            *item[:11],
+            first_tile + TILE * item[11],
+            first_tile + TILE * item[12],
+            *item[13:],
+            *[0] * (ITEM - len(item)),
+        ]
     return np.concatenate((np.array(numbers, np.int64), *(table.ravel() for table in tiles)))
 
 
