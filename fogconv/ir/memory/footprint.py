@@ -14,7 +14,7 @@ from fogconv.ir import program as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
-from fogconv.ir.memory.sharing import memory_bytes
+from fogconv.ir.memory.bands import banded
 
 PROCESS_BYTES = 300_000_000
 """What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
@@ -127,7 +127,7 @@ def footprint(
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
         plain=plain,
-        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(memory_bytes(program).values()),
+        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(banded(program, threads).sizes.values()),
         staging=program.batch * sum(_message_bytes(step) for step in staged),
         scratch=BYTES_PER_ELEMENT * threads * scratch,
         mail=program.batch * sum(_message_bytes(recv) for recv in received),
