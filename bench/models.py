@@ -29,7 +29,8 @@ from fogconv.frontend.ports import arrays_of, named
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.shard import Work
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine

@@ -20,7 +20,7 @@ from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.cluster.transport_registry import Dialing, transport_of_all
 from fogconv.hardware.hostfile import read_hostfile
-from fogconv.ir import program as ir
+from fogconv.ir.program import Program
 from fogconv.values import table
 
 
@@ -36,7 +36,7 @@ def connect(
     shared: bool = True,
     threads: int | None = None,
     build: Build | None = None,
-    local: Callable[[ir.Program, Mapping[str, Any], Any], Runnable] | None = None,
+    local: Callable[[Program, Mapping[str, Any], Any], Runnable] | None = None,
     last_word: LastWord | None = None,
 ) -> Session:
     """Open a session with the workers that ``cluster`` names: inproc://N, tcp://HOST:PORT,…, mpi:// or a hostfile's path.

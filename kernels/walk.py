@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils as _cgutils
+from numba.core import types
 
 from fogconv.errors import KernelError
 from fogconv.kernels import handoff
@@ -18,6 +19,8 @@ from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.emit import I32, I64, Builder
 from fogconv.kernels.codegen.jit import jit, ready
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, bind
+
+cgutils: Any = _cgutils  # no annotations in this library
 
 HEADER, CALL = 2, 4
 

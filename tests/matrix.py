@@ -17,6 +17,7 @@ from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.schemes import STREAMS
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions
 from fogconv.zoo.random_weights import noise_images
@@ -31,7 +32,7 @@ STEADY = RunOptions(adapt=False)
 TRANSPORTS = ("inproc", "zmq", "mpi")
 STAR_WORKERS = (1, 2, 3, 4, 7)
 RESIDENT_RANKS = (3, 5)
-RESIDENT_SCHEMES = ("auto", "depth", "rows", "columns", "tiles", "offload")
+RESIDENT_SCHEMES = ("auto", "depth", "rows", "columns", "tiles", "offload", *STREAMS)
 RESIDENT_MODELS = (
     "alexnet",
     "convnext_tiny",
@@ -111,9 +112,9 @@ def resident_cells(*, full: bool) -> list[Cell]:
 
 
 def between_processes() -> list[Cell]:
-    """Halos of columns and at corners between processes of their own."""
+    """Halos of columns and at corners, and frames in flight, between processes of their own."""
     model = "shufflenet_v2_x0_5"
-    schemes, transports = ("columns", "tiles"), ("zmq", "mpi")
+    schemes, transports = ("columns", "tiles", *STREAMS), ("zmq", "mpi")
     return [Cell(model, models.small(model), 4, transport, scheme) for scheme in schemes for transport in transports]
 
 
@@ -172,20 +173,25 @@ def reference(model: str, size: int) -> Reference:
 
 
 def run_cell(cell: Cell, graph: LayerGraph, x: NDArray[np.float32], session: Session) -> tuple[Engine, NDArray[np.float32]]:
-    """The engine as it ran (its plan is of interest), and the output."""
+    """The engine as it ran (its plan is of interest), and the outputs, one below the other: of one inference, or of a stream
+    in which every rank has a frame."""
     engine = Engine(graph, session, cell.topology, cell.options, STEADY)
     try:
+        if cell.scheme in STREAMS:
+            return engine, np.concatenate(list(engine.stream([x] * (cell.workers + 1))))
         return engine, engine.run(x).output
     finally:
         engine.close()
 
 
-def check(cell: Cell, output: NDArray[np.float32]) -> None:
+def check(cell: Cell, outputs: NDArray[np.float32]) -> None:
     """Equal to torch's within TOLERANCE; against float64 within the larger of that and ten times torch's own error."""
     right = reference(cell.model, cell.size)
-    assert output.shape == right.single.shape
-    assert np.isfinite(output).all()
-    single, double = right.errors(output)
-    allowed = max(TOLERANCE, 10 * right.own_error)
-    assert double <= allowed, f"{cell}: {double:.2e} of the largest value off float64's; {allowed:.2e} allowed"
-    assert single <= TOLERANCE, f"{cell}: {single:.2e} of the largest value off torch's; {TOLERANCE:.0e} allowed"
+    assert len(outputs) == (cell.workers + 1 if cell.scheme in STREAMS else 1)
+    for output in outputs[:, None]:
+        assert output.shape == right.single.shape
+        assert np.isfinite(output).all()
+        single, double = right.errors(output)
+        allowed = max(TOLERANCE, 10 * right.own_error)
+        assert double <= allowed, f"{cell}: {double:.2e} of the largest value off float64's; {allowed:.2e} allowed"
+        assert single <= TOLERANCE, f"{cell}: {single:.2e} of the largest value off torch's; {TOLERANCE:.0e} allowed"

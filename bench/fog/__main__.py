@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench.fog.boards import BOARDS, ETHERNET
 from bench.fog.run import Setup, run
-from fogconv.cli.option_values import SIZE, Pair
+from fogconv.cli.options.values import SIZE, Pair
 from fogconv.errors import FogconvError, InputError
 from fogconv.hardware.units import parse_bytes
 from fogconv.planning.schemes import Scheme

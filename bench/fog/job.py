@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 
 LAYER_SEEDS = 64
 """Simulations for the seconds of single layers: eight are enough for the whole."""

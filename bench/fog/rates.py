@@ -33,10 +33,11 @@ from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import NoMailbox, copy_bytes_per_s
 from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.memory.algorithm import cycles
 from fogconv.ir.plan import Plan, at_home
 from fogconv.kernels.codegen.isa import host_isa

@@ -28,7 +28,7 @@ from bench.fog.shaping import Rate
 from bench.fog.testbed import Card, FogBed
 from fogconv.cluster.protocol.keys import write_keys
 from fogconv.errors import InputError
-from fogconv.ir.program import Wire
+from fogconv.ir.steps import Wire
 
 PORT = 5555
 LOAD_TIMEOUT_S = 600.0

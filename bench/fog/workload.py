@@ -15,7 +15,8 @@ from fogconv.errors import InputError
 from fogconv.frontend.network import open_network
 from fogconv.frontend.ports import named
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.random_weights import noise_images
 

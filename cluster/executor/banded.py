@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.executor.interface import Binder, Run
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.memory.bands import Walk
@@ -57,15 +56,12 @@ class BoundWalk:
         rows[0, 0], rows[1:, 0] = begin, ends[:-1]
 
 
-@dataclass(frozen=True, slots=True)
 class OneThread:
     """A binder whose convs are computed by the thread that calls them."""
 
-    binder: Binder
-
-    @property
-    def program(self) -> steps.Program:
-        return self.binder.program
+    def __init__(self, binder: Binder) -> None:
+        self.program, self.wide = binder.program, binder.wide
+        self.binder = binder
 
     def insert(self, step: steps.Recv) -> Callable[[Frame], None]:
         return self.binder.insert(step)

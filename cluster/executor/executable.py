@@ -20,19 +20,22 @@ from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.banded import BoundWalk, idle
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
+from fogconv.cluster.executor.half.steps import bind_halves
 from fogconv.cluster.executor.interface import Binder, BoundSteps, Call, HostCalls, Packed, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS, OF_ANY_TYPE
 from fogconv.cluster.executor.quantized.steps import QUANTIZED, prepared
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, InputError, KernelError, WireError, shown
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
 from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.footprint import Packing, footprint, packings
-from fogconv.ir.program import Program
+from fogconv.ir.memory.sharing import NOWHERE
+from fogconv.ir.precision.elements import HALVES, Element
+from fogconv.ir.program import Program, buffers_of
 from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
 from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros
@@ -44,7 +47,13 @@ from fogconv.kernels.quantized.conv import PreparedBytes
 from fogconv.storage.mapped_array import give_back
 from fogconv.storage.swap_file import SwapFolder
 
-DTYPES: Mapping[str, type[np.generic]] = {"fp32": np.float32, "uint8": np.uint8, "int32": np.int32}
+DTYPES: Mapping[Element, type[np.generic]] = {
+    "fp32": np.float32,
+    "fp16": np.float16,
+    "bf16": np.uint16,
+    "uint8": np.uint8,
+    "int32": np.int32,
+}
 """Of buffers, by their elements."""
 
 
@@ -82,13 +91,15 @@ class Executable:
                 NARROW if number in narrow else BLOCK,
             )
             for number, (buffer, place) in enumerate(zip(bands.buffers, bands.places, strict=True))
-            if place is not None
+            if place != NOWHERE
         }
         for number, memory in self._maps.items():
             if zero := bands.buffers[number].precision.zero:
                 memory.data[...] = zero  # margins, and lanes beyond the last channel
         size = footprint(program, threads=threads, choose=algorithm_of)
-        self.memory_bytes = sum(sizes.values()) + size.staging + size.scratch + size.slot
+        self.memory_bytes = sum(sizes.values()) + size.staging + size.scratch + size.widened + size.slot
+        self.wide = Scratch()
+        self.wide.reserve(size.widened // BYTES_PER_ELEMENT, 1)
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
@@ -131,8 +142,10 @@ class Executable:
 
     def _kernel(self, binder: Binder, step: steps.AnyStep) -> Bound:
         buffers = self.program.buffers
-        in_floats = all(buffers[number].precision.element == "fp32" for number in steps.buffers_of(step))
-        kernels = KERNELS if in_floats or isinstance(step, OF_ANY_TYPE) else QUANTIZED
+        elements = {buffers[number].precision.element for number in buffers_of(step)}
+        if not elements.isdisjoint(HALVES) and not isinstance(step, OF_ANY_TYPE):
+            return bind_halves(binder, step)
+        kernels = KERNELS if elements == {"fp32"} or isinstance(step, OF_ANY_TYPE) else QUANTIZED
         bind = kernels.get(type(step))
         if bind is None:
             raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__} of 8-bit maps")
@@ -228,6 +241,10 @@ class Executable:
         found = wire.in_order(view, lane, len(region.channels))
         return None if found is None else found.view(np.uint8).data
 
+    def _unchanged(self, buffer: int, form: steps.Wire) -> bool:
+        """Whether a message has the bytes of the buffer."""
+        return form in wire.UNCHANGED or form == self.program.buffers[buffer].precision.element
+
     def _input(self, step: steps.Input) -> Call:
         packed, index = packer(self.view(step.target, step.region)), step.index
 
@@ -259,7 +276,7 @@ class Executable:
         to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
         tables = None if step.pixels is None else PixelTables(step.pixels.mean, step.pixels.std)
         # Pixels are cut into an array of their own, which is coded.
-        direct = not step.more and form in wire.UNCHANGED and tables is None
+        direct = not step.more and self._unchanged(step.source, form) and tables is None
         whole = self._in_order(step.source, step.region) if direct else None
         if whole is not None:
 
@@ -318,7 +335,9 @@ class Executable:
         if step.pixels is not None:
             return self._insert_pixels(step, step.pixels)
         whole = (
-            None if step.more or step.accumulate or form not in wire.UNCHANGED else self._in_order(step.target, step.region)
+            self._in_order(step.target, step.region)
+            if not step.more and not step.accumulate and self._unchanged(step.target, form)
+            else None
         )
         if whole is not None:
 

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.mailbox import Mailbox
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import InputError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.memory.footprint import Packing
+from fogconv.ir.program import Program
 from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.kernels.maps.scratch import Scratch
     from fogconv.kernels.quantized.conv import PreparedBytes
     from fogconv.storage.swap_file import SwapFolder
 
@@ -73,7 +75,7 @@ class Build(Protocol):
 
     def __call__(
         self,
-        program: ir.Program,
+        program: Program,
         weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
@@ -87,7 +89,7 @@ class Executor(Build, Protocol):
 
     def __call__(
         self,
-        program: ir.Program,
+        program: Program,
         weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
@@ -109,9 +111,10 @@ class HostCalls(Protocol):
 
 
 class Binder(Protocol):
-    """The part of an executor that the binding of a step uses."""
+    """The part of an executor that the binding of a step uses. ``wide``: for copies in fp32 of maps of 16 bits."""
 
-    program: ir.Program
+    program: Program
+    wide: Scratch
 
     def insert(self, step: ir.Recv) -> Callable[[Frame], None]: ...
 

@@ -40,10 +40,10 @@ from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint, Event, Loss
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import ClusterError, InputError, TransportTimeout, WireError, WorkerLostError
-from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 from fogconv.ir.layout import MASTER
+from fogconv.ir.program import Program, encode, expendable
 
 log = logging.getLogger("fogconv.session")
 
@@ -67,7 +67,7 @@ class Session:
         addresses: Sequence[str],
         *,
         keys: Sequence[str | None] = (),
-        local: Callable[[ir.Program, Mapping[str, Array], Any], Runnable] | None = None,
+        local: Callable[[Program, Mapping[str, Array], Any], Runnable] | None = None,
         name: str = "",
         timeout_s: float = MESSAGE_S,
         connect_timeout_s: float = 5.0,
@@ -178,7 +178,7 @@ class Session:
 
     def load(
         self,
-        programs: Sequence[ir.Program],
+        programs: Sequence[Program],
         weights: Mapping[str, Array],
         *,
         host: Any = None,
@@ -225,7 +225,7 @@ class Session:
                 raise
             if executable is not None:
                 sizes[MASTER] = executable.memory_bytes
-            loaded = Loaded(number, number, parts, executable, shipping.total_of, sizes, ir.expendable(parts.values()))
+            loaded = Loaded(number, number, parts, executable, shipping.total_of, sizes, expendable(parts.values()))
             self._loaded[number] = loaded
             return loaded
 
@@ -256,7 +256,7 @@ class Session:
                 if self._records[rank].joined:
                     self._workers.send(self._records[rank], m.Unload(loaded.program))
 
-    def _check(self, parts: Mapping[int, ir.Program], weights: Mapping[str, Array]) -> None:
+    def _check(self, parts: Mapping[int, Program], weights: Mapping[str, Array]) -> None:
         self._require_open()
         for rank, program in parts.items():
             if rank != MASTER and rank not in self._records:
@@ -270,7 +270,7 @@ class Session:
                 if given != tuple(shape):
                     raise InputError(f"weights {key}: the program says {tuple(shape)}, the array has {given}")
 
-    def _check_missing(self, remote: Mapping[int, ir.Program], missing: Mapping[int, Sequence[str]]) -> None:
+    def _check_missing(self, remote: Mapping[int, Program], missing: Mapping[int, Sequence[str]]) -> None:
         """A worker that asks for weights that its program does not name can't be trusted."""
         for rank, keys in missing.items():
             strange = set(keys) - remote[rank].weights.keys()
@@ -281,9 +281,9 @@ class Session:
                     )
                 self._workers.require(rank)
 
-    def _ask_load(self, rank: int, number: int, program: ir.Program, runs: int) -> int:
+    def _ask_load(self, rank: int, number: int, program: Program, runs: int) -> int:
         request = self._workers.next_request(rank)
-        self._workers.send(self._records[rank], m.Load(request, number, runs), ir.encode(program))
+        self._workers.send(self._records[rank], m.Load(request, number, runs), encode(program))
         return request
 
     # Runs
@@ -333,6 +333,11 @@ class Session:
         back = self._workers.exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
         info = self._records[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
+
+    def idle(self, seconds: float) -> None:
+        """Wait as for a message that does not come, and take what does: what waiting costs the processor."""
+        self._require_open()
+        self._board.wait(_never, seconds)
 
     def measure(
         self, specs: Sequence[StepSpec], *, ranks: Iterable[int] | None = None, repeats: int = 3
@@ -433,7 +438,11 @@ class Session:
                 workers.take(record, message)
 
 
-def _interpreter(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Runnable:
+def _never() -> bool | None:
+    return None
+
+
+def _interpreter(program: Program, weights: Mapping[str, Array], host: Any) -> Runnable:
     cores = len(os.sched_getaffinity(0))
     # mpirun's other ranks compile on the other cores.
     with Helpers(program, cores, 0 if launched() is not None else cores - 1).beside():

@@ -16,10 +16,9 @@ from fogconv.cluster.executor.mailbox import as_array
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import WireError
-from fogconv.ir.arrays import Array
+from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.memory.footprint import Packing
-from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
-from fogconv.ir.program import weight_key
+from fogconv.ir.precision.elements import WEIGHT_BYTES, WEIGHTS_OF, WeightType
 from fogconv.storage.swap_file import SwapFolder
 
 if TYPE_CHECKING:
@@ -98,8 +97,11 @@ class WeightStore:
         return next((each.spec.weight_shape for packing, each in self._packed.items() if packing.weight == key), None)
 
     def kind(self, key: str) -> str:
-        """By NumPy's name. Only those of fp32 are kept packed."""
-        return self._plain[key].dtype.name if key in self._plain else "float32"
+        """By NumPy's name."""
+        if key in self._plain:
+            return self._plain[key].dtype.name
+        packed = (each.spec.element for packing, each in self._packed.items() if packing.weight == key)
+        return WEIGHTS_OF[next(packed, "fp32")]
 
     def plain(self, key: str) -> Array:
         """A weight as it came. Raises KeyError for one that is not here, or only as what can't be turned back."""

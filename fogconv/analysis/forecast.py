@@ -13,7 +13,8 @@ from typing import Any
 from fogconv.analysis.workload import card_bytes
 from fogconv.hardware.tiers import shown_in
 from fogconv.hardware.topology import Device, Topology
-from fogconv.ir.graph import Conv, Hosted, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Hosted
 from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
 from fogconv.ir.plan import Plan

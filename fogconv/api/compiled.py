@@ -13,6 +13,7 @@ import numpy as np
 from fogconv.api.model import AnyModel, graph_of
 from fogconv.api.planned import PlannedModel, options_of
 from fogconv.calibration.calibration import calibrate_quickly
+from fogconv.calibration.narrow import elements_of
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.ports import Given, Results, arrays_of, results_of
@@ -131,7 +132,9 @@ def compile(
     assert isinstance(session, Session)
     try:
         measured = (
-            None if topology is not None else calibrate_quickly(session, refresh=run.measure, disks=choices.allow_swap)
+            calibrate_quickly(session, refresh=run.measure, disks=choices.allow_swap, elements=elements_of(graph))
+            if topology is None
+            else None
         )
         figures = topology if measured is None else measured.topology
         assert figures is not None

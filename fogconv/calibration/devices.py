@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fogconv.calibration.links import spread
@@ -23,6 +23,7 @@ from fogconv.errors import SwapError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.topology import kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
+from fogconv.ir.precision.elements import ELEMENT_BYTES
 
 LEAST_COMPUTE = 0.05
 """The assumed share of computation in a linear layer's time."""
@@ -33,17 +34,19 @@ MOST_OTHER_CORES = 0.5
 
 DENSE = ("winograd", "direct1x1", "direct")
 """The kernel classes whose mean is a device's default rate."""
+PLAIN = ("affine", "add")
+"""The other steps whose mean is a device's default cost of a byte."""
 DISK_BYTES = 16_000_000
 """Read to measure a disk: two slices of swapped weights, under a second to write and to read on most SD cards."""
 
-_PAD = (1, 1, 1, 1)
+PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
 """A conv with so little work that its time is the fixed cost of a step."""
 QUICK = (
-    ConvSpec(64, 64, 28, 28, (3, 3), padding=_PAD),
+    ConvSpec(64, 64, 28, 28, (3, 3), padding=PAD),
     ConvSpec(128, 128, 28, 28, (1, 1)),
-    ConvSpec(64, 64, 28, 28, (3, 3), stride=(2, 2), padding=_PAD),
-    ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=128),
+    ConvSpec(64, 64, 28, 28, (3, 3), stride=(2, 2), padding=PAD),
+    ConvSpec(128, 128, 28, 28, (3, 3), padding=PAD, groups=128),
     ConvSpec(2048, 1000, 1, 1, (1, 1)),
 )
 QUICK_MAPS = (
@@ -69,33 +72,22 @@ FULL_MAPS = (
 )
 FULL = (
     *QUICK,
-    ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD),
-    ConvSpec(256, 256, 14, 14, (3, 3), padding=_PAD),
-    ConvSpec(512, 512, 7, 7, (3, 3), padding=_PAD),
+    ConvSpec(128, 128, 28, 28, (3, 3), padding=PAD),
+    ConvSpec(256, 256, 14, 14, (3, 3), padding=PAD),
+    ConvSpec(512, 512, 7, 7, (3, 3), padding=PAD),
     ConvSpec(256, 64, 56, 56, (1, 1)),
     ConvSpec(512, 512, 14, 14, (1, 1)),
     ConvSpec(1024, 256, 7, 7, (1, 1)),
-    ConvSpec(128, 128, 28, 28, (3, 3), stride=(2, 2), padding=_PAD),
+    ConvSpec(128, 128, 28, 28, (3, 3), stride=(2, 2), padding=PAD),
     ConvSpec(128, 128, 17, 17, (1, 7), padding=(0, 0, 3, 3)),
-    ConvSpec(96, 96, 56, 56, (3, 3), padding=_PAD, groups=96),
+    ConvSpec(96, 96, 56, 56, (3, 3), padding=PAD, groups=96),
     ConvSpec(480, 480, 14, 14, (5, 5), padding=(2, 2, 2, 2), groups=480),
-    ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=32),
-    ConvSpec(256, 256, 14, 14, (3, 3), padding=_PAD, groups=32),
+    ConvSpec(128, 128, 28, 28, (3, 3), padding=PAD, groups=32),
+    ConvSpec(256, 256, 14, 14, (3, 3), padding=PAD, groups=32),
     ConvSpec(3, 64, 112, 112, (7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
-    ConvSpec(3, 32, 112, 112, (3, 3), stride=(2, 2), padding=_PAD),
+    ConvSpec(3, 32, 112, 112, (3, 3), stride=(2, 2), padding=PAD),
     ConvSpec(512, 512, 7, 7, (7, 7)),
 )
-INT8 = tuple(
-    replace(spec, element="uint8")
-    for spec in (
-        *QUICK,
-        ConvSpec(256, 256, 14, 14, (3, 3), padding=_PAD),
-        ConvSpec(512, 512, 14, 14, (1, 1)),
-        ConvSpec(128, 128, 28, 28, (3, 3), padding=_PAD, groups=32),
-        ConvSpec(3, 64, 112, 112, (7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
-    )
-)
-"""Of every class of 8-bit convs, for a full measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,17 +271,16 @@ def _figures(specs: Sequence[StepSpec], answers: Sequence[Measured]) -> Figures:
         seconds = max(medians[index] - step_s, medians[index] / 4)
         if isinstance(spec, ConvSpec):
             kind = kernel_class(spec)
-            compute = LEAST_COMPUTE if kind == "linear" else 1.0
+            compute = LEAST_COMPUTE if kind.endswith("linear") else 1.0
             per_class.setdefault(kind, []).append(compute * seconds / spec.macs)
         else:
-            kind = spec.kind
-            per_kind.setdefault(kind, []).append(seconds / (spec.touched * BYTES_PER_ELEMENT))
+            kind = spec.costs_as
+            per_kind.setdefault(kind, []).append(seconds / (spec.touched * ELEMENT_BYTES[spec.element]))
         if len(passes) > 1:  # one pass gives no spread
             spreads[kind] = max(spreads.get(kind, 0.0), spread([values[index] for values in passes]))
     gammas = {kind: statistics.geometric_mean(values) for kind, values in per_class.items()}
     maps = {kind: statistics.geometric_mean(values) for kind, values in per_kind.items()}
-    plain = [maps[kind] for kind in ("affine", "add") if kind in maps]
-    dense = [gammas[kind] for kind in DENSE if kind in gammas]
+    gammas, maps = {**_defaults(gammas, DENSE, "int8_"), **gammas}, {**_defaults(maps, PLAIN, "uint8_"), **maps}
     stretches = [
         mean / fastest - 1
         for answer in answers
@@ -297,15 +288,25 @@ def _figures(specs: Sequence[StepSpec], answers: Sequence[Measured]) -> Figures:
         if fastest > 0
     ]
     return Figures(
-        {"default": statistics.geometric_mean(dense), **gammas},
+        gammas,
         step_s,
         1 / max(statistics.median(answer.copy_bytes_per_s for answer in answers), 1.0),
         weight_s_per_byte,
         spreads,
         statistics.median(stretches) if stretches else 0.0,
         max(answer.other_cores for answer in answers),
-        {**({"default": statistics.geometric_mean(plain)} if plain else {}), **maps},
+        maps,
     )
+
+
+def _defaults(rates: Mapping[str, float], kinds: Sequence[str], prefix: str) -> dict[str, float]:
+    """What is taken of a kind that was not measured: the mean of some; and likewise of those whose names have the prefix."""
+    found = {}
+    for each in ("", prefix):
+        known = [rates[each + kind] for kind in kinds if each + kind in rates]
+        if known:
+            found[f"{each}default"] = statistics.geometric_mean(known)
+    return found
 
 
 def measured_here(specs: Sequence[StepSpec], repeats: int) -> Measured:

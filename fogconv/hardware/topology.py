@@ -19,7 +19,7 @@ from fogconv.errors import TopologyError
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.hardware.tiers import check_tier
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
-from fogconv.ir.precision.elements import ELEMENT_BYTES
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.values import table
 
 __all__ = ["HERE", "INT8_CLASSES", "KERNEL_CLASSES", "Device", "Host", "Link", "Topology", "kernel_class", "read_hostfile"]
@@ -30,12 +30,15 @@ KERNEL_CLASSES = ("direct1x1", "direct", "winograd", "depthwise", "grouped", "fi
 INT8_CLASSES = tuple(f"int8_{kind}" for kind in KERNEL_CLASSES if kind != "winograd")
 """The same of 8-bit maps, measured where a network has such."""
 
+NARROW: Mapping[Element, str] = {"uint8": "int8", "fp16": "fp16", "bf16": "bf16"}
+"""What the names of the classes of other elements than fp32 begin with."""
+
 
 def kernel_class(spec: ConvSpec) -> str:
-    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES, or of INT8_CLASSES."""
-    if spec.element == "uint8":
+    """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES, or of INT8_CLASSES and the like."""
+    if spec.element != "fp32":
         of_floats = kernel_class(replace(spec, element="fp32"))
-        return "int8_direct" if of_floats == "winograd" else f"int8_{of_floats}"
+        return f"{NARROW[spec.element]}_{'direct' if of_floats == 'winograd' else of_floats}"
     if spec.depthwise:
         return "depthwise"
     if spec.groups > 1:
@@ -94,8 +97,9 @@ class Device:
     ``effort`` returns the MACs that γ counts for a conv, where its kernels' tiles are known to do more or fewer than the
     definition. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor time per byte to and from the card (the
     transport, the system's copies). ``map_s_per_byte`` is the cost of a byte that a step other than a conv reads or
-    writes, by its kind ("default": of any other). All of these are long-run averages. ``predicted`` returns the seconds of
-    a step that computes this (see `fogconv.hardware.latency.predictors`), instead of all of them.
+    writes, by its kind ("default": of any other; "uint8_add": of bytes). All of these are long-run averages. ``predicted``
+    returns the seconds of a step in fp32 that computes this (see `fogconv.hardware.latency.predictors`), instead of all of
+    them.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
     which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).
@@ -174,10 +178,17 @@ class Device:
             _not_negative(f"device {self.name}", f"training cost {key!r}", cost)
 
     def gamma(self, kind: str = "default") -> float:
-        """γ of a kernel class in seconds per MAC, or the device's default. An 8-bit class that was not measured is taken to
-        be no faster than the same one of floats."""
+        """γ of a kernel class in seconds per MAC, or the device's default.
+
+        A class of 8 or 16 bits ("int8_direct") that was not measured is to the same one of floats as "int8_default" is to
+        "default"; where that is not known, it is no faster.
+        """
         known = self.gamma_s_per_mac
-        return known.get(kind, known.get(kind.removeprefix("int8_"), known["default"]))
+        if kind in known:
+            return known[kind]
+        element, _, of_floats = kind.rpartition("_")
+        gamma = known.get(of_floats, known["default"])
+        return gamma * known[f"{element}_default"] / known["default"] if f"{element}_default" in known else gamma
 
     def work_s(self, spec: StepSpec) -> float:
         """Seconds for what one step computes: the one price of it, for every plan, simulation and report.
@@ -187,15 +198,16 @@ class Device:
         """
         if isinstance(spec, ConvSpec):
             return self.conv_s(spec)
-        if self.predicted is not None:
+        if self.predicted is not None and spec.element == "fp32":
             return self.predicted(spec)
         rates = self.map_s_per_byte
-        s_per_byte = rates.get(spec.kind, rates.get("default", self.copy_s_per_byte / 2))
+        usual = rates.get("default", self.copy_s_per_byte / 2)
+        s_per_byte = rates.get(spec.costs_as, rates.get(f"{spec.element}_default", rates.get(spec.kind, usual)))
         return spec.touched * ELEMENT_BYTES[spec.element] * s_per_byte + self.step_s
 
     def conv_s(self, spec: ConvSpec) -> float:
         """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
-        if self.predicted is not None:
+        if self.predicted is not None and spec.element == "fp32":
             return self.predicted(spec)
         weights_s = spec.weight_elements * ELEMENT_BYTES[spec.element] * self.weight_s_per_byte
         macs = spec.macs if self.effort is None else self.effort(spec)

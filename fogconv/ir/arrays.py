@@ -1,6 +1,9 @@
-"""Arrays: the one element type of maps and weights."""
+"""Arrays: the one element type of maps and weights; what a weight is known by."""
 
 from __future__ import annotations
+
+import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,3 +22,10 @@ def blank(shape: tuple[int, ...], kind: str = "float32") -> Array:
 def is_blank(array: Array) -> bool:
     """Whether an array was made by `blank`."""
     return bool(array.__array_interface__["data"][0] == _NOTHING.__array_interface__["data"][0])
+
+
+def weight_key(array: NDArray[Any]) -> str:
+    """The content hash that identifies an array on the wire: BLAKE2b over dtype, shape and bytes, as 32 hex digits."""
+    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

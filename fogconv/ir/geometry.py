@@ -178,6 +178,11 @@ class MapSpec:
         return MapSpec(kind, *region.shape, sources, kernel, stride, batch, element)
 
     @property
+    def costs_as(self) -> str:
+        """Steps of one such name take a like time per byte: the kind, and of which elements where these are not fp32."""
+        return self.kind if self.element == "fp32" else f"{self.element}_{self.kind}"
+
+    @property
     def elements(self) -> int:
         return self.batch * self.channels * self.height * self.width
 

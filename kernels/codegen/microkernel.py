@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from numba import types
 from numba.extending import intrinsic
 
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I64, Builder, Value
 from fogconv.kernels.codegen.isa import Isa
@@ -56,6 +57,8 @@ class Tile:
     """Whether ``few`` lanes end where the memory may end: no vector is then loaded that reaches further."""
     quads: bool = False
     """Every vector is 4 output channels × 4 input channels; up to 3 vectors, stored with zeros behind them as a block."""
+    weights: Element = "fp32"
+    """What the weights consist of; those of 16 bits become floats as they are loaded. Quads are of fp32."""
 
     @property
     def pixels(self) -> int:
@@ -111,9 +114,14 @@ ARGUMENTS = 7
 
 
 @cache
-def tile_address(tile: Tile) -> int:
-    """The machine address of the compiled micro-kernel; compiled or loaded on first use."""
-    return native_function(emit_tile, tile, arguments=ARGUMENTS)
+def tile_address(tile: Tile, element: Element = "fp32") -> int:
+    """The machine address of the compiled micro-kernel, whose results are of this element; compiled or loaded on first
+    use."""
+    return native_function(_emit_floats, tile, element, arguments=ARGUMENTS)
+
+
+def _emit_floats(builder: Builder, tile: Tile, element: Element, *addresses: Value) -> None:
+    emit_tile(builder, tile, *addresses, arithmetic=Floats(tile.fused, element))
 
 
 def function_address(dispatcher: Any, signature: Any) -> int:
@@ -178,10 +186,14 @@ class Arithmetic(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Floats:
-    """Numbers of 32 bits: residual and clamp are applied before the store."""
+    """Sums in fp32: residual and clamp are applied before the store. ``element``: of the result, and of the residual."""
 
     fused: bool
-    out_bytes: int = 4
+    element: Element = "fp32"
+
+    @property
+    def out_bytes(self) -> int:
+        return ELEMENT_BYTES[self.element]
 
     def start(self, builder: Builder, bias: Value, vl: int, offset: int) -> Value:
         return v.load(builder, bias, vl, offset, align=4 * vl)
@@ -195,7 +207,7 @@ class Floats:
     def finish(
         self, builder: Builder, tile: Tile, fields: Value, bias: Value, sums: list[Value], out: Value, residual: Value
     ) -> None:
-        emit_finish(builder, tile, fields, sums, out, residual)
+        emit_finish(builder, tile, fields, sums, out, residual, self.element)
 
 
 def emit_tile(
@@ -214,6 +226,11 @@ def emit_tile(
     """Emit the code of one tile. Weights are [k][vector][lane], bias [vector][lane]; see ``Field`` for the rest."""
     numbers = arithmetic or Floats(tile.fused)
     vl, nv = tile.vl, tile.vectors
+    weight_bytes = ELEMENT_BYTES[tile.weights]
+
+    def weight(weights: Value, number: int) -> Value:
+        """The ``number``-th vector of weights from an address on."""
+        return v.load_as(builder, weights, vl, weight_bytes * vl * number, tile.weights)
 
     def field(which: Field) -> Value:
         return v.load_i64(builder, fields, which)
@@ -240,7 +257,7 @@ def emit_tile(
                 v.prefetch(builder, ahead, 4 * tile.step * k)
             for line in range(tile.coming):
                 v.prefetch(builder, ahead, LINE * (tile.coming * k + line))
-            w = [v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl) for n in range(nv)]
+            w = [weight(weights, (first + k) * nv + n) for n in range(nv)]
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
                 value = v.splat(builder, v.load_f32(builder, rows[row], 4 * (column * tile.step + k)), vl)
@@ -276,7 +293,7 @@ def emit_tile(
                     held = [v.pick(builder, value, value, [min(lane, wide - 1) for lane in range(vl)]) for value in held]
                 held = [numbers.held(builder, v.whole(builder, value)) for value in held]
             for n in range(nv):
-                w = v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl)
+                w = weight(weights, (first + k) * nv + n)
                 for p in range(tile.pixels):
                     value = v.lane_splat(builder, held[p], k % vl + back, vl)
                     sums[p * nv + n] = numbers.product(builder, value, w, sums[p * nv + n])
@@ -314,7 +331,7 @@ def emit_tile(
             return [
                 *sums,
                 v.shifted(builder, x, 4 * channels),
-                v.shifted(builder, weights, 4 * vl * nv * steps(channels)),
+                v.shifted(builder, weights, weight_bytes * vl * nv * steps(channels)),
                 v.shifted(builder, ahead, LINE * tile.coming * channels if tile.coming else 4 * tile.step * channels)
                 if tile.prefetch or tile.coming
                 else ahead,
@@ -375,7 +392,7 @@ def emit_tile(
                 for tap in range(wide):
                     sums = products(sums, at, weights, ahead, count, tap * count)
                     at = v.shifted(builder, at, tap_stride)
-                return [*sums, start, v.shifted(builder, weights, 4 * vl * nv * steps(count) * wide), ahead]
+                return [*sums, start, v.shifted(builder, weights, weight_bytes * vl * nv * steps(count) * wide), ahead]
 
             if tile.few[0]:
                 kernel_row = short_row
@@ -411,15 +428,24 @@ def emit_tile(
     numbers.finish(builder, tile, fields, bias, sums, out, residual)
 
 
-def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], out: Value, residual: Value) -> None:
-    """Residual, clamp, store."""
+def emit_finish(
+    builder: Builder,
+    tile: Tile,
+    fields: Value,
+    sums: list[Value],
+    out: Value,
+    residual: Value,
+    element: Element = "fp32",
+) -> None:
+    """Residual, clamp, store. ``element``: of the residual and of what is stored."""
+    size = ELEMENT_BYTES[element]
     flags = v.load_i64(builder, fields, Field.FLAGS)
 
     def add(now: Sequence[Value]) -> list[Value]:
         strides = Field.RESIDUAL_BLOCK_STRIDE, Field.RESIDUAL_ROW_STRIDE
         return [
-            builder.fadd(value, v.load(builder, base, tile.vl, offset))
-            for value, (base, offset) in zip(now, places(builder, tile, fields, residual, strides=strides), strict=True)
+            builder.fadd(value, v.load_as(builder, base, tile.vl, offset, element))
+            for value, (base, offset) in zip(now, places(builder, tile, fields, residual, size, strides), strict=True)
         ]
 
     def bound(number: int, clamp: Any) -> Any:
@@ -435,8 +461,8 @@ def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], 
     sums = v.when(builder, wanted(Flag.RESIDUAL), sums, add)
     sums = v.when(builder, wanted(Flag.FLOOR), sums, bound(0, v.maximum))
     sums = v.when(builder, wanted(Flag.CEILING), sums, bound(1, v.minimum))
-    for value, (base, offset) in zip(sums, places(builder, tile, fields, out), strict=True):
-        v.store(builder, value, base, offset)
+    for value, (base, offset) in zip(sums, places(builder, tile, fields, out, size), strict=True):
+        v.store_as(builder, value, base, offset, element)
 
 
 def places(
@@ -475,6 +501,7 @@ def make_tile(
     few: tuple[int, int] = (0, 0),
     prefetch: bool = False,
     tight: bool = False,
+    weights: Element = "fp32",
     coming: int = 0,
 ) -> Tile:
     """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
@@ -486,6 +513,7 @@ def make_tile(
         prefetch=prefetch,
         tight=tight,
         quads=quads,
+        weights=weights,
         coming=0 if by_lane or quads or prefetch or few[0] else coming,
     )
 

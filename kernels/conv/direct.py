@@ -16,8 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array, is_blank
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
+from fogconv.ir.memory.algorithm import HALF
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element, element_of
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
@@ -116,36 +119,50 @@ class DirectKernel:
     """Packed weights and everything that does not depend on addresses. See ``fogconv.kernels.conv.conv`` for the
     interface."""
 
-    algorithm = "direct"
     exact = True
 
     def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, packed: PackedWeights) -> None:
         self.spec, self.isa, self.activation, self.packed = spec, isa, activation, packed
         self.passes = _plan(spec, isa, packed.vectors)
         ready(run_direct, SIGNATURE)
-        self._addresses = {self.wanted_lanes: self._tile_addresses(self.wanted_lanes)}
+        self._addresses: dict[tuple[int, Element], dict[tuple[int, int, int], int]] = {}
+        if packed.element == "fp32":
+            self._tile_addresses(self.wanted_lanes, "fp32")
 
     @staticmethod
     def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DirectKernel:
         vectors = _plan(spec, isa)[0].vectors
         return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, vectors))
 
-    def _tile_addresses(self, lanes: int) -> dict[tuple[int, int, int], int]:
-        """The micro-kernels, by (output channels, rows, columns), for inputs of ``lanes`` lanes per pixel."""
+    @property
+    def algorithm(self) -> str:
+        return "direct" if self.packed.element == "fp32" else HALF
+
+    def _tile_addresses(self, lanes: int, made: Element) -> dict[tuple[int, int, int], int]:
+        """The micro-kernels, by (output channels, rows, columns), for inputs of ``lanes`` lanes per pixel and outputs of the
+        element ``made``."""
+        known = self._addresses.get((lanes, made))
+        if known is not None:
+            return known
         spec = self.spec
         few = (0, 0)
         if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
             few = (spec.in_channels, spec.kernel[1])
-        return {
+        element, step = self.packed.element, lanes * spec.stride[1]
+        ahead, size = self._reads_ahead, ELEMENT_BYTES[element]
+        self._addresses[lanes, made] = {
             (p.lanes, rows, columns): tile_address(
                 make_tile(
-                    *(self.isa, rows, columns, p.vectors, lanes * spec.stride[1], p.vl, few, self._reads_ahead),
-                    coming=0 if self._reads_ahead else lines_at_once(p),
-                )
+                    *(self.isa, rows, columns, p.vectors, step, p.vl, few, ahead),
+                    weights=element,
+                    coming=0 if ahead else lines_at_once(p, size),
+                ),
+                made,
             )
             for p in self.passes
             for rows, columns in p.cover.shapes
         }
+        return self._addresses[lanes, made]
 
     @property
     def _reads_ahead(self) -> bool:
@@ -179,14 +196,17 @@ class DirectKernel:
         return self.packed.unpack(), self.packed.unpack_bias()
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
-        """The call that computes one thread's share. Each group's output channels start at a new block of ``out``."""
+        """The call that computes one thread's share. Each group's output channels start at a new block of ``out``.
+
+        ``out``, and with it the residual, may be of 16 bits. Raises KernelError where an activation that is no clamp would
+        then have to follow."""
         spec, packed = self.spec, self.packed
-        at_x, at_out = place("the input", x, narrow=spec.groups == 1), place("the output", out)
-        at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
+        made = element_of(out.data)
+        at_x, at_out = place("the input", x, narrow=spec.groups == 1), place("the output", out, kind=out.data.dtype)
+        at_residual = Place(0, 0, 0, 0) if residual is None else place("the residual", residual, kind=out.data.dtype)
         pixel = 4 * x.lanes
         origin = at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * pixel
-        if x.lanes not in self._addresses:
-            self._addresses[x.lanes] = self._tile_addresses(x.lanes)
+        micro = self._tile_addresses(x.lanes, made)
         per_group_in, per_group_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         by_groups = self._split_by_groups(threads)
         fields = np.zeros((spec.groups, FIELDS), np.int64)
@@ -199,8 +219,9 @@ class DirectKernel:
                 first, last = part(p.count, thread, threads) if by_groups else (0, p.count)
                 if start == stop or first == last:
                     continue
-                addresses = {shape: self._addresses[x.lanes][p.lanes, *shape] for shape in p.cover.shapes}
-                tiles.append(tile_table(p.cover, start, stop, addresses, steps, at_out, at_residual))
+                addresses = {shape: micro[p.lanes, *shape] for shape in p.cover.shapes}
+                table = tile_table(p.cover, start, stop, addresses, steps, at_out, at_residual, BLOCK * out.data.itemsize)
+                tiles.append(table)
                 begin, end = end, end + len(tiles[-1])
                 lanes, channel = p.lanes, p.first + first * p.lanes
                 for group in range(spec.groups):
@@ -214,7 +235,7 @@ class DirectKernel:
                             at_out.address + block * at_out.block,
                             at_residual.address + block * at_residual.block,
                             last - first,
-                            4 * packed.depth * lanes,
+                            packed.weights.itemsize * packed.depth * lanes,
                             4 * lanes,
                             lanes // BLOCK * at_out.block,
                             lanes // BLOCK * at_residual.block,
@@ -223,13 +244,15 @@ class DirectKernel:
                             -(-lanes // BLOCK),
                             0,
                             p.cover.pieces[0] * spec.stride[1] * pixel,
-                            0 if self._reads_ahead else LINE * packed.depth * lines_at_once(p),
+                            0 if self._reads_ahead else LINE * packed.depth * lines_at_once(p, packed.weights.itemsize),
                         ]
                     )
         for group in range(spec.groups):
             channels = Channels.of(group * per_group_in, (group + 1) * per_group_in)
             self._fill(fields[group], channels, pixel, at_x, at_out, at_residual, residual is not None)
         epilogue = Epilogue.of(self.activation)
+        if made != "fp32" and self.activation is not None and clamp(self.activation) is None:
+            raise KernelError(f"{self.activation} is computed in fp32; the output is {made}")
         numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, epilogue, items, tiles)
         return bind(run_direct, numbers, fields, packed, x, out, residual, epilogue)
 
@@ -294,10 +317,11 @@ class DirectKernel:
         return groups >= 2 * threads and weights > 4 * self.spec.in_channels * self.spec.height * self.spec.width
 
 
-def lines_at_once(p: Pass) -> int:
-    """The lines that a tile fetches per product, so that the tiles of a group fetch all weights of the next one."""
+def lines_at_once(p: Pass, size: int) -> int:
+    """The lines that a tile fetches per product, so that the tiles of a group fetch all weights of the next one, of so many
+    bytes each."""
     tiles = len(p.cover.bands) * len(p.cover.pieces)
-    return -(-4 * p.lanes // (LINE * tiles))
+    return -(-size * p.lanes // (LINE * tiles))
 
 
 def walk_numbers(
@@ -378,6 +402,11 @@ class PackedWeights:
     """Vectors per group of output channels; the last groups may have fewer, or quads (see `cut`)."""
 
     @property
+    def element(self) -> Element:
+        """Of the weights."""
+        return element_of(self.weights)
+
+    @property
     def depth(self) -> int:
         """Products per output: c/g·K_h·K_w."""
         return int(np.prod(self.shape[1:]))
@@ -389,7 +418,7 @@ class PackedWeights:
 
     def address(self, group: int, channel: int) -> int:
         """Where the weights of a group's output channels start, from one of its vectors on."""
-        return address_of(self.weights) + 4 * self.depth * (group * self.per_group + channel)
+        return address_of(self.weights) + self.weights.itemsize * self.depth * (group * self.per_group + channel)
 
     def bias_address(self, group: int, channel: int) -> int:
         return address_of(self.bias) + 4 * (group * self.per_group + channel)
@@ -431,7 +460,7 @@ class PackedWeights:
 
     def unpack(self) -> Array:
         """The original weights (f, c/g, K_h, K_w), exactly."""
-        out = np.empty(self.shape, np.float32)
+        out = np.empty(self.shape, self.weights.dtype)
         for outputs, inputs, piece in self.pieces():
             lanes = piece.reshape(*self.shape[2:], inputs.stop - inputs.start, -1)
             out[outputs, inputs] = lanes[..., : outputs.stop - outputs.start].transpose(3, 2, 0, 1)
@@ -439,11 +468,17 @@ class PackedWeights:
 
 
 def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vectors: int) -> PackedWeights:
-    """Weights (f, c/g, K_h, K_w) and bias (f,) → the micro-kernel's order; lanes beyond f/g are zeros."""
+    """Weights (f, c/g, K_h, K_w), in fp32 or 16 bits, and bias (f,) → the micro-kernel's order; lanes beyond f/g are
+    zeros."""
     f, c, kh, kw = weight.shape
     lanes = groups * _up(f // groups, isa.vector_length)
     packed = PackedWeights(
-        aligned_zeros((lanes * c * kh * kw,)), aligned_zeros((lanes,)), (f, c, kh, kw), groups, isa, vectors
+        aligned_zeros((lanes * c * kh * kw,), kind=weight.dtype),
+        aligned_zeros((lanes,)),
+        (f, c, kh, kw),
+        groups,
+        isa,
+        vectors,
     )
     if is_blank(weight):
         return packed
@@ -451,7 +486,7 @@ def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vecto
         wide = piece[0, 0].size // (inputs.stop - inputs.start)
         ordered = weight[outputs, inputs].transpose(2, 3, 1, 0)
         if wide > ordered.shape[3]:
-            ordered = np.concatenate((ordered, np.zeros((*ordered.shape[:3], wide - ordered.shape[3]), np.float32)), 3)
+            ordered = np.concatenate((ordered, np.zeros((*ordered.shape[:3], wide - ordered.shape[3]), weight.dtype)), 3)
         piece[...] = ordered.reshape(piece.shape)
     if bias is not None:
         packed.bias.reshape(groups, -1)[:, : f // groups] = bias.reshape(groups, -1)

@@ -21,7 +21,7 @@ from numba.core import types
 
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array, is_blank
-from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.memory.algorithm import LEAST_TILES, odd_lines, winograd_outputs, winograd_sets, winograd_tiles
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
@@ -189,7 +189,9 @@ class WinogradKernel:
         """(address, bytes from the first tile) of the micro-kernels that cover a set of tiles."""
         return [
             (
-                tile_address(make_tile(self.isa, 1, t.columns, p.vectors, BLOCK, p.vl, coming=lines_at_once(p))),
+                tile_address(
+                    make_tile(self.isa, 1, t.columns, p.vectors, BLOCK, p.vl, coming=lines_at_once(p, BYTES_PER_ELEMENT))
+                ),
                 PIXEL * t.column,
             )
             for t in p.cover.places()
@@ -233,7 +235,7 @@ class WinogradKernel:
                         p.lanes // BLOCK * size * PIXEL,
                         len(calls),
                         len(calls) + len(listed),
-                        LINE * spec.in_channels * lines_at_once(p),
+                        LINE * spec.in_channels * lines_at_once(p, BYTES_PER_ELEMENT),
                     ]
                 )
                 calls += listed

@@ -17,7 +17,6 @@ from fogconv.calibration.devices import (
     DISK_BYTES,
     FULL,
     FULL_MAPS,
-    INT8,
     QUICK,
     QUICK_MAPS,
     TINY,
@@ -28,6 +27,7 @@ from fogconv.calibration.devices import (
     turns,
 )
 from fogconv.calibration.members import machine_cores, machines_of, master, priors_of
+from fogconv.calibration.narrow import INT8
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import SwapError, WorkerLostError
 from fogconv.hardware.latency.features import MAP_KINDS
@@ -115,6 +115,9 @@ class FakeSession:
         self.lose(self.mute & {rank})
         back = nbytes if back_bytes is None else back_bytes
         return Trip(2 * self.alpha + nbytes * self.s_per_byte, 2 * self.alpha + 2 * back * self.s_per_byte)
+
+    def idle(self, seconds: float) -> None:
+        """Nothing comes, and waiting costs nothing."""
 
     def measure(
         self, specs: Sequence[StepSpec], *, ranks: Sequence[int] | None = None, repeats: int = 3
@@ -262,7 +265,7 @@ def test_a_loss_of_nobody_is_an_error(tmp_path: Path) -> None:
 
 def test_the_long_way_measures_every_class_and_says_how_sure_it_is() -> None:
     profile = calibrate(FakeSession(), local=local)
-    assert set(profile.devices[1].gamma_s_per_mac) == {*KERNEL_CLASSES, *INT8_CLASSES, "default"}
+    assert set(profile.devices[1].gamma_s_per_mac) == {*KERNEL_CLASSES, *INT8_CLASSES, "default", "int8_default"}
     assert profile.spreads["gamma rank 1 winograd"] == 0 and profile.spreads["beta 0→1"] == 0
     assert profile.topology().link(2, 0).s_per_byte == pytest.approx(16e-8)
 

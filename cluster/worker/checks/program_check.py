@@ -14,10 +14,11 @@ from fogconv.cluster.executor.microbenchmark import map_program
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
 from fogconv.cluster.worker.checks.precision_check import unknown_precisions
 from fogconv.errors import WireError, WorkerMemoryError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.precision.scale import LEAST_SCALE, MOST_SCALE
+from fogconv.ir.program import Program
 
 MOST_PROGRAM_BYTES = 64 << 20
 """A program of a few thousand steps takes less than one of these megabytes."""
@@ -51,7 +52,7 @@ MOST_PATIENCE_S = 86400.0
 _FOR_THE_MASTER = (ir.Input, ir.Output, ir.HostOutput, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
 
 
-def check_program(program: ir.Program, memory_bytes: int) -> None:
+def check_program(program: Program, memory_bytes: int) -> None:
     """Raises WireError for a program that contradicts itself or exceeds the limits, WorkerMemoryError for one that needs
     more than ``memory_bytes``."""
     _Checked(program, memory_bytes).all()
@@ -80,7 +81,7 @@ def check_measurement(specs: Sequence[StepSpec], repeats: int, memory_bytes: int
 class _Checked:
     """The state of one program's check."""
 
-    def __init__(self, program: ir.Program, memory_bytes: int) -> None:
+    def __init__(self, program: Program, memory_bytes: int) -> None:
         self.program = program
         self.memory_bytes = memory_bytes
         self.where = "the program"

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import CLUSTER, output
+from fogconv.cli.options.connection import InsecureOption, KeysOption
+from fogconv.cli.options.panels import HOW, OUTPUT, WHERE
+from fogconv.cli.options.values import CLUSTER, output
 from fogconv.cli.output.written import say_written
-from fogconv.cli.panels import HOW, OUTPUT, WHERE
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 

@@ -35,7 +35,7 @@ MAP_KINDS = (
 def step_type(spec: StepSpec) -> str:
     if isinstance(spec, ConvSpec):
         return kernel_class(spec)
-    return spec.kind if spec.element == "fp32" else f"{spec.element}_{spec.kind}"
+    return spec.costs_as
 
 
 def amount(spec: StepSpec) -> float:

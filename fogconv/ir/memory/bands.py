@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import msgspec
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import NARROW, Span
 from fogconv.ir.memory.algorithm import candidates
-from fogconv.ir.memory.sharing import buffer_bytes, memories
+from fogconv.ir.memory.sharing import NOWHERE, buffer_bytes, memories
+from fogconv.ir.program import Program, buffers_of
 
 LEAST_BYTES = 1 << 20
 """A map between two steps that takes less stays in the second-level cache anyway."""
@@ -37,7 +40,8 @@ MOST_BANDS = 256
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A step of a band. ``step``: of which of the program's it is a part; for a copy, of the one that reads what is moved."""
+    """A step of a band. ``step``: the one of the program's that it is a part of; for a copy, the one that reads what is
+    moved."""
 
     step: int
     part: ir.AnyStep
@@ -54,16 +58,16 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Banded:
-    """A program whose ``buffers`` are followed by those of the bands. ``places``: the memory of each buffer, or None for a
+    """A program whose ``buffers`` are followed by those of the bands. ``places``: the memory of each buffer, or NOWHERE for a
     map that is never there as a whole; ``sizes``: bytes of each memory."""
 
     buffers: tuple[ir.Buffer, ...]
-    places: tuple[int | None, ...]
+    places: tuple[int, ...]
     sizes: Mapping[int, int]
     walks: tuple[Walk, ...]
 
 
-def banded(program: ir.Program, threads: int = 1) -> Banded:
+def banded(program: Program, threads: int = 1) -> Banded:
     """How so many threads of one rank compute a program."""
     walks: list[Walk] = []
     buffers, memory = list(program.buffers), dict[int, str]()
@@ -77,24 +81,24 @@ def banded(program: ir.Program, threads: int = 1) -> Banded:
         memory |= {len(buffers) + number: name for number, name in enumerate(plan.names)}
         buffers += plan.buffers
         between |= {program.steps[step].target for step in range(first, first + count - 1)}  # type: ignore[union-attr]
-    places: list[int | None] = [*memories(program, [(walk.first, walk.count) for walk in walks], between)]
-    following = 1 + max((place for place in places if place is not None), default=-1)
+    places = memories(program, [(walk.first, walk.count) for walk in walks], between)
+    following = 1 + max(places, default=NOWHERE)
     numbers: dict[str, int] = {}
     for number in range(len(program.buffers), len(buffers)):
         places.append(numbers.setdefault(memory[number], following + len(numbers)))
     sizes: dict[int, int] = {}
     whole = msgspec.structs.replace(program, buffers=tuple(buffers))
     for number, place in enumerate(places):
-        if place is not None:
+        if place != NOWHERE:
             sizes[place] = max(0, sizes.get(place, 0), buffer_bytes(whole, number))
     return Banded(tuple(buffers), tuple(places), sizes, tuple(walks))
 
 
-def _runs(program: ir.Program) -> Iterator[tuple[int, int]]:
+def _runs(program: Program) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of which each reads what the one before it made, and nobody else does."""
     users: dict[int, list[int]] = {}
     for number, step in enumerate(program.steps):
-        for buffer in set(ir.buffers_of(step)):
+        for buffer in set(buffers_of(step)):
             users.setdefault(buffer, []).append(number)
     first = 0
     for number in range(1, len(program.steps) + 1):
@@ -105,7 +109,7 @@ def _runs(program: ir.Program) -> Iterator[tuple[int, int]]:
         first = number
 
 
-def _linked(program: ir.Program, number: int, users: Mapping[int, Sequence[int]]) -> bool:
+def _linked(program: Program, number: int, users: Mapping[int, Sequence[int]]) -> bool:
     """Whether the map between a step and the next one need not be there as a whole."""
     step, reader = program.steps[number : number + 2]
     if not (_by_rows(program, step) and _by_rows(program, reader)):
@@ -124,8 +128,10 @@ def _linked(program: ir.Program, number: int, users: Mapping[int, Sequence[int]]
     )
 
 
-def _by_rows(program: ir.Program, step: ir.AnyStep) -> bool:
-    """Whether some rows of its target can be computed as well as all."""
+def _by_rows(program: Program, step: ir.AnyStep) -> bool:
+    """Whether some rows of its target can be computed as well as all, by one kernel."""
+    if {program.buffers[buffer].precision.element for buffer in buffers_of(step)} not in ({"fp32"}, {"uint8"}):
+        return False
     if isinstance(step, ir.Conv):
         known = candidates(step.spec)
         return len(known) == 1 and known[0] not in ("linear", "grouped") and step.weight not in program.swapped
@@ -135,7 +141,7 @@ def _by_rows(program: ir.Program, step: ir.AnyStep) -> bool:
 class _Plan:
     """The bands of one run of steps. Raises nothing: ``shares`` is None where it can't be cut."""
 
-    def __init__(self, program: ir.Program, first: int, count: int, following: int) -> None:
+    def __init__(self, program: Program, first: int, count: int, following: int) -> None:
         self.program, self.first = program, first
         self.steps: list[ir.Conv | ir.Pool] = list(program.steps[first : first + count])  # type: ignore[arg-type]
         self.following = following
@@ -149,7 +155,7 @@ class _Plan:
             return None
         cuts = [rows.start + len(rows) * part // threads for part in range(threads + 1)]
         found = []
-        for thread, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for thread, (start, stop) in enumerate(pairwise(cuts)):
             if stop - start < LEAST_ROWS or (share := self._share(thread, Span(start, stop), each)) is None:
                 return None
             found.append(share)
@@ -182,28 +188,31 @@ class _Plan:
         """What one thread does to make some rows of the last map."""
         bands = _cut(rows, each)
         needs: list[list[tuple[Span, Span]]] = []  # for each band and step: the rows that it makes, and those that it reads
-        made = [None if n < len(self.steps) - 1 else rows.start for n in range(len(self.steps))]
-        for band in bands:
-            wanted, found = band, list[tuple[Span, Span]]()
-            for number, step in reversed(list(enumerate(self.steps))):
-                done = made[number]
+        made: list[int | None] = [None] * len(self.steps)
+        for band in _cut(rows, each):
+            wanted = band
+            found: list[tuple[Span, Span]] = []
+            for number in reversed(range(len(self.steps))):
+                step, done = self.steps[number], made[number]
                 new = wanted if done is None else Span(max(done, wanted.start), wanted.stop)
-                read = source_rows(step, new)
-                if not new or read is None or read not in step.source_region.rows:
+                read = source_rows(step, new) if new else None
+                if read is None or read not in step.source_region.rows:
                     return None
-                made[number] = new.stop
+                made[number], wanted = new.stop, read
                 found.append((new, read))
-                wanted = read
             needs.append(found[::-1])
         pieces: list[Piece] = []
         held: list[tuple[int, Span] | None] = [None] * len(self.steps)  # the buffer that each step reads
-        layouts = [self._layout(thread, number, [band[number][1] for band in needs]) for number in range(len(self.steps))]
-        for at, band in enumerate(needs):
+        layouts = [
+            self._layout(thread, number, [ranges[number][1] for ranges in needs]) for number in range(len(self.steps))
+        ]
+        for at, ranges in enumerate(needs):
             for number in range(1, len(self.steps)):
                 buffer = layouts[number][at]
-                pieces += self._kept(number, held[number], (buffer, band[number][1]))
-                held[number] = (buffer, band[number][1])
-            for number, (step, (new, read)) in enumerate(zip(self.steps, band, strict=True)):
+                pieces += self._kept(number, held[number], (buffer, ranges[number][1]))
+                held[number] = (buffer, ranges[number][1])
+            for number, step in enumerate(self.steps):
+                new, read = ranges[number]
                 source = step.source if not number else layouts[number][at]
                 target = step.target if number == len(self.steps) - 1 else layouts[number + 1][at]
                 pieces.append(Piece(self.first + number, _part(step, source, read, target, new)))
@@ -257,7 +266,7 @@ def source_rows(step: ir.Conv | ir.Pool, rows: Span) -> Span | None:
 
 def _part(step: ir.Conv | ir.Pool, source: int, read: Span, target: int, rows: Span) -> ir.AnyStep:
     """The step on some rows, in other buffers."""
-    places = {
+    places: dict[str, Any] = {
         "source": source,
         "source_region": step.source_region.with_rows(read),
         "target": target,
@@ -280,4 +289,4 @@ def _cut(rows: Span, each: int) -> list[Span]:
     """As few bands of at most so many rows as possible, as equal as possible."""
     count = -(-len(rows) // each)
     cuts = [rows.start + len(rows) * part // count for part in range(count + 1)]
-    return [Span(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [Span(start, stop) for start, stop in pairwise(cuts)]

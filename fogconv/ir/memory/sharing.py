@@ -11,12 +11,16 @@ import heapq
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, NARROW
+from fogconv.ir.program import Program, buffers_of
+
+NOWHERE = -1
+"""The place of a map that is never there as a whole."""
 
 
-def memories(program: ir.Program, together: Iterable[tuple[int, int]] = (), apart: Collection[int] = ()) -> list[int | None]:
-    """The number of the memory in which each buffer lies, from 0 on; None for those ``apart``.
+def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: Collection[int] = ()) -> list[int]:
+    """The number of the memory in which each buffer lies, from 0 on; NOWHERE for those ``apart``.
 
     Two buffers lie in one where every step that uses one comes before every step that uses the other. Whole blocks of
     channels without a margin share whatever their sizes; the others only where sizes, margins and precisions are equal, as
@@ -31,7 +35,7 @@ def memories(program: ir.Program, together: Iterable[tuple[int, int]] = (), apar
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for time, step in zip(times, program.steps, strict=True):
-        for buffer in ir.buffers_of(step):
+        for buffer in buffers_of(step):
             if buffer not in apart:
                 first.setdefault(buffer, time)
                 last[buffer] = time
@@ -50,7 +54,7 @@ def memories(program: ir.Program, together: Iterable[tuple[int, int]] = (), apar
             heapq.heappush(busy, (last[buffer], buffer))
     numbers: dict[int, int] = {}
     return [
-        None if buffer in apart else numbers.setdefault(found.get(buffer, buffer), len(numbers))
+        NOWHERE if buffer in apart else numbers.setdefault(found.get(buffer, buffer), len(numbers))
         for buffer in range(len(program.buffers))
     ]
 
@@ -61,7 +65,7 @@ def _kind(buffer: ir.Buffer) -> Any:
     return (buffer.region.shape, buffer.margin, buffer.precision) if alone else None
 
 
-def buffer_bytes(program: ir.Program, buffer: int) -> int:
+def buffer_bytes(program: Program, buffer: int) -> int:
     """Bytes of a buffer in the blocked layout, its margin included."""
     channels, rows, columns = program.buffers[buffer].region.shape
     top, bottom, left, right = program.buffers[buffer].margin
@@ -70,10 +74,9 @@ def buffer_bytes(program: ir.Program, buffer: int) -> int:
     return program.buffers[buffer].precision.bytes * elements
 
 
-def memory_bytes(program: ir.Program) -> dict[int, int]:
+def memory_bytes(program: Program) -> dict[int, int]:
     """The size of each memory: of its largest buffer."""
     sizes: dict[int, int] = {}
     for buffer, number in enumerate(memories(program)):
-        assert number is not None
         sizes[number] = max(0, sizes.get(number, 0), buffer_bytes(program, buffer))
     return sizes

@@ -13,7 +13,8 @@ from functools import cache
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region, Span, bounding
-from fogconv.ir.graph import Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host, Layer
 from fogconv.ir.layout import MASTER
 from fogconv.ir.shard import Work, split
 from fogconv.planning.limits.tiling import Tiling

@@ -24,9 +24,9 @@ from fogconv.cluster.worker.master_session import MasterSession
 from fogconv.cluster.worker.program_loader import ProgramLoader
 from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import SwapError, WorkerFailedError, WorkerMemoryError
-from fogconv.ir import program as ir
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint, packings
+from fogconv.ir.program import Program, encode
 from fogconv.kernels.conv.conv import algorithm_of
 from fogconv.storage import swap_file
 from fogconv.storage.swap_file import SwapFolder
@@ -36,7 +36,7 @@ WINOGRAD = ConvSpec(64, 96, 40, 40, (3, 3), padding=(1, 1, 1, 1))
 TINY = ConvSpec(64, 96, 1, 1, (3, 3), padding=(1, 1, 1, 1))
 
 
-def of(spec: ConvSpec) -> tuple[ir.Program, dict[str, Any], str]:
+def of(spec: ConvSpec) -> tuple[Program, dict[str, Any], str]:
     program, weights = conv_program(spec)
     return program, weights, next(key for key, shape in program.weights.items() if len(shape) == 4)
 
@@ -61,10 +61,10 @@ class Loads:
     def _adopt(self, session: Any, loading: Any, executable: Any) -> None:
         self.programs[loading.number] = executable
 
-    def __call__(self, program: ir.Program, weights: dict[str, Any]) -> tuple[int, int]:
+    def __call__(self, program: Program, weights: dict[str, Any]) -> tuple[int, int]:
         """Load; the program's number, and the bytes that had to be sent. Raises what the worker answers."""
         self.number += 1
-        answers = list(self.loader.load(self.session, m.Load(self.number, self.number), ir.encode(program), nothing))
+        answers = list(self.loader.load(self.session, m.Load(self.number, self.number), encode(program), nothing))
         missing = answers[0]
         assert isinstance(missing, m.Missing)
         for key in missing.keys:
@@ -244,7 +244,7 @@ def test_without_keeping_only_what_programs_use_stays() -> None:
     ids=repr,
 )
 def test_running_out_of_memory_while_binding_is_a_refusal(error: Exception, kind: type[Exception]) -> None:
-    def build(program: ir.Program, weights: Any, **options: Any) -> Any:
+    def build(program: Program, weights: Any, **options: Any) -> Any:
         raise error
 
     program, weights, _ = of(DIRECT)

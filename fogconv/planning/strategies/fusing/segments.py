@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import stages
 

@@ -58,9 +58,10 @@ def session() -> dict[str, object]:
 
 
 def survive() -> dict[str, object]:
-    """Rank 0 kills one rank after the other, each in the middle of an inference, until it is alone."""
+    """Rank 0 kills one rank after the other, each in the middle of an inference or a stream, until it is alone."""
     from fogconv.hardware.topology import Topology
     from fogconv.planning.plan_options import PlanOptions
+    from fogconv.planning.schemes import STREAMS
     from fogconv.runtime.engine import Engine
     from fogconv.runtime.run_options import RunOptions
     from tests.cluster.fault_cluster import assert_near, image, network, spread
@@ -72,16 +73,25 @@ def survive() -> dict[str, object]:
         options = PlanOptions(sys.argv[2], threshold=0.0, pins=pins)
         topology = Topology.uniform(cluster.ranks, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
         engine = Engine(network(), cluster, topology, options, RunOptions(adapt=False))
-        assert_near(engine.run(image()).output, expected)
+
+        def infer(times: int) -> None:
+            if sys.argv[2] in STREAMS:
+                outputs = list(engine.stream([image()] * (times * cluster.ranks)))
+                assert len(outputs) == times * cluster.ranks
+            else:
+                outputs = [engine.run(image()).output for _ in range(times)]
+            for output in outputs:
+                assert_near(output, expected)
+
+        infer(1)
         crews = [engine.ranks]
         for worker in cluster.workers:
             killer = threading.Timer(0.02, os.kill, (worker.pid, 9))
             killer.start()
             while len(engine.ranks) == len(crews[-1]):
-                assert_near(engine.run(image()).output, expected)
+                infer(1)
             crews.append(engine.ranks)
-            for _ in range(3):
-                assert_near(engine.run(image()).output, expected)
+            infer(3)
         return {"crews": crews, "events": list(engine.events)}
 
 

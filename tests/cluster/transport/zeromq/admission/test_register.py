@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fogconv.cluster.transport.zeromq.register import PENDING_BYTES, Account, Limits, Register, Visitor, origin_of
+from fogconv.cluster.transport.zeromq.admission.register import PENDING_BYTES, Account, Limits, Register, Visitor, origin_of
 
 LIMITS = Limits(stranger_bytes=1000, strangers_bytes=3000, strangers_per_address=3, strangers=5, connections=8)
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from fogconv.cluster.transport.zeromq.register import Account, Register, Visitor, origin_of
+from fogconv.cluster.transport.zeromq.admission.register import Account, Register, Visitor, origin_of
 from fogconv.cluster.transport.zeromq.sockets import BAD_HANDSHAKE
 
 log = logging.getLogger("fogconv.transport")

@@ -14,6 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
+from fogconv.frontend.building.hosted import HostOp
+from fogconv.frontend.fusion import Draft
+from fogconv.ir.layers import Affine, Elementwise, Layer
+
 Operator = tuple[str, tuple[float, ...]]
 Stage = tuple[str, tuple[float, ...]]
 
@@ -25,6 +31,32 @@ CLAMPS = {"relu6": (1.0, 0.0, 6.0), "hardsigmoid": (1.0 / 6.0, 0.5, 1.0)}
 """Operators that are clip(a·x + b, 0, h)."""
 CLOSE = 1e-4
 """PaddlePaddle writes 1/6 with few digits."""
+
+
+def stages_between(items: Sequence[Layer | HostOp], draft: Draft, tensor: int, source: int) -> list[Stage]:
+    """The stages that make map ``tensor`` of map ``source``, each of one map only, in their order; empty where there are
+    others, or more than a pattern has."""
+    stages: list[Stage] = []
+    for item in reversed(items):
+        if tensor == source or len(stages) > MOST:
+            break
+        if isinstance(item, HostOp) or tensor not in item.writes:
+            continue
+        if isinstance(item, Elementwise) and len(item.sources) == 1 and item.constant is None:
+            stages.append((item.op, item.parameters))
+            tensor = item.sources[0]
+        elif isinstance(item, Affine):
+            factors = [None if key is None else draft[key] for key in (item.scale, item.shift)]
+            if any(factor is not None and np.ptp(factor) != 0.0 for factor in factors):
+                return []
+            if item.activation is not None:
+                stages.append((item.activation, ()))
+            scale, shift = (default if f is None else float(f[0]) for f, default in zip(factors, (1.0, 0.0), strict=True))
+            stages.append((LINE, (scale, shift)))
+            tensor = item.source
+        else:
+            return []
+    return stages[::-1] if tensor == source else []
 
 
 def gated(stages: Sequence[Stage]) -> Operator | None:

@@ -206,7 +206,7 @@ def test_a_connection_reset_with_many_messages_unread_ends_no_process() -> None:
 
 def test_the_system_counts_where_the_doorkeeper_looks() -> None:
     """struct tcp_info has no version: the bytes received must stand where they are read."""
-    from fogconv.cluster.transport.zeromq import doorkeeper
+    from fogconv.cluster.transport.zeromq.admission import doorkeeper
 
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sender:
         receiver, _ = server.accept()

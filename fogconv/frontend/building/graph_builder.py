@@ -1,29 +1,22 @@
 """GraphBuilder: a LayerGraph in the making: its maps, layers and weights. Every frontend's rules build with it.
 
-A value of the model is one of
-
-    Ref     a map (or the same elements in another shape: a flattened map, squeezed axes) that some layer wrote
-    Const   a tensor that does not depend on the input: weights, and whatever is computed from them alone
-    Hosted  anything else; the model's own framework computes it on the master
-    Padded  a map with zeros around it that the following conv will add to its own padding
-    Last    a map with its channels as the last axis: what ConvNeXt computes its layer norms and linear layers on
-    Many    the results of an operation that has several
-
-The methods under "Layers" add one layer each and return its result. They make its name unique.
+Its methods add one layer each and return its result. They make its name unique.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fogconv.frontend import self_gates
-from fogconv.frontend.fusion import AnyArray, Draft
+from fogconv.frontend.building import self_gates
+from fogconv.frontend.building.value_table import ValueTable
+from fogconv.frontend.building.values import Last, Ref, Shape
+from fogconv.frontend.fusion import AnyArray
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
-from fogconv.ir.graph import (
+from fogconv.ir.layers import (
     AcrossChannels,
     Add,
     Affine,
@@ -33,59 +26,13 @@ from fogconv.ir.graph import (
     Gate,
     GlobalPool,
     Interleave,
-    Layer,
     Normalize,
     Pool,
-    Port,
     Resample,
     Shuffle,
     Slice,
     Squares,
-    Tensor,
 )
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Ref:
-    """The elements of map number ``tensor``, in this shape."""
-
-    tensor: int
-    shape: Shape
-
-
-@dataclass(frozen=True)
-class Const:
-    """In the framework's own type: a torch tensor, or a numpy array."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
-class Hosted:
-    pass
-
-
-@dataclass(frozen=True)
-class Padded:
-    """``tensor`` with (top, bottom, left, right) zeros around it."""
-
-    tensor: int
-    padding: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Last:
-    """The elements of map number ``tensor`` as (N, H, W, C). Rules that know it compute on the map; for others the framework
-    permutes on the master."""
-
-    tensor: int
-
-
-@dataclass(frozen=True)
-class Many:
-    values: tuple[Ref | None, ...]
 
 
 def picks(layer: Resample) -> bool:
@@ -93,135 +40,9 @@ def picks(layer: Resample) -> bool:
     return not (layer.rows.weights or layer.columns.weights) and min(*layer.rows.starts, *layer.columns.starts) >= 0
 
 
-def as_sides(shape: Shape) -> tuple[int, int, int]:
-    """Channels, rows and columns of a map for a value of this shape: a sequence (N, C, L) is a map of one row."""
-    channels, *sides = shape[1:]
-    return (channels, 1, sides[0]) if len(sides) == 1 else (channels, sides[0], sides[1])
-
-
-Value = Ref | Const | Hosted | Padded | Last | Many
-
-
-@dataclass(frozen=True)
-class HostOp:
-    """One hosted operation of the model, waiting to be grouped: the values that it reads, and those that it makes."""
-
-    node: Any
-    reads: tuple[Hashable, ...]
-    makes: tuple[Hashable, ...]
-
-
-def spread(one: Shape, other: Shape, result: Shape) -> bool:
-    """Whether two 4-D operands of these shapes give the result where each may be of length 1 along axes of it."""
-    return len(one) == len(other) == len(result) and all(
-        {a, b} <= {1, n} and n in (a, b) for a, b, n in zip(one, other, result, strict=True)
-    )
-
-
-UNKNOWN = "workers have no such operator"
-OTHER_FORM = "workers know this operator in other forms only"
-AMONG_HOSTED = "what it reads is no map, but stays on the master"
-"""Why an operation is hosted."""
-
-
-def result_key(key: Any) -> str:
-    """What a host layer returns one of the model's outputs by, among the values that host layers keep."""
-    return f"output {key}"
-
-
 @dataclass
-class GraphBuilder:
-    """``batch`` is the maps' first axis. ``values`` has the model's values by what the frontend names them by; ``written``
-    the maps that hosted operations write."""
-
-    batch: int
-    values: dict[Any, Value] = field(default_factory=dict, kw_only=True)
-    tensors: list[Tensor] = field(default_factory=list, kw_only=True)
-    items: list[Layer | HostOp] = field(default_factory=list, kw_only=True)
-    draft: Draft = field(default_factory=dict, kw_only=True)
-    written: dict[Any, int] = field(default_factory=dict, kw_only=True)
-    names: dict[str, int] = field(default_factory=dict, kw_only=True)
-    given: dict[Any, int] = field(default_factory=dict, kw_only=True)
-    """The inputs that are no maps: hosted operations find them among their values by these numbers."""
-
-    def take(self, key: Any, number: int, name: str, shape: Shape, dtype: str, *, is_map: bool) -> Port:
-        """The model's ``number``-th input, whose value the frontend names by ``key``."""
-        if is_map:
-            ref = Ref(self.map_of(name, *as_sides(shape)), shape)
-            self.values[key] = ref
-            return Port(name, ref.tensor, shape)
-        self.values[key] = Hosted()
-        self.given[key] = number
-        return Port(name, None, shape, number, dtype)
-
-    def why_hosted(self, known: bool, reads: Iterable[Any]) -> str:
-        """``known``: whether there is a rule for the operator; ``reads``: what the operation reads."""
-        if not known:
-            return UNKNOWN
-        found = [self.values.get(key) for key in reads]
-        return OTHER_FORM if any(isinstance(value, Ref | Many) for value in found) else AMONG_HOSTED
-
-    def result(self, key: Any, name: str, shape: Shape | None) -> Port:
-        """One of the model's outputs: a map as it is, anything else as host layers return it."""
-        value = self.values[key]
-        if isinstance(value, Ref):
-            return Port(name, value.tensor, value.shape)
-        return Port(name, None, shape, self.given.get(key, result_key(key)))
-
-    def map_of(self, name: str, channels: int, height: int, width: int) -> int:
-        """A new map; its number."""
-        self.tensors.append(Tensor(name, self.batch, channels, height, width))
-        return len(self.tensors) - 1
-
-    def unique(self, name: str) -> str:
-        """A unique name for a layer: a module that is called twice gets 'conv#2'."""
-        self.names[name] = count = self.names.get(name, 0) + 1
-        return name if count == 1 else f"{name}#{count}"
-
-    def array(self, name: str, value: AnyArray) -> str:
-        """Store a weight. Returns its provisional key."""
-        key = f"{name}:{len(self.draft)}"
-        self.draft[key] = value
-        return key
-
-    def ref(self, argument: Any) -> Ref | None:
-        value = self.values.get(argument) if isinstance(argument, Hashable) else None
-        return value if isinstance(value, Ref) else None
-
-    def elements(self, argument: Any) -> Ref | None:
-        """A Ref, or the map of a Last: for operators that treat each element alike. `as_given` puts the axes back."""
-        value = self.values.get(argument) if isinstance(argument, Hashable) else None
-        return Ref(value.tensor, self.tensors[value.tensor].shape) if isinstance(value, Last) else self.ref(argument)
-
-    def as_given(self, argument: Any, made: Ref) -> Ref | Last:
-        """The result of `elements`, with the axes where they were."""
-        return Last(made.tensor) if isinstance(self.values.get(argument), Last) else made
-
-    def last(self, argument: Any) -> Ref | None:
-        """The map of a Last."""
-        value = self.values.get(argument) if isinstance(argument, Hashable) else None
-        return Ref(value.tensor, self.tensors[value.tensor].shape) if isinstance(value, Last) else None
-
-    def channels_last(self, argument: Any) -> Ref | None:
-        """The map of a value (N, …, C) whose last axis is the map's channels: a Last, or a map of one pixel."""
-        ref = self.ref(argument)
-        one_pixel = ref is not None and self.tensors[ref.tensor].shape[2:] == (1, 1)
-        channels = None if ref is None else self.tensors[ref.tensor].channels
-        return ref if one_pixel and ref is not None and ref.shape[-1:] == (channels,) else self.last(argument)
-
-    def moved(self, argument: Any, order: Sequence[int], shape: Shape) -> Ref | Last | None:
-        """Channels as the last axis, or back; None for other orders of axes."""
-        ref, last = self.ref(argument), self.last(argument)
-        if ref is not None and list(order) == [0, 2, 3, 1] and ref.shape == self.tensors[ref.tensor].shape:
-            return Last(ref.tensor)
-        return Ref(last.tensor, shape) if last is not None and list(order) == [0, 3, 1, 2] else None
-
-    def channelwise(self, argument: Any) -> Ref | None:
-        """A Ref whose axis 1 is the channels: (N, C, …)."""
-        ref = self.ref(argument)
-        return ref if ref and ref.shape[:2] == self.tensors[ref.tensor].shape[:2] else None
-
-    # Layers
+class GraphBuilder(ValueTable):
+    """A LayerGraph in the making; see `ValueTable` for what it holds."""
 
     def conv(
         self,
@@ -309,7 +130,7 @@ class GraphBuilder:
         if scaled is not None:
             return scaled
         name = self.unique(name)
-        target = self._like(name, ref.tensor)
+        target = self.like(name, ref.tensor)
         self.items.append(Affine(name, ref.tensor, target, *self._weights(name, scale, shift), activation))
         return Ref(target, ref.shape)
 
@@ -318,7 +139,7 @@ class GraphBuilder:
     ) -> Ref:
         """``op`` is one of the workers' formulas; the sources are of one shape."""
         name = self.unique(name)
-        target = self._like(name, sources[0])
+        target = self.like(name, sources[0])
         self.items.append(Elementwise(name, op, sources, target, parameters))
         return Ref(target, shape)
 
@@ -350,10 +171,10 @@ class GraphBuilder:
         and each of ``groups`` groups of channels. ``scale`` and ``shift`` are per channel, or absent."""
         mean = self.global_pool(f"{name}.mean", ref.tensor, ref.shape).tensor
         inner = self.unique(f"{name}.squares")
-        squares = self._like(inner, mean)
+        squares = self.like(inner, mean)
         self.items.append(Squares(inner, ref.tensor, mean, squares, groups))
         name = self.unique(name)
-        target = self._like(name, ref.tensor)
+        target = self.like(name, ref.tensor)
         keys = self._weights(name, scale, shift)
         self.items.append(Normalize(name, ref.tensor, mean, squares, target, groups, eps, *keys))
         return Ref(target, ref.shape)
@@ -367,9 +188,9 @@ class GraphBuilder:
         scale: AnyArray | None = None,
         shift: AnyArray | None = None,
     ) -> Ref:
-        """``op`` over the channels of each pixel, see `fogconv.ir.graph.AcrossChannels`."""
+        """``op`` over the channels of each pixel, see `fogconv.ir.layers.AcrossChannels`."""
         name = self.unique(name)
-        target = self._like(name, ref.tensor)
+        target = self.like(name, ref.tensor)
         keys = self._weights(name, scale, shift)
         self.items.append(AcrossChannels(name, op, ref.tensor, target, parameters, *keys))
         return Ref(target, ref.shape)
@@ -382,14 +203,14 @@ class GraphBuilder:
 
     def add(self, name: str, sources: tuple[int, ...], shape: Shape) -> Ref:
         name = self.unique(name)
-        target = self._like(name, sources[0])
+        target = self.like(name, sources[0])
         self.items.append(Add(name, sources, target))
         return Ref(target, shape)
 
     def gate(self, name: str, source: int, gate: int, shape: Shape) -> Ref:
         """source · gate, where the gate is (N, C, 1, 1)."""
         name = self.unique(name)
-        target = self._like(name, source)
+        target = self.like(name, source)
         self.items.append(Gate(name, source, gate, target))
         return Ref(target, shape)
 
@@ -398,26 +219,24 @@ class GraphBuilder:
         None where it is none of these."""
         if ref.shape != gate.shape:
             return None
-        found = self_gates.gated(self._made_from(gate.tensor, ref.tensor))
+        found = self_gates.gated(self._stages(gate.tensor, ref.tensor))
         if found is not None:
             return self._as_activation(name, ref, found)
-        made = self._maker(ref.tensor)
-        if isinstance(made, Affine) and (stages := self._made_from(ref.tensor, made.source)):  # (x · s) · gate of x
+        made = self.made_by(ref.tensor)
+        if isinstance(made, Affine) and (stages := self._stages(ref.tensor, made.source)):  # (x · s) · gate of x
             [(kind, numbers), *more] = stages
-            found = self_gates.gated(self._made_from(gate.tensor, made.source))
+            found = self_gates.gated(self._stages(gate.tensor, made.source))
             if kind == self_gates.LINE and not more and numbers[1] == 0.0 and found is not None:
                 found = self_gates.scaled(found, numbers[0])
                 return None if found is None else self._as_activation(name, Ref(made.source, ref.shape), found)
         return None
 
-    def _maker(self, tensor: int) -> Layer | None:
-        """The layer that writes a map; None where that is no layer."""
-        layers = (item for item in reversed(self.items) if not isinstance(item, HostOp))
-        return next((item for item in layers if tensor in item.writes), None)
+    def _stages(self, tensor: int, source: int) -> list[self_gates.Stage]:
+        return self_gates.stages_between(self.items, self.draft, tensor, source)
 
     def _scaled(self, name: str, ref: Ref, scale: AnyArray) -> Ref | None:
         """An operator times a number as one operator, for the last factor of such a product."""
-        made = self._maker(ref.tensor)
+        made = self.made_by(ref.tensor)
         if not isinstance(made, Elementwise) or len(made.sources) != 1 or np.ptp(scale) != 0.0:
             return None
         found = self_gates.scaled((made.op, made.parameters), float(scale[0]))
@@ -426,33 +245,6 @@ class GraphBuilder:
     def _as_activation(self, name: str, ref: Ref, found: self_gates.Operator) -> Ref:
         op, parameters = found
         return self.one(name, op, ref, *parameters) if parameters else self.affine(name, ref, None, None, op)
-
-    def _made_from(self, tensor: int, source: int) -> list[self_gates.Stage]:
-        """The stages that make a map of another one, each of one map only, in their order; empty where there are others,
-        or more than a pattern has."""
-        stages: list[self_gates.Stage] = []
-        for item in reversed(self.items):
-            if tensor == source or len(stages) > self_gates.MOST:
-                break
-            if isinstance(item, HostOp) or tensor not in item.writes:
-                continue
-            if isinstance(item, Elementwise) and len(item.sources) == 1 and item.constant is None:
-                stages.append((item.op, item.parameters))
-                tensor = item.sources[0]
-            elif isinstance(item, Affine):
-                factors = [None if key is None else self.draft[key] for key in (item.scale, item.shift)]
-                if any(factor is not None and np.ptp(factor) != 0.0 for factor in factors):
-                    return []
-                if item.activation is not None:
-                    stages.append((item.activation, ()))
-                scale, shift = (
-                    default if f is None else float(f[0]) for f, default in zip(factors, (1.0, 0.0), strict=True)
-                )
-                stages.append((self_gates.LINE, (scale, shift)))
-                tensor = item.source
-            else:
-                return []
-        return stages[::-1] if tensor == source else []
 
     def concat(self, name: str, sources: Sequence[int], shape: Shape) -> Ref:
         if len(sources) == 1:
@@ -488,7 +280,7 @@ class GraphBuilder:
 
     def shuffled(self, name: str, ref: Ref, groups: int, shape: Shape) -> Ref:
         name = self.unique(name)
-        target = self._like(name, ref.tensor)
+        target = self.like(name, ref.tensor)
         self.items.append(Shuffle(name, ref.tensor, target, groups))
         return Ref(target, shape)
 
@@ -517,12 +309,3 @@ class GraphBuilder:
         target = self.map_of(name, read.channels, *size)
         self.items.append(Interleave(name, tuple(sources), target, factors))
         return Ref(target, self.tensors[target].shape)
-
-    def made_by(self, tensor: int) -> Layer | None:
-        """The layer that makes a map; None for an input and what is hosted."""
-        made = (item for item in reversed(self.items) if not isinstance(item, HostOp) and tensor in item.writes)
-        return next(made, None)
-
-    def _like(self, name: str, source: int) -> int:
-        read = self.tensors[source]
-        return self.map_of(name, read.channels, read.height, read.width)

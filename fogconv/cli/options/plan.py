@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.choices import Switch, choice
-from fogconv.cli.option_values import DEADLINE, FILE, PIN, SPLIT, TILES, TRIGGER, number
-from fogconv.cli.panels import HOW, STAR
+from fogconv.cli.options.choices import Switch, choice
+from fogconv.cli.options.panels import HOW, STAR
+from fogconv.cli.options.values import DEADLINE, FILE, PIN, SPLIT, TILES, TRIGGER, number
 from fogconv.hardware.units import deadline_s
 from fogconv.ir.guard import Protection
 from fogconv.ir.plan import load_plan

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import zmq
 
-from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
-from fogconv.cluster.transport.zeromq.register import STRANGER_BYTES, Account
+from fogconv.cluster.transport.zeromq.admission.doorkeeper import Doorkeeper
+from fogconv.cluster.transport.zeromq.admission.register import STRANGER_BYTES, Account
 
 pytestmark = [
     pytest.mark.alone,

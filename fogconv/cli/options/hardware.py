@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.choices import choice
-from fogconv.cli.option_values import BANDWIDTH, FILE, MEMORY, RATE, TIME, Numbers, ratios
-from fogconv.cli.panels import WHERE
+from fogconv.cli.options.choices import choice
+from fogconv.cli.options.panels import WHERE
+from fogconv.cli.options.values import BANDWIDTH, FILE, MEMORY, RATE, TIME, Numbers, number, ratios
 from fogconv.errors import InputError
 from fogconv.hardware.presets import preset as preset_of
 from fogconv.hardware.presets import presets
@@ -27,6 +27,7 @@ DEFAULT_WORKERS = 4
 
 if TYPE_CHECKING:
     from fogconv.calibration.rate_source import RateSource
+    from fogconv.ir.precision.elements import Element
 
     PresetName = str
 else:
@@ -95,6 +96,24 @@ ReadRateOption = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+RanksOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of ranks, master included; by default 5, or as many as the profile has.",
+        parser=number("count", table.RANKS),
+        rich_help_panel=WHERE,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        "-n",
+        parser=number("count", table.SIMULATED_WORKERS),
+        help="Number of workers; by default 4, or as many as the profile has.",
+        rich_help_panel=WHERE,
+    ),
+]
 SpeedsOption = Annotated[
     Numbers | None,
     typer.Option(
@@ -132,8 +151,10 @@ def measured_or_described(
     memory: int | None = None,
     read_rate: str | None = None,
     disks: bool = False,
+    elements: Collection[Element] = (),
 ) -> Hardware:
-    """The measured hardware of a cluster, or what the other figures describe. Raises InputError where both are given."""
+    """The measured hardware of a cluster, or what the other figures describe. ``elements``: those of the
+    network beside fp32. Raises InputError where both are given."""
     if cluster is None:
         if measure:
             raise InputError("--measure needs the cluster that is to be measured: --cluster")
@@ -157,7 +178,7 @@ def measured_or_described(
     from fogconv.cluster.connect import connect
 
     with connect(cluster, keys=keys, insecure=insecure) as session:
-        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks)
+        found = calibrate_quickly(session, refresh=measure, priors=priors_of(cluster), disks=disks, elements=elements)
     spreads = {
         f"gamma rank {source.rank} {kind}": source.spread
         for source in found.sources
