@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.executor.array_steps import Arrays
-from fogconv.cluster.executor.banded import BoundWalk, idle
+from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
 from fogconv.cluster.executor.half.steps import bind_halves
@@ -84,7 +84,7 @@ class Executable:
         bands = banded(program, threads)
         self.program, sizes = msgspec.structs.replace(program, buffers=bands.buffers), bands.sizes
         shared = {place: aligned_zeros((size // BYTES_PER_ELEMENT,)) for place, size in sizes.items()}
-        self._maps = {
+        self._buffers = {
             number: Blocked.within(
                 shared[place].view(DTYPES[buffer.precision.element]),
                 *(program.batch, *buffer.region.shape, Margin(*buffer.margin)),
@@ -93,7 +93,7 @@ class Executable:
             for number, (buffer, place) in enumerate(zip(bands.buffers, bands.places, strict=True))
             if place != NOWHERE
         }
-        for number, memory in self._maps.items():
+        for number, memory in self._buffers.items():
             if zero := bands.buffers[number].precision.zero:
                 memory.data[...] = zero  # margins, and lanes beyond the last channel
         size = footprint(program, threads=threads, choose=algorithm_of)
@@ -222,7 +222,7 @@ class Executable:
         origin = self.program.buffers[buffer].region
         if region not in origin:
             raise ClusterError(f"rank {self.program.rank}: {region} is not in buffer {buffer}, which holds {origin}")
-        return self._maps[buffer].view(
+        return self._buffers[buffer].view(
             region.channels.slice(origin.channels.start),
             region.rows.slice(origin.rows.start),
             region.columns.slice(origin.columns.start),

@@ -22,7 +22,7 @@ import msgspec
 
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import NARROW, Span
-from fogconv.ir.memory.algorithm import candidates
+from fogconv.ir.memory.algorithm import candidates, packed_bytes
 from fogconv.ir.memory.sharing import NOWHERE, buffer_bytes, memories
 from fogconv.ir.program import Program, buffers_of
 
@@ -31,6 +31,9 @@ LEAST_BYTES = 1 << 20
 
 BAND_BYTES = 384 * 1024
 """What the rows between the steps may take at a time: a share of the second-level cache."""
+
+WEIGHT_BYTES = 96 * 1024
+"""A conv's weights are read again for each band: no more of them than stay in the cache, too."""
 
 LEAST_ROWS = 2
 """Of the last map, in a band. With a single row a conv could be a fully connected layer, which has other weights."""
@@ -58,8 +61,8 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Banded:
-    """A program whose ``buffers`` are followed by those of the bands. ``places``: the memory of each buffer, or NOWHERE for a
-    map that is never there as a whole; ``sizes``: bytes of each memory."""
+    """A program whose ``buffers`` are followed by those of the bands. ``places``: the memory of each buffer, or NOWHERE for
+    a map that is never there as a whole; ``sizes``: bytes of each memory."""
 
     buffers: tuple[ir.Buffer, ...]
     places: tuple[int, ...]
@@ -134,7 +137,9 @@ def _by_rows(program: Program, step: ir.AnyStep) -> bool:
         return False
     if isinstance(step, ir.Conv):
         known = candidates(step.spec)
-        return len(known) == 1 and known[0] not in ("linear", "grouped") and step.weight not in program.swapped
+        if len(known) > 1 or known[0] in ("linear", "grouped") or step.weight in program.swapped:
+            return False
+        return packed_bytes(step.spec, known[0]) <= WEIGHT_BYTES
     return isinstance(step, ir.Pool)
 
 
@@ -186,7 +191,6 @@ class _Plan:
 
     def _share(self, thread: int, rows: Span, each: int) -> tuple[Piece, ...] | None:
         """What one thread does to make some rows of the last map."""
-        bands = _cut(rows, each)
         needs: list[list[tuple[Span, Span]]] = []  # for each band and step: the rows that it makes, and those that it reads
         made: list[int | None] = [None] * len(self.steps)
         for band in _cut(rows, each):
@@ -212,10 +216,10 @@ class _Plan:
                 pieces += self._kept(number, held[number], (buffer, ranges[number][1]))
                 held[number] = (buffer, ranges[number][1])
             for number, step in enumerate(self.steps):
-                new, read = ranges[number]
+                new, span = ranges[number]
                 source = step.source if not number else layouts[number][at]
                 target = step.target if number == len(self.steps) - 1 else layouts[number + 1][at]
-                pieces.append(Piece(self.first + number, _part(step, source, read, target, new)))
+                pieces.append(Piece(self.first + number, _part(step, source, span, target, new)))
         return tuple(pieces)
 
     def _layout(self, thread: int, number: int, reads: Sequence[Span]) -> list[int]:
