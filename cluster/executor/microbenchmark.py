@@ -129,7 +129,7 @@ def map_program(spec: MapSpec) -> Program:
 
             parameters = (0.5,) * formula(spec.kind).parameters
             step = ir.Elementwise(0, spec.kind, tuple(range(last)), tuple(regions[:last]), last, target, parameters)
-    kept = FP32 if spec.element == "fp32" else _OF_BYTES
+    kept = _OF_BYTES if spec.element == "uint8" else Precision(spec.element)
     made = kept if spec.kind != "convert" else _OF_BYTES if spec.element == "fp32" else FP32
     precisions = [made if number == last else kept for number in range(len(regions))]
     each = enumerate(zip(regions, precisions, strict=True))

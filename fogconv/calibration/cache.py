@@ -96,8 +96,8 @@ class KnownLink(msgspec.Struct, frozen=True):
 
     version: int
     measured_at: float
-    there: ProfileLink
-    back: ProfileLink
+    there: ProfileLink[int]
+    back: ProfileLink[int]
     message_s: float
     send_s_per_byte: float
     receive_s_per_byte: float

@@ -23,7 +23,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -38,6 +38,9 @@ from fogconv.storage.trusted import read_plain
 from fogconv.values import table
 
 VERSION = 1
+
+End = TypeVar("End", int, str)
+"""Of a link: a rank, or a tier."""
 
 
 class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -127,25 +130,11 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, samples=tuple(convs), map_samples=tuple(maps))
 
 
-class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From rank ``origin`` to rank ``to``; see Link for the units."""
+class ProfileLink(msgspec.Struct, Generic[End], frozen=True, forbid_unknown_fields=True):
+    """From ``origin`` to ``to``: two ranks, or any rank of one tier and any of another; see Link for the units."""
 
-    origin: int
-    to: int
-    alpha_s: float
-    beta_s_per_element: float
-    message_elements: int | None = None
-    wake_s: float = 0.0
-    joules_per_byte: float = 0.0
-    burst_bytes: float = 0.0
-    wake_joules: float = 0.0
-
-
-class TierLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From any rank of the tier ``origin`` to any of the tier ``to``; see Link for the units."""
-
-    origin: str
-    to: str
+    origin: End
+    to: End
     alpha_s: float
     beta_s_per_element: float
     message_elements: int | None = None
@@ -171,12 +160,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     fogconv_profile: int
     devices: tuple[ProfileDevice, ...]
-    links: tuple[ProfileLink, ...]
+    links: tuple[ProfileLink[int], ...]
     spreads: dict[str, float] = {}
     note: str = ""
     predictor: str = ""
     stability: Stability | None = None
-    tier_links: tuple[TierLink, ...] = ()
+    tier_links: tuple[ProfileLink[str], ...] = ()
     fusions: dict[str, tuple[tuple[str, str], ...]] = {}
 
     def rules(self, runtime: str) -> Rules:
@@ -331,7 +320,7 @@ class _Version(msgspec.Struct):
     fogconv_profile: int
 
 
-def _link_in(link: ProfileLink | TierLink) -> Link:
+def _link_in(link: ProfileLink[int] | ProfileLink[str]) -> Link:
     name = f"link {link.origin}→{link.to}"
     if not table.BETA.least <= link.beta_s_per_element <= table.BETA.most:
         least, most = f"{table.BETA.least:g}", f"{table.BETA.most:g}"
@@ -352,7 +341,7 @@ def _link_in(link: ProfileLink | TierLink) -> Link:
         raise TopologyError(f"{name}: {str(error).removeprefix('link: ')}") from None
 
 
-def _link_out(origin: int, to: int, link: Link) -> ProfileLink:
+def _link_out(origin: int, to: int, link: Link) -> ProfileLink[int]:
     return ProfileLink(
         origin,
         to,

@@ -21,6 +21,7 @@ from enum import IntEnum, IntFlag
 from functools import cache
 from typing import Any, Protocol
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -114,14 +115,15 @@ ARGUMENTS = 7
 
 
 @cache
-def tile_address(tile: Tile, element: Element = "fp32") -> int:
-    """The machine address of the compiled micro-kernel, whose results are of this element; compiled or loaded on first
-    use."""
-    return native_function(_emit_floats, tile, element, arguments=ARGUMENTS)
+def tile_address(tile: Tile, element: Element = "fp32", pairs: bool = False) -> int:
+    """The machine address of the compiled micro-kernel, whose results are of this element; compiled or loaded on first use.
+    ``pairs``: of inputs and weights in bf16, see `Pairs`."""
+    return native_function(_emit_floats, tile, element, pairs, arguments=ARGUMENTS)
 
 
-def _emit_floats(builder: Builder, tile: Tile, element: Element, *addresses: Value) -> None:
-    emit_tile(builder, tile, *addresses, arithmetic=Floats(tile.fused, element))
+def _emit_floats(builder: Builder, tile: Tile, element: Element, pairs: bool, *addresses: Value) -> None:
+    numbers = Pairs(tile.fused, element) if pairs else Floats(tile.fused, element)
+    emit_tile(builder, tile, *addresses, arithmetic=numbers)
 
 
 def function_address(dispatcher: Any, signature: Any) -> int:
@@ -208,6 +210,22 @@ class Floats:
         self, builder: Builder, tile: Tile, fields: Value, bias: Value, sums: list[Value], out: Value, residual: Value
     ) -> None:
         emit_finish(builder, tile, fields, sums, out, residual, self.element)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs(Floats):
+    """The same of words of two numbers of bf16: AVX512-BF16's vdpbf16ps adds both products to a sum of fp32.
+
+    Products of bf16 are exact in fp32; each addition rounds once, to the nearest. Denormals count as 0.
+    """
+
+    def product(self, builder: Builder, value: Value, weight: Value, total: Value) -> Value:
+        words = ir.VectorType(v.I32, total.type.count)
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * total.type.count}"
+        module = builder.module
+        signature = ir.FunctionType(total.type, [total.type, words, words])
+        function = module.globals.get(name) or ir.Function(module, signature, name)
+        return builder.call(function, [total, builder.bitcast(value, words), builder.bitcast(weight, words)])
 
 
 def emit_tile(

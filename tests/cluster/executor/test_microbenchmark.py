@@ -8,7 +8,8 @@ import pytest
 from fogconv.calibration.sample_sizes import random_maps
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.microbenchmark import NoMailbox, conv_program, map_program, step_times
-from fogconv.cluster.worker.checks.program_check import check_measurement, check_program
+from fogconv.cluster.worker.checks.measurement_check import check_measurement
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import KernelError, WireError, WorkerMemoryError
 from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.hardware.latency.samples import DeviceLoad

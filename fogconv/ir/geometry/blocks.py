@@ -1,0 +1,9 @@
+"""Blocks: how many channels lie together in memory."""
+
+from __future__ import annotations
+
+BLOCK = 16
+"""Channels per block, the same on every instruction set; a kernel's vector length divides it."""
+
+NARROW = 4
+"""Lanes of a narrow map."""
