@@ -80,6 +80,10 @@ class PreparedBytes:
             raise KernelError(f"quantised conv: {spec} is not the same layer as {old} at another size")
         return PreparedBytes(self._kernel.at(spec), self.zero_x, self._threads)
 
+    def alone(self) -> PreparedBytes:
+        """The same layer, computed by the thread that calls it."""
+        return PreparedBytes(self._kernel, self.zero_x, 1)
+
     def bind(self, x: Blocked, out: Blocked) -> Bound:
         """Check the maps and resolve everything once. The returned call allocates nothing and must not run twice at the same
         time.

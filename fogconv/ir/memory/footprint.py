@@ -14,7 +14,7 @@ from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
-from fogconv.ir.memory.sharing import memory_bytes
+from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.widening import widened_elements
 from fogconv.ir.precision.scale import Precision
 from fogconv.ir.program import Program
@@ -140,7 +140,7 @@ def footprint(
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
         plain=plain,
-        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(memory_bytes(program).values()),
+        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(banded(program, threads).sizes.values()),
         staging=program.batch * sum(_message_bytes(step) for step in staged),
         scratch=BYTES_PER_ELEMENT * threads * scratch,
         widened=BYTES_PER_ELEMENT * widened,
