@@ -122,8 +122,8 @@ class Executable:
 
     def touch(self) -> None:
         """See `fogconv.cluster.executor.interface.Touches`."""
-        for program, memory in zip(self.program.buffers, self._buffers, strict=True):
-            memory.data[...] = program.precision.zero
+        for number, memory in self._buffers.items():
+            memory.data[...] = self.program.buffers[number].precision.zero
 
     @property
     def times(self) -> NDArray[np.int64]:
