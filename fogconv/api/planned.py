@@ -12,6 +12,7 @@ from fogconv.analysis.listing import listing
 from fogconv.analysis.plan_table import plan_table
 from fogconv.analysis.timeline import draw
 from fogconv.api.model import AnyModel, graph_of
+from fogconv.errors import InputError, shown
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan, save_plan
@@ -94,6 +95,8 @@ def plan(
     profile's). ``precision`` is "fp32", "fp16" or "bf16", or "int8" for maps and weights in 8 bits wherever workers can.
     Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
+    if not isinstance(topology, Topology):
+        raise InputError(f"{shown(str(topology))} is no Topology; fogconv.Topology.uniform(ranks, …) makes one")
     if isinstance(model, str | Path) and is_model_file(str(model)) and weights == "random":
         weights = "pretrained"  # the file brings its own
     graph = for_shapes(graph_of(model, example=example, weights=weights, size=size, trust=trust), precision)

@@ -51,6 +51,9 @@ class Tile:
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
     """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
+    coming: int = 0
+    """Lines of the weights at ``ahead`` that are fetched per product: those of the next output channels, where the inputs
+    are not fetched. In a network they come from the third-level cache or from memory, as every layer's do."""
     tight: bool = False
     """Whether ``few`` lanes end where the memory may end: no vector is then loaded that reaches further."""
     quads: bool = False
@@ -103,6 +106,9 @@ class Flag(IntFlag):
     FLOOR = 2
     CEILING = 4
 
+
+LINE = 64
+"""Bytes of a line of the caches."""
 
 ARGUMENTS = 7
 """tile(fields, x, weights, bias, out, residual, ahead): addresses."""
@@ -267,6 +273,8 @@ def emit_tile(
         for k in range(channels):
             if tile.prefetch:
                 v.prefetch(builder, ahead, 4 * tile.step * k)
+            for line in range(tile.coming):
+                v.prefetch(builder, ahead, LINE * (tile.coming * k + line))
             w = [weight(weights, (first + k) * nv + n) for n in range(nv)]
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
@@ -342,7 +350,9 @@ def emit_tile(
                 *sums,
                 v.shifted(builder, x, 4 * channels),
                 v.shifted(builder, weights, weight_bytes * vl * nv * steps(channels)),
-                v.shifted(builder, ahead, 4 * tile.step * channels) if tile.prefetch else ahead,
+                v.shifted(builder, ahead, LINE * tile.coming * channels if tile.coming else 4 * tile.step * channels)
+                if tile.prefetch or tile.coming
+                else ahead,
             ]
 
         return v.loop(builder, count, carried, body, at_least_once)
@@ -510,6 +520,7 @@ def make_tile(
     prefetch: bool = False,
     tight: bool = False,
     weights: Element = "fp32",
+    coming: int = 0,
 ) -> Tile:
     """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
     by_lane, quads = isa.name == "neon", vl < isa.vector_length
@@ -521,6 +532,7 @@ def make_tile(
         tight=tight,
         quads=quads,
         weights=weights,
+        coming=0 if by_lane or quads or prefetch or few[0] else coming,
     )
 
 

@@ -117,6 +117,10 @@ class PreparedConv2d:
         kernel = self._kernel.moved(moved)
         return PreparedConv2d(kernel, self._recipe, *found)
 
+    def alone(self) -> PreparedConv2d:
+        """The same layer, computed by the thread that calls it."""
+        return PreparedConv2d(self._kernel, replace(self._recipe, threads=1), self._stowed)
+
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
         """Check the maps and resolve everything once. The returned call computes out = activation(conv(x) + bias +
         residual), allocates nothing and must not run twice at the same time.

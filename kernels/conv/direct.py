@@ -30,7 +30,7 @@ from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa, host_eights, host_pairs
 from fogconv.kernels.codegen.jit import jit, ready
-from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
+from fogconv.kernels.codegen.microkernel import FIELDS, LINE, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
 from fogconv.kernels.conv.half_tile import FLUSHED, LANES, PIXELS, HalfTile, half_tile_address
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
@@ -48,7 +48,7 @@ STREAMED_BYTES = 512 * 1024
 FEW, UNROLLED = 4, 24
 """First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
 
-HEADER, ITEM, TILE = 9, 16, 6
+HEADER, ITEM, TILE = 9, 17, 6
 
 
 def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
@@ -73,11 +73,16 @@ def run_direct(a):  # type: ignore[no-untyped-def]
             weights, bias = a[item + 2], a[item + 3]
             out = a[item + 4] + image * out_image
             residual = a[item + 5] + image * residual_image
-            for _group in range(a[item + 6]):
+            fetched = a[item + 16]
+            for group in range(a[item + 6]):
+                coming = weights + a[item + 7] if group + 1 < a[item + 6] else weights
+                end = coming + a[item + 7] - fetched
                 for tile in range(a[item + 11], a[item + 12], TILE):
                     to = out + a[tile + 2]
                     start = x + a[tile + 1]
-                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], start + a[item + 15])
+                    ahead = coming if fetched else start + a[item + 15]
+                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], ahead)
+                    coming = min(coming + fetched, end)
                     if epilogue != 0:
                         for block in range(a[item + 13]):
                             call_epilogue(epilogue, to + block * out_block, out_row, a[tile + 4], a[tile + 5], parameters)
@@ -159,8 +164,6 @@ class DirectKernel:
         few, channels = (0, 0), self.packed.shape[1]
         if spec.in_channels <= FEW and spec.groups == 1 and channels * spec.kernel[1] <= UNROLLED:
             few = (channels, spec.kernel[1])
-        # Many blocks of channels are many streams, too many for the CPU's own prefetcher.
-        ahead = spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
         if self.packed.eights:
             self._addresses[lanes, made] = {
                 (p.lanes, rows, columns): half_tile_address(HalfTile(rows, columns, lanes * spec.stride[1], made))
@@ -168,16 +171,29 @@ class DirectKernel:
                 for rows, columns in p.cover.shapes
             }
             return self._addresses[lanes, made]
-        weights, pairs = self.packed.element, self.packed.pairs
+        weights, pairs, ahead = self.packed.element, self.packed.pairs, self._reads_ahead
         step = (lanes // 2 if pairs else lanes) * spec.stride[1]
         self._addresses[lanes, made] = {
             (p.lanes, rows, columns): tile_address(
-                make_tile(self.isa, rows, columns, p.vectors, step, p.vl, few, ahead, weights=weights), made, pairs
+                make_tile(
+                    *(self.isa, rows, columns, p.vectors, step, p.vl, few, ahead),
+                    weights=weights,
+                    coming=0 if ahead else lines_at_once(p, self.packed.weights.itemsize),
+                ),
+                made,
+                pairs,
             )
             for p in self.passes
             for rows, columns in p.cover.shapes
         }
         return self._addresses[lanes, made]
+
+    @property
+    def _reads_ahead(self) -> bool:
+        """Whether tiles fetch the next one's input. Many blocks of channels are many streams, too many for the CPU's own
+        prefetcher."""
+        spec = self.spec
+        return spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
 
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DirectKernel:
         return DirectKernel(spec, self.isa, self.activation, self.packed)
@@ -258,6 +274,7 @@ class DirectKernel:
                             -(-lanes // BLOCK),
                             0,
                             p.cover.pieces[0] * spec.stride[1] * pixel,
+                            0 if self._reads_ahead else LINE * packed.depth * lines_at_once(p, packed.weights.itemsize),
                         ]
                     )
         for group in range(spec.groups):
@@ -334,6 +351,13 @@ class DirectKernel:
         return groups >= 2 * threads and weights > 4 * self.spec.in_channels * self.spec.height * self.spec.width
 
 
+def lines_at_once(p: Pass, size: int) -> int:
+    """The lines that a tile fetches per product, so that the tiles of a group fetch all weights of the next one, of so many
+    bytes each."""
+    tiles = len(p.cover.bands) * len(p.cover.pieces)
+    return -(-size * p.lanes // (LINE * tiles))
+
+
 def walk_numbers(
     batch: int,
     x: Place,
@@ -343,11 +367,18 @@ def walk_numbers(
     items: list[list[int]],
     tiles: Sequence[NDArray[np.int64]],
 ) -> NDArray[np.int64]:
-    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``."""
+    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``; their last
+    number, the bytes of the next group's weights that a tile fetches, may be left out."""
     first_tile = HEADER + ITEM * len(items)
     numbers = [batch, x.image, out.image, residual.image, *epilogue.numbers, out.block, out.row, len(items)]
     for item in items:
-        numbers += [*item[:11], first_tile + TILE * item[11], first_tile + TILE * item[12], *item[13:]]
+        numbers += [
+            *item[:11],
+            first_tile + TILE * item[11],
+            first_tile + TILE * item[12],
+            *item[13:],
+            *[0] * (ITEM - len(item)),
+        ]
     return np.concatenate((np.array(numbers, np.int64), *(table.ravel() for table in tiles)))
 
 
@@ -529,10 +560,8 @@ def reads_of(spec: ConvSpec, isa: Isa) -> Element:
 def halves_isa(isa: Isa, reads: Element) -> Isa:
     """The instruction set as the tiling must see it: what is of 16 bits is not summed in quads."""
     isa = replace(isa, quads=False)
-    if reads == "fp16":
-        return replace(
-            isa, vector_length=BLOCK, pixels=(PIXELS,)
-        )  # a tile has a whole block, whose last sums may be of zeros
+    if reads == "fp16":  # a tile has all channels of a block
+        return replace(isa, vector_length=BLOCK, pixels=(PIXELS,))
     if isa.name == "neon":  # a vector of weights takes a second register while it is widened
         return replace(isa, pixels=(12, 9, 6, 5))
     return replace(isa, pixels=(26, 14, 8, 6)) if reads == "bf16" else isa

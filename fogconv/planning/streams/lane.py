@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
@@ -27,31 +28,31 @@ DEALT_SHARE = 0.25
 """A fully connected layer whose weights take more than this part of a rank's memory is dealt out."""
 ALONE = 2
 """Frames in flight on a worker that takes whole ones: while it computes one, the next one is on its way."""
-TRIES = 6
+TRIES = 12
 """Partitions for one number of frames in flight, each with less room on the ranks that had too little."""
+STEP = 0.01
+"""Of a rank's room: so much less than what was missing, so that the next partition is another one."""
 
 
 def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: SchemeOptions, scheme: str) -> Plan | None:
     """The pipeline over these ranks that gives most frames per second, with as many in flight as there is memory for; None
     where the memory is too small."""
     order = sorted(ranks, key=lambda rank: (rank != MASTER, -topology.rate(rank), rank))
-    # The result goes to the master anyway, so that it may have the last stage, too.
-    passed = [*order, MASTER] if len(order) > 1 and order[0] == MASTER else order
     dealt = _dealt(graph, topology, order)
     loads = Loads(graph, topology, options.coding, frozenset(dealt))
     shares, busy_s = _shares(graph, topology, dealt, options)
     most = len(order) + 1 if len(order) > 1 else 1 if order == [MASTER] else ALONE
     best: Plan | None = None
     best_rate = 0.0
-    for frames in range(most, 0, -1):
+    for frames, passed in product(range(most, 0, -1), _ways(order)):
         # A worker does a stage for one frame after the other. All that take part in the layers that are dealt out wait
         # for these, and have other frames meanwhile.
         copies = frames if dealt else 1
         held = {rank: frames if rank == MASTER else copies for rank in order}
         missing: dict[int, float] = defaultdict(float)
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             rooms = {rank: memory_room(topology, rank) - shares[rank] - missing[rank] for rank in order}
-            stages = partition(loads, passed, rooms, held, busy_s)
+            stages = partition(loads, passed, rooms, held, busy_s, frames)
             if stages is None or (rate := _rate(loads, stages, busy_s, frames)) <= best_rate:
                 break
             found = _plan(graph, len(topology), stages, dealt, options, scheme)
@@ -61,12 +62,23 @@ def lane(graph: LayerGraph, topology: Topology, ranks: Sequence[int], options: S
             beyond = excess(graph, found, topology)
             if not beyond:
                 best, best_rate = found, rate
+                if attempt == 0 and passed == _ways(order)[0] and frames == most:
+                    return best  # memory does not matter
                 break
             for rank, n_bytes in beyond.items():
-                missing[rank] += n_bytes
+                missing[rank] += n_bytes + STEP * memory_room(topology, rank)
     if best is not None:
         return best
     return _swapping(graph, topology, order, options, scheme) if options.allow_swap else None
+
+
+def _ways(order: Sequence[int]) -> list[list[int]]:
+    """The orders in which a frame may pass the ranks. The master has each frame first, and its result at the end; what it
+    computes then takes memory for all frames that are in flight."""
+    if len(order) == 1 or order[0] != MASTER:
+        return [list(order)]
+    workers = order[1:]
+    return [[MASTER, *workers, MASTER], [*workers, MASTER], [MASTER, *workers], list(workers)]
 
 
 def _rate(loads: Loads, stages: Sequence[Stage], busy_s: Mapping[int, float], frames: int) -> float:

@@ -117,6 +117,10 @@ class Loads:
         ``most_weight`` are those of the stage's layers."""
         return self._weights[stop] - self._weights[start] + most_weight + MAPS * most_map * frames
 
+    def mail_bytes(self, start: int, frames: int) -> float:
+        """The messages of so many frames that wait for a stage."""
+        return self._crossing[start] * self._wire_bytes * frames
+
 
 def _region(graph: LayerGraph, layer: Layer) -> Region:
     assert not isinstance(layer, Host)
@@ -148,28 +152,34 @@ def _crossing(graph: LayerGraph) -> list[int]:
 
 
 def partition(
-    loads: Loads, order: Sequence[int], rooms: Mapping[int, float], frames: Mapping[int, int], busy_s: Mapping[int, float]
+    loads: Loads,
+    order: Sequence[int],
+    rooms: Mapping[int, float],
+    frames: Mapping[int, int],
+    busy_s: Mapping[int, float],
+    in_flight: int = 1,
 ) -> tuple[Stage, ...] | None:
     """The stages of the least slowest rank, in the given order of ranks; None where memory is too small.
 
     ``rooms``: the bytes that a rank has, where that is limited. ``frames``: for how many a rank has maps at once, by default
-    one. ``busy_s``: the seconds that a rank spends on each frame beside its stage.
+    one; the messages of the others that are ``in_flight`` may wait there. ``busy_s``: the seconds that a rank spends on each
+    frame beside its stage.
     """
     layers = loads.layers
     best = [0.0, *[math.inf] * layers]
     choices: list[list[int]] = []
     for rank in order:
         after, choice = list(best), list(range(layers + 1))
-        limit, beside = rooms.get(rank, math.inf), busy_s.get(rank, 0.0)
+        limit, beside, held = rooms.get(rank, math.inf), busy_s.get(rank, 0.0), frames.get(rank, 1)
         for stop in range(1, layers + 1):
             most_map = most_weight = 0
             for start in range(stop - 1, -1, -1):
                 most_map, most_weight = max(most_map, loads.maps[start]), max(most_weight, loads.plain[start])
-                if (
-                    loads.working_s(rank, start, stop) + beside >= after[stop]
-                    or loads.stage_bytes(start, stop, frames.get(rank, 1), most_map, most_weight) > limit
-                ):
+                taken = loads.stage_bytes(start, stop, held, most_map, most_weight)
+                if loads.working_s(rank, start, stop) + beside >= after[stop] or taken > limit:
                     break  # an earlier start takes more
+                if taken + loads.mail_bytes(start, max(0, in_flight - held)) > limit:
+                    continue
                 slowest = max(best[start], loads.stage_s(rank, start, stop) + beside)
                 if slowest < after[stop]:
                     after[stop], choice[stop] = slowest, start

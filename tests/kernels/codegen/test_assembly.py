@@ -49,8 +49,10 @@ def shapes(isa: Isa) -> list[tuple[int, int, int]]:
     ids=lambda value: value.name if isinstance(value, Isa) else str(value),
 )
 def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, vectors: int, pixels: int, vl: int) -> None:
-    tile = make_tile(isa, 1, pixels, vectors, 16, vl)
+    tile = make_tile(isa, 1, pixels, vectors, 16, vl, coming=1)
     loop = hot_loop(assembly(isa, lambda builder, *a: emit_tile(builder, tile, *a), 7))
+    fetches = [line for line in loop if line.split()[:1] == ["prefetcht1"]]
+    assert len(fetches) == (tile.unroll if tile.coming else 0)
     assert fused(loop) == tile.unroll * pixels * vectors // (QUAD if tile.quads else 1)
     assert not [line for line in loop if MULTIPLY_OR_ADD.match(line)]
     assert not [line for line in loop if STACK.search(line)]
