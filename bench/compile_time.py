@@ -27,7 +27,7 @@ def write_program(net: str, to: Path) -> None:
     """The program of a network for one device, as it is sent to a worker."""
     from fogconv.frontend.torch.export import export
     from fogconv.hardware.topology import Topology
-    from fogconv.ir import program
+    from fogconv.ir.program import encode
     from fogconv.lowering.lower import lower
     from fogconv.planning.plan_options import PlanOptions
     from fogconv.planning.planner import plan
@@ -36,7 +36,7 @@ def write_program(net: str, to: Path) -> None:
     model = load_model(net, weights="random")
     graph = export(model.module, model.example(), net)
     lowered = lower(graph, plan(graph, Topology.uniform(1, 1e11, 1e9, 1e-4), PlanOptions("local")))
-    to.write_bytes(program.encode(lowered.programs[0]))
+    to.write_bytes(encode(lowered.programs[0]))
 
 
 def load_twice(file: Path) -> dict[str, float]:
@@ -46,10 +46,10 @@ def load_twice(file: Path) -> dict[str, float]:
 
     from fogconv.cluster.compilers.helpers import Helpers
     from fogconv.cluster.executor.executable import Executable
-    from fogconv.ir import program
+    from fogconv.ir.program import decode
 
     imported = time.perf_counter()
-    plan = program.decode(file.read_bytes())
+    plan = decode(file.read_bytes())
     weights = {key: np.ones(shape, np.float32) for key, shape in plan.weights.items()}
     seconds = []
     for _ in range(2):

@@ -41,7 +41,7 @@ from bench.fog.testbed import FogBed
 from fogconv.errors import FogconvError, InputError
 from fogconv.frontend.network import network_graph
 from fogconv.hardware.topology import Device, Link, Topology
-from fogconv.ir.graph import Conv
+from fogconv.ir.layers import Conv
 from fogconv.lowering.lower import outline
 from fogconv.simulation.simulator import simulate
 from fogconv.zoo.model_request import ModelRequest

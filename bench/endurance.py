@@ -28,7 +28,8 @@ from fogconv.cluster.worker.system import trim
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Conv, Layer, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Layer, Tensor
 from fogconv.kernels import reference
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine

@@ -27,8 +27,9 @@ import typer
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ConnectError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import Region
+from fogconv.ir.program import Program
 
 PIECE = Region.whole(16, 1, 1)
 """16 channels of fp32: 64 bytes."""
@@ -36,7 +37,7 @@ GOAL_MS = 0.5
 WARM_UP = 5
 
 
-def star_programs(layers: int, workers: int) -> list[ir.Program]:
+def star_programs(layers: int, workers: int) -> list[Program]:
     """Rank 0 sends 64 bytes to each worker and awaits 64 from each, ``layers`` times; nothing is computed."""
     buffers = (ir.Buffer("x", PIECE), ir.Buffer("y", PIECE))
     ranks = range(1, workers + 1)
@@ -52,7 +53,7 @@ def star_programs(layers: int, workers: int) -> list[ir.Program]:
     master.append(ir.Output(layers - 1, 0, 1, PIECE))
     names = tuple(f"layer {layer}" for layer in range(layers))
     parts = [(0, master), *steps.items()]
-    return [ir.Program(rank, workers + 1, 1, names, buffers, tuple(part), {}) for rank, part in parts]
+    return [Program(rank, workers + 1, 1, names, buffers, tuple(part), {}) for rank, part in parts]
 
 
 @contextlib.contextmanager

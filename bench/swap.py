@@ -27,15 +27,16 @@ import typer
 
 from fogconv.analysis.layer_report import LayerReport, layer_reports
 from fogconv.calibration.calibration import calibrate_quickly
-from fogconv.cli.hardware_options import limited
-from fogconv.cli.option_values import BANDWIDTH, MEMORY
+from fogconv.cli.options.hardware import limited
+from fogconv.cli.options.values import BANDWIDTH, MEMORY
 from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Runnable
 from fogconv.frontend.network import network_graph
 from fogconv.hardware.units import bandwidth_bytes_per_s
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.footprint import Packing
 from fogconv.ir.memory.swapping import read_bytes

@@ -24,7 +24,7 @@ from torch import nn
 from fogconv.errors import FogconvError
 from fogconv.frontend.torch.export import export
 from fogconv.frontend.zoo_graphs import PLACE, Shaped, read_shaped, shaped, write_shaped
-from fogconv.ir.graph import Host
+from fogconv.ir.layers import Host
 from fogconv.zoo.models import LITE, classifier_names, load_model, torchvision_models
 
 ROOT = Path(__file__).parents[1] / "fogconv"

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Add, Conv, Layer, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Conv, Layer, Tensor
 
 
 def chain(*channels: int, size: int = 32, kernel: int = 3, residual: bool = False) -> LayerGraph:

@@ -11,7 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import PoolSpec, Taps
-from fogconv.ir.graph import (
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import (
     AcrossChannels,
     Add,
     Affine,
@@ -22,7 +23,6 @@ from fogconv.ir.graph import (
     GlobalPool,
     Host,
     Interleave,
-    LayerGraph,
     Normalize,
     Pool,
     Resample,

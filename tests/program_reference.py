@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import Region
 from fogconv.ir.program import Program
 from fogconv.kernels import reference

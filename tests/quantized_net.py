@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec
-from fogconv.ir.graph import Add, Concat, Conv, GlobalPool, Layer, LayerGraph, Pool, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Concat, Conv, GlobalPool, Layer, Pool, Tensor
 from fogconv.quantization.quantize import Quantized, quantized
 
 SIDE = 16
@@ -63,7 +64,7 @@ def network() -> LayerGraph:
     pooled = new("max", 48, 4, 4)
     layers.append(Pool("max", grouped, pooled, PoolSpec("max", 48, 8, 8, (3, 3), (2, 2), (1, 1, 1, 1))))
     summed = conv(pooled, 48, residual=pooled)
-    narrow = conv(summed, 20, kernel=1, activation=None)
+    narrow = conv(summed, 20, kernel=1, activation="hardswish")
     both = new("concat", 68, 4, 4)
     layers.append(Concat("concat", (summed, narrow), both))
     averaged = new("average", 68, 4, 4)

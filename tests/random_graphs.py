@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Taps
-from fogconv.ir.graph import (
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import (
     AcrossChannels,
     Add,
     Affine,
@@ -21,10 +22,8 @@ from fogconv.ir.graph import (
     Host,
     Interleave,
     Layer,
-    LayerGraph,
     Normalize,
     Pool,
-    Port,
     Resample,
     Shuffle,
     Slice,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executors import executor
-from fogconv.ir.graph import Conv, Host
+from fogconv.ir.layers import Conv, Host
 from fogconv.planning.schemes import STREAMS
 from tests import seeded_models as models
 from tests.cluster.launch import free_port, mpirun, process, wait_until_listening

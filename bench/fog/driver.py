@@ -14,7 +14,7 @@ import msgspec
 from bench.fog.job import Job
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import serve_mpi
-from fogconv.ir import program as ir
+from fogconv.ir.program import Program
 
 
 def main(folder: Path, text: str) -> None:
@@ -28,7 +28,7 @@ def main(folder: Path, text: str) -> None:
 
     job = msgspec.json.decode(text, type=Job)
 
-    def local(program: ir.Program, weights: Any, host: Any) -> Executable:
+    def local(program: Program, weights: Any, host: Any) -> Executable:
         return Executable(program, weights, threads=1, host=host)
 
     keys = Path(job.keys) if job.keys else None

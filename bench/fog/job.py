@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 
 LAYER_SEEDS = 64
 """Simulations for the seconds of single layers: eight are enough for the whole."""
@@ -32,6 +32,7 @@ class Job(msgspec.Struct, frozen=True):
     shares: tuple[float, ...]
     scheme: str = "auto"
     wire: ir.Wire = "fp32"
+    precision: str = "fp32"
     options: dict[str, Any] = {}
     size: tuple[int, int] | None = None
     keys: str = ""

@@ -21,10 +21,12 @@ from fogconv.analysis.workload import card_bytes
 from fogconv.cluster.session.loaded_program import RunResult
 from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir import steps as ir
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.plan import Plan
+from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from bench.fog.job import Job
 
 
-def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -> Facts:
+def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[Program]) -> Facts:
     """The plan's predictions: seconds, bytes through each card, the largest share of the conv weights on one rank."""
     stored, whole = dict.fromkeys(range(found.ranks), 0), 1
     for layer, placement in zip(graph.layers, found.placements, strict=True):
@@ -56,7 +58,7 @@ def plan_facts(found: Plan, graph: LayerGraph, programs: Sequence[ir.Program]) -
     }
 
 
-def where_time_went(programs: Mapping[int, ir.Program], times: Times, begin_ns: int) -> Facts:
+def where_time_went(programs: Mapping[int, Program], times: Times, begin_ns: int) -> Facts:
     """Seconds per rank by kind of step, waiting (the gaps before receives) separately; seconds per layer and rank."""
     ranks: dict[int, dict[str, float]] = {}
     layers: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -72,12 +74,12 @@ def where_time_went(programs: Mapping[int, ir.Program], times: Times, begin_ns: 
     return {"ranks": ranks, "layers": layers}
 
 
-def mean_layer_times(found: Plan, programs: Sequence[ir.Program], results: Sequence[RunResult]) -> list[dict[str, float]]:
+def mean_layer_times(found: Plan, programs: Sequence[Program], results: Sequence[RunResult]) -> list[dict[str, float]]:
     """The terms of every layer, on average over some inferences."""
     return mean_terms([layer_times(found, programs, result.times) for result in results])
 
 
-def layer_totals(found: Plan, programs: Sequence[ir.Program], result: RunResult) -> list[float]:
+def layer_totals(found: Plan, programs: Sequence[Program], result: RunResult) -> list[float]:
     """Seconds of each layer in one inference."""
     return [terms["total_s"] for terms in layer_times(found, programs, result.times)]
 
@@ -91,7 +93,7 @@ def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, 
 
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
-    it = Subject(job.net, job.size)
+    it = Subject(job.net, job.size, job.precision)
     experiment = NodeEnd(folder)
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})
@@ -163,7 +165,7 @@ def layer_facts(graph: LayerGraph, found: Plan) -> list[Facts]:
 
 
 def agreement(
-    graph: LayerGraph, topology: Topology, found: Plan, programs: Sequence[ir.Program], options: PlanOptions
+    graph: LayerGraph, topology: Topology, found: Plan, programs: Sequence[Program], options: PlanOptions
 ) -> dict[str, float]:
     """Seconds of the same work by the planner and by the simulator, and of a star by the calculator."""
     bursts = any(device.share < 1 for device in topology.devices)

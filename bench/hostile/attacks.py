@@ -24,8 +24,9 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.transport.zeromq.chunking import PART_BYTES
 from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from fogconv.errors import FogconvError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import Region
+from fogconv.ir.program import Program, encode
 
 MEGABYTE = 1 << 20
 CONNECTIONS = 1500
@@ -168,7 +169,7 @@ def silent_name_server(victim: Victim) -> None:
     """A master of the spare worker names peers whose names no server resolves, and has the worker dial them."""
     region = Region.whole(16, 4, 4)
     steps = (ir.Recv(0, 0, region, 2, 1), ir.Send(0, 0, region, 2, 2))
-    program = ir.encode(ir.Program(1, 3, 1, ("a peer",), (ir.Buffer("x", region),), steps, {}))
+    program = encode(Program(1, 3, 1, ("a peer",), (ir.Buffer("x", region),), steps, {}))
     endpoint = ZeromqEndpoint()
     try:
         worker = endpoint.connect(victim.spare)
@@ -213,9 +214,7 @@ def check(address: str) -> bool:
         ir.Output(0, 0, 0, region),
     )
     worker = (ir.Recv(0, 0, region, 0, 1), ir.Send(0, 0, region, 0, 2))
-    programs = [
-        ir.Program(rank, 2, 1, ("there and back",), buffers, steps, {}) for rank, steps in enumerate((master, worker))
-    ]
+    programs = [Program(rank, 2, 1, ("there and back",), buffers, steps, {}) for rank, steps in enumerate((master, worker))]
     image = np.random.default_rng(1).standard_normal((1, 16, 4, 4), np.float32)
     try:
         with connect(address, timeout_s=20.0, connect_timeout_s=20.0) as session:

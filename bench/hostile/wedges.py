@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fogconv.ir import program as ir
-from fogconv.ir.arrays import Array
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.program import Program
 
-Programs = tuple[Sequence[ir.Program], Mapping[str, Array]]
+Programs = tuple[Sequence[Program], Mapping[str, Array]]
 """The programs by rank, the worker's is 1, and their weights: the arguments of ``Session.load``."""
 
 HUGE = 2**31
@@ -24,7 +25,7 @@ INPUT, OUTPUT = Region.whole(3, 8, 8), Region.whole(5, 8, 8)
 def _conv(batch: int = 1, **fields: Any) -> Programs:
     """The master sends a map, the worker sends back its conv; ``fields`` of the conv, or the ``batch``, are out of place."""
     weight = np.ones(SPEC.weight_shape, np.float32)
-    key = ir.weight_key(weight)
+    key = weight_key(weight)
     buffers = (ir.Buffer("x", INPUT, (1, 1, 1, 1)), ir.Buffer("y", OUTPUT))
     master = (
         ir.Input(0, 0, 0, INPUT),
@@ -35,8 +36,8 @@ def _conv(batch: int = 1, **fields: Any) -> Programs:
     conv = ir.Conv(0, replace(SPEC, **fields), key, None, "relu", 0, INPUT, 1, OUTPUT)
     worker = (ir.Recv(0, 0, INPUT, 0, 1), conv, ir.Send(0, 1, OUTPUT, 0, 2))
     programs = (
-        ir.Program(0, 2, 1, ("conv",), buffers, master, {}),
-        ir.Program(1, 2, batch, ("conv",), buffers, worker, {key: weight.shape}),
+        Program(0, 2, 1, ("conv",), buffers, master, {}),
+        Program(1, 2, batch, ("conv",), buffers, worker, {key: weight.shape}),
     )
     return programs, {key: weight}
 

@@ -28,7 +28,7 @@ from bench.offload.curves import Point, as_curve, curve_json, turns
 from bench.offload.master import Job
 from fogconv.choice.cuts import Cut
 from fogconv.choice.cuts_plot import draw
-from fogconv.cli.option_values import BANDWIDTH, MEMORY
+from fogconv.cli.options.values import BANDWIDTH, MEMORY
 from fogconv.hardware.units import bandwidth_bytes_per_s, show_seconds
 from fogconv.ir.plan import Plan
 

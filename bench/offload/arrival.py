@@ -25,7 +25,7 @@ from bench.fog.run import LOAD_TIMEOUT_S, PORT, RUN_TIMEOUT_S, calibrated, start
 from bench.fog.shaping import Rate
 from bench.fog.testbed import FogBed
 from bench.offload.arrival_master import Job
-from fogconv.cli.option_values import SIZE, Pair
+from fogconv.cli.options.values import SIZE, Pair
 from fogconv.errors import FogconvError, InputError
 from fogconv.hardware.units import show_seconds
 

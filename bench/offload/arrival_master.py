@@ -21,8 +21,8 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
 from fogconv.ir.layout import MASTER
+from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.arrival.increments import increments
@@ -45,7 +45,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def opened(address: str) -> Session:
-    def local(program: ir.Program, weights: Any, host: Any) -> Executable:
+    def local(program: Program, weights: Any, host: Any) -> Executable:
         return Executable(program, weights, threads=1, host=host)
 
     return connect(address, local=local, insecure=True, timeout_s=TIMEOUT_S, heartbeat_s=TIMEOUT_S, connect_timeout_s=60.0)

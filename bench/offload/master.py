@@ -20,15 +20,15 @@ from bench.fog.conversation import Facts, NodeEnd
 from bench.fog.rates import Rates
 from bench.swap import Paced
 from fogconv.choice.cuts import at_bandwidth, curve, cuts
-from fogconv.cli.hardware_options import limited
+from fogconv.cli.options.hardware import limited
 from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.network import network_graph
-from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.layout import MASTER
-from fogconv.ir.program import Pixels
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Pixels
 from fogconv.lowering.lower import lower
 from fogconv.planning.limits.cuts import slices
 from fogconv.planning.plan_options import PlanOptions
@@ -56,7 +56,7 @@ def main(folder: Path, text: str) -> None:
     with tempfile.TemporaryDirectory(prefix="fogconv-offload-") as swap:
         own = SwapFolder(Path(swap), job.read_bytes_per_s)
 
-        def local(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Executable:
+        def local(program: Program, weights: Mapping[str, Array], host: Any) -> Executable:
             return Executable(program, Paced(weights, own), threads=1, host=host)
 
         # Over the slowest links a heartbeat waits behind a map for minutes.

@@ -32,7 +32,7 @@ from bench.fog.run import LOAD_TIMEOUT_S, RUN_TIMEOUT_S, Setup, calibrated, clus
 from bench.fog.testbed import FogBed
 from bench.schemes.cells import ALL, AUTO, QUICK, Cell, behind, keep, kept, measured_schemes, missing, result, verdict
 from bench.schemes.master import Job
-from fogconv.cli.option_values import number
+from fogconv.cli.options.values import number
 from fogconv.errors import FogconvError
 from fogconv.values import table as values
 

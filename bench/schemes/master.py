@@ -25,10 +25,10 @@ from fogconv.cluster.session.session import Session
 from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.footprint import packings
 from fogconv.ir.plan import Plan
+from fogconv.ir.program import Program
 from fogconv.kernels.conv.conv import algorithm_of
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
@@ -50,7 +50,7 @@ def main(folder: Path, text: str) -> None:
     job = msgspec.json.decode(text, type=Job)
     store = WeightStore()
 
-    def local(program: ir.Program, weights: Any, host: Any) -> Executable:
+    def local(program: Program, weights: Any, host: Any) -> Executable:
         # Plans share weights as the programs of a worker do: each with its own would take gigabytes.
         for key in store.missing(program.weights, packings(program, algorithm_of)):
             payload = np.ascontiguousarray(weights[key]).reshape(-1).view(np.uint8).data

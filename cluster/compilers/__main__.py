@@ -11,13 +11,13 @@ import msgspec
 
 from fogconv.cluster.compilers.helpers import PROGRAM
 from fogconv.cluster.executor.executable import Executable
-from fogconv.ir import program as ir
 from fogconv.ir.arrays import blank
+from fogconv.ir.program import decode
 from fogconv.storage.code_files import CHOICE
 
 
 def main(folder: Path, threads: int) -> None:
-    program = ir.decode((folder / PROGRAM).read_bytes())
+    program = decode((folder / PROGRAM).read_bytes())
     # From the end, while the process that will run it begins at the start.
     program = msgspec.structs.replace(program, steps=program.steps[::-1])
     CHOICE.set(lambda path: not path.exists() and _claimed(folder / path.name))

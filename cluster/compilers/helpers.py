@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from weakref import finalize
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.program import Program, encode
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.code_files import CHOICE
 from fogconv.storage.trusted import write_own
@@ -40,7 +41,7 @@ PROGRAM = "program"
 class Helpers:
     """For one program. None where there is no other core, or no cache in which they could leave anything."""
 
-    def __init__(self, program: ir.Program, threads: int, count: int) -> None:
+    def __init__(self, program: Program, threads: int, count: int) -> None:
         self._program, self._threads = program, threads
         fits = not program.swapped and sum(isinstance(step, ir.Conv) for step in program.steps) >= WORTH_CONVS
         self._count = min(count, MOST) if fits and cache_folder() is not None else 0
@@ -53,7 +54,7 @@ class Helpers:
         if self._folder is not None or not self._count:
             return
         self._folder = tempfile.mkdtemp(prefix="fogconv-kernels-")
-        (Path(self._folder) / PROGRAM).write_bytes(ir.encode(self._program))
+        (Path(self._folder) / PROGRAM).write_bytes(encode(self._program))
         # -P: no module from the current folder. They import what this process did, from wherever it did.
         root = str(Path(sys.modules[__name__.partition(".")[0]].__path__[0]).parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -115,22 +116,22 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_known(program: ir.Program) -> bool:
+def _is_known(program: Program) -> bool:
     mark = _mark(program)
     return mark is not None and mark.exists()
 
 
-def _remember(program: ir.Program) -> None:
+def _remember(program: Program) -> None:
     mark = _mark(program)
     if mark is not None and not mark.exists():
         with contextlib.suppress(OSError):
             write_own(mark, b"")
 
 
-def _mark(program: ir.Program) -> Path | None:
+def _mark(program: Program) -> Path | None:
     """The file which says that all functions of a program are in the cache."""
     from fogconv.kernels.conv.tuning_table import fingerprint
 
     folder = cache_folder()
-    digest = hashlib.sha256(ir.encode(program) + fingerprint().encode()).hexdigest()
+    digest = hashlib.sha256(encode(program) + fingerprint().encode()).hexdigest()
     return None if folder is None else folder / f"known-{digest[:40]}"

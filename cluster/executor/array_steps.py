@@ -18,7 +18,7 @@ import numpy as np
 from fogconv.cluster.executor.mailbox import Mailbox, as_array
 from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import ClusterError, WireError
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, mirrored
 from fogconv.kernels.conv.conv import prepare_conv2d

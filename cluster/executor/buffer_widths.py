@@ -6,9 +6,9 @@ unpacked or sent: all of these support narrow maps.
 
 from __future__ import annotations
 
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import NARROW
-from fogconv.ir.program import Program
+from fogconv.ir.program import Program, buffers_of
 from fogconv.kernels.conv.select import reads_narrow
 
 
@@ -35,7 +35,7 @@ def narrow_buffers(program: Program) -> frozenset[int]:
             case steps.Gather():  # its received maps may be narrow; its spares are ordinary convolutions
                 convs = [piece.spare for piece in step.pieces]
             case _:
-                few -= set(steps.buffers_of(step))
+                few -= set(buffers_of(step))
                 continue
         for conv in convs:
             few -= {conv.target, conv.residual}

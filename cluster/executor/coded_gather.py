@@ -17,7 +17,7 @@ from fogconv.cluster.executor.mailbox import GatherMailbox
 from fogconv.errors import ClusterError
 from fogconv.guards.checksums import disagreement, remaining
 from fogconv.guards.rounding import Rounding
-from fogconv.ir.program import Check, Gather, Piece, Recv
+from fogconv.ir.steps import Check, Gather, Piece, Recv
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.conv.select import candidates
 from fogconv.kernels.maps.pack import pack, unpack

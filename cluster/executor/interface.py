@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from fogconv.cluster.executor.mailbox import Mailbox
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import InputError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
 from fogconv.ir.memory.footprint import Packing
+from fogconv.ir.program import Program
 from fogconv.kernels.maps.blocked import Blocked
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.kernels.maps.scratch import Scratch
     from fogconv.kernels.quantized.conv import PreparedBytes
     from fogconv.storage.swap_file import SwapFolder
 
@@ -53,13 +55,21 @@ class Shares(Protocol):
 
 
 @runtime_checkable
+class Touches(Protocol):
+    """An executable whose maps' memory can be written to before the first run."""
+
+    def touch(self) -> None:
+        """Memory that was only ever read is one page of zeros, again and again, which no cache has to fetch."""
+
+
+@runtime_checkable
 class Packed(Protocol):
     """Weights of which some are here as the kernels read them: what an executable is given in the place of plain ones."""
 
-    def find(self, packing: Packing) -> PreparedConv2d | None:
+    def find(self, packing: Packing) -> PreparedConv2d | PreparedBytes | None:
         """Weights that are packed already. A program that binds to them keeps them in use."""
 
-    def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
+    def keep(self, packing: Packing, prepared: PreparedConv2d | PreparedBytes, *, last: bool) -> None:
         """They are packed now. ``last``: no other packing of the same weight will be asked for."""
 
     @property
@@ -73,7 +83,7 @@ class Build(Protocol):
 
     def __call__(
         self,
-        program: ir.Program,
+        program: Program,
         weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
@@ -87,7 +97,7 @@ class Executor(Build, Protocol):
 
     def __call__(
         self,
-        program: ir.Program,
+        program: Program,
         weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
@@ -109,9 +119,10 @@ class HostCalls(Protocol):
 
 
 class Binder(Protocol):
-    """The part of an executor that the binding of a step uses."""
+    """The part of an executor that the binding of a step uses. ``wide``: for copies in fp32 of maps of 16 bits."""
 
-    program: ir.Program
+    program: Program
+    wide: Scratch
 
     def insert(self, step: ir.Recv) -> Callable[[Frame], None]: ...
 

@@ -10,15 +10,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.executor.interface import Build, nothing
+from fogconv.cluster.executor.interface import Build, Touches, nothing
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec, Taps
-from fogconv.ir.precision.elements import weight_type
-from fogconv.ir.precision.scale import Precision
-from fogconv.ir.program import weight_key
+from fogconv.ir.precision.elements import HALVES, weight_type
+from fogconv.ir.precision.scale import FP32, Precision
+from fogconv.ir.program import Program
+from fogconv.kernels.maps.halves import rounded
 
 
 class NoMailbox:
@@ -37,23 +39,28 @@ class NoMailbox:
         raise ClusterError(f"a lone program waits for rank {origin}")
 
 
-def conv_program(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]:
+def conv_program(spec: ConvSpec) -> tuple[Program, dict[str, NDArray[Any]]]:
     """A program of this one conv, fused with its bias and a ReLU as nets have them, with seeded weights; from bytes to bytes
     where it is one of 8-bit maps."""
     if spec.element == "uint8":
         return _conv_of_bytes(spec)
-    weight = np.random.default_rng(0).standard_normal(spec.weight_shape, np.float32)
+    weight: NDArray[Any] = np.random.default_rng(0).standard_normal(spec.weight_shape, np.float32)
+    if spec.element in HALVES:
+        weight = rounded(weight, spec.element)
     bias = np.zeros(spec.out_channels, np.float32)
     key, bias_key = weight_key(weight), weight_key(bias)
     source = Region.whole(spec.in_channels, spec.height, spec.width)
     target = Region.whole(spec.out_channels, spec.out_height, spec.out_width)
     conv = ir.Conv(0, spec, key, bias_key, "relu", 0, source, 1, target)
-    buffers = (ir.Buffer("in", source, spec.padding), ir.Buffer("out", target))
+    precision = Precision(spec.element)
+    buffers = (ir.Buffer("in", source, spec.padding, precision), ir.Buffer("out", target, precision=precision))
     shapes: dict[str, tuple[int, ...]] = {key: spec.weight_shape, bias_key: bias.shape}
-    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes), {key: weight, bias_key: bias}
+    types = {} if spec.element == "fp32" else {key: weight_type(weight)}
+    program = Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes, weight_types=types)
+    return program, {key: weight, bias_key: bias}
 
 
-def _conv_of_bytes(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]:
+def _conv_of_bytes(spec: ConvSpec) -> tuple[Program, dict[str, NDArray[Any]]]:
     weight = np.random.default_rng(0).integers(-127, 128, spec.weight_shape, np.int8)
     arrays = (weight, np.zeros(spec.out_channels, np.int32), np.full(spec.out_channels, 1e-3, np.float32))
     weights: dict[str, NDArray[Any]] = {weight_key(array): array for array in arrays}
@@ -65,17 +72,20 @@ def _conv_of_bytes(spec: ConvSpec) -> tuple[ir.Program, dict[str, NDArray[Any]]]
     buffers = (ir.Buffer("in", source, spec.padding, read), ir.Buffer("out", target, precision=made))
     shapes = {name: array.shape for name, array in weights.items()}
     types = {name: weight_type(array) for name, array in weights.items() if array.dtype != np.float32}
-    return ir.Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes, weight_types=types), weights
+    return Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes, weight_types=types), weights
 
 
-def map_program(spec: MapSpec) -> ir.Program:
+_OF_BYTES = Precision("uint8", 0.05, 128)
+
+
+def map_program(spec: MapSpec) -> Program:
     """A program of this one step. A pool is a maximum; an affine step has no scale, and a ReLU; elementwise operators get
-    parameters of 0.5. Raises KernelError for an unknown kind."""
+    parameters of 0.5; a conversion is from fp32 to bytes, or to fp32. Raises KernelError for an unknown kind."""
     target = Region.whole(spec.channels, spec.height, spec.width)
     pixel = Region.whole(spec.channels, 1, 1)
     regions = [target] * (spec.sources + 1)
     last = spec.sources
-    step: ir.MapStep
+    step: ir.MapStep | ir.Output
     match spec.kind:
         case "pool":
             height, width = ((n - 1) * s + k for n, s, k in zip(target.shape[1:], spec.stride, spec.kernel, strict=True))
@@ -103,10 +113,14 @@ def map_program(spec: MapSpec) -> ir.Program:
             step = ir.Permute(0, 0, target, last, target, tuple(range(spec.channels))[::-1])
         case "copy":
             step = ir.Copy(0, 0, target, last, accumulate=last > 1)
+        case "convert":
+            step = ir.Convert(0, 0, target, last, target)
         case "resample":
             rows, columns = (_taps(n, k) for n, k in zip(target.shape[1:], spec.kernel, strict=True))
             regions[0] = Region.whole(spec.channels, rows.size, columns.size)
             step = ir.Resample(0, 0, regions[0], last, target, rows, columns)
+        case "transpose":
+            step = ir.Output(0, 0, 0, target)
         case "interleave":
             (s, t), (height, width) = spec.stride, target.shape[1:]
             phases = (Region.whole(spec.channels, -(-height // s), -(-width // t)),) * last
@@ -117,8 +131,12 @@ def map_program(spec: MapSpec) -> ir.Program:
 
             parameters = (0.5,) * formula(spec.kind).parameters
             step = ir.Elementwise(0, spec.kind, tuple(range(last)), tuple(regions[:last]), last, target, parameters)
-    buffers = tuple(ir.Buffer(str(number), region) for number, region in enumerate(regions))
-    return ir.Program(0, 1, spec.batch, (spec.kind,), buffers, (step,), {})
+    kept = _OF_BYTES if spec.element == "uint8" else Precision(spec.element)
+    made = kept if spec.kind != "convert" else _OF_BYTES if spec.element == "fp32" else FP32
+    precisions = [made if number == last else kept for number in range(len(regions))]
+    each = enumerate(zip(regions, precisions, strict=True))
+    buffers = tuple(ir.Buffer(str(at), region, precision=precision) for at, (region, precision) in each)
+    return Program(0, 1, spec.batch, (spec.kind,), buffers, (step,), {})
 
 
 def _taps(outputs: int, taps: int) -> Taps:
@@ -205,6 +223,8 @@ def step_times(
         program, weights = conv_program(spec) if isinstance(spec, ConvSpec) else (map_program(spec), {})
         least = least_s if isinstance(spec, ConvSpec) else least_map_s
         executable = build(program, weights, threads=threads, proceed=proceed)
+        if isinstance(executable, Touches):
+            executable.touch()
         executable.run(mailbox)
         meter.load()
         runs, elapsed, fastest, look, begin = 0, 0.0, float("inf"), LOOK_S, clock()

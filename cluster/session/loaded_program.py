@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.executor.interface import Runnable
-from fogconv.ir import program as ir
 from fogconv.ir.layout import MASTER
+from fogconv.ir.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Loaded:
 
     number: int
     program: int
-    programs: dict[int, ir.Program] = field(repr=False)
+    programs: dict[int, Program] = field(repr=False)
     executable: Runnable | None = field(repr=False)
     shipped_bytes: dict[int, int]
     program_bytes: dict[int, int]

@@ -40,10 +40,10 @@ from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint, Event, Loss
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import ClusterError, InputError, TransportTimeout, WireError, WorkerLostError
-from fogconv.ir import program as ir
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 from fogconv.ir.layout import MASTER
+from fogconv.ir.program import Program, encode, expendable
 
 log = logging.getLogger("fogconv.session")
 
@@ -67,7 +67,7 @@ class Session:
         addresses: Sequence[str],
         *,
         keys: Sequence[str | None] = (),
-        local: Callable[[ir.Program, Mapping[str, Array], Any], Runnable] | None = None,
+        local: Callable[[Program, Mapping[str, Array], Any], Runnable] | None = None,
         name: str = "",
         timeout_s: float = MESSAGE_S,
         connect_timeout_s: float = 5.0,
@@ -136,7 +136,8 @@ class Session:
         return self._workers.lost
 
     def refresh(self) -> frozenset[int]:
-        """Handle all received messages. Returns the lost ranks."""
+        """Handle all received messages. Returns the lost ranks. Raises ClusterError after ``close``: then none is lost."""
+        self._require_open()
         self._board.drain()
         return self.lost
 
@@ -178,7 +179,7 @@ class Session:
 
     def load(
         self,
-        programs: Sequence[ir.Program],
+        programs: Sequence[Program],
         weights: Mapping[str, Array],
         *,
         host: Any = None,
@@ -229,7 +230,7 @@ class Session:
                 raise
             if executable is not None:
                 sizes[MASTER] = executable.memory_bytes
-            loaded = Loaded(number, number, parts, executable, shipping.total_of, sizes, ir.expendable(parts.values()))
+            loaded = Loaded(number, number, parts, executable, shipping.total_of, sizes, expendable(parts.values()))
             self._loaded[number] = loaded
             return loaded
 
@@ -260,7 +261,7 @@ class Session:
                 if self._records[rank].joined:
                     self._workers.send(self._records[rank], m.Unload(loaded.program))
 
-    def _check(self, parts: Mapping[int, ir.Program], weights: Mapping[str, Array]) -> None:
+    def _check(self, parts: Mapping[int, Program], weights: Mapping[str, Array]) -> None:
         self._require_open()
         for rank, program in parts.items():
             if rank != MASTER and rank not in self._records:
@@ -274,7 +275,7 @@ class Session:
                 if given != tuple(shape):
                     raise InputError(f"weights {key}: the program says {tuple(shape)}, the array has {given}")
 
-    def _check_missing(self, remote: Mapping[int, ir.Program], missing: Mapping[int, Sequence[str]]) -> None:
+    def _check_missing(self, remote: Mapping[int, Program], missing: Mapping[int, Sequence[str]]) -> None:
         """A worker that asks for weights that its program does not name can't be trusted."""
         for rank, keys in missing.items():
             strange = set(keys) - remote[rank].weights.keys()
@@ -285,9 +286,9 @@ class Session:
                     )
                 self._workers.require(rank)
 
-    def _ask_load(self, rank: int, number: int, program: ir.Program, runs: int) -> int:
+    def _ask_load(self, rank: int, number: int, program: Program, runs: int) -> int:
         request = self._workers.next_request(rank)
-        self._workers.send(self._records[rank], m.Load(request, number, runs), ir.encode(program))
+        self._workers.send(self._records[rank], m.Load(request, number, runs), encode(program))
         return request
 
     # Runs
@@ -337,6 +338,11 @@ class Session:
         back = self._workers.exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
         info = self._records[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
+
+    def idle(self, seconds: float) -> None:
+        """Wait as for a message that does not come, and take what does: what waiting costs the processor."""
+        self._require_open()
+        self._board.wait(_never, seconds)
 
     def measure(
         self, specs: Sequence[StepSpec], *, ranks: Iterable[int] | None = None, repeats: int = 3
@@ -437,7 +443,11 @@ class Session:
                 workers.take(record, message)
 
 
-def _interpreter(program: ir.Program, weights: Mapping[str, Array], host: Any) -> Runnable:
+def _never() -> bool | None:
+    return None
+
+
+def _interpreter(program: Program, weights: Mapping[str, Array], host: Any) -> Runnable:
     cores = len(os.sched_getaffinity(0))
     # mpirun's other ranks compile on the other cores.
     with Helpers(program, cores, 0 if launched() is not None else cores - 1).beside():

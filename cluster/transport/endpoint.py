@@ -14,7 +14,9 @@ Worker know messages and no transport. There are three: in-process queues, ZeroM
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from fogconv.cluster.protocol.codec import Frame
 
@@ -22,7 +24,7 @@ Peer = Hashable
 """Identifies the other end of a link, on this end only."""
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True):
     """Frames came from a peer. ``credential`` is the public key that the transport has proven, if it proves any."""
 
     peer: Peer
@@ -30,7 +32,7 @@ class Arrival(NamedTuple):
     credential: str | None = None
 
 
-class Loss(NamedTuple):
+class Loss(msgspec.Struct, frozen=True):
     """A peer is lost."""
 
     peer: Peer

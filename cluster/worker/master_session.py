@@ -15,8 +15,9 @@ from fogconv.cluster.executor.mailbox import Inbox
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Peer
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.layout import MASTER
+from fogconv.ir.program import Program
 
 SPARE_BYTES = 4 << 20
 """What may wait of runs whose programs are not known here, such as one that was just unloaded."""
@@ -32,7 +33,7 @@ class Loading:
 
     request: int
     number: int
-    program: ir.Program
+    program: Program
     missing: set[str]
     helpers: Helpers
     runs: int = 1
@@ -120,7 +121,7 @@ class MasterSession:
         self.inbox.most_bytes = SPARE_BYTES + waiting
 
 
-def received_bytes(program: ir.Program) -> int:
+def received_bytes(program: Program) -> int:
     """The bytes of all messages that a program may receive in one run, as fp32."""
     total = 0
     for step in program.steps:

@@ -20,13 +20,14 @@ from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.cluster.worker.checks.program_check import MOST_PROGRAM_BYTES, check_program
+from fogconv.cluster.worker.checks.limits import MOST_PROGRAM_BYTES
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.cluster.worker.master_session import Loading, MasterSession
 from fogconv.cluster.worker.system import machine_bytes, process_bytes, trim
 from fogconv.cluster.worker.weight_cache import Lent, WeightStore
 from fogconv.errors import FogconvError, SwapError, WireError, WorkerFailedError, WorkerMemoryError
-from fogconv.ir import program as ir
 from fogconv.ir.memory.footprint import MARGIN, PROCESS_BYTES, Choose, Footprint, Packing, footprint, packings, room
+from fogconv.ir.program import Program, decode
 from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
@@ -71,7 +72,7 @@ class ProgramLoader:
         if len(payload) > MOST_PROGRAM_BYTES:
             raise WireError(f"a program of {len(payload)} bytes is over the limit of {MOST_PROGRAM_BYTES}")
         try:
-            program = ir.decode(bytes(payload))
+            program = decode(bytes(payload))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise WireError(f"a malformed program: {error}") from error
         check_program(program, self.memory_bytes)
@@ -126,7 +127,7 @@ class ProgramLoader:
             log.info("program %d is ready after %.2f s, %.1f MB", loading.number, seconds, executable.memory_bytes / 1e6)
             yield m.Loaded(loading.request, loading.number, executable.memory_bytes, process_bytes(), seconds)
 
-    def _bound(self, program: ir.Program, proceed: Callable[[], None]) -> Runnable | FogconvError:
+    def _bound(self, program: Program, proceed: Callable[[], None]) -> Runnable | FogconvError:
         """The program's executable, or why there is none: the master waits for an answer to its load, not to the weights
         that completed it. Raises RunAborted."""
         try:
@@ -138,7 +139,7 @@ class ProgramLoader:
         except Exception as error:
             return failure_of(error, "a program can't be bound")
 
-    def _bind(self, program: ir.Program, proceed: Callable[[], None]) -> Runnable:
+    def _bind(self, program: Program, proceed: Callable[[], None]) -> Runnable:
         """The program, ready to run. Raises WorkerMemoryError, WireError, and the errors of the build."""
         needed = self._footprint(program)
         weights = self._weights(program, tight=self._free() < needed.total)
@@ -147,7 +148,7 @@ class ProgramLoader:
         self._private[executable] = needed.private
         return executable
 
-    def _weights(self, program: ir.Program, *, tight: bool) -> Lent:
+    def _weights(self, program: Program, *, tight: bool) -> Lent:
         """Raises WorkerMemoryError for weights that are gone again, WireError for those of another shape than it says."""
         gone = self.store.missing(program.weights, self._packings(program))
         if gone:
@@ -161,7 +162,7 @@ class ProgramLoader:
                 raise WireError(f"a malformed program: weights {key} are of {kinds[0]}, not of {kinds[1]}")
         return self.store.lend(program.weights, tight=tight)
 
-    def _check_memory(self, program: ir.Program, missing: set[str]) -> None:
+    def _check_memory(self, program: Program, missing: set[str]) -> None:
         """Raise WorkerMemoryError where the program needs more memory than the limit, before any weight is sent.
 
         Weights that no program needs count as free. The planner counts by the same function.
@@ -201,10 +202,10 @@ class ProgramLoader:
             return sys.maxsize
         return room(self._memory_limit_bytes) - self.store.held_bytes - sum(self._private.values())
 
-    def _footprint(self, program: ir.Program) -> Footprint:
+    def _footprint(self, program: Program) -> Footprint:
         return footprint(program, threads=self._threads, choose=_choose(), packed=self.store.packed)
 
-    def _packings(self, program: ir.Program) -> Collection[Packing]:
+    def _packings(self, program: Program) -> Collection[Packing]:
         return packings(program, _choose())
 
     def _trim(self, session: MasterSession) -> None:

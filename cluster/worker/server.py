@@ -1,14 +1,12 @@
 """Worker: serves masters; holds weights, loads programs, runs them, answers.
 
 It does not depend on a model. The thread that waits on the dispatcher handles arrivals: urgent ones (data, aborts,
-unknown peers, pings) at once, those that take time (loads, runs, measurements) in order of arrival. Its life
-(`fogconv.cluster.protocol.lifecycle`) decides which masters it serves and the effects of events; this module carries them
-out.
+unknown peers, pings) at once, those that take time (loads, runs, measurements) in order of arrival. Whom it serves:
+`fogconv.cluster.worker.masters`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import platform
@@ -29,25 +27,21 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.lifecycle import Life
 from fogconv.cluster.protocol.version import VERSION
 from fogconv.cluster.transport.dispatcher import Dispatcher
-from fogconv.cluster.transport.endpoint import Arrival, Endpoint, Loss, Peer
+from fogconv.cluster.transport.endpoint import Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
 from fogconv.cluster.transport.inproc import SCHEME as INPROC
-from fogconv.cluster.worker.checks.program_check import check_measurement
+from fogconv.cluster.worker.checks.measurement_check import check_measurement
 from fogconv.cluster.worker.kernel_facts import KernelFacts, kernel_facts
 from fogconv.cluster.worker.machine import LoadMeter, OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task
+from fogconv.cluster.worker.masters import Masters
 from fogconv.cluster.worker.program_loader import ProgramLoader, failed, failure_of
+from fogconv.cluster.worker.scheduling.active_tasks import DOING, ActiveTasks
 from fogconv.cluster.worker.scheduling.turns import TurnMailbox, Turns
 from fogconv.cluster.worker.system import process_bytes, throttled
-from fogconv.errors import (
-    ClusterError,
-    FogconvError,
-    WireError,
-    WorkerLostError,
-)
-from fogconv.ir import program as ir
+from fogconv.errors import ClusterError, FogconvError, WireError
 from fogconv.ir.arrays import Array
-from fogconv.ir.layout import MASTER
+from fogconv.ir.program import Program
 from fogconv.storage.swap_file import SwapFolder
 
 log = logging.getLogger("fogconv.worker")
@@ -63,16 +57,6 @@ MOST_HANDS = 64
 """The most threads for runs that overlap."""
 HAND_IDLE_S = 2.0
 """A thread beside the first one ends when there was nothing to do for so long."""
-MAX_COMPLAINTS = 1000
-"""The most unknown peers that get an answer."""
-DOING: dict[type[m.AnyMessage], str] = {
-    m.Run: "running",
-    m.Load: "loading",
-    m.Weight: "loading",
-    m.Unload: "unloading",
-    m.Measure: "measuring",
-}
-"""What a worker does, as its status says it, while a task of this type runs."""
 
 
 class Worker:
@@ -99,7 +83,6 @@ class Worker:
         facts: KernelFacts | None = None,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self.life = Life(once=once)
         self.threads = threads
         self.memory_limit_bytes = memory_limit_bytes
         self._endpoint = endpoint
@@ -112,23 +95,26 @@ class Worker:
             helpers=helpers,
             adopt=self._adopt,
         )
-        self._masters = masters
+        self._listed = masters is not None
+        self._masters = Masters(endpoint, Life(once=once), masters, self._welcome)
         self._clock_ns = clock_ns
         self._board = Dispatcher(endpoint, self._handle, self._drop)
-        self._sessions: dict[Peer, MasterSession] = {}
         self._facts = facts or _facts_of(self.loader.build)
         self._started = time.monotonic()
         self._runs = 0
         self._sent_bytes = 0
         self._received_bytes = 0
-        self._complained: set[Peer] = set()
-        self._active: list[tuple[MasterSession, m.AnyMessage]] = []
+        self._active = ActiveTasks()
         self._hands: list[threading.Thread] = []
         self._idle = 0
         self._turns = Turns()
         self._misread = 0
         self._meter = LoadMeter()
         process_bytes()  # while there are descriptors for it
+
+    @property
+    def life(self) -> Life:
+        return self._masters.life
 
     def serve(self) -> None:
         """Serve masters, one after the other, until ``stop``; then close the endpoint."""
@@ -153,7 +139,7 @@ class Worker:
             self._do(*task)
         except Exception as error:  # not even the answer could be sent
             with self._board.lock:
-                self._give_up(task[0].peer, error)
+                self._masters.give_up(task[0].peer, error)
         return True
 
     def _hand(self) -> None:
@@ -166,47 +152,74 @@ class Worker:
     def stop(self) -> None:
         """End ``serve`` after the current step, with a message to the master."""
         with self._board.lock:
-            self._apply(lifecycle.Stopped("the worker was stopped"))
+            self._masters.apply(lifecycle.Stopped("the worker was stopped"))
         self._board.changed()
 
     def attend(self) -> None:
         """Handle arrivals while ``serve`` is busy with a kernel: refusals, pings, aborts."""
         self._board.drain()
 
-    # Its life, under the dispatcher's lock
+    # Arrivals, under the dispatcher's lock
 
-    def _apply(self, event: lifecycle.Event, hello: m.Hello | None = None) -> None:
-        """Apply an event, and carry out its effects. ``hello``: the master's message for a greeting."""
-        self.life, effects = lifecycle.handle(self.life, event)
-        for effect in effects:
-            match effect:
-                case lifecycle.SayWelcome() if hello is not None:
-                    self._welcome(effect.master, hello)
-                case lifecycle.SayRefused():
-                    names = ", ".join(self._sessions[master].hello.name for master in effect.serving)
-                    self._send(effect.master, m.Refused(f"this worker is serving another master ({names})"))
-                    log.warning("refused a master: serving %s", names)
-                case lifecycle.SayBye():
-                    self._send(effect.master, m.Bye())
-                case lifecycle.AbortRuns():
-                    for run in effect.runs:
-                        self._sessions[effect.master].inbox.fail(run, RunAborted(effect.reason))
-                case lifecycle.FailRuns(rank=int() as rank):
-                    session = self._sessions[effect.master]
-                    told = f"rank {session.hello.rank} lost its link to rank {rank}: {effect.reason}"
-                    for run in effect.runs:
-                        session.inbox.fail(run, WorkerLostError(told, rank))
-                case lifecycle.Forget():
-                    self._forget(effect.master)
-                case lifecycle.End():
-                    for master in list(self._sessions):
-                        self._forget(master)
+    def _handle(self, event: Incoming) -> None:
+        if isinstance(event, Loss):
+            self._masters.lose(event)
+            return
+        try:
+            message, payloads = codec.decode(event.frames)
+        except WireError as error:
+            if self._masters.complain(event.peer, f"this worker can't read your messages: {error}"):
+                self._misread += 1
+                if not self._misread & (self._misread - 1):  # the first, the second, the fourth …: they may be a flood
+                    log.warning("dropped a message of an unknown or faulty peer (%d so far): %s", self._misread, error)
+            return
+        if self.life.stopped:
+            return
+        session = self._masters.sessions.get(event.peer)
+        match message:
+            case m.Data():
+                self._masters.take(event.peer, message, payloads[0])
+            case m.Hello():
+                self._masters.greet(event, message)
+            case m.Attach():
+                self._masters.attach(event, message)
+            case m.StatusQuery():
+                self._masters.send(event.peer, self._status(message))
+            case m.Attached():
+                if self._masters.dialed(event.peer):
+                    self._endpoint.trust(event.peer)
+            case m.Refused() if self._masters.dialed(event.peer):
+                log.warning("another worker refused a link: %s", message.reason)
+                self._endpoint.disconnect(event.peer)
+                self._masters.lose(Loss(event.peer, f"it refused the link: {message.reason}"))
+            case _ if session is None:
+                self._masters.complain(event.peer, "this worker does not serve you; send Hello first")
+            case m.Bye():
+                log.info("master %s left", session.hello.name)
+                self._masters.apply(lifecycle.Left(event.peer, "the master left"))
+            case m.Peers():
+                self._masters.name_peers(session, message)
+            case m.Abort():
+                session.inbox.fail(message.run, RunAborted(f"the master aborted run {message.run}"))
+            case m.Ping():
+                self._pong(event.peer, message, payloads[0])
+            case m.Load() | m.Weight() | m.Unload() | m.Run() | m.Measure():
+                if len(session.tasks) >= MAX_TASKS:
+                    self._masters.apply(lifecycle.Left(event.peer, f"more than {MAX_TASKS} requests wait"))
+                elif session.task_bytes > MAX_TASK_BYTES:
+                    self._masters.apply(lifecycle.Left(event.peer, f"requests with {session.task_bytes} bytes wait"))
+                else:
+                    session.add((message, tuple(payloads)))
+                    if self._active and not self._idle and self._active.may_begin(session) and len(self._hands) < MOST_HANDS:
+                        hand = threading.Thread(target=self._hand, name="fogconv-hand", daemon=True)
+                        self._hands.append(hand)
+                        hand.start()
+            case _:
+                log.warning("a master does not send %s", type(message).__name__)
 
-    def _welcome(self, peer: Peer, hello: m.Hello) -> None:
-        self._sessions[peer] = MasterSession(peer, self.life.of(peer).term, hello)
-        log.info("serving master %s as rank %d of %d", hello.name, hello.rank, hello.ranks)
+    def _welcome(self, session: MasterSession) -> None:
         welcome = m.Welcome(
-            hello.rank,
+            session.hello.rank,
             platform.node(),
             os.getpid(),
             self.threads,
@@ -217,177 +230,26 @@ class Worker:
             machine(),
             self._facts.fingerprint,
         )
-        self._endpoint.trust(peer)
-        self._send(peer, welcome)
+        self._endpoint.trust(session.peer)
+        self._masters.send(session.peer, welcome)
         if self.loader.build is _bound and self._endpoint.scheme != INPROC:
             # While the master plans and measures: the import takes seconds on a small device.
             threading.Thread(target=executor, name="fogconv-import", daemon=True).start()
 
-    def _forget(self, master: Peer) -> None:
-        """Drop everything that belongs to this master; weights stay."""
-        session = self._sessions.pop(master)
-        for peer in (master, *session.incoming):
-            self._endpoint.distrust(peer)
-        session.tasks.clear()
-        session.programs.clear()
-        for peer in session.outgoing.values():
-            self._endpoint.disconnect(peer)
-        self._admit()
-
-    def _admit(self) -> None:
-        keys = [session.addresses.keys.values() for session in self._sessions.values()]
-        self._endpoint.admit(frozenset().union(*keys))
-
-    def _over(self, session: MasterSession) -> bool:
-        return not self.life.serves(session.peer, session.term)
-
-    # Arrivals, under the dispatcher's lock
-
-    def _handle(self, event: Incoming) -> None:
-        if isinstance(event, Loss):
-            self._lose(event)
-            return
-        try:
-            message, payloads = codec.decode(event.frames)
-        except WireError as error:
-            if self._complain(event.peer, f"this worker can't read your messages: {error}"):
-                self._misread += 1
-                if not self._misread & (self._misread - 1):  # the first, the second, the fourth …: they may be a flood
-                    log.warning("dropped a message of an unknown or faulty peer (%d so far): %s", self._misread, error)
-            return
-        if self.life.stopped:
-            return
-        session = self._sessions.get(event.peer)
-        match message:
-            case m.Data():
-                for served in self._sessions.values():
-                    rank = served.rank_of(event.peer)
-                    if rank is not None:
-                        served.inbox.put(message.run, rank, message.tag, payloads[0])
-                        if served.inbox.bytes > served.inbox.most_bytes:
-                            self._make_room(served, event.peer, rank)
-            case m.Hello():
-                self._greet(event, message)
-            case m.Attach():
-                self._attach(event, message)
-            case m.StatusQuery():
-                self._send(event.peer, self._status(message))
-            case m.Attached():
-                if self._dialed(event.peer):
-                    self._endpoint.trust(event.peer)
-            case m.Refused() if self._dialed(event.peer):
-                log.warning("another worker refused a link: %s", message.reason)
-                self._endpoint.disconnect(event.peer)
-                self._lose(Loss(event.peer, f"it refused the link: {message.reason}"))
-            case _ if session is None:
-                self._complain(event.peer, "this worker does not serve you; send Hello first")
-            case m.Bye():
-                log.info("master %s left", session.hello.name)
-                self._apply(lifecycle.Left(event.peer, "the master left"))
-            case m.Peers():
-                # A peer joined or returned: a link to its predecessor would be to the wrong one.
-                for peer in session.outgoing.values():
-                    self._endpoint.disconnect(peer)
-                session.outgoing.clear()
-                session.addresses = message
-                self._admit()
-            case m.Abort():
-                session.inbox.fail(message.run, RunAborted(f"the master aborted run {message.run}"))
-            case m.Ping():
-                self._pong(event.peer, message, payloads[0])
-            case m.Load() | m.Weight() | m.Unload() | m.Run() | m.Measure():
-                if len(session.tasks) >= MAX_TASKS:
-                    self._apply(lifecycle.Left(event.peer, f"more than {MAX_TASKS} requests wait"))
-                elif session.task_bytes > MAX_TASK_BYTES:
-                    self._apply(lifecycle.Left(event.peer, f"requests with {session.task_bytes} bytes wait"))
-                else:
-                    session.add((message, tuple(payloads)))
-                    if self._active and not self._idle and self._may_begin(session) and len(self._hands) < MOST_HANDS:
-                        hand = threading.Thread(target=self._hand, name="fogconv-hand", daemon=True)
-                        self._hands.append(hand)
-                        hand.start()
-            case _:
-                log.warning("a master does not send %s", type(message).__name__)
-
-    def _complain(self, peer: Peer, reason: str) -> bool:
-        """Inform a peer once that its message was not understood or that it is not served. Returns whether it was
-        informed now.
-
-        No more messages of an unknown peer are accepted then: an honest one comes again with a new link.
-        """
-        if peer not in self._sessions and all(session.rank_of(peer) is None for session in self._sessions.values()):
-            self._endpoint.ignore(peer)
-        if peer in self._complained or len(self._complained) >= MAX_COMPLAINTS:
-            return False
-        self._complained.add(peer)
-        self._send(peer, m.Refused(reason))
-        return True
-
-    def _greet(self, event: Arrival, hello: m.Hello) -> None:
-        if self._masters is not None and event.credential not in self._masters:
-            self._send(event.peer, m.Refused("your key is not listed among this worker's masters"))
-            return
-        # The session's token does not suffice: all its workers know it, and a replay would take over this one.
-        others = [peer for peer in self.life.masters if peer != event.peer]
-        gone = frozenset(peer for peer in others if not self._endpoint.probe(peer))
-        self._apply(lifecycle.Greeted(event.peer, gone), hello)
-
-    def _attach(self, event: Arrival, attach: m.Attach) -> None:
-        for served in self._sessions.values():
-            if served.attach(event.peer, attach, event.credential):
-                self._endpoint.trust(event.peer)
-                self._send(event.peer, m.Attached(served.hello.rank))
-                return
-        if self._complain(event.peer, f"no session here knows you as its rank {attach.rank}"):
-            log.warning("refused a link as rank %d: its session, rank or key is not one that a master named", attach.rank)
-
-    def _dialed(self, peer: Peer) -> bool:
-        """Whether this worker opened the link itself, to another one."""
-        return any(peer in session.outgoing.values() for session in self._sessions.values())
-
-    def _make_room(self, session: MasterSession, peer: Peer, rank: int) -> None:
-        """More arrived than all loaded programs receive: the rank that sent most loses what is furthest ahead."""
-        worst = session.inbox.make_room()
-        if worst == rank:
-            self._give_up(peer, WireError(f"rank {rank} sent more for runs to come than they can take"))
-
     def _drop(self, event: Incoming, error: Exception) -> None:
         """An event could not be handled: the peer goes, the worker stays."""
-        self._give_up(event.peer, error)
-
-    def _give_up(self, peer: Peer, error: Exception) -> None:
-        """Let a peer go with which something went wrong that has no answer. Raises nothing."""
-        expected = isinstance(error, FogconvError | OSError | MemoryError)
-        log.error("dropped a peer: %s: %s", type(error).__name__, error, exc_info=None if expected else error)
-        with contextlib.suppress(Exception):
-            self._endpoint.drop(peer)
-        with contextlib.suppress(Exception):
-            self._lose(Loss(peer, f"{type(error).__name__}: {error}"))
-
-    def _lose(self, loss: Loss) -> None:
-        self._complained.discard(loss.peer)
-        session = self._sessions.get(loss.peer)
-        if session is not None:
-            log.warning("master %s is lost: %s", session.hello.name, loss.reason)
-            self._apply(lifecycle.Left(loss.peer, f"the master is lost: {loss.reason}"))
-        for served in self._sessions.values():
-            served.incoming.pop(loss.peer, None)
-            for rank in [rank for rank, peer in served.outgoing.items() if peer == loss.peer]:
-                del served.outgoing[rank]
-                # Messages in transit are lost, and the master may not have noticed, because a link can fail alone. Or it
-                # has, and this run already continues on other workers.
-                self._apply(lifecycle.LinkBroke(served.peer, rank, loss.reason))
+        self._masters.give_up(event.peer, error)
 
     def _pong(self, peer: Peer, ping: m.Ping, payload: Frame) -> None:
         received = self._clock_ns()
         answer = payload if ping.echo else bytes(min(ping.reply_bytes, MAX_PING_BYTES))
-        self._send(peer, m.Pong(ping.request, received, self._clock_ns()), answer)
+        self._masters.send(peer, m.Pong(ping.request, received, self._clock_ns()), answer)
 
     def _status(self, query: m.StatusQuery) -> m.Status:
-        sessions = self._sessions.values()
+        sessions = self._masters.sessions.values()
         return m.Status(
             query.request,
-            f"busy: {self._doing}" if self._doing else self.life.stage.value,
+            f"busy: {self._active.doing}" if self._active else self.life.stage.value,
             ", ".join(session.hello.name for session in sessions),
             time.monotonic() - self._started,
             self._runs,
@@ -401,7 +263,7 @@ class Worker:
             self.threads,
             self._meter.load(),
             throttled(),
-            self._masters is not None,
+            self._listed,
         )
 
     # Tasks, in the order of their arrival; runs of several programs overlap, everything else is done alone
@@ -409,23 +271,10 @@ class Worker:
     def _next(self) -> tuple[MasterSession | None, Task | None] | None:
         if self.life.stopped:
             return (None, None)
-        for session in self._sessions.values():
-            if session.tasks and self._may_begin(session):
-                task = session.next()
-                self._active.append((session, task[0]))
-                return (session, task)
+        for session in self._masters.sessions.values():
+            if session.tasks and self._active.may_begin(session):
+                return (session, self._active.begin(session))
         return None
-
-    @property
-    def _doing(self) -> str:
-        return DOING[type(self._active[0][1])] if self._active else ""
-
-    def _may_begin(self, session: MasterSession) -> bool:
-        """Whether the session's next task can begin beside those under way."""
-        asked = session.tasks[0][0]
-        if not isinstance(asked, m.Run):
-            return not self._active
-        return all(isinstance(other, m.Run) and other.program != asked.program for _, other in self._active)
 
     def _do(self, session: MasterSession | None, task: Task | None) -> None:
         if session is None or task is None:
@@ -436,7 +285,7 @@ class Worker:
 
         def proceed() -> None:
             self.attend()  # a worker without a main thread of its own answers at least between two steps
-            if self._over(session):
+            if self._masters.over(session):
                 raise RunAborted("its master is gone")
 
         doing = DOING[type(message)]
@@ -446,24 +295,24 @@ class Worker:
                     self._run(session, message)
                 case m.Load():
                     for answer in self.loader.load(session, message, payloads[0], proceed):
-                        self._answer(session, answer)
+                        self._masters.answer(session, answer)
                 case m.Weight():
                     for answer in self.loader.keep(session, message, payloads[0], proceed):
-                        self._answer(session, answer)
+                        self._masters.answer(session, answer)
                 case m.Unload():
                     session.unload(message.program)
                 case m.Measure():
                     check_measurement((*message.specs, *message.maps), message.repeats, self.loader.memory_bytes)
-                    self._answer(session, self._measured(message, proceed))
+                    self._masters.answer(session, self._measured(message, proceed))
         except RunAborted as error:
             log.info("%s aborted: %s", f"run {run}" if run else doing, error)
         except FogconvError as error:
-            self._answer(session, failed(request, run, error))
+            self._masters.answer(session, failed(request, run, error))
         except Exception as error:  # a bug, or an invalid request of the master
-            self._answer(session, failed(request, run, failure_of(error, f"{doing} failed")))
+            self._masters.answer(session, failed(request, run, failure_of(error, f"{doing} failed")))
         finally:
             with self._board.lock:
-                self._active = [each for each in self._active if each[1] is not message]
+                self._active.end(message)
                 others = bool(self._hands)
             if others:
                 self._board.changed()
@@ -485,15 +334,17 @@ class Worker:
 
     def _run(self, session: MasterSession, task: m.Run) -> None:
         def post(to: int, tag: int, payload: Frame) -> None:
-            self._endpoint.send(self._outgoing(session, to), codec.encode(m.Data(task.run, tag), payload), ordered=False)
+            self._endpoint.send(
+                self._masters.link_to(session, to), codec.encode(m.Data(task.run, tag), payload), ordered=False
+            )
 
         with self._board.lock:
-            if self._over(session):
+            if self._masters.over(session):
                 return
             if session.inbox.over(task.run):  # neither data nor an abort would reach it
                 raise ClusterError(f"run {task.run} is over, or a later one is: the numbers of runs must rise")
             flight = lifecycle.Flight(task.run, session.partners.get(task.program, frozenset()))
-            self._apply(lifecycle.RunBegun(session.peer, flight))
+            self._masters.apply(lifecycle.RunBegun(session.peer, flight))
         copies = session.runs.get(task.program, 1) > 1
         timeout_s = session.hello.timeout_s
         mailbox = TurnMailbox(self._turns, self._board, session.inbox, task.run, post, timeout_s, copies=copies)
@@ -511,16 +362,16 @@ class Worker:
         finally:
             self._turns.give()
             with self._board.lock:
-                others = [other.run for mine, other in self._active if mine is session and isinstance(other, m.Run)]
+                others = self._active.runs_of(session)
                 session.inbox.close(task.run)
                 session.inbox.close_through(min([run for run in others if run != task.run], default=task.run + 1) - 1)
-                if not self._over(session):
-                    self._apply(lifecycle.RunEnded(session.peer, task.run, well))
+                if not self._masters.over(session):
+                    self._masters.apply(lifecycle.RunEnded(session.peer, task.run, well))
                 self._runs += 1
                 self._sent_bytes += mailbox.sent_bytes
                 self._received_bytes += mailbox.received_bytes
         times = np.ascontiguousarray(executable.times, np.int64)
-        self._answer(session, m.Done(task.run, mailbox.sent_bytes, mailbox.received_bytes), times.tobytes())
+        self._masters.answer(session, m.Done(task.run, mailbox.sent_bytes, mailbox.received_bytes), times.tobytes())
         if isinstance(executable, Shares):
             executable.arrays.settle()
 
@@ -528,37 +379,14 @@ class Worker:
         """A program is ready. Its links are opened now, not in its first run."""
         partners = loading.program.peers
         with self._board.lock:
-            if not self._over(session):
+            if not self._masters.over(session):
                 session.adopt(loading, executable)
         # A lost rank has no address; the program may be for its return.
         for rank in sorted(partners & session.addresses.addresses.keys() - {session.hello.rank}):
-            self._outgoing(session, rank)
-
-    def _outgoing(self, session: MasterSession, rank: int) -> Peer:
-        if rank == MASTER:
-            return session.peer
-        peer = session.outgoing.get(rank)
-        if peer is None:
-            address = session.addresses.addresses.get(rank)
-            if address is None:
-                raise ClusterError(f"the master named no address for rank {rank}")
-            peer = self._endpoint.connect(address, session.addresses.keys.get(rank))
-            session.outgoing[rank] = peer
-            self._send(peer, m.Attach(session.hello.session, session.hello.rank))
-            self._endpoint.hold(peer)
-        return peer
-
-    # Answers
-
-    def _answer(self, session: MasterSession, message: m.AnyMessage, *payloads: Frame) -> None:
-        if not self._over(session):
-            self._send(session.peer, message, *payloads)
-
-    def _send(self, peer: Peer, message: m.AnyMessage, *payloads: Frame) -> None:
-        self._endpoint.send(peer, codec.encode(message, *payloads))
+            self._masters.link_to(session, rank)
 
 
-def _bound(program: ir.Program, weights: Mapping[str, Array], **options: Any) -> Runnable:
+def _bound(program: Program, weights: Mapping[str, Array], **options: Any) -> Runnable:
     """The program, bound by the usual executor, which is imported now: an idle worker takes half the memory without it."""
     return executor()(program, weights, **options)
 

@@ -14,7 +14,7 @@ from torch.nn import grad
 from fogconv.cluster.executor.interface import Run
 from fogconv.cluster.executor.mailbox import as_array
 from fogconv.errors import ClusterError, KernelError, WireError
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import ConvSpec
 
 Tensor = torch.Tensor

@@ -23,7 +23,7 @@ from fogconv.cluster.executor.interface import BoundSteps, Call, HostCalls, Run,
 from fogconv.cluster.executor.mailbox import Mailbox, as_array
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError, KernelError, WireError, shown
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.ir.memory.sharing import memories
@@ -76,11 +76,11 @@ class TorchExecutable:
         missing = [key for key in program.weights if key not in weights]
         if missing:
             raise ClusterError(f"rank {program.rank}: {len(missing)} weights of the program are missing, first {missing[0]}")
-        narrow = next((buffer.tensor for buffer in program.buffers if buffer.precision.element != "fp32"), None)
+        narrow = next((buffer for buffer in program.buffers if buffer.precision.element != "fp32"), None)
         if narrow is not None:
             raise KernelError(
-                f"--executor torch computes in float32, and {shown(narrow)} is kept in 8 bits: serve quantized models with "
-                "--executor numba"
+                f"--executor torch computes in float32, and {shown(narrow.tensor)} is kept in {narrow.precision.element}: "
+                "serve models of 8 and 16 bits with --executor numba"
             )
         self.program, self.device = program, device
         self.arrays = Arrays(device)

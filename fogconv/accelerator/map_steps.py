@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from fogconv.accelerator.functions import ACROSS, activation, function
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import PoolSpec, Region, Span, Taps
 
 Tensor = torch.Tensor

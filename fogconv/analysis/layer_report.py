@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.plan import Placement, Plan
-from fogconv.ir.program import WIRE_BYTES, Gather, Program, Recv, Send, gathers
+from fogconv.ir.program import Program
+from fogconv.ir.steps import WIRE_BYTES, Gather, Recv, Send, gathers
 from fogconv.simulation.event import Event
 from fogconv.simulation.layer_times import STAR_TERMS, TERMS, Timed, Times, by_layer, layer_times, timed_steps
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Taps
-from fogconv.ir.program import Buffer, Gather, Part, Program, Step
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Buffer, Gather, Part, Step
 
 _READ: Mapping[str, tuple[str, ...]] = {
     "source": ("source_region", "region"),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.swapping import read_bytes
-from fogconv.ir.program import Conv, Gather, Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Conv, Gather, Recv, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class RankWork:
-    """One rank in one inference. ``convs`` are the convolutions that it has a part in, ``share`` is its part of all
-    multiply-adds (0 to 1); seconds are of computing, and of waiting for data. ``sent_bytes``: see `Workload`.
-    ``read_bytes``: swapped weights, from its disk."""
+    """One rank in one inference. ``convs``: the number of convolutions that it has a part in. ``share``: its part of all
+    multiply-adds (0 to 1), those of linear layers too. Seconds are of computing, and of waiting for data. ``sent_bytes``:
+    see `Workload`. ``read_bytes``: swapped weights, from its disk."""
 
     rank: int
     convs: int
@@ -42,9 +44,12 @@ class RankWork:
     read_bytes: int = 0
 
 
-def rank_works(programs: Sequence[Program], times: Mapping[int, NDArray[np.int64]]) -> tuple[RankWork, ...]:
-    """Of every rank, in order. ``times``: rank → (steps, 2), begin and end of every step in ns; a rank without a program
-    does nothing."""
+def rank_works(
+    graph: LayerGraph, programs: Sequence[Program], times: Mapping[int, NDArray[np.int64]]
+) -> tuple[RankWork, ...]:
+    """Of every rank, in order. ``programs``: of a plan for ``graph``. ``times``: rank → (steps, 2), begin and end of every
+    step in ns; a rank without times did nothing."""
+    convs = set(graph.convs)  # programs have linear layers as convolutions, too
     shares = workload(programs).shares
     found = []
     for program in sorted(programs, key=lambda each: each.rank):
@@ -57,10 +62,11 @@ def rank_works(programs: Sequence[Program], times: Mapping[int, NDArray[np.int64
             if not isinstance(step, Send | Recv | Gather):
                 computing += end - begin
             last = end
-        convs = {step.layer for step in program.steps if isinstance(step, Conv)}
+        parts = {step.layer for step in program.steps if isinstance(step, Conv)}
         sent = workload([program]).sent_bytes
         seconds = computing * 1e-9, waiting * 1e-9
-        found.append(RankWork(program.rank, len(convs), shares[program.rank], *seconds, sent, read_bytes(program)))
+        count = sum(graph.layers[layer] in convs for layer in parts)
+        found.append(RankWork(program.rank, count, shares[program.rank], *seconds, sent, read_bytes(program)))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +30,6 @@ from fogconv.calibration.cache import (
 from fogconv.calibration.devices import (
     FULL,
     FULL_MAPS,
-    INT8,
     QUICK,
     QUICK_MAPS,
     Figures,
@@ -42,11 +41,13 @@ from fogconv.calibration.devices import (
 from fogconv.calibration.devices import Session as MeasuringSession
 from fogconv.calibration.links import LEAST_S_PER_BYTE, MessageCosts, RoundTrips, measure_link, message_costs
 from fogconv.calibration.members import machine_cores, machines_of, master
+from fogconv.calibration.narrow import INT8, INT8_MAPS, missing, with_figures
 from fogconv.calibration.rate_source import RateSource, assumed, rates_of
 from fogconv.errors import WorkerLostError
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, StepSpec
+from fogconv.ir.precision.elements import Element
 
 NEAR_MEMORY = 2.0
 FASTEST_WIRE_S_PER_BYTE = 8 / 100e9
@@ -70,6 +71,7 @@ class Session(MeasuringSession, Protocol):
     def workers(self) -> Sequence[Worker]: ...
     def refresh(self) -> frozenset[int]: ...
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
+    def idle(self, seconds: float) -> None: ...
     def read_rate(self, rank: int, disk_bytes: int) -> float: ...
 
 
@@ -126,19 +128,21 @@ def calibrate_quickly(
     local: Local | None = None,
     priors: Mapping[int, float] = {},
     disks: bool = False,
+    elements: Collection[Element] = (),
 ) -> Calibration:
     """Measure what is not remembered, or all with ``refresh``, in under 2 s once kernels are compiled.
 
     A worker that is lost meanwhile is taken to be like the slowest of the others, or, where ``priors`` (see
     `fogconv.calibration.members.priors_of`) has a rate for both, as many times as fast: it may come back. ``cache`` is a
     folder (by default the user's cache folder); one that can't be written is done without. ``disks``: also measure how
-    fast the ranks read what they swap, which takes a second or two more.
+    fast the ranks read what they swap, which takes a second or two more. ``elements``: also measure steps on these (see
+    `fogconv.calibration.narrow.elements_of`), another second.
     """
     folder = cache or default_folder()
     while True:
         workers = sorted(session.workers, key=lambda worker: worker.rank)
         try:
-            return _Quick(session, workers, folder, refresh, local, disks).calibration(priors)
+            return _Quick(session, workers, folder, refresh, local, disks, elements).calibration(priors)
         except WorkerLostError:
             session.refresh()
             if len(session.workers) == len(workers):
@@ -156,9 +160,10 @@ class _Quick:
         refresh: bool,
         local: Local | None,
         disks: bool,
+        elements: Collection[Element],
     ) -> None:
         self.session, self.workers, self.folder, self.refresh, self.local = session, workers, folder, refresh, local
-        self.disks = disks
+        self.disks, self.elements = disks, elements
         self.begin = time.time()
         self.members: dict[int, Worker | Master] = {0: master(), **{worker.rank: worker for worker in workers}}
         machines = [member.machine.identity for member in self.members.values()]
@@ -219,19 +224,19 @@ class _Quick:
                 learnt[key] = found
             elif found is not None and (not found.disturbed or self._decides_little(found)):
                 known[key] = found
-        missing: dict[str, int] = {}
+        unknown: dict[str, int] = {}
         for rank, key in self.keys.items():
             if key not in known:
-                missing.setdefault(key, rank)
-        if missing:
-            ranks = {rank: self.members[rank].machine.identity for rank in missing.values()}
-            figures = measure_devices(self.session, (*QUICK, *QUICK_MAPS), ranks=ranks, repeats=3, local=self.local)
-            for key, rank in missing.items():
+                unknown.setdefault(key, rank)
+        if unknown:
+            figures = self._measured((*QUICK, *QUICK_MAPS), unknown.values())
+            for key, rank in unknown.items():
                 known[key] = self._found(rank, figures[rank])
                 if known[key].disturbed and key in learnt:
                     known[key] = learnt[key]
                 else:
                     remember(self.folder, key, known[key])
+        self._add_elements(known)
         if self.disks:
             self._add_disks(known)
         return self._plausible({rank: known[key] for rank, key in self.keys.items()})
@@ -242,14 +247,36 @@ class _Quick:
         here = self.session.ranks == 1 or self.session.scheme == "inproc"
         return here and time.time() - found.measured_at < HERE_AGE_S
 
+    def _measured(self, specs: Sequence[StepSpec], ranks: Iterable[int]) -> dict[int, Figures]:
+        machines = {rank: self.members[rank].machine.identity for rank in ranks}
+        return measure_devices(self.session, specs, ranks=machines, repeats=3, local=self.local)
+
+    def _add_elements(self, known: dict[str, KnownRates]) -> None:
+        """Measure steps on elements of which nothing is known, on one rank of each key."""
+        wanted: dict[tuple[StepSpec, ...], dict[str, int]] = {}
+        for rank, key in self.keys.items():
+            wanted.setdefault(missing(known[key].device, self.elements), {}).setdefault(key, rank)
+        for specs, ranks in wanted.items():
+            if not specs:
+                continue
+            figures = self._measured(specs, ranks.values())
+            for key, rank in ranks.items():
+                beside = disturbed(figures[rank], self.members[rank].threads, self.members[rank].machine)
+                known[key] = msgspec.structs.replace(
+                    known[key],
+                    device=with_figures(known[key].device, figures[rank]),
+                    disturbed=known[key].disturbed or beside,
+                )
+                remember(self.folder, key, known[key])
+
     def _add_disks(self, known: dict[str, KnownRates]) -> None:
         """Measure the disks that are not known, one of each key."""
-        missing: dict[str, int] = {}
+        unknown: dict[str, int] = {}
         for rank, key in self.keys.items():
             if not known[key].device.read_bytes_per_s:
-                missing.setdefault(key, rank)
-        rates = measure_disks(self.session, missing.values())
-        for key, rank in missing.items():
+                unknown.setdefault(key, rank)
+        rates = measure_disks(self.session, unknown.values())
+        for key, rank in unknown.items():
             device = msgspec.structs.replace(known[key].device, read_bytes_per_s=rates[rank])
             known[key] = msgspec.structs.replace(known[key], device=device)
             remember(self.folder, key, known[key])
@@ -322,7 +349,7 @@ class _Quick:
 def calibrate(
     session: Session,
     *,
-    specs: Sequence[StepSpec] = (*FULL, *INT8, *FULL_MAPS),
+    specs: Sequence[StepSpec] = (*FULL, *INT8, *FULL_MAPS, *INT8_MAPS),
     repeats: int = 7,
     rounds: int = 15,
     local: Local | None = None,
@@ -357,7 +384,7 @@ def least_s_per_byte(device: ProfileDevice) -> float:
     return max(device.copy_s_per_byte, LEAST_S_PER_BYTE)
 
 
-def too_fast_to_tell(profile: Profile, link: ProfileLink) -> bool:
+def too_fast_to_tell(profile: Profile, link: ProfileLink[int]) -> bool:
     """Whether a link's β is that of memory: what goes over it is handed on there, or its time is noise."""
     seconds = max(NEAR_MEMORY * least_s_per_byte(profile.devices[0]), FASTEST_WIRE_S_PER_BYTE)
     return link.beta_s_per_element <= BYTES_PER_ELEMENT * seconds
@@ -372,6 +399,7 @@ def _device(member: Worker | Master, figures: Figures) -> ProfileDevice:
         threads=max(1, member.threads),
         weight_s_per_byte=figures.weight_s_per_byte,
         map_s_per_byte=figures.map_s_per_byte,
+        far_s_per_byte=figures.far_s_per_byte,
     )
 
 

@@ -32,6 +32,7 @@ COLD_BYTES = 32 << 20
 """Bytes copied before a ping whose processor time is measured: in a run there are convs between two messages, and they
 displace everything else from the caches, the last level included. A message then takes up to four times as long as one
 right after another: 24 µs, 49 after 4 MB were copied, 110 after 64 MB (32 MB of last-level cache)."""
+SHORTEST_WAIT_S = 10e-6
 COST_ROUNDS, COST_S, COST_BYTES = 4, 1.5, 256 << 10
 """The least number of rounds, and the time for which more are made: at 10 Mbit that is 2 s."""
 
@@ -58,6 +59,7 @@ class Session(Protocol):
     @property
     def workers(self) -> Sequence[Peer]: ...
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> RoundTrips: ...
+    def idle(self, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,11 @@ class MessageCosts:
 
 def message_costs(session: Session) -> MessageCosts:
     """The master's processor time for messages, all threads, measured by empty pings and by pings with some bytes there
-    or back, each from cold caches; zero where there is no peer."""
+    or back, each from cold caches; zero where there is no peer.
+
+    What the transport spends while it waits as long for nothing is not counted: MPI is polled, the more often the longer a
+    message takes, and in a run nothing waits for that time.
+    """
     if not session.workers:
         return MessageCosts(0.0, 0.0, 0.0)
     rank = session.workers[0].rank
@@ -83,8 +89,15 @@ def message_costs(session: Session) -> MessageCosts:
 
     def spent(nbytes: int, back_bytes: int) -> float:
         np.copyto(target, source)
-        begin = time.process_time()
+        begin, started = time.process_time(), time.monotonic()
         session.ping(rank, nbytes, back_bytes)
+        used, took_s = time.process_time() - begin, time.monotonic() - started
+        # There and back, each of them a wait; the shortest one is what it costs to begin to wait.
+        return max(0.0, used - 2 * max(0.0, waiting((took_s - used) / 2) - waiting(SHORTEST_WAIT_S)))
+
+    def waiting(seconds: float) -> float:
+        begin = time.process_time()
+        session.idle(seconds)
         return time.process_time() - begin
 
     # In turns, because the speed of a shared core drifts; the first round opens TCP's window.
@@ -101,7 +114,7 @@ def message_costs(session: Session) -> MessageCosts:
 
 def measure_link(
     session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S, least_s_per_byte: float = LEAST_S_PER_BYTE
-) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
+) -> tuple[ProfileLink[int], ProfileLink[int], dict[str, float]]:
     """α and β to a worker and back, with their spreads, and the burst of a shaper.
 
     β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the

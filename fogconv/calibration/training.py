@@ -23,8 +23,9 @@ from fogconv.hardware.training_costs import PassName, PassSample, fit_costs
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.layout import MASTER
-from fogconv.ir.program import ConvForward, ConvGradInput, ConvGradWeight, Program
+from fogconv.ir.program import Program
 from fogconv.ir.shard import conv_shard
+from fogconv.ir.steps import ConvForward, ConvGradInput, ConvGradWeight
 from fogconv.lowering.training import Pass, pass_programs
 
 REPEATS = 5

@@ -17,11 +17,12 @@ from fogconv.errors import PlannerError
 from fogconv.frontend.zoo_graphs import graph as zoo_graph
 from fogconv.hardware.energy import joules, without_energy
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv as ConvLayer
 from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv as ConvLayer
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.plan import Plan, at_home
-from fogconv.ir.program import Conv, Program, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Conv, Send
 from fogconv.lowering.lower import outline
 from fogconv.planning.cost import Prices
 from fogconv.planning.plan_options import PlanOptions

@@ -16,11 +16,13 @@ from typing import Any
 
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Link, Topology
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Placement, Plan, at_home
-from fogconv.ir.program import Pixels, Program, Send, Wire
+from fogconv.ir.program import Program
 from fogconv.ir.shard import Work
+from fogconv.ir.steps import Pixels, Send, Wire
 from fogconv.lowering.lower import outline
 from fogconv.planning.limits.cuts import slices
 from fogconv.planning.memory import over_memory, with_swaps

@@ -21,7 +21,8 @@ from fogconv.calibration.devices import DENSE
 from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.profile import Stability
 from fogconv.hardware.topology import Link, Topology, kernel_class
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.planning.cost import Prices

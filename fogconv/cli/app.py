@@ -56,6 +56,8 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
     """The program. Commands that are not in ``names`` are not imported and have only their line of help."""
     import typer
 
+    from fogconv.cli.process.help import plain
+
     whole = typer.Typer(
         name="fogconv",
         help="Run one CNN, losslessly, on a cluster of small computers.",
@@ -69,15 +71,17 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
             whole.command(name)(command(name))
         else:
             whole.command(name, help=_help(name))(lambda: None)
-    return whole
+    return plain(whole)
 
 
 def single(name: str) -> typer.Typer:
     import typer
 
+    from fogconv.cli.process.help import plain
+
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     single.command()(command(name))
-    return single
+    return plain(single)
 
 
 def command(name: str) -> Callable[..., Any]:
@@ -119,13 +123,14 @@ def outcome(program: Callable[[], typer.Typer], arguments: Sequence[str], name: 
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without Unicode, or a name with bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
+    called = " ".join([name, *(each for each in arguments[:1] if name == "fogconv" and each in COMMANDS)])
     try:
         found = typer.main.get_command(program())(args=list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except FogconvError as error:
-        print(f"{name}: {one_line(error)}", file=sys.stderr)
+        print(f"{called}: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -133,7 +138,7 @@ def outcome(program: Callable[[], typer.Typer], arguments: Sequence[str], name: 
         if error.errno not in UNWRITABLE:
             traceback.print_exc()
         elif error.errno != errno.EPIPE:
-            print(f"{name}: the output can't be written: {error.strerror}", file=sys.stderr)
+            print(f"{called}: the output can't be written: {error.strerror}", file=sys.stderr)
         _discard_output()
         return 1
     except Exception as error:

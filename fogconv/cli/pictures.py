@@ -11,7 +11,7 @@ import numpy as np
 
 from fogconv.errors import DependencyError, InputError, ModelError, visible, with_extra
 from fogconv.ir.arrays import Array
-from fogconv.ir.program import Pixels
+from fogconv.ir.steps import Pixels
 from fogconv.tasks.draw import Finding, drawn
 from fogconv.tasks.task import finding, fitting_of
 from fogconv.tasks.text.regions import Regions

@@ -32,7 +32,7 @@ from fogconv.cluster.worker.process import cores
 from fogconv.errors import DependencyError, InputError
 from fogconv.frontend.ports import arrays_of
 from fogconv.ir.arrays import Array
-from fogconv.ir.program import Pixels
+from fogconv.ir.steps import Pixels
 from fogconv.quantization.precision import precision_report
 from fogconv.runtime.engine import Engine, Inference
 from fogconv.storage.array_file import read_array
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from fogconv.cluster.session.worker_record import WorkerInfo
     from fogconv.frontend.network import Alone, Network
     from fogconv.hardware.topology import Topology
+    from fogconv.ir.graph import LayerGraph
     from fogconv.tasks.draw import Finding
     from fogconv.tasks.text.reading import Reader
     from fogconv.zoo.card import ModelCard
@@ -165,7 +166,7 @@ def _in_precision(network: Network, job: Job) -> Network:
     """The network as it is to run. It is quantised here, in a second or two per picture."""
     if job.precision == "fp32":
         return network
-    from fogconv.cli.precision.calibration_pictures import batches
+    from fogconv.cli.calibration_pictures import batches
     from fogconv.quantization.precision import in_precision
 
     given = batches(job.calibrate, network.card, network.graph) if job.calibrate else None
@@ -206,7 +207,7 @@ def engine_of(
 ) -> Engine:
     from fogconv.calibration.members import tiers_of
 
-    measured = _measured(job, session)
+    measured = _measured(job, session, network.graph)
     tiers = tiers_of(job.cluster)
     topology = _profile(job, session, tiers) if measured is None else measured.topology.in_tiers(tiers)
     plan = job.plan_options.plan
@@ -216,18 +217,20 @@ def engine_of(
     return Engine(network.graph, session, topology, options, job.run_options, progress, measured)
 
 
-def _measured(job: Job, session: Session) -> Calibration | None:
+def _measured(job: Job, session: Session, graph: LayerGraph) -> Calibration | None:
     """What is measured, or remembered, of the session; None where a profile says it."""
     if job.profile is not None:
         return None
     from fogconv.calibration.calibration import calibrate_quickly
     from fogconv.calibration.members import priors_of
+    from fogconv.calibration.narrow import elements_of
 
     return calibrate_quickly(
         session,
         refresh=job.run_options.measure,
         priors=priors_of(job.cluster),
         disks=job.plan_options.allow_swap,
+        elements=elements_of(graph),
     )
 
 
@@ -290,7 +293,7 @@ def _measure(
         runs_s=tuple(run.latency_s for run in runs),
         wire=typical.plan.wire,
         work=workload(typical.programs),
-        ranks=rank_works(typical.programs, typical.run.times),
+        ranks=rank_works(engine.graph, typical.programs, typical.run.times),
         machines=_shared_machines(session),
         outlook=None if shown.json else _outlook(engine, session),
         rates=_sources(engine, job),

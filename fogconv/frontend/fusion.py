@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.graph import Add, Affine, Concat, Conv, Elementwise, Interleave, Layer, LayerGraph, Normalize, Slice
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Affine, Concat, Conv, Elementwise, Interleave, Layer, Normalize, Slice
 
 AnyArray = NDArray[Any]
 Draft = dict[str, AnyArray]

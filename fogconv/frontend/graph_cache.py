@@ -20,7 +20,8 @@ import msgspec
 
 from fogconv.errors import ModelError
 from fogconv.frontend.graph_file import packed, unpacked
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import open_own, open_plain, own_folder, warn_once, write_own
 from fogconv.zoo.card import ModelCard, Task

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import ModelError
-from fogconv.ir import graph as layers
-from fogconv.ir.graph import Host, Layer, LayerGraph, Operator, Port, Structure, Tensor
+from fogconv.ir import layers
+from fogconv.ir.graph import LayerGraph, Port, Structure
+from fogconv.ir.layers import Host, Layer, Operator, Tensor
 
 T = TypeVar("T")
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from fogconv.errors import ModelError
+from fogconv.frontend.building.graph_builder import GraphBuilder
+from fogconv.frontend.building.hosted import HostOp
+from fogconv.frontend.building.values import Hosted, Ref
 from fogconv.frontend.fusion import Draft, fuse, nest_concats
-from fogconv.frontend.graph_builder import GraphBuilder, Hosted, HostOp, Ref
-from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Layer, LayerGraph, Port, Structure, Tensor
-from fogconv.ir.program import weight_key
+from fogconv.ir.arrays import Array, weight_key
+from fogconv.ir.graph import LayerGraph, Port, Structure
+from fogconv.ir.layers import Host, Layer, Tensor
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fogconv.errors import DependencyError, ModelError, with_extra
-from fogconv.frontend.graph_builder import as_sides
+from fogconv.frontend.building.values import as_sides
 from fogconv.frontend.graph_cache import keep, kept, place
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from fogconv.errors import InputError, unknown
 from fogconv.frontend.graph_file import layer_of, without_lists
-from fogconv.ir.graph import Affine, Conv, LayerGraph, Port, Structure, Tensor
+from fogconv.ir.graph import LayerGraph, Port, Structure
+from fogconv.ir.layers import Affine, Conv, Tensor
 from fogconv.zoo.accuracy import accuracies
 
 PLACE = "data/graphs.bin"

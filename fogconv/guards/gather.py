@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from fogconv.guards.checksums import dense, projected, signs, summed
-from fogconv.ir import program as step
+from fogconv.ir import steps as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Conv, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Guard
+from fogconv.ir.layers import Conv, Layer
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.shard import Work

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import Conv, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Guard, Protection
+from fogconv.ir.layers import Conv, Layer
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Placement
 from fogconv.ir.shard import Work, conv_grid

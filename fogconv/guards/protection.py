@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fogconv.errors import InputError
 from fogconv.ir.guard import Protection
-from fogconv.ir.program import Wire
+from fogconv.ir.steps import Wire
 
 ROUNDING_WIRES: tuple[Wire, ...] = ("fp16", "bf16")
 

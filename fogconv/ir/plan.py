@@ -17,12 +17,13 @@ import msgspec
 
 from fogconv.errors import InputError
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Guard
+from fogconv.ir.layers import Host, Layer
 from fogconv.ir.layout import Layout
-from fogconv.ir.program import Pixels, Wire
 from fogconv.ir.shard import Work
 from fogconv.ir.stages import one_by_one, stages
+from fogconv.ir.steps import Pixels, Wire
 from fogconv.storage.trusted import read_plain
 
 PLAN_VERSION = 1

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 
 
 def stages(graph: LayerGraph) -> tuple[tuple[int, ...], ...]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, bounding, subtract
-from fogconv.ir.graph import Concat, Conv, Layer, LayerGraph, Shuffle
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat, Conv, Layer, Shuffle
 from fogconv.ir.layout import Layout
-from fogconv.ir.precision.scale import SUMS
-from fogconv.ir.program import Buffer
+from fogconv.ir.steps import Buffer
 
 WINOGRAD_SLACK = 3
 """Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile needs
@@ -63,11 +63,10 @@ class Residency:
         return self._buffer(rank, Buffer(whole.name, region, around, whole.precision))
 
     def new_summand(self, rank: int, layer: Layer, region: Region) -> int:
-        """For a summand of a layer's result, which no kernel reads beyond: int32 of an 8-bit conv."""
+        """For a summand of a layer's result, which no kernel reads beyond: int32 of an 8-bit layer, else fp32."""
         tensors = self._graph.tensors
-        tensor = tensors[layer.writes[0]]
-        quantized = isinstance(layer, Conv) and tensors[layer.source].precision.quantized
-        return self._buffer(rank, Buffer(tensor.name, region, precision=SUMS if quantized else tensor.precision))
+        sums = tensors[layer.reads[0]].precision.sums
+        return self._buffer(rank, Buffer(tensors[layer.writes[0]].name, region, precision=sums))
 
     def _buffer(self, rank: int, buffer: Buffer) -> int:
         self.buffers[rank].append(buffer)

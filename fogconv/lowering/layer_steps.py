@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fogconv.ir import graph as layers
-from fogconv.ir import program as step
+from fogconv.ir import layers
+from fogconv.ir import steps as step
 from fogconv.ir.geometry import Region
-from fogconv.ir.program import AnyStep
 from fogconv.ir.shard import Work
+from fogconv.ir.steps import AnyStep
 from fogconv.lowering.buffers import Held, shuffled
 from fogconv.lowering.program_builder import ProgramBuilder
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from fogconv.guards.gather import gather_pieces
 from fogconv.guards.placement import extra_reads
-from fogconv.ir import program as step
+from fogconv.ir import steps as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph, Port
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.program import Program
@@ -313,10 +314,10 @@ class _Lowering(ProgramBuilder):
     ) -> None:
         home = self.residency.home(rank, tensor)
         at_home = Held(box, home.buffer, home.shift)
-        quantized = isinstance(layer, Conv) and layer.scales is not None
+        sums, made = (self.graph.tensors[number].precision for number in (layer.reads[0], tensor))
         if own is not None and self.residency.aligned(rank, own.buffer, box):
             total = Held(box, own.buffer, 0)
-        elif own is None and not quantized and self.residency.writable(rank, home.buffer, at_home.place):
+        elif own is None and sums.sums == made and self.residency.writable(rank, home.buffer, at_home.place):
             total = at_home
         else:
             total = Held(box, self.summand_buffer(rank, layer, box), 0)

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import ConvSpec, Region, Span
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.shard import Work
 
 TILE = 4

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from fogconv.errors import PlannerError
 from fogconv.ir.geometry import BLOCK, Region, Span, subtract
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER, Layout
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.shard import Work
@@ -126,8 +127,8 @@ def _work(layer: Layer, work: Work, whole: Region, ranks: int, graph: LayerGraph
         _span(work.depth, layer.spec.in_channels // layer.spec.groups, "input channels")
     if work.in_parts:
         source = graph.tensors[layer.reads[0]]
-        fits = layer.by_sums and source.precision.element == "fp32"
-        _require(fits, "only means over rows and columns in fp32 are split by the rows and columns that they sum")
+        fits = layer.by_sums and not source.precision.quantized
+        _require(fits, "only means over rows and columns of what is no byte are split by the rows and columns that they sum")
         for span, size, what in ((work.rows, source.height, "rows"), (work.columns, source.width, "columns")):
             if span is not None:
                 _span(span, size, what)

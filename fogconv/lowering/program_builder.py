@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fogconv.guards.placement import extra_reads
-from fogconv.ir import program as step
+from fogconv.ir import steps as step
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER, Layout, merge, transfers
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.precision.elements import WeightType
-from fogconv.ir.program import AnyStep
+from fogconv.ir.steps import AnyStep
 from fogconv.lowering.buffers import Held, Residency
 from fogconv.lowering.weight_slices import Cuts
 

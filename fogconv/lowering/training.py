@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.layout import MASTER
-from fogconv.ir.program import (
+from fogconv.ir.program import Program
+from fogconv.ir.shard import Shard
+from fogconv.ir.steps import (
     AnyStep,
     ArrayFree,
     ArrayInput,
@@ -27,9 +29,7 @@ from fogconv.ir.program import (
     ConvForward,
     ConvGradInput,
     ConvGradWeight,
-    Program,
 )
-from fogconv.ir.shard import Shard
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fogconv.ir.arrays import Array
+from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.geometry import Span
 from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
-from fogconv.ir.program import weight_key
 
 
 class Cuts(Mapping[str, Array]):
-    """Content hash → array (float32, or what an 8-bit layer's weights are of): a part of one of ``whole``'s, or derived
+    """Content hash → array (float32, or what layers in 8 or 16 bits multiply by): a part of one of ``whole``'s, or derived
     from them."""
 
     def __init__(self, whole: Mapping[str, Array]) -> None:
@@ -68,7 +67,7 @@ class Cuts(Mapping[str, Array]):
 
 
 def _cut(whole: Array, slices: tuple[slice, ...]) -> Array:
-    return np.ascontiguousarray(whole[slices], dtype=whole.dtype if whole.dtype.kind in "iu" else np.float32)
+    return np.ascontiguousarray(whole[slices], dtype=whole.dtype if whole.dtype.name in WEIGHT_BYTES else np.float32)
 
 
 class Shapes(Cuts):

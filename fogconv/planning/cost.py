@@ -20,10 +20,11 @@ from functools import cache
 from fogconv.hardware.energy import busy_joules
 from fogconv.hardware.topology import Topology, together_s
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
-from fogconv.ir.graph import Host, Layer, Tensor
+from fogconv.ir.layers import Host, Layer, Tensor
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Wire, kept_bytes
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.ir.shard import Work
+from fogconv.ir.steps import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, Wire, copied_bytes
 
 SLICE_WAIT = 0.2
 """A receiver waits, on average, this part of a quota's period for its sender's next slice. Measured with a chain of nodes
@@ -50,13 +51,15 @@ class Traffic:
 class Prices:
     """Seconds and joules in one topology, for one batch size and one way of coding activations on the wire.
 
-    ``pixels``: for a picture that is sent as bytes. ``wire`` may be one of a precision ("uint8", "int32")."""
+    ``pixels``: for a picture that is sent as bytes. ``element``: of the maps; what is not in fp32 is sent as it is."""
 
-    def __init__(self, topology: Topology, batch: int = 1, wire: Wire = "fp32", *, pixels: bool = False) -> None:
+    def __init__(
+        self, topology: Topology, batch: int = 1, wire: Wire = "fp32", *, element: Element = "fp32", pixels: bool = False
+    ) -> None:
+        wire = wire if element == "fp32" else element
         self.topology = topology
         self._elements = batch
         self._element_bytes = (PIXEL_BYTES if pixels else WIRE_BYTES[wire]) * batch
-        passes = PIXEL_PASSES if pixels else WIRE_PASSES[wire]
         self._cards = [topology.card(rank) for rank in topology.ranks]
         self._shared = topology.shared_machines
         self._loads = topology.machine_loads
@@ -65,7 +68,8 @@ class Prices:
         # Cached: a link between workers is derived from all links.
         self._link = cache(topology.link)
         # A byte is cut or joined once by the program; the system's part is measured, or estimated as one more copy.
-        cut_bytes = (1.0 + passes) * batch * kept_bytes(wire)
+        per_element = (1.0 + PIXEL_PASSES) * ELEMENT_BYTES["fp32"] if pixels else copied_bytes(element, wire)
+        cut_bytes = per_element * batch
         self._cut_s = [device.copy_s(cut_bytes) for device in topology.devices]
         self._send_s = [
             self._element_bytes * (device.send_s_per_byte or device.copy_s_per_byte) for device in topology.devices

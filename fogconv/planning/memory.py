@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Span
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, packed_bytes
 from fogconv.ir.memory.footprint import PROCESS_BYTES, SHIPPED_BYTES, Footprint, footprint, room

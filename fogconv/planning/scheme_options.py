@@ -10,7 +10,7 @@ from fogconv.errors import InputError
 from fogconv.guards.protection import check_wire
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.ir.program import Pixels, Wire
+from fogconv.ir.steps import Pixels, Wire
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.limits.cuts import CUTS, not_cut
 from fogconv.planning.limits.goal import OBJECTIVES, Goal

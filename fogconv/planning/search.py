@@ -10,7 +10,8 @@ from itertools import count
 
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Concat, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.shard import level
@@ -129,9 +130,9 @@ def _book(graph: LayerGraph, topology: Topology, sought: Sought) -> LayoutBook:
     batch, picture = graph.picture.batch, graph.inputs[0].tensor
     prices = Prices(topology, batch, sought.wire)
     special: dict[int, Prices] = {}
-    quantized = [number for number, tensor in enumerate(graph.tensors) if tensor.precision.quantized]
-    if quantized:
-        special.update(dict.fromkeys(quantized, Prices(topology, batch, "uint8")))
+    elements = [tensor.precision.element for tensor in graph.tensors]
+    of = {element: Prices(topology, batch, element=element) for element in set(elements) - {"fp32"}}
+    special.update({number: of[element] for number, element in enumerate(elements) if element != "fp32"})
     if sought.pixels is not None and picture is not None:
         special[picture] = Prices(topology, batch, pixels=True)
     return LayoutBook(prices, special)

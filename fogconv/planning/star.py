@@ -14,7 +14,8 @@ from fogconv.errors import InputError
 from fogconv.guards.placement import guard_placement
 from fogconv.guards.protection import coder_of
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER, on
 from fogconv.ir.plan import Placement, Plan, at_home
 from fogconv.ir.shard import Work
@@ -39,8 +40,8 @@ def plan_star(
     least two others.
     """
     protection = options.protection
-    if (protection.verify or protection.redundancy) and any(conv.scales is not None for conv in graph.convs):
-        raise InputError("--verify and --redundancy are for models in fp32: there are no checksums of 8-bit layers")
+    if (protection.verify or protection.redundancy) and any(conv.spec.element != "fp32" for conv in graph.convs):
+        raise InputError("--verify and --redundancy are for models in fp32: there are no checksums of narrower layers")
     coder = coder_of(protection, len(topology))
     sharers = topology if coder is None else topology.subset(range(coder))
     allowed = options.allowed(graph, len(topology))

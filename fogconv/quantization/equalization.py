@@ -15,9 +15,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Conv, Layer, LayerGraph
-from fogconv.ir.program import weight_key
+from fogconv.ir.arrays import Array, weight_key
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Layer
 
 MOST = 8.0
 """A channel is made larger or smaller by no more than this factor."""

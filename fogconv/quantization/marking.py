@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from fogconv.frontend.quantized.absorb import is_bounds
+from fogconv.frontend.quantized.absorb import as_table, is_bounds
 from fogconv.frontend.quantized.integers import Integers
-from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Add, Concat, Conv, Convert, Gate, GlobalPool, Layer, LayerGraph, Pool, Shuffle, Slice
+from fogconv.ir.arrays import Array, weight_key
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Concat, Conv, Convert, Elementwise, Gate, GlobalPool, Layer, Pool, Shuffle, Slice
+from fogconv.ir.precision.elements import Element
 from fogconv.ir.precision.scale import FP32, Precision, uint8
-from fogconv.ir.program import weight_key
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def _possible(layer: Layer) -> bool:
             return layer.residual is None and is_bounds(layer.activation)
         case Add():
             return len(layer.sources) == 2 and is_bounds(layer.activation)
+        case Elementwise():
+            return as_table(layer) is not None
     return isinstance(layer, Pool | GlobalPool | Gate | Concat | Slice | Shuffle)
 
 
@@ -115,7 +118,7 @@ def marked(
     for layer in graph.layers:
         here = layer.name in names
         moved = {number: seen[number] for number in layer.reads if number in seen and (here or number in written)}
-        changed = _reading(layer, moved)
+        changed = reading(layer, moved)
         if here and isinstance(changed, Conv):
             bias = None if layer.name not in biases else keep(biases[layer.name])
             changed = replace(changed, weight=keep(integers[layer.name].reals), bias=bias or changed.bias)
@@ -131,7 +134,7 @@ def marked(
     return Marked(found, {name: each for name, each in integers.items() if name in names})
 
 
-def _reading(layer: Layer, moved: Mapping[int, int]) -> Layer:
+def reading(layer: Layer, moved: Mapping[int, int]) -> Layer:
     """The layer, reading other maps in the place of some."""
     changes: dict[str, Any] = {}
     for attribute in ("source", "gate", "residual", "mean", "squares"):
@@ -144,14 +147,19 @@ def _reading(layer: Layer, moved: Mapping[int, int]) -> Layer:
     return replace(layer, **changes) if changes else layer
 
 
-def int8_share(graph: LayerGraph) -> float:
-    """Of all multiply-adds of workers' convs, those on bytes (0 to 1)."""
+def share_in(graph: LayerGraph, element: Element) -> float:
+    """Of all multiply-adds of workers' convs, those on maps of this element (0 to 1)."""
     macs: Counter[str] = Counter()
     for layer in graph.layers:
         if isinstance(layer, Conv):
             macs[layer.spec.element] += layer.spec.macs
     total = sum(macs.values())
-    return macs["uint8"] / total if total else 0.0
+    return macs[element] / total if total else 0.0
+
+
+def int8_share(graph: LayerGraph) -> float:
+    """Of all multiply-adds of workers' convs, those on bytes (0 to 1)."""
+    return share_in(graph, "uint8")
 
 
 def is_finite(values: Array) -> bool:

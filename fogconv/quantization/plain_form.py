@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from fogconv.frontend.quantized.absorb import is_bounds, pruned
-from fogconv.ir.graph import Add, Conv, Elementwise, Layer, LayerGraph, Tensor
+from fogconv.frontend.quantized.absorb import activation_layer, as_table, is_bounds, pruned
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Conv, Layer, Tensor
 
 
 def plain_form(graph: LayerGraph) -> LayerGraph:
     """The same graph, computed the same."""
     tensors, layers = list(graph.tensors), list[Layer]()
     for layer in graph.layers:
-        layers.extend(_apart(layer, tensors) if isinstance(layer, Conv) else (layer,))
+        layers.extend(_apart(layer, tensors) if isinstance(layer, Conv) else (as_table(layer) or layer,))
     return pruned(replace(graph, tensors=tuple(tensors), layers=tuple(layers)))
 
 
@@ -33,9 +34,7 @@ def _apart(conv: Conv, tensors: list[Tensor]) -> Iterator[Layer]:
         yield Add(name, (target, conv.residual), made, conv.activation if bounded else None)
         target = made
     if not bounded and conv.activation is not None:
-        op, _, numbers = conv.activation.partition("(")
-        parameters = tuple(float(number) for number in numbers.rstrip(")").split(",") if number.strip())
-        yield Elementwise(conv.name, op, (target,), conv.target, parameters)
+        yield activation_layer(conv.name, conv.activation, target, conv.target)
 
 
 def _new(like: int, name: str, tensors: list[Tensor]) -> int:

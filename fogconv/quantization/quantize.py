@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fogconv.errors import InputError, ModelError
 from fogconv.frontend.quantized import absorb
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Conv, Convert, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Convert
 from fogconv.ir.precision.scale import Precision
 from fogconv.quantization.equalization import equalized
 from fogconv.quantization.marking import Marked, int8_share, is_finite, marked, on_bytes, shared_precisions

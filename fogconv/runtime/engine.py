@@ -28,7 +28,8 @@ from fogconv.frontend.ports import Given, Results, arrays_of, named, results_of
 from fogconv.guards.protection import without_code
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program

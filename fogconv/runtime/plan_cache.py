@@ -14,7 +14,8 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan
-from fogconv.ir.program import Gather, Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Gather, Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from fogconv.hardware.energy import joules, without_energy
 from fogconv.hardware.topology import Topology
-from fogconv.ir.program import Conv, Program, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Conv, Send
 from fogconv.simulation.simulator import Timeline
 
 

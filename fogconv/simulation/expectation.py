@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from fogconv.hardware.topology import Topology, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT
-from fogconv.ir.program import AnyStep, Conv, Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import AnyStep, Conv, Recv, Send
 from fogconv.simulation.layer_times import Times
 from fogconv.simulation.simulator import Disturbance, simulate
 

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.ir.plan import Plan
-from fogconv.ir.program import AnyStep, Gather, Input, Output, Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import AnyStep, Gather, Input, Output, Recv, Send
 
 STAR_TERMS = ("part_s", "tx_s", "edge_s", "rx_s", "join_s", "total_s")
 TERMS = ("edge_s", "wait_s", "tx_s", "rx_s", "total_s")

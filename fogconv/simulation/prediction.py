@@ -14,7 +14,8 @@ from dataclasses import replace
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Placement, Plan
-from fogconv.ir.program import Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Recv, Send
 from fogconv.lowering.lower import outline
 from fogconv.simulation.consumption import joules_per_inference
 from fogconv.simulation.layer_times import Timed, Times, by_layer, layer_times

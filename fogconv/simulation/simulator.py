@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Link, Topology
-from fogconv.ir import program as steps
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
+from fogconv.ir import steps
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
-from fogconv.ir.program import PIXEL_PASSES, WIRE_PASSES, Program, kept_bytes
+from fogconv.ir.program import Program
+from fogconv.ir.steps import PIXEL_PASSES, copied_bytes
 from fogconv.simulation.event import Event
 from fogconv.simulation.processor import Card, Processor, Turn
 from fogconv.values import table
@@ -405,9 +406,12 @@ class _World:
     def _handling_s(self, program: Program, step: steps.Send | steps.Recv) -> float:
         """The processor's part of a message: cut or join it once, code it, pass it to the system."""
         rank, device = program.rank, self.topology.devices[program.rank]
-        raw = sum(part.region.copied for part in step.parts) * program.batch * kept_bytes(step.wire)
-        passes = WIRE_PASSES[step.wire] if step.pixels is None else PIXEL_PASSES
-        return self._disturbed(rank, device.step_s + device.copy_s(raw * (1.0 + passes)))
+        copied = sum(part.region.copied for part in step.parts) * program.batch
+        precision = program.buffers[step.parts[0].buffer].precision
+        per_element = copied_bytes(precision.element, step.wire)
+        if step.pixels is not None:
+            per_element = precision.bytes * (1.0 + PIXEL_PASSES)
+        return self._disturbed(rank, device.step_s + device.copy_s(copied * per_element))
 
     def _compute_s(self, program: Program, step: steps.AnyStep) -> float:
         rank = program.rank
@@ -420,10 +424,6 @@ class _World:
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
             case steps.HostOutput():
                 return 0.0
-            case steps.Input() | steps.Output():
-                buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
-                element = buffer.precision.element
-                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch, element=element)
             case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
                 return self._disturbed(rank, self.array_s(rank, step))
             case _:

@@ -15,7 +15,8 @@ import numpy as np
 
 from fogconv.errors import DependencyError, InputError, unknown, with_extra
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Conv, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def _per_layer(axes: Axes, report: Report) -> None:
     star = [max(row.decision.bound_s_star, 1e-4) for row in report.rows]
     ratio = [max(row.decision.estimate, 1e-4) for row in report.rows]
     axes.bar(index, paper, color=[BLUE if row.decision.distribute else "#b9d3e2" for row in report.rows], label="S")
-    axes.plot(index, star, color=PURPLE, marker="_", linestyle="", markersize=8, label="S_star")
+    axes.plot(index, star, color=PURPLE, marker="_", linestyle="", markersize=8, label="S*")
     axes.plot(index, ratio, color=ORANGE, marker=".", linestyle="", label="T_local/T_cld")
     if 0 < threshold < math.inf:
         axes.axhline(threshold, color=GREY, linestyle="--", label=f"threshold {threshold:g}")

@@ -10,6 +10,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
+
 Value = Any
 """An llvmlite value; llvmlite has no type annotations."""
 
@@ -17,6 +19,7 @@ Builder = Any
 
 F32 = ir.FloatType()
 I8 = ir.IntType(8)
+I16 = ir.IntType(16)
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
 
@@ -60,6 +63,51 @@ def load(builder: Builder, address: Value, vl: int, offset: int = 0, align: int 
 def store(builder: Builder, value: Value, address: Value, offset: int = 0, align: int | None = None) -> None:
     instruction = builder.store(value, pointer(builder, address, value.type, offset))
     instruction.align = 4 * value.type.count if align is None else align
+
+
+def load_as(builder: Builder, address: Value, vl: int, offset: int, element: Element, align: int | None = None) -> Value:
+    """Load ``vl`` elements, fp32 or of 16 bits, as floats; by default aligned to all of them."""
+    align = ELEMENT_BYTES[element] * vl if align is None else align
+    if element == "fp32":
+        return load(builder, address, vl, offset, align)
+    value = builder.load(pointer(builder, address, ir.VectorType(I16, vl), offset))
+    value.align = align
+    return widened(builder, value, element)
+
+
+def store_as(builder: Builder, value: Value, address: Value, offset: int, element: Element) -> None:
+    """Store floats as such elements, rounded to the nearest, halves to even."""
+    value = value if element == "fp32" else narrowed(builder, value, element)
+    store(builder, value, address, offset, align=ELEMENT_BYTES[element] * value.type.count)
+
+
+def widened(builder: Builder, shorts: Value, element: Element) -> Value:
+    """Elements of 16 bits as floats: exactly the same numbers."""
+    vl = shorts.type.count
+    if element == "fp16":
+        return builder.fpext(builder.bitcast(shorts, ir.VectorType(ir.HalfType(), vl)), vector(vl))
+    words = ir.VectorType(I32, vl)
+    return builder.bitcast(builder.shl(builder.zext(shorts, words), ir.Constant(words, [16] * vl)), vector(vl))
+
+
+def narrowed(builder: Builder, value: Value, element: Element) -> Value:
+    """Floats as the bits of elements of 16: the nearest, halves to even; NaN stays NaN. What is too large for fp16 becomes
+    infinity."""
+    vl = value.type.count
+    shorts, words = ir.VectorType(I16, vl), ir.VectorType(I32, vl)
+    if element == "fp16":  # one instruction per register on every CPU with F16C, AVX-512 or NEON
+        return builder.bitcast(builder.fptrunc(value, ir.VectorType(ir.HalfType(), vl)), shorts)
+
+    def every(number: int) -> Value:
+        return ir.Constant(words, [number] * vl)
+
+    # The upper half, rounded; a NaN keeps its upper half.
+    bits = builder.bitcast(value, words)
+    odd = builder.and_(builder.lshr(bits, every(16)), every(1))
+    rounded = builder.add(bits, builder.add(odd, every(0x7FFF)))
+    quiet = builder.or_(bits, every(0x400000))
+    bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+    return builder.trunc(builder.lshr(bits, every(16)), shorts)
 
 
 def load_i64(builder: Builder, address: Value, index: int) -> Value:

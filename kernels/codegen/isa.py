@@ -7,7 +7,8 @@ neon           4         no       32      yes      aarch64
 generic        4         no       16      no       anything else: correct, not fast
 
 Products of bytes (`fogconv.kernels.quantized`) are summed in fours where the CPU has instructions for it: AVX512-VNNI,
-AVX-VNNI, or aarch64's dot products. `host_dots` says so; $FOGCONV_ISA asks for them as "avx2+dots".
+AVX-VNNI, or aarch64's dot products. `host_dots` says so; $FOGCONV_ISA asks for them as "avx2+dots". Pairs of bf16 are
+multiplied at once where there is AVX512-BF16, and dots are asked for.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ def host_dots() -> bool:
     """Whether kernels sum products of bytes in fours by one instruction: as $FOGCONV_ISA says where it is set, or else where
     this CPU can. An instruction that the CPU lacks is emulated, slowly."""
     return _dots(os.environ.get("FOGCONV_ISA", ""))
+
+
+def host_pairs(isa: Isa) -> bool:
+    """Whether kernels multiply pairs of bf16 by one instruction: as `host_dots`, and only where this CPU can."""
+    return isa.name == AVX512.name and host_dots() and {"avx512bf16", "avx512vl"} <= cpu_features()
 
 
 @cache

@@ -21,9 +21,11 @@ from enum import IntEnum, IntFlag
 from functools import cache
 from typing import Any, Protocol
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I64, Builder, Value
 from fogconv.kernels.codegen.isa import Isa
@@ -49,10 +51,15 @@ class Tile:
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
     """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
+    coming: int = 0
+    """Lines of the weights at ``ahead`` that are fetched per product: those of the next output channels, where the inputs
+    are not fetched. In a network they come from the third-level cache or from memory, as every layer's do."""
     tight: bool = False
     """Whether ``few`` lanes end where the memory may end: no vector is then loaded that reaches further."""
     quads: bool = False
     """Every vector is 4 output channels × 4 input channels; up to 3 vectors, stored with zeros behind them as a block."""
+    weights: Element = "fp32"
+    """What the weights consist of; those of 16 bits become floats as they are loaded. Quads are of fp32."""
 
     @property
     def pixels(self) -> int:
@@ -100,14 +107,23 @@ class Flag(IntFlag):
     CEILING = 4
 
 
+LINE = 64
+"""Bytes of a line of the caches."""
+
 ARGUMENTS = 7
 """tile(fields, x, weights, bias, out, residual, ahead): addresses."""
 
 
 @cache
-def tile_address(tile: Tile) -> int:
-    """The machine address of the compiled micro-kernel; compiled or loaded on first use."""
-    return native_function(emit_tile, tile, arguments=ARGUMENTS)
+def tile_address(tile: Tile, element: Element = "fp32", pairs: bool = False) -> int:
+    """The machine address of the compiled micro-kernel, whose results are of this element; compiled or loaded on first use.
+    ``pairs``: of inputs and weights in bf16, see `Pairs`."""
+    return native_function(_emit_floats, tile, element, pairs, arguments=ARGUMENTS)
+
+
+def _emit_floats(builder: Builder, tile: Tile, element: Element, pairs: bool, *addresses: Value) -> None:
+    numbers = Pairs(tile.fused, element) if pairs else Floats(tile.fused, element)
+    emit_tile(builder, tile, *addresses, arithmetic=numbers)
 
 
 def function_address(dispatcher: Any, signature: Any) -> int:
@@ -172,10 +188,14 @@ class Arithmetic(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Floats:
-    """Numbers of 32 bits: residual and clamp are applied before the store."""
+    """Sums in fp32: residual and clamp are applied before the store. ``element``: of the result, and of the residual."""
 
     fused: bool
-    out_bytes: int = 4
+    element: Element = "fp32"
+
+    @property
+    def out_bytes(self) -> int:
+        return ELEMENT_BYTES[self.element]
 
     def start(self, builder: Builder, bias: Value, vl: int, offset: int) -> Value:
         return v.load(builder, bias, vl, offset, align=4 * vl)
@@ -189,7 +209,23 @@ class Floats:
     def finish(
         self, builder: Builder, tile: Tile, fields: Value, bias: Value, sums: list[Value], out: Value, residual: Value
     ) -> None:
-        emit_finish(builder, tile, fields, sums, out, residual)
+        emit_finish(builder, tile, fields, sums, out, residual, self.element)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs(Floats):
+    """The same of words of two numbers of bf16: AVX512-BF16's vdpbf16ps adds both products to a sum of fp32.
+
+    Products of bf16 are exact in fp32; each addition rounds once, to the nearest. Denormals count as 0.
+    """
+
+    def product(self, builder: Builder, value: Value, weight: Value, total: Value) -> Value:
+        words = ir.VectorType(v.I32, total.type.count)
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * total.type.count}"
+        module = builder.module
+        signature = ir.FunctionType(total.type, [total.type, words, words])
+        function = module.globals.get(name) or ir.Function(module, signature, name)
+        return builder.call(function, [total, builder.bitcast(value, words), builder.bitcast(weight, words)])
 
 
 def emit_tile(
@@ -208,6 +244,11 @@ def emit_tile(
     """Emit the code of one tile. Weights are [k][vector][lane], bias [vector][lane]; see ``Field`` for the rest."""
     numbers = arithmetic or Floats(tile.fused)
     vl, nv = tile.vl, tile.vectors
+    weight_bytes = ELEMENT_BYTES[tile.weights]
+
+    def weight(weights: Value, number: int) -> Value:
+        """The ``number``-th vector of weights from an address on."""
+        return v.load_as(builder, weights, vl, weight_bytes * vl * number, tile.weights)
 
     def field(which: Field) -> Value:
         return v.load_i64(builder, fields, which)
@@ -232,7 +273,9 @@ def emit_tile(
         for k in range(channels):
             if tile.prefetch:
                 v.prefetch(builder, ahead, 4 * tile.step * k)
-            w = [v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl) for n in range(nv)]
+            for line in range(tile.coming):
+                v.prefetch(builder, ahead, LINE * (tile.coming * k + line))
+            w = [weight(weights, (first + k) * nv + n) for n in range(nv)]
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
                 value = v.splat(builder, v.load_f32(builder, rows[row], 4 * (column * tile.step + k)), vl)
@@ -268,7 +311,7 @@ def emit_tile(
                     held = [v.pick(builder, value, value, [min(lane, wide - 1) for lane in range(vl)]) for value in held]
                 held = [numbers.held(builder, v.whole(builder, value)) for value in held]
             for n in range(nv):
-                w = v.load(builder, weights, vl, 4 * vl * ((first + k) * nv + n), align=4 * vl)
+                w = weight(weights, (first + k) * nv + n)
                 for p in range(tile.pixels):
                     value = v.lane_splat(builder, held[p], k % vl + back, vl)
                     sums[p * nv + n] = numbers.product(builder, value, w, sums[p * nv + n])
@@ -306,8 +349,10 @@ def emit_tile(
             return [
                 *sums,
                 v.shifted(builder, x, 4 * channels),
-                v.shifted(builder, weights, 4 * vl * nv * steps(channels)),
-                v.shifted(builder, ahead, 4 * tile.step * channels) if tile.prefetch else ahead,
+                v.shifted(builder, weights, weight_bytes * vl * nv * steps(channels)),
+                v.shifted(builder, ahead, LINE * tile.coming * channels if tile.coming else 4 * tile.step * channels)
+                if tile.prefetch or tile.coming
+                else ahead,
             ]
 
         return v.loop(builder, count, carried, body, at_least_once)
@@ -365,7 +410,7 @@ def emit_tile(
                 for tap in range(wide):
                     sums = products(sums, at, weights, ahead, count, tap * count)
                     at = v.shifted(builder, at, tap_stride)
-                return [*sums, start, v.shifted(builder, weights, 4 * vl * nv * steps(count) * wide), ahead]
+                return [*sums, start, v.shifted(builder, weights, weight_bytes * vl * nv * steps(count) * wide), ahead]
 
             if tile.few[0]:
                 kernel_row = short_row
@@ -401,15 +446,24 @@ def emit_tile(
     numbers.finish(builder, tile, fields, bias, sums, out, residual)
 
 
-def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], out: Value, residual: Value) -> None:
-    """Residual, clamp, store."""
+def emit_finish(
+    builder: Builder,
+    tile: Tile,
+    fields: Value,
+    sums: list[Value],
+    out: Value,
+    residual: Value,
+    element: Element = "fp32",
+) -> None:
+    """Residual, clamp, store. ``element``: of the residual and of what is stored."""
+    size = ELEMENT_BYTES[element]
     flags = v.load_i64(builder, fields, Field.FLAGS)
 
     def add(now: Sequence[Value]) -> list[Value]:
         strides = Field.RESIDUAL_BLOCK_STRIDE, Field.RESIDUAL_ROW_STRIDE
         return [
-            builder.fadd(value, v.load(builder, base, tile.vl, offset))
-            for value, (base, offset) in zip(now, places(builder, tile, fields, residual, strides=strides), strict=True)
+            builder.fadd(value, v.load_as(builder, base, tile.vl, offset, element))
+            for value, (base, offset) in zip(now, places(builder, tile, fields, residual, size, strides), strict=True)
         ]
 
     def bound(number: int, clamp: Any) -> Any:
@@ -425,8 +479,8 @@ def emit_finish(builder: Builder, tile: Tile, fields: Value, sums: list[Value], 
     sums = v.when(builder, wanted(Flag.RESIDUAL), sums, add)
     sums = v.when(builder, wanted(Flag.FLOOR), sums, bound(0, v.maximum))
     sums = v.when(builder, wanted(Flag.CEILING), sums, bound(1, v.minimum))
-    for value, (base, offset) in zip(sums, places(builder, tile, fields, out), strict=True):
-        v.store(builder, value, base, offset)
+    for value, (base, offset) in zip(sums, places(builder, tile, fields, out, size), strict=True):
+        v.store_as(builder, value, base, offset, element)
 
 
 def places(
@@ -465,6 +519,8 @@ def make_tile(
     few: tuple[int, int] = (0, 0),
     prefetch: bool = False,
     tight: bool = False,
+    weights: Element = "fp32",
+    coming: int = 0,
 ) -> Tile:
     """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
     by_lane, quads = isa.name == "neon", vl < isa.vector_length
@@ -475,6 +531,8 @@ def make_tile(
         prefetch=prefetch,
         tight=tight,
         quads=quads,
+        weights=weights,
+        coming=0 if by_lane or quads or prefetch or few[0] else coming,
     )
 
 

@@ -25,8 +25,9 @@ from llvmlite import ir
 from numba.core import datamodel, extending, types
 
 from fogconv.ir.geometry import BLOCK
+from fogconv.ir.precision.elements import Element
 from fogconv.kernels.codegen import activation
-from fogconv.kernels.codegen.emit import cpu_family
+from fogconv.kernels.codegen.emit import cpu_family, narrowed, widened
 from fogconv.kernels.codegen.emit import maximum as emit_maximum
 
 intrinsic: Any = extending.intrinsic  # numba's annotations lack the codegen's first argument
@@ -144,32 +145,7 @@ def store_lanes(typingctx: Any, address: Any, value: Any, lanes: Any) -> Any:
     return types.void(types.int64, vec, types.int64), codegen
 
 
-def _narrow(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """To fp16 in <16 x i16>: one conversion instruction per register on every CPU with F16C, AVX-512 or NEON."""
-    return builder.bitcast(builder.fptrunc(value, ir.VectorType(ir.HalfType(), BLOCK)), _SHORTS)
-
-
-def _narrow_bfloat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """To bf16: round the upper half to nearest even; a NaN keeps its upper half and stays a NaN."""
-    bits = builder.bitcast(value, _WORDS)
-    sixteen = activation.constant(_WORDS, 16)
-    odd = builder.and_(builder.lshr(bits, sixteen), activation.constant(_WORDS, 1))
-    rounded = builder.add(bits, builder.add(odd, activation.constant(_WORDS, 0x7FFF)))
-    quiet = builder.or_(bits, activation.constant(_WORDS, 0x400000))
-    bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
-    return builder.trunc(builder.lshr(bits, sixteen), _SHORTS)
-
-
-def _widen(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    return builder.fpext(builder.bitcast(value, ir.VectorType(ir.HalfType(), BLOCK)), _VEC)
-
-
-def _widen_bfloat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    bits = builder.shl(builder.zext(value, _WORDS), activation.constant(_WORDS, 16))
-    return builder.bitcast(bits, _VEC)
-
-
-def _narrow_pair(narrow: Any, widen: Any) -> tuple[Any, Any]:
+def _narrow_pair(element: Element) -> tuple[Any, Any]:
     """The load and the store of one 16-bit format; of the first ``lanes`` floats only, and the others read as 0."""
 
     @intrinsic
@@ -179,7 +155,8 @@ def _narrow_pair(narrow: Any, widen: Any) -> tuple[Any, Any]:
             mask, align = _first_lanes(builder, args[1]), ir.Constant(ir.IntType(32), 2)
             none = activation.constant(_SHORTS, 0)
             name = "llvm.masked.load.v16i16.p0"
-            return widen(builder, activation.call_intrinsic(builder, name, _SHORTS, pointer, align, mask, none))
+            value = activation.call_intrinsic(builder, name, _SHORTS, pointer, align, mask, none)
+            return widened(builder, value, element)
 
         return vec(types.int64, types.int64), codegen
 
@@ -188,7 +165,7 @@ def _narrow_pair(narrow: Any, widen: Any) -> tuple[Any, Any]:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = builder.inttoptr(args[0], _SHORTS.as_pointer())
             mask, align = _first_lanes(builder, args[2]), ir.Constant(ir.IntType(32), 2)
-            name, value = "llvm.masked.store.v16i16.p0", narrow(builder, args[1])
+            name, value = "llvm.masked.store.v16i16.p0", narrowed(builder, args[1], element)
             activation.call_intrinsic(builder, name, ir.VoidType(), value, pointer, align, mask)
             return context.get_dummy_value()
 
@@ -197,8 +174,8 @@ def _narrow_pair(narrow: Any, widen: Any) -> tuple[Any, Any]:
     return load_, store_
 
 
-load_half, store_half = _narrow_pair(_narrow, _widen)
-load_bfloat, store_bfloat = _narrow_pair(_narrow_bfloat, _widen_bfloat)
+load_half, store_half = _narrow_pair("fp16")
+load_bfloat, store_bfloat = _narrow_pair("bf16")
 
 
 @intrinsic

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.ir.memory.algorithm import HALF
+from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Element, WeightType
 from fogconv.kernels.codegen import formulas
 from fogconv.kernels.codegen.isa import Isa, host_isa
-from fogconv.kernels.conv.direct import lanes_for
+from fogconv.kernels.conv.direct import DirectKernel, lanes_for
 from fogconv.kernels.conv.grouped import nothing
 from fogconv.kernels.conv.select import Kernel, choose, prepare_kernel
 from fogconv.kernels.maps.blocked import Blocked, Margin
@@ -68,6 +70,17 @@ class PreparedConv2d:
         return self._kernel.algorithm
 
     @property
+    def reads(self) -> Element:
+        """The element of the maps that it reads: fp32, also for specs of 16 bits, where the CPU can't multiply these."""
+        return self._kernel.reads if isinstance(self._kernel, DirectKernel) else "fp32"
+
+    @property
+    def makes_halves(self) -> bool:
+        """Whether it can write a map of 16 bits (and add a residual of such): it rounds in its registers, after a clamp."""
+        activation = self._recipe.activation
+        return self.algorithm == HALF and (activation is None or formulas.clamp(activation) is not None)
+
+    @property
     def wanted_margin(self) -> Margin:
         """The input margin with which it is fastest. The minimum is the padding."""
         return self._kernel.wanted_margin
@@ -104,6 +117,10 @@ class PreparedConv2d:
         kernel = self._kernel.moved(moved)
         return PreparedConv2d(kernel, self._recipe, *found)
 
+    def alone(self) -> PreparedConv2d:
+        """The same layer, computed by the thread that calls it."""
+        return PreparedConv2d(self._kernel, replace(self._recipe, threads=1), self._stowed)
+
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
         """Check the maps and resolve everything once. The returned call computes out = activation(conv(x) + bias +
         residual), allocates nothing and must not run twice at the same time.
@@ -132,7 +149,7 @@ class PreparedConv2d:
     @property
     def exact(self) -> bool:
         """Whether ``unpack`` gives back the weights."""
-        return self._kernel.exact
+        return self._kernel.exact and (self.spec.element == "fp32" or self.algorithm == HALF)
 
     def unpack(self) -> tuple[Array, Array | None]:
         """The weight and the bias as they were given (zeros for no bias). Raises KernelError where not ``exact``."""
@@ -175,7 +192,8 @@ def prepare_conv2d(
     scratch: Scratch | None = None,
     algorithm: str | None = None,
 ) -> PreparedConv2d:
-    """Pack the weights (f, c/g, K_h, K_w) and the bias (f,), both float32, and compile what the spec needs.
+    """Pack the weights (f, c/g, K_h, K_w) and the bias (f,), both float32, and compile what the spec needs. Of a spec of 16
+    bits the weights are float16, or uint16 for bf16, and stay so, but for depthwise and grouped convs.
 
     ``activation`` is None or a formula of one input (`fogconv.kernels.codegen.formulas`), with its numbers: "relu",
     "leaky_relu(0.1)". ``precision`` "strict" allows direct kernels only; "fast" also Winograd's (errors below 5e-5 of the
@@ -183,9 +201,11 @@ def prepare_conv2d(
     same time can share a ``scratch``: only one bound call of the pool may run at a time. ``algorithm`` forces one. Raises
     KernelError for weights of another shape or type, an unknown activation, precision or algorithm.
     """
-    weight = _floats("the weight", weight, spec.weight_shape)
+    if spec.element not in ("fp32", *HALVES):
+        raise KernelError(f"conv2d: maps of {spec.element} have kernels of their own")
+    weight = _of_type("the weight", weight, spec.weight_shape, WEIGHTS_OF[spec.element])
     if bias is not None:
-        bias = _floats("the bias", bias, (spec.out_channels,))
+        bias = _of_type("the bias", bias, (spec.out_channels,))
     formulas.activation(activation)
     if precision not in ("fast", "strict"):
         raise KernelError(f"conv2d: precision is {precision!r}; it must be 'fast' or 'strict'")
@@ -266,10 +286,10 @@ def _expect(name: str, x: Blocked, shape: tuple[int, int, int, int]) -> None:
         raise KernelError(f"conv2d: {name} must have the shape {shape}, not {found}")
 
 
-def _floats(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+def _of_type(name: str, array: Array, shape: tuple[int, ...], kind: WeightType = "float32") -> Array:
     array = np.asarray(array)
-    if array.dtype != np.float32 or array.shape != shape:
-        raise KernelError(f"conv2d: {name} must be float32 {shape}, not {array.dtype} {array.shape}")
+    if array.dtype.name != kind or array.shape != shape:
+        raise KernelError(f"conv2d: {name} must be {kind} {shape}, not {array.dtype} {array.shape}")
     return array
 
 

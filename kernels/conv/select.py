@@ -6,6 +6,7 @@ condition                                             algorithm
 groups whose output channels split a block of 16      grouped
 3×3, 5×5, 1×3 … 7×1, stride 1, one group              direct, winograd2 or winograd4: the cheapest by `cycles`
 anything else, and all that is "strict"               direct
+16 bits, but for depthwise and grouped                half: direct, from weights of 16 bits
 
 The rule is that of `fogconv.ir.memory.algorithm`, by which the planner counts memory, too.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
@@ -22,13 +25,14 @@ from fogconv.ir.memory import algorithm as rule
 from fogconv.ir.memory.algorithm import is_linear
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.conv import depthwise
-from fogconv.kernels.conv.direct import DirectKernel, lanes_for
+from fogconv.kernels.conv.direct import DirectKernel, can_pair, halves_isa, lanes_for
 from fogconv.kernels.conv.grouped import GroupedKernel
 from fogconv.kernels.conv.linear import LinearKernel
 from fogconv.kernels.conv.tuning_table import tuned_algorithm
 from fogconv.kernels.conv.winograd import WinogradKernel, form_of
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import Bound
+from fogconv.kernels.maps.halves import floats
 from fogconv.kernels.maps.scratch import Scratch
 
 
@@ -103,7 +107,13 @@ def prepare_kernel(
     scratch: Scratch,
     threads: int = 1,
 ) -> Kernel:
-    """Pack the weights and compile the code of one algorithm. Raises KernelError for one that can't run the spec."""
+    """Pack the weights, in fp32 or 16 bits, and compile the code of one algorithm. Raises KernelError for one that can't
+    run the spec."""
+    if algorithm == rule.HALF:
+        pairs = can_pair(spec, isa)
+        return DirectKernel.prepare(spec, halves_isa(isa, pairs), weight, bias, activation, pairs=pairs)
+    if weight.dtype != np.float32:
+        weight = floats(weight)
     form = form_of(spec, int(algorithm[-1])) if algorithm in ("winograd2", "winograd4") else None
     if algorithm == "direct" and not (spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK):
         return DirectKernel.prepare(spec, isa, weight, bias, activation)

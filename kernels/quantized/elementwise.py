@@ -62,28 +62,17 @@ def bind_rescale(x: Blocked, out: Blocked, zero_x: int, multiplier: np.float32, 
     return bind(_rescale, [*numbers, zero_x, clamp_bounds(float(multiplier), 0.0)], x.data, out.data)
 
 
-def bind_table(
-    x: Blocked, out: Blocked, entries: Bytes | None, channels: int, source_channel: int = 0, out_channel: int = 0
-) -> Bound:
-    """Channels ``out_channel``… of the output = the entries of a table of 256 for ``channels`` channels of the input from
-    ``source_channel`` on; without a table the bytes themselves. Neither need start at a block.
+def bind_table(x: Blocked, out: Blocked, entries: Bytes) -> Bound:
+    """out = the entry, of a table of 256, of each byte: any function of one map. ``out`` may be ``x``.
 
-    Raises KernelError where the channels do not lie inside both maps, or batch, rows or columns differ.
+    Raises KernelError for another table, and for a map that is not of the output's shape.
     """
-    if (x.batch, x.height, x.width) != (out.batch, out.height, out.width):
-        raise KernelError(
-            f"a table: the input is {(x.batch, x.height, x.width)} (batch, rows, columns), the output "
-            f"{(out.batch, out.height, out.width)}; they must be equal"
-        )
-    for name, first, has in (("input", source_channel, x.channels), ("output", out_channel, out.channels)):
-        if first < 0 or channels < 1 or first + channels > has:
-            raise KernelError(f"a table: channels {first} to {first + channels} do not lie inside the {name}'s {has}")
-    entries = np.arange(256, dtype=np.uint8) if entries is None else entries
+    same_size("the input", x, out)
     if entries.dtype != np.uint8 or entries.shape != (256,):
         raise KernelError(f"a table must be uint8 (256,), not {entries.dtype} {entries.shape}")
     kept = np.ascontiguousarray(entries)
-    numbers = [*_place("the input", x), *_place("the output", out), *_sizes(out)]
-    return bind(_table, [*numbers, address_of(kept), channels, source_channel, out_channel], kept, x.data, out.data)
+    numbers = [*_place("the input", x), *_place("the output", out), *_sizes(out), address_of(kept)]
+    return bind(_table, numbers, kept, x.data, out.data)
 
 
 def bind_quantise(x: Blocked, out: Blocked, scale: Scale) -> Bound:
@@ -230,16 +219,19 @@ def _rescale(a):  # type: ignore[no-untyped-def]
 
 @jit
 def _table(a):  # type: ignore[no-untyped-def]
-    batch, rows, columns = a[8], a[10], a[11]
-    entries, channels, source, target = a[12], a[13], a[14], a[15]
+    batch, channels, rows, columns = a[8], a[9], a[10], a[11]
+    entries = lanes.load_table(a[12])
     for n in range(batch):
-        for channel in range(channels):
-            c, f = source + channel, target + channel
+        for block in range((channels + 15) >> 4):
+            count = channels - 16 * block
             for row in range(rows):
-                x = a[0] + n * a[1] + (c >> 4) * a[2] + row * a[3] + (c & 15)
-                out = a[4] + n * a[5] + (f >> 4) * a[6] + row * a[7] + (f & 15)
-                for at in range(0, 16 * columns, 16):
-                    lanes.copy_byte(out + at, entries + lanes.load_byte(x + at))
+                x = a[0] + n * a[1] + block * a[2] + row * a[3]
+                out = a[4] + n * a[5] + block * a[6] + row * a[7]
+                fours = 64 * (columns >> 2) if count >= 16 else 0
+                for at in range(0, fours, 64):
+                    lanes.look_up_four(out + at, x + at, entries)
+                for at in range(fours, 16 * columns, 16):
+                    lanes.look_up(out + at, x + at, entries, count)
 
 
 @jit

@@ -9,7 +9,9 @@
     store_bytes(a, f, low, high, zero, n)   the first n of 16 floats as bytes: clamp(rne(f), low, high) + zero
     store_four(a, f, g, h, i, low, high, zero)   four of these at once
     store_few(…)                        the same to a narrow map's pixel
-    load_byte(a) copy_byte(to, from)    one byte
+    load_table(a)                       a table of 256 bytes, as a value
+    look_up(to, from, table, n)         its entries for the first n of 16 bytes
+    look_up_four(to, from, table)       for 64 bytes
 
 A store of fewer lanes than there are leaves the others as they were.
 """
@@ -23,7 +25,7 @@ from numba.core import datamodel, extending, types
 
 from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.kernels.codegen import emit as v
-from fogconv.kernels.codegen.isa import host_isa
+from fogconv.kernels.codegen.isa import cpu_features, host_family, host_isa
 from fogconv.kernels.codegen.vector import vec
 from fogconv.kernels.quantized.arithmetic import EmittedTarget
 
@@ -185,23 +187,118 @@ def store_ints_between(typingctx: Any, address: Any, value: Any, count: Any) -> 
     return types.void(types.int64, ints, types.int64), codegen
 
 
+class TableType(types.Type):
+    """Numba's type of a table of 256 bytes: a vector of them where an instruction looks up in registers, else their
+    address."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"Table {_table_kind()}")
+
+
+def _in_registers() -> str:
+    """The instruction that looks up in registers: on x86 it belongs to AVX-512."""
+    if host_family() == "aarch64":
+        return "tbl"
+    return "vpermi2b" if host_isa().vector_length == BLOCK and "avx512vbmi" in cpu_features() else ""
+
+
+def _table_kind() -> Any:
+    return ir.VectorType(v.I8, 256) if _in_registers() else v.I64
+
+
+table = TableType()
+
+
+@extending.register_model(TableType)
+class _TableModel(_Model):  # type: ignore[misc]
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, _table_kind())
+
+
 @intrinsic
-def load_byte(typingctx: Any, address: Any) -> Any:
-    """One byte, as an int64."""
-
+def load_table(typingctx: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.zext(builder.load(v.pointer(builder, args[0], v.I8)), v.I64)
+        if not _in_registers():
+            return args[0]
+        loaded = builder.load(v.pointer(builder, args[0], _table_kind()))
+        loaded.align = 1
+        return loaded
 
-    return types.int64(types.int64), codegen
+    return table(types.int64), codegen
 
 
 @intrinsic
-def copy_byte(typingctx: Any, target: Any, source: Any) -> Any:
+def look_up(typingctx: Any, to: Any, source: Any, entries: Any, count: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(builder.load(v.pointer(builder, args[1], v.I8)), v.pointer(builder, args[0], v.I8))
+        to, source, entries, count = args
+        loaded = builder.load(v.pointer(builder, source, _BYTES))
+        loaded.align = 1
+        _store(builder, to, _looked_up(builder, loaded, entries), count)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+    return types.void(types.int64, types.int64, table, types.int64), codegen
+
+
+@intrinsic
+def look_up_four(typingctx: Any, to: Any, source: Any, entries: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, source, entries = args
+        loaded = builder.load(v.pointer(builder, source, ir.VectorType(v.I8, 4 * BLOCK)))
+        loaded.align = 1
+        v.store(builder, _looked_up(builder, loaded, entries), to, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, table), codegen
+
+
+def _looked_up(builder: Any, numbers: Any, entries: Any) -> Any:
+    """The entries of a vector of 16 or 64 bytes."""
+    match _in_registers():
+        case "tbl":
+            return _by_tbl(builder, numbers, entries)
+        case "vpermi2b":
+            return _by_vpermi2b(builder, numbers, entries)
+    # A chain of 16 vpshufb takes as long on AVX2 as single loads, of which two start per cycle.
+    result = ir.Constant(numbers.type, ir.Undefined)
+    for lane in range(numbers.type.count):
+        number = builder.zext(builder.extract_element(numbers, v.I32(lane)), v.I64)
+        entry = builder.load(v.pointer(builder, builder.add(entries, number), v.I8))
+        result = builder.insert_element(result, entry, v.I32(lane))
+    return result
+
+
+def _by_vpermi2b(builder: Any, numbers: Any, entries: Any) -> Any:
+    """Two tables of 128 entries each, of which the highest bit chooses."""
+    many, wide = numbers.type.count, ir.VectorType(v.I8, 64)
+    quarters = [v.pick(builder, entries, entries, range(first, first + 64)) for first in range(0, 256, 64)]
+    index = v.pick(builder, numbers, numbers, [lane % many for lane in range(64)])
+    name = "llvm.x86.avx512.vpermi2var.qi.512"
+    permute = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(wide, [wide] * 3))
+    low, high = (builder.call(permute, [quarters[at], index, quarters[at + 1]]) for at in (0, 2))
+    whole = builder.select(builder.icmp_signed("<", index, ir.Constant(wide, [0] * 64)), high, low)
+    return v.pick(builder, whole, whole, range(many))
+
+
+def _by_tbl(builder: Any, numbers: Any, entries: Any) -> Any:
+    """Four tables of 64 entries: an index beyond one leaves what the others found (tbx), or 0 (tbl)."""
+    many, sixteen = numbers.type.count, ir.VectorType(v.I8, BLOCK)
+    parts = [v.pick(builder, entries, entries, range(first, first + BLOCK)) for first in range(0, 256, BLOCK)]
+    plain = ir.FunctionType(sixteen, [sixteen] * 5)
+    tbl = builder.module.declare_intrinsic("llvm.aarch64.neon.tbl4.v16i8", fnty=plain)
+    more = ir.FunctionType(sixteen, [sixteen] * 6)
+    tbx = builder.module.declare_intrinsic("llvm.aarch64.neon.tbx4.v16i8", fnty=more)
+    found = []
+    for first in range(0, many, BLOCK):
+        index = v.pick(builder, numbers, numbers, range(first, first + BLOCK))
+        value = builder.call(tbl, [*parts[:4], index])
+        for quarter in range(1, 4):
+            beyond = builder.sub(index, ir.Constant(sixteen, [64 * quarter] * BLOCK))
+            value = builder.call(tbx, [value, *parts[4 * quarter : 4 * quarter + 4], beyond])
+        found.append(value)
+    while len(found) > 1:
+        half = found[0].type.count
+        found = [v.pick(builder, found[at], found[at + 1], range(2 * half)) for at in range(0, len(found), 2)]
+    return found[0]
 
 
 def _store(builder: Any, address: Any, value: Any, count: Any) -> None:

@@ -21,10 +21,12 @@ from fogconv.accelerator.payload import flat, write
 from fogconv.cluster.executor.interface import Call, Run, nothing
 from fogconv.errors import ClusterError, KernelError, WireError
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, Region
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.precision.scale import Precision
+from fogconv.ir.program import Program
 from fogconv.kernels import reference
 from fogconv.kernels.codegen.formulas import FORMULAS
 from fogconv.kernels.maps import across_channels, wire
@@ -62,7 +64,7 @@ class Post:
 class Master(TorchExecutable):
     """With the steps of a master, which a worker's executor does not need."""
 
-    def __init__(self, graph: LayerGraph, program: ir.Program, weights: Mapping[str, Any], made: TorchExecutor) -> None:
+    def __init__(self, graph: LayerGraph, program: Program, weights: Mapping[str, Any], made: TorchExecutor) -> None:
         self._graph = graph
         super().__init__(program, weights, made.device, made._weights)
 
@@ -172,7 +174,7 @@ def _lone(made: TorchExecutor, *steps: ir.AnyStep, weights: Mapping[str, Any] | 
     given = weights or {}
     shapes = {key: each.shape for key, each in given.items()}
     buffers = (ir.Buffer("x", whole), ir.Buffer("y", whole))
-    return made(ir.Program(1, 2, 1, ("layer",), buffers, steps, shapes, **more), given)
+    return made(Program(1, 2, 1, ("layer",), buffers, steps, shapes, **more), given)
 
 
 def test_what_a_worker_does_not_do_is_refused(made: TorchExecutor) -> None:
@@ -182,7 +184,7 @@ def test_what_a_worker_does_not_do_is_refused(made: TorchExecutor) -> None:
         _lone(made, ir.Copy(0, 0, Region.whole(4, 2, 2), 1))
     eight = ir.Buffer("x", Region.whole(3, 2, 2), precision=Precision("uint8", 0.5, 3))
     with pytest.raises(KernelError, match="x is kept in 8 bits"):
-        made(ir.Program(1, 2, 1, ("layer",), (eight,), (), {}), {})
+        made(Program(1, 2, 1, ("layer",), (eight,), (), {}), {})
     with pytest.raises(KernelError, match="abacus"):
         _lone(made, ir.Elementwise(0, "abacus", (0,), (Region.whole(3, 2, 2),), 1, Region.whole(3, 2, 2)))
 
@@ -284,7 +286,7 @@ def test_a_layer_is_trained(made: TorchExecutor) -> None:
 def test_steps_have_times(made: TorchExecutor) -> None:
     proceeded: list[int] = []
     whole = Region.whole(3, 2, 2)
-    program = ir.Program(1, 2, 1, ("a",), (ir.Buffer("x", whole), ir.Buffer("y", whole)), (ir.Copy(0, 0, whole, 1),) * 3, {})
+    program = Program(1, 2, 1, ("a",), (ir.Buffer("x", whole), ir.Buffer("y", whole)), (ir.Copy(0, 0, whole, 1),) * 3, {})
     proceed: Callable[[], None] = lambda: proceeded.append(1)  # noqa: E731
     executable = made(program, {}, proceed=proceed)
     assert len(proceeded) == 3

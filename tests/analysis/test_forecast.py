@@ -13,8 +13,8 @@ from fogconv.analysis.layer_report import other_layers
 from fogconv.analysis.plan_table import plan_table
 from fogconv.cli.output.tables.plan import print_plan
 from fogconv.hardware.topology import USUAL_READ_BYTES_PER_S, Topology
-from fogconv.ir.graph import Conv, Host
 from fogconv.ir.guard import Protection
+from fogconv.ir.layers import Conv, Host
 from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fogconv.analysis.listing import listing
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import Region, Span
+from fogconv.ir.program import Program
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -17,7 +18,7 @@ TOPOLOGY = Topology.uniform(3, 10e9, 125e6, 1e-4)
 def test_listing_shows_buffers_and_steps_in_order() -> None:
     box = Region(Span(0, 3), Span(2, 7), Span(0, 8))
     steps = (ir.Recv(0, 0, box, 0, 4), ir.Copy(1, 0, box, 1, accumulate=True), ir.Send(1, 1, box, 2, 5, "fp16"))
-    program = ir.Program(1, 3, 2, ("first", "second"), (ir.Buffer("x", box), ir.Buffer("y", box, (1, 0, 2, 0))), steps, {})
+    program = Program(1, 3, 2, ("first", "second"), (ir.Buffer("x", box), ir.Buffer("y", box, (1, 0, 2, 0))), steps, {})
     assert listing(program).splitlines() == [
         "rank 1 of 3, batch 2: 3 steps, 2 buffers (0.0 MB), 0 weights (0.0 MB)",
         "",

@@ -7,7 +7,7 @@ import pytest
 from fogconv.analysis.outlook import outlook
 from fogconv.analysis.workload import rank_works, workload
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv
+from fogconv.ir.layers import Conv
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -44,7 +44,7 @@ def test_every_rank_says_what_it_did(parts: int) -> None:
     topology = Topology.uniform(3, 1e9, 1e8, 1e-4)
     programs = lower(GRAPH, plan(GRAPH, topology, PlanOptions("star", threshold=0.0, parts=parts))).programs
     timeline = simulate(programs, topology)
-    found = rank_works(programs, timeline.times[0])
+    found = rank_works(GRAPH, programs, timeline.times[0])
     assert [rank.rank for rank in found] == [0, 1, 2]
     assert sum(rank.share for rank in found) == pytest.approx(1.0)
     assert sum(rank.sent_bytes for rank in found) == pytest.approx(workload(programs).sent_bytes)
@@ -57,4 +57,12 @@ def test_every_rank_says_what_it_did(parts: int) -> None:
 
 def test_a_rank_that_reports_no_times_did_nothing() -> None:
     programs = lower(GRAPH, plan(GRAPH, Topology.uniform(2, 1e9, 1e8), PlanOptions("local"))).programs
-    assert rank_works(programs, {})[1].computing_s == 0
+    assert rank_works(GRAPH, programs, {})[1].computing_s == 0
+
+
+def test_a_linear_layer_is_no_convolution() -> None:
+    graph = models.graph("resnet18", 64)
+    programs = lower(graph, plan(graph, Topology.uniform(2, 1e9, 1e8), PlanOptions("local"))).programs
+    assert any(isinstance(layer, Conv) and layer.linear for layer in graph.layers)
+    master, worker = rank_works(graph, programs, {})
+    assert (master.convs, worker.convs) == (len(graph.convs), 0)

@@ -11,7 +11,7 @@ from fogconv.errors import InputError
 from fogconv.frontend.zoo_graphs import graph as zoo_graph
 from fogconv.hardware.presets import preset
 from fogconv.hardware.topology import Topology
-from fogconv.ir.program import Pixels
+from fogconv.ir.steps import Pixels
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from tests.chains import chain

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from fogconv.cli import app
-from fogconv.cli.option_values import OptionValue
+from fogconv.cli.options.values import OptionValue
 from fogconv.values.number import Number
 
 NUMBERS = (

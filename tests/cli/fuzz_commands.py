@@ -32,8 +32,9 @@ import typer
 from PIL import Image
 from torch import nn
 
-from fogconv.cli import app, hardware_options, plan_options, run_job
+from fogconv.cli import app, run_job
 from fogconv.cli.app import COMMANDS, application
+from fogconv.cli.options import hardware, plan
 from fogconv.cluster.executor.executors import executor
 from fogconv.hardware import units
 from tests import fuzzers
@@ -211,9 +212,7 @@ def changed(data: bytes, generator: random.Random) -> bytes:
     return bytes([generator.randrange(len(TRIED))]) + scrambled(data[1:9], generator)[:8]
 
 
-TARGET = Target(
-    one_input, seeds, changed, watched=(hardware_options, plan_options, run_job, units), most_bytes=16, hang_s=120
-)
+TARGET = Target(one_input, seeds, changed, watched=(hardware, plan, run_job, units), most_bytes=16, hang_s=120)
 
 if __name__ == "__main__":
     fuzzers.main(TARGET)

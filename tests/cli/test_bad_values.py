@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 
-from fogconv.cli.option_values import OptionValue
+from fogconv.cli.options.values import OptionValue
 from tests.cli import program
 from tests.cli.bad_values import BAD, bad_values, options, prepared, spelling
 from tests.cluster.launch import environment
@@ -83,7 +83,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(("command", "name", "declared"), VALUED)
 def test_every_option_has_a_kind(command: str, name: str, declared: Any) -> None:
     value = declared.parser
-    assert isinstance(value, OptionValue), f"give {command}'s {name} a value of fogconv.cli.option_values, as its parser"
+    assert isinstance(value, OptionValue), f"give {command}'s {name} a value of fogconv.cli.options.values, as its parser"
     assert value.kind in BAD, f"tests.cli.bad_values.BAD has no values of the kind {value.kind}"
 
 

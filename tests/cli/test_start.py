@@ -58,7 +58,7 @@ def test_an_output_that_can_not_be_written_is_one_sentence(options: tuple[str, .
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "fogconv: the output can't be written: No space left on device\n"
+    assert done.stderr == "fogconv speedup: the output can't be written: No space left on device\n"
 
 
 def test_a_reader_that_ends_early_ends_the_program_quietly() -> None:

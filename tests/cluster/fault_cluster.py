@@ -19,9 +19,11 @@ from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.worker.server import Worker
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Add, Conv, Host, Layer, LayerGraph, Tensor
-from fogconv.ir.program import AnyStep, Program
-from fogconv.ir.program import Conv as ConvStep
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Add, Conv, Host, Layer, Tensor
+from fogconv.ir.program import Program
+from fogconv.ir.steps import AnyStep
+from fogconv.ir.steps import Conv as ConvStep
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.interface import nothing
 from fogconv.cluster.executor.mailbox import Mailbox
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import Region
-from fogconv.ir.program import weight_key
+from fogconv.ir.program import Program
 
 PIECE = Region.whole(16, 1, 1)
 
@@ -24,7 +25,7 @@ class FakeExecutable:
 
     def __init__(
         self,
-        program: ir.Program,
+        program: Program,
         weights: Mapping[str, NDArray[np.float32]],
         *,
         threads: int = 1,
@@ -62,11 +63,11 @@ class FakeExecutable:
         return outputs
 
 
-def fake_local(program: ir.Program, weights: Mapping[str, Any], host: Any) -> FakeExecutable:
+def fake_local(program: Program, weights: Mapping[str, Any], host: Any) -> FakeExecutable:
     return FakeExecutable(program, weights)
 
 
-def star(workers: Sequence[int], region: Region = PIECE, *, ranks: int = 0) -> tuple[list[ir.Program], dict[str, Any]]:
+def star(workers: Sequence[int], region: Region = PIECE, *, ranks: int = 0) -> tuple[list[Program], dict[str, Any]]:
     """The master sends its input to each worker, each adds its own weight (its rank), the master sums what comes back."""
     ranks = ranks or max(workers) + 1
     buffers = (ir.Buffer("x", region), ir.Buffer("y", region))
@@ -78,14 +79,14 @@ def star(workers: Sequence[int], region: Region = PIECE, *, ranks: int = 0) -> t
         weights[weight_key(weight)] = weight
         master.append(ir.Send(0, 0, region, rank, rank))
         steps = (ir.Recv(0, 0, region, 0, rank), ir.Copy(0, 0, region, 1), ir.Send(0, 1, region, 0, 100 + rank))
-        programs.append(ir.Program(rank, ranks, 1, ("layer",), buffers, steps, {weight_key(weight): (4,)}))
+        programs.append(Program(rank, ranks, 1, ("layer",), buffers, steps, {weight_key(weight): (4,)}))
     for place, rank in enumerate(workers):
         master.append(ir.Recv(0, 1, region, rank, 100 + rank, accumulate=place > 0))
     master.append(ir.Output(0, 0, 1, region))
-    return [ir.Program(0, ranks, 1, ("layer",), buffers, tuple(master), {}), *programs], weights
+    return [Program(0, ranks, 1, ("layer",), buffers, tuple(master), {}), *programs], weights
 
 
-def ring(workers: Sequence[int], rounds: int = 1, region: Region = PIECE) -> tuple[list[ir.Program], dict[str, Any]]:
+def ring(workers: Sequence[int], rounds: int = 1, region: Region = PIECE) -> tuple[list[Program], dict[str, Any]]:
     """The input goes from the master to the first worker, on to the next …, ``rounds`` times, and back to the master."""
     stops = [0, *(list(workers) * rounds), 0]
     buffers = (ir.Buffer("x", region),)
@@ -99,4 +100,4 @@ def ring(workers: Sequence[int], rounds: int = 1, region: Region = PIECE) -> tup
     steps[0].append(ir.Output(0, 0, 0, region))
     layers = tuple(f"layer {number}" for number in range(len(stops)))
     ranks = max(workers) + 1
-    return [ir.Program(rank, ranks, 1, layers, buffers, tuple(part), {}) for rank, part in steps.items()], {}
+    return [Program(rank, ranks, 1, layers, buffers, tuple(part), {}) for rank, part in steps.items()], {}

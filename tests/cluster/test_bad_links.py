@@ -14,8 +14,9 @@ from fogconv.cluster.transport.zeromq.endpoint import ZeromqEndpoint
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import FogconvError
 from fogconv.hardware.address import parse_address
-from fogconv.ir import program as ir
-from fogconv.ir.program import weight_key
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
+from fogconv.ir.program import Program
 from tests.cluster.cluster_of import eventually
 from tests.cluster.programs import PIECE, FakeExecutable, fake_local
 from tests.cluster.proxy import Proxy, unaltered
@@ -28,7 +29,7 @@ WEIGHT = np.full((1 << 18,), 2.0**-18, np.float32)
 WAIT_S = 3.0
 
 
-def one_worker() -> tuple[list[ir.Program], dict[str, np.ndarray]]:
+def one_worker() -> tuple[list[Program], dict[str, np.ndarray]]:
     """The worker adds the sum of its weight, 1, to the input."""
     buffers = (ir.Buffer("x", PIECE), ir.Buffer("y", PIECE))
     key = weight_key(WEIGHT)
@@ -40,8 +41,8 @@ def one_worker() -> tuple[list[ir.Program], dict[str, np.ndarray]]:
     )
     steps = (ir.Recv(0, 0, PIECE, 0, 1), ir.Copy(0, 0, PIECE, 1), ir.Send(0, 1, PIECE, 0, 2))
     programs = [
-        ir.Program(0, 2, 1, ("layer",), buffers, master, {}),
-        ir.Program(1, 2, 1, ("layer",), buffers, steps, {key: WEIGHT.shape}),
+        Program(0, 2, 1, ("layer",), buffers, master, {}),
+        Program(1, 2, 1, ("layer",), buffers, steps, {key: WEIGHT.shape}),
     ]
     return programs, {key: WEIGHT}
 

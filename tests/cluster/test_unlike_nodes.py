@@ -16,7 +16,8 @@ import pytest
 from fogconv.cluster.connect import connect
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Conv, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Tensor
 from fogconv.kernels.reference import conv2d as reference
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 
 from fogconv.frontend.fusion import nest_concats
-from fogconv.ir.graph import Concat, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat, Tensor
 from tests.graph_reference import run_outputs
 from tests.random_graphs import graphs, numbers_for
 

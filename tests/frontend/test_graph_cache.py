@@ -11,7 +11,8 @@ import pytest
 
 from fogconv.frontend import graph_cache
 from fogconv.frontend.graph_cache import keep, kept, place
-from fogconv.ir.graph import GlobalPool, Host, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import GlobalPool, Host, Tensor
 from fogconv.zoo.card import ModelCard
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.preprocessing import Preprocessing

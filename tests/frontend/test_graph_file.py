@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 
 from fogconv.errors import ModelError
 from fogconv.frontend.graph_file import ALIGNMENT, packed, unpacked
-from fogconv.ir.graph import Elementwise, Host, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Elementwise, Host, Tensor
 from tests.random_graphs import graphs
 
 

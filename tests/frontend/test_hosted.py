@@ -11,12 +11,13 @@ from onnx import helper
 
 from fogconv.analysis.forecast import forecast
 from fogconv.cli.output.tables.plan import print_plan
-from fogconv.frontend.graph_builder import AMONG_HOSTED, OTHER_FORM, UNKNOWN
+from fogconv.frontend.building.hosted import AMONG_HOSTED, OTHER_FORM, UNKNOWN
 from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.read import read
 from fogconv.frontend.onnx.translate import Node
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.planning.planner import plan
 from tests.frontend.onnx.test_rules import node, numbers, saved
 

@@ -16,7 +16,8 @@ from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError, ModelError
 from fogconv.frontend.ports import arrays_of, nested
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host, LayerGraph, Port, Tensor
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import Host, Tensor
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

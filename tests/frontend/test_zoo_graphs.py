@@ -12,7 +12,7 @@ import pytest
 from fogconv.errors import InputError
 from fogconv.frontend import zoo_graphs
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host
+from fogconv.ir.layers import Host
 from fogconv.planning.memory import needed_bytes
 from fogconv.planning.planner import plan
 from fogconv.zoo.accuracy import accuracies

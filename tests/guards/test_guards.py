@@ -16,11 +16,13 @@ from fogconv.cluster.executor.executable import Executable
 from fogconv.errors import InputError
 from fogconv.guards.checksums import FEWEST_SUMS, PROJECTIONS, SUMMED, dense, projected, signs, summed
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import ConvSpec, Region
-from fogconv.ir.graph import Conv, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.ir.program import Gather, Program, expendable
+from fogconv.ir.layers import Conv, Tensor
+from fogconv.ir.program import Program, expendable
+from fogconv.ir.steps import Gather
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.scheme_options import SchemeOptions
 from fogconv.planning.star import plan_star

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.graph import Concat, Conv, Host, LayerGraph, Tensor
-from fogconv.ir.program import Recv, Send
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat, Conv, Host, Tensor
 from fogconv.ir.stages import made_before, one_by_one, stages
+from fogconv.ir.steps import Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from fogconv.hardware.topology import Topology
 from fogconv.ir import layout, plan, shard
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Span
-from fogconv.ir.graph import Add, Concat, Conv, GlobalPool, LayerGraph, Pool, Tensor
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
+from fogconv.ir.layers import Add, Concat, Conv, GlobalPool, Pool, Tensor
 from fogconv.ir.plan import load_plan
 from fogconv.lowering import buffers, lower, plan_check, program_builder
 from fogconv.planning.plan_options import PlanOptions

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
-from fogconv.ir.graph import Concat, Conv, LayerGraph, Pool, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat, Conv, Pool, Tensor
 from fogconv.lowering.buffers import Held, Residency, margins
 
 

@@ -20,12 +20,14 @@ from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import GeometryError, PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span
-from fogconv.ir.graph import Concat, Conv, Host, Layer, LayerGraph, Slice, Tensor
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Guard, Protection
+from fogconv.ir.layers import Concat, Conv, Host, Layer, Slice, Tensor
 from fogconv.ir.layout import Layout
 from fogconv.ir.plan import Placement, Plan
-from fogconv.ir.program import Conv as ConvStep
-from fogconv.ir.program import Send, decode, encode
+from fogconv.ir.program import decode, encode
+from fogconv.ir.steps import Conv as ConvStep
+from fogconv.ir.steps import Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook

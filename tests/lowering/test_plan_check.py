@@ -11,8 +11,9 @@ import pytest
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import GlobalPool, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Guard
+from fogconv.ir.layers import GlobalPool, Tensor
 from fogconv.ir.layout import on
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.shard import Work

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fogconv.ir.program import weight_key
+from fogconv.ir.arrays import weight_key
 from fogconv.lowering.weight_slices import Cuts
 
 WHOLE = {"w": np.random.default_rng(3).standard_normal((6, 4, 3, 3)), "b": np.arange(6, dtype=np.float32)}

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology
 from fogconv.ir.geometry import Region, Span
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.layout import Transfer
-from fogconv.ir.program import WIRE_BYTES, Copy, HostOutput, Input, Output
-from fogconv.ir.program import Host as HostStep
 from fogconv.ir.shard import Work
+from fogconv.ir.steps import WIRE_BYTES, Copy, HostOutput, Input, Output
+from fogconv.ir.steps import Host as HostStep
 from fogconv.lowering.lower import lower
 from fogconv.planning.cost import Prices
 from fogconv.planning.plan_options import PlanOptions

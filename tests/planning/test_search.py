@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span, subtract
-from fogconv.ir.graph import Conv, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Tensor
 from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.ir.plan import Plan, load_plan, save_plan
-from fogconv.ir.program import Recv
 from fogconv.ir.shard import Work, level
+from fogconv.ir.steps import Recv
 from fogconv.lowering.lower import lower
 from fogconv.lowering.overlap import hidden_share, interior_first
 from fogconv.planning.memory import needed_bytes

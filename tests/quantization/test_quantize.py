@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fogconv.errors import InputError, ModelError
-from fogconv.ir.graph import AcrossChannels, Conv, Convert, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import AcrossChannels, Conv, Convert, Tensor
 from fogconv.quantization.plain_form import plain_form
 from fogconv.quantization.precision import for_shapes, in_precision, precision_report
 from fogconv.quantization.quantize import quantized

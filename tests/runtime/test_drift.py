@@ -17,7 +17,8 @@ from fogconv.cluster.executor.executable import Executable
 from fogconv.hardware.topology import Link, Topology, kernel_class
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.plan import Plan
-from fogconv.ir.program import Conv, Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Conv, Recv, Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan

@@ -16,7 +16,7 @@ from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.worker.server import Worker
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.program import Pixels, Send
+from fogconv.ir.steps import Pixels, Send
 from fogconv.planning.limits.allowed import sent_tensors
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine

@@ -455,7 +455,7 @@ def test_who_is_lost_before_the_first_inference_is_named_and_taken_back(cluster:
 
 def test_an_error_that_is_no_loss_is_not_run_again(cluster: FaultCluster) -> None:
     engine = cluster.engine("rows")
-    cluster.alive["worker/1"][0]._sessions["master"].programs.clear()
+    cluster.alive["worker/1"][0]._masters.sessions["master"].programs.clear()
     with pytest.raises(WorkerFailedError, match="no program"):
         engine.run(image())
 

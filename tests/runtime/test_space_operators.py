@@ -15,7 +15,8 @@ from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 

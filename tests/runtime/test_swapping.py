@@ -16,7 +16,7 @@ from fogconv.cluster.session.session import Session
 from fogconv.errors import PlannerError, SwapError
 from fogconv.hardware.topology import USUAL_READ_BYTES_PER_S, Topology
 from fogconv.ir.geometry import Span
-from fogconv.ir.graph import Pool
+from fogconv.ir.layers import Pool
 from fogconv.ir.memory.footprint import PROCESS_BYTES, room
 from fogconv.ir.memory.swapping import read_bytes
 from fogconv.ir.plan import load_plan, save_plan

@@ -13,7 +13,8 @@ from fogconv.errors import ClusterError, InputError
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.memory.swapping import read_bytes
-from fogconv.ir.program import Buffer, Conv, Program, Recv, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Buffer, Conv, Recv, Send
 from fogconv.simulation.simulator import Disturbance, simulate
 
 SPEC = ConvSpec(16, 16, 8, 8, (1, 1))

@@ -9,9 +9,10 @@ import numpy as np
 
 from fogconv.cluster.executor.interface import Binder
 from fogconv.errors import KernelError, shown
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import PoolSpec
 from fogconv.ir.precision.scale import Precision
+from fogconv.ir.program import Program
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.elementwise import bind_affine
@@ -57,7 +58,7 @@ def _conv(binder: Binder, step: steps.Conv) -> Bound:
     return bound
 
 
-def prepared(step: steps.Conv, program: steps.Program, weights: Mapping[str, Any], threads: int) -> PreparedBytes:
+def prepared(step: steps.Conv, program: Program, weights: Mapping[str, Any], threads: int) -> PreparedBytes:
     """An 8-bit conv with its weights packed."""
     read, made = program.buffers[step.source].precision, program.buffers[step.target].precision
     factors, bounds = None, None
@@ -112,6 +113,16 @@ def _add(binder: Binder, step: steps.Add) -> Bound:
     return elementwise.bind_add(one, other, target, (a.zero, b.zero), factors, target_of(made, step.activation))
 
 
+def _elementwise(binder: Binder, step: steps.Elementwise) -> Bound:
+    if len(step.sources) != 1 or step.constant is not None:
+        raise KernelError(f"{step.op} of 8-bit maps is a table, of one map and no constant")
+    read, made = _precision(binder, step.sources[0]), _precision(binder, step.target)
+    source, target = binder.view(step.sources[0], step.source_regions[0]), binder.view(step.target, step.target_region)
+    activation = f"{step.op}({', '.join(map(repr, step.parameters))})" if step.parameters else step.op
+    entries = reference.activation_table(_scale(read), _scale(made), activation)
+    return elementwise.bind_table(source, target, entries)
+
+
 def _gate(binder: Binder, step: steps.Gate) -> Bound:
     a, b, made = (_precision(binder, buffer) for buffer in (step.source, step.gate, step.target))
     source, gate = binder.view(step.source, step.source_region), binder.view(step.gate, step.gate_region)
@@ -153,6 +164,7 @@ QUANTIZED: Mapping[type[steps.Step], Bind] = {
     steps.Conv: _conv,
     steps.Convert: _convert,
     steps.Add: _add,
+    steps.Elementwise: _elementwise,
     steps.Gate: _gate,
     steps.Pool: _pool,
     steps.GlobalPool: _global_pool,

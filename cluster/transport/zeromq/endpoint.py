@@ -13,15 +13,12 @@ changes, and a send may consume one: so after a send the socket is checked again
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,24 +32,24 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq import dialing
+from fogconv.cluster.transport.zeromq.admission.callers import Callers
+from fogconv.cluster.transport.zeromq.admission.doorkeeper import Doorkeeper
+from fogconv.cluster.transport.zeromq.admission.register import Limits, Register
 from fogconv.cluster.transport.zeromq.chunking import BEHIND, BEHIND_BYTES, SHORT_BYTES, Assembly, cut, cut_behind
 from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit, roomy_context
 from fogconv.cluster.transport.zeromq.direct.exchange import Exchange
 from fogconv.cluster.transport.zeromq.direct.opening import is_about_opening
-from fogconv.cluster.transport.zeromq.doorkeeper import Doorkeeper
-from fogconv.cluster.transport.zeromq.register import Account, Limits, Register
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import LINGER_MS, Socket, bound, connected, trouble
+from fogconv.cluster.transport.zeromq.wake_pipe import WakePipe
 from fogconv.errors import ConnectError
 from fogconv.hardware.address import parse_address
 
 if TYPE_CHECKING:
-    from zmq.auth.thread import ThreadAuthenticator
+    from fogconv.cluster.transport.zeromq.admission.authentication import Authentication
 
 log = logging.getLogger("fogconv.transport")
 
-PROBE_DELAYS_S = (0.01, 0.1, 0.5)
-"""After a ROUTER lost a connection its routing id disappears shortly after."""
 SKIPPED_AT_ONCE = 1000
 """Messages of ignored peers that are skipped before other work is done."""
 STRANGER_MESSAGE_BYTES = 16 << 10
@@ -63,17 +60,6 @@ _BAD_HANDSHAKE_REASON = (
 )
 _READABLE = select.POLLIN
 _LAST = int(zmq.NOBLOCK)
-
-
-@dataclass(slots=True)
-class _Caller(Account):
-    """A peer that connected here. ``fd``: its connection's descriptor, which is ZeroMQ's; -1 where that is not known."""
-
-    credential: str | None = None
-    fd: int = -1
-    trusted: bool = False
-    ignored: bool = False
-    """Nothing that comes of it is even looked at, nor settled with the doorkeeper: a little more, and it is shown out."""
 
 
 class ZeromqEndpoint:
@@ -105,8 +91,7 @@ class ZeromqEndpoint:
         self._resolver = resolver or Resolver()
         self._shared = shared
         self._sharing = Sharing(max_payload_bytes)
-        self._admitted: frozenset[str] = frozenset()
-        self._authenticator: ThreadAuthenticator | None = None
+        self._authentication: Authentication | None = None
         self._turned_away = 0
         self._heartbeat_s = heartbeat_s
         self._lock = threading.RLock()
@@ -117,23 +102,20 @@ class ZeromqEndpoint:
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
         self._changed: dict[Socket, bool] = {}  # True: it has reported a message; False: it has to be polled
         self._links: dict[Peer, Socket] = {}
-        self._incoming: dict[Peer, _Caller] = {}
+        self._callers = Callers(self._reachable, self._forget_halves)
+        self._incoming = self._callers.known
         self._has_room = has_room
         self._assembly = Assembly(max_payload_bytes, lambda nbytes: has_room(nbytes + self._behind.promised))
         self._behind = Assembly(max_payload_bytes, lambda nbytes: has_room(nbytes + self._assembly.promised), BEHIND_BYTES)
-        self._probe_at: deque[float] = deque()
+        self._probe_at = self._callers.probe_at
         self._events: deque[Event] = deque()
         self._waiting = False
         self._woken = False
         self._closed = False
-        self._pipe: tuple[int, ...] = os.pipe()
-        self._wake_read, self._wake_write = self._pipe
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._poller.register(self._wake_read, _READABLE)
+        self._pipe = WakePipe()
+        self._poller.register(self._pipe.fd, _READABLE)
         self._router: Socket | None = None
         self._host = ""
-        self._doorkeeper: Doorkeeper | None = None
         self._stumbled = False
         self.address = ""
         if bind is not None:
@@ -145,35 +127,23 @@ class ZeromqEndpoint:
 
     def _bind(self, address: str) -> Socket:
         if self._keys is not None:
-            self._authenticate()
+            # Imported late: asyncio costs half of this module's import time.
+            from fogconv.cluster.transport.zeromq.admission.authentication import Authentication
+
+            self._authentication = Authentication(self._context, self._keys.masters)
         router = bound(self._context, address, self._heartbeat_s, None if self._keys is None else self._keys.own)
         self.address = router.raw.getsockopt_string(zmq.LAST_ENDPOINT)
         self._host = parse_address(self.address, listening=True).host
         self._watch(router)
         register = Register(Limits.within(self._descriptors))
         try:
-            self._doorkeeper = Doorkeeper(
+            self._callers.doorkeeper = Doorkeeper(
                 router.monitor, self._connection_ended, self._handshake_failed, register, self._has_room
             )
         except OSError as error:
             self._forget(router, 0)
             raise ConnectError(f"{address} can't be watched: {error.strerror}") from error
         return router
-
-    def _authenticate(self) -> None:
-        """Let ZeroMQ ask, in pyzmq's thread, whether a client with this key may connect."""
-        # Imported late: asyncio costs half of this module's import time.
-        from zmq.auth.thread import ThreadAuthenticator
-
-        authenticator = ThreadAuthenticator(self._context)
-        authenticator.start()
-        authenticator.configure_curve_callback(credentials_provider=self)
-        self._authenticator = authenticator
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """pyzmq's authenticator calls this for every client."""
-        assert self._keys is not None
-        return key.decode() in self._keys.masters or key.decode() in self._admitted
 
     def _watch(self, link: Socket) -> None:
         for fd, is_monitor in zip(link.descriptors, (False, True), strict=False):
@@ -202,7 +172,7 @@ class ZeromqEndpoint:
             self._watch(link)
             self._links[link] = link
             self._dial(link)
-            self._interrupt()
+            self._pipe.write()
             return link
 
     def _dial(self, link: Socket) -> None:
@@ -231,7 +201,7 @@ class ZeromqEndpoint:
                     trouble = f"it can't be connected to: {error.strerror}"
             if trouble:
                 self._lose(link, trouble)
-                self._interrupt()
+                self._pipe.write()
 
     def disconnect(self, peer: Peer) -> None:
         with self._lock:
@@ -242,40 +212,28 @@ class ZeromqEndpoint:
 
     def trust(self, peer: Peer) -> None:
         with self._lock:
-            link, caller = self._links.get(peer), self._incoming.get(peer)
-            if link is not None:
-                link.trusted = True
-                link.release()
-                self._changed[link] = False  # what waits goes out with the next look
-                self._interrupt()
-            elif caller is not None and not caller.trusted and self._doorkeeper is not None:
-                caller.trusted = True
-                self._doorkeeper.admit(caller.fd, caller)
+            link = self._links.get(peer)
+            if link is None:
+                self._callers.trust(peer)
+                return
+            link.trusted = True
+            link.release()
+            self._changed[link] = False  # what waits goes out with the next look
+            self._pipe.write()
 
     def distrust(self, peer: Peer) -> None:
         with self._lock:
-            caller = self._incoming.get(peer)
-            if caller is not None and caller.trusted and self._doorkeeper is not None:
-                caller.trusted = False
-                self._forget_halves(peer)
-                self._doorkeeper.dismiss(caller.fd)
+            self._callers.distrust(peer)
 
     def ignore(self, peer: Peer) -> None:
         with self._lock:
-            self.distrust(peer)
-            caller = self._incoming.get(peer)
-            if caller is not None:
-                # It stays known until its connection has ended: more of it may be here already.
-                caller.ignored = True
+            self._callers.ignore(peer)
 
     def drop(self, peer: Peer) -> None:
         with self._lock:
-            self.ignore(peer)
-            caller = self._incoming.get(peer)
-            if caller is None:
+            self._callers.ignore(peer)
+            if not self._callers.show_out(peer):
                 self.disconnect(peer)
-            elif self._doorkeeper is not None:
-                self._doorkeeper.show_out(caller.fd)
 
     def hold(self, peer: Peer) -> None:
         with self._lock:
@@ -290,9 +248,7 @@ class ZeromqEndpoint:
                 link.behind.extend(cut_behind(frames))
                 self._send_behind(link)
                 return
-            if not ordered and (
-                self._send_directly(link, peer, frames) if peer in self._exchange.connections else self._propose(link)
-            ):
+            if not ordered and self._send_directly(link, peer, frames):
                 return
             if link is None:  # not connected by this end: the ROUTER knows it, or it is lost
                 link = self._router
@@ -303,7 +259,7 @@ class ZeromqEndpoint:
             if size <= SHORT_BYTES and not link.backlog and link.send(peer, (b"".join(frames),)) is not False:
                 self._changed[link] = False
                 if self._waiting:
-                    self._interrupt()
+                    self._pipe.write()
                 return
             self._put(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
 
@@ -338,24 +294,29 @@ class ZeromqEndpoint:
                     self._waiting = False
                 if not self._closed:
                     for fd, _ in ready:
-                        self._note(fd)
+                        peer = self._exchange.peer_at.get(fd)
+                        if peer is not None:
+                            self._hear_directly(peer)
+                        else:
+                            self._note(fd)
                     self._exchange.expire()
-            self._close_pipe()
+            self._pipe.close()
             return None
 
     def wake(self) -> None:
         with self._lock:
             self._woken = True
-            self._interrupt()
+            self._pipe.write()
 
     def admit(self, keys: frozenset[str]) -> None:
-        self._admitted = keys
+        if self._authentication is not None:
+            self._authentication.admitted = keys
 
     def probe(self, peer: Peer) -> bool:
         with self._lock:
             if isinstance(peer, Socket):
                 return peer in self._links
-            return peer in self._incoming and self._reachable(peer)
+            return self._callers.probe(peer)
 
     def diagnose(self, address: str) -> str:
         parsed = parse_address(address)
@@ -367,8 +328,8 @@ class ZeromqEndpoint:
         return "; ".join(f"{number}: {trouble(parsed.at(number)) or 'it is open'}" for number in found.numbers)
 
     def close(self) -> None:
-        if self._doorkeeper is not None:
-            self._doorkeeper.stop()  # without the lock, which it takes to say that a connection ended
+        if self._callers.doorkeeper is not None:
+            self._callers.doorkeeper.stop()  # without the lock, which it takes to say that a connection ended
         with self._lock:
             if self._closed:
                 return
@@ -382,13 +343,13 @@ class ZeromqEndpoint:
             self._router = None
             self._sharing.close()
             self._exchange.close()
-            self._interrupt()
-        if self._authenticator is not None:
-            self._authenticator.stop()
+            self._pipe.write()
+        if self._authentication is not None:
+            self._authentication.stop()
         self._context.term()
         with self._lock:
             if not self._waiting:
-                self._close_pipe()
+                self._pipe.close()
 
     # Under the lock
 
@@ -397,14 +358,14 @@ class ZeromqEndpoint:
         link.put(peer, parts)
         self._changed[link] = False
         if self._waiting:
-            self._interrupt()
+            self._pipe.write()
 
     def _send_behind(self, link: Socket) -> None:
         """Send of what is behind as much as may be on its way."""
         link.send_waiting()
         self._changed[link] = False
         if self._waiting:
-            self._interrupt()
+            self._pipe.write()
 
     def _by_reference(self, link: Socket, peer: Peer, frames: Sequence[Frame]) -> Sequence[list[Frame]]:
         """A large message as a reference where the peer has mapped this memory; otherwise as a normal message."""
@@ -415,41 +376,55 @@ class ZeromqEndpoint:
         return cut(frames) if offer is None else (offer, *cut(frames))
 
     def _send_directly(self, link: Socket | None, peer: Peer, frames: Sequence[Frame]) -> bool:
-        """Send a message over the direct connection. False where it has to take the link."""
+        """Send a message over the direct connection, if there is one. False where it has to take the link."""
+        connection = self._exchange.connections.get(peer)
+        if connection is None:
+            self._propose(link)
+            return False
+        message = frames
         try:
             if len(frames[-1]) >= SHARED_BYTES:
                 referring = self._sharing.refer(peer, frames)
                 if referring is not None:
-                    if not self._exchange.send(peer, referring):
-                        link = link or self._router
-                        assert link is not None  # a direct connection lies beside one
-                        self._put(link, peer, (referring,))
-                    return True
-                if self._shared and link is not None and link.near:
+                    message = referring
+                elif self._shared and link is not None and link.near:
                     return False  # which offers this memory
-            sent = self._exchange.send(peer, frames)
-            if self._waiting and self._exchange.connections[peer].rest:
-                self._interrupt()
-            return sent
+            sent = connection.send(message)
         except OSError as error:
+            self._exchange.forget(peer)
             self._break(peer, error)
             return True
+        if connection.rest:
+            self._exchange.flush_later(connection)
+            if self._waiting:
+                self._pipe.write()
+        if not sent and message is not frames:
+            link = link or self._router
+            assert link is not None  # a direct connection lies beside one
+            self._put(link, peer, (list(message),))
+            return True
+        return sent
 
-    def _propose(self, link: Socket | None) -> bool:
+    def _propose(self, link: Socket | None) -> None:
         """Ask for a direct connection to the other end of a link that ``connect`` opened, if that was not done."""
         if self._direct and link is not None and link.trusted:
             ask = self._exchange.ask(link, link.near, link.sealed)
             if ask is not None:
                 self._put(link, link, ([ask],))
-        return False
 
     def _hear_directly(self, peer: Peer) -> None:
-        """What has come over a direct connection."""
+        """What has come over a direct connection; what waits for it is sent, too."""
+        connection = self._exchange.connections[peer]
         try:
-            messages = self._exchange.read(peer)
+            if connection.rest:
+                self._exchange.flush(connection)
+            messages, lasts = connection.read()
         except OSError as error:
+            self._exchange.forget(peer)
             self._break(peer, error)
             return
+        if not lasts:
+            self._exchange.forget(peer)
         for frames in messages:
             self._events.append(Arrival(peer, frames if len(frames) < 3 else self._sharing.resolve(peer, frames)))
 
@@ -468,7 +443,7 @@ class ZeromqEndpoint:
             self.drop(peer)
             self._events.append(Loss(peer, "the connection ended"))
         if self._waiting:
-            self._interrupt()
+            self._pipe.write()
 
     def _agree(self, link: Socket, peer: Peer, frame: bytes) -> None:
         """An ask for a direct connection, or an offer of one."""
@@ -488,24 +463,9 @@ class ZeromqEndpoint:
         self._behind.forget(peer)
         self._sharing.forget(peer)
 
-    def _close_pipe(self) -> None:
-        pipe, self._pipe = self._pipe, ()
-        for fd in pipe:
-            os.close(fd)
-
-    def _interrupt(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            if self._pipe:
-                os.write(self._wake_write, b"!")
-
     def _note(self, fd: int) -> None:
-        peer = self._exchange.peer_at(fd)
-        if peer is not None:
-            self._hear_directly(peer)
-            return
-        if fd == self._wake_read:
-            with contextlib.suppress(BlockingIOError):
-                os.read(fd, 4096)
+        if fd == self._pipe.fd:
+            self._pipe.drain()
             return
         watched = self._by_fd.get(fd)
         if watched is None:
@@ -518,14 +478,12 @@ class ZeromqEndpoint:
 
     def _work(self) -> None:
         """Read the next message of the sockets that changed, send what waits for them, and handle lost peers."""
-        if self._probe_at and time.monotonic() >= self._probe_at[0]:
-            self._probe_at.popleft()
-            for peer in list(self._incoming):
-                if not self._reachable(peer):
-                    self._read_to_the_end(peer)
-                    self._incoming.pop(peer, None)
-                    self._forget_halves(peer)
-                    self._events.append(Loss(peer, "the connection ended"))
+        if self._probe_at:
+            for peer in self._callers.unreachable():
+                self._read_to_the_end(peer)
+                self._incoming.pop(peer, None)
+                self._forget_halves(peer)
+                self._events.append(Loss(peer, "the connection ended"))
         while self._changed and not self._events:
             link = next((link for link, told in self._changed.items() if told), None)
             if link is None:
@@ -560,7 +518,8 @@ class ZeromqEndpoint:
                     frame = take(_LAST, False)
                     caller = self._incoming.get(peer)
                     if caller is None:
-                        caller = self._meet(peer, frame)
+                        key = None if self._keys is None else str(frame["User-Id"])
+                        caller = self._callers.meet(peer, key, int(frame.get(zmq.SRCFD)))
                     trusted = caller.trusted
                     if not trusted and caller.ignored:
                         # At once, and not by the rounds that other messages make: it may have left thousands.
@@ -592,14 +551,6 @@ class ZeromqEndpoint:
             self.drop(peer)
             self._events.append(Loss(peer, f"its message could not be taken: {error}"))
         return True
-
-    def _meet(self, peer: Peer, frame: Any) -> _Caller:
-        """A peer's first message."""
-        credential = None if self._keys is None else str(frame["User-Id"])
-        caller = self._incoming[peer] = _Caller(credential=credential, fd=int(frame.get(zmq.SRCFD)))
-        # Its connection may have ended before this was read, with thousands of messages behind it, or been given up.
-        caller.ignored = not self._reachable(peer)
-        return caller
 
     def _take_rest(self, link: Socket, peer: Peer, header: bytes, frame: Any, trusted: bool, credential: str | None) -> None:
         """The further frames of a message, and what they are."""
@@ -643,12 +594,8 @@ class ZeromqEndpoint:
         return self._behind.add(peer, [bytes(frames[1]), *frames[2:]])
 
     def _take_from_stranger(self, peer: Peer, header: bytes, frames: int, nbytes: int, credential: str | None) -> None:
-        caller = self._incoming.get(peer)
-        if caller is not None and self._doorkeeper is not None:
-            if caller.ignored:
-                return
-            self._doorkeeper.settle(caller.fd, frames, nbytes)
-        if len(header):  # an empty one is a probe, or the rest of a message that is not accepted
+        # An empty one is a probe, or the rest of a message that is not accepted.
+        if self._callers.settle(peer, frames, nbytes) and len(header):
             self._events.append(Arrival(peer, (header[:STRANGER_MESSAGE_BYTES],), credential))
 
     def _read_monitor(self, link: Socket) -> None:
@@ -677,18 +624,12 @@ class ZeromqEndpoint:
         self._forget(link, 0)
         self._events.append(Loss(link, reason))
 
-    def _probe_soon(self) -> None:
-        """Probe the peers shortly, and again. A probe that is due already stays due, however many connections end."""
-        now = time.monotonic()
-        due = [self._probe_at[0]] if self._probe_at else []
-        self._probe_at = deque([*due, *(now + delay for delay in PROBE_DELAYS_S)])
-
     # From the doorkeeper's thread
 
     def _connection_ended(self) -> None:
         with self._lock:
-            self._probe_soon()
-            self._interrupt()
+            self._callers.probe_soon()
+            self._pipe.write()
 
     def _handshake_failed(self) -> None:
         self._turned_away += 1

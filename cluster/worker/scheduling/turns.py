@@ -22,20 +22,23 @@ class Turns:
     """One turn at a time; who waits for it is served by the number of its run."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # A lock of its own, because entering a Condition is a call in Python, and most turns are given and taken alone.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._taken = False
         self._waiting: list[int] = []
 
     def take(self, run: int) -> None:
-        with self._changed:
-            insort(self._waiting, run)
-            while self._taken or self._waiting[0] != run:
-                self._changed.wait()
-            del self._waiting[0]
+        with self._lock:
+            if self._taken or self._waiting:
+                insort(self._waiting, run)
+                while self._taken or self._waiting[0] != run:
+                    self._changed.wait()
+                del self._waiting[0]
             self._taken = True
 
     def give(self) -> None:
-        with self._changed:
+        with self._lock:
             self._taken = False
             if self._waiting:
                 self._changed.notify_all()
@@ -67,7 +70,8 @@ class TurnMailbox(RunMailbox):
         self._copies = copies
 
     def send(self, to: int, tag: int, payload: Frame) -> None:
-        super().send(to, tag, bytes(payload) if self._copies else payload)
+        self.sent_bytes += len(payload)
+        self._post(to, tag, bytes(payload) if self._copies else payload)
 
     def room(self, nbytes: int) -> memoryview | None:
         return None if self._copies else super().room(nbytes)
@@ -77,11 +81,13 @@ class TurnMailbox(RunMailbox):
         self._turns.let_older(self.run)
 
     def _wait(self, ready: Callable[..., T | None], timeout_s: float, *about: Any) -> T | None:
-        found = super()._wait(ready, 0.0, *about)
+        board = self._board
+        with board.lock:
+            found = ready(*about)
         if found is not None or timeout_s <= 0:
             return found
         self._turns.give()
         try:
-            return super()._wait(ready, timeout_s, *about)
+            return board.wait(ready, timeout_s, *about)
         finally:
             self._turns.take(self.run)

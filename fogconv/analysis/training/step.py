@@ -17,9 +17,10 @@ from typing import Any
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.hardware.training_costs import pass_s
-from fogconv.ir import program as steps
+from fogconv.ir import steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
 from fogconv.ir.program import Program
 from fogconv.ir.shard import Shard

@@ -11,9 +11,10 @@ from fogconv.calibration.fusion.operators import CHANNELS, CLIP, KERNEL, PADDING
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.microbenchmark import NoMailbox
 from fogconv.frontend.fusion import fuse
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec
-from fogconv.ir.graph import Add, Affine, Conv, Elementwise, GlobalPool, Layer, LayerGraph, Pool, Port, Tensor
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import Add, Affine, Conv, Elementwise, GlobalPool, Layer, Pool, Tensor
 from fogconv.ir.plan import Plan, at_home
 from fogconv.lowering.lower import lower
 

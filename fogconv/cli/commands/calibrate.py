@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.choices import choice
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import CLUSTER, NET, output
+from fogconv.cli.options.choices import choice
+from fogconv.cli.options.connection import InsecureOption, KeysOption
+from fogconv.cli.options.values import CLUSTER, NET, output
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences
@@ -243,7 +243,9 @@ def _show(profile: Profile, scores: dict[str, Any], took_s: float) -> None:
     console.print(table)
     for rank, device in enumerate(profile.devices):
         rates = (
-            f"{kind} {1e-9 / cost:.1f}" for kind, cost in device.map_s_per_byte.items() if kind != "default" and cost > 0
+            f"{kind} {1e-9 / cost:.1f}"
+            for kind, cost in device.map_s_per_byte.items()
+            if not kind.endswith("default") and cost > 0
         )
         if device.map_s_per_byte:
             console.print(Paragraph(f"Other steps of rank {rank}, GB/s through memory: {escape(', '.join(rates))}"))

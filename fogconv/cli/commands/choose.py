@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.hardware_options import (
+from fogconv.cli.options.connection import InsecureOption, KeysOption
+from fogconv.cli.options.hardware import (
     BandwidthOption,
     LatencyOption,
     MeasureOption,
     PresetOption,
     ProfileOption,
+    RanksOption,
     RateOption,
     measured_or_described,
 )
-from fogconv.cli.option_values import CLUSTER, DEADLINE, ENERGY, MEMORY, NET, number
-from fogconv.cli.panels import HOW, OUTPUT, WHAT, WHERE
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.panels import HOW, WHAT, WHERE
+from fogconv.cli.options.values import CLUSTER, DEADLINE, ENERGY, MEMORY, NET, number
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.planning.schemes import Scheme
@@ -63,14 +65,7 @@ def choose(
     ] = None,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    ranks: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of ranks, master included; by default 5, or as many as the profile has.",
-            parser=number("count", table.RANKS),
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
+    ranks: RanksOption = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
     measure: MeasureOption = False,
@@ -94,9 +89,7 @@ def choose(
         ),
     ] = MOST,
     every: Annotated[bool, typer.Option("--all", help="Try all models, which takes minutes.", rich_help_panel=HOW)] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rank the zoo's models: those that meet the limits by their published accuracy, with predicted time, memory and
     energy."""

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.option_values import FILE
-from fogconv.cli.panels import OUTPUT
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.values import FILE
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import visible
 
@@ -16,9 +16,7 @@ from fogconv.errors import visible
 def compare(
     first: Annotated[Path, typer.Argument(parser=FILE, help="A file that `fogconv bench` wrote.")],
     second: Annotated[Path, typer.Argument(parser=FILE, help="Another one, of other hardware or another time.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare two results of `fogconv bench`: which hardware is faster at what, and where they differ by noise only."""
     with sentences("fogconv compare"):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.hardware_options import (
+from fogconv.cli.options.hardware import (
     LatencyOption,
     MemoryOption,
     PresetOption,
@@ -19,10 +19,12 @@ from fogconv.cli.hardware_options import (
     hardware,
     uneven,
 )
-from fogconv.cli.option_values import BANDWIDTHS, MODEL, Rates, number, output
+from fogconv.cli.options.model import ModelArgument, PlannedTrustOption
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.panels import HOW, OUTPUT, WHERE
+from fogconv.cli.options.plan import CUTS_AT, WIRE, AllowSwapOption, CutsOption, WireOption
+from fogconv.cli.options.values import BANDWIDTHS, Rates, number, output
 from fogconv.cli.output.written import say_written
-from fogconv.cli.panels import HOW, OUTPUT, WHERE
-from fogconv.cli.plan_options import CUTS_AT, WIRE, AllowSwapOption, CutsOption, WireOption
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.planning.scheme_options import LOSSLESS
@@ -32,10 +34,7 @@ SUFFIXES = (".png", ".svg", ".html")
 
 
 def cuts(
-    model: Annotated[
-        str,
-        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
-    ],
+    model: ModelArgument,
     bandwidths: Annotated[
         Rates,
         typer.Option(
@@ -58,21 +57,14 @@ def cuts(
     size: Annotated[
         int | None, typer.Option(parser=number("pixels", table.SIDE), help="Input size in pixels.", rich_help_panel=HOW)
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
-        ),
-    ] = False,
+    trust: PlannedTrustOption = False,
     plot: Annotated[
         Path | None,
         typer.Option(
             parser=output(*SUFFIXES), help="Draw the cuts into this file: .png, .svg or .html.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what each place to cut a network between the master and one worker takes, over a list of bandwidths."""
     with sentences("fogconv cuts"):

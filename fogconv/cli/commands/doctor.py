@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fogconv.cli.option_values import FILE, number
+from fogconv.cli.options.values import FILE, number
 from fogconv.cli.output.json_text import json_text
 from fogconv.errors import FogconvError, with_extra
 from fogconv.hardware.hostfile import DEFAULT_PORT
@@ -81,8 +81,10 @@ def examine(hostfile: Path | None = None, port: int = DEFAULT_PORT) -> Iterator[
         _photographs,
         _rates,
         lambda: _library("matplotlib", "matplotlib", "model", "--plot needs it"),
-        lambda: _library("simpy", "simpy", "model", "every plan is predicted with it"),
         lambda: _library("scikit-learn", "sklearn", "model", "some latency predictors need it"),
+        lambda: _library("onnx", "onnx", "onnx", ".onnx files need it"),
+        lambda: _library("onnxruntime", "onnxruntime", "onnx", ".onnx files need it"),
+        lambda: _library("pyclipper", "pyclipper", "text", "the text models need it"),
         lambda: _library("lz4", "lz4", "wire", "--wire lz4 needs it"),
         lambda: _library("zstandard", "zstandard", "wire", "--wire zstd needs it"),
     )

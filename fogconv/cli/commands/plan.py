@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.hardware_options import (
+from fogconv.cli.options.connection import InsecureOption, KeysOption
+from fogconv.cli.options.hardware import (
     BandwidthOption,
     LatencyOption,
     MeasureOption,
     MemoryOption,
     PresetOption,
     ProfileOption,
+    RanksOption,
     RateOption,
     ReadRateOption,
     measured_or_described,
 )
-from fogconv.cli.option_values import CLUSTER, MODEL, SIZE, Pair, number, output
-from fogconv.cli.output.written import say_written
-from fogconv.cli.panels import HOW, OUTPUT, WHERE
-from fogconv.cli.plan_options import (
+from fogconv.cli.options.model import ModelArgument, PlannedTrustOption, size_help
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.panels import HOW, OUTPUT, WHERE
+from fogconv.cli.options.plan import (
     CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
@@ -44,7 +45,9 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
-from fogconv.cli.precision.options import FP32, PlannedPrecisionOption
+from fogconv.cli.options.precision import FP32, PlannedPrecisionOption
+from fogconv.cli.options.values import CLUSTER, SIZE, Pair, number, output
+from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.values import table
@@ -57,10 +60,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def plan(
-    model: Annotated[
-        str,
-        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
-    ],
+    model: ModelArgument,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -71,14 +71,7 @@ def plan(
     ] = None,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
-    ranks: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of ranks, master included; by default 5, or as many as the profile has.",
-            parser=number("count", table.RANKS),
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
+    ranks: RanksOption = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
     measure: MeasureOption = False,
@@ -107,16 +100,11 @@ def plan(
         Pair | None,
         typer.Option(
             parser=SIZE,
-            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width).",
+            help=size_help(),
             rich_help_panel=HOW,
         ),
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
-        ),
-    ] = False,
+    trust: PlannedTrustOption = False,
     batch: Annotated[
         int, typer.Option(parser=number("count", table.BATCH), help="Number of images at once.", rich_help_panel=HOW)
     ] = 1,
@@ -144,14 +132,13 @@ def plan(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the cheapest path of layouts through a model: the split per layer, the time, bytes per network card, memory."""
     with sentences("fogconv plan"):
         from fogconv.analysis.forecast import forecast
         from fogconv.analysis.timeline import draw
+        from fogconv.calibration.narrow import elements_of
         from fogconv.choice.noise import rivals
         from fogconv.planning.planner import plan as make_plan
 
@@ -172,6 +159,7 @@ def plan(
             objective=objective,
             deadline=deadline,
         )
+        graph = _graph(model, size, batch, trust, str(precision))
         cluster_hardware = measured_or_described(
             cluster,
             keys,
@@ -186,10 +174,10 @@ def plan(
             memory=memory,
             read_rate=read_rate,
             disks=allow_swap,
+            elements=elements_of(graph),
         )
         topology, sources = cluster_hardware.topology, cluster_hardware.sources
         options.check_ranks(len(topology))
-        graph = _graph(model, size, batch, trust, str(precision))
         found = make_plan(graph, topology, options)
         allowed = options.allowed(graph, len(topology))
         found_forecast = forecast(graph, found, topology, allowed)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.option_values import MODEL, PICTURES, SIZE, WEIGHTS, Numbers, Pair, number, output, ratios
+from fogconv.cli.options.model import MeanOption, ModelArgument, StdOption, TrustOption, WeightsOption, size_help
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.panels import HOW, OUTPUT, WHAT
+from fogconv.cli.options.values import PICTURES, SIZE, Pair, number, output
 from fogconv.cli.output.written import say_written
-from fogconv.cli.panels import HOW, OUTPUT, WHAT
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import DependencyError, InputError, with_extra
 from fogconv.values import table
@@ -27,10 +29,7 @@ class Ranges(StrEnum):
 
 
 def quantize(
-    model: Annotated[
-        str,
-        typer.Argument(parser=MODEL, help="A torchvision model's name, efficientnet_lite0, or a .pt2 or .onnx file."),
-    ],
+    model: ModelArgument,
     calibrate: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,42 +44,18 @@ def quantize(
         Path | None,
         typer.Option("--out", "-o", parser=output(".onnx"), help="The ONNX file to write.", rich_help_panel=OUTPUT),
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            parser=WEIGHTS, help="Weights to use: pretrained, random, or the path of a state_dict.", rich_help_panel=WHAT
-        ),
-    ] = "pretrained",
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=WHAT
-        ),
-    ] = False,
+    weights: WeightsOption = "pretrained",
+    trust: TrustOption = False,
     size: Annotated[
         Pair | None,
         typer.Option(
             parser=SIZE,
-            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width).",
+            help=size_help(),
             rich_help_panel=WHAT,
         ),
     ] = None,
-    mean: Annotated[
-        Numbers | None,
-        typer.Option(
-            parser=ratios(table.MEAN, "0.485,0.456,0.406", 3),
-            help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 and .onnx files.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    std: Annotated[
-        Numbers | None,
-        typer.Option(
-            parser=ratios(table.DEVIATION, "0.229,0.224,0.225", 3),
-            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 and .onnx files.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     ranges: Annotated[
         Ranges,
         typer.Option(
@@ -102,9 +77,7 @@ def quantize(
         int,
         typer.Option(parser=number("count", table.THREADS), help="Number of threads; 0: all cores.", rich_help_panel=HOW),
     ] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn a model in fp32 into one of 8-bit maps and weights, and show what each layer loses by it.
 
@@ -116,9 +89,9 @@ def quantize(
             raise InputError("quantising needs pictures to measure the model's values with: add --calibrate FOLDER")
         if out is None:
             raise InputError("say where to write the quantised model: --out MODEL.onnx")
+        from fogconv.cli.calibration_pictures import batches
         from fogconv.cli.output.json_text import json_text
         from fogconv.cli.output.tables.quantization import print_quantization, quantization_json
-        from fogconv.cli.precision.calibration_pictures import batches
         from fogconv.cluster.worker.process import cores
         from fogconv.frontend.network import open_network
         from fogconv.quantization.quantize import TOLERANCE, quantized

@@ -9,25 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.hardware_options import MeasureOption, ProfileOption
-from fogconv.cli.option_values import (
-    CLUSTER,
-    FILE,
-    INPUT,
-    MEMORY,
-    MODEL,
-    PICTURE,
-    SIZE,
-    WEIGHTS,
-    Numbers,
-    Pair,
-    number,
-    output,
-    ratios,
-)
-from fogconv.cli.panels import HOW, OUTPUT, STAR, WHAT, WHERE
-from fogconv.cli.plan_options import (
+from fogconv.cli.options.connection import InprocWorkersOption, InsecureOption, KeysOption, ThreadsOption
+from fogconv.cli.options.hardware import MeasureOption, ProfileOption
+from fogconv.cli.options.model import MeanOption, RunnableModelArgument, StdOption, TrustOption, WeightsOption, size_help
+from fogconv.cli.options.output import JsonOption, TraceOption
+from fogconv.cli.options.panels import HOW, OUTPUT, STAR, WHAT, WHERE
+from fogconv.cli.options.plan import (
     CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
@@ -49,7 +36,18 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
-from fogconv.cli.precision.options import FP32, CalibrateOption, PrecisionOption
+from fogconv.cli.options.precision import FP32, CalibrateOption, PrecisionOption
+from fogconv.cli.options.values import (
+    CLUSTER,
+    FILE,
+    INPUT,
+    MEMORY,
+    PICTURE,
+    SIZE,
+    Pair,
+    number,
+    output,
+)
 from fogconv.cli.process.mpi_ranks import ranks_released, serves_as_rank
 from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.errors import InputError
@@ -70,13 +68,7 @@ _DEFAULTS, _GUARDS = RunOptions(), Protection()
 
 
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(
-            parser=MODEL,
-            help="A torchvision model's name, efficientnet_lite0, a name of `fogconv models list`, or a .pt2 or .onnx file.",
-        ),
-    ],
+    model: RunnableModelArgument,
     image: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,18 +78,8 @@ def run(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    weights: Annotated[
-        str,
-        typer.Option(
-            parser=WEIGHTS, help="Weights to use: pretrained, random, or the path of a state_dict.", rich_help_panel=WHAT
-        ),
-    ] = "pretrained",
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=WHAT
-        ),
-    ] = False,
+    weights: WeightsOption = "pretrained",
+    trust: TrustOption = False,
     task: Annotated[
         TaskName | None,
         typer.Option(help="What the outputs mean; by default known by the model's name.", rich_help_panel=WHAT),
@@ -114,8 +96,7 @@ def run(
         Pair | None,
         typer.Option(
             parser=SIZE,
-            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the model's, or where "
-            "it takes any size the first picture's, rounded up.",
+            help=size_help("the model's, or where it takes any size the first picture's, rounded up"),
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -136,22 +117,8 @@ def run(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    mean: Annotated[
-        Numbers | None,
-        typer.Option(
-            parser=ratios(table.MEAN, "0.485,0.456,0.406", 3),
-            help="Mean per channel, such as 0.485,0.456,0.406. For .pt2 and .onnx files.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    std: Annotated[
-        Numbers | None,
-        typer.Option(
-            parser=ratios(table.DEVIATION, "0.229,0.224,0.225", 3),
-            help="Standard deviation per channel, such as 0.229,0.224,0.225. For .pt2 and .onnx files.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     labels: Annotated[
         Path | None, typer.Option(parser=FILE, help="File with the names of the classes, one a line.", rich_help_panel=WHAT)
     ] = None,
@@ -163,22 +130,8 @@ def run(
             rich_help_panel=WHERE,
         ),
     ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            parser=number("count", table.INPROC_WORKERS),
-            help="Number of workers in this process where no cluster is given; -1: one per spare core.",
-            rich_help_panel=WHERE,
-        ),
-    ] = -1,
-    threads: Annotated[
-        int,
-        typer.Option(
-            parser=number("count", table.THREADS),
-            help="Number of threads for kernels of the master and in-process workers; 0: all cores.",
-            rich_help_panel=WHERE,
-        ),
-    ] = _DEFAULTS.threads,
+    workers: InprocWorkersOption = -1,
+    threads: ThreadsOption = _DEFAULTS.threads,
     memory: Annotated[
         int | None,
         typer.Option(
@@ -294,7 +247,7 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)] = False,
+    json: JsonOption = False,
     layers: Annotated[
         bool,
         typer.Option(
@@ -309,9 +262,7 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    trace: Annotated[
-        Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
-    ] = None,
+    trace: TraceOption = None,
 ) -> None:
     """Run a CNN on a cluster and show the answer, the distributed layers, and the speedup.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.hardware_options import (
+from fogconv.cli.options.hardware import (
     BandwidthOption,
     LatencyOption,
     MemoryOption,
@@ -18,14 +18,14 @@ from fogconv.cli.hardware_options import (
     RateOption,
     ReadRateOption,
     SpeedsOption,
+    WorkersOption,
     hardware,
     uneven,
 )
-from fogconv.cli.option_values import BANDWIDTH, MODEL, SIZE, STRAGGLER, Pair, Straggler, number, output
-from fogconv.cli.output.json_text import json_text
-from fogconv.cli.output.written import say_written
-from fogconv.cli.panels import HOW, OUTPUT, TROUBLE, WHERE
-from fogconv.cli.plan_options import (
+from fogconv.cli.options.model import PlannedTrustOption, size_help
+from fogconv.cli.options.output import JsonOption, TraceOption
+from fogconv.cli.options.panels import HOW, OUTPUT, TROUBLE, WHERE
+from fogconv.cli.options.plan import (
     CUTS_AT,
     MASTER_COMPUTES,
     WIRE,
@@ -47,7 +47,10 @@ from fogconv.cli.plan_options import (
     WireOption,
     plan_options,
 )
-from fogconv.cli.precision.options import FP32, PlannedPrecisionOption
+from fogconv.cli.options.precision import FP32, PlannedPrecisionOption
+from fogconv.cli.options.values import BANDWIDTH, MODEL, SIZE, STRAGGLER, Pair, Straggler, number
+from fogconv.cli.output.json_text import json_text
+from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import bandwidth_bytes_per_s
@@ -89,16 +92,11 @@ def simulate(
         Pair | None,
         typer.Option(
             parser=SIZE,
-            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the net's usual one.",
+            help=size_help("the net's usual one"),
             rich_help_panel=HOW,
         ),
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=HOW
-        ),
-    ] = False,
+    trust: PlannedTrustOption = False,
     train: Annotated[
         bool,
         typer.Option(
@@ -116,16 +114,7 @@ def simulate(
             rich_help_panel=HOW,
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            "-n",
-            parser=number("count", table.SIMULATED_WORKERS),
-            help="Number of workers; by default 4, or as many as the profile has.",
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     preset: PresetOption = None,
     profile: ProfileOption = None,
     rate: RateOption = None,
@@ -180,12 +169,8 @@ def simulate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    trace: Annotated[
-        Path | None, typer.Option(parser=output(), help="Write a timeline that Perfetto opens.", rich_help_panel=OUTPUT)
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    trace: TraceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Simulate a cluster's programs event by event: up to 1,024 workers, shared media, stragglers."""
     with sentences("fogconv simulate"):

@@ -8,19 +8,22 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.choices import Switch
-from fogconv.cli.hardware_options import (
+from fogconv.cli.options.choices import Switch
+from fogconv.cli.options.hardware import (
     BandwidthOption,
     LatencyOption,
     PresetOption,
     ProfileOption,
     RateOption,
+    WorkersOption,
 )
-from fogconv.cli.option_values import MODEL, SIZE, SWEEP, TIME, Pair, number, output, sizes
+from fogconv.cli.options.model import BatchOption, size_help
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.panels import OUTPUT, WHAT, WHERE
+from fogconv.cli.options.plan import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
+from fogconv.cli.options.values import MODEL, SIZE, SWEEP, TIME, Pair, number, output, sizes
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.output.written import say_written
-from fogconv.cli.panels import OUTPUT, WHAT, WHERE
-from fogconv.cli.plan_options import MasterComputesOption, ThresholdOption, TriggerOption, plan_options
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.errors import InputError
 from fogconv.hardware.units import sweep as parse_sweep
@@ -79,15 +82,12 @@ def speedup(
     groups: Annotated[
         int, typer.Option(parser=number("count", table.GROUPS), help="Number of groups of channels.", rich_help_panel=WHAT)
     ] = 1,
-    batch: Annotated[
-        int, typer.Option(parser=number("count", table.BATCH), help="Number of images at once.", rich_help_panel=WHAT)
-    ] = 1,
+    batch: BatchOption = 1,
     size: Annotated[
         Pair | None,
         typer.Option(
             parser=SIZE,
-            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the net's "
-            "usual one; any other needs torch.",
+            help=size_help("the net's usual one; any other needs torch"),
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -160,16 +160,7 @@ def speedup(
             rich_help_panel=WHERE,
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            "-n",
-            parser=number("count", table.SIMULATED_WORKERS),
-            help="Number of workers; by default 4, or as many as the profile has.",
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     media: Annotated[
         MediaName,
         typer.Option(
@@ -180,9 +171,7 @@ def speedup(
     master_computes: MasterComputesOption = Switch.OFF,
     trigger: TriggerOption = None,
     threshold: ThresholdOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -212,7 +201,7 @@ def speedup(
             return
         pixels = None if size is None else size.pixels
         layers = _layers(model, pixels, c, f, k, hw, stride, padding, dilation, groups, batch)
-        from fogconv.cli.hardware_options import hardware
+        from fogconv.cli.options.hardware import hardware
         from fogconv.speedup.calculator import Question, report, sweep
         from fogconv.speedup.trigger import Trigger
 

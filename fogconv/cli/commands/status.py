@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import CLUSTER, number
+from fogconv.cli.options.connection import InsecureOption, KeysOption
+from fogconv.cli.options.values import CLUSTER, number
 from fogconv.cli.output.json_text import json_text
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.values.table import INTERVAL

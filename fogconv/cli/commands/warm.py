@@ -8,48 +8,30 @@ from typing import Annotated
 
 import typer
 
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.hardware_options import MeasureOption, ProfileOption
-from fogconv.cli.option_values import CLUSTER, MODEL, SIZE, WEIGHTS, Pair, number
-from fogconv.cli.panels import OUTPUT, WHAT, WHERE
-from fogconv.cli.plan_options import MASTER_COMPUTES, MasterComputesOption, PlanOption, SchemeOption, plan_options
+from fogconv.cli.options.connection import InprocWorkersOption, InsecureOption, KeysOption, ThreadsOption
+from fogconv.cli.options.hardware import MeasureOption, ProfileOption
+from fogconv.cli.options.model import BatchOption, RunnableModelArgument, TrustOption, WeightsOption, size_help
+from fogconv.cli.options.output import JsonOption
+from fogconv.cli.options.panels import WHAT, WHERE
+from fogconv.cli.options.plan import MASTER_COMPUTES, MasterComputesOption, PlanOption, SchemeOption, plan_options
+from fogconv.cli.options.values import CLUSTER, SIZE, Pair
 from fogconv.cli.process.mpi_ranks import ranks_released, serves_as_rank
 from fogconv.errors import InputError
-from fogconv.values import table
 
 
 def warm(
-    model: Annotated[
-        str,
-        typer.Argument(
-            parser=MODEL,
-            help="A torchvision model's name, efficientnet_lite0, a name of `fogconv models list`, or a .pt2 or .onnx file.",
-        ),
-    ],
-    weights: Annotated[
-        str,
-        typer.Option(
-            parser=WEIGHTS, help="Weights to use: pretrained, random, or the path of a state_dict.", rich_help_panel=WHAT
-        ),
-    ] = "pretrained",
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust", help="Let a .pt2 file run code when it is loaded, because you trust its maker.", rich_help_panel=WHAT
-        ),
-    ] = False,
+    model: RunnableModelArgument,
+    weights: WeightsOption = "pretrained",
+    trust: TrustOption = False,
     size: Annotated[
         Pair | None,
         typer.Option(
             parser=SIZE,
-            help="Size of the pictures in pixels, such as 224 or 960x1280 (height, width); by default the model's.",
+            help=size_help("the model's"),
             rich_help_panel=WHAT,
         ),
     ] = None,
-    batch: Annotated[
-        int,
-        typer.Option(parser=number("count", table.BATCH), help="Number of images at once.", rich_help_panel=WHAT),
-    ] = 1,
+    batch: BatchOption = 1,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -58,22 +40,8 @@ def warm(
             rich_help_panel=WHERE,
         ),
     ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            parser=number("count", table.INPROC_WORKERS),
-            help="Number of workers in this process where no cluster is given; -1: one per spare core.",
-            rich_help_panel=WHERE,
-        ),
-    ] = -1,
-    threads: Annotated[
-        int,
-        typer.Option(
-            parser=number("count", table.THREADS),
-            help="Number of threads for kernels of the master and in-process workers; 0: all cores.",
-            rich_help_panel=WHERE,
-        ),
-    ] = 0,
+    workers: InprocWorkersOption = -1,
+    threads: ThreadsOption = 0,
     keys: KeysOption = None,
     insecure: InsecureOption = False,
     profile: ProfileOption = None,
@@ -81,9 +49,7 @@ def warm(
     scheme: SchemeOption = None,
     master_computes: MasterComputesOption = MASTER_COMPUTES,
     plan: PlanOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Prepare a model on all ranks, without a picture: graph, rates and compiled kernels are kept for later runs.
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fogconv.cli.connection_options import InsecureOption, KeysOption
-from fogconv.cli.option_values import BANDWIDTH, BIND, EXECUTOR, FOLDER, MEMORY, number
+from fogconv.cli.options.connection import InsecureOption, KeysOption
+from fogconv.cli.options.values import BANDWIDTH, BIND, EXECUTOR, FOLDER, MEMORY, number
 from fogconv.cli.process.collection import collect_as_usual
 from fogconv.cli.process.exit_codes import sentences
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S

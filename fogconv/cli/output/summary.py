@@ -76,7 +76,7 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
             f"whose values reach {result.max_abs_reference:.3g}",
         )
     if result.work is not None and not any(_ranks(result)):
-        yield Item("work", f"{shares(result.work.shares)} of the multiply-adds", most=2, rank=2)
+        yield Item("work", shares(result.work.shares), most=2, rank=2)
         yield Item("traffic", _traffic(result.work.sent_bytes, result.wire))
     if any(rank.read_bytes for rank in result.ranks):
         yield Item("from disk", _from_disk(result.ranks), most=2, rank=2)
@@ -116,20 +116,16 @@ def _latency(result: Result) -> str:
 
 
 def shares(part_of: Mapping[int, float]) -> str:
-    """ "master 34 %, worker 1 33 %, worker 2 33 %"; a large cluster's workers together."""
+    """ "master 34 %, worker 1 33 %, worker 2 33 % of the multiply-adds"; a large cluster's workers together."""
     master = f"master {100 * part_of.get(0, 0.0):.0f} %"
     workers = {rank: part for rank, part in part_of.items() if rank}
-    if not workers:
-        return master
-    parts = [f"{100 * part:.0f}" for part in workers.values()]
-    if len(workers) == 1:
-        return f"{master}, worker {next(iter(workers))} {parts[0]} %"
+    if workers and not any(workers.values()):
+        return f"{master} of the multiply-adds, {'the worker' if len(workers) == 1 else 'workers'} none"
     if len(workers) <= MOST_NAMED:
-        first, last = min(workers), max(workers)
-        names = f"{first} to {last}" if len(workers) == last - first + 1 > 2 else ", ".join(str(rank) for rank in workers)
-        return f"{master}, workers {names}: {', '.join(parts)} %"
+        each = [master, *(f"worker {rank} {100 * part:.0f} %" for rank, part in workers.items())]
+        return f"{', '.join(each)} of the multiply-adds"
     least, most = 100 * min(workers.values()), 100 * max(workers.values())
-    return f"{master}, {len(workers)} workers {least:.1f} to {most:.1f} % each"
+    return f"{master}, {len(workers)} workers {least:.1f} to {most:.1f} % each of the multiply-adds"
 
 
 def _scheme(result: Result) -> str:

@@ -11,13 +11,14 @@ import numpy as np
 from onnx import TypeProto, helper, numpy_helper
 
 from fogconv.errors import ModelError, quoted
-from fogconv.frontend.graph_builder import Const, Ref, Shape, result_key
+from fogconv.frontend.building.hosted import result_key
+from fogconv.frontend.building.values import Const, Ref, Shape
 from fogconv.frontend.grouping import Group
 from fogconv.frontend.onnx.multiply_adds import multiply_adds
 from fogconv.frontend.onnx.runtime import session_of
 from fogconv.frontend.onnx.translate import Node, Translator
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Hosted
+from fogconv.ir.layers import Host, Hosted
 
 
 def host_layer(group: Group, translator: Translator) -> Host:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from fogconv.frontend.graph_builder import Shape
+from fogconv.frontend.building.values import Shape
 from fogconv.frontend.onnx.translate import Node
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

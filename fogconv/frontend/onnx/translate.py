@@ -18,20 +18,10 @@ from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper, shape_
 from onnx.reference import ReferenceEvaluator
 
 from fogconv.errors import ModelError, quoted
+from fogconv.frontend.building.graph_builder import GraphBuilder
+from fogconv.frontend.building.hosted import HostOp
+from fogconv.frontend.building.values import Const, Hosted, Last, Many, Padded, Ref, Shape, Value, as_sides
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import (
-    Const,
-    GraphBuilder,
-    Hosted,
-    HostOp,
-    Last,
-    Many,
-    Padded,
-    Ref,
-    Shape,
-    Value,
-    as_sides,
-)
 from fogconv.frontend.onnx.model_file import ModelFile, free_names
 from fogconv.frontend.quantized.integers import Dequantized, quantized
 from fogconv.ir.graph import Port

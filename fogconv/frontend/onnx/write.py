@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fogconv.errors import ModelError, quoted
 from fogconv.frontend.quantized.integers import Integers
-from fogconv.ir.graph import (
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import (
     Add,
     Affine,
     Concat,
@@ -27,9 +28,7 @@ from fogconv.ir.graph import (
     Gate,
     GlobalPool,
     Layer,
-    LayerGraph,
     Pool,
-    Port,
     Shuffle,
     Slice,
 )

@@ -21,24 +21,24 @@ import numpy as np
 
 from fogconv.frontend.grouping import renumbered
 from fogconv.frontend.quantized.integers import Integers
-from fogconv.ir.arrays import Array
-from fogconv.ir.graph import (
+from fogconv.ir.arrays import Array, weight_key
+from fogconv.ir.graph import LayerGraph, Port
+from fogconv.ir.layers import (
     Add,
+    Affine,
     Concat,
     Conv,
     Convert,
+    Elementwise,
     Gate,
     GlobalPool,
     Layer,
-    LayerGraph,
     Pool,
-    Port,
     Shuffle,
     Slice,
     Tensor,
 )
 from fogconv.ir.precision.scale import FP32, Precision
-from fogconv.ir.program import weight_key
 
 BOUNDS = re.compile(r"relu|relu6|clip\(.*\)")
 """Activations that are bounds of the bytes of a result."""
@@ -53,6 +53,23 @@ def on_bytes(graph: LayerGraph, integers: Callable[[Conv], Integers | None]) -> 
 
 def is_bounds(activation: str | None) -> bool:
     return activation is None or BOUNDS.fullmatch(activation) is not None
+
+
+def as_table(layer: Layer) -> Elementwise | None:
+    """The same layer where it is a function of one map: of bytes it is a table of 256 entries."""
+    match layer:
+        case Elementwise(constant=None, sources=(_,)):
+            return layer
+        case Affine(scale=None, shift=None, activation=str(activation)):
+            return activation_layer(layer.name, activation, layer.source, layer.target)
+    return None
+
+
+def activation_layer(name: str, activation: str, source: int, target: int) -> Elementwise:
+    """An activation, written as `Elementwise.activation` does, as a layer of its own."""
+    op, _, numbers = activation.partition("(")
+    parameters = tuple(float(number) for number in numbers.rstrip(")").split(",") if number.strip())
+    return Elementwise(name, op, (source,), target, parameters)
 
 
 class _Absorbing:
@@ -87,6 +104,9 @@ class _Absorbing:
                 return self.conv(layer)
             case Add() if len(layer.sources) == 2 and is_bounds(layer.activation):
                 return self.plain(layer)
+            case Elementwise() | Affine():
+                table = as_table(layer)
+                return (layer,) if table is None else self.plain(table)
             case Gate():
                 return self.gate(layer)
             case GlobalPool() | Pool():
@@ -147,14 +167,16 @@ class _Absorbing:
         self.weights[key] = np.ascontiguousarray(array)
         return key
 
-    def plain(self, layer: Add | Pool | GlobalPool | Slice | Shuffle, *, keeps: bool = False) -> tuple[Layer, ...]:
+    def plain(
+        self, layer: Add | Elementwise | Pool | GlobalPool | Slice | Shuffle, *, keeps: bool = False
+    ) -> tuple[Layer, ...]:
         """``keeps``: its result has the precision of what it reads."""
         read, made = [self.read(source) for source in layer.reads], self.made(layer.target)
         found = [source for source in read if source is not None]
         if made is None or len(found) < len(read):
             return (layer,)
         self.take(made)
-        sources = {"sources": tuple(found)} if isinstance(layer, Add) else {"source": found[0]}
+        sources = {"sources": tuple(found)} if isinstance(layer, Add | Elementwise) else {"source": found[0]}
         if keeps and self.precision(found[0]) != self.precision(made):
             between = self.like(made, self.precision(found[0]), layer.name)
             named = f"{layer.name}.scale"

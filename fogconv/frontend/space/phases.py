@@ -13,11 +13,12 @@ from itertools import product
 
 import numpy as np
 
+from fogconv.frontend.building.graph_builder import GraphBuilder, picks
+from fogconv.frontend.building.values import Ref, Shape
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import GraphBuilder, Ref, Shape, picks
 from fogconv.frontend.space.resampling import stepped
 from fogconv.ir.geometry import BLOCK, Taps
-from fogconv.ir.graph import Concat, Resample
+from fogconv.ir.layers import Concat, Resample
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from fogconv.errors import ModelError
-from fogconv.frontend.graph_builder import Const, Last, Padded
+from fogconv.frontend.building.values import Const, Last, Padded
 from fogconv.frontend.grouping import Ends, finished
 from fogconv.frontend.torch.host_ops import functional, host_layer
 from fogconv.frontend.torch.rules import RULES

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import fx
 
-from fogconv.frontend.graph_builder import Const, Ref, Shape, result_key
+from fogconv.frontend.building.hosted import result_key
+from fogconv.frontend.building.values import Const, Ref, Shape
 from fogconv.frontend.grouping import Group
 from fogconv.frontend.torch.multiply_adds import multiply_adds
 from fogconv.frontend.torch.translate import Translator, layer_name, op_name
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Host, Hosted
+from fogconv.ir.layers import Host, Hosted
 
 
 def host_layer(group: Group, translator: Translator) -> Host:

@@ -15,20 +15,10 @@ import numpy as np
 import torch
 from torch import fx
 
+from fogconv.frontend.building.graph_builder import GraphBuilder
+from fogconv.frontend.building.hosted import HostOp
+from fogconv.frontend.building.values import Const, Hosted, Last, Many, Padded, Ref, Shape, Value, as_sides
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import (
-    Const,
-    GraphBuilder,
-    Hosted,
-    HostOp,
-    Last,
-    Many,
-    Padded,
-    Ref,
-    Shape,
-    Value,
-    as_sides,
-)
 
 Args = Mapping[str, Any]
 """A node's arguments by name."""

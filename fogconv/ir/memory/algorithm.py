@@ -7,9 +7,13 @@ Bytes are upper bounds over all instruction sets: the widest vector has 16 lanes
 from __future__ import annotations
 
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
+from fogconv.ir.precision.elements import HALVES
 
 QUANTIZED = "int8"
 """The algorithm of 8-bit convs."""
+
+HALF = "half"
+"""The algorithm of 16-bit convs: direct, from weights of 16 bits."""
 
 QUAD = 4
 """Input channels, and output channels, in one vector of weights for the last output channels of a map."""
@@ -80,9 +84,11 @@ def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
 
 def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
     """The algorithms that can run a spec and might be the fastest for it, the most general first. ``lanes``: of a vector.
-    8-bit convs have one, which is exact."""
+    8-bit convs have one, which is exact. Depthwise and small groups in 16 bits are computed as those in fp32 are."""
     if spec.element == "uint8":
         return (QUANTIZED,)
+    if spec.element in HALVES and not _by_few(spec, lanes):
+        return (HALF,)
     if is_linear(spec):
         return ("linear",)
     if is_depthwise(spec, lanes):
@@ -92,6 +98,11 @@ def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
     if spec.in_channels >= FEWEST_CHANNELS and winograd_outputs(spec, 4):
         return ("direct", "winograd2", "winograd4")
     return ("direct",)
+
+
+def _by_few(spec: ConvSpec, lanes: int) -> bool:
+    """Whether the groups are too small to fill the vectors of a direct kernel."""
+    return is_depthwise(spec, lanes) or (spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK > 0)
 
 
 def cheapest(spec: ConvSpec, lanes: int = BLOCK) -> str:
@@ -132,6 +143,9 @@ def packed_bytes(spec: ConvSpec, algorithm: str) -> int:
         wide = spec.out_channels if spec.depthwise else spec.groups * blocks(f) * BLOCK
         return blocks(wide) * BLOCK * (-(-c // QUAD) * QUAD * spec.kernel[0] * spec.kernel[1] + 3 * BYTES_PER_ELEMENT)
     depth, lanes = c * spec.kernel[0] * spec.kernel[1], blocks(spec.out_channels) * BLOCK
+    if algorithm == HALF:  # input channels in pairs
+        pairs = -(-c // 2) * spec.kernel[0] * spec.kernel[1]
+        return BYTES_PER_ELEMENT * spec.groups * blocks(f) * BLOCK * (pairs + 1)
     outputs = _outputs(spec, algorithm)
     if outputs is not None:
         depth = winograd_elements(spec, outputs) * c

@@ -10,11 +10,14 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
-from fogconv.ir.memory.sharing import memory_bytes
+from fogconv.ir.memory.bands import banded
+from fogconv.ir.memory.widening import widened_elements
+from fogconv.ir.precision.scale import Precision
+from fogconv.ir.program import Program
 
 PROCESS_BYTES = 300_000_000
 """What a worker takes beside its programs: the interpreter and its libraries take 120 MB, compiling kernels up to 160 MB
@@ -38,11 +41,18 @@ class Packing(NamedTuple):
     groups: int = 1
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
+    scales: str | None = None
+    precisions: tuple[Precision, ...] = ()
+    """On bytes: what it reads and what it makes, which are part of the packed biases and multipliers."""
 
     @classmethod
-    def of(cls, conv: ir.Conv, algorithm: str) -> Packing:
+    def of(cls, program: Program, conv: ir.Conv, algorithm: str) -> Packing:
         spec = conv.spec
-        return cls(conv.weight, conv.bias, conv.activation, algorithm, spec.groups, spec.stride, spec.dilation)
+        found = cls(conv.weight, conv.bias, conv.activation, algorithm, spec.groups, spec.stride, spec.dilation)
+        if spec.element != "uint8":
+            return found
+        precisions = tuple(program.buffers[at].precision for at in (conv.source, conv.target))
+        return found._replace(scales=conv.scales, precisions=precisions)
 
 
 SHIPPED_BYTES = 32 << 20
@@ -55,8 +65,9 @@ Choose = Callable[[ConvSpec], str]
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Bytes. ``packed``: weights as the kernels read them; ``plain``: weights that are used as they came; ``maps``: buffers
-    and arrays; ``staging``: messages as they are put together and taken apart; ``scratch``: of all threads; ``mail``: all
-    messages of a run, as they may come early; ``transit``: the largest weight, which is there twice while it is packed;
+    and arrays; ``staging``: messages as they are put together and taken apart; ``scratch``: of all threads; ``widened``:
+    copies in fp32 of maps of 16 bits; ``mail``: all messages of a run, as they may come early; ``transit``: the largest
+    weight, which is there twice while it is packed;
     ``slot``: the largest of the swapped weights, of which one is here at a time; ``arrival``: the weights that stay, and
     those on their way to the disk, before anything else is there. ``disk`` is what those take there, as they came and
     packed."""
@@ -66,6 +77,7 @@ class Footprint:
     maps: int = 0
     staging: int = 0
     scratch: int = 0
+    widened: int = 0
     mail: int = 0
     transit: int = 0
     slot: int = 0
@@ -75,12 +87,12 @@ class Footprint:
     @property
     def private(self) -> int:
         """What two programs never share."""
-        return self.maps + self.staging + self.scratch + self.mail + self.slot
+        return self.maps + self.staging + self.scratch + self.widened + self.mail + self.slot
 
     @property
     def total(self) -> int:
         """Messages come only when all is packed."""
-        ready = self.packed + self.plain + self.maps + self.staging + self.scratch
+        ready = self.packed + self.plain + self.maps + self.staging + self.scratch + self.widened
         return max(ready + max(self.mail + self.slot, self.transit), self.arrival)
 
 
@@ -89,17 +101,17 @@ def room(limit_bytes: int) -> int:
     return max(0, limit_bytes - PROCESS_BYTES)
 
 
-def packings(program: ir.Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
+def packings(program: Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
     """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
     swapped = frozenset(program.swapped)
     return {
-        Packing.of(conv, compact(conv.spec) if conv.weight in swapped else choose(conv.spec)): conv.spec
+        Packing.of(program, conv, compact(conv.spec) if conv.weight in swapped else choose(conv.spec)): conv.spec
         for conv in _convs(program)
     }
 
 
 def footprint(
-    program: ir.Program, *, threads: int = 1, choose: Choose = cheapest, packed: Collection[Packing] = ()
+    program: Program, *, threads: int = 1, choose: Choose = cheapest, packed: Collection[Packing] = ()
 ) -> Footprint:
     """What a program takes with so many threads, where the ``packed`` ones are there already."""
     needed = packings(program, choose)
@@ -107,6 +119,7 @@ def footprint(
     swapped, slices = frozenset(program.swapped), _Slices()
     new = {packing: spec for packing, spec in absent.items() if packing.weight not in swapped}
     scratch = max((scratch_elements(conv.spec, choose(conv.spec)) for conv in _convs(program)), default=0)
+    widened = max((widened_elements(program, step) for step in program.steps), default=0)
     used_packed = {packing.weight for packing in needed}
     arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
     for step in program.steps:
@@ -127,9 +140,10 @@ def footprint(
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
         plain=plain,
-        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(memory_bytes(program).values()),
+        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(banded(program, threads).sizes.values()),
         staging=program.batch * sum(_message_bytes(step) for step in staged),
         scratch=BYTES_PER_ELEMENT * threads * scratch,
+        widened=BYTES_PER_ELEMENT * widened,
         mail=program.batch * sum(_message_bytes(recv) for recv in received),
         transit=max([slices.transit, *(sizes[packing.weight] for packing in new)]),
         slot=slices.largest,
@@ -155,7 +169,7 @@ class _Slices:
             self.disk += packed + plain
 
 
-def _convs(program: ir.Program) -> Iterator[ir.Conv]:
+def _convs(program: Program) -> Iterator[ir.Conv]:
     for step in program.steps:
         if isinstance(step, ir.Conv):
             yield step

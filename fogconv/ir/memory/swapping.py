@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import cheapest, compact, cycles, packed_bytes
+from fogconv.ir.program import Program
 
 SLICE_BYTES = 8_000_000
 """The most that one slice takes, packed: small against any limit, and long enough for a disk to read at its full rate."""
@@ -35,13 +36,13 @@ def slowdown(spec: ConvSpec) -> float:
     return max(1.0, cycles(spec, compact(spec)) / cycles(spec, cheapest(spec)))
 
 
-def step_read_bytes(program: ir.Program, step: ir.AnyStep) -> int:
+def step_read_bytes(program: Program, step: ir.AnyStep) -> int:
     """What a step reads from the disk before it computes: the packed weights of a slice."""
     if not isinstance(step, ir.Conv) or step.weight not in program.swapped:
         return 0
     return packed_bytes(step.spec, compact(step.spec))
 
 
-def read_bytes(program: ir.Program) -> int:
+def read_bytes(program: Program) -> int:
     """What one inference reads from the disk of the rank that runs a program."""
     return sum(step_read_bytes(program, step) for step in program.steps)

@@ -7,7 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 
-from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
+from fogconv.ir.precision.elements import ELEMENT_BYTES, HALVES, Element
 
 LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
 
@@ -33,6 +33,16 @@ class Precision:
     @property
     def quantized(self) -> bool:
         return self.element == "uint8"
+
+    @property
+    def is_half(self) -> bool:
+        """Whether it has 16 bits."""
+        return self.element in HALVES
+
+    @property
+    def sums(self) -> Precision:
+        """Of summands of a conv that reads such maps."""
+        return SUMS if self.quantized else FP32
 
     @property
     def bounds(self) -> tuple[float, float]:

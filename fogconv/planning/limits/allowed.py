@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fogconv.errors import InputError
-from fogconv.ir.graph import Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Layer
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
-from fogconv.ir.program import Program, Send
+from fogconv.ir.program import Program
+from fogconv.ir.steps import Send
 
 
 @dataclass(frozen=True, slots=True)

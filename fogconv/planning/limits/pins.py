@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fogconv.errors import InputError, shown, unknown
-from fogconv.ir.graph import GlobalPool, Host, LayerGraph, Pool
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import GlobalPool, Host, Pool
 from fogconv.ir.layout import MASTER
 from fogconv.values import table
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fogconv.ir.layout import MASTER
-from fogconv.ir.program import Pixels, Wire
+from fogconv.ir.steps import Pixels, Wire
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.limits.goal import Goal
 from fogconv.planning.limits.tiling import Tiling

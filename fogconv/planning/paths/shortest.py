@@ -10,7 +10,8 @@ ResNet, the best in Inception's wide cells.
 from __future__ import annotations
 
 from fogconv.errors import PlannerError
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.layout import Layout, on
 from fogconv.ir.plan import Placement, Plan
 from fogconv.ir.stages import made_before, stages

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fogconv.ir.graph import Conv, Host, Layer
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.shard import Work
 from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares

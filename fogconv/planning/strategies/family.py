@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fogconv.ir.graph import Layer
+from fogconv.ir.layers import Layer
 from fogconv.ir.shard import Work
 from fogconv.planning.strategies.shares import Shares
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
-from fogconv.ir.graph import Host, Layer
+from fogconv.ir.layers import Host, Layer
 from fogconv.ir.plan import at_home
 from fogconv.planning.strategies.family import Family, Scheme, Way
 from fogconv.planning.strategies.shares import Shares

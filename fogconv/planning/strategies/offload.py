@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fogconv.ir.graph import Host, Layer
+from fogconv.ir.layers import Host, Layer
 from fogconv.ir.layout import MASTER
 from fogconv.ir.shard import Work
 from fogconv.planning.strategies.family import Family, Way

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from fogconv.ir.graph import Conv
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import Layout
 from fogconv.ir.shard import Work
 from fogconv.planning.cost import Traffic

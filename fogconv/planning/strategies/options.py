@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import Layout, transfers
 from fogconv.ir.shard import Work
 from fogconv.lowering.overlap import hidden_share
@@ -56,7 +57,7 @@ class Options:
     ) -> None:
         self._graph = graph
         self._prices = prices
-        self._sums = Prices(prices.topology, graph.picture.batch, "int32")
+        self._sums = Prices(prices.topology, graph.picture.batch, element="int32")
         self._book = book
         self._scheme = scheme
         self._found: dict[str, tuple[Option, ...]] = {}

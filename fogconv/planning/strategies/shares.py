@@ -7,7 +7,8 @@ from functools import cache, cached_property
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import Span
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER, Layout, on, replicate, shard_channels, shard_rows
 from fogconv.ir.shard import level, split, split_channels
 from fogconv.planning.limits.tiling import Tiling
@@ -92,7 +93,7 @@ class Shares:
 
     def may_sum(self, layer: Layer) -> bool:
         """Whether a layer can be summed from parts over its input's rows and columns: means of bytes are rounded once."""
-        return layer.by_sums and self.graph.tensors[layer.reads[0]].precision.element == "fp32"
+        return layer.by_sums and not self.graph.tensors[layer.reads[0]].precision.quantized
 
     def rate(self, ranks: Sequence[int]) -> float:
         """Of several ranks together, in proportion to others'."""

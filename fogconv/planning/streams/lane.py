@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv, Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Placement, Plan, at_home
 from fogconv.ir.shard import Work, split_channels

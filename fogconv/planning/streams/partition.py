@@ -19,12 +19,13 @@ from itertools import accumulate
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
-from fogconv.ir.graph import Conv, Host, Layer, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, packed_bytes
 from fogconv.ir.memory.footprint import room
-from fogconv.ir.program import WIRE_BYTES, Wire
 from fogconv.ir.shard import Work
+from fogconv.ir.steps import WIRE_BYTES, Wire
 from fogconv.planning.cost import Prices
 from fogconv.planning.streams.group import Group, group_work
 

@@ -12,7 +12,7 @@ from fogconv.errors import FogconvError, WorkerLostError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import MASTER
-from fogconv.ir.program import Send
+from fogconv.ir.steps import Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.arrival.increments import Increment, increments

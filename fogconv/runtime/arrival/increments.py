@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
 from fogconv.ir.plan import Plan
 from fogconv.planning.limits.sought import Sought, Unsent

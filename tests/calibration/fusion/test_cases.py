@@ -16,7 +16,7 @@ from fogconv.calibration.fusion.in_fogconv import Fogconv, fused_graph
 from fogconv.calibration.fusion.in_onnx_runtime import OnnxRuntime
 from fogconv.calibration.fusion.operators import CHAINS, CHANNELS, CONVS, OPERATORS, PAIRS, Chain, Operator, sides
 from fogconv.hardware.latency.kernels import by_kernels, kernels
-from fogconv.ir.graph import Conv
+from fogconv.ir.layers import Conv
 from tests.graph_reference import run_outputs
 
 ALONE = {operator: 10.0 + 3 * place for place, operator in enumerate(OPERATORS)}

@@ -45,7 +45,7 @@ def test_json_has_every_finding() -> None:
     found = json.loads(call("--json").stdout)
     assert found["possible"] is True
     whats = {each["what"] for each in found["findings"]}
-    assert {"numba", "cache", "zeromq", "port", "torch", "torchvision", "mpi", "demo model", "matplotlib", "simpy"} <= whats
+    assert {"numba", "cache", "zeromq", "port", "torch", "torchvision", "mpi", "demo model", "matplotlib", "onnx"} <= whats
     assert all(each["sentence"].endswith((".", "'")) for each in found["findings"])
 
 
@@ -62,6 +62,9 @@ def test_mpi_is_tried_and_not_only_imported() -> None:
         ("torch", "torch", "A worker needs none"),
         ("skimage", "photographs", "--image"),
         ("matplotlib", "matplotlib", ".[model]"),
+        ("onnx", "onnx", ".[onnx]"),
+        ("onnxruntime", "onnxruntime", ".[onnx]"),
+        ("pyclipper", "pyclipper", ".[text]"),
         ("efficientnet_lite_pytorch", "demo model", ".[demo]"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,14 @@ def test_a_folders_name_gives_the_terminal_no_orders(tmp_path: Path, monkeypatch
 def test_a_written_files_name_gives_the_terminal_no_orders(capsys: pytest.CaptureFixture[str]) -> None:
     say_written(Path("plan\x1b[2J.json"))
     assert capsys.readouterr().err == "wrote plan\\x1b[2J.json\n"
+
+
+def test_a_key_that_exists_is_kept_and_the_refusal_names_the_command(tmp_path: Path) -> None:
+    """The entry point itself, as `fogconv` is started: the refusal began with `fogconv:`, unlike other commands'."""
+    assert call("keygen", str(tmp_path)).exit_code == 0
+    key = (tmp_path / "key").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "fogconv", "keygen", str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 2 and done.stderr.startswith("fogconv keygen: ") and "exists already" in done.stderr
+    assert (tmp_path / "key").read_bytes() == key

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fogconv.cli.commands.worker import worker
-from fogconv.cli.option_values import BIND
+from fogconv.cli.options.values import BIND
 from fogconv.cluster.connect import connect
 from fogconv.errors import InputError
 from tests import seeded_models as models

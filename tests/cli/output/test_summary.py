@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from fogconv.analysis.workload import RankWork
+from fogconv.analysis.workload import RankWork, Workload
 from fogconv.cli.output.result import SharedMachine
 from fogconv.cli.output.summary import MOST_LINES, MOST_NAMED, shares, summary_lines
 from fogconv.planning.plan_options import PlanOptions
@@ -47,7 +47,8 @@ def test_a_plain_run_says_only_what_was_asked_for() -> None:
 
 
 def test_in_a_large_cluster_and_where_all_stays_at_home_one_line_is_for_all() -> None:
-    alone = replace(result(full=False), ranks=(RankWork(0, 49, 1.0, 0.01, 0.0, 0.0), RankWork(1, 0, 0.0, 0.0, 0.0, 0.0)))
+    ranks = RankWork(0, 49, 1.0, 0.01, 0.0, 0.0), RankWork(1, 0, 0.0, 0.0, 0.0, 0.0)
+    alone = replace(result(full=False), ranks=ranks, work=Workload({0: 500, 1: 0}, 0.0))
     for shown in (result(full=False, workers=40), alone):
         labels = [line.split()[0] for line in summary_lines(shown, 80)]
         assert labels == ["model", "latency", "work", "traffic", "scheme", "cluster"]
@@ -108,13 +109,17 @@ def test_never_more_than_a_dozen_lines_nor_a_wide_one(
     [
         ({0: 1.0}, "master 100 %"),
         ({0: 0.4, 1: 0.6}, "master 40 %, worker 1 60 %"),
-        ({0: 0.4, 1: 0.3, 2: 0.3}, "master 40 %, workers 1, 2: 30, 30 %"),
-        ({0: 0.4, 1: 0.2, 3: 0.2, 4: 0.2}, "master 40 %, workers 1, 3, 4: 20, 20, 20 %"),
+        ({0: 0.4, 1: 0.2, 3: 0.4}, "master 40 %, worker 1 20 %, worker 3 40 %"),
         ({0: 0.1, **dict.fromkeys(range(1, 10), 0.1)}, "master 10 %, 9 workers 10.0 to 10.0 % each"),
     ],
 )
 def test_the_share_of_every_rank_is_one_line(parts: dict[int, float], text: str) -> None:
-    assert shares(parts) == text
+    assert shares(parts) == f"{text} of the multiply-adds"
+
+
+def test_workers_without_a_share_are_no_row_of_zeros() -> None:
+    assert shares({0: 1.0, 1: 0.0}) == "master 100 % of the multiply-adds, the worker none"
+    assert shares({0: 1.0, **dict.fromkeys(range(1, 5), 0.0)}) == "master 100 % of the multiply-adds, workers none"
 
 
 def test_ranks_that_share_a_machine_are_named_once() -> None:

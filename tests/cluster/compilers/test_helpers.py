@@ -13,14 +13,16 @@ import pytest
 
 from fogconv.cluster.compilers.helpers import PROGRAM, WORTH_CONVS, Helpers
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.arrays import blank, is_blank
 from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.program import Program, encode
 from fogconv.kernels.conv.conv import prepare_conv2d
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from tests.quantized_net import on_bytes
+from fogconv.quantization.precision import in_precision
+from tests.quantized_net import network, on_bytes
 
 pytestmark = pytest.mark.alone
 
@@ -37,14 +39,14 @@ Executable(program, {key: np.ones(shape, np.float32) for key, shape in program.w
 """
 
 
-def chain(count: int) -> ir.Program:
+def chain(count: int) -> Program:
     """Convs of 3×3, one after the other."""
     spec = ConvSpec(32, 32, 6, 7, (3, 3), (1, 1), (1, 1, 1, 1))
     whole = Region.whole(32, 6, 7)
     buffers = tuple(ir.Buffer(f"b{n}", whole, (1,) * 4) for n in range(count + 1))
     steps = [ir.Conv(0, spec, "w", None, None, n, whole, n + 1, whole) for n in range(count)]
     run = (ir.Input(0, 0, 0, whole), *steps, ir.Output(0, 0, count, whole))
-    return ir.Program(0, 1, 1, ("layer",), buffers, run, {"w": spec.weight_shape})
+    return Program(0, 1, 1, ("layer",), buffers, run, {"w": spec.weight_shape})
 
 
 def code_files(folder: Path) -> set[str]:
@@ -62,7 +64,7 @@ def test_two_helpers_compile_all_that_a_program_needs(tmp_path: Path, monkeypatc
     helpers.close()
     found = code_files(cache)
     assert any(name.endswith(".obj") for name in found) and any("winograd" in name for name in found)
-    file.write_bytes(ir.encode(program))
+    file.write_bytes(encode(program))
     environment = {**os.environ, "FOGCONV_CACHE_DIR": str(cache)}
     subprocess.run([sys.executable, "-c", BIND, str(file)], env=environment, check=True, timeout=PATIENCE_S)
     assert code_files(cache) == found, "the program is bound without compiling"
@@ -115,11 +117,13 @@ def test_a_blank_weight_takes_no_memory_and_is_no_other_array(algorithm: str) ->
     assert prepare_conv2d(spec, weight, algorithm=algorithm).algorithm == algorithm
 
 
-def test_a_helper_walks_a_program_on_bytes_to_its_end(tmp_path: Path) -> None:
-    graph, topology = on_bytes().graph, Topology.uniform(2, 1e8, 1e10, 1e-7)
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_helper_walks_a_narrow_program_to_its_end(precision: str, tmp_path: Path) -> None:
+    graph = on_bytes().graph if precision == "int8" else in_precision(network(), precision, None)
+    topology = Topology.uniform(2, 1e8, 1e10, 1e-7)
     program = lower(graph, plan(graph, topology, PlanOptions("rows"))).programs[1]
-    assert set(program.weight_types.values()) >= {"int8"}
-    (tmp_path / PROGRAM).write_bytes(ir.encode(program))
+    assert set(program.weight_types.values()) >= {"int8" if precision == "int8" else "uint16"}
+    (tmp_path / PROGRAM).write_bytes(encode(program))
     command = [sys.executable, "-m", "fogconv.cluster.compilers", str(tmp_path), "1"]
     environment = {**os.environ, "FOGCONV_CACHE_DIR": str(tmp_path / "cache")}
     (tmp_path / "cache").mkdir(mode=0o700)

@@ -35,10 +35,11 @@ from fogconv.cluster.executor.microbenchmark import NoMailbox
 from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import FogconvError, WireError
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
+from fogconv.ir.program import Program, decode, encode
 from fogconv.kernels.maps import blocked, wire
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
@@ -61,7 +62,7 @@ def try_one(data: bytes) -> Collection[str]:
     """Raises nothing but for a bug."""
     flags, packed = (data[0], data[1:]) if data else (0, b"")
     try:
-        program = ir.decode(packed)
+        program = decode(packed)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return {"malformed"}
     try:
@@ -102,7 +103,7 @@ def _trait(step: ir.AnyStep) -> str:
     return f"{type(step).__name__} {more}"
 
 
-def _work(program: ir.Program) -> float:
+def _work(program: Program) -> float:
     work = 0.0
     for step in program.steps:
         spec = getattr(step, "spec", None)
@@ -121,7 +122,7 @@ def _filled(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return array
 
 
-def _weight(program: ir.Program, key: str) -> np.ndarray:
+def _weight(program: Program, key: str) -> np.ndarray:
     shape, kind = tuple(program.weights[key]), np.dtype(program.weight_types.get(key, "float32"))
     if kind == np.float32:
         return _filled(shape, zlib.crc32(key.encode()))
@@ -130,7 +131,7 @@ def _weight(program: ir.Program, key: str) -> np.ndarray:
     return array
 
 
-def _inputs(program: ir.Program) -> list[np.ndarray]:
+def _inputs(program: Program) -> list[np.ndarray]:
     """What the master's Input and ArrayInput steps take."""
     shapes = {step.index: (program.batch, *step.region.shape) for step in program.steps if isinstance(step, ir.Input)}
     specs = [step.spec for step in program.steps if isinstance(step, ir.ConvForward)]
@@ -139,7 +140,7 @@ def _inputs(program: ir.Program) -> list[np.ndarray]:
     return [_filled(shapes.get(index, (1, 1, 1, 1)), index) for index in range(min(8, max(shapes, default=-1) + 1))]
 
 
-def _host(program: ir.Program) -> Any:
+def _host(program: Program) -> Any:
     steps = {step.layer: step for step in program.steps if isinstance(step, ir.Host)}
 
     def call(layer: int, values: Any, maps: Sequence[Any]) -> list[np.ndarray]:
@@ -159,7 +160,7 @@ def _payload(elements: int, form: str) -> bytes:
 class Post(NoMailbox):
     """A mailbox in which every message is that this program may receive, each in memory of its own."""
 
-    def __init__(self, program: ir.Program, wrong: bool) -> None:
+    def __init__(self, program: Program, wrong: bool) -> None:
         super().__init__()
         self.given_up: set[int] = set()
         self._wrong = wrong
@@ -172,7 +173,7 @@ class Post(NoMailbox):
                     array = _filled(recv.shape, recv.tag % 1000)
                     self._messages[recv.origin, recv.tag] = array.reshape(-1).view(np.uint8).data
 
-    def _payload(self, program: ir.Program, recv: ir.Recv) -> bytes | memoryview:
+    def _payload(self, program: Program, recv: ir.Recv) -> bytes | memoryview:
         _, at = wire.spans(program.batch, [part.region.shape for part in recv.parts])
         raw = _payload(at, recv.wire)
         raw = raw[: len(raw) // 2] if self._wrong else raw
@@ -255,20 +256,20 @@ def lowered() -> tuple[bytes, ...]:
             if program.steps:
                 dense = (step for step in program.steps if isinstance(step, ir.Conv) and step.spec.groups == 1)
                 swapped = tuple(dict.fromkeys(step.weight for step in dense)) if scheme != "guarded" else ()
-                found.extend(map(ir.encode, (program, msgspec.structs.replace(program, swapped=swapped))))
+                found.extend(map(encode, (program, msgspec.structs.replace(program, swapped=swapped))))
 
     lower_some()
     for scheme in ("rows", "columns", "depth", "star"):
         topology = Topology.uniform(3, 1e8, 1e10, 1e-7)
         options = PlanOptions(scheme, threshold=0.0) if scheme == "star" else PlanOptions(scheme)
-        found.extend(map(ir.encode, lower(on_bytes().graph, make_plan(on_bytes().graph, topology, options)).programs))
+        found.extend(map(encode, lower(on_bytes().graph, make_plan(on_bytes().graph, topology, options)).programs))
     return tuple(found)
 
 
 def make(generator: random.Random, pool: list[bytes]) -> bytes:
     flags = generator.choice([0, FLUSH, FLUSH, TWO_THREADS, FLUSH | TWO_THREADS, FLUSH | WRONG_SIZES])
     if generator.random() < 0.5:
-        packed = ir.encode(composed(generator))
+        packed = encode(composed(generator))
     else:
         packed = generator.choice(pool)[1:] if pool and generator.random() < 0.6 else generator.choice(lowered())
     for _ in range(generator.choice([0, 0, 1, 1, 2, 3])):
@@ -429,7 +430,7 @@ class Composer:
         self.steps.append(ir.ArrayFree(0, ("y", "dx", "dw")))
 
 
-def composed(generator: random.Random) -> ir.Program:
+def composed(generator: random.Random) -> Program:
     composer = Composer(generator)
     kinds: list[Callable[[], None]] = [
         *(composer.conv, composer.conv, composer.conv, composer.pool, composer.maps, composer.copies, composer.messages),
@@ -438,7 +439,7 @@ def composed(generator: random.Random) -> ir.Program:
     for _ in range(generator.randint(1, 3)):
         generator.choice(kinds)()
     swapped = tuple(key for key in composer.weights if generator.random() < 0.1)
-    return ir.Program(
+    return Program(
         1, 3, composer.batch, ("layer",), tuple(composer.buffers), tuple(composer.steps), composer.weights, swapped=swapped
     )
 

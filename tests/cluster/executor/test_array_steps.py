@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.interface import Run
 from fogconv.errors import ClusterError, KernelError, WireError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.memory.footprint import footprint
+from fogconv.ir.program import Program, decode, encode
 from fogconv.kernels import reference
 
 
@@ -139,8 +140,8 @@ def test_the_steps_travel_as_msgpack_and_count_as_memory() -> None:
         ir.ArraySend(0, "y", 0, 3),
         ir.ArrayFree(0, ("x",)),
     )
-    program = ir.Program(1, 2, 1, ("layer",), (), steps, {}, "layer:1")
-    assert ir.decode(ir.encode(program)) == program
+    program = Program(1, 2, 1, ("layer",), (), steps, {}, "layer:1")
+    assert decode(encode(program)) == program
     assert program.peers == {0}
     assert footprint(program).total > 4 * (2 * SPEC.input_elements + 2 * SPEC.weight_elements + SPEC.output_elements)
 

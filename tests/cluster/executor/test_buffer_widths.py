@@ -8,9 +8,10 @@ import pytest
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import NoMailbox
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, Region
-from fogconv.ir.program import weight_key
+from fogconv.ir.program import Program
 from fogconv.kernels import reference
 
 SPEC = ConvSpec(3, 4, 9, 9, (3, 3), (2, 2), (1, 1, 1, 1))
@@ -21,9 +22,9 @@ CONV = ir.Conv(0, SPEC, KEY, None, None, 0, IMAGE, 1, OUT)
 PLAIN: tuple[ir.AnyStep, ...] = (ir.Input(0, 0, 0, IMAGE), CONV, ir.Output(0, 0, 1, OUT))
 
 
-def program(*steps: ir.AnyStep) -> ir.Program:
+def program(*steps: ir.AnyStep) -> Program:
     buffers = (ir.Buffer("x", IMAGE, (1, 1, 1, 1)), ir.Buffer("y", OUT), ir.Buffer("z", IMAGE, (1, 1, 1, 1)))
-    return ir.Program(0, 2, 1, ("conv",), buffers, steps, {KEY: SPEC.weight_shape})
+    return Program(0, 2, 1, ("conv",), buffers, steps, {KEY: SPEC.weight_shape})
 
 
 def test_the_image_that_the_first_layer_reads_is_narrow_and_its_output_is_not() -> None:
@@ -41,7 +42,7 @@ def test_what_is_interleaved_and_then_only_unpacked_or_sent_is_narrow_and_right(
     buffers = (*(ir.Buffer(name, coarse) for name in "abcd"), ir.Buffer("fine", fine), ir.Buffer("sum", fine))
     inputs = [ir.Input(0, number, number, coarse) for number in range(4)]
     join = ir.Interleave(0, (0, 1, 2, 3), (coarse,) * 4, 4, fine, (2, 2))
-    run = ir.Program(0, 2, 1, ("up",), buffers, (*inputs, join, ir.Output(0, 0, 4, fine)), {})
+    run = Program(0, 2, 1, ("up",), buffers, (*inputs, join, ir.Output(0, 0, 4, fine)), {})
     assert narrow_buffers(run) == {4}
     random = np.random.default_rng(2)
     given = [random.standard_normal((1, 3, 4, 5), dtype=np.float32) for _ in range(4)]
@@ -49,7 +50,7 @@ def test_what_is_interleaved_and_then_only_unpacked_or_sent_is_narrow_and_right(
     for phase, x in enumerate(given):
         np.testing.assert_array_equal(y[:, :, phase // 2 :: 2, phase % 2 :: 2], x)
     more = (*inputs, join, ir.Add(0, (4, 4), (fine, fine), 5, fine), ir.Output(0, 0, 5, fine))
-    assert not narrow_buffers(ir.Program(0, 2, 1, ("up",), buffers, more, {})), "a sum needs 16 lanes"
+    assert not narrow_buffers(Program(0, 2, 1, ("up",), buffers, more, {})), "a sum needs 16 lanes"
 
 
 @pytest.mark.parametrize(

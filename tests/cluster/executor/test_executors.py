@@ -12,8 +12,7 @@ from fogconv.cluster.executor.executors import EXECUTORS, executor
 from fogconv.cluster.executor.map_steps import KERNELS
 from fogconv.cluster.executor.quantized.steps import QUANTIZED
 from fogconv.errors import DependencyError, InputError
-from fogconv.ir import graph as layers
-from fogconv.ir import program as steps
+from fogconv.ir import layers, steps
 from fogconv.lowering.layer_steps import MAKERS
 
 

@@ -34,7 +34,6 @@ def test_a_touch_of_a_guard_page_would_be_seen() -> None:
     """One float behind a buffer of a program, whose arrays lie at the end of their pages."""
     code = (
         "import ctypes\n"
-        "from fogconv.ir import program as ir\n"
         "from tests.cluster.executor import fuzz_programs as fuzz\n"
         "from tests.cluster.worker.wedges import WEIGHT, KEY, honest\n"
         "fuzz.prepare()\n"

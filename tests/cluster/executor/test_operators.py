@@ -13,7 +13,8 @@ from torch import nn
 import fogconv
 from fogconv.frontend.torch.export import export
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import AcrossChannels, Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import AcrossChannels, Host
 from tests.graph_reference import run_graph
 
 FAST = Topology.uniform(3, 10e9, 1e11, 1e-7, copy_s_per_byte=1e-12, step_s=1e-8)

@@ -31,16 +31,17 @@ from fogconv.cluster.transport.endpoint import Arrival, Loss, Peer
 from fogconv.cluster.transport.zeromq import chunking, shared_memory
 from fogconv.cluster.transport.zeromq.chunking import PART_BYTES, Assembly
 from fogconv.cluster.transport.zeromq.shared_memory import ACCEPTED, Arena, Sharing, is_reference, is_sharing
-from fogconv.cluster.worker import server
+from fogconv.cluster.worker import masters, server
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import FogconvError, WireError
 from fogconv.hardware.latency import samples
 from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.hardware.topology import Topology
-from fogconv.ir import geometry
-from fogconv.ir import program as ir
-from fogconv.ir.geometry import ConvSpec, MapSpec
-from fogconv.ir.program import weight_key
+from fogconv.ir import program as ir_program
+from fogconv.ir.arrays import weight_key
+from fogconv.ir.geometry import ConvSpec, MapSpec, conv_spec, map_spec, region
+from fogconv.ir.program import Program, decode, encode, expendable
+from fogconv.ir.steps import gather, transfers
 from fogconv.kernels.maps import wire
 from fogconv.lowering.lower import lower
 from fogconv.planning.scheme_options import SchemeOptions
@@ -76,9 +77,9 @@ def one_input(data: bytes) -> None:
                 codec.decode([rest[1 : 1 + cut], rest[1 + cut :]], LIMIT)
             case 2:
                 with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
-                    program = ir.decode(rest)
-                    assert ir.decode(ir.encode(program)) == program
-                    assert program.peers is not None and ir.expendable([program]) is not None
+                    program = decode(rest)
+                    assert decode(encode(program)) == program
+                    assert program.peers is not None and expendable([program]) is not None
             case 3:
                 if len(rest) > 2:
                     with contextlib.suppress(FogconvError):
@@ -189,7 +190,7 @@ class Nothing:
         return []
 
 
-def _build(program: ir.Program, weights: Any, **options: Any) -> Any:
+def _build(program: Program, weights: Any, **options: Any) -> Any:
     if program.steps:
         raise WireError("nothing is computed here")
     return Nothing()
@@ -246,11 +247,11 @@ def seeds() -> dict[str, bytes]:
     for message in honest():
         frames = codec.encode(message, *([b"\1\2\3\4"] * m.PAYLOADS.get(type(message), 0)))
         found[f"{type(message).__name__.lower()}_right"] = b"\0" + b"".join(bytes(frame) for frame in frames)
-    found["program"] = b"\2" + ir.encode(ir.Program(0, 1, 1, ("a",), (), (), {}))
+    found["program"] = b"\2" + encode(Program(0, 1, 1, ("a",), (), (), {}))
     graph = chain(16, 16, size=4)
     plan = plan_star(graph, Topology.uniform(3, 1e9, 1e12), SchemeOptions(threshold=0.0))
     for program in lower(graph, plan).programs:
-        found[f"program_{program.rank}"] = b"\2" + ir.encode(program)
+        found[f"program_{program.rank}"] = b"\2" + encode(program)
     for number, form in enumerate(FORMATS):
         found[f"wire_{form}"] = bytes([3, number, 4]) + bytes(16)
         found[f"wire_{form}_right"] = bytes([3, number, 4]) + bytes(wire.encode(wire.np.ones(4, wire.np.float32), form))
@@ -262,7 +263,7 @@ def seeds() -> dict[str, bytes]:
         talk += bytes([who, len(piece) - 1]) + piece
     found["conversation"] = b"\4" + talk + bytes([3, 0, 1])
     weight = wire.np.ones(1, wire.np.float32)
-    needy = ir.encode(ir.Program(1, 2, 1, ("a",), (), (), {weight_key(weight): (1,)}))
+    needy = encode(Program(1, 2, 1, ("a",), (), (), {weight_key(weight): (1,)}))
     asked = [
         codec.encode(m.Hello(bytes(16), 1, 3, "fuzz", 1.0)),
         codec.encode(m.Load(1, 1), needy),
@@ -316,7 +317,9 @@ def main() -> None:
     CORPUS.mkdir(parents=True, exist_ok=True)
     for name, data in seeds().items():
         (CORPUS / name).write_bytes(data)
-    decoders = functions_of((codec, peer_text, lifecycle, server, chunking, shared_memory, ir, geometry, samples))
+    received = (codec, peer_text, lifecycle, server, masters, chunking, shared_memory)
+    shapes = (ir_program, gather, transfers, conv_spec, map_spec, region, samples)
+    decoders = functions_of((*received, *shapes))
     for function in (*decoders, wire.decode, wire._decompress, wire._decode_zeros, wire._expect):
         atheris.instrument_func(function)
     logging.disable()

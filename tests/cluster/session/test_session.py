@@ -25,8 +25,9 @@ from fogconv.errors import (
     WorkerLostError,
     WorkerMemoryError,
 )
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.program import Program
 from tests.cluster.cluster_of import KINDS, Cluster, FakeExecutable, InprocCluster, ZeromqCluster, eventually
 from tests.cluster.programs import PIECE, ring, star
 
@@ -133,10 +134,10 @@ def test_more_weights_than_the_window_are_shipped_in_turns(make: Make) -> None:
     programs, weights = star([1, 2])
     rng = np.random.default_rng(0)
     large = [rng.standard_normal((3, 1 << 20), np.float32) for _ in range(4)]
-    from fogconv.ir.program import weight_key
+    from fogconv.ir.arrays import weight_key
 
     more = {weight_key(weight): weight for weight in large}
-    programs[1] = ir.Program(**{**_fields(programs[1]), "weights": {key: w.shape for key, w in more.items()}})
+    programs[1] = Program(**{**_fields(programs[1]), "weights": {key: w.shape for key, w in more.items()}})
     reports: list[Progress] = []
     loaded = session.load(programs, {**weights, **more}, progress=reports.append)
     assert loaded.shipped_bytes == {1: sum(weight.nbytes for weight in large), 2: 16}
@@ -144,7 +145,7 @@ def test_more_weights_than_the_window_are_shipped_in_turns(make: Make) -> None:
     assert reports[-1] == Progress(reports[-1].total_bytes, sum(loaded.shipped_bytes.values()), 2, 2)
 
 
-def _fields(program: ir.Program) -> dict[str, Any]:
+def _fields(program: Program) -> dict[str, Any]:
     return {name: getattr(program, name) for name in program.__struct_fields__}
 
 
@@ -158,7 +159,7 @@ def test_progress_ends_at_everything(make: Make) -> None:
 def test_a_worker_whose_program_is_empty_is_left_out(make: Make) -> None:
     session = make(3).session()
     programs, weights = star([1, 3], ranks=4)
-    programs.append(ir.Program(2, 4, 1, (), (), (), {}))
+    programs.append(Program(2, 4, 1, (), (), (), {}))
     loaded = session.load(programs, weights)
     assert loaded.ranks == {1, 3}
     np.testing.assert_array_equal(session.run(loaded, [X]).outputs[0], 2 * X + 4)
@@ -394,7 +395,7 @@ def test_closing_ends_a_load_that_another_thread_waits_for() -> None:
 
 
 def _waits(reached: threading.Event, go: threading.Event) -> Any:
-    def build(program: ir.Program, weights: Any, *, threads: int = 1, **_: Any) -> FakeExecutable:
+    def build(program: Program, weights: Any, *, threads: int = 1, **_: Any) -> FakeExecutable:
         reached.set()
         assert go.wait(20.0)
         return FakeExecutable(program, weights, threads=threads)
@@ -420,7 +421,7 @@ def test_a_workers_error_is_told_and_the_session_stays_usable(make: Make) -> Non
 
     session = make(2, build=Breaks).session()
     programs, weights = star([1, 2])
-    programs[2] = ir.Program(**{**_fields(programs[2]), "layers": ("broken",)})
+    programs[2] = Program(**{**_fields(programs[2]), "layers": ("broken",)})
     with pytest.raises(WorkerFailedError, match=r"worker 2 .* no such thing") as failed:
         session.run(session.load(programs, weights), [X])
     assert failed.value.rank == 2
@@ -440,7 +441,7 @@ def test_an_error_on_the_master_frees_the_workers(make: Make) -> None:
 def test_a_message_that_never_comes_is_a_time_out(make: Make) -> None:
     session = make(1).session()
     programs, weights = star([1])
-    waiting = ir.Program(**{**_fields(programs[0]), "steps": (ir.Recv(0, 1, PIECE, 1, 999),)})
+    waiting = Program(**{**_fields(programs[0]), "steps": (ir.Recv(0, 1, PIECE, 1, 999),)})
     loaded = session.load([waiting, programs[1]], weights)
     with pytest.raises(TransportTimeout, match=r"rank 1 .* within 0.2 s"):
         session.run(loaded, [X], timeout_s=0.2)

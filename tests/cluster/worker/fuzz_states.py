@@ -27,8 +27,9 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import WireError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, MapSpec, Region
+from fogconv.ir.program import Program, encode
 from tests.cluster.worker.wedges import KEY, SPEC, WEDGES, WEIGHT, honest
 from tests.fuzzing import CORPUS, Fuzzer
 
@@ -41,9 +42,7 @@ PATIENCE_S = 1e6
 """The honest master's: a run that is not ended by an abort, or by a loss, would hang."""
 PIXEL = Region.whole(16, 1, 1)
 EXPECTED = ["Welcome", "Missing", "Stored", "Loaded", "Pong", "Data", "Done", "Status", "Bye"]
-RELAY = ir.Program(
-    1, 3, 1, ("layer",), (ir.Buffer("x", PIXEL),), (ir.Recv(0, 0, PIXEL, 2, 7), ir.Send(0, 0, PIXEL, 0, 8)), {}
-)
+RELAY = Program(1, 3, 1, ("layer",), (ir.Buffer("x", PIXEL),), (ir.Recv(0, 0, PIXEL, 2, 7), ir.Send(0, 0, PIXEL, 0, 8)), {})
 """Waits for a peer's data, and sends it to the master."""
 ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 255, 2**16, 2**31, 2**62, 2**63, 2**64 - 1, -(2**63), 0.0, -1.0, 1e-300, 1e308),
@@ -141,7 +140,7 @@ def try_one(data: bytes) -> Collection[str]:
 
     def end() -> None:
         nonlocal served
-        served = len(worker._sessions)
+        served = len(worker._masters.sessions)
         worker.stop()
 
     def look(event: Event) -> None:
@@ -149,13 +148,14 @@ def try_one(data: bytes) -> Collection[str]:
         said = "loss" if isinstance(event, Loss) else "nonsense"
         with contextlib.suppress(WireError):
             said = said if isinstance(event, Loss) else type(codec.decode(event.frames)[0]).__name__
-        traits.add(f"{worker.life.stage.value} {worker._doing}: {said} of {event.peer}")
+        traits.add(f"{worker.life.stage.value} {worker._active.doing}: {said} of {event.peer}")
 
     def busy(left: int) -> bool:
         """Whether the worker does something else than to wait for what the honest master says next."""
         with worker._board.lock:
-            waits = all(isinstance(doing, m.Run) and session.peer == HONEST for session, doing in worker._active)
-            return not waits or bool(worker._active and left < 3) or any(each.tasks for each in worker._sessions.values())
+            waits = all(isinstance(doing, m.Run) and session.peer == HONEST for session, doing in worker._active._tasks)
+            sessions = worker._masters.sessions.values()
+            return not waits or bool(worker._active and left < 3) or any(each.tasks for each in sessions)
 
     served = -1
     traits: set[str] = set()
@@ -173,7 +173,7 @@ def _honest() -> list[tuple[Any, ...]]:
     """What the honest master says; its weights are none that came before, for theirs may have come, too."""
     return [
         (m.Hello(HONEST_TOKEN, 1, 2, "honest", PATIENCE_S),),
-        (m.Load(1, 1), ir.encode(honest())),
+        (m.Load(1, 1), encode(honest())),
         (m.Weight(KEY, WEIGHT.shape), WEIGHT.tobytes()),
         (m.Ping(2, True), b"there"),
         (m.Run(1, 1),),
@@ -197,8 +197,8 @@ def seeds() -> Mapping[str, bytes]:
         (MASTER, (m.Hello(TOKEN, 1, 3, "fuzz", PATIENCE_S),)),
         (MASTER, (m.Peers({2: "peer"}),)),
         (PEER, (m.Attach(TOKEN, 2),)),
-        (MASTER, (m.Load(1, 1), ir.encode(RELAY))),
-        (MASTER, (m.Load(2, 2), ir.encode(_of_three(honest())))),
+        (MASTER, (m.Load(1, 1), encode(RELAY))),
+        (MASTER, (m.Load(2, 2), encode(_of_three(honest())))),
         (MASTER, weight),
         (MASTER, (m.Run(1, 1),)),
         (PEER, (m.Data(1, 7), bytes(64))),
@@ -215,7 +215,7 @@ def seeds() -> Mapping[str, bytes]:
     return found
 
 
-def _of_three(program: ir.Program) -> ir.Program:
+def _of_three(program: Program) -> Program:
     return msgspec.structs.replace(program, ranks=3)
 
 
@@ -315,8 +315,8 @@ def _map(r: random.Random) -> MapSpec:
 
 def _payload(kind: type[m.AnyMessage], r: random.Random) -> bytes:
     if kind is m.Load:
-        wedges = [made for made in (make_wedge() for make_wedge in WEDGES.values()) if isinstance(made, ir.Program)]
-        data = ir.encode(r.choice([RELAY, RELAY, honest(), _of_three(honest()), *wedges]))
+        wedges = [made for made in (make_wedge() for make_wedge in WEDGES.values()) if isinstance(made, Program)]
+        data = encode(r.choice([RELAY, RELAY, honest(), _of_three(honest()), *wedges]))
         if r.random() < 0.2:
             data = data[: r.randrange(len(data))] + r.randbytes(3)
         return data

@@ -21,8 +21,9 @@ from fogconv.cluster.transport.endpoint import Arrival
 from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import WorkerFailedError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, Region
+from fogconv.ir.program import Program, encode
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import free_port, process, wait_until_listening
 from tests.cluster.programs import fake_local
@@ -32,9 +33,9 @@ PIXEL = Region.whole(16, 1, 1)
 STEPS = 50
 
 
-def copies(steps: int = STEPS) -> ir.Program:
+def copies(steps: int = STEPS) -> Program:
     buffers = (ir.Buffer("x", PIXEL), ir.Buffer("y", PIXEL))
-    return ir.Program(1, 2, 1, ("layer",), buffers, (ir.Copy(0, 0, PIXEL, 1),) * steps, {})
+    return Program(1, 2, 1, ("layer",), buffers, (ir.Copy(0, 0, PIXEL, 1),) * steps, {})
 
 
 class Hold:
@@ -117,7 +118,7 @@ def leaves_and_another_is_served(served: Served, hold: Hold, task: str) -> None:
     assert status.state == f"busy: {task}"
     served.say("first", m.Bye())
     served.hello("second")
-    served.say("second", m.Load(1, 1), ir.encode(copies(1)))
+    served.say("second", m.Load(1, 1), encode(copies(1)))
     hold.go.set()
     assert served.answered("second", m.Loaded).program == 1
     assert not [answer for answer in served.answers["first"] if isinstance(answer, m.Measured | m.Done)]
@@ -136,7 +137,7 @@ def test_a_load_of_a_master_that_left_ends_before_its_next_step(
     monkeypatch.setattr(Executable, "_bind", held)
     served = serve()
     served.hello("first")
-    served.say("first", m.Load(1, 1), ir.encode(copies()))
+    served.say("first", m.Load(1, 1), encode(copies()))
     leaves_and_another_is_served(served, hold, "loading")
     assert hold.calls == 3
 
@@ -169,7 +170,7 @@ def test_a_run_of_a_master_that_left_ends_before_its_next_step(
 
     served = serve(Held)
     served.hello("first")
-    served.say("first", m.Load(1, 1), ir.encode(copies()))
+    served.say("first", m.Load(1, 1), encode(copies()))
     served.answered("first", m.Loaded)
     served.say("first", m.Run(1, 1))
     leaves_and_another_is_served(served, hold, "running")
@@ -183,10 +184,10 @@ def test_a_master_that_says_hello_again_gets_rid_of_its_own_load(
     monkeypatch.setattr(Executable, "_bind", lambda self, step: (hold(), bind(self, step))[1])
     served = serve()
     served.hello("first")
-    served.say("first", m.Load(1, 1), ir.encode(copies()))
+    served.say("first", m.Load(1, 1), encode(copies()))
     assert hold.reached.wait(60.0)
     served.hello("first")
-    served.say("first", m.Load(2, 2), ir.encode(copies(1)))
+    served.say("first", m.Load(2, 2), encode(copies(1)))
     hold.go.set()
     assert served.answered("first", m.Loaded).program == 2
     assert hold.calls == 4
@@ -199,7 +200,7 @@ def test_a_worker_that_is_stopped_stops_binding(
     monkeypatch.setattr(Executable, "_bind", lambda self, step: (hold(), bind(self, step))[1])
     served = serve()
     served.hello("first")
-    served.say("first", m.Load(1, 1), ir.encode(copies()))
+    served.say("first", m.Load(1, 1), encode(copies()))
     assert hold.reached.wait(60.0)
     served.worker.stop()
     hold.go.set()
@@ -211,9 +212,7 @@ def test_a_run_that_is_over_can_not_be_begun_again() -> None:
     """Neither its data nor an abort would reach it, so that it would wait for as long as its master pleased."""
     talk = Talk()
     talk.say(m.Hello(bytes(16), 1, 2, "twice", 1e6))
-    talk.say(
-        m.Load(1, 1), ir.encode(ir.Program(1, 2, 1, ("a",), (ir.Buffer("x", PIXEL),), (ir.Recv(0, 0, PIXEL, 0, 1),), {}))
-    )
+    talk.say(m.Load(1, 1), encode(Program(1, 2, 1, ("a",), (ir.Buffer("x", PIXEL),), (ir.Recv(0, 0, PIXEL, 0, 1),), {})))
     assert [type(answer) for answer in talk.say(m.Run(2, 9))] == [m.Failed]
     for number in (2, 1, 0):
         (answer,) = talk.say(m.Run(number, 1))
@@ -223,12 +222,12 @@ def test_a_run_that_is_over_can_not_be_begun_again() -> None:
 def test_a_program_for_another_rank_or_of_another_weight_is_refused() -> None:
     talk = Talk()
     talk.say(m.Hello(bytes(16), 1, 2, "another", 1.0))
-    (answer,) = talk.say(m.Load(1, 1), ir.encode(msgspec.structs.replace(copies(1), rank=0)))
+    (answer,) = talk.say(m.Load(1, 1), encode(msgspec.structs.replace(copies(1), rank=0)))
     assert isinstance(answer, m.Failed) and "rank 0" in answer.message
-    talk.say(m.Load(2, 2), ir.encode(honest()))
+    talk.say(m.Load(2, 2), encode(honest()))
     talk.say(m.Weight(KEY, WEIGHT.shape), WEIGHT.tobytes())
     other = msgspec.structs.replace(copies(1), weights={KEY: (135,)})
-    answer = talk.say(m.Load(3, 3), ir.encode(other))[-1]
+    answer = talk.say(m.Load(3, 3), encode(other))[-1]
     assert isinstance(answer, m.Failed) and "not (135,)" in answer.message
 
 
@@ -241,7 +240,7 @@ def test_want_of_memory_while_binding_is_told_as_such(error: Exception) -> None:
 
     talk = Talk(build=build)
     talk.say(m.Hello(bytes(16), 1, 2, "small", 1.0))
-    answer = talk.say(m.Load(1, 1), ir.encode(copies(1)))[-1]
+    answer = talk.say(m.Load(1, 1), encode(copies(1)))[-1]
     assert isinstance(answer, m.Failed)
     assert answer.error == "WorkerMemoryError"
     assert "a program can't be bound" in answer.message

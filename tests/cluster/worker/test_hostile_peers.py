@@ -19,7 +19,8 @@ from fogconv.cluster.transport.inproc import Hub, InprocEndpoint
 from fogconv.cluster.worker.master_session import SPARE_BYTES, Loading, MasterSession, received_bytes
 from fogconv.cluster.worker.server import MAX_TASK_BYTES, Worker
 from fogconv.errors import ClusterError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.program import Program, encode
 from tests.cluster.cluster_of import eventually
 from tests.cluster.programs import PIECE, FakeExecutable
 
@@ -135,13 +136,13 @@ def test_whoever_attaches_is_answered_and_a_false_master_sends_no_data() -> None
     assert isinstance(refusal, m.Refused)
     bench.say("false master", m.Data(1, 1), bytes(PIECE_BYTES))
     bench.say("peer", m.Data(1, 1), bytes(PIECE_BYTES))
-    (session,) = bench.worker._sessions.values()
+    (session,) = bench.worker._masters.sessions.values()
     assert session.inbox.bytes == PIECE_BYTES
     assert session.inbox.take(1, 0, 1) is None
     assert session.inbox.take(1, 2, 1) is not None
 
 
-PROGRAM = ir.Program(
+PROGRAM = Program(
     1, 3, 1, ("layer",), (ir.Buffer("x", PIECE),), (ir.Recv(0, 0, PIECE, 2, 1), ir.Send(0, 0, PIECE, 0, 2)), {}
 )
 
@@ -149,11 +150,11 @@ PROGRAM = ir.Program(
 def test_data_for_runs_to_come_is_bounded_and_the_next_run_has_what_it_needs(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.say("master", HELLO)
-    bench.say("master", m.Load(5, 1), ir.encode(PROGRAM))
+    bench.say("master", m.Load(5, 1), encode(PROGRAM))
     bench.say("peer", m.Attach(TOKEN, 2))
     bench.say("gone bad", m.Attach(TOKEN, 2))
     bench.say("peer", m.Data(1, 1), bytes(PIECE_BYTES))
-    (session,) = bench.worker._sessions.values()
+    (session,) = bench.worker._masters.sessions.values()
     assert session.inbox.most_bytes == SPARE_BYTES + 2 * received_bytes(PROGRAM)
     chunk = bytes(300_000)
     with caplog.at_level(logging.ERROR):
@@ -173,7 +174,7 @@ def test_no_run_of_an_honest_session_fills_the_inbox() -> None:
     region = PIECE
     for number in range(1, 4):
         steps = tuple(ir.Recv(0, 0, region, 0, tag) for tag in range(50))
-        program = ir.Program(1, 2, 1, ("layer",), (ir.Buffer("x", region),), steps, {})
+        program = Program(1, 2, 1, ("layer",), (ir.Buffer("x", region),), steps, {})
         session.adopt(Loading(number, number, program, set(), Helpers(program, 1, 0)), FakeExecutable(program, {}))
     for run in range(1, 7):
         for tag in range(50):

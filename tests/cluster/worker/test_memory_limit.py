@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fogconv.cli.hardware_options import limited
+from fogconv.cli.options.hardware import limited
 from fogconv.cluster.connect import connect
 from fogconv.errors import PlannerError
 from fogconv.hardware.topology import Topology

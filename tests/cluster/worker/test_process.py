@@ -19,9 +19,10 @@ import pytest
 from fogconv.cluster.connect import connect
 from fogconv.cluster.session.session import Session
 from fogconv.errors import ConnectError, WorkerLostError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, Region
-from fogconv.ir.program import weight_key
+from fogconv.ir.program import Program
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import free_port, process, wait_until_listening
 from tests.cluster.programs import fake_local, ring, star
@@ -250,8 +251,8 @@ def test_a_worker_needs_no_torch_and_its_kernels_are_right(no_torch: Path, stack
     )
     worker = (ir.Recv(0, 0, whole, 0, 1), conv, ir.Send(0, 1, result, 0, 2))
     programs = [
-        ir.Program(0, 2, 1, ("conv",), buffers, master, {}),
-        ir.Program(1, 2, 1, ("conv",), buffers, worker, {key: spec.weight_shape}),
+        Program(0, 2, 1, ("conv",), buffers, master, {}),
+        Program(1, 2, 1, ("conv",), buffers, worker, {key: spec.weight_shape}),
     ]
     loaded = session.load(programs, {key: weight})
     x = np.random.default_rng(3).standard_normal((1, 16, 9, 9), np.float32)

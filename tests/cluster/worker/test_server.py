@@ -14,10 +14,11 @@ from fogconv.cluster.protocol.lifecycle import Stage
 from fogconv.cluster.transport.endpoint import Arrival
 from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.worker.server import Worker
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.program import Program, encode
 from tests.cluster.programs import PIECE, FakeExecutable
 
-PROGRAM = ir.Program(
+PROGRAM = Program(
     1,
     2,
     1,
@@ -97,7 +98,7 @@ class WorkerByMessages(RuleBasedStateMachine):
 
     @rule(origin=st.sampled_from((*MASTERS, "stranger")))
     def load(self, origin: str) -> None:
-        answers = self.say(origin, m.Load(5, 1), ir.encode(PROGRAM))
+        answers = self.say(origin, m.Load(5, 1), encode(PROGRAM))
         if origin == self.master:
             assert [type(answer) for answer in answers] == [m.Missing, m.Loaded]
             self.loaded = True
@@ -162,7 +163,7 @@ class WorkerByMessages(RuleBasedStateMachine):
         if hasattr(self, "worker"):
             expected = Stage.JOINING if self.master is None else Stage.READY
             assert self.worker.life.stage is expected
-            sessions = self.worker._sessions
+            sessions = self.worker._masters.sessions
             assert set(sessions) == set(self.worker.life.masters) == ({self.master} - {None})
             for master, session in sessions.items():
                 assert self.worker.life.serves(master, session.term) and session.inbox.bytes == 0

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from fogconv.cluster.worker.scheduling.turns import Turns
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import Region
+from fogconv.ir.program import Program
 from tests.cluster.fault_cluster import FaultCluster
 
 pytestmark = pytest.mark.alone
@@ -66,13 +67,13 @@ def cluster() -> Iterator[FaultCluster]:
         yield cluster
 
 
-def relay(held: int) -> list[ir.Program]:
+def relay(held: int) -> list[Program]:
     """Rank 1 gets a pixel from the master and gives it on to rank 2, which returns it; with ``held``, rank 1 first waits for
     one of rank 2, which never comes."""
     buffers = (ir.Buffer("x", PIXEL), ir.Buffer("y", PIXEL))
 
-    def program(rank: int, *steps: Any) -> ir.Program:
-        return ir.Program(rank, 3, 1, ("layer",), buffers, steps, {})
+    def program(rank: int, *steps: Any) -> Program:
+        return Program(rank, 3, 1, ("layer",), buffers, steps, {})
 
     waits = [ir.Recv(0, 1, PIXEL, 2, 9)] * held
     return [

@@ -15,7 +15,7 @@ import pytest
 
 from fogconv.cluster.connect import connect
 from fogconv.cluster.worker.kernel_facts import kernel_facts
-from fogconv.ir.graph import Conv
+from fogconv.ir.layers import Conv
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from tests import seeded_models as models

@@ -20,9 +20,10 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.transport.endpoint import Arrival
 from fogconv.cluster.transport.inproc import Hub
 from fogconv.cluster.worker.server import Worker
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region
-from fogconv.ir.program import weight_key
+from fogconv.ir.program import Program, encode
 
 LIMIT_BYTES = 600 << 20
 SPEC = ConvSpec(3, 5, 8, 8, (3, 3), padding=(1, 1, 1, 1))
@@ -34,9 +35,9 @@ POOL = PoolSpec("max", 5, 8, 8, (2, 2), (2, 2))
 HUGE = 2**31
 
 
-def honest() -> ir.Program:
+def honest() -> Program:
     """Recv → Conv → Pool → Send on rank 1 of 2."""
-    return ir.Program(
+    return Program(
         1,
         2,
         1,
@@ -52,7 +53,7 @@ def honest() -> ir.Program:
     )
 
 
-def _conv(**fields: Any) -> ir.Program:
+def _conv(**fields: Any) -> Program:
     program = honest()
     receive, conv, *others = program.steps
     assert isinstance(conv, ir.Conv)
@@ -60,7 +61,7 @@ def _conv(**fields: Any) -> ir.Program:
     return msgspec.structs.replace(program, steps=(receive, wedge, *others))
 
 
-def _pool(**fields: Any) -> ir.Program:
+def _pool(**fields: Any) -> Program:
     program = honest()
     receive, conv, pool, send = program.steps
     assert isinstance(pool, ir.Pool)
@@ -68,22 +69,22 @@ def _pool(**fields: Any) -> ir.Program:
     return msgspec.structs.replace(program, steps=(receive, conv, wedge, send))
 
 
-def _depthwise() -> ir.Program:
+def _depthwise() -> Program:
     """One pixel with a stride that the code of a tile is unrolled over."""
     spec = ConvSpec(135, 135, 1, 1, (1, 1), (2**17, 2**17), groups=135)
     pixel = Region.whole(135, 1, 1)
     conv = ir.Conv(0, spec, CHANNELS_KEY, None, None, 0, pixel, 1, pixel)
     buffers = (ir.Buffer("x", pixel), ir.Buffer("y", pixel))
-    return ir.Program(1, 2, 1, ("layer",), buffers, (conv,), {CHANNELS_KEY: spec.weight_shape})
+    return Program(1, 2, 1, ("layer",), buffers, (conv,), {CHANNELS_KEY: spec.weight_shape})
 
 
-def _forward(**fields: Any) -> ir.Program:
+def _forward(**fields: Any) -> Program:
     spec = replace(SPEC, **fields)
     weight, x = ir.ArrayRecv(0, "w", spec.weight_shape, 0, 1), ir.ArrayRecv(0, "x", (1, 3, 8, 8), 0, 2)
-    return ir.Program(1, 2, 1, ("layer",), (), (weight, x, ir.ConvForward(0, spec, "x", "w", "y")), {})
+    return Program(1, 2, 1, ("layer",), (), (weight, x, ir.ConvForward(0, spec, "x", "w", "y")), {})
 
 
-WEDGES: Mapping[str, Callable[[], ir.Program | ConvSpec | MapSpec]] = {
+WEDGES: Mapping[str, Callable[[], Program | ConvSpec | MapSpec]] = {
     "conv of 2³¹ rows": lambda: _conv(height=HUGE),
     "conv of 2³¹ columns": lambda: _conv(width=HUGE),
     "conv in a padding of 2³¹": lambda: _conv(padding=(HUGE, 1, 1, 1)),
@@ -128,7 +129,7 @@ class Talk:
         return answers
 
 
-def serve(wedge: ir.Program | ConvSpec | MapSpec) -> None:
+def serve(wedge: Program | ConvSpec | MapSpec) -> None:
     """Raises AssertionError for a worker that did not answer as it should."""
     talk = Talk(memory_limit_bytes=LIMIT_BYTES)
     talk.say(m.Hello(bytes(16), 1, 2, "wedge", 1.0))
@@ -137,12 +138,12 @@ def serve(wedge: ir.Program | ConvSpec | MapSpec) -> None:
         answers = talk.say(m.Measure(1, convs, 3, maps))
         assert [type(answer) for answer in answers] == [m.Failed], answers
     else:
-        answers = talk.say(m.Load(1, 1), ir.encode(wedge))
+        answers = talk.say(m.Load(1, 1), encode(wedge))
         if [type(answer) for answer in answers] == [m.Missing]:  # what binds it finds out
             weight = WEIGHT.reshape(-1, 1, 1, 1) if CHANNELS_KEY in wedge.weights else WEIGHT
             answers = talk.say(m.Weight(weight_key(weight), weight.shape), weight.tobytes())
         assert any(isinstance(answer, m.Failed) for answer in answers), answers
-    answers = talk.say(m.Load(2, 2), ir.encode(honest()))
+    answers = talk.say(m.Load(2, 2), encode(honest()))
     if m.Loaded not in map(type, answers):
         answers = talk.say(m.Weight(KEY, WEIGHT.shape), WEIGHT.tobytes())
     assert m.Loaded in map(type, answers), answers

@@ -16,7 +16,7 @@ import fogconv
 from fogconv.errors import ModelError
 from fogconv.frontend.onnx.read import read
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host
+from fogconv.ir.layers import Host
 from tests.frontend.onnx.test_rules import node, numbers
 from tests.graph_reference import run_outputs
 

@@ -12,7 +12,8 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from fogconv.frontend.onnx.read import read
-from fogconv.ir.graph import Conv, Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host
 from tests.graph_reference import run_graph
 
 LIGHT = Path(onnx.backend.test.__file__).parent / "data" / "light"

@@ -20,7 +20,7 @@ from fogconv.frontend.onnx.model_file import read_model
 from fogconv.frontend.onnx.read import graph_of
 from fogconv.frontend.onnx.rules import RULES
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host
+from fogconv.ir.layers import Host
 from tests.frontend.onnx.test_rules import LAYERS, NEWER
 from tests.frontend.quantized.test_others import NETS
 from tests.graph_reference import run_graph

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fogconv.errors import ModelError
 from fogconv.frontend.onnx.read import read
-from fogconv.ir.graph import Conv, Host, Interleave, LayerGraph, Pool, Resample
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host, Interleave, Pool, Resample
 from tests.frontend.onnx.test_rules import compared, node, numbers, saved
 from tests.graph_reference import run_graph
 

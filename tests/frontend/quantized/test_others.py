@@ -14,7 +14,8 @@ import fogconv
 from fogconv.frontend.onnx.read import read
 from fogconv.hardware.topology import Topology
 from fogconv.ir.arrays import Array
-from fogconv.ir.graph import Conv, Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host
 
 SHAPE = (1, 3, 12, 10)
 Arrays = dict[str, np.ndarray]

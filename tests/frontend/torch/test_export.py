@@ -9,7 +9,8 @@ from torch import nn
 
 from fogconv.errors import ModelError
 from fogconv.frontend.torch.export import export, from_exported
-from fogconv.ir.graph import Conv, Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv, Host
 from tests.graph_reference import run_graph
 from tests.seeded_models import ALL_MODELS, ENGINE_MODELS, model, model64, photograph, published, small
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fogconv.frontend.torch.export import export
-from fogconv.ir.graph import Affine, Conv, Host, LayerGraph, Slice
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Affine, Conv, Host, Slice
 from tests.graph_reference import run_graph
 
 Function = Callable[[torch.Tensor], torch.Tensor]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fogconv.frontend.torch.export import export
-from fogconv.ir.graph import Conv, Host, Pool
+from fogconv.ir.layers import Conv, Host, Pool
 from tests.frontend.torch.test_rules import Calls, exported, kinds
 from tests.graph_reference import run_graph
 

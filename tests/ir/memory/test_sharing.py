@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.executor.executable import Executable
 from fogconv.hardware.topology import Topology
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, ConvSpec, Region
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.sharing import buffer_bytes, memories, memory_bytes
+from fogconv.ir.program import Program, buffers_of
 from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -25,14 +26,14 @@ from tests.random_graphs import graphs
 KEY = "w"
 
 
-def chain(count: int, channels: int = 32, margin: int = 1) -> ir.Program:
+def chain(count: int, channels: int = 32, margin: int = 1) -> Program:
     """Convolutions of 3×3 one after the other, each into a buffer of its own."""
     spec = ConvSpec(channels, channels, 6, 7, (3, 3), (1, 1), (1, 1, 1, 1))
     whole = Region.whole(channels, 6, 7)
     buffers = tuple(ir.Buffer(f"b{n}", whole, (margin,) * 4) for n in range(count + 1))
     steps = [ir.Conv(0, spec, KEY, None, None, n, whole, n + 1, whole) for n in range(count)]
     run = (ir.Input(0, 0, 0, whole), *steps, ir.Output(0, 0, count, whole))
-    return ir.Program(0, 1, 1, ("layer",), buffers, run, {KEY: spec.weight_shape})
+    return Program(0, 1, 1, ("layer",), buffers, run, {KEY: spec.weight_shape})
 
 
 @settings(max_examples=30, deadline=None)
@@ -43,7 +44,7 @@ def test_what_shares_is_never_in_use_at_once_and_keeps_its_margin(graph: LayerGr
         found = memories(program)
         used: dict[int, list[int]] = {}
         for number, step in enumerate(program.steps):
-            for buffer in ir.buffers_of(step):
+            for buffer in buffers_of(step):
                 used.setdefault(buffer, []).append(number)
         sharing: dict[int, list[int]] = {}
         for buffer in used:
@@ -110,7 +111,7 @@ WHOLE = Region.whole(32, 4, 4)
     ids=lambda value: type(value).__name__,
 )
 def test_every_buffer_that_a_step_names_is_in_use(step: ir.AnyStep, buffers: set[int]) -> None:
-    assert set(ir.buffers_of(step)) == buffers
+    assert set(buffers_of(step)) == buffers
 
 
 def test_no_step_has_a_region_without_its_buffer() -> None:

@@ -49,7 +49,7 @@ def run_maps(channels: int, height: int, width: int) -> None:
     elementwise.bind_multiply(x, y, out, (1, 2), one, Target(3))()
     elementwise.bind_multiply(x, gate, out, (1, 2), one, Target(3))()
     elementwise.bind_rescale(x, out, 1, one, Target(3))()
-    elementwise.bind_table(x, out, guarded.guarded(256, np.uint8), channels)()
+    elementwise.bind_table(x, out, guarded.guarded(256, np.uint8))()
     elementwise.bind_quantise(real, out, Scale(0.1, 3))()
     elementwise.bind_dequantise(x, real, Scale(0.1, 3))()
     if channels <= 4:

@@ -9,7 +9,7 @@ import pytest
 from fogconv.errors import InputError
 from fogconv.frontend.zoo_graphs import graph as zoo_graph
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Pool
+from fogconv.ir.layers import Pool
 from fogconv.planning.limits.cuts import shrinking, slices
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from fogconv.errors import InputError, PlannerError
 from fogconv.frontend.zoo_graphs import graph as zoo_graph
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import GlobalPool, LayerGraph, Pool
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import GlobalPool, Pool
 from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.ir.plan import Plan
 from fogconv.lowering.lower import lower, outline

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fogconv.errors import GeometryError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import subtract
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.shard import Work
 from fogconv.planning.limits.tiling import Tiling
 from fogconv.planning.plan_options import PlanOptions

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Layer
+from fogconv.ir.layers import Layer
 from fogconv.ir.plan import Work
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook

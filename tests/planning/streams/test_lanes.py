@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fogconv.errors import InputError, PlannerError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Host, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Host
 from fogconv.ir.memory.footprint import PROCESS_BYTES
 from fogconv.ir.plan import Plan, load_plan, save_plan
 from fogconv.lowering.lower import lower

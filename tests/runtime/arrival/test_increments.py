@@ -6,7 +6,8 @@ import pytest
 
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.graph import Conv, LayerGraph
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan

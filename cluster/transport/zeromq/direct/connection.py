@@ -48,13 +48,14 @@ class Connection:
     ``send`` and ``read`` raise OSError when it is broken; whatever was on its way is then lost.
     """
 
-    __slots__ = ("_filled", "_head", "_header", "_payload", "_raw", "_seal", "_tail", "fd", "rest")
+    __slots__ = ("_filled", "_head", "_header", "_on_way", "_payload", "_raw", "_seal", "_tail", "fd", "rest")
 
     def __init__(self, raw: sockets.socket, seal: Seal | None = None) -> None:
         self._raw = raw
         self._seal = seal
         self._head = b""
         self.fd = raw.fileno()
+        self._on_way = 0
         self.rest = b""
         """The part of a message that waits for the system to take it: see ``flush``."""
         self._tail = b""
@@ -79,13 +80,15 @@ class Connection:
             if size <= JOINED_BYTES:
                 data = b"".join((head, header, payload))
                 sent = self._raw.send(data)
+                self._on_way += sent
                 if sent < len(data):
                     self.rest = data[sent:]
                 return True
-            if self._queued() > QUEUED_BYTES - size:
+            if self._full(size):
                 return False
             data = head + header
             sent, whole = self._raw.sendmsg((data, payload)), len(data) + size
+            self._on_way += sent
             if sent < whole:
                 # A copy: the sender may use the payload's memory again before the rest goes out.
                 self.rest = b"".join((data, payload))[sent:]
@@ -95,13 +98,14 @@ class Connection:
 
     def _send_sealed(self, seal: Seal, head: bytes, header: Frame, payload: Frame) -> bool:
         # What is sealed has to be sent, because its number is used.
-        if len(payload) > JOINED_BYTES and self._queued() > QUEUED_BYTES - len(payload):
+        if len(payload) > JOINED_BYTES and self._full(len(payload)):
             return False
         plain = (header, payload) if len(payload) <= JOINED_BYTES else (payload, header)
         sealed = seal.seal(b"".join(plain), head)
         sent = 0
         with contextlib.suppress(BlockingIOError):
             sent = self._raw.sendmsg((head, sealed))
+            self._on_way += sent
         if sent < len(head) + len(sealed):
             self.rest = (head + sealed)[sent:]
         return True
@@ -110,7 +114,9 @@ class Connection:
         """Send what waits, as far as the system takes it."""
         with contextlib.suppress(BlockingIOError):
             while self.rest:
-                self.rest = self.rest[self._raw.send(self.rest) :]
+                sent = self._raw.send(self.rest)
+                self._on_way += sent
+                self.rest = self.rest[sent:]
 
     def read(self) -> tuple[list[Sequence[Frame]], bool]:
         """The messages that have arrived, and whether more may come: False at the end.
@@ -124,6 +130,14 @@ class Connection:
                 if self._payload is None:
                     data = recv(READ_BYTES)
                     count = len(data)
+                    if _HEAD.size < count < READ_BYTES and not self._tail and self._seal is None:
+                        # One whole message, as most are: all that is done with it is here.
+                        kind, _, header_size, size = _HEAD.unpack_from(data)
+                        middle = _HEAD.size + header_size
+                        if kind == _PAYLOAD and middle + size == count and header_size <= MOST_HEADER_BYTES:
+                            whole = memoryview(data)
+                            messages.append((data[_HEAD.size : middle], whole[middle:]))
+                            return messages, True
                     if count and not self._tail:
                         self._take(data, messages)
                     elif count:
@@ -153,15 +167,18 @@ class Connection:
             begin = at + _HEAD.size
             if self._seal is not None:
                 head, whole = data[at:begin], header_size + size + TAG_BYTES
-                if size <= JOINED_BYTES and begin + whole > stop:
-                    break
-                if size <= JOINED_BYTES:
-                    at = begin + whole
-                    plain = self._seal.opened(data[begin:at], head)
-                    messages.append((plain,) if not kind else (plain[:header_size], b"", plain[header_size:]))
-                else:
+                if begin + whole > stop:
+                    if size <= JOINED_BYTES:
+                        break
                     self._head = head
                     at = begin + self._begin(data, begin, whole, messages)
+                    continue
+                at = begin + whole
+                plain = self._seal.opened(data[begin:at], head)
+                if size > JOINED_BYTES:
+                    messages.append((plain[size:], plain[:size]))
+                else:
+                    messages.append((plain,) if not kind else (plain[:header_size], b"", plain[header_size:]))
                 continue
             if begin + header_size + size == stop and size <= JOINED_BYTES and not kind:
                 messages.append((data[begin:],))  # most messages
@@ -169,13 +186,12 @@ class Connection:
                 break
             middle = begin + header_size
             end = middle + size
-            if size <= JOINED_BYTES:
-                if end > stop:
-                    break
-                messages.append((data[begin:end],) if not kind else (data[begin:middle], b"", data[middle:end]))
+            if end <= stop:
+                frames = (data[begin:middle], data[middle:end])
+                messages.append(frames if not kind else (frames[0], b"", frames[1]))
                 at = end
                 continue
-            if middle > stop:
+            if size <= JOINED_BYTES or middle > stop:
                 break
             self._header = data[begin:middle]
             at = middle + self._begin(data, middle, size, messages)
@@ -203,10 +219,14 @@ class Connection:
         _, _, header_size, size = _HEAD.unpack(self._head)
         messages.append((payload[size : size + header_size].tobytes(), payload[:size].data))
 
-    def _queued(self) -> int:
-        """The bytes that the other end's system has not taken yet."""
+    def _full(self, size: int) -> bool:
+        """Whether so many bytes more may be too many on their way. The system is asked only if they may be: what was sent
+        since it last said is an upper bound."""
+        if self._on_way + size <= QUEUED_BYTES:
+            return False
         found = fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(_COUNT.size))
-        return int(_COUNT.unpack(found)[0])
+        (self._on_way,) = _COUNT.unpack(found)
+        return self._on_way + size > QUEUED_BYTES
 
     def close(self) -> None:
         self._raw.close()

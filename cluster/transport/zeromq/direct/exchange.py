@@ -12,9 +12,7 @@ import logging
 import select
 import socket as sockets
 import time
-from collections.abc import Sequence
 
-from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Peer
 from fogconv.cluster.transport.zeromq.direct.connection import Connection
 from fogconv.cluster.transport.zeromq.direct.opening import (
@@ -35,53 +33,28 @@ _READ, _WRITE = select.POLLIN, select.POLLOUT
 
 
 class Exchange:
-    """Not locked: the endpoint is. ``poller``: the endpoint's, in which the sockets are watched.
-
-    ``send`` and ``note`` raise OSError for a connection that broke, which is then forgotten.
-    """
+    """Not locked: the endpoint is. ``poller``: the endpoint's, in which the sockets are watched."""
 
     def __init__(self, poller: select.poll) -> None:
         self._poller = poller
         self._asked: dict[Peer, bytes] = {}
         self._openings: dict[Peer, Opening] = {}
         self._opening_at: dict[int, tuple[Peer, sockets.socket]] = {}
-        self._at: dict[int, tuple[Peer, Connection]] = {}
+        self.peer_at: dict[int, Peer] = {}
+        """Whose connection has a descriptor."""
         self.connections: dict[Peer, Connection] = {}
 
     # Messages
 
-    def send(self, peer: Peer, frames: Sequence[Frame]) -> bool:
-        """Send a message; False where it has to take the link."""
-        connection = self.connections[peer]
-        try:
-            taken = connection.send(frames)
-        except OSError:
-            self.forget(peer)
-            raise
-        if connection.rest:
-            self._poller.modify(connection.fd, _READ | _WRITE)
-        return taken
+    def flush_later(self, connection: Connection) -> None:
+        """A part of what was sent waits for the system to take it: ``flush`` when its descriptor reports something."""
+        self._poller.modify(connection.fd, _READ | _WRITE)
 
-    def peer_at(self, fd: int) -> Peer | None:
-        """Whose connection has this descriptor, if any has."""
-        found = self._at.get(fd)
-        return None if found is None else found[0]
-
-    def read(self, peer: Peer) -> list[Sequence[Frame]]:
-        """The messages that have come from a peer; sends what waits for it, too."""
-        connection = self.connections[peer]
-        try:
-            if connection.rest:
-                connection.flush()
-                if not connection.rest:
-                    self._poller.modify(connection.fd, _READ)
-            messages, lasts = connection.read()
-        except OSError:
-            self.forget(peer)
-            raise
-        if not lasts:
-            self.forget(peer)
-        return messages
+    def flush(self, connection: Connection) -> None:
+        """Send what waits, as far as the system takes it. Raises OSError for a connection that broke."""
+        connection.flush()
+        if not connection.rest:
+            self._poller.modify(connection.fd, _READ)
 
     # Opening
 
@@ -139,7 +112,7 @@ class Exchange:
             return True
         self._close_opening(peer, but=opened)
         connection = self.connections[peer] = Connection(opened, opening.seal())
-        self._at[connection.fd] = peer, connection
+        self.peer_at[connection.fd] = peer
         self._poller.register(connection.fd, _READ)
         return True
 
@@ -159,7 +132,7 @@ class Exchange:
         self._close_opening(peer)
         connection = self.connections.pop(peer, None)
         if connection is not None:
-            del self._at[connection.fd]
+            del self.peer_at[connection.fd]
             self._poller.unregister(connection.fd)
             connection.close()
 

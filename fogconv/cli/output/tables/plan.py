@@ -15,7 +15,7 @@ from fogconv.cli.output.ellipsis import Name
 from fogconv.cli.output.paragraph import Paragraph
 from fogconv.cli.output.tables.table import figures_table
 from fogconv.hardware.units import show_seconds
-from fogconv.ir.graph import Hosted
+from fogconv.ir.layers import Hosted
 
 LEGEND = (
     "Predicted times in ms. move: bringing the layer's inputs to where they are needed, edge: the slowest rank's "

@@ -24,10 +24,10 @@ def print_quantization(found: Quantized, *, out: TextIO) -> None:
         table.add_row(Name(layer.name), layer.precision, _figure(layer.own_db), whole)
     console = Console(file=out)
     console.print(table)
+    pictures = "the calibration picture" if found.pictures == 1 else f"{found.pictures} calibration pictures"
     console.print(
         f"output: {_figure(decibels(found.noise))} dB signal to noise, the greatest value is the same one for "
-        f"{100 * found.agreement:.0f} % of {found.pictures} calibration pictures; {100 * found.share:.1f} % of the "
-        "multiply-adds in int8",
+        f"{100 * found.agreement:.0f} % of {pictures}; {100 * found.share:.1f} % of the multiply-adds in int8",
         markup=False,
         highlight=False,
     )

@@ -29,15 +29,20 @@ def show(
     """The whole answer: a layer with its terms, or a net with a line per shape; then the sweep."""
     out = console or Console()
     question = report.question
-    share = "the master computes too" if question.master_computes else "only they compute"
+    alone = "only they compute" if question.workers > 1 else "the master does not compute"
+    share = "the master computes too" if question.master_computes else alone
     medium = ", a broadcast medium" if question.media is Media.BROADCAST else ""
-    out.print(Paragraph(f"{question.workers} workers, {share}{medium}. {hardware}", style="dim"))
+    out.print(Paragraph(f"{_workers(question.workers)}, {share}{medium}. {hardware}", style="dim"))
     if model is None:
         _layer(out, report.rows[0], report)
     else:
         _net(out, model, report)
     if swept is not None:
         _sweep(out, *swept, layers=len(report.rows))
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"
 
 
 def _layer(out: Console, row: Row, report: Report) -> None:
@@ -67,8 +72,8 @@ def _layer(out: Console, row: Row, report: Report) -> None:
     table.add_row("S", f"{decision.bound_s_paper:.2f}", "the paper's bound, any number of workers")
     if not broadcast:
         used = decision.split.parts - report.question.master_computes if decision.split else report.question.workers
-        table.add_row("S_star", f"{decision.bound_s_star:.2f}", f"the bound over unicast links, {used} workers")
-    table.add_row("at most", f"{decision.bound_gain:.2f}", f"what up to {report.question.workers} workers can gain")
+        table.add_row("S*", f"{decision.bound_s_star:.2f}", f"the bound over unicast links, {_workers(used)}")
+    table.add_row("at most", f"{decision.bound_gain:.2f}", f"what up to {_workers(report.question.workers)} can gain")
     if broadcast:
         table.add_row("limit", f"{crowd_estimate(spec, report.question):.2f}", "T_local/T_cld with a million workers")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fogconv.frontend.graph_builder import Many, Ref, Value
+from fogconv.frontend.building.values import Many, Ref, Value
 from fogconv.frontend.onnx.translate import Node, Translator
 
 

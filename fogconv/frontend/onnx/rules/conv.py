@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fogconv.frontend.building.values import Padded, Ref, Shape, Value
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Padded, Ref, Shape, Value
 from fogconv.frontend.onnx.translate import Node, Rule, Translator
 from fogconv.frontend.space import phases
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from fogconv.frontend.building.values import Ref, Value
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Ref, Value
 from fogconv.frontend.onnx.translate import Node, Rule, Translator
 
 SOFTMAX_OF_ONE_AXIS = 13

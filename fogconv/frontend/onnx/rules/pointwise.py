@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from fogconv.frontend.building.values import Last, Ref, Value, spread
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Last, Ref, Value, spread
 from fogconv.frontend.onnx.translate import Node, Rule, Translator
 
 COMMUTE = ("add", "multiply", "maximum", "minimum")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fogconv.frontend.graph_builder import Padded, Shape, Value
+from fogconv.frontend.building.values import Padded, Shape, Value
 from fogconv.frontend.onnx.rules.conv import padding, two
 from fogconv.frontend.onnx.translate import Node, Translator
 

@@ -14,9 +14,9 @@ import numpy as np
 from onnx import TensorProto
 
 from fogconv.errors import ModelError, quoted
-from fogconv.frontend.graph_builder import Const, Ref, Value
+from fogconv.frontend.building.values import Const, Ref, Value
 from fogconv.frontend.onnx.translate import Node, Translator
-from fogconv.ir.graph import Convert
+from fogconv.ir.layers import Convert
 from fogconv.ir.precision.scale import FP32, Precision
 
 MOVING = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Identity", "Slice", "Split")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fogconv.errors import GeometryError, ModelError, quoted
+from fogconv.frontend.building.values import Padded, Ref, Value
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Padded, Ref, Value
 from fogconv.frontend.onnx.rules import channels, pooling
 from fogconv.frontend.onnx.rules.conv import as_rows, four, two
 from fogconv.frontend.onnx.translate import Node, Translator

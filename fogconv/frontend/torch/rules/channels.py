@@ -7,7 +7,7 @@ import math
 import torch
 from torch import fx
 
-from fogconv.frontend.graph_builder import Many, Ref, Value
+from fogconv.frontend.building.values import Many, Ref, Value
 from fogconv.frontend.torch.translate import Args, Translator, layer_name, shape_of
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fogconv.frontend.building.values import Many, Padded, Ref, Value
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Many, Padded, Ref, Value
 from fogconv.frontend.space import phases
 from fogconv.frontend.torch.translate import Args, Rule, Translator, bind, layer_name, pair, shape_of, weights
 

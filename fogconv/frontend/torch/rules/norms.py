@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
+from fogconv.frontend.building.values import Many, Ref, Value
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Many, Ref, Value
 from fogconv.frontend.torch.translate import Args, Rule, Translator, as_numpy, layer_name
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import fx
 
+from fogconv.frontend.building.values import Many, Ref, Shape, Value, spread
 from fogconv.frontend.fusion import AnyArray
-from fogconv.frontend.graph_builder import Many, Ref, Shape, Value, spread
 from fogconv.frontend.torch.translate import Args, Rule, Translator, as_numpy, layer_name, shape_of
 
 

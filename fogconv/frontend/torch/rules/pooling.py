@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from fogconv.frontend.graph_builder import Many, Padded, Ref, Shape, Value
+from fogconv.frontend.building.values import Many, Padded, Ref, Shape, Value
 from fogconv.frontend.torch.translate import Args, Translator, bind, layer_name, op_name, pair, shape_of
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fogconv.errors import GeometryError
-from fogconv.frontend.graph_builder import Padded, Value, as_sides
+from fogconv.frontend.building.values import Padded, Value, as_sides
 from fogconv.frontend.space import phases, resampling
 from fogconv.frontend.torch.rules import channels, conv, pooling
 from fogconv.frontend.torch.translate import Args, Rule, Translator, layer_name, op_name, pair, shape_of, weights

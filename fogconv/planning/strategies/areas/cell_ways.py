@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fogconv.ir.geometry import Region
-from fogconv.ir.graph import Host, Layer
+from fogconv.ir.layers import Host, Layer
 from fogconv.ir.shard import Work
 from fogconv.planning.limits.tiling import Tiling
 from fogconv.planning.strategies.family import Way

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fogconv.ir.graph import Layer
+from fogconv.ir.layers import Layer
 from fogconv.planning.limits.tiling import Tiling
 from fogconv.planning.strategies.areas.cell_ways import ways
 from fogconv.planning.strategies.family import Family, Way

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
 from fogconv.ir.geometry import Span
-from fogconv.ir.graph import Conv, Host, Layer
+from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.shard import Work, split, split_channels
 from fogconv.planning.strategies.family import Family, Way
 from fogconv.planning.strategies.shares import Shares

@@ -12,17 +12,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from fogconv.cluster.worker.checks.program_check import check_measurement, check_program
+from fogconv.cluster.worker.checks.measurement_check import check_measurement
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import KernelError, WireError, WorkerMemoryError
-from fogconv.ir import program as ir
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
+from fogconv.ir.program import Program
 from tests.cluster.launch import ROOT, environment
 from tests.cluster.worker.wedges import LIMIT_BYTES, WEDGES, honest
 
 MB = 1 << 20
 
 
-def changed(steps: tuple[ir.AnyStep, ...] | None = None, **fields: Any) -> ir.Program:
+def changed(steps: tuple[ir.AnyStep, ...] | None = None, **fields: Any) -> Program:
     program = honest()
     return msgspec.structs.replace(program, **({} if steps is None else {"steps": steps}), **fields)
 
@@ -39,7 +41,7 @@ def test_an_honest_program_passes() -> None:
 def test_what_wedged_a_worker_is_refused(name: str) -> None:
     wedge = WEDGES[name]()
     with pytest.raises((WireError, WorkerMemoryError, KernelError)):
-        if isinstance(wedge, ir.Program):
+        if isinstance(wedge, Program):
             check_program(wedge, LIMIT_BYTES)
         else:
             check_measurement([wedge], 3, LIMIT_BYTES)
@@ -64,7 +66,7 @@ NOWHERE = Region(Span(0, 3), Span(0, 9), Span(0, 9))
 BACKWARDS = Region(Span(0, 3), Span(2**40, 5), Span(0, 8))
 
 
-def refused() -> Mapping[str, ir.Program]:
+def refused() -> Mapping[str, Program]:
     conv, pool, send, recv = (step_of(kind) for kind in (ir.Conv, ir.Pool, ir.Send, ir.Recv))
     change = msgspec.structs.replace
     return {

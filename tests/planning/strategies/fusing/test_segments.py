@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, Span
-from fogconv.ir.graph import Concat, Conv, Host, Layer, LayerGraph, Tensor
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.layers import Concat, Conv, Host, Layer, Tensor
 from fogconv.ir.plan import Placement, Plan
-from fogconv.ir.program import Recv
 from fogconv.ir.shard import split
+from fogconv.ir.steps import Recv
 from fogconv.lowering.lower import outline
 from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook

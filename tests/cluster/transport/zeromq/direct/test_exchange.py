@@ -125,7 +125,7 @@ def test_with_keys_nothing_is_said_in_clear_and_a_changed_byte_is_the_end() -> N
     stream = tapped.recv(1 << 16)
     raw.send(stream[:-30] + bytes([stream[-30] ^ 1]) + stream[-29:])
     assert pair.next(pair.there) == Loss(pair.caller, "the connection ended")
-    assert taker.fd not in pair.there._exchange._at
+    assert taker.fd not in pair.there._exchange.peer_at
     for each in (ours, tapped, raw):
         each.close()
     pair.close()

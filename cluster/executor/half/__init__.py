@@ -1,0 +1,1 @@
+"""What an executor does with maps of 16 bits."""

@@ -1,0 +1,1 @@
+"""Admission: which peers a bound socket listens to, and for how much."""

@@ -1,0 +1,1 @@
+"""Options: those that commands share, with their help, and how their texts become values."""

@@ -1,0 +1,1 @@
+"""Building: a LayerGraph grows while a frontend reads a model."""

@@ -1,0 +1,69 @@
+"""Steps on narrow elements: measured where a network has them, and there only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fogconv.calibration.cache import remembered_rates
+from fogconv.calibration.calibration import calibrate_quickly
+from fogconv.calibration.narrow import INT8_MAPS, QUICK_STEPS, elements_of, missing
+from fogconv.cluster.executor.executors import executor
+from fogconv.cluster.executor.microbenchmark import NoMailbox, map_program
+from fogconv.frontend import zoo_graphs
+from fogconv.hardware.presets import presets
+from fogconv.hardware.topology import Device
+from fogconv.ir.geometry import ConvSpec, MapSpec
+from fogconv.quantization.precision import for_shapes
+from tests.calibration.test_devices import FakeSession, local, own_s
+
+pytestmark = pytest.mark.alone
+
+
+def test_a_network_names_its_elements() -> None:
+    graph = zoo_graphs.graph("squeezenet1_1")
+    assert elements_of(graph) == frozenset()
+    assert elements_of(for_shapes(graph, "int8")) == {"uint8"}
+
+
+def test_rates_of_bytes_are_measured_once_where_they_are_wanted(tmp_path: Path) -> None:
+    session = FakeSession()
+    plain = calibrate_quickly(session, cache=tmp_path, local=local).topology.devices[1]
+    assert not [kind for kind in plain.gamma_s_per_mac if kind.startswith("int8")]
+    before = len(session.measured)
+    for _ in range(2):
+        found = calibrate_quickly(session, cache=tmp_path, local=local, elements={"uint8"}).topology
+        assert len(session.measured) == before + 1, "both workers at once, and once only"
+        for rank, gamma in enumerate((5e-11, 1e-10, 4e-10)):
+            for spec in QUICK_STEPS["uint8"]:
+                if isinstance(spec, ConvSpec) and spec.kernel != (1, 1):
+                    assert found.devices[rank].conv_s(spec) == pytest.approx(1e-5 + own_s(spec, gamma), rel=0.1)
+    assert all("int8_default" in known.device.gamma_s_per_mac for known in remembered_rates(tmp_path))
+    known = next(remembered_rates(tmp_path)).device
+    assert not missing(known, {"uint8"})
+    assert missing(msgspec.structs.replace(known, map_s_per_byte={}), {"uint8"}) == QUICK_STEPS["uint8"]
+
+
+@pytest.mark.parametrize("spec", INT8_MAPS, ids=lambda spec: spec.costs_as)
+def test_every_step_that_is_measured_runs(spec: MapSpec) -> None:
+    program = map_program(spec)
+    executor()(program, {}).run(NoMailbox())
+    assert program.work(program.steps[0]) == spec
+
+
+def test_what_was_not_measured_follows_the_others_of_its_elements() -> None:
+    device = Device("pi", {"default": 8e-10, "first": 4e-10, "int8_default": 2e-10, "int8_direct": 1e-10})
+    assert device.gamma("int8_direct") == 1e-10
+    assert device.gamma("int8_direct1x1") == pytest.approx(2e-10)
+    assert device.gamma("int8_first") == pytest.approx(1e-10)
+    assert device.gamma("first") == 4e-10
+    unknown = Device("pi", {"default": 8e-10, "first": 4e-10})
+    assert (unknown.gamma("int8_first"), unknown.gamma("int8_direct")) == (4e-10, 8e-10)
+
+
+def test_every_board_has_a_rate_in_8_bits_and_its_source() -> None:
+    for board in presets().values():
+        assert board.gamma_s_per_mac["int8_default"] < board.gamma_s_per_mac["default"]
+        assert "in 8 bits" in board.sources["gamma_s_per_mac"]

@@ -1,0 +1,165 @@
+"""16 bits: what an answer loses by them, and that a net gives the same on any number of devices, within rounding."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fogconv
+from fogconv.cluster.session.session import Session
+from fogconv.errors import InputError, ModelError
+from fogconv.hardware.topology import Topology
+from fogconv.ir.graph import LayerGraph
+from fogconv.ir.guard import Protection
+from fogconv.ir.layers import Conv
+from fogconv.ir.memory.footprint import footprint
+from fogconv.ir.plan import Plan, at_home
+from fogconv.ir.precision.elements import HALVES, Half
+from fogconv.lowering.lower import lower
+from fogconv.planning.plan_options import PlanOptions
+from fogconv.planning.planner import plan
+from fogconv.quantization.precision import for_shapes, in_precision, precision_report
+from fogconv.runtime.engine import Engine
+from fogconv.runtime.run_options import RunOptions
+from tests.cluster.fault_cluster import FaultCluster
+from tests.quantized_net import network, on_bytes, picture
+
+pytestmark = pytest.mark.alone
+
+UNIT: dict[Half, float] = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+"""The largest relative error of one rounding."""
+
+ROUNDINGS = 12
+"""Of the net's maps, one after the other: an answer may be off by so many."""
+
+
+def equal_ranks(ranks: int) -> Topology:
+    """Slow devices on a fast network, so that plans distribute."""
+    return Topology.uniform(ranks, 1e8, 1e10, 1e-7)
+
+
+@cache
+def halved(half: Half) -> LayerGraph:
+    return in_precision(network(), half, None)
+
+
+@cache
+def answer(half: Half | None, seed: int = 0) -> np.ndarray:
+    graph = network() if half is None else halved(half)
+    with fogconv.compile(graph, "inproc://0", topology=equal_ranks(1)) as engine:
+        return np.asarray(engine(picture(seed)))
+
+
+def off(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(found.reshape(-1) - wanted.reshape(-1)).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_an_answer_is_near_the_one_in_fp32(half: Half) -> None:
+    for seed in range(2):
+        assert 0 < off(answer(half, seed), answer(None, seed)) < ROUNDINGS * UNIT[half]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_all_convs_multiply_16_bits_and_the_ends_are_in_fp32(half: Half) -> None:
+    graph = halved(half)
+    convs = [layer for layer in graph.layers if isinstance(layer, Conv)]
+    assert convs and all(conv.spec.element == half for conv in convs)
+    assert {graph.weights[conv.weight].dtype.itemsize for conv in convs} == {2}
+    assert {graph.tensors[number].precision.element for number in (*graph.given, *graph.results)} == {"fp32"}
+    report = precision_report(graph)
+    assert report is not None and report.share == 1.0 and set(report.layers.values()) == {half}
+    assert report.sentence.startswith(f"{half}: ")
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("scheme", ["rows", "columns", "tiles", "depth", "star", "auto"])
+def test_a_distributed_run_equals_one_device_within_rounding(scheme: str, half: Half) -> None:
+    options = {"threshold": 0.0} if scheme == "star" else {}
+    with fogconv.compile(halved(half), "inproc://2", scheme=scheme, topology=equal_ranks(3), **options) as engine:
+        assert any(work.rank for placement in engine.plan.plan.placements for work in placement.work)
+        wires = {step.wire for program in engine.plan.programs for step in program.steps if hasattr(step, "wire")}
+        assert half in wires
+        for seed in range(2):
+            assert off(np.asarray(engine(picture(seed))), answer(half, seed)) < 4 * UNIT[half]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_partial_sums_travel_in_fp32(half: Half) -> None:
+    with fogconv.compile(
+        halved(half), "inproc://2", scheme="star", split="input:3", threshold=0.0, topology=equal_ranks(3)
+    ) as engine:
+        assert off(np.asarray(engine(picture())), answer(half)) < 4 * UNIT[half]
+        sends = [step for program in engine.plan.programs[1:] for step in program.steps if hasattr(step, "to")]
+        assert {step.wire for step in sends} == {"fp32", half}
+
+
+@settings(max_examples=6)
+@given(
+    st.sampled_from(HALVES),
+    st.integers(2, 3),
+    st.sampled_from(["rows", "columns", "tiles", "depth", "star"]),
+    st.sampled_from(["output:3", "input:3"]),
+)
+def test_whatever_the_layout_programs_hold_and_send_16_bits(half: Half, ranks: int, scheme: str, split: str) -> None:
+    """As data: every map that travels does so in 16 bits, but for the picture, the answer and partial sums."""
+    options = PlanOptions(scheme, threshold=0.0, split=split) if scheme == "star" else PlanOptions(scheme)
+    graph = halved(half)
+    lowered = lower(graph, plan(graph, equal_ranks(ranks), options))
+    ends = {graph.tensors[number].name for number in (*graph.given, *graph.results)}
+    for program in lowered.programs:
+        for step in program.steps:
+            if hasattr(step, "wire"):
+                buffer = program.buffers[step.parts[0].buffer]
+                summand = buffer.precision.element == "fp32"
+                assert step.wire == (half if not summand else "fp32")
+                assert summand or buffer.tensor not in ends
+        weights = [step.weight for step in program.steps if hasattr(step, "weight")]
+        assert {program.weight_types[key] for key in weights} <= {"float16" if half == "fp16" else "uint16"}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_maps_and_weights_take_half_the_memory(half: Half) -> None:
+    def taken(graph: LayerGraph) -> tuple[int, int]:
+        lowered = lower(graph, Plan(graph.name, 1, "local", tuple(at_home(graph, layer) for layer in graph.layers)))
+        size = footprint(lowered.programs[0])
+        return sum(lowered.programs[0].weight_bytes(key) for key in lowered.programs[0].weights), size.maps
+
+    (weights, maps), (wide_weights, wide_maps) = taken(halved(half)), taken(network())
+    assert weights < 0.55 * wide_weights and maps < 0.7 * wide_maps
+    assert taken(for_shapes(network(), half))[1] == maps
+
+
+def engine_of(session: Session, scheme: str) -> Engine:
+    options = PlanOptions(scheme, threshold=0.0 if scheme == "star" else 1.0)
+    return Engine(halved("bf16"), session, equal_ranks(session.ranks), options, RunOptions(adapt=False))
+
+
+@pytest.mark.parametrize("scheme", ["rows", "star"])
+def test_the_answer_is_right_after_a_loss(scheme: str) -> None:
+    with FaultCluster(2) as cluster:
+        engine = engine_of(cluster.session, scheme)
+        assert off(engine.run(picture()).output, answer("bf16")) < 4 * UNIT["bf16"]
+        cluster.cut_at(1, 3)
+        hit = engine.run(picture(1))
+        assert any("lost" in event for event in hit.events)
+        assert off(hit.output, answer("bf16", 1)) < 4 * UNIT["bf16"]
+        assert engine.ranks == (0, 2)
+
+
+def test_what_16_bits_can_not_do_is_a_sentence() -> None:
+    with pytest.raises(InputError, match="no checksums of narrower layers"):
+        fogconv.plan(halved("bf16"), equal_ranks(3), scheme="star", protection=Protection(verify=True))
+    with pytest.raises(InputError, match="quantised to 8 bits already"):
+        in_precision(on_bytes().graph, "fp16", None)
+    large = network()
+    convs = [layer for layer in large.layers if isinstance(layer, Conv)]
+    weights = {**large.weights, convs[1].weight: large.weights[convs[1].weight] * np.float32(1e6)}
+    too_large = LayerGraph.single("large", large.tensors, large.layers, 0, large.results[0], (1, 10), weights)
+    with pytest.raises(ModelError, match=f"{convs[1].name} has weights up to .* use --precision bf16"):
+        in_precision(too_large, "fp16", None)
+    in_precision(too_large, "bf16", None)
