@@ -15,8 +15,9 @@ from fogconv.errors import KernelError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
 from fogconv.kernels import prepare_conv2d, reference
-from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_isa, host_pairs
-from fogconv.kernels.conv.direct import can_pair, paired
+from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_eights, host_isa, host_pairs
+from fogconv.kernels.conv.direct import DirectKernel, halves_isa, paired, reads_of
+from fogconv.kernels.conv.half_tile import FLUSHED
 from fogconv.kernels.conv.select import candidates, prepare_kernel
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.halves import bind_narrow, bind_widen, floats, rounded
@@ -132,10 +133,47 @@ def test_weights_stay_in_16_bits_and_can_be_had_back() -> None:
 
 def test_pairs_are_read_only_where_the_cpu_multiplies_them_and_groups_do_not_split_them() -> None:
     spec = ConvSpec(42, 32, 3, 5, (3, 3), (1, 1), P1, groups=2, element="bf16")
-    assert not can_pair(spec, host_isa())
-    assert not can_pair(replace(spec, element="fp16", groups=1), host_isa())
-    assert not host_pairs(AVX2) and not host_pairs(NEON)
-    assert can_pair(replace(spec, groups=1), host_isa()) == host_pairs(host_isa())
+    assert reads_of(spec, host_isa()) == "fp32"
+    assert not host_pairs(AVX2) and not host_pairs(NEON) and not host_eights(AVX512)
+    assert reads_of(replace(spec, groups=1), host_isa()) == ("bf16" if host_pairs(host_isa()) else "fp32")
+    assert reads_of(replace(spec, element="fp16"), host_isa()) == ("fp16" if host_eights(host_isa()) else "fp32")
+
+
+EIGHTS = (
+    ConvSpec(200, 32, 3, 5, (1, 1)),
+    ConvSpec(40, 37, 6, 7, (3, 3), (1, 1), P1, batch=2),
+    ConvSpec(3, 12, 9, 9, (3, 3), (2, 2), P1),
+    ConvSpec(36, 16, 4, 9, (1, 7), (1, 1), (0, 0, 3, 3)),
+    ConvSpec(64, 32, 5, 7, (2, 3), (1, 1), P1, (2, 2)),
+    ConvSpec(42, 32, 3, 5, (3, 3), (1, 1), P1, groups=2),
+    ConvSpec(300, 20, 1, 1, (1, 1)),
+)
+
+
+@pytest.mark.parametrize("spec", EIGHTS, ids=str)
+def test_sums_in_fp16_keep_their_bound(spec: ConvSpec) -> None:
+    """The kernel for aarch64's fp16, on any CPU: LLVM emulates its multiply-adds, which round twice then, and so a little
+    more often than once."""
+    x, weight, bias = sample(spec)
+    spec = replace(spec, element="fp16")
+    kernel = DirectKernel.prepare(spec, halves_isa(NEON, "fp16"), rounded(weight, "fp16"), bias, "relu", reads="fp16")
+    assert kernel.reads == "fp16"
+    margin, plain = Margin(*spec.padding), replace(spec, element="fp32")
+    x, weight = exactly(x, "fp16"), exactly(weight, "fp16")
+    residual = exactly(np.random.default_rng(2).standard_normal(spec.output_shape).astype(np.float32), "fp16")
+    exact = reference.activate(reference.conv2d(x, weight, bias, plain) + residual, "relu")
+    products = reference.conv2d(np.abs(x), np.abs(weight), None, plain)
+    gamma = FLUSHED * UNIT["fp16"] / (1 - FLUSHED * UNIT["fp16"])
+    for made in (True, False):
+        out = Blocked.empty(*spec.output_shape, kind=np.float16 if made else np.float32)
+        more = in_halves(residual, "fp16") if made else pack(residual)
+        for thread in range(2):
+            kernel.bind(in_halves(x, "fp16", margin), out, more, thread, 2)()
+        rounding = UNIT["fp16"] * exact if made else 0.0
+        off = np.abs(values(out) - exact)
+        assert (off <= gamma * products + rounding + 1e-5).all()
+        # Roundings mostly cancel: what is usual is far below the bound.
+        assert off.max() <= 4e-3 * products.max()
 
 
 def test_a_pair_holds_the_lower_channel_in_the_lower_bits() -> None:
