@@ -1,15 +1,15 @@
-"""Precision: what 8 bits gain in time and memory, and what they lose in accuracy.
+"""Precision: what 8 and 16 bits gain in time and memory, and what they lose in accuracy.
 
     python -m bench.precision                                  every net, and all accuracies: about 10 minutes
     python -m bench.precision --net resnet50 --json            one net's times and memory
     python -m bench.precision --accuracy efficientnet_lite0    one accuracy
     python -m bench.precision --crops 60                       fewer crops
 
-Times are medians of processor time on one core, fp32, int8 and the peers in turns (A B C … A B C), with seeded weights and
-a seeded picture; peers (ONNX Runtime, and OpenVINO where it is installed) run the same QDQ file. Memory is a worker's
-weights as packed and its maps, of a plan for one rank. Accuracy: the top-1 agreement of int8 with fp32 over crops and
-distortions of the bundled photographs, drawn by a seed of their own and other than those of calibration; and the accuracy
-that a CNN trained on scikit-learn's digits loses.
+Times are medians of processor time on one core, fp32, int8, bf16 and the peers in turns (A B C … A B C), with seeded
+weights and a seeded picture; peers (ONNX Runtime, and OpenVINO where it is installed) run the same QDQ file. Memory is a
+worker's weights as packed and its maps, of a plan for one rank. Accuracy: the top-1 agreement of int8, fp16 and bf16 with
+fp32 over crops and distortions of the bundled photographs, drawn by a seed of their own and other than those of calibration;
+and the accuracy that a CNN trained on scikit-learn's digits loses.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from fogconv.frontend.network import network_graph, open_network
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.plan import Plan, at_home
+from fogconv.ir.precision.elements import HALVES
 from fogconv.kernels.conv.conv import algorithm_of
 from fogconv.lowering.lower import lower
 from fogconv.quantization.marking import int8_share
+from fogconv.quantization.precision import in_precision
 from fogconv.quantization.quantize import Quantized, quantized
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.preprocessing import bundled_images, load_image
@@ -56,24 +58,29 @@ Run = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Speed:
-    """Times faster; ``memory_ratio``: int8's weights and maps, of fp32's; ``share`` of the multiply-adds are in int8."""
+    """Times faster; ``memory_ratio``: int8's weights and maps, of fp32's, and bf16's; ``share`` of the multiply-adds are in
+    int8."""
 
     int8_vs_fp32: float
     int8_vs_best_peer: float | None
-    bf16_vs_fp32: float | None
+    bf16_vs_fp32: float
     memory_ratio: float
+    memory_ratio_bf16: float
     share: float
     times_ms: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares (0 to 1); ``agreement_sure`` where fp32 is sure. ``points_lost``: of accuracy, in percent."""
+    """Shares (0 to 1); ``agreement_sure``: int8's where fp32 is sure; ``agreement_16bit``: the less of fp16's and bf16's.
+    ``points_lost``: of accuracy, in percent, by int8."""
 
     pictures: int
     agreement_int8: float
     agreement_sure: float | None
-    agreement_16bit: float | None
+    agreement_16bit: float
+    agreement_fp16: float
+    agreement_bf16: float
     points_lost: float | None
 
 
@@ -97,12 +104,14 @@ def main() -> None:
         peer = "no peer" if each.int8_vs_best_peer is None else f"{each.int8_vs_best_peer:.2f} of the best peer's time"
         print(
             f"{name}: int8 {each.int8_vs_fp32:.2f} times as fast as fp32, {peer}; memory {100 * each.memory_ratio:.0f} %; "
+            f"bf16 {each.bf16_vs_fp32:.2f} times as fast as fp32; memory {100 * each.memory_ratio_bf16:.0f} %; "
             f"{100 * each.share:.0f} % of the multiply-adds in int8 ({times})"
         )
     for name, one in accuracies.items():
         lost = "" if one.points_lost is None else f", {one.points_lost:.2f} points of accuracy lost"
         sure = "" if one.agreement_sure is None else f" ({100 * one.agreement_sure:.1f} % where fp32 is sure)"
         print(f"{name}: int8 agrees with fp32 on {100 * one.agreement_int8:.1f} % of {one.pictures} pictures{sure}{lost}")
+        print(f"{name}: fp16 agrees on {100 * one.agreement_fp16:.1f} %, bf16 on {100 * one.agreement_bf16:.1f} %")
 
 
 # Time and memory
@@ -113,7 +122,8 @@ def speed(name: str) -> Speed:
     rng = np.random.default_rng(0)
     pictures = [rng.standard_normal(graph.picture.shape, np.float32) for _ in range(3)]
     found = quantized(graph, [[each] for each in pictures], tolerance=1.0)
-    runs = {"fp32": own(graph), "int8": own(found.graph)}
+    halves = in_precision(graph, "bf16", None)
+    runs = {"fp32": own(graph), "int8": own(found.graph), "bf16": own(halves)}
     with tempfile.TemporaryDirectory() as folder:
         runs |= peers(found, Path(folder))
         times: dict[str, list[float]] = {runtime: [] for runtime in runs}
@@ -125,13 +135,14 @@ def speed(name: str) -> Speed:
                 run(pictures[0])
                 times[runtime].append(1e3 * (time.process_time() - begin))
     medians = {runtime: statistics.median(each) for runtime, each in times.items()}
-    others = [each for runtime, each in medians.items() if runtime not in ("fp32", "int8")]
-    memory = [taken_bytes(each) for each in (found.graph, graph)]
+    others = [each for runtime, each in medians.items() if runtime not in ("fp32", "int8", "bf16")]
+    memory = [taken_bytes(each) for each in (found.graph, graph, halves)]
     return Speed(
         medians["fp32"] / medians["int8"],
         medians["int8"] / min(others) if others else None,
-        None,
+        medians["fp32"] / medians["bf16"],
         memory[0] / memory[1],
+        memory[2] / memory[1],
         int8_share(found.graph),
         medians,
     )
@@ -202,15 +213,20 @@ def photographs(name: str, crops: int) -> Accuracy:
 
     found = quantized(network.graph, [[each] for each in drawn(CALIBRATION_CROPS, CALIBRATION_SEED)])
     exact, rounded = own(network.graph), own(found.graph)
+    halves = {half: own(in_precision(network.graph, half, None)) for half in HALVES}
     same, sure, same_sure = 0, 0, 0
+    same_in = dict.fromkeys(halves, 0)
     for x in drawn(crops, CROP_SEED):
         one, other = probabilities(exact(x)), probabilities(rounded(x))
         agree = int(one.argmax() == other.argmax())
         second, first = np.sort(one)[-2:]
         same += agree
+        for half, run in halves.items():
+            same_in[half] += int(one.argmax() == run(x).argmax())
         if first - second >= SURE:
             sure, same_sure = sure + 1, same_sure + agree
-    return Accuracy(crops, same / crops, same_sure / sure if sure else None, None, None)
+    shares = [count / crops for count in same_in.values()]
+    return Accuracy(crops, same / crops, same_sure / sure if sure else None, min(shares), *shares, None)
 
 
 def probabilities(scores: Array) -> NDArray[np.float64]:
@@ -264,11 +280,11 @@ def digits() -> Accuracy:
             optimizer.step()
     graph = export(net.eval(), (torch.from_numpy(x[:1]),), "digits")
     found = quantized(graph, [[x[at : at + 1]] for at in learn[:64]])
-    exact, rounded = own(graph), own(found.graph)
-    answers = np.array([[run(x[at : at + 1]).reshape(-1).argmax() for run in (exact, rounded)] for at in test])
+    runs = [own(each) for each in (graph, found.graph, *(in_precision(graph, half, None) for half in HALVES))]
+    answers = np.array([[run(x[at : at + 1]).reshape(-1).argmax() for run in runs] for at in test])
     right = (answers == loaded.target[test, None]).mean(axis=0)
-    agreement = float((answers[:, 0] == answers[:, 1]).mean())
-    return Accuracy(len(test), agreement, None, None, float(100 * (right[0] - right[1])))
+    same = [float(each) for each in (answers[:, :1] == answers).mean(axis=0)]
+    return Accuracy(len(test), same[1], None, min(same[2:]), *same[2:], float(100 * (right[0] - right[1])))
 
 
 if __name__ == "__main__":

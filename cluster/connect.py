@@ -19,6 +19,7 @@ from fogconv.cluster.protocol.timeouts import HEARTBEAT_S, MESSAGE_S
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.watchdog import LastWord
 from fogconv.cluster.transport_registry import Dialing, transport_of_all
+from fogconv.errors import InputError, shown
 from fogconv.hardware.hostfile import read_hostfile
 from fogconv.ir.program import Program
 from fogconv.values import table
@@ -75,8 +76,10 @@ def addresses_of(cluster: str | Sequence[str] | Path) -> list[str]:
         addresses = _hostfile_addresses(Path(cluster))
     elif isinstance(cluster, str):
         addresses = [address.strip() for address in cluster.split(",") if address.strip()]
-    else:
+    elif isinstance(cluster, Sequence):
         addresses = list(cluster)
+    else:
+        raise InputError(f"{shown(str(cluster))} names no workers; write inproc://N, tcp://HOST:PORT,… or a hostfile's path")
     transport_of_all(addresses)
     return addresses
 

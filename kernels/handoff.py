@@ -117,7 +117,7 @@ def _core(typingctx: Any) -> Any:
 
 
 @vector.intrinsic
-def _call(typingctx: Any, kernel: Any, numbers: Any, length: Any) -> Any:
+def call(typingctx: Any, kernel: Any, numbers: Any, length: Any) -> Any:
     """Call a kernel by its address, on the numbers at an address."""
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
@@ -165,7 +165,7 @@ def serve(c, done):  # type: ignore[no-untyped-def]
             continue  # the caller took it back
         if c[CODE] == 0:
             return PYTHON
-        _call(c[CODE], c[NUMBERS], c[LENGTH])
+        call(c[CODE], c[NUMBERS], c[LENGTH])
         if _finished(control, done):
             return WAKE
 

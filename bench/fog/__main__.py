@@ -49,6 +49,9 @@ def main(
         str,
         Option(help="One node's rival: torch, faster (of torch and ONNX Runtime), or usual: torch for classifiers."),
     ] = "usual",
+    precision: Annotated[
+        str, Option(help="fp32, int8 or auto: fogconv's, on all nodes and on one; the rival's is fp32.")
+    ] = "fp32",
     as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure fogconv on an emulated cluster against torch or ONNX Runtime on one of its nodes. Needs root and Linux."""
@@ -75,6 +78,7 @@ def main(
             None if size is None else size.both,
             baseline,  # type: ignore[arg-type]
             like,
+            precision,
         )
         result = run(setup, lambda line: console.print(f"[dim]{line}[/dim]", soft_wrap=True))
     except FogconvError as error:
@@ -98,7 +102,8 @@ def parse_shares(text: str) -> tuple[float, ...]:
 
 def table(result: dict[str, Any]) -> Table:
     links = result["rate"] if result["like"] is None else f"{result['rate']} (like {result['like']['board']})"
-    title = f"{result['net']}, {result['scheme']}, {result['nodes']} nodes of {result['cpu']} core, {links}"
+    ran = f"{result['net']}, {result['precision']}"
+    title = f"{ran}, {result['scheme']}, {result['nodes']} nodes of {result['cpu']} core, {links}"
     it = Table(title=title + (" — VOID: below the lower bound" if result["void"] else ""))
     it.add_column("what")
     it.add_column("", justify="right")

@@ -32,6 +32,7 @@ class Job(msgspec.Struct, frozen=True):
     shares: tuple[float, ...]
     scheme: str = "auto"
     wire: ir.Wire = "fp32"
+    precision: str = "fp32"
     options: dict[str, Any] = {}
     size: tuple[int, int] | None = None
     keys: str = ""

@@ -93,7 +93,7 @@ def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, 
 
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
-    it = Subject(job.net, job.size)
+    it = Subject(job.net, job.size, job.precision)
     experiment = NodeEnd(folder)
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})

@@ -1,7 +1,7 @@
 """The topology that the planner gets: every node's rate and every link, measured in the bed.
 
-    γ a few runs of the whole network on the master, divided by what its kernels count as their work: caches are as cold
-    as in inferences. A worker's is derived from the master's by their shares of a core
+    γ, maps    a few runs of the whole network on the master, divided by what its kernels count as their work, and by the
+    bytes of its maps: caches are as cold as in inferences. A worker's is derived from the master's by their shares of a core
     messages   the master's processor time for pings from cold caches, and for each byte of one (`fogconv.calibration.links`)
     α, β       pings, empty and large
 
@@ -33,9 +33,8 @@ from fogconv.cluster.executor.executable import Executable
 from fogconv.cluster.executor.microbenchmark import NoMailbox, copy_bytes_per_s
 from fogconv.cluster.session.session import Session
 from fogconv.hardware.topology import Device, Link, Topology, kernel_class
-from fogconv.ir import steps as ir
 from fogconv.ir.arrays import Array
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Host
 from fogconv.ir.memory.algorithm import cycles
@@ -51,6 +50,10 @@ LARGE_BYTES = 2_000_000
 MACS_PER_CYCLE = 16
 STEP_S = 10e-6
 """The cost of a step beside its kernel, at full speed: a bound call."""
+MAP_RATES = (0.0, *np.geomspace(1e-12, 2e-10, 24))
+"""Seconds per byte of a conv's maps that are tried."""
+LEAST_COMPUTING = 0.25
+"""The assumed least share of computation in a conv's time."""
 
 
 class Rates:
@@ -69,17 +72,19 @@ class Rates:
             return call.call(values, *maps)
 
         self._executable: Executable | None = Executable(self._program, lowered.weights, threads=1, host=host)
-        convs = [number for number, step in enumerate(self._program.steps) if isinstance(step, ir.Conv)]
+        works = [self._program.work(step) for step in self._program.steps]
         times = [self._run() for _ in range(FULL_SPEED_RUNS + 1)][1:]
         self._full_speed: NDArray[np.float64] = np.asarray(np.median(times, axis=0), np.float64)
-        self._seconds = self._full_speed[convs]
+        self._work = [
+            (work, float(seconds)) for work, seconds in zip(works, self._full_speed, strict=True) if work is not None
+        ]
         self._links = {worker.rank: _link(session, worker.rank) for worker in session.workers}
         self._copy_s_per_byte = 1 / copy_bytes_per_s()
-        self._specs = [step.spec for step in self._program.steps if isinstance(step, ir.Conv)]
+        specs = [work for work in works if isinstance(work, ConvSpec)]
         self._costs = message_costs(session)
         self._session = session
         # Layers of medium effort: packing the weights of the heaviest takes more time and memory than computing it.
-        self._usual = sorted(self._specs, key=effort)[len(self._specs) // 2 :][:1]
+        self._usual = sorted(specs, key=effort)[len(specs) // 2 :][:1]
         self._occupy()
 
     def topologies(self) -> tuple[Topology, Topology]:
@@ -100,15 +105,17 @@ class Rates:
     def _topology(self, stretch: float) -> Topology:
         costs = self._costs.scaled(stretch)
         shares = self._shares
+        gamma, maps = fit(self._work)
         first = Device(
             "node 0",
-            fit(self._specs, self._seconds * stretch),
+            {kind: rate * stretch for kind, rate in gamma.items()},
             self._copy_s_per_byte * stretch,
             STEP_S * stretch,
             message_s=costs.message_s,
             send_s_per_byte=costs.send_s_per_byte,
             receive_s_per_byte=costs.receive_s_per_byte,
             effort=effort,
+            map_s_per_byte={kind: rate * stretch for kind, rate in maps.items()},
         )
         links: dict[tuple[int, int], Link] = {}
         for rank, (there, back) in self._links.items():
@@ -152,12 +159,38 @@ def under_quota(device: Device, share: float) -> Device:
     return replace(device, share=share, period_s=quota_and_period_us(share)[1] * 1e-6, tick_s=TICK_S)
 
 
-def fit(specs: Sequence[ConvSpec], seconds: NDArray[np.float64]) -> dict[str, float]:
-    """γ per kernel class in seconds per MAC of ``effort``; "default" is over all convs."""
-    macs = np.array([effort(spec) for spec in specs])
-    kinds = np.array([kernel_class(spec) for spec in specs])
-    gamma = {str(kind): float(seconds[kinds == kind].sum() / macs[kinds == kind].sum()) for kind in np.unique(kinds)}
-    return {"default": float(seconds.sum() / macs.sum()), **gamma}
+def fit(work: Sequence[tuple[StepSpec, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """γ per kernel class in seconds per MAC of ``effort`` ("default" is over all convs), and the seconds per byte of maps by
+    kind ("default" is over all steps but convs), from the seconds of a network's steps.
+
+    A conv's maps cost the same per byte in all classes: what leaves the least error in its logarithm.
+    """
+    convs = [(spec, seconds) for spec, seconds in work if isinstance(spec, ConvSpec)]
+    kinds = np.array([kernel_class(spec) for spec, _ in convs])
+    seconds, macs = np.array([each for _, each in convs]), np.array([effort(spec) for spec, _ in convs])
+    n_bytes = np.array([spec.map_elements * BYTES_PER_ELEMENT for spec, _ in convs])
+
+    def gammas(rate: float) -> dict[str, float]:
+        rest = np.maximum(seconds - rate * n_bytes, seconds * LEAST_COMPUTING)
+        return {str(kind): float(rest[kinds == kind].sum() / macs[kinds == kind].sum()) for kind in np.unique(kinds)}
+
+    def error(rate: float) -> float:
+        found = gammas(rate)
+        predicted = macs * np.array([found[kind] for kind in kinds]) + rate * n_bytes
+        return float(np.abs(np.log(predicted / np.maximum(seconds, 1e-9))) @ seconds)
+
+    rate = min(MAP_RATES, key=error)
+    found = gammas(rate)
+    gamma = {"default": float(macs @ np.array([found[kind] for kind in kinds]) / macs.sum()), **found}
+    spent: dict[str, list[float]] = {}
+    for spec, each in work:
+        if isinstance(spec, MapSpec):
+            for kind in (spec.kind, "default"):
+                total = spent.setdefault(kind, [0.0, 0.0])
+                total[0] += each
+                total[1] += spec.touched * BYTES_PER_ELEMENT
+    maps = {kind: kind_s / kind_bytes for kind, (kind_s, kind_bytes) in spent.items()}
+    return gamma, {**maps, "conv": rate}
 
 
 @lru_cache(maxsize=1 << 16)

@@ -29,6 +29,7 @@ from bench.fog.testbed import Card, FogBed
 from fogconv.cluster.protocol.keys import write_keys
 from fogconv.errors import InputError
 from fogconv.ir.steps import Wire
+from fogconv.quantization.precision import check_precision
 
 PORT = 5555
 LOAD_TIMEOUT_S = 600.0
@@ -77,12 +78,14 @@ class Setup:
     size: tuple[int, int] | None = None
     baseline: Baseline = "usual"
     like: str | None = None
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if len(self.cpu) == 1:
             object.__setattr__(self, "cpu", self.cpu * self.nodes)
         if len(self.cpu) != self.nodes:
             raise InputError(f"{len(self.cpu)} CPU shares for {self.nodes} nodes: give one, or one per node")
+        check_precision(self.precision)
         if self.baseline not in get_args(Baseline):
             raise InputError(f"there is no baseline {self.baseline!r}; it is one of {', '.join(get_args(Baseline))}")
         if self.like is not None:
@@ -128,7 +131,7 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
         baseline = msgspec.json.encode(AloneJob(setup.net, setup.size, setup.baseline)).decode()
         alone = start(stack, bed, folder, "baseline", [["-m", "bench.fog.alone", folder / "baseline", baseline]])
         say("loading fogconv on one node")
-        job = Job(setup.net, "inproc://0", setup.cpu[:1], "local", size=setup.size)
+        job = Job(setup.net, "inproc://0", setup.cpu[:1], "local", precision=setup.precision, size=setup.size)
         one = start(stack, bed, folder, "one", [_driver(folder / "one", job)])
         clusters = []
         for number, scheme in enumerate((setup.scheme, *setup.against)):
@@ -235,6 +238,7 @@ def summary(
         "scheme": setup.scheme,
         "transport": setup.transport,
         "wire": setup.wire,
+        "precision": setup.precision,
         "secure": setup.secure,
         "torch_one_node_s": baseline.median_s,
         "fogconv_one_node_s": alone.median_s,
@@ -306,6 +310,7 @@ def cluster_commands(setup: Setup, bed: FogBed, folder: Path, port: int = PORT, 
         setup.cpu,
         setup.scheme,
         setup.wire,
+        setup.precision,
         size=setup.size,
         keys=str(keys[0]) if keys else "",
         **job_options,

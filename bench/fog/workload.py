@@ -17,6 +17,7 @@ from fogconv.frontend.ports import named
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Host
+from fogconv.quantization.precision import in_precision
 from fogconv.zoo.model_request import ModelRequest
 from fogconv.zoo.random_weights import noise_images
 
@@ -24,10 +25,11 @@ Size = tuple[int, int]
 
 
 class Subject:
-    """The graph, its host calls, its inputs, and the answer of the model's own framework. Raises ModelError for an unknown
-    name, InputError for a model that takes more than a picture."""
+    """The graph, its host calls, its inputs, and the answer of the model's own framework, in fp32. In another ``precision``
+    the graph is quantised with its one picture. Raises ModelError for an unknown name, InputError for a model that takes
+    more than a picture, and for an unknown precision."""
 
-    def __init__(self, net: str, size: Size | None = None) -> None:
+    def __init__(self, net: str, size: Size | None = None, precision: str = "fp32") -> None:
         network = open_network(ModelRequest.for_shapes(net, size))
         self.task = network.card.task
         self.graph: LayerGraph = network.graph
@@ -35,6 +37,7 @@ class Subject:
             raise InputError(f"{net} takes {len(self.graph.inputs)} inputs; this bench runs models that take a picture")
         self.image: Array = noise_images(1, self.graph.picture.shape[2:], seed=1).numpy()
         self.inputs = [self.image]
+        self.graph = in_precision(self.graph, precision, [self.inputs])
         alone = network.alone(threads=1)
         self.framework = alone.framework
         self.run_alone = alone.run

@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.executor.array_steps import Arrays
+from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
 from fogconv.cluster.executor.half.steps import bind_halves
-from fogconv.cluster.executor.interface import BoundSteps, Call, HostCalls, Packed, Run, nothing
+from fogconv.cluster.executor.interface import Binder, BoundSteps, Call, HostCalls, Packed, Run, nothing
 from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS, OF_ANY_TYPE
 from fogconv.cluster.executor.quantized.steps import QUANTIZED, prepared
@@ -28,15 +29,17 @@ from fogconv.errors import ClusterError, InputError, KernelError, WireError, sho
 from fogconv.ir import steps
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
+from fogconv.ir.memory.algorithm import QUANTIZED as QUANTIZED_ALGORITHM
 from fogconv.ir.memory.algorithm import compact
+from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.footprint import Packing, footprint, packings
-from fogconv.ir.memory.sharing import memories, memory_bytes
+from fogconv.ir.memory.sharing import NOWHERE
 from fogconv.ir.precision.elements import HALVES, Element
 from fogconv.ir.program import Program, buffers_of
 from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv2d
 from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros
-from fogconv.kernels.maps.bound import sequence
+from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
@@ -73,25 +76,26 @@ class Executable:
         missing = [key for key in program.weights if key not in weights]
         if missing:
             raise ClusterError(f"rank {program.rank}: {len(missing)} weights of the program are missing, first {missing[0]}")
-        self.program = program
         self._weights: Mapping[str, Array] = weights
         self._threads = threads
         self._host = host
         self.arrays = Arrays()
         narrow = narrow_buffers(program)
-        places, sizes = memories(program), memory_bytes(program)
-        shared = {place: aligned_zeros((sizes[place] // BYTES_PER_ELEMENT,)) for place in set(places)}
-        self._buffers = [
-            Blocked.within(
+        bands = banded(program, threads)
+        self.program, sizes = msgspec.structs.replace(program, buffers=bands.buffers), bands.sizes
+        shared = {place: aligned_zeros((size // BYTES_PER_ELEMENT,)) for place, size in sizes.items()}
+        self._buffers = {
+            number: Blocked.within(
                 shared[place].view(DTYPES[buffer.precision.element]),
                 *(program.batch, *buffer.region.shape, Margin(*buffer.margin)),
                 NARROW if number in narrow else BLOCK,
             )
-            for number, (buffer, place) in enumerate(zip(program.buffers, places, strict=True))
-        ]
-        for buffer, memory in zip(program.buffers, self._buffers, strict=True):
-            if buffer.precision.zero:
-                memory.data[...] = buffer.precision.zero  # margins, and lanes beyond the last channel
+            for number, (buffer, place) in enumerate(zip(bands.buffers, bands.places, strict=True))
+            if place != NOWHERE
+        }
+        for number, memory in self._buffers.items():
+            if zero := bands.buffers[number].precision.zero:
+                memory.data[...] = zero  # margins, and lanes beyond the last channel
         size = footprint(program, threads=threads, choose=algorithm_of)
         self.memory_bytes = sum(sizes.values()) + size.staging + size.scratch + size.widened + size.slot
         self.wide = Scratch()
@@ -99,14 +103,16 @@ class Executable:
         self._scratch = Scratch()
         self._scratch.reserve(size.scratch // (BYTES_PER_ELEMENT * threads), threads)
         self._prepared: dict[Packing, PreparedConv2d] = {}
-        self._prepared_bytes: dict[tuple[object, ...], PreparedBytes] = {}
+        self._prepared_bytes: dict[Packing, PreparedBytes] = {}
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
         self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
+        self._walks = {walk.first: BoundWalk(walk, self, self._kernel, proceed) for walk in bands.walks}
+        walked = {number for walk in bands.walks for number in range(walk.first, walk.first + walk.count)}
         calls = []
-        for step in program.steps:
+        for number, step in enumerate(program.steps):
             proceed()
-            calls.append(self._bind(step))
+            calls.append(self._bind(step) if number not in walked else self._walks.get(number, idle))
         self._bound = BoundSteps(calls)
         self._let_go_of_plain_weights()
 
@@ -114,10 +120,20 @@ class Executable:
         """See `fogconv.cluster.executor.interface.Runnable`."""
         return self._bound.run(mailbox, inputs, meanwhile)
 
+    def touch(self) -> None:
+        """See `fogconv.cluster.executor.interface.Touches`."""
+        for number, memory in self._buffers.items():
+            memory.data[...] = self.program.buffers[number].precision.zero
+
     @property
     def times(self) -> NDArray[np.int64]:
-        """See `fogconv.cluster.executor.interface.BoundSteps`."""
-        return self._bound.times
+        """See `fogconv.cluster.executor.interface.BoundSteps`; a walk's time is shared out among its steps."""
+        times = self._bound.times
+        if self._walks and len(times):
+            times = times.copy()
+            for walk in self._walks.values():
+                walk.share_out(times)
+        return times
 
     def _bind(self, step: steps.AnyStep) -> Call:
         bind = BINDERS.get(type(step))
@@ -127,15 +143,18 @@ class Executable:
 
     def compute(self, step: steps.AnyStep) -> Callable[[], None]:
         """The bound call of a step on buffers, which may be one that is not in the program's list."""
+        return self._kernel(self, step)
+
+    def _kernel(self, binder: Binder, step: steps.AnyStep) -> Bound:
         buffers = self.program.buffers
         elements = {buffers[number].precision.element for number in buffers_of(step)}
         if not elements.isdisjoint(HALVES) and not isinstance(step, OF_ANY_TYPE):
-            return bind_halves(self, step)
+            return bind_halves(binder, step)
         kernels = KERNELS if elements == {"fp32"} or isinstance(step, OF_ANY_TYPE) else QUANTIZED
         bind = kernels.get(type(step))
         if bind is None:
             raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__} of 8-bit maps")
-        return bind(self, step)
+        return bind(binder, step)
 
     def _map_step(self, step: steps.MapStep) -> Call:
         call = self.compute(step)
@@ -151,11 +170,12 @@ class Executable:
         """The conv with its weights packed; parts of one layer (interior and borders) share them."""
         swaps = step.weight in self._swapped
         algorithm = compact(step.spec) if swaps else algorithm_of(step.spec)
-        packing = Packing.of(step, algorithm)
+        packing = Packing.of(self.program, step, algorithm)
         known = self._prepared.get(packing)
         if known is None:
             shared = self._weights if isinstance(self._weights, Packed) else None
-            known = shared.find(packing) if shared is not None else None
+            found = shared.find(packing) if shared is not None else None
+            known = found if isinstance(found, PreparedConv2d) else None
             self._unpacked[step.weight] -= 1
             if known is None:
                 plain = self._weights[step.weight]
@@ -180,16 +200,19 @@ class Executable:
         return known if known.spec == step.spec and known.scratch is self._scratch else known.at(step.spec, self._scratch)
 
     def prepare_bytes(self, step: steps.Conv) -> PreparedBytes:
-        """An 8-bit conv with its weights packed; parts of one layer share them."""
-        spec, buffers = step.spec, self.program.buffers
-        layer = replace(spec, height=spec.kernel[0], width=spec.kernel[1], padding=(0, 0, 0, 0), dilation=(1, 1))
-        precisions = buffers[step.source].precision, buffers[step.target].precision
-        key = (layer, spec.dilation, step.weight, step.bias, step.scales, step.activation, *precisions)
-        known = self._prepared_bytes.get(key)
+        """An 8-bit conv with its weights packed; parts of one layer, and programs with equal ones, share them."""
+        packing = Packing.of(self.program, step, QUANTIZED_ALGORITHM)
+        known = self._prepared_bytes.get(packing)
         if known is None:
-            known = self._prepared_bytes[key] = prepared(step, self.program, self._weights, self._threads)
+            shared = self._weights if isinstance(self._weights, Packed) else None
+            found = shared.find(packing) if shared is not None else None
+            self._unpacked[step.weight] -= 1
+            known = found if isinstance(found, PreparedBytes) else prepared(step, self.program, self._weights, self._threads)
+            if shared is not None and known is not found:
+                shared.keep(packing, known, last=not self._unpacked[step.weight])
+            self._prepared_bytes[packing] = known
             self.memory_bytes += known.weight_bytes
-        return known if known.spec == spec else known.at(spec)
+        return known if known.spec == step.spec else known.at(step.spec)
 
     def _let_go_of_plain_weights(self) -> None:
         """What is packed or bound needs them no more; what only a loss would need is packed when it comes to that."""

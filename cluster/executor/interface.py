@@ -55,13 +55,21 @@ class Shares(Protocol):
 
 
 @runtime_checkable
+class Touches(Protocol):
+    """An executable whose maps' memory can be written to before the first run."""
+
+    def touch(self) -> None:
+        """Memory that was only ever read is one page of zeros, again and again, which no cache has to fetch."""
+
+
+@runtime_checkable
 class Packed(Protocol):
     """Weights of which some are here as the kernels read them: what an executable is given in the place of plain ones."""
 
-    def find(self, packing: Packing) -> PreparedConv2d | None:
+    def find(self, packing: Packing) -> PreparedConv2d | PreparedBytes | None:
         """Weights that are packed already. A program that binds to them keeps them in use."""
 
-    def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
+    def keep(self, packing: Packing, prepared: PreparedConv2d | PreparedBytes, *, last: bool) -> None:
         """They are packed now. ``last``: no other packing of the same weight will be asked for."""
 
     @property

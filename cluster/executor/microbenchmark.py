@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.executor.interface import Build, nothing
+from fogconv.cluster.executor.interface import Build, Touches, nothing
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
@@ -80,12 +80,12 @@ _OF_BYTES = Precision("uint8", 0.05, 128)
 
 def map_program(spec: MapSpec) -> Program:
     """A program of this one step. A pool is a maximum; an affine step has no scale, and a ReLU; elementwise operators get
-    parameters of 0.5; a conversion is from fp32 to bytes or back. Raises KernelError for an unknown kind."""
+    parameters of 0.5; a conversion is from fp32 to bytes, or to fp32. Raises KernelError for an unknown kind."""
     target = Region.whole(spec.channels, spec.height, spec.width)
     pixel = Region.whole(spec.channels, 1, 1)
     regions = [target] * (spec.sources + 1)
     last = spec.sources
-    step: ir.MapStep
+    step: ir.MapStep | ir.Output
     match spec.kind:
         case "pool":
             height, width = ((n - 1) * s + k for n, s, k in zip(target.shape[1:], spec.stride, spec.kernel, strict=True))
@@ -119,6 +119,8 @@ def map_program(spec: MapSpec) -> Program:
             rows, columns = (_taps(n, k) for n, k in zip(target.shape[1:], spec.kernel, strict=True))
             regions[0] = Region.whole(spec.channels, rows.size, columns.size)
             step = ir.Resample(0, 0, regions[0], last, target, rows, columns)
+        case "transpose":
+            step = ir.Output(0, 0, 0, target)
         case "interleave":
             (s, t), (height, width) = spec.stride, target.shape[1:]
             phases = (Region.whole(spec.channels, -(-height // s), -(-width // t)),) * last
@@ -129,7 +131,7 @@ def map_program(spec: MapSpec) -> Program:
 
             parameters = (0.5,) * formula(spec.kind).parameters
             step = ir.Elementwise(0, spec.kind, tuple(range(last)), tuple(regions[:last]), last, target, parameters)
-    kept = FP32 if spec.element == "fp32" else _OF_BYTES
+    kept = _OF_BYTES if spec.element == "uint8" else Precision(spec.element)
     made = kept if spec.kind != "convert" else _OF_BYTES if spec.element == "fp32" else FP32
     precisions = [made if number == last else kept for number in range(len(regions))]
     each = enumerate(zip(regions, precisions, strict=True))
@@ -221,6 +223,8 @@ def step_times(
         program, weights = conv_program(spec) if isinstance(spec, ConvSpec) else (map_program(spec), {})
         least = least_s if isinstance(spec, ConvSpec) else least_map_s
         executable = build(program, weights, threads=threads, proceed=proceed)
+        if isinstance(executable, Touches):
+            executable.touch()
         executable.run(mailbox)
         meter.load()
         runs, elapsed, fastest, look, begin = 0, 0.0, float("inf"), LOOK_S, clock()

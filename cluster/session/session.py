@@ -136,7 +136,8 @@ class Session:
         return self._workers.lost
 
     def refresh(self) -> frozenset[int]:
-        """Handle all received messages. Returns the lost ranks."""
+        """Handle all received messages. Returns the lost ranks. Raises ClusterError after ``close``: then none is lost."""
+        self._require_open()
         self._board.drain()
         return self.lost
 
@@ -184,11 +185,13 @@ class Session:
         host: Any = None,
         progress: Callable[[Progress], None] | None = None,
         runs: int = 1,
+        behind: bool = False,
     ) -> Loaded:
         """Prepare programs, one per rank that takes part (those without steps are left out), on all ranks at once.
 
         ``weights`` holds every array that they name, by content key. Each worker reports the arrays that it already has,
         and receives only those that its own program lacks. ``runs``: with `again`, how many runs may be asked for at once.
+        ``behind``: messages of other programs' runs overtake its weights on their way.
         Raises WorkerMemoryError, WorkerLostError, WorkerFailedError, InputError.
         """
         parts = {program.rank: program for program in programs if program.steps}
@@ -208,7 +211,9 @@ class Session:
                 }
                 self._check_missing(remote, missing)
                 own = parts.get(MASTER)
-                shipping = Shipping(self._workers, self._board, requests, missing, weights, self.timeout_s, progress)
+                shipping = Shipping(
+                    self._workers, self._board, requests, missing, weights, self.timeout_s, progress, behind=behind
+                )
                 shipping.start()
                 executable = None if own is None else self._local(own, {key: weights[key] for key in own.weights}, host)
                 shipping.finish()

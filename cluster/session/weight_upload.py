@@ -21,7 +21,8 @@ LEAST_BYTES_PER_S = 36e3
 
 
 class Shipping:
-    """``requests[rank]`` is the load for which ``missing[rank]`` are shipped. ``total_of[rank]``: the bytes."""
+    """``requests[rank]`` is the load for which ``missing[rank]`` are shipped. ``total_of[rank]``: the bytes. ``behind``:
+    runs go on meanwhile, and their messages overtake these weights."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Shipping:
         weights: Mapping[str, NDArray[np.float32]],
         timeout_s: float,
         progress: Callable[[Progress], None] | None,
+        behind: bool = False,
     ) -> None:
         self._workers = workers
         self._board = board
@@ -41,6 +43,7 @@ class Shipping:
         self._queues = {rank: list(keys) for rank, keys in missing.items() if keys}
         self._flying: dict[int, dict[str, int]] = {rank: {} for rank in self._queues}
         self._progress = progress
+        self._behind = behind
         self._shipped = 0
         self.total_of = {rank: sum(weights[key].nbytes for key in keys) for rank, keys in missing.items()}
         self._total = sum(self.total_of.values())
@@ -84,7 +87,7 @@ class Shipping:
             flying[key] = array.nbytes
             self._workers.shipping.setdefault(rank, set()).add(key)
             payload = array.reshape(-1).view(np.uint8).data if array.size else b""
-            self._workers.post(rank, m.Weight(key, array.shape, weight_type(array)), payload)
+            self._workers.post(rank, m.Weight(key, array.shape, weight_type(array)), payload, behind=self._behind)
 
     def _collect(self) -> bool | None:
         """Under the dispatcher's lock: take the received acknowledgements."""

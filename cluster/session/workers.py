@@ -216,14 +216,14 @@ class Workers:
 
     # Requests
 
-    def send(self, record: WorkerRecord, message: m.AnyMessage, *payloads: Frame) -> None:
-        self._endpoint.send(record.peer, codec.encode(message, *payloads))
+    def send(self, record: WorkerRecord, message: m.AnyMessage, *payloads: Frame, behind: bool = False) -> None:
+        self._endpoint.send(record.peer, codec.encode(message, *payloads), behind=behind)
 
-    def post(self, rank: int, message: m.AnyMessage, *payloads: Frame) -> None:
+    def post(self, rank: int, message: m.AnyMessage, *payloads: Frame, behind: bool = False) -> None:
         """``send`` to a present worker. Raises WorkerLostError."""
         with self._board.lock:
             self.require(rank)
-            self.send(self.records[rank], message, *payloads)
+            self.send(self.records[rank], message, *payloads, behind=behind)
 
     def next_request(self, rank: int) -> int:
         """The number of a new request to this worker."""

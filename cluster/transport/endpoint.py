@@ -5,7 +5,8 @@ Worker know messages and no transport. There are three: in-process queues, ZeroM
 
     send        never waits for the peer; frames must stay as they are until the run's end (they may not be copied)
     receive     the next Arrival or Loss, or None after the time given or a wake()
-    order       frames of one peer arrive in the order in which that peer sent them, but for those sent without it
+    order       frames of one peer arrive in the order in which that peer sent them, but for those sent without it, and those
+                sent behind others
     trust       who connects here is a stranger until ``trust``: of strangers short messages are taken, and no payload
     threads     send, wake and close may be called from any thread; one thread at a time receives
 """
@@ -70,11 +71,11 @@ class Endpoint(Protocol):
     def hold(self, peer: Peer) -> None:
         """Keep what is sent over a link that ``connect`` opened until ``trust``: the other end would not take it yet."""
 
-    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True, behind: bool = False) -> None:
         """Queue frames for sending. Does nothing for a lost peer, whose Loss is reported.
 
         Without ``ordered`` they may overtake others of this rank, or be overtaken: a header and a payload, at best sent by a
-        shorter way.
+        shorter way. ``behind``: they let all other messages pass, so that an inference does not wait for weights.
         """
 
     def room(self, nbytes: int) -> memoryview | None:

@@ -90,7 +90,7 @@ class InprocEndpoint:
     def hold(self, peer: Peer) -> None:
         pass
 
-    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True, behind: bool = False) -> None:
         if not self._closed:
             self._hub._route(self.name, str(peer), frames)
 

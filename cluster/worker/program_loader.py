@@ -20,7 +20,8 @@ from fogconv.cluster.executor.interface import Build, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.cluster.worker.checks.program_check import MOST_PROGRAM_BYTES, check_program
+from fogconv.cluster.worker.checks.limits import MOST_PROGRAM_BYTES
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.cluster.worker.master_session import Loading, MasterSession
 from fogconv.cluster.worker.system import machine_bytes, process_bytes, trim
 from fogconv.cluster.worker.weight_cache import Lent, WeightStore

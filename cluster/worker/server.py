@@ -30,7 +30,7 @@ from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint, Loss, Peer
 from fogconv.cluster.transport.endpoint import Event as Incoming
 from fogconv.cluster.transport.inproc import SCHEME as INPROC
-from fogconv.cluster.worker.checks.program_check import check_measurement
+from fogconv.cluster.worker.checks.measurement_check import check_measurement
 from fogconv.cluster.worker.kernel_facts import KernelFacts, kernel_facts
 from fogconv.cluster.worker.machine import LoadMeter, OtherWork, machine
 from fogconv.cluster.worker.master_session import Loading, MasterSession, Task

@@ -1,7 +1,8 @@
 """The weights that a worker holds, by content key: plain as they came, packed as the kernels read them, rarely both.
 
-Packed weights that can be turned back take the plain ones' place. Winograd's can't: beside them the plain ones stay while
-there is room, for another size may want another packing. Programs with the same weights share what is packed.
+Packed weights that can be turned back take the plain ones' place. Winograd's can't, nor those of 8 bits: beside them the
+plain ones stay while there is room, for another size may want another packing. Programs with the same weights share what is
+packed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from fogconv.storage.swap_file import SwapFolder
 
 if TYPE_CHECKING:
     from fogconv.kernels.conv.conv import PreparedConv2d
+    from fogconv.kernels.quantized.conv import PreparedBytes
+
+    Prepared = PreparedConv2d | PreparedBytes
 
 
 class WeightStore:
@@ -33,9 +37,9 @@ class WeightStore:
         self._on_disk: set[str] = set()
         """Of the plain weights, those that lie in files: they wait to be packed and swapped."""
         self._plain: OrderedDict[str, Array] = OrderedDict()
-        self._kept: OrderedDict[Packing, PreparedConv2d] = OrderedDict()
+        self._kept: OrderedDict[Packing, Prepared] = OrderedDict()
         """Packed weights that stay without a program that uses them: they are not here in plain form."""
-        self._packed: WeakValueDictionary[Packing, PreparedConv2d] = WeakValueDictionary()
+        self._packed: WeakValueDictionary[Packing, Prepared] = WeakValueDictionary()
         """All that are there, those that only programs hold included."""
 
     def __len__(self) -> int:
@@ -113,12 +117,12 @@ class WeightStore:
                 return each.unpack()[0]
         raise KeyError(key)
 
-    def find(self, packing: Packing) -> PreparedConv2d | None:
+    def find(self, packing: Packing) -> Prepared | None:
         if packing in self._kept:
             self._kept.move_to_end(packing)
         return self._packed.get(packing)
 
-    def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool, tight: bool) -> None:
+    def keep(self, packing: Packing, prepared: Prepared, *, last: bool, tight: bool) -> None:
         """A weight is packed. After the ``last`` packing the plain one goes, if it can be had back or room is tight."""
         self._packed[packing] = prepared
         forms = {other: each for other, each in self._packed.items() if other.weight == packing.weight}
@@ -167,7 +171,10 @@ class WeightStore:
         return freed
 
     def _sizes(self) -> dict[str, int]:
-        packed = {packing.weight: 4 * each.spec.weight_elements for packing, each in self._packed.items()}
+        packed = {
+            packing.weight: WEIGHT_BYTES[WEIGHTS_OF[each.spec.element]] * each.spec.weight_elements
+            for packing, each in self._packed.items()
+        }
         return {**packed, **{key: array.nbytes for key, array in self._plain.items()}}
 
 
@@ -189,12 +196,12 @@ class Lent(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._keys)
 
-    def find(self, packing: Packing) -> PreparedConv2d | None:
+    def find(self, packing: Packing) -> Prepared | None:
         return self._store.find(packing)
 
     @property
     def swap(self) -> SwapFolder:
         return self._store.swap
 
-    def keep(self, packing: Packing, prepared: PreparedConv2d, *, last: bool) -> None:
+    def keep(self, packing: Packing, prepared: Prepared, *, last: bool) -> None:
         self._store.keep(packing, prepared, last=last, tight=self._tight)

@@ -15,7 +15,7 @@ from fogconv.hardware.tiers import shown_in
 from fogconv.hardware.topology import Device, Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv, Hosted
-from fogconv.ir.memory.sharing import memory_bytes
+from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.swapping import read_bytes, step_read_bytes
 from fogconv.ir.plan import Plan
 from fogconv.ir.program import Program
@@ -223,7 +223,7 @@ def _rank(program: Program, device: Device, card: tuple[float, float]) -> RankFo
         round(card[0]),
         round(card[1]),
         weights,
-        sum(memory_bytes(program).values()),
+        sum(banded(program, device.threads).sizes.values()),
         read_bytes(program),
         device.tier,
     )

@@ -47,7 +47,7 @@ def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology, allowed:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise DependencyError(f"--plot needs matplotlib: {with_extra('model')}") from error
+        raise DependencyError(f"a picture of the plan needs matplotlib: {with_extra('model')}") from error
     figure = Figure(figsize=(12, 1.7 + 0.5 * plan.ranks), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -70,12 +70,12 @@ def draw(path: Path, graph: LayerGraph, plan: Plan, topology: Topology, allowed:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise InputError(f"--plot {path}: can't be written: {error.strerror or error}") from error
+        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
 def check_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
-        raise InputError(f"--plot {path}: the name ends in one of {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: the name ends in one of {', '.join(SUFFIXES)}")
 
 
 def _bars(axes: Axes, graph: LayerGraph, plan: Plan, topology: Topology, allowed: Allowed) -> dict[str, tuple[str, str]]:

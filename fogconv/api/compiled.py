@@ -111,8 +111,9 @@ def compile(
     argument: then the cluster is closed with the model. Devices and links are measured unless a ``topology`` gives their
     rates. Plan options are ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options
     for losses and, for a cluster that is opened here, for the connection. A ``.pt2`` file that would run code when it is
-    loaded is refused, unless ``trust`` says that you know its maker. ``precision`` is "fp32" (the model as it is), "int8"
-    or "auto"; a model in fp32 is then quantised with the inputs ``calibrate``, each like ``example``. Raises InputError,
+    loaded is refused, unless ``trust`` says that you know its maker. ``precision`` is "fp32" (the model as it is), "fp16"
+    or "bf16" (rounded to 16 bits), "int8" or "auto"; for these a model in fp32 is quantised with the inputs ``calibrate``,
+    each like ``example``. Raises InputError,
     ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)

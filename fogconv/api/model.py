@@ -51,7 +51,7 @@ def graph_of(
 
     if not isinstance(model, torch.nn.Module):
         known = "a torch.nn.Module, a name of fogconv.zoo.names(), or a .pt2 or .onnx file"
-        raise InputError(f"a {type(model).__name__} is not a model; give {known}")
+        raise InputError(f"{type(model).__name__} is not a model; give {known}")
     if example is None:
         raise InputError("a torch module needs an example of its input: compile(model, cluster, example=x)")
     sequences = any(isinstance(part, torch.nn.Conv1d | torch.nn.ConvTranspose1d) for part in model.modules())

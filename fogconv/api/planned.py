@@ -12,6 +12,7 @@ from fogconv.analysis.listing import listing
 from fogconv.analysis.plan_table import plan_table
 from fogconv.analysis.timeline import draw
 from fogconv.api.model import AnyModel, graph_of
+from fogconv.errors import InputError, shown
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.plan import Plan, save_plan
@@ -91,9 +92,11 @@ def plan(
 
     ``model``, ``example``, ``weights``, ``size`` and ``trust`` are those of `compile`; a plan depends on shapes only, so
     no published weights are downloaded. ``topology`` gives the rates of devices and links (`Topology.uniform`, or a
-    profile's). ``precision`` is "fp32", or "int8" for maps and weights in 8 bits wherever workers can. Plan options are
-    ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
+    profile's). ``precision`` is "fp32", "fp16" or "bf16", or "int8" for maps and weights in 8 bits wherever workers can.
+    Plan options are ``options`` or its fields as keywords (``scheme="rows"``). Raises InputError, ModelError, PlannerError.
     """
+    if not isinstance(topology, Topology):
+        raise InputError(f"{shown(str(topology))} is no Topology; fogconv.Topology.uniform(ranks, …) makes one")
     if isinstance(model, str | Path) and is_model_file(str(model)) and weights == "random":
         weights = "pretrained"  # the file brings its own
     graph = for_shapes(graph_of(model, example=example, weights=weights, size=size, trust=trust), precision)

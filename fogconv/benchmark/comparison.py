@@ -92,6 +92,8 @@ def _cautions(records: tuple[Record, Record], names: tuple[str, str]) -> Sequenc
     found = []
     if first.set != second.set:
         found.append(f"they are of different sets ({first.set} and {second.set}): equal names may stand for other work")
+    if first.precision != second.precision:
+        found.append(f"{names[0]} is in {first.precision}, {names[1]} in {second.precision}")
     for what in sorted(first.versions.keys() | second.versions.keys()):
         ours, theirs = first.versions.get(what, "none"), second.versions.get(what, "none")
         if ours != theirs:

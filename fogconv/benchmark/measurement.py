@@ -1,6 +1,7 @@
 """Measurement: the fixed set on the ranks of a session.
 
-Nets need no torch: their graphs come with the package, and their weights are seeded, as time does not depend on them.
+Nets need no torch: their graphs come with the package, and their weights are seeded, in 8 bits next to
+all 0: time does not depend on them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Literal
 
@@ -27,9 +29,11 @@ from fogconv.cluster.worker.machine import OtherWork, processor
 from fogconv.errors import PlannerError
 from fogconv.frontend.zoo_graphs import graph as zoo_graph
 from fogconv.hardware.topology import Topology
+from fogconv.ir.precision.elements import Element
 from fogconv.planning.memory import needed_bytes
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan as make_plan
+from fogconv.quantization.precision import check_precision, for_shapes
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions
 
@@ -39,27 +43,39 @@ MOST_MEMORY = 0.9
 LOOK_S = 0.5
 """For so long the work of others is watched."""
 
+ELEMENTS: Mapping[str, Element] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "uint8", "auto": "uint8"}
+"""What kernels multiply in each precision."""
+
 Progress = Callable[[str], None]
 
 
-def measure(session: Session, cluster: str, *, quick: bool = False, progress: Progress = lambda text: None) -> Record:
+def measure(
+    session: Session,
+    cluster: str,
+    *,
+    quick: bool = False,
+    precision: str = "fp32",
+    progress: Progress = lambda text: None,
+) -> Record:
     """The whole set, or with ``quick`` a part of it. ``progress`` is called with what is measured next.
 
-    Raises the cluster's errors. A net that does not fit into memory is left out, with the reason.
+    A net that does not fit into memory is left out, with the reason. Raises the cluster's errors, and InputError for an
+    unknown precision.
     """
-    effort = QUICK if quick else WHOLE
+    check_precision(precision)
+    effort, element = QUICK if quick else WHOLE, ELEMENTS[precision]
     begin, wall = time.time(), time.monotonic()
     progress("other work here")
     load, others = os.getloadavg()[0], OtherWork()
     time.sleep(LOOK_S)  # before anything runs: workers on this machine are other processes too
     other_cores = others.cores()
-    items = [*_kernels(session, effort, progress), *_links(session, effort, progress)]
+    items = [*_kernels(session, element, effort, progress), *_links(session, effort, progress)]
     skipped: dict[str, str] = {}
     progress("rates, for the plans")
-    topology = calibrate_quickly(session).topology
+    topology = calibrate_quickly(session, elements={element} - {"fp32"}).topology
     for name in effort.nets:
         progress(name)
-        found = _net(session, topology, name, effort)
+        found = _net(session, topology, name, precision, effort)
         if isinstance(found, Item):
             items.append(found)
         else:
@@ -79,6 +95,7 @@ def measure(session: Session, cluster: str, *, quick: bool = False, progress: Pr
         tuple(_machine(member) for member in members),
         tuple(items),
         skipped,
+        precision,
     )
 
 
@@ -101,12 +118,13 @@ def _item(group: Literal["kernels", "links", "nets"], name: str, seconds: Sequen
     return Item(group, name, median, (first, third), len(seconds), detail)
 
 
-def _kernels(session: Session, effort: Effort, progress: Progress) -> Iterator[Item]:
+def _kernels(session: Session, element: Element, effort: Effort, progress: Progress) -> Iterator[Item]:
     ranks = machines_of(session)
+    specs = tuple(replace(spec, element=element) for spec in KERNELS.values())
     times: dict[int, list[list[float]]] = {rank: [] for rank in ranks}
     for number in range(effort.passes):
         progress(f"kernels, pass {number + 1} of {effort.passes}")
-        for rank, samples in device_samples(session, tuple(KERNELS.values()), ranks=ranks).items():
+        for rank, samples in device_samples(session, specs, ranks=ranks).items():
             times[rank].append([sample.seconds for sample in samples])
     for rank, passes in times.items():
         for name, seconds in zip(KERNELS, zip(*passes, strict=True), strict=True):
@@ -125,9 +143,9 @@ def _links(session: Session, effort: Effort, progress: Progress) -> Iterator[Ite
         yield _item("links", f"{rank}→0: 1 MB", back)
 
 
-def _net(session: Session, topology: Topology, name: str, effort: Effort) -> Item | str:
+def _net(session: Session, topology: Topology, name: str, precision: str, effort: Effort) -> Item | str:
     """The item, or the reason why there is none."""
-    shapes = zoo_graph(name)
+    shapes = for_shapes(zoo_graph(name), precision)
     try:
         needed = needed_bytes(shapes, make_plan(shapes, topology), topology)[0]
     except PlannerError as error:
@@ -136,7 +154,7 @@ def _net(session: Session, topology: Topology, name: str, effort: Effort) -> Ite
     free = psutil.virtual_memory().available
     if needed > MOST_MEMORY * free:
         return f"{name} needs {needed / 1e6:.0f} MB on the master, where {free / 1e6:.0f} MB are free"
-    graph = zoo_graph(name, seeded=True)
+    graph = for_shapes(zoo_graph(name, seeded=True), precision)
     x = np.random.default_rng(0).standard_normal(graph.picture.shape, np.float32)
     engine = Engine(graph, session, topology, PlanOptions(), RunOptions(adapt=False))
     try:

@@ -55,7 +55,7 @@ class Machine(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True):
     """``measured_at``: seconds since 1970. ``cpu``: the master's processor. ``load``: runnable processes at the begin, on
     average over a minute; ``other_cores``: cores of the master that other work kept busy just before. ``skipped``: items
-    that could not run, with the reasons."""
+    that could not run, with the reasons. ``precision``: of the kernels and nets."""
 
     fogconv_bench: int
     set: int
@@ -70,6 +70,7 @@ class Record(msgspec.Struct, frozen=True):
     machines: tuple[Machine, ...]
     items: tuple[Item, ...]
     skipped: dict[str, str] = {}
+    precision: str = "fp32"
 
 
 class _Version(msgspec.Struct):

@@ -25,7 +25,7 @@ from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import own_folder, read_own, write_own
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 CACHE_AGE_S = 7 * 86400.0
 """After this long everything is measured again: cables, chargers and heat change."""
 
@@ -96,8 +96,8 @@ class KnownLink(msgspec.Struct, frozen=True):
 
     version: int
     measured_at: float
-    there: ProfileLink
-    back: ProfileLink
+    there: ProfileLink[int]
+    back: ProfileLink[int]
     message_s: float
     send_s_per_byte: float
     receive_s_per_byte: float

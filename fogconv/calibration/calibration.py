@@ -384,7 +384,7 @@ def least_s_per_byte(device: ProfileDevice) -> float:
     return max(device.copy_s_per_byte, LEAST_S_PER_BYTE)
 
 
-def too_fast_to_tell(profile: Profile, link: ProfileLink) -> bool:
+def too_fast_to_tell(profile: Profile, link: ProfileLink[int]) -> bool:
     """Whether a link's β is that of memory: what goes over it is handed on there, or its time is noise."""
     seconds = max(NEAR_MEMORY * least_s_per_byte(profile.devices[0]), FASTEST_WIRE_S_PER_BYTE)
     return link.beta_s_per_element <= BYTES_PER_ELEMENT * seconds
@@ -399,6 +399,7 @@ def _device(member: Worker | Master, figures: Figures) -> ProfileDevice:
         threads=max(1, member.threads),
         weight_s_per_byte=figures.weight_s_per_byte,
         map_s_per_byte=figures.map_s_per_byte,
+        far_s_per_byte=figures.far_s_per_byte,
     )
 
 

@@ -20,6 +20,7 @@ from typing import Protocol
 from fogconv.calibration.links import spread
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import SwapError
+from fogconv.hardware.latency.features import computed
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.topology import kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
@@ -42,19 +43,28 @@ DISK_BYTES = 16_000_000
 PAD = (1, 1, 1, 1)
 TINY = ConvSpec(16, 16, 2, 2, (1, 1))
 """A conv with so little work that its time is the fixed cost of a step."""
+THIN = ConvSpec(16, 16, 112, 112, (1, 1)), ConvSpec(16, 16, 640, 640, (1, 1))
+"""Convs that mostly move maps, in a cache and beyond it."""
+NEAR, FAR = THIN
+FAR_MAP = MapSpec("affine", 64, 320, 320)
+"""A step on maps that no cache holds."""
 QUICK = (
     ConvSpec(64, 64, 28, 28, (3, 3), padding=PAD),
     ConvSpec(128, 128, 28, 28, (1, 1)),
     ConvSpec(64, 64, 28, 28, (3, 3), stride=(2, 2), padding=PAD),
     ConvSpec(128, 128, 28, 28, (3, 3), padding=PAD, groups=128),
     ConvSpec(2048, 1000, 1, 1, (1, 1)),
+    ConvSpec(3, 32, 224, 224, (3, 3), stride=(2, 2), padding=PAD),
+    *THIN,
 )
 QUICK_MAPS = (
+    FAR_MAP,
     MapSpec("pool", 64, 56, 56, kernel=(3, 3), stride=(2, 2)),
     MapSpec("add", 256, 28, 28, sources=2),
     MapSpec("affine", 256, 28, 28),
     MapSpec("globalpool", 1024, 14, 14),
     MapSpec("permute", 128, 28, 28),
+    MapSpec("transpose", 3, 224, 224),
 )
 FULL_MAPS = (
     *QUICK_MAPS,
@@ -85,7 +95,6 @@ FULL = (
     ConvSpec(128, 128, 28, 28, (3, 3), padding=PAD, groups=32),
     ConvSpec(256, 256, 14, 14, (3, 3), padding=PAD, groups=32),
     ConvSpec(3, 64, 112, 112, (7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
-    ConvSpec(3, 32, 112, 112, (3, 3), stride=(2, 2), padding=PAD),
     ConvSpec(512, 512, 7, 7, (7, 7)),
 )
 
@@ -139,7 +148,8 @@ class Figures:
     """One device: γ per kernel class, the cost of a step, the rates of copying and of fetching weights; spreads by name.
 
     ``stretch``: how much longer the mean run took than the fastest, for the middle one of the steps. ``other_cores``: what
-    other processes used of its cores meanwhile, at most. ``map_s_per_byte``: see `fogconv.hardware.topology.Device`.
+    other processes used of its cores meanwhile, at most. ``map_s_per_byte``, ``far_s_per_byte``: see
+    `fogconv.hardware.topology.Device`.
     """
 
     gamma_s_per_mac: dict[str, float]
@@ -150,6 +160,7 @@ class Figures:
     stretch: float = 0.0
     other_cores: float = 0.0
     map_s_per_byte: dict[str, float] = field(default_factory=dict)
+    far_s_per_byte: dict[str, float] = field(default_factory=dict)
 
 
 def disturbed(figures: Figures, threads: int, machine: Machine) -> bool:
@@ -267,12 +278,17 @@ def _figures(specs: Sequence[StepSpec], answers: Sequence[Measured]) -> Figures:
     # A linear layer mostly reads weights. The weights of the other specs are in a cache after the first run.
     weight_s_per_byte = (1 - LEAST_COMPUTE) * statistics.median(fetches) if fetches else 0.0
     per_kind: dict[str, list[float]] = {}
+    conv_maps = _conv_maps(specs, medians, step_s)
     for index, spec in enumerate(specs[1:], start=1):
+        if spec in (*THIN, FAR_MAP):
+            continue
         seconds = max(medians[index] - step_s, medians[index] / 4)
         if isinstance(spec, ConvSpec):
+            maps_s = spec.map_elements * ELEMENT_BYTES[spec.element] * conv_maps.get(NEAR, 0.0)
+            seconds = max(seconds - maps_s, seconds / 4)
             kind = kernel_class(spec)
             compute = LEAST_COMPUTE if kind.endswith("linear") else 1.0
-            per_class.setdefault(kind, []).append(compute * seconds / spec.macs)
+            per_class.setdefault(kind, []).append(compute * seconds / computed(spec))
         else:
             kind = spec.costs_as
             per_kind.setdefault(kind, []).append(seconds / (spec.touched * ELEMENT_BYTES[spec.element]))
@@ -295,7 +311,8 @@ def _figures(specs: Sequence[StepSpec], answers: Sequence[Measured]) -> Figures:
         spreads,
         statistics.median(stretches) if stretches else 0.0,
         max(answer.other_cores for answer in answers),
-        maps,
+        {**maps, **({"conv": conv_maps[NEAR]} if NEAR in conv_maps else {})},
+        _far(dict(zip(specs, medians, strict=True)), step_s, maps, conv_maps),
     )
 
 
@@ -306,6 +323,38 @@ def _defaults(rates: Mapping[str, float], kinds: Sequence[str], prefix: str) -> 
         known = [rates[each + kind] for kind in kinds if each + kind in rates]
         if known:
             found[f"{each}default"] = statistics.geometric_mean(known)
+    return found
+
+
+def _conv_maps(specs: Sequence[StepSpec], seconds: Sequence[float], step_s: float) -> dict[ConvSpec, float]:
+    """What a byte of a conv's maps takes beside its MACs, of each of THIN that was measured: their time beyond what their
+    MACs would take in a conv of the same class with many channels."""
+    wide = [
+        (each - step_s) / computed(spec)
+        for spec, each in zip(specs, seconds, strict=True)
+        if isinstance(spec, ConvSpec) and kernel_class(spec) == kernel_class(NEAR) and spec not in (*THIN, TINY)
+    ]
+    if not wide:
+        return {}
+    gamma = statistics.median(wide)
+    return {
+        spec: max(0.0, each - step_s - gamma * spec.macs) / (spec.map_elements * BYTES_PER_ELEMENT)
+        for spec, each in zip(specs, seconds, strict=True)
+        if isinstance(spec, ConvSpec) and spec in THIN
+    }
+
+
+def _far(
+    seconds: Mapping[StepSpec, float], step_s: float, maps: Mapping[str, float], conv_maps: Mapping[ConvSpec, float]
+) -> dict[str, float]:
+    """What a byte costs more in maps that no cache holds, of convs and of other steps, where both sizes were measured."""
+    # Transposing is not bound by memory.
+    found = {"transpose": 0.0}
+    if FAR_MAP in seconds and FAR_MAP.kind in maps:
+        far = max(0.0, seconds[FAR_MAP] - step_s) / (FAR_MAP.touched * BYTES_PER_ELEMENT)
+        found["default"] = max(0.0, far - maps[FAR_MAP.kind])
+    if NEAR in conv_maps and FAR in conv_maps:
+        found["conv"] = max(0.0, conv_maps[FAR] - conv_maps[NEAR])
     return found
 
 

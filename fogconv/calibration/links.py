@@ -114,7 +114,7 @@ def message_costs(session: Session) -> MessageCosts:
 
 def measure_link(
     session: Session, rank: int, *, rounds: int, probe_s: float = PROBE_S, least_s_per_byte: float = LEAST_S_PER_BYTE
-) -> tuple[ProfileLink, ProfileLink, dict[str, float]]:
+) -> tuple[ProfileLink[int], ProfileLink[int], dict[str, float]]:
     """α and β to a worker and back, with their spreads, and the burst of a shaper.
 
     β is the slope between two payloads, of which the larger takes ``probe_s`` at least: switches and shapers let the

@@ -7,18 +7,19 @@ from dataclasses import replace
 
 import msgspec
 
-from fogconv.calibration.devices import PAD, QUICK, Figures
+from fogconv.calibration.devices import PAD, QUICK, THIN, Figures
 from fogconv.hardware.profile import ProfileDevice
 from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv
-from fogconv.ir.precision.elements import Element
+from fogconv.ir.precision.elements import HALVES, Element
 
 _BYTES: Element = "uint8"
+_QUICK = tuple(spec for spec in QUICK if spec not in THIN)
 INT8 = tuple(
     replace(spec, element=_BYTES)
     for spec in (
-        *QUICK,
+        *_QUICK,
         ConvSpec(256, 256, 14, 14, (3, 3), padding=PAD),
         ConvSpec(512, 512, 14, 14, (1, 1)),
         ConvSpec(128, 128, 28, 28, (3, 3), padding=PAD, groups=32),
@@ -40,8 +41,23 @@ INT8_MAPS = (
     ),
 )
 """Other steps on bytes, and the conversions from and to them."""
+HALF_MAPS = (
+    MapSpec("add", 256, 28, 28, sources=2),
+    MapSpec("pool", 64, 56, 56, kernel=(3, 3), stride=(2, 2)),
+    MapSpec("globalpool", 1024, 14, 14),
+    MapSpec("gate", 240, 28, 28),
+    MapSpec("convert", 64, 56, 56),
+)
+"""Other steps on maps of 16 bits, and the conversion from them."""
 QUICK_STEPS: Mapping[Element, tuple[StepSpec, ...]] = {
-    "uint8": (*(replace(spec, element=_BYTES) for spec in QUICK), INT8[-1], *INT8_MAPS)
+    "uint8": (*(replace(spec, element=_BYTES) for spec in _QUICK), INT8[-1], *INT8_MAPS),
+    **{
+        half: (
+            *(replace(spec, element=half) for spec in (*_QUICK, replace(INT8[-1], element="fp32"))),
+            *(replace(spec, element=half) for spec in HALF_MAPS),
+        )
+        for half in HALVES
+    },
 }
 """By their elements."""
 

@@ -104,6 +104,9 @@ _NET_CONVS = (
     *starmap(_conv, ((32, 64, 147), (48, 64, 35, 5), (96, 96, 35), (768, 192, 17, 1))),
     ConvSpec(160, 160, 17, 17, (1, 7), padding=(0, 0, 3, 3)),
     ConvSpec(192, 192, 17, 17, (7, 1), padding=(3, 3, 0, 0)),
+    # detectors and text on large pictures
+    *starmap(_conv, ((16, 32, 512, 1), (24, 96, 320, 1), (96, 96, 512, 3, 2, 96))),
+    ConvSpec(3, 32, 1088, 1088, (3, 3), (2, 2), (1, 1, 1, 1)),
     # mobilenet_v2, efficientnet, resnext, regnet
     *starmap(_conv, ((16, 96, 112, 1), (144, 24, 56, 1), (576, 96, 14, 1), (320, 1280, 7, 1))),
     *starmap(
@@ -126,6 +129,11 @@ _NET_MAPS = (
     *(MapSpec("permute", c, size, size) for c, size in ((116, 28), (464, 7))),
     *(MapSpec("leaky_relu", c, size, size) for c, size in ((64, 112), (256, 28))),
     MapSpec("copy", 256, 28, 28),
+    # detectors and text on large pictures: maps that no cache holds
+    MapSpec("add", 96, 240, 320, sources=2),
+    MapSpec("affine", 32, 480, 640),
+    MapSpec("gate", 96, 240, 320),
+    *(MapSpec("transpose", c, size, size) for c, size in ((3, 640), (21, 520))),
     *(MapSpec("resample", c, size, size, kernel=(k, k)) for c, size, k in ((96, 80, 1), (64, 160, 2))),
     *(MapSpec("interleave", c, size, size, sources=4, stride=(2, 2)) for c, size in ((24, 160), (64, 80))),
 )

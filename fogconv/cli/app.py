@@ -56,6 +56,8 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
     """The program. Commands that are not in ``names`` are not imported and have only their line of help."""
     import typer
 
+    from fogconv.cli.process.help import plain
+
     whole = typer.Typer(
         name="fogconv",
         help="Run one CNN, losslessly, on a cluster of small computers.",
@@ -69,15 +71,17 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
             whole.command(name)(command(name))
         else:
             whole.command(name, help=_help(name))(lambda: None)
-    return whole
+    return plain(whole)
 
 
 def single(name: str) -> typer.Typer:
     import typer
 
+    from fogconv.cli.process.help import plain
+
     single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     single.command()(command(name))
-    return single
+    return plain(single)
 
 
 def command(name: str) -> Callable[..., Any]:

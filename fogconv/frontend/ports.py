@@ -34,16 +34,31 @@ def arrays_of(graph: LayerGraph, given: Given) -> list[Array]:
     else:
         values = [given]
     if len(values) != len(ports):
-        raise InputError(f"{graph.name} takes {len(ports)} inputs ({names}), not {len(values)}")
+        many = "1 input" if len(ports) == 1 else f"{len(ports)} inputs"
+        raise InputError(f"{graph.name} takes {many} ({names}), not {len(values)}")
     return [_array(graph, port, value) for port, value in zip(ports, values, strict=True)]
 
 
 def _array(graph: LayerGraph, port: Port, value: Any) -> Array:
-    value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-    array: Array = np.array(value, port.dtype, copy=None, order="C")
+    """Of an array, a tensor, or numbers in lists. Numbers of another type are converted as numpy does."""
+    try:
+        found = np.asarray(_from_torch(value) if hasattr(value, "detach") else value)
+    except (TypeError, ValueError):  # lists of unlike lengths, and objects that refuse
+        found = np.asarray(None)
+    if found.dtype.kind not in "biuf":
+        kind = f"{type(value).__name__} of {found.dtype}"
+        raise InputError(f"the input {port.name!r} must be an array of real numbers, and is {kind}")
+    array: Array = np.array(found, port.dtype, copy=None, order="C")
     if array.shape != port.shape:
-        raise InputError(f"the input {port.name} has the shape {array.shape}; the model was compiled for {port.shape}")
+        raise InputError(f"the input {port.name!r} has the shape {array.shape}; the model was compiled for {port.shape}")
     return array if port.tensor is None else array.reshape(graph.tensors[port.tensor].shape)
+
+
+def _from_torch(tensor: Any) -> Array:
+    value = tensor.detach().cpu()
+    two_bytes = value.is_floating_point() and value.element_size() == 2
+    array: Array = (value.float() if two_bytes else value).numpy()  # numpy has no bfloat16
+    return array
 
 
 def named(graph: LayerGraph, outputs: Sequence[Array]) -> dict[str, Array]:

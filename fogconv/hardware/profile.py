@@ -23,11 +23,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from fogconv.errors import GeometryError, TopologyError
+from fogconv.hardware.latency.features import computed
 from fogconv.hardware.latency.kernels import Rules
 from fogconv.hardware.latency.predictors import check_predictor, fit
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
@@ -38,6 +39,9 @@ from fogconv.storage.trusted import read_plain
 from fogconv.values import table
 
 VERSION = 1
+
+End = TypeVar("End", int, str)
+"""Of a link: a rank, or a tier."""
 
 
 class ProfileSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -119,6 +123,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map_s_per_byte: dict[str, float] = {}
     map_samples: tuple[ProfileMapSample, ...] = ()
     tier: str = ""
+    far_s_per_byte: dict[str, float] = {}
 
     def with_samples(self, samples: Sequence[Sample]) -> ProfileDevice:
         """The device with these samples and no others."""
@@ -127,25 +132,11 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, samples=tuple(convs), map_samples=tuple(maps))
 
 
-class ProfileLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From rank ``origin`` to rank ``to``; see Link for the units."""
+class ProfileLink(msgspec.Struct, Generic[End], frozen=True, forbid_unknown_fields=True):
+    """From ``origin`` to ``to``: two ranks, or any rank of one tier and any of another; see Link for the units."""
 
-    origin: int
-    to: int
-    alpha_s: float
-    beta_s_per_element: float
-    message_elements: int | None = None
-    wake_s: float = 0.0
-    joules_per_byte: float = 0.0
-    burst_bytes: float = 0.0
-    wake_joules: float = 0.0
-
-
-class TierLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From any rank of the tier ``origin`` to any of the tier ``to``; see Link for the units."""
-
-    origin: str
-    to: str
+    origin: End
+    to: End
     alpha_s: float
     beta_s_per_element: float
     message_elements: int | None = None
@@ -171,12 +162,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     fogconv_profile: int
     devices: tuple[ProfileDevice, ...]
-    links: tuple[ProfileLink, ...]
+    links: tuple[ProfileLink[int], ...]
     spreads: dict[str, float] = {}
     note: str = ""
     predictor: str = ""
     stability: Stability | None = None
-    tier_links: tuple[TierLink, ...] = ()
+    tier_links: tuple[ProfileLink[str], ...] = ()
     fusions: dict[str, tuple[tuple[str, str], ...]] = {}
 
     def rules(self, runtime: str) -> Rules:
@@ -211,6 +202,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 map_s_per_byte=dict(device.map_s_per_byte),
                 read_bytes_per_s=device.read_bytes_per_s,
                 tier=device.tier,
+                far_s_per_byte=dict(device.far_s_per_byte),
             )
             for device in topology.devices
         )
@@ -243,13 +235,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.machine,
                     device.machine_cores,
                     device.training,
-                    None,
+                    # Rates of whole kernels are of what these compute: lanes beyond the last channel, too.
+                    computed if "conv" in device.map_s_per_byte else None,
                     device.idle_watts,
                     device.busy_watts,
                     device.map_s_per_byte,
                     self._predicted(device),
                     device.read_bytes_per_s,
                     tiers.get(rank, device.tier),
+                    device.far_s_per_byte,
                 )
                 for rank, device in enumerate(self.devices)
             )
@@ -331,7 +325,7 @@ class _Version(msgspec.Struct):
     fogconv_profile: int
 
 
-def _link_in(link: ProfileLink | TierLink) -> Link:
+def _link_in(link: ProfileLink[int] | ProfileLink[str]) -> Link:
     name = f"link {link.origin}→{link.to}"
     if not table.BETA.least <= link.beta_s_per_element <= table.BETA.most:
         least, most = f"{table.BETA.least:g}", f"{table.BETA.most:g}"
@@ -352,7 +346,7 @@ def _link_in(link: ProfileLink | TierLink) -> Link:
         raise TopologyError(f"{name}: {str(error).removeprefix('link: ')}") from None
 
 
-def _link_out(origin: int, to: int, link: Link) -> ProfileLink:
+def _link_out(origin: int, to: int, link: Link) -> ProfileLink[int]:
     return ProfileLink(
         origin,
         to,

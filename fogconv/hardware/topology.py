@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fogconv.errors import TopologyError
+from fogconv.errors import TopologyError, shown
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.hardware.tiers import check_tier
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
@@ -55,7 +55,7 @@ def kernel_class(spec: ConvSpec) -> str:
 
 
 MOST = 1e15
-"""Of any cost in seconds, joules or bytes: sums of more are no longer finite."""
+"""Of any cost in seconds, joules or bytes, and of any count: sums of more are no longer finite."""
 
 _DEVICE_COSTS = (
     "copy_s_per_byte",
@@ -73,12 +73,21 @@ _DEVICE_COSTS = (
 )
 
 
+NEAR_BYTES, FAR_BYTES = 3e6, 50e6
+"""A step's maps of so many bytes in all stay in a cache; those of so many do not. Both are sizes that are measured
+(`fogconv.calibration.devices`); between them costs grow with the logarithm."""
+
 USUAL_READ_BYTES_PER_S = 40e6
 """Of a disk whose rate is not known: an SD card in a Raspberry Pi 4."""
 
 
 def _not_negative(whose: str, what: str, value: float) -> None:
     _require(0 <= value <= MOST, f"{whose}: {what} is {value}; it must not be negative, nor above {MOST:g}")
+
+
+def _count(whose: str, what: str, value: int | None) -> None:
+    right = value is None or 1 <= value <= MOST
+    _require(right, f"{whose}: {what} is {shown(value)}; it must be at least 1, and at most {MOST:g}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -97,9 +106,11 @@ class Device:
     ``effort`` returns the MACs that γ counts for a conv, where its kernels' tiles are known to do more or fewer than the
     definition. ``send_s_per_byte`` and ``receive_s_per_byte`` are the processor time per byte to and from the card (the
     transport, the system's copies). ``map_s_per_byte`` is the cost of a byte that a step other than a conv reads or
-    writes, by its kind ("default": of any other; "uint8_add": of bytes). All of these are long-run averages. ``predicted``
-    returns the seconds of a step in fp32 that computes this (see `fogconv.hardware.latency.predictors`), instead of all of
-    them.
+    writes, by its kind ("default": of any other; "uint8_add": of bytes), and that of the maps of a conv beside its MACs
+    ("conv"; nothing where it was not measured). These are of maps that stay in a cache; ``far_s_per_byte`` is what larger
+    ones cost beyond that, of the same kinds: all of it from `FAR_BYTES` on, nothing up to `NEAR_BYTES`. All of these are
+    long-run averages. ``predicted`` returns the seconds of a step in fp32 that computes this (see
+    `fogconv.hardware.latency.predictors`), instead of all of them.
 
     A device under a quota (a container's, a hypervisor's) computes in bursts: it has ``share`` of each ``period_s``,
     which the system enforces every ``tick_s`` (see `fogconv.simulation.processor`).
@@ -141,6 +152,7 @@ class Device:
     predicted: Callable[[StepSpec], float] | None = field(default=None, compare=False, repr=False)
     read_bytes_per_s: float = 0.0
     tier: str = ""
+    far_s_per_byte: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:
@@ -157,22 +169,21 @@ class Device:
             _not_negative(f"device {self.name}", what, getattr(self, what))
         for kind, cost in self.map_s_per_byte.items():
             _not_negative(f"device {self.name}", f"map_s_per_byte of {kind!r}", cost)
+        for kind, cost in self.far_s_per_byte.items():
+            _not_negative(f"device {self.name}", f"far_s_per_byte of {kind!r}", cost)
         _require(0 < self.share <= 1, f"device {self.name}: share is {self.share}; it must be above 0 and at most 1")
         _require(
             self.share == 1 or (self.period_s > 0 and self.tick_s > 0),
             f"device {self.name}: a share of {self.share} needs a positive period_s and tick_s",
         )
-        _require(
-            self.memory_bytes is None or self.memory_bytes > 0,
-            f"device {self.name}: memory_bytes is {self.memory_bytes}; it must be positive",
-        )
+        _count(f"device {self.name}", "memory_bytes", self.memory_bytes)
         _require(
             self.read_bytes_per_s == 0 or self.read_bytes_per_s >= 1,
             f"device {self.name}: read_bytes_per_s is {self.read_bytes_per_s}; it must be at least 1, or 0: not known",
         )
         if self.tier:
             check_tier(self.tier)
-        _require(self.threads >= 1, f"device {self.name}: threads is {self.threads}; it must be at least 1")
+        _count(f"device {self.name}", "threads", self.threads)
         _not_negative(f"device {self.name}", "machine_cores", self.machine_cores)
         for key, cost in self.training.items():
             _not_negative(f"device {self.name}", f"training cost {key!r}", cost)
@@ -203,15 +214,29 @@ class Device:
         rates = self.map_s_per_byte
         usual = rates.get("default", self.copy_s_per_byte / 2)
         s_per_byte = rates.get(spec.costs_as, rates.get(f"{spec.element}_default", rates.get(spec.kind, usual)))
-        return spec.touched * ELEMENT_BYTES[spec.element] * s_per_byte + self.step_s
+        n_bytes = spec.touched * ELEMENT_BYTES[spec.element]
+        return n_bytes * (s_per_byte + self._far_s_per_byte(spec.kind, n_bytes)) + self.step_s
+
+    def _far_s_per_byte(self, kind: str, n_bytes: float) -> float:
+        """What a byte of a step that moves so many costs beyond its rate, since caches don't hold them."""
+        full = self.far_s_per_byte.get(kind, self.far_s_per_byte.get("default", 0.0))
+        if not full or n_bytes <= NEAR_BYTES:
+            return 0.0
+        return full * min(1.0, math.log(n_bytes / NEAR_BYTES) / math.log(FAR_BYTES / NEAR_BYTES))
 
     def conv_s(self, spec: ConvSpec) -> float:
-        """Seconds for a conv of this size: γ·MACs + its weights from memory + the fixed cost of a step."""
+        """Seconds for a conv of this size: γ·MACs + its maps and its weights from memory + the fixed cost of a step."""
         if self.predicted is not None and spec.element == "fp32":
             return self.predicted(spec)
         weights_s = spec.weight_elements * ELEMENT_BYTES[spec.element] * self.weight_s_per_byte
         macs = spec.macs if self.effort is None else self.effort(spec)
-        return macs * self.gamma(kernel_class(spec)) + weights_s + self.step_s
+        return macs * self.gamma(kernel_class(spec)) + self._maps_s(spec) + weights_s + self.step_s
+
+    def _maps_s(self, spec: ConvSpec) -> float:
+        if "conv" not in self.map_s_per_byte:
+            return 0.0
+        n_bytes = spec.map_elements * ELEMENT_BYTES[spec.element]
+        return n_bytes * (self.map_s_per_byte["conv"] + self._far_s_per_byte("conv", n_bytes))
 
     def copy_s(self, n_bytes: float) -> float:
         """Seconds to copy (or add) so many bytes in memory."""
@@ -238,6 +263,7 @@ class Device:
             training={key: cost / rate for key, cost in self.training.items()},
             map_s_per_byte={kind: value / rate for kind, value in self.map_s_per_byte.items()},
             predicted=None if predicted is None else lambda spec: predicted(spec) / rate,
+            far_s_per_byte={kind: value / rate for kind, value in self.far_s_per_byte.items()},
         )
 
 
@@ -261,10 +287,7 @@ class Link:
     def __post_init__(self) -> None:
         for what in ("latency_s", "s_per_byte", "wake_s", "joules_per_byte", "burst_bytes", "wake_joules"):
             _not_negative("link", what, getattr(self, what))
-        _require(
-            self.message_elements is None or self.message_elements >= 1,
-            f"link: message_elements is {self.message_elements}; it must be at least 1",
-        )
+        _count("link", "message_elements", self.message_elements)
 
     @property
     def bandwidth_bytes_per_s(self) -> float:

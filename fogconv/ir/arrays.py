@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 """A map (N, C, H, W), or a weight."""
 
-_NOTHING = np.zeros((), np.float32)
+_NOTHING = {kind: np.zeros((), kind) for kind in ("float32", "float16", "uint16", "uint32", "int8", "int32", "uint8")}
+_NOWHERE = {array.__array_interface__["data"][0] for array in _NOTHING.values()}
 
 
 def blank(shape: tuple[int, ...], kind: str = "float32") -> Array:
     """A weight that takes no memory, for what only needs its shape: packing leaves packed floats untouched, too."""
-    return np.broadcast_to(_NOTHING if kind == "float32" else np.zeros((), kind), shape)
+    return np.broadcast_to(_NOTHING[kind], shape)
 
 
 def is_blank(array: Array) -> bool:
     """Whether an array was made by `blank`."""
-    return bool(array.__array_interface__["data"][0] == _NOTHING.__array_interface__["data"][0])
+    return array.__array_interface__["data"][0] in _NOWHERE
 
 
 def weight_key(array: NDArray[Any]) -> str:

@@ -131,7 +131,8 @@ class DistributedConv2d(nn.Conv2d):
         text: str = super().extra_repr()  # type: ignore[no-untyped-call]
         if self.cluster is None:
             return text
-        where = "closed" if self.cluster.closed else f"{len(self.cluster.workers)} workers"
+        count = len(self.cluster.workers)
+        where = "closed" if self.cluster.closed else f"{count} worker{'' if count == 1 else 's'}"
         settings = f"trigger={self.options.trigger!r}, threshold={self.options.threshold:g}"
         return f"{text}, cluster={where}, split={self.split!r}, {settings}"
 

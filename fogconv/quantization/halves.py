@@ -2,7 +2,7 @@
 
 What comes and what goes stays in fp32, and so do maps that host layers read or write, and means and squares of
 normalizations. A conv's source is of 16 bits, its sums are in fp32; every other layer computes in fp32 on what it reads,
-whatever that consists of, and rounds what it makes. Layers that only number channels anew have maps of one kind.
+whatever that consists of, and rounds what it makes. Layers that only renumber channels have maps of one kind.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import steps
-from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
 from fogconv.ir.program import Program
 from fogconv.ir.steps import PIXEL_PASSES, copied_bytes
@@ -424,10 +424,6 @@ class _World:
                 return self._disturbed(rank, self.host_s.get(step.layer, 0.0))
             case steps.HostOutput():
                 return 0.0
-            case steps.Input() | steps.Output():
-                buffer = program.buffers[step.target if isinstance(step, steps.Input) else step.source]
-                element = buffer.precision.element
-                work: StepSpec | None = MapSpec.of("copy", buffer.region, program.batch, element=element)
             case _ if isinstance(step, steps.ArrayStep) and self.array_s is not None:
                 return self._disturbed(rank, self.array_s(rank, step))
             case _:

@@ -21,6 +21,7 @@ from enum import IntEnum, IntFlag
 from functools import cache
 from typing import Any, Protocol
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -50,6 +51,9 @@ class Tile:
     """(lanes, taps) of the only part where the input has just a few channels: a kernel row is then unrolled whole."""
     prefetch: bool = False
     """For kernels of 1×1: fetch the inputs of the tile that starts at ``ahead``, a pixel per input channel."""
+    coming: int = 0
+    """Lines of the weights at ``ahead`` that are fetched per product: those of the next output channels, where the inputs
+    are not fetched. In a network they come from the third-level cache or from memory, as every layer's do."""
     tight: bool = False
     """Whether ``few`` lanes end where the memory may end: no vector is then loaded that reaches further."""
     quads: bool = False
@@ -103,19 +107,23 @@ class Flag(IntFlag):
     CEILING = 4
 
 
+LINE = 64
+"""Bytes of a line of the caches."""
+
 ARGUMENTS = 7
 """tile(fields, x, weights, bias, out, residual, ahead): addresses."""
 
 
 @cache
-def tile_address(tile: Tile, element: Element = "fp32") -> int:
-    """The machine address of the compiled micro-kernel, whose results are of this element; compiled or loaded on first
-    use."""
-    return native_function(_emit_floats, tile, element, arguments=ARGUMENTS)
+def tile_address(tile: Tile, element: Element = "fp32", pairs: bool = False) -> int:
+    """The machine address of the compiled micro-kernel, whose results are of this element; compiled or loaded on first use.
+    ``pairs``: of inputs and weights in bf16, see `Pairs`."""
+    return native_function(_emit_floats, tile, element, pairs, arguments=ARGUMENTS)
 
 
-def _emit_floats(builder: Builder, tile: Tile, element: Element, *addresses: Value) -> None:
-    emit_tile(builder, tile, *addresses, arithmetic=Floats(tile.fused, element))
+def _emit_floats(builder: Builder, tile: Tile, element: Element, pairs: bool, *addresses: Value) -> None:
+    numbers = Pairs(tile.fused, element) if pairs else Floats(tile.fused, element)
+    emit_tile(builder, tile, *addresses, arithmetic=numbers)
 
 
 def function_address(dispatcher: Any, signature: Any) -> int:
@@ -204,6 +212,22 @@ class Floats:
         emit_finish(builder, tile, fields, sums, out, residual, self.element)
 
 
+@dataclass(frozen=True, slots=True)
+class Pairs(Floats):
+    """The same of words of two numbers of bf16: AVX512-BF16's vdpbf16ps adds both products to a sum of fp32.
+
+    Products of bf16 are exact in fp32; each addition rounds once, to the nearest. Denormals count as 0.
+    """
+
+    def product(self, builder: Builder, value: Value, weight: Value, total: Value) -> Value:
+        words = ir.VectorType(v.I32, total.type.count)
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * total.type.count}"
+        module = builder.module
+        signature = ir.FunctionType(total.type, [total.type, words, words])
+        function = module.globals.get(name) or ir.Function(module, signature, name)
+        return builder.call(function, [total, builder.bitcast(value, words), builder.bitcast(weight, words)])
+
+
 def emit_tile(
     builder: Builder,
     tile: Tile,
@@ -249,6 +273,8 @@ def emit_tile(
         for k in range(channels):
             if tile.prefetch:
                 v.prefetch(builder, ahead, 4 * tile.step * k)
+            for line in range(tile.coming):
+                v.prefetch(builder, ahead, LINE * (tile.coming * k + line))
             w = [weight(weights, (first + k) * nv + n) for n in range(nv)]
             for p in range(tile.pixels):
                 row, column = divmod(p, tile.columns)
@@ -324,7 +350,9 @@ def emit_tile(
                 *sums,
                 v.shifted(builder, x, 4 * channels),
                 v.shifted(builder, weights, weight_bytes * vl * nv * steps(channels)),
-                v.shifted(builder, ahead, 4 * tile.step * channels) if tile.prefetch else ahead,
+                v.shifted(builder, ahead, LINE * tile.coming * channels if tile.coming else 4 * tile.step * channels)
+                if tile.prefetch or tile.coming
+                else ahead,
             ]
 
         return v.loop(builder, count, carried, body, at_least_once)
@@ -492,6 +520,7 @@ def make_tile(
     prefetch: bool = False,
     tight: bool = False,
     weights: Element = "fp32",
+    coming: int = 0,
 ) -> Tile:
     """The tile in the instruction set's preferred form. ``vl``: output channels per vector, 4 for quads."""
     by_lane, quads = isa.name == "neon", vl < isa.vector_length
@@ -503,6 +532,7 @@ def make_tile(
         tight=tight,
         quads=quads,
         weights=weights,
+        coming=0 if by_lane or quads or prefetch or few[0] else coming,
     )
 
 

@@ -16,7 +16,7 @@ from fogconv.ir.memory.algorithm import HALF
 from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Element, WeightType
 from fogconv.kernels.codegen import formulas
 from fogconv.kernels.codegen.isa import Isa, host_isa
-from fogconv.kernels.conv.direct import lanes_for
+from fogconv.kernels.conv.direct import DirectKernel, lanes_for
 from fogconv.kernels.conv.grouped import nothing
 from fogconv.kernels.conv.select import Kernel, choose, prepare_kernel
 from fogconv.kernels.maps.blocked import Blocked, Margin
@@ -72,7 +72,7 @@ class PreparedConv2d:
     @property
     def reads(self) -> Element:
         """The element of the maps that it reads: fp32, also for specs of 16 bits, where the CPU can't multiply these."""
-        return "fp32"
+        return self._kernel.reads if isinstance(self._kernel, DirectKernel) else "fp32"
 
     @property
     def makes_halves(self) -> bool:
@@ -116,6 +116,10 @@ class PreparedConv2d:
 
         kernel = self._kernel.moved(moved)
         return PreparedConv2d(kernel, self._recipe, *found)
+
+    def alone(self) -> PreparedConv2d:
+        """The same layer, computed by the thread that calls it."""
+        return PreparedConv2d(self._kernel, replace(self._recipe, threads=1), self._stowed)
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None = None) -> Bound:
         """Check the maps and resolve everything once. The returned call computes out = activation(conv(x) + bias +

@@ -5,6 +5,10 @@ the output map into tiles (``Cover``); a list of tiles with their offsets is mad
 only walks lists. Weights are packed as the micro-kernel reads them: [group of output channels][full blocks, then
 parts][K_h][K_w][lane][vector].
 
+Maps of bf16 may be read in pairs: a word of two input channels then takes the place of one float, and of its weight (see
+`fogconv.kernels.codegen.microkernel.Pairs`). Where the last channel has no neighbour its weight's is 0. Maps of fp16 may be
+read as they are, by a micro-kernel of their own (`fogconv.kernels.conv.half_tile`).
+
 Groups whose output channels do not start at a block of 16 are summed into a scratch map and copied lane by lane.
 """
 
@@ -12,21 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.ir.arrays import Array, is_blank
+from fogconv.ir.arrays import Array, blank, is_blank
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.ir.memory.algorithm import HALF
-from fogconv.ir.precision.elements import Element, element_of
+from fogconv.ir.precision.elements import WEIGHTS_OF, Element, element_of
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
-from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.isa import Isa, host_eights, host_pairs
 from fogconv.kernels.codegen.jit import jit, ready
-from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
+from fogconv.kernels.codegen.microkernel import FIELDS, LINE, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
+from fogconv.kernels.conv.half_tile import FLUSHED, LANES, PIXELS, HalfTile, half_tile_address
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
@@ -42,7 +48,7 @@ STREAMED_BYTES = 512 * 1024
 FEW, UNROLLED = 4, 24
 """First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
 
-HEADER, ITEM, TILE = 9, 16, 6
+HEADER, ITEM, TILE = 9, 17, 6
 
 
 def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
@@ -67,11 +73,16 @@ def run_direct(a):  # type: ignore[no-untyped-def]
             weights, bias = a[item + 2], a[item + 3]
             out = a[item + 4] + image * out_image
             residual = a[item + 5] + image * residual_image
-            for _group in range(a[item + 6]):
+            fetched = a[item + 16]
+            for group in range(a[item + 6]):
+                coming = weights + a[item + 7] if group + 1 < a[item + 6] else weights
+                end = coming + a[item + 7] - fetched
                 for tile in range(a[item + 11], a[item + 12], TILE):
                     to = out + a[tile + 2]
                     start = x + a[tile + 1]
-                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], start + a[item + 15])
+                    ahead = coming if fetched else start + a[item + 15]
+                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], ahead)
+                    coming = min(coming + fetched, end)
                     if epilogue != 0:
                         for block in range(a[item + 13]):
                             call_epilogue(epilogue, to + block * out_block, out_row, a[tile + 4], a[tile + 5], parameters)
@@ -84,30 +95,33 @@ def run_direct(a):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The places of a group's input channels: full blocks from ``first_block`` on, and parts (block, lane, lanes)."""
+    """The places of a group's input channels, or of their pairs: full blocks from ``first_block`` on, and parts (block,
+    lane, lanes)."""
 
     first_block: int
     full_blocks: int
     parts: tuple[tuple[int, int, int], ...]
+    block: int = BLOCK
+    """How many make a block."""
 
     @staticmethod
-    def of(start: int, stop: int) -> Channels:
+    def of(start: int, stop: int, block: int = BLOCK) -> Channels:
         """The channels start … stop−1 of a blocked map."""
         parts = []
-        if start % BLOCK or stop - start < BLOCK:
-            lanes = min(BLOCK - start % BLOCK, stop - start)
-            parts.append((start // BLOCK, start % BLOCK, lanes))
+        if start % block or stop - start < block:
+            lanes = min(block - start % block, stop - start)
+            parts.append((start // block, start % block, lanes))
             start += lanes
-        full = (stop - start) // BLOCK
-        first = start // BLOCK
-        if stop > start + full * BLOCK:
-            parts.append((first + full, 0, stop - start - full * BLOCK))
-        return Channels(first, full, tuple(parts))
+        full = (stop - start) // block
+        first = start // block
+        if stop > start + full * block:
+            parts.append((first + full, 0, stop - start - full * block))
+        return Channels(first, full, tuple(parts), block)
 
     def runs(self, start: int) -> list[tuple[int, int]]:
         """The channels (from, lanes), counted from ``start``, in the order in which they are summed."""
-        full = [((self.first_block + i) * BLOCK - start, BLOCK) for i in range(self.full_blocks)]
-        return full + [(block * BLOCK + lane - start, lanes) for block, lane, lanes in self.parts]
+        full = [((self.first_block + i) * self.block - start, self.block) for i in range(self.full_blocks)]
+        return full + [(block * self.block + lane - start, lanes) for block, lane, lanes in self.parts]
 
 
 class DirectKernel:
@@ -118,20 +132,27 @@ class DirectKernel:
 
     def __init__(self, spec: ConvSpec, isa: Isa, activation: str | None, packed: PackedWeights) -> None:
         self.spec, self.isa, self.activation, self.packed = spec, isa, activation, packed
-        self.passes = _plan(spec, isa, packed.vectors)
+        self.passes = _plan(spec, isa, packed.vectors, packed.pairs)
         ready(run_direct, SIGNATURE)
         self._addresses: dict[tuple[int, Element], dict[tuple[int, int, int], int]] = {}
         if packed.element == "fp32":
             self._tile_addresses(self.wanted_lanes, "fp32")
 
     @staticmethod
-    def prepare(spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None) -> DirectKernel:
-        vectors = _plan(spec, isa)[0].vectors
-        return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, vectors))
+    def prepare(
+        spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None, *, reads: Element = "fp32"
+    ) -> DirectKernel:
+        """``reads``: of what the maps are that it reads, see `reads_of`."""
+        vectors = _plan(spec, isa, 1 if reads == "fp16" else None, reads == "bf16")[0].vectors
+        if reads != "bf16":
+            packed = pack_weights(weight, bias, spec.groups, isa, vectors)
+            return DirectKernel(spec, isa, activation, replace(packed, eights=reads == "fp16"))
+        packed = pack_weights(paired(weight), bias, spec.groups, isa, vectors)
+        return DirectKernel(spec, isa, activation, replace(packed, inputs=weight.shape[1]))
 
     @property
     def algorithm(self) -> str:
-        return "direct" if self.packed.element == "fp32" else HALF
+        return "direct" if self.packed.element == "fp32" and not self.packed.pairs else HALF
 
     def _tile_addresses(self, lanes: int, made: Element) -> dict[tuple[int, int, int], int]:
         """The micro-kernels, by (output channels, rows, columns), for inputs of ``lanes`` lanes per pixel and outputs of the
@@ -140,23 +161,47 @@ class DirectKernel:
         if known is not None:
             return known
         spec = self.spec
-        few = (0, 0)
-        if spec.in_channels <= FEW and spec.groups == 1 and spec.in_channels * spec.kernel[1] <= UNROLLED:
-            few = (spec.in_channels, spec.kernel[1])
-        # Many blocks of channels are many streams, too many for the CPU's own prefetcher.
-        ahead = spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
-        weights, step = self.packed.element, lanes * spec.stride[1]
+        few, channels = (0, 0), self.packed.shape[1]
+        if spec.in_channels <= FEW and spec.groups == 1 and channels * spec.kernel[1] <= UNROLLED:
+            few = (channels, spec.kernel[1])
+        if self.packed.eights:
+            self._addresses[lanes, made] = {
+                (p.lanes, rows, columns): half_tile_address(HalfTile(rows, columns, lanes * spec.stride[1], made))
+                for p in self.passes
+                for rows, columns in p.cover.shapes
+            }
+            return self._addresses[lanes, made]
+        weights, pairs, ahead = self.packed.element, self.packed.pairs, self._reads_ahead
+        step = (lanes // 2 if pairs else lanes) * spec.stride[1]
         self._addresses[lanes, made] = {
             (p.lanes, rows, columns): tile_address(
-                make_tile(self.isa, rows, columns, p.vectors, step, p.vl, few, ahead, weights=weights), made
+                make_tile(
+                    *(self.isa, rows, columns, p.vectors, step, p.vl, few, ahead),
+                    weights=weights,
+                    coming=0 if ahead else lines_at_once(p, self.packed.weights.itemsize),
+                ),
+                made,
+                pairs,
             )
             for p in self.passes
             for rows, columns in p.cover.shapes
         }
         return self._addresses[lanes, made]
 
+    @property
+    def _reads_ahead(self) -> bool:
+        """Whether tiles fetch the next one's input. Many blocks of channels are many streams, too many for the CPU's own
+        prefetcher."""
+        spec = self.spec
+        return spec.kernel == (1, 1) and 4 * spec.in_channels * spec.height * spec.width > STREAMED_BYTES
+
     def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DirectKernel:
         return DirectKernel(spec, self.isa, self.activation, self.packed)
+
+    @property
+    def reads(self) -> Element:
+        """The element of the maps that it reads."""
+        return "bf16" if self.packed.pairs else "fp16" if self.packed.eights else "fp32"
 
     def moved(self, place: Callable[[Array], Array]) -> DirectKernel:
         return DirectKernel(self.spec, self.isa, self.activation, replace(self.packed, weights=place(self.packed.weights)))
@@ -186,12 +231,13 @@ class DirectKernel:
         then have to follow."""
         spec, packed = self.spec, self.packed
         made = element_of(out.data)
-        at_x, at_out = place("the input", x, narrow=spec.groups == 1), place("the output", out, kind=out.data.dtype)
+        at_x = place("the input", x, narrow=spec.groups == 1 and self.reads == "fp32", kind=WEIGHTS_OF[self.reads])
+        at_out = place("the output", out, kind=out.data.dtype)
         at_residual = Place(0, 0, 0, 0) if residual is None else place("the residual", residual, kind=out.data.dtype)
-        pixel = 4 * x.lanes
+        pixel = x.data.itemsize * x.lanes
         origin = at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * pixel
         micro = self._tile_addresses(x.lanes, made)
-        per_group_in, per_group_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        per_group_in, per_group_out = packed.shape[1], spec.out_channels // spec.groups
         by_groups = self._split_by_groups(threads)
         fields = np.zeros((spec.groups, FIELDS), np.int64)
         items: list[list[int]] = []
@@ -228,10 +274,11 @@ class DirectKernel:
                             -(-lanes // BLOCK),
                             0,
                             p.cover.pieces[0] * spec.stride[1] * pixel,
+                            0 if self._reads_ahead else LINE * packed.depth * lines_at_once(p, packed.weights.itemsize),
                         ]
                     )
         for group in range(spec.groups):
-            channels = Channels.of(group * per_group_in, (group + 1) * per_group_in)
+            channels = Channels.of(group * per_group_in, (group + 1) * per_group_in, packed.block)
             self._fill(fields[group], channels, pixel, at_x, at_out, at_residual, residual is not None)
         epilogue = Epilogue.of(self.activation)
         if made != "fp32" and self.activation is not None and clamp(self.activation) is None:
@@ -252,7 +299,11 @@ class DirectKernel:
         """``pixel``: bytes from one input pixel to the next."""
         spec = self.spec
         kh, kw = spec.kernel
-        side_by_side = spec.dilation[1] == 1  # a row of the kernel is then one run of K_w·16 floats
+        side_by_side = spec.dilation[1] == 1  # a row of the kernel is then one run of K_w·16 floats, or of K_w·8 pairs
+        per_round, lane_bytes = 4, 4
+        if self.packed.eights:
+            side_by_side &= kw * BLOCK <= FLUSHED
+            per_round, lane_bytes = LANES, 2
         tap = spec.dilation[1] * pixel
         values = {
             Field.FULL_BLOCKS: channels.full_blocks,
@@ -262,7 +313,7 @@ class DirectKernel:
             Field.KERNEL_ROW_STRIDE: spec.dilation[0] * x.row,
             Field.RUNS: 1 if side_by_side else kw,
             Field.RUN_STRIDE: tap,
-            Field.RUN_ROUNDS: (kw if side_by_side else 1) * BLOCK // 4,
+            Field.RUN_ROUNDS: (kw if side_by_side else 1) * channels.block // per_round,
             Field.PARTS: len(channels.parts),
             Field.TAPS: kw,
             Field.TAP_STRIDE: tap,
@@ -273,7 +324,7 @@ class DirectKernel:
             Field.RESIDUAL_ROW_STRIDE: residual.row,
         }
         for i, (block, lane, lanes) in enumerate(channels.parts):
-            values[Field(Field.PART_OFFSET + 2 * i)] = block * x.block + 4 * lane
+            values[Field(Field.PART_OFFSET + 2 * i)] = block * x.block + lane_bytes * lane
             values[Field(Field.PART_LANES + 2 * i)] = lanes
         flags = Flag.RESIDUAL if with_residual else Flag(0)
         bounds = clamp(self.activation)
@@ -300,6 +351,13 @@ class DirectKernel:
         return groups >= 2 * threads and weights > 4 * self.spec.in_channels * self.spec.height * self.spec.width
 
 
+def lines_at_once(p: Pass, size: int) -> int:
+    """The lines that a tile fetches per product, so that the tiles of a group fetch all weights of the next one, of so many
+    bytes each."""
+    tiles = len(p.cover.bands) * len(p.cover.pieces)
+    return -(-size * p.lanes // (LINE * tiles))
+
+
 def walk_numbers(
     batch: int,
     x: Place,
@@ -309,11 +367,18 @@ def walk_numbers(
     items: list[list[int]],
     tiles: Sequence[NDArray[np.int64]],
 ) -> NDArray[np.int64]:
-    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``."""
+    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``; their last
+    number, the bytes of the next group's weights that a tile fetches, may be left out."""
     first_tile = HEADER + ITEM * len(items)
     numbers = [batch, x.image, out.image, residual.image, *epilogue.numbers, out.block, out.row, len(items)]
     for item in items:
-        numbers += [*item[:11], first_tile + TILE * item[11], first_tile + TILE * item[12], *item[13:]]
+        numbers += [
+            *item[:11],
+            first_tile + TILE * item[11],
+            first_tile + TILE * item[12],
+            *item[13:],
+            *[0] * (ITEM - len(item)),
+        ]
     return np.concatenate((np.array(numbers, np.int64), *(table.ravel() for table in tiles)))
 
 
@@ -369,11 +434,25 @@ class PackedWeights:
     isa: Isa
     vectors: int
     """Vectors per group of output channels; the last groups may have fewer, or quads (see `cut`)."""
+    inputs: int = 0
+    """Input channels of a group, where ``shape`` counts pairs of them."""
+    eights: bool = False
+    """Whether products are summed in fp16, eight at a time."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a weight is two of bf16, for two input channels."""
+        return self.weights.dtype == PAIR
+
+    @property
+    def block(self) -> int:
+        """How many channels, or pairs, make a block."""
+        return BLOCK // 2 if self.pairs else BLOCK
 
     @property
     def element(self) -> Element:
-        """Of the weights."""
-        return element_of(self.weights)
+        """Of the weights as the micro-kernel loads them: pairs as floats."""
+        return "fp32" if self.pairs else element_of(self.weights)
 
     @property
     def depth(self) -> int:
@@ -399,7 +478,7 @@ class PackedWeights:
         per_group, steps = f // self.groups, _steps(c, kh * kw, self.groups)
         for group in range(self.groups):
             position = group * self.per_group * self.depth
-            runs = Channels.of(group * c, (group + 1) * c).runs(group * c)
+            runs = Channels.of(group * c, (group + 1) * c, self.block).runs(group * c)
             if kh * kw == 1 and self.groups == 1:
                 runs = [(0, c)]  # with a single tap they are contiguous
             start, end = group * per_group, (group + 1) * per_group
@@ -433,10 +512,14 @@ class PackedWeights:
         for outputs, inputs, piece in self.pieces():
             lanes = piece.reshape(*self.shape[2:], inputs.stop - inputs.start, -1)
             out[outputs, inputs] = lanes[..., : outputs.stop - outputs.start].transpose(3, 2, 0, 1)
+        if self.pairs:
+            f, _, kh, kw = self.shape
+            halves = out.view(np.uint16).reshape(f, -1, kh, kw, 2).transpose(0, 1, 4, 2, 3)
+            return np.ascontiguousarray(halves.reshape(f, -1, kh, kw)[:, : self.inputs])
         return out
 
 
-def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vectors: int) -> PackedWeights:
+def pack_weights(weight: NDArray[Any], bias: Array | None, groups: int, isa: Isa, vectors: int) -> PackedWeights:
     """Weights (f, c/g, K_h, K_w), in fp32 or 16 bits, and bias (f,) → the micro-kernel's order; lanes beyond f/g are
     zeros."""
     f, c, kh, kw = weight.shape
@@ -462,8 +545,42 @@ def pack_weights(weight: Array, bias: Array | None, groups: int, isa: Isa, vecto
     return packed
 
 
-def _plan(spec: ConvSpec, isa: Isa, vectors: int | None = None) -> tuple[Pass, ...]:
+PAIR = np.dtype(np.uint32)
+"""Two numbers of bf16, the one of the lower channel in the lower bits."""
+
+
+def reads_of(spec: ConvSpec, isa: Isa) -> Element:
+    """The element of the maps that a conv in 16 bits reads: its own where this CPU multiplies such, and no pair lies in two
+    groups; else fp32."""
+    if spec.element == "bf16" and host_pairs(isa) and (spec.groups == 1 or spec.in_channels // spec.groups % 2 == 0):
+        return "bf16"
+    return "fp16" if spec.element == "fp16" and host_eights(isa) else "fp32"
+
+
+def halves_isa(isa: Isa, reads: Element) -> Isa:
+    """The instruction set as the tiling must see it: what is of 16 bits is not summed in quads."""
+    isa = replace(isa, quads=False)
+    if reads == "fp16":  # a tile has all channels of a block
+        return replace(isa, vector_length=BLOCK, pixels=(PIXELS,))
+    if isa.name == "neon":  # a vector of weights takes a second register while it is widened
+        return replace(isa, pixels=(12, 9, 6, 5))
+    return replace(isa, pixels=(26, 14, 8, 6)) if reads == "bf16" else isa
+
+
+def paired(weight: NDArray[Any]) -> NDArray[Any]:
+    """(f, c, K_h, K_w) of bf16 → (f, ⌈c/2⌉, K_h, K_w) of pairs."""
+    f, c, kh, kw = weight.shape
+    if is_blank(weight):
+        return blank((f, -(-c // 2), kh, kw), PAIR.name)
+    whole = np.concatenate((weight, np.zeros((f, c % 2, kh, kw), weight.dtype)), 1) if c % 2 else weight
+    halves = whole.reshape(f, -1, 2, kh, kw).transpose(0, 1, 3, 4, 2)
+    return np.ascontiguousarray(halves).view(PAIR)[..., 0]
+
+
+def _plan(spec: ConvSpec, isa: Isa, vectors: int | None = None, pairs: bool = False) -> tuple[Pass, ...]:
     c, taps = spec.in_channels // spec.groups, spec.kernel[0] * spec.kernel[1]
+    if pairs:
+        c = -(-c // 2)
     steps = _steps(c, taps, spec.groups)
     return plan_passes(isa, spec.out_height, spec.out_width, spec.out_channels // spec.groups, c * taps, steps, vectors)
 

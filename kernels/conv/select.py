@@ -14,7 +14,6 @@ The rule is that of `fogconv.ir.memory.algorithm`, by which the planner counts m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +25,7 @@ from fogconv.ir.memory import algorithm as rule
 from fogconv.ir.memory.algorithm import is_linear
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.conv import depthwise
-from fogconv.kernels.conv.direct import DirectKernel, lanes_for
+from fogconv.kernels.conv.direct import DirectKernel, halves_isa, lanes_for, reads_of
 from fogconv.kernels.conv.grouped import GroupedKernel
 from fogconv.kernels.conv.linear import LinearKernel
 from fogconv.kernels.conv.tuning_table import tuned_algorithm
@@ -111,7 +110,8 @@ def prepare_kernel(
     """Pack the weights, in fp32 or 16 bits, and compile the code of one algorithm. Raises KernelError for one that can't
     run the spec."""
     if algorithm == rule.HALF:
-        return DirectKernel.prepare(spec, replace(isa, quads=False), weight, bias, activation)
+        reads = reads_of(spec, isa)
+        return DirectKernel.prepare(spec, halves_isa(isa, reads), weight, bias, activation, reads=reads)
     if weight.dtype != np.float32:
         weight = floats(weight)
     form = form_of(spec, int(algorithm[-1])) if algorithm in ("winograd2", "winograd4") else None

@@ -21,15 +21,15 @@ from numba.core import types
 
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array, is_blank
-from fogconv.ir.geometry import BLOCK, ConvSpec
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.memory.algorithm import LEAST_TILES, odd_lines, winograd_outputs, winograd_sets, winograd_tiles
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit, ready
-from fogconv.kernels.codegen.microkernel import FIELDS, Field, Flag, call_tile, make_tile, tile_address
+from fogconv.kernels.codegen.microkernel import FIELDS, LINE, Field, Flag, call_tile, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
-from fogconv.kernels.conv.direct import Channels, clamp_flags, part
+from fogconv.kernels.conv.direct import Channels, clamp_flags, lines_at_once, part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
 from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
@@ -77,10 +77,13 @@ def driver(form: Form, isa: Isa) -> Any:
                     weights = weights_start + element * weights_element + a[item]
                     to = products + element * m_element + a[item + 1]
                     for _group in range(a[item + 2]):
+                        coming = weights + a[item + 3]
+                        end = coming + a[item + 3] - a[item + 7]
                         for tile in range(a[item + 5], a[item + 6], TILE):
                             offset = a[tile + 1]
                             start = v + element * v_element + offset
-                            call_tile(a[tile], fields, start, weights, zeros, to + offset, 0, weights)
+                            call_tile(a[tile], fields, start, weights, zeros, to + offset, 0, coming)
+                            coming = min(coming + a[item + 7], end)
                         weights += a[item + 3]
                         to += a[item + 4]
             for block in range(out_first, out_last):
@@ -185,7 +188,12 @@ class WinogradKernel:
     def _addresses(self, p: Pass) -> list[tuple[int, int]]:
         """(address, bytes from the first tile) of the micro-kernels that cover a set of tiles."""
         return [
-            (tile_address(make_tile(self.isa, 1, t.columns, p.vectors, BLOCK, p.vl)), PIXEL * t.column)
+            (
+                tile_address(
+                    make_tile(self.isa, 1, t.columns, p.vectors, BLOCK, p.vl, coming=lines_at_once(p, BYTES_PER_ELEMENT))
+                ),
+                PIXEL * t.column,
+            )
             for t in p.cover.places()
         ]
 
@@ -227,7 +235,7 @@ class WinogradKernel:
                         p.lanes // BLOCK * size * PIXEL,
                         len(calls),
                         len(calls) + len(listed),
-                        0,
+                        LINE * spec.in_channels * lines_at_once(p, BYTES_PER_ELEMENT),
                     ]
                 )
                 calls += listed
@@ -268,7 +276,7 @@ class WinogradKernel:
         for one in sets:
             numbers += [*one[:7], first_item + ITEM * one[7], first_item + ITEM * one[8], 0]
         for item in items:
-            numbers += [*item[:5], first_call + TILE * item[5], first_call + TILE * item[6], 0]
+            numbers += [*item[:5], first_call + TILE * item[5], first_call + TILE * item[6], item[7]]
         for call in calls:
             numbers += call
         return bind(

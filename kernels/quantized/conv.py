@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 
@@ -40,6 +41,20 @@ class PreparedBytes:
         return self._kernel.packed.nbytes
 
     @property
+    def exact(self) -> bool:
+        """Whether the weights can be had back."""
+        return False
+
+    def unpack(self) -> NoReturn:
+        """Raises KernelError: what is packed holds the weights only together with zeros and corrections."""
+        raise KernelError("quantised conv: packed weights can't be unpacked")
+
+    @property
+    def is_stowed(self) -> bool:
+        """Whether the packed weights lie outside memory between two calls."""
+        return False
+
+    @property
     def wanted_margin(self) -> Margin:
         return Margin(*self.spec.padding)
 
@@ -64,6 +79,10 @@ class PreparedBytes:
         if replace(spec, height=old.height, width=old.width, padding=old.padding, batch=old.batch) != old:
             raise KernelError(f"quantised conv: {spec} is not the same layer as {old} at another size")
         return PreparedBytes(self._kernel.at(spec), self.zero_x, self._threads)
+
+    def alone(self) -> PreparedBytes:
+        """The same layer, computed by the thread that calls it."""
+        return PreparedBytes(self._kernel, self.zero_x, 1)
 
     def bind(self, x: Blocked, out: Blocked) -> Bound:
         """Check the maps and resolve everything once. The returned call allocates nothing and must not run twice at the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import nn
 
 import fogconv
 from fogconv.cluster.session.session import Session
-from fogconv.errors import InputError, ModelError
+from fogconv.errors import ClusterError, InputError, ModelError
+from fogconv.frontend.ports import arrays_of
 from fogconv.hardware.topology import Topology
 from fogconv.runtime.run_options import RunOptions
 from fogconv.zoo.models import load_model
@@ -111,3 +113,40 @@ def test_a_file_that_would_run_code_is_refused_unless_trusted(tmp_path: Path) ->
     assert fogconv.plan(path, TOPOLOGY, trust=True).plan == plain.plan
     with fogconv.compile(path, "inproc://1", trust=True, topology=Topology.uniform(2, 10e9, 125e6)) as engine:
         assert engine(x).shape == (1, 10)
+
+
+def test_a_closed_model_refuses_runs_and_keeps_its_plan() -> None:
+    """A run after the end took the closed session's workers for lost, and planned for the master alone."""
+    engine = fogconv.compile(small(), "inproc://1", example=torch.zeros(1, 3, 24, 24), topology=TOPOLOGY.subset((0, 1)))
+    table = engine.plan.table()
+    engine.close()
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="closed"):
+            engine(torch.zeros(1, 3, 24, 24))
+        with pytest.raises(ClusterError, match="closed"):
+            list(engine.stream([torch.zeros(1, 3, 24, 24)]))
+    assert engine.plan.table() == table and engine.events == ()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: fogconv.connect(None), "names no workers"),  # type: ignore[arg-type]
+        (lambda: fogconv.connect(3), "names no workers"),  # type: ignore[arg-type]
+        (lambda: fogconv.plan(small(), None, example=torch.zeros(1, 3, 24, 24)), "Topology"),  # type: ignore[arg-type]
+        (lambda: fogconv.plan(small(), "inproc://1", example=torch.zeros(1, 3, 24, 24)), "Topology"),  # type: ignore[arg-type]
+        (lambda: fogconv.plan(small(), TOPOLOGY, example=torch.zeros(1, 3, 24, 24)).plot("a.xyz"), "^a.xyz: "),
+        (lambda: fogconv.plan(object(), TOPOLOGY), "^object is not a model"),  # type: ignore[arg-type]
+    ],
+    ids=["no cluster", "a number", "no topology", "an address", "a picture's suffix", "no model"],
+)
+def test_what_is_no_such_thing_is_a_sentence(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        call()
+
+
+@pytest.mark.parametrize("given", ["x", object(), [["a"]], torch.zeros(1, 3, 24, 24, dtype=torch.complex64)])
+def test_an_input_that_is_no_array_of_numbers_is_a_sentence(given: object) -> None:
+    planned = fogconv.plan(small(), TOPOLOGY, example=torch.zeros(1, 3, 24, 24))
+    with pytest.raises(InputError, match=r"the input '.*' must be an array of real numbers"):
+        arrays_of(planned.graph, given)

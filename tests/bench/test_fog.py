@@ -33,7 +33,7 @@ from bench.fog.shaping import Rate, burst_bytes, shape
 from bench.fog.testbed import BRIDGE_FILTERS, RUN, Card, sweep
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -411,11 +411,25 @@ def test_a_net_without_a_published_time_takes_the_yardsticks(net: str, size: tup
 
 def test_rates_explain_the_times_that_they_were_fitted_to() -> None:
     specs = [ConvSpec(64, 64, 28, 28, (1, 1)), ConvSpec(64, 64, 28, 28, (5, 5), stride=(2, 2), padding=(2, 2, 2, 2))]
-    seconds = np.array([effort(specs[0]) * 2e-11, effort(specs[1]) * 3e-11])
-    gamma = fit(specs, seconds)
+    gamma, _ = fit([(specs[0], effort(specs[0]) * 2e-11), (specs[1], effort(specs[1]) * 3e-11)])
     assert gamma["direct1x1"] == pytest.approx(2e-11)
     assert gamma["direct"] == pytest.approx(3e-11)
     assert 2e-11 < gamma["default"] < 3e-11
+
+
+def test_rates_tell_what_maps_cost_from_what_products_do() -> None:
+    """Convs of one class with few and with many products for each byte of their maps, and steps of two other kinds."""
+    convs = [ConvSpec(c, c, 56, 56, (1, 1)) for c in (16, 64, 256)]
+    gate, copy = MapSpec("gate", 24, 28, 28), MapSpec("copy", 64, 28, 28)
+    work: list[tuple[StepSpec, float]] = [
+        *((spec, effort(spec) * 1e-11 + 4 * spec.map_elements * 3e-11) for spec in convs),
+        (gate, 2 * 4 * 32 * 28 * 28 * 1e-11),
+        (copy, 2 * 4 * 64 * 28 * 28 * 4e-11),
+    ]
+    gamma, maps = fit(work)
+    assert gamma["direct1x1"] == pytest.approx(1e-11, rel=0.1)
+    assert maps["conv"] == pytest.approx(3e-11, rel=0.15)
+    assert (maps["gate"], maps["copy"], maps["default"]) == pytest.approx((1e-11, 4e-11, 3e-11))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="only without root is it refused")

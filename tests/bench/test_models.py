@@ -48,7 +48,7 @@ def test_the_command_prints_one_object(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("sys.argv", ["models", "--names", "lraspp_mobilenet_v3_large", "--schemes", "auto", "--json"])
     assert models.main() == 0
     [row] = json.loads(capsys.readouterr().out)["models"]
-    assert list(row) == ["name", "source", "macs", "on_master_share", "rel_error", "boxes_equal"]
+    assert list(row) == ["name", "source", "macs", "on_master_share", "rel_error", "boxes_equal", "float64_ratio"]
     assert row["name"] == "lraspp_mobilenet_v3_large" and row["source"].startswith("random (seed 0)")
 
 
@@ -68,3 +68,6 @@ def test_an_output_of_another_shape_or_value_is_an_error() -> None:
     assert models.difference(x, x[:1]) == np.inf
     assert not models.Row("", "", 1, 0.0, 3e-4, None).right
     assert not models.Row("", "", 1, 0.0, 0.0, False).right
+    assert models.Row("", "", 1, 0.0, 3e-4, None, 5.0).right
+    assert not models.Row("", "", 1, 0.0, 3e-4, None, 5.1).right
+    assert not models.Row("", "", 1, 0.0, 3e-4, False, 1.0).right

@@ -9,8 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from fogconv.benchmark import measurement
+from fogconv.benchmark.comparison import compare
 from fogconv.benchmark.fixed_set import KERNELS, QUICK, WHOLE
+from fogconv.calibration.cache import default_folder, remembered_rates
+from fogconv.cli.output.tables.comparison import machine_lines
 from fogconv.cluster.connect import connect
+from fogconv.errors import InputError
 from fogconv.frontend.zoo_graphs import names
 from fogconv.hardware.topology import KERNEL_CLASSES, kernel_class
 
@@ -55,3 +59,18 @@ def test_a_net_without_room_is_left_out_with_the_reason(monkeypatch: pytest.Monk
 def test_the_set_covers_every_kernel_class_and_its_nets_come_with_the_package() -> None:
     assert {kernel_class(spec) for spec in KERNELS.values()} == set(KERNEL_CLASSES)
     assert {*WHOLE.nets, *QUICK.nets} <= set(names())
+
+
+def test_kernels_and_nets_in_8_bits_have_the_same_names() -> None:
+    with connect("inproc://0") as session:
+        exact = measurement.measure(session, "inproc://0", quick=True)
+        found = measurement.measure(session, "inproc://0", quick=True, precision="int8")
+        with pytest.raises(InputError, match="int4"):
+            measurement.measure(session, "inproc://0", precision="int4")
+    assert {item.name for item in found.items} == {item.name for item in exact.items}
+    assert (exact.precision, found.precision) == ("fp32", "int8")
+    [known] = remembered_rates(default_folder())
+    assert "int8_direct" in known.device.gamma_s_per_mac
+    compared = compare(exact, found, ("A", "B"))
+    assert "A is in fp32, B in int8" in compared.cautions and not compared.only_first
+    assert machine_lines(found)[0].endswith("; in int8") and "int8" not in machine_lines(exact)[0]

@@ -24,16 +24,17 @@ from fogconv.calibration.devices import (
     Figures,
     device_samples,
     disturbed,
+    measure_devices,
     turns,
 )
 from fogconv.calibration.members import machine_cores, machines_of, master, priors_of
 from fogconv.calibration.narrow import INT8
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import SwapError, WorkerLostError
-from fogconv.hardware.latency.features import MAP_KINDS
+from fogconv.hardware.latency.features import MAP_KINDS, computed
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.hardware.profile import Profile
-from fogconv.hardware.topology import INT8_CLASSES, KERNEL_CLASSES, USUAL_READ_BYTES_PER_S, kernel_class
+from fogconv.hardware.topology import INT8_CLASSES, KERNEL_CLASSES, USUAL_READ_BYTES_PER_S, Device, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
 from fogconv.storage.swap_file import SwapFolder
 from tests.strangers import give_away
@@ -528,3 +529,19 @@ def test_a_rank_without_room_on_its_disk_has_no_rate(tmp_path: Path, monkeypatch
     found = calibrate_quickly(session, cache=tmp_path, local=local, disks=True).topology
     assert [device.read_bytes_per_s for device in found.devices] == [7e6, 1e6 * DISK_BYTES, 0.0]
     assert found.devices[2].read_s(USUAL_READ_BYTES_PER_S) == 1.0
+
+
+def test_what_maps_cost_in_a_cache_and_beyond_it_is_found_again() -> None:
+    """Convs cost MACs, and bytes of their maps; large maps cost more of both kinds of steps."""
+    near, far, gamma, step_s = {"conv": 5e-12, "affine": 1e-11}, {"conv": 2e-11, "default": 1.5e-11}, 1e-11, 1e-6
+    device = Device("pi", {"default": gamma}, step_s=step_s, map_s_per_byte=near, far_s_per_byte=far, effort=computed)
+
+    def timer(specs: Sequence[StepSpec], repeats: int) -> Answer:
+        return answer([device.work_s(spec) for spec in specs])
+
+    figures = measure_devices(FakeSession(), (*QUICK, *QUICK_MAPS), ranks={0: ""}, repeats=1, local=timer)[0]
+    assert figures.map_s_per_byte["conv"] == pytest.approx(near["conv"], rel=0.2)
+    assert figures.map_s_per_byte["affine"] == pytest.approx(near["affine"], rel=0.05)
+    assert figures.far_s_per_byte["conv"] == pytest.approx(far["conv"], rel=0.1)
+    assert figures.far_s_per_byte["default"] == pytest.approx(far["default"], rel=0.1)
+    assert figures.gamma_s_per_mac["direct1x1"] == pytest.approx(gamma, rel=0.05)

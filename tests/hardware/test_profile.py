@@ -211,3 +211,35 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
         read_profile(tmp_path / "latin.json")
     with pytest.raises(TopologyError, match="can't be written"):
         write_profile(Profile.of(TOPOLOGY), tmp_path / "no" / "folder.json")
+
+
+LINKS = """{
+  "fogconv_profile": 1,
+  "devices": [
+    {"name": "pi", "gamma_s_per_mac": {"default": 1e-10}, "tier": "device"},
+    {"name": "box", "gamma_s_per_mac": {"default": 1e-11}, "tier": "edge"}
+  ],
+  "links": [{"origin": 0, "to": 1, "alpha_s": 0.0002, "beta_s_per_element": 3.2e-7, "message_elements": 1000, "wake_s": 0.01,
+             "joules_per_byte": 1e-8, "burst_bytes": 125000.0, "wake_joules": 0.5}],
+  "tier_links": [{"origin": "device", "to": "edge", "alpha_s": 0.002, "beta_s_per_element": 1.8e-6}]
+}"""
+"""As files had it when links of ranks and of tiers were two types."""
+
+
+def test_links_of_ranks_and_of_tiers_are_read_and_written_as_before(tmp_path: Path) -> None:
+    profile = reread(LINKS, tmp_path)
+    write_profile(profile, tmp_path / "again.json")
+    written = json.loads((tmp_path / "again.json").read_text())
+    rank, tier = written["links"][0], written["tier_links"][0]
+    assert list(rank.items()) == list(json.loads(LINKS)["links"][0].items())
+    assert list(tier)[:4] == ["origin", "to", "alpha_s", "beta_s_per_element"]
+    assert list(tier) == list(rank)
+    assert tier | json.loads(LINKS)["tier_links"][0] == tier
+
+
+@pytest.mark.parametrize(("list_name", "end"), [("links", "device"), ("tier_links", 0)])
+def test_a_rank_is_no_tier(list_name: str, end: object, tmp_path: Path) -> None:
+    document = json.loads(LINKS)
+    document[list_name][0]["origin"] = end
+    with pytest.raises(TopologyError, match=rf"Expected `(int|str)`, got `(str|int)` - at `\$\.{list_name}\[0\]\.origin`"):
+        reread(document, tmp_path)

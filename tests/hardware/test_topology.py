@@ -8,7 +8,7 @@ import pytest
 
 from fogconv.errors import TopologyError
 from fogconv.hardware.topology import KERNEL_CLASSES, Device, Link, Topology, kernel_class
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec
 
 PI = Device("pi", {"default": 1e-10, "depthwise": 5e-10})
 SLOW, FAST = Link(1e-3, 8e-8), Link(1e-4, 8e-9)
@@ -89,6 +89,19 @@ def test_a_uniform_topology_of_nothing_is_refused(arguments: tuple[float, ...]) 
         Topology.uniform(*arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("count", [0, -1, 10**16, 10**400])
+def test_a_count_beyond_all_devices_is_refused(count: int) -> None:
+    """A profile with a count of 400 digits was taken, and ended `fogconv plan` in an OverflowError."""
+    for made in (
+        lambda: Link(1e-3, 8e-8, message_elements=count),
+        lambda: Device("pi", {"default": 1e-10}, memory_bytes=count),
+        lambda: Device("pi", {"default": 1e-10}, threads=count),
+    ):
+        with pytest.raises(TopologyError, match="it must be at least 1") as caught:
+            made()
+        assert len(str(caught.value)) < 120
+
+
 def test_a_device_needs_a_default_rate() -> None:
     with pytest.raises(TopologyError, match="default"):
         Device("x", {"direct": 1e-9})
@@ -158,3 +171,21 @@ def test_crowding_is_the_most_that_sharing_slows_a_rank_down() -> None:
     assert crowd(1, "a", "a", "a", "b").crowding([0, 1, 2, 3]) == {0: 1.5, 1: 1.5, 2: 1.5, 3: 1.0}
     assert crowd(1, "a", "a", "a", "b").crowding([0, 3]) == {0: 1.0, 3: 1.0}
     assert crowd(4, "a", "a").crowding([0, 1]) == {0: 2.0, 1: 2.0}
+
+
+def test_maps_beyond_the_caches_cost_more_and_channels_count_as_whole_blocks() -> None:
+    rates = {"default": 2e-11, "pool": 3e-11, "transpose": 4e-11, "conv": 1e-11}
+    far = {"default": 1e-11, "transpose": 0.0, "conv": 2e-11}
+    device = Device("pi", {"default": 1e-10}, map_s_per_byte=rates, far_s_per_byte=far)
+    small, large = (MapSpec("add", 24, size, size, sources=2) for size in (56, 512))
+    assert device.work_s(small) == pytest.approx(3 * 4 * 32 * 56**2 * 2e-11)
+    assert device.work_s(large) == pytest.approx(3 * 4 * 32 * 512**2 * 3e-11)
+    between = MapSpec("pool", 16, 250, 250)
+    per_byte = device.work_s(between) / (4 * between.touched)
+    assert 3e-11 < per_byte < 4e-11
+    assert device.work_s(MapSpec("transpose", 3, 4096, 4096)) == pytest.approx(4 * (3 + 4) * 4096**2 * 4e-11)
+    conv = ConvSpec(24, 4, 1024, 1024, (1, 1))
+    assert conv.map_elements == (32 + 4) * 1024**2
+    assert device.work_s(conv) == pytest.approx(conv.macs * 1e-10 + 4 * conv.map_elements * 3e-11)
+    assert device.scaled(2).work_s(conv) == pytest.approx(device.work_s(conv) / 2)
+    assert Device("pi", {"default": 1e-10}).work_s(conv) == pytest.approx(conv.macs * 1e-10)

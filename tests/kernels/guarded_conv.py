@@ -7,16 +7,20 @@ arrays kills this process: `test_guard_pages_conv` looks at how it ended.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
+from fogconv.ir.memory.algorithm import HALF
+from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
 from fogconv.kernels.codegen.isa import AVX2, NEON, Isa, host_isa
 from fogconv.kernels.conv import depthwise, direct, winograd
 from fogconv.kernels.conv.select import candidates, prepare_kernel, reads_narrow
 from fogconv.kernels.maps import blocked
 from fogconv.kernels.maps import scratch as scratches
 from fogconv.kernels.maps.blocked import Blocked, Margin
+from fogconv.kernels.maps.halves import bind_narrow, bind_widen, rounded
 from fogconv.kernels.maps.scratch import Scratch
 from tests.kernels import guarded
 
@@ -52,14 +56,39 @@ def run(spec: ConvSpec, isa: Isa) -> None:
             assert np.isfinite(out.data).all()
 
 
+def run_halves(spec: ConvSpec, isa: Isa, half: Half) -> None:
+    spec, kind = replace(spec, element=half), np.dtype(WEIGHTS_OF[half])
+    for algorithm in candidates(spec, isa):
+        weight, bias = rounded(guarded.filled(*spec.weight_shape), half), guarded.filled(spec.out_channels)
+        kernel = prepare_kernel(algorithm, spec, isa, weight, bias, "relu", Scratch())
+        reads = np.dtype(WEIGHTS_OF[getattr(kernel, "reads", "fp32")])
+        x = Blocked.empty(*spec.input_shape, Margin(*spec.padding), kind=reads)
+        for made in (kind, np.dtype(np.float32)) if algorithm == HALF else (np.dtype(np.float32),):
+            out, residual = (Blocked.empty(*spec.output_shape, kind=made) for _ in range(2))
+            for more in (None, residual):
+                kernel.bind(x, out, more, 0, 1)()
+
+
+def run_conversions(half: Half) -> None:
+    for channels in (3, 16, 21):
+        wide, narrow = (Blocked.empty(2, channels, 3, 5, kind=kind) for kind in (np.float32, np.dtype(WEIGHTS_OF[half])))
+        bind_narrow(wide, narrow)()
+        bind_widen(narrow, wide)()
+
+
 def main() -> None:
     for module in (blocked, depthwise, direct, winograd, scratches):
-        module.aligned_zeros = lambda shape, kind=np.float32: guarded.guarded(shape, kind)  # 32 bytes are enough for AVX2
+        module.aligned_zeros = lambda shape, alignment=64, kind=np.float32: guarded.guarded(shape, kind)  # AVX2 needs 32
     for flush in (True, False):
         guarded.at_end = flush
         for spec in SPECS:
             for isa in {host_isa(), AVX2, NEON}:
                 run(spec, isa)
+        for half in HALVES:
+            run_conversions(half)
+            for spec in (SPECS[0], SPECS[2], SPECS[4], SPECS[5], SPECS[7]):
+                for isa in {host_isa(), NEON}:
+                    run_halves(spec, isa, half)
 
 
 if __name__ == "__main__":

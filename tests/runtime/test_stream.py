@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,15 @@ def test_every_frame_is_right_and_in_its_place(cluster: FaultCluster, scheme: st
     assert_all_right(list(engine.stream((image(seed) for seed in SEEDS), depth)))
     assert not engine.events
     assert_right(engine.run(image()).output)
+
+
+def test_several_frames_pass_a_stage_that_several_ranks_share(cluster: FaultCluster) -> None:
+    """They exchange rows of each frame, and have the next one when this one is done."""
+    rows = cluster.engine("rows").plan
+    assert any(len(placement.work) > 1 for placement in rows.placements)
+    engine = cluster.engine(plan=replace(rows, in_flight=4, copies=1))
+    assert_all_right(list(engine.stream(image(seed) for seed in SEEDS)))
+    assert not engine.events
 
 
 @pytest.mark.parametrize("scheme", STREAMS)

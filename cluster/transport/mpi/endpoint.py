@@ -8,6 +8,7 @@ necessary, and an idle rank needs almost no CPU.
 
     tag 0   header of a message with its payload, if that is short; received by a matched probe
     tag 1   a long payload; receives are posted in the order of the headers, and MPI keeps that order
+    tag 2   a piece of a long payload that other messages may overtake
 
 A rank that dies ends the whole job, unless Open MPI tolerates it (``mpirun --with-ft ulfm``: user-level failure
 mitigation). Then the next probe of any source fails; the lost ranks are queried, acknowledged and reported as a Loss, and
@@ -35,6 +36,7 @@ from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.mpi.launch import launched, tolerant
+from fogconv.cluster.transport.mpi.pieces import MARK, Outgoing, Pieces
 from fogconv.errors import ClusterError, DependencyError, WireError, with_extra
 
 SCHEME = "mpi"
@@ -58,15 +60,6 @@ SWITCH_INTERVAL_S = 5e-4
 
 
 @dataclass(slots=True)
-class _Outgoing:
-    """A frame that MPI reads until the request is done."""
-
-    to: int
-    frame: Frame
-    request: Any
-
-
-@dataclass(slots=True)
 class _Incoming:
     """A message whose payload may not have arrived yet."""
 
@@ -87,7 +80,7 @@ class MpiEndpoint:
         self.size = 1
         self._max_payload_bytes = max_payload_bytes
         self._turn = threading.Lock()
-        self._sending: list[_Outgoing] = []
+        self._sending: list[Outgoing] = []
         self._receiving: dict[int, deque[_Incoming]] = defaultdict(deque)
         self._events: deque[Event] = deque()
         self._bell = threading.Event()
@@ -129,11 +122,15 @@ class MpiEndpoint:
     def hold(self, peer: Peer) -> None:
         pass
 
-    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True, behind: bool = False) -> None:
         if self._closing or not isinstance(peer, int):
             return
         with self._turn:
-            gone = self._over or self._post(peer, frames)
+            if behind and len(frames) == 2 and len(frames[1]) > JOINED_BYTES and not self._over:
+                self._pieces.put(peer, *frames)
+                gone = False
+            else:
+                gone = self._over or self._post(peer, frames)
         if not gone:
             self._bell.set()
 
@@ -183,6 +180,8 @@ class MpiEndpoint:
         return ""
 
     def close(self) -> None:
+        with self._turn:
+            self._pieces.give_up()
         self._closing = True
         self._bell.set()
         self._thread.join(CLOSE_S)
@@ -199,6 +198,7 @@ class MpiEndpoint:
                 raise DependencyError("MPI was initialised without threads; let fogconv initialise it")
             self._comm = mpi.COMM_WORLD.Dup()
             self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+            self._pieces = Pieces(mpi, self._comm, self._dead, self._done, self._survive, self._post_header)
             sys.setswitchinterval(SWITCH_INTERVAL_S)
         except BaseException as error:
             self._failure = error
@@ -250,7 +250,7 @@ class MpiEndpoint:
         """MPI completes requests of a dead rank at any time; their memory must stay until then, but nothing waits for
         them."""
         dead = self._dead
-        if any(part.to not in dead for part in self._sending):
+        if self._pieces.under_way or any(part.to not in dead for part in self._sending):
             return True
         return any(messages and origin not in dead for origin, messages in list(self._receiving.items()))
 
@@ -260,9 +260,19 @@ class MpiEndpoint:
         busy |= self._deliver(self._receiving)
         if self._sending:
             before = len(self._sending)
-            self._sending[:] = [part for part in self._sending if not self._done(part.request)]
+            for part in self._sending:
+                part.gone = self._done(part.request)
+            self._sending[:] = [part for part in self._sending if not part.gone]
             busy |= len(self._sending) < before
+        if self._pieces.under_way:
+            came = [Arrival(*message) for message in self._pieces.take()]
+            self._events.extend(came)
+            self._sending += self._pieces.send()
+            busy |= bool(came)
         return busy
+
+    def _post_header(self, to: int, header: Frame) -> None:
+        self._post(to, (header,))
 
     def _post(self, to: int, frames: Sequence[Frame]) -> bool:
         """Begin to send a message. Whether MPI has taken all of it already, as it does a short one."""
@@ -275,7 +285,7 @@ class MpiEndpoint:
             for tag, frame in zip((HEADER_TAG, PAYLOAD_TAG), frames, strict=False):
                 request = self._comm.Isend([frame, self._mpi.BYTE], to, tag)
                 if not request.Test():
-                    self._sending.append(_Outgoing(to, frame, request))
+                    self._sending.append(Outgoing(to, frame, request))
                     gone = False
         except self._mpi.Exception as error:
             self._survive(error)
@@ -294,7 +304,11 @@ class MpiEndpoint:
                 origin = status.Get_source()
                 header = bytearray(status.Get_count(mpi.BYTE))
                 message.Recv([header, mpi.BYTE])
-                if origin not in self._dead:
+                if origin in self._dead:
+                    continue
+                if header.startswith(MARK):
+                    self._expect_pieces(origin, memoryview(header)[len(MARK) :])
+                else:
                     receiving[origin].append(self._expect(origin, memoryview(header)))
             except mpi.Exception as error:
                 self._survive(error)
@@ -312,6 +326,13 @@ class MpiEndpoint:
         except WireError:
             del frames[1:]  # the decoder reports the error
         return _Incoming(frames, request)
+
+    def _expect_pieces(self, origin: int, header: Frame) -> None:
+        try:
+            (size,) = codec.peek(header, self._max_payload_bytes)
+            self._pieces.expect(origin, header, size)
+        except (WireError, ValueError):
+            self._events.append(Arrival(origin, [header]))  # the decoder reports the error
 
     def _deliver(self, receiving: dict[int, deque[_Incoming]]) -> bool:
         delivered = False

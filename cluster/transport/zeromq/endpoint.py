@@ -35,7 +35,7 @@ from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.admission.callers import Callers
 from fogconv.cluster.transport.zeromq.admission.doorkeeper import Doorkeeper
 from fogconv.cluster.transport.zeromq.admission.register import Limits, Register
-from fogconv.cluster.transport.zeromq.chunking import SHORT_BYTES, Assembly, cut
+from fogconv.cluster.transport.zeromq.chunking import BEHIND, BEHIND_BYTES, SHORT_BYTES, Assembly, cut, cut_behind
 from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit, roomy_context
 from fogconv.cluster.transport.zeromq.direct.exchange import Exchange
 from fogconv.cluster.transport.zeromq.direct.opening import is_about_opening
@@ -105,7 +105,8 @@ class ZeromqEndpoint:
         self._callers = Callers(self._reachable, self._forget_halves)
         self._incoming = self._callers.known
         self._has_room = has_room
-        self._assembly = Assembly(max_payload_bytes, has_room)
+        self._assembly = Assembly(max_payload_bytes, lambda nbytes: has_room(nbytes + self._behind.promised))
+        self._behind = Assembly(max_payload_bytes, lambda nbytes: has_room(nbytes + self._assembly.promised), BEHIND_BYTES)
         self._probe_at = self._callers.probe_at
         self._events: deque[Event] = deque()
         self._waiting = False
@@ -240,9 +241,13 @@ class ZeromqEndpoint:
             if link is not None:
                 link.hold()
 
-    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True, behind: bool = False) -> None:
         with self._lock:
             link = self._links.get(peer)
+            if behind and link is not None and len(frames) == 2 and not (self._shared and link.near):
+                link.behind.extend(cut_behind(frames))
+                self._send_behind(link)
+                return
             if not ordered and self._send_directly(link, peer, frames):
                 return
             if link is None:  # not connected by this end: the ROUTER knows it, or it is lost
@@ -355,6 +360,13 @@ class ZeromqEndpoint:
         if self._waiting:
             self._pipe.write()
 
+    def _send_behind(self, link: Socket) -> None:
+        """Send of what is behind as much as may be on its way."""
+        link.send_waiting()
+        self._changed[link] = False
+        if self._waiting:
+            self._pipe.write()
+
     def _by_reference(self, link: Socket, peer: Peer, frames: Sequence[Frame]) -> Sequence[list[Frame]]:
         """A large message as a reference where the peer has mapped this memory; otherwise as a normal message."""
         referring = self._sharing.refer(peer, frames)
@@ -448,6 +460,7 @@ class ZeromqEndpoint:
         """A connection is lost: drop the received part of its message, and what was lent to it."""
         self._exchange.forget(peer)
         self._assembly.forget(peer)
+        self._behind.forget(peer)
         self._sharing.forget(peer)
 
     def _note(self, fd: int) -> None:
@@ -477,7 +490,7 @@ class ZeromqEndpoint:
                 self._ask()
                 continue
             del self._changed[link]
-            if link.backlog:
+            if link.waits:
                 link.send_waiting()
             if self._read(link) and not link.raw.closed:
                 self._changed[link] = False
@@ -485,7 +498,7 @@ class ZeromqEndpoint:
     def _ask(self) -> None:
         """Which of the sockets that changed have a message. One poll of all takes half as long as one of each."""
         for link in self._changed:
-            if link.backlog:
+            if link.waits:
                 link.send_waiting()
         found = zmq.zmq_poll([(link.raw, zmq.POLLIN) for link in self._changed], 0)
         readable = [raw for raw, _ in found]
@@ -553,7 +566,9 @@ class ZeromqEndpoint:
             self._take_from_stranger(peer, header, count, nbytes, credential)
             return
         message: Sequence[Frame] | None
-        if is_about_opening(header):
+        if header == BEHIND:
+            message = self._take_behind(link, peer, frames)
+        elif is_about_opening(header):
             message = None
             self._agree(link, peer, header)
         elif is_reference(frames):
@@ -567,6 +582,16 @@ class ZeromqEndpoint:
             message = self._assembly.add(peer, frames)
         if message is not None:
             self._events.append(Arrival(peer, message, credential))
+
+    def _take_behind(self, link: Socket, peer: Peer, frames: list[Frame]) -> Sequence[Frame] | None:
+        """A part of a message that others may overtake, or the answer to one."""
+        if len(frames) == 1:
+            if not link.router:
+                link.pace.came(time.monotonic())
+                self._send_behind(link)
+            return None
+        self._put(link, peer, ([BEHIND],))
+        return self._behind.add(peer, [bytes(frames[1]), *frames[2:]])
 
     def _take_from_stranger(self, peer: Peer, header: bytes, frames: int, nbytes: int, credential: str | None) -> None:
         # An empty one is a probe, or the rest of a message that is not accepted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket as sockets
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.keys import KeyPair
 from fogconv.cluster.transport.endpoint import Peer
 from fogconv.cluster.transport.zeromq import dialing
-from fogconv.cluster.transport.zeromq.chunking import PART_BYTES
+from fogconv.cluster.transport.zeromq.chunking import PART_BYTES, Pace
 from fogconv.cluster.transport.zeromq.dialing import Dial, heartbeats_of_router
 from fogconv.cluster.transport.zeromq.unix_socket import SocketFile, answers, listen_at
 from fogconv.errors import ClusterError, ConnectError, InputError
@@ -70,6 +71,9 @@ class Socket:
     trusted: bool = False
     """Whether payloads are accepted from the other end; a ROUTER keeps this for each peer."""
     backlog: deque[tuple[Peer, list[Frame]]] = field(default_factory=deque)
+    behind: deque[list[Frame]] = field(default_factory=deque)
+    """Of a DEALER: parts that go only when nothing else does, at their own pace."""
+    pace: Pace = field(default_factory=Pace)
     push: Callable[..., Any] = field(init=False)
     """The socket's own ``send``, without pyzmq's layer in Python around it."""
     take: Callable[..., Any] = field(init=False)
@@ -129,8 +133,20 @@ class Socket:
                 raise ClusterError(f"{MAX_BACKLOG} messages wait for {self.address}: it does not take them")
             self.backlog.append((peer, part))
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits to be sent."""
+        return bool(self.backlog or self.behind)
+
     def send_waiting(self) -> None:
-        """Each peer's messages in their order; a peer that reads nothing does not delay the others."""
+        """Each peer's messages in their order; a peer that reads nothing does not delay the others. Then what is behind."""
+        if self.backlog:
+            self._send_backlog()
+        while self.behind and self.pace.free and not self.backlog and self.send(self, self.behind[0]) is not False:
+            self.behind.popleft()
+            self.pace.sent(time.monotonic())
+
+    def _send_backlog(self) -> None:
         if self.held:
             while self.ahead and self.send(*self.backlog[0]) is not False:
                 self.backlog.popleft()

@@ -1,5 +1,4 @@
-"""Program check: checks a program, or a measurement, against its own buffers, weights and regions before anything is
-bound.
+"""Program check: checks a program against its own buffers, weights and regions before anything is bound.
 
 Binding lists tiles, allocates memory and compiles, so a single wrong number could cost hours or all memory. A checked
 program stays within the worker's memory, computes at most ``MOST_MACS`` per step, and accesses only its buffers.
@@ -8,47 +7,34 @@ program stays within the worker's memory, computes at most ``MOST_MACS`` per ste
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from fogconv.cluster.executor.microbenchmark import map_program
 from fogconv.cluster.protocol.codec import MAX_PAYLOAD_BYTES
+from fogconv.cluster.worker.checks.limits import (
+    MOST_BUFFERS,
+    MOST_CHANNELS,
+    MOST_COORDINATE,
+    MOST_DIMENSIONS,
+    MOST_FIGURE,
+    MOST_LISTED,
+    MOST_MACS,
+    MOST_PARTS,
+    MOST_PATIENCE_S,
+    MOST_PIXELS,
+    MOST_SIDE,
+    MOST_STEPS,
+    MOST_TAG,
+    MOST_WEIGHTS,
+)
 from fogconv.cluster.worker.checks.precision_check import unknown_precisions
-from fogconv.errors import WireError, WorkerMemoryError
+from fogconv.cluster.worker.checks.size_check import check_conv, check_memory, maps, short, sizes
+from fogconv.errors import WireError
 from fogconv.ir import steps as ir
-from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec, MapSpec, PoolSpec, Region, Span, StepSpec
+from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, Region, Span
 from fogconv.ir.layout import MASTER
 from fogconv.ir.precision.scale import LEAST_SCALE, MOST_SCALE
 from fogconv.ir.program import Program
 
-MOST_PROGRAM_BYTES = 64 << 20
-"""A program of a few thousand steps takes less than one of these megabytes."""
-MOST_STEPS = 100_000
-MOST_BUFFERS = 100_000
-MOST_WEIGHTS = 40_000
-"""The most keys of one Missing."""
-MOST_PARTS = 4096
-"""The most parts of one message, one sum or one Gather."""
-MOST_DIMENSIONS = 8
-MOST_CHANNELS = 1 << 20
-MOST_SIDE = 1 << 16
-"""The limit for rows or columns of a conv's output, its kernel, stride, dilation and padding: binding lists tiles along
-them."""
-MOST_PIXELS = 1 << 26
-"""The most pixels of a conv's output, including the batch."""
-MOST_LISTED = 1 << 22
-"""The most items that binding lists for a conv: its groups, for each piece of about ``PIECE_BYTES`` of its input."""
-PIECE_BYTES = 256 << 10
-MOST_MACS = 1 << 42
-"""In one step: minutes on a small device. A run can be aborted between steps."""
-MOST_MEASURED_MACS = 1 << 45
-"""The most multiply-adds in all runs of a measurement."""
-MOST_MEASURED_CHANNELS, MOST_MEASURED_SOURCES = 1 << 14, 64
-"""Of a step other than a conv in a measurement: checks go through them one by one."""
-MOST_COORDINATE = 1 << 31
-MOST_TAG = 1 << 62
-MOST_FIGURE = 1e6
-"""Of the mean and the standard deviation of pixels."""
-MOST_PATIENCE_S = 86400.0
 _FOR_THE_MASTER = (ir.Input, ir.Output, ir.HostOutput, ir.Host, ir.Gather, ir.ArrayInput, ir.ArrayOutput)
 
 
@@ -56,26 +42,6 @@ def check_program(program: Program, memory_bytes: int) -> None:
     """Raises WireError for a program that contradicts itself or exceeds the limits, WorkerMemoryError for one that needs
     more than ``memory_bytes``."""
     _Checked(program, memory_bytes).all()
-
-
-def check_measurement(specs: Sequence[StepSpec], repeats: int, memory_bytes: int) -> None:
-    """Raises WireError and WorkerMemoryError, as `check_program` does, for steps that are to be timed; KernelError for one
-    of an unknown kind."""
-    for number, spec in enumerate(specs):
-        where = f"step {number} of a measurement"
-        if isinstance(spec, MapSpec):
-            _check_map(where, spec)
-            check_program(map_program(spec), memory_bytes)
-            continue
-        _check_conv(where, spec)
-        # Weights as received and packed, the padded input, the output.
-        _check_memory(where, BYTES_PER_ELEMENT * (2 * spec.weight_elements + _maps(spec)), memory_bytes)
-    total = sum(spec.macs if isinstance(spec, ConvSpec) else spec.touched for spec in specs) * (repeats + 1)
-    if total > MOST_MEASURED_MACS:
-        raise WireError(
-            f"a measurement of {total:.1e} multiply-adds is over the limit of {MOST_MEASURED_MACS:.1e}: measure fewer or "
-            "smaller steps, or repeat them less often"
-        )
 
 
 class _Checked:
@@ -134,7 +100,7 @@ class _Checked:
             raise WireError(f"a malformed program: {self.where} {what}")
 
     def within(self, name: str, value: int, least: int, most: int) -> None:
-        self.require(least <= value <= most, f"has the {name} {_short(value)}; it must be {least} to {most}")
+        self.require(least <= value <= most, f"has the {name} {short(value)}; it must be {least} to {most}")
 
     def take(self, elements: int) -> None:
         """Count memory that binding, or a run, needs."""
@@ -142,7 +108,7 @@ class _Checked:
 
     def take_bytes(self, n_bytes: int) -> None:
         self.taken += n_bytes
-        _check_memory(self.where, self.taken, self.memory_bytes)
+        check_memory(self.where, self.taken, self.memory_bytes)
 
     # References of the steps
 
@@ -284,10 +250,10 @@ class _Checked:
                 self.peer(step.origin, step.tag)
                 self.take(self.elements(step.shape))
             case ir.ConvForward() | ir.ConvGradInput() | ir.ConvGradWeight():
-                _check_conv(self.where, step.spec)
+                check_conv(self.where, step.spec)
                 pairs = math.prod(min(s, n) for s, n in zip(step.spec.stride, step.spec.input_shape[2:], strict=True))
                 self.within("number of groups and phases", step.spec.groups * pairs, 1, MOST_LISTED)
-                self.take(_maps(step.spec) + 4 * step.spec.weight_elements)
+                self.take(maps(step.spec) + 4 * step.spec.weight_elements)
             case ir.ArrayFree():
                 pass
 
@@ -354,7 +320,7 @@ class _Checked:
             self.receive(step.code)
 
     def conv(self, step: ir.Conv, *, swaps: bool = False) -> None:
-        _check_conv(self.where, step.spec)
+        check_conv(self.where, step.spec)
         batch = self.program.batch
         source = self.inside(step.source, step.source_region)
         target = self.inside(step.target, step.target_region)
@@ -387,7 +353,7 @@ class _Checked:
         target = self.inside(step.target, step.target_region)
         self.same("an input", source[:1], target[:1])
         self.same("a batch", (spec.batch,), (self.program.batch,))
-        for name, values in _sizes(spec).items():
+        for name, values in sizes(spec).items():
             for value in values:
                 self.within(name, value, 0, MOST_COORDINATE)
         self.within("divisor", 1 if spec.divisor is None else spec.divisor, -MOST_COORDINATE, MOST_COORDINATE)
@@ -414,76 +380,10 @@ class _Checked:
             self.same("a source", shape, (target[0], rows, columns))
 
 
-def _check_conv(where: str, spec: ConvSpec) -> None:
-    """Check that a conv's numbers are within the limits of binding and of a step. Its shapes are those of its maps."""
-    most = {"channels": MOST_CHANNELS, "groups": MOST_SIDE, "height": MOST_COORDINATE, "width": MOST_COORDINATE}
-    for name, values in {**_sizes(spec), "output": (spec.out_height, spec.out_width)}.items():
-        for value in values:
-            if value > most.get(name, MOST_SIDE):
-                raise WireError(f"{where} has the {name} {_short(value)}; the limit is {most.get(name, MOST_SIDE)}")
-    pixels = spec.batch * spec.out_height * spec.out_width
-    if pixels > MOST_PIXELS:
-        raise WireError(f"{where} has an output of {pixels:.1e} pixels; the limit is {MOST_PIXELS:.1e}")
-    pieces = min(spec.out_height, BYTES_PER_ELEMENT * spec.in_channels * spec.height * spec.width // PIECE_BYTES)
-    if spec.groups * (1 + pieces) > MOST_LISTED:
-        raise WireError(f"{where} has {spec.groups} groups over {pieces} pieces of its input; that is too many to list")
-    if spec.macs > MOST_MACS:
-        raise WireError(f"{where} has {spec.macs:.1e} multiply-adds; the limit for one step is {MOST_MACS:.1e}")
-
-
-def _check_map(where: str, spec: MapSpec) -> None:
-    """Check that a step's program can be made at all; `check_program` does the rest."""
-    most = {"channels": MOST_MEASURED_CHANNELS, "sources": MOST_MEASURED_SOURCES}
-    sizes: dict[str, tuple[int, ...]] = {"channels": (spec.channels,), "sources": (spec.sources,), "batch": (spec.batch,)}
-    sizes |= {"height": (spec.height,), "width": (spec.width,), "kernel": spec.kernel, "stride": spec.stride}
-    for name, values in sizes.items():
-        for value in values:
-            if value > most.get(name, MOST_SIDE):
-                raise WireError(f"{where} has the {name} {_short(value)}; the limit is {most.get(name, MOST_SIDE)}")
-
-
-def _sizes(spec: ConvSpec | PoolSpec) -> Mapping[str, tuple[int, ...]]:
-    named: dict[str, tuple[int, ...]] = {
-        "kernel": spec.kernel,
-        "stride": spec.stride,
-        "padding": spec.padding,
-        "dilation": spec.dilation,
-        "height": (spec.height,),
-        "width": (spec.width,),
-    }
-    if isinstance(spec, ConvSpec):
-        named |= {"channels": (spec.in_channels, spec.out_channels), "groups": (spec.groups,)}
-    return named
-
-
-def _maps(spec: ConvSpec) -> int:
-    """Elements of a conv's maps: the blocked input in its padding, and the blocked output."""
-    top, bottom, left, right = spec.padding
-    padded = (top + spec.height + bottom) * (left + spec.width + right) * _lanes(spec.in_channels)
-    return spec.batch * (padded + spec.out_height * spec.out_width * _lanes(spec.out_channels))
-
-
-def _lanes(channels: int) -> int:
-    return -(-channels // BLOCK) * BLOCK
-
-
-def _check_memory(where: str, n_bytes: int, memory_bytes: int) -> None:
-    if n_bytes > memory_bytes:
-        raise WorkerMemoryError(
-            f"{where} takes what is needed to {_short(n_bytes // 10**6)} MB, but this worker may use "
-            f"{memory_bytes / 1e6:.0f} MB: give it less work, or raise --memory"
-        )
-
-
 def _around(whole: Span, part: Span) -> tuple[int, int]:
     return (part.start - whole.start, whole.stop - part.stop)
 
 
 def _box(region: Region) -> str:
     spans = (region.channels, region.rows, region.columns)
-    return "[" + ", ".join(f"{_short(span.start)}:{_short(span.stop)}" for span in spans) + "]"
-
-
-def _short(value: int) -> str:
-    """A number for a sentence, whatever its length."""
-    return str(value) if abs(value) < 10**20 else f"of {value.bit_length()} bits"
+    return "[" + ", ".join(f"{short(span.start)}:{short(span.stop)}" for span in spans) + "]"

@@ -10,6 +10,7 @@ import typer
 
 from fogconv.cli.options.connection import InsecureOption, KeysOption
 from fogconv.cli.options.panels import HOW, OUTPUT, WHERE
+from fogconv.cli.options.precision import FP32, PrecisionName
 from fogconv.cli.options.values import CLUSTER, output
 from fogconv.cli.output.written import say_written
 from fogconv.cli.process.exit_codes import sentences
@@ -30,6 +31,9 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure fewer nets and repeats, in a fourth of the time.", rich_help_panel=HOW)
     ] = False,
+    precision: Annotated[
+        PrecisionName, typer.Option("--precision", help="What kernels and nets compute with.", rich_help_panel=HOW)
+    ] = FP32,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -64,7 +68,7 @@ def bench(
         ):
             if session.ranks > 1 and not session.workers:
                 raise InputError(f"no worker of {cluster} answers")
-            found = measure(session, cluster, quick=quick, progress=progress)
+            found = measure(session, cluster, quick=quick, precision=str(precision), progress=progress)
         if target is not None:
             write_record(found, target)
         if as_json:

@@ -28,8 +28,11 @@ MAP_KINDS = (
     "maximum",
     "resample",
     "interleave",
+    "transpose",
 )
 """Steps other than convs whose times are known to differ; others are treated alike."""
+TILE = 4
+"""Rows and columns of a tile of F(4×4, 3×3)."""
 
 
 def step_type(spec: StepSpec) -> str:
@@ -44,10 +47,14 @@ def amount(spec: StepSpec) -> float:
 
 
 def computed(spec: StepSpec) -> float:
-    """The amount with channels rounded up to whole blocks, as the kernels compute them."""
+    """The amount with channels rounded up to whole blocks, and Winograd's rows and columns to whole tiles, as the kernels
+    compute them."""
     if isinstance(spec, MapSpec):
-        return spec.touched / spec.channels * _blocks(spec.channels) * BLOCK
-    area = spec.batch * spec.out_height * spec.out_width * spec.kernel[0] * spec.kernel[1]
+        return spec.touched
+    height, width = spec.out_height, spec.out_width
+    if kernel_class(spec) == "winograd":
+        height, width = (-(-n // TILE) * TILE for n in (height, width))
+    area = spec.batch * height * width * spec.kernel[0] * spec.kernel[1]
     if spec.groups > 1:
         return float(area * _blocks(spec.out_channels) * BLOCK * (spec.in_channels // spec.groups))
     depth = spec.in_channels if spec.in_channels < BLOCK else _blocks(spec.in_channels) * BLOCK

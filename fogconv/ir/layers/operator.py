@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from fogconv.errors import GeometryError
 from fogconv.ir.geometry import MapSpec, Region, StepSpec
 from fogconv.ir.layers.tensor import Tensor
 from fogconv.ir.precision.elements import Element
@@ -44,6 +45,18 @@ class Operator:
         """(tensor, channel offset) of the parts of the output, where it relabels."""
         return ()
 
+    def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        """The regions that it reads, without the residual of a conv whose sum is still partial. Raises GeometryError
+        where a part would read only padding, or cut a group."""
+        raise NotImplementedError
+
+    def needs_if_any(self, tensors: Sequence[Tensor], work: Work) -> Needs:
+        """The same; nothing where the part would read only padding."""
+        try:
+            return self.needs(tensors, work)
+        except GeometryError:
+            return ()
+
     def is_partial(self, work: Work) -> bool:
         """Whether this work's result is only a summand: residual and activation follow after the sum."""
         return work.in_parts
@@ -67,8 +80,6 @@ class ToMap(Operator):
         return (self.target,)
 
     def needs(self, tensors: Sequence[Tensor], work: Work) -> Needs:
-        """The regions that it reads, without the residual of a conv whose sum is still partial. Raises GeometryError
-        where a part would read only padding, or cut a group."""
         return tuple((source, work.output) for source in self.reads)
 
     def computes(self, tensors: Sequence[Tensor], work: Work) -> StepSpec:

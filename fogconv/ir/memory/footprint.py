@@ -14,8 +14,9 @@ from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
-from fogconv.ir.memory.sharing import memory_bytes
+from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.widening import widened_elements
+from fogconv.ir.precision.scale import Precision
 from fogconv.ir.program import Program
 
 PROCESS_BYTES = 300_000_000
@@ -40,11 +41,18 @@ class Packing(NamedTuple):
     groups: int = 1
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
+    scales: str | None = None
+    precisions: tuple[Precision, ...] = ()
+    """On bytes: what it reads and what it makes, which are part of the packed biases and multipliers."""
 
     @classmethod
-    def of(cls, conv: ir.Conv, algorithm: str) -> Packing:
+    def of(cls, program: Program, conv: ir.Conv, algorithm: str) -> Packing:
         spec = conv.spec
-        return cls(conv.weight, conv.bias, conv.activation, algorithm, spec.groups, spec.stride, spec.dilation)
+        found = cls(conv.weight, conv.bias, conv.activation, algorithm, spec.groups, spec.stride, spec.dilation)
+        if spec.element != "uint8":
+            return found
+        precisions = tuple(program.buffers[at].precision for at in (conv.source, conv.target))
+        return found._replace(scales=conv.scales, precisions=precisions)
 
 
 SHIPPED_BYTES = 32 << 20
@@ -97,7 +105,7 @@ def packings(program: Program, choose: Choose = cheapest) -> dict[Packing, ConvS
     """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
     swapped = frozenset(program.swapped)
     return {
-        Packing.of(conv, compact(conv.spec) if conv.weight in swapped else choose(conv.spec)): conv.spec
+        Packing.of(program, conv, compact(conv.spec) if conv.weight in swapped else choose(conv.spec)): conv.spec
         for conv in _convs(program)
     }
 
@@ -132,7 +140,7 @@ def footprint(
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
         plain=plain,
-        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(memory_bytes(program).values()),
+        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(banded(program, threads).sizes.values()),
         staging=program.batch * sum(_message_bytes(step) for step in staged),
         scratch=BYTES_PER_ELEMENT * threads * scratch,
         widened=BYTES_PER_ELEMENT * widened,

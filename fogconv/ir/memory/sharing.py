@@ -8,29 +8,37 @@ times what they take alone.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.ir.program import Program, buffers_of
 
+NOWHERE = -1
+"""The place of a map that is never there as a whole."""
 
-def memories(program: Program) -> list[int]:
-    """The number of the memory in which each buffer lies, from 0 on.
+
+def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: Collection[int] = ()) -> list[int]:
+    """The number of the memory in which each buffer lies, from 0 on; NOWHERE for those ``apart``.
 
     Two buffers lie in one where every step that uses one comes before every step that uses the other. Whole blocks of
     channels without a margin share whatever their sizes; the others only where sizes, margins and precisions are equal, as
     the zeros around a map must stay, and the lanes beyond the last channel must not keep another map's NaN: a fully
     connected layer multiplies them by 0. A step writes what others read before they do, in each inference, so that nothing
     is expected in a buffer beforehand. Maps that may be narrow (see `fogconv.cluster.executor.buffer_widths`) lie alone:
-    their lanes would be others'.
+    their lanes would be others'. Steps that are done ``together`` (first, count) use all of their buffers at the same time.
     """
+    times = list(range(len(program.steps)))
+    for begin, count in together:
+        times[begin : begin + count] = [begin] * count
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    for number, step in enumerate(program.steps):
+    for time, step in zip(times, program.steps, strict=True):
         for buffer in buffers_of(step):
-            first.setdefault(buffer, number)
-            last[buffer] = number
+            if buffer not in apart:
+                first.setdefault(buffer, time)
+                last[buffer] = time
     found: dict[int, int] = {}  # the first buffer of the memory in which each lies
     busy: list[tuple[int, int]] = []  # a heap of the last steps that use the buffers so far
     free: dict[Any, list[int]] = {}  # memories by kind
@@ -45,7 +53,10 @@ def memories(program: Program) -> list[int]:
         if shares:
             heapq.heappush(busy, (last[buffer], buffer))
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(found.get(buffer, buffer), len(numbers)) for buffer in range(len(program.buffers))]
+    return [
+        NOWHERE if buffer in apart else numbers.setdefault(found.get(buffer, buffer), len(numbers))
+        for buffer in range(len(program.buffers))
+    ]
 
 
 def _kind(buffer: ir.Buffer) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fogconv.ir.geometry import Region
+from fogconv.ir.geometry import MapSpec, Region
 from fogconv.ir.steps.step import Step
 
 
@@ -13,6 +13,9 @@ class Input(Step, frozen=True, tag=True):
     target: int
     region: Region
 
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("transpose", self.region, batch)
+
 
 class Output(Step, frozen=True, tag=True):
     """Master: return a buffer as the ``index``-th output of the run (NCHW)."""
@@ -20,6 +23,9 @@ class Output(Step, frozen=True, tag=True):
     index: int
     source: int
     region: Region
+
+    def work(self, batch: int) -> MapSpec:
+        return MapSpec.of("transpose", self.region, batch)
 
 
 class HostOutput(Step, frozen=True, tag=True):

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
-from fogconv.errors import GeometryError
 from fogconv.ir.geometry import Region, Span, bounding
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Host, Layer
@@ -111,8 +110,5 @@ class Cells:
             if layer.relabels:
                 yield rank, region.with_channels(channels)
                 continue
-            try:
-                needs = layer.needs(self._graph.tensors, Work(rank, region))
-            except GeometryError:  # it would read only padding
-                continue
+            needs = layer.needs_if_any(self._graph.tensors, Work(rank, region))
             yield from ((rank, box.with_channels(channels)) for source, box in needs if source == tensor)

@@ -12,11 +12,15 @@ from fogconv.errors import FogconvError, WorkerLostError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import MASTER
+from fogconv.ir.steps import Send
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.arrival.increments import Increment, increments
 from fogconv.runtime.membership import topology_of
 from fogconv.runtime.plan_cache import CompiledPlan, renumber
+
+PASS_S = 0.5
+"""A message waits so long, at most, for weights on their way: see the transports' pace."""
 
 Ready = tuple[CompiledPlan, Loaded]
 
@@ -24,8 +28,8 @@ Ready = tuple[CompiledPlan, Loaded]
 class Arriving:
     """The programs of each increment, loaded one after the other. One thread calls ``choose`` and ``close``.
 
-    The link takes one increment or one inference's messages at a time: an inference that needs the workers waits behind
-    the weights that are on their way. Where the master alone is done sooner, it does all.
+    Each message of an inference passes between the parts of the weights, and waits for those that are on their way. Where
+    the master alone is done sooner, it does all.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class Arriving:
         with self._lock:
             home, newest = self._landed[0], self._landed[-1]
             between, self._landed = self._landed[1:-1], [home, newest] if newest is not home else [home]
-            wait_s = 0.0 if over else self._left_bytes * self._slowest_s_per_byte()
+            left_s = 0.0 if over else self._left_bytes * self._slowest_s_per_byte()
         events: tuple[str, ...] = ()
         for _, loaded in between:
             self._session.unload(loaded)
@@ -79,6 +83,8 @@ class Arriving:
                 events = (f"the rest of the weights could not be sent ({failure}); it goes on with those that were",)
             return newest, events
         alone_s, shared_s = (each[0].plan.predicted_s or 0.0 for each in (home, newest))
+        masters = [step for program in newest[0].programs if program.rank == MASTER for step in program.steps]
+        wait_s = min(left_s, PASS_S * sum(isinstance(step, Send) for step in masters))
         return (home if alone_s <= shared_s + wait_s else newest), events
 
     def close(self, keep: Loaded) -> None:
@@ -112,7 +118,7 @@ class Arriving:
         programs = tuple(renumber(program, self._members) for program in lowered.programs)
         weights: Mapping[str, Any] = lowered.weights
         play = CompiledPlan(increment.plan, programs, weights)
-        return play, self._session.load(programs, weights, host=self._host, progress=self._progress)
+        return play, self._session.load(programs, weights, host=self._host, progress=self._progress, behind=True)
 
     def _progress(self, progress: Progress) -> None:
         with self._lock:

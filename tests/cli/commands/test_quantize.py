@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_a_model_in_fp32_runs_in_8_bits_with_pictures(folder: Path) -> None:
     assert "100 % of the multiply-adds" in ran.stdout
 
 
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_a_model_runs_in_16_bits_without_pictures(half: str, folder: Path) -> None:
+    image = ("--image", "pictures/0.npy", "--workers", "0", "--repeat", "1", "--compare")
+    ran = program.call("run", "net.onnx", *image, "--precision", half)
+    assert ran.exit_code == 0, ran.stderr
+    assert re.search(rf"{half}: \d+ layers, 100 % of the multiply-adds; fp32: 0 layers", ran.stdout)
+    assert "difference" in ran.stdout
+    said = json.loads(program.call("run", "net.onnx", *image, "--precision", half, "--json").stdout)
+    assert said["precision"]["narrow"] == half and set(said["precision"]["layers"].values()) == {half}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -77,8 +89,9 @@ def test_what_is_wrong_is_one_sentence(arguments: tuple[str, ...], sentence: str
     assert found.exit_code == 2 and sentence in found.stderr and len(found.stderr.splitlines()) == 1, found.stderr
 
 
-def test_a_plan_says_which_layers_are_in_8_bits() -> None:
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_plan_says_which_layers_are_narrow(precision: str) -> None:
     rates = ("--ranks", "2", "--rate", "1GFLOP/s", "--bandwidth", "1Gbit")
-    found = program.call("plan", "squeezenet1_1", "--size", "48", "--precision", "int8", *rates)
+    found = program.call("plan", "squeezenet1_1", "--size", "48", "--precision", precision, *rates)
     assert found.exit_code == 0, found.stderr
-    assert "100 % of the multiply-adds" in found.stdout
+    assert f"{precision}: " in found.stdout and "100 % of the multiply-adds" in found.stdout

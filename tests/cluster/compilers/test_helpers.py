@@ -21,7 +21,8 @@ from fogconv.kernels.conv.conv import prepare_conv2d
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from tests.quantized_net import on_bytes
+from fogconv.quantization.precision import in_precision
+from tests.quantized_net import network, on_bytes
 
 pytestmark = pytest.mark.alone
 
@@ -116,10 +117,12 @@ def test_a_blank_weight_takes_no_memory_and_is_no_other_array(algorithm: str) ->
     assert prepare_conv2d(spec, weight, algorithm=algorithm).algorithm == algorithm
 
 
-def test_a_helper_walks_a_program_on_bytes_to_its_end(tmp_path: Path) -> None:
-    graph, topology = on_bytes().graph, Topology.uniform(2, 1e8, 1e10, 1e-7)
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_helper_walks_a_narrow_program_to_its_end(precision: str, tmp_path: Path) -> None:
+    graph = on_bytes().graph if precision == "int8" else in_precision(network(), precision, None)
+    topology = Topology.uniform(2, 1e8, 1e10, 1e-7)
     program = lower(graph, plan(graph, topology, PlanOptions("rows"))).programs[1]
-    assert set(program.weight_types.values()) >= {"int8"}
+    assert set(program.weight_types.values()) >= {"int8" if precision == "int8" else "uint16"}
     (tmp_path / PROGRAM).write_bytes(encode(program))
     command = [sys.executable, "-m", "fogconv.cluster.compilers", str(tmp_path), "1"]
     environment = {**os.environ, "FOGCONV_CACHE_DIR": str(tmp_path / "cache")}

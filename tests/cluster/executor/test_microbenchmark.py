@@ -7,8 +7,10 @@ import pytest
 
 from fogconv.calibration.sample_sizes import random_maps
 from fogconv.cluster.executor.executors import executor
+from fogconv.cluster.executor.interface import Touches
 from fogconv.cluster.executor.microbenchmark import NoMailbox, conv_program, map_program, step_times
-from fogconv.cluster.worker.checks.program_check import check_measurement, check_program
+from fogconv.cluster.worker.checks.measurement_check import check_measurement
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import KernelError, WireError, WorkerMemoryError
 from fogconv.hardware.latency.features import MAP_KINDS
 from fogconv.hardware.latency.samples import DeviceLoad
@@ -76,3 +78,23 @@ def test_measurements_of_other_steps_have_limits_too() -> None:
         check_measurement([MapSpec("oracle", 1, 1, 1)], 1, 1 << 30)
     with pytest.raises(WireError, match="measure fewer"):
         check_measurement([MapSpec("add", 64, 512, 512, 2)] * 1024, 1000, 1 << 30)
+
+
+def test_memory_that_is_read_is_written_before_it_is_timed() -> None:
+    """Pages that were never written would all be one of zeros, which a cache holds."""
+    done: list[str] = []
+
+    class Recorder:
+        memory_bytes = 0
+        times = np.zeros((0, 2), np.int64)
+
+        def touch(self) -> None:
+            done.append("touch")
+
+        def run(self, *_: object) -> list[np.ndarray]:  # type: ignore[type-arg]
+            done.append("run")
+            return []
+
+    step_times([SMALL["pool"]], lambda *_, **__: Recorder(), repeats=1, least_map_s=0.0)
+    assert done == ["touch", "run", "run"]
+    assert isinstance(executor()(map_program(SMALL["pool"]), {}, threads=1), Touches)

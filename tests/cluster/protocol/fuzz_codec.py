@@ -31,16 +31,15 @@ from fogconv.cluster.transport.endpoint import Arrival, Loss, Peer
 from fogconv.cluster.transport.zeromq import chunking, shared_memory
 from fogconv.cluster.transport.zeromq.chunking import PART_BYTES, Assembly
 from fogconv.cluster.transport.zeromq.shared_memory import ACCEPTED, Arena, Sharing, is_reference, is_sharing
-from fogconv.cluster.worker import server
+from fogconv.cluster.worker import masters, server
 from fogconv.cluster.worker.server import Worker
 from fogconv.errors import FogconvError, WireError
 from fogconv.hardware.latency import samples
 from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.hardware.topology import Topology
-from fogconv.ir import geometry
 from fogconv.ir import program as ir_program
 from fogconv.ir.arrays import weight_key
-from fogconv.ir.geometry import ConvSpec, MapSpec
+from fogconv.ir.geometry import ConvSpec, MapSpec, conv_spec, map_spec, region
 from fogconv.ir.program import Program, decode, encode, expendable
 from fogconv.ir.steps import gather, transfers
 from fogconv.kernels.maps import wire
@@ -106,7 +105,7 @@ class Silence:
     def ignore(self, peer: Peer) -> None: ...
     def drop(self, peer: Peer) -> None: ...
     def hold(self, peer: Peer) -> None: ...
-    def send(self, peer: Peer, frames: object, *, ordered: bool = True) -> None: ...
+    def send(self, peer: Peer, frames: object, *, ordered: bool = True, behind: bool = False) -> None: ...
     def room(self, nbytes: int) -> None: ...
     def receive(self, timeout_s: float) -> None: ...
     def wake(self) -> None: ...
@@ -318,20 +317,9 @@ def main() -> None:
     CORPUS.mkdir(parents=True, exist_ok=True)
     for name, data in seeds().items():
         (CORPUS / name).write_bytes(data)
-    modules = (
-        codec,
-        peer_text,
-        lifecycle,
-        server,
-        chunking,
-        shared_memory,
-        ir_program,
-        gather,
-        transfers,
-        geometry,
-        samples,
-    )
-    decoders = functions_of(modules)
+    received = (codec, peer_text, lifecycle, server, masters, chunking, shared_memory)
+    shapes = (ir_program, gather, transfers, conv_spec, map_spec, region, samples)
+    decoders = functions_of((*received, *shapes))
     for function in (*decoders, wire.decode, wire._decompress, wire._decode_zeros, wire._expect):
         atheris.instrument_func(function)
     logging.disable()

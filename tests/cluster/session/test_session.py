@@ -521,7 +521,7 @@ def test_unlike_versions_name_both(make: Make, monkeypatch: pytest.MonkeyPatch) 
     endpoint = cluster.master_endpoint()
     send = endpoint.send
 
-    def older(peer: Any, frames: Any) -> None:
+    def older(peer: Any, frames: Any, **_: Any) -> None:
         send(peer, [frames[0][:4] + bytes([99, 0]) + bytes(frames[0][6:]), *frames[1:]])
 
     monkeypatch.setattr(endpoint, "send", older)
@@ -534,7 +534,7 @@ def test_a_worker_of_another_version_is_named(make: Make, monkeypatch: pytest.Mo
     endpoint = cluster.workers[0]._endpoint
     send = endpoint.send
 
-    def newer(peer: Any, frames: Any) -> None:
+    def newer(peer: Any, frames: Any, **_: Any) -> None:
         send(peer, [frames[0][:4] + bytes([42, 0]) + bytes(frames[0][6:]), *frames[1:]])
 
     monkeypatch.setattr(endpoint, "send", newer)

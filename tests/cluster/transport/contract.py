@@ -85,6 +85,20 @@ def messages_keep_their_order(endpoint: Endpoint, peer: Peer) -> None:
         assert came == [payload]
 
 
+def what_is_sent_behind_arrives_too(endpoint: Endpoint, peer: Peer) -> None:
+    """Short and long messages, and others that may overtake them."""
+    rng = np.random.default_rng(3)
+    payloads = [rng.integers(0, 256, size, np.uint8).tobytes() for size in (5_000_000, 0, 70_000, 300_000, 524_288, 10)]
+    for number, payload in enumerate(payloads, start=1):
+        endpoint.send(peer, codec.encode(m.Data(number, 3), payload), behind=number % 2 == 1)
+    found = {}
+    for _ in payloads:
+        message, (came,) = arrival(endpoint, 60.0)
+        assert isinstance(message, m.Data)
+        found[message.run] = came
+    assert found == dict(enumerate(payloads, start=1))
+
+
 def large_arrays_arrive_whole(endpoint: Endpoint, peer: Peer) -> None:
     payload = np.random.default_rng(2).integers(0, 256, LARGE_BYTES, np.uint8)
     endpoint.send(peer, codec.encode(m.Data(1, 1), payload.data))
@@ -125,6 +139,7 @@ CHECKS: dict[str, Callable[[Endpoint, Peer], None]] = {
     check.__name__: check
     for check in (
         messages_keep_their_order,
+        what_is_sent_behind_arrives_too,
         large_arrays_arrive_whole,
         sending_does_not_wait_for_the_peer,
         messages_without_payload_arrive,

@@ -104,7 +104,7 @@ class Script:
             self.gone.discard(event.peer)
         return event
 
-    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True, behind: bool = False) -> None:
         message, _ = codec.decode([bytes(frame) for frame in frames])
         self.sent.setdefault(peer, []).append(message)
 

@@ -78,7 +78,7 @@ def test_a_bug_in_handling_a_message_drops_its_sender_and_not_the_worker(caplog:
 class Full(InprocEndpoint):
     """An end that can send nothing but a welcome."""
 
-    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True) -> None:
+    def send(self, peer: Peer, frames: Sequence[Frame], *, ordered: bool = True, behind: bool = False) -> None:
         if not isinstance(codec.decode(frames)[0], m.Welcome):
             raise ClusterError("65536 messages wait: it does not take them")
         super().send(peer, frames)

@@ -26,6 +26,7 @@ from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import SwapError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint, packings
+from fogconv.ir.precision.elements import weight_type
 from fogconv.ir.program import Program, encode
 from fogconv.kernels.conv.conv import algorithm_of
 from fogconv.storage import swap_file
@@ -33,6 +34,7 @@ from fogconv.storage.swap_file import SwapFolder
 
 DIRECT = ConvSpec(64, 128, 20, 20, (1, 1))
 WINOGRAD = ConvSpec(64, 96, 40, 40, (3, 3), padding=(1, 1, 1, 1))
+BYTES = ConvSpec(64, 96, 12, 12, (3, 3), padding=(1, 1, 1, 1), element="uint8")
 TINY = ConvSpec(64, 96, 1, 1, (3, 3), padding=(1, 1, 1, 1))
 
 
@@ -69,7 +71,9 @@ class Loads:
         assert isinstance(missing, m.Missing)
         for key in missing.keys:
             array = np.ascontiguousarray(weights[key])
-            answers += self.loader.keep(self.session, m.Weight(key, array.shape), array.tobytes(), nothing)
+            answers += self.loader.keep(
+                self.session, m.Weight(key, array.shape, dtype=weight_type(array)), array.tobytes(), nothing
+            )
         if isinstance(failed := answers[-1], m.Failed):
             kinds = {error.__name__: error for error in (WorkerMemoryError, WorkerFailedError, SwapError)}
             raise kinds[failed.error](failed.message)
@@ -143,7 +147,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_to_the_master(tmp_path: Path, mo
         Loads(swap=SwapFolder(tmp_path))(msgspec.structs.replace(program, swapped=(key,)), weights)
 
 
-@pytest.mark.parametrize(("spec", "algorithm"), [(DIRECT, "direct"), (WINOGRAD, "winograd4")])
+@pytest.mark.parametrize(("spec", "algorithm"), [(DIRECT, "direct"), (WINOGRAD, "winograd4"), (BYTES, "int8")])
 def test_what_is_packed_is_shared_and_not_sent_again(spec: ConvSpec, algorithm: str) -> None:
     assert algorithm_of(spec) == algorithm
     program, weights, key = of(spec)
@@ -169,6 +173,22 @@ def test_plain_weights_go_when_the_packed_ones_can_be_turned_back() -> None:
     assert load.store.held_bytes < 1.2 * weights[key].nbytes
     assert load.store.bytes == sum(weight.nbytes for weight in weights.values())
     assert np.array_equal(load.store.plain(key), weights[key])
+
+
+def test_weights_of_8_bits_are_packed_once_for_each_scale() -> None:
+    program, weights, key = of(BYTES)
+    load = Loads()
+    load(program, weights)
+    held, [before] = load.store.held_bytes, load.store.packed
+    read, made = program.buffers
+    other = msgspec.structs.replace(made, precision=replace(made.precision, zero=7))
+    load(msgspec.structs.replace(program, buffers=(read, other)), weights)
+    assert load.store.packed > {before} and load.store.held_bytes > held
+    assert {packing.weight for packing in load.store.packed} == {key}
+    tight = Loads(PROCESS_BYTES + footprint(program).total)
+    tight(program, weights)
+    assert tight.store.plain_bytes([key]) == 0 and tight.store.kind(key) == "int8"
+    assert tight.store.bytes == sum(weight.nbytes for weight in weights.values())
 
 
 def test_winograds_plain_weights_stay_where_there_is_room_and_go_where_there_is_not() -> None:

@@ -14,11 +14,13 @@ from bench.neon import machine_code
 from bench.neon.loops import Loop, loops
 from bench.neon.machine_code import AARCH64, STACK, VECTOR_ON_STACK, Emit, Target, fused, hot_loop
 from bench.neon.trace import trace
+from fogconv.ir.precision.elements import HALVES, Half
 from fogconv.kernels.codegen import activation, emit
 from fogconv.kernels.codegen.isa import AVX2, AVX512, NEON, Isa
-from fogconv.kernels.codegen.microkernel import emit_tile, make_tile
+from fogconv.kernels.codegen.microkernel import Floats, Pairs, emit_tile, make_tile
 from fogconv.kernels.codegen.quads import QUAD
 from fogconv.kernels.conv import depthwise
+from fogconv.kernels.conv.direct import halves_isa
 from fogconv.kernels.conv.tiling import group_sizes, most_pixels
 from fogconv.kernels.quantized.arithmetic import Dots, Product, Result, tile_isa, unrolled
 
@@ -47,8 +49,10 @@ def shapes(isa: Isa) -> list[tuple[int, int, int]]:
     ids=lambda value: value.name if isinstance(value, Isa) else str(value),
 )
 def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, vectors: int, pixels: int, vl: int) -> None:
-    tile = make_tile(isa, 1, pixels, vectors, 16, vl)
+    tile = make_tile(isa, 1, pixels, vectors, 16, vl, coming=1)
     loop = hot_loop(assembly(isa, lambda builder, *a: emit_tile(builder, tile, *a), 7))
+    fetches = [line for line in loop if line.split()[:1] == ["prefetcht1"]]
+    assert len(fetches) == (tile.unroll if tile.coming else 0)
     assert fused(loop) == tile.unroll * pixels * vectors // (QUAD if tile.quads else 1)
     assert not [line for line in loop if MULTIPLY_OR_ADD.match(line)]
     assert not [line for line in loop if STACK.search(line)]
@@ -77,6 +81,33 @@ def test_the_hot_loop_on_bytes_has_one_instruction_per_product_and_no_spills(isa
     assert fused(loop) == (1 if dots else 2) * tile.unroll * pixels * vectors
     assert not [line for line in loop if STACK.search(line)]
     assert not [line for line in loop if "vpmaddubsw" in line]
+
+
+PAIRS = Target("x86_64-unknown-linux-gnu", "cooperlake", "-prefer-256-bit")
+"""A CPU that multiplies pairs of bf16."""
+
+
+@pytest.mark.parametrize("vectors", group_sizes(AVX512))
+def test_the_hot_loop_on_pairs_has_one_instruction_per_product_and_no_spills(vectors: int) -> None:
+    pixels = most_pixels(halves_isa(AVX512, "bf16"), vectors)
+    tile = make_tile(AVX512, 1, pixels, vectors, 8, 16)
+    lines = machine_code.assembly(PAIRS, lambda builder, *a: emit_tile(builder, tile, *a, arithmetic=Pairs(True, "bf16")), 7)
+    loop = hot_loop(lines)
+    assert len([line for line in loop if line.split()[0] == "vdpbf16ps"]) == tile.unroll * pixels * vectors
+    assert not [line for line in loop if STACK.search(line)]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize(("isa", "vectors"), [(isa, n) for isa in TARGETS for n in group_sizes(isa)], ids=str)
+def test_the_hot_loop_with_weights_of_16_bits_is_that_of_floats_but_for_their_widening(
+    isa: Isa, vectors: int, half: Half
+) -> None:
+    pixels = most_pixels(halves_isa(isa, "fp32"), vectors)
+    tile = make_tile(isa, 1, pixels, vectors, 16, isa.vector_length, weights=half)
+    lines = assembly(isa, lambda builder, *a: emit_tile(builder, tile, *a, arithmetic=Floats(True, half)), 7)
+    loop = hot_loop(lines)
+    assert fused(loop) == tile.unroll * pixels * vectors
+    assert not [line for line in loop if STACK.search(line)]
 
 
 @pytest.mark.parametrize("lanes", [8, 16])

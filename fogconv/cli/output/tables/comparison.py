@@ -47,6 +47,8 @@ def machine_lines(record: Record) -> Sequence[str]:
     quota = f", a quota of {first.quota_cores:g}" if first.quota_cores else ""
     cores = f"{_count(first.threads, 'thread')} on {_count(first.cores, 'core')}{quota}, {first.isa}"
     lines = [f"{first.host}: {cut(record.cpu, 60)}; {cores}; fogconv {record.versions.get('fogconv', first.software)}"]
+    if record.precision != "fp32":
+        lines[0] += f"; in {record.precision}"
     kinds: dict[str, list[str]] = {}
     for worker in workers:
         kinds.setdefault(f"{_count(worker.threads, 'thread')}, {worker.isa}", []).append(worker.host)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from fogconv.errors import GeometryError
-from fogconv.ir.geometry import Region, Span
+from fogconv.ir.geometry import Span
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Host
 from fogconv.ir.shard import Work
@@ -48,16 +47,9 @@ def fused_rows(graph: LayerGraph, cuts: Cuts, most_stages: int) -> Mapping[str, 
             rows = [span and _hull(span, wanted[layer.target, rank]) for rank, span in enumerate(own)]
             found[layer.name] = tuple(rows)
             for rank, span in enumerate(rows):
-                for tensor, region in _needs(graph, index, Work(rank, whole.with_rows(span))) if span else ():
+                for tensor, region in layer.needs_if_any(graph.tensors, Work(rank, whole.with_rows(span))) if span else ():
                     want(tensor, rank, region.rows, segment)
     return found
-
-
-def _needs(graph: LayerGraph, index: int, work: Work) -> Sequence[tuple[int, Region]]:
-    try:
-        return graph.layers[index].needs(graph.tensors, work)
-    except GeometryError:  # it reads only padding
-        return ()
 
 
 def _hull(one: Span, other: Span) -> Span:

@@ -18,7 +18,8 @@ from fogconv.ir.program import Program, decode, encode
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from tests.quantized_net import on_bytes
+from fogconv.quantization.precision import in_precision
+from tests.quantized_net import network, on_bytes
 
 Change = Callable[[Program], Program]
 
@@ -68,6 +69,33 @@ def test_what_does_not_fit_is_refused(change: Change, sentence: str) -> None:
     check_program(program(), 1 << 30)
     with pytest.raises(WireError, match=sentence):
         check_program(change(program()), 1 << 30)
+
+
+def halved() -> Program:
+    graph = in_precision(network(), "bf16", None)
+    chosen = plan(graph, Topology.uniform(3, 1e8, 1e10, 1e-7), PlanOptions("star", split="input:3", threshold=0.0))
+    return lower(graph, chosen).programs[1]
+
+
+def with_weights(kind: Any) -> Change:
+    return lambda program: msgspec.structs.replace(program, weight_types=dict.fromkeys(program.weight_types, kind))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (with_buffers(FP32), "sends a map of fp32 as bf16|is a conv of bf16 that reads fp32"),
+        (with_buffers(Precision("fp16")), "sends a map of fp16 as"),
+        (with_buffers(Precision("bf16")), "sends a map of bf16 as fp32"),
+        (with_steps(ir.Recv, accumulate=True), "adds to a map of bf16"),
+        (with_weights("float16"), "has weights of float16; uint16 is needed"),
+        (in_floats, "is a conv of fp32 that reads bf16"),
+    ],
+)
+def test_what_does_not_fit_16_bits_is_refused(change: Change, sentence: str) -> None:
+    check_program(halved(), 1 << 30)
+    with pytest.raises(WireError, match=sentence):
+        check_program(change(halved()), 1 << 30)
 
 
 def test_a_program_travels_with_its_precisions() -> None:

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fogconv.cluster.worker.checks.program_check import check_measurement, check_program
+from fogconv.cluster.worker.checks.measurement_check import check_measurement
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import KernelError, WireError, WorkerMemoryError
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span

@@ -1,0 +1,1 @@
+"""Steps that are computed band by band: see `fogconv.ir.memory.bands`."""
