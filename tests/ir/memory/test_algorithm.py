@@ -29,8 +29,8 @@ MEASURED_MS = {
     (512, 112, 28, 28): (3.5, 2.25, 1.36),
     (512, 112, 14, 14): (0.87, 0.59, 0.6),
 }
-"""(channels in and out, rows, columns of the output) → ms by each algorithm, from cold caches, one thread, AVX-512: layers of
-VGG-16 and ResNet-50, whole, by rows and by channels."""
+"""(channels in and out, rows, columns of the output) → ms by each algorithm, from cold caches, one thread, AVX-512: layers
+of VGG-16 and ResNet-50, whole, by rows and by channels."""
 
 
 def shard(channels: int, filters: int, rows: int, columns: int) -> ConvSpec:
