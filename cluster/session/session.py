@@ -334,8 +334,8 @@ class Session:
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> PingTimes:
         """One exchange with a worker, ``nbytes`` there and then as many back (or ``back_bytes``), for α and β."""
         self._require_open()
-        there = self._workers.exchange(rank, bytes(nbytes), echo=False, reply_bytes=0)
-        back = self._workers.exchange(rank, b"", echo=False, reply_bytes=nbytes if back_bytes is None else back_bytes)
+        there = self._workers.exchange(rank, bytes(nbytes), ordered=False)
+        back = self._workers.exchange(rank, reply_bytes=nbytes if back_bytes is None else back_bytes, ordered=False)
         info = self._records[rank].info
         return PingTimes.of(there, back, 0 if info is None else info.clock_offset_ns)
 

@@ -216,14 +216,16 @@ class Workers:
 
     # Requests
 
-    def send(self, record: WorkerRecord, message: m.AnyMessage, *payloads: Frame, behind: bool = False) -> None:
-        self._endpoint.send(record.peer, codec.encode(message, *payloads), behind=behind)
+    def send(
+        self, record: WorkerRecord, message: m.AnyMessage, *payloads: Frame, ordered: bool = True, behind: bool = False
+    ) -> None:
+        self._endpoint.send(record.peer, codec.encode(message, *payloads), ordered=ordered, behind=behind)
 
-    def post(self, rank: int, message: m.AnyMessage, *payloads: Frame, behind: bool = False) -> None:
+    def post(self, rank: int, message: m.AnyMessage, *payloads: Frame, ordered: bool = True, behind: bool = False) -> None:
         """``send`` to a present worker. Raises WorkerLostError."""
         with self._board.lock:
             self.require(rank)
-            self.send(self.records[rank], message, *payloads, behind=behind)
+            self.send(self.records[rank], message, *payloads, ordered=ordered, behind=behind)
 
     def next_request(self, rank: int) -> int:
         """The number of a new request to this worker."""
@@ -287,12 +289,13 @@ class Workers:
             raise failure_of(found[0], self.records[rank])
 
     def exchange(
-        self, rank: int, payload: Frame = b"", *, echo: bool = False, reply_bytes: int = 0
+        self, rank: int, payload: Frame = b"", *, echo: bool = False, reply_bytes: int = 0, ordered: bool = True
     ) -> tuple[int, int, int, int]:
-        """(sent here, received there, sent there, received here), each on its own clock, in ns."""
+        """(sent here, received there, sent there, received here), each on its own clock, in ns. What is not ``ordered`` takes
+        the way that messages of runs take."""
         request = self.next_request(rank)
         sent = time.perf_counter_ns()
-        self.post(rank, m.Ping(request, echo, reply_bytes), payload)
+        self.post(rank, m.Ping(request, echo, reply_bytes), payload, ordered=ordered)
         pong, received = self.reply(rank, request, m.Pong, self._timeout_s)
         return (sent, pong.received_ns, pong.sent_ns, received)
 

@@ -198,5 +198,5 @@ class Masters:
         if not self.over(session):
             self.send(session.peer, message, *payloads)
 
-    def send(self, peer: Peer, message: m.AnyMessage, *payloads: Frame) -> None:
-        self._endpoint.send(peer, codec.encode(message, *payloads))
+    def send(self, peer: Peer, message: m.AnyMessage, *payloads: Frame, ordered: bool = True) -> None:
+        self._endpoint.send(peer, codec.encode(message, *payloads), ordered=ordered)

@@ -243,7 +243,7 @@ class Worker:
     def _pong(self, peer: Peer, ping: m.Ping, payload: Frame) -> None:
         received = self._clock_ns()
         answer = payload if ping.echo else bytes(min(ping.reply_bytes, MAX_PING_BYTES))
-        self._masters.send(peer, m.Pong(ping.request, received, self._clock_ns()), answer)
+        self._masters.send(peer, m.Pong(ping.request, received, self._clock_ns()), answer, ordered=False)
 
     def _status(self, query: m.StatusQuery) -> m.Status:
         sessions = self._masters.sessions.values()
