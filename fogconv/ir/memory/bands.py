@@ -31,7 +31,7 @@ LEAST_BYTES = 1 << 20
 more, and resnet50 lost 3 %."""
 
 BAND_BYTES = 384 * 1024
-"""What the rows between the steps may take at a time: a share of the second-level cache. Half or one and a half times as much
+"""What the rows between the steps may take at a time: a share of the second-level cache. Half as much or half more
 gained less."""
 
 WEIGHT_BYTES = 96 * 1024
