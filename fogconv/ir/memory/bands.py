@@ -27,10 +27,12 @@ from fogconv.ir.memory.sharing import NOWHERE, buffer_bytes, memories
 from fogconv.ir.program import Program, buffers_of
 
 LEAST_BYTES = 1 << 20
-"""A map between two steps that takes less stays in the second-level cache anyway."""
+"""A map between two steps that takes less stays in the second-level cache anyway: from half of it on, mobilenet_v2 gained no
+more, and resnet50 lost 3 %."""
 
 BAND_BYTES = 384 * 1024
-"""What the rows between the steps may take at a time: a share of the second-level cache."""
+"""What the rows between the steps may take at a time: a share of the second-level cache. Half as much or half more
+gained less."""
 
 WEIGHT_BYTES = 96 * 1024
 """A conv's weights are read again for each band: no more of them than stay in the cache, too."""

@@ -90,7 +90,8 @@ def conv_net(
     shapes = {key: value.shape for key, value in weights.items()}
     x = random.standard_normal((batch, *whole[0].shape), dtype=np.float32)
     addend = None
-    if residual and isinstance(last, ConvSpec) and whole[-1].columns == whole[0].columns:
+    fits = whole[-1].columns == whole[0].columns and whole[-1].rows in whole[0].rows
+    if residual and isinstance(last, ConvSpec) and fits:
         addend = len(buffers)
         buffers.append(ir.Buffer("addend", whole[-1]))
         weights["one"] = random.standard_normal((out_channels, whole[0].shape[0], 1, 1), dtype=np.float32)
