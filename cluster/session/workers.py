@@ -291,8 +291,10 @@ class Workers:
     def exchange(
         self, rank: int, payload: Frame = b"", *, echo: bool = False, reply_bytes: int = 0, ordered: bool = True
     ) -> tuple[int, int, int, int]:
-        """(sent here, received there, sent there, received here), each on its own clock, in ns. What is not ``ordered`` takes
-        the way that messages of runs take."""
+        """(sent here, received there, sent there, received here), each on its own clock, in ns.
+
+        What is not ``ordered`` takes the way that messages of runs take.
+        """
         request = self.next_request(rank)
         sent = time.perf_counter_ns()
         self.post(rank, m.Ping(request, echo, reply_bytes), payload, ordered=ordered)

@@ -34,8 +34,8 @@ displace everything else from the caches, the last level included. A message the
 right after another: 24 µs, 49 after 4 MB were copied, 110 after 64 MB (32 MB of last-level cache)."""
 SHORTEST_WAIT_S = 10e-6
 COST_ROUNDS, COST_S, COST_BYTES = 4, 1.5, 120 << 10
-"""The least number of rounds, the time for which more are made (at 10 Mbit that is 2 s), and a payload that takes the same way
-as an empty message: a direct connection of ZeroMQ's transport takes no more than 128 KB."""
+"""The least number of rounds, the time for which more are made (at 10 Mbit that is 2 s), and a payload that takes the same
+way as an empty message: a direct connection of ZeroMQ's transport takes no more than 128 KB."""
 
 
 class RoundTrips(Protocol):
