@@ -96,7 +96,7 @@ def _against_n(axes: Axes, name: str, layers: Sequence[NamedConv], question: Que
     count = _counts(everywhere)
     if len(layers) > 1:
         net = net_curve(layers, question, count[-1]) if not everywhere else [net_at(layers, question, n) for n in count]
-        axes.plot(count, net, color=BLUE, label="whole net, the better of both")
+        axes.plot(count, net, color=BLUE, label="whole net: the sum of its layers, each where it is faster")
         deepest = max(layers, key=lambda layer: s_paper(layer.spec, master_rates(question.topology, layer.spec)))
     else:
         deepest = layers[0]

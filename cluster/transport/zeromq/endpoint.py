@@ -518,8 +518,13 @@ class ZeromqEndpoint:
                     frame = take(_LAST, False)
                     caller = self._incoming.get(peer)
                     if caller is None:
+                        fd = _descriptor(frame)
+                        if fd is None:
+                            while frame.more:
+                                frame = take(_LAST, False)
+                            return True
                         key = None if self._keys is None else str(frame["User-Id"])
-                        caller = self._callers.meet(peer, key, int(frame.get(zmq.SRCFD)))
+                        caller = self._callers.meet(peer, key, fd)
                     trusted = caller.trusted
                     if not trusted and caller.ignored:
                         # At once, and not by the rounds that other messages make: it may have left thousands.
@@ -644,3 +649,12 @@ class ZeromqEndpoint:
         # This send, too, may consume the descriptor's report.
         self._changed[self._router] = False
         return self._router.send(peer, [b""]) is not None
+
+
+def _descriptor(frame: zmq.Frame) -> int | None:
+    """The descriptor of the connection that a message came by. None where libzmq names none, as of peers of ZMTP 1 and 2,
+    which no fogconv speaks: such a peer could not be held to a stranger's limits, nor could its connection be ended."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return None

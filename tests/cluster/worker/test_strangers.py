@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -72,6 +73,22 @@ def test_silent_connections_use_up_no_descriptors(stack: contextlib.ExitStack) -
         for connection in connections:
             connection.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert child.poll() is None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x01\x00\x06\x00hello", b"\xff" + bytes(7) + b"\x01\x7f" + b"\x01\x05" + b"\x00\x00" + b"\x00\x05hello"],
+    ids=["ZMTP 1", "ZMTP 2"],
+)
+def test_old_versions_of_zeromqs_protocol_end_no_worker(stack: contextlib.ExitStack, sent: bytes) -> None:
+    """Nine bytes of anyone ended a worker: of such peers libzmq does not say by which connection a message came."""
+    child, address = started(stack, "-m", "tests.cluster.fake_worker")
+    host, _, port = address.removeprefix("tcp://").partition(":")
+    for _ in range(20):
+        peer = stack.enter_context(socket.create_connection((host, int(port)), 5.0))
+        peer.sendall(sent)
+    _fresh(stack, address)
     assert child.poll() is None
 
 
