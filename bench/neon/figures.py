@@ -21,7 +21,8 @@ CORES = {"cortex-a72": "cortex-a72", "neoverse-n1": "cortex-a76", "cortex-a76": 
 
 def measure(mca: Mca) -> dict[str, Any]:
     """``{"loops": [{"name", "cpu", "cycles_per_fma", "spills"}], "transforms": [{"name", "cpu", "cycles_per_element",
-    "spills"}]}``. On bytes a "fma" is one instruction that multiplies: 16 products by sdot, 8 by smull. Spills are
+    "spills"}]}``. On bytes a "fma" is one instruction that multiplies: 16 products by sdot, 8 by smull; in
+    fp16 one of 8 products. Spills are
     instructions per call, or per round of a hot loop, that keep a vector on the stack or fetch it from there. Transforms are
     Winograd's: cycles per element of a tile and block of 16 channels."""
     cores = [(cpu, Target(AARCH64, emitted_for)) for cpu, emitted_for in CORES.items() if mca.knows(cpu)]

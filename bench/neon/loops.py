@@ -11,6 +11,7 @@ from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen.isa import NEON
 from fogconv.kernels.codegen.microkernel import Field, Flag, emit_tile, make_tile
 from fogconv.kernels.conv import depthwise, linear
+from fogconv.kernels.conv.half_tile import LANES, PIXELS, HalfTile, emit_half_tile
 from fogconv.kernels.conv.tiling import largest_tile
 from fogconv.kernels.conv.winograd_transforms import Form, emit_input, emit_output
 from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, tile_isa
@@ -54,6 +55,9 @@ def loops() -> Iterator[Loop]:
         yield _bytes(f"int8 by {by}, hot loop, K = 256", by, 256, whole=False)
         for depth in (64, 256):
             yield _bytes(f"int8 by {by}, 1×1, K = {depth}", by, depth)
+    yield _halves("fp16, hot loop, K = 256", 256, whole=False)
+    for depth in (64, 256):
+        yield _halves(f"fp16, 1×1, K = {depth}", depth)
 
 
 def direct(name: str, depth: int, whole: bool = True) -> Loop:
@@ -77,6 +81,17 @@ def _bytes(name: str, by: Product, depth: int, whole: bool = True) -> Loop:
     fields = {Field.FULL_BLOCKS: depth // BLOCK, Field.RUN_ROUNDS: 1}
     boards = ("cortex-a76",) if by is Product.SDOT else ("cortex-a72",)
     return Loop(name, partial(_call_bytes, tile, Dots(by, Result.BYTES)), *_call(7, fields), whole, boards)
+
+
+def _halves(name: str, depth: int, whole: bool = True) -> Loop:
+    """A 1×1 convolution from fp16 to fp16, with ReLU6."""
+    tile = HalfTile(1, PIXELS, BLOCK, "fp16")
+    fields = {
+        Field.FULL_BLOCKS: depth // BLOCK,
+        Field.RUN_ROUNDS: BLOCK // LANES,
+        Field.FLAGS: Flag.FLOOR | Flag.CEILING,
+    }
+    return Loop(name, partial(_call_halves, tile), *_call(7, fields), whole, ("cortex-a76",))
 
 
 def _first(name: str, kernel: tuple[int, int], stride: int) -> Loop:
@@ -135,6 +150,10 @@ def _call_tile(tile: object, builder: object, *addresses: object) -> None:
 
 def _call_bytes(tile: object, dots: Dots, builder: object, *addresses: object) -> None:
     emit_tile(builder, tile, *addresses, arithmetic=dots)  # type: ignore[arg-type, misc]
+
+
+def _call_halves(tile: HalfTile, builder: object, *addresses: object) -> None:
+    emit_half_tile(builder, tile, *addresses)
 
 
 def _call_depthwise(tile: depthwise.DepthTile, builder: object, *addresses: object) -> None:

@@ -31,6 +31,7 @@ from fogconv.cluster.transport.mpi.launch import launched
 from fogconv.cluster.worker.process import cores
 from fogconv.errors import DependencyError, InputError
 from fogconv.frontend.ports import arrays_of
+from fogconv.frontend.zero_channels import dropped_channels
 from fogconv.ir.arrays import Array
 from fogconv.ir.steps import Pixels
 from fogconv.quantization.precision import precision_report
@@ -299,6 +300,7 @@ def _measure(
         rates=_sources(engine, job),
         outputs=figures,
         precision=precision_report(engine.graph),
+        zero_channels=dropped_channels(engine.graph),
     )
 
 

@@ -13,6 +13,7 @@ from fogconv.frontend.building.graph_builder import GraphBuilder
 from fogconv.frontend.building.hosted import HostOp
 from fogconv.frontend.building.values import Hosted, Ref
 from fogconv.frontend.fusion import Draft, fuse, nest_concats
+from fogconv.frontend.zero_channels import without_zero_channels
 from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.graph import LayerGraph, Port, Structure
 from fogconv.ir.layers import Host, Layer, Tensor
@@ -65,7 +66,7 @@ def finished(
     """The graph of what was built. ``host`` makes a Host layer of a group."""
     layers = _grouped(_live(builder, ends), builder, host, ends)
     fused, draft = fuse(layers, builder.draft, ends.maps)
-    return _numbered(name, fused, draft, builder, ends, dtype, info)
+    return without_zero_channels(_numbered(name, fused, draft, builder, ends, dtype, info))
 
 
 def _live(builder: GraphBuilder, ends: Ends) -> list[Layer | HostOp]:

@@ -8,7 +8,7 @@ generic        4         no       16      no       anything else: correct, not f
 
 Products of bytes (`fogconv.kernels.quantized`) are summed in fours where the CPU has instructions for it: AVX512-VNNI,
 AVX-VNNI, or aarch64's dot products. `host_dots` says so; $FOGCONV_ISA asks for them as "avx2+dots". Pairs of bf16 are
-multiplied at once where there is AVX512-BF16, and dots are asked for.
+multiplied at once where there is AVX512-BF16, and fp16 where aarch64 has FEAT_FP16, if dots are asked for.
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ def host_pairs(isa: Isa) -> bool:
     return isa.name == AVX512.name and host_dots() and {"avx512bf16", "avx512vl"} <= cpu_features()
 
 
+def host_eights(isa: Isa) -> bool:
+    """Whether kernels multiply and add fp16, eight at a time: as `host_dots`, and only where this CPU can."""
+    return isa.name == NEON.name and host_dots() and "fullfp16" in cpu_features()
+
+
 @cache
 def _dots(wanted: str) -> bool:
     isa = _isa(wanted)
@@ -109,14 +114,15 @@ def host_family() -> str:
 def cpu_features() -> frozenset[str]:
     """The CPU features that kernels may use, read once."""
     features = _features()
-    if "NUMBA_CPU_NAME" in os.environ and host_family() == "aarch64" and _auxiliary(AT_HWCAP) & HWCAP_ASIMDDP:
+    if "NUMBA_CPU_NAME" in os.environ and host_family() == "aarch64":
         # Numba then generates code for that CPU by its name, and LLVM's own list may be empty (qemu-user).
-        return features | {"dotprod"}
+        found = _auxiliary(AT_HWCAP)
+        return features | {name for name, bit in HWCAPS.items() if found & bit}
     return features
 
 
-AT_HWCAP, HWCAP_ASIMDDP = 16, 1 << 20
-"""Linux on aarch64: the entry that tells what the CPU can do, and its bit for dot products of bytes."""
+AT_HWCAP, HWCAPS = 16, {"dotprod": 1 << 20, "fullfp16": 1 << 10}
+"""Linux on aarch64: the entry that tells what the CPU can do, and its bits for dot products of bytes and for fp16."""
 
 
 def _auxiliary(entry: int) -> int:

@@ -6,7 +6,8 @@ only walks lists. Weights are packed as the micro-kernel reads them: [group of o
 parts][K_h][K_w][lane][vector].
 
 Maps of bf16 may be read in pairs: a word of two input channels then takes the place of one float, and of its weight (see
-`fogconv.kernels.codegen.microkernel.Pairs`). Where the last channel has no neighbour its weight's is 0.
+`fogconv.kernels.codegen.microkernel.Pairs`). Where the last channel has no neighbour its weight's is 0. Maps of fp16 may be
+read as they are, by a micro-kernel of their own (`fogconv.kernels.conv.half_tile`).
 
 Groups whose output channels do not start at a block of 16 are summed into a scratch map and copied lane by lane.
 """
@@ -27,10 +28,11 @@ from fogconv.ir.memory.algorithm import HALF
 from fogconv.ir.precision.elements import WEIGHTS_OF, Element, element_of
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
-from fogconv.kernels.codegen.isa import Isa, host_pairs
+from fogconv.kernels.codegen.isa import Isa, host_eights, host_pairs
 from fogconv.kernels.codegen.jit import jit, ready
 from fogconv.kernels.codegen.microkernel import FIELDS, LINE, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
+from fogconv.kernels.conv.half_tile import FLUSHED, LANES, PIXELS, HalfTile, half_tile_address
 from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
@@ -138,12 +140,13 @@ class DirectKernel:
 
     @staticmethod
     def prepare(
-        spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None, *, pairs: bool = False
+        spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None, *, reads: Element = "fp32"
     ) -> DirectKernel:
-        """``pairs``: read a map of bf16 in pairs of channels, where `can_pair`."""
-        vectors = _plan(spec, isa, pairs=pairs)[0].vectors
-        if not pairs:
-            return DirectKernel(spec, isa, activation, pack_weights(weight, bias, spec.groups, isa, vectors))
+        """``reads``: of what the maps are that it reads, see `reads_of`."""
+        vectors = _plan(spec, isa, 1 if reads == "fp16" else None, reads == "bf16")[0].vectors
+        if reads != "bf16":
+            packed = pack_weights(weight, bias, spec.groups, isa, vectors)
+            return DirectKernel(spec, isa, activation, replace(packed, eights=reads == "fp16"))
         packed = pack_weights(paired(weight), bias, spec.groups, isa, vectors)
         return DirectKernel(spec, isa, activation, replace(packed, inputs=weight.shape[1]))
 
@@ -161,6 +164,13 @@ class DirectKernel:
         few, channels = (0, 0), self.packed.shape[1]
         if spec.in_channels <= FEW and spec.groups == 1 and channels * spec.kernel[1] <= UNROLLED:
             few = (channels, spec.kernel[1])
+        if self.packed.eights:
+            self._addresses[lanes, made] = {
+                (p.lanes, rows, columns): half_tile_address(HalfTile(rows, columns, lanes * spec.stride[1], made))
+                for p in self.passes
+                for rows, columns in p.cover.shapes
+            }
+            return self._addresses[lanes, made]
         weights, pairs, ahead = self.packed.element, self.packed.pairs, self._reads_ahead
         step = (lanes // 2 if pairs else lanes) * spec.stride[1]
         self._addresses[lanes, made] = {
@@ -191,7 +201,7 @@ class DirectKernel:
     @property
     def reads(self) -> Element:
         """The element of the maps that it reads."""
-        return "bf16" if self.packed.pairs else "fp32"
+        return "bf16" if self.packed.pairs else "fp16" if self.packed.eights else "fp32"
 
     def moved(self, place: Callable[[Array], Array]) -> DirectKernel:
         return DirectKernel(self.spec, self.isa, self.activation, replace(self.packed, weights=place(self.packed.weights)))
@@ -221,7 +231,7 @@ class DirectKernel:
         then have to follow."""
         spec, packed = self.spec, self.packed
         made = element_of(out.data)
-        at_x = place("the input", x, narrow=spec.groups == 1 and not packed.pairs, kind=WEIGHTS_OF[self.reads])
+        at_x = place("the input", x, narrow=spec.groups == 1 and self.reads == "fp32", kind=WEIGHTS_OF[self.reads])
         at_out = place("the output", out, kind=out.data.dtype)
         at_residual = Place(0, 0, 0, 0) if residual is None else place("the residual", residual, kind=out.data.dtype)
         pixel = x.data.itemsize * x.lanes
@@ -290,6 +300,10 @@ class DirectKernel:
         spec = self.spec
         kh, kw = spec.kernel
         side_by_side = spec.dilation[1] == 1  # a row of the kernel is then one run of K_w·16 floats, or of K_w·8 pairs
+        per_round, lane_bytes = 4, 4
+        if self.packed.eights:
+            side_by_side &= kw * BLOCK <= FLUSHED
+            per_round, lane_bytes = LANES, 2
         tap = spec.dilation[1] * pixel
         values = {
             Field.FULL_BLOCKS: channels.full_blocks,
@@ -299,7 +313,7 @@ class DirectKernel:
             Field.KERNEL_ROW_STRIDE: spec.dilation[0] * x.row,
             Field.RUNS: 1 if side_by_side else kw,
             Field.RUN_STRIDE: tap,
-            Field.RUN_ROUNDS: (kw if side_by_side else 1) * channels.block // 4,
+            Field.RUN_ROUNDS: (kw if side_by_side else 1) * channels.block // per_round,
             Field.PARTS: len(channels.parts),
             Field.TAPS: kw,
             Field.TAP_STRIDE: tap,
@@ -310,7 +324,7 @@ class DirectKernel:
             Field.RESIDUAL_ROW_STRIDE: residual.row,
         }
         for i, (block, lane, lanes) in enumerate(channels.parts):
-            values[Field(Field.PART_OFFSET + 2 * i)] = block * x.block + 4 * lane
+            values[Field(Field.PART_OFFSET + 2 * i)] = block * x.block + lane_bytes * lane
             values[Field(Field.PART_LANES + 2 * i)] = lanes
         flags = Flag.RESIDUAL if with_residual else Flag(0)
         bounds = clamp(self.activation)
@@ -422,6 +436,8 @@ class PackedWeights:
     """Vectors per group of output channels; the last groups may have fewer, or quads (see `cut`)."""
     inputs: int = 0
     """Input channels of a group, where ``shape`` counts pairs of them."""
+    eights: bool = False
+    """Whether products are summed in fp16, eight at a time."""
 
     @property
     def pairs(self) -> bool:
@@ -533,17 +549,22 @@ PAIR = np.dtype(np.uint32)
 """Two numbers of bf16, the one of the lower channel in the lower bits."""
 
 
-def can_pair(spec: ConvSpec, isa: Isa) -> bool:
-    """Whether this CPU multiplies pairs, and no pair lies in two groups."""
-    return spec.element == "bf16" and host_pairs(isa) and (spec.groups == 1 or spec.in_channels // spec.groups % 2 == 0)
+def reads_of(spec: ConvSpec, isa: Isa) -> Element:
+    """The element of the maps that a conv in 16 bits reads: its own where this CPU multiplies such, and no pair lies in two
+    groups; else fp32."""
+    if spec.element == "bf16" and host_pairs(isa) and (spec.groups == 1 or spec.in_channels // spec.groups % 2 == 0):
+        return "bf16"
+    return "fp16" if spec.element == "fp16" and host_eights(isa) else "fp32"
 
 
-def halves_isa(isa: Isa, pairs: bool) -> Isa:
-    """The instruction set as the tiling must see it: pairs are neither split nor summed in quads."""
+def halves_isa(isa: Isa, reads: Element) -> Isa:
+    """The instruction set as the tiling must see it: what is of 16 bits is not summed in quads."""
     isa = replace(isa, quads=False)
+    if reads == "fp16":  # a tile has all channels of a block
+        return replace(isa, vector_length=BLOCK, pixels=(PIXELS,))
     if isa.name == "neon":  # a vector of weights takes a second register while it is widened
         return replace(isa, pixels=(12, 9, 6, 5))
-    return replace(isa, pixels=(26, 14, 8, 6)) if pairs else isa
+    return replace(isa, pixels=(26, 14, 8, 6)) if reads == "bf16" else isa
 
 
 def paired(weight: NDArray[Any]) -> NDArray[Any]:

@@ -25,7 +25,7 @@ from fogconv.ir.memory import algorithm as rule
 from fogconv.ir.memory.algorithm import is_linear
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.conv import depthwise
-from fogconv.kernels.conv.direct import DirectKernel, can_pair, halves_isa, lanes_for
+from fogconv.kernels.conv.direct import DirectKernel, halves_isa, lanes_for, reads_of
 from fogconv.kernels.conv.grouped import GroupedKernel
 from fogconv.kernels.conv.linear import LinearKernel
 from fogconv.kernels.conv.tuning_table import tuned_algorithm
@@ -110,8 +110,8 @@ def prepare_kernel(
     """Pack the weights, in fp32 or 16 bits, and compile the code of one algorithm. Raises KernelError for one that can't
     run the spec."""
     if algorithm == rule.HALF:
-        pairs = can_pair(spec, isa)
-        return DirectKernel.prepare(spec, halves_isa(isa, pairs), weight, bias, activation, pairs=pairs)
+        reads = reads_of(spec, isa)
+        return DirectKernel.prepare(spec, halves_isa(isa, reads), weight, bias, activation, reads=reads)
     if weight.dtype != np.float32:
         weight = floats(weight)
     form = form_of(spec, int(algorithm[-1])) if algorithm in ("winograd2", "winograd4") else None

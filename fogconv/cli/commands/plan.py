@@ -198,7 +198,7 @@ def plan(
             from fogconv.cli.output.tables.plan import print_plan
 
             print_plan(found_forecast, cluster_hardware.description, others, out=sys.stdout)
-            _say_precision(graph)
+            _say_how(graph)
         for path in (out, plot):
             if path is not None:
                 say_written(path)
@@ -213,12 +213,16 @@ def _graph(model: str, size: Pair | None, batch: int, trust: bool, precision: st
     return for_shapes(network_graph(request, batch=batch), precision)
 
 
-def _say_precision(graph: LayerGraph) -> None:
+def _say_how(graph: LayerGraph) -> None:
+    """In which precision its layers are, and what was left out of it."""
+    from fogconv.frontend.zero_channels import dropped_channels, sentence
     from fogconv.quantization.precision import precision_report
 
     report = precision_report(graph)
     if report is not None:
         print(report.sentence)
+    if dropped := dropped_channels(graph):
+        print(sentence(dropped))
 
 
 def _program(graph: LayerGraph, plan: Plan, rank: int) -> str:

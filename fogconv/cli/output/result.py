@@ -93,7 +93,7 @@ class Result:
     ``top5`` is empty for a model that gives no scores of classes. ``baseline``: the framework that ran the model on the
     master alone; the error is that of the output that is furthest from the baseline's, in parts of its largest value.
     ``precision``: of each layer, where some are in 8 bits. ``runs_s``: each warm run's. ``wire``: the coding of the
-    activations. ``machines``: those that several ranks share.
+    activations. ``machines``: those that several ranks share. ``zero_channels``: how many of the model were left out.
     """
 
     job: Job
@@ -122,6 +122,7 @@ class Result:
     rates: tuple[RateSource, ...] = ()
     outputs: tuple[OutputFigures, ...] = ()
     precision: PrecisionReport | None = None
+    zero_channels: int = 0
 
     @property
     def weights_are_random(self) -> bool:
@@ -162,6 +163,7 @@ class Result:
             "ranks": [asdict(rank) for rank in self.ranks],
             "rates": [source.as_json() for source in self.rates],
             "precision": None if self.precision is None else asdict(self.precision),
+            "zero_channels": self.zero_channels,
             "layers": [layer.as_json() for layer in self.layers],
             "other_layers": vars(other_layers(self.layers, self.predicted_s, self.latency_s)),
         }

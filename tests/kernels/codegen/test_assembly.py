@@ -89,7 +89,7 @@ PAIRS = Target("x86_64-unknown-linux-gnu", "cooperlake", "-prefer-256-bit")
 
 @pytest.mark.parametrize("vectors", group_sizes(AVX512))
 def test_the_hot_loop_on_pairs_has_one_instruction_per_product_and_no_spills(vectors: int) -> None:
-    pixels = most_pixels(halves_isa(AVX512, pairs=True), vectors)
+    pixels = most_pixels(halves_isa(AVX512, "bf16"), vectors)
     tile = make_tile(AVX512, 1, pixels, vectors, 8, 16)
     lines = machine_code.assembly(PAIRS, lambda builder, *a: emit_tile(builder, tile, *a, arithmetic=Pairs(True, "bf16")), 7)
     loop = hot_loop(lines)
@@ -102,7 +102,7 @@ def test_the_hot_loop_on_pairs_has_one_instruction_per_product_and_no_spills(vec
 def test_the_hot_loop_with_weights_of_16_bits_is_that_of_floats_but_for_their_widening(
     isa: Isa, vectors: int, half: Half
 ) -> None:
-    pixels = most_pixels(halves_isa(isa, pairs=False), vectors)
+    pixels = most_pixels(halves_isa(isa, "fp32"), vectors)
     tile = make_tile(isa, 1, pixels, vectors, 16, isa.vector_length, weights=half)
     lines = assembly(isa, lambda builder, *a: emit_tile(builder, tile, *a, arithmetic=Floats(True, half)), 7)
     loop = hot_loop(lines)

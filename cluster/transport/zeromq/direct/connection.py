@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.protocol.codec import Frame
-from fogconv.cluster.transport.zeromq.direct.sealing import TAG_BYTES, Seal
+from fogconv.cluster.transport.zeromq.direct.sealing import Seal
 
 DIRECT_BYTES = 128 << 10
 """The longest payload: a row of a map, with its channels, is mostly shorter."""
@@ -166,7 +166,7 @@ class Connection:
                 raise ConnectionAbortedError(f"a message with a header of {header_size} and a payload of {size} bytes")
             begin = at + _HEAD.size
             if self._seal is not None:
-                head, whole = data[at:begin], header_size + size + TAG_BYTES
+                head, whole = data[at:begin], header_size + size + self._seal.tag_bytes
                 if begin + whole > stop:
                     if size <= JOINED_BYTES:
                         break

@@ -16,12 +16,11 @@ import time
 from fogconv.cluster.transport.endpoint import Peer
 from fogconv.cluster.transport.zeromq.direct.connection import Connection
 from fogconv.cluster.transport.zeromq.direct.opening import (
-    ASK_FAR,
-    ASK_NEAR,
-    ASK_SEALED,
+    SEALED_ASKS,
     Calling,
     Listening,
     Opening,
+    ask_for,
     dial,
     listen,
 )
@@ -65,13 +64,13 @@ class Exchange:
         """
         if peer in self._asked or (sealed and not available()):
             return None
-        ask = self._asked[peer] = ASK_SEALED if sealed else ASK_NEAR if near else ASK_FAR
+        ask = self._asked[peer] = ask_for(near, sealed)
         return ask
 
     def answer(self, peer: Peer, ask: bytes, host: str, sealed: bool = False) -> bytes | None:
         """The offer to a peer that asks; ``host`` is what this end is bound to, empty for a Unix socket."""
         self.forget(peer)
-        if sealed != (ask == ASK_SEALED) or (sealed and not available()):
+        if sealed != (ask in SEALED_ASKS) or (sealed and not available()):
             log.info("no direct connection: one end seals, and the other does not")
             return None
         try:

@@ -5,9 +5,10 @@
     dials it, shows the first half          ◀─    offer: a secret of two halves, and the port or the name
     takes it, if the second half comes      ◀─    takes the connection that shows the first half, shows the second
 
-Beside an encrypted link the ask is "sealed", and the secret has a key for each direction, too (see ``sealing``). Ask and
-offer travel over the link between the two, so that a secret is as safe as the link. Both halves are shown because either end
-could reach another process: a port may be forwarded. Where anything fails the link stays as it was.
+Beside an encrypted link the ask is "sealed", with a word more where this end is fast at AES; the secret then has a key for
+each direction, and the offer says by which cipher they seal (see ``sealing``). Ask and offer travel over the link between
+the two, so that a secret is as safe as the link. Both halves are shown because either end could reach another process: a
+port may be forwarded. Where anything fails the link stays as it was.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from fogconv.cluster.transport.zeromq.direct.connection import tuned
-from fogconv.cluster.transport.zeromq.direct.sealing import KEY_BYTES, Seal
+from fogconv.cluster.transport.zeromq.direct.sealing import AEGIS, CHACHA, KEY_BYTES, Cipher, Seal, fast
 
 MAGIC = b"FOGD"
 ASK_FAR, ASK_NEAR, ASK_SEALED = MAGIC + b"?far", MAGIC + b"?near", MAGIC + b"?sealed"
+ASK_FAST = MAGIC + b"?sealed, and fast at AES"
+SEALED_ASKS = (ASK_SEALED, ASK_FAST)
 HALF_BYTES = 16
 OPEN_S = 10.0
 """How long the listening end waits for the other."""
@@ -35,7 +38,7 @@ MOST_CALLERS = 8
 BACKLOG = 64
 
 _LINUX = sys.platform.startswith("linux")
-_OFFER, _PORT, _NAME = MAGIC + b"!", b"p", b"n"
+_OFFER, _PORT, _AEGIS_PORT, _NAME = MAGIC + b"!", b"p", b"a", b"n"
 
 
 def is_about_opening(frame: bytes) -> bool:
@@ -49,7 +52,7 @@ class Calling:
 
     raw: sockets.socket
     secret: bytes
-    sealed: bool = False
+    cipher: Cipher | None = None
     greeted: bool = False
     heard: bytes = b""
 
@@ -76,7 +79,8 @@ class Calling:
 
     def seal(self) -> Seal | None:
         """What seals the connection, on this end."""
-        return Seal(*_keys(self.secret)) if self.sealed else None
+        dialing, listening = _keys(self.secret)
+        return None if self.cipher is None else Seal(dialing, listening, self.cipher)
 
 
 @dataclass(eq=False, slots=True)
@@ -86,7 +90,7 @@ class Listening:
     listener: sockets.socket
     secret: bytes
     until: float
-    sealed: bool = False
+    cipher: Cipher | None = None
     callers: dict[sockets.socket, bytes] = field(default_factory=dict)
 
     @property
@@ -123,10 +127,18 @@ class Listening:
 
     def seal(self) -> Seal | None:
         """The same as `Calling.seal`."""
-        return Seal(*reversed(_keys(self.secret))) if self.sealed else None
+        dialing, listening = _keys(self.secret)
+        return None if self.cipher is None else Seal(listening, dialing, self.cipher)
 
 
 Opening = Calling | Listening
+
+
+def ask_for(near: bool, sealed: bool) -> bytes:
+    """What to ask the other end of a link: ``near``: it is on this machine; ``sealed``: the link is encrypted."""
+    if sealed:
+        return ASK_FAST if fast() else ASK_SEALED
+    return ASK_NEAR if near else ASK_FAR
 
 
 def listen(ask: bytes, host: str) -> tuple[Listening, bytes]:
@@ -134,7 +146,8 @@ def listen(ask: bytes, host: str) -> tuple[Listening, bytes]:
 
     Raises OSError where it can't listen.
     """
-    sealed = ask == ASK_SEALED
+    sealed = ask in SEALED_ASKS
+    cipher = (AEGIS if ask == ASK_FAST and fast() else CHACHA) if sealed else None
     secret = os.urandom(_secret_bytes(sealed))
     if ask == ASK_NEAR and _LINUX:
         name = b"fogconv-" + os.urandom(8).hex().encode()
@@ -143,30 +156,31 @@ def listen(ask: bytes, host: str) -> tuple[Listening, bytes]:
         with _closed_on_error(listener):
             listener.bind(b"\0" + name)
             listener.listen(BACKLOG)
-    elif ask in (ASK_FAR, ASK_SEALED) and host:
+    elif (ask == ASK_FAR or sealed) and host:
         every = host in ("::", "0.0.0.0", "*")
         family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
         dual = every and family == sockets.AF_INET6 and sockets.has_dualstack_ipv6()
         place_of = ("" if every else host, 0)
         listener = sockets.create_server(place_of, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
-        place = _PORT + int(listener.getsockname()[1]).to_bytes(2, "big")
+        kind = _AEGIS_PORT if cipher == AEGIS else _PORT
+        place = kind + int(listener.getsockname()[1]).to_bytes(2, "big")
     else:
         raise OSError("this end can't listen where that one could dial")
     listener.setblocking(False)
-    return Listening(listener, secret, time.monotonic() + OPEN_S, sealed), _OFFER + secret + place
+    return Listening(listener, secret, time.monotonic() + OPEN_S, cipher), _OFFER + secret + place
 
 
 def dial(offer: bytes, ask: bytes, host: str) -> Calling:
     """What an offer of the end that is reached at ``host`` leads to. Raises OSError, ValueError for what is no answer to the
     ask."""
-    sealed = ask == ASK_SEALED
+    sealed = ask in SEALED_ASKS
     start = len(_OFFER)
     end = start + _secret_bytes(sealed)
     secret, kind, place = offer[start:end], offer[end : end + 1], offer[end + 1 :]
     if kind == _NAME and ask == ASK_NEAR and _LINUX:
         raw = sockets.socket(sockets.AF_UNIX)
         target: object = b"\0" + place
-    elif kind == _PORT and ask != ASK_NEAR and len(place) == 2:
+    elif (kind == _PORT or (kind == _AEGIS_PORT and ask == ASK_FAST)) and ask != ASK_NEAR and len(place) == 2:
         number = int.from_bytes(place, "big")
         family, _, _, _, target = sockets.getaddrinfo(host, number, type=sockets.SOCK_STREAM, flags=sockets.AI_NUMERICHOST)[
             0
@@ -178,7 +192,7 @@ def dial(offer: bytes, ask: bytes, host: str) -> Calling:
         tuned(raw)
         with contextlib.suppress(BlockingIOError):
             raw.connect(target)  # type: ignore[arg-type]
-    return Calling(raw, secret, sealed)
+    return Calling(raw, secret, (AEGIS if kind == _AEGIS_PORT else CHACHA) if sealed else None)
 
 
 def _secret_bytes(sealed: bool) -> int:

@@ -19,7 +19,7 @@ from fogconv.cluster.transport.zeromq.direct.connection import (
     Connection,
     tuned,
 )
-from fogconv.cluster.transport.zeromq.direct.sealing import KEY_BYTES, TAG_BYTES, Seal
+from fogconv.cluster.transport.zeromq.direct.sealing import AEGIS, CHACHA, KEY_BYTES, Cipher, Seal, fast
 
 SIZES = st.sampled_from([0, 1, 64, JOINED_BYTES, JOINED_BYTES + 1, 60_000, 1 << 16, DIRECT_BYTES]) | st.integers(0, 9000)
 
@@ -28,10 +28,14 @@ def payload(size: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).bytes(size)
 
 
-def ends(sealed: bool = False) -> tuple[Connection, Connection]:
+CIPHERS = [CHACHA, AEGIS] if fast() else [CHACHA]
+WAYS = [None, *CIPHERS]
+
+
+def ends(cipher: Cipher | None = None) -> tuple[Connection, Connection]:
     a, b = sockets.socketpair()
     keys = bytes(KEY_BYTES), bytes(range(KEY_BYTES))
-    seals = (Seal(*keys), Seal(*keys[::-1])) if sealed else (None, None)
+    seals = (None, None) if cipher is None else (Seal(*keys, cipher), Seal(*keys[::-1], cipher))
     return Connection(tuned(a), seals[0]), Connection(tuned(b), seals[1])
 
 
@@ -40,9 +44,9 @@ def joined(frames: Sequence[Frame]) -> bytes:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(1, 60), SIZES, st.booleans()), min_size=1, max_size=8), st.booleans())
-def test_messages_arrive_whole_and_in_order(sent: list[tuple[int, int, bool]], sealed: bool) -> None:
-    here, there = ends(sealed)
+@given(st.lists(st.tuples(st.integers(1, 60), SIZES, st.booleans()), min_size=1, max_size=8), st.sampled_from(WAYS))
+def test_messages_arrive_whole_and_in_order(sent: list[tuple[int, int, bool]], cipher: Cipher | None) -> None:
+    here, there = ends(cipher)
     came: list[Sequence[Frame]] = []
     expected = []
     for number, (header, size, reference) in enumerate(sent):
@@ -99,9 +103,9 @@ def test_a_longer_message_is_not_taken() -> None:
     there.close()
 
 
-@pytest.mark.parametrize("sealed", [False, True])
-def test_nobody_reads_and_sending_does_not_wait(sealed: bool) -> None:
-    here, there = ends(sealed)
+@pytest.mark.parametrize("cipher", WAYS)
+def test_nobody_reads_and_sending_does_not_wait(cipher: Cipher | None) -> None:
+    here, there = ends(cipher)
     sent = 0
     while here.send([b"header", payload(50_000, sent)]):
         sent += 1
@@ -154,15 +158,15 @@ def test_what_is_no_message_breaks_the_connection(head: bytes) -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.binary(max_size=80), max_size=6), st.booleans())
-def test_whatever_comes_it_is_messages_or_the_end(chunks: list[bytes], sealed: bool) -> None:
+@given(st.lists(st.binary(max_size=80), max_size=6), st.sampled_from(WAYS))
+def test_whatever_comes_it_is_messages_or_the_end(chunks: list[bytes], cipher: Cipher | None) -> None:
     a, b = sockets.socketpair()
-    reader = Connection(tuned(b), Seal(bytes(KEY_BYTES), bytes(KEY_BYTES)) if sealed else None)
+    reader = Connection(tuned(b), None if cipher is None else Seal(bytes(KEY_BYTES), bytes(KEY_BYTES), cipher))
     try:
         for chunk in chunks:
             a.sendall(chunk)
             for frames in reader.read()[0]:
-                assert not sealed, "only what was sealed with the key opens"
+                assert cipher is None, "only what was sealed with the key opens"
                 assert len(joined(frames)) <= sum(map(len, chunks))
     except OSError:
         pass
@@ -182,9 +186,11 @@ def test_an_end_within_a_message_breaks_the_connection(cut: int) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("cipher", CIPHERS)
 @pytest.mark.parametrize("change", ["bit", "head", "again", "swapped", "other way"])
-def test_a_sealed_message_that_was_changed_does_not_open(change: str) -> None:
-    here, there = Seal(bytes(KEY_BYTES), bytes(range(KEY_BYTES))), Seal(bytes(range(KEY_BYTES)), bytes(KEY_BYTES))
+def test_a_sealed_message_that_was_changed_does_not_open(change: str, cipher: Cipher) -> None:
+    keys = bytes(KEY_BYTES), bytes(range(KEY_BYTES))
+    here, there = Seal(*keys, cipher), Seal(*keys[::-1], cipher)
     first, second = (here.seal(text, b"head") for text in (b"the first", b"the second"))
     head = b"head"
     if change == "bit":
@@ -196,7 +202,7 @@ def test_a_sealed_message_that_was_changed_does_not_open(change: str) -> None:
     elif change == "again":
         copy = first.copy()
         there.open(first, b"head")
-        assert first[:-TAG_BYTES] == b"the first"
+        assert first[: -cipher.tag_bytes] == b"the first"
         first = copy
     else:
         there = here

@@ -16,10 +16,12 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.keys import KeyPair, Keys
 from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.zeromq.direct import opening as openings
+from fogconv.cluster.transport.zeromq.direct import sealing
 from fogconv.cluster.transport.zeromq.direct.connection import DIRECT_BYTES
 from fogconv.cluster.transport.zeromq.direct.exchange import Exchange
 from fogconv.cluster.transport.zeromq.direct.opening import (
     ASK_FAR,
+    ASK_FAST,
     ASK_NEAR,
     ASK_SEALED,
     HALF_BYTES,
@@ -131,7 +133,33 @@ def test_with_keys_nothing_is_said_in_clear_and_a_changed_byte_is_the_end() -> N
     pair.close()
 
 
-@pytest.mark.parametrize(("ask", "sealed"), [(ASK_SEALED, False), (ASK_FAR, True), (ASK_NEAR, True)])
+@pytest.mark.parametrize(("here", "there"), [(True, True), (True, False), (False, True), (False, False)])
+def test_both_ends_seal_by_the_cipher_that_is_fast_at_both(here: bool, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not sealing.fast():
+        pytest.skip("this processor is not fast at AES")
+    ask = ASK_FAST if here else ASK_SEALED
+    monkeypatch.setattr(openings, "fast", lambda: there)
+    listening, offer = listen(ask, "127.0.0.1")
+    calling = dial(offer, ask, "127.0.0.1")
+    assert listening.cipher == calling.cipher == (sealing.AEGIS if here and there else sealing.CHACHA)
+    ours, theirs = calling.seal(), listening.seal()
+    assert ours is not None and theirs is not None
+    assert theirs.opened(bytes(ours.seal(b"text", b"head")), b"head") == b"text"
+    assert ours.opened(bytes(theirs.seal(b"back", b"head")), b"head") == b"back"
+    for each in (calling.raw, listening.listener):
+        each.close()
+
+
+def test_a_cipher_that_was_not_asked_for_is_no_answer() -> None:
+    if not sealing.fast():
+        pytest.skip("this processor is not fast at AES")
+    listening, offer = listen(ASK_FAST, "127.0.0.1")
+    with pytest.raises(ValueError, match="does not fit the ask"):
+        dial(offer, ASK_SEALED, "127.0.0.1")
+    listening.listener.close()
+
+
+@pytest.mark.parametrize(("ask", "sealed"), [(ASK_SEALED, False), (ASK_FAST, False), (ASK_FAR, True), (ASK_NEAR, True)])
 def test_an_end_that_seals_takes_no_ask_of_one_that_does_not(ask: bytes, sealed: bool) -> None:
     exchange = Exchange(select.poll())
     assert exchange.answer("peer", ask, "127.0.0.1", sealed) is None
