@@ -2,6 +2,8 @@
 
     python -m bench.schemes --keep schemes.json             what is not in the file yet; kept cell by cell
     python -m bench.schemes --keep schemes.json --most 2    the next two cells
+    python -m bench.schemes --keep schemes.json --seconds 900      as many cells as end in about that time
+    python -m bench.schemes --keep all.json --merge one.json --merge two.json --most 0      what several runs have kept
     python -m bench.schemes --quick --json                  two small cells, under five minutes
 
 Links are like a Raspberry Pi 4's, like a Raspberry Pi 5's (`bench.fog.boards`), or 1 Gbit/s. All schemes of a cell are
@@ -16,6 +18,7 @@ import json
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,7 +33,20 @@ from rich.table import Table
 from bench.fog.boards import ETHERNET
 from bench.fog.run import LOAD_TIMEOUT_S, RUN_TIMEOUT_S, Setup, calibrated, cluster_commands, shaped_like, start
 from bench.fog.testbed import FogBed
-from bench.schemes.cells import ALL, AUTO, QUICK, Cell, behind, keep, kept, measured_schemes, missing, result, verdict
+from bench.schemes.cells import (
+    ALL,
+    AUTO,
+    QUICK,
+    Cell,
+    behind,
+    keep,
+    kept,
+    measured_schemes,
+    merged,
+    missing,
+    result,
+    verdict,
+)
 from bench.schemes.master import Job
 from fogconv.cli.options.values import number
 from fogconv.errors import FogconvError
@@ -100,9 +116,14 @@ def main(
     keep_in: Annotated[
         Path | None, typer.Option("--keep", help="JSON file of the cells; those in it are not repeated.")
     ] = None,
-    most: Annotated[int, typer.Option(parser=number("count", values.REPEATS), help="The most cells to measure now.")] = len(
+    most: Annotated[int, typer.Option(parser=number("count", values.FRAMES), help="The most cells to measure now.")] = len(
         ALL
     ),
+    seconds: Annotated[
+        float | None,
+        typer.Option(parser=number("seconds", values.INTERVAL), help="Begin no cell that is likely to end later."),
+    ] = None,
+    merge: Annotated[list[Path] | None, typer.Option(help="Further files of cells; those in them are not repeated.")] = None,
     only: Annotated[str, typer.Option(help="Only cells whose name has this text, such as vgg16 or pi4.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Two small cells.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -112,10 +133,17 @@ def main(
     console = Console(stderr=True)
     rounds, runs = (QUICK_ROUNDS, QUICK_RUNS) if quick else (ROUNDS, RUNS)
     try:
-        cells = kept(keep_in)
+        cells = merged(kept(file) for file in (keep_in, *(merge or ())))
+        keep(keep_in, cells)
         wanted = [cell for cell in (QUICK if quick else ALL) if only in cell.name]
-        for cell in missing(wanted, cells)[:most]:
-            console.print(cell.name, soft_wrap=True)
+        left = missing(wanted, cells)[:most]
+        begin = time.monotonic()
+        for count, cell in enumerate(left):
+            spent_s = time.monotonic() - begin
+            if seconds is not None and spent_s * (count + 1) > seconds * max(1, count):
+                console.print(f"{len(left) - count} cells are left after {spent_s:.0f} s")
+                break
+            console.print(f"{cell.name} ({count + 1} of {len(left)}, {spent_s:.0f} s so far)", soft_wrap=True)
             cells.append(measure(cell, rounds, runs, lambda line: console.print(f"[dim]{line}[/dim]", soft_wrap=True)))
             keep(keep_in, cells)
     except FogconvError as error:

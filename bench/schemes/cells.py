@@ -142,6 +142,14 @@ def kept(file: Path | None) -> list[dict[str, Any]]:
         raise InputError(f"--keep {file}: it is not a result of bench.schemes --json ({error})") from error
 
 
+def merged(files: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The cells of several files; of a cell in more than one the first."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in (cell for cells in files for cell in cells):
+        found.setdefault(cell["cell"], cell)
+    return list(found.values())
+
+
 def keep(file: Path | None, cells: Sequence[Mapping[str, Any]]) -> None:
     """Write the cells so far, whole or not at all."""
     if file is not None:

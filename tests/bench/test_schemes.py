@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.schemes.__main__ import table
-from bench.schemes.cells import ALL, QUICK, Cell, behind, keep, kept, measured_schemes, missing, result, verdict
+from bench.schemes.__main__ import main, table
+from bench.schemes.cells import ALL, QUICK, Cell, behind, keep, kept, measured_schemes, merged, missing, result, verdict
 from bench.schemes.master import planned
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
@@ -78,6 +79,18 @@ def test_cells_are_kept_one_by_one_and_not_measured_again(tmp_path: Path) -> Non
     file.write_text('{"cells": [{"x": 1}]}')
     with pytest.raises(InputError, match="not a result of bench"):
         kept(file)
+
+
+def test_the_cells_of_several_runs_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a cell in more than one file the first counts; without cells to measure nothing runs."""
+    files = [tmp_path / f"{number}.json" for number in range(3)]
+    one, two = (cell(1.0, {"rows": 1.5}) | {"cell": ALL[number].name} for number in (0, 1))
+    keep(files[0], [one])
+    keep(files[1], [one | {"auto_s": 9.0}, two])
+    assert merged(map(kept, files[:2])) == [one, two]
+    main(files[2], most=0, merge=files[:2], as_json=True)
+    assert kept(files[2]) == [one, two]
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 2
 
 
 def test_every_scheme_plans_auto_first() -> None:

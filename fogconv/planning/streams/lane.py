@@ -80,24 +80,28 @@ class _Search:
         best_rate = 0.0
         for frames in range(most, 0, -1):
             for passed in passes:
-                found, rate, tries = self._fitting(passed, frames, best_rate)
+                found, rate = self._fitting(passed, frames, best_rate)
                 if found is not None:
                     best, best_rate = found, rate
-                    self.roomy |= tries == 1 and frames == most
-            if self.roomy:
+            if frames == most and best_rate >= self._free_rate(passes, frames):
+                self.roomy = True
                 break
         return best
 
-    def _fitting(self, passed: Sequence[Group], frames: int, least: float) -> tuple[Plan | None, float, int]:
-        """The stages that fit, their frames per second, and how many were tried; None where that is not more than
-        ``least``."""
+    def _free_rate(self, passes: Sequence[Sequence[Group]], frames: int) -> float:
+        """Frames per second if there were memory enough."""
+        free = (partition(self._loads, passed, {}, {}, self._busy_s) for passed in passes)
+        return max(_rate(self._loads, stages, self._busy_s, frames) for stages in free if stages is not None)
+
+    def _fitting(self, passed: Sequence[Group], frames: int, least: float) -> tuple[Plan | None, float]:
+        """The stages that fit, and their frames per second; None where that is not more than ``least``."""
         graph, topology = self._graph, self._topology
         # A worker does a stage for one frame after the other. All that take part in the layers that are dealt out wait
         # for these, and have other frames meanwhile.
         copies = frames if self._dealt else 1
         held = {rank: frames if rank == MASTER else copies for rank in self._order}
         missing: dict[int, float] = defaultdict(float)
-        for tries in range(1, 1 + TRIES):
+        for _ in range(TRIES):
             rooms = {rank: memory_room(topology, rank) - self._shares[rank] - missing[rank] for rank in self._order}
             stages = partition(self._loads, passed, rooms, held, self._busy_s, frames)
             if stages is None or (rate := _rate(self._loads, stages, self._busy_s, frames)) <= least:
@@ -108,10 +112,10 @@ class _Search:
                 found = with_swaps(graph, found, topology)
             beyond = excess(graph, found, topology)
             if not beyond:
-                return found, rate, tries
+                return found, rate
             for rank, n_bytes in beyond.items():
                 missing[rank] += n_bytes + STEP * memory_room(topology, rank)
-        return None, 0.0, TRIES
+        return None, 0.0
 
 
 def _rate(loads: Loads, stages: Sequence[Stage], busy_s: Mapping[int, float], frames: int) -> float:
