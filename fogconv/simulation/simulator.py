@@ -30,6 +30,7 @@ from fogconv.hardware.topology import Link, Topology
 from fogconv.ir import steps
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.memory.swapping import slowdown, step_read_bytes
+from fogconv.ir.precision.scale import FP32
 from fogconv.ir.program import Program
 from fogconv.ir.steps import PIXEL_PASSES, copied_bytes
 from fogconv.simulation.event import Event
@@ -407,7 +408,8 @@ class _World:
         """The processor's part of a message: cut or join it once, code it, pass it to the system."""
         rank, device = program.rank, self.topology.devices[program.rank]
         copied = sum(part.region.copied for part in step.parts) * program.batch
-        precision = program.buffers[step.parts[0].buffer].precision
+        # The arrays of a training step are in no buffer, and in fp32.
+        precision = program.buffers[step.parts[0].buffer].precision if program.buffers else FP32
         per_element = copied_bytes(precision.element, step.wire)
         if step.pixels is not None:
             per_element = precision.bytes * (1.0 + PIXEL_PASSES)

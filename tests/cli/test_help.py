@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from fogconv.cli import app
-from fogconv.cli.option_values import Kind
+from fogconv.cli.options.values import Kind
 from fogconv.cli.process.help import NAMES, flowing
 from tests.cli.program import call
 

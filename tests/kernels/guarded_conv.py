@@ -69,6 +69,17 @@ def run_halves(spec: ConvSpec, isa: Isa, half: Half) -> None:
                 kernel.bind(x, out, more, 0, 1)()
 
 
+def run_eights(spec: ConvSpec) -> None:
+    """The kernel for aarch64's fp16."""
+    spec = replace(spec, element="fp16")
+    weight, bias = rounded(guarded.filled(*spec.weight_shape), "fp16"), guarded.filled(spec.out_channels)
+    kernel = direct.DirectKernel.prepare(spec, direct.halves_isa(NEON, "fp16"), weight, bias, "relu", reads="fp16")
+    x = Blocked.empty(*spec.input_shape, Margin(*spec.padding), kind=np.float16)
+    for made in (np.float16, np.float32):
+        out, residual = (Blocked.empty(*spec.output_shape, kind=made) for _ in range(2))
+        kernel.bind(x, out, residual, 0, 1)()
+
+
 def run_conversions(half: Half) -> None:
     for channels in (3, 16, 21):
         wide, narrow = (Blocked.empty(2, channels, 3, 5, kind=kind) for kind in (np.float32, np.dtype(WEIGHTS_OF[half])))
@@ -89,6 +100,8 @@ def main() -> None:
             for spec in (SPECS[0], SPECS[2], SPECS[4], SPECS[5], SPECS[7]):
                 for isa in {host_isa(), NEON}:
                     run_halves(spec, isa, half)
+        for spec in (SPECS[0], SPECS[2], SPECS[4], ConvSpec(42, 32, 4, 7, (3, 3), (1, 1), P1, groups=2)):
+            run_eights(spec)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ class LoadingBar:
         def show(progress: Any) -> None:
             bar.update(
                 task,
-                description="sending weights",
-                total=max(1, progress.total_bytes),
+                description=doing(progress),
+                total=progress.total_bytes or None,
                 completed=progress.shipped_bytes,
-                note=f"{progress.shipped_bytes / 1e6:.1f} MB, {progress.ready} of {progress.workers} workers ready",
+                note=so_far(progress),
             )
 
         return show
@@ -56,6 +56,18 @@ class LoadingBar:
         time."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def doing(progress: Any) -> str:
+    """What a `cluster.session` Progress is waiting for."""
+    return "sending weights" if progress.shipped_bytes < progress.total_bytes else "compiling kernels"
+
+
+def so_far(progress: Any) -> str:
+    """What it has done; empty where the master alone prepares itself."""
+    if not progress.workers:
+        return ""
+    return f"{progress.shipped_bytes / 1e6:.1f} MB, {progress.ready} of {progress.workers} workers ready"
 
 
 class ProgressLine:

@@ -38,7 +38,7 @@ NAMES = {
     "executor": "NAME",
     "tiles": "ROWSxCOLUMNS",
 }
-"""What a value is called, by the kind of its option (`fogconv.cli.option_values.Kind`). Typer would show Python's type."""
+"""What a value is called, by the kind of its option (`fogconv.cli.options.values.Kind`). Typer would show Python's type."""
 
 
 def plain(command: typer.Typer) -> typer.Typer:

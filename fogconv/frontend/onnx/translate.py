@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
 
 from fogconv.errors import ModelError, quoted
 from fogconv.frontend.building.graph_builder import GraphBuilder
@@ -224,6 +223,8 @@ class Translator(GraphBuilder):
             if node.op == "Size":
                 return [np.array(np.prod(shape, dtype=np.int64))]
             return [np.array(shape[node.get("start", 0) : node.attributes.get("end")], np.int64)]
+        if (constant := _constant(node)) is not None:
+            return [constant]
         reads = list(free_names(node.proto))
         if node.op in RANDOM or not all(isinstance(self.values.get(name), Const) for name in reads):
             return None
@@ -231,6 +232,9 @@ class Translator(GraphBuilder):
             return None
         if node.op in ("QuantizeLinear", "DequantizeLinear") and self.const(node.input(0)) is not None:
             return [self._converted(node)]
+        # It takes a twentieth of a second to import.
+        from onnx.reference import ReferenceEvaluator
+
         bare = helper.make_graph(
             [node.proto],
             "constants",
@@ -281,3 +285,11 @@ class Translator(GraphBuilder):
 
 def _sized(kind: TypeProto) -> bool:
     return bool(kind.HasField("tensor_type") and kind.tensor_type.HasField("shape"))
+
+
+def _constant(node: Node) -> AnyArray | None:
+    """The array of a node that is one; None for other nodes. (An evaluator for each would take longer than all else that is
+    read from a file: Paddle's exports have hundreds of them.)"""
+    if node.op != "Constant" or node.proto.domain not in ("", "ai.onnx") or "value" not in node.attributes:
+        return None
+    return np.asarray(numpy_helper.to_array(node.attributes["value"]))

@@ -31,9 +31,9 @@ registers do not hold F(4×4)'s tile."""
 
 WINOGRAD_CYCLES = {BLOCK: (1.1, 2.0), 4: (1.0, 1.0)}
 """By the floats of a vector: Winograd's products over direct ones of the same number, and its weights, read from as many
-places at once as a tile has elements, over direct ones. Fitted to 15 convs of VGG-16 and ResNet-50 from cold caches, whole
-and cut, within 20 %. Without it VGG-16's last layers by rows seemed a quarter quicker than they are, and 3 rows of 14×14
-were computed by an algorithm that is slower there than the direct one."""
+places at once as a tile has elements, over direct ones. Fitted to the convs in tests/ir/memory/test_algorithm.py. Without it
+VGG-16's last layers by rows seemed a quarter quicker than they are, and shards of few rows were computed by Winograd's
+algorithm where the direct one is as fast or faster."""
 
 WINOGRAD_KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
 """7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""

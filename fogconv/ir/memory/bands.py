@@ -98,7 +98,7 @@ def banded(program: Program, threads: int = 1) -> Banded:
 
 
 def _runs(program: Program) -> Iterator[tuple[int, int]]:
-    """(first step, number of steps) of which each reads what the one before it made, and nobody else does."""
+    """(first step, number of steps) of which each reads what the one before it made, and no other step does."""
     users: dict[int, list[int]] = {}
     for number, step in enumerate(program.steps):
         for buffer in set(buffers_of(step)):
