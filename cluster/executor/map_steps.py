@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from fogconv.cluster.executor.interface import Binder
 from fogconv.ir import steps
 from fogconv.ir.arrays import Array
@@ -13,6 +15,7 @@ from fogconv.kernels.conv.conv import check_maps
 from fogconv.kernels.maps import across_channels, elementwise, interleaving, normalize, per_element, pooling, resampling
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound
+from fogconv.kernels.quantized import elementwise as bytes_by_pixel
 
 Bind = Callable[[Binder, Any], Bound]
 
@@ -110,6 +113,9 @@ def _permute(binder: Binder, step: steps.Permute) -> Bound:
 def _copy(binder: Binder, step: steps.Copy) -> Bound:
     source, first = binder.around(step.source, step.region)
     target, target_first = binder.around(step.target, step.region.shift_channels(step.shift))
+    if source.data.dtype == target.data.dtype == np.uint8 and first == target_first == 0 and not step.accumulate:
+        # A compiled kernel, as bands need.
+        return bytes_by_pixel.bind_table(source, target, np.arange(256, dtype=np.uint8))
     return elementwise.bind_shift_copy(source, first, target, target_first, len(step.region.channels), step.accumulate)
 
 

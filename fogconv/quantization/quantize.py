@@ -1,13 +1,14 @@
 """Quantise: a graph in fp32 and some pictures become a graph on bytes, and what that costs in accuracy.
 
-plain form → ranges of all maps over the pictures → equalised channels (depthwise nets) → int8 weights, corrected
-biases → each layer's own error, measured → those above the tolerance stay in fp32 → marked graph → graph on bytes
+plain form → ranges of all maps over the pictures → equalised channels (depthwise nets) → int8 weights, rounded so that
+errors cancel → corrected biases → each layer's own error, measured → those above the tolerance stay in fp32 → marked graph
+→ graph on bytes
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from fogconv.quantization.marking import Marked, int8_share, is_finite, marked, 
 from fogconv.quantization.plain_form import plain_form
 from fogconv.quantization.ranges import Histogram, Method
 from fogconv.quantization.recorder import Recorder
-from fogconv.quantization.weights import corrected_bias, integers_of
+from fogconv.quantization.weights import Products, corrected_bias, has_products, integers_of, products, rounded_together
 
 TOLERANCE = 0.3
 """Of a layer's own error: noise ÷ signal, in root mean squares. 0.3 is 10 dB."""
@@ -90,7 +91,7 @@ def quantized(
         raise ModelError(f"{graph.name} has no layer that can be quantised")
     seen = _Seen(plain, batches, threads)
     plain = equalized(plain, names, seen.greatest)
-    seen = _Seen(plain, batches, threads)
+    seen = _Seen(plain, batches, threads, names)
     own = {number: histogram.precision(method) for number, histogram in seen.histograms.items()}
     shared = shared_precisions(plain, names, own)
     integers = {
@@ -102,6 +103,10 @@ def quantized(
         for layer in plain.layers
         if isinstance(layer, Conv)
     }
+    for layer in plain.layers:
+        if isinstance(layer, Conv) and layer.name in seen.products:
+            weight = plain.weights[layer.weight]
+            integers[layer.name] = rounded_together(weight, integers[layer.name], seen.products[layer.name])
     biases = {
         layer.name: corrected_bias(
             plain.weights[layer.weight],
@@ -129,13 +134,18 @@ def quantized(
 
 
 class _Seen:
-    """What the maps of a graph were, over all pictures: histograms, and means and greatest values of each channel."""
+    """What the maps of a graph were, over all pictures: histograms, means and greatest values of each channel, and for the
+    convs of these names the products of their inputs."""
 
-    def __init__(self, graph: LayerGraph, batches: Sequence[Sequence[Array]], threads: int) -> None:
+    def __init__(
+        self, graph: LayerGraph, batches: Sequence[Sequence[Array]], threads: int, names: Collection[str] = ()
+    ) -> None:
         recorder = Recorder(graph, threads=threads)
         self.histograms = {number: Histogram() for number in recorder.maps}
         self.means: dict[int, NDArray[np.float64]] = {}
         self.greatest: dict[int, NDArray[np.float64]] = {}
+        self.products: dict[str, Products] = {}
+        convs = [layer for layer in graph.layers if isinstance(layer, Conv) and layer.name in names]
         for inputs in batches:
             for number, values in recorder.of(inputs).items():
                 if not is_finite(values):
@@ -146,8 +156,13 @@ class _Seen:
                 self.means[number] = self.means.get(number, 0.0) + mean / len(batches)
                 self.greatest[number] = np.maximum(self.greatest.get(number, 0.0), most)
         for inputs in batches:
-            for number, values in recorder.of(inputs).items():
+            maps = recorder.of(inputs)
+            for number, values in maps.items():
                 self.histograms[number].count(values)
+            for conv in convs:
+                if has_products(conv.spec):
+                    found = products(conv.spec, maps[conv.source])
+                    self.products[conv.name] = self.products[conv.name] + found if conv.name in self.products else found
 
 
 def _ratio(noise: float, signal: float) -> float:

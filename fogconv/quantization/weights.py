@@ -1,13 +1,31 @@
-"""Weights: int8 numbers with one scale per output channel, and biases that make up for what rounding moved."""
+"""Weights: int8 numbers with one scale per output channel, and biases that make up for what rounding moved.
+
+The error of a conv's output is what the errors of its weights add up to over a patch of its input. Neighbouring inputs are
+alike, so errors of opposite sign cancel. After each weight is rounded, those that follow are moved by what takes back most
+of its error, as the products of all pairs of inputs say.
+
+After Frantar et al. 2022, "GPTQ: Accurate post-training quantization for generative pre-trained transformers", arXiv
+2210.17323.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.arrays import Array
+from fogconv.ir.geometry import ConvSpec
 
+MOST_INPUTS = 2560
+"""Of one output: the products of all pairs of more take too much memory and time."""
+MOST_PIXELS = 256
+"""Of each picture, and group, spread over the map."""
+DAMPING = 0.01
+"""Of the mean square of an input, added to each: what was seen of few pictures is not all there is."""
+Products = NDArray[np.float32]
+"""(groups, n, n): the sums, over patches of inputs, of the products of each two of the n that one output reads."""
 MOST = 127
 CUTS = np.linspace(0.7, 1.0, 16)
 """Shares of a channel's greatest weight that are tried as its range."""
@@ -50,3 +68,56 @@ def corrected_bias(weight: Array, integers: Integers, bias: Array | None, means:
     each = means.reshape(groups, per_group)[np.arange(f) // (f // groups)]
     moved = (error * each).sum(axis=1)
     return np.asarray((0.0 if bias is None else bias.astype(np.float64)) - moved, np.float32)
+
+
+def has_products(spec: ConvSpec) -> bool:
+    """Whether the products of its inputs are few enough to be kept."""
+    return spec.weight_elements // spec.out_channels <= MOST_INPUTS
+
+
+def products(spec: ConvSpec, x: Array) -> Products:
+    """Of one batch of inputs, (N, c, H, W)."""
+    top, bottom, left, right = spec.padding
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    kernel = tuple(d * (k - 1) + 1 for d, k in zip(spec.dilation, spec.kernel, strict=True))
+    windows = sliding_window_view(padded, kernel, (2, 3))[
+        :, :, :: spec.stride[0], :: spec.stride[1], :: spec.dilation[0], :: spec.dilation[1]
+    ]
+    n, c, rows, columns = windows.shape[:4]
+    picked = np.linspace(0, rows * columns - 1, min(rows * columns, MOST_PIXELS)).astype(int)
+    chosen = windows[:, :, picked // columns, picked % columns]  # (N, c, pixels, K_h, K_w)
+    groups = spec.groups
+    chosen = chosen.reshape(n, groups, c // groups, len(picked), -1).transpose(1, 0, 3, 2, 4)
+    patches = np.ascontiguousarray(chosen.reshape(groups, n * len(picked), -1), np.float32)
+    found: Products = np.matmul(patches.transpose(0, 2, 1), patches)
+    return found
+
+
+def rounded_together(weight: Array, integers: Integers, seen: Products) -> Integers:
+    """The weight (f, c/g, K_h, K_w) rounded anew, with the same scales."""
+    f, groups = len(weight), len(seen)
+    rows = weight.reshape(groups, f // groups, -1).astype(np.float64)
+    scales = integers.scales.astype(np.float64).reshape(groups, f // groups)
+    values = np.stack([_of_group(*each) for each in zip(rows, scales, seen, strict=True)])
+    return Integers(values.astype(np.int8).reshape(weight.shape), integers.scales)
+
+
+def _of_group(rows: NDArray[np.float64], scales: NDArray[np.float64], seen: Products) -> NDArray[np.float64]:
+    """(f, n) in steps."""
+    squares = seen.astype(np.float64)
+    mean = float(np.trace(squares)) / len(squares)
+    if mean <= 0:
+        return np.clip(np.rint(rows / scales[:, None]), -MOST, MOST)
+    # Inputs of large squares first: they have the most others left to make up for their errors.
+    order = np.argsort(-np.diag(squares), kind="stable")
+    squares = squares[np.ix_(order, order)]
+    squares[np.diag_indices_from(squares)] += DAMPING * mean
+    factor = np.linalg.cholesky(np.linalg.inv(squares)).T  # upper: what each error moves in those after it
+    left, steps = rows[:, order].copy(), np.empty_like(rows)
+    for at in range(len(squares)):
+        steps[:, at] = np.clip(np.rint(left[:, at] / scales), -MOST, MOST)
+        error = (left[:, at] - steps[:, at] * scales) / factor[at, at]
+        left[:, at + 1 :] -= error[:, None] * factor[at, at + 1 :]
+    found = np.empty_like(steps)
+    found[:, order] = steps
+    return found

@@ -54,6 +54,9 @@ _ARITHMETIC = (
     ast.operator, ast.Compare, ast.cmpop,
 )  # fmt: skip
 
+QUANTIZED = b"quantized_decomposed"
+"""In the file of a program with torchao's conversions to 8 bits and back."""
+
 _forcing = threading.Lock()
 
 
@@ -69,6 +72,9 @@ def load_exported(path: Path, *, trust: bool = False) -> Any:
         raise ModelError(f"there is no model file {path}") from None
     except OSError as error:
         raise ModelError(f"{path} can't be read as a model: {error.strerror or error}") from error
+    if QUANTIZED in content:
+        # Makes these operations known.
+        import torch.ao.quantization.fx._decomposed
     try:
         if trust:
             return torch.export.load(io.BytesIO(content))

@@ -25,6 +25,7 @@ from torch.export.graph_signature import InputKind
 from fogconv.errors import ModelError
 from fogconv.frontend.building.values import Const, Last, Padded
 from fogconv.frontend.grouping import Ends, finished
+from fogconv.frontend.quantized import absorb
 from fogconv.frontend.torch.host_ops import functional, host_layer
 from fogconv.frontend.torch.rules import RULES
 from fogconv.frontend.torch.translate import Translator, op_name
@@ -85,7 +86,8 @@ def from_exported(program: ExportedProgram, name: str) -> LayerGraph:
     ends = _ends(translator, inputs, nodes[-1], program, name)
     dtype = np.float64 if translator.dtype == torch.float64 else np.float32
     info = {"torch": str(torch.__version__)}
-    return finished(name, translator, lambda group: host_layer(group, translator), ends, dtype, info)
+    graph = finished(name, translator, lambda group: host_layer(group, translator), ends, dtype, info)
+    return absorb.on_bytes(graph, lambda conv: translator.dequantized.of(graph.weights[conv.weight]))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fogconv.frontend.building.graph_builder import GraphBuilder
 from fogconv.frontend.building.hosted import HostOp
 from fogconv.frontend.building.values import Const, Hosted, Last, Many, Padded, Ref, Shape, Value, as_sides
 from fogconv.frontend.fusion import AnyArray
+from fogconv.frontend.quantized.integers import Dequantized
 
 Args = Mapping[str, Any]
 """A node's arguments by name."""
@@ -71,16 +72,20 @@ def layer_name(node: fx.Node) -> str:
     return str(path) if built_in else f"{path}.{op_name(node) or node.name}"
 
 
+DEQUANTIZE = "quantized_decomposed::dequantize_per_"
+"""What the operations' names begin with that make numbers of bytes."""
 _SHAPE_ONLY = {"new_zeros": 0.0, "new_ones": 1.0, "zeros_like": 0.0, "ones_like": 1.0}
 """Operations that look at their argument's shape and type only; the fill value."""
 
 
 @dataclass
 class Translator(GraphBuilder):
-    """Walks a program in order. ``dtype`` is the maps' type (the model's). Values are named by their nodes."""
+    """Walks a program in order. ``dtype`` is the maps' type (the model's). Values are named by their nodes. ``dequantized``
+    are the constants that were 8-bit ones."""
 
     rules: Mapping[str, Rule]
     dtype: torch.dtype
+    dequantized: Dequantized = field(default_factory=Dequantized, kw_only=True)
 
     def const(self, argument: object) -> torch.Tensor | None:
         value = self.values.get(argument) if isinstance(argument, fx.Node) else None
@@ -158,8 +163,20 @@ class Translator(GraphBuilder):
         lookup = {source: value.value for source, value in self.values.items() if isinstance(value, Const)}
         args = fx.node.map_arg(node.args, lambda source: lookup[source])
         kwargs = fx.node.map_arg(node.kwargs, lambda source: lookup[source])
+        if op_name(node).startswith(DEQUANTIZE):
+            return self._dequantized(node, args, kwargs)
         with torch.no_grad():
             return Const(node.target(*args, **kwargs))  # type: ignore[operator]
+
+    def _dequantized(self, node: fx.Node, args: Any, kwargs: Any) -> Const:
+        """A constant that was one of bytes, which are remembered."""
+        schema = node.target._schema  # type: ignore[union-attr]
+        known = dict(zip((each.name for each in schema.arguments), args, strict=False)) | kwargs
+        scales = known["scales" if "scales" in known else "scale"]
+        zeros = known["zero_points" if "scales" in known else "zero_point"]
+        scale, zero = (np.atleast_1d(np.asarray(0 if each is None else each)) for each in (scales, zeros))
+        reals = self.dequantized.make(known["input"].numpy(), scale, zero, int(known.get("axis", 0)))
+        return Const(torch.from_numpy(reals))
 
 
 def _hosted(node: fx.Node) -> HostOp:

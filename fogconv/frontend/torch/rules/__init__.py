@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fogconv.frontend.torch.rules import channels, conv, norms, pointwise, pooling, space
+from fogconv.frontend.torch.rules import channels, conv, norms, pointwise, pooling, quantization, space
 from fogconv.frontend.torch.translate import Rule
 
 RULES: Mapping[str, Rule] = {
+    "quantized_decomposed::quantize_per_tensor": quantization.quantize,
+    "quantized_decomposed::dequantize_per_tensor": quantization.dequantize,
     "conv2d": conv.conv,
     "convolution": conv.one_row(space.convolution),
     "conv_transpose2d": space.conv_transpose,
