@@ -94,7 +94,7 @@ def products(spec: ConvSpec, x: Array) -> Products:
 
 
 def rounded_together(weight: Array, integers: Integers, seen: Products) -> Integers:
-    """The weight (f, c/g, K_h, K_w) rounded anew, with the same scales."""
+    """The weight (f, c/g, K_h, K_w) rounded again, with the same scales."""
     f, groups = len(weight), len(seen)
     rows = weight.reshape(groups, f // groups, -1).astype(np.float64)
     scales = integers.scales.astype(np.float64).reshape(groups, f // groups)

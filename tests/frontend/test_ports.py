@@ -133,7 +133,7 @@ def test_several_inputs(scheme: str, session: Session, tmp_path: Path) -> None:
                 engine(given[0])
             with pytest.raises(InputError, match="there is no scale"):
                 engine({"left": given[0], "right": given[1]})
-            with pytest.raises(InputError, match=r"scale has the shape \(2,\)"):
+            with pytest.raises(InputError, match=r"'scale' has the shape \(2,\)"):
                 engine(given[0], given[1], torch.ones(2))
 
 
