@@ -9,6 +9,7 @@ that need more are refused, unless the user trusts their author.
 from __future__ import annotations
 
 import ast
+import importlib
 import io
 import json
 import os
@@ -73,8 +74,8 @@ def load_exported(path: Path, *, trust: bool = False) -> Any:
     except OSError as error:
         raise ModelError(f"{path} can't be read as a model: {error.strerror or error}") from error
     if QUANTIZED in content:
-        # Makes these operations known.
-        import torch.ao.quantization.fx._decomposed
+        # Makes these operations known. An import statement would make torch a local name.
+        importlib.import_module("torch.ao.quantization.fx._decomposed")
     try:
         if trust:
             return torch.export.load(io.BytesIO(content))
