@@ -18,9 +18,9 @@ from fogconv.ir import steps as ir
 from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec, Taps
 from fogconv.ir.precision.elements import HALVES, weight_type
+from fogconv.ir.precision.halves import rounded
 from fogconv.ir.precision.scale import FP32, Precision
 from fogconv.ir.program import Program
-from fogconv.kernels.maps.halves import rounded
 
 
 class NoMailbox:

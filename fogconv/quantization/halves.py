@@ -20,6 +20,7 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Concat, Conv, Convert, Host, Layer, Normalize, Shuffle, Slice, Squares, Tensor
 from fogconv.ir.precision.elements import WEIGHTS_OF, Half
+from fogconv.ir.precision.halves import rounded
 from fogconv.ir.precision.scale import FP32, Precision
 from fogconv.quantization.marking import reading
 
@@ -29,7 +30,6 @@ Round = Callable[[str, Array], NDArray[Any]]
 
 def in_halves(graph: LayerGraph, half: Half) -> LayerGraph:
     """Raises ModelError for weights that fp16 can't hold."""
-    from fogconv.kernels.maps.halves import rounded
 
     def round_(name: str, weight: Array) -> NDArray[Any]:
         found = rounded(weight, half)

@@ -23,6 +23,7 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory import algorithm as rule
 from fogconv.ir.memory.algorithm import is_linear
+from fogconv.ir.precision.halves import floats
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.conv import depthwise
 from fogconv.kernels.conv.direct import DirectKernel, halves_isa, lanes_for, reads_of
@@ -32,7 +33,6 @@ from fogconv.kernels.conv.tuning_table import tuned_algorithm
 from fogconv.kernels.conv.winograd import WinogradKernel, form_of
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import Bound
-from fogconv.kernels.maps.halves import floats
 from fogconv.kernels.maps.scratch import Scratch
 
 

@@ -10,10 +10,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK
 from fogconv.ir.precision.elements import Half, element_of
 from fogconv.kernels.codegen import vector
@@ -23,23 +21,6 @@ from fogconv.kernels.maps.bound import Bound, bind, place, same_size
 
 KINDS: dict[Half, type[np.generic]] = {"fp16": np.float16, "bf16": np.uint16}
 """Of arrays, by their elements."""
-
-
-def rounded(values: Array, half: Half) -> NDArray[Any]:
-    """The nearest numbers of 16 bits, as float16, or as uint16 for bf16."""
-    if half == "fp16":
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16)
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(values), (bits | np.uint32(0x400000)) >> np.uint32(16), nearest).astype(np.uint16)
-
-
-def floats(halves: NDArray[Any]) -> Array:
-    """The same numbers in fp32."""
-    if halves.dtype == np.uint16:
-        return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return halves.astype(np.float32)
 
 
 def bind_widen(source: Blocked, target: Blocked, margin: Margin = Margin()) -> Bound:

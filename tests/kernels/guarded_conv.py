@@ -14,13 +14,14 @@ import numpy as np
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.ir.memory.algorithm import HALF
 from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
+from fogconv.ir.precision.halves import rounded
 from fogconv.kernels.codegen.isa import AVX2, NEON, Isa, host_isa
 from fogconv.kernels.conv import depthwise, direct, winograd
 from fogconv.kernels.conv.select import candidates, prepare_kernel, reads_narrow
 from fogconv.kernels.maps import blocked
 from fogconv.kernels.maps import scratch as scratches
 from fogconv.kernels.maps.blocked import Blocked, Margin
-from fogconv.kernels.maps.halves import bind_narrow, bind_widen, rounded
+from fogconv.kernels.maps.halves import bind_narrow, bind_widen
 from fogconv.kernels.maps.scratch import Scratch
 from tests.kernels import guarded
 

@@ -28,7 +28,7 @@ def brief(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         calibration.calibrate,
         "__kwdefaults__",
-        calibration.calibrate.__kwdefaults__ | {"specs": calibration.QUICK[:3] + calibration.QUICK_MAPS[:1]},
+        calibration.calibrate.__kwdefaults__ | {"specs": calibration.QUICK[:3] + calibration.QUICK_MAPS[1:2]},
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -92,7 +92,7 @@ def test_the_verdict_says_what_was_tried(changes: dict[str, int | None], togethe
 def test_a_predictor_goes_into_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "SAMPLES", 4)
     monkeypatch.setattr(command, "MAP_SAMPLES", 2)
-    monkeypatch.setattr(sample_sizes, "NET_STEPS", (*calibration.QUICK[:3], *calibration.QUICK_MAPS[1:3]))
+    monkeypatch.setattr(sample_sizes, "NET_STEPS", (*calibration.QUICK[:3], *calibration.QUICK_MAPS[2:4]))
     result = call("--cluster", "inproc://1", "--predictor", "macs", "--out", str(tmp_path / "profile.json"))
     assert result.exit_code == 0, result.output
     assert "predicts steps by macs" in result.stdout and "add" in result.stdout

@@ -10,12 +10,13 @@ from typing import Any
 
 from fogconv.cli.commands.worker import serve, start_logging
 from fogconv.cluster.executor.executable import Executable
+from fogconv.cluster.worker.masters import Masters
 from fogconv.cluster.worker.program_loader import ProgramLoader
 from fogconv.cluster.worker.server import Worker
 from fogconv.kernels.maps import bound
 
 MOMENTS: Mapping[str, tuple[Any, str, int]] = {
-    "greeted": (Worker, "_greet", 1),
+    "greeted": (Masters, "greet", 1),
     "welcomed": (Worker, "_pong", 1),
     "asked to load": (ProgramLoader, "load", 1),
     "sent weights": (ProgramLoader, "keep", 2),

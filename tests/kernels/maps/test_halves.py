@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fogconv.errors import KernelError
 from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
+from fogconv.ir.precision.halves import floats, rounded
 from fogconv.kernels.maps.blocked import Blocked, Margin
-from fogconv.kernels.maps.halves import bind_narrow, bind_widen, floats, rounded
+from fogconv.kernels.maps.halves import bind_narrow, bind_widen
 from tests.kernels.random_maps import pack, unpack
 
 EDGES = (
