@@ -24,15 +24,14 @@ MOST_PIXELS = 256
 """Of each picture, and group, spread over the map."""
 DAMPING = 0.01
 """Of the mean square of an input, added to each: what was seen of few pictures is not all there is."""
-Products = NDArray[np.float32]
-"""(groups, n, n): the sums, over patches of inputs, of the products of each two of the n that one output reads."""
 MOST = 127
 CUTS = np.linspace(0.7, 1.0, 16)
 """Shares of a channel's greatest weight that are tried as its range."""
-
-
 MOST_BIAS = 2.0**26
 """Of a bias in steps, so that sums with it do not leave 32 bits."""
+
+Products = NDArray[np.float32]
+"""(groups, n, n): the sums, over patches of inputs, of the products of each two of the n that one output reads."""
 
 
 def integers_of(weight: Array, bias: Array | None, unit: float) -> Integers:
@@ -107,7 +106,7 @@ def _of_group(rows: NDArray[np.float64], scales: NDArray[np.float64], seen: Prod
     squares = seen.astype(np.float64)
     mean = float(np.trace(squares)) / len(squares)
     if mean <= 0:
-        return np.clip(np.rint(rows / scales[:, None]), -MOST, MOST)
+        return _rounded(rows, scales)
     # Inputs of large squares first: they have the most others left to make up for their errors.
     order = np.argsort(-np.diag(squares), kind="stable")
     squares = squares[np.ix_(order, order)]
