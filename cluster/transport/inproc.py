@@ -62,7 +62,8 @@ class InprocEndpoint:
     def __init__(self, hub: Hub, name: str) -> None:
         self.name = name
         self._hub = hub
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        # Not a SimpleQueue: CPython's waits for ever if its time runs out between its two tries to get the lock.
+        self._events: queue.Queue[Event | None] = queue.Queue()
         self._known: set[Peer] = set()
         self._closed = False
 
