@@ -17,7 +17,7 @@ import pytest
 
 from fogconv.cluster.transport.mpi.launch import Launch, launched, tolerant
 from fogconv.cluster.transport.mpi.watchdog import SENTENCE, TOLERANT_SENTENCE
-from fogconv.planning.schemes import DISTRIBUTED, STREAMS
+from fogconv.planning.schemes import ONE_FRAME, STREAMS
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import ROOT, environment, mpich, mpirun, open_mpi, process, ulfm
 
@@ -85,7 +85,7 @@ def test_open_mpi_keeps_the_contract(launcher: Callable[[int], list[str]]) -> No
     assert set(json.loads(finished.stdout).values()) == {""}
 
 
-@pytest.mark.parametrize("scheme", [*DISTRIBUTED, *STREAMS])
+@pytest.mark.parametrize("scheme", [*ONE_FRAME, *STREAMS])
 def test_with_ulfm_any_rank_but_the_first_may_be_killed(scheme: str) -> None:
     finished = mpirun(4, *PROGRAM, "survive", scheme, launcher=ulfm, timeout_s=240.0)
     assert finished.returncode == 0, finished.stderr
