@@ -42,8 +42,11 @@ CHANNELS = (3, 24, 24, 40, 40, 24)
 SIDE = 16
 DATA = np.dtype("<f4")
 BYTES = (64, 192)
-"""The pixels' range. The first byte of none of their normalised values is in it."""
+"""The pixels' range. The highest byte of none of their normalised values is in it."""
 PIXELS = Pixels((0.0,) * 3, (0.5,) * 3)
+
+PATIENCE_S = 60.0
+"""For a worker to get ready on a machine with much else to do."""
 
 AT_HOME = ("x", "conv0", "conv1")
 """Before the pooling."""
@@ -190,7 +193,7 @@ def test_no_rank_sends_what_is_pinned_not_even_after_a_loss(scheme: Scheme, limi
                 assert_right(engine.run(image()).output)
                 return rank not in engine.ranks
 
-            eventually(lost)
+            eventually(lost, PATIENCE_S)
             if 3 in engine.ranks:
                 cluster.cut(3)
         assert_kept(spy, cluster, limit)
@@ -218,7 +221,7 @@ def test_a_worker_that_comes_back_and_one_that_was_rehearsed_for_get_no_more(lim
                 assert_right(engine.run(image()).output)
                 return rank in engine.ranks
 
-            eventually(part)
+            eventually(part, PATIENCE_S)
         assert_kept(spy, cluster, limit)
 
 
@@ -231,7 +234,7 @@ def test_inferences_before_all_weights_are_there_and_frames_of_a_stream_send_no_
             assert_right(engine.run(image()).output)
             return engine.all_there
 
-        eventually(all_there)
+        eventually(all_there, PATIENCE_S)
         rank = USED[limit]
         cluster.cut_at(rank, 9)
         outputs = list(engine.stream((image(seed) for seed in range(6)), 3))
