@@ -24,7 +24,7 @@ from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.ir.memory.algorithm import HALF
-from fogconv.ir.precision.elements import WEIGHTS_OF, Element, element_of
+from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Element, element_of
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
@@ -91,7 +91,7 @@ class DirectKernel:
 
     @property
     def algorithm(self) -> str:
-        return "direct" if self.packed.element == "fp32" and not self.packed.pairs else HALF
+        return HALF if self.spec.element in HALVES else "direct"
 
     def _tile_addresses(self, lanes: int, made: Element) -> dict[tuple[int, int, int], int]:
         """The micro-kernels, by (output channels, rows, columns), for inputs of ``lanes`` lanes per pixel and outputs of the

@@ -111,7 +111,8 @@ def prepare_kernel(
     """Pack the weights, in fp32 or 16 bits, and compile the code of one algorithm. Raises KernelError for one that can't
     run the spec."""
     if algorithm == rule.HALF:
-        reads = reads_of(spec, isa)
+        # In fp32 are those of depthwise convs, one group of which may be cut out.
+        reads = "fp32" if weight.dtype == np.float32 else reads_of(spec, isa)
         return DirectKernel.prepare(spec, halves_isa(isa, reads), weight, bias, activation, reads=reads)
     if weight.dtype != np.float32:
         weight = floats(weight)

@@ -12,7 +12,7 @@ from fogconv.ir.guard import Protection
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan, settled
 from fogconv.planning.scheme_options import WIRES
-from fogconv.planning.schemes import DISTRIBUTED, STREAMS, Scheme
+from fogconv.planning.schemes import ONE_FRAME, STREAMS, Scheme
 from tests.cluster.fault_cluster import network
 
 FAST = Topology.uniform(4, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
@@ -45,7 +45,7 @@ def test_every_scheme_plans_under_its_name(scheme: Scheme) -> None:
     """With one fast worker, because whole layers go to no other."""
     found = plan(network(), FAST.replace_device(1, FAST.devices[1].scaled(4)), PlanOptions(scheme, threshold=0.0))
     assert found.scheme == scheme
-    assert (len(found.active_ranks) > 1) == (scheme in (*DISTRIBUTED, *STREAMS))
+    assert (len(found.active_ranks) > 1) == (scheme in (*ONE_FRAME, *STREAMS))
 
 
 def test_guards_without_a_scheme_mean_the_star() -> None:
