@@ -141,9 +141,11 @@ class Binder(Protocol):
 
 @runtime_checkable
 class OwnKernels(Protocol):
-    """An executor whose kernels are not this package's. ``kernels``: hex digits that differ where its rates may."""
+    """An executor whose kernels are not this package's. ``kernels``: hex digits that differ where its rates may.
+    ``whole_maps``: whether it keeps every map as a whole, also where the usual one computes band by band."""
 
     kernels: str
+    whole_maps: bool
 
 
 class Run:

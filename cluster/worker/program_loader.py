@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from fogconv.cluster.compilers.helpers import Helpers
-from fogconv.cluster.executor.interface import Build, Runnable, Shares
+from fogconv.cluster.executor.interface import Build, OwnKernels, Runnable, Shares
 from fogconv.cluster.executor.mailbox import RunAborted
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
@@ -203,7 +203,8 @@ class ProgramLoader:
         return room(self._memory_limit_bytes) - self.store.held_bytes - sum(self._private.values())
 
     def _footprint(self, program: Program) -> Footprint:
-        return footprint(program, threads=self._threads, choose=_choose(), packed=self.store.packed)
+        whole = isinstance(self.build, OwnKernels) and self.build.whole_maps
+        return footprint(program, threads=self._threads, choose=_choose(), packed=self.store.packed, whole_maps=whole)
 
     def _packings(self, program: Program) -> Collection[Packing]:
         return packings(program, _choose())

@@ -40,6 +40,8 @@ class TorchExecutor:
     ``kernels`` tells its rates from those of other executors.
     """
 
+    whole_maps = True
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.kernels = fingerprint(device)

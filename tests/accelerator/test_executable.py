@@ -19,14 +19,18 @@ from fogconv.accelerator.functions import ACROSS, ELEMENTWISE
 from fogconv.accelerator.map_steps import KERNELS
 from fogconv.accelerator.payload import flat, write
 from fogconv.cluster.executor.interface import Call, Run, nothing
-from fogconv.errors import ClusterError, KernelError, WireError
+from fogconv.cluster.protocol import messages as m
+from fogconv.cluster.worker.master_session import MasterSession
+from fogconv.cluster.worker.program_loader import ProgramLoader
+from fogconv.errors import ClusterError, KernelError, WireError, WorkerMemoryError
 from fogconv.hardware.topology import Topology
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Host
+from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.precision.scale import Precision
-from fogconv.ir.program import Program
+from fogconv.ir.program import Program, encode
 from fogconv.kernels import reference
 from fogconv.kernels.codegen.formulas import FORMULAS
 from fogconv.kernels.maps import across_channels, wire
@@ -34,6 +38,7 @@ from fogconv.kernels.maps.pack import pack
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
+from tests.chains import chain
 from tests.graph_reference import run_outputs
 from tests.random_graphs import graphs, numbers_for
 
@@ -293,3 +298,20 @@ def test_steps_have_times(made: TorchExecutor) -> None:
     executable.run(Post(1, {}, threading.Condition()), (), nothing)
     begins, ends = executable.times.T
     assert executable.times.shape == (3, 2) and (begins <= ends).all() and (ends[:-1] <= begins[1:]).all()
+
+
+def test_whole_maps_are_counted_before_anything_is_loaded() -> None:
+    """The usual executor computes such convs band by band, without the map between them."""
+    graph = chain(32, 256, 32, size=128, kernel=1)
+    lowered = lower(graph, plan(graph, Topology.uniform(2, 1e8, 1e10, 1e-7), PlanOptions("rows")))
+    program, executor = lowered.programs[1], TorchExecutor(torch.device("cpu"))
+    held = executor(program, lowered.weights).memory_bytes - sum(program.weight_bytes(key) for key in program.weights)
+    banded, whole = footprint(program), footprint(program, whole_maps=True)
+    assert banded.maps < held <= whole.maps
+    limit = PROCESS_BYTES + (banded.total + whole.total) // 2
+    loader = ProgramLoader(
+        executor, threads=1, memory_limit_bytes=limit, keep_weights=True, adopt=lambda session, loading, executable: None
+    )
+    session = MasterSession("master", 1, m.Hello(b"", 1, 2, "test", 1.0))
+    with pytest.raises(WorkerMemoryError, match=f"maps and messages: {whole.private / 1e6:.0f} MB"):
+        list(loader.load(session, m.Load(1, 1), encode(program), nothing))

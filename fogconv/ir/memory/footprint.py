@@ -15,6 +15,7 @@ from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
 from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
 from fogconv.ir.memory.bands import banded
+from fogconv.ir.memory.sharing import memory_bytes
 from fogconv.ir.memory.widening import widened_elements
 from fogconv.ir.precision.scale import Precision
 from fogconv.ir.program import Program
@@ -111,9 +112,15 @@ def packings(program: Program, choose: Choose = cheapest) -> dict[Packing, ConvS
 
 
 def footprint(
-    program: Program, *, threads: int = 1, choose: Choose = cheapest, packed: Collection[Packing] = ()
+    program: Program,
+    *,
+    threads: int = 1,
+    choose: Choose = cheapest,
+    packed: Collection[Packing] = (),
+    whole_maps: bool = False,
 ) -> Footprint:
-    """What a program takes with so many threads, where the ``packed`` ones are there already."""
+    """What a program takes with so many threads, where the ``packed`` ones are there already. ``whole_maps``: of an executor
+    that keeps every map as a whole, also where the usual one computes band by band."""
     needed = packings(program, choose)
     absent = {packing: spec for packing, spec in needed.items() if packing not in packed}
     swapped, slices = frozenset(program.swapped), _Slices()
@@ -136,11 +143,12 @@ def footprint(
     for packing, spec in needed.items():
         if packing.weight in swapped:
             slices.add(packed_bytes(spec, packing.algorithm), sizes[packing.weight] if packing in absent else 0)
+    maps = memory_bytes(program) if whole_maps else banded(program, threads).sizes
     stay = plain + sum(sizes[weight] for weight in {packing.weight for packing in new})
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
         plain=plain,
-        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(banded(program, threads).sizes.values()),
+        maps=BYTES_PER_ELEMENT * sum(arrays) + sum(maps.values()),
         staging=program.batch * sum(_message_bytes(step) for step in staged),
         scratch=BYTES_PER_ELEMENT * threads * scratch,
         widened=BYTES_PER_ELEMENT * widened,
