@@ -26,8 +26,9 @@ from fogconv.ir.memory.algorithm import is_linear
 from fogconv.ir.precision.halves import floats
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.conv import depthwise
-from fogconv.kernels.conv.direct import DirectKernel, halves_isa, lanes_for, reads_of
+from fogconv.kernels.conv.direct import DirectKernel, lanes_for
 from fogconv.kernels.conv.grouped import GroupedKernel
+from fogconv.kernels.conv.halves import halves_isa, reads_of
 from fogconv.kernels.conv.linear import LinearKernel
 from fogconv.kernels.conv.tuning_table import tuned_algorithm
 from fogconv.kernels.conv.winograd import WinogradKernel, form_of

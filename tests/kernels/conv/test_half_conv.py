@@ -18,8 +18,9 @@ from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
 from fogconv.ir.precision.halves import floats, rounded
 from fogconv.kernels import prepare_conv2d, reference
 from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_eights, host_family, host_isa, host_pairs
-from fogconv.kernels.conv.direct import DirectKernel, halves_isa, paired, reads_of
+from fogconv.kernels.conv.direct import DirectKernel
 from fogconv.kernels.conv.half_tile import FLUSHED
+from fogconv.kernels.conv.halves import halves_isa, paired, reads_of
 from fogconv.kernels.conv.select import candidates, prepare_kernel
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.halves import bind_narrow, bind_widen
