@@ -52,6 +52,10 @@ def main(
     precision: Annotated[
         str, Option(help="fp32, int8 or auto: fogconv's, on all nodes and on one; the rival's is fp32.")
     ] = "fp32",
+    picture: Annotated[
+        bool,
+        Option("--picture", help="Run an 8-bit picture, sent as `fogconv run` sends one, instead of noise in fp32."),
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure fogconv on an emulated cluster against torch or ONNX Runtime on one of its nodes. Needs root and Linux."""
@@ -79,6 +83,7 @@ def main(
             baseline,  # type: ignore[arg-type]
             like,
             precision,
+            picture,
         )
         result = run(setup, lambda line: console.print(f"[dim]{line}[/dim]", soft_wrap=True))
     except FogconvError as error:

@@ -40,3 +40,5 @@ class Job(msgspec.Struct, frozen=True):
     """Let the engine correct rates by what inferences find, as `fogconv run` does."""
     contest: int | None = None
     """Load nothing but on request: every named scheme, and as many random paths, seeded by this number."""
+    picture: bool = False
+    """See `bench.fog.workload.Subject`."""

@@ -93,7 +93,7 @@ def mean_terms(several: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, 
 
 def drive(job: Job, folder: Path, session: Session) -> None:
     torch.set_num_threads(1)
-    it = Subject(job.net, job.size, job.precision)
+    it = Subject(job.net, job.size, job.precision, picture=job.picture)
     experiment = NodeEnd(folder)
     rates = Rates(session, it.graph, it.image, job.shares)
     experiment.send({"compiled": True})
@@ -101,7 +101,7 @@ def drive(job: Job, folder: Path, session: Session) -> None:
     topology, idle = rates.topologies()
     experiment.send({"calibrated": True})
     experiment.receive()
-    options = PlanOptions(job.scheme, wire=job.wire, **job.options)
+    options = PlanOptions(job.scheme, wire=job.wire, pixels=it.pixels, **job.options)
     if job.contest is not None:
         contest(job.contest, it, session, topology, experiment)
         return

@@ -58,7 +58,7 @@ Say = Callable[[str], None]
 class Setup:
     """The setup of one experiment. ``cpu``: each node's share of a core; ``repeats``: counted inferences of fogconv on
     all nodes; ``against``: other schemes measured in turns, each with its own workers. ``like``: a board whose ratio of wire
-    to compute the links get; ``rate`` does not count then.
+    to compute the links get; ``rate`` does not count then. ``picture``: see `bench.fog.workload.Subject`.
     """
 
     net: str
@@ -79,6 +79,7 @@ class Setup:
     baseline: Baseline = "usual"
     like: str | None = None
     precision: str = "fp32"
+    picture: bool = False
 
     def __post_init__(self) -> None:
         if len(self.cpu) == 1:
@@ -131,7 +132,15 @@ def run(setup: Setup, say: Say = lambda line: None) -> Facts:
         baseline = msgspec.json.encode(AloneJob(setup.net, setup.size, setup.baseline)).decode()
         alone = start(stack, bed, folder, "baseline", [["-m", "bench.fog.alone", folder / "baseline", baseline]])
         say("loading fogconv on one node")
-        job = Job(setup.net, "inproc://0", setup.cpu[:1], "local", precision=setup.precision, size=setup.size)
+        job = Job(
+            setup.net,
+            "inproc://0",
+            setup.cpu[:1],
+            "local",
+            precision=setup.precision,
+            size=setup.size,
+            picture=setup.picture,
+        )
         one = start(stack, bed, folder, "one", [_driver(folder / "one", job)])
         clusters = []
         for number, scheme in enumerate((setup.scheme, *setup.against)):
@@ -239,6 +248,7 @@ def summary(
         "transport": setup.transport,
         "wire": setup.wire,
         "precision": setup.precision,
+        "picture": setup.picture,
         "secure": setup.secure,
         "torch_one_node_s": baseline.median_s,
         "fogconv_one_node_s": alone.median_s,
@@ -313,6 +323,7 @@ def cluster_commands(setup: Setup, bed: FogBed, folder: Path, port: int = PORT, 
         setup.precision,
         size=setup.size,
         keys=str(keys[0]) if keys else "",
+        picture=setup.picture,
         **job_options,
     )
     if setup.transport == "mpi":

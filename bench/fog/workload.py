@@ -17,8 +17,10 @@ from fogconv.frontend.ports import named
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Host
+from fogconv.ir.steps import Pixels
 from fogconv.quantization.precision import in_precision
 from fogconv.zoo.model_request import ModelRequest
+from fogconv.zoo.preprocessing import Preprocessing
 from fogconv.zoo.random_weights import noise_images
 
 Size = tuple[int, int]
@@ -26,16 +28,24 @@ Size = tuple[int, int]
 
 class Subject:
     """The graph, its host calls, its inputs, and the answer of the model's own framework, in fp32. In another ``precision``
-    the graph is quantised with its one picture. Raises ModelError for an unknown name, InputError for a model that takes
-    more than a picture, and for an unknown precision."""
+    the graph is quantised with its one picture. The picture is noise in fp32, or with ``picture`` noise in 8 bits that was
+    normalised as the model wants it; ``pixels`` then says how. Raises ModelError for an unknown name, InputError for a model
+    that takes more than a picture, and for an unknown precision."""
 
-    def __init__(self, net: str, size: Size | None = None, precision: str = "fp32") -> None:
+    def __init__(self, net: str, size: Size | None = None, precision: str = "fp32", *, picture: bool = False) -> None:
         network = open_network(ModelRequest.for_shapes(net, size))
         self.task = network.card.task
         self.graph: LayerGraph = network.graph
         if len(self.graph.inputs) != 1:
             raise InputError(f"{net} takes {len(self.graph.inputs)} inputs; this bench runs models that take a picture")
-        self.image: Array = noise_images(1, self.graph.picture.shape[2:], seed=1).numpy()
+        height, width = self.graph.picture.shape[2:]
+        self.pixels: Pixels | None = None
+        self.image: Array = noise_images(1, (height, width), seed=1).numpy()
+        if picture:
+            how = network.card.preprocessing
+            self.pixels = Pixels(how.mean, how.std)
+            pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            self.image = Preprocessing((height, width), height, how.mean, how.std)(pixels)[None]
         self.inputs = [self.image]
         self.graph = in_precision(self.graph, precision, [self.inputs])
         alone = network.alone(threads=1)

@@ -31,9 +31,11 @@ from bench.fog.scaling import Point, Series, draw, missing
 from bench.fog.self_check import check, measure_link
 from bench.fog.shaping import Rate, burst_bytes, shape
 from bench.fog.testbed import BRIDGE_FILTERS, RUN, Card, sweep
+from bench.fog.workload import Subject
 from fogconv.errors import ClusterError, DependencyError, InputError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
+from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
@@ -105,6 +107,18 @@ def test_a_star_gives_figures_whatever_it_decides(threshold: float) -> None:
     assert row["speedup_vs_torch"] == 1.0
     tallies["all"].facts["card_bytes"], tallies["all"].cards = (), []
     assert summary(Setup("chain", scheme="star"), tallies, 10, None)["bytes_busiest_card_planned"] == 0
+
+
+def test_a_picture_of_8_bits_is_one_that_travels_as_bytes() -> None:
+    """With the model's own normalisation, and with the picture at the size that runs."""
+    it = Subject("squeezenet1_1", (64, 96), picture=True)
+    assert it.pixels is not None and it.image.shape == (1, 3, 64, 96)
+    tables = PixelTables(it.pixels.mean, it.pixels.std)
+    values = np.ascontiguousarray(it.image[0].transpose(1, 2, 0))
+    coded = tables.encode(values.ravel())
+    assert coded is not None and len(coded) == values.size
+    noise = Subject("squeezenet1_1", (64, 96))
+    assert noise.pixels is None and tables.encode(noise.image[0].transpose(1, 2, 0).ravel()) is None
 
 
 @pytest.mark.parametrize(("baseline", "rivals"), [("usual", 2), ("torch", 2), ("faster", 3)])
