@@ -73,7 +73,7 @@ class Speed:
 @dataclass(frozen=True)
 class Accuracy:
     """Shares (0 to 1); ``agreement_sure``: int8's where fp32 is sure; ``agreement_16bit``: the less of fp16's and bf16's.
-    ``points_lost``: of accuracy, in percent, by int8."""
+    ``points_lost``: of accuracy, in percent, by int8. ``share`` of the multiply-adds are in int8."""
 
     pictures: int
     agreement_int8: float
@@ -82,6 +82,7 @@ class Accuracy:
     agreement_fp16: float
     agreement_bf16: float
     points_lost: float | None
+    share: float
 
 
 def main() -> None:
@@ -111,6 +112,7 @@ def main() -> None:
         lost = "" if one.points_lost is None else f", {one.points_lost:.2f} points of accuracy lost"
         sure = "" if one.agreement_sure is None else f" ({100 * one.agreement_sure:.1f} % where fp32 is sure)"
         print(f"{name}: int8 agrees with fp32 on {100 * one.agreement_int8:.1f} % of {one.pictures} pictures{sure}{lost}")
+        print(f"{name}: {100 * one.share:.1f} % of the multiply-adds in int8")
         print(f"{name}: fp16 agrees on {100 * one.agreement_fp16:.1f} %, bf16 on {100 * one.agreement_bf16:.1f} %")
 
 
@@ -226,7 +228,7 @@ def photographs(name: str, crops: int) -> Accuracy:
         if first - second >= SURE:
             sure, same_sure = sure + 1, same_sure + agree
     shares = [count / crops for count in same_in.values()]
-    return Accuracy(crops, same / crops, same_sure / sure if sure else None, min(shares), *shares, None)
+    return Accuracy(crops, same / crops, same_sure / sure if sure else None, min(shares), *shares, None, found.share)
 
 
 def probabilities(scores: Array) -> NDArray[np.float64]:
@@ -284,7 +286,7 @@ def digits() -> Accuracy:
     answers = np.array([[run(x[at : at + 1]).reshape(-1).argmax() for run in runs] for at in test])
     right = (answers == loaded.target[test, None]).mean(axis=0)
     same = [float(each) for each in (answers[:, :1] == answers).mean(axis=0)]
-    return Accuracy(len(test), same[1], None, min(same[2:]), *same[2:], float(100 * (right[0] - right[1])))
+    return Accuracy(len(test), same[1], None, min(same[2:]), *same[2:], float(100 * (right[0] - right[1])), found.share)
 
 
 if __name__ == "__main__":

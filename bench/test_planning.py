@@ -19,7 +19,7 @@ from fogconv.kernels.maps.wire import bind_extract, bind_insert, wire_elements
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.planning.schemes import DISTRIBUTED
+from fogconv.planning.schemes import ONE_FRAME
 from fogconv.zoo.models import load_model
 
 NODES = 5
@@ -94,7 +94,7 @@ def test_lowering(benchmark: Any, name: str, scheme: str) -> None:
     assert len(lowered.programs) == NODES
 
 
-@pytest.mark.parametrize("scheme", DISTRIBUTED)
+@pytest.mark.parametrize("scheme", ONE_FRAME)
 @pytest.mark.parametrize("name", ["resnet50", "inception_v3", "vgg16", "mobilenet_v2"])
 def test_planning(benchmark: Any, name: str, scheme: str) -> None:
     """The limit: ResNet-50 for 5 nodes in at most 1 s, Inception-v3 in at most 3 s."""

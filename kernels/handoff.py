@@ -33,7 +33,7 @@ from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import activation, vector
 from fogconv.kernels.codegen.emit import I64, Builder, cpu_family
 from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.codegen.microkernel import call_address, function_address
+from fogconv.kernels.codegen.native.calls import call_address, function_address
 from fogconv.kernels.maps.bound import address_of
 
 arrayobj: Any = _arrayobj  # no annotations in this library

@@ -15,7 +15,7 @@ from fogconv.planning.cost import Prices
 from fogconv.planning.layout_table import LayoutBook
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.planning.schemes import DISTRIBUTED, Scheme
+from fogconv.planning.schemes import ONE_FRAME, Scheme
 from fogconv.planning.strategies.option import Option, split_name
 from fogconv.planning.strategies.options import Options
 from fogconv.simulation.prediction import predicted
@@ -28,7 +28,7 @@ MOST_STRETCHES = 6
 
 def contestants(graph: LayerGraph, topology: Topology, seed: int, paths: int = PATHS) -> list[tuple[str, Plan]]:
     """(name, plan) of each; auto's first."""
-    schemes = (*DISTRIBUTED, Scheme.LOCAL)
+    schemes = (*ONE_FRAME, Scheme.LOCAL)
     named = [(str(scheme), plan(graph, topology, PlanOptions(scheme))) for scheme in schemes]
     chance = random.Random(seed)
     known = {tuple(each.work for each in found.placements) for _, found in named}

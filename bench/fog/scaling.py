@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bench.fog.run import Setup, run
 from fogconv.errors import FogconvError, InputError
-from fogconv.planning.schemes import DISTRIBUTED
+from fogconv.planning.schemes import ONE_FRAME
 
 NETS = "vgg16,resnet50"
 NODES = "2,3,5,9"
@@ -73,7 +73,7 @@ class Series:
 
 
 def measure(net: str, nodes: int, cpu: float, rate: str, say: Any) -> Point:
-    first, *others = DISTRIBUTED
+    first, *others = ONE_FRAME
     setup = Setup(
         net,
         nodes,
@@ -112,7 +112,7 @@ def draw(points: Sequence[Point], out: Path) -> None:
         mine = sorted((point for point in points if point.net == net), key=lambda point: point.nodes)
         nodes = [point.nodes for point in mine]
         axes.plot(nodes, [point.bound for point in mine], color="#555555", ls="--", lw=1.2, label="lower bound on the time")
-        for scheme in reversed([each for each in DISTRIBUTED if all(each in point.seconds for point in mine)]):
+        for scheme in reversed([each for each in ONE_FRAME if all(each in point.seconds for point in mine)]):
             colour, mark = LOOKS.get(scheme, OTHER_LOOK)
             axes.plot(
                 nodes,

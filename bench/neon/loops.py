@@ -9,7 +9,9 @@ from functools import partial
 from bench.neon.machine_code import Emit
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen.isa import NEON
-from fogconv.kernels.codegen.microkernel import Field, Flag, emit_tile, make_tile
+from fogconv.kernels.codegen.microkernel import emit_tile
+from fogconv.kernels.codegen.tile.fields import Field, Flag
+from fogconv.kernels.codegen.tile.tile import make_tile
 from fogconv.kernels.conv import depthwise, linear
 from fogconv.kernels.conv.half_tile import LANES, PIXELS, HalfTile, emit_half_tile
 from fogconv.kernels.conv.tiling import largest_tile

@@ -1,11 +1,12 @@
 """Other runtimes on one device, in turns: A B C … A B C, each its own process, all on the same cores.
 
-    python -m bench.peers --net resnet50 [--threads 2] [--pause 1] [--rounds 15] [--json]
+    python -m bench.peers --net resnet50 [--threads 2] [--pause 1] [--precision int8] [--rounds 15] [--json]
 
 The extra `peers` has the runtimes; those that are not installed, or that can't read the model, are left out, and named.
 LiteRT's files are written by litert_torch, which is installed apart. Weights and picture are the same and seeded; errors
 are against torch in float64. ``ratio_to_best``: fogconv's time ÷ that of the fastest other runtime, the median over the
-rounds. With ``--pause`` every inference comes after so many seconds of sleep.
+rounds. With ``--pause`` every inference comes after so many seconds of sleep. In 8 bits every runtime has its own
+quantiser, on the same pictures (`bench.peers.model_files`), and its error is beside its time.
 """
 
 from __future__ import annotations
@@ -25,23 +26,24 @@ from typing import Any
 
 from bench.contestants import MALLOC
 from bench.peers import model_files
+from bench.peers.model_files import FP32, INT8, PRECISIONS
 from bench.peers.runtimes import RUNTIMES
 from fogconv.errors import InputError
 
 OURS = "fogconv"
 EACH_TURN = 3
 WARM_UP = 5
-MOST_ERROR = 1e-3
-"""A runtime with a larger error computes something else."""
+MOST_ERROR = {FP32: 1e-3, INT8: 1.0}
+"""A runtime with a larger error computes something else, by precision; of the greatest number in the answer."""
 
 
 class Process:
     """One runtime's process, on so many cores."""
 
-    def __init__(self, stack: ExitStack, name: str, folder: Path, threads: int) -> None:
+    def __init__(self, stack: ExitStack, name: str, folder: Path, threads: int, precision: str) -> None:
         environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
         cores = sorted(os.sched_getaffinity(0))[-threads:]
-        command = [sys.executable, "-m", "bench.peers.one_runtime", name, str(folder), str(threads)]
+        command = [sys.executable, "-m", "bench.peers.one_runtime", name, str(folder), str(threads), precision]
         log = stack.enter_context((folder / f"{name}.log").open("w"))
         self._process = stack.enter_context(
             subprocess.Popen(
@@ -72,29 +74,32 @@ class Process:
         return json.loads(line)
 
 
-def measure(net: str, threads: int, pause_s: float, rounds: int) -> dict[str, Any]:
+def measure(net: str, threads: int, pause_s: float, rounds: int, precision: str = FP32) -> dict[str, Any]:
     """One row: see the module."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fogconv-peers-")))
         left_out: dict[str, str] = {}
-        unwritten = model_files.written(net, folder)
+        unwritten = model_files.written(net, folder, precision)
         processes: dict[str, Process] = {}
         errors: dict[str, float] = {}
         for name, runtime in RUNTIMES.items():
             if importlib.util.find_spec(runtime.module) is None:
                 left_out[name] = f"{runtime.module} is not installed"
                 continue
-            if runtime.form in unwritten:
-                left_out[name] = unwritten[runtime.form]
+            if precision not in runtime.forms:
+                left_out[name] = f"no file in {precision} is written for it"
                 continue
-            process = Process(stack, name, folder, threads)
+            if runtime.forms[precision] in unwritten:
+                left_out[name] = unwritten[runtime.forms[precision]]
+                continue
+            process = Process(stack, name, folder, threads, precision)
             try:
                 errors[name] = process.ask("check")
                 process.ask(f"{WARM_UP} 0")
             except RuntimeError as error:
                 left_out[name] = str(error)
                 continue
-            if errors[name] > MOST_ERROR:
+            if errors[name] > MOST_ERROR[precision]:
                 left_out[name] = f"its error is {errors.pop(name):.2g}"
                 continue
             processes[name] = process
@@ -107,7 +112,7 @@ def measure(net: str, threads: int, pause_s: float, rounds: int) -> dict[str, An
     return {
         "net": net,
         "threads": threads,
-        "precision": "fp32",
+        "precision": precision,
         "pause_s": pause_s,
         "times_ms": {name: 1e3 * statistics.median(seconds) for name, seconds in turns.items()},
         "ratio_to_best": ratio_to_best(turns),
@@ -132,11 +137,12 @@ def main() -> None:
     parser.add_argument("--net", default="resnet50")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds of sleep before every inference")
+    parser.add_argument("--precision", choices=PRECISIONS, default=FP32)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     try:
-        found = measure(options.net, options.threads, options.pause, options.rounds)
+        found = measure(options.net, options.threads, options.pause, options.rounds, options.precision)
     except InputError as error:
         print(f"bench.peers: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,8 +1,10 @@
 """Model files: one network with seeded weights, in the form that each runtime reads, with a picture and torch's answer.
 
-    python -m bench.peers.model_files NET FOLDER
+    python -m bench.peers.model_files NET FOLDER PRECISION
 
-A process of its own, because converters print much. What they could not write stands in MISSING, with the reasons.
+A process of its own, because converters print much. What they could not write stands in MISSING, with the reasons. In 8
+bits each runtime's file comes from its own quantiser, at its default settings: fogconv's, onnxruntime.quantization and
+NNCF (for OpenVINO). All of them see the same seeded pictures, and never the one that is run.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,23 @@ import numpy as np
 import torch
 
 from fogconv.errors import FogconvError, InputError
+from fogconv.ir.arrays import Array
 from fogconv.zoo.models import load_model
 
 ONNX, TORCHSCRIPT, MNN, NCNN, TFLITE = "net.onnx", "net.pt", "net.mnn", "net.ncnn.param", "net.tflite"
+FOGCONV_INT8, ONNXRUNTIME_INT8, OPENVINO_INT8 = "net.fogconv8.onnx", "net.onnxruntime8.onnx", "net.openvino8.xml"
+FP32, INT8 = "fp32", "int8"
+PRECISIONS = (FP32, INT8)
 MISSING = "missing.json"
 INPUT, ANSWER = "input.npy", "answer.npy"
 OPSET = 17
+CALIBRATION_PICTURES = 16
 
 
-def written(net: str, folder: Path) -> dict[str, str]:
+def written(net: str, folder: Path, precision: str) -> dict[str, str]:
     """Write all forms into ``folder``. The reasons why some could not be written, by the form's name. Raises InputError
     where there is no such network."""
-    command = [sys.executable, "-m", "bench.peers.model_files", net, str(folder)]
+    command = [sys.executable, "-m", "bench.peers.model_files", net, str(folder), precision]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(done.stderr.strip().splitlines()[-1])
@@ -40,7 +47,7 @@ def written(net: str, folder: Path) -> dict[str, str]:
     return missing
 
 
-def _write(net: str, folder: Path) -> dict[str, str]:
+def _write(net: str, folder: Path, precision: str) -> dict[str, str]:
     torch.set_grad_enabled(False)
     model = load_model(net, weights="random")
     x = torch.randn(model.example().shape, generator=torch.Generator().manual_seed(0))
@@ -48,18 +55,77 @@ def _write(net: str, folder: Path) -> dict[str, str]:
     with double_precision():
         np.save(folder / ANSWER, model.module.double()(x.double()).numpy())
     module = model.module.float()
-    missing: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = {"input_names": ["x"], "output_names": ["y"]}
         torch.onnx.export(module, (x,), str(folder / ONNX), dynamo=False, opset_version=OPSET, **names)
+        if precision == INT8:
+            return _quantize(folder, _pictures(x))
         torch.jit.trace(module, x).save(str(folder / TORCHSCRIPT))
+    missing: dict[str, str] = {}
     for form, convert in {MNN: _to_mnn, NCNN: _to_ncnn, TFLITE: _to_tflite}.items():
         try:
             convert(folder, module, x)
         except Exception as error:  # every converter fails in ways of its own
             missing[form] = str(error).strip().splitlines()[-1][:200] or type(error).__name__
     return missing
+
+
+def _pictures(x: torch.Tensor) -> list[Array]:
+    """For calibration: drawn as ``x`` is, from another seed."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(x.shape, generator=generator).numpy() for _ in range(CALIBRATION_PICTURES)]
+
+
+def _quantize(folder: Path, pictures: Sequence[Array]) -> dict[str, str]:
+    """Write the forms of 8 bits from the file in fp32. The reasons why some could not be written."""
+    missing: dict[str, str] = {}
+    forms = {FOGCONV_INT8: _by_fogconv, ONNXRUNTIME_INT8: _by_onnxruntime, OPENVINO_INT8: _by_nncf}
+    for form, quantize in forms.items():
+        try:
+            quantize(folder / ONNX, folder / form, pictures)
+        except Exception as error:  # as above
+            missing[form] = str(error).strip().splitlines()[-1][:200] or type(error).__name__
+    return missing
+
+
+def _by_fogconv(file: Path, to: Path, pictures: Sequence[Array]) -> None:
+    from fogconv.frontend.network import network_graph
+    from fogconv.frontend.onnx.write import write
+    from fogconv.quantization.quantize import quantized
+    from fogconv.zoo.model_request import ModelRequest
+
+    found = quantized(network_graph(ModelRequest(str(file))), [[each] for each in pictures])
+    write(found.marked.graph, found.marked.integers, to)
+
+
+def _by_onnxruntime(file: Path, to: Path, pictures: Sequence[Array]) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
+        def __init__(self) -> None:
+            self._left = iter(pictures)
+
+        def get_next(self) -> dict[str, Array] | None:
+            picture = next(self._left, None)
+            return None if picture is None else {"x": picture}
+
+    # The preparation that its manual asks for; shapes are all known.
+    prepared = to.with_suffix(".prepared.onnx")
+    quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(str(prepared), str(to), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **types)
+
+
+def _by_nncf(file: Path, to: Path, pictures: Sequence[Array]) -> None:
+    _need("openvino")
+    _need("nncf")
+    import nncf
+    import openvino
+
+    found = nncf.quantize(openvino.Core().read_model(file), nncf.Dataset(list(pictures)), subset_size=len(pictures))
+    openvino.save_model(found, to, compress_to_fp16=False)
 
 
 @contextmanager
@@ -108,6 +174,6 @@ def _run(folder: Path, command: list[str], form: str) -> None:
 if __name__ == "__main__":
     destination = Path(sys.argv[2])
     try:
-        (destination / MISSING).write_text(json.dumps(_write(sys.argv[1], destination)))
+        (destination / MISSING).write_text(json.dumps(_write(sys.argv[1], destination, sys.argv[3])))
     except FogconvError as error:
         sys.exit(str(error))

@@ -1,6 +1,6 @@
 """The process of one runtime: opens the model, then runs it on request.
 
-    python -m bench.peers.one_runtime NAME FOLDER THREADS
+    python -m bench.peers.one_runtime NAME FOLDER THREADS PRECISION
 
 Answers every line of standard input with a line of JSON: "check" with the largest error, "N PAUSE" with the seconds of N
 inferences, each after a pause of so many seconds.
@@ -20,11 +20,12 @@ from bench.peers import model_files
 from bench.peers.runtimes import RUNTIMES
 
 
-def main(name: str, folder: Path, threads: int) -> None:
+def main(name: str, folder: Path, threads: int, precision: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a runtime prints is no answer
     x, exact = np.load(folder / model_files.INPUT), np.load(folder / model_files.ANSWER)
-    run = RUNTIMES[name].open(folder, threads)
+    runtime = RUNTIMES[name]
+    run = runtime.open(folder / runtime.forms[precision], threads)
     for line in sys.stdin:
         if line.strip() == "check":
             error = np.abs(run(x).reshape(exact.shape) - exact).max() / np.abs(exact).max()
@@ -41,4 +42,4 @@ def main(name: str, folder: Path, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

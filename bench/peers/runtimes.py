@@ -1,12 +1,12 @@
-"""Runtimes: how each opens a model's file for so many threads in fp32, and runs it.
+"""Runtimes: how each opens a model's file for so many threads, in fp32 or 8 bits, and runs it.
 
-Every one of them is left at its own best settings but for two: the number of threads, and full precision (OpenVINO and
-ncnn would take 16 bits where the processor has them).
+Every one of them is left at its own best settings but for two: the number of threads, and full precision outside of what
+its file has in 8 bits (OpenVINO and ncnn would take 16 bits where the processor has them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench.peers import model_files
+from bench.peers.model_files import FP32, INT8
 from fogconv.ir.arrays import Array
 
 Run = Callable[[Array], Array]
@@ -22,14 +23,14 @@ Open = Callable[[Path, int], Run]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """``module`` has to be installed; ``form`` is the file that it reads."""
+    """``module`` has to be installed; ``forms`` are the files that it reads, by precision."""
 
     module: str
-    form: str
+    forms: Mapping[str, str]
     open: Open
 
 
-def fogconv(folder: Path, threads: int) -> Run:
+def fogconv(file: Path, threads: int) -> Run:
     from fogconv.cluster.connect import connect
     from fogconv.frontend.network import network_graph
     from fogconv.hardware.topology import Topology
@@ -38,23 +39,23 @@ def fogconv(folder: Path, threads: int) -> Run:
     from fogconv.runtime.run_options import RunOptions
     from fogconv.zoo.model_request import ModelRequest
 
-    graph = network_graph(ModelRequest(str(folder / model_files.ONNX)))
+    graph = network_graph(ModelRequest(str(file)))
     session = connect("inproc://0", threads=threads).__enter__()  # until the process ends
     topology = Topology.uniform(1, 1e11, 1e9, 1e-4)
     engine = Engine(graph, session, topology, PlanOptions("local"), RunOptions(adapt=False))
     return lambda x: engine.run(x).output
 
 
-def onnx_runtime(folder: Path, threads: int) -> Run:
+def onnx_runtime(file: Path, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(folder / model_files.ONNX, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda x: np.asarray(session.run(["y"], {"x": x})[0])
 
 
-def openvino(folder: Path, threads: int) -> Run:
+def openvino(file: Path, threads: int) -> Run:
     import openvino as ov
 
     settings = {
@@ -63,12 +64,12 @@ def openvino(folder: Path, threads: int) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    compiled = ov.Core().compile_model(folder / model_files.ONNX, "CPU", settings)
+    compiled = ov.Core().compile_model(file, "CPU", settings)
     request = compiled.create_infer_request()
     return lambda x: np.asarray(request.infer([x])[0])
 
 
-def ncnn(folder: Path, threads: int) -> Run:
+def ncnn(file: Path, threads: int) -> Run:
     import ncnn
 
     net = ncnn.Net()
@@ -76,8 +77,8 @@ def ncnn(folder: Path, threads: int) -> Run:
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage", "use_bf16_packed"):
         if hasattr(net.opt, name):
             setattr(net.opt, name, False)
-    net.load_param(str(folder / model_files.NCNN))
-    net.load_model(str(folder / model_files.NCNN).replace(".param", ".bin"))
+    net.load_param(str(file))
+    net.load_model(str(file).replace(".param", ".bin"))
 
     def run(x: Array) -> Array:
         extractor = net.create_extractor()
@@ -87,10 +88,10 @@ def ncnn(folder: Path, threads: int) -> Run:
     return run
 
 
-def mnn(folder: Path, threads: int) -> Run:
+def mnn(file: Path, threads: int) -> Run:
     import MNN
 
-    interpreter = MNN.Interpreter(str(folder / model_files.MNN))
+    interpreter = MNN.Interpreter(str(file))
     session = interpreter.createSession({"precision": "high", "backend": "CPU", "numThread": threads})
     entry, end = interpreter.getSessionInput(session), interpreter.getSessionOutput(session)
     shape = end.getShape()
@@ -108,10 +109,10 @@ def mnn(folder: Path, threads: int) -> Run:
     return run
 
 
-def litert(folder: Path, threads: int) -> Run:
+def litert(file: Path, threads: int) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(folder / model_files.TFLITE), num_threads=threads)
+    interpreter = Interpreter(str(file), num_threads=threads)
     interpreter.allocate_tensors()
     (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -123,12 +124,12 @@ def litert(folder: Path, threads: int) -> Run:
     return run
 
 
-def torch_folded(folder: Path, threads: int) -> Run:
+def torch_folded(file: Path, threads: int) -> Run:
     """torch, with batch norms folded, in the channels-last format."""
     import torch
 
     torch.set_num_threads(threads)
-    module: Any = torch.jit.load(str(folder / model_files.TORCHSCRIPT))
+    module: Any = torch.jit.load(str(file))
     module = torch.jit.optimize_for_inference(torch.jit.freeze(module.eval()))
 
     @torch.inference_mode()
@@ -139,11 +140,11 @@ def torch_folded(folder: Path, threads: int) -> Run:
 
 
 RUNTIMES = {
-    "fogconv": Runtime("fogconv", model_files.ONNX, fogconv),
-    "onnxruntime": Runtime("onnxruntime", model_files.ONNX, onnx_runtime),
-    "openvino": Runtime("openvino", model_files.ONNX, openvino),
-    "ncnn": Runtime("ncnn", model_files.NCNN, ncnn),
-    "mnn": Runtime("MNN", model_files.MNN, mnn),
-    "litert": Runtime("ai_edge_litert", model_files.TFLITE, litert),
-    "torch": Runtime("torch", model_files.TORCHSCRIPT, torch_folded),
+    "fogconv": Runtime("fogconv", {FP32: model_files.ONNX, INT8: model_files.FOGCONV_INT8}, fogconv),
+    "onnxruntime": Runtime("onnxruntime", {FP32: model_files.ONNX, INT8: model_files.ONNXRUNTIME_INT8}, onnx_runtime),
+    "openvino": Runtime("openvino", {FP32: model_files.ONNX, INT8: model_files.OPENVINO_INT8}, openvino),
+    "ncnn": Runtime("ncnn", {FP32: model_files.NCNN}, ncnn),
+    "mnn": Runtime("MNN", {FP32: model_files.MNN}, mnn),
+    "litert": Runtime("ai_edge_litert", {FP32: model_files.TFLITE}, litert),
+    "torch": Runtime("torch", {FP32: model_files.TORCHSCRIPT}, torch_folded),
 }

@@ -17,6 +17,7 @@ from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.ir import steps as ir
 from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, MapSpec, PoolSpec, Region, StepSpec, Taps
+from fogconv.ir.memory.algorithm import is_depthwise
 from fogconv.ir.precision.elements import HALVES, weight_type
 from fogconv.ir.precision.halves import rounded
 from fogconv.ir.precision.scale import FP32, Precision
@@ -45,7 +46,7 @@ def conv_program(spec: ConvSpec) -> tuple[Program, dict[str, NDArray[Any]]]:
     if spec.element == "uint8":
         return _conv_of_bytes(spec)
     weight: NDArray[Any] = np.random.default_rng(0).standard_normal(spec.weight_shape, np.float32)
-    if spec.element in HALVES:
+    if spec.element in HALVES and not is_depthwise(spec):
         weight = rounded(weight, spec.element)
     bias = np.zeros(spec.out_channels, np.float32)
     key, bias_key = weight_key(weight), weight_key(bias)
@@ -55,7 +56,7 @@ def conv_program(spec: ConvSpec) -> tuple[Program, dict[str, NDArray[Any]]]:
     precision = Precision(spec.element)
     buffers = (ir.Buffer("in", source, spec.padding, precision), ir.Buffer("out", target, precision=precision))
     shapes: dict[str, tuple[int, ...]] = {key: spec.weight_shape, bias_key: bias.shape}
-    types = {} if spec.element == "fp32" else {key: weight_type(weight)}
+    types = {} if weight.dtype == np.float32 else {key: weight_type(weight)}
     program = Program(0, 1, spec.batch, ("conv",), buffers, (conv,), shapes, weight_types=types)
     return program, {key: weight, bias_key: bias}
 

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
-from fogconv.ir.precision.elements import WeightType
+from fogconv.ir.precision.elements import Element, WeightType
 
 PROTOCOL_VERSION = 5
 """Increased by one whenever a message changes; ranks of different versions refuse each other."""
@@ -63,7 +63,8 @@ class Machine(Message, frozen=True):
 class Welcome(Message, frozen=True):
     """The worker now serves this master. Bytes count the whole process; ``memory_limit_bytes`` 0 means none.
 
-    ``kernels`` is a hash of the kernels' sources and the processor that they are compiled for.
+    ``kernels`` is a hash of the kernels' sources and the processor that they are compiled for. ``multiplies``: the elements
+    narrower than fp32 of which one of its instructions multiplies several.
     """
 
     rank: Rank
@@ -76,6 +77,7 @@ class Welcome(Message, frozen=True):
     software: Text
     machine: Machine
     kernels: Digest
+    multiplies: tuple[Element, ...] = ()
 
 
 class Refused(Message, frozen=True):

@@ -368,4 +368,5 @@ class Workers:
             message.software,
             message.machine,
             message.kernels,
+            multiplies=message.multiplies,
         )

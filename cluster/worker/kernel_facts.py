@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+import msgspec
+
+from fogconv.ir.precision.elements import Element
+
 
 class KernelFacts(NamedTuple):
-    """The instruction set's name, and the fingerprint of the kernels."""
+    """The instruction set's name, the fingerprint of the kernels, and the elements narrower than fp32 of which one
+    instruction multiplies several."""
 
     isa: str
     fingerprint: str
+    multiplies: tuple[Element, ...] = ()
 
 
 def kernel_facts() -> KernelFacts:
     """Raises KernelError where $FOGCONV_ISA names no instruction set."""
-    from fogconv.kernels.codegen.isa import host_isa
+    from fogconv.kernels.codegen.isa import host_isa, host_multiplies
     from fogconv.kernels.conv.tuning_table import fingerprint
 
-    return KernelFacts(host_isa().name, fingerprint())
+    return KernelFacts(host_isa().name, fingerprint(), host_multiplies())
 
 
 def kernel_facts_apart() -> KernelFacts:
@@ -28,11 +34,11 @@ def kernel_facts_apart() -> KernelFacts:
     child = os.fork()
     if not child:
         try:
-            os.write(writing, "\n".join(kernel_facts()).encode())
+            os.write(writing, msgspec.json.encode(kernel_facts()))
         finally:
             os._exit(0)  # what went wrong is found again below
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        words = pipe.read().decode().split("\n")
+        told = pipe.read()
     os.waitpid(child, 0)
-    return KernelFacts(*words) if len(words) == len(KernelFacts._fields) else kernel_facts()
+    return msgspec.json.decode(told, type=KernelFacts) if told else kernel_facts()

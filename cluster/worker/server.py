@@ -229,6 +229,7 @@ class Worker:
             VERSION,
             machine(),
             self._facts.fingerprint,
+            self._facts.multiplies,
         )
         self._endpoint.trust(session.peer)
         self._masters.send(session.peer, welcome)
@@ -393,4 +394,4 @@ def _bound(program: Program, weights: Mapping[str, Array], **options: Any) -> Ru
 
 def _facts_of(build: Build) -> KernelFacts:
     found = kernel_facts()
-    return found._replace(fingerprint=build.kernels) if isinstance(build, OwnKernels) else found
+    return found._replace(fingerprint=build.kernels, multiplies=()) if isinstance(build, OwnKernels) else found

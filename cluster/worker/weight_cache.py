@@ -19,7 +19,7 @@ from fogconv.cluster.transport.zeromq.shared_memory import is_lent
 from fogconv.errors import WireError
 from fogconv.ir.arrays import Array, weight_key
 from fogconv.ir.memory.footprint import Packing
-from fogconv.ir.precision.elements import WEIGHT_BYTES, WEIGHTS_OF, WeightType
+from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
 from fogconv.storage.swap_file import SwapFolder
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ class WeightStore:
         """By NumPy's name."""
         if key in self._plain:
             return self._plain[key].dtype.name
-        packed = (each.spec.element for packing, each in self._packed.items() if packing.weight == key)
-        return WEIGHTS_OF[next(packed, "fp32")]
+        return next((each.weight_type for packing, each in self._packed.items() if packing.weight == key), "float32")
 
     def plain(self, key: str) -> Array:
         """A weight as it came. Raises KeyError for one that is not here, or only as what can't be turned back."""
@@ -172,7 +171,7 @@ class WeightStore:
 
     def _sizes(self) -> dict[str, int]:
         packed = {
-            packing.weight: WEIGHT_BYTES[WEIGHTS_OF[each.spec.element]] * each.spec.weight_elements
+            packing.weight: WEIGHT_BYTES[each.weight_type] * each.spec.weight_elements
             for packing, each in self._packed.items()
         }
         return {**packed, **{key: array.nbytes for key, array in self._plain.items()}}

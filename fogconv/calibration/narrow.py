@@ -1,17 +1,20 @@
-"""Narrow: what devices measure of steps whose elements are narrower than fp32, and which networks have such steps."""
+"""Narrow: what devices measure of steps whose elements are narrower than fp32, which networks have such steps, and which
+devices have no instruction for them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
 
 from fogconv.calibration.devices import PAD, QUICK, THIN, Figures
 from fogconv.hardware.profile import ProfileDevice
+from fogconv.hardware.topology import NARROW, Device, Topology
 from fogconv.ir.geometry import ConvSpec, MapSpec, StepSpec
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv
+from fogconv.ir.layout import MASTER
 from fogconv.ir.precision.elements import HALVES, Element
 
 _BYTES: Element = "uint8"
@@ -83,3 +86,36 @@ def with_figures(device: ProfileDevice, figures: Figures) -> ProfileDevice:
     gamma = {**figures.gamma_s_per_mac, **device.gamma_s_per_mac}
     maps = {**figures.map_s_per_byte, **device.map_s_per_byte}
     return msgspec.structs.replace(device, gamma_s_per_mac=gamma, map_s_per_byte=maps)
+
+
+def without_instruction(graph: LayerGraph, topology: Topology, multiplies: Mapping[int, Collection[Element]]) -> str:
+    """A sentence about the ranks that multiply the network's narrow elements one by one, and what that costs by their rates;
+    empty where there are none. ``multiplies``: by rank, the elements of which one instruction multiplies several."""
+    found = []
+    for element in sorted(elements_of(graph)):
+        ranks = sorted(rank for rank, known in multiplies.items() if element not in known)
+        if ranks:
+            costs = [f"{_times_as_long(graph, topology.devices[rank], element):.2f}" for rank in ranks]
+            least, most = min(costs, key=float), max(costs, key=float)
+            found.append(
+                f"{_named(ranks)} {'has' if len(ranks) == 1 else 'have'} no instruction for {NARROW[element]}: convolutions "
+                f"take {least if least == most else f'{least} to {most}'} times as long there as in fp32"
+            )
+    return "; ".join(found)
+
+
+def _times_as_long(graph: LayerGraph, device: Device, element: Element) -> float:
+    """All convs of this element, over the same ones in fp32."""
+    specs = [layer.spec for layer in graph.layers if isinstance(layer, Conv) and layer.spec.element == element]
+    return sum(map(device.conv_s, specs)) / sum(device.conv_s(replace(spec, element="fp32")) for spec in specs)
+
+
+MOST_NAMED = 3
+
+
+def _named(ranks: Sequence[int]) -> str:
+    """ "the master", "worker 1", "the master and worker 1", "5 of the ranks" """
+    if len(ranks) > MOST_NAMED:
+        return f"{len(ranks)} of the ranks"
+    names = ["the master" if rank == MASTER else f"worker {rank}" for rank in ranks]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -33,6 +33,7 @@ from fogconv.errors import DependencyError, InputError
 from fogconv.frontend.ports import arrays_of
 from fogconv.frontend.zero_channels import dropped_channels
 from fogconv.ir.arrays import Array
+from fogconv.ir.layout import MASTER
 from fogconv.ir.steps import Pixels
 from fogconv.quantization.precision import precision_report
 from fogconv.runtime.engine import Engine, Inference
@@ -301,7 +302,20 @@ def _measure(
         outputs=figures,
         precision=precision_report(engine.graph),
         zero_channels=dropped_channels(engine.graph),
+        slower=_slower(engine, session),
     )
+
+
+def _slower(engine: Engine, session: Session) -> str:
+    """About the ranks without an instruction for the network's precision."""
+    from fogconv.calibration.narrow import elements_of, without_instruction
+    from fogconv.kernels.codegen.isa import host_multiplies
+
+    if not elements_of(engine.graph):
+        return ""
+    multiplies = {MASTER: host_multiplies()} | {worker.rank: worker.multiplies for worker in session.workers}
+    there = {rank: multiplies[rank] for rank in engine.ranks if rank in multiplies}
+    return without_instruction(engine.graph, engine.topology, there)
 
 
 def _sources(engine: Engine, job: Job) -> tuple[RateSource, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self, cast, get_args
+from typing import Literal, Self, cast
 
 from fogconv.errors import InputError
 from fogconv.guards.protection import check_wire
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.ir.steps import Pixels, Wire
+from fogconv.ir.steps import WIRES_OF_FP32, Pixels, Wire
 from fogconv.planning.limits.allowed import Allowed
 from fogconv.planning.limits.cuts import CUTS, not_cut
 from fogconv.planning.limits.goal import OBJECTIVES, Goal
@@ -22,7 +22,7 @@ from fogconv.values import table
 
 LOSSLESS: Literal["lossless"] = "lossless"
 
-WIRES: tuple[str, ...] = (*get_args(Wire), LOSSLESS)
+WIRES: tuple[str, ...] = (*WIRES_OF_FP32, LOSSLESS)
 """The ways to code activations, and "lossless" for the fastest of the lossless ones."""
 
 

@@ -82,5 +82,5 @@ class Scheme(StrEnum):
 STREAMS = (Scheme.PIPELINE, Scheme.REPLICAS)
 """The schemes for several frames in flight."""
 
-DISTRIBUTED = tuple(scheme for scheme in Scheme if scheme not in (Scheme.LOCAL, *STREAMS))
-"""All schemes that use the workers for one frame."""
+ONE_FRAME = tuple(scheme for scheme in Scheme if scheme not in (Scheme.LOCAL, *STREAMS))
+"""The schemes in which ranks share the work on one frame."""

@@ -3,10 +3,15 @@
 What comes and what goes stays in fp32, and so do maps that host layers read or write, and means and squares of
 normalizations. A conv's source is of 16 bits, its sums are in fp32; every other layer computes in fp32 on what it reads,
 whatever that consists of, and rounds what it makes. Layers that only renumber channels have maps of one kind.
+
+Depthwise convs compute in fp32, too. Each of their sums has a few products only, so that roundings do not cancel: most of
+what an answer loses would be lost there. Their weights, which are few, stay in fp32, and so does what the first conv makes
+for them.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +24,7 @@ from fogconv.frontend.quantized.absorb import pruned
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Concat, Conv, Convert, Host, Layer, Normalize, Shuffle, Slice, Squares, Tensor
+from fogconv.ir.memory.algorithm import is_depthwise
 from fogconv.ir.precision.elements import WEIGHTS_OF, Half
 from fogconv.ir.precision.halves import rounded
 from fogconv.ir.precision.scale import FP32, Precision
@@ -65,7 +71,9 @@ class _Halving:
 
     def changed(self, layer: Layer) -> Layer:
         match layer:
-            case Conv():
+            case Conv() if is_depthwise(layer.spec) and self.tensors[layer.source].precision == self.half:
+                return replace(layer, spec=replace(layer.spec, element=self.half.element))
+            case Conv() if not is_depthwise(layer.spec):
                 key = f"{layer.weight}.{self.half.element}"
                 if key not in self.weights:
                     self.weights[key] = self.round(layer.name, self.graph.weights[layer.weight])
@@ -91,7 +99,7 @@ class _Halving:
 
 def _exact(graph: LayerGraph) -> frozenset[int]:
     """The maps that stay in fp32."""
-    found = {*graph.given, *graph.results}
+    found = {*graph.given, *graph.results, *_first_maps(graph)}
     for layer in graph.layers:
         match layer:
             case Host():
@@ -101,3 +109,17 @@ def _exact(graph: LayerGraph) -> frozenset[int]:
             case Normalize():
                 found |= {layer.mean, layer.squares}
     return frozenset(found)
+
+
+def _first_maps(graph: LayerGraph) -> frozenset[int]:
+    """What convs of a picture make for depthwise convs alone."""
+    readers: defaultdict[int, list[Layer]] = defaultdict(list)
+    for layer in graph.layers:
+        for number in layer.reads:
+            readers[number].append(layer)
+    made = {layer.target for number in graph.given for layer in readers[number] if isinstance(layer, Conv)}
+    return frozenset(
+        number
+        for number in made
+        if readers[number] and all(isinstance(layer, Conv) and is_depthwise(layer.spec) for layer in readers[number])
+    )

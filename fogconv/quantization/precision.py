@@ -145,7 +145,9 @@ def precision_report(graph: LayerGraph) -> PrecisionReport | None:
 
 
 def _has_halves(graph: LayerGraph, layer: Layer) -> bool:
-    """Whether a layer reads or makes a map of 16 bits."""
+    """Whether a layer reads or makes a map of 16 bits; of a conv, whether that is what it is of."""
+    if isinstance(layer, Conv):
+        return layer.spec.element in HALVES
     return any(graph.tensors[number].precision.is_half for number in (*layer.reads, *layer.writes))
 
 

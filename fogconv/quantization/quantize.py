@@ -1,15 +1,15 @@
 """Quantise: a graph in fp32 and some pictures become a graph on bytes, and what that costs in accuracy.
 
 plain form → ranges of all maps over the pictures → equalised channels (depthwise nets) → int8 weights, rounded so that
-errors cancel → corrected biases → each layer's own error, measured → those above the tolerance stay in fp32 → marked graph
-→ graph on bytes
+errors cancel → corrected biases → each layer's own noise, measured → those above the tolerance stay in fp32, and a few that
+spoil the answer → marked graph → graph on bytes
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,12 @@ from fogconv.errors import InputError, ModelError
 from fogconv.frontend.quantized import absorb
 from fogconv.ir.arrays import Array
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.layers import Conv, Convert
-from fogconv.ir.precision.scale import Precision
+from fogconv.ir.layers import Conv
 from fogconv.quantization.equalization import equalized
 from fogconv.quantization.marking import Marked, int8_share, is_finite, marked, on_bytes, shared_precisions
+from fogconv.quantization.noise.own import own_noise
+from fogconv.quantization.noise.sensitive import sensitive
+from fogconv.quantization.noise.whole import whole_errors
 from fogconv.quantization.plain_form import plain_form
 from fogconv.quantization.ranges import Histogram, Method
 from fogconv.quantization.recorder import Recorder
@@ -121,14 +123,16 @@ def quantized(
     def mark(kept: frozenset[str]) -> Marked:
         return marked(plain, kept, shared_precisions(plain, kept, own), integers, biases)
 
-    errors = _own_errors(plain, names, mark(names), batches, threads)
-    exact = frozenset(name for name, error in errors.items() if error > tolerance)
+    noise = own_noise(plain, names, mark(names), batches, threads)
+    exact = frozenset(name for name, each in noise.items() if each.of_signal > tolerance)
+    exact |= sensitive(plain, exact, noise, mark, batches, tolerance, threads)
     kept = on_bytes(plain, exact)
     found = mark(kept)
-    whole = _whole_errors(plain, found, batches, threads)
+    whole = whole_errors(plain, found, batches, threads)
     final = absorb.on_bytes(found.graph, lambda conv: found.integers.get(conv.name))
     layers = tuple(
-        LayerNoise(name, "int8" if name in kept else "fp32", error, whole.noise.get(name)) for name, error in errors.items()
+        LayerNoise(name, "int8" if name in kept else "fp32", each.of_signal, whole.noise.get(name))
+        for name, each in noise.items()
     )
     return Quantized(final, found, layers, whole.output, whole.agreement, int8_share(final), len(batches))
 
@@ -163,94 +167,3 @@ class _Seen:
                 if has_products(conv.spec):
                     found = products(conv.spec, maps[conv.source])
                     self.products[conv.name] = self.products[conv.name] + found if conv.name in self.products else found
-
-
-def _ratio(noise: float, signal: float) -> float:
-    return math.sqrt(noise / signal) if signal > 0 else 0.0 if noise == 0 else math.inf
-
-
-def _own_errors(
-    plain: LayerGraph, names: frozenset[str], shadow: Marked, batches: Sequence[Sequence[Array]], threads: int
-) -> dict[str, float]:
-    """The noise ÷ signal of each conv alone: it reads the exact maps, rounded to bytes."""
-    convs = [layer for layer in plain.layers if isinstance(layer, Conv) and layer.name in names]
-    rounded = {layer.name: layer for layer in shadow.graph.layers}
-    precisions = {
-        layer.source: shadow.graph.tensors[layer.target].precision
-        for layer in shadow.graph.layers
-        if isinstance(layer, Convert) and shadow.graph.tensors[layer.target].precision.quantized
-    }
-    alone = _shadows(plain, convs, rounded, precisions, shadow.graph.weights)
-    recorder = Recorder(alone.graph, [*alone.exact.values(), *alone.rounded.values()], threads)
-    noise, signal = dict.fromkeys(alone.exact, 0.0), dict.fromkeys(alone.exact, 0.0)
-    for inputs in batches:
-        maps = recorder.of(inputs)
-        for name, number in alone.exact.items():
-            exact = maps[number].astype(np.float64)
-            noise[name] += float(np.square(maps[alone.rounded[name]] - exact).sum())
-            signal[name] += float(np.square(exact).sum())
-    return {name: _ratio(noise[name], signal[name]) for name in noise}
-
-
-@dataclass(frozen=True)
-class _Shadows:
-    graph: LayerGraph
-    exact: Mapping[str, int]
-    rounded: Mapping[str, int]
-
-
-def _shadows(
-    plain: LayerGraph,
-    convs: Sequence[Conv],
-    rounded: Mapping[str, object],
-    precisions: Mapping[int, Precision],
-    weights: Mapping[str, Array],
-) -> _Shadows:
-    """The exact graph, and beside each conv the same with rounded weights that reads its input as bytes."""
-    tensors, layers, made = list(plain.tensors), list(plain.layers), dict[str, int]()
-    reals: dict[int, int] = {}
-    for conv in convs:
-        if conv.source not in reals:
-            name, first = tensors[conv.source].name, len(tensors)
-            tensors.append(replace(tensors[conv.source], name=f"{name}.bytes", precision=precisions[conv.source]))
-            tensors.append(replace(tensors[conv.source], name=f"{name}.real"))
-            layers += [Convert(f"{name}.bytes", conv.source, first), Convert(f"{name}.real", first, first + 1)]
-            reals[conv.source] = first + 1
-        other = rounded[conv.name]
-        assert isinstance(other, Conv)
-        made[conv.name] = len(tensors)
-        tensors.append(replace(tensors[conv.target], name=f"{conv.name}.rounded"))
-        layers.append(replace(other, name=f"{conv.name}.rounded", source=reals[conv.source], target=made[conv.name]))
-    graph = replace(plain, tensors=tuple(tensors), layers=tuple(layers), weights={**plain.weights, **weights})
-    return _Shadows(graph, {conv.name: conv.target for conv in convs}, made)
-
-
-@dataclass(frozen=True)
-class _Whole:
-    noise: Mapping[str, float]
-    output: float
-    agreement: float
-
-
-def _whole_errors(plain: LayerGraph, found: Marked, batches: Sequence[Sequence[Array]], threads: int) -> _Whole:
-    """The noise ÷ signal of each layer's result, and of the first output, where all that can be is on bytes."""
-    exact, rounded = Recorder(plain, threads=threads), Recorder(found.graph, threads=threads)
-    places = {layer.name: layer.writes[0] for layer in found.graph.layers if layer.writes}
-    pairs = {layer.name: (layer.writes[0], places[layer.name]) for layer in plain.layers if layer.writes}
-    first, last = plain.outputs[0].tensor, found.graph.outputs[0].tensor
-    if first is not None and last is not None:
-        pairs[""] = (first, last)
-    noise, signal, same = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0), 0
-    images = 0
-    for inputs in batches:
-        one, other = exact.of(inputs), rounded.of(inputs)
-        for name, (a, b) in pairs.items():
-            values = one[a].astype(np.float64)
-            noise[name] += float(np.square(other[b] - values).sum())
-            signal[name] += float(np.square(values).sum())
-        if first is not None and last is not None:
-            images += len(one[first])
-            scores = (one[first].reshape(len(one[first]), -1), other[last].reshape(len(other[last]), -1))
-            same += int(np.sum(scores[0].argmax(axis=1) == scores[1].argmax(axis=1)))
-    ratios = {name: _ratio(noise[name], signal[name]) for name in pairs}
-    return _Whole(ratios, ratios.pop("", 0.0), same / images if images else 1.0)

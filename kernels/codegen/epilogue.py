@@ -20,7 +20,7 @@ from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.emit import Builder, Value
 from fogconv.kernels.codegen.formulas import activation, applied, clamp, lanes
 from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.codegen.microkernel import call_address, function_address
+from fogconv.kernels.codegen.native.calls import call_address, function_address
 
 SIGNATURE = types.void(*[types.int64] * 5)
 """epilogue(address, bytes from row to row, rows, columns, parameters)."""

@@ -22,6 +22,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from fogconv.errors import KernelError
+from fogconv.ir.precision.elements import Element
 
 NUMBA_SETTINGS = ".numba_config.yaml"
 """numba reads settings from its environment variables and from this file in the current folder."""
@@ -76,6 +77,13 @@ def host_pairs(isa: Isa) -> bool:
 def host_eights(isa: Isa) -> bool:
     """Whether kernels multiply and add fp16, eight at a time: as `host_dots`, and only where this CPU can."""
     return isa.name == NEON.name and host_dots() and "fullfp16" in cpu_features()
+
+
+def host_multiplies() -> tuple[Element, ...]:
+    """The elements narrower than fp32 of which kernels multiply several by one instruction."""
+    isa = host_isa()
+    found: dict[Element, bool] = {"uint8": host_dots(), "fp16": host_eights(isa), "bf16": host_pairs(isa)}
+    return tuple(element for element, there in found.items() if there)
 
 
 @cache

@@ -38,6 +38,7 @@ class Recipe:
     strict: bool
     scratch: Scratch
     algorithm: str | None
+    weights: WeightType = "float32"
 
     def choose(self, spec: ConvSpec) -> str:
         return self.algorithm or choose(spec, self.isa, self.strict)
@@ -147,9 +148,14 @@ class PreparedConv2d:
         return self._recipe.scratch
 
     @property
+    def weight_type(self) -> WeightType:
+        """What the weights consist of as they were given."""
+        return self._recipe.weights
+
+    @property
     def exact(self) -> bool:
         """Whether ``unpack`` gives back the weights."""
-        return self._kernel.exact and (self.spec.element == "fp32" or self.algorithm == HALF)
+        return self._kernel.exact and (self.weight_type == "float32" or self.algorithm == HALF)
 
     def unpack(self) -> tuple[Array, Array | None]:
         """The weight and the bias as they were given (zeros for no bias). Raises KernelError where not ``exact``."""
@@ -193,7 +199,7 @@ def prepare_conv2d(
     algorithm: str | None = None,
 ) -> PreparedConv2d:
     """Pack the weights (f, c/g, K_h, K_w) and the bias (f,), both float32, and compile what the spec needs. Of a spec of 16
-    bits the weights are float16, or uint16 for bf16, and stay so, but for depthwise and grouped convs.
+    bits the weights are float16, or uint16 for bf16, and stay so, but for depthwise and grouped convs; or they are float32.
 
     ``activation`` is None or a formula of one input (`fogconv.kernels.codegen.formulas`), with its numbers: "relu",
     "leaky_relu(0.1)". ``precision`` "strict" allows direct kernels only; "fast" also Winograd's (errors below 5e-5 of the
@@ -203,7 +209,8 @@ def prepare_conv2d(
     """
     if spec.element not in ("fp32", *HALVES):
         raise KernelError(f"conv2d: maps of {spec.element} have kernels of their own")
-    weight = _of_type("the weight", weight, spec.weight_shape, WEIGHTS_OF[spec.element])
+    kind = WEIGHTS_OF[spec.element] if np.asarray(weight).dtype != np.float32 else "float32"
+    weight = _of_type("the weight", weight, spec.weight_shape, kind)
     if bias is not None:
         bias = _of_type("the bias", bias, (spec.out_channels,))
     formulas.activation(activation)
@@ -211,7 +218,7 @@ def prepare_conv2d(
         raise KernelError(f"conv2d: precision is {precision!r}; it must be 'fast' or 'strict'")
     if threads < 1:
         raise KernelError(f"conv2d: {threads} threads; at least 1 is needed")
-    recipe = Recipe(host_isa(), activation, threads, precision == "strict", scratch or Scratch(), algorithm)
+    recipe = Recipe(host_isa(), activation, threads, precision == "strict", scratch or Scratch(), algorithm, kind)
     kernel = prepare_kernel(recipe.choose(spec), spec, recipe.isa, weight, bias, activation, recipe.scratch, threads)
     return PreparedConv2d(kernel, recipe)
 

@@ -26,9 +26,12 @@ from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import ready
-from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Flag, Tile, clamp_bounds, emit_finish
 from fogconv.kernels.codegen.native.functions import native_function
-from fogconv.kernels.conv.direct import clamp_flags, part, run_direct, tile_table, walk_numbers
+from fogconv.kernels.codegen.tile.fields import ARGUMENTS, FIELDS, Field, Flag, clamp_bounds
+from fogconv.kernels.codegen.tile.results import emit_finish
+from fogconv.kernels.codegen.tile.tile import Tile
+from fogconv.kernels.conv.direct import clamp_flags
+from fogconv.kernels.conv.tile_walk import part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place

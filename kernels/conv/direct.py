@@ -1,41 +1,44 @@
 """Direct convolution: every output is summed in registers over the whole kernel and all input channels, then stored once.
 
 Any kernel, stride, dilation, padding and number of groups. The output channels are cut into groups of vectors (``Pass``),
-the output map into tiles (``Cover``); a list of tiles with their offsets is made when arrays are bound, so that the driver
-only walks lists. Weights are packed as the micro-kernel reads them: [group of output channels][full blocks, then
-parts][K_h][K_w][lane][vector].
+the output map into tiles (``Cover``); a list of tiles with their offsets is made when arrays are bound
+(`fogconv.kernels.conv.tile_walk`). Weights are packed as the micro-kernel reads them
+(`fogconv.kernels.conv.packed_weights`).
 
 Maps of bf16 may be read in pairs: a word of two input channels then takes the place of one float, and of its weight (see
-`fogconv.kernels.codegen.microkernel.Pairs`). Where the last channel has no neighbour its weight's is 0. Maps of fp16 may be
-read as they are, by a micro-kernel of their own (`fogconv.kernels.conv.half_tile`).
+`fogconv.kernels.codegen.tile.pairs`). Where the last channel has no neighbour its weight's is 0. Maps of fp16 may be read
+as they are, by a micro-kernel of their own (`fogconv.kernels.conv.half_tile`). `fogconv.kernels.conv.halves` says which.
 
 Groups whose output channels do not start at a block of 16 are summed into a scratch map and copied lane by lane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
-from fogconv.ir.arrays import Array, blank, is_blank
+from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW, ConvSpec
 from fogconv.ir.memory.algorithm import HALF
-from fogconv.ir.precision.elements import WEIGHTS_OF, Element, element_of
-from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
+from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Element, element_of
+from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.formulas import clamp
-from fogconv.kernels.codegen.isa import Isa, host_eights, host_pairs
-from fogconv.kernels.codegen.jit import jit, ready
-from fogconv.kernels.codegen.microkernel import FIELDS, LINE, Field, Flag, call_tile, clamp_bounds, make_tile, tile_address
-from fogconv.kernels.codegen.quads import QUAD, quad_steps
-from fogconv.kernels.conv.half_tile import FLUSHED, LANES, PIXELS, HalfTile, half_tile_address
-from fogconv.kernels.conv.tiling import Cover, Pass, cut, plan_passes
-from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
-from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
+from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.jit import ready
+from fogconv.kernels.codegen.microkernel import tile_address
+from fogconv.kernels.codegen.tile.fields import FIELDS, LINE, Field, Flag, clamp_bounds
+from fogconv.kernels.codegen.tile.tile import make_tile
+from fogconv.kernels.conv.half_tile import FLUSHED, LANES, HalfTile, half_tile_address
+from fogconv.kernels.conv.halves import paired
+from fogconv.kernels.conv.packed_weights import Channels, PackedWeights, pack_weights, product_steps
+from fogconv.kernels.conv.tile_walk import part, run_direct, share, tile_table, walk_numbers
+from fogconv.kernels.conv.tiling import Pass, plan_passes
+from fogconv.kernels.maps.blocked import Blocked, Margin, blocks
+from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
 
 CHUNK_BYTES = 256 * 1024
@@ -48,8 +51,6 @@ STREAMED_BYTES = 512 * 1024
 FEW, UNROLLED = 4, 24
 """First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
 
-HEADER, ITEM, TILE = 9, 17, 6
-
 
 def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
     """Which of its bounds an activation has; none for one that a tile does not apply."""
@@ -60,68 +61,6 @@ def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
 def lanes_for(spec: ConvSpec) -> int:
     """Lanes per pixel of the input with which a direct convolution is fastest: 4 for first layers, else 16."""
     return NARROW if spec.groups == 1 and spec.in_channels <= NARROW else BLOCK
-
-
-@jit
-def run_direct(a):  # type: ignore[no-untyped-def]
-    """Walk the items of the array that `walk_numbers` makes."""
-    batch, x_image, out_image, residual_image, epilogue, parameters, out_block, out_row, items = a[:HEADER]
-    for image in range(batch):
-        for item in range(HEADER, HEADER + ITEM * items, ITEM):
-            fields = a[item]
-            x = a[item + 1] + image * x_image
-            weights, bias = a[item + 2], a[item + 3]
-            out = a[item + 4] + image * out_image
-            residual = a[item + 5] + image * residual_image
-            fetched = a[item + 16]
-            for group in range(a[item + 6]):
-                coming = weights + a[item + 7] if group + 1 < a[item + 6] else weights
-                end = coming + a[item + 7] - fetched
-                for tile in range(a[item + 11], a[item + 12], TILE):
-                    to = out + a[tile + 2]
-                    start = x + a[tile + 1]
-                    ahead = coming if fetched else start + a[item + 15]
-                    call_tile(a[tile], fields, start, weights, bias, to, residual + a[tile + 3], ahead)
-                    coming = min(coming + fetched, end)
-                    if epilogue != 0:
-                        for block in range(a[item + 13]):
-                            call_epilogue(epilogue, to + block * out_block, out_row, a[tile + 4], a[tile + 5], parameters)
-                weights += a[item + 7]
-                bias += a[item + 8]
-                out += a[item + 9]
-                residual += a[item + 10]
-                x += a[item + 14]
-
-
-@dataclass(frozen=True, slots=True)
-class Channels:
-    """The places of a group's input channels, or of their pairs: full blocks from ``first_block`` on, and parts (block,
-    lane, lanes)."""
-
-    first_block: int
-    full_blocks: int
-    parts: tuple[tuple[int, int, int], ...]
-    block: int = BLOCK
-    """How many make a block."""
-
-    @staticmethod
-    def of(start: int, stop: int, block: int = BLOCK) -> Channels:
-        """The channels start … stop−1 of a blocked map."""
-        parts = []
-        if start % block or stop - start < block:
-            lanes = min(block - start % block, stop - start)
-            parts.append((start // block, start % block, lanes))
-            start += lanes
-        full = (stop - start) // block
-        first = start // block
-        if stop > start + full * block:
-            parts.append((first + full, 0, stop - start - full * block))
-        return Channels(first, full, tuple(parts), block)
-
-    def runs(self, start: int) -> list[tuple[int, int]]:
-        """The channels (from, lanes), counted from ``start``, in the order in which they are summed."""
-        full = [((self.first_block + i) * self.block - start, self.block) for i in range(self.full_blocks)]
-        return full + [(block * self.block + lane - start, lanes) for block, lane, lanes in self.parts]
 
 
 class DirectKernel:
@@ -152,7 +91,7 @@ class DirectKernel:
 
     @property
     def algorithm(self) -> str:
-        return "direct" if self.packed.element == "fp32" and not self.packed.pairs else HALF
+        return HALF if self.spec.element in HALVES else "direct"
 
     def _tile_addresses(self, lanes: int, made: Element) -> dict[tuple[int, int, int], int]:
         """The micro-kernels, by (output channels, rows, columns), for inputs of ``lanes`` lanes per pixel and outputs of the
@@ -358,241 +297,9 @@ def lines_at_once(p: Pass, size: int) -> int:
     return -(-size * p.lanes // (LINE * tiles))
 
 
-def walk_numbers(
-    batch: int,
-    x: Place,
-    out: Place,
-    residual: Place,
-    epilogue: Epilogue,
-    items: list[list[int]],
-    tiles: Sequence[NDArray[np.int64]],
-) -> NDArray[np.int64]:
-    """The array that `run_direct` walks. Items name their tiles by first and last index, over all of ``tiles``; their last
-    number, the bytes of the next group's weights that a tile fetches, may be left out."""
-    first_tile = HEADER + ITEM * len(items)
-    numbers = [batch, x.image, out.image, residual.image, *epilogue.numbers, out.block, out.row, len(items)]
-    for item in items:
-        numbers += [
-            *item[:11],
-            first_tile + TILE * item[11],
-            first_tile + TILE * item[12],
-            *item[13:],
-            *[0] * (ITEM - len(item)),
-        ]
-    return np.concatenate((np.array(numbers, np.int64), *(table.ravel() for table in tiles)))
-
-
-def tile_table(
-    cover: Cover,
-    start: int,
-    stop: int,
-    addresses: Mapping[tuple[int, int], int],
-    steps: tuple[int, int],
-    out: Place,
-    residual: Place,
-    pixel: int = PIXEL,
-) -> NDArray[np.int64]:
-    """The tiles of some bands: address and offsets of input, output and residual; rows, columns. ``pixel``: bytes from one
-    pixel of the output to the next.
-
-    ``addresses`` of the micro-kernels by (rows, columns), ``steps`` in bytes of the input per row and column of the output.
-    A large map has ten thousand tiles: numbers in arrays, not one after the other.
-    """
-    bands, pieces = np.array(cover.bands[start:stop], np.int64)[:, None], np.array(cover.pieces, np.int64)[None]
-    top = sum(cover.bands[:start]) + np.cumsum(bands, 0) - bands
-    left = np.cumsum(pieces, 1) - pieces
-    table = np.empty((bands.size, pieces.size, TILE), np.int64)
-    for (rows, columns), address in addresses.items():
-        table[(bands == rows) & (pieces == columns), 0] = address
-    table[..., 1] = top * steps[0] + left * steps[1]
-    table[..., 2] = top * out.row + left * pixel
-    table[..., 3] = top * residual.row + left * pixel
-    table[..., 4] = bands
-    table[..., 5] = pieces
-    return table.reshape(-1, TILE)
-
-
-def part(length: int, index: int, of: int) -> tuple[int, int]:
-    """The index-th of ``of`` nearly equal parts of range(length)."""
-    return length * index // of, length * (index + 1) // of
-
-
-def share(chunks: int, thread: int, threads: int) -> list[tuple[int, int]]:
-    """The chunks (index, of) of one thread; at least one chunk per thread."""
-    per_thread = -(-chunks // threads)
-    return [(thread * per_thread + i, per_thread * threads) for i in range(per_thread)]
-
-
-@dataclass(frozen=True)
-class PackedWeights:
-    """All weights in the micro-kernel's order, and the bias (zeros where there is none)."""
-
-    weights: Array
-    bias: Array
-    shape: tuple[int, int, int, int]
-    groups: int
-    isa: Isa
-    vectors: int
-    """Vectors per group of output channels; the last groups may have fewer, or quads (see `cut`)."""
-    inputs: int = 0
-    """Input channels of a group, where ``shape`` counts pairs of them."""
-    eights: bool = False
-    """Whether products are summed in fp16, eight at a time."""
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a weight is two of bf16, for two input channels."""
-        return self.weights.dtype == PAIR
-
-    @property
-    def block(self) -> int:
-        """How many channels, or pairs, make a block."""
-        return BLOCK // 2 if self.pairs else BLOCK
-
-    @property
-    def element(self) -> Element:
-        """Of the weights as the micro-kernel loads them: pairs as floats."""
-        return "fp32" if self.pairs else element_of(self.weights)
-
-    @property
-    def depth(self) -> int:
-        """Products per output: c/g·K_h·K_w."""
-        return int(np.prod(self.shape[1:]))
-
-    @property
-    def per_group(self) -> int:
-        """Lanes of output channels in each group of the convolution: whole vectors, so that all of them are aligned."""
-        return _up(self.shape[0] // self.groups, self.isa.vector_length)
-
-    def address(self, group: int, channel: int) -> int:
-        """Where the weights of a group's output channels start, from one of its vectors on."""
-        return address_of(self.weights) + self.weights.itemsize * self.depth * (group * self.per_group + channel)
-
-    def bias_address(self, group: int, channel: int) -> int:
-        return address_of(self.bias) + 4 * (group * self.per_group + channel)
-
-    def pieces(self) -> Iterator[tuple[slice, slice, Array]]:
-        """The weights piece by piece: output channels, input channels of their group, and a view of the packed array whose
-        elements are, in order, [K_h][K_w][input channel][output lane]."""
-        f, c, kh, kw = self.shape
-        per_group, steps = f // self.groups, _steps(c, kh * kw, self.groups)
-        for group in range(self.groups):
-            position = group * self.per_group * self.depth
-            runs = Channels.of(group * c, (group + 1) * c, self.block).runs(group * c)
-            if kh * kw == 1 and self.groups == 1:
-                runs = [(0, c)]  # with a single tap they are contiguous
-            start, end = group * per_group, (group + 1) * per_group
-            for vectors, vl in cut(self.isa, per_group, self.depth, steps, self.vectors):
-                outputs = slice(start, min(start + vectors * vl, end))
-                for channel, lanes in runs:
-                    inputs = slice(channel, channel + lanes)
-                    if vl == self.isa.vector_length:
-                        size = lanes * kh * kw * vectors * vl
-                        yield outputs, inputs, self.weights[position : position + size].reshape(kh, kw, lanes, vectors * vl)
-                    else:
-                        size = quad_steps(lanes) * kh * kw * vectors * QUAD**2
-                        quads = self.weights[position : position + size].reshape(kh, kw, -1, vectors, QUAD, QUAD)
-                        whole = lanes // QUAD
-                        stop = channel + whole * QUAD
-                        if whole:
-                            yield outputs, slice(channel, stop), quads[:, :, :whole].transpose(0, 1, 2, 5, 3, 4)
-                        if lanes % QUAD:
-                            yield outputs, slice(stop, channel + lanes), quads[:, :, whole:, ..., 0]
-                    position += size
-                start += vectors * vl
-
-    def unpack_bias(self) -> Array:
-        """The bias (f,)."""
-        f = self.shape[0] // self.groups
-        return self.bias.reshape(self.groups, -1)[:, :f].reshape(-1)
-
-    def unpack(self) -> Array:
-        """The original weights (f, c/g, K_h, K_w), exactly."""
-        out = np.empty(self.shape, self.weights.dtype)
-        for outputs, inputs, piece in self.pieces():
-            lanes = piece.reshape(*self.shape[2:], inputs.stop - inputs.start, -1)
-            out[outputs, inputs] = lanes[..., : outputs.stop - outputs.start].transpose(3, 2, 0, 1)
-        if self.pairs:
-            f, _, kh, kw = self.shape
-            halves = out.view(np.uint16).reshape(f, -1, kh, kw, 2).transpose(0, 1, 4, 2, 3)
-            return np.ascontiguousarray(halves.reshape(f, -1, kh, kw)[:, : self.inputs])
-        return out
-
-
-def pack_weights(weight: NDArray[Any], bias: Array | None, groups: int, isa: Isa, vectors: int) -> PackedWeights:
-    """Weights (f, c/g, K_h, K_w), in fp32 or 16 bits, and bias (f,) → the micro-kernel's order; lanes beyond f/g are
-    zeros."""
-    f, c, kh, kw = weight.shape
-    lanes = groups * _up(f // groups, isa.vector_length)
-    packed = PackedWeights(
-        aligned_zeros((lanes * c * kh * kw,), kind=weight.dtype),
-        aligned_zeros((lanes,)),
-        (f, c, kh, kw),
-        groups,
-        isa,
-        vectors,
-    )
-    if is_blank(weight):
-        return packed
-    for outputs, inputs, piece in packed.pieces():
-        wide = piece[0, 0].size // (inputs.stop - inputs.start)
-        ordered = weight[outputs, inputs].transpose(2, 3, 1, 0)
-        if wide > ordered.shape[3]:
-            ordered = np.concatenate((ordered, np.zeros((*ordered.shape[:3], wide - ordered.shape[3]), weight.dtype)), 3)
-        piece[...] = ordered.reshape(piece.shape)
-    if bias is not None:
-        packed.bias.reshape(groups, -1)[:, : f // groups] = bias.reshape(groups, -1)
-    return packed
-
-
-PAIR = np.dtype(np.uint32)
-"""Two numbers of bf16, the one of the lower channel in the lower bits."""
-
-
-def reads_of(spec: ConvSpec, isa: Isa) -> Element:
-    """The element of the maps that a conv in 16 bits reads: its own where this CPU multiplies such, and no pair lies in two
-    groups; else fp32."""
-    if spec.element == "bf16" and host_pairs(isa) and (spec.groups == 1 or spec.in_channels // spec.groups % 2 == 0):
-        return "bf16"
-    return "fp16" if spec.element == "fp16" and host_eights(isa) else "fp32"
-
-
-def halves_isa(isa: Isa, reads: Element) -> Isa:
-    """The instruction set as the tiling must see it: what is of 16 bits is not summed in quads."""
-    isa = replace(isa, quads=False)
-    if reads == "fp16":  # a tile has all channels of a block
-        return replace(isa, vector_length=BLOCK, pixels=(PIXELS,))
-    if isa.name == "neon":  # a vector of weights takes a second register while it is widened
-        return replace(isa, pixels=(12, 9, 6, 5))
-    return replace(isa, pixels=(26, 14, 8, 6)) if reads == "bf16" else isa
-
-
-def paired(weight: NDArray[Any]) -> NDArray[Any]:
-    """(f, c, K_h, K_w) of bf16 → (f, ⌈c/2⌉, K_h, K_w) of pairs."""
-    f, c, kh, kw = weight.shape
-    if is_blank(weight):
-        return blank((f, -(-c // 2), kh, kw), PAIR.name)
-    whole = np.concatenate((weight, np.zeros((f, c % 2, kh, kw), weight.dtype)), 1) if c % 2 else weight
-    halves = whole.reshape(f, -1, 2, kh, kw).transpose(0, 1, 3, 4, 2)
-    return np.ascontiguousarray(halves).view(PAIR)[..., 0]
-
-
 def _plan(spec: ConvSpec, isa: Isa, vectors: int | None = None, pairs: bool = False) -> tuple[Pass, ...]:
     c, taps = spec.in_channels // spec.groups, spec.kernel[0] * spec.kernel[1]
     if pairs:
         c = -(-c // 2)
-    steps = _steps(c, taps, spec.groups)
+    steps = product_steps(c, taps, spec.groups)
     return plan_passes(isa, spec.out_height, spec.out_width, spec.out_channels // spec.groups, c * taps, steps, vectors)
-
-
-def _steps(in_channels: int, taps: int, groups: int) -> int:
-    """The number of quads in an output's products, or the number of products where quads can't be used: a group that does
-    not start at a multiple of four channels can't be read in fours."""
-    return taps * (in_channels if groups > 1 and in_channels % QUAD else quad_steps(in_channels))
-
-
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
-
-
-__all__: Sequence[str] = ["Channels", "Cover", "DirectKernel", "PackedWeights", "pack_weights"]

@@ -24,8 +24,10 @@ from fogconv.ir.geometry import BLOCK
 from fogconv.ir.precision.elements import Element
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I32, I64, Builder, Value
-from fogconv.kernels.codegen.microkernel import ARGUMENTS, Field, Flag, Tile, emit_finish, places
 from fogconv.kernels.codegen.native.functions import native_function
+from fogconv.kernels.codegen.tile.fields import ARGUMENTS, Field, Flag
+from fogconv.kernels.codegen.tile.results import emit_finish, places
+from fogconv.kernels.codegen.tile.tile import Tile
 
 FLUSHED = 96
 """The most products of one sum of fp16: two rows of a 3×3 kernel over a block of channels, or six blocks of a 1×1."""

@@ -26,8 +26,9 @@ from fogconv.ir.memory.algorithm import is_linear
 from fogconv.ir.precision.halves import floats
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.conv import depthwise
-from fogconv.kernels.conv.direct import DirectKernel, halves_isa, lanes_for, reads_of
+from fogconv.kernels.conv.direct import DirectKernel, lanes_for
 from fogconv.kernels.conv.grouped import GroupedKernel
+from fogconv.kernels.conv.halves import halves_isa, reads_of
 from fogconv.kernels.conv.linear import LinearKernel
 from fogconv.kernels.conv.tuning_table import tuned_algorithm
 from fogconv.kernels.conv.winograd import WinogradKernel, form_of
@@ -110,7 +111,8 @@ def prepare_kernel(
     """Pack the weights, in fp32 or 16 bits, and compile the code of one algorithm. Raises KernelError for one that can't
     run the spec."""
     if algorithm == rule.HALF:
-        reads = reads_of(spec, isa)
+        # In fp32 are those of depthwise convs, one group of which may be cut out.
+        reads = "fp32" if weight.dtype == np.float32 else reads_of(spec, isa)
         return DirectKernel.prepare(spec, halves_isa(isa, reads), weight, bias, activation, reads=reads)
     if weight.dtype != np.float32:
         weight = floats(weight)

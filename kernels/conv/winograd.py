@@ -34,9 +34,14 @@ from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import jit, ready
-from fogconv.kernels.codegen.microkernel import FIELDS, LINE, Field, Flag, call_tile, make_tile, tile_address
+from fogconv.kernels.codegen.microkernel import tile_address
+from fogconv.kernels.codegen.native.calls import call_tile
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
-from fogconv.kernels.conv.direct import Channels, clamp_flags, lines_at_once, part
+from fogconv.kernels.codegen.tile.fields import FIELDS, LINE, Field, Flag
+from fogconv.kernels.codegen.tile.tile import make_tile
+from fogconv.kernels.conv.direct import clamp_flags, lines_at_once
+from fogconv.kernels.conv.packed_weights import Channels
+from fogconv.kernels.conv.tile_walk import part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
 from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks

@@ -24,7 +24,9 @@ from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import F32, I8, I32, Builder, Value
 from fogconv.kernels.codegen.isa import Isa, cpu_features, host_dots, host_family
-from fogconv.kernels.codegen.microkernel import Field, Tile, places
+from fogconv.kernels.codegen.tile.fields import Field
+from fogconv.kernels.codegen.tile.results import places
+from fogconv.kernels.codegen.tile.tile import Tile
 from fogconv.kernels.quantized.numbers import Sums
 
 I16 = ir.IntType(16)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.precision.elements import WeightType
 from fogconv.kernels.codegen.isa import Isa, host_isa
 from fogconv.kernels.conv.conv import check_maps
 from fogconv.kernels.maps.blocked import Blocked, Margin
@@ -39,6 +40,10 @@ class PreparedBytes:
     def weight_bytes(self) -> int:
         """Bytes of the packed weights, biases and multipliers in memory."""
         return self._kernel.packed.nbytes
+
+    @property
+    def weight_type(self) -> WeightType:
+        return "int8"
 
     @property
     def exact(self) -> bool:

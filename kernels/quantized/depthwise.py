@@ -26,10 +26,11 @@ from fogconv.kernels.codegen.emit import I8, I32, I64, Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import ready
-from fogconv.kernels.codegen.microkernel import ARGUMENTS, FIELDS, Field, Tile, clamp_bounds
 from fogconv.kernels.codegen.native.functions import native_function
+from fogconv.kernels.codegen.tile.fields import ARGUMENTS, FIELDS, Field, clamp_bounds
+from fogconv.kernels.codegen.tile.tile import Tile
 from fogconv.kernels.conv.depthwise import UNROLLED_TAPS
-from fogconv.kernels.conv.direct import part, run_direct, tile_table, walk_numbers
+from fogconv.kernels.conv.tile_walk import part, run_direct, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place

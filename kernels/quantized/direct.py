@@ -22,17 +22,11 @@ from fogconv.kernels.codegen.emit import Builder, Value
 from fogconv.kernels.codegen.epilogue import Epilogue
 from fogconv.kernels.codegen.isa import Isa
 from fogconv.kernels.codegen.jit import ready
-from fogconv.kernels.codegen.microkernel import (
-    ARGUMENTS,
-    FIELDS,
-    Field,
-    Tile,
-    clamp_bounds,
-    emit_tile,
-    make_tile,
-)
+from fogconv.kernels.codegen.microkernel import emit_tile
 from fogconv.kernels.codegen.native.functions import native_function
-from fogconv.kernels.conv.direct import part, run_direct, share, tile_table, walk_numbers
+from fogconv.kernels.codegen.tile.fields import ARGUMENTS, FIELDS, Field, clamp_bounds
+from fogconv.kernels.codegen.tile.tile import Tile, make_tile
+from fogconv.kernels.conv.tile_walk import part, run_direct, share, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Pass, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place

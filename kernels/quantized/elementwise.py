@@ -16,7 +16,7 @@ from fogconv.errors import KernelError
 from fogconv.ir.geometry import BLOCK
 from fogconv.kernels.codegen import vector
 from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.codegen.microkernel import clamp_bounds
+from fogconv.kernels.codegen.tile.fields import clamp_bounds
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import Bound, Place, address_of, bind, place, same_size
 from fogconv.kernels.quantized import lanes

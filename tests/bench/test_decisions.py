@@ -30,7 +30,7 @@ from bench.fog.contestants import contestants, random_path
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.lowering.lower import lower
-from fogconv.planning.schemes import DISTRIBUTED, Scheme
+from fogconv.planning.schemes import ONE_FRAME, Scheme
 from tests import program_reference
 from tests.chains import chain
 
@@ -58,7 +58,7 @@ def test_contestants_are_every_scheme_and_other_paths() -> None:
     graph = chain(16, 64, 64, 32, 64)
     found = contestants(graph, FOUR, 1, paths=5)
     names = [name for name, _ in found]
-    schemes = [*DISTRIBUTED, Scheme.LOCAL]
+    schemes = [*ONE_FRAME, Scheme.LOCAL]
     assert names[: len(schemes)] == schemes and names[0] == "auto"
     assert names[len(schemes) :] == [f"path {number}" for number in range(1, 6)]
     works = [tuple(each.work for each in plan.placements) for _, plan in found]

@@ -31,6 +31,15 @@ def test_all_that_is_installed_computes_the_same() -> None:
     assert row["ratio_to_best"] > 0
 
 
+def test_in_8_bits_each_has_its_own_quantiser() -> None:
+    command = [sys.executable, "-m", "bench.peers", "--net=mobilenet_v2", "--precision=int8", "--rounds=1", "--json"]
+    row = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert row["precision"] == "int8" and set(row["times_ms"]) | set(row["left_out"]) == set(RUNTIMES)
+    assert {"fogconv", "onnxruntime"} <= set(row["times_ms"]), row["left_out"]
+    assert {"ncnn", "mnn", "litert", "torch"} <= set(row["left_out"])
+    assert all(1e-4 < error < 1 for error in row["max_rel_error"].values()), "8 bits are seen in the answer"
+
+
 def test_an_unknown_network_is_a_sentence() -> None:
     command = [sys.executable, "-m", "bench.peers", "--net", "nonsense"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -9,13 +9,14 @@ import pytest
 
 from fogconv.calibration.cache import remembered_rates
 from fogconv.calibration.calibration import calibrate_quickly
-from fogconv.calibration.narrow import INT8_MAPS, QUICK_STEPS, elements_of, missing
+from fogconv.calibration.narrow import INT8_MAPS, QUICK_STEPS, elements_of, missing, without_instruction
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.microbenchmark import NoMailbox, map_program
 from fogconv.frontend import zoo_graphs
 from fogconv.hardware.presets import presets
-from fogconv.hardware.topology import Device
+from fogconv.hardware.topology import HERE, Device, Topology
 from fogconv.ir.geometry import ConvSpec, MapSpec
+from fogconv.ir.precision.elements import Element
 from fogconv.quantization.precision import for_shapes
 from tests.calibration.test_devices import FakeSession, local, own_s
 
@@ -67,3 +68,21 @@ def test_every_board_has_a_rate_in_8_bits_and_its_source() -> None:
     for board in presets().values():
         assert board.gamma_s_per_mac["int8_default"] < board.gamma_s_per_mac["default"]
         assert "in 8 bits" in board.sources["gamma_s_per_mac"]
+
+
+def test_ranks_without_an_instruction_are_named_with_what_it_costs() -> None:
+    graph = for_shapes(zoo_graphs.graph("squeezenet1_1"), "bf16")
+    slow, fast = ({"default": 1e-9, "bf16_default": bf16} for bf16 in (3e-9, 2e-9))
+    devices = tuple(Device(f"r{rank}", rates) for rank, rates in enumerate((slow, slow, fast, fast, fast)))
+    topology = Topology(devices, default_link=HERE)
+    every: dict[int, tuple[Element, ...]] = dict.fromkeys(range(5), ("uint8", "bf16"))
+    assert without_instruction(graph, topology, every) == ""
+    assert without_instruction(zoo_graphs.graph("squeezenet1_1"), topology, dict.fromkeys(range(5), ())) == ""
+    assert without_instruction(graph, topology, every | {1: ("uint8",)}) == (
+        "worker 1 has no instruction for bf16: convolutions take 3.00 times as long there as in fp32"
+    )
+    assert without_instruction(graph, topology, every | {0: (), 1: (), 2: ()}) == (
+        "the master, worker 1 and worker 2 have no instruction for bf16: convolutions take 2.00 to 3.00 times as long there "
+        "as in fp32"
+    )
+    assert without_instruction(graph, topology, dict.fromkeys(range(5), ())).startswith("5 of the ranks have no instruction")

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from fogconv.cluster.worker.checks.program_check import check_program
 from fogconv.errors import InputError
 from fogconv.hardware.topology import Topology
 from fogconv.ir.guard import Protection
+from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan, settled
 from fogconv.planning.scheme_options import WIRES
-from fogconv.planning.schemes import DISTRIBUTED, STREAMS, Scheme
+from fogconv.planning.schemes import ONE_FRAME, STREAMS, Scheme
 from tests.cluster.fault_cluster import network
 
 FAST = Topology.uniform(4, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
@@ -23,6 +25,8 @@ FAST = Topology.uniform(4, 1e9, 1e10, 1e-6, copy_s_per_byte=1e-11, step_s=1e-7)
     [
         ({"scheme": "ring"}, ", ".join(Scheme)),
         ({"wire": "fp8"}, ", ".join(WIRES)),
+        ({"wire": "uint8"}, "wire 'uint8' is not known"),
+        ({"wire": "int32"}, "wire 'int32' is not known"),
         ({"trigger": "maybe"}, "channels:N"),
         ({"threshold": -1.0}, "from 0 to 1000000, or inf"),
         ({"threshold": float("nan")}, "threshold nan"),
@@ -45,7 +49,14 @@ def test_every_scheme_plans_under_its_name(scheme: Scheme) -> None:
     """With one fast worker, because whole layers go to no other."""
     found = plan(network(), FAST.replace_device(1, FAST.devices[1].scaled(4)), PlanOptions(scheme, threshold=0.0))
     assert found.scheme == scheme
-    assert (len(found.active_ranks) > 1) == (scheme in (*DISTRIBUTED, *STREAMS))
+    assert (len(found.active_ranks) > 1) == (scheme in (*ONE_FRAME, *STREAMS))
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_every_wire_is_one_that_workers_accept(wire: str) -> None:
+    options = PlanOptions("rows", wire=wire)
+    for program in outline(network(), plan(network(), FAST, options)):
+        check_program(program, 1 << 30)
 
 
 def test_guards_without_a_scheme_mean_the_star() -> None:

@@ -13,9 +13,12 @@ import fogconv
 from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError, ModelError
 from fogconv.hardware.topology import Topology
+from fogconv.ir import steps as ir
+from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.ir.layers import Conv
+from fogconv.ir.layers import Conv, Tensor
+from fogconv.ir.memory.algorithm import is_depthwise
 from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.plan import Plan, at_home
 from fogconv.ir.precision.elements import HALVES, Half
@@ -65,15 +68,56 @@ def test_an_answer_is_near_the_one_in_fp32(half: Half) -> None:
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_all_convs_multiply_16_bits_and_the_ends_are_in_fp32(half: Half) -> None:
+def test_convs_multiply_16_bits_but_for_depthwise_ones_and_the_ends_are_in_fp32(half: Half) -> None:
     graph = halved(half)
     convs = [layer for layer in graph.layers if isinstance(layer, Conv)]
-    assert convs and all(conv.spec.element == half for conv in convs)
-    assert {graph.weights[conv.weight].dtype.itemsize for conv in convs} == {2}
+    others = [conv for conv in convs if not is_depthwise(conv.spec)]
+    assert others and all(conv.spec.element == half for conv in others)
+    assert {graph.weights[conv.weight].dtype.itemsize for conv in others} == {2}
     assert {graph.tensors[number].precision.element for number in (*graph.given, *graph.results)} == {"fp32"}
     report = precision_report(graph)
-    assert report is not None and report.share == 1.0 and set(report.layers.values()) == {half}
+    assert report is not None and 0.9 < report.share < 1.0
+    [first] = [conv for conv in convs if conv.spec.element == "fp32"]
+    assert {name for name, kind in report.layers.items() if kind != half} == {first.name}
     assert report.sentence.startswith(f"{half}: ")
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_depthwise_weights_and_what_the_first_conv_makes_for_them_stay_in_fp32(half: Half) -> None:
+    """Sums of so few products lose more than all others: without this bf16 gives other answers twice as often."""
+    graph = halved(half)
+    depthwise = [layer for layer in graph.layers if isinstance(layer, Conv) and is_depthwise(layer.spec)]
+    known = {layer.name: layer.weight for layer in network().layers if isinstance(layer, Conv)}
+    assert depthwise and all(graph.weights[layer.weight].dtype == np.float32 for layer in depthwise)
+    assert all(np.array_equal(graph.weights[layer.weight], network().weights[known[layer.name]]) for layer in depthwise)
+    [first] = [layer for layer in graph.layers if isinstance(layer, Conv) and layer.target == depthwise[0].source]
+    assert first.spec.element == half and graph.tensors[first.target].precision.element == "fp32"
+    assert graph.tensors[depthwise[0].target].precision.element == half
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_one_group_of_a_depthwise_conv_may_be_alone_on_a_rank(half: Half) -> None:
+    """Which is no depthwise conv any more: its weights are in fp32 all the same."""
+    graph = depthwise_of(3, half)
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32)
+    with fogconv.compile(graph, "inproc://0", topology=equal_ranks(1)) as engine:
+        wanted = np.asarray(engine(x))
+    with fogconv.compile(graph, "inproc://2", scheme="star", threshold=0.0, topology=equal_ranks(3)) as engine:
+        convs = [step for program in engine.plan.programs for step in program.steps if hasattr(step, "weight")]
+        assert (1, half) in {(step.spec.groups, step.spec.element) for step in convs if step.spec.in_channels == 1}
+        assert off(np.asarray(engine(x)), wanted) < 4 * UNIT[half]
+
+
+def depthwise_of(channels: int, half: Half) -> LayerGraph:
+    """A 1×1 conv and two depthwise ones."""
+    rng, size = np.random.default_rng(5), (1, channels, 8, 8)
+    tensors = tuple(Tensor(name, *size) for name in ("x", "a", "b", "y"))
+    each = ConvSpec(channels, channels, 8, 8, (3, 3), padding=(1, 1, 1, 1), groups=channels)
+    specs = (ConvSpec(channels, channels, 8, 8, (1, 1)), each, each)
+    layers = tuple(Conv(f"conv{at}", at, at + 1, spec, f"w{at}") for at, spec in enumerate(specs))
+    weights = {f"w{at}": rng.standard_normal(spec.weight_shape, np.float32) for at, spec in enumerate(specs)}
+    graph = LayerGraph.single("depthwise", tensors, layers, 0, 3, size, weights)
+    return in_precision(graph, half, None)
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -118,8 +162,8 @@ def test_whatever_the_layout_programs_hold_and_send_16_bits(half: Half, ranks: i
                 summand = buffer.precision.element == "fp32"
                 assert step.wire == (half if not summand else "fp32")
                 assert summand or buffer.tensor not in ends
-        weights = [step.weight for step in program.steps if hasattr(step, "weight")]
-        assert {program.weight_types[key] for key in weights} <= {"float16" if half == "fp16" else "uint16"}
+        convs = [step for step in program.steps if isinstance(step, ir.Conv) and not is_depthwise(step.spec)]
+        assert {program.weight_types[conv.weight] for conv in convs} <= {"float16" if half == "fp16" else "uint16"}
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -158,8 +202,8 @@ def test_what_16_bits_can_not_do_is_a_sentence() -> None:
         in_precision(on_bytes().graph, "fp16", None)
     large = network()
     convs = [layer for layer in large.layers if isinstance(layer, Conv)]
-    weights = {**large.weights, convs[1].weight: large.weights[convs[1].weight] * np.float32(1e6)}
+    weights = {**large.weights, convs[2].weight: large.weights[convs[2].weight] * np.float32(1e6)}
     too_large = LayerGraph.single("large", large.tensors, large.layers, 0, large.results[0], (1, 10), weights)
-    with pytest.raises(ModelError, match=f"{convs[1].name} has weights up to .* use --precision bf16"):
+    with pytest.raises(ModelError, match=f"{convs[2].name} has weights up to .* use --precision bf16"):
         in_precision(too_large, "fp16", None)
     in_precision(too_large, "bf16", None)

@@ -23,7 +23,7 @@ from fogconv.errors import KernelError, PlannerError, WorkerFailedError, WorkerM
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.program import Program
 from fogconv.planning.memory import needed_bytes
-from fogconv.planning.schemes import DISTRIBUTED, Scheme
+from fogconv.planning.schemes import ONE_FRAME, Scheme
 from fogconv.runtime.membership import after_loss, next_members, over, rehearsals
 from tests.cluster.cluster_of import eventually
 from tests.cluster.fault_cluster import FaultCluster, Gate, assert_right, image, network
@@ -81,7 +81,7 @@ def cluster() -> Iterator[FaultCluster]:
         yield cluster
 
 
-@pytest.mark.parametrize("scheme", [*DISTRIBUTED, Scheme.PIPELINE])
+@pytest.mark.parametrize("scheme", [*ONE_FRAME, Scheme.PIPELINE])
 def test_a_worker_lost_at_any_message_changes_no_answer(scheme: str) -> None:
     """The cable is pulled before the 1st, 2nd, … message of an inference, until one passes without it mattering."""
     with FaultCluster(3) as cluster:
@@ -104,7 +104,7 @@ def test_a_worker_lost_at_any_message_changes_no_answer(scheme: str) -> None:
             assert engine.ranks == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("scheme", [*DISTRIBUTED, Scheme.PIPELINE])
+@pytest.mark.parametrize("scheme", [*ONE_FRAME, Scheme.PIPELINE])
 def test_the_master_alone_finishes_when_all_are_gone(cluster: FaultCluster, scheme: str) -> None:
     engine = cluster.engine(scheme)
     for rank in (2, 1, 3):

@@ -12,7 +12,7 @@ from fogconv.ir.layout import MASTER
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.planning.schemes import DISTRIBUTED, Scheme
+from fogconv.planning.schemes import ONE_FRAME, Scheme
 from fogconv.planning.star import whole_inference
 from fogconv.simulation.layer_times import layer_times
 from fogconv.simulation.prediction import predicted
@@ -56,7 +56,7 @@ WHERE = [(net, cluster) for i, net in enumerate(NETS) for j, cluster in enumerat
 )
 def test_planner_calculator_and_simulator_agree(net: str, cluster: str) -> None:
     graph, topology = models.graph(net, NETS[net]), CLUSTERS[cluster]
-    for options in (*(PlanOptions(scheme) for scheme in DISTRIBUTED), PlanOptions(Scheme.STAR, threshold=0.0)):
+    for options in (*(PlanOptions(scheme) for scheme in ONE_FRAME), PlanOptions(Scheme.STAR, threshold=0.0)):
         found = plan(graph, topology, options)
         programs = lower(graph, found).programs
         timeline = simulate(programs, topology)
@@ -81,7 +81,7 @@ def test_a_single_layer_is_a_net_of_one(cluster: str) -> None:
 
 def test_a_prediction_is_never_less_than_the_slowest_ranks_work_and_the_busiest_card() -> None:
     graph, topology = models.graph("resnet50", 64), CLUSTERS["100 Mbit"]
-    for scheme in DISTRIBUTED:
+    for scheme in ONE_FRAME:
         found = plan(graph, topology, PlanOptions(scheme))
         timeline = simulate(lower(graph, found).programs, topology)
         card_s = max(max(card) for card in timeline.card_bytes) * 8 / 100e6

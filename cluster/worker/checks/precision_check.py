@@ -68,7 +68,8 @@ def _conv(program: Program, step: ir.Conv) -> Iterator[str]:
     read, made = _element(program, step.source), _element(program, step.target)
     if read != step.spec.element:
         yield f"is a conv of {step.spec.element} that reads {read}"
-    yield from _of_type(program, step.weight, WEIGHTS_OF.get(step.spec.element, "none"))
+    if step.spec.element not in HALVES or _type(program, step.weight) != "float32":
+        yield from _of_type(program, step.weight, WEIGHTS_OF.get(step.spec.element, "none"))
     yield from _of_type(program, step.bias, "int32" if quantized else "float32")
     yield from _of_type(program, step.scales, "float32")
     if quantized and made != "int32" and step.scales is None:
@@ -76,15 +77,19 @@ def _conv(program: Program, step: ir.Conv) -> Iterator[str]:
     if quantized and step.residual is not None:
         yield "adds a residual to 8-bit sums"
     kept = {_element(program, buffer) for buffer in (step.target, step.residual) if buffer is not None}
-    if not quantized and (not kept <= {"fp32", read} or step.scales is not None):
+    if not quantized and (not _real(kept | {read}) or step.scales is not None):
         yield f"makes {made} of {read}"
 
 
 def _of_type(program: Program, key: str | None, wanted: str) -> Iterator[str]:
     """By NumPy's name."""
-    found = "float32" if key is None else program.weight_types.get(key, "float32")
+    found = _type(program, key)
     if key is not None and found != wanted:
         yield f"has weights of {found}; {wanted} is needed"
+
+
+def _type(program: Program, key: str | None) -> str:
+    return "float32" if key is None else program.weight_types.get(key, "float32")
 
 
 def _element(program: Program, buffer: int) -> Element:

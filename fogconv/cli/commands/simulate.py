@@ -355,7 +355,8 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     if len(timeline.latencies_s) > 1:
         console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")
     if answer["predicted_frames_per_s"] is not None:
-        console.print(f"A stream: {answer['predicted_frames_per_s']:.3g} frames per second are predicted.")
+        rate, promised = answer["frames_per_s"], answer["predicted_frames_per_s"]
+        console.print(f"A stream: {rate:.3g} frames per second once it flows; {promised:.3g} are predicted.")
     if answer["joules"] is not None:
         console.print(f"{answer['joules']:.3g} J per inference, of all ranks together, while they wait too.")
     table = Table(box=None, pad_edge=False, header_style="bold")

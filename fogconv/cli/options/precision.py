@@ -20,8 +20,8 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         help="What is computed with: fp32, the model as it is, without any loss; fp16, bf16: maps and weights "
-        "rounded to 16 bits, sums in fp32; int8: 8-bit maps and weights wherever that costs little accuracy; auto: only "
-        "where it costs next to none. int8 and auto need --calibrate for a model in fp32.",
+        "rounded to 16 bits, sums in fp32 (bf16 loses more); int8: 8-bit maps and weights wherever that costs little "
+        "accuracy; auto: only where it costs next to none. int8 and auto need --calibrate for a model in fp32.",
         rich_help_panel=HOW,
     ),
 ]

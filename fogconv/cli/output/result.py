@@ -94,6 +94,7 @@ class Result:
     master alone; the error is that of the output that is furthest from the baseline's, in parts of its largest value.
     ``precision``: of each layer, where some are in 8 bits. ``runs_s``: each warm run's. ``wire``: the coding of the
     activations. ``machines``: those that several ranks share. ``zero_channels``: how many of the model were left out.
+    ``slower``: a sentence about ranks without an instruction for the precision.
     """
 
     job: Job
@@ -123,6 +124,7 @@ class Result:
     outputs: tuple[OutputFigures, ...] = ()
     precision: PrecisionReport | None = None
     zero_channels: int = 0
+    slower: str = ""
 
     @property
     def weights_are_random(self) -> bool:
@@ -163,6 +165,7 @@ class Result:
             "ranks": [asdict(rank) for rank in self.ranks],
             "rates": [source.as_json() for source in self.rates],
             "precision": None if self.precision is None else asdict(self.precision),
+            "precision_note": self.slower or None,
             "zero_channels": self.zero_channels,
             "layers": [layer.as_json() for layer in self.layers],
             "other_layers": vars(other_layers(self.layers, self.predicted_s, self.latency_s)),

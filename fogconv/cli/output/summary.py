@@ -83,6 +83,8 @@ def _items(result: Result, alone: bool) -> Iterator[Item]:
         yield Item("from disk", _from_disk(result.ranks), most=2, rank=2)
     if result.precision is not None:
         yield Item("precision", result.precision.sentence, most=2, rank=2)
+    if result.slower:
+        yield Item("", result.slower, most=2, rank=2)
     if result.zero_channels:
         yield Item("pruned", sentence(result.zero_channels), most=2, rank=2)
     yield Item("scheme", _scheme(result))

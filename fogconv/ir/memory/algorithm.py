@@ -15,6 +15,9 @@ QUANTIZED = "int8"
 HALF = "half"
 """The algorithm of 16-bit convs: direct, from weights of 16 bits."""
 
+DEPTHWISE_SIZES = (1, 2, 4, 8)
+"""Channels per group of a depthwise conv."""
+
 QUAD = 4
 """Input channels, and output channels, in one vector of weights for the last output channels of a map."""
 
@@ -58,7 +61,7 @@ def is_linear(spec: ConvSpec) -> bool:
 def is_depthwise(spec: ConvSpec, lanes: int = BLOCK) -> bool:
     """Whether every group has as many output as input channels, and fits into a vector of so many lanes."""
     size = spec.in_channels // spec.groups
-    return spec.groups > 1 and spec.in_channels == spec.out_channels and size in (1, 2, 4, 8) and size <= lanes
+    return spec.groups > 1 and spec.in_channels == spec.out_channels and size in DEPTHWISE_SIZES and size <= lanes
 
 
 def winograd_outputs(spec: ConvSpec, m: int) -> tuple[int, int] | None:
@@ -164,8 +167,8 @@ def packed_bytes(spec: ConvSpec, algorithm: str) -> int:
         wide = spec.out_channels if spec.depthwise else spec.groups * blocks(f) * BLOCK
         return blocks(wide) * BLOCK * (-(-c // QUAD) * QUAD * spec.kernel[0] * spec.kernel[1] + 3 * BYTES_PER_ELEMENT)
     depth, lanes = c * spec.kernel[0] * spec.kernel[1], blocks(spec.out_channels) * BLOCK
-    if algorithm == HALF:  # input channels in pairs
-        pairs = -(-c // 2) * spec.kernel[0] * spec.kernel[1]
+    if algorithm == HALF:  # input channels in pairs, but for one group of a depthwise conv, whose weights are in fp32
+        pairs = (c if max(c, f) <= DEPTHWISE_SIZES[-1] else -(-c // 2)) * spec.kernel[0] * spec.kernel[1]
         return BYTES_PER_ELEMENT * spec.groups * blocks(f) * BLOCK * (pairs + 1)
     outputs = _outputs(spec, algorithm)
     if outputs is not None:

@@ -7,7 +7,8 @@
     int32   the sums of an 8-bit conv before they are rescaled: summands of one output on several ranks, exact
 
 Weights of 8-bit convs are int8, −127 to 127, with one scale per output channel; their biases are int32, in the unit of the
-sums: the input's scale · the weight's. Weights of 16-bit convs are of 16 bits, too, their biases and their sums of fp32.
+sums: the input's scale · the weight's. Weights of 16-bit convs are of 16 bits, too, or of fp32 (depthwise ones'); their
+biases and their sums are of fp32.
 NumPy has no bf16: its arrays hold the bits, as uint16.
 """
 

@@ -38,11 +38,22 @@ from fogconv.ir.steps.map_steps import (
 from fogconv.ir.steps.master_steps import Host, HostOutput, Input, Output
 from fogconv.ir.steps.step import Buffer, Step
 from fogconv.ir.steps.transfers import Part, Recv, Send
-from fogconv.ir.steps.wire import PIXEL_BYTES, PIXEL_PASSES, WIRE_BYTES, WIRE_PASSES, Pixels, Wire, copied_bytes, wire_of
+from fogconv.ir.steps.wire import (
+    PIXEL_BYTES,
+    PIXEL_PASSES,
+    WIRE_BYTES,
+    WIRE_PASSES,
+    WIRES_OF_FP32,
+    Pixels,
+    Wire,
+    copied_bytes,
+    wire_of,
+)
 
 __all__ = [
     "PIXEL_BYTES",
     "PIXEL_PASSES",
+    "WIRES_OF_FP32",
     "WIRE_BYTES",
     "WIRE_PASSES",
     "AcrossChannels",

@@ -14,6 +14,9 @@ Wire = Literal["fp32", "fp16", "bf16", "zeros", "lz4", "zstd", "uint8", "int32"]
 """How a payload is coded: unchanged, in 16 bits, or losslessly (without its zeros, or compressed). What is no map in fp32 is
 sent as it is kept, in "fp16", "bf16", "uint8" or "int32"."""
 
+WIRES_OF_FP32: tuple[Wire, ...] = ("fp32", "fp16", "bf16", "zeros", "lz4", "zstd")
+"""The ways to code a map in fp32."""
+
 WIRE_BYTES: dict[Wire, float] = {
     "fp32": 4.0,
     "fp16": 2.0,

@@ -292,7 +292,7 @@ def honest() -> list[m.AnyMessage]:
     """Messages as masters and workers send them."""
     return [
         m.Hello(bytes(16), 1, 2, "fuzz", 1.0),
-        m.Welcome(1, "pi", 7, 4, 0, 1 << 20, "avx2", "0.1", m.Machine("ab", "cd", (0, 1), 1.5), "ef"),
+        m.Welcome(1, "pi", 7, 4, 0, 1 << 20, "avx2", "0.1", m.Machine("ab", "cd", (0, 1), 1.5), "ef", ("uint8",)),
         m.Peers({1: "tcp://a:1", 2: "tcp://b:2"}, {1: "k"}),
         m.Load(1, 1),
         m.Missing(1, ("key",)),

@@ -17,10 +17,13 @@ from bench.neon.trace import trace
 from fogconv.ir.precision.elements import HALVES, Half
 from fogconv.kernels.codegen import activation, emit
 from fogconv.kernels.codegen.isa import AVX2, AVX512, NEON, Isa
-from fogconv.kernels.codegen.microkernel import Floats, Pairs, emit_tile, make_tile
+from fogconv.kernels.codegen.microkernel import emit_tile
 from fogconv.kernels.codegen.quads import QUAD
+from fogconv.kernels.codegen.tile.arithmetic import Floats
+from fogconv.kernels.codegen.tile.pairs import Pairs
+from fogconv.kernels.codegen.tile.tile import make_tile
 from fogconv.kernels.conv import depthwise
-from fogconv.kernels.conv.direct import halves_isa
+from fogconv.kernels.conv.halves import halves_isa
 from fogconv.kernels.conv.tiling import group_sizes, most_pixels
 from fogconv.kernels.quantized.arithmetic import Dots, Product, Result, tile_isa, unrolled
 

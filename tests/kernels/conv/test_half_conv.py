@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.memory.algorithm import packed_bytes
 from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
 from fogconv.ir.precision.halves import floats, rounded
 from fogconv.kernels import prepare_conv2d, reference
 from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_eights, host_family, host_isa, host_pairs
-from fogconv.kernels.conv.direct import DirectKernel, halves_isa, paired, reads_of
+from fogconv.kernels.conv.direct import DirectKernel
 from fogconv.kernels.conv.half_tile import FLUSHED
+from fogconv.kernels.conv.halves import halves_isa, paired, reads_of
 from fogconv.kernels.conv.select import candidates, prepare_kernel
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.halves import bind_narrow, bind_widen
@@ -147,6 +149,26 @@ def test_weights_stay_in_16_bits_and_can_be_had_back() -> None:
         assert prepared.exact and np.array_equal(found, rounded(weight, half)) and np.array_equal(known, bias)
 
 
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("groups", [24, 1])
+def test_weights_may_stay_in_fp32(half: Half, groups: int) -> None:
+    """Of depthwise convs, and of one group that was cut out."""
+    size = 24 // groups if groups > 1 else 5
+    spec = ConvSpec(groups * size, groups * size, 5, 9, (3, 3), (1, 1), P1, groups=groups)
+    x, weight, bias = sample(spec)
+    prepared = prepare_conv2d(replace(spec, element=half), weight, bias)
+    assert prepared.reads == "fp32" and prepared.exact and np.array_equal(prepared.unpack()[0], weight)
+    assert prepared.weight_bytes <= packed_bytes(prepared.spec, prepared.algorithm)
+    exact = reference.conv2d(exactly(x, half), weight, bias, spec)
+    for made in {False, prepared.makes_halves}:
+        out = Blocked.empty(*spec.output_shape, kind=np.dtype(WEIGHTS_OF[half]) if made else np.float32)
+        prepared.run(pack(exactly(x, half), Margin(*spec.padding)), out)
+        rounding = UNIT[half] * float(np.abs(exact).max()) if made else 0.0
+        assert np.abs(values(out) - exact).max() <= DIRECT * max(1.0, float(np.abs(exact).max())) + rounding
+    wider = prepared.at(replace(prepared.spec, height=6))
+    assert wider.algorithm == prepared.algorithm
+
+
 def test_pairs_are_read_only_where_the_cpu_multiplies_them_and_groups_do_not_split_them() -> None:
     spec = ConvSpec(42, 32, 3, 5, (3, 3), (1, 1), P1, groups=2, element="bf16")
     assert reads_of(spec, host_isa()) == "fp32"
@@ -203,6 +225,6 @@ def test_a_pair_holds_the_lower_channel_in_the_lower_bits() -> None:
 def test_weights_of_another_type_are_refused() -> None:
     spec = ConvSpec(4, 4, 3, 3, (1, 1), element="bf16")
     with pytest.raises(KernelError, match="the weight must be uint16"):
-        prepare_conv2d(spec, np.zeros(spec.weight_shape, np.float32))
+        prepare_conv2d(spec, np.zeros(spec.weight_shape, np.float16))
     with pytest.raises(KernelError, match="maps of uint8 have kernels of their own"):
         prepare_conv2d(replace(spec, element="uint8"), np.zeros(spec.weight_shape, np.float32))

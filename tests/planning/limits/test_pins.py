@@ -22,7 +22,7 @@ from fogconv.planning.limits.allowed import sent_tensors
 from fogconv.planning.limits.pins import Pin
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
-from fogconv.planning.schemes import STREAMS, Scheme
+from fogconv.planning.schemes import ONE_FRAME, STREAMS, Scheme
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
@@ -93,7 +93,7 @@ def test_pinned_layers_are_computed_whole_where_they_are_pinned(wanted: list[int
     np.testing.assert_allclose(out, run_graph(graph, x), atol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", [s for s in Scheme if s not in (Scheme.LOCAL, *STREAMS)])
+@pytest.mark.parametrize("scheme", ONE_FRAME)
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "inception_v3"])
 def test_no_tensor_between_pinned_layers_is_sent(name: str, scheme: Scheme) -> None:
     graph = net(name)
@@ -106,7 +106,7 @@ def test_no_tensor_between_pinned_layers_is_sent(name: str, scheme: Scheme) -> N
     assert len(held) >= 2 and sent and not held & set(sent)
 
 
-@pytest.mark.parametrize("scheme", [s for s in Scheme if s not in (Scheme.LOCAL, *STREAMS)])
+@pytest.mark.parametrize("scheme", ONE_FRAME)
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "googlenet"])
 def test_an_input_that_stays_at_home_is_seen_by_no_other_rank(name: str, scheme: Scheme) -> None:
     graph = net(name)

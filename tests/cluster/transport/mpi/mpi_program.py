@@ -95,6 +95,30 @@ def survive() -> dict[str, object]:
         return {"crews": crews, "events": list(engine.events)}
 
 
+def halves() -> dict[str, object]:
+    """A small net in 16 bits, cut in rows over all ranks: how far each answer is from one device's, of its greatest value,
+    and what the maps travel as."""
+    from fogconv.hardware.topology import Topology
+    from fogconv.lowering.lower import lower
+    from fogconv.planning.plan_options import PlanOptions
+    from fogconv.quantization.precision import in_precision
+    from fogconv.runtime.engine import Engine
+    from fogconv.runtime.run_options import RunOptions
+    from tests.quantized_net import network, picture
+
+    graph, once = in_precision(network(), sys.argv[2], None), RunOptions(adapt=False)
+    with connect("inproc://0") as alone:
+        engine = Engine(graph, alone, Topology.uniform(1, 1e8, 1e10, 1e-7), run_options=once)
+        expected = [engine.run(picture(seed)).output for seed in range(3)]
+    with connect("mpi://") as cluster:
+        engine = Engine(graph, cluster, Topology.uniform(cluster.ranks, 1e8, 1e10, 1e-7), PlanOptions("rows"), once)
+        found = [engine.run(picture(seed)).output for seed in range(3)]
+        programs = lower(graph, engine.plan).programs
+        sent = [step.wire for program in programs for step in program.steps if hasattr(step, "wire")]
+        far = [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True)]
+        return {"off": far, "wires": sorted(set(sent)), "ranks": engine.ranks, "events": list(engine.events)}
+
+
 def flood() -> dict[str, object]:
     """Ranks die while 32 MB to and from each are under way; the others' arrive."""
     region = Region.whole(16, 512, 1024)
@@ -125,10 +149,17 @@ def linger() -> dict[str, object]:
     return {}
 
 
-PROGRAMS = {"contract": contract, "session": session, "survive": survive, "flood": flood, "linger": linger}
+PROGRAMS = {
+    "contract": contract,
+    "session": session,
+    "survive": survive,
+    "halves": halves,
+    "flood": flood,
+    "linger": linger,
+}
 
 if __name__ == "__main__":
-    if sys.argv[1] != "survive":
+    if sys.argv[1] not in ("survive", "halves"):
         fogconv.cluster.worker.server.executor = lambda: FakeExecutable  # type: ignore[assignment]
     result = PROGRAMS[sys.argv[1]]()
     if result:

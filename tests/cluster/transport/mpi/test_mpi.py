@@ -17,7 +17,8 @@ import pytest
 
 from fogconv.cluster.transport.mpi.launch import Launch, launched, tolerant
 from fogconv.cluster.transport.mpi.watchdog import SENTENCE, TOLERANT_SENTENCE
-from fogconv.planning.schemes import DISTRIBUTED, STREAMS
+from fogconv.ir.precision.elements import HALVES, Half
+from fogconv.planning.schemes import ONE_FRAME, STREAMS
 from tests.cluster.cluster_of import eventually
 from tests.cluster.launch import ROOT, environment, mpich, mpirun, open_mpi, process, ulfm
 
@@ -40,6 +41,15 @@ def test_a_session_over_all_ranks() -> None:
     np.testing.assert_array_equal(result["ring"], np.ones(16))
     assert result["idle_cpu_s"] < 0.1  # 0.5 s in 10 s
     assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_net_in_16_bits_gives_one_devices_answer_within_rounding(half: Half) -> None:
+    finished = mpirun(3, *PROGRAM, "halves", half, timeout_s=240.0)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert max(result["off"]) < 4 * {"fp16": 2.0**-11, "bf16": 2.0**-8}[half]
+    assert half in result["wires"] and (result["ranks"], result["events"]) == ([0, 1, 2], [])
 
 
 @pytest.mark.parametrize("victim", [0, 2])
@@ -85,7 +95,7 @@ def test_open_mpi_keeps_the_contract(launcher: Callable[[int], list[str]]) -> No
     assert set(json.loads(finished.stdout).values()) == {""}
 
 
-@pytest.mark.parametrize("scheme", [*DISTRIBUTED, *STREAMS])
+@pytest.mark.parametrize("scheme", [*ONE_FRAME, *STREAMS])
 def test_with_ulfm_any_rank_but_the_first_may_be_killed(scheme: str) -> None:
     finished = mpirun(4, *PROGRAM, "survive", scheme, launcher=ulfm, timeout_s=240.0)
     assert finished.returncode == 0, finished.stderr
