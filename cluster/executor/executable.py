@@ -40,6 +40,7 @@ from fogconv.kernels.conv.conv import PreparedConv2d, algorithm_of, prepare_conv
 from fogconv.kernels.maps import wire
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros
 from fogconv.kernels.maps.bound import Bound, sequence
+from fogconv.kernels.maps.margins import bind_margin
 from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
@@ -112,7 +113,8 @@ class Executable:
         calls = []
         for number, step in enumerate(program.steps):
             proceed()
-            calls.append(self._bind(step) if number not in walked else self._walks.get(number, idle))
+            call = self._bind(step) if number not in walked else self._walks.get(number, idle)
+            calls.append(self._with_margins(bands.cleared.get(number, ()), call))
         self._bound = BoundSteps(calls)
         self._let_go_of_plain_weights()
 
@@ -140,6 +142,19 @@ class Executable:
         if bind is None:
             raise ClusterError(f"rank {self.program.rank} knows no step {type(step).__name__}")
         return bind(self, step)
+
+    def _with_margins(self, buffers: Sequence[int], call: Call) -> Call:
+        """A call before which the margins of some buffers become zeros."""
+        if not buffers:
+            return call
+        margins = [bind_margin(self._buffers[number], self.program.buffers[number].precision.zero) for number in buffers]
+        clear = sequence(margins)
+
+        def cleared(run: Run) -> None:
+            clear()
+            call(run)
+
+        return cleared
 
     def compute(self, step: steps.AnyStep) -> Callable[[], None]:
         """The bound call of a step on buffers, which may be one that is not in the program's list."""

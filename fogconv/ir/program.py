@@ -14,12 +14,26 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
+from typing import get_args
 
 import msgspec
 
 from fogconv.ir.geometry import MapSpec, Region, StepSpec
 from fogconv.ir.precision.elements import WEIGHT_BYTES, WeightType
-from fogconv.ir.steps import AnyStep, ArrayRecv, ArraySend, Buffer, Gather, MapStep, Recv, Send, gathers
+from fogconv.ir.steps import (
+    AnyStep,
+    ArrayRecv,
+    ArraySend,
+    Buffer,
+    Copy,
+    Gather,
+    Host,
+    Input,
+    MapStep,
+    Recv,
+    Send,
+    gathers,
+)
 from fogconv.ir.steps.step import Step
 
 
@@ -88,6 +102,24 @@ def places_of(step: MapStep) -> Iterator[tuple[int, Region]]:
             yield from zip(held, getattr(step, f"{name.removesuffix('s')}_regions"), strict=True)
         elif held is not None:
             yield held, getattr(step, f"{name}_region")
+
+
+def written(step: AnyStep) -> Iterator[tuple[int, Region]]:
+    """The buffers that a step writes, with the region of each."""
+    match step:
+        case Input():
+            yield step.target, step.region
+        case Host():
+            yield from zip(step.targets, step.target_regions, strict=True)
+        case Recv():
+            yield from ((part.buffer, part.region) for part in step.parts)
+        case Gather():
+            for recv in gathers(step):
+                yield from written(recv)
+        case Copy():
+            yield step.target, step.region.shift_channels(step.shift)
+        case _ if isinstance(step, get_args(MapStep)):
+            yield step.target, step.target_region
 
 
 @cache

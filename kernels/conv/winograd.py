@@ -22,7 +22,14 @@ from numba.core import types
 from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array, is_blank
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
-from fogconv.ir.memory.algorithm import LEAST_TILES, odd_lines, winograd_outputs, winograd_sets, winograd_tiles
+from fogconv.ir.memory.algorithm import (
+    LEAST_TILES,
+    odd_lines,
+    winograd_outputs,
+    winograd_reach,
+    winograd_sets,
+    winograd_tiles,
+)
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
@@ -172,10 +179,8 @@ class WinogradKernel:
     @property
     def wanted_margin(self) -> Margin:
         """Enough for whole tiles to the right and below."""
-        s, (mh, mw), (kh, kw) = self.spec, self.form.outputs, self.form.kernel
-        top, bottom, left, right = s.padding
-        below = self._down * mh + kh - 1 - top - s.height
-        beside = self._across * mw + kw - 1 - left - s.width
+        top, bottom, left, right = self.spec.padding
+        below, beside = winograd_reach(self.spec, self.form.outputs)
         return Margin(top, max(bottom, below), left, max(right, beside))
 
     @property

@@ -82,6 +82,18 @@ def winograd_tiles(spec: ConvSpec, outputs: tuple[int, int]) -> tuple[int, int]:
     return -(-spec.out_height // outputs[0]), -(-spec.out_width // outputs[1])
 
 
+def winograd_reach(spec: ConvSpec, outputs: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that whole tiles read below and beside the input."""
+    (down, across), (kh, kw), (top, _, left, _) = winograd_tiles(spec, outputs), spec.kernel, spec.padding
+    return down * outputs[0] + kh - 1 - top - spec.height, across * outputs[1] + kw - 1 - left - spec.width
+
+
+def reads_beyond(spec: ConvSpec) -> bool:
+    """Whether an algorithm that might compute a spec reads more below or beside its input than the padding."""
+    reaches = [winograd_reach(spec, outputs) for name in candidates(spec) if (outputs := _outputs(spec, name))]
+    return any(below > spec.padding[1] or beside > spec.padding[3] for below, beside in reaches)
+
+
 def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
     """The number of sets and the tiles per set, so that V and M stay in the cache."""
     if _number_of_sets(spec, elements, tiles) == 1:

@@ -23,7 +23,7 @@ import msgspec
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import NARROW, Span
 from fogconv.ir.memory.algorithm import candidates, packed_bytes
-from fogconv.ir.memory.sharing import NOWHERE, buffer_bytes, memories
+from fogconv.ir.memory.sharing import NOWHERE, buffer_bytes, cleared, memories
 from fogconv.ir.program import Program, buffers_of
 
 LEAST_BYTES = 1 << 20
@@ -64,12 +64,14 @@ class Walk:
 @dataclass(frozen=True, slots=True)
 class Banded:
     """A program whose ``buffers`` are followed by those of the bands. ``places``: the memory of each buffer, or NOWHERE for
-    a map that is never there as a whole; ``sizes``: bytes of each memory."""
+    a map that is never there as a whole; ``sizes``: bytes of each memory; ``cleared``: by the number of a step, the buffers
+    whose margins become zeros before it."""
 
     buffers: tuple[ir.Buffer, ...]
     places: tuple[int, ...]
     sizes: Mapping[int, int]
     walks: tuple[Walk, ...]
+    cleared: Mapping[int, tuple[int, ...]]
 
 
 def banded(program: Program, threads: int = 1) -> Banded:
@@ -86,7 +88,9 @@ def banded(program: Program, threads: int = 1) -> Banded:
         memory |= {len(buffers) + number: name for number, name in enumerate(plan.names)}
         buffers += plan.buffers
         between |= {program.steps[step].target for step in range(first, first + count - 1)}  # type: ignore[union-attr]
-    places = memories(program, [(walk.first, walk.count) for walk in walks], between)
+    together = [(walk.first, walk.count) for walk in walks]
+    places = memories(program, together, between)
+    clearings = cleared(program, places, together)
     following = 1 + max(places, default=NOWHERE)
     numbers: dict[str, int] = {}
     for number in range(len(program.buffers), len(buffers)):
@@ -96,7 +100,7 @@ def banded(program: Program, threads: int = 1) -> Banded:
     for number, place in enumerate(places):
         if place != NOWHERE:
             sizes[place] = max(0, sizes.get(place, 0), buffer_bytes(whole, number))
-    return Banded(tuple(buffers), tuple(places), sizes, tuple(walks))
+    return Banded(tuple(buffers), tuple(places), sizes, tuple(walks), clearings)
 
 
 def _runs(program: Program) -> Iterator[tuple[int, int]]:

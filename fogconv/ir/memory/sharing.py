@@ -8,11 +8,12 @@ times what they take alone.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, NARROW
+from fogconv.ir.memory import contents
 from fogconv.ir.program import Program, buffers_of
 
 NOWHERE = -1
@@ -22,13 +23,59 @@ NOWHERE = -1
 def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: Collection[int] = ()) -> list[int]:
     """The number of the memory in which each buffer lies, from 0 on; NOWHERE for those ``apart``.
 
-    Two buffers lie in one where every step that uses one comes before every step that uses the other. Whole blocks of
-    channels without a margin share whatever their sizes; the others only where sizes, margins and precisions are equal, as
-    the zeros around a map must stay, and the lanes beyond the last channel must not keep another map's NaN: a fully
-    connected layer multiplies them by 0. A step writes what others read before they do, in each inference, so that nothing
-    is expected in a buffer beforehand. Maps that may be narrow (see `fogconv.cluster.executor.buffer_widths`) lie alone:
-    their lanes would be others'. Steps that are done ``together`` (first, count) use all of their buffers at the same time.
+    Two buffers lie in one where every step that uses one comes before every step that uses the other. Their sizes don't
+    matter, as margins are made zeros again (see `cleared`); where more than a margin is expected beforehand (see
+    `fogconv.ir.memory.contents`), sizes, margins and precisions must be equal. A step writes what others read before they
+    do, in each inference, so that nothing else is expected. Maps that may be narrow (see
+    `fogconv.cluster.executor.buffer_widths`) lie alone: their lanes would be others'. Steps that are done ``together``
+    (first, count) use all of their buffers at the same time.
     """
+    first, last = _used(program, together, apart)
+    expecting = contents.expecting(program)
+
+    def kind(buffer: int) -> Any:
+        return _form(program.buffers[buffer]) if buffer in expecting else None
+
+    sizes: dict[int, int] = {}  # of the memories, by their first buffers
+    found: dict[int, int] = {}  # the first buffer of the memory in which each lies
+    busy: list[tuple[int, int]] = []  # a heap of the last steps that use the buffers so far
+    free: dict[Any, list[int]] = {}  # memories by kind
+    for buffer in sorted(first, key=lambda buffer: first[buffer]):
+        while busy and busy[0][0] < first[buffer]:
+            _, ended = heapq.heappop(busy)
+            free.setdefault(kind(ended), []).append(found[ended])
+        shares = len(program.buffers[buffer].region.channels) > NARROW
+        waiting = free.get(kind(buffer)) if shares else None
+        size = buffer_bytes(program, buffer)
+        found[buffer] = waiting.pop(_fitting(waiting, sizes, size)) if waiting else buffer
+        sizes[found[buffer]] = max(size, sizes.get(found[buffer], 0))
+        if shares:
+            heapq.heappush(busy, (last[buffer], buffer))
+    numbers: dict[int, int] = {}
+    return [
+        NOWHERE if buffer in apart else numbers.setdefault(found.get(buffer, buffer), len(numbers))
+        for buffer in range(len(program.buffers))
+    ]
+
+
+def cleared(program: Program, places: Sequence[int], together: Iterable[tuple[int, int]] = ()) -> dict[int, tuple[int, ...]]:
+    """The buffers whose margins must become zeros before a step, by the step: those that share their memory with a buffer
+    of another form, before the first step that uses them. ``together``: as for `memories`."""
+    forms: dict[int, set[Any]] = {}
+    for buffer, place in zip(program.buffers, places, strict=True):
+        forms.setdefault(place, set()).add(_form(buffer))
+    found: dict[int, tuple[int, ...]] = {}
+    for number, time in _used(program, together)[0].items():
+        place = places[number]
+        if any(program.buffers[number].margin) and place != NOWHERE and len(forms[place]) > 1:
+            found[time] = (*found.get(time, ()), number)
+    return found
+
+
+def _used(
+    program: Program, together: Iterable[tuple[int, int]], apart: Collection[int] = ()
+) -> tuple[dict[int, int], dict[int, int]]:
+    """The first and the last step that use each buffer; steps that are done together count as their first one."""
     times = list(range(len(program.steps)))
     for begin, count in together:
         times[begin : begin + count] = [begin] * count
@@ -39,30 +86,17 @@ def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: 
             if buffer not in apart:
                 first.setdefault(buffer, time)
                 last[buffer] = time
-    found: dict[int, int] = {}  # the first buffer of the memory in which each lies
-    busy: list[tuple[int, int]] = []  # a heap of the last steps that use the buffers so far
-    free: dict[Any, list[int]] = {}  # memories by kind
-    for buffer in sorted(first, key=lambda buffer: first[buffer]):
-        while busy and busy[0][0] < first[buffer]:
-            _, ended = heapq.heappop(busy)
-            free.setdefault(_kind(program.buffers[ended]), []).append(found[ended])
-        # Of those that are free the last one used: most of it is still in the cache.
-        shares = len(program.buffers[buffer].region.channels) > NARROW
-        waiting = free.get(_kind(program.buffers[buffer])) if shares else None
-        found[buffer] = waiting.pop() if waiting else buffer
-        if shares:
-            heapq.heappush(busy, (last[buffer], buffer))
-    numbers: dict[int, int] = {}
-    return [
-        NOWHERE if buffer in apart else numbers.setdefault(found.get(buffer, buffer), len(numbers))
-        for buffer in range(len(program.buffers))
-    ]
+    return first, last
 
 
-def _kind(buffer: ir.Buffer) -> Any:
-    """What is equal for buffers that may share: nothing for whole blocks without a margin."""
-    alone = any(buffer.margin) or len(buffer.region.channels) % BLOCK
-    return (buffer.region.shape, buffer.margin, buffer.precision) if alone else None
+def _fitting(waiting: Sequence[int], sizes: Mapping[int, int], size: int) -> int:
+    """Which of the free memories grows least; of several the last one used, as most of it is still in the cache."""
+    return min(reversed(range(len(waiting))), key=lambda at: max(0, size - sizes[waiting[at]]))
+
+
+def _form(buffer: ir.Buffer) -> Any:
+    """What decides where in its memory a buffer's margin and its unused lanes lie."""
+    return buffer.region.shape, buffer.margin, buffer.precision
 
 
 def buffer_bytes(program: Program, buffer: int) -> int:

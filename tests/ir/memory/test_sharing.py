@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from fogconv.cluster.executor.executable import Executable
 from fogconv.hardware.topology import Topology
 from fogconv.ir import steps as ir
-from fogconv.ir.geometry import BLOCK, ConvSpec, Region
+from fogconv.ir.geometry import ConvSpec, Region
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.memory.sharing import buffer_bytes, memories, memory_bytes
+from fogconv.ir.memory.contents import expecting
+from fogconv.ir.memory.sharing import buffer_bytes, cleared, memories, memory_bytes
 from fogconv.ir.program import Program, buffers_of
 from fogconv.lowering.lower import outline
 from fogconv.planning.plan_options import PlanOptions
@@ -53,8 +54,11 @@ def test_what_shares_is_never_in_use_at_once_and_keeps_its_margin(graph: LayerGr
             spans = sorted((used[buffer][0], used[buffer][-1]) for buffer in together)
             assert all(before[1] < after[0] for before, after in pairwise(spans))
             held = [program.buffers[buffer] for buffer in together]
-            alike = len({(one.region.shape, one.margin) for one in held}) == 1
-            assert alike or not any(any(one.margin) or one.region.shape[0] % BLOCK for one in held)
+            alike = len({(one.region.shape, one.margin, one.precision) for one in held}) == 1
+            assert alike or expecting(program).isdisjoint(together)
+            for buffer in together:
+                zeroed = [step for step, buffers in cleared(program, found).items() if buffer in buffers]
+                assert zeroed == ([] if alike or not any(program.buffers[buffer].margin) else used[buffer][:1])
         assert set(found) == set(memory_bytes(program)) == set(range(len(set(found))))
         assert sum(memory_bytes(program).values()) <= sum(buffer_bytes(program, n) for n in range(len(program.buffers)))
 
@@ -67,12 +71,24 @@ def test_a_long_chain_takes_the_memory_of_two_maps() -> None:
     assert sum(memory_bytes(program).values()) == 2 * buffer_bytes(program, 0)
 
 
-def test_maps_of_other_sizes_share_only_whole_blocks_without_a_margin() -> None:
-    for margin, channels, wanted in ((1, 32, [0, 1, 2, 1]), (0, 32, [0, 1, 0, 1]), (0, 20, [0, 1, 2, 1])):
-        program = chain(3, channels, margin)
-        smaller = ir.Buffer("b2", Region.whole(channels, 3, 7), (margin,) * 4)
-        buffers = (*program.buffers[:2], smaller, *program.buffers[3:])
-        assert memories(msgspec.structs.replace(program, buffers=buffers)) == wanted
+@pytest.mark.parametrize("channels", [32, 20])
+@pytest.mark.parametrize("margin", [0, 1])
+def test_maps_of_other_sizes_share_and_get_their_zeros_back(margin: int, channels: int) -> None:
+    program = chain(3, channels, margin)
+    wider = ir.Buffer("b2", program.buffers[2].region, (margin, margin, margin + 1, margin))
+    program = msgspec.structs.replace(program, buffers=(*program.buffers[:2], wider, *program.buffers[3:]))
+    found = memories(program)
+    assert found == [0, 1, 0, 1]
+    assert cleared(program, found) == ({0: (0,), 2: (2,)} if margin else {2: (2,)})
+
+
+@pytest.mark.parametrize(("size", "taken"), [(3, 2), (5, 2), (7, 0), (9, 0)])
+def test_of_the_free_memories_the_one_that_grows_least_is_taken_and_the_last_one_of_several(size: int, taken: int) -> None:
+    maps = [Region.whole(16, 1, each) for each in (8, 4, 6, 8, size)]
+    first, last = Region.whole(16, 1, 4), Region.whole(16, 1, 3)
+    steps = (ir.Add(0, (0, 1, 2), (first,) * 3, 3, first), ir.Copy(0, 3, last, 4))
+    program = Program(0, 1, 1, ("layer",), tuple(ir.Buffer("b", region) for region in maps), steps, {})
+    assert memories(program) == [0, 1, 2, 3, taken]
 
 
 @pytest.mark.parametrize("channels", [32, 20])

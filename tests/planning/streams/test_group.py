@@ -63,7 +63,7 @@ def test_a_group_is_done_sooner_and_pays_for_what_neighbours_exchange() -> None:
 
 
 def test_where_memory_is_short_a_group_gives_more_frames_and_computes_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    topology = short(0.8)
+    topology = short(0.95)
     found = plan(GRAPH, topology, PlanOptions("pipeline"))
     assert any(placement.mode == "rows" and len(placement.work) > 1 for placement in found.placements)
     assert not excess(GRAPH, found, topology)

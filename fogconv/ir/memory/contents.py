@@ -1,0 +1,70 @@
+"""Contents: what steps expect in a buffer that no step of the same inference wrote.
+
+margin        zeros, which every conv reads for its padding; they are written again where another map lay
+unused lanes  of the last block: finite numbers, where a fully connected layer multiplies them by 0
+what is late  rows and columns that Winograd's tiles read beyond a conv's own input: finite numbers, which cancel out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from fogconv.ir import steps as ir
+from fogconv.ir.geometry import BLOCK, Region, subtract
+from fogconv.ir.memory.algorithm import candidates, reads_beyond
+from fogconv.ir.program import Program, buffers_of, written
+
+LANE_BY_LANE = (ir.Add, ir.Affine, ir.Elementwise, ir.Gate, ir.GlobalPool, ir.Interleave, ir.Pool, ir.Resample)
+"""An unused lane of what they read is at most in an unused lane of what they write."""
+
+BY_CHANNEL = (ir.Copy, ir.Input, ir.Output, ir.Recv, ir.Send)
+"""They read no lane but those of channels, and write no other."""
+
+
+def expecting(program: Program) -> frozenset[int]:
+    """The buffers in which finite numbers are expected beforehand, outside their margins."""
+    return frozenset(lanes_in_sums(program) | late(program))
+
+
+def lanes_in_sums(program: Program) -> set[int]:
+    """The buffers whose unused lanes may be terms of a sum. Steps on other types than fp32 are not examined."""
+    partial = {number for number, buffer in enumerate(program.buffers) if len(buffer.region.channels) % BLOCK}
+    found = {number for number in partial if program.buffers[number].precision.element != "fp32"}
+    known = -1
+    while partial and known != len(found):
+        known = len(found)
+        for step in reversed(program.steps):
+            found.update(partial.intersection(_lanes_read(step, found)))
+    return found
+
+
+def _lanes_read(step: ir.AnyStep, wanted: Collection[int]) -> Iterable[int]:
+    """The buffers of whose unused lanes a step may make something, where those of the buffers ``wanted`` count."""
+    if isinstance(step, BY_CHANNEL):
+        return ()
+    if isinstance(step, ir.Conv) and candidates(step.spec)[0] == "direct":
+        return () if step.residual is None or step.target not in wanted else (step.residual,)
+    if isinstance(step, LANE_BY_LANE) and step.target not in wanted:
+        return ()
+    return buffers_of(step)
+
+
+def late(program: Program) -> set[int]:
+    """The buffers that Winograd's tiles may read before they are complete."""
+    beyond = {id(conv) for step in program.steps for conv in _convs(step) if reads_beyond(conv.spec)}
+    sources = {conv.source for step in program.steps for conv in _convs(step) if id(conv) in beyond}
+    missing: dict[int, tuple[Region, ...]] = {number: (program.buffers[number].region,) for number in sources}
+    found: set[int] = set()
+    for step in program.steps if sources else ():
+        found.update(conv.source for conv in _convs(step) if id(conv) in beyond and missing[conv.source])
+        for number, region in written(step):
+            if missing.get(number):
+                missing[number] = tuple(piece for box in missing[number] for piece in subtract(box, (region,)))
+    return found
+
+
+def _convs(step: ir.AnyStep) -> Iterator[ir.Conv]:
+    if isinstance(step, ir.Conv):
+        yield step
+    elif isinstance(step, ir.Gather):
+        yield from (piece.spare for piece in step.pieces)
