@@ -371,9 +371,9 @@ def test_a_contender_answers_until_asked_to_quit(tmp_path: Path) -> None:
         node_end = NodeEnd(folder)
         serving = threading.Thread(target=node_end.serve, args=({"loaded": 1}, lambda repeats: {"seconds": [0.5] * repeats}))
         serving.start()
-        assert contender.receive(10) == {"ready": {"loaded": 1}}
-        assert contender.run(3, 10) == {"seconds": [0.5, 0.5, 0.5]}
-    serving.join(timeout=10)
+        assert contender.receive(60) == {"ready": {"loaded": 1}}
+        assert contender.run(3, 60) == {"seconds": [0.5, 0.5, 0.5]}
+    serving.join(timeout=60)
     assert not serving.is_alive()
 
 

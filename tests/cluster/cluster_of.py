@@ -62,7 +62,7 @@ class Cluster:
         for worker in self.workers:
             worker.stop()
         for thread in self._threads:
-            thread.join(10.0)
+            thread.join(60.0)
             assert not thread.is_alive(), "a worker did not stop"
 
 
@@ -101,7 +101,7 @@ class ZeromqCluster(Cluster):
 KINDS: dict[str, Callable[..., Cluster]] = {"inproc": InprocCluster, "zeromq": ZeromqCluster}
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait for a condition that another thread brings about."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -167,7 +167,7 @@ class Gate:
 
     def __call__(self, program: Program, weights: Any, *, threads: int = 1, **_: Any) -> Executable:
         self.reached.set()
-        assert self.open.wait(20.0)
+        assert self.open.wait(60.0)
         self.built.append(program.ranks)
         return Executable(program, weights, threads=threads)
 
@@ -243,7 +243,7 @@ class FaultCluster:
         self.session.close()
         for worker, thread in [*self.alive.values(), *self.dead]:
             worker.stop()
-            thread.join(10.0)
+            thread.join(60.0)
             assert not thread.is_alive(), "a worker did not stop"
 
     def __enter__(self) -> FaultCluster:

@@ -80,7 +80,7 @@ def process(*command: str, cwd: Path = ROOT, **extra: str) -> Iterator[subproces
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(signal.SIGCONT)
                 child.kill()
-        child.communicate(timeout=10)
+        child.communicate(timeout=60)
 
 
 def wait_until_listening(port: int, timeout_s: float = 120.0) -> None:

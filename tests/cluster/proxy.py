@@ -61,7 +61,7 @@ class Proxy:
         self._closed = True
         self.cut()
         for thread in self._threads:
-            thread.join(10.0)
+            thread.join(60.0)
         self._listener.close()
 
     def __enter__(self) -> Proxy:

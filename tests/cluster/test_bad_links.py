@@ -82,7 +82,7 @@ class Rig:
         self.session.close()
         self.proxy.close()
         self.worker.stop()
-        self.thread.join(20.0)
+        self.thread.join(60.0)
         assert not self.thread.is_alive()
 
 

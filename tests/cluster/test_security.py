@@ -85,7 +85,7 @@ def test_a_master_without_keys_gets_nothing(secure: SecureCluster) -> None:
 def test_a_worker_with_another_key_than_the_one_listed_is_not_trusted(secure: SecureCluster) -> None:
     listed = {**secure.listed(), secure.addresses[1].removeprefix("tcp://"): KeyPair.generate().public}
     with pytest.raises(ConnectError, match=f"worker 2 at {secure.addresses[1]}"):
-        secure.open(Keys(secure.master, workers=listed), timeout_s=0.7)
+        secure.open(Keys(secure.master, workers=listed), timeout_s=3.0)
 
 
 def test_a_worker_is_no_master(secure: SecureCluster) -> None:

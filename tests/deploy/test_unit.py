@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.launch import ROOT, environment
+from tests.cluster.launch import ROOT, environment, free_port
 
 UNIT = ROOT / "deploy" / "fogconv-worker.service"
 MOST_EXPOSED = 2.0
@@ -87,7 +87,7 @@ def test_a_worker_makes_no_call_that_the_filter_forbids(tmp_path: Path) -> None:
     """From its start over a whole session to its end, compiling included."""
     folder, counts = tmp_path / "cache", tmp_path / "calls"
     env = environment(FOGCONV_CACHE_DIR=str(folder), TMPDIR=str(tmp_path))
-    address = "tcp://127.0.0.1:5639"
+    address = f"tcp://127.0.0.1:{free_port()}"
     traced = ["strace", "-f", "-qq", "-c", "-U", "name", "-o", str(counts), sys.executable, "-m", "fogconv", "worker"]
     worker = subprocess.Popen(
         [*traced, "--bind", address], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, process_group=0

@@ -328,7 +328,7 @@ class Stalling(Executable):
         if isinstance(step, steps.Conv) and self.program.rank == 2 and step.layer == 1:
 
             def stall() -> None:
-                type(self).release.wait(20.0)
+                type(self).release.wait(60.0)
                 call()
 
             return stall

@@ -65,7 +65,7 @@ def test_callers_of_compiled_parts_do_not_lose_any() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30.0)
+        thread.join(120.0)
     assert [int(call.args[0][0]) for calls in sets for call in calls] == [2000] * 8
 
 
@@ -94,7 +94,7 @@ def test_callers_on_several_threads_do_not_take_each_others_parts() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30.0)
+        thread.join(120.0)
     assert not wrong
 
 

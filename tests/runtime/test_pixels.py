@@ -48,14 +48,14 @@ def session_of(hub: Recording, workers: int = 2) -> Iterator[Session]:
     threads = [threading.Thread(target=worker.serve, daemon=True) for worker in running]
     for thread in threads:
         thread.start()
-    session = Session(hub.endpoint("master"), names, timeout_s=20.0)
+    session = Session(hub.endpoint("master"), names, timeout_s=60.0)
     try:
         yield session
     finally:
         session.close()
         for worker, thread in zip(running, threads, strict=True):
             worker.stop()
-            thread.join(10.0)
+            thread.join(60.0)
 
 
 def slow_link(ranks: int) -> Topology:

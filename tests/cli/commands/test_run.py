@@ -33,6 +33,22 @@ from tests.cluster.launch import MPIRUN, environment, free_port, mpirun, process
 pytestmark = pytest.mark.alone
 
 RUN = "from fogconv.cli.app import main_run; main_run()"
+STARTED_RUN = """
+import os, signal
+from fogconv.cli.app import main_run
+from fogconv.cli.process.interrupt import leave_at_once
+from fogconv.cluster.transport.mpi import endpoint
+signal.signal(signal.SIGINT, leave_at_once)
+told, initialise = os.dup(1), endpoint._mortally
+def initialised(*arguments):
+    initialise(*arguments)
+    os.write(told, b"initialised\\n")
+endpoint._mortally = initialised
+os.write(told, b"started\\n")
+main_run()
+"""
+"""The same, which says when Python has started, before which an interrupt is Python's own, and when MPI has, before which it
+ends ranks by the signal. A busy machine takes long for both."""
 WORKER = "import sys; sys.modules['torch'] = None; from fogconv.cli.app import main_worker; main_worker()"
 QUICK = ("squeezenet1_1", "--weights", "random", "--size", "64", "--repeat", "1")
 
@@ -55,6 +71,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     yield program
     signal.signal(signal.SIGINT, before)
+
+
+def await_ranks(child: subprocess.Popen[str], said: str, ranks: int = 1) -> None:
+    """Wait until each rank of `STARTED_RUN` has said this."""
+    assert child.stdout is not None
+    while ranks:
+        line = child.stdout.readline()
+        assert line, "it ended too early"
+        ranks -= line == f"{said}\n"
 
 
 def check_sentence(code: int, err: str, *words: str) -> None:
@@ -280,7 +305,7 @@ watch = Watch(lambda: None)
 Object()
 time.sleep(60)
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
 
 
@@ -290,18 +315,19 @@ def test_ctrl_c_ends_everything_with_130(ranks: int, after_s: float) -> None:
     launch = [str(MPIRUN), "-n", str(ranks)] if ranks else []
     if ranks and not MPIRUN.exists():
         pytest.skip("no mpirun in this environment")
-    with process(*launch, sys.executable, "-c", RUN, "resnet50", "--weights", "random", "--repeat", "500") as child:
+    with process(*launch, sys.executable, "-c", STARTED_RUN, "resnet50", "--weights", "random", "--repeat", "500") as child:
+        await_ranks(child, "initialised" if ranks and after_s > 1 else "started", max(ranks, 1))
         time.sleep(after_s)
         family = psutil.Process(child.pid).children(recursive=True)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=20)
+        out, err = child.communicate(timeout=120)
         if ranks and after_s < 1:
-            # Python itself may still be starting, or be slow at it: mpirun then tells of the signals that ended ranks.
+            # MPI itself may still be starting: mpirun then tells of the signals that ended ranks.
             assert child.returncode in {130, signal.SIGINT, signal.SIGKILL, signal.SIGINT | signal.SIGKILL}, out + err
         else:
             assert child.returncode == 130, out + err
             assert "Traceback" not in err
-        _, alive = psutil.wait_procs(family, timeout=5)
+        _, alive = psutil.wait_procs(family, timeout=60)
         assert not alive
 
 
@@ -419,7 +445,7 @@ def test_a_worker_that_dies_in_a_stream_is_told_and_no_frame_is_wrong(run: Progr
         wait_until_listening(int(address.rpartition(":")[2]))
         stream = ("--cluster", address, "--threshold", "0", "--stream", "9", "--no-adapt", "--compare", "--json")
         code, out, err = run(*QUICK, *stream)
-        assert worker.wait(10.0) == -signal.SIGKILL
+        assert worker.wait(60.0) == -signal.SIGKILL
     assert code == 0, err
     found = json.loads(out)
     assert found["workers"] == 0
@@ -431,10 +457,11 @@ def test_workers_outlive_a_master_that_is_interrupted_and_serve_the_next(run: Pr
     address = f"tcp://127.0.0.1:{free_port()}"
     with process(sys.executable, "-c", WORKER, "--bind", address) as worker:
         wait_until_listening(int(address.rpartition(":")[2]))
-        with process(sys.executable, "-c", RUN, *QUICK, "--repeat", "100000", "--cluster", address) as master:
+        with process(sys.executable, "-c", STARTED_RUN, *QUICK, "--repeat", "100000", "--cluster", address) as master:
+            await_ranks(master, "started")
             time.sleep(5.0)
             master.send_signal(signal.SIGINT)
-            master.communicate(timeout=20)
+            master.communicate(timeout=120)
             assert master.returncode == 130
         code, out, err = run(*QUICK, "--cluster", address, "--threshold", "0", "--json")
         assert code == 0, err

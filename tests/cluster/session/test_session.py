@@ -183,7 +183,7 @@ def test_submitted_runs_overlap_and_come_right(make: Make) -> None:
     inputs = [X + number for number in range(24)]
     futures = [session.submit(loads[number % 3], [x]) for number, x in enumerate(inputs)]
     for x, future in zip(inputs, futures, strict=True):
-        np.testing.assert_array_equal(future.result(20).outputs[0], x)
+        np.testing.assert_array_equal(future.result(60).outputs[0], x)
 
 
 def test_unloaded_programs_can_not_run(make: Make) -> None:
@@ -235,7 +235,7 @@ def test_a_second_master_is_refused_while_the_worker_computes(make: Make) -> Non
 
     class Slow(FakeExecutable):
         def run(self, mailbox: Any, inputs: Any = ()) -> Any:
-            assert gate.wait(20)
+            assert gate.wait(60)
             return super().run(mailbox, inputs)
 
     cluster = make(1, build=Slow)
@@ -253,7 +253,7 @@ def test_a_second_master_is_refused_while_the_worker_computes(make: Make) -> Non
     with pytest.raises(RefusedError, match="serving another master"):
         cluster.session()
     gate.set()
-    np.testing.assert_array_equal(run.result(20).outputs[0], expected)
+    np.testing.assert_array_equal(run.result(60).outputs[0], expected)
     attending.join()
 
 
@@ -319,7 +319,7 @@ def test_a_worker_that_returns_is_taken_back(make: Make) -> None:
     eventually(lambda: session.refresh() == {2})
     assert session.rejoin(0.2) == frozenset()
     cluster.add("worker/2")
-    assert session.rejoin(5.0) == {2}
+    assert session.rejoin(60.0) == {2}
     loaded, expected = star_of(session)
     np.testing.assert_array_equal(session.run(loaded, [X]).outputs[0], expected)
 
@@ -345,13 +345,13 @@ def test_a_load_that_takes_long_on_one_rank_holds_up_no_other() -> None:
         programs, weights = star([3], ranks=4)
         with ThreadPoolExecutor(1) as pool:
             slow = pool.submit(session.load, [programs[1]], weights)
-            assert reached.wait(10.0)
+            assert reached.wait(60.0)
             loaded, expected = star_of(session, [1, 2])
             np.testing.assert_array_equal(session.run(loaded, [X]).outputs[0], expected)
             session.unload(loaded)
             assert not slow.done()
             go.set()
-            assert slow.result(10.0).ranks == {3}
+            assert slow.result(60.0).ranks == {3}
     finally:
         go.set()
         cluster.close()
@@ -366,12 +366,12 @@ def test_who_was_lost_and_is_back_does_not_answer_what_it_was_asked_before() -> 
         programs, weights = star([2], ranks=3)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(session.load, [programs[1]], weights)
-            assert reached.wait(10.0)
+            assert reached.wait(60.0)
             cluster.kill(2)
             cluster.add("worker/2")
             eventually(lambda: 2 in session.rejoin(0.0))
             with pytest.raises(WorkerLostError, match="worker 2"):
-                asked.result(10.0)
+                asked.result(60.0)
             assert session.load([programs[1]], weights).shipped_bytes == {2: 16}
     finally:
         go.set()
@@ -385,10 +385,10 @@ def test_closing_ends_a_load_that_another_thread_waits_for() -> None:
         session = cluster.session()
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(session.load, *star([1]))
-            assert reached.wait(10.0)
+            assert reached.wait(60.0)
             session.close()
             with pytest.raises(WorkerLostError):
-                asked.result(10.0)
+                asked.result(60.0)
     finally:
         go.set()
         cluster.close()
@@ -397,7 +397,7 @@ def test_closing_ends_a_load_that_another_thread_waits_for() -> None:
 def _waits(reached: threading.Event, go: threading.Event) -> Any:
     def build(program: Program, weights: Any, *, threads: int = 1, **_: Any) -> FakeExecutable:
         reached.set()
-        assert go.wait(20.0)
+        assert go.wait(60.0)
         return FakeExecutable(program, weights, threads=threads)
 
     return build
@@ -461,9 +461,11 @@ def test_a_shard_beyond_the_memory_limit_is_refused_with_both_figures(make: Make
 
 def test_pings_measure_both_directions(make: Make) -> None:
     session = make(1).session()
+    begin = time.monotonic()
     times = session.ping(1, 1 << 20)
-    assert 0 < times.there_s < 5
-    assert 0 < times.back_s < 5
+    both_s = time.monotonic() - begin
+    assert 0 < times.there_s < both_s
+    assert 0 < times.back_s < both_s
     assert session.ping(1).there_s > 0
 
 
@@ -511,7 +513,7 @@ def test_an_unreachable_worker_is_named_with_the_time_waited(make: Make) -> None
     cluster = make(1)
     address = "nowhere" if isinstance(cluster, InprocCluster) else "tcp://127.0.0.1:1"
     with pytest.raises(ConnectError, match=rf"worker 2 at {address} did not answer within [\d.]+ s"):
-        cluster.session(addresses=[*cluster.addresses, address], connect_timeout_s=0.3)
+        cluster.session(addresses=[*cluster.addresses, address], connect_timeout_s=2.0)
     eventually(lambda: cluster.workers[0].life.stage.value == "joining")
 
 
@@ -526,7 +528,7 @@ def test_unlike_versions_name_both(make: Make, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(endpoint, "send", older)
     with pytest.raises(RefusedError, match=rf"version 99.*version {m.PROTOCOL_VERSION}"):
-        Session(endpoint, cluster.addresses, connect_timeout_s=5.0)
+        Session(endpoint, cluster.addresses, connect_timeout_s=60.0)
 
 
 def test_a_worker_of_another_version_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

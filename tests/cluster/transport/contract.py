@@ -131,8 +131,8 @@ def silence_ends_at_the_time_out(endpoint: Endpoint, peer: Peer) -> None:
 def waking_ends_a_wait(endpoint: Endpoint, peer: Peer) -> None:
     endpoint.wake()
     begin = time.monotonic()
-    assert endpoint.receive(PATIENCE_S) is None
-    assert time.monotonic() - begin < PATIENCE_S / 2
+    assert endpoint.receive(4 * PATIENCE_S) is None
+    assert time.monotonic() - begin < 2 * PATIENCE_S
 
 
 CHECKS: dict[str, Callable[[Endpoint, Peer], None]] = {

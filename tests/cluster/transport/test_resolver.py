@@ -53,14 +53,14 @@ def test_a_name_is_looked_up_once_and_remembered(names: Names) -> None:
 
 def test_a_name_that_hangs_fails_at_the_limit_and_holds_up_no_other(names: Names) -> None:
     names.hanging.add("silent")
-    resolver = Resolver(names, limit_s=0.2)
+    resolver = Resolver(names, limit_s=2.5)
     found = []
     for _ in range(3):  # all of them wait for the same lookup
         resolver.resolve_later("silent", found.append)
     assert resolver.resolve("pi1").numbers == ("10.0.0.1",)
     eventually(lambda: len(found) == 3)
     assert {resolution.numbers for resolution in found} == {()}
-    assert "'silent' was not resolved within 0.2 s" in found[0].trouble
+    assert "'silent' was not resolved within 2.5 s" in found[0].trouble
     assert names.asked.count("silent") == 1
 
 

@@ -50,7 +50,7 @@ def started(stack: contextlib.ExitStack, *command: str) -> tuple[subprocess.Pope
 
 
 def open_session(stack: contextlib.ExitStack, address: str) -> Session:
-    return stack.enter_context(connect(address, local=fake_local, timeout_s=20.0, connect_timeout_s=20.0))
+    return stack.enter_context(connect(address, local=fake_local, timeout_s=60.0, connect_timeout_s=60.0))
 
 
 def test_silent_connections_use_up_no_descriptors(stack: contextlib.ExitStack) -> None:
@@ -169,7 +169,7 @@ def test_a_message_of_a_peer_that_never_ends_is_cut_off_where_memory_is_short(st
     """It is attached, and may send payloads: 3 GB go no further than the limit and what comes between two looks."""
     child, address = started(stack, *REAL, "--memory", "400M", "--bind")
     _, another = started(stack, *REAL, "--bind")
-    session = stack.enter_context(connect([address, another], local=fake_local, timeout_s=20.0, connect_timeout_s=20.0))
+    session = stack.enter_context(connect([address, another], local=fake_local, timeout_s=60.0, connect_timeout_s=60.0))
     with Stranger(address) as peer:
         peer.say(*(bytes(part) for part in codec.encode(m.Attach(session.token, 2))))
         time.sleep(0.3)
@@ -180,5 +180,5 @@ def test_a_message_of_a_peer_that_never_ends_is_cut_off_where_memory_is_short(st
     assert session.refresh() == frozenset()
     assert session.status()[1].state == "ready"
     child.terminate()
-    _, errors = child.communicate(timeout=20)
+    _, errors = child.communicate(timeout=60)
     assert "without an end" in errors

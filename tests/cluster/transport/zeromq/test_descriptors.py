@@ -53,7 +53,7 @@ class ManyWorkers:
 
     def close(self) -> None:
         self._over.set()
-        self._thread.join(20.0)
+        self._thread.join(60.0)
         for raw in self._sockets:
             raw.close(0)
         self._context.term()

@@ -111,7 +111,7 @@ def test_the_oldest_strangers_go_and_the_newest_is_answered(here: ZeromqEndpoint
         with Stranger(here.address) as stranger:
             stranger.say(QUESTION)
             assert isinstance(next_event(here), Arrival)
-        silent[0].settimeout(2.0)  # a handshake may take longer
+        silent[0].settimeout(PATIENCE_S)  # a handshake may take longer
         with pytest.raises(ConnectionError):  # reset, at once or while ZeroMQ's greeting is read
             while silent[0].recv(100):
                 pass
@@ -169,7 +169,7 @@ def test_with_keys_strangers_are_shown_out_before_they_have_shown_one() -> None:
     host, _, port = endpoint.address.removeprefix("tcp://").rpartition(":")
     try:
         connections = [socket.create_connection((host, int(port))) for _ in range(200)]
-        connections[0].settimeout(2.0)  # a handshake may take longer
+        connections[0].settimeout(PATIENCE_S)  # a handshake may take longer
         with pytest.raises(ConnectionError):
             while connections[0].recv(100):
                 pass
