@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Iterator
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, Region, subtract
 from fogconv.ir.memory.algorithm import candidates, reads_beyond
-from fogconv.ir.program import Program, buffers_of, written
+from fogconv.ir.program import Program, buffers_of, places_of, written
+from fogconv.ir.steps import MapStep
 
 LANE_BY_LANE = (ir.Add, ir.Affine, ir.Elementwise, ir.Gate, ir.GlobalPool, ir.Interleave, ir.Pool, ir.Resample)
 """An unused lane of what they read is at most in an unused lane of what they write."""
@@ -26,9 +27,28 @@ def expecting(program: Program) -> frozenset[int]:
     return frozenset(lanes_in_sums(program) | late(program))
 
 
+def alone(program: Program) -> set[int]:
+    """The buffers that share with no other: a sum may have terms of lanes that a step does not read as channels, and in
+    which other maps, of whatever form, have channels."""
+    return lanes_in_sums(program) & _read_in_part(program)
+
+
+def _read_in_part(program: Program) -> set[int]:
+    """The buffers of which a step reads, or writes, channels that end inside a block, and not with the buffer."""
+    found: set[int] = set()
+    for step in program.steps:
+        if isinstance(step, MapStep) and not isinstance(step, BY_CHANNEL):
+            for number, region in places_of(step):
+                held = program.buffers[number].region.channels
+                if region.channels.stop < held.stop and (region.channels.stop - held.start) % BLOCK:
+                    found.add(number)
+    return found
+
+
 def lanes_in_sums(program: Program) -> set[int]:
     """The buffers whose unused lanes may be terms of a sum. Steps on other types than fp32 are not examined."""
     partial = {number for number, buffer in enumerate(program.buffers) if len(buffer.region.channels) % BLOCK}
+    partial |= _read_in_part(program)
     found = {number for number in partial if program.buffers[number].precision.element != "fp32"}
     known = -1
     while partial and known != len(found):

@@ -8,7 +8,7 @@ times what they take alone.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from fogconv.ir import steps as ir
@@ -27,16 +27,18 @@ def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: 
     matter, as margins are made zeros again (see `cleared`); where more than a margin is expected beforehand (see
     `fogconv.ir.memory.contents`), sizes, margins and precisions must be equal. A step writes what others read before they
     do, in each inference, so that nothing else is expected. Maps that may be narrow (see
-    `fogconv.cluster.executor.buffer_widths`) lie alone: their lanes would be others'. Steps that are done ``together``
-    (first, count) use all of their buffers at the same time.
+    `fogconv.cluster.executor.buffer_widths`) lie alone: their lanes would be others', and so do
+    those of `fogconv.ir.memory.contents.alone`. Steps that are done ``together`` (first, count) use all of their buffers at
+    the same time.
     """
     first, last = _used(program, together, apart)
-    expecting = contents.expecting(program)
+    expecting, alone = contents.expecting(program), contents.alone(program)
 
     def kind(buffer: int) -> Any:
         return _form(program.buffers[buffer]) if buffer in expecting else None
 
     sizes: dict[int, int] = {}  # of the memories, by their first buffers
+    holds: dict[int, int] = {}  # the buffer that lay in each memory last
     found: dict[int, int] = {}  # the first buffer of the memory in which each lies
     busy: list[tuple[int, int]] = []  # a heap of the last steps that use the buffers so far
     free: dict[Any, list[int]] = {}  # memories by kind
@@ -44,11 +46,18 @@ def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: 
         while busy and busy[0][0] < first[buffer]:
             _, ended = heapq.heappop(busy)
             free.setdefault(kind(ended), []).append(found[ended])
-        shares = len(program.buffers[buffer].region.channels) > NARROW
+        shares = len(program.buffers[buffer].region.channels) > NARROW and buffer not in alone
         waiting = free.get(kind(buffer)) if shares else None
         size = buffer_bytes(program, buffer)
-        found[buffer] = waiting.pop(_fitting(waiting, sizes, size)) if waiting else buffer
+        found[buffer] = buffer
+        if waiting:
+            # The one that grows least; of several one whose margin stays; of these the last one used, as most of it is
+            # still in the cache.
+            form = _form(program.buffers[buffer])
+            order = [(max(0, size - sizes[each]), _form(program.buffers[holds[each]]) != form) for each in waiting]
+            found[buffer] = waiting.pop(min(reversed(range(len(waiting))), key=order.__getitem__))
         sizes[found[buffer]] = max(size, sizes.get(found[buffer], 0))
+        holds[found[buffer]] = buffer
         if shares:
             heapq.heappush(busy, (last[buffer], buffer))
     numbers: dict[int, int] = {}
@@ -59,16 +68,21 @@ def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: 
 
 
 def cleared(program: Program, places: Sequence[int], together: Iterable[tuple[int, int]] = ()) -> dict[int, tuple[int, ...]]:
-    """The buffers whose margins must become zeros before a step, by the step: those that share their memory with a buffer
-    of another form, before the first step that uses them. ``together``: as for `memories`."""
-    forms: dict[int, set[Any]] = {}
-    for buffer, place in zip(program.buffers, places, strict=True):
-        forms.setdefault(place, set()).add(_form(buffer))
+    """The buffers whose margins must become zeros before a step, by the step: those before which a buffer of another form
+    lay in their memory, ahead of the first step that uses them. For the first of an inference that may be any other one, as
+    the inference before may have ended early. ``together``: as for `memories`."""
+    first, _ = _used(program, together)
+    tenants: dict[int, list[int]] = {}
+    for number in sorted(first, key=lambda number: first[number]):
+        tenants.setdefault(places[number], []).append(number)
+    tenants.pop(NOWHERE, None)
     found: dict[int, tuple[int, ...]] = {}
-    for number, time in _used(program, together)[0].items():
-        place = places[number]
-        if any(program.buffers[number].margin) and place != NOWHERE and len(forms[place]) > 1:
-            found[time] = (*found.get(time, ()), number)
+    for numbers in tenants.values():
+        forms = [_form(program.buffers[number]) for number in numbers]
+        for at, number in enumerate(numbers):
+            others = forms if at == 0 else forms[at - 1 : at]
+            if any(program.buffers[number].margin) and any(other != forms[at] for other in others):
+                found[first[number]] = (*found.get(first[number], ()), number)
     return found
 
 
@@ -87,11 +101,6 @@ def _used(
                 first.setdefault(buffer, time)
                 last[buffer] = time
     return first, last
-
-
-def _fitting(waiting: Sequence[int], sizes: Mapping[int, int], size: int) -> int:
-    """Which of the free memories grows least; of several the last one used, as most of it is still in the cache."""
-    return min(reversed(range(len(waiting))), key=lambda at: max(0, size - sizes[waiting[at]]))
 
 
 def _form(buffer: ir.Buffer) -> Any:

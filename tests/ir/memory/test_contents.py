@@ -9,7 +9,7 @@ import pytest
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec, PoolSpec, Region, Span
 from fogconv.ir.memory.algorithm import reads_beyond
-from fogconv.ir.memory.contents import expecting
+from fogconv.ir.memory.contents import alone, expecting
 from fogconv.ir.precision.scale import Precision
 from fogconv.ir.program import Program, written
 
@@ -44,6 +44,15 @@ def test_a_dense_conv_takes_in_no_lane_beyond_its_channels_but_its_residual_s_ma
     mean = ir.GlobalPool(0, 2, RAGGED, 3, ONE, 36)
     assert expecting(program(regions, summed, mean, conv(LINEAR, 3, ONE, 4, regions[4]))) == {0, 2, 3}
     assert expecting(program(regions, summed, mean)) == set()
+
+
+def test_a_fully_connected_layer_that_reads_half_a_block_leaves_its_source_alone() -> None:
+    """The other half may be another rank's rows: what lay there was multiplied by 0, and NaN stayed NaN."""
+    half, whole = replace(LINEAR, in_channels=8), Region.whole(16, 1, 1)
+    part = Region(Span(0, 8), whole.rows, whole.columns)
+    made = Region.whole(32, 1, 1)
+    assert alone(program((whole, made), conv(half, 0, part, 1, made))) == {0}
+    assert alone(program((whole, made), conv(replace(LINEAR, in_channels=16), 0, whole, 1, made))) == set()
 
 
 @pytest.mark.parametrize("precision", [Precision("uint8", 0.1, 3), Precision("fp16")], ids=lambda one: one.element)

@@ -39,7 +39,7 @@ def chain(count: int, channels: int = 32, margin: int = 1) -> Program:
 
 @settings(max_examples=30, deadline=None)
 @given(graphs(), st.integers(1, 3), st.sampled_from(["rows", "tiles", "star", "local", "auto"]))
-def test_what_shares_is_never_in_use_at_once_and_keeps_its_margin(graph: LayerGraph, ranks: int, scheme: str) -> None:
+def test_what_shares_is_never_in_use_at_once_and_has_zeros_in_its_margin(graph: LayerGraph, ranks: int, scheme: str) -> None:
     topology = Topology.uniform(ranks, 1e10, 1e9, 1e-4)
     for program in outline(graph, plan(graph, topology, PlanOptions(scheme))):
         found = memories(program)
@@ -56,9 +56,13 @@ def test_what_shares_is_never_in_use_at_once_and_keeps_its_margin(graph: LayerGr
             held = [program.buffers[buffer] for buffer in together]
             alike = len({(one.region.shape, one.margin, one.precision) for one in held}) == 1
             assert alike or expecting(program).isdisjoint(together)
-            for buffer in together:
-                zeroed = [step for step, buffers in cleared(program, found).items() if buffer in buffers]
-                assert zeroed == ([] if alike or not any(program.buffers[buffer].margin) else used[buffer][:1])
+            clearings = cleared(program, found)
+            before = [*held[-1:], *held]
+            for buffer, one, other in zip(together, held, before, strict=False):
+                zeroed = [step for step, buffers in clearings.items() if buffer in buffers]
+                form, others = (one.region.shape, one.margin, one.precision), [other] if buffer != together[0] else held
+                changed = any((each.region.shape, each.margin, each.precision) != form for each in others)
+                assert zeroed == (used[buffer][:1] if changed and any(one.margin) else [])
         assert set(found) == set(memory_bytes(program)) == set(range(len(set(found))))
         assert sum(memory_bytes(program).values()) <= sum(buffer_bytes(program, n) for n in range(len(program.buffers)))
 
