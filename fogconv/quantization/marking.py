@@ -33,24 +33,20 @@ class Marked:
 def on_bytes(graph: LayerGraph, exact: Collection[str]) -> frozenset[str]:
     """The names of the layers that compute on bytes, but for those in ``exact``.
 
-    A conv's sums may stay in fp32, where 0 is their only bound. Of other layers the result must be wanted as bytes, or they
-    would gain nothing.
+    A conv's sums may stay in fp32. Of other layers the result must be wanted as bytes, or they would gain nothing.
     """
     found = {layer.name: layer for layer in graph.layers if layer.name not in exact and _possible(layer)}
     while True:
         wanted = {source for layer in found.values() for source in layer.reads}
-        useless = [name for name, layer in found.items() if _gains_nothing(layer, wanted, graph.results)]
+        useless = [
+            name
+            for name, layer in found.items()
+            if not isinstance(layer, Conv) and (layer.writes[0] not in wanted or layer.writes[0] in graph.results)
+        ]
         if not useless:
             return frozenset(found)
         for name in useless:
             del found[name]
-
-
-def _gains_nothing(layer: Layer, wanted: Collection[int], results: Collection[int]) -> bool:
-    made = layer.writes[0]
-    if isinstance(layer, Conv):
-        return made not in wanted and layer.activation not in (None, "relu")
-    return made not in wanted or made in results
 
 
 def _possible(layer: Layer) -> bool:

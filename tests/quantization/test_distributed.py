@@ -15,6 +15,7 @@ from fogconv.ir.guard import Protection
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions
+from tests import sensitive_net
 from tests.cluster.fault_cluster import FaultCluster
 from tests.quantized_net import on_bytes, picture
 
@@ -42,6 +43,20 @@ def test_a_distributed_run_equals_one_device_to_the_last_bit(scheme: str, ranks:
         assert any(work.rank for placement in plan.placements for work in placement.work)
         for seed in range(2):
             assert np.array_equal(np.asarray(engine(picture(seed))), alone(seed))
+
+
+@pytest.mark.parametrize("scheme", ["rows", "columns", "depth", "star"])
+def test_so_it_does_where_a_layer_stays_in_fp32_for_the_answer_s_sake(scheme: str) -> None:
+    spoilt = sensitive_net.found("relu6")
+    assert any(layer.precision == "fp32" for layer in spoilt.layers)
+    options = {"threshold": 0.0} if scheme == "star" else {}
+    answers = []
+    for ranks, wanted in ((1, {}), (3, {"scheme": scheme, **options})):
+        with fogconv.compile(spoilt.graph, f"inproc://{ranks - 1}", topology=equal_ranks(ranks), **wanted) as engine:
+            answers.append(np.asarray(engine(sensitive_net.noise(9))))
+            spread = any(work.rank for placement in engine.plan.plan.placements for work in placement.work)
+            assert spread == (ranks > 1)
+    assert np.array_equal(*answers)
 
 
 @pytest.mark.parametrize("split", ["input:3", "output:3"])

@@ -149,18 +149,25 @@ class _Absorbing:
 
     def conv(self, layer: Conv) -> tuple[Layer, ...]:
         source, integers = self.read(layer.source), self.integers(layer)
-        made = self.made(layer.target) if is_bounds(layer.activation) else None
-        if source is None or integers is None or (made is None and layer.activation not in (None, "relu")):
+        if source is None or integers is None or not is_bounds(layer.activation):
             return (layer,)
+        made = self.made(layer.target)
         bias = integers.bias(None if layer.bias is None else self.weights[layer.bias], self.precision(source).scale)
         if bias is None:
             return (layer,)
         if made is not None:
             self.take(made)
         keys = [self.keep(array) for array in (integers.values, bias, integers.scales)]
-        target = layer.target if made is None else made
         spec = replace(layer.spec, element="uint8")
-        return (replace(layer, source=source, target=target, spec=spec, weight=keys[0], bias=keys[1], scales=keys[2]),)
+        conv = replace(layer, source=source, spec=spec, weight=keys[0], bias=keys[1], scales=keys[2])
+        if made is not None:
+            return (replace(conv, target=made),)
+        if layer.activation is None or layer.activation == "relu":
+            return (conv,)
+        # Sums that leave the bytes have no bound but 0: others follow as a layer of their own.
+        between = self.like(layer.target, FP32, layer.name)
+        bounds = activation_layer(f"{layer.name}.bounds", layer.activation, between, layer.target)
+        return replace(conv, target=between, activation=None), bounds
 
     def keep(self, array: Any) -> str:
         key = weight_key(array)

@@ -2,13 +2,15 @@
 
 Where a depthwise conv finds edges in a nearly even channel, the steps of the bytes it reads are as large as what it looks
 for, and small beside the values themselves. So, where the answer has much noise, the layers of most noise beside what their
-results vary by are put back into fp32 in turn. Those without which much of the answer's noise is gone stay there, if they
-have few of the multiply-adds.
+results vary by are put back into fp32 in turn. Those without which much of the answer's noise is gone stay there.
+
+Only depthwise convs: they have few of the multiply-adds, and are never cut into partial sums, whose rounding in fp32 would
+depend on the cut. So a distributed run still gives the bits of one device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -38,9 +40,8 @@ def sensitive(
     tolerance: float,
     threads: int,
 ) -> frozenset[str]:
-    """The convs to keep in fp32 for the first output's sake, beside those that are ``exact`` already. They, and those that
-    can't be on bytes without them, have `MOST_EXACT` of the multiply-adds at most. ``mark`` makes a graph in which the
-    layers of some names are on bytes."""
+    """The depthwise convs to keep in fp32 for the first output's sake, beside those that are ``exact`` already: they have
+    `MOST_EXACT` of the multiply-adds at most. ``mark`` makes a graph in which the layers of some names are on bytes."""
     answer = plain.outputs[0].tensor
     if answer is None:
         return frozenset()
@@ -62,13 +63,13 @@ def sensitive(
     if before <= (ANSWER_SHARE * tolerance) ** 2 * signal:
         return frozenset()
     macs = {layer.name: layer.spec.macs for layer in plain.layers if isinstance(layer, Conv)}
+    depthwise = {layer.name for layer in plain.layers if isinstance(layer, Conv) and layer.spec.depthwise}
     kept, total = on_bytes(plain, exact), sum(macs.values())
 
-    def few(names: frozenset[str]) -> bool:
-        gone = kept - on_bytes(plain, exact | names)
-        return sum(macs.get(name, 0) for name in gone) <= MOST_EXACT * total
+    def few(names: Collection[str]) -> bool:
+        return sum(macs[name] for name in names) <= MOST_EXACT * total
 
-    cheap = [name for name in macs if name in kept and few(frozenset({name}))]
+    cheap = [name for name in macs if name in kept and name in depthwise and few({name})]
     worst = sorted(cheap, key=lambda name: -own[name].of_variation)[:TRIED]
     left = {name: noise(exact | {name}) for name in worst}
     found = frozenset[str]()
