@@ -14,7 +14,7 @@ from fogconv.ir.geometry import ConvSpec, Region, Span
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layout import Layout, on, replicate, shard_rows, transfers
 from fogconv.ir.shard import conv_grid, split
-from fogconv.kernels.maps import blocked
+from fogconv.kernels.maps import pack
 from fogconv.kernels.maps.wire import bind_extract, bind_insert, wire_elements
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
@@ -65,8 +65,8 @@ def test_partition_and_join(benchmark: Any, split_by: str) -> None:
     By input channels: four shards of the input are cut out, four whole outputs come back and are summed. By output
     channels: the whole input is cut out for each, four shards come back and are concatenated.
     """
-    source = blocked.pack(np.random.default_rng(0).standard_normal(SPEC.input_shape).astype(np.float32))
-    target = blocked.pack(np.zeros(SPEC.output_shape, np.float32))
+    source = pack.pack(np.random.default_rng(0).standard_normal(SPEC.input_shape).astype(np.float32))
+    target = pack.pack(np.zeros(SPEC.output_shape, np.float32))
     calls = []
     for shard in range(4):
         first, quarter = 64 * shard, 64
@@ -82,7 +82,7 @@ def test_partition_and_join(benchmark: Any, split_by: str) -> None:
             call()
 
     benchmark(master)
-    assert blocked.unpack(target).max() == (4.0 if split_by == "input" else 1.0)
+    assert pack.unpack(target).max() == (4.0 if split_by == "input" else 1.0)
 
 
 @pytest.mark.parametrize("scheme", ["star", "auto"])

@@ -16,7 +16,7 @@ from fogconv.ir.memory.algorithm import HALF
 from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
 from fogconv.ir.precision.halves import rounded
 from fogconv.kernels.codegen.isa import AVX2, NEON, Isa, host_isa
-from fogconv.kernels.conv import depthwise, direct, winograd
+from fogconv.kernels.conv import depthwise, direct, halves, winograd
 from fogconv.kernels.conv.select import candidates, prepare_kernel, reads_narrow
 from fogconv.kernels.maps import blocked
 from fogconv.kernels.maps import scratch as scratches
@@ -74,7 +74,7 @@ def run_eights(spec: ConvSpec) -> None:
     """The kernel for aarch64's fp16."""
     spec = replace(spec, element="fp16")
     weight, bias = rounded(guarded.filled(*spec.weight_shape), "fp16"), guarded.filled(spec.out_channels)
-    kernel = direct.DirectKernel.prepare(spec, direct.halves_isa(NEON, "fp16"), weight, bias, "relu", reads="fp16")
+    kernel = direct.DirectKernel.prepare(spec, halves.halves_isa(NEON, "fp16"), weight, bias, "relu", reads="fp16")
     x = Blocked.empty(*spec.input_shape, Margin(*spec.padding), kind=np.float16)
     for made in (np.float16, np.float32):
         out, residual = (Blocked.empty(*spec.output_shape, kind=made) for _ in range(2))
