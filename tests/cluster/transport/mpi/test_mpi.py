@@ -102,9 +102,9 @@ def test_with_ulfm_any_rank_but_the_first_may_be_killed(scheme: str) -> None:
     result = json.loads(finished.stdout)
     # With one rank less at a time to the master alone, and all answers right: those that are wrong end the program.
     assert result["crews"] == [[0, 1, 2, 3], [0, 2, 3], [0, 3], [0]]
-    assert [event.split(";")[0].split(" on ")[0] for event in result["events"]] == [
-        f"worker {rank} at mpi://{rank}" for rank in (1, 2, 3)
-    ]
+    # A kill may come as one inference ends; then the loss is one between inferences.
+    for rank, event in zip((1, 2, 3), result["events"], strict=True):
+        assert event.startswith((f"worker {rank} at mpi://{rank} ", f"worker {rank} was lost between inferences;")), event
 
 
 def test_with_ulfm_a_rank_killed_in_a_stream_is_told_and_no_frame_is_wrong(tmp_path: Path) -> None:
