@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
-from typing import get_args
 
 import msgspec
 
@@ -118,7 +117,7 @@ def written(step: AnyStep) -> Iterator[tuple[int, Region]]:
                 yield from written(recv)
         case Copy():
             yield step.target, step.region.shift_channels(step.shift)
-        case _ if isinstance(step, get_args(MapStep)):
+        case _ if isinstance(step, MapStep):
             yield step.target, step.target_region
 
 

@@ -40,30 +40,8 @@ from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from tests.chains import chain
 from tests.graph_reference import run_outputs
+from tests.post import Messages, Post
 from tests.random_graphs import graphs, numbers_for
-
-
-class Post:
-    """The messages of all ranks of one run, which are threads of this process."""
-
-    def __init__(self, rank: int, there: dict[tuple[int, int, int], Any], arrived: threading.Condition) -> None:
-        self._rank, self._there, self._arrived = rank, there, arrived
-
-    def send(self, to: int, tag: int, payload: Any) -> None:
-        with self._arrived:
-            self._there[self._rank, to, tag] = bytes(payload)
-            self._arrived.notify_all()
-
-    def receive(self, origin: int, tag: int) -> Any:
-        key = (origin, self._rank, tag)
-        with self._arrived:
-            assert self._arrived.wait_for(lambda: key in self._there, timeout=60), f"no message {key}"
-            return self._there.pop(key)
-
-    def room(self, nbytes: int) -> memoryview | None:
-        return None
-
-    def proceed(self) -> None: ...
 
 
 class Master(TorchExecutable):
@@ -110,7 +88,7 @@ def run_all(graph: LayerGraph, found: Any, inputs: Sequence[NDArray[Any]], made:
     """The outputs of a plan of which every rank computes in torch."""
     lowered = lower(graph, found)
     weights = {key: np.asarray(each, np.float32) for key, each in lowered.weights.items()}
-    there: dict[tuple[int, int, int], Any] = {}
+    there = Messages()
     arrived = threading.Condition()
     failures: list[BaseException] = []
     master = Master(graph, lowered.programs[0], weights, made)
@@ -200,7 +178,7 @@ def test_messages_go_there_and_back_in_every_form(made: TorchExecutor, form: ir.
     whole = Region.whole(3, 2, 2)
     send = ir.Send(0, 0, whole, 0, 1, form, (ir.Part(1, whole),))
     receive = ir.Recv(0, 0, whole, 0, 1, True, form, (ir.Part(1, whole),))
-    there: dict[tuple[int, int, int], Any] = {}
+    there = Messages()
     arrived = threading.Condition()
     sender, receiver = _lone(made, send), _lone(made, receive)
     values = torch.arange(12.0, device=made.device).reshape(1, 3, 2, 2)
@@ -224,7 +202,7 @@ def test_a_picture_goes_as_bytes(made: TorchExecutor) -> None:
     levels = np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2) * 20
     mean, std = (np.asarray(each, np.float32).reshape(1, 3, 1, 1) for each in (pixels.mean, pixels.std))
     picture = (levels.astype(np.float32) / np.float32(255) - mean) / std
-    there: dict[tuple[int, int, int], Any] = {}
+    there = Messages()
     sender = _lone(made, ir.Send(0, 0, whole, 0, 1, pixels=pixels))
     receiver = _lone(made, ir.Recv(0, 0, whole, 0, 1, pixels=pixels))
     for values, size in ((picture, 12), (picture + np.float32(1e-3), 48)):

@@ -8,6 +8,7 @@ what is late  rows and columns that Winograd's tiles read beyond a conv's own in
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, Region, subtract
@@ -22,15 +23,21 @@ BY_CHANNEL = (ir.Copy, ir.Input, ir.Output, ir.Recv, ir.Send)
 """They read no lane but those of channels, and write no other."""
 
 
-def expecting(program: Program) -> frozenset[int]:
-    """The buffers in which finite numbers are expected beforehand, outside their margins."""
-    return frozenset(lanes_in_sums(program) | late(program))
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """``finite``: the buffers in which finite numbers are expected beforehand, outside their margins. ``alone``: those that
+    share with no other: a sum may have terms of lanes that a step does not read as channels, and in which other maps, of
+    whatever form, have channels."""
+
+    finite: frozenset[int]
+    alone: frozenset[int]
 
 
-def alone(program: Program) -> set[int]:
-    """The buffers that share with no other: a sum may have terms of lanes that a step does not read as channels, and in
-    which other maps, of whatever form, have channels."""
-    return lanes_in_sums(program) & _read_in_part(program)
+def expected(program: Program) -> Expected:
+    """Of a program's buffers."""
+    parts = _read_in_part(program)
+    lanes = _lanes_in_sums(program, parts)
+    return Expected(frozenset(lanes | late(program)), frozenset(lanes & parts))
 
 
 def _read_in_part(program: Program) -> set[int]:
@@ -45,10 +52,11 @@ def _read_in_part(program: Program) -> set[int]:
     return found
 
 
-def lanes_in_sums(program: Program) -> set[int]:
-    """The buffers whose unused lanes may be terms of a sum. Steps on other types than fp32 are not examined."""
+def _lanes_in_sums(program: Program, parts: Collection[int]) -> set[int]:
+    """The buffers whose unused lanes may be terms of a sum, with those that are read in ``parts``. Steps on other types than
+    fp32 are not examined."""
     partial = {number for number, buffer in enumerate(program.buffers) if len(buffer.region.channels) % BLOCK}
-    partial |= _read_in_part(program)
+    partial |= set(parts)
     found = {number for number in partial if program.buffers[number].precision.element != "fp32"}
     known = -1
     while partial and known != len(found):

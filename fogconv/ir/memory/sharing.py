@@ -25,17 +25,16 @@ def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: 
 
     Two buffers lie in one where every step that uses one comes before every step that uses the other. Their sizes don't
     matter, as margins are made zeros again (see `cleared`); where more than a margin is expected beforehand (see
-    `fogconv.ir.memory.contents`), sizes, margins and precisions must be equal. A step writes what others read before they
-    do, in each inference, so that nothing else is expected. Maps that may be narrow (see
-    `fogconv.cluster.executor.buffer_widths`) lie alone: their lanes would be others', and so do
-    those of `fogconv.ir.memory.contents.alone`. Steps that are done ``together`` (first, count) use all of their buffers at
-    the same time.
+    `fogconv.ir.memory.contents`), sizes, margins and precisions must be equal, or no other may lie there. A step writes what
+    others read before they do, in each inference, so that nothing else is expected. Maps that may be narrow (see
+    `fogconv.cluster.executor.buffer_widths`) lie alone, too: their lanes would be others'. Steps that are done ``together``
+    (first, count) use all of their buffers at the same time.
     """
     first, last = _used(program, together, apart)
-    expecting, alone = contents.expecting(program), contents.alone(program)
+    expected = contents.expected(program)
 
     def kind(buffer: int) -> Any:
-        return _form(program.buffers[buffer]) if buffer in expecting else None
+        return _form(program.buffers[buffer]) if buffer in expected.finite else None
 
     sizes: dict[int, int] = {}  # of the memories, by their first buffers
     holds: dict[int, int] = {}  # the buffer that lay in each memory last
@@ -46,7 +45,7 @@ def memories(program: Program, together: Iterable[tuple[int, int]] = (), apart: 
         while busy and busy[0][0] < first[buffer]:
             _, ended = heapq.heappop(busy)
             free.setdefault(kind(ended), []).append(found[ended])
-        shares = len(program.buffers[buffer].region.channels) > NARROW and buffer not in alone
+        shares = len(program.buffers[buffer].region.channels) > NARROW and buffer not in expected.alone
         waiting = free.get(kind(buffer)) if shares else None
         size = buffer_bytes(program, buffer)
         found[buffer] = buffer

@@ -28,37 +28,15 @@ from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from fogconv.quantization.halves import in_halves
+from tests.post import Messages, Post
 from tests.quantized_net import network, on_bytes, picture
 from tests.random_graphs import graphs, numbers_for
 
 Maps = Sequence[NDArray[Any]]
 
 
-class Post:
-    """The messages of all ranks of one run, which are threads of this process."""
-
-    def __init__(self, rank: int, there: dict[tuple[int, int, int], bytes], arrived: threading.Condition) -> None:
-        self._rank, self._there, self._arrived = rank, there, arrived
-
-    def send(self, to: int, tag: int, payload: Any) -> None:
-        with self._arrived:
-            self._there[self._rank, to, tag] = bytes(payload)
-            self._arrived.notify_all()
-
-    def receive(self, origin: int, tag: int) -> bytes:
-        key = (origin, self._rank, tag)
-        with self._arrived:
-            assert self._arrived.wait_for(lambda: key in self._there, timeout=120), f"no message {key}"
-            return self._there.pop(key)
-
-    def room(self, nbytes: int) -> memoryview | None:
-        return None
-
-    def proceed(self) -> None: ...
-
-
 def run(executables: Sequence[Executable], inputs: Maps) -> list[NDArray[Any]]:
-    there, arrived = dict[tuple[int, int, int], bytes](), threading.Condition()
+    there, arrived = Messages(), threading.Condition()
     with ThreadPoolExecutor(len(executables)) as pool:
         runs = [pool.submit(each.run, Post(rank, there, arrived), inputs) for rank, each in enumerate(executables)]
         outputs = [each.result() for each in runs]
