@@ -39,7 +39,7 @@ from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Host
 from fogconv.ir.memory.algorithm import cycles
 from fogconv.ir.plan import Plan, at_home
-from fogconv.kernels.codegen.isa import host_isa
+from fogconv.kernels.codegen.isa import half_rate, host_isa
 from fogconv.kernels.conv.select import choose
 from fogconv.lowering.lower import lower
 
@@ -200,7 +200,8 @@ def effort(spec: ConvSpec) -> float:
     γ·MACs alone underestimates a shard of 3 rows in tiles of 4, and ignores weights: VGG-16's late layers were then cut
     by rows, which is a fifth slower than by channels.
     """
-    return MACS_PER_CYCLE * cycles(spec, choose(spec, host_isa(), strict=False)) * spec.batch
+    isa = host_isa()
+    return MACS_PER_CYCLE * cycles(spec, choose(spec, isa, strict=False), half_rate=half_rate(isa)) * spec.batch
 
 
 def _link(session: Session, rank: int) -> tuple[Link, Link]:

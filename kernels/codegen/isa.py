@@ -86,6 +86,15 @@ def host_multiplies() -> tuple[Element, ...]:
     return tuple(element for element, there in found.items() if there)
 
 
+SPLIT_512 = ("znver4", "cannonlake", "icelake-client", "tigerlake", "rocketlake")
+"""LLVM's names of CPUs that multiply and add one vector of 16 floats per clock, where others do two."""
+
+
+def half_rate(isa: Isa) -> bool:
+    """Whether this CPU multiplies and adds 16 floats per clock, in two vectors of 8 or in one of 16, and not 32."""
+    return isa.name == AVX2.name or (isa.name == AVX512.name and llvm.get_host_cpu_name() in SPLIT_512)
+
+
 @cache
 def _dots(wanted: str) -> bool:
     isa = _isa(wanted)

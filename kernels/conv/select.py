@@ -24,7 +24,7 @@ from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory import algorithm as rule
 from fogconv.ir.memory.algorithm import is_linear
 from fogconv.ir.precision.halves import floats
-from fogconv.kernels.codegen.isa import Isa
+from fogconv.kernels.codegen.isa import Isa, half_rate
 from fogconv.kernels.conv import depthwise
 from fogconv.kernels.conv.direct import DirectKernel, lanes_for
 from fogconv.kernels.conv.grouped import GroupedKernel
@@ -90,7 +90,7 @@ def choose(spec: ConvSpec, isa: Isa, strict: bool) -> str:
     if len(possible) == 1 or strict:
         return possible[0]
     measured = tuned_algorithm(spec, isa)
-    return measured if measured in possible else rule.cheapest(spec, isa.vector_length)
+    return measured if measured in possible else rule.cheapest(spec, isa.vector_length, half_rate=half_rate(isa))
 
 
 def reads_narrow(spec: ConvSpec) -> bool:

@@ -27,6 +27,10 @@ FEWEST_CHANNELS = 12
 LINE_CYCLES = ((256 * 1024, 1.0), (8 * 1024 * 1024, 3.0), (1 << 62, 6.0))
 """Weights of up to so many bytes: cycles to read a line of 16 floats (from the second-level cache, the third, memory)."""
 
+HALF_RATE = 0.5
+"""Of LINE_CYCLES, where a core multiplies 16 floats per clock instead of 32: its memory is no slower, but its products take
+twice as long. Without it a Zen 4 took up to twice the time for shards of 2 to 6 rows (tests/ir/memory/test_algorithm.py)."""
+
 TRANSFORM_CYCLES = {BLOCK: {2: (4.0, 3.0), 4: (4.0, 3.0)}, 4: {2: (3.7, 3.1), 4: (6.7, 5.3)}}
 """Per element and block of 16 channels: the input's transform, the output's, by the floats of a vector and by the outputs
 per transformed dimension. Vectors of 4 floats: means of a Cortex-A72 and a Neoverse-N1 (`python -m bench.neon`), whose
@@ -126,10 +130,19 @@ def _by_few(spec: ConvSpec, lanes: int) -> bool:
     return is_depthwise(spec, lanes) or (spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK > 0)
 
 
-def cheapest(spec: ConvSpec, lanes: int = BLOCK) -> str:
-    """The name of the algorithm that the rule takes."""
+def cheapest(spec: ConvSpec, lanes: int = BLOCK, *, half_rate: bool = False) -> str:
+    """The name of the algorithm that the rule takes. ``half_rate``: see `cycles`."""
     possible = candidates(spec, lanes)
-    return possible[0] if len(possible) == 1 else min(possible, key=lambda name: cycles(spec, name, lanes))
+    if len(possible) == 1:
+        return possible[0]
+    return min(possible, key=lambda name: cycles(spec, name, lanes, half_rate=half_rate))
+
+
+def heaviest(spec: ConvSpec) -> str:
+    """The algorithm, of those that the rule takes on some processor, whose packed weights need the most memory: for a plan,
+    which does not know the processors."""
+    found = {cheapest(spec, half_rate=half_rate) for half_rate in (False, True)}
+    return max(sorted(found), key=lambda name: packed_bytes(spec, name))
 
 
 def compact(spec: ConvSpec, lanes: int = BLOCK) -> str:
@@ -138,24 +151,25 @@ def compact(spec: ConvSpec, lanes: int = BLOCK) -> str:
     return candidates(spec, lanes)[0]
 
 
-def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK) -> float:
+def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK, *, half_rate: bool = False) -> float:
     """An estimate in cycles of a core that multiplies 16 floats per cycle, per image, with vectors of so many ``lanes``;
-    only ratios matter.
+    only ratios matter. ``half_rate``: these cycles are clocks; without it they are half of one.
 
     Winograd's weights are read once for each set of tiles.
     """
+    line = HALF_RATE if half_rate else 1.0
     products = spec.in_channels * -(-spec.out_channels // QUAD) * QUAD / BLOCK
     outputs = _outputs(spec, algorithm)
     if outputs is None:
         taps = spec.kernel[0] * spec.kernel[1]
-        return spec.out_height * spec.out_width * taps * products + _reading(taps * products)
+        return spec.out_height * spec.out_width * taps * products + line * _reading(taps * products)
     elements = winograd_elements(spec, outputs)
     down, across = winograd_tiles(spec, outputs)
     into, back = TRANSFORM_CYCLES.get(lanes, TRANSFORM_CYCLES[BLOCK])[max(outputs)]
     transforms = down * across * elements * (into * blocks(spec.in_channels) + back * blocks(spec.out_channels))
     product, read = WINOGRAD_CYCLES.get(lanes, WINOGRAD_CYCLES[BLOCK])
     sets = _number_of_sets(spec, elements, spec.batch * down * across)
-    reading = read * sets * _reading(elements * products) / spec.batch
+    reading = line * read * sets * _reading(elements * products) / spec.batch
     return product * down * across * elements * products + transforms + reading
 
 

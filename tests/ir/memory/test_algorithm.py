@@ -33,22 +33,49 @@ MEASURED_MS = {
 of VGG-16 and ResNet-50, whole, by rows and by channels."""
 
 
+HALF_RATE_MS = {
+    (512, 512, 28, 28): (34.69, 17.08, 9.9),
+    (512, 512, 6, 28): (7.43, 3.53, 2.71),
+    (512, 512, 8, 28): (9.64, 4.56, 2.8),
+    (256, 512, 8, 28): (4.79, 2.37, 1.58),
+    (512, 512, 14, 14): (8.36, 4.09, 3.18),
+    (512, 512, 3, 14): (1.94, 1.28, 1.87),
+    (512, 512, 2, 14): (1.47, 0.71, 2.01),
+    (256, 256, 12, 56): (7.15, 3.43, 2.13),
+    (256, 256, 8, 56): (4.8, 2.46, 1.57),
+    (256, 256, 3, 14): (0.5, 0.37, 0.58),
+    (512, 512, 1, 7): (0.52, 0.84, 1.89),
+    (512, 512, 2, 7): (0.72, 0.82, 1.92),
+    (128, 128, 8, 28): (0.63, 0.39, 0.25),
+    (512, 112, 28, 28): (7.49, 4.37, 2.71),
+    (512, 112, 14, 14): (1.83, 1.14, 1.11),
+}
+"""The same on a Zen 4, which multiplies one vector of 16 floats per clock (one run); with AVX2 they are alike."""
+
+CASES = [(shape, False) for shape in MEASURED_MS] + [(shape, True) for shape in HALF_RATE_MS]
+
+
+def measured_ms(shape: tuple[int, int, int, int], half_rate: bool) -> dict[str, float]:
+    return dict(zip(ALGORITHMS, (HALF_RATE_MS if half_rate else MEASURED_MS)[shape], strict=True))
+
+
 def shard(channels: int, filters: int, rows: int, columns: int) -> ConvSpec:
     return ConvSpec(channels, filters, rows + 2, columns, (3, 3), padding=(0, 0, 1, 1))
 
 
-@pytest.mark.parametrize("shape", MEASURED_MS, ids=str)
-def test_the_rule_takes_what_was_the_fastest_or_nearly(shape: tuple[int, int, int, int]) -> None:
-    measured = dict(zip(ALGORITHMS, MEASURED_MS[shape], strict=True))
-    assert measured[cheapest(shard(*shape))] <= 1.05 * min(measured.values())
+@pytest.mark.parametrize(("shape", "half_rate"), CASES, ids=str)
+def test_the_rule_takes_what_was_the_fastest_or_nearly(shape: tuple[int, int, int, int], half_rate: bool) -> None:
+    measured = measured_ms(shape, half_rate)
+    assert measured[cheapest(shard(*shape), half_rate=half_rate)] <= 1.05 * min(measured.values())
 
 
-@pytest.mark.parametrize("shape", MEASURED_MS, ids=str)
-def test_the_chosen_algorithm_takes_about_what_the_rule_says(shape: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(("shape", "half_rate"), CASES, ids=str)
+def test_the_chosen_algorithm_takes_about_what_the_rule_says(shape: tuple[int, int, int, int], half_rate: bool) -> None:
     spec = shard(*shape)
-    chosen = cheapest(spec)
-    measured = dict(zip(ALGORITHMS, MEASURED_MS[shape], strict=True))[chosen]
-    assert cycles(spec, chosen) * MS_PER_CYCLE == pytest.approx(measured, rel=0.3)
+    chosen = cheapest(spec, half_rate=half_rate)
+    ms = cycles(spec, chosen, half_rate=half_rate) * MS_PER_CYCLE * (2 if half_rate else 1)
+    # Two runs on the Zen 4 differed by up to a third.
+    assert ms == pytest.approx(measured_ms(shape, half_rate)[chosen], rel=0.45 if half_rate else 0.3)
 
 
 def test_weights_are_read_again_for_each_set_of_tiles() -> None:
