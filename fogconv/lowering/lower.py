@@ -26,6 +26,7 @@ from fogconv.ir.shard import Work
 from fogconv.ir.stages import made_before
 from fogconv.lowering.buffers import Held
 from fogconv.lowering.layer_steps import MAKERS, Maker
+from fogconv.lowering.order import ordered
 from fogconv.lowering.overlap import interior_first
 from fogconv.lowering.plan_check import check_fits
 from fogconv.lowering.program_builder import Parcel, Partial, ProgramBuilder
@@ -82,7 +83,7 @@ class _Lowering(ProgramBuilder):
                 graph.picture.batch,
                 names,
                 tuple(self.residency.buffers[rank]),
-                tuple(self.steps[rank]),
+                tuple(ordered(self.steps[rank])),
                 self.named[rank],
                 swapped=tuple(dict.fromkeys(self.swapped[rank])),
                 weight_types=self.types[rank],
