@@ -91,9 +91,14 @@ class Plan:
         """All plans that take frames of a stream, this one first."""
         return (self, *self.beside)
 
+    @property
+    def layer_by_layer(self) -> bool:
+        """Whether a layer ends before the next one begins, as in the paper's star."""
+        return any(placement.mode == "star" for placement in self.placements)
+
     def stages(self, graph: LayerGraph) -> tuple[tuple[int, ...], ...]:
         """The order in which layers are computed: the star's is the graph's."""
-        return one_by_one(graph) if any(placement.mode == "star" for placement in self.placements) else stages(graph)
+        return one_by_one(graph) if self.layer_by_layer else stages(graph)
 
     def same_work(self, other: Plan) -> bool:
         """Whether both compute alike, whatever they are predicted to take."""

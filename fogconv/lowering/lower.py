@@ -83,7 +83,7 @@ class _Lowering(ProgramBuilder):
                 graph.picture.batch,
                 names,
                 tuple(self.residency.buffers[rank]),
-                tuple(ordered(self.steps[rank])),
+                tuple(self.steps[rank] if self.plan.layer_by_layer else ordered(self.steps[rank])),
                 self.named[rank],
                 swapped=tuple(dict.fromkeys(self.swapped[rank])),
                 weight_types=self.types[rank],

@@ -6,6 +6,8 @@ to a message is done before what does not, and what needs no message is done bef
 that it reads from, or that reads or writes where it writes, and no receive passes another receive: every number is computed
 from the same ones in the same order.
 
+The paper's star is left as it is: layer by layer.
+
 A send only ever comes earlier among its rank's receives, so that ranks that could not deadlock still can't.
 """
 
