@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.session.loaded_program import Loaded, Progress, RunResult
 from fogconv.cluster.session.session import Session
+from fogconv.cluster.worker.system import trim
 from fogconv.errors import ClusterError, PlannerError, WorkerLostError, WorkerMemoryError
 from fogconv.frontend.ports import Given, Results, arrays_of, named, results_of
 from fogconv.guards.protection import without_code
@@ -443,7 +444,9 @@ class Engine:
 
     def _load(self, lane: CompiledPlan, progress: Callable[[Progress], None] | None = None) -> Loaded:
         runs = -(-lane.plan.in_flight // lane.plan.copies)
-        return self.session.load(lane.programs, lane.weights, host=self._host, progress=progress, runs=runs)
+        loaded = self.session.load(lane.programs, lane.weights, host=self._host, progress=progress, runs=runs)
+        trim()  # compilers and packing leave much free memory, and what runs now takes none
+        return loaded
 
     def _host(self, layer: int, values: dict[Any, Any], maps: Sequence[NDArray[np.float32]]) -> Sequence[Array]:
         found = self.graph.layers[layer]

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 
 def give_back(array: NDArray[Any]) -> None:
-    """Take the pages of a mapped array out of this process's memory; where it is read again, they come from the file, as
-    they are there. Nothing for any other array."""
+    """Take the pages of a mapped array, or of a view of one, out of this process's memory; where it is read again, they come
+    from the file, as they are there. Nothing for any other array."""
     base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
+    # A worker in the master's process gets its weights as memoryviews.
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.obj if isinstance(base, memoryview) else base.base
     if not isinstance(base, mmap.mmap) or not array.size or not hasattr(base, "madvise"):
         return
     whole = np.frombuffer(base, np.uint8)

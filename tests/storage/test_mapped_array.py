@@ -24,13 +24,16 @@ def resident_bytes(path: Path) -> int:
 
 
 @pytest.mark.parametrize("first", [0, 5])
-def test_a_mapped_array_is_out_of_memory_until_it_is_read_again(tmp_path: Path, first: int) -> None:
+@pytest.mark.parametrize("viewed", [False, True], ids=["mapped", "a view of its bytes"])
+def test_a_mapped_array_is_out_of_memory_until_it_is_read_again(tmp_path: Path, first: int, viewed: bool) -> None:
     file = tmp_path / "weights"
     values = np.arange(COUNT, dtype=np.float32)
     file.write_bytes(values.tobytes())
     with file.open("rb") as opened:
         whole = np.memmap(opened, np.uint8, "c").view(np.ndarray)
     array = whole.view(np.float32)[first:].reshape(1, -1)
+    if viewed:
+        array = np.frombuffer(array.view(np.uint8).reshape(-1).data, np.uint8).view(np.float32).reshape(1, -1)
     assert array.sum() == values[first:].sum()
     before = resident_bytes(file)
     give_back(array)

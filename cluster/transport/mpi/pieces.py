@@ -75,6 +75,8 @@ class Pieces:
     @property
     def under_way(self) -> bool:
         """Whether pieces are to be sent, or expected."""
+        if not self._leaving and not self._coming:
+            return False
         ranks = [*self._leaving, *self._coming]
         return any(rank not in self._dead for rank in ranks)
 
