@@ -40,7 +40,7 @@ from fogconv.ir.layers import Host
 from fogconv.ir.memory.algorithm import cycles
 from fogconv.ir.plan import Plan, at_home
 from fogconv.kernels.codegen.isa import half_rate, host_isa
-from fogconv.kernels.conv.select import choose
+from fogconv.kernels.conv.select import choose, together
 from fogconv.lowering.lower import lower
 
 FULL_SPEED_RUNS = 7
@@ -201,7 +201,8 @@ def effort(spec: ConvSpec) -> float:
     by rows, which is a fifth slower than by channels.
     """
     isa = host_isa()
-    return MACS_PER_CYCLE * cycles(spec, choose(spec, isa, strict=False), half_rate=half_rate(isa)) * spec.batch
+    algorithm = choose(spec, isa, strict=False)
+    return MACS_PER_CYCLE * spec.batch * cycles(spec, algorithm, together=together(spec, isa), half_rate=half_rate(isa))
 
 
 def _link(session: Session, rank: int) -> tuple[Link, Link]:

@@ -38,7 +38,8 @@ def kernel_class(spec: ConvSpec) -> str:
     """The kernel class whose γ applies to this conv: one of KERNEL_CLASSES, or of INT8_CLASSES and the like."""
     if spec.element != "fp32":
         of_floats = kernel_class(replace(spec, element="fp32"))
-        return f"{NARROW[spec.element]}_{'direct' if of_floats == 'winograd' else of_floats}"
+        exact = spec.element == "uint8" and of_floats == "winograd"  # 8 bits are summed exactly, without transforms
+        return f"{NARROW[spec.element]}_{'direct' if exact else of_floats}"
     if spec.depthwise:
         return "depthwise"
     if spec.groups > 1:

@@ -10,14 +10,19 @@ from __future__ import annotations
 import re
 import sys
 import time
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Element
+from fogconv.ir.precision.halves import rounded
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.kernels.conv.tuning_table import _keep
 from fogconv.kernels.maps.blocked import Blocked
+from fogconv.kernels.maps.halves import bind_narrow
 from fogconv.kernels.maps.pack import pack
 
 ROUNDS = 9
@@ -27,11 +32,11 @@ ROUNDS = 9
 def parse(word: str) -> ConvSpec:
     """The inverse of `key`. Raises KernelError for anything else."""
     number = r"(\d+(?:x\d+)*)"
-    shape, more = r"(\d+)x(\d+)x(\d+)-(\d+)", r"(?:g(\d+))?(?:n(\d+))?"
+    shape, more = r"(\d+)x(\d+)x(\d+)-(\d+)", r"(?:g(\d+))?(?:n(\d+))?(?:-(fp16|bf16))?"
     match = re.fullmatch(rf"{shape}k{number}s{number}(?:p{number})?(?:d{number})?{more}", word)
     if match is None:
-        raise KernelError(f"{word!r} is not a convolution; write it like 64x56x56-64k3x3s1p1")
-    c, h, w, f, kernel, stride, padding, dilation, groups, batch = match.groups()
+        raise KernelError(f"{word!r} is not a convolution; write it like 64x56x56-64k3x3s1p1, or with -bf16 at its end")
+    c, h, w, f, kernel, stride, padding, dilation, groups, batch, element = match.groups()
 
     def numbers(text: str | None, count: int, default: int) -> tuple[int, ...]:
         values = tuple(map(int, text.split("x"))) if text else (default,)
@@ -43,7 +48,8 @@ def parse(word: str) -> ConvSpec:
     k, s, d = numbers(kernel, 2, 1), numbers(stride, 2, 1), numbers(dilation, 2, 1)
     pad = (top, bottom, left, right)
     numbered = int(c), int(f), int(h), int(w), (k[0], k[1]), (s[0], s[1]), pad, (d[0], d[1])
-    return ConvSpec(*numbered, int(groups or 1), int(batch or 1))
+    multiplied: Element = next((half for half in HALVES if half == element), "fp32")
+    return ConvSpec(*numbered, int(groups or 1), int(batch or 1), multiplied)
 
 
 def tune(spec: ConvSpec) -> dict[str, float]:
@@ -53,12 +59,20 @@ def tune(spec: ConvSpec) -> dict[str, float]:
 
     isa = host_isa()
     random = np.random.default_rng(0)
-    weight = random.standard_normal(spec.weight_shape, dtype=np.float32)
+    weight: NDArray[Any] = random.standard_normal(spec.weight_shape, dtype=np.float32)
     x = random.standard_normal(spec.input_shape, dtype=np.float32)
+    if spec.element in HALVES:
+        weight = rounded(weight, spec.element)
     calls = {}
     for name in candidates(spec, isa):
         prepared = prepare_conv2d(spec, weight, algorithm=name)
-        calls[name] = prepared.bind(pack(x, out=prepared.empty_input()), Blocked.empty(*spec.output_shape))
+        source = prepared.empty_input()
+        if prepared.reads == "fp32":
+            pack(x, out=source)
+        else:
+            bind_narrow(pack(x), source)()
+        made: Element = spec.element if prepared.makes_halves else "fp32"
+        calls[name] = prepared.bind(source, Blocked.empty(*spec.output_shape, kind=WEIGHTS_OF[made]))
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(ROUNDS):
         for name, call in calls.items():

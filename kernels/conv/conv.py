@@ -19,6 +19,7 @@ from fogconv.kernels.codegen.isa import Isa, host_isa
 from fogconv.kernels.conv.direct import DirectKernel, lanes_for
 from fogconv.kernels.conv.grouped import nothing
 from fogconv.kernels.conv.select import Kernel, choose, prepare_kernel
+from fogconv.kernels.conv.winograd import WinogradKernel
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.scratch import Scratch
@@ -73,13 +74,14 @@ class PreparedConv2d:
     @property
     def reads(self) -> Element:
         """The element of the maps that it reads: fp32, also for specs of 16 bits, where the CPU can't multiply these."""
-        return self._kernel.reads if isinstance(self._kernel, DirectKernel) else "fp32"
+        return self._kernel.reads if isinstance(self._kernel, DirectKernel | WinogradKernel) else "fp32"
 
     @property
     def makes_halves(self) -> bool:
         """Whether it can write a map of 16 bits (and add a residual of such): it rounds in its registers, after a clamp."""
         activation = self._recipe.activation
-        return self.algorithm == HALF and (activation is None or formulas.clamp(activation) is not None)
+        rounds = self.algorithm == HALF or (isinstance(self._kernel, WinogradKernel) and self.spec.element in HALVES)
+        return rounds and (activation is None or formulas.clamp(activation) is not None)
 
     @property
     def wanted_margin(self) -> Margin:
@@ -93,8 +95,9 @@ class PreparedConv2d:
         return lanes_for(self.spec) if self.algorithm == "direct" else BLOCK
 
     def empty_input(self) -> Blocked:
-        """A map of zeros for its input, with the preferred margin and lanes."""
-        return Blocked.empty(*self.spec.input_shape, self.wanted_margin, self.wanted_lanes)
+        """A map of zeros for its input, of what it reads, with the preferred margin and lanes."""
+        kind = WEIGHTS_OF[self.reads]
+        return Blocked.empty(*self.spec.input_shape, self.wanted_margin, self.wanted_lanes, kind)
 
     @property
     def weight_bytes(self) -> int:

@@ -58,6 +58,12 @@ def clamp_flags(bounds: tuple[float, float] | None) -> Flag:
     return (Flag.FLOOR if low > -np.inf else Flag(0)) | (Flag.CEILING if high < np.inf else Flag(0))
 
 
+def check_clamp(activation: str | None, made: Element) -> None:
+    """Raises KernelError for an activation that a tile can't apply before it rounds to ``made``."""
+    if made != "fp32" and activation is not None and clamp(activation) is None:
+        raise KernelError(f"{activation} is computed in fp32; the output is {made}")
+
+
 def lanes_for(spec: ConvSpec) -> int:
     """Lanes per pixel of the input with which a direct convolution is fastest: 4 for first layers, else 16."""
     return NARROW if spec.groups == 1 and spec.in_channels <= NARROW else BLOCK
@@ -220,8 +226,7 @@ class DirectKernel:
             channels = Channels.of(group * per_group_in, (group + 1) * per_group_in, packed.block)
             self._fill(fields[group], channels, pixel, at_x, at_out, at_residual, residual is not None)
         epilogue = Epilogue.of(self.activation)
-        if made != "fp32" and self.activation is not None and clamp(self.activation) is None:
-            raise KernelError(f"{self.activation} is computed in fp32; the output is {made}")
+        check_clamp(self.activation, made)
         numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, epilogue, items, tiles)
         return bind(run_direct, numbers, fields, packed, x, out, residual, epilogue)
 

@@ -6,7 +6,7 @@ condition                                             algorithm
 groups whose output channels split a block of 16      grouped
 3×3, 5×5, 1×3 … 7×1, stride 1, one group              direct, winograd2 or winograd4: the cheapest by `cycles`
 anything else, and all that is "strict"               direct
-16 bits, but for depthwise and grouped                half: direct, from weights of 16 bits
+16 bits: where floats are linear or direct            half: direct, from weights of 16 bits
 
 The rule is that of `fogconv.ir.memory.algorithm`, by which the planner counts memory, too.
 """
@@ -23,6 +23,7 @@ from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory import algorithm as rule
 from fogconv.ir.memory.algorithm import is_linear
+from fogconv.ir.precision.elements import HALVES
 from fogconv.ir.precision.halves import floats
 from fogconv.kernels.codegen.isa import Isa, half_rate
 from fogconv.kernels.conv import depthwise
@@ -90,7 +91,14 @@ def choose(spec: ConvSpec, isa: Isa, strict: bool) -> str:
     if len(possible) == 1 or strict:
         return possible[0]
     measured = tuned_algorithm(spec, isa)
-    return measured if measured in possible else rule.cheapest(spec, isa.vector_length, half_rate=half_rate(isa))
+    if measured in possible:
+        return measured
+    return rule.cheapest(spec, isa.vector_length, together(spec, isa), half_rate=half_rate(isa))
+
+
+def together(spec: ConvSpec, isa: Isa) -> int:
+    """Products per lane of an instruction in direct convolution (see `fogconv.ir.memory.algorithm.cycles`)."""
+    return rule.TOGETHER if spec.element in HALVES and reads_of(spec, isa) == spec.element else 1
 
 
 def reads_narrow(spec: ConvSpec) -> bool:
@@ -114,9 +122,9 @@ def prepare_kernel(
         # In fp32 are those of depthwise convs, one group of which may be cut out.
         reads = "fp32" if weight.dtype == np.float32 else reads_of(spec, isa)
         return DirectKernel.prepare(spec, halves_isa(isa, reads), weight, bias, activation, reads=reads)
-    if weight.dtype != np.float32:
-        weight = floats(weight)
     form = form_of(spec, int(algorithm[-1])) if algorithm in ("winograd2", "winograd4") else None
+    if weight.dtype != np.float32 and form is None:  # Winograd's own widens them part by part
+        weight = floats(weight)
     if algorithm == "direct" and not (spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK):
         return DirectKernel.prepare(spec, isa, weight, bias, activation)
     if algorithm == "depthwise" and depthwise.can_run(spec, isa):

@@ -11,13 +11,14 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from fogconv.ir.geometry import ConvSpec
-from fogconv.kernels.codegen.isa import Isa
+from fogconv.ir.precision.elements import HALVES
+from fogconv.kernels.codegen.isa import Isa, host_multiplies
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import read_own, write_own
 
 
 def key(spec: ConvSpec) -> str:
-    """A spec as a word: cxHxW-fkK_hxK_wsS, then every field that differs from its default."""
+    """A spec as a word: cxHxW-fkK_hxK_wsS, then every field that differs from its default, its element after a dash."""
     word = f"{spec.in_channels}x{spec.height}x{spec.width}-{spec.out_channels}"
     word += f"k{spec.kernel[0]}x{spec.kernel[1]}s{spec.stride[0]}"
     if spec.stride[0] != spec.stride[1]:
@@ -27,7 +28,8 @@ def key(spec: ConvSpec) -> str:
     if spec.dilation != (1, 1):
         word += f"d{spec.dilation[0]}x{spec.dilation[1]}"
     word += f"g{spec.groups}" if spec.groups > 1 else ""
-    return word + (f"n{spec.batch}" if spec.batch > 1 else "")
+    word += f"n{spec.batch}" if spec.batch > 1 else ""
+    return word if spec.element == "fp32" else f"{word}-{spec.element}"
 
 
 def tuned_algorithm(spec: ConvSpec, isa: Isa) -> str | None:
@@ -49,7 +51,8 @@ def _keep(spec: ConvSpec, isa: Isa, algorithm: str) -> None:
 
 
 def _file(folder: Path, isa: Isa) -> Path:
-    return folder / f"tuned-{isa.name}-{fingerprint()}.json"
+    multiplied = "".join(f"+{element}" for element in host_multiplies() if element in HALVES)
+    return folder / f"tuned-{isa.name}{multiplied}-{fingerprint()}.json"
 
 
 @cache

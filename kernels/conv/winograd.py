@@ -4,6 +4,9 @@ Kernels of 5×5 and of 1×3 … 7×1 work the same way. For a set of tiles at a 
 into V, multiply the matrices, one per element, with the micro-kernel of direct convolution (a tile takes the place of a
 pixel), transform the products M into the output.
 
+Maps of 16 bits are read and written by the transforms: V, U, M and all sums are in fp32, so that the error is that of fp32
+and one rounding of each result.
+
     V  [element][input block][tile][16]    U  [element][group][input channel][lane]    M  [element][output block][tile][16]
 
 The elements of V and of M are an odd number of cache lines apart, so that they do not all map to one set of the cache.
@@ -30,6 +33,8 @@ from fogconv.ir.memory.algorithm import (
     winograd_sets,
     winograd_tiles,
 )
+from fogconv.ir.precision.elements import ELEMENT_BYTES, HALVES, WEIGHTS_OF, Element, element_of
+from fogconv.ir.precision.halves import floats
 from fogconv.kernels.codegen.epilogue import Epilogue, call_epilogue
 from fogconv.kernels.codegen.formulas import clamp
 from fogconv.kernels.codegen.isa import Isa
@@ -39,7 +44,7 @@ from fogconv.kernels.codegen.native.calls import call_tile
 from fogconv.kernels.codegen.quads import QUAD, quad_steps
 from fogconv.kernels.codegen.tile.fields import FIELDS, LINE, Field, Flag
 from fogconv.kernels.codegen.tile.tile import make_tile
-from fogconv.kernels.conv.direct import clamp_flags, lines_at_once
+from fogconv.kernels.conv.direct import check_clamp, clamp_flags, lines_at_once
 from fogconv.kernels.conv.packed_weights import Channels
 from fogconv.kernels.conv.tile_walk import part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
@@ -58,9 +63,11 @@ def form_of(spec: ConvSpec, m: int) -> Form | None:
 
 
 @cache
-def driver(form: Form, isa: Isa) -> Any:
-    """The compiled function that walks the numbers of `WinogradKernel.bind`."""
-    transform_input, transform_output = input_intrinsic(form, isa), output_intrinsic(form, isa)
+def driver(form: Form, isa: Isa, read: Element = "fp32", made: Element = "fp32") -> Any:
+    """The compiled function that walks the numbers of `WinogradKernel.bind`. ``read``, ``made``: the elements of the input,
+    and of the output and the residual."""
+    transform_input, transform_output = input_intrinsic(form, isa, read), output_intrinsic(form, isa, made)
+    x_pixel, out_pixel = (BLOCK * ELEMENT_BYTES[element] for element in (read, made))
     down, right = form.outputs
     elements = form.elements
 
@@ -81,7 +88,7 @@ def driver(form: Form, isa: Isa) -> Any:
                 for tile in range(first, last):
                     image, place = tile // per_image, tile % per_image
                     row, column = down * (place // across), right * (place % across)
-                    start = x + image * x_image + block * x_block + row * x_row + 64 * column
+                    start = x + image * x_image + block * x_block + row * x_row + x_pixel * column
                     transform_input(start, x_row, x_rows - row, x_columns - column, to, v_element)
                     to += 64
             for element in range(elements):
@@ -103,8 +110,9 @@ def driver(form: Form, isa: Isa) -> Any:
                 for tile in range(first, last):
                     image, place = tile // per_image, tile % per_image
                     row, column = down * (place // across), right * (place % across)
-                    to = out + image * out_image + block * out_block + row * out_row + 64 * column
-                    more = residual + image * residual_image + block * residual_block + row * residual_row + 64 * column
+                    to = out + image * out_image + block * out_block + row * out_row + out_pixel * column
+                    more = residual + image * residual_image + block * residual_block + row * residual_row
+                    more += out_pixel * column
                     rows, columns = height - row, width - column
                     transform_output(
                         start, m_element, bias + 64 * block, to, out_row, more, residual_row, rows, columns, flags, clamp
@@ -139,7 +147,14 @@ class WinogradKernel:
         self._packed, self._scratch = packed, scratch
         self._down, self._across = winograd_tiles(spec, form.outputs)
         self._tiles = spec.batch * self._down * self._across
-        ready(driver(form, isa), SIGNATURE)
+        # What an activation that is no clamp follows is made in fp32.
+        self._usual_made: Element = spec.element if activation is None or clamp(activation) is not None else "fp32"
+        ready(driver(form, isa, self.reads, self._usual_made), SIGNATURE)
+
+    @property
+    def reads(self) -> Element:
+        """The element of the maps that it reads."""
+        return self.spec.element
 
     def warm(self, threads: int) -> None:
         """Compile what ``bind`` will need for so many threads."""
@@ -208,10 +223,16 @@ class WinogradKernel:
         ]
 
     def bind(self, x: Blocked, out: Blocked, residual: Blocked | None, thread: int, threads: int) -> Bound:
-        """The call that does one thread's share: some of the tiles, or of the output channels where tiles are few."""
+        """The call that does one thread's share: some of the tiles, or of the output channels where tiles are few.
+
+        Where the spec is of 16 bits, ``out`` may be, too, and with it the residual. Raises KernelError where an activation
+        that is no clamp would then have to follow."""
         spec, a2 = self.spec, self.form.elements
-        at_x, at_out = place("the input", x), place("the output", out)
-        at_residual = place("the residual", residual) if residual is not None else Place(0, 0, 0, 0)
+        made = element_of(out.data) if spec.element in HALVES else "fp32"
+        kind = WEIGHTS_OF[made]
+        at_x, at_out = place("the input", x, kind=WEIGHTS_OF[self.reads]), place("the output", out, kind=kind)
+        at_residual = place("the residual", residual, kind=kind) if residual is not None else Place(0, 0, 0, 0)
+        check_clamp(self.activation, made)
         out_blocks = blocks(spec.out_channels)
         by_tiles = self._by_tiles(threads)
         first_tile, last_tile = self._tiles_of(thread, threads)
@@ -272,7 +293,7 @@ class WinogradKernel:
         header = [
             *(self._down * self._across, at_x.image, at_out.image, at_residual.image),
             epilogue.numbers[0],
-            at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * PIXEL,
+            at_x.address - spec.padding[0] * at_x.row - spec.padding[2] * BLOCK * x.data.itemsize,
             *(at_x.row, at_x.block, blocks(spec.in_channels)),
             *(spec.padding[0] + spec.height + m.bottom, spec.padding[2] + spec.width + m.right),
             *(at_out.address, at_out.row, at_out.block, first_block, last_block),
@@ -290,7 +311,9 @@ class WinogradKernel:
         for call in calls:
             numbers += call
         return bind(
-            driver(self.form, self.isa), numbers, self._packed, memory, zeros, limits, fields, x, out, residual, epilogue
+            driver(self.form, self.isa, self.reads, made),
+            numbers,
+            *(self._packed, memory, zeros, limits, fields, x, out, residual, epilogue),
         )
 
     def _blocks_of(self, thread: int, threads: int) -> tuple[int, int]:
@@ -317,14 +340,17 @@ def _fill(fields: Any, in_channels: int, tiles: int) -> None:
 
 
 TRANSFORM = types.void(
-    types.float32[:, :, :, ::1], types.float64[:, ::1], types.float64[:, ::1], types.float32[:, ::1], types.int64[:, ::1]
+    *(types.float32[:, :, :, ::1], types.float64[:, ::1], types.float64[:, ::1]),
+    *(types.float32[:, ::1], types.int64[:, ::1], types.int64),
 )
+WIDENED = 4 * BLOCK
+"""Filters of 16 bits that are widened at a time, so that all weights of a layer are never there in fp32."""
 
 
 @jit
-def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-untyped-def]
+def _transform_weights(weight, down, across, u, groups, origin):  # type: ignore[no-untyped-def]
     """G g Gᵀ in float64, for 16 output channels at a time, to U; ``groups``: first lane, lanes of each block's group,
-    and the number of input channels in one of its vectors.
+    and the number of input channels in one of its vectors. ``origin``: the first of the output channels.
 
     Training needs it at every step: numpy took 15 times as long as the convolution of a batch of 8. U's elements are
     often a power of two apart: written in turns they would all map to one set of the cache, so 16 input channels are
@@ -338,7 +364,7 @@ def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-unty
     collected = np.empty((rows * columns, BLOCK, BLOCK), np.float32)
     for first in range(0, f, BLOCK):
         count = min(BLOCK, f - first)
-        start, wide, deep = groups[first // BLOCK]
+        start, wide, deep = groups[(origin + first) // BLOCK]
         whole = c // deep * deep
         for channel in range(c):
             for lane in range(count):
@@ -365,13 +391,13 @@ def _transform_weights(weight, down, across, u, groups):  # type: ignore[no-unty
                     for k in range(channel + 1 - begin):
                         step, inner = min(begin + k, whole) // deep + max(0, begin + k - whole), (begin + k) % deep
                         inner = inner if begin + k < whole else 0
-                        at = start * c + step * wide * deep + (first - start) * deep + inner
+                        at = start * c + step * wide * deep + (origin + first - start) * deep + inner
                         for lane in range(count):
                             u[element, at + lane * deep] = collected[element, k, lane]
 
 
 def pack(weight: Array, bias: Array | None, form: Form, isa: Isa, vectors: int) -> WinogradWeights:
-    """(f, c, K_h, K_w) → U [element][group][c][lane]."""
+    """(f, c, K_h, K_w), in fp32 or 16 bits → U [element][group][c][lane], in fp32."""
     f, c = weight.shape[:2]
     groups: list[tuple[int, int, int]] = []
     start = 0
@@ -383,7 +409,10 @@ def pack(weight: Array, bias: Array | None, form: Form, isa: Isa, vectors: int) 
     u, biases = aligned_zeros((form.elements, c * lanes)), aligned_zeros((blocks(f) * BLOCK,))
     down, across = weight_matrices(form)
     if ready(_transform_weights, TRANSFORM) and not is_blank(weight):
-        _transform_weights(np.ascontiguousarray(weight), down, across, u, np.array(groups))
+        narrow = weight.dtype != np.float32
+        for first in range(0, f, WIDENED if narrow else f):
+            part_of = floats(weight[first : first + WIDENED]) if narrow else weight
+            _transform_weights(np.ascontiguousarray(part_of), down, across, u, np.array(groups), first)
     if bias is not None:
         biases[:f] = bias
     return WinogradWeights(u, biases, vectors)

@@ -4,7 +4,8 @@
 
 and nested for two dimensions (Lavin and Gray 2016, arXiv:1509.09308). The matrices come from Toom and Cook's construction:
 evaluate at the points 0, ±p, … and infinity, multiply, interpolate. Points in pairs ±p share the even and odd parts of their
-rows, which halves the arithmetic. Every operation is on vl channels at once.
+rows, which halves the arithmetic. Every operation is on vl channels at once, in fp32: maps of 16 bits are widened as they
+are loaded, and rounded as they are stored.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from fogconv.ir.geometry import BLOCK
+from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.kernels.codegen import emit as v
 from fogconv.kernels.codegen.emit import I64, Builder, Value
 from fogconv.kernels.codegen.isa import Isa
@@ -154,24 +157,29 @@ def _output_1d(builder: Builder, m: int, r: int, y: Sequence[Value], fused: bool
     return results
 
 
-def _subvectors(builder: Builder, isa: Isa, addresses: Sequence[Value], body: Any) -> None:
-    """``body(addresses)`` for each part of a block of 16 channels."""
+def _subvectors(builder: Builder, isa: Isa, places: Sequence[tuple[Value, Element]], body: Any) -> None:
+    """``body(addresses)`` for each part of a block of 16 channels. ``places``: the first addresses, and what is there."""
+    addresses, elements = zip(*places, strict=True)
 
     def part(now: Sequence[Value]) -> list[Value]:
         body(now)
-        return [v.shifted(builder, address, 4 * isa.vector_length) for address in now]
+        return [
+            v.shifted(builder, address, ELEMENT_BYTES[element] * isa.vector_length)
+            for address, element in zip(now, elements, strict=True)
+        ]
 
-    v.loop(builder, I64(16 // isa.vector_length), addresses, part, at_least_once=True)
+    v.loop(builder, I64(BLOCK // isa.vector_length), addresses, part, at_least_once=True)
 
 
 @cache
-def input_intrinsic(form: Form, isa: Isa) -> Any:
-    """transform_input(x, row stride, rows, columns, to, element stride): one tile of one block of channels.
+def input_intrinsic(form: Form, isa: Isa, element: Element = "fp32") -> Any:
+    """transform_input(x, row stride, rows, columns, to, element stride): one tile of one block of channels, of which each is
+    an ``element``.
 
     Only the first ``rows`` × ``columns`` inputs of the tile are read; the others are zeros. Element (i, j) goes to
-    ``to + (i·(m_w+r_w−1) + j)·element stride``.
+    ``to + (i·(m_w+r_w−1) + j)·element stride``, in fp32.
     """
-    return _tile_intrinsic(form, isa, form.inputs, _input_1d)
+    return _tile_intrinsic(form, isa, form.inputs, _input_1d, element)
 
 
 @cache
@@ -181,11 +189,11 @@ def filter_intrinsic(form: Form, isa: Isa) -> Any:
     return _tile_intrinsic(form, isa, form.kernel, _filter_1d)
 
 
-def _tile_intrinsic(form: Form, isa: Isa, size: tuple[int, int], transform: Any) -> Any:
+def _tile_intrinsic(form: Form, isa: Isa, size: tuple[int, int], transform: Any, element: Element = "fp32") -> Any:
     @intrinsic
     def transform_tile(typing: Any, x: Any, row_stride: Any, rows: Any, columns: Any, to: Any, stride: Any) -> Any:
         def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            _emit_tile(builder, form, isa, size, transform, args)
+            _emit_tile(builder, form, isa, size, transform, args, element)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 6), code
@@ -193,15 +201,23 @@ def _tile_intrinsic(form: Form, isa: Isa, size: tuple[int, int], transform: Any)
     return transform_tile
 
 
-def emit_input(builder: Builder, *args: Value, form: Form, isa: Isa) -> None:
+def emit_input(builder: Builder, *args: Value, form: Form, isa: Isa, element: Element = "fp32") -> None:
     """Emit `input_intrinsic`'s function of ``args``."""
-    _emit_tile(builder, form, isa, form.inputs, _input_1d, args)
+    _emit_tile(builder, form, isa, form.inputs, _input_1d, args, element)
 
 
-def _emit_tile(builder: Builder, form: Form, isa: Isa, size: tuple[int, int], transform: Any, args: Sequence[Value]) -> None:
+def _emit_tile(
+    builder: Builder,
+    form: Form,
+    isa: Isa,
+    size: tuple[int, int],
+    transform: Any,
+    args: Sequence[Value],
+    element: Element = "fp32",
+) -> None:
     (mh, mw), (rh, rw), (high, wide) = form.outputs, form.kernel, size
     x, row_stride, rows, columns, to, stride = args
-    zero = v.constant(isa.vector_length, 0.0)
+    zero, pixel = v.constant(isa.vector_length, 0.0), BLOCK * ELEMENT_BYTES[element]
 
     def emit(whole: bool) -> None:
         def one(now: Sequence[Value]) -> None:
@@ -212,7 +228,7 @@ def _emit_tile(builder: Builder, form: Form, isa: Isa, size: tuple[int, int], tr
 
             def read(i: int, j: int) -> Value:
                 def load(_: Sequence[Value]) -> list[Value]:
-                    return [v.load(builder, lines[i], isa.vector_length, 64 * j)]
+                    return [v.load_as(builder, lines[i], isa.vector_length, pixel * j, element)]
 
                 if whole:
                     return load([])[0]
@@ -226,7 +242,7 @@ def _emit_tile(builder: Builder, form: Form, isa: Isa, size: tuple[int, int], tr
                     v.store(builder, value, at)
                     at = v.shifted(builder, at, stride)
 
-        _subvectors(builder, isa, [x, to], one)
+        _subvectors(builder, isa, [(x, element), (to, "fp32")], one)
 
     all_there = builder.and_(builder.icmp_signed(">=", rows, I64(high)), builder.icmp_signed(">=", columns, I64(wide)))
     with builder.if_else(all_there) as (then, otherwise):
@@ -237,11 +253,12 @@ def _emit_tile(builder: Builder, form: Form, isa: Isa, size: tuple[int, int], tr
 
 
 @cache
-def output_intrinsic(form: Form, isa: Isa) -> Any:
+def output_intrinsic(form: Form, isa: Isa, element: Element = "fp32") -> Any:
     """transform_output(products, element stride, bias, to, row stride, residual, its stride, rows, columns, flags, clamp)
 
     One tile of one block of channels: Aᵀ M A + bias (+ residual where flags has 1), clamped between the two floats at
-    ``clamp`` where flags has 2 or 4. Only the first ``rows`` × ``columns`` of the tile's outputs are written.
+    ``clamp`` where flags has 2 or 4. Only the first ``rows`` × ``columns`` of the tile's outputs are written. ``element``:
+    of outputs and residual, which are computed in fp32 all the same.
     """
 
     @intrinsic
@@ -260,7 +277,7 @@ def output_intrinsic(form: Form, isa: Isa) -> Any:
         clamp: Any,
     ) -> Any:
         def code(context: Any, builder: Builder, signature: Any, args: Sequence[Value]) -> Value:
-            emit_output(builder, *args, form=form, isa=isa)
+            emit_output(builder, *args, form=form, isa=isa, element=element)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 11), code
@@ -268,10 +285,10 @@ def output_intrinsic(form: Form, isa: Isa) -> Any:
     return transform_output
 
 
-def emit_output(builder: Builder, *args: Value, form: Form, isa: Isa) -> None:
+def emit_output(builder: Builder, *args: Value, form: Form, isa: Isa, element: Element = "fp32") -> None:
     """Emit `output_intrinsic`'s function of ``args``."""
     (mh, mw), (rh, rw), (tall, wide) = form.outputs, form.kernel, form.inputs
-    vl = isa.vector_length
+    vl, pixel = isa.vector_length, BLOCK * ELEMENT_BYTES[element]
 
     def emit(whole: bool) -> None:
         products, stride, bias, to, row_stride, residual, residual_stride, rows, columns, flags, clamp = args
@@ -304,7 +321,7 @@ def emit_output(builder: Builder, *args: Value, form: Form, isa: Isa) -> None:
                     for j in range(mw):
 
                         def plus(now: Sequence[Value], line: Value = line, j: int = j) -> list[Value]:
-                            return [builder.fadd(now[0], v.load(builder, line, vl, 64 * j))]
+                            return [builder.fadd(now[0], v.load_as(builder, line, vl, pixel * j, element))]
 
                         value = [now[i * mw + j]]
                         summed += plus(value) if whole else v.when(builder, inside(i, j), value, plus)
@@ -320,12 +337,12 @@ def emit_output(builder: Builder, *args: Value, form: Form, isa: Isa) -> None:
                 line = v.shifted(builder, line, row_stride) if i else line
                 for j in range(mw):
                     if whole:
-                        v.store(builder, results[i * mw + j], line, 64 * j)
+                        v.store_as(builder, results[i * mw + j], line, pixel * j, element)
                     else:
                         with builder.if_then(inside(i, j)):
-                            v.store(builder, results[i * mw + j], line, 64 * j)
+                            v.store_as(builder, results[i * mw + j], line, pixel * j, element)
 
-        _subvectors(builder, isa, [products, bias, to, residual], one)
+        _subvectors(builder, isa, [(products, "fp32"), (bias, "fp32"), (to, element), (residual, element)], one)
 
     whole = builder.and_(builder.icmp_signed(">=", args[7], I64(mh)), builder.icmp_signed(">=", args[8], I64(mw)))
     with builder.if_else(whole) as (then, otherwise):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -138,6 +139,9 @@ def test_messages_cost_alpha_each_and_elements_beta() -> None:
 def test_every_conv_has_a_kernel_class(spec: ConvSpec, kind: str) -> None:
     assert kernel_class(spec) == kind
     assert kind in KERNEL_CLASSES
+    # Winograd's algorithm computes 16 bits, too, and no 8-bit sums, which are exact.
+    assert kernel_class(replace(spec, element="bf16")) == f"bf16_{kind}"
+    assert kernel_class(replace(spec, element="uint8")) == f"int8_{'direct' if kind == 'winograd' else kind}"
 
 
 def crowd(threads: int, *machines: str, cores: float = 2.0) -> Topology:

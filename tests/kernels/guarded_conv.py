@@ -62,12 +62,15 @@ def run_halves(spec: ConvSpec, isa: Isa, half: Half) -> None:
     for algorithm in candidates(spec, isa):
         weight, bias = rounded(guarded.filled(*spec.weight_shape), half), guarded.filled(spec.out_channels)
         kernel = prepare_kernel(algorithm, spec, isa, weight, bias, "relu", Scratch())
+        kernel.warm(2)
         reads = np.dtype(WEIGHTS_OF[getattr(kernel, "reads", "fp32")])
-        x = Blocked.empty(*spec.input_shape, Margin(*spec.padding), kind=reads)
-        for made in (kind, np.dtype(np.float32)) if algorithm == HALF else (np.dtype(np.float32),):
-            out, residual = (Blocked.empty(*spec.output_shape, kind=made) for _ in range(2))
-            for more in (None, residual):
-                kernel.bind(x, out, more, 0, 1)()
+        made = (kind, np.dtype(np.float32)) if algorithm == HALF or reads == kind else (np.dtype(np.float32),)
+        for margin, each in itertools.product({Margin(*spec.padding), kernel.wanted_margin}, made):
+            x = Blocked.empty(*spec.input_shape, margin, kind=reads)
+            out, residual = (Blocked.empty(*spec.output_shape, kind=each) for _ in range(2))
+            for more, threads in itertools.product((None, residual), (1, 2)):
+                for thread in range(threads):
+                    kernel.bind(x, out, more, thread, threads)()
 
 
 def run_eights(spec: ConvSpec) -> None:
@@ -98,7 +101,7 @@ def main() -> None:
                 run(spec, isa)
         for half in HALVES:
             run_conversions(half)
-            for spec in (SPECS[0], SPECS[2], SPECS[4], SPECS[5], SPECS[7]):
+            for spec in (SPECS[0], SPECS[2], SPECS[4], SPECS[5], SPECS[7], SPECS[8]):
                 for isa in {host_isa(), NEON}:
                     run_halves(spec, isa, half)
         for spec in (SPECS[0], SPECS[2], SPECS[4], ConvSpec(42, 32, 4, 7, (3, 3), (1, 1), P1, groups=2)):

@@ -52,7 +52,7 @@ def computed(spec: StepSpec) -> float:
     if isinstance(spec, MapSpec):
         return spec.touched
     height, width = spec.out_height, spec.out_width
-    if kernel_class(spec) == "winograd":
+    if kernel_class(spec).endswith("winograd"):
         height, width = (-(-n // TILE) * TILE for n in (height, width))
     area = spec.batch * height * width * spec.kernel[0] * spec.kernel[1]
     if spec.groups > 1:

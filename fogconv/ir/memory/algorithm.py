@@ -1,7 +1,9 @@
 """Which algorithm computes a conv, by a cost rule, and what the algorithm keeps: packed weights and scratch.
 
 The kernels follow this rule unless something else was measured on their machine; the planner knows no more than the rule.
-Bytes are upper bounds over all instruction sets: the widest vector has 16 lanes, and a block has 16 channels.
+Bytes are upper bounds over all instruction sets: the widest vector has 16 lanes, a block has 16 channels, and no instruction
+multiplies several numbers of 16 bits, so that Winograd's algorithm, whose weights are the largest, is chosen where any
+machine would choose it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ QUANTIZED = "int8"
 """The algorithm of 8-bit convs."""
 
 HALF = "half"
-"""The algorithm of 16-bit convs: direct, from weights of 16 bits."""
+"""Direct convolution in 16 bits, from weights of 16 bits. Winograd's algorithm has its own in fp32, of these maps, too: on
+products of 16 bits its transforms would lose more digits than there are."""
+
+TOGETHER = 2
+"""Products of 16 bits per lane of an instruction for them."""
 
 DEPTHWISE_SIZES = (1, 2, 4, 8)
 """Channels per group of a depthwise conv."""
@@ -112,17 +118,17 @@ def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
     8-bit convs have one, which is exact. Depthwise and small groups in 16 bits are computed as those in fp32 are."""
     if spec.element == "uint8":
         return (QUANTIZED,)
-    if spec.element in HALVES and not _by_few(spec, lanes):
-        return (HALF,)
+    half = spec.element in HALVES and not _by_few(spec, lanes)
     if is_linear(spec):
-        return ("linear",)
+        return (HALF,) if half else ("linear",)
     if is_depthwise(spec, lanes):
         return ("depthwise",)
     if spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK:
         return ("grouped",)
+    direct = HALF if half else "direct"
     if spec.in_channels >= FEWEST_CHANNELS and winograd_outputs(spec, 4):
-        return ("direct", "winograd2", "winograd4")
-    return ("direct",)
+        return (direct, "winograd2", "winograd4")
+    return (direct,)
 
 
 def _by_few(spec: ConvSpec, lanes: int) -> bool:
@@ -130,12 +136,12 @@ def _by_few(spec: ConvSpec, lanes: int) -> bool:
     return is_depthwise(spec, lanes) or (spec.groups > 1 and (spec.out_channels // spec.groups) % BLOCK > 0)
 
 
-def cheapest(spec: ConvSpec, lanes: int = BLOCK, *, half_rate: bool = False) -> str:
-    """The name of the algorithm that the rule takes. ``half_rate``: see `cycles`."""
+def cheapest(spec: ConvSpec, lanes: int = BLOCK, together: int = 1, *, half_rate: bool = False) -> str:
+    """The name of the algorithm that the rule takes; see `cycles`."""
     possible = candidates(spec, lanes)
     if len(possible) == 1:
         return possible[0]
-    return min(possible, key=lambda name: cycles(spec, name, lanes, half_rate=half_rate))
+    return min(possible, key=lambda name: cycles(spec, name, lanes, together, half_rate=half_rate))
 
 
 def heaviest(spec: ConvSpec) -> str:
@@ -151,18 +157,20 @@ def compact(spec: ConvSpec, lanes: int = BLOCK) -> str:
     return candidates(spec, lanes)[0]
 
 
-def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK, *, half_rate: bool = False) -> float:
+def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK, together: int = 1, *, half_rate: bool = False) -> float:
     """An estimate in cycles of a core that multiplies 16 floats per cycle, per image, with vectors of so many ``lanes``;
-    only ratios matter. ``half_rate``: these cycles are clocks; without it they are half of one.
+    only ratios matter. ``half_rate``: these cycles are clocks; without it they are half of one. ``together``: products of
+    each lane of an instruction in direct convolution of 16 bits, 1 or `TOGETHER`.
 
-    Winograd's weights are read once for each set of tiles.
+    Winograd's weights are read once for each set of tiles. Where weights of 16 bits are widened, that costs what half the
+    bytes save.
     """
     line = HALF_RATE if half_rate else 1.0
     products = spec.in_channels * -(-spec.out_channels // QUAD) * QUAD / BLOCK
     outputs = _outputs(spec, algorithm)
     if outputs is None:
-        taps = spec.kernel[0] * spec.kernel[1]
-        return spec.out_height * spec.out_width * taps * products + line * _reading(taps * products)
+        lines = spec.kernel[0] * spec.kernel[1] * products / (together if algorithm == HALF else 1)
+        return spec.out_height * spec.out_width * lines + line * _reading(lines)
     elements = winograd_elements(spec, outputs)
     down, across = winograd_tiles(spec, outputs)
     into, back = TRANSFORM_CYCLES.get(lanes, TRANSFORM_CYCLES[BLOCK])[max(outputs)]

@@ -17,6 +17,7 @@ from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch
 from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.sharing import memory_bytes
 from fogconv.ir.memory.widening import widened_elements
+from fogconv.ir.precision.elements import HALVES
 from fogconv.ir.precision.scale import Precision
 from fogconv.ir.program import Program
 
@@ -44,12 +45,15 @@ class Packing(NamedTuple):
     dilation: tuple[int, int] = (1, 1)
     scales: str | None = None
     precisions: tuple[Precision, ...] = ()
-    """On bytes: what it reads and what it makes, which are part of the packed biases and multipliers."""
+    """On bytes: what it reads and what it makes, which are part of the packed biases and multipliers. In 16 bits: what it
+    reads, as weights in fp32 may be those of another net in fp32, too."""
 
     @classmethod
     def of(cls, program: Program, conv: ir.Conv, algorithm: str) -> Packing:
         spec = conv.spec
         found = cls(conv.weight, conv.bias, conv.activation, algorithm, spec.groups, spec.stride, spec.dilation)
+        if spec.element in HALVES:
+            return found._replace(precisions=(Precision(spec.element),))
         if spec.element != "uint8":
             return found
         precisions = tuple(program.buffers[at].precision for at in (conv.source, conv.target))

@@ -26,7 +26,7 @@ from fogconv.cluster.worker.weight_cache import WeightStore
 from fogconv.errors import SwapError, WorkerFailedError, WorkerMemoryError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint, packings
-from fogconv.ir.precision.elements import weight_type
+from fogconv.ir.precision.elements import Half, weight_type
 from fogconv.ir.program import Program, encode
 from fogconv.kernels.conv.conv import algorithm_of
 from fogconv.storage import swap_file
@@ -189,6 +189,21 @@ def test_weights_of_8_bits_are_packed_once_for_each_scale() -> None:
     tight(program, weights)
     assert tight.store.plain_bytes([key]) == 0 and tight.store.kind(key) == "int8"
     assert tight.store.bytes == sum(weight.nbytes for weight in weights.values())
+
+
+@pytest.mark.parametrize("element", ["fp16", "bf16"])
+def test_weights_in_fp32_are_packed_once_for_each_precision_of_maps(element: Half) -> None:
+    """Those of depthwise convs are the same in 16 bits."""
+    wide = ConvSpec(32, 32, 9, 9, (3, 3), padding=(1, 1, 1, 1), groups=32)
+    load = Loads()
+    keys = set()
+    for spec in (wide, replace(wide, element=element)):
+        program, weights, key = of(spec)
+        load(program, weights)
+        keys.add(key)
+    assert len(keys) == 1 and {packing.weight for packing in load.store.packed} == keys
+    assert len(load.store.packed) == 2
+    load.programs[2].run(NoMailbox())
 
 
 def test_winograds_plain_weights_stay_where_there_is_room_and_go_where_there_is_not() -> None:

@@ -451,7 +451,7 @@ def test_bad_maps_are_refused_before_anything_is_read() -> None:
             prepared.bind(source, target)
 
 
-@pytest.mark.parametrize("word", ["64x56x48-32k3x1s2x1p1x0x0x2d1x2g4n2", "3x224x224-64k7x7s2p3"])
+@pytest.mark.parametrize("word", ["64x56x48-32k3x1s2x1p1x0x0x2d1x2g4n2", "3x224x224-64k7x7s2p3", "64x9x9-64k3x3s1n2-bf16"])
 def test_layers_have_names_that_can_be_read_back(word: str) -> None:
     assert key(parse(word)) == word
     with pytest.raises(KernelError):

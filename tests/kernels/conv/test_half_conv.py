@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import ConvSpec
-from fogconv.ir.memory.algorithm import packed_bytes
+from fogconv.ir.memory.algorithm import HALF, packed_bytes
 from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
 from fogconv.ir.precision.halves import floats, rounded
 from fogconv.kernels import prepare_conv2d, reference
@@ -66,10 +66,13 @@ def sums_off(spec: ConvSpec, x: Array, weight: Array, exact: np.ndarray, reads: 
 
 
 def check(spec: ConvSpec, half: Half, activation: str | None, residual: Array | None, made: bool, threads: int) -> None:
-    """``made``: in 16 bits. Where the kernel can't, it must say so."""
+    """The most general algorithm; Winograd's is in `test_half_winograd`. ``made``: in 16 bits. Where the kernel can't, it
+    must say so."""
     x, weight, bias = sample(spec)
     spec = replace(spec, element=half)
-    prepared = prepare_conv2d(spec, rounded(weight, half), bias, activation=activation, threads=threads)
+    [algorithm, *_] = candidates(spec, host_isa())
+    options = {"activation": activation, "threads": threads, "algorithm": algorithm}
+    prepared = prepare_conv2d(spec, rounded(weight, half), bias, **options)  # type: ignore[arg-type]
     margin = Margin(*spec.padding)
     source = pack(exactly(x, half), margin) if prepared.reads == "fp32" else in_halves(x, half, margin)
     out = Blocked.empty(*spec.output_shape, kind=np.dtype(WEIGHTS_OF[half]) if made else np.float32)
@@ -127,7 +130,7 @@ def test_each_instruction_set_is_right_for_every_kind(isa: Isa, half: Half) -> N
     for spec in KINDS:
         x, weight, bias = sample(spec)
         spec = replace(spec, element=half)
-        [algorithm] = candidates(spec, isa)
+        [algorithm, *_] = candidates(spec, isa)
         kernel = prepare_kernel(algorithm, spec, isa, rounded(weight, half), bias, None, Scratch())
         reads = getattr(kernel, "reads", "fp32")
         margin = Margin(*spec.padding)
@@ -142,7 +145,7 @@ def test_weights_stay_in_16_bits_and_can_be_had_back() -> None:
     spec = ConvSpec(21, 40, 6, 6, (3, 3), (1, 1), P1)
     weight, bias = sample(spec)[1:]
     for half in HALVES:
-        prepared = prepare_conv2d(replace(spec, element=half), rounded(weight, half), bias)
+        prepared = prepare_conv2d(replace(spec, element=half), rounded(weight, half), bias, algorithm=HALF)
         lanes = 48 * (22 if prepared.reads == half else 21) * 9
         assert prepared.weight_bytes <= 2 * lanes + 4 * 48
         found, known = prepared.unpack()
