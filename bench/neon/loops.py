@@ -8,6 +8,7 @@ from functools import partial
 
 from bench.neon.machine_code import Emit
 from fogconv.ir.geometry import BLOCK
+from fogconv.ir.precision.elements import Element
 from fogconv.kernels.codegen.isa import NEON
 from fogconv.kernels.codegen.microkernel import emit_tile
 from fogconv.kernels.codegen.tile.fields import Field, Flag
@@ -134,15 +135,15 @@ class Transform:
     elements: int
 
 
-def transforms() -> Iterator[Transform]:
-    """Those of 3×3 kernels, outputs with ReLU."""
+def transforms(element: Element = "fp32") -> Iterator[Transform]:
+    """Those of 3×3 kernels from and to maps of an element, outputs with ReLU. In the record are those of fp32."""
     for m in (2, 4):
         form, far, all_there = Form((m, m), (3, 3)), 1 << 14, 99
         into = (ARRAYS_AT, FAR, all_there, all_there, ARRAYS_AT + FAR, far)
         arrays = [ARRAYS_AT + FAR * (2 + number) for number in range(3)]
         back = (ARRAYS_AT, far, *arrays[:2], FAR, arrays[2], FAR, all_there, all_there, 2, ARRAYS_AT + FAR)
         for name, emit, arguments in (("input", emit_input, into), ("output", emit_output, back)):
-            code = Loop(f"F({m}×{m}, 3×3), {name}", partial(emit, form=form, isa=NEON), arguments, {})
+            code = Loop(f"F({m}×{m}, 3×3), {name}", partial(emit, form=form, isa=NEON, element=element), arguments, {})
             yield Transform(code, form.elements)
 
 

@@ -5,7 +5,8 @@ into V, multiply the matrices, one per element, with the micro-kernel of direct 
 pixel), transform the products M into the output.
 
 Maps of 16 bits are read and written by the transforms: V, U, M and all sums are in fp32, so that the error is that of fp32
-and one rounding of each result.
+and one rounding of each result. U in 16 bits would be half as much to read where it comes from memory, but G magnifies its
+roundings: results of F(4×4, 3×3) were off by 12 units of one rounding, 4.5 % of the largest in bf16.
 
     V  [element][input block][tile][16]    U  [element][group][input channel][lane]    M  [element][output block][tile][16]
 

@@ -12,11 +12,13 @@ from bench.neon import llvm_mca
 from bench.neon.__main__ import main
 from bench.neon.figures import measure, read_record, recorded_cycles, versions
 from bench.neon.llvm_mca import Mca
-from bench.neon.loops import VECTORS, direct
-from bench.neon.machine_code import AARCH64, Target, assembly, fused
+from bench.neon.loops import BOARDS, VECTORS, direct, transforms
+from bench.neon.machine_code import AARCH64, VECTOR_ON_STACK, Target, assembly, fused
 from bench.neon.trace import trace
 from fogconv.errors import InputError
+from fogconv.ir.geometry import BLOCK
 from fogconv.ir.memory.algorithm import TRANSFORM_CYCLES
+from fogconv.ir.precision.elements import Half
 from fogconv.kernels.codegen.isa import NEON
 from fogconv.kernels.conv.tiling import largest_tile
 
@@ -90,6 +92,26 @@ def test_the_rule_prices_transforms_as_the_model_does(m: int) -> None:
         transform = f"F({m}×{m}, 3×3), {name}"
         mean = (cycles[transform, "cortex-a72"] / 4 + cycles[transform, "neoverse-n1"] / 2) / 2
         assert priced == pytest.approx(mean, rel=0.05)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("cpu", BOARDS)
+@pytest.mark.parametrize(("half", "widen", "narrow"), [("fp16", "fcvtl", "fcvtn"), ("bf16", "shll", "ushr")])
+def test_winograds_transforms_widen_and_narrow_each_vector_once(
+    m: int, cpu: str, half: Half, widen: str, narrow: str
+) -> None:
+    """Of 16 bits, by one instruction (bf16 is rounded by more), with about as many spills as those of fp32."""
+    vectors = BLOCK // NEON.vector_length
+    for number, (name, values) in enumerate((((widen, (m + 2) ** 2)), (narrow, m**2))):
+        found = {}
+        for element in ("fp32", half):
+            tile = [each for each in transforms(element) if each.elements == (m + 2) ** 2][number].code
+            lines = assembly(Target(AARCH64, cpu), tile.emit, len(tile.arguments))
+            found[element] = trace(lines, tile.arguments, tile.memory)
+        assert sum(line.split()[0] == name for line in found[half]) == vectors * values
+        assert not any(line.split()[0] == name for line in found["fp32"])
+        spills = [sum(bool(VECTOR_ON_STACK.search(line)) for line in lines) for lines in found.values()]
+        assert spills[1] <= spills[0] + 4 * vectors
 
 
 def test_a_missing_llvm_mca_is_a_sentence(

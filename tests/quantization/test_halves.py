@@ -22,12 +22,14 @@ from fogconv.ir.memory.algorithm import is_depthwise
 from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.plan import Plan, at_home
 from fogconv.ir.precision.elements import HALVES, Half
+from fogconv.kernels.conv.conv import algorithm_of
 from fogconv.lowering.lower import lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from fogconv.quantization.precision import for_shapes, in_precision, precision_report
 from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions
+from tests.chains import chain
 from tests.cluster.fault_cluster import FaultCluster
 from tests.quantized_net import network, on_bytes, picture
 
@@ -140,6 +142,42 @@ def test_partial_sums_travel_in_fp32(half: Half) -> None:
         assert off(np.asarray(engine(picture())), answer(half)) < 4 * UNIT[half]
         sends = [step for program in engine.plan.programs[1:] for step in program.steps if hasattr(step, "to")]
         assert {step.wire for step in sends} == {"fp32", half}
+
+
+@cache
+def deep(half: Half | None) -> LayerGraph:
+    """3×3 convs with maps and channels enough for Winograd's algorithm, and a sum."""
+    graph = chain(16, 32, 48, 32, 16, size=28, residual=True)
+    rng = np.random.default_rng(11)
+    sizes = {key: weight.shape for key, weight in graph.weights.items()}
+    weights = {
+        key: rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
+        for key, shape in sizes.items()
+    }
+    one, size = graph.layers, graph.tensors[graph.results[0]].shape
+    plain = LayerGraph.single("deep", graph.tensors, one, 0, graph.results[0], size, weights)
+    return plain if half is None else in_precision(plain, half, None)
+
+
+def given_to(graph: LayerGraph, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(graph.tensors[graph.given[0]].shape, np.float32)
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("scheme", ["local", "rows", "columns", "tiles", "depth", "output:3", "input:3", "grid:2x2"])
+def test_shares_of_what_winograds_algorithm_computes_are_right(scheme: str, half: Half) -> None:
+    """Rows and columns with halos, channels, and partial sums, beside the answers in fp32 and in 16 bits on one device."""
+    graph, x = deep(half), given_to(deep(half))
+    with fogconv.compile(deep(None), "inproc://0", topology=equal_ranks(1)) as engine:
+        exact = np.asarray(engine(x))
+    with fogconv.compile(graph, "inproc://0", topology=equal_ranks(1)) as engine:
+        alone = np.asarray(engine(x))
+    assert 0 < off(alone, exact) < ROUNDINGS * UNIT[half]
+    options = {"scheme": "star", "split": scheme, "threshold": 0.0} if ":" in scheme else {"scheme": scheme}
+    with fogconv.compile(graph, "inproc://3", topology=equal_ranks(4), **options) as engine:
+        convs = [step for program in engine.plan.programs for step in program.steps if isinstance(step, ir.Conv)]
+        assert any(algorithm_of(conv.spec).startswith("winograd") for conv in convs)
+        assert off(np.asarray(engine(x)), alone) < 4 * UNIT[half]
 
 
 @settings(max_examples=6)

@@ -132,15 +132,16 @@ def test_each_instruction_set_is_right(isa: Isa, half: Half) -> None:
 
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("shape", [(64, 64, 56), (512, 64, 14), (256, 64, 28)], ids=str)
-def test_layers_of_whole_networks_keep_the_bound(shape: tuple[int, int, int], half: Half) -> None:
-    """Errors grow with the channels."""
+@pytest.mark.parametrize("threads", [1, 2])
+def test_layers_of_whole_networks_keep_the_bound(shape: tuple[int, int, int], half: Half, threads: int) -> None:
+    """Errors grow with the channels. Threads share the tiles, or the output channels where tiles are few."""
     channels, filters, size = shape
     plain = ConvSpec(channels, filters, size, size, (3, 3), (1, 1), P1)
     x, weight, bias = sample(plain)
     spec = replace(plain, element=half)
     exact = reference.conv2d(exactly(x, half), exactly(weight, half), bias, plain)
     for algorithm in WINOGRAD:
-        prepared = prepare_conv2d(spec, rounded(weight, half), bias, algorithm=algorithm)
+        prepared = prepare_conv2d(spec, rounded(weight, half), bias, algorithm=algorithm, threads=threads)
         out = Blocked.empty(*spec.output_shape, kind=WEIGHTS_OF[half])
         prepared.run(in_halves(x, half, Margin(*P1)), out)
         assert close(values(out), exact, exact, algorithm, spec, half)
