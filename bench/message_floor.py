@@ -107,7 +107,7 @@ class TimedProgram:
 
 
 def of_session(session: Session, size: int, rounds: int, caches: Caches) -> dict[str, float]:
-    """µs per message of a program that sends to one worker and hears from it, layer after layer."""
+    """µs per message of a program that sends to one worker and receives from it, layer after layer."""
     piece = Region.whole(PIECE.shape[0], 1, max(1, size // (BYTES_PER_ELEMENT * PIECE.shape[0])))
     loaded = session.load(star_programs(rounds + 1, 1, piece), {})
     assert loaded.executable is not None
