@@ -171,21 +171,50 @@ LOOK_NS = 100_000_000
 """Between steps, a run that takes long looks so often whether it is still wanted."""
 
 
+class Joined(Protocol):
+    """The calls of some consecutive steps (``count``), all computing."""
+
+    count: int
+
+    def run(self, first: int, until_ns: int) -> int | None:
+        """Do them from a place on, 0 at first, until the clock is beyond a time. Returns the place to go on from; None where
+        all are done."""
+
+    def ends(self, begin_ns: int) -> list[int]:
+        """The clock at the end of each step, which began at ``begin_ns``."""
+
+
 class BoundSteps:
     """The calls of a program's steps: runs them in order, and keeps their times."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
-        self._calls = calls
-        self._ticks = [0] * (2 * len(calls))
+    def __init__(self, calls: Sequence[Call | Joined]) -> None:
+        # Told apart once: a step of a few microseconds would notice.
+        self._calls: list[tuple[Call | None, Joined | None]] = [
+            (call, None) if callable(call) else (None, call) for call in calls
+        ]
+        self._ticks = [0] * (2 * sum(1 if callable(call) else call.count for call in calls))
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None]) -> list[Array]:
         """See Runnable."""
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
-        self._ticks = ticks = []
+        ticks: list[int] = []
+        self._ticks = ticks
         run.ready_ns = now = clock()
         look = now + LOOK_NS
-        for call in self._calls:
+        for call, joined in self._calls:
+            if joined is not None:
+                before, at = now, joined.run(0, look)
+                while at is not None:
+                    mailbox.proceed()
+                    look = clock() + LOOK_NS
+                    at = joined.run(at, look)
+                for now in joined.ends(before):
+                    ticks += (before, now)
+                    before = now
+                run.ready_ns = now
+                continue
+            assert call is not None
             call(run)
             ticks.append(run.ready_ns)
             run.ready_ns = now = clock()
