@@ -71,6 +71,8 @@ def test_compiled_parts_run_once_whether_helpers_are_awake_or_asleep() -> None:
 def checked(team: Team, together: list[list[partial[None]]], rounds: int) -> None:
     """Run a team of a chain, and compare its numbers with those of an equal chain, part after part."""
     once = chain(len(together), len(together[0]))
+    for call in (call for parts in together for call in parts):
+        call.args[0][1] = 1
     for round_ in range(rounds):
         for parts in once:
             for call in parts:
@@ -87,6 +89,28 @@ def test_no_part_of_a_step_begins_before_all_of_the_step_before_are_done(threads
     team = Team(steps)
     checked(team, steps, 300)
     assert team.ends() == sorted(team.ends()) and len(team.ends()) == 7
+
+
+def asleep(helper: Helper) -> bool:
+    """Whether it sleeps, in the end."""
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until and helper._control[handoff.ASLEEP] != 1:
+        time.sleep(0.001)
+    return bool(helper._control[handoff.ASLEEP] == 1)
+
+
+def test_a_helper_that_is_woken_ahead_does_its_part_or_sleeps_again() -> None:
+    steps = chain(7, 2)
+    team = Team(steps)
+    (helper,), _ = _helpers(1, os.getpid())
+    for _ in range(10):
+        assert asleep(helper)
+        team.wake()
+        checked(team, steps, 1)
+    for _ in range(10):
+        team.wake()
+        assert asleep(helper)
+    checked(team, steps, 1)
 
 
 def test_steps_may_have_fewer_parts_than_there_are_threads() -> None:
