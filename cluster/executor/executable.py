@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
-from fogconv.cluster.executor.bands.joined_steps import Computing, joined
+from fogconv.cluster.executor.bands.joined_steps import Computing, after_margins, joined
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
 from fogconv.cluster.executor.half.steps import bind_halves
@@ -148,10 +148,10 @@ class Executable:
         """A call before which the margins of some buffers become zeros."""
         if not buffers:
             return call
-        margins = [bind_margin(self._buffers[number], self.program.buffers[number].precision.zero) for number in buffers]
+        maps = [(self._buffers[number], self.program.buffers[number].precision.zero) for number in buffers]
         if isinstance(call, Computing | BoundWalk):
-            return Computing(sequence([*margins, call.bound]))
-        clear = sequence(margins)
+            return Computing(after_margins(call.bound, maps))
+        clear = sequence([bind_margin(x, zero) for x, zero in maps])
 
         def cleared(run: Run) -> None:
             clear()

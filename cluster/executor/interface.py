@@ -194,7 +194,7 @@ class BoundSteps:
     def __init__(self, calls: Sequence[Call | Joined], begins_at_once: bool = False) -> None:
         following = calls[1] if begins_at_once and len(calls) > 1 else None
         self._wake = nothing if following is None or callable(following) else following.wake
-        # Told apart once: a step of a few microseconds would notice.
+        # Sorted once: a step of a few microseconds would notice.
         self._calls: list[tuple[Call | None, Joined | None]] = [
             (call, None) if callable(call) else (None, call) for call in calls
         ]

@@ -11,8 +11,13 @@ from itertools import groupby
 
 from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
 from fogconv.cluster.executor.interface import Call, Joined, Run
-from fogconv.kernels.maps.bound import Bound
-from fogconv.kernels.threads import Parts, Team, compiled_steps
+from fogconv.ir.geometry import BLOCK
+from fogconv.kernels.conv.tile_walk import part
+from fogconv.kernels.maps.blocked import Blocked, blocks
+from fogconv.kernels.maps.bound import Bound, sequence
+from fogconv.kernels.maps.margins import bind_margin
+from fogconv.kernels.threads import Parts, Team, compiled_steps, parallel
+from fogconv.kernels.walk import bind_walk
 
 
 class Computing:
@@ -53,6 +58,24 @@ def joined(calls: Sequence[Call]) -> Iterator[Call | Joined]:
             yield JoinedSteps([parts or () for parts, _ in steps])
         else:
             yield from (call for _, call in steps)
+
+
+def after_margins(bound: Bound, maps: Sequence[tuple[Blocked, int]]) -> Bound:
+    """A kernel's call, before which the margins of some maps get their zero, a byte: by the threads that compute it, each
+    ahead of its own part, as no part reads or writes them. Alone one thread took 20 of 100 µs on 960×7×7."""
+    steps = compiled_steps(bound)
+    if steps is None or len(steps) > 1:
+        return sequence([*(bind_margin(x, zero) for x, zero in maps), bound])
+    shares = []
+    for number, own in enumerate(steps[0]):
+        clears = []
+        for x, zero in maps:
+            first, last = part(blocks(x.channels), number, len(steps[0]))
+            channels = slice(BLOCK * first, min(x.channels, BLOCK * last))
+            if first < last:
+                clears.append(bind_margin(x.view(channels, slice(0, x.height), slice(0, x.width)), zero))
+        shares.append(bind_walk([(0, call) for call in (*clears, own)], 1)[0])
+    return parallel(shares)
 
 
 def _parts(call: Call) -> Sequence[Parts] | None:

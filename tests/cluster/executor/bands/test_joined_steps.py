@@ -15,11 +15,15 @@ from fogconv.cluster.executor.bands.joined_steps import JoinedSteps
 from fogconv.cluster.executor.executable import Executable
 from fogconv.errors import ClusterError
 from fogconv.hardware.topology import Topology
+from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import LayerGraph
-from fogconv.lowering.lower import lower
+from fogconv.ir.layers import Conv, Tensor
+from fogconv.ir.memory.bands import banded
+from fogconv.lowering.lower import Lowered, lower
 from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from fogconv.quantization.halves import in_halves
+from tests.cluster.executor.test_shared_maps import spoil
 from tests.post import Post
 from tests.quantized_net import network, on_bytes, picture
 
@@ -49,8 +53,12 @@ class Unwanted(Post):
         raise ClusterError("the run is over")
 
 
+def lowered_for_one(graph: LayerGraph) -> Lowered:
+    return lower(graph, plan(graph, Topology.uniform(1, 1e9, 1e9, 1e-4), PlanOptions("local")))
+
+
 def on_one(graph: LayerGraph, threads: int) -> Executable:
-    lowered = lower(graph, plan(graph, Topology.uniform(1, 1e9, 1e9, 1e-4), PlanOptions("local")))
+    lowered = lowered_for_one(graph)
     [program] = lowered.programs
     weights = {key: lowered.weights[key] for key in program.weights}
     return Executable(program, weights, threads=threads)
@@ -74,6 +82,34 @@ def test_joined_steps_give_the_bits_of_steps_one_by_one(precision: str) -> None:
         for _ in range(20):
             [found] = executable.run(Counting(), [picture()])
             assert np.array_equal(found, wanted)
+
+
+def inverted_bottlenecks() -> LayerGraph:
+    """Maps with margins and maps without lie in one memory."""
+    tensors, layers, weights = [Tensor("x", 1, 32, 9, 9)], [], {}
+    random = np.random.default_rng(0)
+    for number, (c, f, size, groups) in enumerate([(32, 80, 1, 1), (80, 80, 3, 80), (80, 32, 1, 1)] * 3):
+        padding = (size // 2,) * 4
+        spec = ConvSpec(c, f, 9, 9, (size, size), padding=padding, groups=groups)
+        weights[f"w{number}"] = random.standard_normal(spec.weight_shape, np.float32) / c**0.5
+        layers.append(Conv(f"conv{number}", number, number + 1, spec, f"w{number}"))
+        tensors.append(Tensor(f"map{number}", 1, f, 9, 9))
+    return LayerGraph.single("net", tuple(tensors), tuple(layers), 0, len(layers), (1, 32, 9, 9), weights)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_margins_that_threads_share_become_zeros_whatever_was_there(threads: int) -> None:
+    graph = inverted_bottlenecks()
+    x = np.random.default_rng(1).standard_normal((1, 32, 9, 9), np.float32)
+    [wanted] = on_one(graph, 1).run(Counting(), [x])
+    executable = on_one(graph, threads)
+    [program] = lowered_for_one(graph).programs
+    found = banded(program, threads)
+    assert found.cleared
+    for _ in range(5):
+        assert spoil(executable, found.places) > 1
+        [y] = executable.run(Counting(), [x])
+        assert np.array_equal(y, wanted)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
