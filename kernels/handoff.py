@@ -9,8 +9,9 @@ holds for a caller that waits for the helpers' last tiles. The spin is bounded, 
     helper   waits for TICKET; takes the call if it is OPEN; calls; writes DONE; wakes the caller if it was WAITING
 
 Each side sets its sleep flag, then checks once more. The side that clears the flag (an atomic exchange) must wake the
-other, so that no wake-up is lost or sent twice. The side that clears OPEN (a compare and exchange) does the call: a helper
-that wakes late, or whose core is busy, delays no one.
+other, so that no wake-up is lost or sent twice. They sleep on the flag itself, by Linux's futex, in compiled code: with a
+semaphore of Python's a thread that wakes waits for the GIL first, and needs code that no cache holds after a pause. The side
+that clears OPEN (a compare and exchange) does the call: a helper that wakes late, or whose core is busy, delays no one.
 
 A helper that spins on the caller's own core keeps it from computing, and Linux does put it there: mobilenet_v2 on two
 threads took 2.4 times as long as on one. So a helper states the cores on which it may run (CORES), and the caller compares
@@ -23,16 +24,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba.core import types
 from numba.core.dispatcher import Dispatcher
 from numba.np import arrayobj as _arrayobj
 from numpy.typing import NDArray
 
 from fogconv.ir.geometry import BLOCK
-from fogconv.kernels.codegen import activation, vector
-from fogconv.kernels.codegen.emit import I64, Builder, cpu_family
+from fogconv.kernels.codegen import vector
+from fogconv.kernels.codegen.emit import I64, Builder
 from fogconv.kernels.codegen.jit import jit
+from fogconv.kernels.codegen.native import atomics, system
 from fogconv.kernels.codegen.native.calls import call_address, function_address
 from fogconv.kernels.maps.bound import address_of
 
@@ -68,55 +69,6 @@ def control_block() -> Control:
 
 
 @vector.intrinsic
-def _read(typingctx: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        return builder.load_atomic(builder.inttoptr(args[0], I64.as_pointer()), "seq_cst", 8)
-
-    return types.int64(types.int64), codegen
-
-
-@vector.intrinsic
-def _write(typingctx: Any, address: Any, value: Any) -> Any:
-    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        builder.store_atomic(args[1], builder.inttoptr(args[0], I64.as_pointer()), "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
-
-
-@vector.intrinsic
-def _exchange(typingctx: Any, address: Any, value: Any) -> Any:
-    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("xchg", builder.inttoptr(args[0], I64.as_pointer()), args[1], "seq_cst")
-
-    return types.int64(types.int64, types.int64), codegen
-
-
-@vector.intrinsic
-def _take(typingctx: Any, address: Any, ticket: Any) -> Any:
-    """Whether a ticket was at an address; a 0 is there afterwards."""
-
-    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], I64.as_pointer())
-        found = builder.cmpxchg(pointer, args[1], I64(0), "seq_cst", "seq_cst")
-        return builder.extract_value(found, 1)
-
-    return types.boolean(types.int64, types.int64), codegen
-
-
-@vector.intrinsic
-def _core(typingctx: Any) -> Any:
-    """The number of the core that runs this thread; below 0 where the system does not say."""
-
-    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        name = "sched_getcpu"
-        known = builder.module.globals.get(name)
-        return builder.call(known or ir.Function(builder.module, ir.FunctionType(ir.IntType(32), []), name), [])
-
-    return types.int32(), codegen
-
-
-@vector.intrinsic
 def call(typingctx: Any, kernel: Any, numbers: Any, length: Any) -> Any:
     """Call a kernel by its address, on the numbers at an address."""
 
@@ -131,37 +83,22 @@ def call(typingctx: Any, kernel: Any, numbers: Any, length: Any) -> Any:
     return types.void(*[types.int64] * 3), codegen
 
 
-@vector.intrinsic
-def _pause(typingctx: Any) -> Any:
-    """Emit the CPU's spin-wait hint, where it has one."""
-
-    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        match cpu_family(builder):  # not the instruction set: $FOGCONV_ISA may ask for another CPU's tiles
-            case "x86":
-                activation.call_intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType())
-            case "aarch64":
-                activation.call_intrinsic(builder, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(ir.IntType(32), 1))
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
 @jit
 def serve(c, done):  # type: ignore[no-untyped-def]
     """The helper's loop after the ticket ``done``. Returns when Python is needed: `SLEEP`, `WAKE` or `PYTHON`."""
     control = c.ctypes.data
     while True:
         spins = 0
-        while _read(control + 8 * TICKET) == done:
+        while atomics.read(control + 8 * TICKET) == done:
             if spins == SPINS:
-                _write(control + 8 * ASLEEP, 1)
-                if _read(control + 8 * TICKET) == done or _exchange(control + 8 * ASLEEP, 0) == 0:
+                atomics.write(control + 8 * ASLEEP, 1)
+                if atomics.read(control + 8 * TICKET) == done or atomics.exchange(control + 8 * ASLEEP, 0) == 0:
                     return SLEEP  # in the second case the caller is about to wake this thread
                 break
             spins += 1
-            _pause()
-        done = _read(control + 8 * TICKET)
-        if not _take(control + 8 * OPEN, done):
+            atomics.pause()
+        done = atomics.read(control + 8 * TICKET)
+        if not atomics.take(control + 8 * OPEN, done):
             continue  # the caller took it back
         if c[CODE] == 0:
             return PYTHON
@@ -171,53 +108,139 @@ def serve(c, done):  # type: ignore[no-untyped-def]
 
 
 @jit
+def sleep(flag):  # type: ignore[no-untyped-def]
+    """Return when the flag at an address, which was set before the last check, has been cleared."""
+    while atomics.read(flag) == 1:
+        system.futex(flag, system.SLEEPS, 1)
+
+
+@jit
+def wake(flag):  # type: ignore[no-untyped-def]
+    """Wake the thread that sleeps on a flag, which the caller has cleared."""
+    system.futex(flag, system.WAKES, 1)
+
+
+@jit
+def wake_up(control):  # type: ignore[no-untyped-def]
+    """Wake the helper with the control block at an address, where it sleeps."""
+    if atomics.exchange(control + 8 * ASLEEP, 0) == 1:
+        wake(control + 8 * ASLEEP)
+
+
+@jit
+def serve_on(c, done):  # type: ignore[no-untyped-def]
+    """`serve`, with the sleeping and waking, until there is a Python call to do."""
+    control = c.ctypes.data
+    while True:
+        reason = serve(c, done)
+        if reason == PYTHON:
+            return
+        if reason == SLEEP:
+            sleep(control + 8 * ASLEEP)
+        else:
+            wake(control + 8 * WAITING)
+        done = atomics.read(control + 8 * DONE)
+
+
+@jit
 def _finished(control, ticket):  # type: ignore[no-untyped-def]
     """Mark a ticket as done. Returns whether the caller sleeps and must be woken."""
-    _write(control + 8 * DONE, ticket)
-    return _exchange(control + 8 * WAITING, 0) == 1
+    atomics.write(control + 8 * DONE, ticket)
+    return atomics.exchange(control + 8 * WAITING, 0) == 1
 
 
 @jit
 def finished(c, ticket):  # type: ignore[no-untyped-def]
-    """`_finished`, after a Python call."""
-    return _finished(c.ctypes.data, ticket)
+    """After a Python call: mark a ticket as done, and wake the caller where it sleeps."""
+    control = c.ctypes.data
+    if _finished(control, ticket):
+        wake(control + 8 * WAITING)
+
+
+@jit
+def begin(control, code, numbers, length):  # type: ignore[no-untyped-def]
+    """Hand over a call to the helper with the control block at an address. Returns (its ticket, whether the helper sleeps
+    and must be woken). A code of 0 is a Python call."""
+    ticket = atomics.read(control + 8 * TICKET) + 1
+    vector.store_long(control + 8 * CODE, code)
+    vector.store_long(control + 8 * NUMBERS, numbers)
+    vector.store_long(control + 8 * LENGTH, length)
+    atomics.write(control + 8 * OPEN, ticket)
+    atomics.write(control + 8 * TICKET, ticket)
+    return ticket, atomics.exchange(control + 8 * ASLEEP, 0) == 1
+
+
+@jit
+def shares_core(control):  # type: ignore[no-untyped-def]
+    """Whether the helper with the control block at an address may run on this thread's core."""
+    core = system.core()
+    return 0 <= core < MOST_CORES and atomics.read(control + 8 * CORES) >> core & 1 == 1
 
 
 @jit
 def start(c, ticket, code, numbers, length):  # type: ignore[no-untyped-def]
-    """Hand over a call as this ticket. Returns what is left to do: 0, or the sum of `ASLEEP_NOW` and `SAME_CORE`. A code of
-    0 is a Python call."""
+    """Hand over a call as this ticket, the one after the last. Returns what is left to do: 0, or the sum of `ASLEEP_NOW` and
+    `SAME_CORE`."""
     control = c.ctypes.data
-    c[CODE], c[NUMBERS], c[LENGTH] = code, numbers, length
-    _write(control + 8 * OPEN, ticket)
-    _write(control + 8 * TICKET, ticket)
-    left = ASLEEP_NOW if _exchange(control + 8 * ASLEEP, 0) == 1 else 0
-    core = _core()
-    return left + SAME_CORE if 0 <= core < MOST_CORES and c[CORES] >> core & 1 else left
+    _, asleep = begin(control, code, numbers, length)
+    return (ASLEEP_NOW if asleep else 0) + (SAME_CORE if shares_core(control) else 0)
+
+
+@jit
+def hand_over(c, code, numbers, length):  # type: ignore[no-untyped-def]
+    """Hand over a call; the helper is woken where it sleeps. Returns the ticket."""
+    control = c.ctypes.data
+    ticket, asleep = begin(control, code, numbers, length)
+    if asleep:
+        wake(control + 8 * ASLEEP)
+    return ticket
 
 
 @jit
 def core():  # type: ignore[no-untyped-def]
     """The number of the core that runs this thread; below 0 where the system does not say."""
-    return _core()
+    return system.core()
+
+
+@jit
+def take(control, ticket):  # type: ignore[no-untyped-def]
+    """Whether the helper had not begun this ticket's call, and won't."""
+    return atomics.take(control + 8 * OPEN, ticket)
 
 
 @jit
 def take_back(c, ticket):  # type: ignore[no-untyped-def]
-    """Whether the helper had not begun this ticket's call, and won't."""
-    return _take(c.ctypes.data + 8 * OPEN, ticket)
+    """`take`, for Python."""
+    return take(c.ctypes.data, ticket)
+
+
+@jit
+def _wait(control, ticket):  # type: ignore[no-untyped-def]
+    for _ in range(SPINS):
+        if atomics.read(control + 8 * DONE) == ticket:
+            return False
+        atomics.pause()
+    atomics.write(control + 8 * WAITING, 1)
+    return atomics.read(control + 8 * DONE) != ticket or atomics.exchange(control + 8 * WAITING, 0) == 0
 
 
 @jit
 def wait(c, ticket):  # type: ignore[no-untyped-def]
     """Wait for a ticket. Returns True when the helper takes long, so that the caller must sleep until woken."""
-    control = c.ctypes.data
-    for _ in range(SPINS):
-        if _read(control + 8 * DONE) == ticket:
-            return False
-        _pause()
-    _write(control + 8 * WAITING, 1)
-    return _read(control + 8 * DONE) != ticket or _exchange(control + 8 * WAITING, 0) == 0
+    return _wait(c.ctypes.data, ticket)
+
+
+@jit
+def finish(control, ticket):  # type: ignore[no-untyped-def]
+    """Return when a ticket is done."""
+    if _wait(control, ticket):
+        sleep(control + 8 * WAITING)
+
+
+@jit
+def wait_until_done(c, ticket):  # type: ignore[no-untyped-def]
+    """`finish`, for Python."""
+    finish(c.ctypes.data, ticket)
 
 
 def compiled(call: Any) -> tuple[int, int, int] | None:
@@ -229,11 +252,12 @@ def compiled(call: Any) -> tuple[int, int, int] | None:
 
 
 def warm_up() -> None:
-    """Compile all of the above."""
-    block = types.int64[::1]
-    serve.compile((block, types.int64))
-    finished.compile((block, types.int64))
-    start.compile((block, *[types.int64] * 4))
-    take_back.compile((block, types.int64))
+    """Compile what Python calls."""
+    block, number = types.int64[::1], types.int64
+    serve_on.compile((block, number))
+    finished.compile((block, number))
+    hand_over.compile((block, number, number, number))
+    take_back.compile((block, number))
+    wait_until_done.compile((block, number))
+    wake_up.compile((number,))
     core.compile(())
-    wait.compile((block, types.int64))

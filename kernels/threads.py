@@ -13,8 +13,16 @@ from contextlib import suppress
 from functools import cache
 
 from fogconv.kernels import handoff
+from fogconv.kernels.maps.bound import address_of
+from fogconv.kernels.walk import ALONE, LOOK, TRUST, ends_of, run_team, team_numbers
 
 Call = Callable[[], None]
+
+Parts = Sequence[Call]
+"""Of a step: this thread's, then those of helpers."""
+
+NEVER = (1 << 63) - 1
+"""A time of `time.perf_counter_ns` that does not come."""
 
 _ANYWHERE = (1 << handoff.MOST_CORES) - 1
 
@@ -27,39 +35,30 @@ class Helper:
         handoff.warm_up()
         self._number, self._count = number, count
         self._control = handoff.control_block()
+        self.control = address_of(self._control)
         self._ticket = 0
         self._call: Call | None = None
         self._error: BaseException | None = None
-        self._begin, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._serve, name="fogconv-kernel", daemon=True)
         self._thread.start()
         self._control[handoff.CORES] = _ANYWHERE
 
     def _serve(self) -> None:
         while True:
-            match handoff.serve(self._control, int(self._control[handoff.DONE])):
-                case handoff.SLEEP:
-                    self._begin.acquire()
-                case handoff.WAKE:
-                    self._done.release()
-                case handoff.PYTHON:
-                    try:
-                        if self._call is not None:
-                            self._call()
-                    except BaseException as error:  # raised in the caller by wait()
-                        self._error = error
-                    if handoff.finished(self._control, int(self._control[handoff.TICKET])):
-                        self._done.release()
+            handoff.serve_on(self._control, int(self._control[handoff.DONE]))
+            try:
+                if self._call is not None:
+                    self._call()
+            except BaseException as error:  # raised in the caller by finish()
+                self._error = error
+            handoff.finished(self._control, int(self._control[handoff.TICKET]))
 
     def start(self, call: Call, compiled: tuple[int, int, int] | None) -> None:
         """Start a call: the compiled one where ``compiled`` is not None."""
         self._call = call
-        self._ticket += 1
-        if left := handoff.start(self._control, self._ticket, *(compiled or (0, 0, 0))):
-            if left & handoff.SAME_CORE:
-                self._keep_off(handoff.core())
-            if left & handoff.ASLEEP_NOW:
-                self._begin.release()
+        if self.is_near(handoff.core()):
+            self.keep_off(handoff.core())
+        self._ticket = handoff.hand_over(self._control, *(compiled or (0, 0, 0)))
 
     def finish(self) -> None:
         """Return when the call is done; do it here where the helper has not begun it."""
@@ -68,13 +67,16 @@ class Helper:
             self._call = None
             call()
             return
-        if handoff.wait(self._control, self._ticket):
-            self._done.acquire()
+        handoff.wait_until_done(self._control, self._ticket)
         error, self._call, self._error = self._error, None, None
         if error is not None:
             raise error
 
-    def _keep_off(self, core: int) -> None:
+    def is_near(self, core: int) -> bool:
+        """Whether it may run on a core."""
+        return 0 <= core < handoff.MOST_CORES and bool(self._control[handoff.CORES] >> core & 1)
+
+    def keep_off(self, core: int) -> None:
         """Move the helper to cores that neither the caller nor another of its helpers uses, where there are enough."""
         allowed = os.sched_getaffinity(0)
         cores = helper_cores(allowed, core, self._number, self._count)
@@ -85,6 +87,64 @@ class Helper:
                 os.sched_setaffinity(self._thread.native_id, cores or allowed)
 
 
+class Team:
+    """Steps in order, as one call: of each a part for this thread, and some for helpers, all of them compiled. Nothing of
+    Python's runs between the steps."""
+
+    def __init__(self, steps: Sequence[Parts]) -> None:
+        count = max(map(len, steps)) - 1
+        self.steps = [tuple(calls) for calls in steps]
+        self._helpers, self._busy = _helpers(count, os.getpid())
+        parts = [[handoff.compiled(call) or (0, 0, 0) for call in calls] for calls in steps]
+        self._numbers = team_numbers([helper.control for helper in self._helpers], parts)
+
+    def __call__(self) -> None:
+        self.run(0, NEVER)
+
+    def run(self, step: int, until_ns: int) -> int:
+        """Do the steps from one on, until all are done or the clock is beyond ``until_ns``. Returns the step to go on
+        with. While another caller uses the helpers (inferences overlap in a stream), all parts are done here."""
+        if not self._busy.acquire(blocking=False):
+            return int(run_team(self._numbers, step, until_ns, ALONE))
+        try:
+            mode = LOOK
+            while (found := run_team(self._numbers, step, until_ns, mode)) < 0:
+                step, mode, core = ~found, TRUST, handoff.core()
+                for helper in self._helpers:
+                    if helper.is_near(core):
+                        helper.keep_off(core)
+            return int(found)
+        finally:
+            self._busy.release()
+
+    def wake(self) -> None:
+        """Wake the helpers that sleep, ahead of a call: from a pause that takes 50 to 100 µs. They look for work for as long
+        as always, then sleep again."""
+        for helper in self._helpers:
+            handoff.wake_up(helper.control)
+
+    def ends(self) -> list[int]:
+        """`time.perf_counter_ns` at the end of each step, the last time that it was done."""
+        found: list[int] = ends_of(self._numbers).tolist()
+        return found
+
+
+def compiled_steps(call: Call) -> Sequence[Parts] | None:
+    """What a `Team` does for a call; None where some of it is not compiled."""
+    if isinstance(call, Team):
+        return call.steps
+    found = handoff.compiled(call)
+    if found is not None:
+        return [(call,)] if found[0] else None
+    steps: list[Parts] = []
+    for each in getattr(call, "calls", (None,)):
+        more = None if each is None else compiled_steps(each)
+        if more is None:
+            return None
+        steps += more
+    return steps
+
+
 def parallel(calls: Sequence[Call]) -> Call:
     """One call that runs all of them in parallel and returns when the last is done.
 
@@ -93,9 +153,12 @@ def parallel(calls: Sequence[Call]) -> Call:
     first, *others = calls
     if not others:
         return first
+    compiled = [handoff.compiled(call) for call in calls]
+    if all(found is not None and found[0] for found in compiled):
+        return Team([calls])
     helpers, busy = _helpers(len(others), os.getpid())
     ends = (first, *(helper.finish for helper in helpers))
-    jobs = tuple((helper, call, handoff.compiled(call)) for helper, call in zip(helpers, others, strict=True))
+    jobs = tuple(zip(helpers, others, compiled[1:], strict=True))
 
     def run() -> None:
         if not busy.acquire(blocking=False):
@@ -103,8 +166,8 @@ def parallel(calls: Sequence[Call]) -> Call:
                 call()
             return
         try:
-            for helper, call, compiled in jobs:
-                helper.start(call, compiled)
+            for helper, call, part in jobs:
+                helper.start(call, part)
             for number, end in enumerate(ends):
                 try:
                     end()

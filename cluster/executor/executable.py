@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
+from fogconv.cluster.executor.bands.joined_steps import Computing, after_margins, joined
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
 from fogconv.cluster.executor.half.steps import bind_halves
@@ -115,7 +116,7 @@ class Executable:
             proceed()
             call = self._bind(step) if number not in walked else self._walks.get(number, idle)
             calls.append(self._with_margins(bands.cleared.get(number, ()), call))
-        self._bound = BoundSteps(calls)
+        self._bound = BoundSteps(list(joined(calls)), isinstance(next(iter(program.steps), None), steps.Input))
         self._let_go_of_plain_weights()
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:
@@ -147,8 +148,10 @@ class Executable:
         """A call before which the margins of some buffers become zeros."""
         if not buffers:
             return call
-        margins = [bind_margin(self._buffers[number], self.program.buffers[number].precision.zero) for number in buffers]
-        clear = sequence(margins)
+        maps = [(self._buffers[number], self.program.buffers[number].precision.zero) for number in buffers]
+        if isinstance(call, Computing | BoundWalk):
+            return Computing(after_margins(call.bound, maps))
+        clear = sequence([bind_margin(x, zero) for x, zero in maps])
 
         def cleared(run: Run) -> None:
             clear()
@@ -172,8 +175,7 @@ class Executable:
         return bind(binder, step)
 
     def _map_step(self, step: steps.MapStep) -> Call:
-        call = self.compute(step)
-        return lambda run: call()
+        return Computing(self.compute(step))
 
     def _array_step(self, step: steps.ArrayStep) -> Call:
         return lambda run: self.arrays.do(step, run, self._threads)

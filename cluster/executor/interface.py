@@ -171,33 +171,67 @@ LOOK_NS = 100_000_000
 """Between steps, a run that takes long looks so often whether it is still wanted."""
 
 
-class BoundSteps:
-    """The calls of a program's steps: runs them in order, and keeps their times.
+class Joined(Protocol):
+    """The calls of some consecutive steps (``count``), all computing."""
 
-    By the interpreter, step after step. Runs of consecutive kernels as one compiled walk (`fogconv.kernels.walk`) gave the
-    same bits and took 0.993 of the time for mobilenet_v2, 0.996 for resnet50 (one core, in turns): not worth a second way to
-    run. Nor do steps between messages gain by it: three calls of the system take as long from Python as from compiled code
+    count: int
+
+    def wake(self) -> None:
+        """They will run in a moment."""
+
+    def run(self, first: int, until_ns: int) -> int | None:
+        """Do them from a place on, 0 at first, until the clock is beyond a time. Returns the place to go on from; None where
+        all are done."""
+
+    def ends(self, begin_ns: int) -> list[int]:
+        """The clock at the end of each step, which began at ``begin_ns``."""
+
+
+class BoundSteps:
+    """The calls of a program's steps: runs them in order, and keeps their times. ``begins_at_once``: its first step waits
+    for no message.
+
+    Messages are sent and received from Python: their three calls of the system take as long from there as from compiled code
     (`python -m bench.message_floor`). From cold caches the way of a message from its step to the system and back takes more
     than these calls, because each object that it touches is far away; five calls fewer of Python's on it made no difference
     that could be measured.
     """
 
-    def __init__(self, calls: Sequence[Call]) -> None:
-        self._calls = calls
-        self._ticks = [0] * (2 * len(calls))
+    def __init__(self, calls: Sequence[Call | Joined], begins_at_once: bool = False) -> None:
+        following = calls[1] if begins_at_once and len(calls) > 1 else None
+        self._wake = nothing if following is None or callable(following) else following.wake
+        # Sorted once: a step of a few microseconds would notice.
+        self._calls: list[tuple[Call | None, Joined | None]] = [
+            (call, None) if callable(call) else (None, call) for call in calls
+        ]
+        self._count = sum(1 if callable(call) else call.count for call in calls)
+        self._ticks: list[tuple[int, int | Joined]] = []
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None]) -> list[Array]:
         """See Runnable."""
+        self._wake()
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
-        self._ticks = ticks = []
+        ticks: list[tuple[int, int | Joined]] = []
+        self._ticks = ticks
         run.ready_ns = now = clock()
         look = now + LOOK_NS
-        for call in self._calls:
+        for call, joined in self._calls:
+            if joined is not None:
+                # Their times are taken apart when they are asked for: after long compiled code Python's own is in no cache.
+                ticks.append((now, joined))
+                at = joined.run(0, look)
+                while at is not None:
+                    mailbox.proceed()
+                    look = clock() + LOOK_NS
+                    at = joined.run(at, look)
+                run.ready_ns = now = clock()
+                continue
+            assert call is not None
             call(run)
-            ticks.append(run.ready_ns)
+            begin = run.ready_ns
             run.ready_ns = now = clock()
-            ticks.append(now)
+            ticks.append((begin, now))
             if now > look:
                 mailbox.proceed()
                 look = now + LOOK_NS
@@ -208,5 +242,11 @@ class BoundSteps:
         """(steps, 2): time.perf_counter_ns at the start and end of each step of the last run. A Recv starts when its
         message has arrived, so that waiting is the gap before it.
         """
+        ticks: list[int] = []
+        for begin, end in self._ticks:
+            for each in (end,) if isinstance(end, int) else end.ends(begin):
+                ticks += (begin, each)
+                begin = each
+        ticks += [0] * (2 * self._count - len(ticks))
         # An array.array converts a list of integers ten times as fast as NumPy.
-        return np.frombuffer(array("q", self._ticks), np.int64).reshape(-1, 2)
+        return np.frombuffer(array("q", ticks), np.int64).reshape(-1, 2)

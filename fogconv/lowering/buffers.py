@@ -187,7 +187,8 @@ def margins(graph: LayerGraph) -> dict[int, tuple[int, int, int, int]]:
     for layer in graph.layers:
         if isinstance(layer, Conv) and not layer.linear:
             top, bottom, left, right = layer.spec.padding
-            tiled = layer.spec.kernel == (3, 3) and layer.spec.stride == (1, 1) and layer.spec.element == "fp32"
+            spec = layer.spec
+            tiled = spec.kernel == (3, 3) and spec.stride == (1, 1) and spec.groups == 1 and spec.element == "fp32"
             slack = WINOGRAD_SLACK if tiled else 0
             wanted = (top, bottom + slack, left, right + slack)
             own[layer.source] = _widest(own[layer.source], wanted)

@@ -14,7 +14,7 @@ Groups whose output channels do not start at a block of 16 are summed into a scr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -189,11 +189,7 @@ class DirectKernel:
         tiles, end = [], 0
         steps = (spec.stride[0] * at_x.row, spec.stride[1] * pixel)
         for chunk, of in [(0, 1)] if by_groups else share(self._chunks(), thread, threads):
-            for p in self.passes:
-                start, stop = part(len(p.cover.bands), chunk, of)
-                first, last = part(p.count, thread, threads) if by_groups else (0, p.count)
-                if start == stop or first == last:
-                    continue
+            for p, first, last, start, stop in self._pieces(thread, threads, chunk, of):
                 addresses = {shape: micro[p.lanes, *shape] for shape in p.cover.shapes}
                 table = tile_table(p.cover, start, stop, addresses, steps, at_out, at_residual, BLOCK * out.data.itemsize)
                 tiles.append(table)
@@ -229,6 +225,31 @@ class DirectKernel:
         check_clamp(self.activation, made)
         numbers = walk_numbers(spec.batch, at_x, at_out, at_residual, epilogue, items, tiles)
         return bind(run_direct, numbers, fields, packed, x, out, residual, epilogue)
+
+    def _pieces(self, thread: int, threads: int, chunk: int, of: int) -> Iterator[tuple[Pass, int, int, int, int]]:
+        """What one thread computes of a part of the rows, or of all where threads share the output channels: (pass, first
+        group, the one after the last, first band, the one after the last). A group that is left over is shared by its bands:
+        two threads had two and three groups of mobilenet_v2's 960×7×7→160."""
+        by_groups = self._split_by_groups(threads)
+        for p in self.passes:
+            bands = len(p.cover.bands)
+            if not by_groups:
+                start, stop = part(bands, chunk, of)
+                if start < stop:
+                    yield p, 0, p.count, start, stop
+                continue
+            (first, start), (last, stop) = (divmod(number, bands) for number in part(p.count * bands, thread, threads))
+            if first == last:
+                if start < stop:
+                    yield p, first, first + 1, start, stop
+                continue
+            if start:
+                yield p, first, first + 1, start, bands
+                first += 1
+            if first < last:
+                yield p, first, last, 0, bands
+            if stop:
+                yield p, last, last + 1, 0, stop
 
     def _fill(
         self,

@@ -99,6 +99,7 @@ def sequence(calls: Sequence[Bound]) -> Bound:
         for call in several:
             call()
 
+    run.calls = several  # type: ignore[attr-defined]
     return run
 
 

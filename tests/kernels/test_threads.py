@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -18,13 +19,36 @@ from hypothesis import strategies as st
 from fogconv.kernels import handoff
 from fogconv.kernels.codegen.isa import ISAS
 from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.maps.bound import bind
-from fogconv.kernels.threads import _helpers, helper_cores, parallel
+from fogconv.kernels.codegen.native import atomics
+from fogconv.kernels.maps.bound import address_of, bind, sequence
+from fogconv.kernels.threads import NEVER, Helper, Team, _helpers, compiled_steps, helper_cores, parallel
 
 
 @jit
 def count(a: Any) -> None:
     a[0] += 1
+
+
+@jit
+def add_up(a: Any) -> None:
+    """Its own number, a[1], becomes one more than the sum of the numbers at a[2:]."""
+    total = 1
+    for at in a[2:]:
+        total += atomics.read(at)
+    a[1] = total % 1_000_003
+
+
+def chain(steps: int, parts: int) -> list[list[partial[None]]]:
+    """Steps of which each part needs all parts of the step before, and the first ones all of the last."""
+    found = [[bind(add_up, [0, 1, *[0] * parts]) for _ in range(parts)] for _ in range(steps)]
+    for before, now in zip([found[-1], *found], found, strict=False):
+        for call in now:
+            call.args[0][2:] = [address_of(each.args[0]) + 8 for each in before]  # type: ignore[attr-defined]
+    return found  # type: ignore[return-value]
+
+
+def numbers(steps: list[list[partial[None]]]) -> list[int]:
+    return [int(call.args[0][1]) for parts in steps for call in parts]
 
 
 def counters(number: int) -> list[partial[None]]:
@@ -42,6 +66,106 @@ def test_compiled_parts_run_once_whether_helpers_are_awake_or_asleep() -> None:
         assert [int(call.args[0][0]) for call in calls] == [round_] * 3
         if round_ % 20 == 0:
             time.sleep(0.002)  # the helpers give up looking, and sleep
+
+
+def checked(team: Team, together: list[list[partial[None]]], rounds: int) -> None:
+    """Run a team of a chain, and compare its numbers with those of an equal chain, part after part."""
+    once = chain(len(together), len(together[0]))
+    for call in (call for parts in together for call in parts):
+        call.args[0][1] = 1
+    for round_ in range(rounds):
+        for parts in once:
+            for call in parts:
+                call()
+        team()
+        assert numbers(together) == numbers(once)
+        if round_ % 30 == 0:
+            time.sleep(0.002)  # the helpers give up looking, and sleep
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_part_of_a_step_begins_before_all_of_the_step_before_are_done(threads: int) -> None:
+    steps = chain(7, threads)
+    team = Team(steps)
+    checked(team, steps, 300)
+    assert team.ends() == sorted(team.ends()) and len(team.ends()) == 7
+
+
+def asleep(helper: Helper) -> bool:
+    """Whether it sleeps, in the end."""
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until and helper._control[handoff.ASLEEP] != 1:
+        time.sleep(0.001)
+    return bool(helper._control[handoff.ASLEEP] == 1)
+
+
+def test_a_helper_that_is_woken_ahead_does_its_part_or_sleeps_again() -> None:
+    steps = chain(7, 2)
+    team = Team(steps)
+    (helper,), _ = _helpers(1, os.getpid())
+    for _ in range(10):
+        assert asleep(helper)
+        team.wake()
+        checked(team, steps, 1)
+    for _ in range(10):
+        team.wake()
+        assert asleep(helper)
+    checked(team, steps, 1)
+
+
+def test_steps_may_have_fewer_parts_than_there_are_threads() -> None:
+    calls = counters(6)
+    team = Team([calls[:3], calls[3:4], calls[4:]])
+    for round_ in range(1, 201):
+        team()
+        assert [int(call.args[0][0]) for call in calls] == [round_] * 6
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: helper and caller share it anyway")
+def test_a_helper_that_shares_its_core_with_the_caller_delays_it_but_does_no_harm() -> None:
+    """As one does that another process keeps from its core: it begins late, or is interrupted in its part."""
+    steps = chain(7, 2)
+    team = Team(steps)
+    (helper,), _ = _helpers(1, os.getpid())
+    tid, allowed = helper._thread.native_id, os.sched_getaffinity(0)
+    assert tid is not None
+    try:
+        with mock.patch.object(Helper, "keep_off"):
+            os.sched_setaffinity(tid, {min(allowed)})
+            os.sched_setaffinity(0, {min(allowed)})
+            checked(team, steps, 60)
+    finally:
+        os.sched_setaffinity(0, allowed)
+        os.sched_setaffinity(tid, allowed)
+
+
+def test_a_team_stops_after_the_step_in_which_its_time_is_over_and_goes_on_from_there() -> None:
+    calls = counters(6)
+    team = Team([calls[:2], calls[2:4], calls[4:]])
+    assert team.run(0, 0) == 1
+    assert [int(call.args[0][0]) for call in calls] == [1, 1, 0, 0, 0, 0]
+    assert team.run(1, NEVER) == 3
+    assert [int(call.args[0][0]) for call in calls] == [1] * 6
+
+
+def test_a_team_does_all_itself_while_another_caller_has_the_helpers() -> None:
+    steps = chain(5, 2)
+    team = Team(steps)
+    (helper,), busy = _helpers(1, os.getpid())
+    with busy:
+        before = int(helper._control[handoff.TICKET])
+        checked(team, steps, 10)
+        assert int(helper._control[handoff.TICKET]) == before, "nothing was handed over"
+
+
+def test_what_consists_of_compiled_calls_is_steps_of_a_team() -> None:
+    a, b, c = counters(3)
+    assert compiled_steps(a) == [(a,)]
+    assert compiled_steps(parallel([a, b])) == [(a, b)]
+    assert compiled_steps(sequence([c, parallel([a, b])])) == [(c,), (a, b)]
+    assert compiled_steps(lambda: None) is None
+    assert compiled_steps(sequence([a, lambda: None])) is None
+    assert compiled_steps(parallel([a, lambda: None])) is None
 
 
 def test_compiled_and_python_parts_take_turns() -> None:

@@ -45,6 +45,18 @@ def test_whoever_shares_a_buffer_shares_its_margin() -> None:
     assert found[3] == (0, 0, 0, 0)
 
 
+def test_a_depthwise_conv_wants_no_more_than_its_padding() -> None:
+    """No transform computes it, whose tiles would reach further; each inference would write the wider margin again."""
+
+    def margin(groups: int) -> tuple[int, int, int, int]:
+        tensors = (Tensor("a", 1, 32, 8, 8), Tensor("b", 1, 32, 8, 8))
+        conv = Conv("conv", 0, 1, ConvSpec(32, 32, 8, 8, (3, 3), padding=(1, 1, 1, 1), groups=groups), "w")
+        return margins(LayerGraph.single("conv", tensors, (conv,), 0, 1, (1, 32, 8, 8), {}))[0]
+
+    assert margin(32) == (1, 1, 1, 1)
+    assert margin(1) == (1, 4, 1, 4)
+
+
 def test_pools_need_no_margin() -> None:
     tensors = (Tensor("a", 1, 4, 8, 8), Tensor("b", 1, 4, 4, 4))
     pool = Pool("pool", 0, 1, PoolSpec("max", 4, 8, 8, (3, 3), (2, 2), (1, 0, 1, 0)))

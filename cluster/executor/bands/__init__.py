@@ -1,1 +1,1 @@
-"""Steps that are computed band by band: see `fogconv.ir.memory.bands`."""
+"""Steps that are computed together: band by band (see `fogconv.ir.memory.bands`), or one after the other."""

@@ -40,11 +40,11 @@ class BoundWalk:
                 proceed()
                 calls.append((piece.step - walk.first, compute(alone, piece.part)))
             shares.append(bind_walk(calls, walk.count))
-        self._call = parallel([call for call, _ in shares])
+        self.bound = parallel([call for call, _ in shares])
         self._spent = shares[0][1]
 
     def __call__(self, run: Run) -> None:
-        self._call()
+        self.bound()
 
     def share_out(self, times: NDArray[np.int64]) -> None:
         """Give each step of the walk its part of the walk's time, as the first thread spent it."""

@@ -14,6 +14,7 @@ from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import conv2d, prepare_conv2d, reference
 from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_isa
 from fogconv.kernels.conv.autotune import parse
+from fogconv.kernels.conv.direct import DirectKernel
 from fogconv.kernels.conv.select import candidates, choose, prepare_kernel
 from fogconv.kernels.conv.tuning_table import key
 from fogconv.kernels.conv.winograd import form_of
@@ -278,6 +279,43 @@ def test_threads_and_margins_do_not_change_a_single_bit(algorithm: str) -> None:
             prepared.run(pack(x, margin), out)
             results.append(unpack(out))
     assert all(np.array_equal(results[0], other) for other in results)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(17, 300), st.integers(100, 200), st.integers(1, 5), st.integers(2, 5))
+def test_threads_that_share_the_output_channels_have_equal_parts(f: int, c: int, size: int, threads: int) -> None:
+    spec = ConvSpec(c, f, size, size, (1, 1)) if size > 1 else ConvSpec(c, f, 2, 1, (1, 1))
+    weight = np.ones(spec.weight_shape, np.float32)
+    kernel = DirectKernel.prepare(spec, host_isa(), weight, None, None)
+    done: dict[tuple[int, int, int], int] = {}
+    each = []
+    for thread in range(threads):
+        pieces = list(kernel._pieces(thread, threads, *((0, 1) if kernel._split_by_groups(threads) else (thread, threads))))
+        each.append({p.first: 0 for p in kernel.passes})
+        for p, first, last, start, stop in pieces:
+            assert first < last and start < stop
+            each[-1][p.first] += (last - first) * (stop - start)
+            for tile in ((p.first, group, band) for group in range(first, last) for band in range(start, stop)):
+                done[tile] = done.get(tile, 0) + 1
+    assert set(done.values()) == {1}
+    assert len(done) == sum(p.count * len(p.cover.bands) for p in kernel.passes)
+    if kernel._split_by_groups(threads):
+        for first in each[0]:
+            assert max(parts[first] for parts in each) <= min(parts[first] for parts in each) + 1
+
+
+@pytest.mark.parametrize("outputs", [160, 200, 212])
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_sharing_a_group_of_output_channels_does_not_change_a_single_bit(outputs: int, threads: int) -> None:
+    spec = ConvSpec(96, outputs, 5, 5, (1, 1))
+    x, weight, bias = sample(spec)
+    results = []
+    for number in (1, threads):
+        prepared = prepare_conv2d(spec, weight, bias, activation="relu", algorithm="direct", threads=number)
+        out = Blocked.empty(*spec.output_shape)
+        prepared.run(pack(x, prepared.wanted_margin), out)
+        results.append(unpack(out))
+    assert np.array_equal(*results)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "winograd4"])

@@ -1,0 +1,70 @@
+"""What compiled code asks of Linux: the time, the core, to sleep and to wake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils as _cgutils
+from numba.core import types
+
+from fogconv.kernels.codegen.emit import I32, I64, Builder, cpu_family
+from fogconv.kernels.codegen.vector import intrinsic
+
+cgutils: Any = _cgutils  # no annotations in this library
+
+MONOTONIC = 1
+"""Linux's number for the clock of time.perf_counter_ns."""
+
+SLEEPS, WAKES = 128, 129
+"""FUTEX_WAIT and FUTEX_WAKE, private to the process."""
+
+SYSTEM_CALL = {"x86": 202}
+"""Linux's number for futex, by the CPU's family; all newer ones have `NEWER_SYSTEM_CALL`."""
+
+NEWER_SYSTEM_CALL = 98
+
+
+@intrinsic
+def core(typingctx: Any) -> Any:
+    """The number of the core that runs this thread; below 0 where the system does not say."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        name = "sched_getcpu"
+        known = builder.module.globals.get(name)
+        return builder.call(known or ir.Function(builder.module, ir.FunctionType(ir.IntType(32), []), name), [])
+
+    return types.int32(), codegen
+
+
+@intrinsic
+def futex(typingctx: Any, address: Any, operation: Any, value: Any) -> Any:
+    """Linux's futex on the lower half of the number at an address, without a time limit."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        address, operation, value = args
+        name, number = "syscall", SYSTEM_CALL.get(cpu_family(builder), NEWER_SYSTEM_CALL)
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(I64, [I64], var_arg=True), name)
+        builder.call(function, [I64(number), address, operation, value, I64(0), I64(0), I64(0)])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
+@intrinsic
+def now(typingctx: Any) -> Any:
+    """Nanoseconds on that clock, as int64."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        kind = ir.ArrayType(I64, 2)
+        place = cgutils.alloca_once(builder, kind)
+        name = "clock_gettime"
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(I32, [I32, kind.as_pointer()]), name)
+        builder.call(function, [I32(MONOTONIC), place])
+        time = builder.load(place)
+        seconds, rest = builder.extract_value(time, 0), builder.extract_value(time, 1)
+        return builder.add(builder.mul(seconds, I64(1_000_000_000)), rest)
+
+    return types.int64(), codegen
