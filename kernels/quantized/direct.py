@@ -30,6 +30,7 @@ from fogconv.kernels.conv.tile_walk import part, run_direct, share, tile_table, 
 from fogconv.kernels.conv.tiling import Pass, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, bias_of, tile_isa, unrolled
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
@@ -207,7 +208,7 @@ class DirectBytes:
         packed = pack(spec, segments(spec, tile_isa(isa, product)), weight, own, multipliers)
         return DirectBytes(spec, isa, Dots(product, result), target, packed)
 
-    def at(self, spec: ConvSpec) -> DirectBytes:
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DirectBytes:
         """The same layer at another input size, padding or batch."""
         return DirectBytes(spec, self.isa, self.dots, self.target, self.packed)
 
