@@ -45,6 +45,17 @@ def test_a_quantised_model_is_written_and_runs_on_bytes(folder: Path) -> None:
     assert json.loads(ran.stdout)["precision"]["share"] == 1.0
 
 
+def test_a_file_says_that_its_weights_are_seeded_ones(folder: Path) -> None:
+    pictures = ("--calibrate", "coffee", "--size", "48")
+    written = program.call("quantize", "squeezenet1_1", "--weights", "random", *pictures, "--out", "seeded.onnx")
+    assert written.exit_code == 0, written.stderr
+    ran = program.call("run", "seeded.onnx", "--image", "coffee", "--workers", "0", "--repeat", "1", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["weights"] == "random (seed 0), as saved in seeded.onnx"
+    assert said["top5_note"] == "class scores of random weights, meaningless"
+
+
 def test_a_table_has_a_line_for_each_layer(folder: Path) -> None:
     found = program.call("quantize", "net.onnx", "--calibrate", "pictures", "-o", "q.onnx")
     assert found.exit_code == 0, found.stderr
@@ -77,6 +88,8 @@ def test_a_model_runs_in_16_bits_without_pictures(half: str, folder: Path) -> No
     ("arguments", "sentence"),
     [
         (("quantize", "net.onnx"), "needs pictures"),
+        (("quantize", "net.onnx", "--precision", "fp16"), "add --precision fp16 to `fogconv run`"),
+        (("quantize", "net.onnx", "--precision", "bf16", "--out", "x.onnx"), "no file is written in bf16"),
         (("quantize", "net.onnx", "--calibrate", "coffee"), "--out"),
         (("quantize", "net.onnx", "--calibrate", "empty", "--out", "x.onnx"), "has no picture"),
         (("quantize", "net.onnx", "--calibrate", "small.npy", "--out", "x.onnx"), "has the shape (3, 8, 8)"),
