@@ -23,8 +23,8 @@ from fogconv.kernels.maps.bound import address_of
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The places of a group's input channels, or of their pairs or fours: full blocks from ``first_block`` on, and parts (block,
-    lane, lanes)."""
+    """The places of a group's input channels, or of their pairs or fours: full blocks from ``first_block`` on, and parts
+    (block, lane, lanes)."""
 
     first_block: int
     full_blocks: int

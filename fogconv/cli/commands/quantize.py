@@ -75,7 +75,8 @@ def quantize(
         typer.Option(
             parser=number("ratio", table.TOLERANCE),
             help="The most noise of a layer's own, as a factor of its signal, by default 0.3 (10 dB); layers above it "
-            "stay in fp32, and so do a few depthwise convolutions that spoil the answer, with at most 5 % of the multiply-adds.",
+            "stay in fp32, and so do a few depthwise convolutions that spoil the answer, with at most 5 % of the "
+            "multiply-adds.",
             rich_help_panel=HOW,
         ),
     ] = None,
