@@ -33,7 +33,7 @@ from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, NARROW, Region
 from fogconv.ir.memory.algorithm import QUANTIZED as QUANTIZED_ALGORITHM
 from fogconv.ir.memory.algorithm import compact
 from fogconv.ir.memory.bands import banded
-from fogconv.ir.memory.footprint import Packing, footprint, packings
+from fogconv.ir.memory.footprint import Packing, byte_packings, footprint, packings
 from fogconv.ir.memory.sharing import NOWHERE
 from fogconv.ir.precision.elements import HALVES, Element
 from fogconv.ir.program import Program, buffers_of
@@ -83,7 +83,7 @@ class Executable:
         self._host = host
         self.arrays = Arrays()
         narrow = narrow_buffers(program)
-        bands = banded(program, threads)
+        bands = banded(program, threads, algorithm_of)
         self.program, sizes = msgspec.structs.replace(program, buffers=bands.buffers), bands.sizes
         shared = {place: aligned_zeros((size // BYTES_PER_ELEMENT,)) for place, size in sizes.items()}
         self._buffers = {
@@ -109,6 +109,7 @@ class Executable:
         # How many packings of each weight are still to come: after the last one the plain weight is not needed.
         self._swapped = frozenset(program.swapped)
         self._unpacked = Counter(packing.weight for packing in packings(program, algorithm_of))
+        self._byte_packings = byte_packings(program, algorithm_of)
         self._walks = {walk.first: BoundWalk(walk, self, self._kernel, proceed) for walk in bands.walks}
         walked = {number for walk in bands.walks for number in range(walk.first, walk.first + walk.count)}
         calls = []
@@ -218,18 +219,21 @@ class Executable:
 
     def prepare_bytes(self, step: steps.Conv) -> PreparedBytes:
         """An 8-bit conv with its weights packed; parts of one layer, and programs with equal ones, share them."""
-        packing = Packing.of(self.program, step, QUANTIZED_ALGORITHM)
+        packing = self._byte_packings[Packing.of(self.program, step, QUANTIZED_ALGORITHM)]
         known = self._prepared_bytes.get(packing)
         if known is None:
             shared = self._weights if isinstance(self._weights, Packed) else None
             found = shared.find(packing) if shared is not None else None
             self._unpacked[step.weight] -= 1
-            known = found if isinstance(found, PreparedBytes) else prepared(step, self.program, self._weights, self._threads)
+            known = found if isinstance(found, PreparedBytes) else self._packed_bytes(step, packing.algorithm)
             if shared is not None and known is not found:
                 shared.keep(packing, known, last=not self._unpacked[step.weight])
             self._prepared_bytes[packing] = known
             self.memory_bytes += known.weight_bytes
-        return known if known.spec == step.spec else known.at(step.spec)
+        return known if known.spec == step.spec and known.scratch is self._scratch else known.at(step.spec, self._scratch)
+
+    def _packed_bytes(self, step: steps.Conv, algorithm: str) -> PreparedBytes:
+        return prepared(step, self.program, self._weights, self._threads, algorithm, self._scratch)
 
     def _let_go_of_plain_weights(self) -> None:
         """What is packed or bound needs them no more; what only a loss would need is packed when it comes to that."""

@@ -26,7 +26,8 @@ from fogconv.cluster.worker.master_session import Loading, MasterSession
 from fogconv.cluster.worker.system import machine_bytes, process_bytes, trim
 from fogconv.cluster.worker.weight_cache import Lent, WeightStore
 from fogconv.errors import FogconvError, SwapError, WireError, WorkerFailedError, WorkerMemoryError
-from fogconv.ir.memory.footprint import MARGIN, PROCESS_BYTES, Choose, Footprint, Packing, footprint, packings, room
+from fogconv.ir.memory.algorithm import Choose
+from fogconv.ir.memory.footprint import MARGIN, PROCESS_BYTES, Footprint, Packing, footprint, packings, room
 from fogconv.ir.program import Program, decode
 from fogconv.storage.swap_file import SwapFolder
 

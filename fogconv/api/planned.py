@@ -12,6 +12,7 @@ from fogconv.analysis.listing import listing
 from fogconv.analysis.plan_table import plan_table
 from fogconv.analysis.timeline import draw
 from fogconv.api.model import AnyModel, graph_of
+from fogconv.calibration.narrow import without_instruction
 from fogconv.errors import InputError, shown
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
@@ -50,6 +51,12 @@ class PlannedModel:
     def programs(self) -> tuple[Program, ...]:
         """One program per rank: its work in one inference."""
         return lower(self.graph, self.plan).programs
+
+    @property
+    def precision_note(self) -> str:
+        """A sentence about the ranks that have no instruction for the model's precision, and what that costs there, as far
+        as it is known of the devices; else empty."""
+        return without_instruction(self.graph, self.topology)
 
     def table(self, width: int = 80) -> str:
         """The plan as text: a line per layer, a line per rank; no line is longer than ``width`` characters."""

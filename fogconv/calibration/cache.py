@@ -22,6 +22,7 @@ import msgspec
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import FogconvError
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
+from fogconv.ir.precision.elements import Element
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import own_folder, read_own, write_own
 
@@ -54,6 +55,8 @@ class Worker(Protocol):
     def machine(self) -> Machine: ...
     @property
     def kernels(self) -> str: ...
+    @property
+    def multiplies(self) -> tuple[Element, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Master:
     rank: int = 0
     address: str = ""
     memory_limit_bytes: int = 0
+    multiplies: tuple[Element, ...] = ()
 
 
 class KnownRates(msgspec.Struct, frozen=True):

@@ -419,6 +419,7 @@ def _profile_device(
         receive_s_per_byte=own.receive_s_per_byte,
         machine=member.machine.identity,
         machine_cores=cores.get(member.machine.identity, 0.0),
+        multiplies=member.multiplies,
     )
 
 

@@ -88,9 +88,15 @@ def with_figures(device: ProfileDevice, figures: Figures) -> ProfileDevice:
     return msgspec.structs.replace(device, gamma_s_per_mac=gamma, map_s_per_byte=maps)
 
 
-def without_instruction(graph: LayerGraph, topology: Topology, multiplies: Mapping[int, Collection[Element]]) -> str:
+def without_instruction(
+    graph: LayerGraph, topology: Topology, multiplies: Mapping[int, Collection[Element]] | None = None
+) -> str:
     """A sentence about the ranks that multiply the network's narrow elements one by one, and what that costs by their rates;
-    empty where there are none. ``multiplies``: by rank, the elements of which one instruction multiplies several."""
+    empty where there are none. ``multiplies``: by rank, the elements of which one instruction multiplies several; by default
+    what is known of the devices."""
+    if multiplies is None:
+        known = {rank: device.multiplies for rank, device in enumerate(topology.devices)}
+        multiplies = {rank: each for rank, each in known.items() if each is not None}
     found = []
     for element in sorted(elements_of(graph)):
         ranks = sorted(rank for rank, known in multiplies.items() if element not in known)

@@ -119,7 +119,7 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
     if request.weights != "pretrained":
         raise ModelError(f"{request.name} contains its own weights; omit --weights")
     try:
-        from fogconv.frontend.onnx.model_file import characters, read_model
+        from fogconv.frontend.onnx.model_file import characters, read_model, seeded_origin
         from fogconv.frontend.onnx.read import graph_of
         from fogconv.frontend.onnx.runtime import in_onnx_runtime
     except ImportError as error:
@@ -148,7 +148,8 @@ def _from_onnx(request: ModelRequest, batch: int, frame: tuple[int, int] | None)
             known.name, preprocessing, known.labels or characters(model), origin, task=known.task, fitting=known.fitting
         )
     else:
-        card = ModelCard(path.stem, preprocessing, labels, f"as saved in {path.name}")
+        origin = ", ".join(filter(None, (seeded_origin(model), f"as saved in {path.name}")))
+        card = ModelCard(path.stem, preprocessing, labels, origin)
     rounded = None
     if known is not None and asked is not None and asked != crop:
         rounded = "{}×{}, {}×{} rounded up to multiples of {}".format(*crop, *asked, known.fitting.multiple)

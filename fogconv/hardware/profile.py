@@ -35,6 +35,7 @@ from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.tiers import check_tier, linked
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
+from fogconv.ir.precision.elements import Element
 from fogconv.storage.trusted import read_plain
 from fogconv.values import table
 
@@ -124,6 +125,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map_samples: tuple[ProfileMapSample, ...] = ()
     tier: str = ""
     far_s_per_byte: dict[str, float] = {}
+    multiplies: tuple[Element, ...] | None = None
 
     def with_samples(self, samples: Sequence[Sample]) -> ProfileDevice:
         """The device with these samples and no others."""
@@ -203,6 +205,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 read_bytes_per_s=device.read_bytes_per_s,
                 tier=device.tier,
                 far_s_per_byte=dict(device.far_s_per_byte),
+                multiplies=device.multiplies,
             )
             for device in topology.devices
         )
@@ -244,6 +247,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     device.read_bytes_per_s,
                     tiers.get(rank, device.tier),
                     device.far_s_per_byte,
+                    device.multiplies,
                 )
                 for rank, device in enumerate(self.devices)
             )

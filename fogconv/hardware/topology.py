@@ -154,6 +154,8 @@ class Device:
     read_bytes_per_s: float = 0.0
     tier: str = ""
     far_s_per_byte: Mapping[str, float] = field(default_factory=dict)
+    multiplies: tuple[Element, ...] | None = None
+    """The elements narrower than fp32 of which one instruction multiplies several; None: not known."""
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:

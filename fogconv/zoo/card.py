@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,12 @@ Task = Literal["classify", "detect", "segment", "text", "raw"]
 def says_random(weights_origin: str) -> bool:
     """Whether an origin is that of seeded weights. A file of weights may have any name, random.pth too."""
     return weights_origin.startswith("random (seed ")
+
+
+def seeded(weights_origin: str) -> str:
+    """The seed in an origin that is that of seeded weights, "random (seed 0)"; empty for others."""
+    found = re.match(r"random \(seed \d{1,20}\)", weights_origin, re.ASCII)
+    return "" if found is None else found[0]
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from fogconv.kernels.maps.bound import address_of
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The places of a group's input channels, or of their pairs: full blocks from ``first_block`` on, and parts (block,
-    lane, lanes)."""
+    """The places of a group's input channels, or of their pairs or fours: full blocks from ``first_block`` on, and parts
+    (block, lane, lanes)."""
 
     first_block: int
     full_blocks: int
@@ -45,6 +45,10 @@ class Channels:
         if stop > start + full * block:
             parts.append((first + full, 0, stop - start - full * block))
         return Channels(first, full, tuple(parts), block)
+
+    @property
+    def count(self) -> int:
+        return self.full_blocks * self.block + sum(lanes for _, _, lanes in self.parts)
 
     def runs(self, start: int) -> list[tuple[int, int]]:
         """The channels (from, lanes), counted from ``start``, in the order in which they are summed."""

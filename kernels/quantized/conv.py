@@ -9,24 +9,31 @@ import numpy as np
 
 from fogconv.errors import KernelError
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.memory.algorithm import QUANTIZED_WINOGRAD, cheapest
 from fogconv.ir.precision.elements import WeightType
 from fogconv.kernels.codegen.isa import Isa, host_isa
 from fogconv.kernels.conv.conv import check_maps
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.bound import Bound
+from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.quantized import depthwise
 from fogconv.kernels.quantized.arithmetic import Product, Result, host_product
 from fogconv.kernels.quantized.depthwise import DepthwiseBytes
 from fogconv.kernels.quantized.direct import DirectBytes
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
+from fogconv.kernels.quantized.winograd import kernel as winograd
+from fogconv.kernels.quantized.winograd.kernel import WinogradBytes
+from fogconv.kernels.quantized.winograd.transforms import fits
 from fogconv.kernels.threads import parallel
 
 
 class PreparedBytes:
     """A convolution with packed weights and compiled code: bind it to maps, then call what ``bind`` returned."""
 
-    def __init__(self, kernel: DirectBytes | DepthwiseBytes, zero_x: int, threads: int) -> None:
-        self._kernel, self.zero_x, self._threads = kernel, zero_x, threads
+    def __init__(
+        self, kernel: DirectBytes | DepthwiseBytes | WinogradBytes, zero_x: int, threads: int, scratch: Scratch
+    ) -> None:
+        self._kernel, self.zero_x, self._threads, self.scratch = kernel, zero_x, threads, scratch
 
     @property
     def spec(self) -> ConvSpec:
@@ -77,17 +84,18 @@ class PreparedBytes:
         """A map for what it gives: uint8, int32 or float32."""
         return Blocked.empty(*self.spec.output_shape, kind=self.result.kind)
 
-    def at(self, spec: ConvSpec) -> PreparedBytes:
-        """The same layer at another input size, padding or batch; the packed weights are shared. Raises KernelError for a
-        spec of another layer."""
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> PreparedBytes:
+        """The same layer at another input size, padding or batch, and with another scratch; the packed weights are shared.
+        Raises KernelError for a spec of another layer."""
         old = self.spec
         if replace(spec, height=old.height, width=old.width, padding=old.padding, batch=old.batch) != old:
             raise KernelError(f"quantised conv: {spec} is not the same layer as {old} at another size")
-        return PreparedBytes(self._kernel.at(spec), self.zero_x, self._threads)
+        scratch = scratch or self.scratch
+        return PreparedBytes(self._kernel.at(spec, scratch), self.zero_x, self._threads, scratch)
 
     def alone(self) -> PreparedBytes:
         """The same layer, computed by the thread that calls it."""
-        return PreparedBytes(self._kernel, self.zero_x, 1)
+        return PreparedBytes(self._kernel, self.zero_x, 1, self.scratch)
 
     def bind(self, x: Blocked, out: Blocked) -> Bound:
         """Check the maps and resolve everything once. The returned call allocates nothing and must not run twice at the same
@@ -114,13 +122,17 @@ def prepare(
     threads: int = 1,
     isa: Isa | None = None,
     product: Product | None = None,
+    algorithm: str | None = None,
+    scratch: Scratch | None = None,
 ) -> PreparedBytes:
     """Pack int8 weights (f, c/g, K_h, K_w) and int32 biases (f,), and compile what the spec needs.
 
     With ``multipliers`` (f,) float32 and a ``target`` the output is uint8 (`reference.requantise`), with multipliers alone
     float32 (`reference.dequantise_sums`), with neither the int32 sums, which ``bias`` is part of if given. A linear layer is
-    a convolution whose kernel covers its input. ``isa`` and ``product`` force a way to compute it; by default they are
-    the fastest. Raises KernelError for weights of another shape or type.
+    a convolution whose kernel covers its input. ``isa``, ``product`` and ``algorithm`` (one of
+    `fogconv.ir.memory.algorithm.candidates`) force a way to compute it; by default they are the fastest. All give the same
+    bits. Layers that never run at the same time can share a ``scratch``. Raises KernelError for weights of another shape or
+    type.
     """
     _expect("the weight", weight, np.int8, spec.weight_shape)
     outputs = (spec.out_channels,)
@@ -135,9 +147,18 @@ def prepare(
         raise KernelError(f"quantised conv: {threads} threads; at least 1 is needed")
     isa = isa or host_isa()
     product = product or host_product(isa)
-    algorithm = DepthwiseBytes if depthwise.can_run(spec) else DirectBytes
-    kernel = algorithm.prepare(spec, isa, product, result, weight, bias, zero_x, multipliers, target or Target(0))
-    return PreparedBytes(kernel, zero_x, threads)
+    scratch = Scratch() if scratch is None else scratch
+    arguments = spec, isa, product, result, weight, bias, zero_x, multipliers, target or Target(0)
+    kernel: DirectBytes | DepthwiseBytes | WinogradBytes
+    if depthwise.can_run(spec):
+        kernel = DepthwiseBytes.prepare(*arguments)
+    elif (
+        (algorithm or cheapest(spec, isa.vector_length)) == QUANTIZED_WINOGRAD and winograd.can_run(product) and fits(weight)
+    ):
+        kernel = WinogradBytes.prepare(*arguments, scratch)
+    else:
+        kernel = DirectBytes.prepare(*arguments)
+    return PreparedBytes(kernel, zero_x, threads, scratch)
 
 
 def _expect(name: str, array: np.ndarray, kind: type, shape: tuple[int, ...]) -> None:

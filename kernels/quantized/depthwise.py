@@ -34,6 +34,7 @@ from fogconv.kernels.conv.tile_walk import part, run_direct, tile_table, walk_nu
 from fogconv.kernels.conv.tiling import Cover, split_evenly
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.quantized.arithmetic import I16, WORD, Dots, Product, Result, bias_of
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
@@ -243,7 +244,7 @@ class DepthwiseBytes:
         bias = bias_of(own, bias, weight.sum(axis=(1, 2, 3), dtype=np.int64), zero_x)
         return DepthwiseBytes(spec, isa, Dots(own, result), target, pack(spec, weight, bias, multipliers, words))
 
-    def at(self, spec: ConvSpec) -> DepthwiseBytes:
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DepthwiseBytes:
         """The same layer at another input size, padding or batch."""
         return DepthwiseBytes(spec, self.isa, self.dots, self.target, self.packed)
 

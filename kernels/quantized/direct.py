@@ -26,10 +26,12 @@ from fogconv.kernels.codegen.microkernel import emit_tile
 from fogconv.kernels.codegen.native.functions import native_function
 from fogconv.kernels.codegen.tile.fields import ARGUMENTS, FIELDS, Field, clamp_bounds
 from fogconv.kernels.codegen.tile.tile import Tile, make_tile
+from fogconv.kernels.conv.packed_weights import Channels
 from fogconv.kernels.conv.tile_walk import part, run_direct, share, tile_table, walk_numbers
 from fogconv.kernels.conv.tiling import Pass, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, aligned_zeros
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
+from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, bias_of, tile_isa, unrolled
 from fogconv.kernels.quantized.numbers import Floats, Sums, Target, Weights
 
@@ -41,37 +43,9 @@ UNROLLED_TAPS = 12
 """Up to so many taps of a row of a narrow input's kernel are unrolled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A segment's input: full blocks of four words from ``first_block`` on, and parts (block, word, words)."""
-
-    first_block: int
-    full_blocks: int
-    parts: tuple[tuple[int, int, int], ...]
-
-    @staticmethod
-    def of(start: int, stop: int) -> Words:
-        """The words that hold the channels start … stop−1."""
-        at, end = start // WORD, -(-stop // WORD)
-        parts = []
-        if at % BLOCK_WORDS or end - at < BLOCK_WORDS:
-            count = min(BLOCK_WORDS - at % BLOCK_WORDS, end - at)
-            parts.append((at // BLOCK_WORDS, at % BLOCK_WORDS, count))
-            at += count
-        full = (end - at) // BLOCK_WORDS
-        first = at // BLOCK_WORDS
-        if end > at + full * BLOCK_WORDS:
-            parts.append((first + full, 0, end - at - full * BLOCK_WORDS))
-        return Words(first, full, tuple(parts))
-
-    @property
-    def count(self) -> int:
-        return self.full_blocks * BLOCK_WORDS + sum(words for _, _, words in self.parts)
-
-    def runs(self) -> list[tuple[int, int]]:
-        """(first word, words), in the order in which they are summed."""
-        full = [((self.first_block + i) * BLOCK_WORDS, BLOCK_WORDS) for i in range(self.full_blocks)]
-        return full + [(block * BLOCK_WORDS + word, words) for block, word, words in self.parts]
+def words_of(start: int, stop: int) -> Channels:
+    """The words that hold the channels start … stop−1."""
+    return Channels.of(start // WORD, -(-stop // WORD), BLOCK_WORDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +55,7 @@ class Segment:
     channel: int
     pass_: Pass
     count: int
-    words: Words
+    words: Channels
     weights_at: int
     """Bytes from the start of the packed weights."""
     taps: int
@@ -109,14 +83,14 @@ def segments(spec: ConvSpec, isa: Isa, size: int | None = None) -> tuple[Segment
 
     if spec.groups == 1 or f % BLOCK == 0:
         for group in range(spec.groups):
-            words = Words.of(group * c, (group + 1) * c)
+            words = words_of(group * c, (group + 1) * c)
             for p in passes(-(-f // BLOCK) * BLOCK, words.count, size):
                 found.append(Segment(group * f + p.first, p, p.count, words, at, taps))
                 at += found[-1].tile_bytes * p.count
         return tuple(found)
     for first in range(0, spec.out_channels, BLOCK):
         groups = first // f, (min(first + BLOCK, spec.out_channels) - 1) // f + 1
-        words = Words.of(groups[0] * c, groups[1] * c)
+        words = words_of(groups[0] * c, groups[1] * c)
         (p,) = passes(BLOCK, words.count, BLOCK // isa.vector_length)
         found.append(Segment(first, p, 1, words, at, taps))
         at += found[-1].tile_bytes
@@ -155,7 +129,7 @@ def pack(spec: ConvSpec, layout: Sequence[Segment], weight: Weights, bias: Sums,
             end = packed.ends[2 * start : 2 * (start + segment.lanes)]
             end[: stop - start] = bias[start:stop]
             end[segment.lanes : segment.lanes + stop - start] = multipliers[start:stop].view(np.int32)
-            runs = segment.words.runs()
+            runs = segment.words.runs(0)
             first = min(word for word, _ in runs)
             dense = np.zeros((segment.words.count * WORD, kh, kw, segment.lanes), np.int8)
             for group in range(start // f, (stop - 1) // f + 1):
@@ -207,7 +181,7 @@ class DirectBytes:
         packed = pack(spec, segments(spec, tile_isa(isa, product)), weight, own, multipliers)
         return DirectBytes(spec, isa, Dots(product, result), target, packed)
 
-    def at(self, spec: ConvSpec) -> DirectBytes:
+    def at(self, spec: ConvSpec, scratch: Scratch | None = None) -> DirectBytes:
         """The same layer at another input size, padding or batch."""
         return DirectBytes(spec, self.isa, self.dots, self.target, self.packed)
 
@@ -290,7 +264,7 @@ class DirectBytes:
         numbers = walk_numbers(spec.batch, at_x, at_out, nowhere, Epilogue(), items, tiles)
         return bind(run_direct, numbers, fields, packed, x, out)
 
-    def _fill(self, fields: NDArray[np.int64], words: Words, pixel: int, x: Place, out: Place) -> None:
+    def _fill(self, fields: NDArray[np.int64], words: Channels, pixel: int, x: Place, out: Place) -> None:
         """``pixel``: bytes from one input pixel to the next."""
         spec = self.spec
         kh, kw = spec.kernel

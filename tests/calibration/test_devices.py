@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -55,6 +55,7 @@ class FakeWorker:
     software: str = "1"
     machine: Machine = Machine()
     kernels: str = "abc"
+    multiplies: tuple[Literal["uint8"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class FakeSession:
     stretch: float = 1.05
     other_cores: float = 0.0
     kernels: str = "abc"
+    multiplies: tuple[Literal["uint8"], ...] = ()
     read: list[int] = field(default_factory=list)
     """Ranks that measured their disks."""
     without_disk: frozenset[int] = frozenset()

@@ -14,7 +14,8 @@ from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.microbenchmark import NoMailbox, map_program
 from fogconv.frontend import zoo_graphs
 from fogconv.hardware.presets import presets
-from fogconv.hardware.topology import HERE, Device, Topology
+from fogconv.hardware.profile import Profile
+from fogconv.hardware.topology import HERE, Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, MapSpec
 from fogconv.ir.precision.elements import Element
 from fogconv.quantization.precision import for_shapes
@@ -86,3 +87,16 @@ def test_ranks_without_an_instruction_are_named_with_what_it_costs() -> None:
         "as in fp32"
     )
     assert without_instruction(graph, topology, dict.fromkeys(range(5), ())).startswith("5 of the ranks have no instruction")
+
+
+def test_what_a_profile_knows_of_instructions_is_kept_and_said() -> None:
+    graph = for_shapes(zoo_graphs.graph("squeezenet1_1"), "bf16")
+    rates = {"default": 1e-9, "bf16_default": 3e-9}
+    unknown, without = Device("r0", rates), Device("r1", rates, multiplies=("uint8",))
+    topology = Topology((unknown, without, Device("r2", rates, multiplies=("uint8", "bf16"))), default_link=Link(1e-4, 8e-9))
+    again = msgspec.json.decode(msgspec.json.encode(Profile.of(topology)), type=Profile).topology()
+    assert [device.multiplies for device in again.devices] == [None, ("uint8",), ("uint8", "bf16")]
+    assert without_instruction(graph, again) == (
+        "worker 1 has no instruction for bf16: convolutions take 3.00 times as long there as in fp32"
+    )
+    assert not without_instruction(for_shapes(zoo_graphs.graph("squeezenet1_1"), "int8"), again)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fogconv.errors import InputError, PlannerError
-from fogconv.hardware.topology import Topology
+from fogconv.frontend import zoo_graphs
+from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, Region, Span, subtract
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv, Tensor
@@ -28,6 +29,7 @@ from fogconv.planning.planner import plan
 from fogconv.planning.schemes import Scheme
 from fogconv.planning.search import MOST_RANKS
 from fogconv.planning.strategies.option import weight_elements
+from fogconv.quantization.precision import for_shapes
 from tests.chains import chain
 from tests.graph_reference import run_graph
 from tests.program_reference import run
@@ -310,3 +312,18 @@ def test_ranks_that_share_one_machines_cores_gain_nothing(scheme: str, threads: 
     assert predicted(plan(graph, apart, PlanOptions(scheme))) < 0.7 * alone
     assert predicted(plan(graph, together, PlanOptions(scheme, threshold=0.0))) >= alone
     assert plan(graph, together, PlanOptions(scheme)).active_ranks == {0} or scheme == "depth"
+
+
+def test_two_ranks_share_a_network_that_is_not_worth_the_messages_of_five() -> None:
+    """ResNet-18 in 8 bits at 100 Mbit/s, where a message takes 0.4 ms of a node that computes it in 52: five took as long
+    as one, and the search did not look at fewer."""
+    graph = for_shapes(zoo_graphs.graph("resnet18"), "int8")
+    rates = {"copy_s_per_byte": 1e-9, "step_s": 1e-4, "message_s": 4e-4}
+    rates |= {"send_s_per_byte": 2e-9, "receive_s_per_byte": 2e-9}
+    devices = tuple(Device(f"n{rank}", {"default": 2.5e-11}, **rates) for rank in range(5))
+    topology = Topology(devices, default_link=Link(2e-4, 8e-8))
+    alone, found = (plan(graph, topology, PlanOptions(scheme)) for scheme in ("local", "auto"))
+    assert found.predicted_s is not None and alone.predicted_s is not None
+    assert found.predicted_s < 0.95 * alone.predicted_s
+    assert len({work.rank for placement in found.placements for work in placement.work}) < 5
+    assert found.ranks == 5 and found.scheme == "auto"

@@ -16,6 +16,7 @@ from fogconv.ir.program import Program
 from fogconv.kernels.maps.blocked import Blocked
 from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.elementwise import bind_affine
+from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.quantized import elementwise, pooling, reference
 from fogconv.kernels.quantized.conv import PreparedBytes, prepare
 from fogconv.kernels.quantized.numbers import Floats, Scale, Target, multiplier, multipliers
@@ -58,7 +59,14 @@ def _conv(binder: Binder, step: steps.Conv) -> Bound:
     return bound
 
 
-def prepared(step: steps.Conv, program: Program, weights: Mapping[str, Any], threads: int) -> PreparedBytes:
+def prepared(
+    step: steps.Conv,
+    program: Program,
+    weights: Mapping[str, Any],
+    threads: int,
+    algorithm: str | None = None,
+    scratch: Scratch | None = None,
+) -> PreparedBytes:
     """An 8-bit conv with its weights packed."""
     read, made = program.buffers[step.source].precision, program.buffers[step.target].precision
     factors, bounds = None, None
@@ -68,7 +76,14 @@ def prepared(step: steps.Conv, program: Program, weights: Mapping[str, Any], thr
         factors = _factors(weights[step.scales], read.scale, made)
         bounds = target_of(made, step.activation) if made.quantized else None
     bias = None if step.bias is None else weights[step.bias]
-    return prepare(step.spec, weights[step.weight], bias, read.zero, multipliers=factors, target=bounds, threads=threads)
+    return prepare(
+        *(step.spec, weights[step.weight], bias, read.zero),
+        multipliers=factors,
+        target=bounds,
+        threads=threads,
+        algorithm=algorithm,
+        scratch=scratch,
+    )
 
 
 def _factors(scales: Any, unit: float, made: Precision) -> Floats:

@@ -138,7 +138,7 @@ def plan(
     with sentences("fogconv plan"):
         from fogconv.analysis.forecast import forecast
         from fogconv.analysis.timeline import draw
-        from fogconv.calibration.narrow import elements_of
+        from fogconv.calibration.narrow import elements_of, without_instruction
         from fogconv.choice.noise import rivals
         from fogconv.planning.planner import plan as make_plan
 
@@ -181,6 +181,7 @@ def plan(
         found = make_plan(graph, topology, options)
         allowed = options.allowed(graph, len(topology))
         found_forecast = forecast(graph, found, topology, allowed)
+        slower = without_instruction(graph, topology)
         others = () if program is not None else rivals(graph, found, topology, options, cluster_hardware.spreads)
         if out is not None:
             _save(found, out)
@@ -193,12 +194,15 @@ def plan(
             from fogconv.cli.output.tables.plan import rivals_json
 
             rates = {"rates": [source.as_json() for source in sources]} if sources else {}
-            print(json_text(found_forecast.as_json() | {"noise": rivals_json(others)} | rates))
+            more = {"noise": rivals_json(others), "precision_note": slower or None}
+            print(json_text(found_forecast.as_json() | more | rates))
         else:
             from fogconv.cli.output.tables.plan import print_plan
 
             print_plan(found_forecast, cluster_hardware.description, others, out=sys.stdout)
             _say_how(graph)
+            if slower:
+                print(slower)
         for path in (out, plot):
             if path is not None:
                 say_written(path)

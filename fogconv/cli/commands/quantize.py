@@ -28,6 +28,12 @@ class Ranges(StrEnum):
     MINMAX = "minmax"
 
 
+class Precision(StrEnum):
+    INT8 = "int8"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
 def quantize(
     model: ModelArgument,
     calibrate: Annotated[
@@ -69,10 +75,19 @@ def quantize(
         typer.Option(
             parser=number("ratio", table.TOLERANCE),
             help="The most noise of a layer's own, as a factor of its signal, by default 0.3 (10 dB); layers above it "
-            "stay in fp32, and so do a few layers that spoil the answer, with at most 5 % of the multiply-adds.",
+            "stay in fp32, and so do a few depthwise convolutions that spoil the answer, with at most 5 % of the "
+            "multiply-adds.",
             rich_help_panel=HOW,
         ),
     ] = None,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="int8. No file is written in 16 bits: fp16 and bf16 need no pictures and no file, see `fogconv run "
+            "--precision`.",
+            rich_help_panel=HOW,
+        ),
+    ] = Precision.INT8,
     threads: Annotated[
         int,
         typer.Option(parser=number("count", table.THREADS), help="Number of threads; 0: all cores.", rich_help_panel=HOW),
@@ -85,6 +100,11 @@ def quantize(
     runtimes, too. Weights have a scale per output channel, maps one each.
     """
     with sentences("fogconv quantize"):
+        if precision is not Precision.INT8:
+            raise InputError(
+                f"no file is written in {precision.value}, which has nothing to calibrate: keep the model as it is, and add "
+                f"--precision {precision.value} to `fogconv run`"
+            )
         if not calibrate:
             raise InputError("quantising needs pictures to measure the model's values with: add --calibrate FOLDER")
         if out is None:
@@ -106,7 +126,7 @@ def quantize(
             tolerance=TOLERANCE if tolerance is None else tolerance,
             threads=threads or cores(),
         )
-        _write(found, out)
+        _write(found, out, network.card.weights_origin)
         if as_json:
             print(json_text(quantization_json(found) | {"out": str(out)}))
         else:
@@ -114,13 +134,13 @@ def quantize(
         say_written(out)
 
 
-def _write(found: Quantized, out: Path) -> None:
+def _write(found: Quantized, out: Path, weights_origin: str) -> None:
     try:
         from fogconv.frontend.onnx.write import write
     except ImportError as error:
         raise DependencyError(f"onnx is not installed: {with_extra('onnx')}") from error
     try:
-        write(found.marked.graph, found.marked.integers, out)
+        write(found.marked.graph, found.marked.integers, out, weights_origin)
     except OSError as error:
         raise InputError(f"--out {out}: can't be written: {error.strerror or error}") from error
 

@@ -176,6 +176,7 @@ def simulate(
     with sentences("fogconv simulate"):
         from fogconv.analysis.trace import write_trace
         from fogconv.analysis.training.step import Medium, training_step
+        from fogconv.calibration.narrow import without_instruction
         from fogconv.cli.output.tables.training import print_training
         from fogconv.ir.memory.swapping import read_bytes
         from fogconv.lowering.lower import lower
@@ -256,12 +257,15 @@ def simulate(
             write_trace(trace, timeline.events, {rank: device.name for rank, device in enumerate(topology.devices)})
         alone_s = make_plan(graph, topology, PlanOptions("local", allow_swap=True)).predicted_s or 0.0
         answer = _answer(model, graph, chosen, timeline, topology, alone_s)
+        answer["precision_note"] = without_instruction(graph, topology) or None
         answer["joules"] = None if beside else joules_per_inference(programs, topology, timeline)
         answer["bytes_read"] = [sum(map(read_bytes, each)) for each in zip(programs, *beside, strict=True)]
         if as_json:
             print(json_text(answer))
         else:
             _show(answer, timeline, cluster.description)
+            if answer["precision_note"]:
+                print(answer["precision_note"])
         if trace is not None:
             say_written(trace)
 

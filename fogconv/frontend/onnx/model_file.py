@@ -15,8 +15,11 @@ from onnx import ModelProto, NodeProto
 from fogconv.errors import ModelError, quoted
 from fogconv.frontend.onnx.input_shapes import Entry, entries_of
 from fogconv.storage.trusted import open_plain
+from fogconv.zoo.card import seeded
 
 OLDEST_OPSET = 9
+WEIGHTS = "fogconv.weights"
+"""The property of a file in which `fogconv.frontend.onnx.write` says that its weights are seeded ones."""
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Operators of other domains are known to neither fogconv nor ONNX Runtime."""
 
@@ -70,6 +73,11 @@ def read_model(
     entries = [value for value in proto.graph.input if value.name not in given]
     inputs, multiple = entries_of(name, proto.graph, entries, size=size, frame=frame, batch=batch, shapes=shapes or {})
     return ModelFile(proto, inputs, tuple(value.name for value in proto.graph.output), multiple)
+
+
+def seeded_origin(model: ModelFile) -> str:
+    """What the file says about its weights where they are seeded ones; else nothing."""
+    return seeded(next((each.value for each in model.proto.metadata_props if each.key == WEIGHTS), ""))
 
 
 def characters(model: ModelFile) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fogconv.errors import ModelError, quoted
+from fogconv.frontend.onnx.model_file import WEIGHTS
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.graph import LayerGraph, Port
 from fogconv.ir.layers import (
@@ -32,6 +33,7 @@ from fogconv.ir.layers import (
     Shuffle,
     Slice,
 )
+from fogconv.zoo.card import seeded
 
 OPSET = 17
 IR_VERSION = 8
@@ -51,15 +53,19 @@ OPERATORS = {
 ATTRIBUTES = {"leaky_relu": ("alpha",)}
 
 
-def model_of(graph: LayerGraph, integers: Mapping[str, Integers]) -> onnx.ModelProto:
-    """``integers`` has the weights of convs on bytes, by the layer's name. Raises ModelError for a layer that has no form in
+def model_of(graph: LayerGraph, integers: Mapping[str, Integers], weights_origin: str = "") -> onnx.ModelProto:
+    """``integers`` has the weights of convs on bytes, by the layer's name; where ``weights_origin`` is that of seeded
+    weights, the file says so. Raises ModelError for a layer that has no form in
     ONNX here."""
-    return _Writer(graph, integers).model()
+    model = _Writer(graph, integers).model()
+    if origin := seeded(weights_origin):
+        helper.set_model_props(model, {WEIGHTS: origin})
+    return model
 
 
-def write(graph: LayerGraph, integers: Mapping[str, Integers], path: Path) -> None:
+def write(graph: LayerGraph, integers: Mapping[str, Integers], path: Path, weights_origin: str = "") -> None:
     """Raises ModelError as `model_of` does, OSError where the file can't be written."""
-    model = model_of(graph, integers)
+    model = model_of(graph, integers, weights_origin)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
 

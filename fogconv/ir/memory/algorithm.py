@@ -8,11 +8,19 @@ machine would choose it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.precision.elements import HALVES
 
+Choose = Callable[[ConvSpec], str]
+"""The algorithm of a conv."""
+
 QUANTIZED = "int8"
-"""The algorithm of 8-bit convs."""
+"""The algorithm of 8-bit convs: direct, from weights of 8 bits."""
+
+QUANTIZED_WINOGRAD = "int8_winograd4"
+"""Their other one: F(4×4, 3×3) in integers of 16 bits, which gives the same bits."""
 
 HALF = "half"
 """Direct convolution in 16 bits, from weights of 16 bits. Winograd's algorithm has its own in fp32, of these maps, too: on
@@ -30,6 +38,9 @@ QUAD = 4
 FEWEST_CHANNELS = 12
 """The least number of input channels for which Winograd's transforms can pay."""
 
+FEWEST_BYTES = 32
+"""The same for bytes, input and output channels."""
+
 LINE_CYCLES = ((256 * 1024, 1.0), (8 * 1024 * 1024, 3.0), (1 << 62, 6.0))
 """Weights of up to so many bytes: cycles to read a line of 16 floats (from the second-level cache, the third, memory)."""
 
@@ -42,6 +53,9 @@ TRANSFORM_CYCLES = {BLOCK: {2: (4.0, 3.0), 4: (4.0, 3.0)}, 4: {2: (3.7, 3.1), 4:
 per transformed dimension. Vectors of 4 floats: means of a Cortex-A72 and a Neoverse-N1 (`python -m bench.neon`), whose
 registers do not hold F(4×4)'s tile. From fp16 an input's takes 1.3 times as long on both by the model: 3 % of a layer of 64
 channels, and less of deeper ones. It is not counted."""
+
+SHORT_TRANSFORM_CYCLES = (3.0, 6.0)
+"""The same of 8-bit convs, on vectors of 16 integers of 16 bits, and back of 32."""
 
 WINOGRAD_CYCLES = {BLOCK: (1.1, 2.0), 4: (1.0, 1.0)}
 """By the floats of a vector: Winograd's products over direct ones of the same number, and its weights, read from as many
@@ -116,9 +130,9 @@ def winograd_sets(spec: ConvSpec, elements: int, tiles: int) -> tuple[int, ...]:
 
 def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
     """The algorithms that can run a spec and might be the fastest for it, the most general first. ``lanes``: of a vector.
-    8-bit convs have one, which is exact. Depthwise and small groups in 16 bits are computed as those in fp32 are."""
+    Those of 8-bit convs are exact. Depthwise and small groups in 16 bits are computed as those in fp32 are."""
     if spec.element == "uint8":
-        return (QUANTIZED,)
+        return (QUANTIZED, QUANTIZED_WINOGRAD) if _by_shorts(spec, lanes) else (QUANTIZED,)
     half = spec.element in HALVES and not _by_few(spec, lanes)
     if is_linear(spec):
         return (HALF,) if half else ("linear",)
@@ -130,6 +144,17 @@ def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
     if spec.in_channels >= FEWEST_CHANNELS and winograd_outputs(spec, 4):
         return (direct, "winograd2", "winograd4")
     return (direct,)
+
+
+def _by_shorts(spec: ConvSpec, lanes: int) -> bool:
+    """Whether Winograd's algorithm in 16-bit integers may pay: vectors of 4 lanes mean a CPU that multiplies them no faster
+    than it sums products of bytes, or one with too few registers."""
+    return (
+        lanes >= 2 * QUAD
+        and spec.kernel == (3, 3)
+        and min(spec.in_channels, spec.out_channels) >= FEWEST_BYTES
+        and winograd_outputs(spec, 4) is not None
+    )
 
 
 def _by_few(spec: ConvSpec, lanes: int) -> bool:
@@ -168,6 +193,8 @@ def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK, together: int = 1
     """
     line = HALF_RATE if half_rate else 1.0
     products = spec.in_channels * -(-spec.out_channels // QUAD) * QUAD / BLOCK
+    if algorithm in (QUANTIZED, QUANTIZED_WINOGRAD):
+        return _byte_cycles(spec, algorithm, products)
     outputs = _outputs(spec, algorithm)
     if outputs is None:
         lines = spec.kernel[0] * spec.kernel[1] * products / (together if algorithm == HALF else 1)
@@ -182,9 +209,26 @@ def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK, together: int = 1
     return product * down * across * elements * products + transforms + reading
 
 
+def _byte_cycles(spec: ConvSpec, algorithm: str, products: float) -> float:
+    """`cycles` of 8-bit convs: four products of bytes in the time of one of fp32, or two of 16-bit integers."""
+    if algorithm == QUANTIZED:
+        taps = spec.kernel[0] * spec.kernel[1]
+        return spec.out_height * spec.out_width * taps * products / 4 + _reading(taps * products / 4)
+    outputs = (4, 4)
+    elements = winograd_elements(spec, outputs)
+    down, across = winograd_tiles(spec, outputs)
+    into, back = SHORT_TRANSFORM_CYCLES
+    transforms = down * across * elements * (into * blocks(spec.in_channels) + back * blocks(spec.out_channels))
+    sets = _number_of_sets(spec, elements, spec.batch * down * across)
+    reading = WINOGRAD_CYCLES[BLOCK][1] * sets * _reading(elements * products / 2) / spec.batch
+    return WINOGRAD_CYCLES[BLOCK][0] * down * across * elements * products / 2 + transforms + reading
+
+
 def packed_bytes(spec: ConvSpec, algorithm: str) -> int:
     """At most so many bytes hold a conv's weights and bias as this algorithm reads them."""
     f, c = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    if algorithm == QUANTIZED_WINOGRAD:
+        return blocks(f) * BLOCK * (-(-c // 2) * winograd_elements(spec, (4, 4)) + 2) * BYTES_PER_ELEMENT
     if algorithm == QUANTIZED:
         # Groups of 4 input channels, one block of output channels for each group; beside them bias and multiplier.
         wide = spec.out_channels if spec.depthwise else spec.groups * blocks(f) * BLOCK
@@ -235,7 +279,8 @@ def _most_tiles(spec: ConvSpec, elements: int) -> int:
 
 
 def _outputs(spec: ConvSpec, algorithm: str) -> tuple[int, int] | None:
-    return winograd_outputs(spec, int(algorithm[-1])) if algorithm in ("winograd2", "winograd4") else None
+    by_tiles = algorithm in ("winograd2", "winograd4", QUANTIZED_WINOGRAD)
+    return winograd_outputs(spec, int(algorithm[-1])) if by_tiles else None
 
 
 def _reading(lines: float) -> float:

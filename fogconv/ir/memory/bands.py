@@ -7,8 +7,8 @@ A map between two such steps is never there as a whole: its rows of a band lie i
 the next band reads again are moved up. The steps of a band are the program's own, on fewer rows, so that the result is the
 same to the last bit. Each thread computes rows of the last map of its own, and those of the maps between that these need.
 
-Convs that Winograd's algorithm may compute are left as they are: it has sets of tiles of its own, and reads all of its
-weights for each. A map that a second step reads is kept, too.
+Convs that Winograd's algorithm may compute are left as they are, those on bytes where it does: it has sets of tiles of its
+own, and reads all of its weights for each. A map that a second step reads is kept, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import NARROW, Span
-from fogconv.ir.memory.algorithm import candidates, packed_bytes
+from fogconv.ir.memory.algorithm import QUANTIZED, Choose, candidates, cheapest, packed_bytes
 from fogconv.ir.memory.sharing import NOWHERE, buffer_bytes, cleared, memories
 from fogconv.ir.program import Program, buffers_of
 
@@ -74,12 +74,12 @@ class Banded:
     cleared: Mapping[int, tuple[int, ...]]
 
 
-def banded(program: Program, threads: int = 1) -> Banded:
-    """How so many threads of one rank compute a program."""
+def banded(program: Program, threads: int = 1, choose: Choose = cheapest) -> Banded:
+    """How so many threads of one rank compute a program; ``choose``: the algorithm of a conv on bytes."""
     walks: list[Walk] = []
     buffers, memory = list(program.buffers), dict[int, str]()
     between: set[int] = set()
-    for first, count in _runs(program):
+    for first, count in _runs(program, choose):
         plan = _Plan(program, first, count, len(buffers))
         shares = plan.shares(threads)
         if shares is None:
@@ -103,7 +103,7 @@ def banded(program: Program, threads: int = 1) -> Banded:
     return Banded(tuple(buffers), tuple(places), sizes, tuple(walks), clearings)
 
 
-def _runs(program: Program) -> Iterator[tuple[int, int]]:
+def _runs(program: Program, choose: Choose) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of which each reads what the one before it made, and no other step does."""
     users: dict[int, list[int]] = {}
     for number, step in enumerate(program.steps):
@@ -111,17 +111,17 @@ def _runs(program: Program) -> Iterator[tuple[int, int]]:
             users.setdefault(buffer, []).append(number)
     first = 0
     for number in range(1, len(program.steps) + 1):
-        if number < len(program.steps) and _linked(program, number - 1, users):
+        if number < len(program.steps) and _linked(program, number - 1, users, choose):
             continue
         if number - first > 1:
             yield first, number - first
         first = number
 
 
-def _linked(program: Program, number: int, users: Mapping[int, Sequence[int]]) -> bool:
+def _linked(program: Program, number: int, users: Mapping[int, Sequence[int]], choose: Choose) -> bool:
     """Whether the map between a step and the next one need not be there as a whole."""
     step, reader = program.steps[number : number + 2]
-    if not (_by_rows(program, step) and _by_rows(program, reader)):
+    if not (_by_rows(program, step, choose) and _by_rows(program, reader, choose)):
         return False
     assert isinstance(step, ir.Conv | ir.Pool) and isinstance(reader, ir.Conv | ir.Pool)
     held = program.buffers[step.target].region
@@ -137,12 +137,14 @@ def _linked(program: Program, number: int, users: Mapping[int, Sequence[int]]) -
     )
 
 
-def _by_rows(program: Program, step: ir.AnyStep) -> bool:
+def _by_rows(program: Program, step: ir.AnyStep, choose: Choose) -> bool:
     """Whether some rows of its target can be computed as well as all, by one kernel."""
     if {program.buffers[buffer].precision.element for buffer in buffers_of(step)} not in ({"fp32"}, {"uint8"}):
         return False
     if isinstance(step, ir.Conv):
         known = candidates(step.spec)
+        if known[0] == QUANTIZED and choose(step.spec) == QUANTIZED:
+            known = known[:1]
         if len(known) > 1 or known[0] in ("linear", "grouped") or step.weight in program.swapped:
             return False
         return packed_bytes(step.spec, known[0]) <= WEIGHT_BYTES

@@ -6,14 +6,14 @@ A plan that the planner finds to fit is one that the worker accepts, as both ask
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.layout import MASTER
-from fogconv.ir.memory.algorithm import cheapest, compact, packed_bytes, scratch_elements
+from fogconv.ir.memory.algorithm import QUANTIZED, Choose, cheapest, compact, packed_bytes, scratch_elements
 from fogconv.ir.memory.bands import banded
 from fogconv.ir.memory.sharing import memory_bytes
 from fogconv.ir.memory.widening import widened_elements
@@ -63,9 +63,6 @@ class Packing(NamedTuple):
 SHIPPED_BYTES = 32 << 20
 """The most bytes of weights on their way to one rank; there is room for one more weight."""
 
-Choose = Callable[[ConvSpec], str]
-"""The algorithm of a conv."""
-
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -109,10 +106,23 @@ def room(limit_bytes: int) -> int:
 def packings(program: Program, choose: Choose = cheapest) -> dict[Packing, ConvSpec]:
     """Every packing that a program's convs need, with a spec that needs it; those that only a loss would need included."""
     swapped = frozenset(program.swapped)
-    return {
-        Packing.of(program, conv, compact(conv.spec) if conv.weight in swapped else choose(conv.spec)): conv.spec
-        for conv in _convs(program)
-    }
+    found: dict[Packing, ConvSpec] = {}
+    of_bytes: dict[Packing, ConvSpec] = {}
+    for conv in _convs(program):
+        if conv.spec.element == "uint8":
+            layer = Packing.of(program, conv, QUANTIZED)
+            of_bytes[layer] = max(of_bytes.get(layer, conv.spec), conv.spec, key=lambda spec: spec.output_elements)
+        else:
+            found[Packing.of(program, conv, compact(conv.spec) if conv.weight in swapped else choose(conv.spec))] = conv.spec
+    for layer, spec in of_bytes.items():
+        found[layer._replace(algorithm=compact(spec) if layer.weight in swapped else choose(spec))] = spec
+    return found
+
+
+def byte_packings(program: Program, choose: Choose) -> dict[Packing, Packing]:
+    """For each packing of an 8-bit conv by the algorithm `QUANTIZED`, the one that all parts of this layer share: the
+    largest part's. Both algorithms give the same bits, and one of them takes eight times the memory of the other."""
+    return {packing._replace(algorithm=QUANTIZED): packing for packing in packings(program, choose) if packing.precisions}
 
 
 def footprint(
@@ -129,7 +139,8 @@ def footprint(
     absent = {packing: spec for packing, spec in needed.items() if packing not in packed}
     swapped, slices = frozenset(program.swapped), _Slices()
     new = {packing: spec for packing, spec in absent.items() if packing.weight not in swapped}
-    scratch = max((scratch_elements(conv.spec, choose(conv.spec)) for conv in _convs(program)), default=0)
+    algorithms = {packing._replace(algorithm=QUANTIZED): packing.algorithm for packing in needed if packing.precisions}
+    scratch = max((_scratch(program, conv, algorithms, choose) for conv in _convs(program)), default=0)
     widened = max((widened_elements(program, step) for step in program.steps), default=0)
     used_packed = {packing.weight for packing in needed}
     arrays = [math.prod(step.shape) for step in program.steps if isinstance(step, ir.ArrayRecv)]
@@ -147,7 +158,7 @@ def footprint(
     for packing, spec in needed.items():
         if packing.weight in swapped:
             slices.add(packed_bytes(spec, packing.algorithm), sizes[packing.weight] if packing in absent else 0)
-    maps = memory_bytes(program) if whole_maps else banded(program, threads).sizes
+    maps = memory_bytes(program) if whole_maps else banded(program, threads, choose).sizes
     stay = plain + sum(sizes[weight] for weight in {packing.weight for packing in new})
     return Footprint(
         packed=sum(packed_bytes(spec, packing.algorithm) for packing, spec in new.items()),
@@ -163,6 +174,12 @@ def footprint(
         # The master has its weights already.
         arrival=stay + SHIPPED_BYTES + slices.transit if slices.transit and program.rank != MASTER else 0,
     )
+
+
+def _scratch(program: Program, conv: ir.Conv, algorithms: Mapping[Packing, str], choose: Choose) -> int:
+    """Elements; ``algorithms``: of 8-bit layers."""
+    layer = Packing.of(program, conv, QUANTIZED)
+    return scratch_elements(conv.spec, algorithms.get(layer) or choose(conv.spec))
 
 
 @dataclass(slots=True)

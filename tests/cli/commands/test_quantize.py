@@ -6,9 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+import fogconv
+from fogconv.hardware.profile import Profile
+from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.kernels.codegen.isa import host_isa
 from fogconv.quantization.plain_form import plain_form
 from tests.cli import program
@@ -45,6 +49,17 @@ def test_a_quantised_model_is_written_and_runs_on_bytes(folder: Path) -> None:
     assert json.loads(ran.stdout)["precision"]["share"] == 1.0
 
 
+def test_a_file_says_that_its_weights_are_seeded_ones(folder: Path) -> None:
+    pictures = ("--calibrate", "coffee", "--size", "48")
+    written = program.call("quantize", "squeezenet1_1", "--weights", "random", *pictures, "--out", "seeded.onnx")
+    assert written.exit_code == 0, written.stderr
+    ran = program.call("run", "seeded.onnx", "--image", "coffee", "--workers", "0", "--repeat", "1", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["weights"] == "random (seed 0), as saved in seeded.onnx"
+    assert said["top5_note"] == "class scores of random weights, meaningless"
+
+
 def test_a_table_has_a_line_for_each_layer(folder: Path) -> None:
     found = program.call("quantize", "net.onnx", "--calibrate", "pictures", "-o", "q.onnx")
     assert found.exit_code == 0, found.stderr
@@ -77,6 +92,8 @@ def test_a_model_runs_in_16_bits_without_pictures(half: str, folder: Path) -> No
     ("arguments", "sentence"),
     [
         (("quantize", "net.onnx"), "needs pictures"),
+        (("quantize", "net.onnx", "--precision", "fp16"), "add --precision fp16 to `fogconv run`"),
+        (("quantize", "net.onnx", "--precision", "bf16", "--out", "x.onnx"), "no file is written in bf16"),
         (("quantize", "net.onnx", "--calibrate", "coffee"), "--out"),
         (("quantize", "net.onnx", "--calibrate", "empty", "--out", "x.onnx"), "has no picture"),
         (("quantize", "net.onnx", "--calibrate", "small.npy", "--out", "x.onnx"), "has the shape (3, 8, 8)"),
@@ -105,6 +122,25 @@ def test_a_rank_without_the_instruction_is_named_with_what_it_costs(
         rf"the master and worker 1 have no instruction for {precision}: convolutions take [\d.]+( to [\d.]+)? times as long"
     )
     assert re.match(wanted, json.loads(found.stdout)["precision_note"])
+
+
+def test_a_plan_and_a_simulation_by_a_profile_name_the_ranks_without_the_instruction(tmp_path: Path) -> None:
+    rates = {"default": 1e-9, "int8_default": 2e-9}
+    devices = tuple(Device(f"r{rank}", rates, multiplies=() if rank else ("uint8",)) for rank in range(2))
+    file = tmp_path / "profile.json"
+    file.write_bytes(msgspec.json.encode(Profile.of(Topology(devices, default_link=Link(1e-4, 8e-9)))))
+    said = "worker 1 has no instruction for int8: convolutions take 2.00 times as long there as in fp32"
+    for command in ("plan", "simulate"):
+        options = (command, "squeezenet1_1", "--size", "48", "--profile", str(file))
+        found = program.call(*options, "--precision", "int8", "--json")
+        assert found.exit_code == 0, found.stderr
+        assert json.loads(found.stdout)["precision_note"] == said
+        assert said in program.call(*options, "--precision", "int8").stdout
+        assert json.loads(program.call(*options, "--json").stdout)["precision_note"] is None
+    model = fogconv.plan(
+        "squeezenet1_1", Topology(devices, default_link=Link(1e-4, 8e-9)), size=48, precision="int8", weights="random"
+    )
+    assert model.precision_note == said
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])

@@ -9,13 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from fogconv.ir.geometry import BLOCK, ConvSpec, PoolSpec
+from fogconv.ir.memory.algorithm import QUANTIZED, QUANTIZED_WINOGRAD
 from fogconv.kernels.codegen.isa import AVX512, Isa
-from fogconv.kernels.maps import blocked
+from fogconv.kernels.maps import blocked, scratch
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.quantized import depthwise, direct, elementwise, pooling
 from fogconv.kernels.quantized.arithmetic import Product
 from fogconv.kernels.quantized.conv import prepare
 from fogconv.kernels.quantized.numbers import Scale, Target
+from fogconv.kernels.quantized.winograd import kernel as winograd
 from tests.kernels import guarded
 from tests.kernels.quantized.byte_maps import ways
 
@@ -33,9 +35,23 @@ SPECS = (
 )
 
 
-def run(spec: ConvSpec, isa: Isa, product: Product) -> None:
+BY_TILES = (
+    ConvSpec(21, 37, 5, 7, (3, 3), (1, 1), P1, batch=2),
+    ConvSpec(32, 16, 8, 8, (3, 3), (1, 1), (0, 2, 0, 2)),
+)
+
+
+def run(spec: ConvSpec, isa: Isa, product: Product, algorithm: str = QUANTIZED) -> None:
     weight, factors = np.ones(spec.weight_shape, np.int8), np.full(spec.out_channels, 1e-3, np.float32)
-    prepared = prepare(spec, weight, None, 3, multipliers=factors, target=Target(9), threads=2, isa=isa, product=product)
+    prepared = prepare(
+        *(spec, weight, None, 3),
+        multipliers=factors,
+        target=Target(9),
+        threads=2,
+        isa=isa,
+        product=product,
+        algorithm=algorithm,
+    )
     for lanes in {BLOCK, prepared.wanted_lanes}:
         prepared.run(Blocked.empty(*spec.input_shape, Margin(*spec.padding), lanes, np.uint8, 3), prepared.empty_output())
 
@@ -70,7 +86,7 @@ def run_maps(channels: int, height: int, width: int) -> None:
 
 
 def main() -> None:
-    for module in (blocked, depthwise, direct, elementwise):
+    for module in (blocked, depthwise, direct, elementwise, scratch, winograd):
         module.aligned_zeros = guarded.guarded_zeros if module is elementwise else _whole_pixels  # type: ignore[attr-defined]
     for flush in (True, False):
         guarded.at_end = flush
@@ -80,6 +96,10 @@ def main() -> None:
             for isa, product in ways():
                 if product is not Product.PLAIN and (isa, product) != (AVX512, Product.PAIRS):
                     run(spec, isa, product)
+        for spec in BY_TILES:
+            for isa, product in ways():
+                if (isa, product) != (AVX512, Product.PAIRS):
+                    run(spec, isa, product, QUANTIZED_WINOGRAD)
 
 
 def _whole_pixels(shape: tuple[int, ...], alignment: int = 64, kind: object = np.float32) -> np.ndarray:

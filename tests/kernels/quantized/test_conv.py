@@ -37,7 +37,13 @@ IDS = {"ids": lambda value: value.name if isinstance(value, Isa) else str(value)
 
 
 def check(
-    spec: ConvSpec, seed: int, result: Result, threads: int = 1, isa: Isa | None = None, by: Product | None = None
+    spec: ConvSpec,
+    seed: int,
+    result: Result,
+    threads: int = 1,
+    isa: Isa | None = None,
+    by: Product | None = None,
+    algorithm: str | None = None,
 ) -> None:
     rng = np.random.default_rng(seed)
     x, weight = random_bytes(rng, *spec.input_shape), random_weights(rng, *spec.weight_shape)
@@ -55,6 +61,7 @@ def check(
         threads=threads,
         isa=isa,
         product=by,
+        algorithm=algorithm,
     )
     lanes = prepared.wanted_lanes if seed % 2 else 16
     # No byte of the lanes beyond the last channel may matter, nor what lies around the padding.
