@@ -7,14 +7,13 @@ the difference of those numbers, is the time of one conv, between maps in the la
 exception: its models are the same files, through its engine.
 
 Times are seconds of the processor, so that other work on the same core does not count as a runtime's. Of all inferences of a
-model the fastest tenth counts, because that work leaves cold caches behind: a difference of medians would be mostly theirs.
+model the fastest counts, because that work leaves cold caches behind: a difference of medians would be mostly theirs.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,8 +28,11 @@ from bench.peers.process import Process
 from bench.peers.runtimes import RUNTIMES
 
 OURS = "fogconv"
-FEW, MANY = 2, 6
-"""Convs in the two models. Two, because the weights of one alone would stay in the cache from call to call."""
+FEW = 2
+"""Convs in the smaller model. The weights of one alone would stay in the cache from call to call."""
+DIFFERENCE_S, MACS_PER_S, MOST_FOURS = 3e-4, 5e10, 8
+"""The larger one has so many more that the difference takes about so long on a core of this rate, but at most so many times
+four: what a call costs varies by microseconds."""
 TURN_S = 0.02
 """A turn of one model takes about so long, or `MOST` inferences."""
 LEAST, MOST = 3, 60
@@ -39,11 +41,11 @@ MOST_ERROR = 1e-3
 
 def compared(case: Case, processes: Mapping[str, Process], folder: Path, rounds: int) -> dict[str, Any]:
     """One row: microseconds by runtime, fogconv's time over that of the fastest other one, errors against float64."""
-    models = {convs: folder / f"{convs}" for convs in (FEW, MANY)}
+    models = {convs: folder / f"{convs}" for convs in (FEW, many(case))}
     forms = {RUNTIMES[name].forms[FP32] for name in processes}
     missing: dict[str, str] = {}
     for convs, path in models.items():
-        missing |= conv_models.write(case, convs, MANY, path, forms)
+        missing |= conv_models.write(case, convs, max(models), path, forms)
     errors: dict[str, float] = {}
     left_out: dict[str, str] = {}
     counts: dict[str, dict[int, int]] = {}
@@ -63,14 +65,14 @@ def compared(case: Case, processes: Mapping[str, Process], folder: Path, rounds:
             continue
         errors[name] = error
         counts[name] = {convs: min(MOST, max(LEAST, round(TURN_S / seconds))) for convs, seconds in warm.items()}
-    found: dict[str, dict[int, list[float]]] = {name: {convs: [] for convs in models} for name in errors}
+    fastest = {name: dict.fromkeys(models, float("inf")) for name in errors}
     for _ in range(rounds):
-        for name, seconds in found.items():
+        for name, seconds in fastest.items():
             for convs, path in models.items():
-                seconds[convs] += processes[name].processor_seconds(path, counts[name][convs])
+                seconds[convs] = min(seconds[convs], *processes[name].processor_seconds(path, counts[name][convs]))
     for name in errors:
         processes[name].close_models()
-    times = {name: each_conv(seconds) for name, seconds in found.items()}
+    times = {name: each_conv(seconds) for name, seconds in fastest.items()}
     return {
         "conv": case.label,
         "times_us": {name: 1e6 * seconds for name, seconds in times.items()},
@@ -80,10 +82,15 @@ def compared(case: Case, processes: Mapping[str, Process], folder: Path, rounds:
     }
 
 
-def each_conv(seconds: Mapping[int, Sequence[float]]) -> float:
-    """Seconds of one conv, from those of all inferences of the two models by their numbers of convs."""
-    few, many = (statistics.quantiles(seconds[convs], n=10, method="inclusive")[0] for convs in (FEW, MANY))
-    return (many - few) / (MANY - FEW)
+def many(case: Case) -> int:
+    """Convs in the larger model, a multiple of `FEW`."""
+    return FEW + 4 * min(MOST_FOURS, -(-int(DIFFERENCE_S * MACS_PER_S) // (4 * case.spec.macs)))
+
+
+def each_conv(seconds: Mapping[int, float]) -> float:
+    """Seconds of one conv, from those of the two models by their numbers of convs."""
+    few, more = sorted(seconds)
+    return (seconds[more] - seconds[few]) / (more - few)
 
 
 def ratio_to_best(times: Mapping[str, float]) -> float | None:
