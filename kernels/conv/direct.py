@@ -36,7 +36,7 @@ from fogconv.kernels.conv.half_tile import FLUSHED, LANES, HalfTile, half_tile_a
 from fogconv.kernels.conv.halves import paired
 from fogconv.kernels.conv.packed_weights import Channels, PackedWeights, pack_weights, product_steps
 from fogconv.kernels.conv.tile_walk import part, run_direct, share, tile_table, walk_numbers
-from fogconv.kernels.conv.tiling import Pass, plan_passes
+from fogconv.kernels.conv.tiling import Pass, fixed_vectors, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, blocks
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
@@ -82,7 +82,8 @@ class DirectKernel:
         spec: ConvSpec, isa: Isa, weight: Array, bias: Array | None, activation: str | None, *, reads: Element = "fp32"
     ) -> DirectKernel:
         """``reads``: of what the maps are that it reads, see `reads_of`."""
-        vectors = _plan(spec, isa, 1 if reads == "fp16" else None, reads == "bf16")[0].vectors
+        fixed = {"fp32": fixed_vectors(isa, weight.shape[1], spec.out_channels // spec.groups), "fp16": 1}.get(reads)
+        vectors = _plan(spec, isa, fixed, reads == "bf16")[0].vectors
         if reads != "bf16":
             packed = pack_weights(weight, bias, spec.groups, isa, vectors)
             return DirectKernel(spec, isa, activation, replace(packed, eights=reads == "fp16"))

@@ -13,7 +13,9 @@ from fogconv.errors import GeometryError, KernelError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import conv2d, prepare_conv2d, reference
 from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_isa
+from fogconv.kernels.conv import tiling
 from fogconv.kernels.conv.autotune import parse
+from fogconv.kernels.conv.direct import DirectKernel
 from fogconv.kernels.conv.select import candidates, choose, prepare_kernel
 from fogconv.kernels.conv.tuning_table import key
 from fogconv.kernels.conv.winograd import form_of
@@ -350,6 +352,24 @@ def test_a_shard_that_its_kernel_covers_by_chance_can_still_change_its_size() ->
         each.run(pack(np.ascontiguousarray(part), each.wanted_margin), out)
         exact = reference.activate(reference.conv2d(part, weight, bias, each.spec), "relu")
         assert error(unpack(out), exact) <= WINOGRAD4
+
+
+def test_groups_of_three_vectors_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where cores multiply at half the rate (see `fogconv.kernels.conv.tiling`), but not for few or many channels."""
+    found = {}
+    for rate in (False, True):
+        monkeypatch.setattr(tiling, "half_rate", lambda isa, rate=rate: rate)
+        for channels in (4, 40, 1040):
+            spec = ConvSpec(channels, 150, 6, 5, (1, 1))
+            x, weight, bias = sample(spec)
+            kernel = DirectKernel.prepare(spec, AVX512, weight, bias, "relu")
+            assert (kernel.passes[0].vectors == 3) == (rate and channels == 40)
+            assert np.array_equal(kernel.unpack()[0], weight)
+            out = Blocked.empty(*spec.output_shape)
+            kernel.bind(pack(x), out, None, 0, 1)()
+            found[rate, channels] = unpack(out)
+    for channels in (4, 40, 1040):
+        assert np.array_equal(found[False, channels], found[True, channels])
 
 
 def test_strict_precision_never_uses_winograd() -> None:
