@@ -1,12 +1,14 @@
 """Other runtimes on one device, in turns: A B C … A B C, each its own process, all on the same cores.
 
     python -m bench.peers --net resnet50 [--threads 2] [--pause 1] [--precision int8] [--rounds 15] [--json]
+    python -m bench.peers --convs [--net resnet50] [--only 3x3s2] [--runtimes fogconv torch] [--keep FILE] [--quick] [--json]
 
 The extra `peers` has the runtimes; those that are not installed, or that can't read the model, are left out, and named.
 LiteRT's files are written by litert_torch, which is installed apart. Weights and picture are the same and seeded; errors
 are against torch in float64. ``ratio_to_best``: fogconv's time ÷ that of the fastest other runtime, the median over the
 rounds. With ``--pause`` every inference comes after so many seconds of sleep. In 8 bits every runtime has its own
-quantiser, on the same pictures (`bench.peers.model_files`), and its error is beside its time.
+quantiser, on the same pictures (`bench.peers.model_files`), and its error is beside its time. With ``--convs`` every
+distinct conv of five networks, or of one, is compared by itself (`bench.peers.convs`).
 """
 
 from __future__ import annotations
@@ -14,9 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,54 +24,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.contestants import MALLOC
-from bench.peers import model_files
+from bench.peers import convs, model_files
 from bench.peers.model_files import FP32, INT8, PRECISIONS
+from bench.peers.process import Process
 from bench.peers.runtimes import RUNTIMES
 from fogconv.errors import InputError
 
+NETS = ("resnet50", "vgg16", "inception_v3", "mobilenet_v2", "efficientnet_lite0")
 OURS = "fogconv"
 EACH_TURN = 3
 WARM_UP = 5
 MOST_ERROR = {FP32: 1e-3, INT8: 1.0}
 """A runtime with a larger error computes something else, by precision; of the greatest number in the answer."""
-
-
-class Process:
-    """One runtime's process, on so many cores."""
-
-    def __init__(self, stack: ExitStack, name: str, folder: Path, threads: int, precision: str) -> None:
-        environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
-        cores = sorted(os.sched_getaffinity(0))[-threads:]
-        command = [sys.executable, "-m", "bench.peers.one_runtime", name, str(folder), str(threads), precision]
-        log = stack.enter_context((folder / f"{name}.log").open("w"))
-        self._process = stack.enter_context(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-                preexec_fn=lambda: os.sched_setaffinity(0, cores),
-            )
-        )
-        self._log = folder / f"{name}.log"
-        stack.callback(self._process.terminate)
-
-    def ask(self, question: str) -> Any:
-        """The answer. Raises RuntimeError, with the last line that it printed, where the process ends."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.write(question + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(lines[-1][:200] if lines else "it ended and printed nothing")
-        return json.loads(line)
 
 
 def measure(net: str, threads: int, pause_s: float, rounds: int, precision: str = FP32) -> dict[str, Any]:
@@ -94,8 +58,8 @@ def measure(net: str, threads: int, pause_s: float, rounds: int, precision: str 
                 continue
             process = Process(stack, name, folder, threads, precision)
             try:
-                errors[name] = process.ask("check")
-                process.ask(f"{WARM_UP} 0")
+                errors[name] = process.opened(folder)
+                process.seconds(folder, WARM_UP)
             except RuntimeError as error:
                 left_out[name] = str(error)
                 continue
@@ -107,7 +71,7 @@ def measure(net: str, threads: int, pause_s: float, rounds: int, precision: str 
         for _ in range(rounds):
             for name, process in processes.items():
                 # Back to back the first of a turn finds cold caches, and does not count.
-                found = process.ask(f"{1 if pause_s else EACH_TURN + 1} {pause_s}")
+                found = process.seconds(folder, 1 if pause_s else EACH_TURN + 1, pause_s)
                 turns[name].append(statistics.median(found if pause_s else found[1:]))
     return {
         "net": net,
@@ -132,17 +96,43 @@ def ratio_to_best(turns: Mapping[str, Sequence[float]]) -> float | None:
     return max(ratios, default=None)
 
 
+def print_convs(options: argparse.Namespace) -> None:
+    """Raises InputError for an unknown net."""
+    nets = [options.net] if options.net else list(NETS)
+    cases = convs.chosen(nets, options.only, 8 if options.quick else 1)
+    rounds = options.rounds or (3 if options.quick else 9)
+    found = []
+    for counts, row in zip(cases.values(), convs.rows(cases, options.runtimes, rounds, options.keep), strict=True):
+        found.append({**row, "nets": dict(counts)})
+        if not options.json:
+            print(convs.line(row), flush=True)
+    worst = convs.worst(found)
+    if options.json:
+        print(json.dumps({"nets": nets, "rounds": rounds, "convs": found, "worst": worst}))
+    elif worst:
+        print(f"worst of {len(found)}: {worst['conv']}, {worst['ratio_to_best']:.2f} times what the fastest other takes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", default="resnet50")
+    parser.add_argument("--net", help="one network (resnet50); with --convs, the convs of this one only")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds of sleep before every inference")
     parser.add_argument("--precision", choices=PRECISIONS, default=FP32)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, help="15; with --convs 9")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--convs", action="store_true", help="every distinct conv, on one thread in fp32, instead")
+    parser.add_argument("--only", default="", help="with --convs: those whose name has this in it")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="with --convs: these only")
+    parser.add_argument("--keep", type=Path, help="with --convs: a file of rows; those that it has are not measured again")
+    parser.add_argument("--quick", action="store_true", help="with --convs: every eighth, in three rounds")
     options = parser.parse_args()
     try:
-        found = measure(options.net, options.threads, options.pause, options.rounds, options.precision)
+        if options.convs:
+            print_convs(options)
+            return
+        net, rounds = options.net or "resnet50", options.rounds or 15
+        found = measure(net, options.threads, options.pause, rounds, options.precision)
     except InputError as error:
         print(f"bench.peers: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

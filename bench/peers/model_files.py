@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,35 @@ def _write(net: str, folder: Path, precision: str) -> dict[str, str]:
     with double_precision():
         np.save(folder / ANSWER, model.module.double()(x.double()).numpy())
     module = model.module.float()
+    if precision == INT8:
+        _to_onnx(folder, module, x)
+        return _quantize(folder, _pictures(x))
+    return write_fp32(module, x, folder, (MNN, NCNN, TFLITE))
+
+
+def write_fp32(module: torch.nn.Module, x: torch.Tensor, folder: Path, forms: Collection[str]) -> dict[str, str]:
+    """Write one module in fp32 into ``folder``: as ONNX, as TorchScript, and in those of ``forms`` that are converted from
+    these. The reasons why some could not be written, by the form's name."""
+    _to_onnx(folder, module, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        names = {"input_names": ["x"], "output_names": ["y"]}
-        torch.onnx.export(module, (x,), str(folder / ONNX), dynamo=False, opset_version=OPSET, **names)
-        if precision == INT8:
-            return _quantize(folder, _pictures(x))
         torch.jit.trace(module, x).save(str(folder / TORCHSCRIPT))
     missing: dict[str, str] = {}
     for form, convert in {MNN: _to_mnn, NCNN: _to_ncnn, TFLITE: _to_tflite}.items():
+        if form not in forms:
+            continue
         try:
             convert(folder, module, x)
         except Exception as error:  # every converter fails in ways of its own
             missing[form] = str(error).strip().splitlines()[-1][:200] or type(error).__name__
     return missing
+
+
+def _to_onnx(folder: Path, module: torch.nn.Module, x: torch.Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = {"input_names": ["x"], "output_names": ["y"]}
+        torch.onnx.export(module, (x,), str(folder / ONNX), dynamo=False, opset_version=OPSET, **names)
 
 
 def _pictures(x: torch.Tensor) -> list[Array]:

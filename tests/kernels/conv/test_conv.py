@@ -13,6 +13,7 @@ from fogconv.errors import GeometryError, KernelError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import conv2d, prepare_conv2d, reference
 from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_isa
+from fogconv.kernels.conv import direct, tiling
 from fogconv.kernels.conv.autotune import parse
 from fogconv.kernels.conv.direct import DirectKernel
 from fogconv.kernels.conv.select import candidates, choose, prepare_kernel
@@ -388,6 +389,42 @@ def test_a_shard_that_its_kernel_covers_by_chance_can_still_change_its_size() ->
         each.run(pack(np.ascontiguousarray(part), each.wanted_margin), out)
         exact = reference.activate(reference.conv2d(part, weight, bias, each.spec), "relu")
         assert error(unpack(out), exact) <= WINOGRAD4
+
+
+def test_groups_of_three_vectors_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where cores multiply at half the rate (see `fogconv.kernels.conv.tiling`), but not for few or many channels."""
+    found = {}
+    for rate in (False, True):
+        monkeypatch.setattr(tiling, "half_rate", lambda isa, rate=rate: rate)
+        for channels in (4, 40, 1040):
+            spec = ConvSpec(channels, 150, 6, 5, (1, 1))
+            x, weight, bias = sample(spec)
+            kernel = DirectKernel.prepare(spec, AVX512, weight, bias, "relu")
+            assert (kernel.passes[0].vectors == 3) == (rate and channels == 40)
+            assert np.array_equal(kernel.unpack()[0], weight)
+            out = Blocked.empty(*spec.output_shape)
+            kernel.bind(pack(x), out, None, 0, 1)()
+            found[rate, channels] = unpack(out)
+    for channels in (4, 40, 1040):
+        assert np.array_equal(found[False, channels], found[True, channels])
+
+
+def test_rows_are_taken_in_chunks_only_where_that_moves_fewer_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of the input for all weights, or all of the input for a part of the weights: the same bits."""
+    found = {}
+    for chunk_bytes in (1 << 30, 4096):
+        monkeypatch.setattr(direct, "CHUNK_BYTES", chunk_bytes)
+        for large, spec in {
+            "input": ConvSpec(16, 160, 12, 12, (1, 1)),
+            "weights": ConvSpec(16, 160, 16, 16, (5, 5), (2, 2), (2, 2, 2, 2)),
+            "unread": ConvSpec(16, 160, 12, 12, (1, 1), (4, 4)),
+        }.items():
+            x, weight, bias = sample(spec)
+            kernel = DirectKernel.prepare(spec, AVX512, weight, bias, None)
+            assert (kernel._chunks() > 1) == (chunk_bytes == 4096 and large == "input")
+            out = Blocked.empty(*spec.output_shape)
+            kernel.bind(pack(x, Margin(*spec.padding)), out, None, 0, 1)()
+            assert np.array_equal(found.setdefault(large, unpack(out)), unpack(out))
 
 
 def test_strict_precision_never_uses_winograd() -> None:
