@@ -36,7 +36,7 @@ from fogconv.kernels.conv.half_tile import FLUSHED, LANES, HalfTile, half_tile_a
 from fogconv.kernels.conv.halves import paired
 from fogconv.kernels.conv.packed_weights import Channels, PackedWeights, pack_weights, product_steps
 from fogconv.kernels.conv.tile_walk import part, run_direct, share, tile_table, walk_numbers
-from fogconv.kernels.conv.tiling import Pass, fixed_vectors, plan_passes
+from fogconv.kernels.conv.tiling import FEW, Pass, fixed_vectors, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, blocks
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
@@ -54,8 +54,8 @@ and 256×56×56→512 1×1, Zen 4); where both move as many bytes, with chunks o
 STREAMED_BYTES = 512 * 1024
 """From this size on, a 1×1 convolution prefetches its input: 5 to 8 % faster at 256×56×56, not slower elsewhere."""
 
-FEW, UNROLLED = 4, 24
-"""First layers: up to 4 input channels, and up to 24 products per kernel row, are unrolled."""
+UNROLLED = 24
+"""First layers of up to so many products per kernel row are unrolled."""
 
 
 def clamp_flags(bounds: tuple[float, float] | None) -> Flag:

@@ -36,8 +36,8 @@ channels (the geometric mean over 29 of four nets; 64×56×56→256 up to 8 %), 
 the input less often (Zen 4, the fastest of 40 runs in turns). With more channels they take 1 % more, and so does a first
 7×7. Four vectors take 1 % more than two."""
 
-FIRST_LAYERS = 4
-"""Up to so many input channels the cost rule decides everywhere."""
+FEW = 4
+"""First layers have up to so many input channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def cut(isa: Isa, out_channels: int, depth: int, steps: int, vectors: int) -> tu
 def fixed_vectors(isa: Isa, in_channels: int, out_channels: int) -> int | None:
     """The vectors of output channels per group of a direct convolution in fp32, where the cost rule is not to choose them.
     Channels are those of one group of the convolution."""
-    if isa.vector_length != 16 or not half_rate(isa) or not FIRST_LAYERS < in_channels <= HALF_RATE_CHANNELS:
+    if isa.vector_length != 16 or not half_rate(isa) or not FEW < in_channels <= HALF_RATE_CHANNELS:
         return None
     return HALF_RATE_VECTORS if out_channels >= HALF_RATE_VECTORS * isa.vector_length else None
 
