@@ -121,13 +121,6 @@ def wake(flag):  # type: ignore[no-untyped-def]
 
 
 @jit
-def wake_up(control):  # type: ignore[no-untyped-def]
-    """Wake the helper with the control block at an address, where it sleeps."""
-    if atomics.exchange(control + 8 * ASLEEP, 0) == 1:
-        wake(control + 8 * ASLEEP)
-
-
-@jit
 def serve_on(c, done):  # type: ignore[no-untyped-def]
     """`serve`, with the sleeping and waking, until there is a Python call to do."""
     control = c.ctypes.data
@@ -259,5 +252,4 @@ def warm_up() -> None:
     hand_over.compile((block, number, number, number))
     take_back.compile((block, number))
     wait_until_done.compile((block, number))
-    wake_up.compile((number,))
     core.compile(())

@@ -117,7 +117,7 @@ class Executable:
             proceed()
             call = self._bind(step) if number not in walked else self._walks.get(number, idle)
             calls.append(self._with_margins(bands.cleared.get(number, ()), call))
-        self._bound = BoundSteps(list(joined(calls)), isinstance(next(iter(program.steps), None), steps.Input))
+        self._bound = BoundSteps(list(joined(calls)))
         self._let_go_of_plain_weights()
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:

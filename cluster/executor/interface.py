@@ -176,9 +176,6 @@ class Joined(Protocol):
 
     count: int
 
-    def wake(self) -> None:
-        """They will run in a moment."""
-
     def run(self, first: int, until_ns: int) -> int | None:
         """Do them from a place on, 0 at first, until the clock is beyond a time. Returns the place to go on from; None where
         all are done."""
@@ -188,8 +185,7 @@ class Joined(Protocol):
 
 
 class BoundSteps:
-    """The calls of a program's steps: runs them in order, and keeps their times. ``begins_at_once``: its first step waits
-    for no message.
+    """The calls of a program's steps: runs them in order, and keeps their times.
 
     Messages are sent and received from Python: their three calls of the system take as long from there as from compiled code
     (`python -m bench.message_floor`). From cold caches the way of a message from its step to the system and back takes more
@@ -197,9 +193,7 @@ class BoundSteps:
     that could be measured.
     """
 
-    def __init__(self, calls: Sequence[Call | Joined], begins_at_once: bool = False) -> None:
-        following = calls[1] if begins_at_once and len(calls) > 1 else None
-        self._wake = nothing if following is None or callable(following) else following.wake
+    def __init__(self, calls: Sequence[Call | Joined]) -> None:
         # Sorted once: a step of a few microseconds would notice.
         self._calls: list[tuple[Call | None, Joined | None]] = [
             (call, None) if callable(call) else (None, call) for call in calls
@@ -209,7 +203,6 @@ class BoundSteps:
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None]) -> list[Array]:
         """See Runnable."""
-        self._wake()
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
         ticks: list[tuple[int, int | Joined]] = []

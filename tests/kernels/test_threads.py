@@ -99,18 +99,13 @@ def asleep(helper: Helper) -> bool:
     return bool(helper._control[handoff.ASLEEP] == 1)
 
 
-def test_a_helper_that_is_woken_ahead_does_its_part_or_sleeps_again() -> None:
+def test_a_helper_without_work_sleeps_and_is_woken_for_its_next_part() -> None:
     steps = chain(7, 2)
     team = Team(steps)
     (helper,), _ = _helpers(1, os.getpid())
     for _ in range(10):
         assert asleep(helper)
-        team.wake()
         checked(team, steps, 1)
-    for _ in range(10):
-        team.wake()
-        assert asleep(helper)
-    checked(team, steps, 1)
 
 
 def test_steps_may_have_fewer_parts_than_there_are_threads() -> None:

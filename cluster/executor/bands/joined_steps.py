@@ -38,9 +38,6 @@ class JoinedSteps(Joined):
         self._team = Team([parts for step in steps for parts in step])
         self._marks = [sum(map(len, steps[: number + 1])) for number in range(len(steps))]
 
-    def wake(self) -> None:
-        self._team.wake()
-
     def run(self, first: int, until_ns: int) -> int | None:
         done = self._team.run(first, until_ns)
         return None if done == self._marks[-1] else done
