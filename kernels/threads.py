@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cache
 
 from fogconv.kernels import handoff
-from fogconv.kernels.maps.bound import address_of
+from fogconv.kernels.maps.bound import Several, address_of
 from fogconv.kernels.walk import ALONE, LOOK, TRUST, ends_of, run_team, team_numbers
 
 Call = Callable[[], None]
@@ -134,9 +134,11 @@ def compiled_steps(call: Call) -> Sequence[Parts] | None:
     found = handoff.compiled(call)
     if found is not None:
         return [(call,)] if found[0] else None
+    if not isinstance(call, Several):
+        return None
     steps: list[Parts] = []
-    for each in getattr(call, "calls", (None,)):
-        more = None if each is None else compiled_steps(each)
+    for each in call.calls:
+        more = compiled_steps(each)
         if more is None:
             return None
         steps += more

@@ -89,18 +89,22 @@ def bind(kernel: Any, numbers: Sequence[int] | NDArray[np.int64], *kept: object)
     return call
 
 
-def sequence(calls: Sequence[Bound]) -> Bound:
+class Several:
     """One call that does several, one after the other."""
-    if len(calls) == 1:
-        return calls[0]
-    several = tuple(calls)
 
-    def run() -> None:
-        for call in several:
+    __slots__ = ("calls",)
+
+    def __init__(self, calls: Sequence[Bound]) -> None:
+        self.calls = tuple(calls)
+
+    def __call__(self) -> None:
+        for call in self.calls:
             call()
 
-    run.calls = several  # type: ignore[attr-defined]
-    return run
+
+def sequence(calls: Sequence[Bound]) -> Bound:
+    """One call that does all of these in order."""
+    return calls[0] if len(calls) == 1 else Several(calls)
 
 
 def address_of(array: NDArray[Any]) -> int:

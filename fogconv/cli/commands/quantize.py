@@ -83,8 +83,8 @@ def quantize(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="int8. No file is written in 16 bits: fp16 and bf16 need no pictures and no file, see `fogconv run "
-            "--precision`.",
+            help="Precision of the file: int8. No file is written in 16 bits: fp16 and bf16 need no pictures and no file, "
+            "see `fogconv run --precision`.",
             rich_help_panel=HOW,
         ),
     ] = Precision.INT8,
