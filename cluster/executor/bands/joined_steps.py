@@ -12,12 +12,13 @@ from itertools import groupby
 from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
 from fogconv.cluster.executor.interface import Call, Joined, Run
 from fogconv.ir.geometry import BLOCK
+from fogconv.kernels.codegen.jit import ready
 from fogconv.kernels.conv.tile_walk import part
 from fogconv.kernels.maps.blocked import Blocked, blocks
 from fogconv.kernels.maps.bound import Bound, sequence
 from fogconv.kernels.maps.margins import bind_margin
 from fogconv.kernels.threads import Parts, Team, compiled_steps, parallel
-from fogconv.kernels.walk import bind_walk
+from fogconv.kernels.walk import TEAM_SIGNATURE, bind_walk, run_team
 
 
 class Computing:
@@ -49,6 +50,9 @@ class JoinedSteps(Joined):
 
 def joined(calls: Sequence[Call]) -> Iterator[Call | Joined]:
     """The calls of a program's steps, those that can be joined as one."""
+    if any(isinstance(call, Computing | BoundWalk) for call in calls):
+        # A process that compiles beside another has none of its kernels, and so nothing to join.
+        ready(run_team, TEAM_SIGNATURE)
     for can_be, group in groupby(((_parts(call), call) for call in calls), key=lambda pair: pair[0] is not None):
         steps = list(group)
         if can_be and any(parts for parts, _ in steps):
