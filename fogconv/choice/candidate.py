@@ -19,7 +19,6 @@ from fogconv.hardware.energy import joules, without_energy
 from fogconv.hardware.topology import Topology
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv as ConvLayer
-from fogconv.ir.memory.algorithm import heaviest
 from fogconv.ir.memory.footprint import PROCESS_BYTES, footprint
 from fogconv.ir.plan import Plan, at_home
 from fogconv.ir.program import Program
@@ -168,7 +167,7 @@ def _unlimited(topology: Topology) -> Topology:
 def _judged(graph: LayerGraph, plan: Plan, topology: Topology, limits: Limits) -> Candidate:
     programs = outline(graph, plan)
     needs = [
-        PROCESS_BYTES + footprint(program, threads=device.threads, choose=heaviest).total if program.steps else 0
+        PROCESS_BYTES + footprint(program, threads=device.threads).total if program.steps else 0
         for program, device in zip(programs, topology.devices, strict=True)
     ]
     memory_limits = [device.memory_bytes for device in topology.devices]

@@ -15,7 +15,7 @@ from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Span
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
-from fogconv.ir.memory.algorithm import heaviest, packed_bytes
+from fogconv.ir.memory.algorithm import cheapest, packed_bytes
 from fogconv.ir.memory.footprint import PROCESS_BYTES, SHIPPED_BYTES, Footprint, footprint, room
 from fogconv.ir.memory.swapping import slice_bytes, slice_channels, slowdown
 from fogconv.ir.plan import Plan, Swap
@@ -37,7 +37,7 @@ def needed_bytes(graph: LayerGraph, plan: Plan, topology: Topology) -> tuple[int
     for lane in plan.lanes:
         for rank, program in enumerate(outline(graph, lane)):
             if program.steps:
-                found = footprint(program, threads=topology.devices[rank].threads, choose=heaviest)
+                found = footprint(program, threads=topology.devices[rank].threads)
                 copies = lane.in_flight if rank == MASTER else min(lane.copies, lane.in_flight)
                 needed[rank] += found.total + (copies - 1) * found.private + (lane.in_flight - copies) * found.mail
     return tuple(needed)
@@ -81,9 +81,7 @@ def with_swaps(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
             # The second time round: what was counted without lowering was too little.
             rooms[rank] = rooms[rank] - missing if rank in rooms else room(device.memory_bytes or 0)
             candidates = _candidates(graph, plan, topology, rank)
-            swaps[rank] = _chosen(
-                footprint(whole[rank], threads=device.threads, choose=heaviest), candidates, rank, rooms[rank]
-            )
+            swaps[rank] = _chosen(footprint(whole[rank], threads=device.threads), candidates, rank, rooms[rank])
         found = replace(plan, swaps=tuple(swap for each in swaps.values() for swap in each))
         if found == before:
             break
@@ -121,7 +119,7 @@ class _Candidate:
         if not left:
             return 0
         part = replace(self.spec, out_channels=left)
-        return packed_bytes(part, heaviest(part))
+        return packed_bytes(part, cheapest(part))
 
     def plain_bytes(self, swapped: int) -> int:
         return BYTES_PER_ELEMENT * self.spec.weight_elements // self.spec.out_channels * self._left(swapped)

@@ -72,7 +72,7 @@ def test_the_output_is_the_same_with_and_without_swapping(session: Session, mode
 
 def test_without_the_option_it_is_refused_and_the_option_named() -> None:
     net = graph("alexnet", 224)
-    with pytest.raises(PlannerError, match=r"alexnet needs 431 MB of weights and maps on rank 0 .* or --allow-swap"):
+    with pytest.raises(PlannerError, match=r"alexnet needs 412 MB of weights and maps on rank 0 .* or --allow-swap"):
         plan(net, topology(54), PlanOptions("local"))
     with pytest.raises(PlannerError, match=r"MB of maps and what can't be swapped .* a greater --memory"):
         plan(net, topology(16), swapping("local"))

@@ -176,13 +176,6 @@ def cheapest(spec: ConvSpec, lanes: int = BLOCK, together: int = 1, *, half_rate
     return min(possible, key=lambda name: cycles(spec, name, lanes, together, half_rate=half_rate))
 
 
-def heaviest(spec: ConvSpec) -> str:
-    """The algorithm, of those that the rule takes on some processor, whose packed weights need the most memory: for a plan,
-    which does not know the processors."""
-    found = {cheapest(spec, half_rate=half_rate) for half_rate in (False, True)}
-    return max(sorted(found), key=lambda name: packed_bytes(spec, name))
-
-
 def compact(spec: ConvSpec, lanes: int = BLOCK) -> str:
     """The algorithm that reads the fewest bytes of weights, for those that come from a disk: Winograd's take four times as
     many, and save less than that on all but the fastest disks."""

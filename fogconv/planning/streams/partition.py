@@ -22,7 +22,7 @@ from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv, Host, Layer
 from fogconv.ir.layout import MASTER
-from fogconv.ir.memory.algorithm import heaviest, packed_bytes
+from fogconv.ir.memory.algorithm import cheapest, packed_bytes
 from fogconv.ir.memory.footprint import room
 from fogconv.ir.shard import Work
 from fogconv.ir.steps import WIRE_BYTES, Wire
@@ -147,7 +147,7 @@ def _region(graph: LayerGraph, layer: Layer) -> Region:
 
 def weight_bytes(layer: Conv) -> int:
     """What a conv's weights take as its kernel reads them."""
-    return packed_bytes(layer.spec, heaviest(layer.spec))
+    return packed_bytes(layer.spec, cheapest(layer.spec))
 
 
 def _crossing(graph: LayerGraph) -> list[int]:

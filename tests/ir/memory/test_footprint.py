@@ -14,7 +14,7 @@ from fogconv.cluster.executor.executable import Executable
 from fogconv.hardware.topology import Topology
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.memory.algorithm import candidates, cheapest, heaviest, packed_bytes, scratch_elements, winograd_sets
+from fogconv.ir.memory.algorithm import candidates, cheapest, packed_bytes, scratch_elements, winograd_sets
 from fogconv.ir.memory.footprint import footprint, packings, room
 from fogconv.kernels.codegen.isa import AVX2, AVX512, NEON, Isa, half_rate, host_isa
 from fogconv.kernels.conv.conv import algorithm_of, prepare_conv2d
@@ -59,14 +59,6 @@ def test_no_algorithm_keeps_more_than_is_counted(spec: ConvSpec) -> None:
 def test_the_planners_rule_is_the_kernels(spec: ConvSpec, isa: Isa) -> None:
     assert cheapest(spec, isa.vector_length) == cheapest(spec)
     assert cheapest(spec, half_rate=half_rate(host_isa())) == algorithm_of(spec)
-
-
-@given(st.sampled_from((64, 256, 512)), st.sampled_from((112, 256, 512)), st.integers(1, 28), st.integers(7, 56))
-def test_a_plan_counts_the_weights_of_the_heaviest_choice(channels: int, filters: int, rows: int, columns: int) -> None:
-    spec = ConvSpec(channels, filters, rows + 2, columns, (3, 3), padding=(0, 0, 1, 1))
-    choices = {cheapest(spec, half_rate=slow) for slow in (False, True)}
-    assert heaviest(spec) in choices
-    assert packed_bytes(spec, heaviest(spec)) == max(packed_bytes(spec, name) for name in choices)
 
 
 def test_a_spec_of_billions_of_tiles_is_counted_at_once() -> None:
