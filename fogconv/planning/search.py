@@ -93,7 +93,7 @@ def _best_of(graph: LayerGraph, topology: Topology, sought: Sought) -> Plan:
     all ranks together gain nothing, a few of them still may: two exchange half as many messages as five."""
     book = _book(graph, topology, sought)  # one book for all: the cost of a layout is the same in every search
     best = _best_among(graph, book, sought, _member_sets(topology))
-    if not sought.goal.front and len(topology) > FEW_RANKS and _stays_home(best):
+    if not sought.goal.front and len(topology) > FEW_RANKS and best.active_ranks == {MASTER}:
         for most in range(FEW_RANKS, len(topology)):
             members = tuple(_fastest(topology, most, sought.allowed.ranks))
             fewer = _best_among(graph, book, sought, [members])
@@ -117,10 +117,6 @@ def _best_among(graph: LayerGraph, book: LayoutBook, sought: Sought, member_sets
     if not found:
         raise failures[0]
     return _best(graph, topology, found, sought.goal)
-
-
-def _stays_home(plan: Plan) -> bool:
-    return all(work.rank == MASTER for placement in plan.placements for work in placement.work)
 
 
 def _worth_offloading(topology: Topology, sought: Sought) -> bool:

@@ -36,7 +36,7 @@ from fogconv.kernels.conv.half_tile import FLUSHED, LANES, HalfTile, half_tile_a
 from fogconv.kernels.conv.halves import paired
 from fogconv.kernels.conv.packed_weights import Channels, PackedWeights, pack_weights, product_steps
 from fogconv.kernels.conv.tile_walk import part, run_direct, share, tile_table, walk_numbers
-from fogconv.kernels.conv.tiling import FEW, Pass, fixed_vectors, plan_passes
+from fogconv.kernels.conv.tiling import Pass, fixed_vectors, plan_passes
 from fogconv.kernels.maps.blocked import Blocked, Margin, blocks
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
@@ -114,7 +114,7 @@ class DirectKernel:
             return known
         spec = self.spec
         few, channels = (0, 0), self.packed.shape[1]
-        if spec.in_channels <= FEW and spec.groups == 1 and channels * spec.kernel[1] <= UNROLLED:
+        if spec.in_channels <= NARROW and spec.groups == 1 and channels * spec.kernel[1] <= UNROLLED:
             few = (channels, spec.kernel[1])
         if self.packed.eights:
             self._addresses[lanes, made] = {

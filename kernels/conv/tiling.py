@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 
+from fogconv.ir.geometry import NARROW
 from fogconv.kernels.codegen.isa import Isa, half_rate
 from fogconv.kernels.codegen.quads import QUAD
 
@@ -35,9 +36,6 @@ channels. Over the two vectors that the cost rule finds there, three take 1.2 % 
 channels (the geometric mean over 29 of four nets; 64×56×56→256 up to 8 %), 0 to 6 % less in 3×3 ones of stride 2: they read
 the input less often (Zen 4, the fastest of 40 runs in turns). With more channels they take 1 % more, and so does a first
 7×7. Four vectors take 1 % more than two."""
-
-FEW = 4
-"""First layers have up to so many input channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,7 @@ def cut(isa: Isa, out_channels: int, depth: int, steps: int, vectors: int) -> tu
 def fixed_vectors(isa: Isa, in_channels: int, out_channels: int) -> int | None:
     """The vectors of output channels per group of a direct convolution in fp32, where the cost rule is not to choose them.
     Channels are those of one group of the convolution."""
-    if isa.vector_length != 16 or not half_rate(isa) or not FEW < in_channels <= HALF_RATE_CHANNELS:
+    if isa.vector_length != 16 or not half_rate(isa) or not NARROW < in_channels <= HALF_RATE_CHANNELS:
         return None
     return HALF_RATE_VECTORS if out_channels >= HALF_RATE_VECTORS * isa.vector_length else None
 

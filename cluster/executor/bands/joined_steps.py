@@ -7,7 +7,7 @@ together 4 µs, as long as a small depthwise layer takes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
 from fogconv.cluster.executor.interface import Call, Joined, Run
@@ -37,7 +37,7 @@ class JoinedSteps(Joined):
     def __init__(self, steps: Sequence[Sequence[Parts]]) -> None:
         self.count = len(steps)
         self._team = Team([parts for step in steps for parts in step])
-        self._marks = [sum(map(len, steps[: number + 1])) for number in range(len(steps))]
+        self._marks = list(accumulate(map(len, steps)))
 
     def run(self, first: int, until_ns: int) -> int | None:
         done = self._team.run(first, until_ns)
