@@ -122,7 +122,8 @@ def packings(program: Program, choose: Choose = cheapest) -> dict[Packing, ConvS
 def byte_packings(program: Program, choose: Choose) -> dict[Packing, Packing]:
     """For each packing of an 8-bit conv by the algorithm `QUANTIZED`, the one that all parts of this layer share: the
     largest part's. Both algorithms give the same bits, and one of them takes eight times the memory of the other."""
-    return {packing._replace(algorithm=QUANTIZED): packing for packing in packings(program, choose) if packing.precisions}
+    needed = packings(program, choose)
+    return {packing._replace(algorithm=QUANTIZED): packing for packing, spec in needed.items() if spec.element == "uint8"}
 
 
 def footprint(
@@ -139,7 +140,11 @@ def footprint(
     absent = {packing: spec for packing, spec in needed.items() if packing not in packed}
     swapped, slices = frozenset(program.swapped), _Slices()
     new = {packing: spec for packing, spec in absent.items() if packing.weight not in swapped}
-    algorithms = {packing._replace(algorithm=QUANTIZED): packing.algorithm for packing in needed if packing.precisions}
+    algorithms = {
+        packing._replace(algorithm=QUANTIZED): packing.algorithm
+        for packing, spec in needed.items()
+        if spec.element == "uint8"
+    }
     scratch = max((_scratch(program, conv, algorithms, choose) for conv in _convs(program)), default=0)
     widened = max((widened_elements(program, step) for step in program.steps), default=0)
     used_packed = {packing.weight for packing in needed}

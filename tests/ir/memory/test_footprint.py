@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from fogconv.cluster.executor.executable import Executable
 from fogconv.hardware.topology import Topology
-from fogconv.ir.geometry import ConvSpec
+from fogconv.ir import steps as ir
+from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region, Span
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.memory.algorithm import candidates, cheapest, packed_bytes, scratch_elements, winograd_sets
+from fogconv.ir.memory.algorithm import HALF, candidates, cheapest, packed_bytes, scratch_elements, winograd_sets
 from fogconv.ir.memory.footprint import footprint, packings, room
+from fogconv.ir.precision.scale import Precision
+from fogconv.ir.program import Program
 from fogconv.kernels.codegen.isa import AVX2, AVX512, NEON, Isa, half_rate, host_isa
 from fogconv.kernels.conv.conv import algorithm_of, prepare_conv2d
 from fogconv.kernels.maps.blocked import Blocked
@@ -122,3 +125,21 @@ def test_plain_weights_are_let_go_once_they_are_packed() -> None:
     gc.collect()
     assert executable.memory_bytes > 0
     assert not {id(each) for each in gc.get_objects() if issubclass(type(each), np.ndarray)} & set(held)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_parts_of_a_16_bit_layer_by_different_algorithms_have_the_scratch_that_they_need(first: int) -> None:
+    """A large interior by Winograd's algorithm, a border of one row by the direct one, in either order."""
+    bf16 = Precision("bf16")
+    x, y = Region.whole(64, 30, 28), Region.whole(64, 28, 28)
+    parts = []
+    for rows in (Span(0, 24), Span(24, 25)):
+        spec = ConvSpec(64, 64, len(rows) + 2, 28, (3, 3), padding=(0, 0, 1, 1), element="bf16")
+        read = x.with_rows(Span(rows.start, rows.stop + 2))
+        parts.append(ir.Conv(0, spec, "w", None, None, 0, read, 1, y.with_rows(rows)))
+    chosen = {parts[0].spec: "winograd4", parts[1].spec: HALF}
+    buffers = (ir.Buffer("x", x, (0, 0, 1, 1), bf16), ir.Buffer("y", y, (0,) * 4, bf16))
+    steps = (parts[first], parts[1 - first])
+    program = Program(0, 1, 1, ("layer",), buffers, steps, {"w": (64, 64, 3, 3)}, weight_types={"w": "uint16"})
+    counted = footprint(program, choose=chosen.__getitem__).scratch
+    assert counted == BYTES_PER_ELEMENT * scratch_elements(parts[0].spec, "winograd4") > 0
