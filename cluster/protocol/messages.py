@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from fogconv.hardware.latency.samples import DeviceLoad
 from fogconv.ir.geometry import ConvSpec, MapSpec
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import Element, WeightType
 
 PROTOCOL_VERSION = 5
@@ -64,7 +65,8 @@ class Welcome(Message, frozen=True):
     """The worker now serves this master. Bytes count the whole process; ``memory_limit_bytes`` 0 means none.
 
     ``kernels`` is a hash of the kernels' sources and the processor that they are compiled for. ``multiplies``: the elements
-    narrower than fp32 of which one of its instructions multiplies several.
+    narrower than fp32 of which one of its instructions multiplies several. ``vectors``: by which its kernels' algorithms
+    are chosen; None where they are not this project's.
     """
 
     rank: Rank
@@ -78,6 +80,7 @@ class Welcome(Message, frozen=True):
     machine: Machine
     kernels: Digest
     multiplies: tuple[Element, ...] = ()
+    vectors: Vectors | None = None
 
 
 class Refused(Message, frozen=True):

@@ -9,6 +9,7 @@ from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.lifecycle import Life, Master, Service
 from fogconv.cluster.transport.endpoint import Peer
 from fogconv.errors import FogconvError, WorkerFailedError
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import Element
 
 
@@ -17,7 +18,7 @@ class WorkerInfo:
     """A worker's data from its Welcome. Memory is the process's; a limit of 0 means none.
 
     ``clock_offset_ns``: the worker's perf_counter_ns minus the master's, off by at most ``clock_error_ns``.
-    ``multiplies``: see `fogconv.cluster.protocol.messages.Welcome`.
+    ``multiplies``, ``vectors``: see `fogconv.cluster.protocol.messages.Welcome`.
     """
 
     rank: int
@@ -35,6 +36,7 @@ class WorkerInfo:
     clock_offset_ns: int = 0
     clock_error_ns: int = 0
     multiplies: tuple[Element, ...] = ()
+    vectors: Vectors | None = None
 
 
 @dataclass(slots=True)

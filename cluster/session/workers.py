@@ -369,4 +369,5 @@ class Workers:
             message.machine,
             message.kernels,
             multiplies=message.multiplies,
+            vectors=message.vectors,
         )

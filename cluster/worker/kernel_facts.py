@@ -7,24 +7,26 @@ from typing import NamedTuple
 
 import msgspec
 
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import Element
 
 
 class KernelFacts(NamedTuple):
-    """The instruction set's name, the fingerprint of the kernels, and the elements narrower than fp32 of which one
-    instruction multiplies several."""
+    """The instruction set's name, the fingerprint of the kernels, the elements narrower than fp32 of which one instruction
+    multiplies several, and what the rule of algorithms knows of the CPU."""
 
     isa: str
     fingerprint: str
     multiplies: tuple[Element, ...] = ()
+    vectors: Vectors | None = None
 
 
 def kernel_facts() -> KernelFacts:
     """Raises KernelError where $FOGCONV_ISA names no instruction set."""
-    from fogconv.kernels.codegen.isa import host_isa, host_multiplies
+    from fogconv.kernels.codegen.isa import host_isa, host_multiplies, host_vectors
     from fogconv.kernels.conv.tuning_table import fingerprint
 
-    return KernelFacts(host_isa().name, fingerprint(), host_multiplies())
+    return KernelFacts(host_isa().name, fingerprint(), host_multiplies(), host_vectors())
 
 
 def kernel_facts_apart() -> KernelFacts:

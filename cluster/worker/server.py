@@ -230,6 +230,7 @@ class Worker:
             machine(),
             self._facts.fingerprint,
             self._facts.multiplies,
+            self._facts.vectors,
         )
         self._endpoint.trust(session.peer)
         self._masters.send(session.peer, welcome)
@@ -394,4 +395,4 @@ def _bound(program: Program, weights: Mapping[str, Array], **options: Any) -> Ru
 
 def _facts_of(build: Build) -> KernelFacts:
     found = kernel_facts()
-    return found._replace(fingerprint=build.kernels, multiplies=()) if isinstance(build, OwnKernels) else found
+    return found._replace(fingerprint=build.kernels, multiplies=(), vectors=None) if isinstance(build, OwnKernels) else found

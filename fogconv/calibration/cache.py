@@ -22,6 +22,7 @@ import msgspec
 from fogconv.cluster.protocol.messages import Machine
 from fogconv.errors import FogconvError
 from fogconv.hardware.profile import Profile, ProfileDevice, ProfileLink
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import Element
 from fogconv.storage.cache_folder import cache_folder
 from fogconv.storage.trusted import own_folder, read_own, write_own
@@ -57,6 +58,8 @@ class Worker(Protocol):
     def kernels(self) -> str: ...
     @property
     def multiplies(self) -> tuple[Element, ...]: ...
+    @property
+    def vectors(self) -> Vectors | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Master:
     address: str = ""
     memory_limit_bytes: int = 0
     multiplies: tuple[Element, ...] = ()
+    vectors: Vectors | None = None
 
 
 class KnownRates(msgspec.Struct, frozen=True):

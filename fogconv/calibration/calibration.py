@@ -420,6 +420,7 @@ def _profile_device(
         machine=member.machine.identity,
         machine_cores=cores.get(member.machine.identity, 0.0),
         multiplies=member.multiplies,
+        vectors=member.vectors,
     )
 
 

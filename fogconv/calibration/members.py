@@ -25,11 +25,11 @@ def master() -> Master:
     from fogconv.cluster.protocol.version import VERSION
     from fogconv.cluster.worker.machine import machine
     from fogconv.cluster.worker.process import cores
-    from fogconv.kernels.codegen.isa import host_isa, host_multiplies
+    from fogconv.kernels.codegen.isa import host_isa, host_multiplies, host_vectors
     from fogconv.kernels.conv.tuning_table import fingerprint
 
     here = os.uname().nodename, cores(), host_isa().name, VERSION, machine(), fingerprint()
-    return Master(*here, multiplies=host_multiplies())
+    return Master(*here, multiplies=host_multiplies(), vectors=host_vectors())
 
 
 def machines_of(session: Session) -> dict[int, str]:

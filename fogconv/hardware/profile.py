@@ -35,6 +35,7 @@ from fogconv.hardware.latency.samples import IDLE, DeviceLoad, Sample
 from fogconv.hardware.tiers import check_tier, linked
 from fogconv.hardware.topology import Device, Link, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, MapSpec, StepSpec
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import Element
 from fogconv.storage.trusted import read_plain
 from fogconv.values import table
@@ -126,6 +127,7 @@ class ProfileDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tier: str = ""
     far_s_per_byte: dict[str, float] = {}
     multiplies: tuple[Element, ...] | None = None
+    vectors: Vectors | None = None
 
     def with_samples(self, samples: Sequence[Sample]) -> ProfileDevice:
         """The device with these samples and no others."""
@@ -206,6 +208,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 tier=device.tier,
                 far_s_per_byte=dict(device.far_s_per_byte),
                 multiplies=device.multiplies,
+                vectors=device.vectors,
             )
             for device in topology.devices
         )
@@ -248,6 +251,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     tiers.get(rank, device.tier),
                     device.far_s_per_byte,
                     device.multiplies,
+                    device.vectors,
                 )
                 for rank, device in enumerate(self.devices)
             )

@@ -19,6 +19,7 @@ from fogconv.errors import TopologyError, shown
 from fogconv.hardware.hostfile import Host, read_hostfile
 from fogconv.hardware.tiers import check_tier
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import ELEMENT_BYTES, Element
 from fogconv.values import table
 
@@ -156,6 +157,8 @@ class Device:
     far_s_per_byte: Mapping[str, float] = field(default_factory=dict)
     multiplies: tuple[Element, ...] | None = None
     """The elements narrower than fp32 of which one instruction multiplies several; None: not known."""
+    vectors: Vectors | None = None
+    """By which its kernels' algorithms are chosen, and with them the bytes that they keep; None: not known."""
 
     def __post_init__(self) -> None:
         if "default" not in self.gamma_s_per_mac:

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fogconv.hardware.topology import Topology
+from fogconv.hardware.topology import Device, Topology
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Span
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.layers import Conv
 from fogconv.ir.layout import MASTER
-from fogconv.ir.memory.algorithm import cheapest, packed_bytes
+from fogconv.ir.memory.algorithm import Vectors, cheapest, packed_bytes
 from fogconv.ir.memory.footprint import PROCESS_BYTES, SHIPPED_BYTES, Footprint, footprint, room
 from fogconv.ir.memory.swapping import slice_bytes, slice_channels, slowdown
 from fogconv.ir.plan import Plan, Swap
+from fogconv.ir.program import Program
 from fogconv.ir.shard import Work
 from fogconv.lowering.lower import outline
 
@@ -37,7 +38,7 @@ def needed_bytes(graph: LayerGraph, plan: Plan, topology: Topology) -> tuple[int
     for lane in plan.lanes:
         for rank, program in enumerate(outline(graph, lane)):
             if program.steps:
-                found = footprint(program, threads=topology.devices[rank].threads)
+                found = _footprint(program, topology.devices[rank])
                 copies = lane.in_flight if rank == MASTER else min(lane.copies, lane.in_flight)
                 needed[rank] += found.total + (copies - 1) * found.private + (lane.in_flight - copies) * found.mail
     return tuple(needed)
@@ -81,7 +82,7 @@ def with_swaps(graph: LayerGraph, plan: Plan, topology: Topology) -> Plan:
             # The second time round: what was counted without lowering was too little.
             rooms[rank] = rooms[rank] - missing if rank in rooms else room(device.memory_bytes or 0)
             candidates = _candidates(graph, plan, topology, rank)
-            swaps[rank] = _chosen(footprint(whole[rank], threads=device.threads), candidates, rank, rooms[rank])
+            swaps[rank] = _chosen(_footprint(whole[rank], device), candidates, rank, rooms[rank])
         found = replace(plan, swaps=tuple(swap for each in swaps.values() for swap in each))
         if found == before:
             break
@@ -95,6 +96,11 @@ def excess(graph: LayerGraph, plan: Plan, topology: Topology) -> dict[int, int]:
     needs = needed_bytes(graph, plan, topology)
     limits = {rank: device.memory_bytes for rank, device in enumerate(topology.devices) if device.memory_bytes}
     return {rank: needs[rank] - room(limit) for rank, limit in limits.items() if needs[rank] > room(limit)}
+
+
+def _footprint(program: Program, device: Device) -> Footprint:
+    """Counted by the algorithms that the device's own kernels choose, where they are known."""
+    return footprint(program, threads=device.threads, choose=(device.vectors or Vectors()).cheapest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,17 +96,20 @@ def with_less_memory(topology: Topology, graph: LayerGraph, plan: Plan, members:
 
 
 def with_limits(topology: Topology, workers: Iterable[WorkerInfo], own_bytes: int = 0, *, here: bool = False) -> Topology:
-    """The cluster, with the limits that the workers state for their memory, and the threads by which they will use it.
+    """The cluster, with the limits that the workers state for their memory, and the threads and vectors by which they will
+    use it.
 
     ``own_bytes`` is the master's limit (0: none), and that of all workers where they run ``here``, in its process.
     """
     for rank in (topology.ranks if here else [MASTER]) if own_bytes else ():
         topology = topology.replace_device(rank, replace(topology.devices[rank], memory_bytes=own_bytes))
     for worker in workers:
-        if worker.memory_limit_bytes and worker.rank in topology.ranks:
+        if worker.rank in topology.ranks:
             device = topology.devices[worker.rank]
-            limit = min(worker.memory_limit_bytes, device.memory_bytes or worker.memory_limit_bytes)
-            topology = topology.replace_device(worker.rank, replace(device, memory_bytes=limit, threads=worker.threads))
+            known = replace(device, vectors=worker.vectors or device.vectors)
+            if limit := worker.memory_limit_bytes:
+                known = replace(known, memory_bytes=min(limit, device.memory_bytes or limit), threads=worker.threads)
+            topology = topology.replace_device(worker.rank, known)
     return topology
 
 

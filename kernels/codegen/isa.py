@@ -22,6 +22,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from fogconv.errors import KernelError
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import Element
 
 NUMBA_SETTINGS = ".numba_config.yaml"
@@ -93,6 +94,12 @@ SPLIT_512 = ("znver4", "cannonlake", "icelake-client", "tigerlake", "rocketlake"
 def half_rate(isa: Isa) -> bool:
     """Whether this CPU multiplies and adds 16 floats per clock, in two vectors of 8 or in one of 16, and not 32."""
     return isa.name == AVX2.name or (isa.name == AVX512.name and llvm.get_host_cpu_name() in SPLIT_512)
+
+
+def host_vectors() -> Vectors:
+    """What the rule of algorithms knows of this CPU."""
+    isa = host_isa()
+    return Vectors(isa.vector_length, half_rate(isa))
 
 
 @cache

@@ -36,6 +36,7 @@ from fogconv.hardware.latency.samples import IDLE, DeviceLoad
 from fogconv.hardware.profile import Profile
 from fogconv.hardware.topology import INT8_CLASSES, KERNEL_CLASSES, USUAL_READ_BYTES_PER_S, Device, kernel_class
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, StepSpec
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.storage.swap_file import SwapFolder
 from tests.strangers import give_away
 
@@ -56,6 +57,7 @@ class FakeWorker:
     machine: Machine = Machine()
     kernels: str = "abc"
     multiplies: tuple[Literal["uint8"], ...] = ()
+    vectors: Vectors | None = Vectors(4, True)
 
 
 @dataclass(frozen=True)

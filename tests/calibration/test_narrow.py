@@ -17,6 +17,7 @@ from fogconv.hardware.presets import presets
 from fogconv.hardware.profile import Profile
 from fogconv.hardware.topology import HERE, Device, Link, Topology
 from fogconv.ir.geometry import ConvSpec, MapSpec
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.precision.elements import Element
 from fogconv.quantization.precision import for_shapes
 from tests.calibration.test_devices import FakeSession, local, own_s
@@ -92,10 +93,11 @@ def test_ranks_without_an_instruction_are_named_with_what_it_costs() -> None:
 def test_what_a_profile_knows_of_instructions_is_kept_and_said() -> None:
     graph = for_shapes(zoo_graphs.graph("squeezenet1_1"), "bf16")
     rates = {"default": 1e-9, "bf16_default": 3e-9}
-    unknown, without = Device("r0", rates), Device("r1", rates, multiplies=("uint8",))
+    unknown, without = Device("r0", rates), Device("r1", rates, multiplies=("uint8",), vectors=Vectors(4, True))
     topology = Topology((unknown, without, Device("r2", rates, multiplies=("uint8", "bf16"))), default_link=Link(1e-4, 8e-9))
     again = msgspec.json.decode(msgspec.json.encode(Profile.of(topology)), type=Profile).topology()
     assert [device.multiplies for device in again.devices] == [None, ("uint8",), ("uint8", "bf16")]
+    assert [device.vectors for device in again.devices] == [None, Vectors(4, True), None]
     assert without_instruction(graph, again) == (
         "worker 1 has no instruction for bf16: convolutions take 3.00 times as long there as in fp32"
     )

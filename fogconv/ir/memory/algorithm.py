@@ -1,6 +1,7 @@
 """Which algorithm computes a conv, by a cost rule, and what the algorithm keeps: packed weights and scratch.
 
-The kernels follow this rule unless something else was measured on their machine; the planner knows no more than the rule.
+The kernels follow this rule unless something else was measured on their machine; the planner knows no more than the rule,
+and the `Vectors` of the devices that it plans for.
 Bytes are upper bounds over all instruction sets: the widest vector has 16 lanes, a block has 16 channels, and no instruction
 multiplies several numbers of 16 bits, so that Winograd's algorithm, whose weights are the largest, is chosen where any
 machine would choose it.
@@ -10,12 +11,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from fogconv.ir.geometry import BLOCK, BYTES_PER_ELEMENT, ConvSpec
 from fogconv.ir.precision.elements import HALVES
 
 Choose = Callable[[ConvSpec], str]
 """The algorithm of a conv."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What the rule depends on in a CPU: the floats of a vector, and whether it multiplies and adds 16 floats per clock,
+    not 32 (see `HALF_RATE`)."""
+
+    lanes: int = BLOCK
+    half_rate: bool = False
+
+    def cheapest(self, spec: ConvSpec) -> str:
+        """The name of the algorithm that the rule takes on this CPU; see `cycles`."""
+        return cheapest(spec, self.lanes, half_rate=self.half_rate)
+
 
 QUANTIZED = "int8"
 """The algorithm of 8-bit convs: direct, from weights of 8 bits."""

@@ -40,6 +40,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir import program as ir_program
 from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec, MapSpec, conv_spec, map_spec, region
+from fogconv.ir.memory.algorithm import Vectors
 from fogconv.ir.program import Program, decode, encode, expendable
 from fogconv.ir.steps import gather, transfers
 from fogconv.kernels.maps import wire
@@ -292,7 +293,10 @@ def honest() -> list[m.AnyMessage]:
     """Messages as masters and workers send them."""
     return [
         m.Hello(bytes(16), 1, 2, "fuzz", 1.0),
-        m.Welcome(1, "pi", 7, 4, 0, 1 << 20, "avx2", "0.1", m.Machine("ab", "cd", (0, 1), 1.5), "ef", ("uint8",)),
+        m.Welcome(
+            *(1, "pi", 7, 4, 0, 1 << 20, "avx2", "0.1"),
+            *(m.Machine("ab", "cd", (0, 1), 1.5), "ef", ("uint8",), Vectors(8, True)),
+        ),
         m.Peers({1: "tcp://a:1", 2: "tcp://b:2"}, {1: "k"}),
         m.Load(1, 1),
         m.Missing(1, ("key",)),
