@@ -125,7 +125,8 @@ def device_key(worker: Worker | Master, ranks_here: int) -> str:
     """Two devices of one key compute alike. ``ranks_here``: the session's ranks on this machine, itself included."""
     machine = worker.machine
     share = f"{worker.threads} of {len(machine.cpus)} cores, quota {machine.quota_cores:g}, {ranks_here} ranks"
-    return f"device {machine.device or worker.host}: {share}; {worker.isa} {worker.kernels} {worker.software}"
+    instructions = "+".join((worker.isa, *worker.multiplies))
+    return f"device {machine.device or worker.host}: {share}; {instructions} {worker.kernels} {worker.software}"
 
 
 def link_key(scheme: str, worker: Worker, master: str, device: str) -> str:

@@ -100,9 +100,9 @@ class FakeSession:
     def workers(self) -> list[FakeWorker]:
         present = sorted(set(range(1, self.ranks)) - self.lost)
         if self.machine is not None:
-            here, kernels = master().host, self.kernels
+            here, known = master().host, {"kernels": self.kernels, "multiplies": self.multiplies}
             return [
-                FakeWorker(r, f"{self.scheme}://{r}", here, self.threads, machine=self.machine, kernels=kernels)
+                FakeWorker(r, f"{self.scheme}://{r}", here, self.threads, machine=self.machine, **known)  # type: ignore[arg-type]
                 for r in present
             ]
         return [FakeWorker(rank, f"tcp://h{rank}:5555", f"h{rank}", self.threads) for rank in present]
@@ -353,8 +353,9 @@ def test_seven_ranks_on_two_cores_leave_the_rates_of_one_as_they_are(tmp_path: P
         {"machine": Machine("a" * 32, "d" * 32, (0, 1), 0.5)},
         {"machine": Machine("a" * 32, "e" * 32, (0, 1))},
         {"gammas": (1e-10, 1e-10)},
+        {"multiplies": ("uint8",)},
     ],
-    ids=["threads", "affinity", "quota", "device", "ranks"],
+    ids=["threads", "affinity", "quota", "device", "ranks", "instructions"],
 )
 def test_what_changes_a_rate_is_in_its_key(tmp_path: Path, change: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"gammas": (1e-10,), "machine": HERE, "threads": 2}
