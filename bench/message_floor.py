@@ -8,7 +8,8 @@ everything else from the caches. Lower quartiles of the rounds, because other pr
 
     python     send, poll and recv_into of Python's standard library
     compiled   the same three calls of libc, by code that numba compiled
-    zmq        a Send step and a Recv step of a program, with all that the interpreter and ZeroMQ's transport do around them
+    zmq        a Send step and a Recv step of a program, with all that the interpreter and ZeroMQ's transport do around them,
+               and the Input step from which the message is made
     curve      the same over an encrypted link
     mpi        the same over MPI, under an mpirun of its own; waiting is in it, for MPI is polled
 
@@ -32,6 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import numba
 import numpy as np
 import typer
@@ -41,10 +43,11 @@ from fogconv.calibration.links import COLD_BYTES
 from fogconv.cluster.connect import connect
 from fogconv.cluster.executor.interface import Runnable, nothing
 from fogconv.cluster.executor.mailbox import Mailbox
-from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.session.session import Session
 from fogconv.cluster.transport.mpi.launch import launched
+from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, Region
+from fogconv.ir.program import Program
 
 ENDS = 2
 """Messages of a round: one sent, one received."""
@@ -69,27 +72,31 @@ class Caches:
         time.sleep(REST_S)
 
 
-class Timed:
-    """A run's mailbox, which makes the caches cold before each message that is sent; until the next one is a round."""
+class Rounds(Sequence[Any]):
+    """A run's one input, which a step reads before each message that is sent. It makes the caches cold then, so that a round
+    is from one such step to the next: compiled code may send and receive the messages between them."""
 
-    def __init__(self, inner: Mailbox, caches: Caches, cold: bool) -> None:
-        self._inner, self._caches, self._cold = inner, caches, cold
+    def __init__(self, x: Any, caches: Caches, cold: bool) -> None:
+        self._x, self._caches, self._cold = x, caches, cold
         self._began = 0
         self.spent_ns: list[int] = []
 
-    def send(self, to: int, tag: int, payload: Frame) -> None:
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self._x])
+
+    def __getitem__(self, index: Any) -> Any:
         if self._began:
             self.spent_ns.append(time.process_time_ns() - self._began)
         self._caches.prepare(self._cold)
         self._began = time.process_time_ns()
-        self._inner.send(to, tag, payload)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return self._x
 
 
 class TimedProgram:
-    """A program whose runs use a `Timed` mailbox."""
+    """A program whose runs have `Rounds` as their input."""
 
     def __init__(self, inner: Runnable, caches: Caches) -> None:
         self._inner, self._caches = inner, caches
@@ -97,19 +104,26 @@ class TimedProgram:
         self.spent_ns: list[int] = []
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Any] = (), meanwhile: Callable[[], None] = nothing) -> list[Any]:
-        timed = Timed(mailbox, self._caches, self.cold)
-        outputs = self._inner.run(timed, inputs, meanwhile)
-        self.spent_ns = timed.spent_ns
+        rounds = Rounds(inputs[0], self._caches, self.cold)
+        outputs = self._inner.run(mailbox, rounds, meanwhile)
+        self.spent_ns = rounds.spent_ns
         return outputs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
+def programs(rounds: int, piece: Region) -> list[Program]:
+    """The star's for one worker, with an Input before each message of the master."""
+    master, *others = star_programs(rounds, 1, piece)
+    steps = [each for step in master.steps for each in ((master.steps[0], step) if isinstance(step, ir.Send) else (step,))]
+    return [msgspec.structs.replace(master, steps=tuple(steps[1:])), *others]
+
+
 def of_session(session: Session, size: int, rounds: int, caches: Caches) -> dict[str, float]:
     """µs per message of a program that sends to one worker and receives from it, layer after layer."""
     piece = Region.whole(PIECE.shape[0], 1, max(1, size // (BYTES_PER_ELEMENT * PIECE.shape[0])))
-    loaded = session.load(star_programs(rounds + 1, 1, piece), {})
+    loaded = session.load(programs(rounds + 1, piece), {})
     assert loaded.executable is not None
     timed = loaded.executable = TimedProgram(loaded.executable, caches)
     x = np.ones((1, *piece.shape), np.float32)

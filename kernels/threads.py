@@ -95,19 +95,21 @@ class Team:
     other processes mobilenet_v2 took 1.0 to 1.4 times as long after a pause, also where they looked ten times as long.
     """
 
-    def __init__(self, steps: Sequence[Parts]) -> None:
+    def __init__(self, steps: Sequence[Parts], stop: int = 0) -> None:
+        """``stop``: the address of an int64 by which a step ends the walk after it, with any number but 0."""
         count = max(map(len, steps)) - 1
         self.steps = [tuple(calls) for calls in steps]
         self._helpers, self._busy = _helpers(count, os.getpid())
         parts = [[handoff.compiled(call) or (0, 0, 0) for call in calls] for calls in steps]
-        self._numbers = team_numbers([helper.control for helper in self._helpers], parts)
+        self._numbers = team_numbers([helper.control for helper in self._helpers], parts, stop)
 
     def __call__(self) -> None:
         self.run(0, NEVER)
 
     def run(self, step: int, until_ns: int) -> int:
-        """Do the steps from one on, until all are done or the clock is beyond ``until_ns``. Returns the step to go on
-        with. While another caller uses the helpers (inferences overlap in a stream), all parts are done here."""
+        """Do the steps from one on, until all are done, the clock is beyond ``until_ns``, or one stops the walk. Returns the
+        step to go on with. While another caller uses the helpers (inferences overlap in a stream), all parts are done
+        here."""
         if not self._busy.acquire(blocking=False):
             return int(run_team(self._numbers, step, until_ns, ALONE))
         try:
@@ -120,6 +122,10 @@ class Team:
             return int(found)
         finally:
             self._busy.release()
+
+    def note_end(self, step: int, at_ns: int) -> None:
+        """A step was done by other code, until then."""
+        ends_of(self._numbers)[step] = at_ns
 
     def ends(self) -> list[int]:
         """`time.perf_counter_ns` at the end of each step, the last time that it was done."""

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from fogconv.errors import KernelError
 from fogconv.kernels import handoff
 from fogconv.kernels.codegen.jit import jit, ready
-from fogconv.kernels.codegen.native import system
+from fogconv.kernels.codegen.native import atomics, system
 from fogconv.kernels.maps.bound import SIGNATURE, Bound, bind
 
 HEADER, CALL = 2, 4
 
-TEAM, PART = 2, 3
+TEAM, PART = 3, 3
 
 LOOK, TRUST, ALONE = 0, 1, 2
 """How `run_team` begins: it looks first whether a helper may run on the caller's core; it does not; without the helpers."""
@@ -60,8 +60,9 @@ def bind_walk(calls: Sequence[tuple[int, Bound]], steps: int) -> tuple[Bound, Ca
 
 @jit
 def run_team(a, first, until, mode):  # type: ignore[no-untyped-def]
-    """Do the steps of the array that `team_numbers` makes, from the ``first`` on, until all are done or the clock is beyond
-    ``until``. Returns the step to go on with; ~ that step where a helper has to leave the caller's core before it.
+    """Do the steps of the array that `team_numbers` makes, from the ``first`` on, until all are done, the clock is beyond
+    ``until``, or a step stops the walk. Returns the step to go on with; ~ that step where a helper has to leave the caller's
+    core before it.
 
     Each helper begins its part of a step as it is handed over. The caller does its own, then those that no helper has
     begun, and waits for the others.
@@ -99,17 +100,20 @@ def run_team(a, first, until, mode):  # type: ignore[no-untyped-def]
                         handoff.finish(control, ticket)
         now = system.now()
         a[ends + step] = now
-        if now > until:
+        if now > until or (a[2] != 0 and atomics.read(a[2]) != 0):
             return step + 1
     return steps
 
 
-def team_numbers(controls: Sequence[int], steps: Sequence[Sequence[tuple[int, int, int]]]) -> NDArray[np.int64]:
-    """The array that `run_team` walks: helpers and steps; each helper's control block by its address, and its last ticket;
-    the time at which each step ended; and for each step the parts of the caller and the helpers, as `handoff.compiled` gives
-    them, a code of 0 for none."""
+def team_numbers(
+    controls: Sequence[int], steps: Sequence[Sequence[tuple[int, int, int]]], stop: int = 0
+) -> NDArray[np.int64]:
+    """The array that `run_team` walks: helpers and steps; the address of an int64 by which a step stops the walk after it,
+    with any number but 0 (0: none does); each helper's control block by its address, and its last ticket; the time at which
+    each step ended; and for each step the parts of the caller and the helpers, as `handoff.compiled` gives them, a code of 0
+    for none."""
     ready(run_team, TEAM_SIGNATURE)
-    numbers = [len(controls), len(steps)]
+    numbers = [len(controls), len(steps), stop]
     for control in controls:
         numbers += [control, 0]
     numbers += [0] * len(steps)

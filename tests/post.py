@@ -26,6 +26,8 @@ class Post:
             assert self._arrived.wait_for(lambda: key in self._there, timeout=120), f"no message {key}"
             return self._there.pop(key)
 
+    def open(self, messages: Any) -> None: ...
+
     def room(self, nbytes: int) -> memoryview | None:
         return None
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fogconv.cluster.executor.array_steps import Arrays
 from fogconv.cluster.executor.bands.bound_walk import BoundWalk, idle
+from fogconv.cluster.executor.bands.direct_messages import DirectMessages, DirectReceive, DirectSend
 from fogconv.cluster.executor.bands.joined_steps import Computing, after_margins, joined
 from fogconv.cluster.executor.buffer_widths import narrow_buffers
 from fogconv.cluster.executor.coded_gather import bind_gather
@@ -26,6 +27,8 @@ from fogconv.cluster.executor.mailbox import SHORT_BYTES, Mailbox, as_array
 from fogconv.cluster.executor.map_steps import KERNELS, OF_ANY_TYPE
 from fogconv.cluster.executor.quantized.steps import QUANTIZED, prepared
 from fogconv.cluster.protocol.codec import Frame
+from fogconv.cluster.transport.channel import FRONT_BYTES, message_memory
+from fogconv.cluster.transport.endpoint import DIRECT_BYTES
 from fogconv.errors import ClusterError, InputError, KernelError, WireError, shown
 from fogconv.ir import steps
 from fogconv.ir.arrays import Array
@@ -46,6 +49,7 @@ from fogconv.kernels.maps.pixels import PixelTables
 from fogconv.kernels.maps.scratch import Scratch
 from fogconv.kernels.maps.transpose import packer, unpacker
 from fogconv.kernels.quantized.conv import PreparedBytes
+from fogconv.kernels.threads import compiled_steps
 from fogconv.storage.mapped_array import give_back
 from fogconv.storage.swap_file import SwapFolder
 
@@ -117,7 +121,9 @@ class Executable:
             proceed()
             call = self._bind(step) if number not in walked else self._walks.get(number, idle)
             calls.append(self._with_margins(bands.cleared.get(number, ()), call))
-        self._bound = BoundSteps(list(joined(calls)))
+        direct = any(isinstance(call, DirectSend | DirectReceive) for call in calls)
+        messages = DirectMessages(calls) if direct else None
+        self._bound = BoundSteps(list(joined(calls, messages)), messages)
         self._let_go_of_plain_weights()
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array] = (), meanwhile: Callable[[], None] = nothing) -> list[Array]:
@@ -302,12 +308,20 @@ class Executable:
     def _send(self, step: steps.Send) -> Call:
         form, plain = step.wire, step.wire not in wire.LOSSLESS
         spans, elements = self._spans(step)
-        cut = np.zeros(elements, wire.DTYPES[form] if plain else np.float32)
+        dtype = wire.DTYPES[form] if plain else np.dtype(np.float32)
+        memory = message_memory(elements * dtype.itemsize)
+        cut = memory[FRONT_BYTES:].view(dtype)
         to, tag, raw = step.to, step.tag, cut.view(np.uint8).data
         tables = None if step.pixels is None else PixelTables(step.pixels.mean, step.pixels.std)
         # Pixels are cut into an array of their own, which is coded.
         direct = not step.more and self._unchanged(step.source, form) and tables is None
         whole = self._in_order(step.source, step.region) if direct else None
+        extracts = []
+        for part, span in zip(step.parts, spans, strict=True):
+            view, lane = self.around(part.buffer, part.region)
+            extracts.append(wire.bind_extract(view, lane, len(part.region.channels), cut[span]))
+        if plain and tables is None and compiled_steps(sequence(extracts)) is not None:
+            return DirectSend(to, tag, memory, extracts)
         if whole is not None:
 
             def send_whole(run: Run) -> None:
@@ -315,10 +329,6 @@ class Executable:
                 run.mailbox.send(to, tag, raw)
 
             return send_whole
-        extracts = []
-        for part, span in zip(step.parts, spans, strict=True):
-            view, lane = self.around(part.buffer, part.region)
-            extracts.append(wire.bind_extract(view, lane, len(part.region.channels), cut[span]))
         extract = sequence(extracts)
 
         def send_plain(run: Run) -> None:
@@ -354,7 +364,20 @@ class Executable:
             run.ready_ns = time.perf_counter_ns()
             insert(payload)
 
-        return call
+        if step.wire in wire.LOSSLESS or step.pixels is not None:
+            return call
+        spans, elements = self._spans(step)
+        dtype = wire.DTYPES[step.wire]
+        memory = message_memory(elements * dtype.itemsize)
+        place = memory[FRONT_BYTES:].view(dtype)
+        inserts: list[Bound] = []
+        for part, span in zip(step.parts, spans, strict=True):
+            view, lane = self.around(part.buffer, part.region)
+            added = step.accumulate and not inserts
+            inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels), added))
+        if len(memory) > FRONT_BYTES + DIRECT_BYTES or compiled_steps(sequence(inserts)) is None:
+            return call
+        return DirectReceive(origin, tag, memory, inserts, call)
 
     def insert(self, step: steps.Recv) -> Callable[[Frame], None]:
         """Write a message's payload into its place. Raises WireError for one of another size."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.executor.mailbox import Mailbox
+from fogconv.cluster.executor.mailbox import Mailbox, Messages
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import InputError
 from fogconv.ir import steps as ir
@@ -176,33 +176,45 @@ class Joined(Protocol):
 
     count: int
 
-    def run(self, first: int, until_ns: int) -> int | None:
+    def run(self, run: Run, first: int, until_ns: int) -> int | None:
         """Do them from a place on, 0 at first, until the clock is beyond a time. Returns the place to go on from; None where
         all are done."""
 
-    def ends(self, begin_ns: int) -> list[int]:
-        """The clock at the end of each step, which began at ``begin_ns``."""
+    def spans(self, begin_ns: int) -> list[tuple[int, int]]:
+        """The clock at the begin and end of each step, the first of which began at ``begin_ns``."""
 
 
 class BoundSteps:
     """The calls of a program's steps: runs them in order, and keeps their times.
 
-    Messages are sent and received from Python: their three calls of the system take as long from there as from compiled code
-    (`python -m bench.message_floor`). From cold caches the way of a message from its step to the system and back takes more
-    than these calls, because each object that it touches is far away; five calls fewer of Python's on it made no difference
-    that could be measured.
+    The usual messages over direct connections are sent, waited for and received by compiled code, too
+    (`fogconv.cluster.executor.bands.direct_messages`); Python does the others. The calls of the system take as long from
+    Python as from compiled code (`python -m bench.message_floor`): this saves Python's way to them and back, of which
+    after a conv each object is far away. So the wait has to be compiled, too: of what sends alone saved, the receive after
+    them lost a third or a half again, because it found Python's code as cold.
     """
 
-    def __init__(self, calls: Sequence[Call | Joined]) -> None:
+    def __init__(self, calls: Sequence[Call | Joined], messages: Messages | None = None) -> None:
         # Sorted once: a step of a few microseconds would notice.
         self._calls: list[tuple[Call | None, Joined | None]] = [
             (call, None) if callable(call) else (None, call) for call in calls
         ]
         self._count = sum(1 if callable(call) else call.count for call in calls)
         self._ticks: list[tuple[int, int | Joined]] = []
+        self._messages = messages
 
     def run(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None]) -> list[Array]:
         """See Runnable."""
+        messages = self._messages
+        if messages is None:
+            return self._run(mailbox, inputs, meanwhile)
+        try:
+            mailbox.open(messages)
+            return self._run(mailbox, inputs, meanwhile)
+        finally:
+            messages.close()
+
+    def _run(self, mailbox: Mailbox, inputs: Sequence[Array], meanwhile: Callable[[], None]) -> list[Array]:
         run = Run(mailbox, inputs, meanwhile)
         clock = time.perf_counter_ns
         ticks: list[tuple[int, int | Joined]] = []
@@ -213,11 +225,11 @@ class BoundSteps:
             if joined is not None:
                 # Their times are taken apart when they are asked for: after long compiled code Python's own is in no cache.
                 ticks.append((now, joined))
-                at = joined.run(0, look)
+                at = joined.run(run, 0, look)
                 while at is not None:
                     mailbox.proceed()
                     look = clock() + LOOK_NS
-                    at = joined.run(at, look)
+                    at = joined.run(run, at, look)
                 run.ready_ns = now = clock()
                 continue
             assert call is not None
@@ -237,9 +249,8 @@ class BoundSteps:
         """
         ticks: list[int] = []
         for begin, end in self._ticks:
-            for each in (end,) if isinstance(end, int) else end.ends(begin):
-                ticks += (begin, each)
-                begin = each
+            for span in ((begin, end),) if isinstance(end, int) else end.spans(begin):
+                ticks += span
         ticks += [0] * (2 * self._count - len(ticks))
         # An array.array converts a list of integers ten times as fast as NumPy.
         return np.frombuffer(array("q", ticks), np.int64).reshape(-1, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,44 @@ from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.errors import ClusterError, TransportTimeout
 
+if TYPE_CHECKING:
+    from fogconv.cluster.transport.channel import Channel, Lease
+
 T = TypeVar("T")
 
 Payload = NDArray[np.uint8]
 SHORT_BYTES = 4096
+
+
+class Carrier(Protocol):
+    """What carries the messages of a run that compiled code sends and receives."""
+
+    run: int
+
+    def channel_to(self, rank: int) -> Channel | None:
+        """What they are sent over; None where only ``Mailbox.send`` can."""
+
+    def channel_from(self, rank: int) -> Channel | None:
+        """What they come over."""
+
+    def lease(self) -> tuple[Lease, list[tuple[int, int]]] | None:
+        """Let compiled code wait for messages in the place of this thread, with the (origin, tag) of those that have
+        arrived. None where Python has to wait."""
+
+    def end_lease(self) -> None: ...
+
+    def count(self, sent_bytes: int, received_bytes: int) -> None:
+        """So many bytes of payloads were sent and received by it."""
+
+
+class Messages(Protocol):
+    """The messages of a program that compiled code sends and receives where it can."""
+
+    def open(self, carrier: Carrier) -> None:
+        """A run begins."""
+
+    def close(self) -> None:
+        """It is over."""
 
 
 class Mailbox(Protocol):
@@ -29,6 +63,10 @@ class Mailbox(Protocol):
 
     def send(self, to: int, tag: int, payload: Frame) -> None:
         """Never waits for the peer. The bytes must not change until the run's end."""
+
+    def open(self, messages: Messages) -> None:
+        """Before a run: let compiled code send and receive these, where it can. For the others ``send`` and ``receive`` are
+        called."""
 
     def room(self, nbytes: int) -> memoryview | None:
         """Memory for a payload that is then sent without a copy; None where there is no such memory."""
@@ -111,6 +149,10 @@ class Inbox:
             self.bytes -= len(self._payloads.pop(key))
         return worst
 
+    def holds(self, run: int) -> list[tuple[int, int]] | None:
+        """The origins and tags of this run's payloads; None where it failed."""
+        return None if run in self._failures else [key[1:] for key in self._payloads if key[0] == run]
+
     def take(self, run: int, origin: int, tag: int) -> Frame | None:
         """Remove and return the payload, or None. Raises the error that ``fail`` set for this run."""
         if run in self._failures:
@@ -160,6 +202,17 @@ class Inbox:
         return run <= self._floor or run in self._closed
 
 
+def no_channel(rank: int) -> None:
+    """There is none to any rank."""
+
+
+class Ways(NamedTuple):
+    """The channels of a run's messages to and from other ranks."""
+
+    to: Callable[[int], Channel | None] = no_channel
+    origin: Callable[[int], Channel | None] = no_channel
+
+
 class RunMailbox:
     """The Mailbox of one run on one rank; ``post(to, tag, payload)`` sends a message."""
 
@@ -170,10 +223,12 @@ class RunMailbox:
         run: int,
         post: Callable[[int, int, Frame], None],
         timeout_s: float,
+        ways: Ways = Ways(),
     ) -> None:
         self.run = run
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.channel_to, self.channel_from = ways
         self._board = board
         self._inbox = inbox
         self._post = post
@@ -185,6 +240,23 @@ class RunMailbox:
     def send(self, to: int, tag: int, payload: Frame) -> None:
         self.sent_bytes += len(payload)
         self._post(to, tag, payload)
+
+    def open(self, messages: Messages) -> None:
+        messages.open(self)
+
+    def lease(self) -> tuple[Lease, list[tuple[int, int]]] | None:
+        board = self._board
+        with board.lock:
+            held = self._inbox.holds(self.run)
+            lease = None if held is None else board.lease()
+            return None if lease is None or held is None else (lease, held)
+
+    def end_lease(self) -> None:
+        self._board.end_lease()
+
+    def count(self, sent_bytes: int, received_bytes: int) -> None:
+        self.sent_bytes += sent_bytes
+        self.received_bytes += received_bytes
 
     def room(self, nbytes: int) -> memoryview | None:
         return self._board.endpoint.room(nbytes)

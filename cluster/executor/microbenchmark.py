@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.executor.interface import Build, Touches, nothing
+from fogconv.cluster.executor.mailbox import Messages
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.errors import ClusterError
 from fogconv.hardware.latency.samples import IDLE, DeviceLoad
@@ -32,6 +33,8 @@ class NoMailbox:
 
     def send(self, to: int, tag: int, payload: Frame) -> None:
         raise ClusterError(f"a lone program sends to rank {to}")
+
+    def open(self, messages: Messages) -> None: ...
 
     def room(self, nbytes: int) -> memoryview | None:
         return None

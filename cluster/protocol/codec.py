@@ -68,6 +68,12 @@ def encode(message: AnyMessage, *payloads: Frame) -> list[Frame]:
     return [_PRELUDES[kind] + _SIZE.pack(size) + _encode(message), payloads[0]]
 
 
+def run_in_data(run: int) -> tuple[int, bytes]:
+    """Where the number of its run stands in the header of a Data, and its bytes: all in which one run's differs from
+    another's."""
+    return _BODY + 1, _encode(run)
+
+
 def peek(header: Frame, limit: int = MAX_PAYLOAD_BYTES) -> tuple[int, ...]:
     """The payload sizes that a header declares, checked against ``limit``. Raises WireError, VersionError."""
     size = _prelude(header, limit)[1]

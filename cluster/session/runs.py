@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fogconv.cluster.executor.mailbox import Inbox, RunMailbox
+from fogconv.cluster.executor.mailbox import Inbox, RunMailbox, Ways
 from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
 from fogconv.cluster.protocol.codec import Frame
@@ -24,6 +24,9 @@ from fogconv.cluster.transport.dispatcher import Dispatcher
 from fogconv.cluster.transport.endpoint import Endpoint
 from fogconv.errors import ClusterError, TransportTimeout, WireError, WorkerLostError
 from fogconv.ir.layout import MASTER
+
+if TYPE_CHECKING:
+    from fogconv.cluster.transport.channel import Channel
 
 MAX_RUNS_IN_FLIGHT = 64
 HEARSAY_S = 0.3
@@ -53,7 +56,7 @@ class Runs:
             begin_ns = time.perf_counter_ns()
             for rank in loaded.ranks:
                 self._workers.send(self._workers.records[rank], m.Run(run, loaded.program))
-        mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s)
+        mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s, Ways(self._channel, self._channel))
         well = False
         try:
             given = inputs() if callable(inputs) else inputs
@@ -118,6 +121,9 @@ class Runs:
             send(records[to].peer, encode(m.Data(run, tag), payload), ordered=False)
 
         return post
+
+    def _channel(self, rank: int) -> Channel | None:
+        return self._endpoint.channel(self._workers.records[rank].peer)
 
     def _await_done(
         self, run: int, loaded: Loaded, timeout_s: float, skipped: Collection[int]

@@ -14,11 +14,19 @@ Worker know messages and no transport. There are three: in-process queues, ZeroM
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from fogconv.cluster.protocol.codec import Frame
+
+if TYPE_CHECKING:
+    from fogconv.cluster.transport.channel import Channel
+
+DIRECT_BYTES = 128 << 10
+"""The longest payload of a message that takes a direct connection: a row of a map, with its channels, is mostly shorter."""
 
 Peer = Hashable
 """Identifies the other end of a link, on this end only."""
@@ -77,6 +85,15 @@ class Endpoint(Protocol):
         Without ``ordered`` they may overtake others of this rank, or be overtaken: a header and a payload, at best sent by a
         shorter way. ``behind``: they let all other messages pass, so that an inference does not wait for weights.
         """
+
+    def channel(self, peer: Peer) -> Channel | None:
+        """What compiled code can send to this peer over, and receive from it; None where there is nothing like it."""
+
+    def lease(self) -> NDArray[np.int32] | None:
+        """Let the thread that may call ``receive`` wait by itself until ``end_lease``. Returns the structs pollfd on which
+        to wait; None where there is something to do first, or no such way to wait."""
+
+    def end_lease(self) -> None: ...
 
     def room(self, nbytes: int) -> memoryview | None:
         """Memory for a payload that reaches peers without a copy; None where there is none. Never written twice."""

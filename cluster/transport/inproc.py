@@ -95,6 +95,14 @@ class InprocEndpoint:
         if not self._closed:
             self._hub._route(self.name, str(peer), frames)
 
+    def channel(self, peer: Peer) -> None:
+        return None
+
+    def lease(self) -> None:
+        return None
+
+    def end_lease(self) -> None: ...
+
     def room(self, nbytes: int) -> memoryview | None:
         return None
 

@@ -13,13 +13,13 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fogconv.cluster.executor.executors import executor
 from fogconv.cluster.executor.interface import Build, OwnKernels, Runnable, Shares
-from fogconv.cluster.executor.mailbox import RunAborted
+from fogconv.cluster.executor.mailbox import RunAborted, Ways
 from fogconv.cluster.executor.microbenchmark import copy_bytes_per_s, step_times
 from fogconv.cluster.protocol import codec, lifecycle
 from fogconv.cluster.protocol import messages as m
@@ -41,8 +41,12 @@ from fogconv.cluster.worker.scheduling.turns import TurnMailbox, Turns
 from fogconv.cluster.worker.system import process_bytes, throttled
 from fogconv.errors import ClusterError, FogconvError, WireError
 from fogconv.ir.arrays import Array
+from fogconv.ir.layout import MASTER
 from fogconv.ir.program import Program
 from fogconv.storage.swap_file import SwapFolder
+
+if TYPE_CHECKING:
+    from fogconv.cluster.transport.channel import Channel
 
 log = logging.getLogger("fogconv.worker")
 
@@ -340,6 +344,17 @@ class Worker:
                 self._masters.link_to(session, to), codec.encode(m.Data(task.run, tag), payload), ordered=False
             )
 
+        def channel_to(rank: int) -> Channel | None:
+            peer = session.peer if rank == MASTER else session.outgoing.get(rank)
+            return None if peer is None else self._endpoint.channel(peer)
+
+        def channel_from(rank: int) -> Channel | None:
+            with self._board.lock:
+                found = [peer for peer, other in session.incoming.items() if other == rank]
+            if rank == MASTER:
+                return self._endpoint.channel(session.peer)
+            return self._endpoint.channel(found[-1]) if found else None
+
         with self._board.lock:
             if self._masters.over(session):
                 return
@@ -347,9 +362,13 @@ class Worker:
                 raise ClusterError(f"run {task.run} is over, or a later one is: the numbers of runs must rise")
             flight = lifecycle.Flight(task.run, session.partners.get(task.program, frozenset()))
             self._masters.apply(lifecycle.RunBegun(session.peer, flight))
+            self._turns.runs += 1
+            self._board.recall()  # another run would keep its turn while compiled code waits for it
         copies = session.runs.get(task.program, 1) > 1
         timeout_s = session.hello.timeout_s
-        mailbox = TurnMailbox(self._turns, self._board, session.inbox, task.run, post, timeout_s, copies=copies)
+        mailbox = TurnMailbox(
+            self._turns, self._board, session.inbox, task.run, post, timeout_s, Ways(channel_to, channel_from), copies=copies
+        )
         well = False
         self._turns.take(task.run)
         try:
@@ -364,6 +383,7 @@ class Worker:
         finally:
             self._turns.give()
             with self._board.lock:
+                self._turns.runs -= 1
                 others = self._active.runs_of(session)
                 session.inbox.close(task.run)
                 session.inbox.close_through(min([run for run in others if run != task.run], default=task.run + 1) - 1)

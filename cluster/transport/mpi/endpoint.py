@@ -137,6 +137,14 @@ class MpiEndpoint:
         if not gone:
             self._bell.set()
 
+    def channel(self, peer: Peer) -> None:
+        return None
+
+    def lease(self) -> None:
+        return None
+
+    def end_lease(self) -> None: ...
+
     def room(self, nbytes: int) -> memoryview | None:
         return None
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -22,14 +23,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import zmq
+from numpy.typing import NDArray
 from zmq.utils.monitor import parse_monitor_message
 
 from fogconv.cluster.protocol import codec
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.protocol.keys import Keys
 from fogconv.cluster.protocol.timeouts import HEARTBEAT_S
-from fogconv.cluster.transport.endpoint import Arrival, Event, Loss, Peer
+from fogconv.cluster.transport.endpoint import DIRECT_BYTES, Arrival, Event, Loss, Peer
 from fogconv.cluster.transport.resolver import Resolution, Resolver
 from fogconv.cluster.transport.zeromq import dialing
 from fogconv.cluster.transport.zeromq.admission.callers import Callers
@@ -37,15 +40,18 @@ from fogconv.cluster.transport.zeromq.admission.doorkeeper import Doorkeeper
 from fogconv.cluster.transport.zeromq.admission.register import Limits, Register
 from fogconv.cluster.transport.zeromq.chunking import BEHIND, BEHIND_BYTES, SHORT_BYTES, Assembly, cut, cut_behind
 from fogconv.cluster.transport.zeromq.descriptors import raise_descriptor_limit, roomy_context
+from fogconv.cluster.transport.zeromq.direct.connection import Connection
 from fogconv.cluster.transport.zeromq.direct.exchange import Exchange
 from fogconv.cluster.transport.zeromq.direct.opening import is_about_opening
 from fogconv.cluster.transport.zeromq.shared_memory import SHARED_BYTES, Sharing, is_reference, is_sharing
 from fogconv.cluster.transport.zeromq.sockets import LINGER_MS, Socket, bound, connected, trouble
 from fogconv.cluster.transport.zeromq.wake_pipe import WakePipe
+from fogconv.cluster.transport.zeromq.watched import Watched
 from fogconv.errors import ConnectError
 from fogconv.hardware.address import parse_address
 
 if TYPE_CHECKING:
+    from fogconv.cluster.transport.channel import Channel
     from fogconv.cluster.transport.zeromq.admission.authentication import Authentication
 
 log = logging.getLogger("fogconv.transport")
@@ -58,6 +64,7 @@ STRANGER_MESSAGE_BYTES = 16 << 10
 _BAD_HANDSHAKE_REASON = (
     "the keys do not fit: it does not list ours, it has another than the one listed here, or only one end encrypts"
 )
+_LINUX = sys.platform.startswith("linux")
 _READABLE = select.POLLIN
 _LAST = int(zmq.NOBLOCK)
 
@@ -96,7 +103,7 @@ class ZeromqEndpoint:
         self._heartbeat_s = heartbeat_s
         self._lock = threading.RLock()
         self._context = roomy_context()
-        self._poller = select.poll()
+        self._poller = Watched()
         self._direct = direct
         self._exchange = Exchange(self._poller)
         self._by_fd: dict[int, tuple[Socket, bool]] = {}
@@ -263,6 +270,32 @@ class ZeromqEndpoint:
                 return
             self._put(link, peer, cut(frames) if size < SHARED_BYTES else self._by_reference(link, peer, frames))
 
+    def channel(self, peer: Peer) -> Channel | None:
+        with self._lock:
+            connection = self._exchange.connections.get(peer)
+            if connection is None or connection.sealed or connection.rest or not _LINUX:
+                return None
+            link = self._links.get(peer)
+            shares = self._sharing.reaches(peer) or (self._shared and link is not None and link.near)
+            channel = connection.channel or connection.share(
+                partial(self._go_on, peer, connection), partial(self._hear_of, peer, connection)
+            )
+            channel.fit(SHARED_BYTES - 1 if shares else DIRECT_BYTES)
+            return channel
+
+    def lease(self) -> NDArray[np.int32] | None:
+        with self._lock:
+            if self._closed or self._events or self._changed or self._probe_at or self._woken or self._waiting:
+                return None
+            self._waiting = True
+            return self._poller.structs()
+
+    def end_lease(self) -> None:
+        with self._lock:
+            self._waiting = False
+            if self._closed:
+                self._pipe.close()
+
     def room(self, nbytes: int) -> memoryview | None:
         with self._lock:
             return self._sharing.room(nbytes)
@@ -405,6 +438,21 @@ class ZeromqEndpoint:
             return True
         return sent
 
+    def _go_on(self, peer: Peer, connection: Connection, rest: bytes) -> None:
+        """Send the rest of a message of which compiled code sent the first part, unless the connection has ended."""
+        with self._lock:
+            if self._exchange.connections.get(peer) is connection:
+                connection.rest = rest
+                self._exchange.flush_later(connection)
+                if self._waiting:
+                    self._pipe.write()
+
+    def _hear_of(self, peer: Peer, connection: Connection, data: bytes) -> None:
+        """Compiled code read bytes that are not the message that it expected."""
+        with self._lock:
+            if self._exchange.connections.get(peer) is connection:
+                self._hear_directly(peer, data)
+
     def _propose(self, link: Socket | None) -> None:
         """Ask for a direct connection to the other end of a link that ``connect`` opened, if that was not done."""
         if self._direct and link is not None and link.trusted:
@@ -412,13 +460,13 @@ class ZeromqEndpoint:
             if ask is not None:
                 self._put(link, link, ([ask],))
 
-    def _hear_directly(self, peer: Peer) -> None:
+    def _hear_directly(self, peer: Peer, before: bytes = b"") -> None:
         """What has come over a direct connection; what waits for it is sent, too."""
         connection = self._exchange.connections[peer]
         try:
             if connection.rest:
                 self._exchange.flush(connection)
-            messages, lasts = connection.read()
+            messages, lasts = connection.read(before)
         except OSError as error:
             self._exchange.forget(peer)
             self._break(peer, error)

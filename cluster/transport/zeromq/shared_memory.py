@@ -216,6 +216,10 @@ class Sharing:
         self._offered.add(peer)
         return [self._arena.offer]
 
+    def reaches(self, peer: Peer) -> bool:
+        """Whether a peer reads this memory."""
+        return peer in self._readers
+
     def refer(self, peer: Peer, frames: Sequence[Frame]) -> list[Frame] | None:
         """A message with a reference in place of its payload; None where it has to be sent unchanged."""
         if peer not in self._readers or self._arena is None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import threading
 from bisect import insort
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fogconv.cluster.executor.mailbox import Inbox, RunMailbox
+from fogconv.cluster.executor.mailbox import Inbox, RunMailbox, Ways
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    from fogconv.cluster.transport.channel import Lease
 
 T = TypeVar("T")
 
@@ -27,6 +30,8 @@ class Turns:
         self._changed = threading.Condition(self._lock)
         self._taken = False
         self._waiting: list[int] = []
+        self.runs = 0
+        """How many are under way. Used under the dispatcher's lock."""
 
     def take(self, run: int) -> None:
         with self._lock:
@@ -62,10 +67,11 @@ class TurnMailbox(RunMailbox):
         run: int,
         post: Callable[[int, int, Frame], None],
         timeout_s: float,
+        ways: Ways = Ways(),
         *,
         copies: bool,
     ) -> None:
-        super().__init__(board, inbox, run, post, timeout_s)
+        super().__init__(board, inbox, run, post, timeout_s, ways)
         self._turns = turns
         self._copies = copies
 
@@ -75,6 +81,11 @@ class TurnMailbox(RunMailbox):
 
     def room(self, nbytes: int) -> memoryview | None:
         return None if self._copies else super().room(nbytes)
+
+    def lease(self) -> tuple[Lease, list[tuple[int, int]]] | None:
+        """None beside other runs, because compiled code would keep its turn while it waits."""
+        with self._board.lock:
+            return super().lease() if self._turns.runs == 1 else None
 
     def proceed(self) -> None:
         super().proceed()

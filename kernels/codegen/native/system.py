@@ -24,6 +24,12 @@ SYSTEM_CALL = {"x86": 202}
 
 NEWER_SYSTEM_CALL = 98
 
+NEVER_WAIT = 0x40 | 0x4000
+"""MSG_DONTWAIT and MSG_NOSIGNAL, of send."""
+
+UNSENT = 0x5411
+"""TIOCOUTQ, of ioctl: how many bytes have been sent that the other end has not acknowledged."""
+
 
 @intrinsic
 def core(typingctx: Any) -> Any:
@@ -68,3 +74,62 @@ def now(typingctx: Any) -> Any:
         return builder.add(builder.mul(seconds, I64(1_000_000_000)), rest)
 
     return types.int64(), codegen
+
+
+@intrinsic
+def send(typingctx: Any, descriptor: Any, address: Any, count: Any) -> Any:
+    """Send so many bytes over a socket, as far as it takes them now. Returns how many; below 0 for none."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        descriptor, address, count = args
+        name = "send"
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(I64, [I32, I64, I64, I32]), name)
+        return builder.call(function, [builder.trunc(descriptor, I32), address, count, I32(NEVER_WAIT)])
+
+    return types.int64(*[types.int64] * 3), codegen
+
+
+@intrinsic
+def receive(typingctx: Any, descriptor: Any, address: Any, count: Any) -> Any:
+    """Take at most so many bytes that have come over a socket. Returns how many; 0 at its end, below 0 for none."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        descriptor, address, count = args
+        name = "recv"
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(I64, [I32, I64, I64, I32]), name)
+        return builder.call(function, [builder.trunc(descriptor, I32), address, count, I32(NEVER_WAIT)])
+
+    return types.int64(*[types.int64] * 3), codegen
+
+
+@intrinsic
+def poll(typingctx: Any, structs: Any, count: Any, milliseconds: Any) -> Any:
+    """Wait until one of some descriptors has something to report. Returns how many have; 0 after the time."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        structs, count, milliseconds = args
+        name = "poll"
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(I32, [I64, I64, I32]), name)
+        found = builder.call(function, [structs, count, builder.trunc(milliseconds, I32)])
+        return builder.sext(found, I64)
+
+    return types.int64(*[types.int64] * 3), codegen
+
+
+@intrinsic
+def unsent(typingctx: Any, descriptor: Any) -> Any:
+    """How many bytes of a socket are on their way; 0 where the system does not say."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
+        place = cgutils.alloca_once(builder, I32)
+        builder.store(I32(0), place)
+        name = "ioctl"
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(I32, [I32, I64], var_arg=True), name)
+        builder.call(function, [builder.trunc(args[0], I32), I64(UNSENT), place])
+        return builder.zext(builder.load(place), I64)
+
+    return types.int64(types.int64), codegen

@@ -31,6 +31,8 @@ class Post:
 
     def proceed(self) -> None: ...
 
+    def open(self, messages: Any) -> None: ...
+
     def room(self, nbytes: int) -> memoryview | None:
         return None
 

@@ -18,16 +18,20 @@ import fcntl
 import socket as sockets
 import struct
 import termios
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fogconv.cluster.protocol.codec import Frame
+from fogconv.cluster.transport.endpoint import DIRECT_BYTES
 from fogconv.cluster.transport.zeromq.direct.sealing import Seal
 
-DIRECT_BYTES = 128 << 10
-"""The longest payload: a row of a map, with its channels, is mostly shorter."""
+if TYPE_CHECKING:
+    from fogconv.cluster.transport.channel import Channel
+
 JOINED_BYTES = 4 << 10
 """Up to this size one copy is cheaper than a frame of its own."""
 BUFFER_BYTES = 1 << 20
@@ -48,14 +52,17 @@ class Connection:
     ``send`` and ``read`` raise OSError when it is broken; whatever was on its way is then lost.
     """
 
-    __slots__ = ("_filled", "_head", "_header", "_on_way", "_payload", "_raw", "_seal", "_tail", "fd", "rest")
+    __slots__ = ("_filled", "_head", "_header", "_payload", "_raw", "_seal", "_tail", "channel", "fd", "on_way", "rest")
 
     def __init__(self, raw: sockets.socket, seal: Seal | None = None) -> None:
         self._raw = raw
         self._seal = seal
         self._head = b""
         self.fd = raw.fileno()
-        self._on_way = 0
+        self.on_way = array("q", (0,))
+        """How many bytes may be on their way, at most: one number, which compiled code counts, too."""
+        self.channel: Channel | None = None
+        """Where compiled code sends over this connection, too, what both take while they do. Held while there is a rest."""
         self.rest = b""
         """The part of a message that waits for the system to take it: see ``flush``."""
         self._tail = b""
@@ -63,12 +70,39 @@ class Connection:
         self._payload: NDArray[np.uint8] | None = None
         self._filled = 0
 
+    def share(self, go_on: Callable[[bytes], None], hear: Callable[[bytes], None]) -> Channel:
+        """Let compiled code send and receive here, too, if it is not sealed. ``go_on`` and ``hear``: see `Channel`."""
+        # Imported late: an idle worker needs no compiled code.
+        from fogconv.cluster.transport.channel import Channel
+
+        on_way, _ = self.on_way.buffer_info()
+        self.channel = Channel(self.fd, on_way, QUEUED_BYTES, _head_of, go_on, hear)
+        self.channel.note(self._whole)
+        return self.channel
+
+    @property
+    def sealed(self) -> bool:
+        return self._seal is not None
+
     def send(self, frames: Sequence[Frame]) -> bool:
-        """Send a message. False where it is not taken: it is too long, or too much is on its way already."""
+        """Send a message. False where it is not taken: it is too long, too much is on its way already, or compiled code
+        sends just now."""
         if self.rest:
             self.flush()
             if self.rest:
                 return False
+        channel = self.channel
+        if channel is None:
+            return self._send(frames)
+        if not channel.take():
+            return False
+        try:
+            return self._send(frames)
+        finally:
+            if not self.rest:
+                channel.give()
+
+    def _send(self, frames: Sequence[Frame]) -> bool:
         header, payload = frames[0], frames[-1]
         size = len(payload)
         if size > DIRECT_BYTES:
@@ -80,7 +114,7 @@ class Connection:
             if size <= JOINED_BYTES:
                 data = b"".join((head, header, payload))
                 sent = self._raw.send(data)
-                self._on_way += sent
+                self.on_way[0] += sent
                 if sent < len(data):
                     self.rest = data[sent:]
                 return True
@@ -88,7 +122,7 @@ class Connection:
                 return False
             data = head + header
             sent, whole = self._raw.sendmsg((data, payload)), len(data) + size
-            self._on_way += sent
+            self.on_way[0] += sent
             if sent < whole:
                 # A copy: the sender may use the payload's memory again before the rest goes out.
                 self.rest = b"".join((data, payload))[sent:]
@@ -105,7 +139,7 @@ class Connection:
         sent = 0
         with contextlib.suppress(BlockingIOError):
             sent = self._raw.sendmsg((head, sealed))
-            self._on_way += sent
+            self.on_way[0] += sent
         if sent < len(head) + len(sealed):
             self.rest = (head + sealed)[sent:]
         return True
@@ -115,15 +149,31 @@ class Connection:
         with contextlib.suppress(BlockingIOError):
             while self.rest:
                 sent = self._raw.send(self.rest)
-                self._on_way += sent
+                self.on_way[0] += sent
                 self.rest = self.rest[sent:]
+            if self.channel is not None:
+                self.channel.give()
 
-    def read(self) -> tuple[list[Sequence[Frame]], bool]:
-        """The messages that have arrived, and whether more may come: False at the end.
+    @property
+    def _whole(self) -> bool:
+        """Whether what was read ended with a whole message."""
+        return not self._tail and self._payload is None
+
+    def read(self, before: bytes = b"") -> tuple[list[Sequence[Frame]], bool]:
+        """The messages that have arrived, and whether more may come: False at the end. ``before``: what compiled code read.
 
         Raises OSError for a connection that broke, or whose other end sent what is no message.
         """
         messages: list[Sequence[Frame]] = []
+        if before:
+            self._take(before, messages)
+        try:
+            return messages, self._read(messages)
+        finally:
+            if self.channel is not None:
+                self.channel.note(self._whole)
+
+    def _read(self, messages: list[Sequence[Frame]]) -> bool:
         recv = self._raw.recv
         while True:
             try:
@@ -137,7 +187,7 @@ class Connection:
                         if kind == _PAYLOAD and middle + size == count and header_size <= MOST_HEADER_BYTES:
                             whole = memoryview(data)
                             messages.append((data[_HEAD.size : middle], whole[middle:]))
-                            return messages, True
+                            return True
                     if count and not self._tail:
                         self._take(data, messages)
                     elif count:
@@ -149,13 +199,13 @@ class Connection:
                     count = self._raw.recv_into(room)
                     self._fill(count, messages)
             except BlockingIOError:
-                return messages, True
+                return True
             if not count:
                 if self._payload is not None or self._tail:
                     raise ConnectionResetError("the connection ended within a message")
-                return messages, False
+                return False
             if count < asked:
-                return messages, True
+                return True
 
     def _take(self, data: bytes, messages: list[Sequence[Frame]]) -> None:
         """The messages in these bytes. A longer one that is not complete gets memory of its own."""
@@ -222,14 +272,22 @@ class Connection:
     def _full(self, size: int) -> bool:
         """Whether so many bytes more may be too many on their way. The system is asked only if they may be: what was sent
         since it last said is an upper bound."""
-        if self._on_way + size <= QUEUED_BYTES:
+        if self.on_way[0] + size <= QUEUED_BYTES:
             return False
         found = fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(_COUNT.size))
-        (self._on_way,) = _COUNT.unpack(found)
-        return self._on_way + size > QUEUED_BYTES
+        self.on_way[0] = _COUNT.unpack(found)[0]
+        return self.on_way[0] + size > QUEUED_BYTES
 
     def close(self) -> None:
+        if self.channel is not None and not self.rest:
+            self.channel.end()
+        self.channel = None
         self._raw.close()
+
+
+def _head_of(header_bytes: int, payload_bytes: int) -> bytes:
+    """What stands before a message with a payload, header and payload behind it, where nothing is sealed."""
+    return _HEAD.pack(_PAYLOAD, 0, header_bytes, payload_bytes)
 
 
 def tuned(raw: sockets.socket) -> sockets.socket:

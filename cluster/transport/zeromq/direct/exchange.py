@@ -25,6 +25,7 @@ from fogconv.cluster.transport.zeromq.direct.opening import (
     listen,
 )
 from fogconv.cluster.transport.zeromq.direct.sealing import available
+from fogconv.cluster.transport.zeromq.watched import Watched
 
 log = logging.getLogger("fogconv.transport")
 
@@ -34,7 +35,7 @@ _READ, _WRITE = select.POLLIN, select.POLLOUT
 class Exchange:
     """Not locked: the endpoint is. ``poller``: the endpoint's, in which the sockets are watched."""
 
-    def __init__(self, poller: select.poll) -> None:
+    def __init__(self, poller: Watched) -> None:
         self._poller = poller
         self._asked: dict[Peer, bytes] = {}
         self._openings: dict[Peer, Opening] = {}

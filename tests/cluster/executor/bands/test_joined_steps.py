@@ -64,7 +64,7 @@ def on_one(graph: LayerGraph, threads: int) -> Executable:
     return Executable(program, weights, threads=threads)
 
 
-def one_by_one(calls: list[interface.Call]) -> list[interface.Call]:
+def one_by_one(calls: list[interface.Call], messages: object) -> list[interface.Call]:
     return calls
 
 
