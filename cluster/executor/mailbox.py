@@ -206,11 +206,17 @@ def no_channel(rank: int) -> None:
     """There is none to any rank."""
 
 
+def always() -> bool:
+    return True
+
+
 class Ways(NamedTuple):
-    """The channels of a run's messages to and from other ranks."""
+    """The channels of a run's messages ``to`` ranks and from their ``origin``. ``alone``: whether no other run is under way
+    here; compiled code that waits would keep its turn, and the threads of its kernels."""
 
     to: Callable[[int], Channel | None] = no_channel
     origin: Callable[[int], Channel | None] = no_channel
+    alone: Callable[[], bool] = always
 
 
 class RunMailbox:
@@ -228,7 +234,7 @@ class RunMailbox:
         self.run = run
         self.sent_bytes = 0
         self.received_bytes = 0
-        self.channel_to, self.channel_from = ways
+        self.channel_to, self.channel_from, self._alone = ways
         self._board = board
         self._inbox = inbox
         self._post = post
@@ -247,7 +253,7 @@ class RunMailbox:
     def lease(self) -> tuple[Lease, list[tuple[int, int]]] | None:
         board = self._board
         with board.lock:
-            held = self._inbox.holds(self.run)
+            held = self._inbox.holds(self.run) if self._alone() else None
             lease = None if held is None else board.lease()
             return None if lease is None or held is None else (lease, held)
 

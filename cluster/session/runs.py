@@ -47,6 +47,7 @@ class Runs:
         self._inbox = Inbox()
         self._done: dict[tuple[int, int], tuple[m.Done, Frame]] = {}
         self._order = threading.Lock()
+        self._under_way = 0
 
     def run(self, loaded: Loaded, inputs: Inputs, timeout_s: float, meanwhile: Callable[[], None]) -> RunResult:
         """See Session.run."""
@@ -56,7 +57,14 @@ class Runs:
             begin_ns = time.perf_counter_ns()
             for rank in loaded.ranks:
                 self._workers.send(self._workers.records[rank], m.Run(run, loaded.program))
-        mailbox = RunMailbox(self._board, self._inbox, run, self._poster(run), timeout_s, Ways(self._channel, self._channel))
+        mailbox = RunMailbox(
+            self._board,
+            self._inbox,
+            run,
+            self._poster(run),
+            timeout_s,
+            Ways(self._channel, self._channel, lambda: self._under_way == 1),
+        )
         well = False
         try:
             given = inputs() if callable(inputs) else inputs
@@ -108,6 +116,8 @@ class Runs:
             for rank in loaded.ranks:
                 workers.require(rank)
             self.last += 1
+            self._under_way += 1
+            self._board.recall()  # another run may be waiting in compiled code
             for rank in loaded.ranks:
                 flight = lifecycle.Flight(self.last, expendable=rank in loaded.expendable)
                 record = workers.records[rank]
@@ -163,6 +173,7 @@ class Runs:
 
     def _end(self, run: int, loaded: Loaded, well: bool) -> None:
         with self._board.lock:
+            self._under_way -= 1
             self._inbox.close(run)
             for rank in loaded.ranks:
                 self._done.pop((run, rank), None)

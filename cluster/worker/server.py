@@ -363,11 +363,18 @@ class Worker:
             flight = lifecycle.Flight(task.run, session.partners.get(task.program, frozenset()))
             self._masters.apply(lifecycle.RunBegun(session.peer, flight))
             self._turns.runs += 1
-            self._board.recall()  # another run would keep its turn while compiled code waits for it
+            self._board.recall()  # another run may be waiting in compiled code
         copies = session.runs.get(task.program, 1) > 1
         timeout_s = session.hello.timeout_s
         mailbox = TurnMailbox(
-            self._turns, self._board, session.inbox, task.run, post, timeout_s, Ways(channel_to, channel_from), copies=copies
+            self._turns,
+            self._board,
+            session.inbox,
+            task.run,
+            post,
+            timeout_s,
+            Ways(channel_to, channel_from, lambda: self._turns.runs == 1),
+            copies=copies,
         )
         well = False
         self._turns.take(task.run)

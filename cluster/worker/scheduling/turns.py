@@ -9,14 +9,11 @@ from __future__ import annotations
 import threading
 from bisect import insort
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fogconv.cluster.executor.mailbox import Inbox, RunMailbox, Ways
 from fogconv.cluster.protocol.codec import Frame
 from fogconv.cluster.transport.dispatcher import Dispatcher
-
-if TYPE_CHECKING:
-    from fogconv.cluster.transport.channel import Lease
 
 T = TypeVar("T")
 
@@ -81,11 +78,6 @@ class TurnMailbox(RunMailbox):
 
     def room(self, nbytes: int) -> memoryview | None:
         return None if self._copies else super().room(nbytes)
-
-    def lease(self) -> tuple[Lease, list[tuple[int, int]]] | None:
-        """None beside other runs, because compiled code would keep its turn while it waits."""
-        with self._board.lock:
-            return super().lease() if self._turns.runs == 1 else None
 
     def proceed(self) -> None:
         super().proceed()

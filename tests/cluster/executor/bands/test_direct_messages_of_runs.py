@@ -189,7 +189,7 @@ def test_channels_lead_to_open_connections_that_are_not_sealed(way: str) -> None
         channel = endpoint.channel(peer)
         assert (channel is None) == (way == "sealed")
         assert channel is endpoint.channel(peer)
-    assert pair.there.channel("nobody") is None
+    assert pair.there.channel("a stranger") is None
     for tag, size in enumerate((64, 5000, 30_000)):
         pair.exchange(tag, size)
     pair.close()
