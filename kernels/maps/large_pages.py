@@ -16,6 +16,7 @@ import mmap
 import weakref
 from bisect import bisect
 from collections import deque
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -24,7 +25,11 @@ from numpy.typing import NDArray
 from fogconv.kernels.codegen.tile.fields import LINE
 
 PAGE = 2 << 20
-"""Bytes of a large page, and what one starts at a multiple of: on x86-64, and on aarch64 with small pages of 4 KB."""
+"""Bytes of a large page, and what one starts at a multiple of: on x86-64, and on aarch64 with small pages of 4 KB. Where
+small ones have 16 KB, as in a Raspberry Pi 5's own system, large ones have 32 MB: too much for a worker that counts its
+memory, and its small pages are less of a burden."""
+
+PAGE_SIZE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 
 REGION = 64 << 20
 """Bytes of addresses that are reserved at once, or those of an array that is larger. Pages are taken as they are used."""
@@ -32,7 +37,17 @@ REGION = 64 << 20
 LEAST = 128 << 10
 """Bytes of the smallest array that pays. malloc would map one by one as well."""
 
-SUPPORTED = hasattr(mmap, "MADV_HUGEPAGE") and hasattr(mmap, "MADV_DONTNEED")
+
+def supported() -> bool:
+    """Whether the system gives large pages of this size to who asks for them."""
+    try:
+        size = int(PAGE_SIZE_FILE.read_text())
+    except (OSError, ValueError):
+        return False
+    return size == PAGE and hasattr(mmap, "MADV_HUGEPAGE") and hasattr(mmap, "MADV_DONTNEED")
+
+
+SUPPORTED = supported()
 
 
 class Region:

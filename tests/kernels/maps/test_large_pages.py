@@ -23,6 +23,17 @@ from fogconv.kernels.maps.large_pages import LEAST, PAGE, REGION, LargePages, Re
 pytestmark = pytest.mark.skipif(not module.SUPPORTED, reason="large pages are asked for on Linux only")
 
 
+@pytest.mark.parametrize(("content", "wanted"), [(str(PAGE), True), (str(32 << 20), False), ("?", False), (None, False)])
+def test_they_are_asked_for_only_where_they_have_2_mb(
+    content: str | None, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With small pages of 16 KB large ones have 32 MB: of a Raspberry Pi 5's memory one map would take that much."""
+    monkeypatch.setattr(module, "PAGE_SIZE_FILE", tmp_path / "hpage_pmd_size")
+    if content is not None:
+        module.PAGE_SIZE_FILE.write_text(f"{content}\n")
+    assert module.supported() is wanted
+
+
 def address(array: NDArray[np.uint8]) -> int:
     return int(array.ctypes.data)
 
