@@ -21,10 +21,14 @@ from fogconv.kernels.conv.tuning_table import key
 from fogconv.kernels.conv.winograd import form_of
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.scratch import Scratch
+from tests.kernels.algorithms import algorithms
 from tests.kernels.random_maps import Array, Surroundings, pack, place, random, surroundings, unpack
 
-DIRECT, WINOGRAD2, WINOGRAD4 = 5e-6, 5e-6, 5e-5
-BOUND = {"direct": DIRECT, "depthwise": DIRECT, "grouped": DIRECT, "linear": DIRECT, "winograd4": WINOGRAD4}
+DIRECT, WINOGRAD2, WINOGRAD4, WINOGRAD6 = 5e-6, 5e-6, 5e-5, 1e-4
+BOUND = dict.fromkeys(("direct", "depthwise", "grouped", "linear"), DIRECT) | {
+    "winograd4": WINOGRAD4,
+    "winograd6": WINOGRAD6,
+}
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish", "hardsigmoid", "clip(-0.5, 0.75)", "leaky_relu(0.1)", "gelu(0.5)")
 
 P1 = (1, 1, 1, 1)
@@ -88,7 +92,7 @@ def test_every_layer_is_right_wherever_its_maps_lie(
     around_out: Surroundings,
     data: st.DataObject,
 ) -> None:
-    algorithm = data.draw(st.sampled_from(candidates(spec, host_isa())))
+    algorithm = data.draw(st.sampled_from(algorithms(spec, host_isa())))
     threads = data.draw(st.sampled_from((1, 2)))
     rng = np.random.default_rng(1)
     x, weight, bias = sample(spec)
@@ -129,7 +133,7 @@ KINDS = (
 def check_kernels(spec: ConvSpec, isa: Isa) -> None:
     x, weight, bias = sample(spec)
     exact = reference.conv2d(x, weight, bias, spec)
-    for algorithm in candidates(spec, isa):
+    for algorithm in algorithms(spec, isa):
         kernel = prepare_kernel(algorithm, spec, isa, weight, bias, None, Scratch())
         kernel.warm(1)
         out = Blocked.empty(*spec.output_shape)
@@ -174,7 +178,7 @@ def test_any_number_of_output_channels_is_right_and_leaves_finite_lanes(
     isa: Isa, layer: ConvSpec, channels: int, with_residual: bool, activation: str | None, data: st.DataObject
 ) -> None:
     spec = replace(layer, out_channels=channels * layer.groups)
-    algorithm = data.draw(st.sampled_from(candidates(spec, isa)))
+    algorithm = data.draw(st.sampled_from(algorithms(spec, isa)))
     x, weight, bias = sample(spec)
     residual = random(np.random.default_rng(2), *spec.output_shape) if with_residual else None
     kernel = prepare_kernel(algorithm, spec, isa, weight, bias, activation, Scratch())
@@ -250,7 +254,7 @@ def check_errors(word: str) -> None:
     spec = parse(word)
     x, weight, _ = sample(spec)
     exact = reference.conv2d(x, weight, None, spec)
-    for algorithm in candidates(spec, host_isa()):
+    for algorithm in algorithms(spec, host_isa()):
         prepared = prepare_conv2d(spec, weight, algorithm=algorithm)
         out = Blocked.empty(*spec.output_shape)
         prepared.run(pack(x, prepared.wanted_margin), out)
@@ -268,7 +272,7 @@ def test_errors_against_float64_keep_their_bounds_at_full_size(word: str) -> Non
     check_errors(word)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4", "winograd6"])
 def test_threads_and_margins_do_not_change_a_single_bit(algorithm: str) -> None:
     spec = ConvSpec(21, 53, 15, 13, (3, 3), (1, 1), P1)
     x, weight, bias = sample(spec)
@@ -319,7 +323,7 @@ def test_sharing_a_group_of_output_channels_does_not_change_a_single_bit(outputs
     assert np.array_equal(*results)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd4", "winograd6"])
 def test_the_residual_may_be_the_output(algorithm: str) -> None:
     spec = ConvSpec(16, 21, 6, 10, (3, 3), (1, 1), P1)
     x, weight, bias = sample(spec)
